@@ -1,0 +1,43 @@
+"""How a field of a section says that it is an option of `train`, and what every section has in common."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
+
+
+class Section(BaseModel):
+    """A part of a config: frozen, no key it does not know, no number that is not finite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option of the command line, and one key of a flat TOML file."""
+
+    name: str  # "save-every"
+    section: str  # "cadence"; "" for the run's own fields
+    field: FieldInfo
+    field_name: str  # "save_every"
+
+    @property
+    def key(self) -> str:
+        """Its key in `lorasmith.toml` and `--config`."""
+        return self.name.replace("-", "_")
+
+
+def option(name: str, default: Any, **limits: Any) -> Any:
+    """A field that is the option `--name`; its help is the message `option.<name with _>`."""
+    return Field(default, json_schema_extra={"option": name}, **limits)
+
+
+def options_of(section: str, model: type[BaseModel]) -> list[Option]:
+    """The options among the fields of `model`, in order."""
+    found = []
+    for field_name, field in model.model_fields.items():
+        extra = field.json_schema_extra
+        if isinstance(extra, dict) and "option" in extra:
+            found.append(Option(str(extra["option"]), section, field, field_name))
+    return found

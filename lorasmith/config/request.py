@@ -1,0 +1,20 @@
+"""What one start asks for, beyond what the run is: how far, where, in which language."""
+
+from typing import Literal
+
+from lorasmith.config.fields import Section, option
+
+
+class Request(Section):
+    """The options of one start. Not stored with the run, not part of its identity."""
+
+    steps: int | None = option("steps", None, ge=1)
+    """Steps to do: the target with --new, more than are saved with --continue."""
+    epochs: int | None = option("epochs", None, ge=1)
+    """Instead of steps: passes over the pictures, turned into steps."""
+    output: str = option("output", "lora_output")
+    """The run folder."""
+    lang: Literal["", "en", "zh-TW"] = option("lang", "")
+    """Language of the messages; "" takes LORASMITH_LANG, then the locale."""
+    verbose: bool = option("verbose", False)
+    """Show debug logs."""

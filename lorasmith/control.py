@@ -1,0 +1,100 @@
+"""What supervisor and worker share besides the ledger: the heartbeat, the stop request, and what an exit means."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from lorasmith.run_folder import RunFolder, write_atomically
+
+HEARTBEAT_BYTES = 128
+# Those of them that this platform has are stop requests, to the supervisor and to the worker.
+STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """The last sign of life of the training thread."""
+
+    step: int
+    phase: str  # loading, caching, step, saving, exporting, done
+    beat: int  # counts up: a reader sees progress without trusting a clock
+
+
+class HeartbeatWriter:
+    """Overwrites a file of fixed size in place, so that it works on a full disk too."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb", buffering=0)
+        self._beat = 0
+
+    def beat(self, step: int, phase: str) -> None:
+        """Called by the training thread at each unit of work, so that a hung step is seen."""
+        self._beat += 1
+        text = json.dumps({"step": step, "phase": phase, "beat": self._beat})
+        self._file.seek(0)
+        self._file.write(text.ljust(HEARTBEAT_BYTES).encode())
+
+    def close(self) -> None:
+        """Can be called again."""
+        self._file.close()
+
+
+def read_heartbeat(path: Path) -> Heartbeat | None:
+    """The last beat; None before the first, or while it is being overwritten."""
+    try:
+        plain = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return Heartbeat(step=plain["step"], phase=plain["phase"], beat=plain["beat"])
+
+
+class StopFlag:
+    """Whether the worker is asked to stop: by a signal, by the request file of its own attempt, or by the death of its
+    supervisor."""
+
+    def __init__(self, run: RunFolder, attempt: int, *, supervisor_pid: int | None) -> None:
+        self._run = run
+        self._attempt = attempt
+        self._supervisor_pid = supervisor_pid
+        self._signalled = False
+
+    def set(self) -> None:
+        """From a signal handler."""
+        self._signalled = True
+
+    def requested(self) -> bool:
+        if self._signalled:
+            return True
+        if self._supervisor_pid is not None and os.getppid() != self._supervisor_pid:
+            return True
+        return stop_is_requested(self._run, self._attempt)
+
+
+def request_stop(run: RunFolder, attempt: int) -> None:
+    """Asks the worker of that attempt to finish its step, save and leave; in the staging folder while there is one."""
+    path = run.staging / run.stop_request.name if run.staging.exists() else run.stop_request
+    try:
+        write_atomically(path, json.dumps({"attempt": attempt}).encode())
+    except FileNotFoundError:
+        assert not run.staging.exists()  # it was taken away between two lines: the next request goes to the run
+
+
+def stop_is_requested(run: RunFolder, attempt: int) -> bool:
+    """Whether there is a request for this very attempt: one that was left over from an earlier one is ignored."""
+    for path in (run.staging / run.stop_request.name, run.stop_request):
+        try:
+            plain = json.loads(path.read_bytes())
+        except (FileNotFoundError, ValueError):
+            continue
+        if plain["attempt"] == attempt:
+            return True
+    return False
+
+
+def monotonic() -> float:
+    """Seconds by a clock that nobody sets; the only clock by which anything is decided."""
+    return time.monotonic()

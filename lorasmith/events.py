@@ -1,0 +1,179 @@
+"""Everything that can happen in a run, as data: one frozen dataclass an event, one JSON line each.
+
+Events carry codes and numbers, never sentences. An event that this version does not know is read as None, so an older
+program can read a newer ledger.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """What all events have. `time` is wall-clock seconds since 1970, for people; nothing is decided by it."""
+
+    attempt: int
+    time: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceChosen(Event):
+    """The first thing a worker says."""
+
+    device: str
+    name: str
+    reason: str  # a code: asked, first_available, no_accelerator, torch_without_cuda
+    precision: str
+    precision_reason: str
+    threads: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheProgress(Event):
+    """Pictures and captions encoded so far, of those that had to be."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStarted(Event):
+    """Written before the first step of every start, when everything has loaded."""
+
+    identity: str
+    resumed_from: int | None  # the step of the state, None with --new
+    stop_at: int
+    settings: dict[str, Any]
+    changed: dict[str, list[Any]] = field(default_factory=dict)  # option -> [before, now]
+    examples: list[dict[str, Any]] = field(default_factory=list)  # path, fingerprint, sha256, repeats, bucket; by id
+    held_out: list[str] = field(default_factory=list)  # paths
+    batches_per_epoch: int = 0
+    fingerprint: dict[str, Any] = field(default_factory=dict)  # software, device, threads
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepCompleted(Event):
+    """One optimizer update was applied; `loss` is the mean over its examples."""
+
+    step: int
+    epoch: int
+    loss: float
+    lr: dict[str, float]  # by component
+    grad_norm: float
+    example_ids: list[int]
+    seconds: float
+    peak_memory: int  # bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRepeated(Event):
+    """A step that could not be applied is done again on the same batch with the same draws; it was not counted."""
+
+    step: int
+    reason: str  # overflow, out_of_memory
+    scale: float | None = None
+    micro_split: int | None = None
+    gradient_checkpointing: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointSaved(Event):
+    """A state is on disk, complete and verified."""
+
+    step: int
+    path: str
+    sha256: str  # of its manifest
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterExported(Event):
+    """A file for the WebUI is on disk, complete and checked."""
+
+    step: int
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Warned(Event):
+    """Something a person should know: the sentence `warning.<code>`."""
+
+    code: str
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStopped(Event):
+    """The last line of an attempt that could still write one."""
+
+    step: int | None  # None: it never began
+    reason: str  # reached, asked, failed
+    code: str = ""
+    fields: dict[str, Any] = field(default_factory=dict)
+    traceback: str = ""
+    exit_code: int = 0
+
+
+# -- the supervisor's own ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerStarted(Event):
+    """A worker process was started."""
+
+    worker_pid: int
+    supervisor_pid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerEnded(Event):
+    """A worker process is gone: its exit status, negative for a signal."""
+
+    status: int
+
+
+EVENTS: dict[str, type[Event]] = {
+    kind.__name__: kind
+    for kind in (
+        DeviceChosen,
+        CacheProgress,
+        RunStarted,
+        StepCompleted,
+        StepRepeated,
+        CheckpointSaved,
+        AdapterExported,
+        Warned,
+        RunStopped,
+        WorkerStarted,
+        WorkerEnded,
+    )
+}
+
+
+def encode(event: Event) -> bytes:
+    """One line of JSON, with its newline. Numbers that are not finite are refused: none may reach a ledger."""
+    line = json.dumps({"event": type(event).__name__, **asdict(event)}, ensure_ascii=False, allow_nan=False)
+    return line.encode("utf-8", "surrogateescape") + b"\n"
+
+
+def decode(line: bytes) -> Event | None:
+    """The event of a line; None where this version does not know it.
+
+    Raises:
+        ValueError: not a whole line of ours.
+    """
+    plain = json.loads(line.decode("utf-8", "surrogateescape"))
+    if not isinstance(plain, dict) or "event" not in plain:
+        raise ValueError("not an event")
+    kind = EVENTS.get(plain.pop("event"))
+    if kind is None:
+        return None
+    known = {one.name for one in fields(kind)}
+    try:
+        return kind(**{name: value for name, value in plain.items() if name in known})
+    except TypeError as error:
+        raise ValueError(f"not an event: {error}") from None

@@ -1,0 +1,122 @@
+"""The truth about a run: an append-only file of events, one writer, many readers.
+
+TensorBoard, the CSV, reports and the viewer are folds over it and can be deleted and made again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+
+from lorasmith.events import (
+    AdapterExported,
+    CheckpointSaved,
+    Event,
+    RunStarted,
+    StepCompleted,
+    StepRepeated,
+    decode,
+    encode,
+)
+from lorasmith.run_folder import no_space_named
+
+# Events about a step: those of a step that was later cancelled never happened.
+AboutStep = StepCompleted | StepRepeated | CheckpointSaved | AdapterExported
+
+
+class Ledger:
+    """The writer. Opening it repairs a tail torn by a crash."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        repair_tail(path)
+        self._file = path.open("ab", buffering=0)
+
+    def append(self, event: Event) -> None:
+        """One event, handed to the operating system before this returns: it survives the death of the process."""
+        with no_space_named(self._path):
+            self._file.write(encode(event))
+
+    def sync(self) -> None:
+        """Waits until all of it is on the disk: it survives a power cut."""
+        with no_space_named(self._path):
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Follower:
+    """A reader that comes back for more. Opens the file anew each time, so the folder it lies in may move meanwhile."""
+
+    def __init__(self) -> None:
+        self._offset = 0
+
+    def read(self, path: Path) -> list[Event]:
+        """The whole events since the last call; a line still being written waits for the next."""
+        try:
+            with path.open("rb") as file:
+                file.seek(self._offset)
+                data = file.read()
+        except FileNotFoundError:
+            return []
+        whole = data[: data.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        return list(_decoded(whole.splitlines()))
+
+
+def read_events(path: Path) -> list[Event]:
+    """Every whole event in the file, in order; none where there is no file."""
+    return Follower().read(path)
+
+
+def surviving(events: Iterable[Event]) -> list[Event]:
+    """What has happened in the end: attempt n that resumed from step k cancels every event of earlier attempts with
+    step > k."""
+    kept: list[Event] = []
+    for event in events:
+        if isinstance(event, RunStarted) and event.resumed_from is not None:
+            state, attempt = event.resumed_from, event.attempt
+            kept = [one for one in kept if one.attempt >= attempt or _step_of(one) <= state]
+        kept.append(event)
+    return kept
+
+
+def steps(events: Iterable[Event]) -> list[StepCompleted]:
+    """The completed steps among them."""
+    return [event for event in events if isinstance(event, StepCompleted)]
+
+
+def repair_tail(path: Path) -> None:
+    """Cuts off a last line that a crash left unfinished, so that the next event begins a line of its own."""
+    if not path.exists():
+        return
+    data = path.read_bytes()
+    if data and not data.endswith(b"\n"):
+        with path.open("rb+") as file:
+            file.truncate(data.rfind(b"\n") + 1)
+            os.fsync(file.fileno())
+
+
+def _decoded(lines: Iterable[bytes]) -> Iterator[Event]:
+    for line in lines:
+        try:
+            event = decode(line)
+        except ValueError:
+            continue  # a line that a power cut filled with zeros says nothing; the others still do
+        if event is not None:
+            yield event
+
+
+def _step_of(event: Event) -> int:
+    return event.step if isinstance(event, AboutStep) else 0

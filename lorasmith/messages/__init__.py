@@ -1,0 +1,73 @@
+"""The words: a code and fields in, a sentence in the reader's language out. Read from TOML, one file a language.
+
+Only `ui` and `reports` may import this; the engine deals in codes.
+"""
+
+import locale
+import os
+import tomllib
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+LANGUAGES = {"en": "en.toml", "zh-TW": "zh_TW.toml"}
+FALLBACK = "en"
+
+
+def choose_language(asked: str, configured: str, environment: Mapping[str, str]) -> str:
+    """--lang, then LORASMITH_LANG, then `lorasmith.toml`, then the locale; English where none says otherwise."""
+    for wish in (asked, environment.get("LORASMITH_LANG", ""), configured):
+        if wish in LANGUAGES:
+            return wish
+    return _from_locale(environment)
+
+
+def tr(language: str, key: str, **fields: Any) -> str:
+    """The sentence `key` with its fields filled in.
+
+    Raises:
+        KeyError: no such key, or a field that the sentence needs is missing.
+    """
+    return _catalog(language)[key].format_map(fields)
+
+
+def has(language: str, key: str) -> bool:
+    """Whether there is such a sentence: hints are optional."""
+    return key in _catalog(language)
+
+
+def template(language: str, key: str) -> str:
+    """The sentence `key` with its fields unfilled, for those who must know which it needs."""
+    return _catalog(language)[key]
+
+
+def keys(language: str) -> frozenset[str]:
+    """Every sentence there is."""
+    return frozenset(_catalog(language))
+
+
+@cache
+def _catalog(language: str) -> dict[str, str]:
+    file = Path(__file__).with_name(LANGUAGES[language])
+    flat: dict[str, str] = {}
+    _flatten("", tomllib.loads(file.read_text(encoding="utf-8")), flat)
+    return flat
+
+
+def _flatten(prefix: str, table: Mapping[str, Any], into: dict[str, str]) -> None:
+    for key, value in table.items():
+        if isinstance(value, str):
+            into[prefix + key] = value
+        else:
+            _flatten(f"{prefix}{key}.", value, into)
+
+
+def _from_locale(environment: Mapping[str, str]) -> str:
+    named = [environment.get(variable, "") for variable in ("LC_ALL", "LC_MESSAGES", "LANG")]
+    name = next((one for one in named if one), "")
+    if not name and os.name == "nt":
+        name = locale.getlocale()[0] or ""
+    tag = name.split(".")[0].replace("_", "-").lower()
+    traditional = tag.startswith(("zh-tw", "zh-hk", "zh-mo", "zh-hant")) or tag.startswith("chinese (traditional)")
+    return "zh-TW" if traditional else FALLBACK

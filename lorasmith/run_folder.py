@@ -1,0 +1,174 @@
+"""Every path of a run, and the one way files get their final names. Knows nothing of what is in them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from lorasmith.errors import ResourceError
+
+REPLACE_RETRY_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """The files of the run in `root`, by SPEC name."""
+
+    root: Path
+
+    @property
+    def ledger(self) -> Path:
+        return self.root / "ledger.jsonl"
+
+    @property
+    def supervisor_log(self) -> Path:
+        return self.root / "supervisor.jsonl"
+
+    @property
+    def config(self) -> Path:
+        return self.root / "run.toml"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / "run.lock"
+
+    @property
+    def heartbeat(self) -> Path:
+        return self.root / "heartbeat"
+
+    @property
+    def stop_request(self) -> Path:
+        return self.root / "stop.request"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def samples(self) -> Path:
+        return self.root / "samples"
+
+    @property
+    def staging(self) -> Path:
+        """Where --new prepares a run until model and data have loaded."""
+        return self.root.with_name(self.root.name + ".starting")
+
+    @property
+    def early_ledger(self) -> Path:
+        """What the worker says before there is a run to say it in."""
+        return self.staging / "early.jsonl"
+
+    @property
+    def backup(self) -> Path:
+        return self.root.with_name(self.root.name + "_backup")
+
+    @property
+    def training_logs(self) -> Path:
+        """`training_logs/` beside `lora_output`; a folder of its own in there for a run of another name."""
+        logs = self.root.with_name("training_logs")
+        return logs if self.root.name == "lora_output" else logs / self.root.name
+
+    @property
+    def loss_log(self) -> Path:
+        return self.training_logs / "training_loss_log.txt"
+
+    def export(self, name: str, step: int | None = None) -> Path:
+        """The LoRA for the WebUI; with a step, the one of that step."""
+        return self.root / (f"{name}.safetensors" if step is None else f"{name}-step{step:08d}.safetensors")
+
+    def new_state(self, prefix: str, now: datetime) -> Path:
+        """A name for a state that is not taken yet."""
+        return free_name(self.root / f"{prefix}_{stamp(now)}")
+
+
+def stamp(now: datetime) -> str:
+    return now.strftime("%Y%m%d_%H%M%S")
+
+
+def free_name(path: Path) -> Path:
+    """`path`, or the first of path_2, path_3 … (before the suffix) that is not there."""
+    candidate, number = path, 1
+    while os.path.lexists(candidate):
+        number += 1
+        candidate = path.with_name(f"{path.stem}_{number}{path.suffix}")
+    return candidate
+
+
+# -- writing ---------------------------------------------------------------------------------------
+
+
+def write_atomically(path: Path, data: bytes, *, check: Callable[[Path], None] | None = None) -> Path:
+    """Puts `data` under `path` complete or not at all: temporary name, fsync, `check`, rename, fsync of the folder.
+
+    Returns the path written: another one where the file is held open by a program on Windows for over 5 s.
+    Raises what `check` raises, with nothing left behind.
+
+    Raises:
+        ResourceError: the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with no_space_named(path):
+            write_durably(temporary, data)
+        if check is not None:
+            check(temporary)
+        written = _replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+    return written
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Writes a file and waits until it is on the disk. The mode is what any new file gets."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames inside `folder` survive a power cut. Windows has no such call, and needs none."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def no_space_named(path: Path) -> Iterator[None]:
+    """A full disk or quota as ResourceError `disk_full` that names the path."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ResourceError("disk_full", path=str(path)) from error
+        raise
+
+
+def _replace(source: Path, target: Path) -> Path:
+    """os.replace; where Windows refuses because a program holds the target open, tried for 5 s, then another name."""
+    deadline = time.monotonic() + REPLACE_RETRY_SECONDS
+    while True:
+        try:
+            os.replace(source, target)
+            return target
+        except PermissionError:
+            if os.name != "nt" and sys.platform != "win32":
+                raise
+            if time.monotonic() > deadline:
+                other = free_name(target)
+                os.replace(source, other)
+                return other
+            time.sleep(0.1)

@@ -1,0 +1,103 @@
+"""The states of a run as they lie on disk: which there are, whether they are whole, which is the newest good one.
+
+Reads manifests and hashes only, so it works without torch; what the tensors mean is `training.checkpoint`'s business.
+A state is found by what it holds, never by its name or its date.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from lorasmith.run_folder import free_name, sync_folder
+
+MANIFEST = "manifest.json"
+MANIFEST_FORMAT = 1
+HASH_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class SavedState:
+    """A folder with a manifest that can be read. Whether its files are whole is `damage_of`'s answer."""
+
+    path: Path
+    step: int
+    identity: str
+
+
+def write_manifest_bytes(folder: Path, *, step: int, identity: str) -> bytes:
+    """The manifest of the files now in `folder`: size and SHA-256 of each."""
+    files = {
+        path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in sorted(folder.iterdir())
+    }
+    manifest = {"format": MANIFEST_FORMAT, "step": step, "identity": identity, "files": files}
+    return json.dumps(manifest, indent=1, sort_keys=True).encode()
+
+
+def find_states(root: Path) -> tuple[list[SavedState], list[Path]]:
+    """The states in a run folder, highest step first, and the folders whose manifest cannot be read."""
+    found: list[SavedState] = []
+    unreadable: list[Path] = []
+    if not root.is_dir():
+        return found, unreadable
+    for folder in sorted(root.iterdir()):
+        if not (folder.is_dir() and (folder / MANIFEST).is_file()) or folder.name.startswith("."):
+            continue
+        if folder.suffix == ".damaged":
+            continue
+        try:
+            manifest = json.loads((folder / MANIFEST).read_bytes())
+            found.append(SavedState(folder, int(manifest["step"]), str(manifest["identity"])))
+        except (OSError, ValueError, KeyError, TypeError):
+            unreadable.append(folder)
+    return sorted(found, key=lambda state: (state.step, state.path.name), reverse=True), unreadable
+
+
+def damage_of(state: SavedState) -> str | None:
+    """What is wrong with the files of a state: "missing:NAME", "size:NAME", "content:NAME", "manifest"; None if whole."""
+    try:
+        manifest = json.loads((state.path / MANIFEST).read_bytes())
+        if manifest["format"] != MANIFEST_FORMAT:
+            return "manifest"
+        listed = manifest["files"].items()
+        for name, facts in listed:
+            path = state.path / name
+            if not path.is_file():
+                return f"missing:{name}"
+            if path.stat().st_size != facts["bytes"]:
+                return f"size:{name}"
+            if sha256_of(path) != facts["sha256"]:
+                return f"content:{name}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return "manifest"
+    return None
+
+
+def newest_good(root: Path) -> tuple[SavedState | None, list[Path]]:
+    """The highest step that is whole, and the damaged ones above it. Changes nothing."""
+    states, damaged = find_states(root)
+    for state in states:
+        if damage_of(state) is None:
+            return state, damaged
+        damaged.append(state.path)
+    return None, damaged
+
+
+def set_aside(folder: Path) -> Path:
+    """Renames a damaged state so that it is not taken again; nothing of it is deleted."""
+    target = free_name(folder.with_name(folder.name + ".damaged"))
+    os.rename(folder, target)
+    sync_folder(folder.parent)
+    return target
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(HASH_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
