@@ -1,0 +1,1 @@
+"""Models and pictures to try the program with."""

@@ -1,0 +1,270 @@
+"""Makes models with random weights in the exact layout of Stable Diffusion 1.x, and pictures to train on.
+
+For tests, benchmarks and trying the program without a download. The weights know nothing: what is learned on them shows
+that the machinery works, not what a LoRA looks like.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, ImageDraw
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from lorasmith.demo import layouts
+from lorasmith.demo.layouts import LAYOUTS, ModelSize
+from lorasmith.demo.tokenizers import own_vocabulary, write_tokenizer
+from lorasmith.families.configs import clip_tokenizer_files
+from lorasmith.seeding import fold
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+# Factors on 1/sqrt(fan in), so that a picture's latents and a noise prediction have a standard deviation of about 1.
+_GAINS = {"unet/conv_out.weight": 1.7, "vae/decoder.conv_out.weight": 0.8, "vae/post_quant_conv.weight": 0.2}
+_LATENT_GAIN = 9.0  # 1/0.18215 is 5.5, and the encoder's last activation has a standard deviation of 0.6
+_COLOURS = {
+    "red": (210, 40, 40),
+    "green": (40, 160, 60),
+    "blue": (50, 80, 210),
+    "yellow": (235, 205, 50),
+    "purple": (140, 60, 170),
+    "orange": (240, 140, 40),
+    "white": (245, 245, 245),
+    "black": (25, 25, 25),
+}
+_SHAPES = ("circle", "square", "triangle", "ring", "cross")
+
+
+def make_model(
+    folder: Path,
+    *,
+    size: ModelSize = "miniature",
+    seed: int = 0,
+    prediction: str = "epsilon",
+    zero_terminal_snr: bool = False,
+    precision: torch.dtype = torch.float32,
+) -> Path:
+    """Writes a diffusers folder and returns it. The weights are a function of (size, seed) alone.
+
+    "miniature": 3 levels, 64 px, a vocabulary of some hundred tokens; "narrow": every layer of the real model, 128 px,
+    CLIP's vocabulary; "sd15": the real architecture, 512 px, 859.5 M parameters in the UNet (4.3 GB in float32).
+    """
+    layout = LAYOUTS[size]
+    files = clip_tokenizer_files() if layout.has_clip_vocabulary else own_vocabulary()
+    vocabulary = len(json.loads(files["vocab.json"]))
+    write_tokenizer(folder / "tokenizer", files)
+    unet, vae = layouts.unet_config(layout), layouts.vae_config(layout)
+    text = layouts.text_config(layout, vocabulary)
+    parts: list[tuple[str, str, dict[str, Any], Shapes]] = [
+        ("unet", "diffusion_pytorch_model", {"_class_name": "UNet2DConditionModel", **unet}, _unet_shapes(unet)),
+        ("vae", "diffusion_pytorch_model", {"_class_name": "AutoencoderKL", **vae}, _vae_shapes(vae)),
+        ("text_encoder", "model", text, layouts.text_shapes(layout, vocabulary)),
+    ]
+    for part, file, config, shapes in parts:
+        (folder / part).mkdir(parents=True, exist_ok=True)
+        _write_json(folder / part / "config.json", config)
+        tensors = {name: _filled(part, name, shape, seed).to(precision) for name, shape in shapes.items()}
+        save_file(tensors, folder / part / f"{file}.safetensors", metadata={"format": "pt"})
+    scheduler = layouts.scheduler_config(prediction, zero_terminal_snr)
+    (folder / "scheduler").mkdir(exist_ok=True)
+    _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
+    _write_json(folder / "model_index.json", _model_index(scheduler["_class_name"]))
+    return folder
+
+
+def to_single_file(
+    folder: Path, file: Path, *, with_configs: bool, precision: torch.dtype | None = None, has_text_model: bool = True
+) -> Path:
+    """The model of a diffusers folder as one checkpoint in the original (LDM) layout, and returns its path.
+
+    A `.ckpt` is pickled as published ones are: {"state_dict": …, "global_step": …}. `with_configs` describes the model
+    in the metadata `lorasmith.configs`. v-prediction and zero-terminal-SNR are marked by the keys `v_pred` and `ztsnr`.
+    `has_text_model=False` leaves `text_model.` out of the text encoder's names, as old files do.
+    """
+    configs = {
+        "unet": _read_json(folder / "unet" / "config.json"),
+        "vae": _read_json(folder / "vae" / "config.json"),
+        "text_encoder": _read_json(folder / "text_encoder" / "config.json"),
+        "scheduler": _read_json(folder / "scheduler" / "scheduler_config.json"),
+    }
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in load_file(folder / "unet" / "diffusion_pytorch_model.safetensors").items():
+        tensors["model.diffusion_model." + layouts.ldm_unet_name(name, configs["unet"])] = tensor
+    for name, tensor in load_file(folder / "vae" / "diffusion_pytorch_model.safetensors").items():
+        original = layouts.ldm_vae_name(name, configs["vae"])
+        is_attention = ".attn_1." in original and tensor.ndim == 2
+        tensors["first_stage_model." + original] = tensor[:, :, None, None] if is_attention else tensor
+    for name, tensor in load_file(folder / "text_encoder" / "model.safetensors").items():
+        kept = name if has_text_model else name.removeprefix("text_model.")
+        tensors["cond_stage_model.transformer." + kept] = tensor
+    if precision is not None:
+        tensors = {name: tensor.to(precision) for name, tensor in tensors.items()}
+    stem = "cond_stage_model.transformer." + ("text_model." if has_text_model else "")
+    tensors[stem + "embeddings.position_ids"] = torch.arange(77)[None]
+    tensors |= _schedule_buffers(configs["scheduler"])
+    if file.suffix == ".ckpt":
+        torch.save({"state_dict": tensors, "global_step": 0}, file)
+        return file
+    metadata = {"format": "pt"}
+    if with_configs:
+        tokenizer = folder / "tokenizer"
+        texts = {name: (tokenizer / name).read_text(encoding="utf-8") for name in ("vocab.json", "merges.txt")}
+        metadata["lorasmith.configs"] = json.dumps({**configs, "tokenizer": texts})
+    save_file(tensors, file, metadata=metadata)
+    return file
+
+
+def draw_pictures(folder: Path, count: int, *, seed: int, size: tuple[int, int] = (96, 96), repeats: int = 10) -> Path:
+    """`count` pictures of coloured shapes, each with a caption beside it, in `folder/<repeats>_test`: returned."""
+    target = folder / f"{repeats}_test"
+    target.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        chance = random.Random(fold(seed, "picture", number))
+        colour, ground = chance.sample(sorted(_COLOURS), 2)
+        shape = chance.choice(_SHAPES)
+        picture = _drawn(shape, _COLOURS[colour], _COLOURS[ground], size=size, chance=chance)
+        picture.save(target / f"picture_{number:03d}.png")
+        caption = f"a {colour} {shape} on a {ground} background"
+        (target / f"picture_{number:03d}.txt").write_text(caption + "\n", encoding="utf-8")
+    return target
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """`python -m lorasmith.demo.miniature FOLDER`: a model, eight pictures, a lorasmith.toml that names the model."""
+    parser = argparse.ArgumentParser(prog="python -m lorasmith.demo.miniature", description=main.__doc__)
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args(arguments).folder
+    folder.mkdir(parents=True, exist_ok=True)
+    make_model(folder / "base_model")
+    draw_pictures(folder / "lora_train_set", 8, seed=0)
+    (folder / "lorasmith.toml").write_text('base_model = "base_model"\n', encoding="utf-8")
+
+
+# -- weights ---------------------------------------------------------------------------------------
+
+
+def _unet_shapes(config: dict[str, Any]) -> Shapes:
+    from diffusers import UNet2DConditionModel
+
+    with torch.device("meta"):
+        model = UNet2DConditionModel.from_config(config)  # type: ignore[no-untyped-call]
+    return _shapes(model)
+
+
+def _vae_shapes(config: dict[str, Any]) -> Shapes:
+    from diffusers import AutoencoderKL
+
+    with torch.device("meta"):
+        model = AutoencoderKL.from_config(config)  # type: ignore[no-untyped-call]
+    return _shapes(model)
+
+
+def _shapes(module: nn.Module) -> Shapes:
+    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+
+
+def _filled(part: str, name: str, shape: tuple[int, ...], seed: int) -> Tensor:
+    """Norms are the identity, biases 0, matrices keep the scale of what goes through them."""
+    if len(shape) == 1:
+        is_scale = name.endswith(".weight")
+        filled = torch.ones(shape) if is_scale else torch.zeros(shape)
+        if name == "quant_conv.bias":
+            filled[4:] = -8.0  # log-variance: a posterior as narrow as a trained VAE's
+        return filled
+    generator = torch.Generator().manual_seed(fold(seed, part, name))
+    if "embedding.weight" in name:
+        return torch.empty(shape).normal_(0.0, 0.3 if "position" in name else 1.0, generator=generator)
+    deviation = _GAINS.get(f"{part}/{name}", 1.0) / math.sqrt(math.prod(shape[1:]))
+    filled = torch.empty(shape).normal_(0.0, deviation, generator=generator)
+    if part == "vae" and name == "quant_conv.weight":
+        filled[:4] *= _LATENT_GAIN
+        filled[4:] *= 0.1
+    return filled
+
+
+def _schedule_buffers(scheduler: Mapping[str, Any]) -> dict[str, Tensor]:
+    """What LDM's DDPM class registers and no reader needs, and the keys that mark other predictions."""
+    steps = scheduler["num_train_timesteps"]
+    first, last = math.sqrt(scheduler["beta_start"]), math.sqrt(scheduler["beta_end"])
+    betas = torch.linspace(first, last, steps, dtype=torch.float64) ** 2
+    products = torch.cumprod(1 - betas, 0)
+    buffers = {
+        "betas": betas,
+        "alphas_cumprod": products,
+        "alphas_cumprod_prev": torch.cat([torch.ones(1, dtype=torch.float64), products[:-1]]),
+        "sqrt_alphas_cumprod": products.sqrt(),
+        "sqrt_one_minus_alphas_cumprod": (1 - products).sqrt(),
+    }
+    buffers = {name: tensor.float() for name, tensor in buffers.items()}
+    if scheduler["prediction_type"] == "v_prediction":
+        buffers["v_pred"] = torch.zeros(0)
+    if scheduler.get("rescale_betas_zero_snr", False):
+        buffers["ztsnr"] = torch.zeros(0)
+    return buffers
+
+
+def _model_index(scheduler: str) -> dict[str, Any]:
+    return {
+        "_class_name": "StableDiffusionPipeline",
+        "feature_extractor": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", scheduler],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+# -- pictures --------------------------------------------------------------------------------------
+
+Colour = tuple[int, int, int]
+
+
+def _drawn(shape: str, colour: Colour, ground: Colour, *, size: tuple[int, int], chance: random.Random) -> Image.Image:
+    """Drawn three times as large and reduced, for smooth edges."""
+    width, height = size[0] * 3, size[1] * 3
+    picture = Image.new("RGB", (width, height), ground)
+    pen = ImageDraw.Draw(picture)
+    radius = min(width, height) * chance.uniform(0.22, 0.38)
+    x = chance.uniform(radius, width - radius)
+    y = chance.uniform(radius, height - radius)
+    box = (x - radius, y - radius, x + radius, y + radius)
+    if shape == "circle":
+        pen.ellipse(box, fill=colour)
+    elif shape == "ring":
+        pen.ellipse(box, outline=colour, width=round(radius * 0.35))
+    elif shape == "cross":
+        arm = radius * 0.3
+        pen.rectangle((x - arm, box[1], x + arm, box[3]), fill=colour)
+        pen.rectangle((box[0], y - arm, box[2], y + arm), fill=colour)
+    else:
+        pen.polygon(_corners(x, y, radius, 3 if shape == "triangle" else 4, chance.uniform(0, 360)), fill=colour)
+    return picture.resize(size, Image.Resampling.LANCZOS)
+
+
+def _corners(x: float, y: float, radius: float, count: int, turn: float) -> list[tuple[float, float]]:
+    angles = [math.radians(turn + 360 * number / count) for number in range(count)]
+    return [(x + radius * math.cos(angle), y + radius * math.sin(angle)) for angle in angles]
+
+
+if __name__ == "__main__":
+    main()
