@@ -1,0 +1,253 @@
+"""What a LoRA file says about itself: `ss_*` as sd-scripts writes it, `modelspec.*` 1.0.1, and the `sshs_*` hashes.
+
+All values are strings, since readers expect nothing else. Knows numbers and names only: no config, no model, no file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+_LEGACY_START, _LEGACY_LENGTH = 0x100000, 0x10000
+
+
+@dataclass(frozen=True, slots=True)
+class FolderFacts:
+    """One folder of pictures."""
+
+    name: str
+    repeats: int
+    pictures: int
+    tags: Mapping[str, int]  # how many captions hold each: `count_tags`
+
+
+@dataclass(frozen=True, slots=True)
+class BucketFacts:
+    """One size that is trained on, in pixels."""
+
+    width: int
+    height: int
+    count: int  # pictures, with repeats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportFacts:
+    """Everything the metadata of one export is made of."""
+
+    # which run, and how far it is
+    run_id: str  # of the run, the same after every interruption
+    name: str  # of the file, without step and suffix
+    step: int  # completed optimizer updates
+    epoch: int
+    started_at: float  # seconds since 1970
+    finished_at: float
+    # the base model
+    base_model_name: str  # file or folder name, without its path
+    base_model_sha256: str
+    base_model_version: str  # "sd_v1", as FamilyTraits has it
+    architecture: str  # "stable-diffusion-v1", with or without "/lora"
+    implementation: str
+    prediction: Literal["epsilon", "v_prediction"]
+    zero_terminal_snr: bool
+    clip_skip: int
+    # the adapter
+    rank: int
+    alpha: float
+    dropout: float
+    lr: float
+    denoiser_lr: float | None  # None: not trained
+    text_encoder_lr: float | None
+    # how it was trained
+    optimizer: str  # "torch.optim.adamw.AdamW"
+    optimizer_options: Mapping[str, object]
+    lr_schedule: str
+    lr_warmup_steps: int
+    target_steps: int  # of the whole run
+    epochs: int  # that the target comes to
+    micro_batches_per_epoch: int
+    accumulation_steps: int
+    batch_size: int  # examples in a micro-batch
+    gradient_checkpointing: bool
+    max_grad_norm: float
+    precision: Literal["fp32", "bf16", "fp16"]
+    seed: int
+    # the pictures
+    folders: tuple[FolderFacts, ...]
+    buckets: tuple[BucketFacts, ...]
+    mean_aspect_error: float  # mean over the pictures of |aspect ratio of the picture - of its bucket|
+    held_out: int
+    resolution: int  # pixels
+    trigger_word: str  # "": none
+
+
+# What readers of sd-scripts' files look for, and what holds for every run here.
+_SAME_IN_EVERY_RUN = {
+    "ss_lowram": "False",
+    "ss_full_fp16": "False",
+    "ss_fp8_base": "False",
+    "ss_cache_latents": "True",
+    "ss_max_token_length": "None",
+    "ss_noise_offset": "None",
+    "ss_multires_noise_iterations": "None",
+    "ss_adaptive_noise_scale": "None",
+    "ss_min_snr_gamma": "None",
+    "ss_scale_weight_norms": "None",
+    "ss_ip_noise_gamma": "None",
+    "ss_debiased_estimation": "False",
+    "ss_loss_type": "l2",
+    "ss_num_reg_images": "0",
+    "ss_reg_dataset_dirs": "{}",
+    "ss_enable_bucket": "True",
+    "ss_shuffle_caption": "False",
+    "ss_keep_tokens": "0",
+    "ss_flip_aug": "False",
+    "ss_color_aug": "False",
+    "ss_random_crop": "False",
+    "ss_caption_dropout_rate": "0.0",
+    "ss_caption_dropout_every_n_epochs": "0",
+    "ss_caption_tag_dropout_rate": "0.0",
+}
+
+
+def build_metadata(facts: ExportFacts) -> dict[str, str]:
+    """Everything but the hashes, which `with_hashes` adds once the tensors are known."""
+    return {
+        **_SAME_IN_EVERY_RUN,
+        **_run(facts),
+        **_base(facts),
+        **_training(facts),
+        **_data(facts),
+        **_model_spec(facts),
+    }
+
+
+def with_hashes(metadata: Mapping[str, str], *, header: bytes, data: bytes | memoryview) -> dict[str, str]:
+    """`metadata` with `sshs_model_hash`, `sshs_legacy_hash` and `modelspec.hash_sha256`.
+
+    `data` is the file's data section; `header` all bytes before it in a file with `hashed_metadata` only.
+    """
+    model_hash = hashlib.sha256(data).hexdigest()
+    return {
+        **metadata,
+        "sshs_model_hash": model_hash,
+        "sshs_legacy_hash": legacy_hash(header, data),
+        "modelspec.hash_sha256": f"0x{model_hash}",
+    }
+
+
+def legacy_hash(header: bytes, data: bytes | memoryview) -> str:
+    """First 8 hex digits of the SHA-256 of 64 KiB at 1 MiB into header + data; of nothing where the file is shorter."""
+    start, stop = _LEGACY_START, _LEGACY_START + _LEGACY_LENGTH
+    in_data = data[max(start - len(header), 0) : max(stop - len(header), 0)]
+    return hashlib.sha256(header[start:stop] + in_data).hexdigest()[:8]
+
+
+def hashed_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
+    """The part that is in the file whose legacy hash is meant."""
+    return {key: value for key, value in metadata.items() if key.startswith("ss_")}
+
+
+def count_tags(captions: Iterable[str]) -> dict[str, int]:
+    """In how many captions each tag (what stands between commas, in lower case) is, in order of appearance."""
+    counted: Counter[str] = Counter()
+    for caption in captions:
+        counted.update(tag.strip().lower() for tag in caption.split(",") if tag.strip())
+    return dict(counted)
+
+
+# -- the parts -------------------------------------------------------------------------------------
+
+
+def _run(facts: ExportFacts) -> dict[str, str]:
+    session = int.from_bytes(hashlib.sha256(facts.run_id.encode()).digest()[:4], "big")
+    return {
+        "ss_session_id": str(session),
+        "ss_training_started_at": str(facts.started_at),
+        "ss_training_finished_at": str(facts.finished_at),
+        "ss_output_name": facts.name,
+        "ss_steps": str(facts.step),
+        "ss_epoch": str(facts.epoch),
+        "ss_training_comment": "None",
+    }
+
+
+def _base(facts: ExportFacts) -> dict[str, str]:
+    is_v = facts.prediction == "v_prediction"
+    return {
+        "ss_v2": str(facts.base_model_version.startswith("sd_v2")),
+        "ss_base_model_version": facts.base_model_version + ("_v" if is_v else ""),
+        "ss_sd_model_name": facts.base_model_name,
+        "ss_new_sd_model_hash": facts.base_model_sha256,
+        "ss_clip_skip": str(facts.clip_skip),
+        "ss_zero_terminal_snr": str(facts.zero_terminal_snr),
+    }
+
+
+def _training(facts: ExportFacts) -> dict[str, str]:
+    options = ",".join(f"{name}={value}" for name, value in facts.optimizer_options.items())
+    return {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(facts.rank),
+        "ss_network_alpha": str(float(facts.alpha)),
+        "ss_network_dropout": str(facts.dropout),
+        "ss_network_args": "{}",
+        "ss_learning_rate": str(facts.lr),
+        "ss_unet_lr": str(facts.denoiser_lr),
+        "ss_text_encoder_lr": str(facts.text_encoder_lr),
+        "ss_optimizer": f"{facts.optimizer}({options})" if options else facts.optimizer,
+        "ss_lr_scheduler": facts.lr_schedule,
+        "ss_lr_warmup_steps": str(facts.lr_warmup_steps),
+        "ss_max_train_steps": str(facts.target_steps),
+        "ss_num_epochs": str(facts.epochs),
+        "ss_num_batches_per_epoch": str(facts.micro_batches_per_epoch),
+        "ss_gradient_accumulation_steps": str(facts.accumulation_steps),
+        "ss_gradient_checkpointing": str(facts.gradient_checkpointing),
+        "ss_max_grad_norm": str(facts.max_grad_norm),
+        "ss_mixed_precision": "no" if facts.precision == "fp32" else facts.precision,
+        "ss_seed": str(facts.seed),
+        "ss_batch_size_per_device": str(facts.batch_size),
+        "ss_total_batch_size": str(facts.batch_size),
+    }
+
+
+def _data(facts: ExportFacts) -> dict[str, str]:
+    sides = [side for bucket in facts.buckets for side in (bucket.width, bucket.height)]
+    buckets = {
+        str(number): {"resolution": [bucket.width, bucket.height], "count": bucket.count}
+        for number, bucket in enumerate(facts.buckets)
+    }
+    folders = {folder.name: {"n_repeats": folder.repeats, "img_count": folder.pictures} for folder in facts.folders}
+    return {
+        "ss_num_train_images": str(sum(folder.repeats * folder.pictures for folder in facts.folders)),
+        "ss_num_validation_images": str(facts.held_out),
+        "ss_resolution": str((facts.resolution, facts.resolution)),
+        "ss_min_bucket_reso": str(min(sides, default=None)),
+        "ss_max_bucket_reso": str(max(sides, default=None)),
+        "ss_bucket_info": _json({"buckets": buckets, "mean_img_ar_error": facts.mean_aspect_error}),
+        "ss_dataset_dirs": _json(folders),
+        "ss_tag_frequency": _json({folder.name: dict(folder.tags) for folder in facts.folders}),
+    }
+
+
+def _model_spec(facts: ExportFacts) -> dict[str, str]:
+    """https://github.com/Stability-AI/ModelSpec, version 1.0.1."""
+    spec = {
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": facts.architecture.removesuffix("/lora") + "/lora",
+        "modelspec.implementation": facts.implementation,
+        "modelspec.title": facts.name,
+        "modelspec.resolution": f"{facts.resolution}x{facts.resolution}",
+        "modelspec.date": datetime.fromtimestamp(facts.finished_at, UTC).isoformat(timespec="seconds"),
+        "modelspec.prediction_type": "v" if facts.prediction == "v_prediction" else "epsilon",
+        "modelspec.encoder_layer": str(facts.clip_skip),
+    }
+    return spec | ({"modelspec.trigger_phrase": facts.trigger_word} if facts.trigger_word else {})
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)

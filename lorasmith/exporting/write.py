@@ -1,0 +1,62 @@
+"""Writes a LoRA file: cast, described, checked, and only then under its name."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lorasmith.exporting.file_format import data_bytes, header_bytes
+from lorasmith.exporting.metadata import ExportFacts, build_metadata, hashed_metadata, with_hashes
+from lorasmith.exporting.verify import ExportError, verify
+from lorasmith.run_folder import write_atomically
+
+SAVE_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Written(NamedTuple):
+    """Where the file lies (another name where Windows held the old file open), and the SHA-256 of all its bytes."""
+
+    path: Path
+    sha256: str
+
+
+def write_export(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    facts: ExportFacts,
+    *,
+    family: str,
+    components: Collection[str],
+    precision: torch.dtype,
+    layer_shapes: Mapping[str, Sequence[int]] | None = None,
+) -> Written:
+    """Writes tensors that have their WebUI names (`kohya.to_kohya`); all but alpha are cast to `precision`.
+
+    The bytes are a function of the arguments. `family`, `components` and `layer_shapes` are for `verify`.
+
+    Raises:
+        ExportError: readers would not load all of it, or a number does not fit into `precision`; nothing is left.
+        ResourceError: the disk is full.
+    """
+    content = export_bytes(tensors, build_metadata(facts), precision)
+
+    def check(temporary: Path) -> None:
+        written = temporary.read_bytes()
+        if written != content:
+            raise ExportError("not_as_written", path.name)
+        verify(written, family=family, components=components, layer_shapes=layer_shapes)
+
+    return Written(write_atomically(path, content, check=check), hashlib.sha256(content).hexdigest())
+
+
+def export_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], precision: torch.dtype) -> bytes:
+    """The whole file, with its hashes."""
+    cast = {name: tensor if name.endswith(".alpha") else tensor.to(precision) for name, tensor in tensors.items()}
+    data = data_bytes(cast)
+    header = header_bytes(cast, hashed_metadata(metadata))
+    return header_bytes(cast, with_hashes(metadata, header=header, data=data)) + data

@@ -1,0 +1,121 @@
+"""Writing: the same bytes, a proper file, nothing left of a bad one, and diffusers reads all of it."""
+
+import hashlib
+import json
+import os
+import shutil
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from lorasmith.demo.layouts import ModelSize
+from lorasmith.demo.miniature import make_model
+from lorasmith.exporting.file_format import split_file
+from lorasmith.exporting.key_tables import key_table
+from lorasmith.exporting.kohya import merged_delta, to_kohya
+from lorasmith.exporting.metadata import ExportFacts
+from lorasmith.exporting.verify import ExportError
+from lorasmith.exporting.write import Written, write_export
+
+MakeLora = Callable[..., dict[str, Tensor]]
+BOTH = ("denoiser", "text_encoder")
+
+
+def write(path: Path, named: dict[str, Tensor], facts: ExportFacts, precision: torch.dtype = torch.float16) -> Written:
+    return write_export(path, named, facts, family="sd15", components=BOTH, precision=precision)
+
+
+def test_file_is_complete_and_ordinary(make_lora: MakeLora, facts: ExportFacts, tmp_path: Path) -> None:
+    path = tmp_path / "last.safetensors"
+    written = write(path, to_kohya(make_lora(rank=2), family="sd15", alpha=0.1), facts)
+    content = path.read_bytes()
+    assert written == (path, hashlib.sha256(content).hexdigest())
+    assert content[8:10] == b'{"'
+    assert [one.name for one in tmp_path.iterdir()] == ["last.safetensors"]
+    if os.name != "nt":
+        (tmp_path / "other").touch()
+        assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE((tmp_path / "other").stat().st_mode)
+    metadata, _, data = split_file(content)
+    assert metadata["sshs_model_hash"] == hashlib.sha256(data).hexdigest()
+    assert json.loads(metadata["ss_tag_frequency"])["10_測試"]["紅"] == 1
+
+
+@pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16, torch.float32])
+def test_all_but_alpha_are_cast(
+    make_lora: MakeLora, facts: ExportFacts, tmp_path: Path, precision: torch.dtype
+) -> None:
+    named = to_kohya(make_lora(rank=1), family="sd15", alpha=0.1)
+    read = load_file(write(tmp_path / "f", named, facts, precision).path)
+    assert read.keys() == named.keys()
+    for name, tensor in read.items():
+        assert tensor.dtype == (torch.float32 if name.endswith(".alpha") else precision)
+        assert torch.equal(tensor, named[name].to(tensor.dtype))
+    assert read["lora_te_text_model_encoder_layers_0_mlp_fc1.alpha"] == torch.tensor(0.1)
+
+
+def test_same_arguments_same_bytes(make_lora: MakeLora, facts: ExportFacts, tmp_path: Path) -> None:
+    named = to_kohya(make_lora(rank=1), family="sd15", alpha=1)
+    first = write(tmp_path / "a.safetensors", named, facts)
+    second = write(tmp_path / "b.safetensors", dict(reversed(named.items())), facts)
+    assert first.sha256 == second.sha256
+
+
+def test_bad_file_leaves_the_old_one(make_lora: MakeLora, facts: ExportFacts, tmp_path: Path) -> None:
+    path = tmp_path / "last.safetensors"
+    path.write_bytes(b"old")
+    named = to_kohya(make_lora(rank=1), family="sd15", alpha=1)
+    named["lora_unet_mid_block_attentions_0_proj_in.lora_up.weight"] *= float("inf")
+    with pytest.raises(ExportError) as caught:
+        write(path, named, facts)
+    assert caught.value.fields["reason"] == "not_finite"
+    assert path.read_bytes() == b"old"
+    assert [one.name for one in tmp_path.iterdir()] == ["last.safetensors"]
+
+
+# -- diffusers reads it ------------------------------------------------------------------------------
+
+
+def _layers_of(unet: nn.Module, text_encoder: nn.Module) -> dict[str, nn.Module]:
+    """The modules of a pipeline by target name: those of the table that the model has."""
+    text_modules, found = dict(text_encoder.named_modules()), {}
+    for layer in key_table("sd15").layers.values():
+        path = layer.name.removeprefix(f"{layer.component}.")
+        modules = dict(unet.named_modules()) if layer.component == "denoiser" else text_modules
+        # newer transformers have no `text_model` level in memory
+        module = modules.get(path) or modules.get(path.removeprefix("text_model."))
+        if module is not None:
+            found[layer.name] = module
+    return found
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize(
+    ("size", "count"), [("miniature", 132 + 12), pytest.param("sd15", 264, marks=[pytest.mark.slow])]
+)
+def test_diffusers_loads_it_whole(
+    make_lora: MakeLora, facts: ExportFacts, tmp_path: Path, size: ModelSize, count: int
+) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    folder = make_model(tmp_path / "base", size=size)
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)
+    shutil.rmtree(folder)  # gigabytes, at full size
+    layers = _layers_of(pipeline.unet, pipeline.text_encoder)
+    assert len(layers) == count
+    before = {name: layer.weight.detach().clone() for name, layer in layers.items()}
+    lora = make_lora(rank=4, shapes={name: tuple(weight.shape) for name, weight in before.items()})
+    path = write(tmp_path / "lora.safetensors", to_kohya(lora, family="sd15", alpha=3.0), facts, torch.float32).path
+    pipeline.load_lora_weights(str(path))
+    pipeline.fuse_lora(components=["unet", "text_encoder"])
+    pipeline.unload_lora_weights()
+    fused = _layers_of(pipeline.unet, pipeline.text_encoder)
+    assert fused.keys() == before.keys()
+    for name, layer in fused.items():
+        change = merged_delta(lora[f"{name}.lora_down.weight"], lora[f"{name}.lora_up.weight"], 3.0)
+        assert change.abs().max() > 0.1, name
+        assert torch.allclose(layer.weight, before[name] + change, rtol=0, atol=1e-6), name
