@@ -1,0 +1,55 @@
+"""Reading one file that somebody put in the dataset folder, whatever it is: it never blocks and never fills the memory.
+
+Knows nothing of pictures and captions.
+"""
+
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from lorasmith.data.types import Problem
+from lorasmith.errors import DatasetError
+
+
+class BadFileError(DatasetError):
+    """One file that cannot be used; `problem` says why. Its fields are those of `dataset_problems` with one problem."""
+
+    def __init__(self, path: Path, reason: str, **fields: Any) -> None:
+        self.problem = Problem(path, reason, fields)
+        super().__init__("dataset_problems", count=1, problems=as_fields([self.problem]))
+
+
+def as_fields(problems: Iterable[Problem]) -> list[dict[str, Any]]:
+    """Problems as JSON values. Bytes of a path that are no text are shown as \\udcXX."""
+    return [{"path": shown(one.path), "reason": one.reason, "fields": one.fields} for one in problems]
+
+
+def shown(path: Path) -> str:
+    """The path as text that any encoding of Unicode can hold."""
+    return str(path).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def is_text(name: str) -> bool:
+    """Whether a file name is Unicode: on Linux it may be any bytes, which a JSON or TOML file cannot hold."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
+def read_whole(path: Path, *, most: int) -> bytes:
+    """The bytes of a regular file, links followed. A pipe, socket or device is refused without being opened.
+
+    Raises:
+        BadFileError: `file_missing`, `file_unreadable`, `file_irregular`, or `file_too_big` over `most` bytes.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise BadFileError(path, "file_irregular")
+        if status.st_size > most:
+            raise BadFileError(path, "file_too_big", bytes=status.st_size, most=most)
+        with path.open("rb") as file:
+            return file.read(status.st_size)  # not more, should it be growing
+    except FileNotFoundError:
+        raise BadFileError(path, "file_missing") from None
+    except OSError as error:
+        raise BadFileError(path, "file_unreadable", detail=error.strerror or type(error).__name__) from error

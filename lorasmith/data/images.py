@@ -1,0 +1,241 @@
+"""One picture file: its size from the header, whether all of it can be decoded, and its pixels as the VAE takes them.
+
+Knows nothing of folders, captions and buckets: an example says how its picture is cut.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+
+from lorasmith.data.files import BadFileError, read_whole
+from lorasmith.data.types import Example, Problem, Size
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+LEAST_SIDE = 64  # pixels
+MOST_PIXELS = 200_000_000  # what the largest phone sensors give; 0.6 GB once decoded
+MOST_BYTES = 512 * 2**20
+
+# What is read whatever the extension says. Not here: formats that run other programs (EPS) or hold documents.
+# JPEG includes the several pictures in one file of phones (MPO), of which the first counts.
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM")
+
+# What Pillow's readers raise on broken files, as fuzzing them shows; it has no exception of its own for that.
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError, AttributeError)
+_BROKEN_LOW_LEVEL = (struct.error, zlib.error, RuntimeError)
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # or it writes to stderr what becomes a problem here anyway
+
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def read_size(path: Path) -> Size:
+    """Width and height as seen, after EXIF orientation, from the header alone.
+
+    Raises:
+        BadFileError: not a picture of a known kind, over MOST_PIXELS, a side under LEAST_SIDE.
+    """
+    return inspect(path, decode=False)[0]
+
+
+def verify(path: Path) -> Problem | None:
+    """What is wrong with the picture when it is decoded to the end; None when nothing is."""
+    try:
+        inspect(path, decode=True)
+    except BadFileError as error:
+        return error.problem
+    return None
+
+
+def inspect(path: Path, *, decode: bool) -> tuple[Size, str]:
+    """Size as `read_size` gives it, and the SHA-256 of the file's bytes, which are read once.
+
+    Raises:
+        BadFileError: as `read_size`; with `decode`, also where the pixels are truncated or damaged.
+    """
+    data = _read(path)
+    with _opened(path, io.BytesIO(data)) as image:
+        size = _checked_size(path, image)
+        if decode:
+            # A JPEG is decoded at an eighth of its size: every byte is still read, in a fraction of the time.
+            image.draft(None, (1, 1))
+            _to_rgb(path, image)
+    return size, hashlib.sha256(data).hexdigest()
+
+
+def open_rgb(path: Path) -> Image.Image:
+    """The first frame, upright, over white where it is transparent, 8-bit RGB.
+
+    Raises:
+        BadFileError: as `inspect` with `decode`.
+    """
+    return _decoded(path, _read(path))
+
+
+def pixels(example: Example) -> NDArray[np.float32]:
+    """(3, H, W) in [-1, 1]: the picture scaled to `resized`, of which the `bucket` at `crop` is kept.
+
+    Only that part is resampled (Lanczos), so a very long picture costs no more than another.
+
+    Raises:
+        BadFileError: `picture_changed` where the file has other bytes than when the folder was looked at, so that
+            nothing is stored under the wrong hash; else as `open_rgb`.
+    """
+    data = _read(example.image)
+    if hashlib.sha256(data).hexdigest() != example.image_sha256:
+        raise BadFileError(example.image, "picture_changed")
+    image = _decoded(example.image, data)
+    across, down = image.width / example.resized.width, image.height / example.resized.height
+    left, top = example.crop
+    box = (
+        left * across,
+        top * down,
+        min((left + example.bucket.width) * across, image.width),
+        min((top + example.bucket.height) * down, image.height),
+    )
+    cut = image.resize(example.bucket, Image.Resampling.LANCZOS, box=box)
+    # Here, because a wrong folder name must be told at once and numpy takes longer to import than that may take.
+    import numpy as np
+
+    channels_first = np.asarray(cut, dtype=np.float32).transpose(2, 0, 1)
+    return np.ascontiguousarray(channels_first) / np.float32(127.5) - np.float32(1)
+
+
+# -- decoding --------------------------------------------------------------------------------------
+
+
+def _read(path: Path) -> bytes:
+    data = read_whole(path, most=MOST_BYTES)
+    if not data:
+        raise BadFileError(path, "picture_empty")
+    return data
+
+
+def _decoded(path: Path, data: bytes) -> Image.Image:
+    with _opened(path, io.BytesIO(data)) as image:
+        _checked_size(path, image)
+        turn = None if isinstance(image, TiffImageFile) else _TURNS.get(_orientation(image))  # Pillow turns TIFF itself
+        upright = _to_rgb(path, image)
+        return upright if turn is None else upright.transpose(turn)
+
+
+@contextmanager
+def _opened(path: Path, source: IO[bytes]) -> Iterator[Image.Image]:
+    """Pillow's picture, header read; everything that Pillow says about a broken one becomes BadFileError.
+
+    Its own limit of pixels is off meanwhile, as `_checked_size` has ours; its warnings are of what is handled here.
+    """
+    limit = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield Image.open(source, formats=_formats())
+    except UnidentifiedImageError:
+        raise BadFileError(path, "picture_unknown") from None
+    except (*_BROKEN, *_BROKEN_LOW_LEVEL) as error:
+        raise BadFileError(path, "picture_damaged", detail=str(error) or type(error).__name__) from error
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _checked_size(path: Path, image: Image.Image) -> Size:
+    """The size as seen, from the header, before anything of that size is allocated."""
+    width, height = image.size
+    if isinstance(image, TiffImageFile):  # newer versions of Pillow have turned it by now, older ones have not
+        width, height = int(image.tag_v2[256]), int(image.tag_v2[257])
+    if width * height > MOST_PIXELS:
+        raise BadFileError(path, "picture_too_many_pixels", width=width, height=height, most=MOST_PIXELS)
+    if min(width, height) < LEAST_SIDE:
+        raise BadFileError(path, "picture_too_small", width=width, height=height, least=LEAST_SIDE)
+    return Size(height, width) if _orientation(image) >= 5 else Size(width, height)
+
+
+def _orientation(image: Image.Image) -> int:
+    """1 to 8 as EXIF counts them, known without decoding; 1 where the tag is missing, or cannot be read."""
+    try:
+        if isinstance(image, PngImageFile) and "exif" not in image.info:
+            late = _exif_behind_pixels(image)
+            if late is not None:
+                image.info["exif"] = late
+        tag = Image.Image.getexif(image).get(_ORIENTATION, 1)  # PNG's own getexif would decode all pixels
+    except (
+        *_BROKEN,
+        *_BROKEN_LOW_LEVEL,
+    ):  # a broken tag is no reason to refuse the picture: viewers show it as it lies
+        return 1
+    return tag if isinstance(tag, int) and tag in _TURNS else 1
+
+
+def _exif_behind_pixels(image: PngImageFile) -> bytes | None:
+    """The content of a PNG's eXIf chunk, which may stand behind the pixels; found by going from chunk to chunk."""
+    source = image.fp
+    assert source is not None
+    here = source.tell()
+    try:
+        source.seek(8)  # the signature
+        while len(head := source.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            if kind == b"eXIf":
+                return source.read(length)
+            source.seek(length + 4, io.SEEK_CUR)
+        return None
+    finally:
+        source.seek(here)
+
+
+def _to_rgb(path: Path, image: Image.Image) -> Image.Image:
+    """Decodes the picture; 8-bit RGB, over white where it is transparent."""
+    image.load()
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return _grey_of_16_bits(path, image).convert("RGB")
+    if image.has_transparency_data:
+        upper = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", upper.size, "white"), upper).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _grey_of_16_bits(path: Path, image: Image.Image) -> Image.Image:
+    """0..65535 to the nearest of 0..255. Pillow's own conversion would cut everything over 255 to white."""
+    import numpy as np  # as in `pixels`
+
+    values = np.asarray(image)
+    if image.mode == "F" or (values.size and (values.min() < 0 or values.max() > 0xFFFF)):
+        raise BadFileError(path, "picture_pixel_format", mode=image.mode)  # nothing says which value is white
+    scaled = ((values.astype(np.uint32) * 255 + 0x7FFF) // 0xFFFF).astype(np.uint8)
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        scaled[values == transparent] = 255
+    return Image.fromarray(scaled)

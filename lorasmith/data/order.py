@@ -1,0 +1,86 @@
+"""Which examples are held out, and which come when: pure integers, functions of the seed and a position.
+
+No cursor, no generator that is carried along: any batch of any epoch can be asked for at once. Knows nothing of
+pictures; an example here is its bucket and its repeats, its id the place in the list.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from random import Random
+from typing import Literal, TypeVar
+
+from lorasmith.data.types import Size
+from lorasmith.errors import ConfigError
+from lorasmith.seeding import fold
+
+AUTO_FROM = 20  # distinct pictures: `auto` holds out one of every so many
+
+T = TypeVar("T")
+
+
+def split_held_out(shas: Sequence[str], hold_out: int | Literal["auto"], seed: int) -> frozenset[str]:
+    """The SHA-256s of the pictures never trained on, out of those given; equal pictures are one.
+
+    Chosen by a keyed hash of the bytes: neither names nor the order of the list matter.
+
+    Raises:
+        ConfigError: `hold_out_too_many`, nothing would be left to train on.
+    """
+    distinct = set(shas)
+    wanted = len(distinct) // AUTO_FROM if hold_out == "auto" else hold_out
+    if wanted and wanted >= len(distinct):
+        raise ConfigError("hold_out_too_many", hold_out=wanted, pictures=len(distinct))
+    by_hash = sorted(distinct, key=lambda sha: (fold(seed, "hold-out", sha), sha))
+    return frozenset(by_hash[:wanted])
+
+
+def plan_epoch(examples: Sequence[tuple[Size, int]], batch_size: int, seed: int, epoch: int) -> list[tuple[int, ...]]:
+    """The batches of an epoch, in order: each example as often as it repeats, each batch of one bucket.
+
+    `examples` is (bucket, repeats) by id. A bucket's last batch may be smaller; how many batches there are does not
+    depend on seed and epoch.
+    """
+    by_bucket: dict[Size, list[int]] = defaultdict(list)
+    for number, (bucket, repeats) in enumerate(examples):
+        by_bucket[bucket] += [number] * repeats
+    batches: list[tuple[int, ...]] = []
+    for bucket, ids in sorted(by_bucket.items()):
+        ids = _shuffled(ids, fold(seed, "order", epoch, *bucket))
+        batches += [tuple(ids[start : start + batch_size]) for start in range(0, len(ids), batch_size)]
+    return _shuffled(batches, fold(seed, "order", epoch, "batches"))
+
+
+class Order:
+    """The endless row of batches: position 0, 1, 2 … counted in micro-batches from where the dataset began."""
+
+    def __init__(self, examples: Sequence[tuple[Size, int]], *, batch_size: int, seed: int) -> None:
+        assert any(repeats > 0 for _, repeats in examples), "nothing to train on"
+        self._examples = tuple(examples)
+        self._batch_size = batch_size
+        self._seed = seed
+        self._planned_epoch = 0
+        self._plan = plan_epoch(self._examples, batch_size, seed, 0)
+        self.batches_per_epoch = len(self._plan)
+
+    def epoch_at(self, position: int, first_epoch: int) -> int:
+        """The epoch of a position; position 0 is the first of `first_epoch`."""
+        return first_epoch + position // self.batches_per_epoch
+
+    def batch_at(self, position: int, first_epoch: int) -> tuple[int, tuple[int, ...]]:
+        """(epoch, ids of the examples) of a position. Asked in order it plans each epoch once."""
+        epochs, place = divmod(position, self.batches_per_epoch)
+        epoch = first_epoch + epochs
+        if epoch != self._planned_epoch:
+            self._plan = plan_epoch(self._examples, self._batch_size, self._seed, epoch)
+            self._planned_epoch = epoch
+        return epoch, self._plan[place]
+
+
+def _shuffled(items: Iterable[T], seed: int) -> list[T]:
+    """Fisher-Yates over `random()`, the one method whose sequence Python promises never to change."""
+    row = list(items)
+    draw = Random(seed).random
+    for last in range(len(row) - 1, 0, -1):
+        other = int(draw() * (last + 1))
+        row[last], row[other] = row[other], row[last]
+    return row
