@@ -1,0 +1,105 @@
+"""What a model family answers. It never drives: there is one loop, and nobody subclasses it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from torch import Tensor, device, dtype, nn
+
+from lorasmith.diffusion.noise_schedules import Draw, Noised
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+    from lorasmith.families.recognize import BaseWeights
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyTraits:
+    """What does not depend on the weights at hand."""
+
+    name: str  # a key of FAMILIES
+    latent_channels: int
+    text_encoders: tuple[str, ...]  # the components that hold text encoders, in order
+    base_model_version: str  # ss_base_model_version, without the suffix of v-prediction
+    architecture: str  # modelspec.architecture
+    implementation: str  # modelspec.implementation
+
+
+@dataclass(frozen=True, slots=True)
+class Encoders:
+    """The VAE and the text encoders, float32 and frozen, with what they need. They exist while something is encoded."""
+
+    modules: Mapping[str, nn.Module]  # "vae" and the family's text encoders
+    tokenizers: Mapping[str, Any]  # by the name of the text encoder
+    clip_skip: int  # 1: the last layer
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A layer the adapter may attach to."""
+
+    name: str  # in this project and in exports, the same whatever the libraries' versions: "denoiser.mid_block.…"
+    component: str  # a key of the models: "denoiser", "text_encoder"
+    path: str  # inside the module as it is loaded here, for `get_submodule`
+
+
+class ModelFamily(Protocol):
+    """Constructed with the weights that `families.recognize` found: `load_family(weights.family)(weights)`."""
+
+    traits: FamilyTraits
+    weights: BaseWeights
+
+    def encoder_hashes(self) -> dict[str, str]:
+        """SHA-256 of the weights of "vae" and of each text encoder, without loading them: part of the cache's keys."""
+
+    def load_encoders(self, *, clip_skip: int, where: device) -> Encoders:
+        """All encoders, float32, in evaluation mode, without gradients."""
+
+    def load_models(self, *, trained: Collection[str], precision: dtype, where: device) -> dict[str, nn.Module]:
+        """ "denoiser", and the text encoders named in `trained`: frozen weights of `precision`, in evaluation mode."""
+
+    def targets(self, models: Mapping[str, nn.Module]) -> list[Target]:
+        """The layers the adapter attaches to, of every model given, in a fixed order: denoiser first."""
+
+    def encode_images(self, encoders: Encoders, pixels: Tensor) -> Tensor:
+        """(1, 3, H, W) in [-1, 1] -> (1, C, h, w): the posterior's mean, scaled as the denoiser wants it, float32."""
+
+    def encode_captions(self, encoders: Encoders, captions: Sequence[str]) -> dict[str, Tensor]:
+        """Captions -> the conditioning of `predict`, float32, first dimension the captions."""
+
+    def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
+        """Captions -> what `encode_tokens` takes; needs no weights."""
+
+    def collate_conditioning(self, cached: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Conditionings of single captions, without batch dimension -> one of the batch."""
+
+    def encode_tokens(
+        self, models: Mapping[str, nn.Module], tokens: Mapping[str, Tensor], *, clip_skip: int
+    ) -> dict[str, Tensor]:
+        """As `encode_captions`, through the models being trained, with gradient."""
+
+    def add_noise(self, latents: Tensor, draw: Draw) -> Noised:
+        """Pure: the same latents and draw give the same numbers. Asks for "noise" (normal) and "timestep" (uniform)."""
+
+    def predict(self, models: Mapping[str, nn.Module], noised: Noised, conditioning: Mapping[str, Tensor]) -> Tensor:
+        """The denoiser's output, (B, C, h, w), in its own precision."""
+
+    def set_checkpointing(self, models: Mapping[str, nn.Module], enabled: bool) -> None:
+        """Whether the denoiser computes its activations twice instead of keeping them."""
+
+    def to_kohya(self, tensors: Mapping[str, Tensor], *, alpha: float) -> dict[str, Tensor]:
+        """The adapter's tensors, by target name -> the WebUI's names, with an alpha (float32) for each module."""
+
+    def from_kohya(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The way back, for --init-from: the change each pair makes stays the same; alpha is folded into the up matrix
+        so that the scale is 1 (alpha = rank).
+
+        Raises:
+            ModelError: a key that is not of this family.
+        """
+
+    def pipeline(self, models: Mapping[str, nn.Module], encoders: Encoders) -> DiffusionPipeline:
+        """For generating samples."""

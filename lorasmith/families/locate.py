@@ -1,0 +1,152 @@
+"""Where a base model lies: a name as the user wrote it -> a path, and the checkpoints to offer where none is named.
+
+Looks at names only; what the files are is `recognize`'s business. Torch-free; goes online only for a hub id.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from lorasmith.errors import ModelError
+
+CHECKPOINT_SUFFIXES = (".safetensors", ".ckpt")
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_COMPONENTS = ("unet", "vae", "text_encoder")
+
+# What is fetched of a hub repository: the small files, then one kind of weights, the first kind that it has all of.
+_SMALL_FILES = ("model_index.json", *(f"{part}/*.json" for part in (*_COMPONENTS, "scheduler")), "tokenizer/*")
+_WEIGHT_STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
+_WEIGHT_KINDS = (
+    tuple(f"{stem}{shard}.safetensors" for stem in _WEIGHT_STEMS for shard in ("", "-*-of-*")),
+    tuple(f"{stem}.fp16{shard}.safetensors" for stem in _WEIGHT_STEMS for shard in ("", "-*-of-*")),
+    tuple(f"{stem}{shard}.bin" for stem in _WEIGHT_STEMS for shard in ("", "-*-of-*")),
+)
+
+
+def locate(base_model: str, *, near: Path) -> Path:
+    """A folder or file that exists, absolute: a path (relative ones start at `near`), else a hub id, which is fetched.
+
+    Raises:
+        ModelError: `demo_not_bundled`; `base_model_not_found` with a `reason`: "path", "name" (not a hub id either),
+            "hub" (no such repository, or no access), "offline" (not reachable, and not in the cache).
+    """
+    path = near / Path(base_model).expanduser()
+    if base_model and path.exists():
+        return path.absolute()
+    if base_model == "demo":
+        raise ModelError("demo_not_bundled")
+    if _looks_like_path(base_model):
+        raise ModelError("base_model_not_found", base_model=base_model, reason="path")
+    if not _HUB_ID.fullmatch(base_model):
+        raise ModelError("base_model_not_found", base_model=base_model, reason="name")
+    return _fetched(base_model)
+
+
+def _looks_like_path(name: str) -> bool:
+    has_suffix = name.lower().endswith(CHECKPOINT_SUFFIXES)
+    return has_suffix or name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name or name[1:2] == ":"
+
+
+def _fetched(hub_id: str) -> Path:
+    """The snapshot of a repository in the hub's cache, fetched as far as needed."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+    )
+
+    try:
+        for kind in _WEIGHT_KINDS:
+            patterns = [*_SMALL_FILES, *(f"{part}/{name}" for part in _COMPONENTS for name in kind)]
+            snapshot = Path(snapshot_download(hub_id, allow_patterns=patterns))
+            if all(_has_weights(snapshot / part, kind) for part in _COMPONENTS):
+                return snapshot
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        raise ModelError("base_model_not_found", base_model=hub_id, reason="offline") from error
+    except (HfHubHTTPError, HFValidationError, EntryNotFoundError) as error:
+        raise ModelError("base_model_not_found", base_model=hub_id, reason="hub") from error
+    except OSError as error:  # the connection broke, or the disk is full
+        raise ModelError("base_model_not_found", base_model=hub_id, reason="offline") from error
+    return snapshot  # incomplete: `recognize` says what is missing
+
+
+def _has_weights(folder: Path, kind: tuple[str, ...]) -> bool:
+    return any(next(folder.glob(name), None) is not None for name in kind)
+
+
+# -- what to offer ---------------------------------------------------------------------------------
+
+_USUAL_PLACES = (Path("models/Stable-diffusion"), Path("models/checkpoints"))
+_MAX_FOLDERS = 300  # neighbours looked at beside each folder on the way up
+_MAX_DEPTH = 2  # folders inside a usual place
+_MAX_FOUND = 100
+
+
+def find_checkpoints(start: Path, environment: Mapping[str, str]) -> list[Path]:
+    """Checkpoints in the usual places, sorted by path, at most 100, not examined: a WebUI's or ComfyUI's `models` in
+    `start`, a folder above it or a folder of those, and Stable Diffusion folders in the hub's cache."""
+    found: set[Path] = set()
+    start = start.absolute()
+    for folder in (start, *start.parents):
+        for neighbour in (folder, *_folders(folder)):
+            for place in _USUAL_PLACES:
+                found.update(_checkpoints(neighbour / place, _MAX_DEPTH))
+    found.update(_hub_snapshots(_hub_cache(environment)))
+    return sorted(found)[:_MAX_FOUND]
+
+
+def _folders(folder: Path) -> list[Path]:
+    """The folders inside, but hidden ones; none where it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+    except OSError:
+        return []
+    return [folder / name for name in sorted(names)[:_MAX_FOLDERS]]
+
+
+def _checkpoints(folder: Path, depth: int) -> Iterator[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if entry.is_file()]
+    except OSError:
+        return
+    yield from (folder / name for name in names if name.lower().endswith(CHECKPOINT_SUFFIXES))
+    if depth:
+        for inside in _folders(folder):
+            yield from _checkpoints(inside, depth - 1)
+
+
+def _hub_cache(environment: Mapping[str, str]) -> Path:
+    """Where huggingface_hub keeps what it fetched, by its documented variables."""
+    if named := environment.get("HF_HUB_CACHE") or environment.get("HUGGINGFACE_HUB_CACHE"):
+        return Path(named)
+    if home := environment.get("HF_HOME"):
+        return Path(home) / "hub"
+    caches = environment.get("XDG_CACHE_HOME")
+    home_folder = environment.get("HOME") or environment.get("USERPROFILE") or str(Path.home())
+    return (Path(caches) if caches else Path(home_folder) / ".cache") / "huggingface" / "hub"
+
+
+def _hub_snapshots(cache: Path) -> Iterator[Path]:
+    """The newest snapshot of each repository that is a Stable Diffusion folder."""
+    for repository in _folders(cache):
+        if not repository.name.startswith("models--"):
+            continue
+        usable = [one for one in _folders(repository / "snapshots") if _is_stable_diffusion(one)]
+        if usable:
+            yield max(usable, key=lambda one: one.stat().st_mtime_ns)
+
+
+def _is_stable_diffusion(folder: Path) -> bool:
+    try:
+        index = (folder / "model_index.json").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return False
+    return '"StableDiffusionPipeline"' in index and (folder / "unet" / "config.json").is_file()

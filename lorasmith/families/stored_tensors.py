@@ -1,0 +1,116 @@
+"""Reads tensors from the files that `recognize` has looked at: safetensors by their header, pickles unexecuted.
+
+Everything read is a copy in memory of its own: a file that is replaced while training runs does no harm, and where the
+tensor lay in the file (its alignment) cannot move a result.
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lorasmith.errors import ModelError
+from lorasmith.families import sd15_layout
+from lorasmith.families.headers import TensorInfo, file_kind, read_header
+from lorasmith.families.recognize import BaseWeights, component_files, recognize_tensors
+
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
+
+
+def read_component(weights: BaseWeights, component: str, precision: torch.dtype) -> dict[str, Tensor]:
+    """The tensors of "unet", "vae" or "text_encoder" under their canonical names, on the CPU.
+
+    Raises:
+        ModelError: the file has changed since it was recognised, or is a pickle that is refused.
+    """
+    if weights.layout == "diffusers":
+        found: dict[str, Tensor] = {}
+        for file in component_files(weights.path, component):
+            found |= _read_file(file, component, precision)
+        return found
+    if weights.layout == "pickle":
+        stored = load_pickle(weights.path)
+        names = sd15_layout.from_ldm(component, stored)
+        return {ours: _copied(stored[theirs], precision) for ours, theirs in names.items()}
+    header = read_header(weights.path)
+    names = sd15_layout.from_ldm(component, header.tensors)
+    return _read_tensors(weights.path, ((ours, header.tensors[theirs]) for ours, theirs in names.items()), precision)
+
+
+def examine_pickle(weights: BaseWeights) -> BaseWeights:
+    """What `recognize` left open of a pickled checkpoint: loads it, and tells it by its keys.
+
+    Raises:
+        ModelError: as `recognize` does, and `model_pickle_refused`.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in load_pickle(weights.path).items()}
+    return recognize_tensors(weights.path, shapes, {}, layout="pickle")
+
+
+def load_pickle(path: Path) -> dict[str, Tensor]:
+    """The tensors of a pickled checkpoint, by torch's unpickler that knows tensors and plain values only.
+
+    Raises:
+        ModelError: `model_pickle_refused` where anything else is in it, `model_damaged`.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol")  # what it does not know, it refuses
+            # a zip archive is mapped, so that one component does not cost the memory of all
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+    except pickle.UnpicklingError as error:
+        raise ModelError("model_pickle_refused", path=str(path)) from error
+    except (RuntimeError, EOFError, LookupError, TypeError, ValueError, AttributeError, struct.error) as error:
+        raise ModelError("model_damaged", path=str(path), where="pickle") from error
+    state = content.get("state_dict", content) if isinstance(content, dict) else {}
+    if not isinstance(state, dict):
+        return {}
+    return {name: value for name, value in state.items() if isinstance(name, str) and isinstance(value, Tensor)}
+
+
+def _is_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"
+
+
+def _read_file(path: Path, component: str, precision: torch.dtype) -> dict[str, Tensor]:
+    """One weight file of a diffusers folder."""
+    if file_kind(path) == "pickle":
+        stored = load_pickle(path)
+        names = sd15_layout.from_diffusers(component, stored)
+        return {ours: _copied(stored[theirs], precision) for ours, theirs in names.items()}
+    header = read_header(path)
+    names = sd15_layout.from_diffusers(component, header.tensors)
+    return _read_tensors(path, ((ours, header.tensors[theirs]) for ours, theirs in names.items()), precision)
+
+
+def _copied(tensor: Tensor, precision: torch.dtype) -> Tensor:
+    return tensor.to(precision, copy=True, memory_format=torch.contiguous_format)
+
+
+def _read_tensors(path: Path, wanted: Iterable[tuple[str, TensorInfo]], precision: torch.dtype) -> dict[str, Tensor]:
+    """Straight into the tensors' own memory, in the order of the file: no mapping, no second copy."""
+    found = {}
+    with path.open("rb") as file:
+        for name, info in sorted(wanted, key=lambda item: item[1].start):
+            if info.dtype not in _DTYPES:
+                raise ModelError("model_damaged", path=str(path), where=name)
+            raw = torch.empty(info.end - info.start, dtype=torch.uint8)
+            file.seek(info.start)
+            if file.readinto(raw.numpy()) != len(raw):  # type: ignore[arg-type]
+                raise ModelError("model_truncated", path=str(path), size=path.stat().st_size)
+            found[name] = raw.view(_DTYPES[info.dtype]).view(info.shape).to(precision)
+    return found

@@ -1,0 +1,173 @@
+"""What the loop, the checkpoints and the exports rely on, for every adapter of the table."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lorasmith.adapters import ADAPTERS, adapter_kind
+from lorasmith.adapters.base import Adapter, Attachment
+
+# Text encoder first, and mixed: the buffer must not depend on how the attachments were sorted within a component.
+LAYERS = {
+    "text_encoder.one": ("text_encoder", lambda: nn.Linear(8, 8)),
+    "denoiser.one": ("denoiser", lambda: nn.Linear(8, 24)),
+    "denoiser.two": ("denoiser", lambda: nn.Conv2d(24, 8, 1)),
+    "text_encoder.two": ("text_encoder", lambda: nn.Linear(8, 8)),
+}
+
+
+class Chain(nn.Module):
+    """text_encoder.one, .two, then denoiser.one as a linear layer and .two as a convolution of pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(11)
+        for name, (_, make) in LAYERS.items():
+            layer = make().requires_grad_(False)
+            for parameter in layer.parameters():
+                parameter.normal_(0, 0.3, generator=generator)
+            self.add_module(name.replace(".", "_"), layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.denoiser_one(self.text_encoder_two(self.text_encoder_one(x)))
+        y: Tensor = self.denoiser_two(rows.transpose(1, 2).unflatten(2, (2, 3)))
+        return y
+
+
+@pytest.fixture(params=ADAPTERS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def make(kind: str, *, seed: int = 1, dropout: float = 0.0) -> tuple[Chain, Adapter]:
+    chain = Chain()
+    attachments = [
+        Attachment(name, component, chain, name.replace(".", "_")) for name, (component, _) in LAYERS.items()
+    ]
+    return chain, adapter_kind(kind).attach(attachments, rank=4, alpha=2.0, dropout=dropout, seed=seed)
+
+
+def moved(adapter: Adapter, seed: int = 5) -> None:
+    adapter.flat.normal_(0, 0.1, generator=torch.Generator().manual_seed(seed))
+
+
+def inputs() -> Tensor:
+    return torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(3))
+
+
+def test_the_start_changes_nothing_and_depends_on_the_seed(kind: str) -> None:
+    chain, adapter = make(kind)
+    assert torch.equal(chain(inputs()), Chain()(inputs()))
+    assert torch.equal(make(kind)[1].flat, adapter.flat)
+    assert not torch.equal(make(kind, seed=2)[1].flat, adapter.flat)
+
+
+def test_one_flat_buffer_ordered_by_component(kind: str) -> None:
+    _, adapter = make(kind)
+    assert adapter.flat.dtype == torch.float32 and adapter.flat.ndim == 1
+    assert adapter.gradient().shape == adapter.flat.shape and adapter.gradient().dtype == torch.float32
+    parts = adapter.components()
+    assert list(parts) == ["text_encoder", "denoiser"]
+    assert parts["text_encoder"].start == 0 and parts["denoiser"].stop == adapter.flat.numel()
+    assert parts["text_encoder"].stop == parts["denoiser"].start
+    moved(adapter)
+    for component, part in parts.items():
+        views = adapter.parameters(component)
+        assert torch.equal(torch.cat([view.detach().flatten() for view in views]), adapter.flat[part])
+        grads = [view.grad for view in views if view.grad is not None]
+        assert len(grads) == len(views)
+        assert grads[0].untyped_storage().data_ptr() == adapter.gradient().untyped_storage().data_ptr()
+
+
+def test_backward_adds_to_the_gradient_buffer_and_clearing_keeps_the_views(kind: str) -> None:
+    chain, adapter = make(kind)
+    moved(adapter)
+    buffer = adapter.gradient()
+    chain(inputs()).square().mean().backward()
+    once = buffer.clone()
+    assert once.abs().max() > 0
+    adapter.clear_gradient()
+    assert not buffer.any()
+    for _ in range(2):
+        chain(inputs()).square().mean().backward()
+    assert adapter.gradient() is buffer and torch.equal(buffer, 2 * once)
+
+
+def test_the_gradient_points_downhill(kind: str) -> None:
+    chain, adapter = make(kind)
+    moved(adapter)
+
+    def loss() -> Tensor:
+        result: Tensor = chain(inputs()).square().mean()
+        return result
+
+    loss().backward()
+    before, step = loss().item(), adapter.gradient() * (1e-3 / adapter.gradient().norm())
+    with torch.no_grad():
+        adapter.flat.sub_(step)
+        after = loss().item()
+    assert before - after == pytest.approx(1e-3 * adapter.gradient().norm().item(), rel=0.05)
+
+
+def test_tensors_are_copies_that_load_back_to_the_bit(kind: str) -> None:
+    chain, adapter = make(kind)
+    moved(adapter)
+    y, saved, flat = chain(inputs()), adapter.tensors(), adapter.flat.clone()
+    assert all(name.startswith(tuple(f"{layer}." for layer in LAYERS)) for name in saved)
+    assert all(one.dtype == torch.float32 and one.device.type == "cpu" for one in saved.values())
+    assert sum(one.numel() for one in saved.values()) == adapter.flat.numel()
+    assert all(one.ndim == 4 for name, one in saved.items() if name.startswith("denoiser.two."))
+    moved(adapter, seed=6)
+    assert not torch.equal(chain(inputs()), y)
+    adapter.load_tensors(saved)
+    assert torch.equal(adapter.flat, flat) and torch.equal(chain(inputs()), y)
+    other_chain, other = make(kind, seed=9)
+    other.load_tensors(dict(reversed(saved.items())))
+    assert torch.equal(other.flat, flat) and torch.equal(other_chain(inputs()), y)
+
+
+def test_foreign_tensors_are_refused(kind: str) -> None:
+    _, adapter = make(kind)
+    saved = adapter.tensors()
+    name = next(iter(saved))
+    before = adapter.flat.clone()
+    for wrong in (
+        {key: one for key, one in saved.items() if key != name},
+        {**saved, "denoiser.three.weight": torch.zeros(1)},
+        {**saved, name: torch.zeros(3, 3)},
+    ):
+        with pytest.raises(AssertionError):
+            adapter.load_tensors(wrong)
+    assert torch.equal(adapter.flat, before)
+
+
+def test_strength_scales_the_whole_change(kind: str) -> None:
+    chain, adapter = make(kind)
+    moved(adapter)
+    changed = chain(inputs())
+    adapter.set_strength(0)
+    assert torch.equal(chain(inputs()), Chain()(inputs()))
+    adapter.set_strength(1)
+    assert torch.equal(chain(inputs()), changed) and not torch.equal(changed, Chain()(inputs()))
+
+
+def test_dropout_is_seeded_by_torch_and_off_outside_training(kind: str) -> None:
+    chain, adapter = make(kind, dropout=0.5)
+    moved(adapter)
+    adapter.set_training(False)
+    calm = chain(inputs())
+    assert torch.equal(chain(inputs()), calm)
+    adapter.set_training(True)
+    outputs = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        outputs.append(chain(inputs()))
+    assert torch.equal(outputs[0], outputs[1])
+    assert not torch.equal(outputs[0], outputs[2]) and not torch.equal(outputs[0], calm)
+
+
+def test_nothing_else_learns(kind: str) -> None:
+    chain, adapter = make(kind)
+    mine = {id(one) for component in adapter.components() for one in adapter.parameters(component)}
+    learning = {id(one) for one in chain.parameters() if one.requires_grad}
+    assert learning == mine

@@ -1,0 +1,35 @@
+"""One miniature of each kind for all tests of this folder: they are read, never written."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from lorasmith.demo.miniature import make_model, to_single_file
+
+
+@dataclass(frozen=True)
+class Made:
+    """The same random model in every layout."""
+
+    folder: Path
+    single: Path  # describes itself
+    ckpt: Path
+
+
+@pytest.fixture(scope="session")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """Every layer of Stable Diffusion 1.x, narrow, with CLIP's vocabulary: recognised without configs."""
+    root = tmp_path_factory.mktemp("narrow")
+    folder = make_model(root / "model", size="narrow")
+    single = to_single_file(folder, root / "model.safetensors", with_configs=False)
+    return Made(folder, single, to_single_file(folder, root / "model.ckpt", with_configs=False))
+
+
+@pytest.fixture(scope="session")
+def miniature(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """Three levels and a vocabulary of its own."""
+    root = tmp_path_factory.mktemp("miniature")
+    folder = make_model(root / "model")
+    single = to_single_file(folder, root / "model.safetensors", with_configs=True)
+    return Made(folder, single, to_single_file(folder, root / "model.ckpt", with_configs=False))

@@ -1,0 +1,226 @@
+"""Where base models are looked for. The hub is a stub here: nothing is fetched."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+from lorasmith.errors import ModelError
+from lorasmith.families.locate import find_checkpoints, locate
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
+    """Fails on every call; the calls are listed."""
+    calls: list[tuple[str, list[str]]] = []
+
+    def download(repo_id: str, *, allow_patterns: list[str]) -> str:
+        calls.append((repo_id, allow_patterns))
+        raise LocalEntryNotFoundError("not here")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    return calls
+
+
+def test_a_path_that_exists_is_taken(tmp_path: Path, hub: list[Any]) -> None:
+    (tmp_path / "owner" / "model").mkdir(parents=True)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    assert locate("owner/model", near=tmp_path) == tmp_path / "owner" / "model"
+    assert locate("model.safetensors", near=tmp_path) == tmp_path / "model.safetensors"
+    assert locate(str(tmp_path / "model.safetensors"), near=Path("/nowhere")) == tmp_path / "model.safetensors"
+    assert hub == []
+
+
+def test_a_relative_start_gives_an_absolute_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: list[Any]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.ckpt").write_bytes(b"")
+    assert locate("model.ckpt", near=Path()) == tmp_path / "model.ckpt"
+
+
+def test_home_is_written_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "model.ckpt").write_bytes(b"")
+    assert locate("~/model.ckpt", near=Path("/nowhere")) == tmp_path / "model.ckpt"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "owner/model.safetensors",
+        "owner/MODEL.CKPT",
+        "./model",
+        "../model",
+        "/owner/model",
+        "~/model",
+        "a/b/c",
+        "models\\sd",
+        "C:/model",
+        "",
+        "model",
+        "owner/",
+        "owner/mo del",
+        "owner/..",
+    ],
+)
+def test_what_is_no_hub_id_never_asks_the_hub(tmp_path: Path, hub: list[Any], name: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        locate(name, near=tmp_path)
+    assert caught.value.code == "base_model_not_found"
+    assert caught.value.fields["base_model"] == name
+    assert hub == []
+
+
+def test_demo_is_not_bundled_yet(tmp_path: Path, hub: list[Any]) -> None:
+    with pytest.raises(ModelError, match="demo_not_bundled"):
+        locate("demo", near=tmp_path)
+    assert hub == []
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (LocalEntryNotFoundError("x"), "offline"),
+        (OfflineModeIsEnabled("x"), "offline"),
+        (ConnectionError("x"), "offline"),
+        (HfHubHTTPError, "hub"),
+    ],
+)
+def test_a_hub_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Any, reason: str) -> None:
+    if isinstance(error, type):  # its constructor wants the answer of a server
+        error = error.__new__(error)
+
+    def download(*_: object, **__: object) -> str:
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    with pytest.raises(ModelError, match="base_model_not_found") as caught:
+        locate("owner/model", near=tmp_path)
+    assert caught.value.fields["reason"] == reason
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "fp16.safetensors", "bin"])
+def test_only_one_kind_of_weights_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+    from fnmatch import fnmatch
+
+    text = "pytorch_model.bin" if suffix == "bin" else f"model.{suffix}"
+    weights = [
+        f"unet/diffusion_pytorch_model.{suffix}",
+        f"vae/diffusion_pytorch_model.{suffix}",
+        f"text_encoder/{text}",
+    ]
+    others = ["v1-5-pruned.safetensors", "safety_checker/model.safetensors", "unet/diffusion_flax_model.msgpack"]
+    small = ["model_index.json", "unet/config.json", "scheduler/scheduler_config.json", "tokenizer/merges.txt"]
+    snapshot = tmp_path / "snapshot"
+
+    def download(repo_id: str, *, allow_patterns: list[str]) -> str:
+        for name in [*weights, *small, *others]:
+            if any(fnmatch(name, pattern) for pattern in allow_patterns):
+                (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
+                (snapshot / name).touch()
+        return str(snapshot)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert locate("owner/model", near=tmp_path) == snapshot
+    fetched = {one.relative_to(snapshot).as_posix() for one in snapshot.rglob("*") if one.is_file()}
+    assert fetched == {*weights, *small}
+
+
+def test_a_hub_id_offline_is_found_in_the_librarys_own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the real library, which reads its variables when it is imported: a process of its own."""
+    import subprocess
+    import sys
+
+    snapshot = hub_model(tmp_path / "hub", "owner", "model")
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text(snapshot.name)
+    for part in ("unet", "vae"):
+        (snapshot / part).mkdir(exist_ok=True)
+        (snapshot / part / "diffusion_pytorch_model.safetensors").touch()
+    (snapshot / "text_encoder").mkdir()
+    (snapshot / "text_encoder" / "model.safetensors").touch()
+    code = (
+        "from pathlib import Path; from lorasmith.families.locate import locate\n"
+        "print(locate('owner/model', near=Path()))\n"
+        "locate('owner/other', near=Path())"
+    )
+    environment = {
+        **os.environ,
+        "HF_HUB_CACHE": str(tmp_path / "hub"),
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": str(Path.cwd()),
+    }
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == str(snapshot)
+    assert "base_model_not_found(base_model='owner/other', reason='offline')" in done.stderr
+
+
+# -- what to offer ---------------------------------------------------------------------------------
+
+
+def touched(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return path
+
+
+def hub_model(cache: Path, owner: str, name: str, *, kind: str = "StableDiffusionPipeline") -> Path:
+    snapshot = cache / f"models--{owner}--{name}" / "snapshots" / "0123456789012345678901234567890123456789"
+    touched(snapshot / "unet" / "config.json")
+    (snapshot / "model_index.json").write_text(f'{{"_class_name": "{kind}"}}')
+    return snapshot
+
+
+def test_the_usual_places(tmp_path: Path) -> None:
+    start = tmp_path / "ai" / "work" / "here"
+    start.mkdir(parents=True)
+    expected = [
+        touched(start / "models" / "checkpoints" / "own.safetensors"),
+        touched(tmp_path / "ai" / "webui" / "models" / "Stable-diffusion" / "v1.ckpt"),
+        touched(tmp_path / "ai" / "webui" / "models" / "Stable-diffusion" / "sd15" / "anime" / "Deep.SAFETENSORS"),
+        touched(tmp_path / "ai" / "models" / "checkpoints" / "above.safetensors"),
+        touched(tmp_path / "ComfyUI" / "models" / "checkpoints" / "comfy.safetensors"),
+        hub_model(tmp_path / "hub", "runwayml", "stable-diffusion-v1-5"),
+    ]
+    touched(tmp_path / "ai" / "webui" / "models" / "Lora" / "lora.safetensors")
+    touched(tmp_path / "ai" / "webui" / "models" / "Stable-diffusion" / "notes.txt")
+    touched(tmp_path / "ai" / "webui" / "models" / "Stable-diffusion" / "a" / "b" / "c" / "too_deep.ckpt")
+    touched(tmp_path / "far" / "off" / "models" / "checkpoints" / "no.ckpt")
+    touched(tmp_path / ".hidden" / "models" / "checkpoints" / "no.ckpt")
+    hub_model(tmp_path / "hub", "stabilityai", "sdxl", kind="StableDiffusionXLPipeline")
+    found = find_checkpoints(start, {"HF_HUB_CACHE": str(tmp_path / "hub")})
+    assert [one for one in found if one.is_relative_to(tmp_path)] == sorted(expected)
+
+
+@pytest.mark.parametrize(
+    ("variable", "below"),
+    [
+        ("HF_HUB_CACHE", ""),
+        ("HF_HOME", "hub"),
+        ("XDG_CACHE_HOME", "huggingface/hub"),
+        ("HOME", ".cache/huggingface/hub"),
+    ],
+)
+def test_the_hubs_cache_by_its_variables(tmp_path: Path, variable: str, below: str) -> None:
+    snapshot = hub_model(tmp_path / "x" / below, "owner", "model")
+    start = tmp_path / "start"
+    start.mkdir()
+    assert snapshot in find_checkpoints(start, {variable: str(tmp_path / "x")})
+
+
+def test_folders_that_cannot_be_read_are_passed_over(tmp_path: Path) -> None:
+    file = touched(tmp_path / "models" / "checkpoints" / "a.ckpt")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "link").symlink_to(tmp_path)
+    found = find_checkpoints(tmp_path / "gone" / "start", {"HF_HUB_CACHE": str(tmp_path / "none")})
+    assert file in found
+
+
+def test_the_list_is_bounded(tmp_path: Path) -> None:
+    for number in range(120):
+        touched(tmp_path / "models" / "checkpoints" / f"{number:03d}.ckpt")
+    assert len(find_checkpoints(tmp_path, {"HF_HUB_CACHE": str(tmp_path / "none")})) <= 100
