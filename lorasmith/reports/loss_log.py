@@ -1,0 +1,68 @@
+"""`training_loss_log.txt`: a CSV for spreadsheets, one row a step. A projection of the ledger, never read back."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from lorasmith.ledger import read_events
+from lorasmith.reports.curves import Point, curves_of
+from lorasmith.run_folder import no_space_named, write_atomically
+
+COLUMNS = (
+    "step",
+    "epoch",
+    "total_loss",
+    "average_loss",
+    "visual_loss",
+    "semantic_loss",
+    "color_loss",
+    "learning_rate",
+    "timestamp",
+)
+
+
+class LossLog:
+    """The file at `path`; its folder is made where it is not there."""
+
+    def __init__(self, path: Path) -> None:
+        self._asked = path
+        self._path = path  # another one where a program on Windows holds the file open
+
+    @property
+    def path(self) -> Path:
+        return self._path
+
+    def remake(self, points: Sequence[Point]) -> None:
+        """Replaces the file by these rows, whole or not at all."""
+        with no_space_named(self._asked):
+            self._asked.parent.mkdir(parents=True, exist_ok=True)
+        self._path = write_atomically(self._asked, _rows([COLUMNS, *map(_row, points)]))
+
+    def append(self, point: Point) -> None:
+        """One row more, handed to the operating system before this returns."""
+        with no_space_named(self._path), self._path.open("ab") as file:
+            file.write(_rows([_row(point)]))
+
+    def close(self) -> None:
+        """Nothing is held open between two rows, so that a spreadsheet can have the file."""
+
+
+def remake_loss_log(ledger: Path, path: Path) -> None:
+    """The CSV of a ledger that is not being written."""
+    LossLog(path).remake(curves_of(read_events(ledger)).points)
+
+
+def _row(point: Point) -> tuple[object, ...]:
+    """The cells of a step. The three picture losses are empty: no measure of them was due."""
+    when = datetime.fromtimestamp(point.time).astimezone().isoformat(timespec="milliseconds")
+    return (point.step, point.epoch, point.loss, point.average_loss, "", "", "", point.denoiser_lr, when)
+
+
+def _rows(rows: Iterable[Sequence[object]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()

@@ -1,0 +1,138 @@
+"""Files that follow the ledger while a run goes on: made again at every start, then added to step by step.
+
+A disk that is full or refuses never ends a run: the trouble is told once, and the file is made again from the ledger
+at the next save, when the disk may have room. Knows neither TensorBoard nor CSV.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from lorasmith.errors import ResourceError
+from lorasmith.events import CheckpointSaved, Event, RunStarted, RunStopped, StepCompleted
+from lorasmith.ledger import read_events
+from lorasmith.reports.curves import CurveFold, Point
+from lorasmith.run_folder import RunFolder
+
+log = logging.getLogger(__name__)
+
+
+class Sink(Protocol):
+    """A file that shows the points."""
+
+    @property
+    def path(self) -> Path:
+        """What is named when it cannot be written."""
+
+    def remake(self, points: Sequence[Point]) -> None:
+        """Replaces what is there by `points`. Raises OSError or ResourceError."""
+
+    def append(self, point: Point) -> None:
+        """Adds one point. Raises OSError or ResourceError."""
+
+    def close(self) -> None:
+        """Lets go of the file. Raises OSError or ResourceError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """A projection could not be written."""
+
+    path: str
+    reason: str
+
+
+@dataclass(slots=True)
+class _Follower:
+    sink: Sink
+    is_behind: bool = True
+    was_told: bool = False
+
+
+@dataclass(slots=True)
+class Projections:
+    """All sinks of one run, fed by `project`."""
+
+    ledger: Path
+    sinks: Sequence[Sink]
+    _followers: list[_Follower] = field(init=False)
+    _fold: CurveFold = field(init=False, default_factory=CurveFold)
+    _last_step: int = field(init=False, default=0)
+    _started: bool = field(init=False, default=False)
+
+    def __post_init__(self) -> None:
+        self._followers = [_Follower(sink) for sink in self.sinks]
+
+    def project(self, event: Event) -> list[Trouble]:
+        """Takes the next event as it happens; what could not be written, each sink's trouble once.
+
+        Nothing is touched before the first RunStarted: until then the folder may hold another run.
+        """
+        self._started = self._started or isinstance(event, RunStarted)
+        if not self._started:
+            return []
+        is_behind = any(one.is_behind for one in self._followers)
+        if isinstance(event, RunStarted) or (isinstance(event, CheckpointSaved | RunStopped) and is_behind):
+            return self._remake()
+        if isinstance(event, StepCompleted) and event.step <= self._last_step:
+            return []  # the ledger was read at the start: what it already held by then comes by a second time
+        point = self._fold.add(event)
+        if point is None:
+            return []
+        self._last_step = point.step
+        writing = [one for one in self._followers if not one.is_behind]
+        return self._each(writing, lambda sink: sink.append(point))
+
+    @property
+    def average_loss(self) -> float | None:
+        """At the newest step; None before the first."""
+        newest = self._fold.newest
+        return None if newest is None else newest.average_loss
+
+    def close(self) -> list[Trouble]:
+        """Lets go of all files."""
+        return self._each(self._followers, lambda sink: sink.close()) if self._started else []
+
+    def _remake(self) -> list[Trouble]:
+        """All of them, so that one place in the ledger holds for all."""
+        self._fold = CurveFold()
+        for event in read_events(self.ledger):
+            self._fold.add(event)
+        points = self._fold.curves().points
+        self._last_step = points[-1].step if points else 0
+        for one in self._followers:
+            one.is_behind = False
+        return self._each(self._followers, lambda sink: sink.remake(points))
+
+    def _each(self, followers: list[_Follower], action: Callable[[Sink], None]) -> list[Trouble]:
+        told = []
+        for one in followers:
+            try:
+                action(one.sink)
+            except (OSError, ResourceError) as error:
+                one.is_behind = True
+                log.debug("projection %s failed: %s", one.sink.path, error)
+                if not one.was_told:
+                    one.was_told = True
+                    told.append(Trouble(str(one.sink.path), _reason(error)))
+        return told
+
+
+def projections_of(run: RunFolder) -> Projections:
+    """TensorBoard and the CSV of one run."""
+    # Here, because tensorboard takes a quarter of a second to import, which belongs into the time the worker loads.
+    from lorasmith.reports.loss_log import LossLog
+    from lorasmith.reports.tensorboard import TensorBoardFile
+
+    return Projections(run.ledger, [TensorBoardFile(run.tensorboard), LossLog(run.loss_log)])
+
+
+def _reason(error: OSError | ResourceError) -> str:
+    if isinstance(error, ResourceError):
+        cause = error.__cause__
+        return str(cause.strerror) if isinstance(cause, OSError) else error.code
+    return error.strerror or str(error)

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import csv
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from lorasmith.errors import ResourceError
+from lorasmith.ledger import Ledger
+from lorasmith.reports.curves import curves_of
+from lorasmith.reports.loss_log import LossLog, remake_loss_log
+from tests.ui.fake_engine import T0, run_started, step
+
+HEADER = "step,epoch,total_loss,average_loss,visual_loss,semantic_loss,color_loss,learning_rate,timestamp"
+EVENTS = [run_started(5), *(step(number) for number in range(1, 6))]
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_header_is_the_promised_one_and_every_step_has_a_row(tmp_path: Path) -> None:
+    path = tmp_path / "training_logs" / "training_loss_log.txt"
+    LossLog(path).remake(curves_of(EVENTS).points)
+    assert path.read_text(encoding="utf-8").splitlines()[0] == HEADER
+    found = rows(path)
+    assert [int(row["step"]) for row in found] == [1, 2, 3, 4, 5]
+    assert float(found[2]["total_loss"]) == 0.5 / 3  # to the last bit
+    assert float(found[2]["average_loss"]) == pytest.approx((0.5 + 0.25 + 0.5 / 3) / 3)
+    assert float(found[2]["learning_rate"]) == 1e-4
+    assert datetime.fromisoformat(found[2]["timestamp"]).timestamp() == T0 + 1.5
+    assert {found[2][f"{name}_loss"] for name in ("visual", "semantic", "color")} == {""}
+
+
+def test_appending_gives_the_same_file_as_making_it_at_once(tmp_path: Path) -> None:
+    points = curves_of(EVENTS).points
+    at_once, grown = LossLog(tmp_path / "a.txt"), LossLog(tmp_path / "b.txt")
+    at_once.remake(points)
+    grown.remake(points[:2])
+    for point in points[2:]:
+        grown.append(point)
+    assert grown.path.read_bytes() == at_once.path.read_bytes()
+
+
+def test_it_is_made_again_from_a_ledger(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "ledger.jsonl") as ledger:
+        for event in EVENTS:
+            ledger.append(event)
+    path = tmp_path / "log.txt"
+    path.write_text("something else")
+    remake_loss_log(tmp_path / "ledger.jsonl", path)
+    assert len(rows(path)) == 5
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    log = LossLog(tmp_path / "log.txt")
+    log._path = Path("/dev/full")
+    if not log.path.exists():
+        pytest.skip("no /dev/full here")
+    with pytest.raises(ResourceError):
+        log.append(curves_of(EVENTS).points[0])

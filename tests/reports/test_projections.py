@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from lorasmith.events import CheckpointSaved, DeviceChosen, Event, RunStopped
+from lorasmith.ledger import Ledger
+from lorasmith.reports.curves import Point, curves_of
+from lorasmith.reports.projections import Projections, projections_of
+from lorasmith.run_folder import RunFolder
+from tests.ui.fake_engine import T0, run_started, step
+
+SAVED = CheckpointSaved(attempt=1, time=T0, step=3, path="s", sha256="", seconds=0.0)
+
+
+@dataclass
+class ListSink:
+    """A file that is a list, on a disk that may be full."""
+
+    steps: list[int] = field(default_factory=list)
+    averages: list[float] = field(default_factory=list)
+    is_full: bool = False
+    remakes: int = 0
+    path: Path = Path("list")
+
+    def remake(self, points: Sequence[Point]) -> None:
+        self._check()
+        self.remakes += 1
+        self.steps = [point.step for point in points]
+        self.averages = [point.average_loss for point in points]
+
+    def append(self, point: Point) -> None:
+        self._check()
+        self.steps.append(point.step)
+        self.averages.append(point.average_loss)
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+    def _check(self) -> None:
+        if self.is_full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterable[Ledger]:
+    with Ledger(tmp_path / "ledger.jsonl") as opened:
+        yield opened
+
+
+def played(projections: Projections, ledger: Ledger, events: Iterable[Event]) -> list[str]:
+    told = []
+    for event in events:
+        ledger.append(event)
+        told += [trouble.reason for trouble in projections.project(event)]
+    return told
+
+
+def test_nothing_is_touched_before_the_run_has_started(tmp_path: Path) -> None:
+    sink = ListSink()
+    projections = Projections(tmp_path / "ledger.jsonl", [sink])
+    device = DeviceChosen(
+        attempt=1, time=T0, device="cpu", name="", reason="", precision="", precision_reason="", threads=1
+    )
+    assert projections.project(device) == []
+    assert projections.project(RunStopped(attempt=1, time=T0, step=None, reason="failed")) == []
+    projections.close()
+    assert sink.remakes == 0
+
+
+def test_it_is_made_again_at_a_start_and_then_added_to(ledger: Ledger, tmp_path: Path) -> None:
+    sink = ListSink()
+    projections = Projections(tmp_path / "ledger.jsonl", [sink])
+    assert projections.average_loss is None
+    assert played(projections, ledger, [run_started(9), step(1), step(2), step(3), SAVED]) == []
+    assert played(projections, ledger, [run_started(9, resumed_from=2, attempt=2), step(3, attempt=2)]) == []
+    assert (sink.steps, sink.remakes) == ([1, 2, 3], 2)
+
+
+def test_events_that_the_ledger_already_held_are_not_counted_twice(ledger: Ledger, tmp_path: Path) -> None:
+    events = [run_started(9), *(step(number) for number in range(1, 7))]
+    for event in events[:5]:
+        ledger.append(event)
+    sink = ListSink()
+    projections = Projections(tmp_path / "ledger.jsonl", [sink])
+    for event in events:  # the first of them makes the file, when four steps are already there
+        projections.project(event)
+    expected = curves_of(events).points
+    assert sink.steps == [point.step for point in expected]
+    assert sink.averages == [point.average_loss for point in expected]
+    assert projections.average_loss == expected[-1].average_loss
+
+
+def test_a_full_disk_is_told_once_and_made_up_for_at_the_next_save(ledger: Ledger, tmp_path: Path) -> None:
+    full, fine = ListSink(is_full=True), ListSink()
+    projections = Projections(tmp_path / "ledger.jsonl", [full, fine])
+    told = played(projections, ledger, [run_started(9), step(1), step(2), SAVED, step(3)])
+    assert told == ["No space left on device"]
+    assert fine.steps == [1, 2, 3]
+    full.is_full = False
+    assert played(projections, ledger, [step(4)]) == []
+    assert full.steps == []
+    assert played(projections, ledger, [SAVED, step(5)]) == []
+    assert full.steps == fine.steps == [1, 2, 3, 4, 5]
+
+
+def test_a_folder_that_cannot_be_written_does_not_end_the_run(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "lora_output")
+    run.root.mkdir()
+    run.tensorboard.write_text("a file where the folder should be")
+    run.training_logs.write_text("and another")
+    projections = projections_of(run)
+    with Ledger(run.ledger) as ledger:
+        told = played(projections, ledger, [run_started(2), step(1), step(2), SAVED])
+    assert len(told) == 2
+    projections.close()
+
+
+def test_both_files_of_a_run_say_the_same(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "lora_output")
+    run.root.mkdir()
+    projections = projections_of(run)
+    with Ledger(run.ledger) as ledger:
+        assert played(projections, ledger, [run_started(2), step(1), step(2), SAVED]) == []
+    projections.close()
+    assert len(list(run.tensorboard.iterdir())) == 1
+    assert len(run.loss_log.read_text(encoding="utf-8").splitlines()) == 3
