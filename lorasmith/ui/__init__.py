@@ -1,0 +1,1 @@
+"""What a person touches: the only place that prints, asks, and knows words."""

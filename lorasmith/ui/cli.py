@@ -1,0 +1,117 @@
+"""The program `lorasmith`: which command, and what any failure looks like. Knows no command from the inside.
+
+Only the standard library is imported up here, so that even a missing dependency is told in one sentence.
+"""
+
+from __future__ import annotations
+
+import difflib
+import io
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+
+from lorasmith import __version__
+from lorasmith.errors import ConfigError, ExitCode, TrainerError
+from lorasmith.ui.words import Words, language_of
+
+# Each names a function (arguments, words, command) -> exit code, loaded when it is asked for.
+COMMANDS = {"train": "lorasmith.ui.train:train"}
+# Where the name of a package is not that of its module.
+PACKAGES = {"PIL": "pillow", "tomli_w": "tomli-w"}
+
+Command = Callable[[list[str], Words, str], int]
+
+
+class AbandonedError(Exception):
+    """The person left at a prompt; nothing has been changed."""
+
+
+def main(argv: Sequence[str] | None = None, *, script: str = "") -> int:
+    """Runs the command in `argv` (default: of the process) and returns the exit status. Lets no failure out but bugs.
+
+    `script` is how a command of its own, `python train_lora.py`, is called in texts.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    _make_streams_lenient()
+    words = Words(language_of(arguments, os.environ, Path.cwd()))
+    try:
+        return _dispatch(arguments, words, script)
+    except TrainerError as error:
+        _complain(words, error.code, error.fields)
+        return int(error.exit_code)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] == "lorasmith":
+            raise
+        module = error.name.split(".")[0]
+        command = f"pip install {PACKAGES.get(module, module)}"
+        _complain(words, "dependency_missing", {"module": module, "command": command})
+        return int(ExitCode.BAD_INPUT)
+    except (KeyboardInterrupt, AbandonedError):
+        print(file=sys.stderr)
+        return int(ExitCode.BAD_INPUT)
+    except BrokenPipeError:  # `| head` has seen enough of a page; a run's own lines never come here
+        return int(ExitCode.FINISHED)
+    finally:
+        _flush()
+
+
+def _dispatch(arguments: list[str], words: Words, script: str) -> int:
+    name = next((one for one in arguments if not one.startswith("-")), "")
+    if arguments and arguments[0] in COMMANDS:
+        name = arguments[0]
+        module, _, function = COMMANDS[name].partition(":")
+        run: Command = getattr(import_module(module), function)
+        return run(arguments[1:], words, script or f"lorasmith {name}")
+    if "--version" in arguments:
+        print(f"lorasmith {__version__}")
+        return int(ExitCode.FINISHED)
+    if not arguments or arguments[0] in ("-h", "--help") or "--help" in arguments:
+        print(overview(words))
+        return int(ExitCode.FINISHED if arguments else ExitCode.BAD_INPUT)
+    given = name or arguments[0]
+    nearest = difflib.get_close_matches(given, COMMANDS, n=1, cutoff=0)[0]
+    raise ConfigError("command_unknown", given=given, nearest=nearest)
+
+
+def overview(words: Words) -> str:
+    """What `lorasmith --help` prints: every command in a line."""
+    lines = [
+        words.say("help.about"),
+        "",
+        words.say("help.usage", command="lorasmith", rest=words.say("help.command")),
+        "",
+    ]
+    lines.append(words.say("help.commands"))
+    width = max(map(len, COMMANDS)) + 2
+    lines += [f"  {name:<{width}}{words.say(f'command.{name}')}" for name in COMMANDS]
+    return "\n".join([*lines, "", words.say("help.more")])
+
+
+def _complain(words: Words, code: str, fields: dict[str, object]) -> None:
+    if code in ("config_value", "option_without_value"):
+        # What an option takes, in the reader's language. Here, because what it needs may be what is not installed.
+        from lorasmith.ui.expected import expected
+        from lorasmith.ui.options import COMMAND_OPTIONS
+
+        option = str(fields["option"])
+        otherwise = fields.get("expected", COMMAND_OPTIONS.get(option, ""))
+        fields = {**fields, "expected": expected(words, option) or otherwise}
+    print(*words.error(code, fields), sep="\n", file=sys.stderr)
+
+
+def _make_streams_lenient() -> None:
+    """A terminal that cannot show a sign shows another in its place, and never ends the program."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _flush() -> None:
+    """What is left goes out now; a reader that has gone away (`| head`) is nothing to complain about at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

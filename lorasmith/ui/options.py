@@ -1,0 +1,169 @@
+"""The command line of `train`: one argument for each option of the config model, and the few that are no settings.
+
+Defaults, types and ranges are the model's; here is only how they are typed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+from lorasmith.config import Option, Request, RunConfig, options
+from lorasmith.config.run import validated
+from lorasmith.errors import ConfigError
+from lorasmith.ui.expected import is_flag, is_repeated
+
+Values = dict[tuple[str, str], Any]
+Mode = Literal["", "new", "continue"]
+
+# What is asked of this start and is no setting: (name, whether it takes a value).
+COMMAND_OPTIONS = {"new": "", "continue": "", "from": "STATE|best", "config": "FILE", "version": "", "help": ""}
+STEPS, EPOCHS = ("request", "steps"), ("request", "epochs")
+OPTIMIZER_OPTIONS = ("optimizer", "options")
+ABSENT = "\0absent"  # an option without its value; nobody can type this
+
+
+@dataclass(frozen=True, slots=True)
+class CommandLine:
+    """What was typed, checked option by option."""
+
+    mode: Mode
+    from_state: str
+    config: Path | None
+    values: Values
+    wants: Literal["", "help", "version"]
+
+
+class _Parser(argparse.ArgumentParser):
+    """Splits words into options. What is wrong with them is said elsewhere, in the reader's language."""
+
+    def error(self, message: str) -> NoReturn:
+        raise argparse.ArgumentError(None, message)
+
+
+def parse(arguments: Sequence[str]) -> CommandLine:
+    """The command line of `train`.
+
+    Raises:
+        ConfigError: an option that is unknown, without its value, with one it does not take, or at odds with another.
+    """
+    parser = _build_parser()
+    try:
+        typed, rest = parser.parse_known_args(list(arguments))
+    except argparse.ArgumentError as error:
+        name = (error.argument_name or "").split("/")[0].lstrip("-")
+        raise ConfigError("option_flag", option=name) from None
+    given = {key: value for key, value in vars(typed).items() if value is not None}
+    if "help" in given:
+        return CommandLine("", "", None, {}, "help")
+    if "version" in given:
+        return CommandLine("", "", None, {}, "version")
+    _refuse_unknown(rest)
+    for key, value in given.items():
+        if value == ABSENT or (isinstance(value, list) and ABSENT in value):
+            raise ConfigError("option_without_value", option=key.replace("_", "-"))
+    return CommandLine(
+        mode=_mode(given),
+        from_state=given.get("from", ""),
+        config=Path(given["config"]) if "config" in given else None,
+        values={
+            (one.section, one.field_name): _converted(one, given[key]) for key, one in options().items() if key in given
+        },
+        wants="",
+    )
+
+
+def layered(*layers: Mapping[tuple[str, str], Any]) -> Values:
+    """Settings where later layers win. Options of the optimizer are laid over each other one by one; steps and epochs
+    say the same thing, so the later layer's one takes the place of the earlier's other.
+
+    Raises:
+        ConfigError: one layer names both steps and epochs.
+    """
+    result: Values = {}
+    for layer in layers:
+        if STEPS in layer and EPOCHS in layer:
+            raise ConfigError("steps_and_epochs")
+        if STEPS in layer or EPOCHS in layer:
+            result.pop(STEPS, None)
+            result.pop(EPOCHS, None)
+        under = result.get(OPTIMIZER_OPTIONS, {})
+        result |= layer
+        over = layer.get(OPTIMIZER_OPTIONS)
+        if isinstance(over, dict) and isinstance(under, dict):
+            result[OPTIMIZER_OPTIONS] = {**under, **over}
+    return result
+
+
+def split_request(values: Values) -> tuple[Values, Request]:
+    """The settings of the run, and what is asked of this start.
+
+    Raises:
+        ConfigError: a value of the request that it cannot take.
+    """
+    request = {field: value for (section, field), value in values.items() if section == "request"}
+    settings = {at: value for at, value in values.items() if at[0] != "request"}
+    return settings, validated(Request, request)
+
+
+def _build_parser() -> _Parser:
+    parser = _Parser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name, value in COMMAND_OPTIONS.items():
+        flags = ["-h", "--help"] if name == "help" else [f"--{name}"]
+        if value:
+            parser.add_argument(*flags, dest=name, nargs="?", const=ABSENT)
+        else:
+            parser.add_argument(*flags, dest=name, action="store_const", const=True)
+    for key, option in options().items():
+        const = "true" if is_flag(option) else ABSENT
+        action = "append" if is_repeated(option) else "store"
+        parser.add_argument(f"--{option.name}", dest=key, nargs="?", const=const, action=action)
+    return parser
+
+
+def _refuse_unknown(rest: Sequence[str]) -> None:
+    if not rest:
+        return
+    word = next((one for one in rest if one.startswith("-")), rest[0])
+    if not word.startswith("-"):
+        raise ConfigError("argument_unexpected", argument=word)
+    given = word.split("=")[0]
+    known = [f"--{name}" for name in COMMAND_OPTIONS] + [f"--{one.name}" for one in options().values()]
+    nearest = difflib.get_close_matches(given.replace("_", "-"), known, n=1, cutoff=0)[0]
+    raise ConfigError("option_unknown", option=given, nearest=nearest)
+
+
+def _mode(given: Mapping[str, Any]) -> Mode:
+    if "new" in given and "continue" in given:
+        raise ConfigError("new_and_continue")
+    mode: Mode = "new" if "new" in given else "continue" if "continue" in given else ""
+    if "from" in given and mode != "continue":
+        raise ConfigError("from_without_continue")
+    return mode
+
+
+def _converted(option: Option, text: str | list[str]) -> Any:
+    """What was typed as the model's own value; the model refuses what it does not take."""
+    plain: Any = text
+    if isinstance(text, list):
+        plain = dict(_pair(option, one) for one in text)
+    if option.section == "request":
+        return getattr(validated(Request, {option.field_name: plain}), option.field_name)
+    config = RunConfig().with_values({(option.section, option.field_name): plain})
+    return getattr(getattr(config, option.section) if option.section else config, option.field_name)
+
+
+def _pair(option: Option, text: str) -> tuple[str, Any]:
+    """`betas=[0.9, 0.99]` -> its name and its value; what is no TOML value is taken as text."""
+    name, sign, value = text.partition("=")
+    if not sign or not name.strip():
+        raise ConfigError("option_pair", option=option.name, given=text)
+    try:
+        return name.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return name.strip(), value

@@ -1,0 +1,85 @@
+"""The questions asked of a person at a terminal. An answer that makes no sense is refused and the question asked again.
+
+Nothing is changed on disk here, so leaving at a prompt leaves everything as it was.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lorasmith.ui.cli import AbandonedError
+from lorasmith.ui.options import Mode
+from lorasmith.ui.words import Words
+
+DEMO = "demo"
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def can_ask() -> bool:
+    """Whether somebody sits at both ends: only then is anything asked."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+@dataclass(frozen=True, slots=True)
+class Prompter:
+    """Asks in one language."""
+
+    words: Words
+
+    def mode(self, *, default: Mode) -> Mode:
+        """A new LoRA or the one that is there."""
+        answers: dict[str, Mode] = {"1": "new", "n": "new", "new": "new"}
+        answers |= {"2": "continue", "c": "continue", "continue": "continue"}
+        print(self.words.say("prompt.mode"))
+        for number, mode in enumerate(("new", "continue"), start=1):
+            print(f"  {number}. {self.words.say(f'prompt.mode_{mode}')}")
+        shown = "1" if default == "new" else "2"
+        while True:
+            answer = self._ask(self.words.say("prompt.choice", default=shown)).lower() or shown
+            if answer in answers:
+                return answers[answer]
+            print(self.words.say("prompt.not_a_choice", answer=answer, choices="1, 2"))
+
+    def steps(self, *, default: int) -> int:
+        """How many steps; whole numbers from 1 on."""
+        while True:
+            answer = self._ask(self.words.say("prompt.steps", default=default))
+            if not answer:
+                return default
+            if answer.isdecimal() and int(answer) > 0:
+                return int(answer)
+            print(self.words.say("prompt.not_steps", answer=answer))
+
+    def base_model(self, found: Sequence[Path]) -> str:
+        """A base model: one of those found, `demo`, or what is typed, if there is such a thing."""
+        choices = [*map(str, found), DEMO]
+        print(self.words.say("prompt.base_model"))
+        for number, choice in enumerate(choices, start=1):
+            note = self.words.say("prompt.demo") if choice == DEMO else ""
+            print(f"  {number}. {choice}  {note}".rstrip())
+        while True:
+            answer = self._ask(self.words.say("prompt.base_model_choice"))
+            if answer.isdecimal() and 1 <= int(answer) <= len(choices):
+                return choices[int(answer) - 1]
+            path = Path(_unquoted(answer)).expanduser()
+            if answer and (answer == DEMO or path.exists()):
+                return DEMO if answer == DEMO else str(path)
+            if HUB_ID.fullmatch(answer):
+                return answer
+            print(self.words.say("prompt.not_a_model", answer=answer))
+
+    def _ask(self, question: str) -> str:
+        try:
+            return input(f"{question} ").strip()
+        except EOFError:
+            raise AbandonedError from None
+
+
+def _unquoted(text: str) -> str:
+    """A path dropped onto a terminal window comes in quotation marks."""
+    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+    return text[1:-1] if quoted else text

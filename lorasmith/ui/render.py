@@ -1,0 +1,201 @@
+"""Events as lines for a person, in their language. Knows neither files nor what kind of screen it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lorasmith.errors import ExitCode
+from lorasmith.events import (
+    AdapterExported,
+    CacheProgress,
+    CheckpointSaved,
+    DeviceChosen,
+    Event,
+    RunStarted,
+    RunStopped,
+    StepCompleted,
+    StepRepeated,
+    Warned,
+    WorkerEnded,
+    WorkerStarted,
+)
+from lorasmith.runtime.start import Start
+from lorasmith.ui.screens import Screen
+from lorasmith.ui.status import Pace, Progress, status_line
+from lorasmith.ui.words import Words
+
+# After these a run can go on from its newest state.
+CAN_GO_ON = frozenset({ExitCode.STOPPED, ExitCode.NO_RESOURCE, ExitCode.STUCK, ExitCode.NON_FINITE, ExitCode.CRASHED})
+
+
+class Display:
+    """One start of one run on a screen; `errors` is the screen for what went wrong."""
+
+    def __init__(
+        self, words: Words, screen: Screen, errors: Screen, *, start: Start, command: str, verbose: bool
+    ) -> None:
+        self._words = words
+        self._screen = screen
+        self._errors = errors
+        self._start = start
+        self._command = command
+        self._verbose = verbose
+        self._pace = Pace()
+        self._begun = False
+        self._ending: RunStopped | None = None
+        self._export: Path | None = None
+        self._step = start.first_step
+        self._status = 0  # of the worker process
+        self._average_loss: float | None = None
+        self._noticed = list(start.warnings)  # told below the device, which is the first line
+
+    def warn(self, code: str, fields: Mapping[str, Any]) -> None:
+        for line in self._words.warning(code, fields):
+            self._screen.line(line, "warning")
+
+    def show(self, event: Event, average_loss: float | None = None) -> None:
+        """The next event. `average_loss` goes with a completed step; events without a word to say pass by."""
+        self._average_loss = average_loss
+        handlers: dict[type[Event], Callable[[Any], None]] = {
+            WorkerStarted: self._loading,
+            DeviceChosen: self._device,
+            CacheProgress: self._caching,
+            RunStarted: self._started,
+            StepCompleted: self._completed,
+            StepRepeated: self._repeated,
+            CheckpointSaved: self._saved,
+            AdapterExported: self._exported,
+            Warned: self._warned,
+            RunStopped: self._stopped,
+            WorkerEnded: self._ended,
+        }
+        if type(event) in handlers:
+            handlers[type(event)](event)
+
+    def finish(self, exit_code: ExitCode, newest_state: Path | None) -> None:
+        """How it ended, where everything is, what can be done next. Call after the screen was closed."""
+        self._tell_noticed()
+        if exit_code == ExitCode.FINISHED:
+            self._finished()
+            return
+        if exit_code != ExitCode.STOPPED:
+            self._failed(exit_code)
+        elif self._begun:
+            self._say("run.stopped", step=self._step, stop_at=self._start.stop_at)
+        else:
+            self._say("error.stopped_before_start.text")
+        if exit_code in CAN_GO_ON and newest_state is not None:
+            self._say("run.newest_state", path=self._path(str(newest_state)))
+            self._say("run.go_on", command=f"{self._command} --continue")
+
+    def _device(self, event: DeviceChosen) -> None:
+        self._say(
+            "run.device",
+            device=event.device,
+            name=event.name,
+            reason=self._words.say(f"device.{event.reason}"),
+        )
+        reason = self._words.say(f"precision.{event.precision_reason}")
+        self._say("run.precision", precision=event.precision, reason=reason, threads=event.threads)
+        self._tell_noticed()
+        self._loading(event)
+
+    def _tell_noticed(self) -> None:
+        for code, fields in self._noticed:
+            self.warn(code, fields)
+        self._noticed.clear()
+
+    def _loading(self, _event: Event) -> None:
+        text = self._words.say("status.loading")
+        self._screen.status(lambda _width, _only_ascii: text, 0.0)
+
+    def _caching(self, event: CacheProgress) -> None:
+        text = self._words.say("status.caching", done=event.done, total=event.total)
+        share = event.done / event.total if event.total else 1.0
+        self._screen.status(lambda _width, _only_ascii: text, share)
+
+    def _started(self, event: RunStarted) -> None:
+        self._begun = True
+        self._pace = Pace()
+        done = event.resumed_from or 0
+        self._step = done
+        self._say(
+            "run.new" if event.resumed_from is None else "run.continued",
+            done=done,
+            to_do=event.stop_at - done,
+            stop_at=event.stop_at,
+            pictures=len(event.examples),
+            folder=self._path(str(self._start.run.root)),
+        )
+        if event.held_out:
+            self._say("run.held_out", count=len(event.held_out))
+        for option, (before, now) in event.changed.items():
+            self._say("run.changed", option=option, before=before, now=now)
+
+    def _completed(self, event: StepCompleted) -> None:
+        self._step = event.step
+        average_loss = event.loss if self._average_loss is None else self._average_loss
+        self._pace.add(event.step, event.time, event.seconds)
+        progress = Progress(event.step, self._start.stop_at, event.loss, average_loss, self._pace.seconds_per_step)
+
+        def compose(width: int | None, only_ascii: bool) -> str:
+            return status_line(self._words, progress, width=width, only_ascii=only_ascii)
+
+        self._screen.status(compose, progress.share)
+        if event.step == self._start.stop_at:
+            self._screen.line(self._words.say("run.reached", steps=event.step), "good")
+
+    def _repeated(self, event: StepRepeated) -> None:
+        reason = self._words.say(f"repeat.{event.reason}", scale=event.scale or 0, micro_split=event.micro_split or 1)
+        self._screen.line(self._words.say("run.repeated", step=event.step, reason=reason), "warning")
+
+    def _saved(self, event: CheckpointSaved) -> None:
+        self._say("run.saved", step=event.step, path=self._path(event.path))
+
+    def _exported(self, event: AdapterExported) -> None:
+        self._export = self._start.run.root / event.path
+        self._say("run.exported", step=event.step, path=self._path(event.path))
+
+    def _warned(self, event: Warned) -> None:
+        self.warn(event.code, event.fields)
+
+    def _stopped(self, event: RunStopped) -> None:
+        self._ending = event
+
+    def _ended(self, event: WorkerEnded) -> None:
+        self._status = event.status
+
+    def _finished(self) -> None:
+        run, name = self._start.run, self._start.config.export.name
+        export = self._export or run.export(name)
+        self._screen.line(self._words.say("run.finished", path=self._path(str(export))), "good")
+        self._say("run.next_use", name=name)
+        self._say("run.next_curves", folder=self._path(str(run.tensorboard)), file=self._path(str(run.loss_log)))
+        self._say("run.next_more", command=f"{self._command} --continue --steps 200")
+
+    def _failed(self, exit_code: ExitCode) -> None:
+        ending = self._ending
+        if ending is None:
+            code, fields = "worker_died", {"status": self._status, "exit_code": int(exit_code)}
+        else:
+            code, fields = ending.code, ending.fields
+        for line in self._words.error(code, fields):
+            self._errors.line(line, "bad")
+        is_our_fault = exit_code == ExitCode.CRASHED and ending is not None
+        if ending is not None and (self._verbose or (is_our_fault and not self._begun)):
+            self._errors.line(ending.traceback.rstrip(), "quiet")  # nothing else keeps it
+        elif is_our_fault:
+            self._say("run.details", path=self._path(str(self._start.run.ledger)))
+        if not self._begun:
+            self._say("run.nothing_changed")
+
+    def _say(self, key: str, **fields: Any) -> None:
+        self._screen.line(self._words.say(key, **fields))
+
+    def _path(self, path: str) -> str:
+        """As short as it can be from where the person is."""
+        full = self._start.run.root / path
+        here = Path.cwd()
+        return str(full.relative_to(here)) if full.is_relative_to(here) else str(full)

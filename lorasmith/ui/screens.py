@@ -1,0 +1,142 @@
+"""Where lines go: a terminal with a line that moves, or a file or pipe that only grows.
+
+Knows no words and no events.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Literal, Protocol, TextIO
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.text import Text
+
+Mood = Literal["", "good", "warning", "bad", "quiet"]
+Compose = Callable[[int | None, bool], str]  # (width in cells, None in a file; whether only ASCII shows) -> one line
+
+STYLES: dict[Mood, str] = {"": "", "good": "green", "warning": "yellow", "bad": "red", "quiet": "dim"}
+REFRESH_SECONDS = 0.1
+LINE_SECONDS = 10.0
+
+
+class Screen(Protocol):
+    """What a run is shown on."""
+
+    def line(self, text: str, mood: Mood = "") -> None:
+        """A line that stays."""
+
+    def status(self, compose: Compose, share: float) -> None:
+        """What stands now, in a line that the next one replaces; `share` of the work is done."""
+
+    def tick(self) -> None:
+        """Time has passed."""
+
+    def close(self) -> None:
+        """The moving line is taken away; lines may still follow."""
+
+
+class PlainScreen:
+    """Lines only, no carriage return. A status becomes a line every tenth of the work or every 10 s."""
+
+    def __init__(self, out: TextIO, *, now: Callable[[], float] = time.monotonic) -> None:
+        self._out = out
+        self._now = now
+        self._told_at = now()
+        self._told_tenth = 0
+
+    def line(self, text: str, mood: Mood = "") -> None:
+        del mood  # no colours in a file
+        print(text, file=self._out, flush=True)
+
+    def status(self, compose: Compose, share: float) -> None:
+        tenth = int(share * 10 + 1e-9)
+        if tenth == self._told_tenth and self._now() - self._told_at < LINE_SECONDS:
+            return
+        self._told_tenth, self._told_at = tenth, self._now()
+        self.line(compose(None, True))
+
+    def tick(self) -> None:
+        """Nothing moves here."""
+
+    def close(self) -> None:
+        """Nothing to take away."""
+
+
+class LiveScreen:
+    """A terminal: the status stays at the bottom, lines go above it. Honours NO_COLOR."""
+
+    def __init__(self, out: TextIO, *, now: Callable[[], float] = time.monotonic) -> None:
+        self._console = Console(file=out, highlight=False, markup=False, emoji=False, force_terminal=True)
+        self._live: Live | None = None
+        self._moving = _MovingLine()
+        self._now = now
+        self._drawn_at = 0.0
+        self._is_stale = False
+
+    def line(self, text: str, mood: Mood = "") -> None:
+        self._console.print(Text(text, style=STYLES[mood]), soft_wrap=True)
+
+    def status(self, compose: Compose, share: float) -> None:
+        del share  # the line itself shows it
+        self._moving.compose = compose
+        self._is_stale = True
+        if self._live is None:
+            self._live = Live(self._moving, console=self._console, auto_refresh=False, transient=True)
+            self._live.start()
+        self.tick()
+
+    def tick(self) -> None:
+        if self._live is not None and self._is_stale and self._now() - self._drawn_at >= REFRESH_SECONDS:
+            self._is_stale, self._drawn_at = False, self._now()
+            self._live.refresh()
+
+    def close(self) -> None:
+        if self._live is not None:
+            live, self._live = self._live, None
+            live.stop()
+
+
+class LastingScreen:
+    """Another screen, which may go away (a closed window, a reader that left) without the run noticing."""
+
+    def __init__(self, screen: Screen) -> None:
+        self._screen = screen
+        self._is_gone = False
+
+    def line(self, text: str, mood: Mood = "") -> None:
+        self._unless_gone(lambda: self._screen.line(text, mood))
+
+    def status(self, compose: Compose, share: float) -> None:
+        self._unless_gone(lambda: self._screen.status(compose, share))
+
+    def tick(self) -> None:
+        self._unless_gone(self._screen.tick)
+
+    def close(self) -> None:
+        self._unless_gone(self._screen.close)
+
+    def _unless_gone(self, show: Callable[[], None]) -> None:
+        if self._is_gone:
+            return
+        try:
+            show()
+        except OSError:
+            self._is_gone = True
+
+
+def open_screen(out: TextIO, environment: Mapping[str, str] = os.environ) -> Screen:
+    """The screen that fits where `out` leads."""
+    is_terminal = out.isatty() and environment.get("TERM", "") not in ("dumb", "unknown")
+    return LastingScreen(LiveScreen(out) if is_terminal else PlainScreen(out))
+
+
+class _MovingLine:
+    """Asks for its text at each drawing, so that it fits a window whose size has changed."""
+
+    compose: Compose = staticmethod(lambda _width, _only_ascii: "")
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Text(self.compose(options.max_width, options.ascii_only), no_wrap=True, overflow="crop")

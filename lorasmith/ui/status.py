@@ -1,0 +1,101 @@
+"""The line that says how far a run is, for any width. Knows neither terminal nor events."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from lorasmith.ui.layout import cells
+from lorasmith.ui.words import Words
+
+LEAST_BAR = 10
+MOST_BAR = 40
+RECENT = 50  # steps over which the speed is taken
+
+
+@dataclass(slots=True)
+class Pace:
+    """How fast steps follow each other by the clock, so that saving counts too and the time left is honest."""
+
+    _seen: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=RECENT + 1))
+    _first_seconds: float = 0.0
+
+    def add(self, step: int, time: float, seconds: float) -> None:
+        """A step was completed at `time` and took `seconds` of its own."""
+        if not self._seen:
+            self._first_seconds = seconds
+        self._seen.append((step, time))
+
+    @property
+    def seconds_per_step(self) -> float:
+        """0 before the first step."""
+        if len(self._seen) < 2:
+            return self._first_seconds
+        (first, began), (last, now) = self._seen[0], self._seen[-1]
+        return max(0.0, now - began) / max(1, last - first)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where training stands."""
+
+    step: int
+    stop_at: int
+    loss: float
+    average_loss: float
+    seconds_per_step: float
+
+    @property
+    def share(self) -> float:
+        return self.step / self.stop_at
+
+
+def status_line(words: Words, progress: Progress, *, width: int | None, only_ascii: bool) -> str:
+    """Bar and numbers; what does not fit is left out, the least needed first. No width: all the numbers, no bar."""
+    count = words.say("status.steps", step=progress.step, stop_at=progress.stop_at)
+    parts = {
+        "loss": words.say("status.loss", loss=f"{progress.loss:.4f}"),
+        "average": words.say("status.average", loss=f"{progress.average_loss:.4f}"),
+        "speed": speed(words, progress.seconds_per_step),
+        "left": words.say("status.left", time=clock((progress.stop_at - progress.step) * progress.seconds_per_step)),
+    }
+    if width is None:
+        return "  ".join([count, *parts.values()])
+    # The speed goes before the bar does, the bar before anything else.
+    if _room(width, count, parts) < LEAST_BAR:
+        del parts["speed"]
+    for least_needed in ("average", "left", "loss"):
+        if _room(width, count, parts) < -1:
+            del parts[least_needed]
+    numbers = "  ".join([count, *parts.values()])
+    room = _room(width, count, parts)
+    if room < LEAST_BAR:
+        return numbers
+    return f"{bar(progress.share, min(room, MOST_BAR), only_ascii=only_ascii)} {numbers}"
+
+
+def _room(width: int, count: str, parts: dict[str, str]) -> int:
+    """The cells that a bar and its space would have; -1 where the numbers alone just fit."""
+    return width - cells("  ".join([count, *parts.values()])) - 1
+
+
+def bar(share: float, width: int, *, only_ascii: bool) -> str:
+    """`width` cells, `share` of them full; full only when all is done."""
+    full = min(width, int(share * width))
+    done, rest = ("#", "-") if only_ascii else ("\u2501", "\u2500")
+    return done * full + rest * (width - full)
+
+
+def speed(words: Words, seconds_per_step: float) -> str:
+    """Seconds a step, or steps a second where that is the larger number."""
+    if seconds_per_step <= 0:
+        return words.say("status.speed_unknown")
+    if seconds_per_step >= 1:
+        return words.say("status.seconds_per_step", seconds=f"{seconds_per_step:.2f}")
+    return words.say("status.steps_per_second", steps=f"{1 / seconds_per_step:.2f}")
+
+
+def clock(seconds: float) -> str:
+    """`1:02:03`, hours first."""
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"

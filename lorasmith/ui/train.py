@@ -1,0 +1,150 @@
+"""`lorasmith train`: from what was typed to a run that is watched. Knows how a run is started, not how it trains."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lorasmith import __version__
+from lorasmith.config import Request, load_flat_toml
+from lorasmith.errors import ConfigError, ExitCode, ResourceError
+from lorasmith.messages import LANGUAGES, choose_language
+from lorasmith.run_folder import RunFolder
+from lorasmith.ui.folder_settings import read_folder_settings, remember_base_model
+from lorasmith.ui.help_text import train_help
+from lorasmith.ui.options import EPOCHS, STEPS, CommandLine, Mode, Values, layered, parse, split_request
+from lorasmith.ui.prompts import Prompter, can_ask
+from lorasmith.ui.words import FOLDER_SETTINGS, Words
+
+if TYPE_CHECKING:
+    from lorasmith.runtime.start import Start
+    from lorasmith.runtime.starting import Standing
+    from lorasmith.ui.watching import Supervised
+
+DEFAULT_STEPS = 100
+BASE_MODEL = ("model", "base_model")
+LANG = ("request", "lang")
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What is below this floor, as callables, so that a test can stand in for it."""
+
+    new_run: Callable[..., Start]
+    standing: Callable[[RunFolder], Standing]
+    continued_run: Callable[..., Start]
+    supervise: Callable[[Start], Supervised]
+    find_checkpoints: Callable[[Path, Mapping[str, str]], list[Path]]
+
+
+def train(arguments: list[str], words: Words, command: str, *, engine: Engine | None = None) -> int:
+    """Runs the command; the exit status.
+
+    Raises:
+        TrainerError: refused before anything was changed.
+    """
+    line = parse(arguments)
+    if line.wants == "help":
+        print(train_help(words, command))
+        return int(ExitCode.FINISHED)
+    if line.wants == "version":
+        print(f"lorasmith {__version__}")
+        return int(ExitCode.FINISHED)
+    here = Path.cwd()
+    config = load_flat_toml(line.config) if line.config is not None else {}
+    words = _words_of(config, line, words)
+    desk = _Desk(words, here, engine or _engine())
+    mode = line.mode or desk.ask_mode(layered(config, line.values))
+    start, request = desk.new(line, config) if mode == "new" else desk.continued(line, config)
+
+    from lorasmith.ui.watching import watch  # rich: not for those who are refused above
+
+    return watch(start, desk.engine.supervise(start), words=words, command=command, verbose=request.verbose)
+
+
+@dataclass(frozen=True, slots=True)
+class _Desk:
+    """Where the settings of a start come together and what is missing is asked for."""
+
+    words: Words
+    here: Path
+    engine: Engine
+
+    def ask_mode(self, values: Values) -> Mode:
+        if not can_ask():
+            raise ConfigError("mode_unnamed")
+        run = self._run(split_request(values)[1])
+        return Prompter(self.words).mode(default="continue" if run.ledger.exists() else "new")
+
+    def new(self, line: CommandLine, config: Values) -> tuple[Start, Request]:
+        """A new run from command line over --config over the folder's settings."""
+        values = layered(read_folder_settings(self.here), config, line.values)
+        split_request(values)  # refuses before anything is asked
+        asked_model = ""
+        if not values.get(BASE_MODEL):
+            asked_model = self._ask_base_model()
+            values[BASE_MODEL] = asked_model
+        if STEPS not in values and EPOCHS not in values:
+            if not can_ask():
+                raise ConfigError("steps_unnamed")
+            print(self.words.say("prompt.advice"))
+            values[STEPS] = Prompter(self.words).steps(default=DEFAULT_STEPS)
+        settings, request = split_request(values)
+        prefix = self.words.say("state.prefix")
+        start = self.engine.new_run(settings, request, state_prefix=prefix, here=self.here)
+        if asked_model:  # only now: it is one that can be trained on
+            self._remember(asked_model)
+        return start, request
+
+    def continued(self, line: CommandLine, config: Values) -> tuple[Start, Request]:
+        """The run that is there, going on; command line over --config over what the run remembers."""
+        values = layered(config, line.values)
+        run = self._run(split_request(values)[1])
+        standing = self.engine.standing(run)
+        if STEPS not in values and EPOCHS not in values and can_ask():
+            print(self.words.say("prompt.done", done=standing.done, target=standing.target))
+            owed = standing.owed if standing.owed > 0 and not line.from_state else DEFAULT_STEPS
+            values[STEPS] = Prompter(self.words).steps(default=owed)
+        settings, request = split_request(values)
+        start = self.engine.continued_run(run, settings, request, from_state=line.from_state, here=self.here)
+        return start, request
+
+    def _ask_base_model(self) -> str:
+        if not can_ask():
+            raise ConfigError("base_model_unnamed")
+        return Prompter(self.words).base_model(self.engine.find_checkpoints(self.here, os.environ))
+
+    def _remember(self, base_model: str) -> None:
+        try:
+            is_written = remember_base_model(self.here, base_model)
+        except (OSError, ResourceError) as error:
+            fields = {"file": FOLDER_SETTINGS, "reason": str(error)}
+            print(*self.words.warning("base_model_not_remembered", fields), sep="\n")
+            return
+        if is_written:
+            print(self.words.say("prompt.remembered", file=FOLDER_SETTINGS))
+        else:
+            fields = {"file": FOLDER_SETTINGS, "reason": self.words.say("prompt.no_place")}
+            print(*self.words.warning("base_model_not_remembered", fields), sep="\n")
+
+    def _run(self, request: Request) -> RunFolder:
+        return RunFolder(self.here / request.output)
+
+
+def _words_of(config: Values, line: CommandLine, words: Words) -> Words:
+    """The language that --config names counts as asked for, unless the command line names one."""
+    wish: Any = config.get(LANG, "")
+    if line.values.get(LANG) or wish not in LANGUAGES:
+        return words
+    return Words(choose_language(wish, "", os.environ))
+
+
+def _engine() -> Engine:
+    from lorasmith.families.locate import find_checkpoints
+    from lorasmith.runtime.starting import continued_run, new_run, standing
+    from lorasmith.runtime.supervisor import Supervisor
+
+    return Engine(new_run, standing, continued_run, Supervisor, find_checkpoints)

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lorasmith import __version__
+from lorasmith.errors import LockedError
+from lorasmith.ui import cli
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAVY = ("torch", "matplotlib", "tensorboard", "PIL", "rich", "numpy", "transformers", "diffusers")
+
+
+def script(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "train_lora.py"), *arguments],
+        cwd=cwd,
+        env={"PATH": os.environ["PATH"], "PYTHONUTF8": "1", **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+    )
+
+
+@pytest.mark.parametrize("typed", ["--help", "--version", "--stepz 3", "--steps 0", "--new --continue", "--lr x", ""])
+def test_help_and_bad_arguments_load_nothing_heavy(typed: str, tmp_path: Path) -> None:
+    program = (
+        "import sys; from lorasmith.ui.cli import main\n"
+        "status = main(['train', *sys.argv[1:]])\n"
+        f"print(status, [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *typed.split()],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    expected = 0 if typed in ("--help", "--version") else 2
+    # "" asks for a mode, which is after the engine was imported: that is allowed numpy and PIL, never torch or rich.
+    loaded = done.stdout.splitlines()[-1]
+    assert loaded.startswith(f"{expected} ")
+    if typed:
+        assert loaded == f"{expected} []"
+    assert not any(f"'{name}'" in loaded for name in ("torch", "rich", "tensorboard", "matplotlib"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("typed", ["--help", "--stepz 3", "--new --steps 5 --base-model /no/such/model"])
+def test_it_answers_in_less_than_three_tenths_of_a_second(typed: str, tmp_path: Path) -> None:
+    seconds = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        script(*typed.split(), cwd=tmp_path)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(seconds) < 0.3, seconds
+
+
+def test_an_error_is_on_stderr_in_the_readers_language(tmp_path: Path) -> None:
+    done = script("--stepz", "3", cwd=tmp_path, LANG="zh_TW.UTF-8")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "錯誤：沒有這個選項：`--stepz`\n提示：是不是要用 `--steps`？\n"
+    done = script("--steps", "0", cwd=tmp_path, LANG="zh_TW.UTF-8")
+    assert done.stderr == "錯誤：`--steps` 不能是 '0'：整數，至少 1\n"
+
+
+def test_a_stream_that_cannot_show_a_sign_ends_nothing(tmp_path: Path) -> None:
+    done = script("--help", "--lang", "zh-TW", cwd=tmp_path, PYTHONUTF8="0", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0
+    assert "--steps N" in done.stdout
+
+
+def test_a_reader_that_leaves_ends_quietly(tmp_path: Path) -> None:
+    command = f"{sys.executable} {ROOT / 'train_lora.py'} --help | true"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stderr == ""
+
+
+def test_the_module_is_the_program(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "lorasmith", "--version"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == f"lorasmith {__version__}\n"
+
+
+@pytest.fixture
+def words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORASMITH_LANG", "en")
+
+
+@pytest.mark.usefixtures("words")
+@pytest.mark.parametrize(
+    ("typed", "status", "text"),
+    [
+        ("", 2, "Usage: lorasmith COMMAND"),
+        ("--help", 0, "Usage: lorasmith COMMAND"),
+        ("trian", 2, "did you mean `train`?"),
+        ("--stepz", 2, "`--stepz`"),
+        ("train --version", 0, __version__),
+        ("train --rank 0", 2, "`--rank` cannot be '0': a whole number, at least 1, at most 1024"),
+        ("train --config", 2, "`--config` needs a value: FILE"),
+        ("train --steps", 2, "`--steps` needs a value: a whole number, at least 1"),
+    ],
+)
+def test_commands(typed: str, status: int, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(typed.split()) == status
+    captured = capsys.readouterr()
+    assert text in captured.out + captured.err
+
+
+def raising(error: BaseException) -> object:
+    def command(*_: object) -> int:
+        raise error
+
+    return command
+
+
+@pytest.mark.usefixtures("words")
+@pytest.mark.parametrize(
+    ("error", "status", "text"),
+    [
+        (LockedError("folder_locked", folder="x"), 3, "Another run is working in `x`"),
+        (ModuleNotFoundError("", name="PIL.Image"), 2, "pip install pillow"),
+        (ModuleNotFoundError("", name="rich"), 2, "pip install rich"),
+        (KeyboardInterrupt(), 2, ""),
+        (cli.AbandonedError(), 2, ""),
+    ],
+)
+def test_failures_are_sentences_and_exit_codes(
+    error: BaseException, status: int, text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("lorasmith.ui.train.train", raising(error))
+    assert cli.main(["train"]) == status
+    captured = capsys.readouterr()
+    assert text in captured.err
+    assert "Traceback" not in captured.err
+
+
+def test_a_missing_module_of_our_own_is_a_bug_and_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lorasmith.ui.train.train", raising(ModuleNotFoundError("", name="lorasmith.nothing")))
+    with pytest.raises(ModuleNotFoundError):
+        cli.main(["train"])
+
+
+def test_a_missing_dependency_is_told_even_where_it_is_the_first_one_needed(tmp_path: Path) -> None:
+    program = "import sys; sys.modules['pydantic'] = None; from lorasmith.ui.cli import main; sys.exit(main(['train']))"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "LORASMITH_LANG": "en"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr == "Error: The package pydantic is not installed\nhint: install it with `pip install pydantic`\n"

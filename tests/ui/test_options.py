@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lorasmith.config import options
+from lorasmith.errors import ConfigError
+from lorasmith.ui.options import layered, parse, split_request
+
+
+def test_values_have_the_types_of_the_model() -> None:
+    typed = "--new --steps 500 --lr 1e-4 --hold-out auto --name=my --train-text-encoder --verbose --seed 7"
+    line = parse(typed.split())
+    assert line.mode == "new"
+    assert line.values == {
+        ("request", "steps"): 500,
+        ("optimizer", "lr"): 1e-4,
+        ("dataset", "hold_out"): "auto",
+        ("export", "name"): "my",
+        ("adapter", "train_text_encoder"): True,
+        ("request", "verbose"): True,
+        ("", "seed"): 7,
+    }
+    assert parse(["--hold-out", "4"]).values == {("dataset", "hold_out"): 4}
+
+
+def test_every_option_of_the_model_is_on_the_command_line() -> None:
+    texts = {"optimizer_option": "a=1", "hold_out": "1", "lr_schedule": "linear", "lang": "en"}
+    for key, option in options().items():
+        text = texts.get(key, {"precision": "fp32", "save_precision": "fp32"}.get(key, "true"))
+        for candidate in (text, "1", "0.5", "512"):
+            try:
+                values = parse([f"--{option.name}", candidate]).values
+            except ConfigError:
+                continue
+            assert list(values) == [(option.section, option.field_name)]
+            break
+        else:
+            pytest.fail(f"--{option.name} takes nothing")
+
+
+def test_a_flag_can_be_taken_back() -> None:
+    assert parse(["--skip-bad-pictures=false"]).values == {("dataset", "skip_bad_pictures"): False}
+
+
+def test_optimizer_options_are_toml_values_or_text() -> None:
+    typed = ["--optimizer-option", "betas=[0.9, 0.99]", "--optimizer-option", "mode=fast", "--optimizer-option", "w=1"]
+    assert parse(typed).values == {("optimizer", "options"): {"betas": [0.9, 0.99], "mode": "fast", "w": 1}}
+
+
+@pytest.mark.parametrize(
+    ("typed", "code", "fields"),
+    [
+        ("--stepz 3", "option_unknown", {"option": "--stepz", "nearest": "--steps"}),
+        ("--save_every=3", "option_unknown", {"option": "--save_every", "nearest": "--save-every"}),
+        ("--batch 3", "option_unknown", {"option": "--batch"}),  # no abbreviations: they change with every option added
+        ("500", "argument_unexpected", {"argument": "500"}),
+        ("--steps", "option_without_value", {"option": "steps"}),
+        ("--steps --new", "option_without_value", {"option": "steps"}),
+        ("--config", "option_without_value", {"option": "config"}),
+        ("--optimizer-option", "option_without_value", {"option": "optimizer-option"}),
+        ("--steps 0", "config_value", {"option": "steps"}),
+        ("--steps -3", "config_value", {"option": "steps"}),
+        ("--steps abc", "config_value", {"option": "steps"}),
+        ("--steps 1.5", "config_value", {"option": "steps"}),
+        ("--lr nan", "config_value", {"option": "lr"}),
+        ("--hold-out -1", "config_value", {"option": "hold-out"}),
+        ("--precision fp8", "config_value", {"option": "precision"}),
+        ("--name a/b", "config_value", {"option": "name"}),
+        ("--verbose maybe", "config_value", {"option": "verbose"}),
+        ("--lang fr", "config_value", {"option": "lang"}),
+        ("--new=3", "option_flag", {"option": "new"}),
+        ("--new --continue", "new_and_continue", {}),
+        ("--from best", "from_without_continue", {}),
+        ("--new --from best", "from_without_continue", {}),
+        ("--optimizer-option betas", "option_pair", {"option": "optimizer-option", "given": "betas"}),
+    ],
+)
+def test_what_is_wrong_is_named(typed: str, code: str, fields: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(typed.split())
+    assert caught.value.code == code
+    assert fields.items() <= caught.value.fields.items()
+
+
+@pytest.mark.parametrize("typed", ["--help", "-h", "--new --help", "--help --stepz"])
+def test_help_comes_before_any_complaint(typed: str) -> None:
+    assert parse(typed.split()).wants == "help"
+
+
+def test_later_layers_win() -> None:
+    steps, lr = ("request", "steps"), ("optimizer", "lr")
+    assert layered({steps: 1, lr: 1.0}, {steps: 2}, {}) == {steps: 2, lr: 1.0}
+
+
+def test_steps_and_epochs_replace_each_other_between_layers_and_collide_within_one() -> None:
+    steps, epochs = ("request", "steps"), ("request", "epochs")
+    assert layered({steps: 500}, {epochs: 2}) == {epochs: 2}
+    assert layered({epochs: 2}, {steps: 500}) == {steps: 500}
+    with pytest.raises(ConfigError, match="steps_and_epochs"):
+        layered({steps: 500}, {steps: 1, epochs: 2})
+
+
+def test_options_of_the_optimizer_are_laid_over_each_other_one_by_one() -> None:
+    at = ("optimizer", "options")
+    assert layered({at: {"a": 1, "b": 2}}, {at: {"b": 3}}) == {at: {"a": 1, "b": 3}}
+
+
+def test_the_request_is_parted_from_the_settings() -> None:
+    settings, request = split_request({("request", "steps"): 3, ("optimizer", "lr"): 1.0})
+    assert settings == {("optimizer", "lr"): 1.0}
+    assert (request.steps, request.output) == (3, "lora_output")
+    with pytest.raises(ConfigError, match="config_value"):
+        split_request({("request", "steps"): "many"})

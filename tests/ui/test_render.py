@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lorasmith.config import RunConfig
+from lorasmith.errors import ExitCode
+from lorasmith.events import (
+    EVENTS,
+    AdapterExported,
+    CacheProgress,
+    CheckpointSaved,
+    DeviceChosen,
+    RunStopped,
+    StepRepeated,
+    Warned,
+    WorkerEnded,
+)
+from lorasmith.messages import LANGUAGES
+from lorasmith.run_folder import RunFolder
+from lorasmith.runtime.start import Start
+from lorasmith.ui.render import Display
+from lorasmith.ui.screens import Compose, Mood
+from lorasmith.ui.words import Words
+from tests.ui.fake_engine import T0, run_started, step
+
+AT: dict[str, Any] = {"attempt": 1, "time": T0}
+
+
+class Paper:
+    """A screen that is a list."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.moving: list[str] = []
+
+    def line(self, text: str, mood: Mood = "") -> None:
+        self.lines.append(text)
+
+    def status(self, compose: Compose, share: float) -> None:
+        self.moving.append(compose(None, True))
+
+    def tick(self) -> None:
+        """Nothing moves."""
+
+    def close(self) -> None:
+        """Nothing to take away."""
+
+
+class Shown:
+    def __init__(self, *, language: str = "en", stop_at: int = 3, verbose: bool = False, **start: Any) -> None:
+        self.out, self.errors = Paper(), Paper()
+        root = Path.cwd() / "lora_output"
+        self.start = Start(RunFolder(root), RunConfig(), stop_at, True, 0, **start)
+        self.display = Display(
+            Words(language), self.out, self.errors, start=self.start, command="lorasmith train", verbose=verbose
+        )
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.out.lines)
+
+
+def device(reason: str = "asked", precision_reason: str = "asked") -> DeviceChosen:
+    return DeviceChosen(
+        **AT,
+        device="cpu",
+        name="n",
+        reason=reason,
+        precision="fp32",
+        precision_reason=precision_reason,
+        threads=2,
+    )
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_event_can_be_shown(language: str) -> None:
+    shown = Shown(language=language)
+    events = [
+        device(),
+        CacheProgress(**AT, done=0, total=0),
+        run_started(3),
+        step(1),
+        StepRepeated(**AT, step=2, reason="out_of_memory", micro_split=2),
+        CheckpointSaved(**AT, step=1, path="s", sha256="", seconds=1.0),
+        AdapterExported(**AT, step=1, path="x.safetensors", sha256=""),
+        Warned(**AT, code="prodigy_lr", fields={"lr": 1}),
+        RunStopped(**AT, step=1, reason="reached"),
+        WorkerEnded(**AT, status=0),
+    ]
+    for event in events:
+        shown.display.show(event)
+    assert {type(event).__name__ for event in events} | {"WorkerStarted"} == set(EVENTS)
+    assert len(shown.out.lines) == 7
+
+
+@pytest.mark.parametrize("reason", ["asked", "first_available", "no_accelerator", "torch_without_cuda"])
+def test_the_first_line_names_the_device_and_why(reason: str) -> None:
+    shown = Shown(warnings=(("prodigy_lr", {"lr": 0.1}),))
+    shown.display.show(device(reason))
+    assert shown.out.lines[0].startswith("Device: cpu (n), ")
+    assert ("pip install" in shown.out.lines[0]) is (reason == "torch_without_cuda")
+    assert shown.out.lines[2].startswith("Warning: Prodigy")  # what was noticed before comes below
+
+
+@pytest.mark.parametrize(
+    "reason", ["asked", "gpu_bf16_units", "older_gpu", "cpu_bf16_units", "no_bf16_units", "small_model"]
+)
+def test_every_reason_for_a_precision_has_words(reason: str) -> None:
+    Shown().display.show(device(precision_reason=reason))
+
+
+def test_the_maximum_is_said_when_the_last_step_is_completed_and_not_before() -> None:
+    shown = Shown()
+    for event in (run_started(3), step(1), step(2)):
+        shown.display.show(event, 0.4)
+    assert "maximum" not in shown.text
+    shown.display.show(step(3), 0.4)
+    assert shown.out.lines[-1] == "Reached the maximum of 3 steps"
+    assert "average 0.4000" in shown.out.moving[-1]
+
+
+def test_a_start_says_where_it_stands_and_what_has_changed() -> None:
+    shown = Shown()
+    event = replace(run_started(9, resumed_from=4), changed={"lr": [0.1, 0.2]}, held_out=["a"])
+    shown.display.show(event)
+    assert shown.out.lines == [
+        "Going on at step 4: 5 more, to step 9, pictures: 4, folder: `lora_output`",
+        "Pictures held out, never trained on: 1",
+        "Changed: `--lr` from 0.1 to 0.2",
+    ]
+
+
+def test_at_the_end_it_says_where_the_lora_is_and_what_can_be_done() -> None:
+    shown = Shown()
+    shown.display.show(run_started(3))
+    shown.display.show(AdapterExported(**AT, step=3, path="last_2.safetensors", sha256=""))
+    shown.display.finish(ExitCode.FINISHED, None)
+    assert "The LoRA is in `lora_output/last_2.safetensors`" in shown.text  # not where it was meant to be
+    assert "lorasmith train --continue --steps 200" in shown.text
+    assert "tensorboard --logdir lora_output/logs" in shown.text
+
+
+def failed(shown: Shown, code: str, exit_code: ExitCode, **fields: Any) -> None:
+    traceback = "Traceback: line 1\n"
+    shown.display.show(
+        RunStopped(**AT, step=2, reason="failed", code=code, fields=fields, exit_code=exit_code, traceback=traceback)
+    )
+    shown.display.finish(exit_code, Path.cwd() / "lora_output" / "state_x")
+
+
+def test_a_failure_says_why_and_how_to_go_on() -> None:
+    shown = Shown()
+    shown.display.show(run_started(3))
+    failed(shown, "non_finite", ExitCode.NON_FINITE, step=2, pictures=["a.png"], timesteps=[7])
+    assert shown.errors.lines[0].startswith("Error: The loss or the gradient of step 2")
+    assert shown.errors.lines[1].startswith("hint: ")
+    assert "Go on: `lorasmith train --continue`" in shown.text
+    assert "lora_output/state_x" in shown.text
+    assert "Traceback" not in shown.text
+
+
+def test_a_failure_before_the_first_step_says_that_nothing_was_changed() -> None:
+    shown = Shown()
+    failed(shown, "no_best_state", ExitCode.BAD_INPUT)
+    assert "nothing was changed" in shown.text
+    assert "Go on" not in shown.text
+    assert len(shown.errors.lines) == 2
+
+
+def test_a_crash_that_no_ledger_keeps_shows_its_traceback() -> None:
+    shown = Shown()
+    failed(shown, "crashed", ExitCode.CRASHED, reason="ValueError: x")
+    assert shown.errors.lines[-1] == "Traceback: line 1"
+    begun = Shown()
+    begun.display.show(run_started(3))
+    failed(begun, "crashed", ExitCode.CRASHED, reason="ValueError: x")
+    assert "Traceback: line 1" not in begun.errors.lines
+    assert "ledger.jsonl" in begun.text
+    verbose = Shown(verbose=True)
+    verbose.display.show(run_started(3))
+    failed(verbose, "disk_full", ExitCode.NO_RESOURCE, path="x")
+    assert "Traceback: line 1" in verbose.errors.lines
+
+
+def test_a_worker_that_died_without_a_word_is_named() -> None:
+    shown = Shown()
+    shown.display.show(run_started(3))
+    shown.display.show(WorkerEnded(**AT, status=-9))
+    shown.display.finish(ExitCode.CRASHED, None)
+    assert "-9" in shown.errors.lines[0]
+
+
+def test_a_stop_says_how_far_it_came() -> None:
+    shown = Shown(stop_at=9)
+    for event in (run_started(9), step(1), step(2), RunStopped(**AT, step=2, reason="asked", exit_code=5)):
+        shown.display.show(event)
+    shown.display.finish(ExitCode.STOPPED, Path("/elsewhere/state_x"))
+    assert shown.out.lines[1:] == [
+        "Stopped as asked after step 2 of 9",
+        "Newest good state: `/elsewhere/state_x`",
+        "Go on: `lorasmith train --continue`",
+    ]

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lorasmith.errors import ConfigError, ExitCode, NoStateError, TrainerError
+from lorasmith.ledger import read_events, steps
+from lorasmith.ui.train import train
+from lorasmith.ui.words import Words
+from tests.ui.fake_engine import FakeEngine
+
+RANK = ("adapter", "rank")
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def run(typed: str, fake: FakeEngine | None = None, language: str = "en") -> int:
+    fake = fake or FakeEngine()
+    return train(typed.split(), Words(language), "python train_lora.py", engine=fake.engine())
+
+
+def refused(typed: str) -> TrainerError:
+    before = sorted(Path.cwd().rglob("*"))
+    with pytest.raises(TrainerError) as caught:
+        run(typed)
+    assert sorted(Path.cwd().rglob("*")) == before
+    return caught.value
+
+
+def test_a_new_run_does_the_steps_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--new --steps 7 --base-model demo") == ExitCode.FINISHED
+    out = capsys.readouterr().out
+    assert "Reached the maximum of 7 steps" in out
+    assert out.startswith("Device: cpu (Abacus 2000), as no GPU was found\n")
+    assert len(steps(read_events(Path("lora_output/ledger.jsonl")))) == 7
+    assert len(Path("training_logs/training_loss_log.txt").read_text().splitlines()) == 8
+    assert len(list(Path("lora_output/logs").iterdir())) == 1
+
+
+def test_the_same_in_chinese_names_the_state_folders(capsys: pytest.CaptureFixture[str]) -> None:
+    fake = FakeEngine()
+    assert run("--new --steps 7 --base-model demo", fake, "zh-TW") == 0
+    assert "達到最大訓練步數 7" in capsys.readouterr().out
+    assert fake.asked[0][3] == "狀態目錄"
+
+
+def test_command_line_over_config_over_folder_settings() -> None:
+    Path("lorasmith.toml").write_text('base_model = "a"\nrank = 1\nlr = 1.0\nseed = 1\nsteps = 3\n')
+    Path("mine.toml").write_text("rank = 2\nlr = 2.0\n")
+    fake = FakeEngine()
+    run("--new --config mine.toml --rank 3", fake)
+    _, values, request, _ = fake.asked[0]
+    assert values == {("model", "base_model"): "a", RANK: 3, ("optimizer", "lr"): 2.0, ("", "seed"): 1}
+    assert request.steps == 3
+
+
+def test_continue_reads_no_folder_settings() -> None:
+    run("--new --steps 3 --base-model demo")
+    Path("lorasmith.toml").write_text("rank = 1\nlang = 'en'\noutput = 'other'\n")
+    fake = FakeEngine()
+    run("--continue --steps 2", fake)
+    assert fake.asked[0][:2] == ("continue", {})
+    Path("lorasmith.toml").write_text("no such key = [\n")
+    run("--continue --steps 2", fake)
+
+
+def test_without_a_terminal_nothing_is_asked() -> None:
+    assert refused("").code == "mode_unnamed"
+    assert refused("--new --base-model demo").code == "steps_unnamed"
+    assert refused("--new --steps 3").code == "base_model_unnamed"
+
+
+def test_epochs_are_steps_enough() -> None:
+    assert run("--new --epochs 1 --base-model demo") == 0
+
+
+def test_continue_without_a_run_is_exit_4() -> None:
+    error = refused("--continue --steps 3")
+    assert isinstance(error, NoStateError) and error.exit_code == 4
+
+
+def test_continue_without_steps_finishes_what_is_owed(capsys: pytest.CaptureFixture[str]) -> None:
+    fake = FakeEngine(supervisor={"stop_after": 20})
+    assert run("--new --steps 30 --base-model demo", fake) == ExitCode.STOPPED
+    assert "python train_lora.py --continue" in capsys.readouterr().out
+    assert run("--continue") == 0
+    assert "Going on at step 20: 10 more, to step 30" in capsys.readouterr().out
+    error = refused("--continue")
+    assert (error.code, error.exit_code) == ("nothing_owed", 2)
+
+
+def test_steps_are_on_top_of_those_saved(capsys: pytest.CaptureFixture[str]) -> None:
+    run("--new --steps 3 --base-model demo")
+    run("--continue --steps 2")
+    assert "Reached the maximum of 5 steps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [("rnak = 3\n", "config_unknown_key"), ("rank = [\n", "config_unreadable"), ("steps = 'x'\n", "config_value")],
+)
+def test_a_wrong_config_is_refused(text: str, code: str) -> None:
+    Path("mine.toml").write_text(text)
+    assert refused("--new --config mine.toml --base-model demo").code == code
+    assert refused("--new --config gone.toml").code == "config_missing"
+
+
+def test_a_config_may_name_the_language(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine.toml").write_text("lang = 'zh-TW'\n")
+    run("--new --steps 3 --base-model demo --config mine.toml")
+    assert "達到最大訓練步數 3" in capsys.readouterr().out
+    run("--new --steps 3 --base-model demo --config mine.toml --lang en")
+    assert "Reached" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("typed", ["--help", "--version"])
+def test_help_and_version_need_nothing(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def nobody(*_: Any) -> Any:
+        raise AssertionError("the engine was asked")
+
+    assert train([typed], Words("en"), "lorasmith train") == 0
+    assert capsys.readouterr().out
+
+
+def test_the_base_model_is_refused_before_anything_is_asked() -> None:
+    with pytest.raises(ConfigError, match="steps_and_epochs"):
+        run("--new --steps 3 --epochs 3")
