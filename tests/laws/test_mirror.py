@@ -1,0 +1,52 @@
+"""Tests mirror the tree: what tests a module is found without a search."""
+
+from __future__ import annotations
+
+from tests.laws.source_tree import PACKAGE, ROOT, modules
+
+# Module -> why it has no test file of its own.
+EXCEPTIONS = {
+    "__main__.py": "one line; tests/ui/test_cli.py runs it",
+    "adapters/base.py": "a Protocol; every adapter is held to it by tests/contracts",
+    "families/base.py": "a Protocol; every family is held to it by tests/contracts",
+}
+
+
+def without_test() -> set[str]:
+    missing = set()
+    for path in modules():
+        module = path.relative_to(PACKAGE)
+        if path.name == "__init__.py":
+            # A package that is more than its docstring is tested under its own name.
+            if any(line.startswith(("def ", "class ")) for line in path.read_text(encoding="utf-8").splitlines()):
+                test = ROOT / "tests" / module.parent / f"test_{module.parent.name}.py"
+                if not test.exists():
+                    missing.add(module.as_posix())
+            continue
+        if not (ROOT / "tests" / module.parent / f"test_{module.name}").exists():
+            missing.add(module.as_posix())
+    return missing
+
+
+def test_every_module_has_its_test_file() -> None:
+    assert without_test() - set(EXCEPTIONS) == set()
+
+
+def test_no_exception_has_outlived_its_reason() -> None:
+    assert set(EXCEPTIONS) <= without_test()
+
+
+def test_no_test_is_for_a_module_that_is_gone() -> None:
+    own = {"laws", "contracts", "runs", "golden", "benchmarks"}
+    orphans = []
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        module = path.relative_to(ROOT / "tests")
+        if module.parts[0] in own:
+            continue
+        name = module.name.removeprefix("test_")
+        package = PACKAGE / module.parent / "__init__.py"
+        if not (PACKAGE / module.parent / name).exists() and not (
+            package.exists() and name.removesuffix(".py") == module.parent.name
+        ):
+            orphans.append(module.as_posix())
+    assert orphans == []
