@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from lorasmith.run_folder import RunFolder, write_atomically
+from lorasmith.run_folder import RunFolder, no_space_named, write_atomically
 
 HEARTBEAT_BYTES = 128
 # Those of them that this platform has are stop requests, to the supervisor and to the worker.
@@ -25,18 +25,25 @@ class Heartbeat:
 
 
 class HeartbeatWriter:
-    """Overwrites a file of fixed size in place, so that it works on a full disk too."""
+    """Overwrites a file of fixed size in place, so that from the second beat on it works on a full disk too."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("wb", buffering=0)
+        self._path = path
+        with no_space_named(path):
+            self._file = path.open("wb", buffering=0)
         self._beat = 0
 
     def beat(self, step: int, phase: str) -> None:
-        """Called by the training thread at each unit of work, so that a hung step is seen."""
+        """Called by the training thread at each unit of work, so that a hung step is seen.
+
+        Raises:
+            ResourceError: the disk is full.
+        """
         self._beat += 1
         text = json.dumps({"step": step, "phase": phase, "beat": self._beat})
-        self._file.seek(0)
-        self._file.write(text.ljust(HEARTBEAT_BYTES).encode())
+        with no_space_named(self._path):
+            self._file.seek(0)
+            self._file.write(text.ljust(HEARTBEAT_BYTES).encode())
 
     def close(self) -> None:
         """Can be called again."""
@@ -75,12 +82,15 @@ class StopFlag:
 
 
 def request_stop(run: RunFolder, attempt: int) -> None:
-    """Asks the worker of that attempt to finish its step, save and leave; in the staging folder while there is one."""
+    """Asks the worker of that attempt to finish its step, save and leave; in the staging folder while there is one.
+
+    Lost where that folder is taken away in the same moment: whoever wants to be sure asks again.
+    """
     path = run.staging / run.stop_request.name if run.staging.exists() else run.stop_request
     try:
         write_atomically(path, json.dumps({"attempt": attempt}).encode())
     except FileNotFoundError:
-        assert not run.staging.exists()  # it was taken away between two lines: the next request goes to the run
+        return
 
 
 def stop_is_requested(run: RunFolder, attempt: int) -> bool:
@@ -88,9 +98,9 @@ def stop_is_requested(run: RunFolder, attempt: int) -> bool:
     for path in (run.staging / run.stop_request.name, run.stop_request):
         try:
             plain = json.loads(path.read_bytes())
-        except (FileNotFoundError, ValueError):
-            continue
-        if plain["attempt"] == attempt:
+        except (FileNotFoundError, PermissionError, ValueError):
+            continue  # there is none, or it is just being put there, or it is not ours
+        if isinstance(plain, dict) and plain.get("attempt") == attempt:
             return True
     return False
 

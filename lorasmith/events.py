@@ -156,8 +156,11 @@ EVENTS: dict[str, type[Event]] = {
 
 def encode(event: Event) -> bytes:
     """One line of JSON, with its newline. Numbers that are not finite are refused: none may reach a ledger."""
-    line = json.dumps({"event": type(event).__name__, **asdict(event)}, ensure_ascii=False, allow_nan=False)
-    return line.encode("utf-8", "surrogateescape") + b"\n"
+    plain = {"event": type(event).__name__, **asdict(event)}
+    try:
+        return json.dumps(plain, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    except UnicodeEncodeError:  # a file name that is no text: escaped, so that the line still is
+        return json.dumps(plain, allow_nan=False).encode() + b"\n"
 
 
 def decode(line: bytes) -> Event | None:
@@ -166,8 +169,8 @@ def decode(line: bytes) -> Event | None:
     Raises:
         ValueError: not a whole line of ours.
     """
-    plain = json.loads(line.decode("utf-8", "surrogateescape"))
-    if not isinstance(plain, dict) or "event" not in plain:
+    plain = json.loads(line.decode())
+    if not isinstance(plain, dict) or not isinstance(plain.get("event"), str):
         raise ValueError("not an event")
     kind = EVENTS.get(plain.pop("event"))
     if kind is None:

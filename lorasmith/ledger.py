@@ -5,6 +5,7 @@ TensorBoard, the CSV, reports and the viewer are folds over it and can be delete
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -35,9 +36,23 @@ class Ledger:
         self._file = path.open("ab", buffering=0)
 
     def append(self, event: Event) -> None:
-        """One event, handed to the operating system before this returns: it survives the death of the process."""
+        """One event, handed to the operating system before this returns: it survives the death of the process.
+
+        Raises:
+            ResourceError: the disk is full; nothing of the line is left, so the next one begins a line of its own.
+        """
+        rest = memoryview(encode(event))
+        begin = os.fstat(self._file.fileno()).st_size
         with no_space_named(self._path):
-            self._file.write(encode(event))
+            try:
+                while rest:  # the system may take a part only, as it does when the disk is about to be full
+                    taken = self._file.write(rest)
+                    if not taken:
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                    rest = rest[taken:]
+            except BaseException:
+                self._file.truncate(begin)
+                raise
 
     def sync(self) -> None:
         """Waits until all of it is on the disk: it survives a power cut."""
@@ -81,8 +96,8 @@ def read_events(path: Path) -> list[Event]:
 
 
 def surviving(events: Iterable[Event]) -> list[Event]:
-    """What has happened in the end: attempt n that resumed from step k cancels every event of earlier attempts with
-    step > k."""
+    """What has happened in the end: attempt n that resumed from step k cancels every event of earlier attempts about a
+    step > k. Starts, warnings and endings of attempts did happen, and stay."""
     kept: list[Event] = []
     for event in events:
         if isinstance(event, RunStarted) and event.resumed_from is not None:

@@ -1,16 +1,17 @@
 """One living supervisor for each run folder: a lock that the kernel releases when its holder dies.
 
-The lock file is empty and stays at its path only while a run holds it or after a crash. It is not inherited by children.
+The lock file is empty and lies at its path only while a run holds it or after a crash. Children do not inherit it.
 """
 
 from __future__ import annotations
 
 import os
-import sys
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
 from lorasmith.errors import LockedError
+from lorasmith.run_folder import on_windows
 
 
 class FolderLock:
@@ -29,37 +30,49 @@ class FolderLock:
 
         Raises:
             LockedError: another process has it.
+            OSError: the folder cannot be made or written to; what was made of it is gone again.
         """
-        self._make_folders()
-        while self._handle is None:
-            existed = self._path.exists()
-            handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
-            if not _try_lock(handle):
-                os.close(handle)
-                raise LockedError("folder_locked", folder=str(self._path.parent))
-            # Between open and lock the holder may have taken the file away: then this is a lock on nothing.
-            if _same_file(handle, self._path):
-                self._handle = handle
-                if not existed:
-                    self._made.append(self._path)
-            else:
-                os.close(handle)
+        try:
+            while self._handle is None:
+                self._handle = self._taken()
+        except BaseException:
+            self._take_folders_away()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         assert self._handle is not None
-        if os.name == "nt" or sys.platform == "win32":  # an open file cannot be removed there
-            os.close(self._handle)
-            self._path.unlink(missing_ok=True)
+        handle, self._handle = self._handle, None
+        if on_windows():  # an open file cannot be removed there
+            os.close(handle)
+            with suppress(PermissionError):  # the next one has it already
+                self._path.unlink(missing_ok=True)
         else:
-            self._path.unlink(missing_ok=True)
-            os.close(self._handle)
-        self._handle = None
-        for folder in reversed([one for one in self._made if one != self._path]):
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
+            if _same_file(handle, self._path):
+                self._path.unlink()
+            os.close(handle)
+        self._take_folders_away()
+
+    def _taken(self) -> int | None:
+        """The handle of the locked file; None where its holder took file or folder away meanwhile: try again."""
+        self._make_folders()
+        try:
+            handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:
+            return None
+        try:
+            if not _try_lock(handle):
+                raise LockedError("folder_locked", folder=str(self._path.parent))
+            # Between open and lock the holder may have taken the file away: then this is a lock on nothing.
+            if _same_file(handle, self._path):
+                return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
+        return None
 
     def _make_folders(self) -> None:
         missing = []
@@ -68,8 +81,15 @@ class FolderLock:
             missing.append(folder)
             folder = folder.parent
         for one in reversed(missing):
-            one.mkdir(exist_ok=True)
-            self._made.append(one)
+            with suppress(FileNotFoundError):  # its parent was taken away meanwhile; opening the file will tell
+                one.mkdir(exist_ok=True)
+                self._made.append(one)
+
+    def _take_folders_away(self) -> None:
+        for folder in reversed(self._made):
+            with suppress(OSError):  # something lies in it by now, or it is gone
+                folder.rmdir()
+        self._made.clear()
 
 
 def _try_lock(handle: int) -> bool:

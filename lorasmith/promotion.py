@@ -1,18 +1,30 @@
 """How a run prepared by --new takes its place: the old run to the backup folder, then the staged one in.
 
-A plan of the moves is written first, so that a promotion cut short by a kill is finished by the next start.
+A plan of the moves is written first, so that a promotion cut short by a kill is finished by the next start. Nothing is
+ever overwritten: where a name is taken after all, what comes gets another one.
 """
 
 from __future__ import annotations
 
+import errno
+import filecmp
 import json
 import os
 import shutil
 from datetime import datetime
 from pathlib import Path
 
-from lorasmith.config import load_run_toml
-from lorasmith.run_folder import RunFolder, free_name, stamp, sync_folder, write_atomically
+from lorasmith.config import RunConfig, load_run_toml
+from lorasmith.errors import ConfigError
+from lorasmith.run_folder import (
+    RunFolder,
+    free_name,
+    no_space_named,
+    stamp,
+    sync_folder,
+    when_not_in_use,
+    write_atomically,
+)
 
 PLAN = "promotion.json"
 # What lies in a staging folder for the time of loading only.
@@ -23,37 +35,47 @@ def promote(run: RunFolder, *, now: datetime) -> None:
     """Moves what `run` holds to its backup folder and what its staging folder holds in; only the lock stays.
 
     The old run's export becomes `<its name>_backup_<time>.safetensors`; the rest goes to `run_<time>/`.
+
+    Raises:
+        ResourceError: the disk of the backup is full; the rest of the plan stays to be carried out.
     """
-    export_name = load_run_toml(run.config).export.name if run.config.exists() else "last"
+    export_name = _export_name(run)
     rest = free_name(run.backup / f"run_{stamp(now)}")
-    moves = []
+    moves: list[tuple[Path, Path]] = []
     for path in sorted(run.root.iterdir()):
-        if path.name == f"{export_name}.safetensors":
-            backup = free_name(run.backup / f"{export_name}_backup_{stamp(now)}.safetensors")
-            moves.append([str(path), str(backup)])
+        if path == run.export(export_name):
+            moves.append((path, free_name(run.backup / f"{export_name}_backup_{stamp(now)}.safetensors")))
         elif path != run.lock:
-            moves.append([str(path), str(rest / path.name)])
+            moves.append((path, rest / path.name))
     if run.loss_log.exists():
-        moves.append([str(run.loss_log), str(rest / run.loss_log.name)])
-    write_atomically(run.staging / PLAN, json.dumps({"moves": moves}).encode())
+        name = run.loss_log.name
+        is_taken = any(target == rest / name for _, target in moves)
+        moves.append((run.loss_log, rest / (f"{run.training_logs.name}_{name}" if is_taken else name)))
+    _write_plan(run, moves)
     finish_promotion(run)
 
 
 def finish_promotion(run: RunFolder) -> bool:
-    """Carries out a plan that is there, each move at most once; whether there was one."""
+    """Carries out a plan that is there, or what is left of it; whether there was one.
+
+    Raises:
+        ResourceError: as `promote`.
+    """
     plan = run.staging / PLAN
     if not plan.exists():
         return False
+    beside = run.root.parent
     for source, target in json.loads(plan.read_bytes())["moves"]:
-        if os.path.lexists(source) and not os.path.lexists(target):
-            move(Path(source), Path(target))
+        move(beside / source, beside / target)
+    # From here on what lies in the run is the new one's: nothing of it may be moved away again.
+    _write_plan(run, [])
     for staged in sorted(run.staging.iterdir()):
         if staged.name in PASSING:
             staged.unlink()
-        elif staged != plan:
+        elif staged != plan and not staged.name.startswith("."):
             move(staged, run.root / staged.name)
     sync_folder(run.root)
-    shutil.rmtree(run.staging)
+    _remove_staging(run.staging)
     return True
 
 
@@ -68,7 +90,89 @@ def back_up_export(run: RunFolder, export_name: str, now: datetime) -> Path | No
 
 
 def move(source: Path, target: Path) -> None:
-    """A rename, or a copy and removal where the two lie on different disks."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(source, target)
+    """A rename; where the two lie on different disks a copy under a hidden name, a rename, and only then a removal.
+
+    Can be repeated after it was cut short anywhere. Does nothing where there is no source.
+    """
+    doomed = source.with_name(f".{source.name}.moved.tmp")
+    if os.path.lexists(doomed):
+        _remove(doomed)
+    if not os.path.lexists(source):
+        return
+    with no_space_named(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if os.path.lexists(target) and not _is_same(source, target):
+            target = free_name(target)
+        if not os.path.lexists(target):
+            try:
+                when_not_in_use(lambda: source.rename(target))
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                _copy_whole(source, target)
     sync_folder(target.parent)
+    if os.path.lexists(source):
+        # Renamed first: what is half removed must not look like a part of a run.
+        source.rename(doomed)
+        _remove(doomed)
+
+
+def _export_name(run: RunFolder) -> str:
+    """The name of the old run's export; of a run that cannot tell, the default."""
+    try:
+        return load_run_toml(run.config).export.name
+    except ConfigError:
+        return RunConfig().export.name
+
+
+def _write_plan(run: RunFolder, moves: list[tuple[Path, Path]]) -> None:
+    """Paths are relative to where the run folder lies, as that may be renamed before the plan is carried out."""
+    beside = run.root.parent
+    rows = [[str(source.relative_to(beside)), str(target.relative_to(beside))] for source, target in moves]
+    write_atomically(run.staging / PLAN, json.dumps({"moves": rows}).encode())
+
+
+def _copy_whole(source: Path, target: Path) -> None:
+    """Everything below `source`, on the disk before it has its name."""
+    temporary = target.with_name(f".{target.name}.copied.tmp")
+    if os.path.lexists(temporary):
+        _remove(temporary)
+    if source.is_dir() and not source.is_symlink():
+        shutil.copytree(source, temporary, symlinks=True, copy_function=_copy_file)
+    else:
+        _copy_file(source, temporary)
+    temporary.rename(target)
+
+
+def _copy_file(source: str | Path, target: str | Path) -> None:
+    shutil.copy2(source, target, follow_symlinks=False)
+    if not Path(target).is_symlink():
+        with open(target, "rb+") as file:
+            os.fsync(file.fileno())
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Whether both are links to one place, files of the same bytes, or folders of such."""
+    if one.is_symlink() or other.is_symlink():
+        return one.is_symlink() and other.is_symlink() and one.readlink() == other.readlink()
+    if one.is_dir() and other.is_dir():
+        names = {path.name for path in one.iterdir()}
+        return names == {path.name for path in other.iterdir()} and all(_is_same(one / n, other / n) for n in names)
+    return one.is_file() and other.is_file() and filecmp.cmp(one, other, shallow=False)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _remove_staging(folder: Path) -> None:
+    """A stop request may be put there while it is being removed: then once more."""
+    while folder.exists():
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
+                raise

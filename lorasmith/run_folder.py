@@ -11,10 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TypeVar
 
 from lorasmith.errors import ResourceError
 
-REPLACE_RETRY_SECONDS = 5.0
+IN_USE_SECONDS = 5.0  # how long a file that another program holds open on Windows is waited for
+IN_USE_PAUSE_SECONDS = 0.1
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +123,8 @@ def write_atomically(path: Path, data: bytes, *, check: Callable[[Path], None] |
             write_durably(temporary, data)
         if check is not None:
             check(temporary)
-        written = _replace(temporary, path)
+        with no_space_named(path):
+            written = _replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -137,7 +142,7 @@ def write_durably(path: Path, data: bytes) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Makes renames inside `folder` survive a power cut. Windows has no such call, and needs none."""
-    if os.name == "nt":
+    if on_windows():
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -157,18 +162,33 @@ def no_space_named(path: Path) -> Iterator[None]:
         raise
 
 
-def _replace(source: Path, target: Path) -> Path:
-    """os.replace; where Windows refuses because a program holds the target open, tried for 5 s, then another name."""
-    deadline = time.monotonic() + REPLACE_RETRY_SECONDS
+def when_not_in_use(action: Callable[[], T]) -> T:
+    """What `action` returns; tried again for 5 s where Windows refuses it because a program holds a file open.
+
+    Raises:
+        PermissionError: it is still refused; elsewhere than on Windows at once.
+    """
+    give_up_at = time.monotonic() + IN_USE_SECONDS
     while True:
         try:
-            os.replace(source, target)
-            return target
+            return action()
         except PermissionError:
-            if os.name != "nt" and sys.platform != "win32":
+            if not on_windows() or time.monotonic() >= give_up_at:
                 raise
-            if time.monotonic() > deadline:
-                other = free_name(target)
-                os.replace(source, other)
-                return other
-            time.sleep(0.1)
+            time.sleep(IN_USE_PAUSE_SECONDS)
+
+
+def on_windows() -> bool:
+    return sys.platform == "win32"
+
+
+def _replace(source: Path, target: Path) -> Path:
+    """os.replace, or another name where a program on Windows does not let go of the target."""
+    try:
+        when_not_in_use(lambda: os.replace(source, target))
+    except PermissionError:
+        if not on_windows():
+            raise
+        target = free_name(target)
+        os.replace(source, target)
+    return target

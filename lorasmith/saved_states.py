@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lorasmith.run_folder import free_name, sync_folder
 
 MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 1
+# By these a state is known whose manifest cannot be read, or is gone.
+OWN_FILES = ("train_state.json", "adapter.safetensors", "optimizer.pt")
 HASH_BLOCK = 1 << 20
 
 
@@ -29,38 +31,38 @@ class SavedState:
 
 
 def write_manifest_bytes(folder: Path, *, step: int, identity: str) -> bytes:
-    """The manifest of the files now in `folder`: size and SHA-256 of each."""
-    files = {
-        path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in sorted(folder.iterdir())
-    }
+    """The manifest of the files now in `folder`: size and SHA-256 of each, and its own SHA-256."""
+    files = {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in sorted(folder.iterdir())}
     manifest = {"format": MANIFEST_FORMAT, "step": step, "identity": identity, "files": files}
-    return json.dumps(manifest, indent=1, sort_keys=True).encode()
+    return json.dumps({**manifest, "sha256": _own_sha256(manifest)}, indent=1, sort_keys=True).encode()
 
 
 def find_states(root: Path) -> tuple[list[SavedState], list[Path]]:
-    """The states in a run folder, highest step first, and the folders whose manifest cannot be read."""
+    """The states in a run folder, highest step first, and the folders of states whose manifest is unreadable or gone.
+
+    A folder that holds a `manifest.json` of something else and no file of ours is none of our business.
+    """
     found: list[SavedState] = []
     unreadable: list[Path] = []
     if not root.is_dir():
         return found, unreadable
     for folder in sorted(root.iterdir()):
-        if not (folder.is_dir() and (folder / MANIFEST).is_file()) or folder.name.startswith("."):
-            continue
-        if folder.suffix == ".damaged":
+        if not folder.is_dir() or folder.name.startswith(".") or folder.suffix == ".damaged":
             continue
         try:
             manifest = json.loads((folder / MANIFEST).read_bytes())
             found.append(SavedState(folder, int(manifest["step"]), str(manifest["identity"])))
-        except (OSError, ValueError, KeyError, TypeError):
-            unreadable.append(folder)
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
+            if any((folder / name).is_file() for name in OWN_FILES):
+                unreadable.append(folder)
     return sorted(found, key=lambda state: (state.step, state.path.name), reverse=True), unreadable
 
 
 def damage_of(state: SavedState) -> str | None:
-    """What is wrong with the files of a state: "missing:NAME", "size:NAME", "content:NAME", "manifest"; None if whole."""
+    """What is wrong with a state: "missing:NAME", "size:NAME", "content:NAME", "manifest"; None if whole."""
     try:
         manifest = json.loads((state.path / MANIFEST).read_bytes())
-        if manifest["format"] != MANIFEST_FORMAT:
+        if manifest.pop("sha256") != _own_sha256(manifest) or manifest["format"] != MANIFEST_FORMAT:
             return "manifest"
         listed = manifest["files"].items()
         for name, facts in listed:
@@ -77,7 +79,7 @@ def damage_of(state: SavedState) -> str | None:
 
 
 def newest_good(root: Path) -> tuple[SavedState | None, list[Path]]:
-    """The highest step that is whole, and the damaged ones above it. Changes nothing."""
+    """The highest step that is whole; the damaged ones above it and those without a readable step. Changes nothing."""
     states, damaged = find_states(root)
     for state in states:
         if damage_of(state) is None:
@@ -89,7 +91,7 @@ def newest_good(root: Path) -> tuple[SavedState | None, list[Path]]:
 def set_aside(folder: Path) -> Path:
     """Renames a damaged state so that it is not taken again; nothing of it is deleted."""
     target = free_name(folder.with_name(folder.name + ".damaged"))
-    os.rename(folder, target)
+    folder.rename(target)
     sync_folder(folder.parent)
     return target
 
@@ -101,3 +103,8 @@ def sha256_of(path: Path) -> str:
         while block := file.read(HASH_BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _own_sha256(manifest: dict[str, Any]) -> str:
+    """Of a manifest without this very entry: a flipped bit in a step or an identity is damage too."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Where every random number comes from: a seed is a function of the run's seed and a name, never of what was drawn before.
+"""Where every random number comes from: a seed is a function of the run's seed and a name, never of earlier draws.
 
 Knows nothing of torch; whoever draws puts the number into a generator of its own.
 """

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
 
@@ -11,6 +11,16 @@ class Section(BaseModel):
     """A part of a config: frozen, no key it does not know, no number that is not finite."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain(cls, value: Any, info: ValidationInfo) -> Any:
+        """pydantic alone takes `true` for 1, and text that no file could hold."""
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError("must not be true or false")
+        if isinstance(value, str) and not _is_text(value):
+            raise ValueError("must be text")
+        return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,3 +51,12 @@ def options_of(section: str, model: type[BaseModel]) -> list[Option]:
         if isinstance(extra, dict) and "option" in extra:
             found.append(Option(str(extra["option"]), section, field, field_name))
     return found
+
+
+def _is_text(value: str) -> bool:
+    """Whether UTF-8 has bytes for it: a file name that is no text comes with lone surrogates."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

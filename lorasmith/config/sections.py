@@ -1,5 +1,6 @@
-"""The sections of a run's config. Each field is one setting with its unit; each default stands here and nowhere else."""
+"""The sections of a run's config. A field is one setting with its unit; each default stands here and nowhere else."""
 
+import math
 import re
 from typing import Any, Literal
 
@@ -8,6 +9,8 @@ from pydantic import field_validator
 from lorasmith.config.fields import Section, option
 
 LR_SHAPES = ("constant", "linear", "cosine", "cosine_with_restarts")
+MOST_NAME_BYTES = 180  # a file name has room for 255, and backups, steps and temporary names add to this one
+DEVICES_OF_WINDOWS = r"con|prn|aux|nul|com[0-9]|lpt[0-9]"
 
 
 class ModelConfig(Section):
@@ -82,6 +85,13 @@ class OptimizerConfig(Section):
     options: dict[str, Any] = option("optimizer-option", {})
     """Passed to the optimizer's constructor, checked against its signature."""
 
+    @field_validator("options")
+    @classmethod
+    def _kept_by_toml(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if not _comes_back_from_toml(value):
+            raise ValueError("must be finite numbers, texts, true, false, or lists and tables of them")
+        return value
+
 
 class LrScheduleConfig(Section):
     """How the learning rate moves."""
@@ -149,4 +159,16 @@ class ExportConfig(Section):
     def _a_file_name(cls, value: str) -> str:
         if re.search(r'[\x00-\x1f<>:"/\\|?*]', value) or value.strip(" .") != value:
             raise ValueError("must be a plain file name")
+        if re.fullmatch(DEVICES_OF_WINDOWS, value.partition(".")[0].rstrip(), re.IGNORECASE):
+            raise ValueError("must not be the name of a device on Windows")
+        if len(value.encode()) > MOST_NAME_BYTES:
+            raise ValueError(f"must be at most {MOST_NAME_BYTES} bytes long")
         return value
+
+
+def _comes_back_from_toml(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _comes_back_from_toml(one) for key, one in value.items())
+    if isinstance(value, list):
+        return all(_comes_back_from_toml(one) for one in value)
+    return isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value))

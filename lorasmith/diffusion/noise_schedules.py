@@ -35,11 +35,13 @@ class Draw:
 
     def normal(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """Standard normal numbers of `shape` (B, ...), float32, on the CPU; B is the length of this slice."""
+        assert self.start + shape[0] <= self.size
         whole = torch.randn((self.size, *shape[1:]), generator=self._generator(name))
         return whole[self.start : self.start + shape[0]]
 
     def uniform(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """Numbers of `shape` (B, ...) in (0, 1), float32, on the CPU: halfway between neighbours on a grid of 2**-23."""
+        """Numbers of `shape` (B, ...) in (0, 1), float32, on the CPU: the middles of the cells of a grid of 2**-23."""
+        assert self.start + shape[0] <= self.size
         whole = torch.randint(0, 1 << 23, (self.size, *shape[1:]), generator=self._generator(name))
         return (whole[self.start : self.start + shape[0]].to(torch.float32) + 0.5) / (1 << 23)
 
@@ -60,7 +62,8 @@ class Noised:
 class DdpmSchedule:
     """The discrete variance-preserving schedule of Ho et al. (2020), with `scaled_linear` or `linear` betas.
 
-    `zero_terminal_snr` shifts and scales sqrt(alpha_bar) so that the last step is pure noise (Lin et al. 2023, algorithm 1).
+    `zero_terminal_snr` shifts and scales sqrt(alpha_bar) so that the last step is pure noise (Lin et al.
+    2023, algorithm 1).
     """
 
     alphas_cumprod: Tensor  # (T,), float32

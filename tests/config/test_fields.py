@@ -1,0 +1,73 @@
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from lorasmith.config.fields import Option, Section, option, options_of
+
+
+class Weather(Section):
+    """A section for these tests."""
+
+    rain: float = option("rain-per-day", 0.5, ge=0)
+    storm: bool = option("storm", False)
+    days: int | None = option("days", None)
+    place: str = "Taipei"
+
+
+def test_a_field_says_that_it_is_an_option() -> None:
+    found = options_of("weather", Weather)
+    assert [(one.name, one.key, one.section, one.field_name) for one in found] == [
+        ("rain-per-day", "rain_per_day", "weather", "rain"),
+        ("storm", "storm", "weather", "storm"),
+        ("days", "days", "weather", "days"),
+    ]
+    assert isinstance(found[0], Option) and found[0].field.default == 0.5
+
+
+def test_what_is_no_option_is_none() -> None:
+    class Plain(BaseModel):
+        number: int = 1
+
+    assert options_of("plain", Plain) == []
+
+
+def test_a_section_is_frozen() -> None:
+    with pytest.raises(ValidationError):
+        Weather().rain = 1.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"rain": -1},
+        {"rain": float("nan")},
+        {"rain": float("inf")},
+        {"rain": "much"},
+        {"rain": True},
+        {"days": False},
+        {"days": 1.5},
+        {"storm": "maybe"},
+        {"storm": 2},
+        {"place": True},
+        {"place": 3},
+        {"place": "a\udcffb"},
+        {"wind": 1},
+    ],
+)
+def test_what_does_not_fit_is_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Weather(**values)
+
+
+def test_what_fits_is_taken() -> None:
+    weather = Weather(rain=2, storm=True, days=3, place="臺北")
+    assert (weather.rain, weather.storm, weather.days, weather.place) == (2.0, True, 3, "臺北")
+
+
+def test_a_default_that_does_not_fit_is_refused_too() -> None:
+    class Wrong(Section):
+        rain: float = option("rain", -1.0, ge=0)
+
+    with pytest.raises(ValidationError):
+        Wrong()

@@ -1,0 +1,240 @@
+import ast
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from lorasmith.config import Request, RunConfig, options
+from lorasmith.config.run import validated
+from lorasmith.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# SPEC section 3, written out: option -> default. What belongs to later issues is not here yet.
+DEFAULTS: dict[str, Any] = {
+    "base-model": "",
+    "data": "lora_train_set",
+    "output": "lora_output",
+    "name": "last",
+    "steps": None,
+    "epochs": None,
+    "trigger-word": "",
+    "init-from": "",
+    "hold-out": 0,
+    "device": "auto",
+    "lang": "",
+    "verbose": False,
+    "rank": 16,
+    "alpha": None,
+    "dropout": 0.0,
+    "train-text-encoder": False,
+    "lr": 1e-4,
+    "text-encoder-lr": None,
+    "optimizer": "adamw",
+    "optimizer-option": {},
+    "lr-schedule": "constant",
+    "lr-warmup": 0,
+    "lr-horizon": None,
+    "batch-size": 1,
+    "accumulate": 1,
+    "max-grad-norm": 1.0,
+    "resolution": None,
+    "clip-skip": 1,
+    "seed": 42,
+    "precision": "auto",
+    "save-precision": "fp16",
+    "gradient-checkpointing": False,
+    "save-every": 100,
+    "save-minutes": 10.0,
+    "keep-states": 3,
+    "skip-bad-pictures": False,
+}
+
+# Of each field, a value that is not its default.
+OTHER: dict[tuple[str, str], Any] = {
+    ("", "seed"): 43,
+    ("model", "base_model"): "x",
+    ("model", "family"): "sdxl",
+    ("model", "base_sha256"): "ab",
+    ("model", "prediction"): "v_prediction",
+    ("model", "zero_terminal_snr"): True,
+    ("model", "precision"): "bf16",
+    ("model", "clip_skip"): 2,
+    ("dataset", "folder"): "x",
+    ("dataset", "resolution"): 256,
+    ("dataset", "trigger_word"): "x",
+    ("dataset", "hold_out"): 3,
+    ("dataset", "held_out"): ("ab",),
+    ("dataset", "skip_bad_pictures"): True,
+    ("adapter", "rank"): 4,
+    ("adapter", "alpha"): 2.0,
+    ("adapter", "dropout"): 0.5,
+    ("adapter", "train_text_encoder"): True,
+    ("adapter", "init_from"): "x",
+    ("optimizer", "name"): "lion",
+    ("optimizer", "lr"): 1e-3,
+    ("optimizer", "text_encoder_lr"): 1e-3,
+    ("optimizer", "options"): {"weight_decay": 0.1},
+    ("lr_schedule", "shape"): "cosine",
+    ("lr_schedule", "warmup_steps"): 5,
+    ("lr_schedule", "horizon_steps"): 50,
+    ("training", "batch_size"): 2,
+    ("training", "accumulation_steps"): 2,
+    ("training", "max_grad_norm"): 0.5,
+    ("training", "gradient_checkpointing"): True,
+    ("machine", "device"): "cpu",
+    ("machine", "threads"): 3,
+    ("cadence", "save_every"): 7,
+    ("cadence", "save_minutes"): 0.0,
+    ("cadence", "keep_states"): 9,
+    ("export", "name"): "x",
+    ("export", "save_precision"): "fp32",
+    ("export", "state_prefix"): "狀態目錄",
+}
+# What the tensors of a state depend on, and nothing else. (The one kind of adapter has no other value yet.)
+IDENTITY = {
+    ("", "seed"): "seed",
+    ("model", "base_sha256"): "base-model",
+    ("model", "family"): "family",
+    ("model", "prediction"): "prediction",
+    ("adapter", "rank"): "rank",
+    ("adapter", "alpha"): "alpha",
+    ("adapter", "train_text_encoder"): "train-text-encoder",
+    ("optimizer", "name"): "optimizer",
+    ("optimizer", "options"): "optimizer-option",
+}
+
+
+# -- options ---------------------------------------------------------------------------------------
+
+
+def test_every_option_is_there_once_with_its_default() -> None:
+    assert {one.name: one.field.get_default() for one in options().values()} == DEFAULTS
+    assert all(key == one.key for key, one in options().items())
+
+
+def test_no_two_fields_are_one_option() -> None:
+    names = []
+    for model in (Request, RunConfig, *(type(getattr(RunConfig(), name)) for name in RunConfig.model_fields)):
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            for field in model.model_fields.values():
+                extra = field.json_schema_extra
+                names += [extra["option"]] if isinstance(extra, dict) and "option" in extra else []
+    assert Counter(names) == Counter(list(DEFAULTS))
+
+
+def test_no_default_stands_anywhere_else() -> None:
+    """The command line is made from the model: no argument of its parser has a default, type or choices."""
+    for path in sorted((ROOT / "lorasmith" / "ui").rglob("*.py")):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "add_argument":
+                own = {word.arg for word in call.keywords} & {"default", "type", "choices"}
+                assert not own, f"{path}:{call.lineno}: {own}"
+
+
+# -- identity --------------------------------------------------------------------------------------
+
+
+def test_the_tables_here_know_every_field() -> None:
+    there = set()
+    for name in RunConfig.model_fields:
+        part = getattr(RunConfig(), name)
+        there |= {(name, field) for field in type(part).model_fields} if isinstance(part, BaseModel) else {("", name)}
+    assert there - {("adapter", "kind")} == set(OTHER)
+
+
+@pytest.mark.parametrize("field", OTHER, ids=".".join)
+def test_identity_changes_exactly_with_what_the_tensors_depend_on(field: tuple[str, str]) -> None:
+    before, after = RunConfig(), RunConfig().with_values({field: OTHER[field]})
+    assert before != after
+    old, new = before.identity_fields(), after.identity_fields()
+    assert {name for name in old if old[name] != new[name]} == ({IDENTITY[field]} if field in IDENTITY else set())
+    assert (before.identity() != after.identity()) == (field in IDENTITY)
+
+
+def test_the_optimizer_s_own_lr_is_no_part_of_it() -> None:
+    one, other = (RunConfig().with_values({("optimizer", "options"): {"lr": lr, "eps": 1e-8}}) for lr in (0.1, 0.2))
+    assert one.identity() == other.identity()
+
+
+def test_the_order_of_options_is_no_part_of_it() -> None:
+    one = RunConfig().with_values({("optimizer", "options"): {"a": 1, "b": 2}})
+    other = RunConfig().with_values({("optimizer", "options"): {"b": 2, "a": 1}})
+    assert one.identity() == other.identity()
+
+
+def test_what_differs_has_the_name_a_person_typed() -> None:
+    assert set(RunConfig().identity_fields()) - {"family", "prediction", "adapter"} <= set(DEFAULTS)
+
+
+# -- values ----------------------------------------------------------------------------------------
+
+
+def test_values_make_a_new_config() -> None:
+    before = RunConfig()
+    after = before.with_values({("adapter", "rank"): "8", ("", "seed"): 1, ("optimizer", "lr"): "1e-3"})
+    assert (after.adapter.rank, after.seed, after.optimizer.lr) == (8, 1, 1e-3)
+    assert before == RunConfig() and before.adapter.rank == 16
+
+
+def test_a_config_and_its_options_cannot_be_changed_from_outside() -> None:
+    given = {"betas": [0.9]}
+    config = RunConfig().with_values({("optimizer", "options"): given})
+    with pytest.raises(ValidationError):
+        config.seed = 1  # type: ignore[misc]
+    config.with_values({("", "seed"): 5}).optimizer.options["x"] = 1
+    assert config.optimizer.options == {"betas": [0.9]} and RunConfig().optimizer.options == {}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "option"),
+    [
+        (("", "seed"), -1, "seed"),
+        (("", "seed"), 2**63, "seed"),
+        (("adapter", "rank"), 0, "rank"),
+        (("adapter", "rank"), True, "rank"),
+        (("adapter", "dropout"), 1.0, "dropout"),
+        (("adapter", "alpha"), 0, "alpha"),
+        (("dataset", "hold_out"), "some", "hold-out"),
+        (("dataset", "resolution"), 63, "resolution"),
+        (("dataset", "folder"), "a\udcff", "data"),
+        (("optimizer", "name"), 3, "optimizer"),
+        (("optimizer", "lr"), float("nan"), "lr"),
+        (("optimizer", "options"), {"a": None}, "optimizer-option"),
+        (("optimizer", "options"), [1], "optimizer-option"),
+        (("lr_schedule", "shape"), "wavy", "lr-schedule"),
+        (("training", "accumulation_steps"), 0, "accumulate"),
+        (("cadence", "keep_states"), 0, "keep-states"),
+        (("export", "name"), "a/b", "name"),
+        (("model", "precision"), "fp8", "precision"),
+        (("model", "prediction"), "x0", "model.prediction"),
+    ],
+)
+def test_a_value_that_does_not_fit_names_its_option(field: tuple[str, str], value: Any, option: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        RunConfig().with_values({field: value})
+    assert (caught.value.code, caught.value.fields["option"]) == ("config_value", option)
+    assert set(caught.value.fields) == {"option", "value", "expected"} and caught.value.exit_code == 2
+    json.dumps(caught.value.fields)
+
+
+@pytest.mark.parametrize("field", ["steps", "output", "lang", "verbose"])
+def test_a_request_that_does_not_fit_names_its_option(field: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        validated(Request, {field: ["no"]})
+    assert caught.value.fields["option"] == field
+
+
+def test_a_config_is_light_and_inert(tmp_path: Path) -> None:
+    program = "import sys; from lorasmith.config import RunConfig; RunConfig()\n"
+    program += "print([one for one in ('torch', 'numpy', 'PIL', 'rich') if one in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "[]", done.stderr
+    assert list(tmp_path.iterdir()) == []
