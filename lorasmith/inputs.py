@@ -1,0 +1,70 @@
+"""What a config names on disk: base model and pictures. Torch-free, so that the parent looks before the worker does."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+
+from lorasmith.config import RunConfig
+from lorasmith.data.folder import Scan, scan
+from lorasmith.data.order import Order
+from lorasmith.data.types import Example
+from lorasmith.errors import ConfigError
+from lorasmith.families.locate import locate
+from lorasmith.families.recognize import BaseWeights, recognize
+
+
+def base_weights(config: RunConfig, here: Path) -> BaseWeights:
+    """The base model, found and recognised.
+
+    Raises:
+        ConfigError: none is named.
+        ModelError: there is none of that name, or it is not one this program knows.
+    """
+    if not config.model.base_model:
+        raise ConfigError("base_model_unnamed")
+    return recognize(locate(config.model.base_model, near=here))
+
+
+def scan_for(config: RunConfig, weights: BaseWeights, *, check_pixels: bool) -> Scan:
+    """The pictures of this config, cut for these weights."""
+    assert config.dataset.resolution is not None, "resolved when the run was made"
+    return scan(
+        Path(config.dataset.folder),
+        resolution=config.dataset.resolution,
+        size_multiple=weights.size_multiple,
+        trigger_word=config.dataset.trigger_word,
+        skip_bad=config.dataset.skip_bad_pictures,
+        check_pixels=check_pixels,
+    )
+
+
+def split_examples(config: RunConfig, found: Scan) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    """The examples that are trained on, and those held out at --new: told by their bytes."""
+    held_out = frozenset(config.dataset.held_out)
+    trained = tuple(one for one in found.examples if one.image_sha256 not in held_out)
+    if not trained:
+        raise ConfigError("hold_out_too_many", hold_out=len(held_out), pictures=len(found.examples))
+    return trained, tuple(one for one in found.examples if one.image_sha256 in held_out)
+
+
+def order_of(config: RunConfig, trained: tuple[Example, ...]) -> Order:
+    """Which examples meet in which micro-batch."""
+    places = [(one.bucket, one.repeats) for one in trained]
+    return Order(places, batch_size=config.training.batch_size, seed=config.seed)
+
+
+def steps_of_epochs(config: RunConfig, found: Scan, epochs: int) -> int:
+    """Steps that make so many passes over the pictures, the last one perhaps begun anew by a part of a step."""
+    trained, _ = split_examples(config, found)
+    return math.ceil(epochs * order_of(config, trained).batches_per_epoch / config.training.accumulation_steps)
+
+
+def data_identity(config: RunConfig, trained: tuple[Example, ...]) -> str:
+    """SHA-256 of what positions are counted over: the pictures as they are cut, batch size and accumulation."""
+    training = config.training
+    rows = [[one.fingerprint, one.repeats, one.bucket, one.resized, one.crop] for one in trained]
+    text = json.dumps([rows, training.batch_size, training.accumulation_steps], separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,23 @@
+"""One start of a run, as the supervisor needs it: where, how far, from what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lorasmith.config import RunConfig
+from lorasmith.run_folder import RunFolder
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Worked out and checked by `runtime.starting`; nothing was written yet."""
+
+    run: RunFolder
+    config: RunConfig
+    stop_at: int
+    is_new: bool
+    first_step: int  # steps done before
+    resume: Path | None = None  # the state to go on from
+    warnings: tuple[tuple[str, dict[str, Any]], ...] = ()  # (code, fields)

@@ -1,0 +1,202 @@
+"""What a start would do, worked out and checked before anything is written. Knows no torch: it answers at once.
+
+Every InputError that can be seen without reading tensors is raised here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lorasmith.config import RunConfig, load_run_toml
+from lorasmith.config.request import Request
+from lorasmith.data.folder import Scan
+from lorasmith.data.order import split_held_out
+from lorasmith.errors import ConfigError, ModelError, NoStateError, ResumeError
+from lorasmith.events import CheckpointSaved, RunStarted
+from lorasmith.families.recognize import check_clip_skip
+from lorasmith.inputs import base_weights, scan_for, steps_of_epochs
+from lorasmith.ledger import read_events, surviving
+from lorasmith.run_folder import RunFolder
+from lorasmith.runtime.start import Start
+from lorasmith.saved_states import SavedState, damage_of, find_states, newest_good
+
+Values = Mapping[tuple[str, str], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a run stands."""
+
+    done: int  # the highest step recorded as saved
+    target: int  # of its newest start
+    state: SavedState  # the newest whole one
+
+    @property
+    def owed(self) -> int:
+        """Steps to the target from the state that can be used."""
+        return max(0, self.target - self.state.step)
+
+
+def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) -> Start:
+    """The start of a new run.
+
+    Raises:
+        InputError: of any kind; nothing was written.
+    """
+    config = RunConfig().with_values({**values, ("export", "state_prefix"): state_prefix})
+    run = RunFolder((here / request.output).resolve())
+    _check_settings(config, request)
+    _check_folders(run, config, here)
+    weights = base_weights(config, here)
+    check_clip_skip(weights, config.model.clip_skip)
+    resolution = config.dataset.resolution or weights.resolution
+    config = config.with_values(
+        {
+            ("dataset", "resolution"): resolution,
+            ("dataset", "folder"): str((here / config.dataset.folder).resolve()),
+            ("model", "base_model"): _remembered(config.model.base_model, here),
+            ("model", "family"): weights.family,
+            ("adapter", "alpha"): config.adapter.alpha or float(config.adapter.rank),
+            ("adapter", "init_from"): _remembered(config.adapter.init_from, here) if config.adapter.init_from else "",
+        }
+    )
+    found = scan_for(config, weights, check_pixels=True)
+    held_out = split_held_out([one.image_sha256 for one in found.examples], config.dataset.hold_out, config.seed)
+    config = config.with_values({("dataset", "held_out"): tuple(sorted(held_out))})
+    if request.steps is None and request.epochs is None:
+        raise ConfigError("steps_unnamed")
+    stop_at = request.steps or steps_of_epochs(config, found, request.epochs or 0)
+    return Start(run, config, stop_at, is_new=True, first_step=0, warnings=_warnings(config, found, stop_at))
+
+
+def standing(run: RunFolder) -> Standing:
+    """Where the run in this folder stands.
+
+    Raises:
+        NoStateError: there is no run, or none of its states can be used.
+    """
+    events = surviving(read_events(run.ledger))
+    started = [event for event in events if isinstance(event, RunStarted)]
+    if not started and not find_states(run.root)[0]:
+        raise NoStateError("no_run", folder=str(run.root))
+    good, damaged = newest_good(run.root)
+    if good is None:
+        raise NoStateError("no_usable_state", folder=str(run.root), damaged=[path.name for path in damaged])
+    recorded = [event.step for event in events if isinstance(event, CheckpointSaved)]
+    done = max([good.step, *recorded])
+    target = started[-1].stop_at if started else good.step
+    return Standing(done, target, good)
+
+
+def continued_run(run: RunFolder, values: Values, request: Request, *, from_state: str, here: Path) -> Start:
+    """The start that goes on with a run; `request.steps` None finishes what is owed.
+
+    Raises:
+        InputError: of any kind, NoStateError among them; nothing was written.
+    """
+    now = standing(run)
+    before = load_run_toml(run.config)
+    config = before.with_values(_absolute(values, here))
+    _check_settings(config, request)
+    _check_identity(before, config)
+    weights = base_weights(config, here)
+    check_clip_skip(weights, config.model.clip_skip)
+    if weights.layout != "pickle" and weights.family != before.model.family:
+        raise ModelError("base_model_other_family", found=weights.family, expected=before.model.family)
+    found = scan_for(config, weights, check_pixels=True)
+    state, base_step = now.state, now.done
+    if from_state:
+        state = _named_state(run, from_state)
+        base_step = state.step
+    stop_at = base_step + request.steps if request.steps is not None else now.target
+    if request.epochs is not None:
+        stop_at = base_step + steps_of_epochs(config, found, request.epochs)
+    if stop_at <= state.step:
+        raise ConfigError("nothing_owed", done=now.done, target=now.target)
+    return Start(
+        run,
+        config,
+        stop_at,
+        is_new=False,
+        first_step=state.step,
+        resume=state.path,
+        warnings=_warnings(config, found, stop_at),
+    )
+
+
+def _check_settings(config: RunConfig, request: Request) -> None:
+    """Settings that contradict each other."""
+    if request.steps is not None and request.epochs is not None:
+        raise ConfigError("steps_and_epochs")
+    if config.optimizer.text_encoder_lr is not None and not config.adapter.train_text_encoder:
+        raise ConfigError("text_encoder_lr_unused")
+    horizon = config.lr_schedule.horizon_steps
+    if horizon is not None and config.lr_schedule.warmup_steps >= horizon:
+        raise ConfigError("warmup_beyond_horizon", warmup=config.lr_schedule.warmup_steps, horizon=horizon)
+
+
+def _check_folders(run: RunFolder, config: RunConfig, here: Path) -> None:
+    """A run folder must be a folder, and not one that holds something else of the user's."""
+    data = (here / config.dataset.folder).resolve()
+    model = (here / Path(config.model.base_model).expanduser()).resolve()
+    others = [here.resolve(), data, model] if model.exists() else [here.resolve(), data]
+    there = next(one for one in (run.root, *run.root.parents) if os.path.lexists(one))
+    if not there.is_dir():
+        raise ConfigError("output_not_folder", folder=str(there))
+    if any(run.root in (other, *other.parents) for other in others):
+        raise ConfigError("output_holds_other", folder=str(run.root))
+
+
+def _check_identity(before: RunConfig, after: RunConfig) -> None:
+    """What the tensors of the states depend on cannot change."""
+    old, new = before.identity_fields(), after.identity_fields()
+    for option, value in old.items():
+        if new[option] != value:
+            raise ResumeError("identity_changed", option=option, before=str(value), now=str(new[option]))
+
+
+def _named_state(run: RunFolder, name: str) -> SavedState:
+    if name == "best":
+        raise ConfigError("no_best_state")
+    states, _ = find_states(run.root)
+    for state in states:
+        if name in (state.path.name, str(state.path), str(state.step)) or Path(name).resolve() == state.path:
+            damage = damage_of(state)
+            if damage is not None:
+                raise NoStateError("state_damaged", path=str(state.path), damage=damage)
+            return state
+    raise NoStateError("state_unknown", name=name, known=", ".join(state.path.name for state in states))
+
+
+def _absolute(values: Values, here: Path) -> dict[tuple[str, str], Any]:
+    """Paths that were typed here still hold when the run goes on from another folder."""
+    resolved = dict(values)
+    if ("dataset", "folder") in resolved:
+        resolved["dataset", "folder"] = str((here / str(resolved["dataset", "folder"])).resolve())
+    if ("model", "base_model") in resolved:
+        resolved["model", "base_model"] = _remembered(str(resolved["model", "base_model"]), here)
+    return resolved
+
+
+def _remembered(base_model: str, here: Path) -> str:
+    path = here / base_model
+    return str(path.resolve()) if path.exists() else base_model
+
+
+def _warnings(config: RunConfig, found: Scan, stop_at: int) -> tuple[tuple[str, dict[str, Any]], ...]:
+    warnings: list[tuple[str, dict[str, Any]]] = []
+    for hint in found.hints:
+        warnings.append((hint.reason, {"path": str(hint.path), **hint.fields}))
+    for problem in found.problems:
+        fields = {"path": str(problem.path), "reason": problem.reason, "fields": problem.fields}
+        warnings.append(("picture_skipped", fields))
+    horizon = config.lr_schedule.horizon_steps
+    if horizon is not None and stop_at > horizon and config.lr_schedule.shape != "constant":
+        warnings.append(("lr_horizon_passed", {"horizon": horizon, "target": stop_at}))
+    if config.optimizer.name == "prodigy" and config.optimizer.lr < 0.1:
+        warnings.append(("prodigy_lr", {"lr": config.optimizer.lr}))
+    return tuple(warnings)

@@ -1,0 +1,127 @@
+"""The child: builds the run, trains it, and turns whatever goes wrong into an event and an exit code.
+
+Started by the supervisor as `python -m lorasmith.runtime.worker RUN_FOLDER --attempt K --stop-at N [--resume STATE]`;
+the config is read from the folder. Says nothing to people.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import gc
+import os
+import signal
+import sys
+import time
+import traceback
+from contextlib import ExitStack
+from pathlib import Path
+
+from lorasmith.control import STOP_SIGNALS, HeartbeatWriter, StopFlag
+from lorasmith.errors import ExitCode, InputError, ResourceError, TrainerError
+from lorasmith.events import RunStopped
+from lorasmith.ledger import Ledger
+from lorasmith.run_folder import RunFolder, no_space_named
+
+
+def main(argv: list[str]) -> int:
+    """Does one attempt and returns its exit code."""
+    arguments = _parsed(argv)
+    run = RunFolder(arguments.run_folder)
+    stop = StopFlag(run, arguments.attempt, supervisor_pid=arguments.supervisor)
+    for name in STOP_SIGNALS:
+        if name in signal.Signals.__members__:
+            signal.signal(signal.Signals[name], lambda _number, _frame: stop.set())
+    ending = _attempt(arguments, run, stop)
+    # Told where the run stands: in its own ledger, or beside it while it has not taken its place.
+    try:
+        with Ledger(run.early_ledger if run.staging.exists() else run.ledger) as ledger:
+            ledger.append(ending)
+            ledger.sync()
+    except (OSError, ResourceError):
+        traceback.print_exc()  # a full disk takes no last line: then the exit code alone tells
+    return ending.exit_code
+
+
+def _attempt(arguments: argparse.Namespace, run: RunFolder, stop: StopFlag) -> RunStopped:
+    """Loads, takes its place and trains; how it ended."""
+    step = None
+    # Importing makes millions of objects that stay: looking through them for garbage again and again costs a second.
+    gc.disable()
+    with ExitStack() as closing:
+        closing.callback(gc.enable)
+        try:
+            # Importing torch takes seconds, in which a stop must already be heard and a failure already be told.
+            from lorasmith.training import build
+            from lorasmith.training.examples import Told
+            from lorasmith.training.loop import train
+
+            heart = HeartbeatWriter(run.staging / run.heartbeat.name)
+            told = Told(Ledger(run.early_ledger), heart, stop, arguments.attempt)
+            closing.callback(told.close)
+            gc.enable()
+            try:
+                with no_space_named(run.root):
+                    loaded = build.load(
+                        run, attempt=arguments.attempt, stop_at=arguments.stop_at, resume=arguments.resume, told=told
+                    )
+            except ResourceError as error:
+                raise InputError(error.code, **error.fields) from error  # nothing was begun: the user's to mend
+            recorder = build.begin(loaded)
+            closing.callback(recorder.close)
+            try:
+                reason = train(loaded.state, loaded.parts, recorder, stop)
+            finally:
+                step = loaded.state.step
+            return RunStopped(
+                attempt=arguments.attempt,
+                time=time.time(),
+                step=step,
+                reason=reason,
+                exit_code=ExitCode.FINISHED if reason == "reached" else ExitCode.STOPPED,
+            )
+        except Exception as error:  # noqa: BLE001 - the boundary of the process: it becomes an event and an exit code
+            return _failure(error, arguments.attempt, step)
+
+
+def _failure(error: Exception, attempt: int, step: int | None) -> RunStopped:
+    if isinstance(error, TrainerError):
+        code, exit_code, fields = error.code, error.exit_code, error.fields
+    elif isinstance(error, MemoryError) or "can't allocate memory" in str(error) or "out of memory" in str(error):
+        code, exit_code, fields = "out_of_memory_loading", ExitCode.NO_RESOURCE, {"reason": str(error)}
+    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        code, exit_code, fields = "disk_full", ExitCode.NO_RESOURCE, {"path": str(error.filename)}
+    elif isinstance(error, ModuleNotFoundError) and not (error.name or "lorasmith").startswith("lorasmith"):
+        module = str(error.name).split(".")[0]
+        fields = {"module": module, "command": f"pip install {module}"}
+        code, exit_code = "dependency_missing", ExitCode.BAD_INPUT
+    else:
+        code, exit_code, fields = "crashed", ExitCode.CRASHED, {"reason": f"{type(error).__name__}: {error}"}
+    return RunStopped(
+        attempt=attempt,
+        time=time.time(),
+        step=step,
+        reason="asked" if exit_code == ExitCode.STOPPED else "failed",
+        code=code,
+        fields=fields,
+        traceback="".join(traceback.format_exception(error)),
+        exit_code=exit_code,
+    )
+
+
+def _parsed(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="lorasmith.runtime.worker")
+    parser.add_argument("run_folder", type=Path)
+    parser.add_argument("--attempt", type=int, required=True)
+    parser.add_argument("--stop-at", type=int, required=True)
+    parser.add_argument("--resume", type=Path)
+    parser.add_argument("--supervisor", type=int, help="process id; the worker stops when that process is gone")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    status = main(sys.argv[1:])
+    # Everything is on disk: taking down torch's modules one by one would cost two seconds.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

@@ -1,0 +1,397 @@
+"""The composition root: a config becomes parts. The only file that sees all of them.
+
+`load` makes everything and writes nothing but the cache; `begin` takes the run's place on disk.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from lorasmith.adapters import adapter_kind
+from lorasmith.adapters.base import Adapter, Attachment
+from lorasmith.config import RunConfig, dump_run_toml, load_run_toml, options
+from lorasmith.control import HeartbeatWriter, monotonic
+from lorasmith.data.cache import cache_folder
+from lorasmith.data.types import CachedExample, Example
+from lorasmith.errors import ResumeError
+from lorasmith.events import DeviceChosen, Event, RunStarted, Warned
+from lorasmith.families import load_family
+from lorasmith.families.base import ModelFamily
+from lorasmith.families.recognize import weights_sha256
+from lorasmith.inputs import base_weights, data_identity, order_of, scan_for, split_examples
+from lorasmith.ledger import Ledger, read_events
+from lorasmith.promotion import promote
+from lorasmith.run_folder import RunFolder, write_atomically
+from lorasmith.saved_states import newest_good, set_aside
+from lorasmith.training.allocator import keep_freed_memory
+from lorasmith.training.checkpoint import StateFacts, check_room, restore_state, step_back
+from lorasmith.training.device import DTYPES, Device, choose_device, choose_precision, fingerprint
+from lorasmith.training.examples import RunBatches, Told, cached_examples
+from lorasmith.training.exports import Exporter, fill_adapter, start_from
+from lorasmith.training.frozen_layers import speed_up_frozen
+from lorasmith.training.loop import Plan, Recorder
+from lorasmith.training.loss_scaler import LossScaler
+from lorasmith.training.lr_schedules import lr_factor_at
+from lorasmith.training.optimizers import build_optimizer, check_optimizer
+from lorasmith.training.state import Origin, TrainState
+from lorasmith.training.step import Parts
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A run that could begin."""
+
+    run: RunFolder
+    config: RunConfig  # resolved
+    before: RunConfig | None  # what the run was until now, None with --new
+    attempt: int
+    stop_at: int
+    resumed_from: int | None
+    state: TrainState
+    parts: Parts
+    batches: RunBatches
+    trained: tuple[Example, ...]
+    held_out: tuple[Example, ...]
+    fingerprint: Mapping[str, Any]
+    warnings: tuple[Event, ...]
+    exporter: Exporter
+    told: Told
+
+
+def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, told: Told) -> Loaded:
+    """Reads, encodes, attaches, restores. Writes nothing but the cache.
+
+    Raises:
+        InputError: what the parent could not see without reading tensors.
+        StopAsked: a stop was requested meanwhile.
+    """
+    told.beat("loading")
+    keep_freed_memory()
+    config = load_run_toml(run.staging / run.config.name)
+    device = choose_device(config.machine.device, threads=config.machine.threads)
+    family = load_family(base_weights(config, Path()))
+    precision = _say_device(config, device, family, told)
+    check_optimizer(config.optimizer.name, config.optimizer.options)
+    start = start_from(config.adapter, family) if resume is None else {}
+    with ThreadPoolExecutor(max_workers=1) as pool:  # hashing gigabytes leaves the interpreter free to load
+        hashing = pool.submit(weights_sha256, family.weights)
+        trained, held_out = split_examples(config, scan_for(config, family.weights, check_pixels=False))
+        cached = _cached(config, family, trained, device=device, told=told)
+        told.beat("loading")
+        components = family.traits.text_encoders if config.adapter.train_text_encoder else ()
+        models = family.load_models(trained=components, precision=DTYPES[precision], where=device.torch_device)
+        told.beat("loading")
+        config = _resolved(config, family, device, precision=precision, hashing=hashing)
+    state = _fresh_state(config, _adapter(config, family, models, start), precision)
+    batches = RunBatches(order_of(config, trained), cached, family, config.training.accumulation_steps, state)
+    marks = fingerprint(device, precision)
+    warnings: tuple[Event, ...] = ()
+    if resume is not None:
+        changed = _restored(resume, state, config=config, data=data_identity(config, trained), marks=marks)
+        if changed:
+            fields = {"changed": changed}
+            warnings = (Warned(attempt=attempt, time=time.time(), code="fingerprint_changed", fields=fields),)
+    check_room(run, state)
+    parts = _parts(config, family, models, device=device, batches=batches, stop_at=stop_at, trained=trained)
+    parts.set_checkpointing(state.gradient_checkpointing)
+    told.beat("loading")
+    return Loaded(
+        run=run,
+        config=config,
+        before=None if resume is None else load_run_toml(run.config),
+        attempt=attempt,
+        stop_at=stop_at,
+        resumed_from=None if resume is None else state.step,
+        state=state,
+        parts=parts,
+        batches=batches,
+        trained=trained,
+        held_out=held_out,
+        fingerprint=marks,
+        warnings=warnings,
+        exporter=Exporter(config, family, trained, len(held_out), batches, attempt_began=time.time()),
+        told=told,
+    )
+
+
+def begin(loaded: Loaded) -> Recorder:
+    """Takes the run's place: the old run to the backup with --new, the config, RunStarted, the state of step 0.
+
+    With --continue: what lies above the state that is gone on from is moved to the backup, or set aside where damaged.
+    """
+    run, config = loaded.run, loaded.config
+    loaded.told.close()
+    said = read_events(run.early_ledger)
+    write_atomically(run.staging / run.config.name, dump_run_toml(config))
+    if loaded.before is None:
+        promote(run, now=datetime.now())
+    else:
+        assert loaded.resumed_from is not None
+        said += _stepped_back(loaded, loaded.resumed_from)
+        write_atomically(run.config, dump_run_toml(config))
+        while run.staging.exists():  # a stop request may be put there meanwhile: then once more
+            shutil.rmtree(run.staging, ignore_errors=True)
+    with ExitStack() as opened:
+        ledger = opened.enter_context(Ledger(run.ledger))
+        for event in [*said, *loaded.warnings, _run_started(loaded)]:
+            ledger.append(event)
+        ledger.sync()
+        heart = HeartbeatWriter(run.heartbeat)
+        opened.callback(heart.close)
+        recorder = Recorder(
+            run=run,
+            ledger=ledger,
+            heart=heart,
+            plan=_plan(loaded),
+            saved_step=-1 if loaded.resumed_from is None else loaded.resumed_from,
+            saved_at=monotonic(),
+            step_began=monotonic(),
+        )
+        recorder.save(loaded.state)
+        opened.pop_all()
+    return recorder
+
+
+def _stepped_back(loaded: Loaded, step: int) -> list[Event]:
+    """Leaves nothing in the run folder that --continue could take for newer than `step`; what was done, as warnings."""
+    run, attempt = loaded.run, loaded.attempt
+    warnings: list[Event] = []
+    for folder in newest_good(run.root)[1]:
+        fields: dict[str, Any] = {"state": folder.name, "aside": set_aside(folder).name}
+        warnings.append(Warned(attempt=attempt, time=time.time(), code="state_set_aside", fields=fields))
+    backup = step_back(run, step, now=datetime.now())
+    if backup is not None:
+        fields = {"step": step, "backup": str(backup)}
+        warnings.append(Warned(attempt=attempt, time=time.time(), code="stepped_back", fields=fields))
+    return warnings
+
+
+def _cached(
+    config: RunConfig, family: ModelFamily, trained: tuple[Example, ...], *, device: Device, told: Told
+) -> list[CachedExample]:
+    return cached_examples(
+        family,
+        trained,
+        cache_folder(Path(config.dataset.folder)),
+        clip_skip=config.model.clip_skip,
+        trains_text=config.adapter.train_text_encoder,
+        device=device,
+        told=told,
+    )
+
+
+def _say_device(config: RunConfig, device: Device, family: ModelFamily, told: Told) -> str:
+    count = family.weights.denoiser_parameters or 0
+    precision, why = choose_precision(config.model.precision, device, denoiser_parameters=count)
+    event = DeviceChosen(
+        attempt=told.attempt,
+        time=time.time(),
+        device=str(device.torch_device),
+        name=device.name,
+        reason=device.reason,
+        precision=precision,
+        precision_reason=why,
+        threads=device.threads,
+    )
+    told.event(event)
+    if family.weights.prediction_source == "default":
+        fields = {"path": str(family.weights.path)}
+        told.event(Warned(attempt=told.attempt, time=time.time(), code="prediction_assumed", fields=fields))
+    return precision
+
+
+def _resolved(
+    config: RunConfig, family: ModelFamily, device: Device, *, precision: str, hashing: Future[str]
+) -> RunConfig:
+    """What `auto` has become, and what was read from the weights.
+
+    Raises:
+        ResumeError: the base model is not the one the run was made with.
+    """
+    sha256 = hashing.result()
+    if config.model.base_sha256 not in ("", sha256):
+        path = str(family.weights.path)
+        raise ResumeError("base_model_changed", path=path, before=config.model.base_sha256[:12], now=sha256[:12])
+    return config.with_values(
+        {
+            ("model", "family"): family.weights.family,
+            ("model", "base_sha256"): sha256,
+            ("model", "prediction"): family.weights.prediction,
+            ("model", "zero_terminal_snr"): family.weights.zero_terminal_snr,
+            ("model", "precision"): precision,
+            ("machine", "threads"): device.threads,
+        }
+    )
+
+
+def _adapter(
+    config: RunConfig, family: ModelFamily, models: Mapping[str, nn.Module], start: dict[str, Tensor]
+) -> Adapter:
+    """Attached, holding what it starts from; then the frozen layers are made fast."""
+    attachments = []
+    for target in family.targets(models):
+        parent, _, child = target.path.rpartition(".")
+        attachments.append(
+            Attachment(target.name, target.component, models[target.component].get_submodule(parent), child)
+        )
+    assert config.adapter.alpha is not None, "resolved when the run was made"
+    adapter = adapter_kind(config.adapter.kind).attach(
+        attachments,
+        rank=config.adapter.rank,
+        alpha=config.adapter.alpha,
+        dropout=config.adapter.dropout,
+        seed=config.seed,
+    )
+    adapter.set_training(True)
+    if start:
+        fill_adapter(adapter, start, config.adapter)
+    for model in models.values():
+        speed_up_frozen(model)
+    return adapter
+
+
+def _base_lrs(config: RunConfig, adapter: Adapter) -> dict[str, float]:
+    text = config.optimizer.lr if config.optimizer.text_encoder_lr is None else config.optimizer.text_encoder_lr
+    return {name: config.optimizer.lr if name == "denoiser" else text for name in adapter.components()}
+
+
+def _fresh_state(config: RunConfig, adapter: Adapter, precision: str) -> TrainState:
+    return TrainState(
+        step=0,
+        adapter=adapter,
+        optimizer=build_optimizer(
+            config.optimizer.name,
+            adapter,
+            base_lrs=_base_lrs(config, adapter),
+            options=config.optimizer.options,
+        ),
+        scaler=LossScaler() if precision == "fp16" else None,
+        origin=Origin(step=0, epoch=1),
+        gradient_checkpointing=config.training.gradient_checkpointing,
+    )
+
+
+def _restored(loaded_from: Path, state: TrainState, *, config: RunConfig, data: str, marks: Mapping[str, Any]) -> str:
+    """Loads the state; what of the fingerprint is no longer the same, "" where nothing is."""
+    changed = restore_state(loaded_from, state, identity=config.identity(), data_identity=data, fingerprint=marks)
+    state.gradient_checkpointing |= config.training.gradient_checkpointing
+    return ", ".join(f"{name}: {before} -> {now}" for name, (before, now) in changed.items())
+
+
+def _parts(
+    config: RunConfig,
+    family: ModelFamily,
+    models: Mapping[str, nn.Module],
+    *,
+    device: Device,
+    batches: RunBatches,
+    stop_at: int,
+    trained: tuple[Example, ...],
+) -> Parts:
+    return Parts(
+        seed=config.seed,
+        family=family,
+        models=models,
+        batches=batches,
+        device=device,
+        clip_skip=config.model.clip_skip,
+        accumulation_steps=config.training.accumulation_steps,
+        max_grad_norm=config.training.max_grad_norm,
+        base_lrs=_base_lrs(config, batches.state.adapter),
+        lr_factor_at=partial(
+            lr_factor_at,
+            shape=config.lr_schedule.shape,
+            warmup_steps=config.lr_schedule.warmup_steps,
+            horizon_steps=config.lr_schedule.horizon_steps or stop_at,
+        ),
+        set_checkpointing=partial(family.set_checkpointing, models),
+        picture_names=[one.image.name for one in trained],
+    )
+
+
+def _plan(loaded: Loaded) -> Plan:
+    config = loaded.config
+    return Plan(
+        attempt=loaded.attempt,
+        stop_at=loaded.stop_at,
+        save_every=config.cadence.save_every,
+        save_seconds=config.cadence.save_minutes * 60,
+        keep_states=config.cadence.keep_states,
+        state_prefix=config.export.state_prefix,
+        export_name=config.export.name,
+        facts_at=partial(_facts, loaded),
+        export=partial(loaded.exporter.export, stop_at=loaded.stop_at),
+    )
+
+
+def _facts(loaded: Loaded, state: TrainState) -> StateFacts:
+    config, batches = loaded.config, loaded.batches
+    return StateFacts(
+        identity=config.identity(),
+        data_identity=data_identity(config, loaded.trained),
+        seed=config.seed,
+        lr_schedule={
+            **config.lr_schedule.model_dump(),
+            "horizon_steps": config.lr_schedule.horizon_steps or loaded.stop_at,
+        },
+        described={
+            "step": state.step,
+            "epoch": batches.epoch_of(state.step),
+            "position": batches.position(state.step + 1, 0),
+            "target": loaded.stop_at,
+            "identity": config.identity_fields(),
+            "fingerprint": dict(loaded.fingerprint),
+        },
+    )
+
+
+def _run_started(loaded: Loaded) -> RunStarted:
+    return RunStarted(
+        attempt=loaded.attempt,
+        time=time.time(),
+        identity=loaded.config.identity(),
+        resumed_from=loaded.resumed_from,
+        stop_at=loaded.stop_at,
+        settings=loaded.config.model_dump(mode="json"),
+        changed=_changed(loaded.before, loaded.config),
+        examples=[
+            {
+                "path": str(one.image),
+                "fingerprint": one.fingerprint,
+                "sha256": one.image_sha256,
+                "repeats": one.repeats,
+                "bucket": list(one.bucket),
+            }
+            for one in loaded.trained
+        ],
+        held_out=[str(one.image) for one in loaded.held_out],
+        batches_per_epoch=loaded.batches.order.batches_per_epoch,
+        fingerprint=dict(loaded.fingerprint),
+    )
+
+
+def _changed(before: RunConfig | None, after: RunConfig) -> dict[str, list[Any]]:
+    """Settings that --continue changed, by option name."""
+    if before is None:
+        return {}
+    old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
+    changed = {}
+    for option in options().values():
+        if option.section == "request":
+            continue
+        was = old[option.section] if option.section else old
+        now = new[option.section] if option.section else new
+        if was[option.field_name] != now[option.field_name]:
+            changed[option.name] = [was[option.field_name], now[option.field_name]]
+    return changed

@@ -1,0 +1,133 @@
+"""From the pictures of a run to its micro-batches: encode once, drop the encoders, hand out by number."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lorasmith.control import HeartbeatWriter, StopFlag
+from lorasmith.data.cache import EncodedBy, EncoderCache, Missing, encode_missing, find_missing, load_examples
+from lorasmith.data.collate import collate
+from lorasmith.data.order import Order
+from lorasmith.data.types import Batch, CachedExample, Example
+from lorasmith.errors import StopAsked
+from lorasmith.events import CacheProgress, Event, Warned
+from lorasmith.families.base import ModelFamily
+from lorasmith.ledger import Ledger
+from lorasmith.training.device import Device
+from lorasmith.training.state import TrainState
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Whom the work before the first step reports to, and who may end it."""
+
+    ledger: Ledger
+    heart: HeartbeatWriter
+    stop: StopFlag
+    attempt: int
+
+    def event(self, event: Event) -> None:
+        self.ledger.append(event)
+
+    def beat(self, phase: str) -> None:
+        """A sign of life; here a stop request takes effect.
+
+        Raises:
+            StopAsked: nothing was begun yet, so there is nothing to save.
+        """
+        self.heart.beat(0, phase)
+        if self.stop.requested():
+            raise StopAsked("stopped_before_start")
+
+    def close(self) -> None:
+        """Lets go of the staging folder's files, which can then be moved on any system. Can be called again."""
+        self.ledger.close()
+        self.heart.close()
+
+    def cached(self, done: int, total: int) -> None:
+        self.event(CacheProgress(attempt=self.attempt, time=time.time(), done=done, total=total))
+        self.beat("caching")
+
+
+def cached_examples(
+    family: ModelFamily, examples: Sequence[Example], cache_folder: Path, *, clip_skip: int, trains_text: bool,
+    device: Device, told: Told,
+) -> list[CachedExample]:
+    """What the encoders make of each example, from the cache; the encoders are loaded only where something lacks, one
+    after the other, and are gone when this returns."""
+    encoded_by = EncodedBy(family.encoder_hashes(), clip_skip, caches_text=not trains_text)
+    cache = EncoderCache(cache_folder)
+    missing = find_missing(cache, examples, encoded_by)
+    for path in cache.set_aside:
+        fields = {"path": str(path)}
+        told.event(Warned(attempt=told.attempt, time=time.time(), code="cache_damaged", fields=fields))
+    if len(missing):
+        told.cached(0, len(missing))
+        _encode(family, missing, cache, encoded_by=encoded_by, device=device, told=told)
+        device.release_memory()
+    tokenize = _tokenizer(family) if trains_text else None
+    return load_examples(cache, examples, encoded_by=encoded_by, tokenize=tokenize)
+
+
+def _encode(
+    family: ModelFamily, missing: Missing, cache: EncoderCache, *, encoded_by: EncodedBy, device: Device, told: Told
+) -> None:
+    encoders = family.load_encoders(clip_skip=encoded_by.clip_skip, where=device.torch_device)
+
+    def encode_image(pixels: NDArray[np.float32]) -> Tensor:
+        batch = torch.from_numpy(pixels).unsqueeze(0).to(device.torch_device)
+        with torch.no_grad():
+            return family.encode_images(encoders, batch)[0]
+
+    def encode_caption(caption: str) -> dict[str, Tensor]:
+        with torch.no_grad():
+            return {name: value[0] for name, value in family.encode_captions(encoders, [caption]).items()}
+
+    encode_missing(
+        missing,
+        cache,
+        encoded_by=encoded_by,
+        encode_image=encode_image,
+        encode_caption=encode_caption,
+        progress=told.cached,
+    )
+
+
+def _tokenizer(family: ModelFamily) -> Callable[[str], dict[str, Tensor]]:
+    def tokenize(caption: str) -> dict[str, Tensor]:
+        return {name: value[0] for name, value in family.tokenize([caption]).items()}
+
+    return tokenize
+
+
+@dataclass(frozen=True, slots=True)
+class RunBatches:
+    """The micro-batches of a run: a function of (step, micro), no cursor."""
+
+    order: Order
+    cached: Sequence[CachedExample]
+    family: ModelFamily
+    accumulation_steps: int
+    state: TrainState  # for its origin alone
+
+    def position(self, step: int, micro: int) -> int:
+        """Micro-batches since the origin; the first is 0."""
+        return (step - 1 - self.state.origin.step) * self.accumulation_steps + micro
+
+    def at(self, step: int, micro: int) -> tuple[int, Batch]:
+        epoch, ids = self.order.batch_at(self.position(step, micro), self.state.origin.epoch)
+        return epoch, collate(self.cached, ids, self.family.collate_conditioning)
+
+    def epoch_of(self, step: int) -> int:
+        """The epoch of the last micro-batch of a completed step; the first epoch before the first step."""
+        if step <= self.state.origin.step:
+            return self.state.origin.epoch
+        return self.order.epoch_at(self.position(step, self.accumulation_steps - 1), self.state.origin.epoch)

@@ -1,0 +1,77 @@
+"""P4's bones: the gradient of a micro-batch is a function of (seed, step, micro-batch number) alone."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from lorasmith.training.build import Loaded
+from lorasmith.training.step import _backward, _sum_gradients
+from lorasmith.training.tree_sum import TreeSum
+from tests.runs.workshop import Workshop, load, stage
+
+VALUES = {
+    ("training", "batch_size"): 2,
+    ("training", "accumulation_steps"): 5,
+    ("adapter", "dropout"): 0.2,
+    ("adapter", "train_text_encoder"): True,
+}
+STEP = 3
+
+
+@pytest.fixture
+def loaded(workshop: Workshop) -> Loaded:
+    stage(workshop.start_new(4, VALUES))
+    return load(workshop.run, stop_at=4)
+
+
+def gradient_of(loaded: Loaded, micro: int) -> Tensor:
+    state, parts = loaded.state, loaded.parts
+    state.adapter.clear_gradient()
+    _, batch = parts.batches.at(STEP, micro)
+    _backward(state, parts, batch, step=STEP, micro=micro, scale=1 / parts.accumulation_steps)
+    return state.adapter.gradient().clone()
+
+
+def step_gradient(loaded: Loaded) -> Tensor:
+    _sum_gradients(loaded.state, loaded.parts, STEP)
+    return loaded.state.adapter.gradient().clone()
+
+
+def test_another_order_of_computing(loaded: Loaded) -> None:
+    whole = step_gradient(loaded)
+    tree = TreeSum(5)
+    for micro in (4, 1, 3, 0, 2):
+        torch.randn(3)  # nothing that is drawn in between matters
+        tree.add(micro, gradient_of(loaded, micro))
+    assert whole.abs().max() > 0
+    assert torch.equal(tree.total(), whole)
+
+
+def test_each_in_a_fresh_process(loaded: Loaded, workshop: Workshop, tmp_path: Path) -> None:
+    tree = TreeSum(5)
+    for micro in range(5):
+        file = tmp_path / f"{micro}.safetensors"
+        command = [sys.executable, "-m", "tests.runs.one_gradient", str(workshop.run.root), str(micro), str(file)]
+        root = Path(__file__).parents[2]
+        subprocess.run(command, check=True, cwd=root, timeout=120)
+        tree.add(micro, safetensors.torch.load_file(file)["gradient"])
+    assert torch.equal(tree.total(), step_gradient(loaded))
+
+
+def test_another_micro_batch_has_another_gradient(loaded: Loaded) -> None:
+    assert not torch.equal(gradient_of(loaded, 0), gradient_of(loaded, 1))
+
+
+def test_slices_take_their_part_of_the_draw(loaded: Loaded) -> None:
+    """Cut in two, a micro-batch has the same noise and timesteps; the sum differs by rounding (and dropout) only."""
+    adapter = loaded.state.adapter
+    adapter.set_training(False)
+    whole = gradient_of(loaded, 0)
+    loaded.state.micro_split = 2
+    halves = gradient_of(loaded, 0)
+    assert torch.allclose(whole, halves, rtol=1e-3, atol=1e-6 * float(whole.abs().max()))

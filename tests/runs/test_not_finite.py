@@ -1,0 +1,168 @@
+"""A loss or gradient that is not finite: nothing of the step is applied, what stood before is saved, exit 8."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from lorasmith.errors import ExitCode
+from lorasmith.events import RunStarted, RunStopped, StepCompleted
+from lorasmith.families.sd15 import StableDiffusion15
+from lorasmith.ledger import read_events
+from lorasmith.training import step as step_module
+from lorasmith.training.device import Device
+from lorasmith.training.state import TrainState
+from lorasmith.training.step import Parts
+from tests.runs.workshop import Outcome, Values, Workshop
+
+MakeWorkshop = Callable[[str], Workshop]
+STEPS, BAD = 5, 3
+SHAPED: Values = {
+    ("training", "batch_size"): 2,
+    ("lr_schedule", "shape"): "cosine",
+    ("lr_schedule", "warmup_steps"): 2,
+    ("lr_schedule", "horizon_steps"): STEPS,
+    ("optimizer", "lr"): 1e-3,
+}
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, bad: int, *, where: str) -> None:
+    """Step `bad` comes out not finite, each time it is done."""
+    sum_gradients = step_module._sum_gradients
+
+    def poisoned(state: TrainState, parts: Parts, step: int) -> Any:
+        epoch, loss, ids = sum_gradients(state, parts, step)
+        if step == bad and where == "gradient":
+            state.adapter.gradient()[3] = float("inf")
+        if step == bad and where == "loss":
+            loss = loss * float("nan")
+        return epoch, loss, ids
+
+    monkeypatch.setattr(step_module, "_sum_gradients", poisoned)
+
+
+def read_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU as if reading a number from it made the program wait."""
+    monkeypatch.setattr(Device, "reads_late", True)
+
+
+def check_end(workshop: Workshop, outcome: Outcome, bad: int) -> None:
+    assert outcome.exit_code == ExitCode.NON_FINITE
+    assert [event.step for event in outcome.of(StepCompleted)] == list(range(1, bad))
+    assert workshop.train_state()["step"] == bad - 1
+    assert workshop.states() == [bad - 1, *([0] if bad > 1 else [])]
+    exported = safetensors.torch.load_file(workshop.run.export("last"))
+    assert all(torch.isfinite(one).all() for one in [*exported.values(), *workshop.adapter().values()])
+    (stopped,) = outcome.of(RunStopped)
+    assert (stopped.code, stopped.reason, stopped.step) == ("non_finite", "failed", bad - 1)
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["direct", "late"])
+@pytest.mark.parametrize(("bad", "where"), [(1, "loss"), (BAD, "gradient"), (BAD, "loss"), (STEPS, "gradient")])
+def test_ends_as_if_stopped_before(
+    make_workshop: MakeWorkshop, monkeypatch: pytest.MonkeyPatch, bad: int, where: str, late: bool
+) -> None:
+    """State and export are those of a run that was stopped after step k - 1, to the byte."""
+    broken, stopped = make_workshop("broken"), make_workshop("stopped")
+    if bad > 1:
+        stopped.new(STEPS, SHAPED, stop_after=bad - 1)
+    if late:
+        read_late(monkeypatch)
+    poison(monkeypatch, bad, where=where)
+    check_end(broken, broken.new(STEPS, SHAPED), bad)
+    if bad > 1:
+        assert broken.digest() == stopped.digest()
+
+
+def test_names_what_the_step_was_made_of(make_workshop: MakeWorkshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pictures that a run without the fault trained on in that step, and the timesteps the denoiser saw."""
+    values = {**SHAPED, ("training", "accumulation_steps"): 2}
+    good, broken = make_workshop("good"), make_workshop("broken")
+    seen = good.new(BAD, values)
+    names = [one["path"].rsplit("/", 1)[1] for one in seen.of(RunStarted)[0].examples]
+    timesteps: list[list[int]] = []
+    predict = StableDiffusion15.predict
+
+    def watched(self: StableDiffusion15, models: Any, noised: Any, conditioning: Any) -> Any:
+        timesteps.append([int(one) for one in noised.timesteps])
+        return predict(self, models, noised, conditioning)
+
+    monkeypatch.setattr(StableDiffusion15, "predict", watched)
+    poison(monkeypatch, BAD, where="gradient")
+    (stopped,) = broken.new(STEPS, values).of(RunStopped)
+    assert stopped.fields == {
+        "step": BAD,
+        "pictures": [names[one] for one in seen.of(StepCompleted)[BAD - 1].example_ids],
+        "timesteps": timesteps[-2] + timesteps[-1],
+    }
+    json.dumps(stopped.fields)
+
+
+def test_continue_with_another_lr_reaches_the_target(workshop: Workshop) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        poison(patch, BAD, where="gradient")
+        workshop.new(STEPS, SHAPED)
+        assert workshop.go_on(None).exit_code == ExitCode.NON_FINITE  # never of itself: it comes back
+    outcome = workshop.go_on(None, {("optimizer", "lr"): 1e-4})
+    assert outcome.exit_code == ExitCode.FINISHED
+    (started,) = outcome.of(RunStarted)
+    assert (started.resumed_from, started.stop_at) == (BAD - 1, STEPS)
+    assert started.changed == {"lr": [1e-3, 1e-4]}
+    assert [event.step for event in outcome.of(StepCompleted)] == list(range(BAD, STEPS + 1))
+    assert workshop.train_state()["step"] == STEPS
+    assert workshop.optimizer_steps() == {STEPS}
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "lion"])
+def test_reading_late_changes_nothing(
+    make_workshop: MakeWorkshop, monkeypatch: pytest.MonkeyPatch, optimizer: str
+) -> None:
+    values = {**SHAPED, ("optimizer", "name"): optimizer, ("cadence", "save_every"): 2}
+    direct, late = make_workshop("direct"), make_workshop("late")
+    direct.new(STEPS, values)
+    read_late(monkeypatch)
+    outcome = late.new(STEPS, values)
+    assert [event.step for event in outcome.of(StepCompleted)] == list(range(1, STEPS + 1))
+    assert late.losses() == direct.losses()
+    assert late.digest() == direct.digest()
+    assert late.states() == direct.states()
+
+
+def test_reading_late_loses_no_step_where_the_next_one_fails(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An optimizer that cannot be told on the device is told here, while the step before is still unread."""
+    read_late(monkeypatch)
+    poison(monkeypatch, BAD, where="gradient")
+    check_end(workshop, workshop.new(STEPS, {**SHAPED, ("optimizer", "name"): "lion"}), BAD)
+
+
+def test_reading_late_stops_where_it_was_asked_to(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    read_late(monkeypatch)
+    outcome = workshop.new(STEPS, SHAPED, stop_after=2)
+    assert outcome.exit_code == ExitCode.STOPPED
+    completed = [event.step for event in outcome.of(StepCompleted)]
+    assert completed == list(range(1, workshop.train_state()["step"] + 1))
+
+
+def test_weights_that_overflow_are_not_saved(workshop: Workshop) -> None:
+    """A step size beyond float32: the state before it stays the newest, and no file holds what came of it."""
+    outcome = workshop.new(3, {("optimizer", "lr"): 1e39})
+    assert outcome.exit_code == ExitCode.NON_FINITE
+    (stopped,) = outcome.of(RunStopped)
+    assert stopped.code == "weights_non_finite"
+    assert workshop.states() == [0]
+    assert not workshop.run.export("last").exists()
+    assert not [path for path in workshop.run.root.iterdir() if path.name.endswith(".tmp")]
+
+
+def test_the_ledger_holds_finite_numbers_only(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    poison(monkeypatch, BAD, where="loss")
+    workshop.new(STEPS, SHAPED)
+    text = workshop.run.ledger.read_text(encoding="utf-8")
+    assert "NaN" not in text
+    assert "Infinity" not in text
+    assert read_events(workshop.run.ledger)
