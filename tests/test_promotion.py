@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from lorasmith.config import RunConfig, dump_run_toml
 from lorasmith.errors import ResourceError
 from lorasmith.promotion import PLAN, back_up_export, finish_promotion, move, promote
 from lorasmith.run_folder import RunFolder
+from tests.interrupted import Cut, cut_at, tree
 
 NOW = datetime(2025, 3, 4, 12, 5, 6)
 STAMP = "20250304_120506"
@@ -49,20 +50,6 @@ def make(root: Path, *, name: str = "cat", output: str = "lora_output") -> RunFo
     for passing in ("early.jsonl", "heartbeat", "stop.request", ".stop.request.77.tmp"):
         (run.staging / passing).write_bytes(b"passing")
     return run
-
-
-def tree(folder: Path) -> dict[str, bytes | str]:
-    """Every file below, with its bytes; every empty folder and link."""
-    found: dict[str, bytes | str] = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_symlink():
-            found[name] = f"-> {path.readlink()}"
-        elif path.is_file():
-            found[name] = path.read_bytes()
-        elif not any(path.iterdir()):
-            found[name] = "empty folder"
-    return found
 
 
 BACKUP = f"lora_output_backup/run_{STAMP}"
@@ -167,38 +154,6 @@ def test_without_a_plan_there_is_nothing_to_finish(tmp_path: Path) -> None:
 
 # -- cut short -------------------------------------------------------------------------------------
 
-# Each call that changes a directory; the interruption comes before or after it is done.
-CALLS = [(Path, "rename"), (os, "replace"), (os, "unlink"), (os, "rmdir"), (Path, "mkdir"), (shutil, "copy2")]
-
-
-class Cut(BaseException):
-    """The process is gone."""
-
-
-@contextmanager
-def cut_at(number: int, *, before: bool) -> Iterator[list[str]]:
-    """Lets `number` changes happen, and the next one or not."""
-    done: list[str] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda _: None)  # slow, and nothing is cut off from power here
-        for place, name in CALLS:
-            patch.setattr(place, name, _counting(name, getattr(place, name), done, number, before))
-        yield done
-
-
-def _counting(name: str, real: Callable[..., Any], done: list[str], number: int, before: bool) -> Callable[..., Any]:
-    def call(*given: Any, **more: Any) -> Any:
-        is_it = len(done) == number
-        done.append(name)
-        if is_it and before:
-            raise Cut
-        result = real(*given, **more)
-        if is_it:
-            raise Cut
-        return result
-
-    return call
-
 
 def next_start(run: RunFolder) -> None:
     """What the supervisor does first: what was planned is finished, staging without a plan is taken away."""
@@ -215,6 +170,7 @@ def cut_everywhere(tmp_path: Path, again: Callable[[RunFolder], None], *, parent
         for number in range(200):
             root = tmp_path / f"{before}_{number}"
             run = make(root)
+            before_it = tree(run.root)
             if parent is not None:
                 (root / "lora_output_backup").symlink_to(parent / f"{before}_{number}")
                 (parent / f"{before}_{number}").mkdir()
@@ -230,26 +186,13 @@ def cut_everywhere(tmp_path: Path, again: Callable[[RunFolder], None], *, parent
             if had_plan or found.get("lora_output/run.toml") == b"new config":
                 assert found == PROMOTED, (before, number)
             else:  # cut before there was a plan: the old run is as it was
-                assert {name: found[name] for name in found if name.startswith("lora_output/")} == {
-                    name: content for name, content in tree_of_made.items() if name.startswith("lora_output/")
-                }
+                assert tree(run.root) == before_it
             if len(done) <= number:
                 break
             points += 1
         else:
             raise AssertionError("never done")
     return points
-
-
-@pytest.fixture(autouse=True)
-def _made(tmp_path_factory: pytest.TempPathFactory) -> None:
-    global tree_of_made
-    root = tmp_path_factory.mktemp("made")
-    make(root)
-    tree_of_made = tree(root)
-
-
-tree_of_made: dict[str, bytes | str] = {}
 
 
 def test_cut_short_anywhere_it_is_finished_by_the_next_start(tmp_path: Path) -> None:
@@ -289,6 +232,7 @@ from datetime import datetime
 from pathlib import Path
 from lorasmith import promotion
 from lorasmith.run_folder import RunFolder
+from tests.interrupted import Cut, cut_at, tree
 real, moved = promotion.move, []
 def move(source, target):
     if len(moved) == 3:
@@ -341,6 +285,8 @@ def test_what_is_there_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "b").write_bytes(b"theirs")
     move(tmp_path / "a", tmp_path / "b")
     assert tree(tmp_path) == {"b": b"theirs", "b_2": b"mine"}
+    move(tmp_path / "a", tmp_path / "c" / "d")  # there is none any more
+    assert tree(tmp_path) == {"b": b"theirs", "b_2": b"mine"}
 
 
 def test_a_folder_is_not_put_into_one_that_is_there(tmp_path: Path) -> None:
@@ -349,11 +295,6 @@ def test_a_folder_is_not_put_into_one_that_is_there(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(name.encode())
     move(tmp_path / "a", tmp_path / "b")
     assert tree(tmp_path) == {"b/y": b"b/y", "b_2/x": b"a/x"}
-
-
-def test_moving_nothing_does_nothing(tmp_path: Path) -> None:
-    move(tmp_path / "a", tmp_path / "b" / "c")
-    assert tree(tmp_path) == {}
 
 
 def test_between_disks_it_is_copied_whole_first(tmp_path: Path, other_disk: Path) -> None:
