@@ -31,8 +31,10 @@ class Adapter(Protocol):
     def attach(
         cls, attachments: Sequence[Attachment], *, rank: int, alpha: float, dropout: float, seed: int
     ) -> Adapter:
-        """Replaces each layer by one that adds the adapter's change. At the start the change is zero; the initial numbers
-        are a function of (seed, attachment name) alone."""
+        """Replaces each layer by one that adds the adapter's change.
+
+        At the start the change is zero; the initial numbers are a function of (seed, attachment name) alone.
+        """
 
     def components(self) -> dict[str, slice]:
         """Which part of `flat` belongs to which component, in order."""

@@ -103,6 +103,8 @@ def continued_run(run: RunFolder, values: Values, request: Request, *, from_stat
     config = before.with_values(_absolute(values, here))
     _check_settings(config, request)
     _check_identity(before, config)
+    if config.dataset.hold_out != before.dataset.hold_out:
+        raise ConfigError("hold_out_fixed", before=before.dataset.hold_out)
     weights = base_weights(config, here)
     check_clip_skip(weights, config.model.clip_skip)
     if weights.layout != "pickle" and weights.family != before.model.family:

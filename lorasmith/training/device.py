@@ -7,7 +7,6 @@ import importlib.metadata
 import os
 import platform
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,10 +33,6 @@ class Device:
     def reads_late(self) -> bool:
         """Whether reading a number waits for the device: then losses are read one step later."""
         return self.torch_device.type != "cpu"
-
-    def synchronize(self) -> None:
-        if self.torch_device.type == "cuda":
-            torch.cuda.synchronize(self.torch_device)
 
     def peak_memory(self) -> int:
         """Bytes: of the device where it has memory of its own, else of this process; 0 where the system tells none."""
@@ -124,10 +119,6 @@ def is_out_of_memory(error: BaseException) -> bool:
 def seed_model(seed: int) -> None:
     """Seeds what layers draw themselves (dropout), on every device, for one slice of one micro-batch."""
     torch.manual_seed(seed)
-
-
-def parameter_count(modules: Iterable[torch.nn.Module]) -> int:
-    return sum(parameter.numel() for module in modules for parameter in module.parameters())
 
 
 def _make_repeatable() -> None:

@@ -58,8 +58,14 @@ class Told:
 
 
 def cached_examples(
-    family: ModelFamily, examples: Sequence[Example], cache_folder: Path, *, clip_skip: int, trains_text: bool,
-    device: Device, told: Told,
+    family: ModelFamily,
+    examples: Sequence[Example],
+    cache_folder: Path,
+    *,
+    clip_skip: int,
+    trains_text: bool,
+    device: Device,
+    told: Told,
 ) -> list[CachedExample]:
     """What the encoders make of each example, from the cache; the encoders are loaded only where something lacks, one
     after the other, and are gone when this returns."""

@@ -166,7 +166,5 @@ def _buckets(examples: tuple[Example, ...]) -> tuple[BucketFacts, ...]:
 
 
 def _mean_aspect_error(examples: tuple[Example, ...]) -> float:
-    errors = [
-        abs(one.original.width / one.original.height - one.bucket.width / one.bucket.height) for one in examples
-    ]
+    errors = [abs(one.original.width / one.original.height - one.bucket.width / one.bucket.height) for one in examples]
     return sum(errors) / len(errors)

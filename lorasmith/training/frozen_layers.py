@@ -1,230 +1,188 @@
-"""Layers that never change, made fast on a CPU: their weights are put into oneDNN's own order once, not at every call.
+"""Layers that never change, made fast on a CPU by giving oneDNN their products in the form it is quickest at.
 
-Each fast layer holds two copies in place of the plain one: for the forward pass and for the gradient to its input. It
-gives no gradient to its weights. Knows nothing of adapters, models or precisions beyond what a layer's tensors say.
-
-What oneDNN computes does not depend on the size a copy was packed for, only the speed does; so the sizes below are
-fixed, and nothing here has a history. For 1x1 convolutions the right order changes with the picture's size (a wrong one
-is 50 times slower), so those are matrix products with weights that stay as they are.
+They give a gradient to their input and none to their weights. Knows nothing of adapters, models or precisions beyond
+what a layer's tensors say. Weights stay as they are: in oneDNN's own order some would be a little faster, at the price
+of a second copy, of seconds at every start, and of a product 50 times slower where a picture's size asks for another
+order than the one they were put into.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import conv2d, fold, unfold
 
-_PACKED_FOR_SIDE = 16  # pixels of latents: any realistic side leads to the same blocks
-_PACKED_FOR_ROWS = 256
-# Counts of channels that all sizes cut into the same blocks; others may get an order that is slow at another size.
-_CHANNEL_BLOCK = 64
-_NEEDED_OPERATORS = (
-    "_convolution_pointwise",
-    "_convolution_transpose_pointwise",
-    "_linear_pointwise",
-    "_reorder_convolution_weight",
-    "_reorder_convolution_transpose_weight",
-    "_reorder_linear_weight",
-)
+# A convolution reads its weights once for all pixels. From so many channels to a pixel on, reading them is what takes
+# the time, and oneDNN's convolution re-orders them first, while a product of matrices takes them as they are.
+_CHANNELS_PER_PIXEL = 4
+_NEEDED_OPERATORS = ("_linear_pointwise", "_is_mkldnn_bf16_supported", "_is_mkldnn_fp16_supported")
+
+Window = dict[str, tuple[int, ...]]  # the sizes of a convolution, by unfold's names
 
 
 def speed_up_frozen(model: nn.Module) -> int:
     """Replaces the frozen convolutions and linear layers inside `model` and returns how many.
 
     Called once, when everything that is trained has been attached. Layers are left as they are where they hold
-    anything trained, lie on another device, have a shape, precision or kind that oneDNN does not pack, or where this
-    torch lacks the operators. Memory grows by one copy of what is replaced.
+    anything trained, lie on another device, have a precision or a kind that is not known here, or where this torch
+    lacks oneDNN. Only 1x1 convolutions take more memory than before: a second copy of their weights.
     """
     if not _operators_are_there():
         return 0
     count = 0
-    # Owners only, and children by name: a list of the layers themselves would keep every plain weight alive to the end.
-    owners = [module for module in model.modules() if next(module.children(), None) is not None]
-    for owner in owners:
-        for name in [name for name, _ in owner.named_children()]:
-            packed = _packed(owner.get_submodule(name))
-            if packed is not None:
-                setattr(owner, name, packed)
+    for owner in list(model.modules()):
+        for name, layer in list(owner.named_children()):
+            fast = _fast(layer)
+            if fast is not None:
+                setattr(owner, name, fast)
                 count += 1
     return count
 
 
-class PackedConv2d(nn.Module):
-    """A frozen convolution: (B, C, H, W) -> (B, O, h, w)."""
-
-    def __init__(self, layer: nn.Conv2d) -> None:
-        super().__init__()
-        self.stride, self.dilation = list(layer.stride), list(layer.dilation)
-        self.padding = [int(one) for one in layer.padding]  # not a word: see _packed
-        self.reach = [d * (k - 1) + 1 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
-        self.bias = None if layer.bias is None else layer.bias.detach()
-        weight, geometry = layer.weight.detach(), (self.stride, self.dilation, 1)
-        side = [_PACKED_FOR_SIDE, _PACKED_FOR_SIDE]
-        ops = torch.ops.mkldnn
-        self.forward_weight = ops._reorder_convolution_weight(
-            weight, self.padding, *geometry, [1, layer.in_channels, *side]
-        )
-        # The gradient to the input is the transposed convolution with the same weights.
-        self.backward_weight = ops._reorder_convolution_transpose_weight(
-            weight, self.padding, [0, 0], *geometry, [1, layer.out_channels, *side]
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return _apply(_PackedConvolution, x, self)
-
-
-class PixelwiseConv2d(nn.Module):
-    """A frozen 1x1 convolution: (B, C, h, w) -> (B, O, h, w)."""
-
-    def __init__(self, layer: nn.Conv2d) -> None:
-        super().__init__()
-        self.bias = None if layer.bias is None else layer.bias.detach()[:, None, None]
-        self.forward_weight = layer.weight.detach().flatten(1)
-        self.backward_weight = self.forward_weight.t().contiguous()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return _apply(_PixelwiseConvolution, x, self)
-
-
-class PackedLinear(nn.Module):
-    """A frozen linear layer: (..., in) -> (..., out)."""
+class FrozenLinear(nn.Module):
+    """(..., in) -> (..., out)."""
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
-        self.bias = None if layer.bias is None else layer.bias.detach()
-        weight, pack = layer.weight.detach(), torch.ops.mkldnn._reorder_linear_weight
-        self.forward_weight = pack(weight, _PACKED_FOR_ROWS)
-        self.backward_weight = pack(weight.t().contiguous(), _PACKED_FOR_ROWS)
+        self.weight, self.bias = layer.weight, layer.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        return _apply(_PackedLinear, x, self)
+        return _applied(_Linear, x, self.weight, self.bias)
 
 
-class _PackedConvolution(torch.autograd.Function):
+class PixelwiseConv2d(nn.Module):
+    """A 1x1 convolution, (B, C, h, w) -> (B, O, h, w)."""
+
+    def __init__(self, layer: nn.Conv2d) -> None:
+        super().__init__()
+        self.weight, self.bias = layer.weight, layer.bias
+        self.register_buffer("turned", layer.weight.detach().flatten(1).t().contiguous(), persistent=False)  # (C, O)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _applied(_PixelwiseConvolution, x, self.weight, self.turned, self.bias)
+
+
+class FrozenConv2d(nn.Module):
+    """(B, C, h, w) -> (B, O, h', w')."""
+
+    def __init__(self, layer: nn.Conv2d) -> None:
+        super().__init__()
+        self.weight, self.bias = layer.weight, layer.bias
+        self.window: Window = {
+            "kernel_size": layer.kernel_size,
+            "dilation": layer.dilation,
+            "padding": tuple(int(side) for side in layer.padding),  # not a word: see _fast
+            "stride": layer.stride,
+        }
+
+    def forward(self, x: Tensor) -> Tensor:
+        sides = [_windows(side, axis, self.window) for axis, side in enumerate(x.shape[2:])]
+        if max(self.weight.shape[:2]) < _CHANNELS_PER_PIXEL * len(x) * math.prod(sides):
+            window = self.window
+            return conv2d(x, self.weight, self.bias, window["stride"], window["padding"], window["dilation"])
+        return _applied(_Convolution, x, self.weight, self.bias, self.window, sides)
+
+
+def _windows(side: int, axis: int, window: Window) -> int:
+    """How many windows lie along a side of so many pixels."""
+    reach = window["dilation"][axis] * (window["kernel_size"][axis] - 1) + 1
+    return (side + 2 * window["padding"][axis] - reach) // window["stride"][axis] + 1
+
+
+class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: PackedConv2d) -> Tensor:
-        ctx.layer, ctx.sides = layer, x.shape[2:]
-        return _convolution(x, layer)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(weight)
+        return _product(x, weight.t(), bias)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None]:
-        layer: PackedConv2d = ctx.layer
-        if not ctx.needs_input_grad[0]:
-            return None, None
-        # Rows and columns at the far edge that the stride stepped over: they get a gradient of their own size.
-        left_over = [
-            side + 2 * padding - (small - 1) * stride - reach
-            for side, small, padding, stride, reach in zip(
-                ctx.sides, gradient.shape[2:], layer.padding, layer.stride, layer.reach, strict=True
-            )
-        ]
-        return torch.ops.mkldnn._convolution_transpose_pointwise(
-            gradient.contiguous(),
-            layer.backward_weight,
-            None,
-            layer.padding,
-            left_over,
-            layer.stride,
-            layer.dilation,
-            1,
-            "none",
-            [],
-            "",
-        ), None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None]:
+        (weight,) = ctx.saved_tensors
+        return _product(gradient, weight) if ctx.needs_input_grad[0] else None, None, None
 
 
 class _PixelwiseConvolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: PixelwiseConv2d) -> Tensor:
-        ctx.layer = layer
-        result = _pixelwise(x, layer.forward_weight)
-        return result if layer.bias is None else result.add_(layer.bias)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, turned: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(turned)
+        result = _pixelwise(weight.flatten(1), x)
+        return result if bias is None else result.add_(bias[:, None, None])
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None, None]:
+        (turned,) = ctx.saved_tensors
+        return _pixelwise(turned, gradient) if ctx.needs_input_grad[0] else None, None, None, None
+
+
+class _Convolution(torch.autograd.Function):
+    """As a product with the columns of all windows: few pixels make few columns."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, sides: list[int]) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.window, ctx.input_sides = window, x.shape[2:]
+        columns = unfold(x, **window)  # (B, C k k, h' w')
+        columns = columns.transpose(0, 1).flatten(1)  # (C k k, B h' w'): a copy where there are several pictures
+        result = _product(weight.flatten(1), columns)  # (O, B h' w')
+        if bias is not None:
+            result.add_(bias[:, None])
+        return result.view(len(weight), len(x), *sides).transpose(0, 1).contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None, None, None]:
         if not ctx.needs_input_grad[0]:
-            return None, None
-        return _pixelwise(gradient, ctx.layer.backward_weight), None
+            return None, None, None, None, None
+        (weight,) = ctx.saved_tensors
+        rows = gradient.flatten(2).transpose(1, 2)  # (B, h' w', O)
+        columns = _product(rows, weight.flatten(1)).transpose(1, 2)  # (B, C k k, h' w')
+        return fold(columns, tuple(ctx.input_sides), **ctx.window), None, None, None, None
 
 
-class _PackedLinear(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: PackedLinear) -> Tensor:
-        ctx.layer = layer
-        return _product(x, layer.forward_weight, layer.bias)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None]:
-        if not ctx.needs_input_grad[0]:
-            return None, None
-        return _product(gradient, ctx.layer.backward_weight, None), None
-
-
-def _apply(function: type[torch.autograd.Function], x: Tensor, layer: nn.Module) -> Tensor:
-    result: Tensor = function.apply(x, layer)  # type: ignore[no-untyped-call]
+def _applied(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
+    result: Tensor = function.apply(*arguments)  # type: ignore[no-untyped-call]
     return result
 
 
-def _convolution(x: Tensor, layer: PackedConv2d) -> Tensor:
-    result: Tensor = torch.ops.mkldnn._convolution_pointwise(
-        x.contiguous(),
-        layer.forward_weight,
-        layer.bias,
-        layer.padding,
-        layer.stride,
-        layer.dilation,
-        1,
-        "none",
-        [],
-        "",
-    )
+def _product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
+    """(..., m, k) times (k, n), plus (n,): the same as torch's, which asks MKL; that does not know every processor."""
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(left.contiguous(), right.t(), bias, "none", [], "")
     return result
 
 
-def _pixelwise(x: Tensor, weight: Tensor) -> Tensor:
-    """weight (O, C) times each pixel of (B, C, h, w)."""
-    # The pixels stand where a linear layer has its weights, so that no picture is turned around in memory.
-    pictures = [torch.ops.mkldnn._linear_pointwise(weight, one.t(), None, "none", [], "") for one in x.flatten(2)]
+def _pixelwise(weight: Tensor, x: Tensor) -> Tensor:
+    """(O, C) times each pixel of (B, C, h, w)."""
+    pictures = [_product(weight, one) for one in x.flatten(2)]
     result = pictures[0] if len(pictures) == 1 else torch.cat(pictures)
     return result.view(len(x), len(weight), *x.shape[2:])
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    result: Tensor = torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
-    return result
-
-
-def _packed(layer: nn.Module) -> nn.Module | None:
+def _fast(layer: nn.Module) -> nn.Module | None:
     """The fast form of `layer`; None where it has none."""
     # Subclasses may compute something else.
-    if type(layer) is nn.Linear and _can_be_packed(layer):
-        return PackedLinear(layer)
-    if type(layer) is nn.Conv2d and _can_be_packed(layer):
+    if type(layer) is nn.Linear and _is_frozen_here(layer):
+        return FrozenLinear(layer)
+    if type(layer) is nn.Conv2d and _is_frozen_here(layer):
         if layer.groups != 1 or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
             return None
         if layer.kernel_size == layer.stride == (1, 1) and layer.padding == (0, 0):
             return PixelwiseConv2d(layer)
-        return PackedConv2d(layer)
+        return FrozenConv2d(layer)
     return None
 
 
-def _can_be_packed(layer: nn.Linear | nn.Conv2d) -> bool:
-    weight = layer.weight
-    return (
-        weight.device.type == "cpu"
-        and not any(one.requires_grad for one in layer.parameters())
-        and all(channels % _CHANNEL_BLOCK == 0 for channels in weight.shape[:2])
-        and _precision_is_supported(weight.dtype)
-    )
-
-
-def _precision_is_supported(precision: torch.dtype) -> bool:
-    if precision == torch.bfloat16:
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    if precision == torch.float16:
-        return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
-    return precision == torch.float32
+def _is_frozen_here(layer: nn.Linear | nn.Conv2d) -> bool:
+    if layer.weight.device.type != "cpu" or any(one.requires_grad for one in layer.parameters()):
+        return False
+    supported: dict[torch.dtype, Callable[[], Any]] = {
+        torch.float32: lambda: True,
+        torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
+        torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported,
+    }
+    return layer.weight.dtype in supported and bool(supported[layer.weight.dtype]())
 
 
 def _operators_are_there() -> bool:

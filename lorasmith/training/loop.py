@@ -128,38 +128,17 @@ class Recorder:
 
 
 def train(state: TrainState, parts: Parts, recorder: Recorder, stop: StopFlag) -> StopReason:
-    """Runs to exactly `plan.stop_at` completed steps, or to the first step boundary after a stop was asked for.
+    """Runs to exactly `plan.stop_at` completed steps, or to the first step boundary after a stop was asked for; then
+    saves and exports whatever step the run stands on.
 
-    The order of these lines is a contract. On a device that reads late, a step's numbers are read while the next one is
-    being computed, and always before anything is saved.
+    Raises:
+        NonFiniteError: a step was not finite; saved as it stood before it. Or what was to be saved is not finite.
+        ResourceError: out of memory, saved as it stood before the step; or the disk is full.
     """
-    plan = recorder.plan
-    unread: StepResult | None = None
     recorder.step_began = monotonic()
     recorder.lrs = tuple(group["lr"] for group in state.optimizer.param_groups)
     try:
-        while state.step < plan.stop_at and not stop.requested():
-            try:
-                outcome = train_step(state, parts)
-            finally:  # also where this step failed: the one before was applied
-                if unread is not None:
-                    recorder.step_done(parts, unread)
-                unread = None
-            if isinstance(outcome, Repeat):
-                _repeated(recorder, state, outcome)
-                continue
-            export_is_due = plan.save_every > 0 and state.step % plan.save_every == 0
-            save_is_due = export_is_due or recorder.minutes_are_up()
-            if parts.device.reads_late and not save_is_due:
-                unread = outcome
-                continue
-            recorder.step_done(parts, outcome)
-            if save_is_due:
-                recorder.save(state)
-            if export_is_due:
-                recorder.export(state, recorder.run.export(plan.export_name, state.step))
-        if unread is not None:
-            recorder.step_done(parts, unread)
+        _steps(state, parts, recorder, stop)
     except NonFiniteError as error:
         if error.code == "non_finite":  # nothing of that step was applied, so what stands is whole
             _take_back(state, recorder, error.fields["step"] - 1)
@@ -170,7 +149,37 @@ def train(state: TrainState, parts: Parts, recorder: Recorder, stop: StopFlag) -
             finish(state, recorder)
         raise
     finish(state, recorder)
-    return "reached" if state.step >= plan.stop_at else "asked"
+    return "reached" if state.step >= recorder.plan.stop_at else "asked"
+
+
+def _steps(state: TrainState, parts: Parts, recorder: Recorder, stop: StopFlag) -> None:
+    """The order of these lines is a contract. On a device that reads late, a step's numbers are read while the next one
+    is being computed, and always before anything is saved.
+    """
+    plan = recorder.plan
+    unread: StepResult | None = None
+    while state.step < plan.stop_at and not stop.requested():
+        try:
+            outcome = train_step(state, parts)
+        finally:  # also where this step failed: the one before was applied
+            if unread is not None:
+                recorder.step_done(parts, unread)
+            unread = None
+        if isinstance(outcome, Repeat):
+            _repeated(recorder, state, outcome)
+            continue
+        export_is_due = plan.save_every > 0 and state.step % plan.save_every == 0
+        save_is_due = export_is_due or recorder.minutes_are_up()
+        if parts.device.reads_late and not save_is_due:
+            unread = outcome
+            continue
+        recorder.step_done(parts, outcome)
+        if save_is_due:
+            recorder.save(state)
+        if export_is_due:
+            recorder.export(state, recorder.run.export(plan.export_name, state.step))
+    if unread is not None:
+        recorder.step_done(parts, unread)
 
 
 def finish(state: TrainState, recorder: Recorder) -> None:

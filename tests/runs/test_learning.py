@@ -104,9 +104,9 @@ def strange(tmp_path: Path) -> Path:
 
 def test_the_loss_falls_on_its_own_pictures(own: Workshop, strange: Path) -> None:
     before, after, other_before, other_after = before_and_after(own, strange, lr=3e-3)
-    print(f"own {before:.4f} -> {after:.4f}, other {other_before:.4f} -> {other_after:.4f}")
-    assert after <= 0.9 * before
-    assert other_after > 0.9 * other_before
+    figures = f"own {before:.4f} -> {after:.4f}, other {other_before:.4f} -> {other_after:.4f}"
+    assert after <= 0.9 * before, figures
+    assert other_after > 0.9 * other_before, figures
 
 
 def test_not_without_a_learning_rate(own: Workshop, strange: Path) -> None:

@@ -86,7 +86,9 @@ def test_the_first_days_of_a_lora(folder: Path) -> None:
 
 
 def test_ctrl_c_saves_and_ends_with_5(folder: Path) -> None:
-    (folder / "lorasmith.toml").write_text(f'base_model = "{folder.parent}/models/Stable-diffusion/favourite.safetensors"')
+    (folder / "lorasmith.toml").write_text(
+        f'base_model = "{folder.parent}/models/Stable-diffusion/favourite.safetensors"'
+    )
     child = started(folder, "--new", "--steps", "5000")
     child.expect(r" [3-9]/5000")
     child.sendintr()

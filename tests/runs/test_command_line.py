@@ -1,0 +1,87 @@
+"""P2 through the mission's own commands: fresh processes, options as a person types them, stops by signal."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lorasmith.ledger import read_events, steps
+from tests.runs.workshop import Workshop
+
+MakeWorkshop = Callable[[str], Workshop]
+PROJECT = Path(__file__).parents[2]
+STEPS = 12
+PRODIGY = ("--optimizer", "prodigy", "--lr", "1")
+COSINE = ("--lr-schedule", "cosine", "--lr-horizon", str(STEPS))
+RESTARTS = ("--lr-schedule", "cosine_with_restarts:2", "--lr-horizon", str(STEPS), "--lr-warmup", "3")
+LINEAR = ("--lr-schedule", "linear", "--lr-horizon", str(STEPS))
+ROWS: dict[str, tuple[int, tuple[str, ...]]] = {
+    "adamw-cosine-dropout": (5, (*COSINE, "--dropout", "0.2", "--batch-size", "2")),
+    "adamw-restarts-accumulation": (7, (*RESTARTS, "--accumulate", "3", "--batch-size", "2")),
+    "adamw-text-encoder": (1, ("--train-text-encoder", "--text-encoder-lr", "5e-5", "--batch-size", "3")),
+    "adamw-fp16": (6, ("--precision", "fp16",)),
+    "adamw-bf16": (11, ("--precision", "bf16", *LINEAR)),
+    "adamw-options": (4, ("--optimizer-option", "betas=[0.8, 0.95]", "--optimizer-option", "weight_decay=0.1")),
+    "adamw-checkpointing": (3, ("--gradient-checkpointing", "--dropout", "0.1")),
+    "adamw-unclipped": (10, ("--max-grad-norm", "0", "--rank", "4", "--alpha", "2")),
+    "adafactor-linear": (5, ("--optimizer", "adafactor", *LINEAR)),
+    "lion-constant": (8, ("--optimizer", "lion",)),
+    "prodigy-cosine": (2, (*PRODIGY, *COSINE)),
+    "prodigy-text-encoder": (9, (*PRODIGY, "--train-text-encoder", "--dropout", "0.1")),
+}  # fmt: skip
+IN_THE_DEFAULT_SUITE = "adamw-cosine-dropout"
+
+
+def typed(workshop: Workshop, *arguments: str) -> list[str]:
+    model = ["--base-model", str(workshop.base_model)] if "--new" in arguments else []
+    return [sys.executable, str(PROJECT / "train_lora.py"), *arguments, *model]
+
+
+def run(workshop: Workshop, *arguments: str) -> int:
+    return subprocess.run(typed(workshop, *arguments), cwd=workshop.folder, capture_output=True, timeout=120).returncode
+
+
+def interrupted(workshop: Workshop, at_least: int, *arguments: str) -> int:
+    """Asked to stop by SIGTERM once `at_least` steps are done; the exit code."""
+    child = subprocess.Popen(
+        typed(workshop, *arguments), cwd=workshop.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    for _ in range(1200):
+        if child.poll() is not None or len(steps(read_events(workshop.run.ledger))) >= at_least:
+            break
+        time.sleep(0.02)
+    if child.poll() is None:
+        os.kill(child.pid, signal.SIGTERM)
+    return child.wait(timeout=60)
+
+
+@pytest.mark.parametrize(
+    "row", [one if one == IN_THE_DEFAULT_SUITE else pytest.param(one, marks=pytest.mark.slow) for one in ROWS]
+)
+def test_two_starts_equal_one(make_workshop: MakeWorkshop, row: str) -> None:
+    first, options = ROWS[row]
+    straight, pieces = make_workshop("straight"), make_workshop("pieces")
+    assert run(straight, "--new", "--steps", str(STEPS), *options) == 0
+    assert run(pieces, "--new", "--steps", str(first), *options) == 0
+    assert run(pieces, "--continue", "--steps", str(STEPS - first)) == 0
+    assert pieces.losses() == straight.losses()
+    assert pieces.digest() == straight.digest()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="SIGTERM ends a process at once there")
+def test_stopped_by_a_signal_and_finished_without_a_word(make_workshop: MakeWorkshop) -> None:
+    """Without a terminal, `--continue` does what is owed."""
+    straight, stopped = make_workshop("straight"), make_workshop("stopped")
+    options = ("--dropout", "0.1", "--lr-schedule", "cosine")
+    assert run(straight, "--new", "--steps", "60", *options) == 0
+    assert interrupted(stopped, 5, "--new", "--steps", "60", *options) == 5
+    assert 5 <= stopped.train_state()["step"] < 60
+    assert run(stopped, "--continue") == 0
+    assert stopped.train_state()["step"] == 60
+    assert stopped.digest() == straight.digest()

@@ -1,0 +1,175 @@
+"""What a start is worked out to be. (What is refused: tests/runs/test_refuses_without_a_trace.py.)"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lorasmith.config import Request
+from lorasmith.demo.miniature import draw_pictures
+from lorasmith.errors import ConfigError, NoStateError
+from lorasmith.events import RunStarted
+from lorasmith.ledger import read_events
+from lorasmith.run_folder import RunFolder
+from lorasmith.runtime.start import Start
+from lorasmith.runtime.starting import continued_run, new_run, standing
+from lorasmith.saved_states import find_states
+from tests.runs.workshop import QUIET, Workshop
+
+
+@pytest.fixture(scope="module")
+def done(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
+    """A run of 4 steps that were asked for at --new, with states of the steps 2 and 4; read only."""
+    folder = tmp_path_factory.mktemp("done")
+    draw_pictures(folder / "lora_train_set", 5, seed=1, size=(64, 64), repeats=2)
+    with pytest.MonkeyPatch.context() as patch:
+        workshop = Workshop(folder, miniature, patch)
+        workshop.new(4, {("cadence", "save_every"): 2})
+        yield workshop
+
+
+def new(done: Workshop, values: dict[tuple[str, str], Any] | None = None, **request: Any) -> Start:
+    settings = {**QUIET, ("model", "base_model"): str(done.base_model), **(values or {})}
+    return new_run(settings, Request(**request), state_prefix="prefix", here=done.folder)
+
+
+def go_on(done: Workshop, values: dict[tuple[str, str], Any] | None = None, **how: Any) -> Start:
+    from_state = how.pop("from_state", "")
+    return continued_run(done.run, values or {}, Request(**how), from_state=from_state, here=done.folder)
+
+
+def test_a_new_run_is_resolved(done: Workshop) -> None:
+    start = new(done, steps=7)
+    assert (start.stop_at, start.first_step, start.is_new, start.resume) == (7, 0, True, None)
+    config = start.config
+    assert config.dataset.folder == str(done.folder / "lora_train_set")
+    assert config.dataset.resolution == 64  # the miniature's own
+    assert (config.model.family, config.adapter.alpha, config.export.state_prefix) == ("sd15", 16.0, "prefix")
+    assert start.run.root == done.folder / "lora_output"
+
+
+def test_paths_typed_here_hold_elsewhere(done: Workshop) -> None:
+    (done.folder / "model").symlink_to(done.base_model)
+    try:
+        start = new(done, {("model", "base_model"): "model", ("adapter", "init_from"): "start.safetensors"}, steps=1)
+    finally:
+        (done.folder / "model").unlink()
+    assert Path(start.config.model.base_model) == done.base_model.resolve()
+    assert start.config.adapter.init_from == "start.safetensors"  # not there: the worker says so
+    assert go_on(done, {("dataset", "folder"): "lora_train_set"}, steps=1).config.dataset.folder == str(
+        done.folder / "lora_train_set"
+    )
+
+
+@pytest.mark.parametrize(
+    ("epochs", "batch_size", "accumulation", "steps"),
+    [(1, 1, 1, 10), (2, 1, 1, 20), (1, 3, 1, 4), (3, 3, 1, 12), (1, 1, 3, 4), (3, 1, 4, 8)],
+)
+def test_epochs_become_exact_steps(done: Workshop, epochs: int, batch_size: int, accumulation: int, steps: int) -> None:
+    """Five pictures twice each are 10 a pass; the last step may begin the next pass."""
+    values = {("training", "batch_size"): batch_size, ("training", "accumulation_steps"): accumulation}
+    assert new(done, values, epochs=epochs).stop_at == steps
+    assert go_on(done, values, epochs=epochs).stop_at == 4 + steps
+
+
+def test_held_out_pictures_are_fixed_at_new(done: Workshop) -> None:
+    held = new(done, {("dataset", "hold_out"): 2}, steps=1).config.dataset.held_out
+    assert len(held) == 2
+    assert held == tuple(sorted(held))
+
+
+def test_where_a_run_stands(done: Workshop) -> None:
+    now = standing(done.run)
+    assert (now.done, now.target, now.state.step, now.owed) == (4, 4, 4, 0)
+
+
+def test_going_on_counts_from_the_highest_step_saved(done: Workshop) -> None:
+    start = go_on(done, steps=3)
+    assert (start.stop_at, start.first_step, start.is_new) == (7, 4, False)
+    assert start.resume == done.state_folder()
+
+
+@pytest.mark.parametrize("name", ["step", "name", "path"])
+def test_going_on_from_a_named_state(done: Workshop, name: str) -> None:
+    """N counts from it; without N what it owes."""
+    state = next(state.path for state in find_states(done.run.root)[0] if state.step == 2)
+    wish = {"step": "2", "name": state.name, "path": str(state)}[name]
+    start = go_on(done, from_state=wish, steps=1)
+    assert (start.first_step, start.stop_at, start.resume) == (2, 3, state)
+    assert go_on(done, from_state=wish).stop_at == 4
+
+
+def test_steps_of_a_damaged_state_are_done_again_on_top(done: Workshop) -> None:
+    file = done.state_folder() / "optimizer.pt"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1])
+    try:
+        now = standing(done.run)
+        start = go_on(done, steps=3)
+        owed = go_on(done)
+    finally:
+        file.write_bytes(whole)
+    assert (now.done, now.state.step, now.owed) == (4, 2, 2)
+    assert (start.first_step, start.stop_at) == (2, 7)
+    assert (owed.first_step, owed.stop_at) == (2, 4)
+
+
+def test_a_manifest_that_lies_does_not_count(done: Workshop) -> None:
+    """A damaged state may say any step: only what the ledger recorded and what can be used count."""
+    file = done.state_folder() / "manifest.json"
+    whole = file.read_text()
+    assert '"step": 4' in whole
+    file.write_text(whole.replace('"step": 4', '"step": 4000'))
+    try:
+        assert standing(done.run).done == 4
+    finally:
+        file.write_text(whole)
+
+
+def test_without_a_ledger_the_states_tell(done: Workshop) -> None:
+    aside = done.run.ledger.rename(done.run.root / "aside")
+    try:
+        now = standing(done.run)
+        assert (now.done, now.target, now.owed) == (4, 4, 0)
+        with pytest.raises(ConfigError, match="nothing_owed"):
+            go_on(done)
+    finally:
+        aside.rename(done.run.ledger)
+
+
+def test_no_run(tmp_path: Path) -> None:
+    with pytest.raises(NoStateError, match="no_run"):
+        standing(RunFolder(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("values", "codes"),
+    [
+        ({}, []),
+        ({("lr_schedule", "shape"): "cosine", ("lr_schedule", "horizon_steps"): 5}, ["lr_horizon_passed"]),
+        ({("lr_schedule", "shape"): "constant", ("lr_schedule", "horizon_steps"): 5}, []),
+        ({("lr_schedule", "shape"): "cosine"}, []),
+        ({("optimizer", "name"): "prodigy"}, ["prodigy_lr"]),
+        ({("optimizer", "name"): "prodigy", ("optimizer", "lr"): 1.0}, []),
+    ],
+)
+def test_warnings(done: Workshop, values: dict[tuple[str, str], Any], codes: list[str]) -> None:
+    assert [code for code, _ in new(done, values, steps=9).warnings] == codes
+
+
+def test_pictures_that_are_left_out_are_named(done: Workshop) -> None:
+    bad = done.folder / "lora_train_set" / "2_test" / "bad.png"
+    bad.write_bytes(b"")
+    try:
+        warnings = new(done, {("dataset", "skip_bad_pictures"): True}, steps=1).warnings
+    finally:
+        bad.unlink()
+    assert [(code, fields["path"], fields["reason"]) for code, fields in warnings] == [
+        ("picture_skipped", str(bad), "picture_empty")
+    ]
+
+
+def test_nothing_was_written(done: Workshop) -> None:
+    assert len([event for event in read_events(done.run.ledger) if isinstance(event, RunStarted)]) == 1
+    assert not done.run.staging.exists()

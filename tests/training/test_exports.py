@@ -1,0 +1,105 @@
+"""The LoRA file of a run: what it says of itself, and starting from one that is there."""
+
+import json
+from collections.abc import Callable
+
+import pytest
+import safetensors.torch
+import torch
+from safetensors import safe_open
+
+from lorasmith.errors import ExitCode
+from lorasmith.events import RunStarted
+from tests.runs.workshop import Values, Workshop
+
+MakeWorkshop = Callable[[str], Workshop]
+EXACT: Values = {("export", "save_precision"): "fp32", ("optimizer", "lr"): 1e-2}
+
+
+def metadata(workshop: Workshop, name: str = "last") -> dict[str, str]:
+    with safe_open(workshop.run.export(name), framework="pt") as file:
+        found: dict[str, str] = file.metadata()
+    return found
+
+
+def test_what_it_says(workshop: Workshop) -> None:
+    values = {
+        ("training", "batch_size"): 2,
+        ("optimizer", "options"): {"betas": [0.8, 0.9]},
+        ("export", "name"): "mine",
+    }
+    (started,) = workshop.new(3, values).of(RunStarted)
+    found = metadata(workshop, "mine")
+    assert (found["ss_steps"], found["ss_max_train_steps"], found["ss_output_name"]) == ("3", "3", "mine")
+    assert (found["ss_network_dim"], found["ss_network_alpha"], found["ss_seed"]) == ("16", "16.0", "42")
+    assert found["ss_num_batches_per_epoch"] == "6"
+    folders = json.loads(found["ss_dataset_dirs"])
+    assert {name: (one["n_repeats"], one["img_count"]) for name, one in folders.items()} == {
+        "1_test": (1, 3),
+        "2_test": (2, 4),
+    }
+    tags = json.loads(found["ss_tag_frequency"])
+    assert {name: sum(counts.values()) for name, counts in tags.items()} == {"1_test": 3, "2_test": 4}
+    buckets = json.loads(found["ss_bucket_info"])["buckets"]
+    counted: dict[tuple[int, ...], int] = {}
+    for one in started.examples:
+        counted[tuple(one["bucket"])] = counted.get(tuple(one["bucket"]), 0) + one["repeats"]
+    assert {tuple(one["resolution"]): one["count"] for one in buckets.values()} == counted
+    assert sorted(counted.values()) == [3, 8]
+
+
+def test_step_exports_say_their_own_step(workshop: Workshop) -> None:
+    workshop.new(3, {("cadence", "save_every"): 2})
+    assert metadata(workshop, "last-step00000002")["ss_steps"] == "2"
+    assert metadata(workshop)["ss_steps"] == "3"
+
+
+@pytest.mark.parametrize(
+    ("precision", "kind"), [("fp32", torch.float32), ("fp16", torch.float16), ("bf16", torch.bfloat16)]
+)
+def test_precision(workshop: Workshop, precision: str, kind: torch.dtype) -> None:
+    workshop.new(1, {("export", "save_precision"): precision})
+    stored = safetensors.torch.load_file(workshop.run.export("last"))
+    assert {one.dtype for name, one in stored.items() if not name.endswith(".alpha")} == {kind}
+    assert {one.dtype for name, one in stored.items() if name.endswith(".alpha")} == {torch.float32}
+
+
+@pytest.mark.parametrize("alpha", [16.0, 4.0])
+def test_starting_from_a_lora(make_workshop: MakeWorkshop, alpha: float) -> None:
+    """At step 0 the change is that of the file, whatever the alpha of the new run."""
+    first, second = make_workshop("first"), make_workshop("second")
+    first.new(2, EXACT)
+    file = first.run.export("last")
+    values = {**EXACT, ("adapter", "init_from"): str(file), ("adapter", "alpha"): alpha}
+    assert second.new(2, {**values, ("optimizer", "lr"): 0.0}).exit_code == ExitCode.FINISHED
+    was, now = first.adapter(), second.adapter()
+    assert was.keys() == now.keys()
+    assert max(float(one.abs().max()) for name, one in was.items() if ".lora_up." in name) > 0
+    for name in was:
+        expected = was[name] * (16.0 / alpha) if ".lora_up." in name else was[name]
+        assert torch.equal(now[name], expected)
+
+
+def test_starting_from_a_lora_of_a_part(workshop: Workshop) -> None:
+    """Layers that the file does not have keep their untouched start: a change of nothing."""
+    workshop.new(2, EXACT)
+    stored = safetensors.torch.load_file(workshop.run.export("last"))
+    some = sorted({name.split(".")[0] for name in stored})[:5]
+    part = workshop.folder / "part.safetensors"
+    safetensors.torch.save_file({name: one for name, one in stored.items() if name.split(".")[0] in some}, part)
+    workshop.output = "second"
+    values = {**EXACT, ("adapter", "init_from"): "part.safetensors", ("optimizer", "lr"): 0.0}
+    assert workshop.new(1, values).exit_code == ExitCode.FINISHED
+    ups = [bool(one.any()) for name, one in workshop.adapter().items() if ".lora_up." in name]
+    assert ups.count(True) == 5
+    assert len(ups) > 5
+
+
+def test_continuing_does_not_start_from_it_again(workshop: Workshop) -> None:
+    """The file may even be gone."""
+    workshop.new(1, EXACT)
+    start = workshop.run.export("last").rename(workshop.folder / "start.safetensors")
+    workshop.output = "second"
+    workshop.new(1, {**EXACT, ("adapter", "init_from"): "start.safetensors"})
+    start.unlink()
+    assert workshop.go_on(1).exit_code == ExitCode.FINISHED
