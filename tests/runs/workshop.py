@@ -148,6 +148,7 @@ class Workshop:
 
 def stage(start: Start) -> None:
     """What a supervisor leaves for its worker."""
+    start.run.root.mkdir(exist_ok=True)
     start.run.staging.mkdir()
     (start.run.staging / start.run.config.name).write_bytes(dump_run_toml(start.config))
 
