@@ -19,6 +19,8 @@ from torch.nn.functional import conv2d, fold, unfold
 # A convolution reads its weights once for all pixels. From so many channels to a pixel on, reading them is what takes
 # the time, and oneDNN's convolution re-orders them first, while a product of matrices takes them as they are.
 _CHANNELS_PER_PIXEL = 4
+# Below this, what a call costs by itself outweighs what a faster product saves.
+_FEWEST_WEIGHTS = 1 << 16
 _NEEDED_OPERATORS = ("_linear_pointwise", "_is_mkldnn_bf16_supported", "_is_mkldnn_fp16_supported")
 
 Window = dict[str, tuple[int, ...]]  # the sizes of a convolution, by unfold's names
@@ -28,8 +30,8 @@ def speed_up_frozen(model: nn.Module) -> int:
     """Replaces the frozen convolutions and linear layers inside `model` and returns how many.
 
     Called once, when everything that is trained has been attached. Layers are left as they are where they hold
-    anything trained, lie on another device, have a precision or a kind that is not known here, or where this torch
-    lacks oneDNN. Only 1x1 convolutions take more memory than before: a second copy of their weights.
+    anything trained, are small, lie on another device, have a precision or a kind that is not known here, or where
+    this torch lacks oneDNN. Only 1x1 convolutions take more memory than before: a second copy of their weights.
     """
     if not _operators_are_there():
         return 0
@@ -176,6 +178,8 @@ def _fast(layer: nn.Module) -> nn.Module | None:
 
 def _is_frozen_here(layer: nn.Linear | nn.Conv2d) -> bool:
     if layer.weight.device.type != "cpu" or any(one.requires_grad for one in layer.parameters()):
+        return False
+    if layer.weight.numel() < _FEWEST_WEIGHTS:
         return False
     supported: dict[torch.dtype, Callable[[], Any]] = {
         torch.float32: lambda: True,

@@ -7,6 +7,7 @@ import pytest
 
 from lorasmith.errors import ExitCode
 from lorasmith.events import StepRepeated
+from lorasmith.training import frozen_layers
 from lorasmith.training import step as step_module
 from lorasmith.training.state import TrainState
 from lorasmith.training.step import Parts
@@ -110,6 +111,16 @@ def test_fp16_with_two_overflows(make_workshop: MakeWorkshop, monkeypatch: pytes
     assert straight.optimizer_steps() == {STEPS}
     assert stopped.losses() == straight.losses()
     assert stopped.digest() == straight.digest()
+
+
+def test_with_every_layer_in_its_fast_form(make_workshop: MakeWorkshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The miniature's layers are too small for it; here they take the way of a real model's."""
+    monkeypatch.setattr(frozen_layers, "_FEWEST_WEIGHTS", 0)
+    straight, pieces = make_workshop("straight"), make_workshop("pieces")
+    straight.new(STEPS, settings())
+    pieces.new(4, settings())
+    pieces.go_on(STEPS - 4)
+    assert pieces.digest() == straight.digest()
 
 
 def test_in_processes_of_their_own(make_workshop: MakeWorkshop) -> None:

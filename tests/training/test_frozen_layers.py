@@ -51,6 +51,12 @@ def difference(one: Tensor, other: Tensor) -> float:
     return ((one - other).double().norm() / other.double().norm()).item()
 
 
+@pytest.fixture(autouse=True)
+def small_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is computed does not depend on the size from which it is worth it."""
+    monkeypatch.setattr(frozen_layers, "_FEWEST_WEIGHTS", 0)
+
+
 @pytest.mark.parametrize("kind", LAYERS)
 def test_it_computes_what_the_plain_layer_does(kind: str) -> None:
     plain, fast, x = made(kind)
@@ -153,3 +159,10 @@ def test_no_second_copy_of_the_weights_but_of_1x1_convolutions() -> None:
         more = sum(one.numel() for one in fast.buffers())
         assert sum(one.numel() for one in fast.parameters()) == size
         assert more == (next(plain.parameters()).numel() if isinstance(fast, PixelwiseConv2d) else 0)
+
+
+def test_small_layers_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frozen_layers, "_FEWEST_WEIGHTS", 64 * 32)
+    model = nn.Sequential(nn.Linear(64, 32), nn.Linear(32, 63)).requires_grad_(False)
+    assert speed_up_frozen(model) == 1
+    assert [type(layer) for layer in model] == [FrozenLinear, nn.Linear]
