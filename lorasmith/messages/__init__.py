@@ -23,7 +23,7 @@ def choose_language(asked: str, configured: str, environment: Mapping[str, str])
     return _from_locale(environment)
 
 
-def tr(language: str, key: str, **fields: Any) -> str:
+def tr(language: str, key: str, /, **fields: Any) -> str:
     """The sentence `key` with its fields filled in.
 
     Raises:

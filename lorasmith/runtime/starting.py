@@ -16,7 +16,7 @@ from lorasmith.config.request import Request
 from lorasmith.data.folder import Scan
 from lorasmith.data.order import split_held_out
 from lorasmith.errors import ConfigError, ModelError, NoStateError, ResumeError
-from lorasmith.events import CheckpointSaved, RunStarted
+from lorasmith.events import AdapterExported, CheckpointSaved, RunStarted
 from lorasmith.families.recognize import check_clip_skip
 from lorasmith.inputs import base_weights, scan_for, steps_of_epochs
 from lorasmith.ledger import read_events, surviving
@@ -103,6 +103,8 @@ def continued_run(run: RunFolder, values: Values, request: Request, *, from_stat
     config = before.with_values(_absolute(values, here))
     _check_settings(config, request)
     _check_identity(before, config)
+    if ("adapter", "init_from") in values:
+        raise ConfigError("init_from_with_continue")
     if config.dataset.hold_out != before.dataset.hold_out:
         raise ConfigError("hold_out_fixed", before=before.dataset.hold_out)
     weights = base_weights(config, here)
@@ -117,7 +119,7 @@ def continued_run(run: RunFolder, values: Values, request: Request, *, from_stat
     stop_at = base_step + request.steps if request.steps is not None else now.target
     if request.epochs is not None:
         stop_at = base_step + steps_of_epochs(config, found, request.epochs)
-    if stop_at <= state.step:
+    if stop_at < state.step or (stop_at == state.step and _is_exported(run, config.export.name, stop_at)):
         raise ConfigError("nothing_owed", done=now.done, target=now.target)
     return Start(
         run,
@@ -159,6 +161,16 @@ def _check_identity(before: RunConfig, after: RunConfig) -> None:
     for option, value in old.items():
         if new[option] != value:
             raise ResumeError("identity_changed", option=option, before=str(value), now=str(new[option]))
+
+
+def _is_exported(run: RunFolder, name: str, step: int) -> bool:
+    """Whether the LoRA of the last step got its name too: a run can die between the state and the file."""
+    path = run.export(name)
+    events = surviving(read_events(run.ledger))
+    if not events:
+        return path.exists()
+    exports = [event for event in events if isinstance(event, AdapterExported) and event.step == step]
+    return path.exists() and any(event.path == path.name for event in exports)
 
 
 def _named_state(run: RunFolder, name: str) -> SavedState:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor
 from lorasmith.control import HeartbeatWriter, StopFlag, monotonic
 from lorasmith.errors import NonFiniteError, ResourceError
 from lorasmith.events import AdapterExported, CheckpointSaved, StepCompleted, StepRepeated
+from lorasmith.exporting.verify import ExportError
 from lorasmith.ledger import Ledger
 from lorasmith.promotion import back_up_export
 from lorasmith.run_folder import RunFolder
@@ -142,7 +144,8 @@ def train(state: TrainState, parts: Parts, recorder: Recorder, stop: StopFlag) -
     except NonFiniteError as error:
         if error.code == "non_finite":  # nothing of that step was applied, so what stands is whole
             _take_back(state, recorder, error.fields["step"] - 1)
-            finish(state, recorder)
+            with suppress(ExportError):  # too large for the file's precision; the state has the numbers whole
+                finish(state, recorder)
         raise
     except ResourceError as error:
         if error.code == "out_of_memory":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,8 @@ def train(arguments: list[str], words: Words, command: str, *, engine: Engine | 
 
     from lorasmith.ui.watching import watch  # rich: not for those who are refused above
 
+    if request.output != Request().output:  # what is shown to be typed next must be about this run
+        command += f" --output {shlex.quote(request.output)}"
     return watch(start, desk.engine.supervise(start), words=words, command=command, verbose=request.verbose)
 
 

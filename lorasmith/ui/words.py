@@ -21,7 +21,7 @@ class Words:
 
     language: str
 
-    def say(self, key: str, **fields: Any) -> str:
+    def say(self, key: str, /, **fields: Any) -> str:
         """The sentence `key`; every field must be given."""
         return tr(self.language, key, **fields)
 

@@ -166,3 +166,12 @@ def test_the_ledger_holds_finite_numbers_only(workshop: Workshop, monkeypatch: p
     assert "NaN" not in text
     assert "Infinity" not in text
     assert read_events(workshop.run.ledger)
+
+
+def test_a_run_that_diverged_keeps_its_reason(workshop: Workshop) -> None:
+    """Weights too large for the export's fp16 are finite in the state: the step that failed is told, not the file."""
+    outcome = workshop.new(5, {("optimizer", "lr"): 1e5})
+    assert outcome.exit_code == ExitCode.NON_FINITE
+    (stopped,) = outcome.of(RunStopped)
+    assert stopped.code == "non_finite"
+    assert workshop.train_state()["step"] == stopped.fields["step"] - 1

@@ -66,3 +66,9 @@ def test_the_language_is_found_before_arguments_are_checked(
     if settings:
         (tmp_path / "lorasmith.toml").write_text(settings, encoding="utf-8")
     assert language_of(arguments.split(), environment, tmp_path) == language
+
+
+def test_a_field_may_be_called_key() -> None:
+    for language in ("en", "zh-TW"):
+        lines = Words(language).error("config_unknown_key", {"file": "a.toml", "key": "rnak", "nearest": "rank"})
+        assert "rnak" in lines[0]
