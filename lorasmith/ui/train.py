@@ -64,7 +64,7 @@ def train(arguments: list[str], words: Words, command: str, *, engine: Engine | 
     from lorasmith.ui.watching import watch  # rich: not for those who are refused above
 
     if request.output != Request().output:  # what is shown to be typed next must be about this run
-        command += f" --output {shlex.quote(request.output)}"
+        command = shlex.join([*command.split(), "--output", request.output])
     return watch(start, desk.engine.supervise(start), words=words, command=command, verbose=request.verbose)
 
 
