@@ -49,6 +49,18 @@ def test_the_same_in_chinese_names_the_state_folders(capsys: pytest.CaptureFixtu
     assert fake.asked[0][3] == "狀態目錄"
 
 
+@pytest.mark.parametrize(
+    ("typed", "shown"),
+    [
+        ("", "python train_lora.py --continue"),
+        (" --output o'4", "python train_lora.py --output 'o'\"'\"'4' --continue"),
+    ],
+)
+def test_what_to_type_next_is_about_this_run(capsys: pytest.CaptureFixture[str], typed: str, shown: str) -> None:
+    run("--new --steps 7 --base-model demo" + typed)
+    assert shown in capsys.readouterr().out
+
+
 def test_command_line_over_config_over_folder_settings() -> None:
     Path("lorasmith.toml").write_text('base_model = "a"\nrank = 1\nlr = 1.0\nseed = 1\nsteps = 3\n')
     Path("mine.toml").write_text("rank = 2\nlr = 2.0\n")
