@@ -99,6 +99,35 @@ class AdapterExported(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluated(Event):
+    """What was measured at a step, nothing of it made up: a measure that could not be taken is None, and
+    `unavailable` says why by a code (a sentence `unavailable.<code>`)."""
+
+    step: int
+    is_control: bool  # the same measures with the adapter off: drawn as step 0
+    visual: float | None = None  # means over the examples
+    semantic: float | None = None
+    color: float | None = None
+    validation: dict[str, Any] | None = None  # loss, standard_error, examples, is_held_out, quantiles, by_quantile
+    unavailable: dict[str, str] = field(default_factory=dict)  # visual, semantic, color, validation -> code
+    samples: list[dict[str, Any]] = field(default_factory=list)  # path (from the run folder), prompt, seed, example
+    # (path of the picture it is compared with, None for a --sample-prompt), visual, semantic, color,
+    # nearest (path of the training picture most like it) and nearest_similarity, each None where not measured
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BestChosen(Event):
+    """The step with the lowest validation loss on held-out pictures so far, and its export."""
+
+    step: int
+    loss: float
+    standard_error: float
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Warned(Event):
     """Something a person should know: the sentence `warning.<code>`."""
 
@@ -146,6 +175,8 @@ EVENTS: dict[str, type[Event]] = {
         StepRepeated,
         CheckpointSaved,
         AdapterExported,
+        Evaluated,
+        BestChosen,
         Warned,
         RunStopped,
         WorkerStarted,

@@ -13,12 +13,14 @@ from lorasmith.config.sections import (
     AdapterConfig,
     CadenceConfig,
     DatasetConfig,
+    EvaluationConfig,
     ExportConfig,
     LrScheduleConfig,
     MachineConfig,
     ModelConfig,
     OptimizerConfig,
     TrainingConfig,
+    WatchConfig,
 )
 from lorasmith.errors import ConfigError
 
@@ -38,6 +40,8 @@ class RunConfig(Section):
     training: TrainingConfig = TrainingConfig()
     machine: MachineConfig = MachineConfig()
     cadence: CadenceConfig = CadenceConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    watch: WatchConfig = WatchConfig()
     export: ExportConfig = ExportConfig()
 
     def identity_fields(self) -> dict[str, Any]:

@@ -144,6 +144,32 @@ class CadenceConfig(Section):
     """The newest so many are kept."""
 
 
+class EvaluationConfig(Section):
+    """What is measured beside the training loss. Cannot change what is learned."""
+
+    every: int | None = option("evaluate-every", None, ge=0)
+    """Steps between evaluations; 0 never, at the end neither. None: as `save_every`."""
+    examples: int = option("evaluate-examples", 4, ge=1, le=64)
+    """Pictures that samples are made for, held-out ones first."""
+    strength: float = option("evaluate-strength", 0.6, gt=0, le=1)
+    """How far each example's own latents are noised before they are drawn anew; 1 is pure generation."""
+    sample_prompts: tuple[str, ...] = option("sample-prompt", ())
+    """More samples, from these captions alone."""
+    clip_model: str = option("clip-model", "")
+    """Any CLIP of transformers, a folder or a hub id, for the semantic loss. "": the demo's where that is the base."""
+
+
+class WatchConfig(Section):
+    """When a run counts as stuck. Cannot change what is learned."""
+
+    stall_timeout: float = option("stall-timeout", 300.0, gt=0)
+    """Seconds without a sign of life, at least."""
+    max_seconds_per_step: float = option("max-seconds-per-step", 30.0, gt=0)
+    """Seconds between completed steps that the whole of a start may take on average."""
+    no_restart: bool = option("no-restart", False)
+    """Never start a crashed or hung worker again."""
+
+
 class ExportConfig(Section):
     """The file for the WebUI, and what the state folders are called."""
 

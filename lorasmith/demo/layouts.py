@@ -118,6 +118,21 @@ def scheduler_config(prediction: str, zero_terminal_snr: bool) -> dict[str, Any]
     return config
 
 
+def model_index(scheduler: str) -> dict[str, Any]:
+    """model_index.json; `scheduler` is its class name."""
+    return {
+        "_class_name": "StableDiffusionPipeline",
+        "feature_extractor": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", scheduler],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+
+
 def text_shapes(layout: Layout, vocabulary: int) -> dict[str, tuple[int, ...]]:
     """CLIP's text model under the names of published folders, which newer libraries have changed in memory."""
     width, inner = layout.text_width, layout.text_width * 4

@@ -76,7 +76,7 @@ def make_model(
     scheduler = layouts.scheduler_config(prediction, zero_terminal_snr)
     (folder / "scheduler").mkdir(exist_ok=True)
     _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
-    _write_json(folder / "model_index.json", _model_index(scheduler["_class_name"]))
+    _write_json(folder / "model_index.json", layouts.model_index(scheduler["_class_name"]))
     return folder
 
 
@@ -209,20 +209,6 @@ def _schedule_buffers(scheduler: Mapping[str, Any]) -> dict[str, Tensor]:
     if scheduler.get("rescale_betas_zero_snr", False):
         buffers["ztsnr"] = torch.zeros(0)
     return buffers
-
-
-def _model_index(scheduler: str) -> dict[str, Any]:
-    return {
-        "_class_name": "StableDiffusionPipeline",
-        "feature_extractor": [None, None],
-        "requires_safety_checker": False,
-        "safety_checker": [None, None],
-        "scheduler": ["diffusers", scheduler],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    }
 
 
 def _write_json(path: Path, value: object) -> None:

@@ -20,9 +20,9 @@ WORDS = (
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
-def own_vocabulary() -> dict[str, str]:
-    """vocab.json and merges.txt: all bytes, and the words above as one token each."""
-    pairs = _learned_merges(WORDS)
+def own_vocabulary(words: Iterable[str] = WORDS) -> dict[str, str]:
+    """vocab.json and merges.txt: all bytes, and each of `words` as one token."""
+    pairs = _learned_merges(words)
     letters = list(clip_vocabulary()[0])[:256]  # one for each byte
     tokens = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in pairs), START, END]
     vocabulary = {token: number for number, token in enumerate(dict.fromkeys(tokens))}

@@ -18,7 +18,14 @@ from lorasmith.errors import ConfigError, ExitCode, TrainerError
 from lorasmith.ui.words import Words, language_of
 
 # Each names a function (arguments, words, command) -> exit code, loaded when it is asked for.
-COMMANDS = {"train": "lorasmith.ui.train:train"}
+COMMANDS = {
+    "train": "lorasmith.ui.train:train",
+    "demo": "lorasmith.ui.demo:demo",
+    "plan": "lorasmith.ui.plan:plan",
+    "logs": "lorasmith.ui.logs:logs",
+    "report": "lorasmith.ui.report:report",
+    "tensorboard": "lorasmith.ui.tensorboard:tensorboard",
+}
 # Where the name of a package is not that of its module.
 PACKAGES = {"PIL": "pillow", "tomli_w": "tomli-w"}
 

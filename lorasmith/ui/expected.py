@@ -11,7 +11,7 @@ import annotated_types as limits
 from lorasmith.config import Option, options
 from lorasmith.ui.words import Words
 
-KINDS = {int: "integer", float: "number", str: "text", bool: "flag", dict: "pairs"}
+KINDS = {int: "integer", float: "number", str: "text", bool: "flag", dict: "pairs", tuple: "text"}
 
 
 def expected(words: Words, name: str) -> str:
@@ -46,7 +46,7 @@ def metavar(option: Option) -> str:
     first = kinds(option)[0]
     if isinstance(first, tuple):
         return "|".join(str(one) for one in first if one)
-    plain = {int: "N", float: "X", str: "TEXT", bool: "", dict: "K=V"}[first]
+    plain = {int: "N", float: "X", str: "TEXT", bool: "", dict: "K=V", tuple: "TEXT"}[first]
     choices = [one for kind in kinds(option)[1:] if isinstance(kind, tuple) for one in kind]
     return "|".join([plain, *map(str, choices)])
 
@@ -56,8 +56,8 @@ def is_flag(option: Option) -> bool:
 
 
 def is_repeated(option: Option) -> bool:
-    """Whether it may be given several times, one K=V each."""
-    return kinds(option) == [dict]
+    """Whether it may be given several times: one K=V each, or one text each."""
+    return kinds(option) in ([dict], [tuple])
 
 
 def _alternatives(annotation: Any) -> list[Any]:

@@ -42,7 +42,7 @@ def meaning(words: Words, option: Option) -> str:
 def shown_default(option: Option) -> str:
     """The default as one would type it; "" where there is none to type."""
     value: Any = option.field.default
-    if value in (None, "", False, {}) and not (value == 0 and not isinstance(value, bool)):
+    if value in (None, "", False, {}, ()) and not (value == 0 and not isinstance(value, bool)):
         return ""
     return f"{value:g}" if isinstance(value, float) else str(value)
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, NoReturn
 from lorasmith.config import Option, Request, RunConfig, options
 from lorasmith.config.run import validated
 from lorasmith.errors import ConfigError
-from lorasmith.ui.expected import is_flag, is_repeated
+from lorasmith.ui.expected import is_flag, is_repeated, kinds
 
 Values = dict[tuple[str, str], Any]
 Mode = Literal["", "new", "continue"]
@@ -150,7 +150,7 @@ def _mode(given: Mapping[str, Any]) -> Mode:
 def _converted(option: Option, text: str | list[str]) -> Any:
     """What was typed as the model's own value; the model refuses what it does not take."""
     plain: Any = text
-    if isinstance(text, list):
+    if isinstance(text, list) and kinds(option) == [dict]:
         plain = dict(_pair(option, one) for one in text)
     if option.section == "request":
         return getattr(validated(Request, {option.field_name: plain}), option.field_name)

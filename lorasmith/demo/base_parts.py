@@ -1,0 +1,247 @@
+"""The three networks of the demo's base model, untrained, and how each is trained: one stage a function.
+
+The layout is Stable Diffusion 1.x, only narrower. Knows no file.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lorasmith.demo.scenes import SIDE, Scene, all_scenes, draw, draw_anything, is_held_out
+from lorasmith.demo.stages import Stage
+from lorasmith.seeding import fold
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizerFast
+
+Pixels = NDArray[np.uint8]  # (N, SIDE, SIDE, 3)
+
+UNET_CONFIG: dict[str, Any] = {
+    "sample_size": SIDE // 8,
+    "in_channels": 4,
+    "out_channels": 4,
+    "center_input_sample": False,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+    "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+    "block_out_channels": [64, 96, 128, 128],
+    "layers_per_block": 1,
+    "downsample_padding": 1,
+    "mid_block_scale_factor": 1,
+    "act_fn": "silu",
+    "norm_num_groups": 32,
+    "norm_eps": 1e-5,
+    "cross_attention_dim": 96,
+    "attention_head_dim": 4,  # the number of heads: the name is an old mistake of the format
+}
+VAE_CONFIG: dict[str, Any] = {
+    "sample_size": SIDE,
+    "in_channels": 3,
+    "out_channels": 3,
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "block_out_channels": [24, 48, 64, 64],
+    "layers_per_block": 1,
+    "act_fn": "silu",
+    "latent_channels": 4,
+    "norm_num_groups": 8,
+}
+CLIP_SIDE = 64  # pixels the image tower looks at
+
+
+def clip_config(vocabulary: int) -> dict[str, Any]:
+    """Both towers; the text tower is also the diffusion model's text encoder."""
+    text = {
+        "vocab_size": vocabulary,
+        "hidden_size": 96,
+        "intermediate_size": 384,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 77,
+        "hidden_act": "quick_gelu",
+        "projection_dim": 64,
+        "bos_token_id": vocabulary - 2,
+        "eos_token_id": vocabulary - 1,
+        "pad_token_id": vocabulary - 1,
+    }
+    vision = {
+        "hidden_size": 96,
+        "intermediate_size": 384,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "image_size": CLIP_SIDE,
+        "patch_size": 8,
+        "hidden_act": "quick_gelu",
+        "projection_dim": 64,
+    }
+    return {"text_config": text, "vision_config": vision, "projection_dim": 64}
+
+
+# -- pictures --------------------------------------------------------------------------------------
+
+
+def known_scenes() -> list[Scene]:
+    """Those that may be trained on."""
+    return [scene for scene in all_scenes() if not is_held_out(scene)]
+
+
+def drawn_scenes(count: int, seed: int) -> tuple[Pixels, list[str]]:
+    """Pictures of known scenes and their captions: every scene about equally often, in an order by chance."""
+    scenes = known_scenes()
+    order: list[Scene] = []
+    for turn in range(-(-count // len(scenes))):
+        order += random.Random(fold(seed, "order", turn)).sample(scenes, len(scenes))
+    order = order[:count]
+    chosen = [draw(scene, random.Random(fold(seed, "picture", number))) for number, scene in enumerate(order)]
+    return np.stack([np.asarray(one) for one in chosen]), [scene.caption for scene in order]
+
+
+def to_tensor(pixels: Pixels) -> Tensor:
+    """(N, H, W, 3) bytes -> (N, 3, H, W) in [-1, 1]."""
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
+
+
+# -- the VAE ---------------------------------------------------------------------------------------
+
+
+def vae_stage(vae: nn.Module, *, seed: int, steps: int, half_precision: bool) -> Stage:
+    """Random crops of half the side: the VAE is convolutional, and they cost a quarter. Half of them are of the scenes,
+    half of heaps of anything, so that it can also draw what the base model has never seen.
+    """
+    scenes = drawn_scenes(3000, fold(seed, "vae"))[0]
+    heaps = [np.asarray(draw_anything(random.Random(fold(seed, "anything", number)))) for number in range(3000)]
+    pixels = np.concatenate([scenes, np.stack(heaps)])
+    side = SIDE // 2
+
+    def loss_at(step: int) -> Tensor:
+        chance = random.Random(fold(seed, "vae", step))
+        crops = []
+        for number in chance.sample(range(len(pixels)), 16):
+            x, y = chance.randint(0, SIDE - side), chance.randint(0, SIDE - side)
+            crops.append(pixels[number, y : y + side, x : x + side])
+        wanted = to_tensor(np.stack(crops))
+        generator = torch.Generator().manual_seed(fold(seed, "posterior", step))
+        with torch.autocast("cpu", torch.bfloat16, enabled=half_precision):
+            mean, log_variance = vae.quant_conv(vae.encoder(wanted)).float().chunk(2, dim=1)  # type: ignore[operator]
+            log_variance = log_variance.clamp(-30, 20)
+            noise = torch.randn(mean.shape, generator=generator)
+            made = vae.decoder(vae.post_quant_conv(mean + (0.5 * log_variance).exp() * noise)).float()  # type: ignore[operator]
+        divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+        off = made - wanted
+        return off.abs().mean() + off.square().mean() + 1e-3 * divergence
+
+    return Stage("vae", nn.ModuleDict({"vae": vae}), loss_at, steps=steps, lr=2e-3, lr_factors={}, ema_decay=0.998)
+
+
+@torch.no_grad()
+def latents_of(vae: nn.Module, pixels: Pixels) -> Tensor:
+    """The posteriors' means, (N, 4, h, w), not scaled."""
+    parts = [vae.encode(to_tensor(part)).latent_dist.mean for part in np.array_split(pixels, -(-len(pixels) // 50))]  # type: ignore[operator]
+    return torch.cat(parts)
+
+
+# -- CLIP ------------------------------------------------------------------------------------------
+
+
+def clip_pixels(pictures: Tensor) -> Tensor:
+    """(N, 3, H, W) in [-1, 1] -> what the image tower takes: `CLIP_SIDE` pixels square, the same range."""
+    return functional.interpolate(pictures, size=(CLIP_SIDE, CLIP_SIDE), mode="bicubic", antialias=True).clamp(-1, 1)
+
+
+def clip_stage(clip: nn.Module, tokenizer: CLIPTokenizerFast, *, seed: int, steps: int) -> Stage:
+    """Contrastive (Radford et al. 2021), on batches of 32 × 4 scenes of which four differ in one attribute only: what
+    is hard to tell apart must be told apart in every batch.
+    """
+    known = set(known_scenes())
+    scenes = sorted(known)
+    shown: dict[Scene, list[Tensor]] = {}
+    for number, scene in enumerate(scenes):
+        some = [draw(scene, random.Random(fold(seed, "clip", number, turn))) for turn in range(3)]
+        small = clip_pixels(to_tensor(np.stack([np.asarray(one) for one in some])))
+        shown[scene] = list((small * 127.5 + 127.5).round().to(torch.uint8))
+    near = {scene: [one for one in scene.neighbours() if one in known] for scene in scenes}
+    tokens = dict(zip(scenes, _short_tokens(tokenizer, [scene.caption for scene in scenes]), strict=True))
+
+    def loss_at(step: int) -> Tensor:
+        chance = random.Random(fold(seed, "clip", step))
+        batch: list[Scene] = []
+        for anchor in chance.sample(scenes, 32):
+            batch += [anchor, *chance.sample(near[anchor], 3)]
+        pixels = torch.stack([chance.choice(shown[scene]) for scene in batch]).float().div_(127.5).sub_(1.0)
+        out = clip(pixel_values=pixels, input_ids=torch.stack([tokens[scene] for scene in batch]))
+        numbers = {scene: number for number, scene in enumerate(dict.fromkeys(batch))}
+        identity = torch.tensor([numbers[scene] for scene in batch])
+        same = (identity[:, None] == identity[None]).float()
+        wanted = same / same.sum(1, keepdim=True)
+        by_text, by_image = out.logits_per_text, out.logits_per_image
+        return 0.5 * (functional.cross_entropy(by_text, wanted) + functional.cross_entropy(by_image, wanted))
+
+    return Stage("clip", nn.ModuleDict({"clip": clip}), loss_at, steps=steps, lr=1e-3, lr_factors={}, ema_decay=0.998)
+
+
+def _short_tokens(tokenizer: CLIPTokenizerFast, captions: Sequence[str]) -> Tensor:
+    """Padded to the longest only: attention is causal and the end token is what is read, so the rest changes nothing."""
+    return tokenizer(list(captions), padding=True, return_tensors="pt").input_ids
+
+
+# -- the UNet --------------------------------------------------------------------------------------
+
+
+def unet_stage(
+    unet: nn.Module,
+    text_encoder: nn.Module,
+    tokenizer: CLIPTokenizerFast,
+    *,
+    latents: Tensor,
+    captions: Sequence[str],
+    seed: int,
+    steps: int,
+) -> Stage:
+    """Noise prediction on scaled latents (N, 4, h, w), the text encoder learning with the UNet; a tenth without caption.
+
+    Two things beside the plain recipe. The noise has an offset per channel (Guttenberg 2023): over 16 × 16 latents the
+    mean colour would else be read off the noisiest picture, and the words for the background never be learned. Losses
+    are weighted min(SNR, 5) / SNR (Hang et al. 2023).
+    """
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    alphas = torch.cumprod(1 - betas, 0).float()
+    full = {"padding": "max_length", "max_length": 77, "return_tensors": "pt"}
+    unique = sorted(set(captions))
+    rows = {caption: number for number, caption in enumerate(unique)}
+    tokens = tokenizer(unique, **full).input_ids
+    empty = tokenizer([""], **full).input_ids[0]
+
+    def loss_at(step: int) -> Tensor:
+        chance = random.Random(fold(seed, "unet", step))
+        generator = torch.Generator().manual_seed(fold(seed, "noise", step))
+        chosen = chance.sample(range(len(latents)), 32)
+        clean = latents[chosen]
+        noise = torch.randn(clean.shape, generator=generator)
+        noise = noise + 0.25 * torch.randn((*clean.shape[:2], 1, 1), generator=generator)
+        timesteps = torch.randint(0, 1000, (len(chosen),), generator=generator)
+        alpha = alphas[timesteps].view(-1, 1, 1, 1)
+        said = [empty if chance.random() < 0.1 else tokens[rows[captions[number]]] for number in chosen]
+        embeds = text_encoder(torch.stack(said)).last_hidden_state
+        noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
+        off = unet(noisy, timesteps, encoder_hidden_states=embeds).sample - noise
+        snr = alphas[timesteps] / (1 - alphas[timesteps])
+        return (off.square().mean((1, 2, 3)) * (snr.clamp(max=5) / snr)).mean()
+
+    return Stage(
+        "unet",
+        nn.ModuleDict({"unet": unet, "text_encoder": text_encoder}),
+        loss_at,
+        steps=steps,
+        lr=1e-3,
+        lr_factors={"text_encoder": 0.3},
+        ema_decay=0.999,
+    )
