@@ -21,20 +21,21 @@ from lorasmith.demo.tokenizers import own_vocabulary, write_tokenizer
 from lorasmith.families.text_encoders import published_name
 
 if TYPE_CHECKING:
-    from transformers import CLIPTokenizerFast
+    from transformers.models.clip import CLIPTokenizer
 
 # Words the base knows, the unseen one's, and some that a person's own captions may hold.
 _OTHERS = ("a", "an", "the", "of", "on", "in", "with", "and", "photo", "picture", "drawing", "background", "teal")
 WORDS = (*_OTHERS, *COLOURS, *SHAPES, *(size for size in SIZES if size), CONCEPT, "robot", "cat", "dog", "person")
 
 
-def demo_tokenizer() -> CLIPTokenizerFast:
+def demo_tokenizer() -> CLIPTokenizer:
     """The tokenizer that goes with the model."""
-    from transformers import CLIPTokenizerFast
+    from transformers.models.clip import CLIPTokenizer
 
     with TemporaryDirectory() as folder:
         write_tokenizer(Path(folder), own_vocabulary(WORDS))
-        return CLIPTokenizerFast.from_pretrained(folder)
+        tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(folder)
+        return tokenizer
 
 
 def write_base(folder: Path, parts: Mapping[str, nn.Module], *, scaling_factor: float) -> Path:

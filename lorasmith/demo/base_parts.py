@@ -20,7 +20,7 @@ from lorasmith.demo.stages import Stage
 from lorasmith.seeding import fold
 
 if TYPE_CHECKING:
-    from transformers import CLIPTokenizerFast
+    from transformers.models.clip import CLIPTokenizer
 
 Pixels = NDArray[np.uint8]  # (N, SIDE, SIDE, 3)
 
@@ -55,6 +55,7 @@ VAE_CONFIG: dict[str, Any] = {
     "latent_channels": 4,
     "norm_num_groups": 8,
 }
+HEAPS = 1000  # pictures of anything that the VAE sees beside the scenes
 CLIP_SIDE = 64  # pixels the image tower looks at
 
 
@@ -107,18 +108,22 @@ def drawn_scenes(count: int, seed: int) -> tuple[Pixels, list[str]]:
 
 def to_tensor(pixels: Pixels) -> Tensor:
     """(N, H, W, 3) bytes -> (N, 3, H, W) in [-1, 1]."""
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
+    tensor: Tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
+    return tensor
 
 
 # -- the VAE ---------------------------------------------------------------------------------------
 
 
 def vae_stage(vae: nn.Module, *, seed: int, steps: int, half_precision: bool) -> Stage:
-    """Random crops of half the side: the VAE is convolutional, and they cost a quarter. Half of them are of the scenes,
-    half of heaps of anything, so that it can also draw what the base model has never seen.
+    """Random crops of half the side: the VAE is convolutional, and they cost a quarter. A sixth of them are of heaps of
+    anything, so that it can also draw what the base model has never seen; half and half, it learned much slower.
     """
-    scenes = drawn_scenes(3000, fold(seed, "vae"))[0]
-    heaps = [np.asarray(draw_anything(random.Random(fold(seed, "anything", number)))) for number in range(3000)]
+    scenes = drawn_scenes(5 * HEAPS, fold(seed, "vae"))[0]
+    heaps = [np.asarray(draw_anything(random.Random(fold(seed, "anything", number)))) for number in range(HEAPS)]
+    for name, tensor in vae.named_parameters():
+        if ".conv2." in name:  # each residual block begins as the identity: colours get through sooner
+            nn.init.zeros_(tensor)
     pixels = np.concatenate([scenes, np.stack(heaps)])
     side = SIDE // 2
 
@@ -137,7 +142,8 @@ def vae_stage(vae: nn.Module, *, seed: int, steps: int, half_precision: bool) ->
             made = vae.decoder(vae.post_quant_conv(mean + (0.5 * log_variance).exp() * noise)).float()  # type: ignore[operator]
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
         off = made - wanted
-        return off.abs().mean() + off.square().mean() + 1e-3 * divergence
+        loss: Tensor = off.abs().mean() + off.square().mean() + 1e-3 * divergence
+        return loss
 
     return Stage("vae", nn.ModuleDict({"vae": vae}), loss_at, steps=steps, lr=2e-3, lr_factors={}, ema_decay=0.998)
 
@@ -157,7 +163,7 @@ def clip_pixels(pictures: Tensor) -> Tensor:
     return functional.interpolate(pictures, size=(CLIP_SIDE, CLIP_SIDE), mode="bicubic", antialias=True).clamp(-1, 1)
 
 
-def clip_stage(clip: nn.Module, tokenizer: CLIPTokenizerFast, *, seed: int, steps: int) -> Stage:
+def clip_stage(clip: nn.Module, tokenizer: CLIPTokenizer, *, seed: int, steps: int) -> Stage:
     """Contrastive (Radford et al. 2021), on batches of 32 × 4 scenes of which four differ in one attribute only: what
     is hard to tell apart must be told apart in every batch.
     """
@@ -188,9 +194,10 @@ def clip_stage(clip: nn.Module, tokenizer: CLIPTokenizerFast, *, seed: int, step
     return Stage("clip", nn.ModuleDict({"clip": clip}), loss_at, steps=steps, lr=1e-3, lr_factors={}, ema_decay=0.998)
 
 
-def _short_tokens(tokenizer: CLIPTokenizerFast, captions: Sequence[str]) -> Tensor:
-    """Padded to the longest only: attention is causal and the end token is what is read, so the rest changes nothing."""
-    return tokenizer(list(captions), padding=True, return_tensors="pt").input_ids
+def _short_tokens(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> Tensor:
+    """Padded to the longest only: attention is causal and the end token is read, so the rest changes nothing."""
+    ids: Tensor = tokenizer(list(captions), padding=True, return_tensors="pt").input_ids
+    return ids
 
 
 # -- the UNet --------------------------------------------------------------------------------------
@@ -199,14 +206,14 @@ def _short_tokens(tokenizer: CLIPTokenizerFast, captions: Sequence[str]) -> Tens
 def unet_stage(
     unet: nn.Module,
     text_encoder: nn.Module,
-    tokenizer: CLIPTokenizerFast,
+    tokenizer: CLIPTokenizer,
     *,
     latents: Tensor,
     captions: Sequence[str],
     seed: int,
     steps: int,
 ) -> Stage:
-    """Noise prediction on scaled latents (N, 4, h, w), the text encoder learning with the UNet; a tenth without caption.
+    """Noise prediction on scaled latents (N, 4, h, w), the text encoder learning too; a tenth without caption.
 
     Two things beside the plain recipe. The noise has an offset per channel (Guttenberg 2023): over 16 × 16 latents the
     mean colour would else be read off the noisiest picture, and the words for the background never be learned. Losses
@@ -234,7 +241,8 @@ def unet_stage(
         noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
         off = unet(noisy, timesteps, encoder_hidden_states=embeds).sample - noise
         snr = alphas[timesteps] / (1 - alphas[timesteps])
-        return (off.square().mean((1, 2, 3)) * (snr.clamp(max=5) / snr)).mean()
+        loss: Tensor = (off.square().mean((1, 2, 3)) * (snr.clamp(max=5) / snr)).mean()
+        return loss
 
     return Stage(
         "unet",

@@ -29,10 +29,10 @@ class Recipe:
     """How long each stage takes, and from what seed everything is drawn."""
 
     seed: int = 0
-    vae_steps: int = 4500
+    vae_steps: int = 4200
     clip_steps: int = 3600
-    unet_steps: int = 6000
-    pictures: int = 12000
+    unet_steps: int = 4600
+    pictures: int = 8400
     half_precision: bool = True
 
 

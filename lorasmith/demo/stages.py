@@ -44,7 +44,7 @@ def run_stage(stage: Stage, folder: Path, *, pause_at: int | None = None) -> nn.
         for name, module in stage.modules.items()
     ]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.0, betas=(0.9, 0.99), fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: _factor(done, stage.steps))
+    base_lrs = [group["lr"] for group in optimizer.param_groups]
     average = {name: tensor.detach().clone() for name, tensor in stage.modules.state_dict().items()}
     file, done = folder / f"{stage.name}.pt", 0
     if file.exists():
@@ -52,17 +52,17 @@ def run_stage(stage: Stage, folder: Path, *, pause_at: int | None = None) -> nn.
         done, average = stored["step"], stored["average"]
         stage.modules.load_state_dict(stored["modules"])
         optimizer.load_state_dict(stored["optimizer"])
-        schedule.load_state_dict(stored["schedule"])
     stage.modules.train()
     began, first, recent = time.monotonic(), done, 0.0
     until = stage.steps if pause_at is None else min(pause_at, stage.steps)
     while done < until:
         loss = stage.loss_at(done + 1)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(stage.modules.parameters(), 1.0)
+        for group, base_lr in zip(optimizer.param_groups, base_lrs, strict=True):
+            group["lr"] = base_lr * _factor(done, stage.steps)
         optimizer.step()
         optimizer.zero_grad()
-        schedule.step()
         done += 1
         _follow(average, stage.modules, min(stage.ema_decay, (1 + done) / (10 + done)))
         recent += (loss.item() - recent) / min(done - first, 100)
@@ -70,7 +70,7 @@ def run_stage(stage: Stage, folder: Path, *, pause_at: int | None = None) -> nn.
             seconds = (time.monotonic() - began) / (done - first)
             _log.info("%s %d/%d loss %.5f, %.3f s a step", stage.name, done, stage.steps, recent, seconds)
         if done % _SAVE_EVERY == 0 or done == until:
-            _save(file, done, stage.modules, average, optimizer=optimizer, schedule=schedule)
+            _save(file, done, stage.modules, average, optimizer=optimizer)
     stage.modules.load_state_dict(average)
     return stage.modules.eval().requires_grad_(False)
 
@@ -96,14 +96,12 @@ def _save(
     average: dict[str, Tensor],
     *,
     optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LambdaLR,
 ) -> None:
     stored = {
         "step": step,
         "modules": modules.state_dict(),
         "average": average,
         "optimizer": optimizer.state_dict(),
-        "schedule": {key: value for key, value in schedule.state_dict().items() if key != "lr_lambdas"},
     }
     half = file.with_suffix(".half")
     torch.save(stored, half)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lorasmith.errors import ModelError
 
+DEMO_MODEL = Path(__file__).resolve().parents[1] / "demo" / "base_model"
 CHECKPOINT_SUFFIXES = (".safetensors", ".ckpt")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _COMPONENTS = ("unet", "vae", "text_encoder")
@@ -30,14 +31,14 @@ def locate(base_model: str, *, near: Path) -> Path:
     """A folder or file that exists, absolute: a path (relative ones start at `near`), else a hub id, which is fetched.
 
     Raises:
-        ModelError: `demo_not_bundled`; `base_model_not_found` with a `reason`: "path", "name" (not a hub id either),
+        ModelError: `base_model_not_found` with a `reason`: "path", "name" (not a hub id either),
             "hub" (no such repository, or no access), "offline" (not reachable, and not in the cache).
     """
     path = near / Path(base_model).expanduser()
     if base_model and path.exists():
         return path.absolute()
     if base_model == "demo":
-        raise ModelError("demo_not_bundled")
+        return DEMO_MODEL
     if _looks_like_path(base_model):
         raise ModelError("base_model_not_found", base_model=base_model, reason="path")
     if not _HUB_ID.fullmatch(base_model):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorasmith import __version__
-from lorasmith.config import Request, load_flat_toml
+from lorasmith.config import Request, RunConfig, load_flat_toml
 from lorasmith.errors import ConfigError, ExitCode, ResourceError
 from lorasmith.messages import LANGUAGES, choose_language
 from lorasmith.run_folder import RunFolder
@@ -39,10 +39,14 @@ class Engine:
     continued_run: Callable[..., Start]
     supervise: Callable[[Start], Supervised]
     find_checkpoints: Callable[[Path, Mapping[str, str]], list[Path]]
+    repeats_in: Callable[[Path], tuple[int, ...]]  # of each picture in a folder
+    suggested_steps: Callable[[int], tuple[int, int | None]]  # (least, most) for so many pictures
 
 
-def train(arguments: list[str], words: Words, command: str, *, engine: Engine | None = None) -> int:
-    """Runs the command; the exit status.
+def train(
+    arguments: list[str], words: Words, command: str, *, engine: Engine | None = None, here: Path | None = None
+) -> int:
+    """Runs the command as if typed in the folder `here` (default: the current one); the exit status.
 
     Raises:
         TrainerError: refused before anything was changed.
@@ -54,9 +58,9 @@ def train(arguments: list[str], words: Words, command: str, *, engine: Engine | 
     if line.wants == "version":
         print(f"lorasmith {__version__}")
         return int(ExitCode.FINISHED)
-    here = Path.cwd()
+    here = here or Path.cwd()
     config = load_flat_toml(line.config) if line.config is not None else {}
-    words = _words_of(config, line, words)
+    words = words_of(config, line, words)
     desk = _Desk(words, here, engine or _engine())
     mode = line.mode or desk.ask_mode(layered(config, line.values))
     start, request = desk.new(line, config) if mode == "new" else desk.continued(line, config)
@@ -93,7 +97,7 @@ class _Desk:
         if STEPS not in values and EPOCHS not in values:
             if not can_ask():
                 raise ConfigError("steps_unnamed")
-            print(self.words.say("prompt.advice"))
+            print(self._advice(split_request(values)[0]))
             values[STEPS] = Prompter(self.words).steps(default=DEFAULT_STEPS)
         settings, request = split_request(values)
         prefix = self.words.say("state.prefix")
@@ -115,6 +119,28 @@ class _Desk:
         start = self.engine.continued_run(run, settings, request, from_state=line.from_state, here=self.here)
         return start, request
 
+    def _advice(self, settings: Values) -> str:
+        """How many steps are good for the pictures that are there, and how often each is then seen."""
+        config = RunConfig().with_values(settings)
+        repeats = self.engine.repeats_in(self.here / config.dataset.folder)
+        if not repeats:
+            return self.words.say("prompt.advice")
+        least, most = self.engine.suggested_steps(len(repeats))
+        per_step = config.training.batch_size * config.training.accumulation_steps
+        counts = [least] if most is None else [least, most]
+        seen = [f"{steps * per_step / len(repeats):.3g}" for steps in counts]
+        return "\n".join(
+            [
+                self.words.say("prompt.advice"),
+                self.words.say(
+                    "prompt.pictures",
+                    pictures=len(repeats),
+                    steps="–".join(map(str, counts)) + ("+" if most is None else ""),
+                    times="–".join(seen) + ("+" if most is None else ""),
+                ),
+            ]
+        )
+
     def _ask_base_model(self) -> str:
         if not can_ask():
             raise ConfigError("base_model_unnamed")
@@ -134,10 +160,11 @@ class _Desk:
             print(*self.words.warning("base_model_not_remembered", fields), sep="\n")
 
     def _run(self, request: Request) -> RunFolder:
-        return RunFolder(self.here / request.output)
+        # A link stays a link: resolving would follow it.
+        return RunFolder(Path(os.path.abspath(self.here / request.output)))  # noqa: PTH100
 
 
-def _words_of(config: Values, line: CommandLine, words: Words) -> Words:
+def words_of(config: Values, line: CommandLine, words: Words) -> Words:
     """The language that --config names counts as asked for, unless the command line names one."""
     wish: Any = config.get(LANG, "")
     if line.values.get(LANG) or wish not in LANGUAGES:
@@ -146,8 +173,10 @@ def _words_of(config: Values, line: CommandLine, words: Words) -> Words:
 
 
 def _engine() -> Engine:
+    from lorasmith.data.folder import repeats_in
     from lorasmith.families.locate import find_checkpoints
+    from lorasmith.runtime.planning import suggested_steps
     from lorasmith.runtime.starting import continued_run, new_run, standing
     from lorasmith.runtime.supervisor import Supervisor
 
-    return Engine(new_run, standing, continued_run, Supervisor, find_checkpoints)
+    return Engine(new_run, standing, continued_run, Supervisor, find_checkpoints, repeats_in, suggested_steps)

@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from lorasmith.errors import ModelError
-from lorasmith.families.locate import find_checkpoints, locate
+from lorasmith.families.locate import DEMO_MODEL, find_checkpoints, locate
 
 
 @pytest.fixture
@@ -75,9 +75,11 @@ def test_what_is_no_hub_id_never_asks_the_hub(tmp_path: Path, hub: list[Any], na
     assert hub == []
 
 
-def test_demo_is_not_bundled_yet(tmp_path: Path, hub: list[Any]) -> None:
-    with pytest.raises(ModelError, match="demo_not_bundled"):
-        locate("demo", near=tmp_path)
+def test_demo_is_the_bundled_one_unless_there_is_a_folder_of_that_name(tmp_path: Path, hub: list[Any]) -> None:
+    assert locate("demo", near=tmp_path) == DEMO_MODEL
+    assert (DEMO_MODEL / "model_index.json").is_file()
+    (tmp_path / "demo").mkdir()
+    assert locate("demo", near=tmp_path) == tmp_path / "demo"
     assert hub == []
 
 
@@ -144,7 +146,7 @@ def test_a_hub_id_offline_is_found_in_the_librarys_own_cache(tmp_path: Path, mon
     (snapshot / "text_encoder").mkdir()
     (snapshot / "text_encoder" / "model.safetensors").touch()
     code = (
-        "from pathlib import Path; from lorasmith.families.locate import locate\n"
+        "from pathlib import Path; from lorasmith.families.locate import DEMO_MODEL, locate\n"
         "print(locate('owner/model', near=Path()))\n"
         "locate('owner/other', near=Path())"
     )

@@ -1,0 +1,75 @@
+"""`lorasmith demo`: the folder it makes, and what it refuses. The training itself: tests/runs/test_demo.py."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from lorasmith.errors import ConfigError
+from lorasmith.ui.demo import demo
+from lorasmith.ui.words import Words
+from tests.ui.fake_engine import FakeEngine
+
+EN = Words("en")
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_folder_holds_pictures_settings_and_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    engine = FakeEngine()
+    assert demo(["there", "--steps", "7"], EN, "lorasmith demo", engine=engine.engine()) == 0
+    folder = tmp_path / "there"
+    settings = tomllib.loads((folder / "lorasmith.toml").read_text(encoding="utf-8"))
+    assert settings["base_model"] == "demo"
+    assert len(list((folder / "lora_train_set" / "10_zorb").glob("*.png"))) >= 24
+    ((mode, values, request, _),) = engine.asked
+    assert (mode, request.steps, values["model", "base_model"]) == ("new", 7, "demo")
+    shown = capsys.readouterr().out
+    assert str(folder / "lora_output" / "last.safetensors") in shown
+    for command in ("lorasmith logs", "lorasmith tensorboard", "lorasmith train --continue --steps 100", "cd there"):
+        assert command in shown
+
+
+def test_a_second_time_it_uses_its_own_folder_again(tmp_path: Path) -> None:
+    for _ in range(2):
+        assert demo([], EN, "lorasmith demo", engine=FakeEngine().engine()) == 0
+    assert (tmp_path / "lorasmith_demo").is_dir()
+
+
+@pytest.mark.parametrize("content", ["picture.png", "lorasmith.toml"])
+def test_it_leaves_somebody_elses_folder_alone(tmp_path: Path, content: str) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / content).write_text('base_model = "x"\n')
+    with pytest.raises(ConfigError, match="demo_folder_taken"):
+        demo(["mine"], EN, "lorasmith demo", engine=FakeEngine().engine())
+    assert [one.name for one in (tmp_path / "mine").iterdir()] == [content]
+
+
+@pytest.mark.parametrize(
+    ("typed", "code"),
+    [
+        ("--steps 0", "config_value"),
+        ("--steps many", "config_value"),
+        ("--steps", "option_without_value"),
+        ("--stepz 4", "option_unknown"),
+        ("one two", "argument_unexpected"),
+        ("--lang fr", "config_value"),
+    ],
+)
+def test_what_it_does_not_take(tmp_path: Path, typed: str, code: str) -> None:
+    with pytest.raises(ConfigError, match=code):
+        demo(typed.split(), EN, "lorasmith demo", engine=FakeEngine().engine())
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_says_what_it_does_in_both_languages(capsys: pytest.CaptureFixture[str]) -> None:
+    for language, word in (("en", "no download"), ("zh-TW", "不必下載")):
+        assert demo(["--help"], Words(language), "lorasmith demo") == 0
+        shown = capsys.readouterr().out
+        assert word in shown
+        assert "300" in shown
