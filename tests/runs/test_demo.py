@@ -1,0 +1,107 @@
+"""The bundled base model has really learned, and `lorasmith demo` teaches it what it has never seen.
+
+The figures of docs/demo.md come from the same functions, `python -m benchmarks.demo_quality`.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import demo_quality
+from lorasmith.demo.miniature import to_single_file
+from lorasmith.events import RunStarted, StepCompleted
+from lorasmith.families import load_family
+from lorasmith.families.locate import DEMO_MODEL
+from lorasmith.families.recognize import recognize
+from lorasmith.ledger import read_events, steps
+from lorasmith.run_folder import RunFolder
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def no_gradients() -> Iterator[None]:
+    with torch.no_grad():
+        yield
+
+
+def test_it_is_small_and_of_half_precision() -> None:
+    files = [file for file in DEMO_MODEL.rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) <= 20 * 10**6
+    weights = recognize(DEMO_MODEL)
+    assert (weights.family, weights.resolution) == ("sd15", 128)
+    assert (DEMO_MODEL / "README.md").is_file()
+
+
+def test_its_samples_show_what_was_asked_for() -> None:
+    """Few captions here; all hundred in the slow suite."""
+    measured = demo_quality.measure_base(20)
+    assert measured["found_first_real"] >= 0.8
+    assert measured["share"] >= 0.7
+    assert measured["psnr_held_out_mean_worst"][0] >= 30
+
+
+def test_as_a_single_file_it_is_the_same_model(tmp_path: Path) -> None:
+    file = to_single_file(DEMO_MODEL, tmp_path / "demo.safetensors", with_configs=True)
+    where = torch.device("cpu")
+    ours = load_family(recognize(DEMO_MODEL))
+    theirs = load_family(recognize(file))
+    wanted = ours.load_models(trained=("text_encoder",), precision=torch.float32, where=where)
+    found = theirs.load_models(trained=("text_encoder",), precision=torch.float32, where=where)
+    for component in ("denoiser", "text_encoder"):
+        for name, tensor in wanted[component].state_dict().items():
+            assert torch.equal(found[component].state_dict()[name], tensor), name
+    captions = ["a zorb on a red background"]
+    assert torch.equal(ours.tokenize(captions)["input_ids"], theirs.tokenize(captions)["input_ids"])
+
+
+def test_a_few_steps_of_the_demo_as_a_person_types_it(tmp_path: Path) -> None:
+    done = _demo(tmp_path, "--steps", "3", "--lang", "zh-TW")
+    assert done.returncode == 0, done.stderr
+    assert "達到最大訓練步數 3" in done.stdout
+    run = RunFolder(tmp_path / "lorasmith_demo" / "lora_output")
+    events = read_events(run.ledger)
+    assert [event.step for event in steps(events)] == [1, 2, 3]
+    (started,) = [event for event in events if isinstance(event, RunStarted)]
+    assert (len(started.examples), len(started.held_out)) == (24, 4)
+    assert run.export("last").is_file()
+
+
+@pytest.mark.slow
+def test_the_base_model_knows_what_it_was_taught() -> None:
+    measured = demo_quality.measure_base(100)
+    assert measured["share"] >= 0.8, measured
+    assert measured["psnr_held_out_mean_worst"][0] >= 30
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_the_demo_teaches_the_new_and_keeps_the_old(tmp_path: Path) -> None:
+    done = _demo(tmp_path)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "lorasmith_demo"
+    measured = demo_quality.measure_lora(folder / "lora_output" / "last.safetensors", prompts=20, base_captions=100)
+    assert measured["ratio"] >= 0.5, measured
+    assert measured["interval_95"][0] > 0.3, measured
+    assert measured["kept"] >= 0.9, measured
+    completed = [
+        event for event in read_events(RunFolder(folder / "lora_output").ledger) if isinstance(event, StepCompleted)
+    ]
+    assert completed[-1].step == 300
+
+
+def _demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "lorasmith", "demo", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "LORASMITH_LANG": "en"},
+        capture_output=True,
+        encoding="utf-8",
+    )
