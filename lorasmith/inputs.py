@@ -4,16 +4,51 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
+import re
 from pathlib import Path
 
 from lorasmith.config import RunConfig
+from lorasmith.config.sections import OPTIMIZER_NAMES
 from lorasmith.data.folder import Scan, scan
 from lorasmith.data.order import Order
 from lorasmith.data.types import Example
-from lorasmith.errors import ConfigError
-from lorasmith.families.locate import locate
+from lorasmith.errors import ConfigError, ModelError
+from lorasmith.families.headers import read_header
+from lorasmith.families.locate import is_there, locate
 from lorasmith.families.recognize import BaseWeights, recognize
+
+_DEVICE = re.compile(r"auto|(cpu|cuda|mps)(:[0-9]{1,3})?")
+
+
+def check_names(config: RunConfig) -> None:
+    """What only the worker can load, told by its name alone.
+
+    Raises:
+        ConfigError: an optimizer or a device that does not exist anywhere.
+    """
+    if config.optimizer.name not in OPTIMIZER_NAMES:
+        accepted = ", ".join(OPTIMIZER_NAMES)
+        raise ConfigError("optimizer_unknown", optimizer=config.optimizer.name, accepted=accepted)
+    if not _DEVICE.fullmatch(config.machine.device):
+        raise ConfigError("device_unknown", device=config.machine.device)
+
+
+def check_init_from(config: RunConfig, here: Path) -> None:
+    """That the LoRA to start from is there and is one by its header; whether it fits is told when it is loaded.
+
+    Raises:
+        ModelError: `init_from_missing`, `init_from_unreadable`.
+    """
+    if not config.adapter.init_from:
+        return
+    path = here / config.adapter.init_from
+    if not is_there(path):
+        raise ModelError("init_from_missing", path=str(path))
+    try:
+        read_header(path)
+    except ModelError as error:
+        reason = str(error.fields.get("reason") or error.fields.get("where") or error.code)
+        raise ModelError("init_from_unreadable", path=str(path), reason=reason) from error
 
 
 def base_weights(config: RunConfig, here: Path) -> BaseWeights:
@@ -59,7 +94,7 @@ def order_of(config: RunConfig, trained: tuple[Example, ...]) -> Order:
 def steps_of_epochs(config: RunConfig, found: Scan, epochs: int) -> int:
     """Steps that make so many passes over the pictures, the last one perhaps begun anew by a part of a step."""
     trained, _ = split_examples(config, found)
-    return math.ceil(epochs * order_of(config, trained).batches_per_epoch / config.training.accumulation_steps)
+    return -(-epochs * order_of(config, trained).batches_per_epoch // config.training.accumulation_steps)
 
 
 def data_identity(config: RunConfig, trained: tuple[Example, ...]) -> str:

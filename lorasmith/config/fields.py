@@ -54,7 +54,9 @@ def options_of(section: str, model: type[BaseModel]) -> list[Option]:
 
 
 def _is_text(value: str) -> bool:
-    """Whether UTF-8 has bytes for it: a file name that is no text comes with lone surrogates."""
+    """Whether UTF-8 has bytes for it, as it has none for the lone surrogates of a file name, and none is zero."""
+    if "\0" in value:
+        return False
     try:
         value.encode()
     except UnicodeEncodeError:

@@ -4,13 +4,15 @@ from typing import Literal
 
 from lorasmith.config.fields import Section, option
 
+MOST_STEPS = 1_000_000_000
+
 
 class Request(Section):
     """The options of one start. Not stored with the run, not part of its identity."""
 
-    steps: int | None = option("steps", None, ge=1)
+    steps: int | None = option("steps", None, ge=1, le=MOST_STEPS)
     """Steps to do: the target with --new, more than are saved with --continue."""
-    epochs: int | None = option("epochs", None, ge=1)
+    epochs: int | None = option("epochs", None, ge=1, le=MOST_STEPS)
     """Instead of steps: passes over the pictures, turned into steps."""
     output: str = option("output", "lora_output")
     """The run folder."""

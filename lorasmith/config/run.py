@@ -24,6 +24,8 @@ from lorasmith.config.sections import (
 )
 from lorasmith.errors import ConfigError
 
+MOST_SHOWN = 200  # letters of a value in a message
+
 
 class RunConfig(Section):
     """Everything that decides what a run learns.
@@ -99,9 +101,17 @@ def validated(model: type[M], plain: Mapping[str, Any]) -> M:
         raise ConfigError(
             "config_value",
             option=_option_at(model, [str(part) for part in first["loc"]]),
-            value=repr(first["input"]),
+            value=_shown(first["input"]),
             expected=first["msg"],
         ) from None
+
+
+def _shown(value: Any) -> str:
+    """A value as a message can hold it."""
+    try:
+        return repr(value)[:MOST_SHOWN]
+    except ValueError:  # a number of more digits than Python writes out
+        return type(value).__name__
 
 
 def _option_at(model: type[BaseModel], location: list[str]) -> str:

@@ -8,7 +8,10 @@ from pydantic import field_validator
 
 from lorasmith.config.fields import Section, option
 
+OPTIMIZER_NAMES = ("adamw", "adamw8bit", "adafactor", "lion", "prodigy")
 LR_SHAPES = ("constant", "linear", "cosine", "cosine_with_restarts")
+MOST_BATCH = 65_536
+MOST_SECONDS = 1_000_000  # eleven days; the system's clocks take no time however long
 MOST_NAME_BYTES = 180  # a file name has room for 255, and backups, steps and temporary names add to this one
 DEVICES_OF_WINDOWS = r"con|prn|aux|nul|com[0-9]|lpt[0-9]"
 
@@ -77,7 +80,7 @@ class OptimizerConfig(Section):
     """How gradients become updates."""
 
     name: str = option("optimizer", "adamw")
-    """A key of `training.optimizers.OPTIMIZERS`."""
+    """One of OPTIMIZER_NAMES; what each is stands in `training.optimizers.OPTIMIZERS`."""
     lr: float = option("lr", 1e-4, ge=0)
     """Learning rate of the denoiser's pairs, before the schedule's factor."""
     text_encoder_lr: float | None = option("text-encoder-lr", None, ge=0)
@@ -114,9 +117,9 @@ class LrScheduleConfig(Section):
 class TrainingConfig(Section):
     """The step."""
 
-    batch_size: int = option("batch-size", 1, ge=1)
+    batch_size: int = option("batch-size", 1, ge=1, le=MOST_BATCH)
     """Examples in a micro-batch."""
-    accumulation_steps: int = option("accumulate", 1, ge=1)
+    accumulation_steps: int = option("accumulate", 1, ge=1, le=MOST_BATCH)
     """Micro-batches in a step."""
     max_grad_norm: float = option("max-grad-norm", 1.0, ge=0)
     """Gradients with a larger norm are scaled down to it; 0 never."""
@@ -138,7 +141,7 @@ class CadenceConfig(Section):
 
     save_every: int = option("save-every", 100, ge=0)
     """Steps between states, each with an export; 0 never."""
-    save_minutes: float = option("save-minutes", 10.0, ge=0)
+    save_minutes: float = option("save-minutes", 10.0, ge=0, le=MOST_SECONDS)
     """Minutes between states without an export; 0 never."""
     keep_states: int = option("keep-states", 3, ge=1)
     """The newest so many are kept."""
@@ -162,9 +165,9 @@ class EvaluationConfig(Section):
 class WatchConfig(Section):
     """When a run counts as stuck. Cannot change what is learned."""
 
-    stall_timeout: float = option("stall-timeout", 300.0, gt=0)
+    stall_timeout: float = option("stall-timeout", 300.0, gt=0, le=MOST_SECONDS)
     """Seconds without a sign of life, at least."""
-    max_seconds_per_step: float = option("max-seconds-per-step", 30.0, gt=0)
+    max_seconds_per_step: float = option("max-seconds-per-step", 30.0, gt=0, le=MOST_SECONDS)
     """Seconds between completed steps that the whole of a start may take on average."""
     no_restart: bool = option("no-restart", False)
     """Never start a crashed or hung worker again."""

@@ -3,6 +3,7 @@
 Knows nothing of pictures and captions.
 """
 
+import re
 import stat
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import Any
 
 from lorasmith.data.types import Problem
 from lorasmith.errors import DatasetError
+
+# Control characters, line and paragraph separators, and those that turn or hide text.
+_HIDDEN = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u200b-\\u200f\\u2028-\\u202e\\u2060-\\u2069\\ufeff]")
 
 
 class BadFileError(DatasetError):
@@ -26,8 +30,10 @@ def as_fields(problems: Iterable[Problem]) -> list[dict[str, Any]]:
 
 
 def shown(path: Path) -> str:
-    """The path as text that any encoding of Unicode can hold."""
-    return str(path).encode("utf-8", "backslashreplace").decode("utf-8")
+    """The path as text that any encoding of Unicode can hold, and that a terminal shows as it is read: what would move
+    its cursor or turn its direction of writing is shown as \\xXX or \\uXXXX."""
+    text = "".join(ascii(one)[1:-1] if _HIDDEN.match(one) else one for one in str(path))
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def is_text(name: str) -> bool:

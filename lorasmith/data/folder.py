@@ -94,6 +94,18 @@ def scan(
     return Scan(tuple(examples), tuple(problems), tuple(hints))
 
 
+def repeats_in(folder: Path) -> tuple[int, ...]:
+    """How often each picture of a folder counts, told by names alone: nothing is opened, so a bad picture counts too.
+
+    Raises:
+        DatasetError: as `scan`, where there is no folder or nothing in it is named like a picture.
+    """
+    candidates, problems, hints = _candidates(folder)
+    if not candidates and not problems:
+        raise _nothing_found(folder, hints)
+    return tuple(one.place.repeats for one in candidates)
+
+
 # -- which files -----------------------------------------------------------------------------------
 
 

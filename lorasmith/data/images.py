@@ -22,6 +22,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from lorasmith.data.files import BadFileError, read_whole
+from lorasmith.data.picture_parts import too_costly
 from lorasmith.data.types import Example, Problem, Size
 
 if TYPE_CHECKING:
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 LEAST_SIDE = 64  # pixels
-MOST_PIXELS = 200_000_000  # what the largest phone sensors give; 0.6 GB once decoded
+MOST_PIXELS = 200_000_000  # what the largest phone sensors give; 0.8 GB once decoded, twice that where transparent
+# The decoders of these hold up to 18 bytes a pixel at once, those of others 4 to 12.
+MOST_PIXELS_OF = {"WEBP": 80_000_000, "JPEG2000": 80_000_000}
 MOST_BYTES = 512 * 2**20
 
 # What is read whatever the extension says. Not here: formats that run other programs (EPS) or hold documents.
@@ -39,7 +42,9 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF", "JPEG200
 
 # What Pillow's readers raise on broken files, as fuzzing them shows; it has no exception of its own for that.
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError, AttributeError)
-_BROKEN_LOW_LEVEL = (struct.error, zlib.error, RuntimeError)
+_BROKEN_LOW_LEVEL = (struct.error, zlib.error, RuntimeError, AssertionError)
+
+_BAND = 1 << 22  # pixels that are converted at once
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # or it writes to stderr what becomes a problem here anyway
 
@@ -85,7 +90,8 @@ def inspect(path: Path, *, decode: bool) -> tuple[Size, str]:
         if decode:
             # A JPEG is decoded at an eighth of its size: every byte is still read, in a fraction of the time.
             image.draft(None, (1, 1))
-            _to_rgb(path, image)
+            for _ in _rgb_bands(path, image):
+                pass
     return size, hashlib.sha256(data).hexdigest()
 
 
@@ -134,6 +140,9 @@ def _read(path: Path) -> bytes:
     data = read_whole(path, most=MOST_BYTES)
     if not data:
         raise BadFileError(path, "picture_empty")
+    costly = too_costly(data)
+    if costly is not None:
+        raise BadFileError(path, costly[0], **costly[1])
     return data
 
 
@@ -159,6 +168,8 @@ def _opened(path: Path, source: IO[bytes]) -> Iterator[Image.Image]:
             yield Image.open(source, formats=_formats())
     except UnidentifiedImageError:
         raise BadFileError(path, "picture_unknown") from None
+    except MemoryError:
+        raise BadFileError(path, "picture_memory") from None
     except (*_BROKEN, *_BROKEN_LOW_LEVEL) as error:
         raise BadFileError(path, "picture_damaged", detail=str(error) or type(error).__name__) from error
     finally:
@@ -176,8 +187,9 @@ def _checked_size(path: Path, image: Image.Image) -> Size:
     width, height = image.size
     if isinstance(image, TiffImageFile):  # newer versions of Pillow have turned it by now, older ones have not
         width, height = int(image.tag_v2[256]), int(image.tag_v2[257])
-    if width * height > MOST_PIXELS:
-        raise BadFileError(path, "picture_too_many_pixels", width=width, height=height, most=MOST_PIXELS)
+    most = MOST_PIXELS_OF.get(image.format or "", MOST_PIXELS)
+    if width * height > most:
+        raise BadFileError(path, "picture_too_many_pixels", width=width, height=height, most=most)
     if min(width, height) < LEAST_SIDE:
         raise BadFileError(path, "picture_too_small", width=width, height=height, least=LEAST_SIDE)
     return Size(height, width) if _orientation(image) >= 5 else Size(width, height)
@@ -219,12 +231,30 @@ def _exif_behind_pixels(image: PngImageFile) -> bytes | None:
 def _to_rgb(path: Path, image: Image.Image) -> Image.Image:
     """Decodes the picture; 8-bit RGB, over white where it is transparent."""
     image.load()
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return _grey_of_16_bits(path, image).convert("RGB")
-    if image.has_transparency_data:
-        upper = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", upper.size, "white"), upper).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
+    whole = Image.new("RGB", image.size)
+    top = 0
+    for band in _rgb_bands(path, image):
+        whole.paste(band, (0, top))
+        top += band.height
+    return whole
+
+
+def _rgb_bands(path: Path, image: Image.Image) -> Iterator[Image.Image]:
+    """The same from top to bottom in bands of some rows: a conversion of all at once would hold it four times over."""
+    image.load()
+    rows = max(1, _BAND // image.width)
+    for top in range(0, image.height, rows):
+        box = (0, top, image.width, min(top + rows, image.height))
+        band = image if box == (0, 0, *image.size) else image.crop(box)
+        if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+            yield _grey_of_16_bits(path, band).convert("RGB")
+        elif image.has_transparency_data:
+            upper = band.convert("RGBA")
+            yield Image.alpha_composite(Image.new("RGBA", upper.size, "white"), upper).convert("RGB")
+        else:
+            yield band if band.mode == "RGB" else band.convert("RGB")
 
 
 def _grey_of_16_bits(path: Path, image: Image.Image) -> Image.Image:

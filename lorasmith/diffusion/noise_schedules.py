@@ -28,10 +28,11 @@ class Draw:
     micro: int  # the micro-batch inside it, from 0
     size: int  # examples in the whole micro-batch
     start: int = 0  # first row of this slice
+    quantile: float | None = None  # in (0, 1): "timestep" is this everywhere instead of being drawn, for validation
 
     def rows(self, start: int) -> "Draw":
         """The draw of the slice that begins with row `start` of this one."""
-        return Draw(self.seed, self.step, self.micro, self.size, self.start + start)
+        return Draw(self.seed, self.step, self.micro, self.size, self.start + start, self.quantile)
 
     def normal(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """Standard normal numbers of `shape` (B, ...), float32, on the CPU; B is the length of this slice."""
@@ -42,6 +43,8 @@ class Draw:
     def uniform(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """Numbers of `shape` (B, ...) in (0, 1), float32, on the CPU: the middles of the cells of a grid of 2**-23."""
         assert self.start + shape[0] <= self.size
+        if name == "timestep" and self.quantile is not None:
+            return torch.full(shape, self.quantile)
         whole = torch.randint(0, 1 << 23, (self.size, *shape[1:]), generator=self._generator(name))
         return (whole[self.start : self.start + shape[0]].to(torch.float32) + 0.5) / (1 << 23)
 

@@ -82,7 +82,7 @@ def _folded(module: str, pair: Mapping[str, Tensor], layer: Layer) -> tuple[Tens
     for part, tensor in pair.items():
         if part == ALPHA and tensor.numel() != 1:
             raise ModelError("init_from_shape", key=f"{module}.{part}", shape=list(tensor.shape))
-        if not bool(torch.isfinite(tensor).all()):
+        if tensor.is_complex() or not bool(torch.isfinite(tensor.to(torch.float32)).all()):
             raise ModelError("init_from_not_finite", key=f"{module}.{part}")
     down, up = (_as_stored(pair[part].to(torch.float32), layer) for part in (DOWN, UP))
     if down is None or up is None or down.shape[0] != up.shape[1] or down.shape[0] == 0:

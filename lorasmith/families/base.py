@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -55,8 +55,8 @@ class ModelFamily(Protocol):
     def encoder_hashes(self) -> dict[str, str]:
         """SHA-256 of the weights of "vae" and of each text encoder, without loading them: part of the cache's keys."""
 
-    def load_encoders(self, *, clip_skip: int, where: device) -> Encoders:
-        """All encoders, float32, in evaluation mode, without gradients."""
+    def load_encoders(self, *, clip_skip: int, where: device, only: Collection[str] = ()) -> Encoders:
+        """The encoders named in `only`, else all; float32, in evaluation mode, without gradients."""
 
     def load_models(self, *, trained: Collection[str], precision: dtype, where: device) -> dict[str, nn.Module]:
         """ "denoiser", and the text encoders named in `trained`: frozen weights of `precision`, in evaluation mode."""
@@ -86,6 +86,21 @@ class ModelFamily(Protocol):
 
     def predict(self, models: Mapping[str, nn.Module], noised: Noised, conditioning: Mapping[str, Tensor]) -> Tensor:
         """The denoiser's output, (B, C, h, w), in its own precision."""
+
+    def denoise(
+        self,
+        predict: Callable[[Tensor, Tensor], Tensor],
+        latents: Tensor,
+        noise: Tensor,
+        *,
+        strength: float,
+        steps: int,
+    ) -> Tensor:
+        """Latents (B, C, h, w) noised to `strength` in (0, 1] and drawn anew in `steps` * `strength` steps; at 1 from
+        `noise` alone. `predict(sample, timesteps)` is `predict` with what the caller adds to it, in float32."""
+
+    def decode_latents(self, encoders: Encoders, latents: Tensor) -> Tensor:
+        """(1, C, h, w) as `encode_images` gives them -> (1, 3, H, W), about in [-1, 1], float32."""
 
     def set_checkpointing(self, models: Mapping[str, nn.Module], enabled: bool) -> None:
         """Whether the denoiser computes its activations twice instead of keeping them."""

@@ -6,6 +6,8 @@ Reads no tensor, unpickles nothing, and knows no model.
 from __future__ import annotations
 
 import json
+import stat
+import struct
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,8 +17,19 @@ from typing import Any, Literal, TypeGuard
 
 from lorasmith.errors import ModelError
 
-MAX_HEADER_BYTES = 100_000_000
-"""As the safetensors format has it."""
+MAX_HEADER_BYTES = 32 * 2**20
+"""A third of what the safetensors format allows; that of Stable Diffusion 1.x has 130 KB, and metadata some MB."""
+
+MAX_HEADER_PARTS = 1_000_000
+"""Lists, tables and what stands in them: a byte of JSON can take twenty in memory."""
+
+MAX_DIMENSIONS = 8
+MAX_ARCHIVE_ENTRIES = 100_000
+MAX_ARCHIVE_DIRECTORY_BYTES = 32 * 2**20
+MAX_PICKLE_BYTES = 64 * 2**20
+"""Of the pickle in a zip archive, which names the tensors; their numbers lie beside it."""
+
+_SHOWN = 120  # letters of a name in a message
 
 DTYPE_BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
@@ -47,8 +60,10 @@ def file_kind(path: Path) -> Literal["safetensors", "pickle"]:
     """Which of the two formats the file has, by its first bytes, never by its name.
 
     Raises:
-        ModelError: `model_unreadable`, `model_truncated` (empty, or a zip archive without its end), `model_unknown`.
+        ModelError: `model_unreadable`, `model_truncated` (empty, or a zip archive without its end), `model_unknown`,
+            `model_damaged`, a zip archive that torch cannot have written.
     """
+    check_regular(path)
     start = _read_start(path, 16)
     if not start:
         raise ModelError("model_truncated", path=str(path), size=0)
@@ -60,6 +75,20 @@ def file_kind(path: Path) -> Literal["safetensors", "pickle"]:
     if start[8:9] == b"{":
         return "safetensors"
     raise ModelError("model_unknown", path=str(path))
+
+
+def check_regular(path: Path) -> None:
+    """Nothing where the path leads to a file: a pipe or a device would never end.
+
+    Raises:
+        ModelError: `model_irregular`, `model_unreadable`.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise ModelError("model_unreadable", path=str(path), reason=error.strerror or str(error)) from error
+    if not stat.S_ISREG(mode):
+        raise ModelError("model_irregular", path=str(path))
 
 
 def read_header(path: Path) -> Header:
@@ -78,8 +107,10 @@ def read_header(path: Path) -> Header:
     if 8 + length > size:
         raise ModelError("model_truncated", path=str(path), size=size)
     text = _read_start(path, 8 + length)[8:]
+    if sum(map(text.count, (b",", b"[", b"{"))) > MAX_HEADER_PARTS:
+        raise ModelError("model_damaged", path=str(path), where="header")
     try:
-        content = json.loads(text)
+        content = json.loads(text, object_pairs_hook=_without_twins)
     except (ValueError, RecursionError) as error:
         raise ModelError("model_damaged", path=str(path), where="header") from error
     if not isinstance(content, dict):
@@ -93,13 +124,13 @@ def read_header(path: Path) -> Header:
 
 
 def _tensor_info(path: Path, name: str, entry: Any, begin: int) -> TensorInfo:
-    damaged = ModelError("model_damaged", path=str(path), where=name)
+    damaged = ModelError("model_damaged", path=str(path), where=_shown(name))
     if not isinstance(entry, dict):
         raise damaged
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
         raise damaged
-    if not _are_counts(shape) or not _are_counts(offsets) or len(offsets) != 2:
+    if not _are_counts(shape) or not _are_counts(offsets) or len(offsets) != 2 or len(shape) > MAX_DIMENSIONS:
         raise damaged
     if offsets[1] - offsets[0] != prod(shape) * DTYPE_BYTES[dtype]:
         raise damaged
@@ -107,7 +138,20 @@ def _tensor_info(path: Path, name: str, entry: Any, begin: int) -> TensorInfo:
 
 
 def _are_counts(value: Any) -> TypeGuard[list[int]]:
-    return isinstance(value, list) and all(type(number) is int and number >= 0 for number in value)
+    return isinstance(value, list) and all(type(number) is int and 0 <= number < 2**63 for number in value)
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A table in which a name stands once: of two readers one would take the first, the other the last."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands twice")
+    return found
+
+
+def _shown(name: str) -> str:
+    """A name out of a file as a message can hold it."""
+    return ascii(name)[1:-1][:_SHOWN]
 
 
 def _check_places(path: Path, tensors: Mapping[str, TensorInfo], *, begin: int, size: int) -> None:
@@ -115,7 +159,7 @@ def _check_places(path: Path, tensors: Mapping[str, TensorInfo], *, begin: int, 
     expected = begin
     for name, info in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
         if info.start != expected:
-            raise ModelError("model_damaged", path=str(path), where=name)
+            raise ModelError("model_damaged", path=str(path), where=_shown(name))
         expected = info.end
     if expected > size:
         raise ModelError("model_truncated", path=str(path), size=size)
@@ -124,13 +168,42 @@ def _check_places(path: Path, tensors: Mapping[str, TensorInfo], *, begin: int, 
 
 
 def _check_torch_archive(path: Path) -> None:
+    """A zip archive as torch writes it: its entries lie in it as they are, so that nothing swells when it is read."""
+    size = path.stat().st_size
+    damaged = ModelError("model_damaged", path=str(path), where="zip")
     try:
+        _check_directory(path, size)
         with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
+            entries = archive.infolist()
     except zipfile.BadZipFile as error:
-        raise ModelError("model_truncated", path=str(path), size=path.stat().st_size) from error
-    if not any(name == "data.pkl" or name.endswith("/data.pkl") for name in names):
+        raise ModelError("model_truncated", path=str(path), size=size) from error
+    except (ValueError, OverflowError, struct.error, NotImplementedError, OSError) as error:
+        raise damaged from error
+    pickles = [one for one in entries if one.filename == "data.pkl" or one.filename.endswith("/data.pkl")]
+    if not pickles:
         raise ModelError("model_unknown", path=str(path))
+    if any(one.compress_type != zipfile.ZIP_STORED or one.file_size != one.compress_size for one in entries):
+        raise damaged
+    if len({one.filename for one in entries}) != len(entries) or sum(one.file_size for one in entries) > size:
+        raise damaged
+    if any(one.file_size > MAX_PICKLE_BYTES for one in pickles):
+        raise damaged
+
+
+def _check_directory(path: Path, size: int) -> None:
+    """Before Python reads the archive's table of contents: how long that says it is."""
+    with path.open("rb") as file:
+        file.seek(max(0, size - 2**16 - 22))
+        tail = file.read()
+    place = tail.rfind(b"PK\x05\x06")
+    if place < 0 or len(tail) < place + 22:
+        raise zipfile.BadZipFile("no end")
+    count, length = struct.unpack_from("<HI", tail, place + 10)
+    long_form = tail.rfind(b"PK\x06\x06", 0, place)  # zip64, as archives over 4 GB have
+    if long_form >= 0 and long_form + 48 <= len(tail):
+        count, length = struct.unpack_from("<QQ", tail, long_form + 32)
+    if count > MAX_ARCHIVE_ENTRIES or length > MAX_ARCHIVE_DIRECTORY_BYTES:
+        raise ValueError("a table of contents that is too long")
 
 
 def _read_start(path: Path, count: int) -> bytes:

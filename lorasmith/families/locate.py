@@ -34,8 +34,8 @@ def locate(base_model: str, *, near: Path) -> Path:
         ModelError: `base_model_not_found` with a `reason`: "path", "name" (not a hub id either),
             "hub" (no such repository, or no access), "offline" (not reachable, and not in the cache).
     """
-    path = near / Path(base_model).expanduser()
-    if base_model and path.exists():
+    path = near / expanded(base_model)
+    if base_model and is_there(path):
         return path.absolute()
     if base_model == "demo":
         return DEMO_MODEL
@@ -44,6 +44,22 @@ def locate(base_model: str, *, near: Path) -> Path:
     if not _HUB_ID.fullmatch(base_model):
         raise ModelError("base_model_not_found", base_model=base_model, reason="name")
     return _fetched(base_model)
+
+
+def expanded(name: str) -> Path:
+    """The path with `~` as the home folder; where nobody has that home, as it is."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is such a file or folder; no where the system takes no such name."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def _looks_like_path(name: str) -> bool:

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lorasmith.errors import ModelError
-from lorasmith.families import sd15_layout
+from lorasmith.families import config_checks, sd15_layout
 from lorasmith.families.configs import CLIP_TOKENS, sd15_config
 from lorasmith.families.headers import file_kind, read_header
+from lorasmith.families.small_files import check_tokenizer, read_json
 
 Layout = Literal["diffusers", "single_file", "pickle"]
 Prediction = Literal["epsilon", "v_prediction"]
@@ -30,6 +31,9 @@ CONFIGS_KEY = "lorasmith.configs"
 "tokenizer": {file name: text}}, the last two optional."""
 
 Shapes = Mapping[str, tuple[int, ...]]
+
+_LAYERS = 12  # of a text encoder whose config does not say
+_SHOWN = 120  # letters of a name in a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +92,7 @@ def check_clip_skip(weights: BaseWeights, clip_skip: int) -> None:
     Raises:
         ModelError: `model_clip_skip`.
     """
-    layers = weights.configs["text_encoder"]["num_hidden_layers"]
+    layers = weights.configs["text_encoder"].get("num_hidden_layers", _LAYERS)
     if clip_skip > layers:
         raise ModelError("model_clip_skip", asked=clip_skip, layers=layers)
 
@@ -223,14 +227,16 @@ def component_files(folder: Path, component: str) -> list[Path]:
 
 
 def _shards(folder: Path, index: Path) -> list[Path]:
-    places = _read_json(index).get("weight_map")
+    places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise ModelError("model_damaged", path=str(index), where="weight_map")
-    files = [index.parent / name for name in sorted({str(place) for place in places.values()})]
-    for file in files:
-        if not file.is_file() or file.parent != index.parent:
-            raise ModelError("model_incomplete", path=str(folder), missing=f"{index.parent.name}/{file.name}")
-    return files
+    names = sorted({str(place) for place in places.values()})
+    there = {file.name for file in index.parent.iterdir() if file.is_file()}
+    for name in names:
+        if name not in there:  # a name that leads elsewhere is not either
+            missing = f"{index.parent.name}/{ascii(name)[1:-1][:_SHOWN]}"
+            raise ModelError("model_incomplete", path=str(folder), missing=missing)
+    return [index.parent / name for name in names]
 
 
 def _recognize_folder(folder: Path) -> BaseWeights:
@@ -239,16 +245,17 @@ def _recognize_folder(folder: Path) -> BaseWeights:
         if (folder / "unet").is_dir():
             raise ModelError("model_incomplete", path=str(folder), missing="model_index.json")
         raise ModelError("model_unknown", path=str(folder))
-    index = _read_json(index_file)
+    index = read_json(index_file)
     if "transformer" in index or "text_encoder_2" in index:
         raise ModelError("model_other_family", path=str(folder), found=str(index.get("_class_name", "?")))
     wanted = [*_CONFIG_FILES.values(), "tokenizer"]
     missing = [name for name in wanted if not (folder / name).exists()]
     if missing:
         raise ModelError("model_incomplete", path=str(folder), missing=", ".join(missing))
-    configs: dict[str, Any] = {name: _read_json(folder / file) for name, file in _CONFIG_FILES.items()}
+    configs: dict[str, Any] = {name: read_json(folder / file) for name, file in _CONFIG_FILES.items()}
     shapes = {name: _folder_shapes(folder, name) for name in sd15_layout.COMPONENTS}
     _refuse_foreign_folder(folder, configs["unet"], shapes["unet"] or {})
+    check_tokenizer(folder / "tokenizer")
     parameters = None if shapes["unet"] is None else sum(prod(shape) for shape in shapes["unet"].values())
     configs["tokenizer"] = None
     return _described(folder, "diffusers", configs, source="scheduler_config", parameters=parameters)
@@ -295,12 +302,12 @@ def _described(
     schedule = scheduler.get("beta_schedule", "linear")
     if schedule not in ("scaled_linear", "linear") or scheduler.get("trained_betas") is not None:
         raise ModelError("model_prediction", path=str(path), found=f"beta_schedule {schedule}")
-    try:
-        factor = 2 ** (len(configs["vae"]["block_out_channels"]) - 1)
-        multiple = factor * 2 ** (len(unet["block_out_channels"]) - 1)
-        resolution = int(unet.get("sample_size", 64)) * factor
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError("model_damaged", path=str(path), where="config.json") from error
+    wrong = config_checks.wrong_setting(configs)
+    if wrong:
+        raise ModelError("model_damaged", path=str(path), where=wrong)
+    factor = 2 ** (len(configs["vae"]["block_out_channels"]) - 1)
+    multiple = factor * 2 ** (len(unet["block_out_channels"]) - 1)
+    resolution = unet.get("sample_size", 64) * factor
     return BaseWeights(
         path=path,
         layout=layout,
@@ -313,18 +320,6 @@ def _described(
         denoiser_parameters=parameters,
         configs=configs,
     )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ModelError("model_unreadable", path=str(path), reason=error.strerror or str(error)) from error
-    except (ValueError, RecursionError) as error:
-        raise ModelError("model_damaged", path=str(path), where="JSON") from error
-    if not isinstance(content, dict):
-        raise ModelError("model_damaged", path=str(path), where="JSON")
-    return content
 
 
 # -- identity --------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ cached needs the UNet only. Nothing here goes online. Knows no adapter, no optim
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lorasmith.diffusion.noise_schedules import DdpmSchedule, Draw, Noised
+from lorasmith.diffusion.sampling import ddim
 from lorasmith.errors import ModelError
 from lorasmith.exporting import kohya
 from lorasmith.families.base import Encoders, FamilyTraits, Target
@@ -72,12 +73,10 @@ class StableDiffusion15:
     def encoder_hashes(self) -> dict[str, str]:
         return {component: component_sha256(self.weights, component) for component in ("vae", "text_encoder")}
 
-    def load_encoders(self, *, clip_skip: int, where: torch.device) -> Encoders:
+    def load_encoders(self, *, clip_skip: int, where: torch.device, only: Collection[str] = ()) -> Encoders:
         check_clip_skip(self.weights, clip_skip)
-        modules = {
-            "vae": self._load("vae", torch.float32, where),
-            "text_encoder": self._load("text_encoder", torch.float32, where),
-        }
+        wanted = only or ("vae", "text_encoder")
+        modules = {component: self._load(component, torch.float32, where) for component in wanted}
         return Encoders(modules=modules, tokenizers={"text_encoder": self._tokenizer}, clip_skip=clip_skip)
 
     def load_models(
@@ -90,7 +89,11 @@ class StableDiffusion15:
         return models
 
     def _load(self, component: str, precision: torch.dtype, where: torch.device) -> nn.Module:
-        module = _build(component, self.weights.configs[component])
+        try:
+            module = _build(component, self.weights.configs[component])
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
+            settings = f"{component}/config.json"  # no model can be built from them
+            raise ModelError("model_damaged", path=str(self.weights.path), where=settings) from error
         tensors = read_component(self.weights, component, precision)
         if component == "text_encoder":
             tensors = {installed_name(module, name): tensor for name, tensor in tensors.items()}
@@ -187,6 +190,22 @@ class StableDiffusion15:
             return_dict=False,
         )
         return prediction
+
+    def denoise(
+        self,
+        predict: Callable[[Tensor, Tensor], Tensor],
+        latents: Tensor,
+        noise: Tensor,
+        *,
+        strength: float,
+        steps: int,
+    ) -> Tensor:
+        return ddim(predict, self.schedule, latents, noise, strength=strength, steps=steps)
+
+    @torch.no_grad()
+    def decode_latents(self, encoders: Encoders, latents: Tensor) -> Tensor:
+        vae: Any = encoders.modules["vae"]
+        return vae.decode(latents.to(vae.device, torch.float32) / vae.config.scaling_factor).sample
 
     # -- files and samples -------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickle
 import struct
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -20,6 +20,22 @@ from lorasmith.families import sd15_layout
 from lorasmith.families.headers import TensorInfo, file_kind, read_header
 from lorasmith.families.recognize import BaseWeights, component_files, recognize_tensors
 
+MOST_SHARED = 4  # tensors may share their numbers: all of them together may be so many times the file
+
+# What torch's unpickler raises on broken files, as fuzzing it shows.
+_BROKEN = (
+    RuntimeError,
+    EOFError,
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    MemoryError,
+    OSError,
+    struct.error,
+)
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -34,8 +50,18 @@ def read_component(weights: BaseWeights, component: str, precision: torch.dtype)
     """The tensors of "unet", "vae" or "text_encoder" under their canonical names, on the CPU.
 
     Raises:
-        ModelError: the file has changed since it was recognised, or is a pickle that is refused.
+        ModelError: the file has changed since it was recognised, is a pickle that is refused, or holds a number that is
+            not finite in this precision.
     """
+    found = _read(weights, component, precision)
+    for name, tensor in found.items():
+        # far faster than torch.isfinite of every number: what is not a number goes through to both
+        if tensor.numel() and not bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all()):
+            raise ModelError("model_not_finite", path=str(weights.path), key=name)
+    return found
+
+
+def _read(weights: BaseWeights, component: str, precision: torch.dtype) -> dict[str, Tensor]:
     if weights.layout == "diffusers":
         found: dict[str, Tensor] = {}
         for file in component_files(weights.path, component):
@@ -69,16 +95,33 @@ def load_pickle(path: Path) -> dict[str, Tensor]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected pickle protocol")  # what it does not know, it refuses
-            # a zip archive is mapped, so that one component does not cost the memory of all
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+            if _is_zip(path) and path.suffix.lower() != ".safetensors":
+                # mapped, so that one component does not cost the memory of all
+                content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            else:
+                with path.open("rb") as file:  # by the file, as torch believes a name
+                    content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError("model_pickle_refused", path=str(path)) from error
-    except (RuntimeError, EOFError, LookupError, TypeError, ValueError, AttributeError, struct.error) as error:
+    except _BROKEN as error:
         raise ModelError("model_damaged", path=str(path), where="pickle") from error
     state = content.get("state_dict", content) if isinstance(content, dict) else {}
     if not isinstance(state, dict):
         return {}
-    return {name: value for name, value in state.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    found = {name: value for name, value in state.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    _check_plain(path, found)
+    return found
+
+
+def _check_plain(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Dense numbers that lie in the file. A pickle can name others: without a storage, or a trillion from one byte."""
+    sizes = 0
+    for tensor in tensors.values():
+        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized or tensor.is_complex():
+            raise ModelError("model_damaged", path=str(path), where="pickle")
+        sizes += tensor.numel() * tensor.element_size()
+    if sizes > MOST_SHARED * path.stat().st_size:
+        raise ModelError("model_damaged", path=str(path), where="pickle")
 
 
 def _is_zip(path: Path) -> bool:

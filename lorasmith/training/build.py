@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -20,53 +19,45 @@ from torch import Tensor, nn
 
 from lorasmith.adapters import adapter_kind
 from lorasmith.adapters.base import Adapter, Attachment
-from lorasmith.config import RunConfig, dump_run_toml, load_run_toml, options
-from lorasmith.control import HeartbeatWriter, monotonic
+from lorasmith.config import RunConfig, dump_run_toml, load_run_toml
+from lorasmith.control import HeartbeatWriter, monotonic, read_heartbeat
 from lorasmith.data.cache import cache_folder
 from lorasmith.data.types import CachedExample, Example
-from lorasmith.errors import ResumeError
-from lorasmith.events import DeviceChosen, Event, RunStarted, Warned
-from lorasmith.families import load_family
+from lorasmith.errors import ModelError, ResumeError
+from lorasmith.events import DeviceChosen, Event, RunStarted, RunStopped, Warned
+from lorasmith.families import image_encoder, load_family
 from lorasmith.families.base import ModelFamily
+from lorasmith.families.locate_clip import locate_clip
 from lorasmith.families.recognize import weights_sha256
 from lorasmith.inputs import base_weights, data_identity, order_of, scan_for, split_examples
-from lorasmith.ledger import Ledger, read_events
+from lorasmith.ledger import Ledger, read_events, surviving
 from lorasmith.promotion import promote
 from lorasmith.run_folder import RunFolder, write_atomically
 from lorasmith.saved_states import newest_good, set_aside
 from lorasmith.training.allocator import keep_freed_memory
-from lorasmith.training.checkpoint import StateFacts, check_room, restore_state, step_back
+from lorasmith.training.best import BestKeeper, best_of, comparable_best
+from lorasmith.training.checkpoint import check_room, restore_state, step_back
 from lorasmith.training.device import DTYPES, Device, choose_device, choose_precision, fingerprint
-from lorasmith.training.examples import RunBatches, Told, cached_examples
+from lorasmith.training.evaluation import Evaluator
+from lorasmith.training.evaluation_set import (
+    EMPTY_CAPTION,
+    NOTHING_CHOSEN,
+    Chosen,
+    EvaluationSet,
+    choose,
+    evaluation_set,
+)
+from lorasmith.training.examples import Encoding, RunBatches, Told, cached_examples
 from lorasmith.training.exports import Exporter, fill_adapter, start_from
 from lorasmith.training.frozen_layers import speed_up_frozen
-from lorasmith.training.loop import Plan, Recorder
+from lorasmith.training.loaded import Loaded, plan_of, run_started
+from lorasmith.training.loop import Recorder
 from lorasmith.training.loss_scaler import LossScaler
 from lorasmith.training.lr_schedules import lr_factor_at
+from lorasmith.training.measures import Comparer
 from lorasmith.training.optimizers import build_optimizer, check_optimizer
 from lorasmith.training.state import Origin, TrainState
 from lorasmith.training.step import Parts
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """A run that could begin."""
-
-    run: RunFolder
-    config: RunConfig  # resolved
-    before: RunConfig | None  # what the run was until now, None with --new
-    attempt: int
-    stop_at: int
-    resumed_from: int | None
-    state: TrainState
-    parts: Parts
-    batches: RunBatches
-    trained: tuple[Example, ...]
-    held_out: tuple[Example, ...]
-    fingerprint: Mapping[str, Any]
-    warnings: tuple[Event, ...]
-    exporter: Exporter
-    told: Told
 
 
 def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, told: Told) -> Loaded:
@@ -87,7 +78,8 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, tol
     with ThreadPoolExecutor(max_workers=1) as pool:  # hashing gigabytes leaves the interpreter free to load
         hashing = pool.submit(weights_sha256, family.weights)
         trained, held_out = split_examples(config, scan_for(config, family.weights, check_pixels=False))
-        cached = _cached(config, family, trained, device=device, told=told)
+        chosen = _chosen(config, trained, held_out)
+        cached, measured_on = _encoded(config, family, trained, chosen, device=device, told=told)
         told.beat("loading")
         components = family.traits.text_encoders if config.adapter.train_text_encoder else ()
         models = family.load_models(trained=components, precision=DTYPES[precision], where=device.torch_device)
@@ -95,10 +87,10 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, tol
         config = _resolved(config, family, device, precision=precision, hashing=hashing)
     state = _fresh_state(config, _adapter(config, family, models, start), precision)
     batches = RunBatches(order_of(config, trained), cached, family, config.training.accumulation_steps, state)
-    marks = fingerprint(device, precision)
+    marks, data = fingerprint(device, precision), data_identity(config, trained)
     warnings: tuple[Event, ...] = ()
     if resume is not None:
-        changed = _restored(resume, state, config=config, data=data_identity(config, trained), marks=marks)
+        changed = _restored(resume, state, config=config, data=data, marks=marks)
         if changed:
             fields = {"changed": changed}
             warnings = (Warned(attempt=attempt, time=time.time(), code="fingerprint_changed", fields=fields),)
@@ -118,8 +110,10 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, tol
         batches=batches,
         trained=trained,
         held_out=held_out,
+        data_identity=data,
         fingerprint=marks,
         warnings=warnings,
+        evaluator=_evaluator(config, run, family, measured_on, trained=trained, told=told),
         exporter=Exporter(config, family, trained, len(held_out), batches, attempt_began=time.time()),
         told=told,
     )
@@ -144,8 +138,9 @@ def begin(loaded: Loaded) -> Recorder:
             shutil.rmtree(run.staging, ignore_errors=True)
     with ExitStack() as opened:
         ledger = opened.enter_context(Ledger(run.ledger))
-        for event in [*said, *loaded.warnings, _run_started(loaded)]:
+        for event in [*said, *loaded.warnings, run_started(loaded)]:
             ledger.append(event)
+        best = _recalled(loaded, ledger)
         ledger.sync()
         heart = HeartbeatWriter(run.heartbeat)
         opened.callback(heart.close)
@@ -153,7 +148,9 @@ def begin(loaded: Loaded) -> Recorder:
             run=run,
             ledger=ledger,
             heart=heart,
-            plan=_plan(loaded),
+            plan=plan_of(loaded),
+            evaluator=loaded.evaluator,
+            best=best,
             saved_step=-1 if loaded.resumed_from is None else loaded.resumed_from,
             saved_at=monotonic(),
             step_began=monotonic(),
@@ -161,6 +158,31 @@ def begin(loaded: Loaded) -> Recorder:
         recorder.save(loaded.state)
         opened.pop_all()
     return recorder
+
+
+def _recalled(loaded: Loaded, ledger: Ledger) -> BestKeeper:
+    """What earlier starts have measured and chosen, told to whom it concerns."""
+    events = surviving(read_events(loaded.run.ledger))
+    for warning in loaded.evaluator.recall(events, has_died=_died_measuring(loaded, events)):
+        ledger.append(warning)
+    measured_on = loaded.evaluator.measured_on
+    best = best_of(events)
+    if measured_on is not None and measured_on.is_held_out:
+        best = comparable_best(events, examples=len(measured_on.validated))
+    keeper = BestKeeper(loaded.run, loaded.attempt, loaded.config.export.name, best)
+    for event in keeper.put_back(events):
+        ledger.append(event)
+    return keeper
+
+
+def _died_measuring(loaded: Loaded, events: Sequence[Event]) -> bool:
+    """Whether the attempt before this one was ended from outside while it was measuring: its last sign of life says
+    so, and it had no last word."""
+    beat = read_heartbeat(loaded.run.heartbeat)
+    if loaded.resumed_from is None or beat is None or beat.phase != "evaluating":
+        return False
+    marks = [one for one in events if isinstance(one, RunStarted | RunStopped) and one.attempt < loaded.attempt]
+    return bool(marks) and isinstance(marks[-1], RunStarted)
 
 
 def _stepped_back(loaded: Loaded, step: int) -> list[Event]:
@@ -177,17 +199,69 @@ def _stepped_back(loaded: Loaded, step: int) -> list[Event]:
     return warnings
 
 
-def _cached(
-    config: RunConfig, family: ModelFamily, trained: tuple[Example, ...], *, device: Device, told: Told
-) -> list[CachedExample]:
-    return cached_examples(
+def _evaluate_every(config: RunConfig) -> int:
+    """Steps; 0 never."""
+    return config.cadence.save_every if config.evaluation.every is None else config.evaluation.every
+
+
+def _chosen(config: RunConfig, trained: tuple[Example, ...], held_out: tuple[Example, ...]) -> Chosen:
+    if _evaluate_every(config) == 0:
+        return NOTHING_CHOSEN
+    return choose(trained, held_out, count=config.evaluation.examples, seed=config.seed)
+
+
+def _encoded(
+    config: RunConfig, family: ModelFamily, trained: tuple[Example, ...], chosen: Chosen, *, device: Device, told: Told
+) -> tuple[list[CachedExample], EvaluationSet | None]:
+    """What is trained on, and what is measured on; None where nothing is."""
+    encoding = Encoding(
         family,
-        trained,
         cache_folder(Path(config.dataset.folder)),
         clip_skip=config.model.clip_skip,
         trains_text=config.adapter.train_text_encoder,
         device=device,
-        told=told,
+    )
+    if not chosen.sampled:
+        return cached_examples(encoding, trained, told=told)[0], None
+    known = set(trained)
+    examples = [*trained, *(one for one in chosen.all if one not in known)]
+    captions = [EMPTY_CAPTION, *config.evaluation.sample_prompts]
+    cached, texts = cached_examples(encoding, examples, captions, told=told)
+    assert config.dataset.resolution is not None, "resolved when the run was made"
+    measured_on = evaluation_set(
+        chosen,
+        dict(zip(examples, cached, strict=True)),
+        texts,
+        settings=config.evaluation,
+        resolution=config.dataset.resolution,
+        size_multiple=family.weights.size_multiple,
+        seed=config.seed,
+    )
+    return cached[: len(trained)], measured_on
+
+
+def _evaluator(
+    config: RunConfig,
+    run: RunFolder,
+    family: ModelFamily,
+    measured_on: EvaluationSet | None,
+    *,
+    trained: tuple[Example, ...],
+    told: Told,
+) -> Evaluator:
+    comparer = Comparer(None, image_encoder("clip"), trained)
+    if measured_on is not None:
+        try:  # here, as fetching it may take longer than a step may
+            comparer.clip = locate_clip(config.evaluation.clip_model, base_model=family.weights.path)
+        except ModelError as error:
+            comparer.failed(error)
+    return Evaluator(
+        run=run,
+        attempt=told.attempt,
+        every=_evaluate_every(config),
+        settings=config.evaluation,
+        measured_on=measured_on,
+        comparer=comparer,
     )
 
 
@@ -318,80 +392,3 @@ def _parts(
         set_checkpointing=partial(family.set_checkpointing, models),
         picture_names=[one.image.name for one in trained],
     )
-
-
-def _plan(loaded: Loaded) -> Plan:
-    config = loaded.config
-    return Plan(
-        attempt=loaded.attempt,
-        stop_at=loaded.stop_at,
-        save_every=config.cadence.save_every,
-        save_seconds=config.cadence.save_minutes * 60,
-        keep_states=config.cadence.keep_states,
-        state_prefix=config.export.state_prefix,
-        export_name=config.export.name,
-        facts_at=partial(_facts, loaded),
-        export=partial(loaded.exporter.export, stop_at=loaded.stop_at),
-    )
-
-
-def _facts(loaded: Loaded, state: TrainState) -> StateFacts:
-    config, batches = loaded.config, loaded.batches
-    return StateFacts(
-        identity=config.identity(),
-        data_identity=data_identity(config, loaded.trained),
-        seed=config.seed,
-        lr_schedule={
-            **config.lr_schedule.model_dump(),
-            "horizon_steps": config.lr_schedule.horizon_steps or loaded.stop_at,
-        },
-        described={
-            "step": state.step,
-            "epoch": batches.epoch_of(state.step),
-            "position": batches.position(state.step + 1, 0),
-            "target": loaded.stop_at,
-            "identity": config.identity_fields(),
-            "fingerprint": dict(loaded.fingerprint),
-        },
-    )
-
-
-def _run_started(loaded: Loaded) -> RunStarted:
-    return RunStarted(
-        attempt=loaded.attempt,
-        time=time.time(),
-        identity=loaded.config.identity(),
-        resumed_from=loaded.resumed_from,
-        stop_at=loaded.stop_at,
-        settings=loaded.config.model_dump(mode="json"),
-        changed=_changed(loaded.before, loaded.config),
-        examples=[
-            {
-                "path": str(one.image),
-                "fingerprint": one.fingerprint,
-                "sha256": one.image_sha256,
-                "repeats": one.repeats,
-                "bucket": list(one.bucket),
-            }
-            for one in loaded.trained
-        ],
-        held_out=[str(one.image) for one in loaded.held_out],
-        batches_per_epoch=loaded.batches.order.batches_per_epoch,
-        fingerprint=dict(loaded.fingerprint),
-    )
-
-
-def _changed(before: RunConfig | None, after: RunConfig) -> dict[str, list[Any]]:
-    """Settings that --continue changed, by option name."""
-    if before is None:
-        return {}
-    old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
-    changed = {}
-    for option in options().values():
-        if option.section == "request":
-            continue
-        was = old[option.section] if option.section else old
-        now = new[option.section] if option.section else new
-        if was[option.field_name] != now[option.field_name]:
-            changed[option.name] = [was[option.field_name], now[option.field_name]]
-    return changed

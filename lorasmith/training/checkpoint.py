@@ -9,9 +9,11 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
 import re
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -19,12 +21,16 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from lorasmith.errors import InputError, NonFiniteError, NoStateError, ResourceError, ResumeError
+from lorasmith.events import BestChosen
+from lorasmith.ledger import read_events, surviving
 from lorasmith.promotion import move
 from lorasmith.run_folder import RunFolder, free_name, no_space_named, stamp, sync_folder, write_durably
 from lorasmith.saved_states import MANIFEST, SavedState, damage_of, find_states, sha256_of, write_manifest_bytes
+from lorasmith.training.device import is_out_of_memory
 from lorasmith.training.state import Origin, TrainState
 
 ADAPTER = "adapter.safetensors"
@@ -87,11 +93,26 @@ def load_state(saved: SavedState, state: TrainState) -> dict[str, Any]:
     damage = damage_of(saved)
     if damage is not None:
         raise NoStateError("state_damaged", path=str(saved.path), damage=damage)
-    described: dict[str, Any] = json.loads((saved.path / TRAIN_STATE).read_bytes())
-    adapter = safetensors.torch.load_file(saved.path / ADAPTER)
-    optimizer = torch.load(saved.path / OPTIMIZER, weights_only=True, map_location="cpu")
-    state.restore(described["counters"], adapter, optimizer)
+    with _damage_named(saved, TRAIN_STATE):
+        described: dict[str, Any] = json.loads((saved.path / TRAIN_STATE).read_bytes())
+        counters = described["counters"]
+    with _damage_named(saved, ADAPTER):
+        adapter = safetensors.torch.load_file(saved.path / ADAPTER)
+    with _damage_named(saved, OPTIMIZER):
+        optimizer = torch.load(saved.path / OPTIMIZER, weights_only=True, map_location="cpu")
+        state.restore(counters, adapter, optimizer)
     return described
+
+
+@contextmanager
+def _damage_named(saved: SavedState, file: str) -> Iterator[None]:
+    """What a file cannot be read for though its SHA-256 is the manifest's: somebody signed it anew."""
+    try:
+        yield
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, ValueError, KeyError, TypeError, EOFError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise NoStateError("state_damaged", path=str(saved.path), damage=file) from error
 
 
 def restore_state(
@@ -118,7 +139,8 @@ def restore_state(
 
 
 def step_back(run: RunFolder, step: int, *, now: datetime) -> Path | None:
-    """Moves the states, step exports and samples of steps above `step` to a backup folder; None where there are none.
+    """Moves the states, step exports and samples of steps above `step` to a backup folder, and the best export where it
+    is of such a step; None where there are none.
 
     The lowest states first: cut short by a kill, the run still stands where it stood.
     """
@@ -127,6 +149,9 @@ def step_back(run: RunFolder, step: int, *, now: datetime) -> Path | None:
         found = STEP_IN_NAME.search(path.name)
         if found is not None and int(found[1]) > step:
             above.append(path)
+    best = [event for event in surviving(read_events(run.ledger)) if isinstance(event, BestChosen)]
+    if best and best[-1].step > step and (run.root / best[-1].path).exists():
+        above.append(run.root / best[-1].path)
     if not above:
         return None
     backup = free_name(run.backup / f"run_{stamp(now)}")

@@ -13,11 +13,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lorasmith.control import HeartbeatWriter, StopFlag
-from lorasmith.data.cache import EncodedBy, EncoderCache, Missing, encode_missing, find_missing, load_examples
+from lorasmith.data.cache import (
+    TEXT,
+    EncodedBy,
+    EncoderCache,
+    Missing,
+    encode_missing,
+    find_missing,
+    load_examples,
+)
 from lorasmith.data.collate import collate
 from lorasmith.data.order import Order
 from lorasmith.data.types import Batch, CachedExample, Example
-from lorasmith.errors import StopAsked
+from lorasmith.errors import StopAsked, TrainerError
 from lorasmith.events import CacheProgress, Event, Warned
 from lorasmith.families.base import ModelFamily
 from lorasmith.ledger import Ledger
@@ -57,30 +65,63 @@ class Told:
         self.beat("caching")
 
 
+@dataclass(frozen=True, slots=True)
+class CachedText:
+    """What the text encoders made of a caption, without a batch dimension; tokens where one of them is trained."""
+
+    conditioning: dict[str, Tensor] | None
+    tokens: dict[str, Tensor] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """By what pictures and captions are encoded, and where the results are kept."""
+
+    family: ModelFamily
+    folder: Path
+    clip_skip: int
+    trains_text: bool
+    device: Device
+
+    @property
+    def by(self) -> EncodedBy:
+        return EncodedBy(self.family.encoder_hashes(), self.clip_skip, caches_text=not self.trains_text)
+
+
 def cached_examples(
-    family: ModelFamily,
-    examples: Sequence[Example],
-    cache_folder: Path,
-    *,
-    clip_skip: int,
-    trains_text: bool,
-    device: Device,
-    told: Told,
-) -> list[CachedExample]:
-    """What the encoders make of each example, from the cache; the encoders are loaded only where something lacks, one
-    after the other, and are gone when this returns."""
-    encoded_by = EncodedBy(family.encoder_hashes(), clip_skip, caches_text=not trains_text)
-    cache = EncoderCache(cache_folder)
+    encoding: Encoding, examples: Sequence[Example], captions: Sequence[str] = (), *, told: Told
+) -> tuple[list[CachedExample], dict[str, CachedText]]:
+    """What the encoders make of each example, and of captions besides, from the cache; the encoders are loaded only
+    where something lacks, one after the other, and are gone when this returns."""
+    encoded_by = encoding.by
+    cache = EncoderCache(encoding.folder)
     missing = find_missing(cache, examples, encoded_by)
+    if encoded_by.caches_text:
+        more = [one for one in dict.fromkeys(captions) if one not in missing.captions]
+        lacking = tuple(one for one in more if cache.load(TEXT, encoded_by.text_key(one)) is None)
+        missing = Missing(missing.pictures, missing.captions + lacking)
     for path in cache.set_aside:
         fields = {"path": str(path)}
         told.event(Warned(attempt=told.attempt, time=time.time(), code="cache_damaged", fields=fields))
     if len(missing):
         told.cached(0, len(missing))
-        _encode(family, missing, cache, encoded_by=encoded_by, device=device, told=told)
-        device.release_memory()
-    tokenize = _tokenizer(family) if trains_text else None
-    return load_examples(cache, examples, encoded_by=encoded_by, tokenize=tokenize)
+        _encode(encoding.family, missing, cache, encoded_by=encoded_by, device=encoding.device, told=told)
+        encoding.device.release_memory()
+    tokenize = _tokenizer(encoding.family) if encoding.trains_text else None
+    found = load_examples(cache, examples, encoded_by=encoded_by, tokenize=tokenize)
+    return found, {caption: _text(cache, caption, encoded_by, tokenize) for caption in captions}
+
+
+def _text(
+    cache: EncoderCache, caption: str, encoded_by: EncodedBy, tokenize: Callable[[str], dict[str, Tensor]] | None
+) -> CachedText:
+    if tokenize is not None:
+        return CachedText(None, tokenize(caption))
+    key = encoded_by.text_key(caption)
+    stored = cache.load(TEXT, key)
+    if stored is None:  # it was there a moment ago
+        raise TrainerError("cache_lost", path=str(cache.path(TEXT, key)))
+    return CachedText(stored, None)
 
 
 def _encode(

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -15,12 +16,14 @@ from torch import Tensor
 
 from lorasmith.control import HeartbeatWriter, StopFlag, monotonic
 from lorasmith.errors import NonFiniteError, ResourceError
-from lorasmith.events import AdapterExported, CheckpointSaved, StepCompleted, StepRepeated
+from lorasmith.events import AdapterExported, CheckpointSaved, Evaluated, StepCompleted, StepRepeated
 from lorasmith.exporting.verify import ExportError
 from lorasmith.ledger import Ledger
 from lorasmith.promotion import back_up_export
 from lorasmith.run_folder import RunFolder
+from lorasmith.training.best import BestKeeper
 from lorasmith.training.checkpoint import StateFacts, prune_states, save_state
+from lorasmith.training.evaluation import Evaluator
 from lorasmith.training.state import TrainState
 from lorasmith.training.step import Parts, Repeat, StepResult, non_finite, train_step
 
@@ -50,10 +53,13 @@ class Recorder:
     ledger: Ledger
     heart: HeartbeatWriter
     plan: Plan
+    evaluator: Evaluator
+    best: BestKeeper
     saved_step: int  # of the newest state on disk; -1: none yet
     saved_at: float  # monotonic seconds
     step_began: float  # monotonic seconds
     lrs: tuple[float, ...] = ()  # of the last step that was applied, by group
+    exported: AdapterExported | None = None  # the newest
 
     def beat(self, step: int, phase: str) -> None:
         self.heart.beat(step, phase)
@@ -115,23 +121,43 @@ class Recorder:
             )
         )
         self.ledger.sync()
-        prune_states(self.run, keep=plan.keep_states)
+        prune_states(self.run, keep=plan.keep_states, protect=self.best.protected)
         self.step_began = monotonic()
 
     def export(self, state: TrainState, path: Path) -> None:
         self.beat(state.step, "exporting")
         written, sha256 = self.plan.export(state, path)
-        self.ledger.append(
-            AdapterExported(
-                attempt=self.plan.attempt, time=time.time(), step=state.step, path=written.name, sha256=sha256
-            )
+        self.exported = AdapterExported(
+            attempt=self.plan.attempt, time=time.time(), step=state.step, path=written.name, sha256=sha256
         )
+        self.ledger.append(self.exported)
         self.step_began = monotonic()
+
+    def evaluate(self, state: TrainState, parts: Parts, stop: StopFlag, *, is_end: bool = False) -> None:
+        """What was learned so far, and whether that is the best; nothing where a stop is asked for meanwhile."""
+        events = self.evaluator.evaluate(state, parts, is_end=is_end, beat=self.beat, stop_requested=stop.requested)
+        for event in events:
+            self.ledger.append(event)
+            if isinstance(event, Evaluated):
+                for choice in self.best.look_at(event, self.exported):
+                    self.ledger.append(choice)
+        if events:
+            self.ledger.sync()
+        self.step_began = monotonic()
+
+    def evaluation_is_due(self, step: int) -> bool:
+        """At the last step it is not: that one is looked at when everything of it is on the disk."""
+        if step >= self.plan.stop_at:
+            return False
+        postponed = self.evaluator.postponed(step)
+        if postponed is not None:
+            self.ledger.append(postponed)
+        return self.evaluator.is_due(step)
 
 
 def train(state: TrainState, parts: Parts, recorder: Recorder, stop: StopFlag) -> StopReason:
     """Runs to exactly `plan.stop_at` completed steps, or to the first step boundary after a stop was asked for; then
-    saves and exports whatever step the run stands on.
+    saves and exports whatever step the run stands on. What was learned is looked at last, when nothing can be lost.
 
     Raises:
         NonFiniteError: a step was not finite; saved as it stood before it. Or what was to be saved is not finite.
@@ -139,6 +165,7 @@ def train(state: TrainState, parts: Parts, recorder: Recorder, stop: StopFlag) -
     """
     recorder.step_began = monotonic()
     recorder.lrs = tuple(group["lr"] for group in state.optimizer.param_groups)
+    _owed_export(state, recorder)
     try:
         _steps(state, parts, recorder, stop)
     except NonFiniteError as error:
@@ -152,7 +179,10 @@ def train(state: TrainState, parts: Parts, recorder: Recorder, stop: StopFlag) -
             finish(state, recorder)
         raise
     finish(state, recorder)
-    return "reached" if state.step >= recorder.plan.stop_at else "asked"
+    if state.step < recorder.plan.stop_at:
+        return "asked"
+    recorder.evaluate(state, parts, stop, is_end=True)
+    return "reached"
 
 
 def _steps(state: TrainState, parts: Parts, recorder: Recorder, stop: StopFlag) -> None:
@@ -163,7 +193,7 @@ def _steps(state: TrainState, parts: Parts, recorder: Recorder, stop: StopFlag) 
     unread: StepResult | None = None
     while state.step < plan.stop_at and not stop.requested():
         try:
-            outcome = train_step(state, parts)
+            outcome = train_step(state, parts, beat=partial(recorder.beat, state.step, "step"))
         finally:  # also where this step failed: the one before was applied
             if unread is not None:
                 recorder.step_done(parts, unread)
@@ -173,7 +203,8 @@ def _steps(state: TrainState, parts: Parts, recorder: Recorder, stop: StopFlag) 
             continue
         export_is_due = plan.save_every > 0 and state.step % plan.save_every == 0
         save_is_due = export_is_due or recorder.minutes_are_up()
-        if parts.device.reads_late and not save_is_due:
+        evaluation_is_due = recorder.evaluation_is_due(state.step)
+        if parts.device.reads_late and not save_is_due and not evaluation_is_due:
             unread = outcome
             continue
         recorder.step_done(parts, outcome)
@@ -181,8 +212,20 @@ def _steps(state: TrainState, parts: Parts, recorder: Recorder, stop: StopFlag) 
             recorder.save(state)
         if export_is_due:
             recorder.export(state, recorder.run.export(plan.export_name, state.step))
+        if evaluation_is_due:
+            recorder.evaluate(state, parts, stop)
     if unread is not None:
         recorder.step_done(parts, unread)
+
+
+def _owed_export(state: TrainState, recorder: Recorder) -> None:
+    """A run can die between a state and the export of the same step."""
+    plan = recorder.plan
+    if not 0 < state.step < plan.stop_at or plan.save_every == 0 or state.step % plan.save_every:
+        return
+    path = recorder.run.export(plan.export_name, state.step)
+    if not path.exists():
+        recorder.export(state, path)
 
 
 def finish(state: TrainState, recorder: Recorder) -> None:

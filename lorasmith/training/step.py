@@ -85,16 +85,18 @@ def losses_of(parts: Parts, batch: Batch, draw: Draw) -> Tensor:
     return per_example_mse(prediction, noised.target)
 
 
-def train_step(state: TrainState, parts: Parts) -> StepResult | Repeat:
-    """Takes `state` from k to k + 1 completed steps, or says why the same step is due again.
+def train_step(state: TrainState, parts: Parts, *, beat: Callable[[], None] = lambda: None) -> StepResult | Repeat:
+    """Takes `state` from k to k + 1 completed steps, or says why the same step is due again. `beat` is called at the
+    beginning and after every micro-batch.
 
     Raises:
         NonFiniteError: the loss or the gradient is not finite; the adapter is untouched.
         ResourceError: out of memory with single examples and gradient checkpointing.
     """
     step = state.step + 1
+    beat()
     try:
-        epoch, loss, example_ids = _sum_gradients(state, parts, step)
+        epoch, loss, example_ids = _sum_gradients(state, parts, step, beat)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -105,7 +107,9 @@ def train_step(state: TrainState, parts: Parts) -> StepResult | Repeat:
     return _make_room(state, parts, step)
 
 
-def _sum_gradients(state: TrainState, parts: Parts, step: int) -> tuple[int, Tensor, tuple[int, ...]]:
+def _sum_gradients(
+    state: TrainState, parts: Parts, step: int, beat: Callable[[], None]
+) -> tuple[int, Tensor, tuple[int, ...]]:
     """Forward and backward of all micro-batches; leaves the step's gradient, scaled, in the adapter's buffer."""
     count = parts.accumulation_steps
     scale = 1.0 if state.scaler is None else state.scaler.scale
@@ -120,6 +124,7 @@ def _sum_gradients(state: TrainState, parts: Parts, step: int) -> tuple[int, Ten
         ids += batch.example_ids
         gradient = state.adapter.gradient()
         gradients.add(micro, gradient.clone() if count > 1 else gradient)
+        beat()
     total = gradients.total()
     if count > 1:
         state.adapter.gradient().copy_(total)

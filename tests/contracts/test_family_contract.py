@@ -218,3 +218,38 @@ def test_the_pipeline_is_built_from_what_is_loaded(loaded: Loaded) -> None:
     parts = set(pipeline.components.values())
     assert loaded.models["denoiser"] in parts
     assert loaded.encoders.modules["vae"] in parts
+
+
+def test_only_the_encoders_that_are_asked_for_are_loaded(loaded: Loaded) -> None:
+    assert set(loaded.family.load_encoders(clip_skip=1, where=CPU, only=("vae",)).modules) == {"vae"}
+
+
+def test_pictures_come_back_from_latents(loaded: Loaded) -> None:
+    """Of the size they had, each a function of its own latents."""
+    for wide in (False, True):
+        pixels = loaded.pixels(1, wide=wide)
+        latents = loaded.family.encode_images(loaded.encoders, pixels)
+        decoded = loaded.family.decode_latents(loaded.encoders, latents)
+        assert (decoded.shape, decoded.dtype) == (pixels.shape, torch.float32)
+        assert not decoded.requires_grad
+        assert torch.equal(decoded, loaded.family.decode_latents(loaded.encoders, latents))
+        assert not torch.equal(decoded, loaded.family.decode_latents(loaded.encoders, latents + 1))
+
+
+@pytest.mark.parametrize("strength", [0.5, 1.0])
+def test_denoising_asks_from_much_noise_to_little(loaded: Loaded, strength: float) -> None:
+    """Whatever the caller makes of the prediction decides; from the noise alone at full strength."""
+    latents, asked = loaded.latents(2), []
+
+    def predict(sample: Tensor, timesteps: Tensor) -> Tensor:
+        asked.append((sample.clone(), [float(one) for one in timesteps]))
+        return sample * 0.1
+
+    noise = Draw(1, 1, 1, 2).normal("noise", tuple(latents.shape))
+    found = loaded.family.denoise(predict, latents, noise, strength=strength, steps=4)
+    assert found.shape == latents.shape
+    assert len(asked) == 4 * strength
+    order = [timesteps for _, timesteps in asked]
+    assert all(first == second for first, second in order)
+    assert order == sorted(order, reverse=True)
+    assert torch.equal(asked[0][0], noise) == (strength == 1)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lorasmith.data.buckets import buckets, fit
-from lorasmith.data.folder import Scan, scan
+from lorasmith.data.folder import Scan, repeats_in, scan
 from lorasmith.data.types import Size
 from lorasmith.errors import DatasetError, ExitCode
 from tests.data.drawing import drawn, put_picture
@@ -277,6 +277,19 @@ def test_the_cheap_look_believes_the_header(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-500])
     assert len(scanned(tmp_path, check_pixels=False).examples) == 1
     assert refused(tmp_path).code == "dataset_problems"
+
+
+def test_counting_opens_nothing(tmp_path: Path) -> None:
+    for name in ("a.png", "3_cat/b.jpg", "3_cat/c.webp", "test_10/d.png", "3_cat/words.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert sorted(repeats_in(tmp_path)) == [1, 3, 3]
+
+
+def test_counting_is_refused_where_looking_would_be(tmp_path: Path) -> None:
+    for folder, code in ((tmp_path, "dataset_empty"), (tmp_path / "nowhere", "dataset_missing")):
+        with pytest.raises(DatasetError, match=code):
+            repeats_in(folder)
 
 
 def test_looking_changes_nothing(tmp_path: Path) -> None:

@@ -223,3 +223,11 @@ def test_the_variance_is_kept() -> None:
     for timestep in (0, 300, 999):
         sample = schedule().add_noise(latents, noise, torch.tensor([timestep])).sample
         assert math.isclose(sample.var().item(), 1.0, abs_tol=0.03)
+
+
+def test_a_fixed_quantile_is_no_draw() -> None:
+    plain, fixed = Draw(1, 2, 3, 4), Draw(1, 2, 3, 4, quantile=0.375)
+    assert fixed.uniform("timestep", (4,)).tolist() == [0.375] * 4
+    assert fixed.rows(2).uniform("timestep", (2,)).tolist() == [0.375] * 2
+    assert torch.equal(fixed.normal("noise", (4, 3)), plain.normal("noise", (4, 3)))
+    assert torch.equal(fixed.uniform("other", (4,)), plain.uniform("other", (4,)))

@@ -65,3 +65,24 @@ def real_shapes() -> dict[str, tuple[int, ...]]:
         shapes["first_stage_model." + theirs] = (*one.shape, 1, 1) if is_attention else tuple(one.shape)
     text = layouts.text_shapes(layout, 49_408)
     return shapes | {TEXT + name.removeprefix("text_model."): shape for name, shape in text.items()}
+
+
+def tiny_clip(folder: Path) -> Path:
+    """A random CLIP of transformers: 2 layers, 32 px."""
+    import torch
+    from transformers import CLIPConfig, CLIPModel
+
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {**sizes, "vocab_size": 64, "max_position_embeddings": 16, "projection_dim": 24}
+    vision = {**sizes, "image_size": 32, "patch_size": 8, "projection_dim": 24}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=24))
+    with torch.no_grad():  # as it is begun with, all pictures look alike to it
+        for parameter in model.vision_model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(5)
+    model.save_pretrained(folder)
+    side = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}, "resample": 3}
+    (folder / "preprocessor_config.json").write_text(json.dumps(side))
+    return folder

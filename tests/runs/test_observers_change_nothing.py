@@ -1,9 +1,12 @@
-"""P3: how often something is saved, exported, logged or shown does not change one bit of the weights."""
+"""P3: how often something is saved, exported, measured, logged or shown does not change one bit of the weights."""
 
 from collections.abc import Callable
 
 import pytest
 
+from lorasmith.events import Evaluated
+from lorasmith.training import evaluation
+from tests.families.tiny import tiny_clip
 from tests.runs.workshop import Values, Workshop
 
 MakeWorkshop = Callable[[str], Workshop]
@@ -29,6 +32,36 @@ def test_other_cadences_same_bytes(make_workshop: MakeWorkshop, cadence: Values)
     busy.new(STEPS, {**values, **cadence})
     assert busy.losses() == quiet.losses()
     assert busy.digest() == quiet.digest()
+
+
+WATCHED: dict[str, Values] = {
+    "dropout": {("adapter", "dropout"): 0.3, ("training", "batch_size"): 2},
+    "text encoder": {("adapter", "train_text_encoder"): True, ("adapter", "dropout"): 0.1},
+    "checkpointing, accumulated": {("training", "gradient_checkpointing"): True, ("training", "accumulation_steps"): 2},
+    "half precision": {("model", "precision"): "bf16", ("adapter", "dropout"): 0.1},
+}
+
+
+@pytest.mark.parametrize("values", WATCHED.values(), ids=WATCHED)
+def test_looking_at_every_step_or_never_same_bytes(
+    make_workshop: MakeWorkshop, monkeypatch: pytest.MonkeyPatch, values: Values
+) -> None:
+    """Samples, validation, CLIP and the control, after every step; the pictures held out are the same ones."""
+    monkeypatch.setattr(evaluation, "MOST_SHARE", 1.0)
+    blind, watched = make_workshop("blind"), make_workshop("watched")
+    clip = tiny_clip(watched.folder / "clip")
+    looking: Values = {
+        ("evaluation", "every"): 1,
+        ("evaluation", "examples"): 1,
+        ("evaluation", "sample_prompts"): ("a red ring",),
+        ("evaluation", "clip_model"): str(clip),
+    }
+    apart: Values = {("dataset", "hold_out"): 1, **values}
+    blind.new(3, apart)
+    outcome = watched.new(3, {**apart, **looking})
+    assert [event.step for event in outcome.of(Evaluated) if not event.is_control] == [1, 2, 3]
+    assert watched.losses() == blind.losses()
+    assert watched.digest() == blind.digest()
 
 
 def test_states_and_exports_follow_the_cadence(workshop: Workshop) -> None:

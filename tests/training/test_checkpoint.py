@@ -2,6 +2,7 @@
 
 import errno
 import json
+import pickle
 import pickletools
 import zipfile
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from lorasmith.adapters.base import Attachment
 from lorasmith.adapters.lora import Lora
 from lorasmith.errors import InputError, NonFiniteError, NoStateError, ResourceError, ResumeError
 from lorasmith.run_folder import RunFolder
-from lorasmith.saved_states import SavedState, damage_of, find_states, sha256_of
+from lorasmith.saved_states import SavedState, damage_of, find_states, sha256_of, write_manifest_bytes
 from lorasmith.training import checkpoint
 from lorasmith.training.checkpoint import (
     StateFacts,
@@ -216,6 +217,18 @@ def test_another_run_is_refused(run: RunFolder) -> None:
 def test_a_state_that_went_away_is_refused(run: RunFolder) -> None:
     with pytest.raises(NoStateError, match="state_damaged"):
         restore(run.root / "state_gone", made())
+
+
+@pytest.mark.parametrize("file", ["adapter.safetensors", "optimizer.pt", "train_state.json"])
+@pytest.mark.parametrize("content", [b"", b"{}", pickle.dumps({"a": print}, protocol=2)], ids=["empty", "braces", "pickle"])
+def test_what_somebody_else_put_there_and_signed_is_damage(run: RunFolder, file: str, content: bytes) -> None:
+    folder = save(run, made(1))
+    (folder / file).write_bytes(content)
+    (folder / "manifest.json").unlink()
+    (folder / "manifest.json").write_bytes(write_manifest_bytes(folder, step=1, identity="identity"))
+    with pytest.raises(NoStateError, match="state_damaged") as caught:
+        restore(folder, made())
+    assert caught.value.fields["damage"] == file
 
 
 # -- keeping ---------------------------------------------------------------------------------------

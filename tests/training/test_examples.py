@@ -9,8 +9,8 @@ from lorasmith.errors import StopAsked
 from lorasmith.events import CacheProgress
 from lorasmith.ledger import Ledger, read_events
 from lorasmith.run_folder import RunFolder
-from lorasmith.training.build import Loaded
 from lorasmith.training.examples import Told
+from lorasmith.training.loaded import Loaded
 from lorasmith.training.state import Origin
 from tests.runs.workshop import Workshop, load, stage
 

@@ -42,8 +42,8 @@ def test_a_late_reader_runs_one_step_ahead(workshop: Workshop, monkeypatch: pyte
     seen: list[str] = []
     step, done, save = loop.train_step, Recorder.step_done, Recorder.save
 
-    def train_step(state: Any, parts: Any) -> Any:
-        outcome = step(state, parts)
+    def train_step(state: Any, parts: Any, **how: Any) -> Any:
+        outcome = step(state, parts, **how)
         seen.append(f"computed {outcome.step}")
         return outcome
 
@@ -137,9 +137,9 @@ def test_seconds_are_those_of_the_step(workshop: Workshop, monkeypatch: pytest.M
     clock = [0.0]
     step, save = loop.train_step, loop.save_state
 
-    def train_step(state: Any, parts: Any) -> Any:
+    def train_step(state: Any, parts: Any, **how: Any) -> Any:
         clock[0] += 2.0
-        return step(state, parts)
+        return step(state, parts, **how)
 
     def saving(*arguments: Any, **named: Any) -> Any:
         clock[0] += 1000.0

@@ -149,8 +149,8 @@ def test_a_loss_scale_cancels_to_the_bit() -> None:
 def poison(monkeypatch: pytest.MonkeyPatch, value: float, *, in_loss: bool = False) -> None:
     really = step_module._sum_gradients
 
-    def poisoned(state: TrainState, parts: Parts, step: int) -> Any:
-        epoch, loss, ids = really(state, parts, step)
+    def poisoned(state: TrainState, parts: Parts, step: int, beat: Any) -> Any:
+        epoch, loss, ids = really(state, parts, step, beat)
         state.adapter.gradient()[0] = value
         return epoch, loss * value if in_loss else loss, ids
 

@@ -1,0 +1,95 @@
+"""The best step of a run: the one whose validation loss on held-out pictures is the lowest, of those with an export.
+
+Its export is kept as a file of its own. Knows nothing of how losses are measured.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lorasmith.events import AdapterExported, BestChosen, Evaluated, Event, Warned
+from lorasmith.run_folder import RunFolder, write_atomically
+
+
+def best_of(events: Sequence[Event]) -> BestChosen | None:
+    """Of the surviving events of a run."""
+    chosen = [event for event in events if isinstance(event, BestChosen)]
+    return chosen[-1] if chosen else None
+
+
+def comparable_best(events: Sequence[Event], *, examples: int) -> BestChosen | None:
+    """The best so far that a validation loss over so many held-out examples can be held against."""
+    best = best_of(events)
+    for event in events:
+        if best is not None and isinstance(event, Evaluated) and event.step == best.step and not event.is_control:
+            described = event.validation or {}
+            if described.get("is_held_out") and described.get("examples") == examples:
+                return best
+    return None
+
+
+@dataclass(slots=True)
+class BestKeeper:
+    """Kept by the recorder: what is best so far, and where its file lies."""
+
+    run: RunFolder
+    attempt: int
+    export_name: str
+    best: BestChosen | None = None
+
+    @property
+    def protected(self) -> frozenset[int]:
+        """Steps whose states stay."""
+        return frozenset() if self.best is None else frozenset({self.best.step})
+
+    def look_at(self, evaluated: Evaluated, exported: AdapterExported | None) -> list[Event]:
+        """The choice, where this step is the best so far and has an export; its file is in place then."""
+        validation = evaluated.validation or {}
+        if evaluated.is_control or not validation.get("is_held_out") or exported is None:
+            return []
+        if exported.step != evaluated.step or (self.best is not None and validation["loss"] >= self.best.loss):
+            return []
+        path = _copied(self.run, exported, self.export_name)
+        if isinstance(path, Warned):
+            return [path]
+        self.best = BestChosen(
+            attempt=self.attempt,
+            time=time.time(),
+            step=evaluated.step,
+            loss=validation["loss"],
+            standard_error=validation["standard_error"],
+            path=path.name,
+            sha256=exported.sha256,
+        )
+        return [self.best]
+
+    def put_back(self, events: Sequence[Event]) -> list[Event]:
+        """Copies the file again that the best step must have, from that step's export: where the one that was there
+        belonged to a step that is cancelled."""
+        if self.best is None or (self.run.root / self.best.path).exists():
+            return []
+        tried: list[Event] = []
+        for event in events:
+            if isinstance(event, AdapterExported) and event.step == self.best.step:
+                path = _copied(self.run, event, self.export_name)
+                if not isinstance(path, Warned):
+                    return []
+                tried = [path]
+        return tried
+
+
+def _copied(run: RunFolder, exported: AdapterExported, export_name: str) -> Path | Warned:
+    """The export under the name of the best one, whole; a warning where it is not what it was when it was written."""
+    fields = {"step": exported.step, "path": exported.path}
+    warning = Warned(attempt=exported.attempt, time=time.time(), code="best_not_kept", fields=fields)
+    try:
+        content = (run.root / exported.path).read_bytes()
+    except FileNotFoundError:
+        return warning
+    if hashlib.sha256(content).hexdigest() != exported.sha256:
+        return warning
+    return write_atomically(run.best_export(export_name), content)

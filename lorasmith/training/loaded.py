@@ -1,0 +1,121 @@
+"""A run that could begin, and what it says about itself when it does. Makes nothing and writes nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from lorasmith.config import RunConfig, options
+from lorasmith.data.types import Example
+from lorasmith.events import Event, RunStarted
+from lorasmith.run_folder import RunFolder
+from lorasmith.training.checkpoint import StateFacts
+from lorasmith.training.evaluation import Evaluator
+from lorasmith.training.examples import RunBatches, Told
+from lorasmith.training.exports import Exporter
+from lorasmith.training.loop import Plan
+from lorasmith.training.state import TrainState
+from lorasmith.training.step import Parts
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A run that could begin."""
+
+    run: RunFolder
+    config: RunConfig  # resolved
+    before: RunConfig | None  # what the run was until now, None with --new
+    attempt: int
+    stop_at: int
+    resumed_from: int | None
+    state: TrainState
+    parts: Parts
+    batches: RunBatches
+    trained: tuple[Example, ...]
+    held_out: tuple[Example, ...]
+    data_identity: str  # of what positions are counted over
+    fingerprint: Mapping[str, Any]
+    warnings: tuple[Event, ...]
+    exporter: Exporter
+    evaluator: Evaluator
+    told: Told
+
+
+def plan_of(loaded: Loaded) -> Plan:
+    config = loaded.config
+    return Plan(
+        attempt=loaded.attempt,
+        stop_at=loaded.stop_at,
+        save_every=config.cadence.save_every,
+        save_seconds=config.cadence.save_minutes * 60,
+        keep_states=config.cadence.keep_states,
+        state_prefix=config.export.state_prefix,
+        export_name=config.export.name,
+        facts_at=partial(_facts, loaded),
+        export=partial(loaded.exporter.export, stop_at=loaded.stop_at),
+    )
+
+
+def _facts(loaded: Loaded, state: TrainState) -> StateFacts:
+    config, batches = loaded.config, loaded.batches
+    return StateFacts(
+        identity=config.identity(),
+        data_identity=loaded.data_identity,
+        seed=config.seed,
+        lr_schedule={
+            **config.lr_schedule.model_dump(),
+            "horizon_steps": config.lr_schedule.horizon_steps or loaded.stop_at,
+        },
+        described={
+            "step": state.step,
+            "epoch": batches.epoch_of(state.step),
+            "position": batches.position(state.step + 1, 0),
+            "target": loaded.stop_at,
+            "identity": config.identity_fields(),
+            "fingerprint": dict(loaded.fingerprint),
+        },
+    )
+
+
+def run_started(loaded: Loaded) -> RunStarted:
+    return RunStarted(
+        attempt=loaded.attempt,
+        time=time.time(),
+        identity=loaded.config.identity(),
+        resumed_from=loaded.resumed_from,
+        stop_at=loaded.stop_at,
+        settings=loaded.config.model_dump(mode="json"),
+        changed=_changed(loaded.before, loaded.config),
+        examples=[
+            {
+                "path": str(one.image),
+                "fingerprint": one.fingerprint,
+                "sha256": one.image_sha256,
+                "repeats": one.repeats,
+                "bucket": list(one.bucket),
+            }
+            for one in loaded.trained
+        ],
+        held_out=[str(one.image) for one in loaded.held_out],
+        batches_per_epoch=loaded.batches.order.batches_per_epoch,
+        fingerprint=dict(loaded.fingerprint),
+    )
+
+
+def _changed(before: RunConfig | None, after: RunConfig) -> dict[str, list[Any]]:
+    """Settings that --continue changed, by option name."""
+    if before is None:
+        return {}
+    old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
+    changed = {}
+    for option in options().values():
+        if option.section == "request":
+            continue
+        was = old[option.section] if option.section else old
+        now = new[option.section] if option.section else new
+        if was[option.field_name] != now[option.field_name]:
+            changed[option.name] = [was[option.field_name], now[option.field_name]]
+    return changed

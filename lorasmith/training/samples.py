@@ -1,0 +1,92 @@
+"""Pictures of what was learned: generated from the evaluation examples and from prompts.
+
+A small loop of its own around the family's prediction, so that what trains is what is looked at. Writes no file and
+measures nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lorasmith.diffusion.noise_schedules import Noised
+from lorasmith.training.evaluation_set import EvaluationSet, SampleSpec, to_bytes
+from lorasmith.training.examples import CachedText
+from lorasmith.training.halving import in_batches
+from lorasmith.training.step import Parts
+from lorasmith.training.validation import conditioning_of
+
+STEPS = 12
+"""Of DDIM, over the whole schedule: at a strength below 1 that share of them."""
+GUIDANCE = 5.0
+"""How much further than the prediction without the caption the one with it is followed: classifier-free guidance (Ho &
+Salimans 2021). The middle of what people use with models of this kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A generated picture."""
+
+    spec: SampleSpec
+    picture: NDArray[np.uint8]  # (H, W, 3)
+    is_finite: bool
+
+
+def generate(parts: Parts, measured_on: EvaluationSet, *, at_once: int, alive: Callable[[], None]) -> list[Sample]:
+    """One for each of `measured_on.specs`, in order; `at_once` of them in a batch, each predicted with and without its
+    caption. The VAE is loaded for this and gone afterwards. `alive` is called
+    at each prediction and each picture.
+
+    Raises:
+        RuntimeError: out of memory with a single picture.
+        ModelError, OSError: the base model is not there any more.
+    """
+    specs = measured_on.specs
+
+    def work(batch: Sequence[SampleSpec]) -> list[Tensor]:
+        return _drawn(parts, batch, measured_on.empty_caption, alive=alive)
+
+    latents = in_batches(
+        specs, work, kind=lambda one: (one.latents_shape, one.strength), at_once=at_once, device=parts.device
+    )
+    alive()
+    vae = parts.family.load_encoders(clip_skip=parts.clip_skip, where=parts.device.torch_device, only=("vae",))
+    samples = []
+    for spec, one in zip(specs, latents, strict=True):
+        alive()
+        decoded = parts.family.decode_latents(vae, one[None].to(parts.device.torch_device))[0].float().cpu()
+        is_finite = bool(torch.isfinite(decoded).all())
+        samples.append(Sample(spec, to_bytes(decoded.numpy()), is_finite))
+    del vae
+    parts.device.release_memory()
+    return samples
+
+
+def _drawn(
+    parts: Parts, specs: Sequence[SampleSpec], empty_caption: CachedText, *, alive: Callable[[], None]
+) -> list[Tensor]:
+    """Latents of one shape and strength, (C, h, w) on the CPU each. Each noise is a function of its own seed."""
+    where, shape = parts.device.torch_device, specs[0].latents_shape
+    noise = torch.stack([_noise(one) for one in specs]).to(where)
+    start = torch.stack([torch.zeros(shape) if one.cached is None else one.cached.latents for one in specs]).to(where)
+    texts = [*[empty_caption] * len(specs), *(one.text for one in specs)]
+    conditioning = conditioning_of(parts, texts)
+
+    def predict(sample: Tensor, timesteps: Tensor) -> Tensor:
+        alive()
+        both = torch.cat([sample, sample])
+        noised = Noised(sample=both, timesteps=torch.cat([timesteps, timesteps]), target=both)
+        without, with_caption = parts.family.predict(parts.models, noised, conditioning).float().chunk(2)
+        return without + GUIDANCE * (with_caption - without)
+
+    drawn = parts.family.denoise(predict, start, noise, strength=specs[0].strength, steps=STEPS)
+    return list(drawn.cpu())
+
+
+def _noise(spec: SampleSpec) -> Tensor:
+    return torch.randn(spec.latents_shape, generator=torch.Generator().manual_seed(spec.seed))

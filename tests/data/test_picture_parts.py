@@ -1,0 +1,56 @@
+"""(Pictures made to be costly: tests/abuse.)"""
+
+import io
+
+import pytest
+from PIL import Image
+
+from lorasmith.data import picture_parts
+from lorasmith.data.picture_parts import too_costly
+from tests.data.drawing import drawn
+
+
+def encoded(kind: str, **options: object) -> bytes:
+    held = io.BytesIO()
+    drawn(200, 100).save(held, kind, **options)
+    return held.getvalue()
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"quality": 1}, {"restart_marker_blocks": 1}, {"optimize": True}]
+)
+def test_a_jpeg_is_a_picture(options: dict[str, object]) -> None:
+    assert too_costly(encoded("JPEG", **options)) is None
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "WEBP", "BMP", "TIFF"])
+def test_so_are_others(kind: str) -> None:
+    assert too_costly(encoded(kind)) is None
+
+
+def test_the_flattest_jpeg_there_can_be_is_one() -> None:
+    held = io.BytesIO()
+    Image.new("L", (8000, 8000)).save(held, "JPEG", quality=1, progressive=True, optimize=True)
+    assert too_costly(held.getvalue()) is None
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\xff\xd8", b"\xff\xd8\xff", b"\xff\xd8\xff\xc0", b"\xff\xd8\xff\xda\0", b"\x89PNG\r\n\x1a\n\0"]
+)
+def test_what_is_cut_off_is_another_s_to_say(data: bytes) -> None:
+    assert too_costly(data) is None
+
+
+def test_scans_of_the_first_picture_alone_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Phones append a film, in which anything may stand."""
+    data = encoded("JPEG", progressive=True)
+    monkeypatch.setattr(picture_parts, "MOST_SCANS", data.count(b"\xff\xda"))
+    assert too_costly(data + b"\xff\xda\0\0" * 1000) is None
+    monkeypatch.setattr(picture_parts, "MOST_SCANS", data.count(b"\xff\xda") - 1)
+    found = too_costly(data)
+    assert found is not None and found[0] == "picture_too_many_parts"
+
+
+def test_what_stands_in_a_comment_is_no_scan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(picture_parts, "MOST_SCANS", 20)
+    assert too_costly(encoded("JPEG", comment=b"\xff\xda" * 1000)) is None
