@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 from lorasmith.run_folder import RunFolder, no_space_named, write_atomically
 
 HEARTBEAT_BYTES = 128
+WINDOWS_SYNCHRONIZE = 0x00100000  # the right to wait for a process
 # Those of them that this platform has are stop requests, to the supervisor and to the worker.
 STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
 
@@ -20,7 +22,7 @@ class Heartbeat:
     """The last sign of life of the training thread."""
 
     step: int
-    phase: str  # loading, caching, step, saving, exporting, done
+    phase: str  # loading, compiling, caching, step, saving, exporting, evaluating
     beat: int  # counts up: a reader sees progress without trusting a clock
 
 
@@ -54,9 +56,9 @@ def read_heartbeat(path: Path) -> Heartbeat | None:
     """The last beat; None before the first, or while it is being overwritten."""
     try:
         plain = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
+        return Heartbeat(step=plain["step"], phase=plain["phase"], beat=plain["beat"])
+    except (FileNotFoundError, PermissionError, ValueError, TypeError, KeyError):
         return None
-    return Heartbeat(step=plain["step"], phase=plain["phase"], beat=plain["beat"])
 
 
 class StopFlag:
@@ -66,7 +68,7 @@ class StopFlag:
     def __init__(self, run: RunFolder, attempt: int, *, supervisor_pid: int | None) -> None:
         self._run = run
         self._attempt = attempt
-        self._supervisor_pid = supervisor_pid
+        self._supervisor = None if supervisor_pid is None else _Parent(supervisor_pid)
         self._signalled = False
 
     def set(self) -> None:
@@ -74,11 +76,30 @@ class StopFlag:
         self._signalled = True
 
     def requested(self) -> bool:
-        if self._signalled:
-            return True
-        if self._supervisor_pid is not None and os.getppid() != self._supervisor_pid:
-            return True
-        return stop_is_requested(self._run, self._attempt)
+        return self._signalled or self.is_orphaned() or stop_is_requested(self._run, self._attempt)
+
+    def is_orphaned(self) -> bool:
+        """Whether the supervisor is gone: from then on somebody else may own the run."""
+        return self._supervisor is not None and self._supervisor.is_gone()
+
+
+class _Parent:
+    """The process that has started this one."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._handle = 0
+        if sys.platform == "win32":  # a child keeps the number there when its parent is gone: a handle tells
+            import ctypes
+
+            self._handle = ctypes.windll.kernel32.OpenProcess(WINDOWS_SYNCHRONIZE, False, pid)
+
+    def is_gone(self) -> bool:
+        if sys.platform == "win32":
+            import ctypes
+
+            return not self._handle or ctypes.windll.kernel32.WaitForSingleObject(self._handle, 0) == 0
+        return os.getppid() != self._pid
 
 
 def request_stop(run: RunFolder, attempt: int) -> None:

@@ -108,7 +108,8 @@ class Evaluated(Event):
     visual: float | None = None  # means over the examples
     semantic: float | None = None
     color: float | None = None
-    validation: dict[str, Any] | None = None  # loss, standard_error, examples, is_held_out, quantiles, by_quantile
+    validation: dict[str, Any] | None = None  # loss, standard_error (None with one example), examples (how many),
+    # is_held_out, quantiles, by_quantile, by_example (means, in the order of the examples)
     unavailable: dict[str, str] = field(default_factory=dict)  # visual, semantic, color, validation -> code
     samples: list[dict[str, Any]] = field(default_factory=list)  # path (from the run folder), prompt, seed, example
     # (path of the picture it is compared with, None for a --sample-prompt), visual, semantic, color,
@@ -122,7 +123,7 @@ class BestChosen(Event):
 
     step: int
     loss: float
-    standard_error: float
+    standard_error: float | None  # None: a single picture is held out, so nothing says how far it can be trusted
     path: str
     sha256: str
 
@@ -160,9 +161,51 @@ class WorkerStarted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerEnded(Event):
-    """A worker process is gone: its exit status, negative for a signal."""
+    """A worker process is gone: its exit status, negative for a signal, and the end of what it printed if that is not
+    0."""
 
     status: int
+    output: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerHung(Event):
+    """A worker gave no sign of life for longer than it may, and is ended."""
+
+    step: int  # the last one completed
+    phase: str
+    silent_seconds: float
+    limit_seconds: float
+    stack: str  # of all its threads; "": it could not give one
+    is_stopped: bool  # by a signal or a debugger: then it has no stack to give
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerRestarted(Event):
+    """A worker takes the place of one that crashed or hung. `attempt` is its own."""
+
+    after: str  # crashed, hung
+    reason: str
+    step: int | None  # of the state it goes on from; None: none was saved, it begins anew
+    in_vain: int  # restarts in a row, this one included, since a step was reached that was not before
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitRaised(Event):
+    """The time that the whole run may take was up, but it is moving: by what its steps took it now has more."""
+
+    spent_seconds: float  # between completed steps
+    limit_seconds: float
+    seconds_per_step: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GivenUp(Event):
+    """The run is not tried again: the sentence `error.<code>`."""
+
+    code: str
+    fields: dict[str, Any] = field(default_factory=dict)
+    exit_code: int = 0
 
 
 EVENTS: dict[str, type[Event]] = {
@@ -181,6 +224,10 @@ EVENTS: dict[str, type[Event]] = {
         RunStopped,
         WorkerStarted,
         WorkerEnded,
+        WorkerHung,
+        WorkerRestarted,
+        LimitRaised,
+        GivenUp,
     )
 }
 

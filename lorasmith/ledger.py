@@ -13,7 +13,9 @@ from types import TracebackType
 
 from lorasmith.events import (
     AdapterExported,
+    BestChosen,
     CheckpointSaved,
+    Evaluated,
     Event,
     RunStarted,
     StepCompleted,
@@ -24,7 +26,7 @@ from lorasmith.events import (
 from lorasmith.run_folder import no_space_named
 
 # Events about a step: those of a step that was later cancelled never happened.
-AboutStep = StepCompleted | StepRepeated | CheckpointSaved | AdapterExported
+AboutStep = StepCompleted | StepRepeated | CheckpointSaved | AdapterExported | Evaluated | BestChosen
 
 
 class Ledger:
@@ -127,11 +129,13 @@ def _decoded(lines: Iterable[bytes]) -> Iterator[Event]:
     for line in lines:
         try:
             event = decode(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue  # a line that a power cut filled with zeros says nothing; the others still do
         if event is not None:
             yield event
 
 
 def _step_of(event: Event) -> int:
+    if isinstance(event, Evaluated) and event.is_control:
+        return 0  # measured with the adapter off: it holds whatever becomes of the step it was taken at
     return event.step if isinstance(event, AboutStep) else 0

@@ -1,27 +1,38 @@
-"""One living supervisor for each run folder: a lock that the kernel releases when its holder dies.
+"""One living supervisor, and one living worker, for each run folder: locks that the kernel releases when their holder
+dies.
 
-The lock file is empty and lies at its path only while a run holds it or after a crash. Children do not inherit it.
+A lock file lies at its path only while it is held or after a crash. Children do not inherit it.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from lorasmith.errors import LockedError
 from lorasmith.run_folder import on_windows
 
+AGAIN_SECONDS = 0.02
+FACTS_AT = 1  # bytes into the file: the first one is what Windows locks, and nobody else may read it then
+
 
 class FolderLock:
-    """Holds `path` for one supervisor; a context manager.
+    """Holds `path` for one process; a context manager.
 
+    Waits `wait_seconds` for another to let go. `facts` are for those who find it held: see `facts_of_holder`.
     Takes away at the end what it made: the file, and the folder where that was not there before and is still empty.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, wait_seconds: float = 0.0, facts: Mapping[str, Any] | None = None) -> None:
         self._path = path
+        self._wait_seconds = wait_seconds
+        self._facts = facts
         self._handle: int | None = None
         self._made: list[Path] = []  # folders, outermost first
 
@@ -32,9 +43,15 @@ class FolderLock:
             LockedError: another process has it.
             OSError: the folder cannot be made or written to; what was made of it is gone again.
         """
+        give_up_at = time.monotonic() + self._wait_seconds
         try:
             while self._handle is None:
-                self._handle = self._taken()
+                try:
+                    self._handle = self._taken()
+                except LockedError:
+                    if time.monotonic() >= give_up_at:
+                        raise
+                    time.sleep(AGAIN_SECONDS)
         except BaseException:
             self._take_folders_away()
             raise
@@ -67,12 +84,20 @@ class FolderLock:
                 raise LockedError("folder_locked", folder=str(self._path.parent))
             # Between open and lock the holder may have taken the file away: then this is a lock on nothing.
             if _same_file(handle, self._path):
+                self._write_facts(handle)
                 return handle
         except BaseException:
             os.close(handle)
             raise
         os.close(handle)
         return None
+
+    def _write_facts(self, handle: int) -> None:
+        """Over those of a holder that died."""
+        if self._facts is not None:
+            os.ftruncate(handle, 0)
+            os.lseek(handle, FACTS_AT, os.SEEK_SET)
+            os.write(handle, json.dumps(self._facts).encode())
 
     def _make_folders(self) -> None:
         missing = []
@@ -92,7 +117,35 @@ class FolderLock:
         self._made.clear()
 
 
-def _try_lock(handle: int) -> bool:
+def is_held(path: Path) -> bool:
+    """Whether somebody holds the lock at `path`. Takes it from nobody: where it is free, a shared lock is tried for the
+    moment it takes to ask, and only on a file that a crash left there.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    try:
+        handle = os.open(path, os.O_RDWR if on_windows() else os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        return not _try_lock(handle, is_shared=True)
+    finally:
+        os.close(handle)  # which gives it back
+
+
+def facts_of_holder(path: Path) -> dict[str, Any]:
+    """What the newest holder of the lock wrote down about itself; {} where that cannot be read."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            file.seek(FACTS_AT)
+            facts = json.loads(file.read())
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def _try_lock(handle: int, *, is_shared: bool = False) -> bool:
     try:
         import fcntl
     except ImportError:
@@ -104,7 +157,7 @@ def _try_lock(handle: int) -> bool:
             return False
         return True
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, (fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

@@ -32,20 +32,20 @@ PASSING = ("early.jsonl", "heartbeat", "stop.request")
 
 
 def promote(run: RunFolder, *, now: datetime) -> None:
-    """Moves what `run` holds to its backup folder and what its staging folder holds in; only the lock stays.
+    """Moves what `run` holds to its backup folder and what its staging folder holds in; only the locks stay.
 
     The old run's export becomes `<its name>_backup_<time>.safetensors`; the rest goes to `run_<time>/`.
 
     Raises:
         ResourceError: the disk of the backup is full; the rest of the plan stays to be carried out.
     """
-    export_name = _export_name(run)
+    export_name = export_name_of(run)
     rest = free_name(run.backup / f"run_{stamp(now)}")
     moves: list[tuple[Path, Path]] = []
     for path in sorted(run.root.iterdir()):
         if path == run.export(export_name):
             moves.append((path, free_name(run.backup / f"{export_name}_backup_{stamp(now)}.safetensors")))
-        elif path != run.lock:
+        elif path not in (run.lock, run.worker_lock):
             moves.append((path, rest / path.name))
     if run.loss_log.exists():
         name = run.loss_log.name
@@ -117,7 +117,7 @@ def move(source: Path, target: Path) -> None:
         _remove(doomed)
 
 
-def _export_name(run: RunFolder) -> str:
+def export_name_of(run: RunFolder) -> str:
     """The name of the old run's export; of a run that cannot tell, the default."""
     try:
         return load_run_toml(run.config).export.name

@@ -22,6 +22,15 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
+class ReportPaths:
+    """The files of one report: one time stamp for all."""
+
+    json: Path
+    png: Path
+    html: Path
+
+
+@dataclass(frozen=True, slots=True)
 class RunFolder:
     """The files of the run in `root`, by SPEC name."""
 
@@ -42,6 +51,10 @@ class RunFolder:
     @property
     def lock(self) -> Path:
         return self.root / "run.lock"
+
+    @property
+    def worker_lock(self) -> Path:
+        return self.root / "worker.lock"
 
     @property
     def heartbeat(self) -> Path:
@@ -83,9 +96,27 @@ class RunFolder:
     def loss_log(self) -> Path:
         return self.training_logs / "training_loss_log.txt"
 
+    def reports(self, now: datetime) -> ReportPaths:
+        """Names for the three files of one report; none of them is taken yet."""
+        number = 1
+        while True:
+            mark = stamp(now) if number == 1 else f"{stamp(now)}_{number}"
+            paths = ReportPaths(
+                json=self.training_logs / f"lora_training_report_{mark}.json",
+                png=self.training_logs / f"lora_training_curves_{mark}.png",
+                html=self.training_logs / f"lora_training_report_{mark}.html",
+            )
+            if not any(map(os.path.lexists, (paths.json, paths.png, paths.html))):
+                return paths
+            number += 1
+
     def export(self, name: str, step: int | None = None) -> Path:
         """The LoRA for the WebUI; with a step, the one of that step."""
         return self.root / (f"{name}.safetensors" if step is None else f"{name}-step{step:08d}.safetensors")
+
+    def best_export(self, name: str) -> Path:
+        """A copy of the LoRA of the best step."""
+        return self.root / f"{name}-best.safetensors"
 
     def new_state(self, prefix: str, now: datetime) -> Path:
         """A name for a state that is not taken yet."""

@@ -6,8 +6,11 @@ A state is found by what it holds, never by its name or its date.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 1
 # By these a state is known whose manifest cannot be read, or is gone.
 OWN_FILES = ("train_state.json", "adapter.safetensors", "optimizer.pt")
+MOST_MANIFEST_BYTES = 2**20
 HASH_BLOCK = 1 << 20
 
 
@@ -50,9 +54,9 @@ def find_states(root: Path) -> tuple[list[SavedState], list[Path]]:
         if not folder.is_dir() or folder.name.startswith(".") or folder.suffix == ".damaged":
             continue
         try:
-            manifest = json.loads((folder / MANIFEST).read_bytes())
+            manifest = _manifest_of(folder)
             found.append(SavedState(folder, int(manifest["step"]), str(manifest["identity"])))
-        except (OSError, ValueError, KeyError, TypeError, OverflowError):
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
             if any((folder / name).is_file() for name in OWN_FILES):
                 unreadable.append(folder)
     return sorted(found, key=lambda state: (state.step, state.path.name), reverse=True), unreadable
@@ -61,11 +65,14 @@ def find_states(root: Path) -> tuple[list[SavedState], list[Path]]:
 def damage_of(state: SavedState) -> str | None:
     """What is wrong with a state: "missing:NAME", "size:NAME", "content:NAME", "manifest"; None if whole."""
     try:
-        manifest = json.loads((state.path / MANIFEST).read_bytes())
+        manifest = _manifest_of(state.path)
         if manifest.pop("sha256") != _own_sha256(manifest) or manifest["format"] != MANIFEST_FORMAT:
             return "manifest"
-        listed = manifest["files"].items()
-        for name, facts in listed:
+        listed = manifest["files"]
+        for name in OWN_FILES:
+            if name not in listed:
+                return f"missing:{name}"
+        for name, facts in listed.items():
             path = state.path / name
             if not path.is_file():
                 return f"missing:{name}"
@@ -73,7 +80,7 @@ def damage_of(state: SavedState) -> str | None:
                 return f"size:{name}"
             if sha256_of(path) != facts["sha256"]:
                 return f"content:{name}"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return "manifest"
     return None
 
@@ -103,6 +110,15 @@ def sha256_of(path: Path) -> str:
         while block := file.read(HASH_BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _manifest_of(folder: Path) -> Any:
+    """What the manifest of a folder says; OSError where it is no file of a manifest's size."""
+    path = folder / MANIFEST
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_MANIFEST_BYTES:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), str(path))
+    return json.loads(path.read_bytes())
 
 
 def _own_sha256(manifest: dict[str, Any]) -> str:

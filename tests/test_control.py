@@ -46,7 +46,7 @@ def test_a_heartbeat_is_read_as_it_was_written(run: RunFolder) -> None:
     assert read_heartbeat(run.heartbeat) == Heartbeat(step=7, phase="step", beat=3)
 
 
-@pytest.mark.parametrize("content", [b"", b"\0" * 128, b'{"step": 1, "ph'])
+@pytest.mark.parametrize("content", [b"", b"\0" * 128, b'{"step": 1, "ph', b"[]", b"{}", b'{"step": 1}'])
 def test_a_beat_that_is_just_being_written_is_none(run: RunFolder, content: bytes) -> None:
     run.heartbeat.write_bytes(content)
     assert read_heartbeat(run.heartbeat) is None
@@ -152,6 +152,8 @@ def test_a_flag_is_raised_by_a_signal_or_a_request(run: RunFolder) -> None:
     assert not other.requested()
     request_stop(run, 2)
     assert other.requested()
+    assert not other.is_orphaned()
+    assert StopFlag(run, 9, supervisor_pid=os.getppid() + 1).is_orphaned()
 
 
 def test_a_flag_is_raised_when_the_supervisor_is_gone(run: RunFolder) -> None:

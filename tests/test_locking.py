@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ import pytest
 
 from lorasmith import locking
 from lorasmith.errors import LockedError
-from lorasmith.locking import FolderLock
+from lorasmith.locking import FolderLock, facts_of_holder, is_held
 
 ROOT = Path(__file__).resolve().parents[1]
 HOLD = """
@@ -242,6 +243,43 @@ def test_a_folder_that_cannot_be_written_is_left_as_it_was(tmp_path: Path, monke
     assert list(tmp_path.iterdir()) == []
 
 
+def test_whoever_finds_it_held_can_read_by_whom(tmp_path: Path) -> None:
+    path = tmp_path / "worker.lock"
+    assert facts_of_holder(path) == {} and not is_held(path)
+    path.write_text("x" * 500)  # of one that was killed
+    with FolderLock(path, facts={"pid": 12, "attempt": 3}):
+        assert is_held(path)
+        assert facts_of_holder(path) == {"pid": 12, "attempt": 3}
+        assert path.read_bytes()[:1] == b"\0"  # the byte that Windows locks holds nothing
+        with pytest.raises(LockedError), FolderLock(path, facts={"pid": 13}):
+            pass
+        assert facts_of_holder(path) == {"pid": 12, "attempt": 3}
+    assert facts_of_holder(path) == {}
+
+
+@pytest.mark.parametrize("content", [b"", b"\0", b"\0[1]", b"\0{", b"\0\xff"])
+def test_facts_that_cannot_be_read_are_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "worker.lock").write_bytes(content)
+    assert facts_of_holder(tmp_path / "worker.lock") == {}
+
+
+def test_one_that_waits_gets_it_when_the_other_lets_go(tmp_path: Path) -> None:
+    path = tmp_path / "worker.lock"
+    with holder(path) as other:
+        threading.Timer(0.3, other.kill).start()
+        begun = time.monotonic()
+        with FolderLock(path, wait_seconds=20):
+            assert 0.1 < time.monotonic() - begun < 10
+
+
+def test_one_that_waits_does_not_wait_for_ever(tmp_path: Path) -> None:
+    with FolderLock(tmp_path / "worker.lock"):
+        begun = time.monotonic()
+        with pytest.raises(LockedError), FolderLock(tmp_path / "worker.lock", wait_seconds=0.1):
+            pass
+        assert 0.1 <= time.monotonic() - begun < 2
+
+
 # -- Windows ---------------------------------------------------------------------------------------
 
 
@@ -330,3 +368,17 @@ def test_it_answers_at_once(tmp_path: Path) -> None:
         with pytest.raises(LockedError), FolderLock(tmp_path / "run.lock"):
             pass
         assert time.monotonic() - begun < 1.0
+
+
+def test_whether_it_is_held_can_be_asked_without_taking_it(tmp_path: Path) -> None:
+    path = tmp_path / "run.lock"
+    assert not is_held(path) and not path.exists()
+    with holder(path) as other:
+        assert is_held(path) and is_held(path)
+        other.send_signal(signal.SIGKILL)
+        other.wait()
+    assert path.exists() and not is_held(path)  # left by a crash
+    assert path.exists() and not is_held(path)
+    with FolderLock(path):
+        assert is_held(path)
+    assert not path.exists()

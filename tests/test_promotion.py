@@ -15,6 +15,7 @@ import pytest
 from lorasmith import promotion
 from lorasmith.config import RunConfig, dump_run_toml
 from lorasmith.errors import ResourceError
+from lorasmith.locking import FolderLock, is_held
 from lorasmith.promotion import PLAN, back_up_export, finish_promotion, move, promote
 from lorasmith.run_folder import RunFolder
 from tests.interrupted import Cut, cut_at, tree
@@ -67,6 +68,13 @@ PROMOTED: dict[str, bytes | str] = {
     f"{BACKUP}/狀態目錄_20250101_000000/manifest.json": b"m",
     "training_logs/report.html": b"of some run",
 }
+
+
+def test_the_lock_of_the_worker_stays_where_it_is(tmp_path: Path) -> None:
+    run = make(tmp_path)
+    with FolderLock(run.worker_lock):  # by the very process that promotes
+        promote(run, now=NOW)
+        assert is_held(run.worker_lock)
 
 
 def test_the_old_run_makes_room_for_the_new_one(tmp_path: Path) -> None:

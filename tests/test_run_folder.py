@@ -298,3 +298,13 @@ def test_elsewhere_a_refusal_is_one_at_once(tmp_path: Path, monkeypatch: pytest.
 def test_windows_is_not_asked_to_sync_a_folder(tmp_path: Path, windows: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "open", lambda *_: pytest.fail("a folder cannot be opened there"))
     sync_folder(tmp_path)
+
+
+def test_the_files_of_a_report_share_a_stamp_that_no_file_has_yet(tmp_path: Path) -> None:
+    run, now = RunFolder(tmp_path / "lora_output"), datetime(2026, 5, 28, 20, 30, 1)
+    first = run.reports(now)
+    assert first.html == tmp_path / "training_logs" / "lora_training_report_20260528_203001.html"
+    assert first.png.name == "lora_training_curves_20260528_203001.png"
+    first.png.parent.mkdir()
+    first.png.touch()
+    assert run.reports(now).json.name == "lora_training_report_20260528_203001_2.json"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,3 +22,13 @@ class Start:
     first_step: int  # steps done before
     resume: Path | None = None  # the state to go on from
     warnings: tuple[tuple[str, dict[str, Any]], ...] = ()  # (code, fields)
+    # The same wish, by how the run stands when it is called.
+    replan: Callable[[], Start] | None = field(default=None, compare=False)
+
+    def again(self) -> Start:
+        """This start as it has to be now that nobody else can change the run.
+
+        Raises:
+            InputError: as the planning does.
+        """
+        return self if self.replan is None else self.replan()

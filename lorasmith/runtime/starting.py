@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from lorasmith.config.request import Request
 from lorasmith.data.folder import Scan
 from lorasmith.data.order import split_held_out
 from lorasmith.errors import ConfigError, ModelError, NoStateError, ResumeError
-from lorasmith.events import AdapterExported, CheckpointSaved, RunStarted
+from lorasmith.events import AdapterExported, BestChosen, CheckpointSaved, RunStarted
+from lorasmith.families.locate import expanded, is_there
 from lorasmith.families.recognize import check_clip_skip
-from lorasmith.inputs import base_weights, scan_for, steps_of_epochs
+from lorasmith.inputs import base_weights, check_init_from, check_names, scan_for, steps_of_epochs
 from lorasmith.ledger import read_events, surviving
 from lorasmith.run_folder import RunFolder
 from lorasmith.runtime.start import Start
@@ -48,9 +49,10 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
         InputError: of any kind; nothing was written.
     """
     config = RunConfig().with_values({**values, ("export", "state_prefix"): state_prefix})
-    run = RunFolder((here / request.output).resolve())
+    run = run_at(here, request.output)
     _check_settings(config, request)
     _check_folders(run, config, here)
+    check_init_from(config, here)
     weights = base_weights(config, here)
     check_clip_skip(weights, config.model.clip_skip)
     resolution = config.dataset.resolution or weights.resolution
@@ -61,7 +63,8 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
             ("model", "base_model"): _remembered(config.model.base_model, here),
             ("model", "family"): weights.family,
             ("adapter", "alpha"): config.adapter.alpha or float(config.adapter.rank),
-            ("adapter", "init_from"): _remembered(config.adapter.init_from, here) if config.adapter.init_from else "",
+            ("adapter", "init_from"): _named_path(config.adapter.init_from, here),
+            ("evaluation", "clip_model"): _named_path(config.evaluation.clip_model, here),
         }
     )
     found = scan_for(config, weights, check_pixels=True)
@@ -71,6 +74,11 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
         raise ConfigError("steps_unnamed")
     stop_at = request.steps or steps_of_epochs(config, found, request.epochs or 0)
     return Start(run, config, stop_at, is_new=True, first_step=0, warnings=_warnings(config, found, stop_at))
+
+
+def run_at(here: Path, output: str) -> RunFolder:
+    """The run in the folder named from `here`; a link stays a link, so that its backup lies beside the link."""
+    return RunFolder(Path(os.path.abspath(here / output)))  # noqa: PTH100 - resolving would follow the link
 
 
 def standing(run: RunFolder) -> Standing:
@@ -95,10 +103,14 @@ def standing(run: RunFolder) -> Standing:
 def continued_run(run: RunFolder, values: Values, request: Request, *, from_state: str, here: Path) -> Start:
     """The start that goes on with a run; `request.steps` None finishes what is owed.
 
+    It can be asked again once the run is locked: where the run has moved on meanwhile, it is worked out anew.
+
     Raises:
         InputError: of any kind, NoStateError among them; nothing was written.
     """
     now = standing(run)
+    if not run.config.exists():
+        raise NoStateError("run_settings_lost", file=str(run.config), folder=str(run.root))
     before = load_run_toml(run.config)
     config = before.with_values(_absolute(values, here))
     _check_settings(config, request)
@@ -121,7 +133,7 @@ def continued_run(run: RunFolder, values: Values, request: Request, *, from_stat
         stop_at = base_step + steps_of_epochs(config, found, request.epochs)
     if stop_at < state.step or (stop_at == state.step and _is_exported(run, config.export.name, stop_at)):
         raise ConfigError("nothing_owed", done=now.done, target=now.target)
-    return Start(
+    start = Start(
         run,
         config,
         stop_at,
@@ -131,9 +143,17 @@ def continued_run(run: RunFolder, values: Values, request: Request, *, from_stat
         warnings=_warnings(config, found, stop_at),
     )
 
+    def replanned() -> Start:
+        if standing(run) == now and load_run_toml(run.config) == before:
+            return start
+        return continued_run(run, values, request, from_state=from_state, here=here)
+
+    return replace(start, replan=replanned)
+
 
 def _check_settings(config: RunConfig, request: Request) -> None:
-    """Settings that contradict each other."""
+    """Settings that contradict each other, and names of what does not exist."""
+    check_names(config)
     if request.steps is not None and request.epochs is not None:
         raise ConfigError("steps_and_epochs")
     if config.optimizer.text_encoder_lr is not None and not config.adapter.train_text_encoder:
@@ -146,12 +166,13 @@ def _check_settings(config: RunConfig, request: Request) -> None:
 def _check_folders(run: RunFolder, config: RunConfig, here: Path) -> None:
     """A run folder must be a folder, and not one that holds something else of the user's."""
     data = (here / config.dataset.folder).resolve()
-    model = (here / Path(config.model.base_model).expanduser()).resolve()
-    others = [here.resolve(), data, model] if model.exists() else [here.resolve(), data]
+    model = (here / expanded(config.model.base_model)).resolve()
+    others = [here.resolve(), data, model] if is_there(model) else [here.resolve(), data]
+    root = run.root.resolve()
     there = next(one for one in (run.root, *run.root.parents) if os.path.lexists(one))
     if not there.is_dir():
         raise ConfigError("output_not_folder", folder=str(there))
-    if any(run.root in (other, *other.parents) for other in others):
+    if any(root in (other, *other.parents) for other in others):
         raise ConfigError("output_holds_other", folder=str(run.root))
 
 
@@ -175,7 +196,7 @@ def _is_exported(run: RunFolder, name: str, step: int) -> bool:
 
 def _named_state(run: RunFolder, name: str) -> SavedState:
     if name == "best":
-        raise ConfigError("no_best_state")
+        name = str(_best_step(run))
     states, _ = find_states(run.root)
     for state in states:
         if name in (state.path.name, str(state.path), str(state.step)) or Path(name).resolve() == state.path:
@@ -186,19 +207,35 @@ def _named_state(run: RunFolder, name: str) -> SavedState:
     raise NoStateError("state_unknown", name=name, known=", ".join(state.path.name for state in states))
 
 
+def _best_step(run: RunFolder) -> int:
+    """The step with the lowest validation loss on held-out pictures."""
+    chosen = [event.step for event in surviving(read_events(run.ledger)) if isinstance(event, BestChosen)]
+    if not chosen:
+        is_held_out = bool(load_run_toml(run.config).dataset.held_out)
+        raise ConfigError("best_not_chosen" if is_held_out else "no_best_state")
+    return chosen[-1]
+
+
 def _absolute(values: Values, here: Path) -> dict[tuple[str, str], Any]:
     """Paths that were typed here still hold when the run goes on from another folder."""
     resolved = dict(values)
     if ("dataset", "folder") in resolved:
         resolved["dataset", "folder"] = str((here / str(resolved["dataset", "folder"])).resolve())
+    if ("evaluation", "clip_model") in resolved:
+        resolved["evaluation", "clip_model"] = _named_path(str(resolved["evaluation", "clip_model"]), here)
     if ("model", "base_model") in resolved:
         resolved["model", "base_model"] = _remembered(str(resolved["model", "base_model"]), here)
     return resolved
 
 
+def _named_path(name: str, here: Path) -> str:
+    return _remembered(name, here) if name else ""
+
+
 def _remembered(base_model: str, here: Path) -> str:
+    """A link stays a link: where it leads next month is meant to be used then."""
     path = here / base_model
-    return str(path.resolve()) if path.exists() else base_model
+    return os.path.abspath(path) if is_there(path) else base_model  # noqa: PTH100 - resolving would follow the link
 
 
 def _warnings(config: RunConfig, found: Scan, stop_at: int) -> tuple[tuple[str, dict[str, Any]], ...]:

@@ -1,52 +1,69 @@
-"""The parent: takes the lock, starts the worker, follows its ledger, passes on a stop, says how it ended.
+"""The parent: takes the lock, starts the worker, watches it, starts it again where that may help, says how it ended.
 
 Knows no torch, no pictures and no words. It shares files and exit codes with the worker, nothing else; whoever runs it
-gets events. (Restarts and time limits of a run that hangs come with the supervision issue: `_watch` is their place.)
+gets events. What counts as stuck, and what then follows, is `runtime.policy`'s to say; how a process is ended,
+`runtime.processes`'.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import shutil
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import IO, Any
 
 from lorasmith.config import dump_run_toml
-from lorasmith.control import STOP_SIGNALS, monotonic, request_stop
-from lorasmith.errors import ExitCode, InputError, ResourceError
-from lorasmith.events import Event, RunStarted, RunStopped, WorkerEnded, WorkerStarted
-from lorasmith.ledger import Follower, Ledger, read_events
+from lorasmith.control import monotonic, read_heartbeat, request_stop, stop_is_requested
+from lorasmith.errors import ExitCode, InputError, LockedError, ResourceError
+from lorasmith.events import (
+    AdapterExported,
+    CheckpointSaved,
+    Event,
+    GivenUp,
+    LimitRaised,
+    RunStarted,
+    RunStopped,
+    StepCompleted,
+    Warned,
+    WorkerEnded,
+    WorkerHung,
+    WorkerRestarted,
+    WorkerStarted,
+)
+from lorasmith.ledger import Follower, read_events
 from lorasmith.locking import FolderLock
-from lorasmith.promotion import finish_promotion
-from lorasmith.run_folder import RunFolder, no_space_named, write_atomically
+from lorasmith.run_folder import RunFolder, no_space_named, on_windows, write_atomically
+from lorasmith.runtime.leftovers import clear_staging, end_orphan, remove_unfinished
+from lorasmith.runtime.own_log import OwnLog
+from lorasmith.runtime.policy import FAILURE_EXITS, Budget, Ended, Failure, Restarts, Silence, WatchedTime, meaning_of
+from lorasmith.runtime.processes import Output, Watchable, end_process, is_stopped, launch_worker, stack_of
 from lorasmith.runtime.start import Start
+from lorasmith.runtime.stop_signals import StopSignals
 from lorasmith.saved_states import newest_good
 
 POLL_SECONDS = 0.1
+ASKED_SECONDS = 0.1  # somebody who only asks whether a run is going on may have the lock for a moment
 LEAVE_SECONDS = 2.0  # a worker that said it is done has this long to leave
-TERMINATE_SECONDS = 1.0
 
-Launch = Callable[[list[str]], "subprocess.Popen[bytes]"]
+Launch = Callable[[list[str], IO[bytes]], Watchable]
 
 
-def launch_worker(arguments: list[str]) -> subprocess.Popen[bytes]:
-    """A Python of its own, in a process group of its own: Ctrl+C reaches the supervisor alone. Inherits no lock."""
-    command = [sys.executable, "-m", "lorasmith.runtime.worker", *arguments]
-    package_root = Path(__file__).resolve().parents[2]
-    search = [str(package_root), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(search), "PYTHONIOENCODING": "utf-8"}
-    apart: dict[str, Any] = {"start_new_session": True}
-    if os.name == "nt":
-        apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}  # type: ignore[attr-defined, unused-ignore]
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment, **apart)
+@dataclass(slots=True)
+class _Attempt:
+    """One worker, from its start to its end."""
+
+    number: int
+    process: Watchable
+    output: Output
+    ending: RunStopped | None = None
+    leave_by: float = 0.0
+    hung: WorkerHung | None = None
+    is_over_limit: bool = False
+    is_gone: bool = True  # False: nothing could end it
 
 
 class Supervisor:
@@ -56,13 +73,16 @@ class Supervisor:
         self._start = start
         self._run = start.run
         self._launch = launch
-        self._stops = 0
+        self._stops = StopSignals()
+        self._log = OwnLog(start.run.supervisor_log)
         self._ask_again_at = 0.0
-        self._leave_by = 0.0
         self._begun = False  # RunStarted was seen: the run exists
-        self._ending: RunStopped | None = None
-        self._own_events: list[Event] = []
-        self._process: subprocess.Popen[bytes] | None = None
+        self._has_saved = False
+        self._exported_step = -1  # of the file under the run's own name
+        self._resume = start.resume
+        self._resume_step: int | None = None
+        self._attempt: _Attempt | None = None
+        self._last_word: GivenUp | None = None
         self.exit_code = ExitCode.CRASHED
 
     def events(self) -> Iterator[Event | None]:
@@ -70,42 +90,85 @@ class Supervisor:
 
         Raises:
             LockedError: another run holds the folder.
-            InputError: nothing can be written there.
+            InputError: nothing can be written there; or what had to be planned anew, now that the folder is held,
+                cannot be done.
         """
         with ExitStack() as held:
             with _refusals_named(self._run.root):
-                held.enter_context(FolderLock(self._run.lock))
-                held.enter_context(self._stop_signals())
-                _clear_staging(self._run)
-                held.callback(_clear_staging, self._run)
-                held.callback(self._end_worker, patience=0.0)
+                held.enter_context(FolderLock(self._run.lock, wait_seconds=ASKED_SECONDS))
+                held.enter_context(self._stops)
+                orphan = end_orphan(self._run)
+                clear_staging(self._run)
+                remove_unfinished(self._run)
+                # What was planned may no longer hold: a run that was still going on has ended meanwhile.
+                self._start = self._start.again()
+                held.callback(clear_staging, self._run)
+                held.callback(self._end_worker)
                 self._stage()
-            earlier = [] if self._start.is_new else read_events(self._run.ledger)
-            yield from self._watch(1 + max((event.attempt for event in earlier), default=0))
+            self._set_rules()
+            number = self._next_attempt()
+            if orphan is not None:
+                fields = {"pid": orphan}
+                yield self._log.add(Warned(attempt=number, time=time.time(), code="orphan_ended", fields=fields))
+            while True:
+                ended = yield from self._watched(number)
+                meaning = meaning_of(ended)
+                if isinstance(meaning, ExitCode):
+                    self._finally(ended, meaning)
+                    break
+                if not self._tried_again(meaning):
+                    break
+                number += 1
+                yield self._log.add(self._restarted(number, meaning))
+            if self._last_word is not None:
+                yield self._log.add(self._last_word)
+            if self._begun or (not self._start.is_new and self.exit_code in FAILURE_EXITS.values()):
+                self._log.write()  # also of a start that failed before it went on with its run: no stack may be lost
 
     def newest_state(self) -> Path | None:
         """The newest state that can be continued from."""
         good, _ = newest_good(self._run.root)
         return None if good is None else good.path
 
-    def _stage(self) -> None:
-        """The config that the worker reads; it takes its place in the run when everything has loaded."""
-        self._run.staging.mkdir(parents=True)
-        staged = RunFolder(self._run.staging)
-        write_atomically(staged.config, dump_run_toml(self._start.config))
+    # -- one attempt -------------------------------------------------------------------------------
 
-    def _watch(self, attempt: int) -> Iterator[Event | None]:
-        """Starts the worker and follows it to its end."""
-        self._process = self._launch(self._arguments(attempt))
-        pid = self._process.pid
-        yield self._own(WorkerStarted(attempt=attempt, time=time.time(), worker_pid=pid, supervisor_pid=os.getpid()))
-        # Until model and data have loaded the worker speaks in the staging folder, then in the run's own ledger.
+    def _watched(self, number: int) -> Generator[Event | None, None, Ended]:
+        """Starts a worker and follows it to its end; returns what is known of that."""
+        with closing(Output()) as output:
+            process = self._launch(self._arguments(number), output.file)
+            now = self._attempt = _Attempt(number, process, output)
+            self._silence.attempt_began()
+            self._budget.attempt_began()
+            self._time = WatchedTime(monotonic())
+            pids = {"worker_pid": process.pid, "supervisor_pid": os.getpid()}
+            yield self._log.add(WorkerStarted(attempt=number, time=time.time(), **pids))
+            yield from self._followed(now)
+            status = process.poll()
+            said = "" if status == 0 else output.text()
+        # Somebody else may have asked too: a web page, a script. What this supervisor asks in its need is no wish.
+        is_wished = now.hung is None and not now.is_over_limit and stop_is_requested(self._run, number)
+        self._run.stop_request.unlink(missing_ok=True)
+        self._let_go_for_the_dead()
+        status = int(ExitCode.STUCK) if status is None else status
+        yield self._log.add(WorkerEnded(attempt=number, time=time.time(), status=status, output=said))
+        return Ended(
+            status=status,
+            said=None if now.ending is None else now.ending.exit_code,
+            is_hung=now.hung is not None,
+            is_over_limit=now.is_over_limit or not now.is_gone,
+            is_asked=self._stops.is_asked or is_wished,
+            is_complete=self._exported_step == self._start.stop_at,
+        )
+
+    def _followed(self, now: _Attempt) -> Iterator[Event | None]:
+        """What the worker says, until it is gone and everything is heard."""
+        # Until model and data have loaded it speaks in the staging folder, then in the run's own ledger.
         early, late = Follower(), Follower()
-        if not self._start.is_new:
+        if self._resume is not None:
             late.read(self._run.ledger)  # what earlier attempts wrote is not news
-        heard = 0  # of the early events: the run's own ledger begins this start with all of them
+        heard = 0  # of the early events: the run's own ledger begins this attempt with all of them
         while True:
-            status = self._process.poll()
+            status = now.process.poll()
             is_staged = self._run.staging.exists()
             news = early.read(self._run.early_ledger) if is_staged else late.read(self._run.ledger)
             if is_staged:
@@ -113,102 +176,213 @@ class Supervisor:
             else:
                 news, heard = news[heard:], max(0, heard - len(news))
             for event in news:
-                self._note(event)
-                yield event
-            if status is not None and not news:
-                break
-            self._act(attempt)
+                if event.attempt == now.number:  # nobody else's word counts
+                    self._note(event)
+                    yield event
+            if not news and (status is not None or not now.is_gone):
+                return
+            if status is None:
+                yield from self._look(now)
             if not news:
                 yield None
                 time.sleep(POLL_SECONDS)
-        self._run.stop_request.unlink(missing_ok=True)
-        yield self._own(WorkerEnded(attempt=attempt, time=time.time(), status=status))
-        self.exit_code = self._meaning_of(status)
 
-    def _act(self, attempt: int) -> None:
-        """What a stop request, or a worker that said it is done and does not leave, asks for."""
-        now = monotonic()
-        if self._stops and now >= self._ask_again_at:
+    def _look(self, now: _Attempt) -> Iterator[Event]:
+        """What time that has passed, a stop request, or a worker that is done and stays, asks for."""
+        seconds = self._time.passed(monotonic())
+        staged = self._run.staging / self._run.heartbeat.name
+        self._silence.look(seconds, read_heartbeat(staged if self._run.staging.exists() else self._run.heartbeat))
+        self._budget.look(seconds, self._silence.phase)
+        now.output.trim()
+        clock = monotonic()
+        if self._stops.is_asked and clock >= self._ask_again_at:
             # Asked again each second: a request can fall between the staging folder and the run.
-            self._ask_to_stop(attempt)
-            self._ask_again_at = now + 1.0
-        if self._stops > 1:
-            self._end_worker(patience=0.0)
-        if self._ending is not None:
-            self._leave_by = self._leave_by or now + LEAVE_SECONDS
-            if now > self._leave_by:
-                self._end_worker(patience=TERMINATE_SECONDS)
+            self._ask_to_stop(now)
+            self._ask_again_at = clock + 1.0
+        if self._stops.is_urgent:
+            now.is_gone = end_process(now.process, at_once=True)
+        elif now.ending is not None:
+            now.leave_by = now.leave_by or clock + LEAVE_SECONDS
+            if clock > now.leave_by:
+                now.is_gone = end_process(now.process)
+        elif self._silence.is_broken:
+            yield from self._hung(now)
+        elif self._budget.is_reached:
+            yield from self._over_limit(now)
 
-    def _ask_to_stop(self, attempt: int) -> None:
-        try:
-            request_stop(self._run, attempt)
-        except (OSError, ResourceError):  # a full disk takes no request: the signal means the same
-            assert self._process is not None
-            self._process.terminate()
+    def _hung(self, now: _Attempt) -> Iterator[Event]:
+        is_halted = is_stopped(now.process.pid)
+        now.hung = WorkerHung(
+            attempt=now.number,
+            time=time.time(),
+            step=self._silence.step,
+            phase=self._silence.phase,
+            silent_seconds=round(self._silence.seconds, 3),
+            limit_seconds=round(self._silence.limit, 3),
+            stack="" if is_halted else stack_of(now.process, now.output),
+            is_stopped=is_halted,
+        )
+        yield self._log.add(now.hung)
+        self._ask_to_stop(now)
+        now.is_gone = end_process(now.process, is_asked=True)
+
+    def _over_limit(self, now: _Attempt) -> Iterator[Event]:
+        """More time for a run that is moving; the end of one that is not."""
+        if self._budget.is_moving(self._silence.step_limit):
+            self._budget.raise_for(self._start.stop_at - self._restarts.highest)
+            yield self._log.add(
+                LimitRaised(
+                    attempt=now.number,
+                    time=time.time(),
+                    spent_seconds=round(self._budget.spent, 3),
+                    limit_seconds=round(self._budget.limit, 3),
+                    seconds_per_step=round(self._budget.seconds_per_step, 3),
+                )
+            )
+            return
+        now.is_over_limit = True
+        self._ask_to_stop(now)
+        now.is_gone = end_process(now.process, is_asked=True)
 
     def _note(self, event: Event) -> None:
+        """What the worker of this attempt says."""
+        assert self._attempt is not None
         if isinstance(event, RunStarted):
             self._begun = True
-            self._write_own()
+            self._log.write()
+        elif isinstance(event, StepCompleted):
+            self._silence.step_completed(event.seconds)
+            self._budget.step_completed(event.seconds)
+            self._restarts.step_completed(event.step)
+        elif isinstance(event, CheckpointSaved):
+            self._has_saved = True
+        elif isinstance(event, AdapterExported) and event.path == self._run.export(self._start.config.export.name).name:
+            self._exported_step = event.step
         elif isinstance(event, RunStopped):
-            self._ending = event
+            self._attempt.ending = event
 
-    def _own(self, event: Event) -> Event:
-        """An event of the supervisor's own log, kept back until there is a run to log it in."""
-        self._own_events.append(event)
-        if self._begun:
-            self._write_own()
-        return event
+    # -- between attempts --------------------------------------------------------------------------
 
-    def _write_own(self) -> None:
-        with Ledger(self._run.supervisor_log) as log:
-            for event in self._own_events:
-                log.append(event)
-        self._own_events.clear()
-
-    def _meaning_of(self, status: int) -> ExitCode:
-        """A worker that said how it ended is believed, even where it had to be ended afterwards."""
-        if self._ending is not None:
-            return ExitCode(self._ending.exit_code)
-        if self._stops:
-            return ExitCode.STOPPED
-        return ExitCode.CRASHED if status not in set(ExitCode) else ExitCode(status)
-
-    def _arguments(self, attempt: int) -> list[str]:
-        arguments = [str(self._run.root), "--attempt", str(attempt), "--stop-at", str(self._start.stop_at)]
-        arguments += ["--supervisor", str(os.getpid())]
-        return arguments if self._start.resume is None else [*arguments, "--resume", str(self._start.resume)]
-
-    def _end_worker(self, *, patience: float) -> None:
-        """Terminates, waits, kills; with no patience kills at once. Does nothing where the worker is gone."""
-        if self._process is None or self._process.poll() is not None:
-            return
-        if patience > 0:
-            self._process.terminate()
-            try:
-                self._process.wait(timeout=patience)
-                return
-            except subprocess.TimeoutExpired:
-                pass  # it was asked; now it is not asked any more
-        self._process.kill()
-        self._process.wait()
-
-    @contextmanager
-    def _stop_signals(self) -> Iterator[None]:
-        """Counts the stop signals of this platform while a worker is watched over."""
-        before: dict[int, Any] = {}
-        for name in STOP_SIGNALS:
-            if name in signal.Signals.__members__:
-                number = signal.Signals[name]
-                before[number] = signal.signal(number, self._count_stop)
+    def _tried_again(self, failure: Failure) -> bool:
+        """Whether there is a next attempt: then all is set for it. Else the exit code is, and the last word."""
+        self.exit_code = FAILURE_EXITS[failure]
+        if not self._restarts.try_again():
+            self._give_up_after(failure)
+            return False
         try:
-            yield
-        finally:
-            for taken, handler in before.items():
-                signal.signal(taken, handler)
+            clear_staging(self._run)
+            remove_unfinished(self._run)
+            self._stage()
+        except ResourceError as error:
+            self._give_up(error.code, ExitCode.NO_RESOURCE, **error.fields)
+            return False
+        if not self._begun:
+            self._resume_step = None if self._resume is None else self._start.first_step
+            return True
+        good, damaged = newest_good(self._run.root)
+        if good is not None:
+            self._resume, self._resume_step = good.path, good.step
+            return True
+        if self._start.is_new and not self._has_saved:
+            return True  # it had nothing to lose yet: once more from the beginning
+        names = [path.name for path in damaged]
+        self._give_up("no_usable_state", ExitCode.NO_STATE, folder=str(self._run.root), damaged=names)
+        return False
 
-    def _count_stop(self, _number: int, _frame: FrameType | None) -> None:
-        self._stops += 1
+    def _restarted(self, number: int, failure: Failure) -> Event:
+        return WorkerRestarted(
+            attempt=number,
+            time=time.time(),
+            after=failure,
+            reason=self._reason(),
+            step=self._resume_step,
+            in_vain=self._restarts.in_vain,
+        )
+
+    def _give_up_after(self, failure: Failure) -> None:
+        """Says nothing more where what the worker itself said is all there is to say."""
+        assert self._attempt is not None
+        in_vain, hung = self._restarts.in_vain, self._attempt.hung
+        if failure == "hung" and hung is not None:
+            fields = {"step": hung.step, "phase": hung.phase, "seconds": round(hung.silent_seconds)}
+            self._give_up("stuck", ExitCode.STUCK, restarts=in_vain, **fields)
+        elif in_vain > 0:
+            self._give_up("crashed_again", ExitCode.CRASHED, restarts=in_vain, reason=self._reason())
+
+    def _finally(self, ended: Ended, meaning: ExitCode) -> None:
+        """The end of the last attempt, and what the worker could not say of it."""
+        assert self._attempt is not None
+        self.exit_code = meaning
+        if meaning == ExitCode.STUCK and not self._attempt.is_gone:
+            self._give_up("worker_unkillable", meaning, pid=self._attempt.process.pid)
+        elif meaning == ExitCode.STUCK and ended.is_over_limit:
+            fields = {"seconds": round(self._budget.spent), "since": round(self._budget.since_step)}
+            self._give_up("run_limit", meaning, step=self._restarts.highest, **fields)
+        elif meaning == ExitCode.LOCKED:
+            self._give_up("folder_locked", meaning, folder=str(self._run.root))
+
+    def _give_up(self, code: str, exit_code: ExitCode, **fields: Any) -> None:
+        assert self._attempt is not None
+        self.exit_code = exit_code
+        self._last_word = GivenUp(
+            attempt=self._attempt.number, time=time.time(), code=code, fields=fields, exit_code=int(exit_code)
+        )
+
+    def _reason(self) -> str:
+        assert self._attempt is not None
+        ending = self._attempt.ending
+        if ending is not None:
+            return str(ending.fields.get("reason", ending.code))
+        return "" if self._attempt.hung is not None else f"exit status {self._attempt.process.poll()}"
+
+    # -- files, signals, the process ---------------------------------------------------------------
+
+    def _set_rules(self) -> None:
+        watch, start = self._start.config.watch, self._start
+        self._silence = Silence(watch.stall_timeout)
+        self._budget = Budget(watch.max_seconds_per_step, start.stop_at - start.first_step, watch.stall_timeout)
+        self._restarts = Restarts(start.first_step, no_restart=watch.no_restart)
+        self._resume = start.resume
+
+    def _next_attempt(self) -> int:
+        if self._start.is_new:
+            return 1
+        earlier = [*read_events(self._run.ledger), *read_events(self._run.supervisor_log)]
+        return 1 + max((event.attempt for event in earlier), default=0)
+
+    def _stage(self) -> None:
+        """The config that the worker reads; it takes its place in the run when everything has loaded."""
+        self._run.staging.mkdir(parents=True)
+        staged = RunFolder(self._run.staging)
+        # Once the run has begun its own settings hold what `auto` has become: a restart is on the same terms.
+        is_resolved = self._begun and self._run.config.exists()
+        settings = self._run.config.read_bytes() if is_resolved else dump_run_toml(self._start.config)
+        write_atomically(staged.config, settings)
+
+    def _arguments(self, number: int) -> list[str]:
+        arguments = [str(self._run.root), "--attempt", str(number), "--stop-at", str(self._start.stop_at)]
+        arguments += ["--supervisor", str(os.getpid())]
+        if on_windows():  # no signal asks for a stack there
+            arguments += ["--stacks-every", str(self._start.config.watch.stall_timeout)]
+        return arguments if self._resume is None else [*arguments, "--resume", str(self._resume)]
+
+    def _ask_to_stop(self, now: _Attempt) -> None:
+        try:
+            request_stop(self._run, now.number)
+        except (OSError, ResourceError):  # a full disk takes no request: the signal means the same
+            now.process.ask()
+
+    def _end_worker(self) -> None:
+        """Of a supervisor that leaves before its worker did."""
+        if self._attempt is not None:
+            end_process(self._attempt.process, at_once=True)
+            self._let_go_for_the_dead()
+
+    def _let_go_for_the_dead(self) -> None:
+        """Takes away the lock file of a worker that was killed."""
+        if self._run.worker_lock.exists():
+            with suppress(LockedError, OSError), FolderLock(self._run.worker_lock):
+                pass
 
 
 @contextmanager
@@ -223,9 +397,3 @@ def _refusals_named(folder: Path) -> Iterator[None]:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise InputError("output_not_writable", folder=str(folder), reason=str(error.strerror)) from error
         raise
-
-
-def _clear_staging(run: RunFolder) -> None:
-    """Staging is ours alone: nothing of the user's is in it. But half of a promotion must not stay: it is finished."""
-    if not finish_promotion(run) and run.staging.exists():
-        shutil.rmtree(run.staging)

@@ -1,27 +1,35 @@
 """The child: builds the run, trains it, and turns whatever goes wrong into an event and an exit code.
 
 Started by the supervisor as `python -m lorasmith.runtime.worker RUN_FOLDER --attempt K --stop-at N [--resume STATE]`;
-the config is read from the folder. Says nothing to people.
+the config is read from the folder. Says nothing to people. Holds a lock of its own while it lives: no two workers write
+one ledger, whatever became of their supervisors.
 """
 
 from __future__ import annotations
 
 import argparse
 import errno
+import faulthandler
 import gc
+import io
 import os
 import signal
 import sys
 import time
 import traceback
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 from lorasmith.control import STOP_SIGNALS, HeartbeatWriter, StopFlag
-from lorasmith.errors import ExitCode, InputError, ResourceError, TrainerError
+from lorasmith.errors import ExitCode, InputError, LockedError, ResourceError, TrainerError
 from lorasmith.events import RunStopped
 from lorasmith.ledger import Ledger
+from lorasmith.locking import FolderLock
 from lorasmith.run_folder import RunFolder, no_space_named
+from lorasmith.runtime.processes import STACK_SIGNAL
+
+PREDECESSOR_SECONDS = 10.0  # that one which was just killed may take to be gone
 
 
 def main(argv: list[str]) -> int:
@@ -32,6 +40,17 @@ def main(argv: list[str]) -> int:
     for name in STOP_SIGNALS:
         if name in signal.Signals.__members__:
             signal.signal(signal.Signals[name], lambda _number, _frame: stop.set())
+    facts = {"pid": os.getpid(), "attempt": arguments.attempt}
+    try:
+        with FolderLock(run.worker_lock, wait_seconds=PREDECESSOR_SECONDS, facts=facts):
+            # Looked at only now that the next supervisor would see the lock: there is no moment between the two.
+            return ExitCode.STOPPED if stop.is_orphaned() else _told(arguments, run, stop)
+    except LockedError:
+        return ExitCode.LOCKED
+
+
+def _told(arguments: argparse.Namespace, run: RunFolder, stop: StopFlag) -> int:
+    """Does the attempt and writes down how it ended."""
     ending = _attempt(arguments, run, stop)
     # Told where the run stands: in its own ledger, or beside it while it has not taken its place.
     try:
@@ -116,10 +135,47 @@ def _parsed(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--stop-at", type=int, required=True)
     parser.add_argument("--resume", type=Path)
     parser.add_argument("--supervisor", type=int, help="process id; the worker stops when that process is gone")
+    parser.add_argument("--stacks-every", type=float, help="seconds; where no signal can ask for the stacks")
     return parser.parse_args(argv)
 
 
+class _Lossy(io.RawIOBase):
+    """A file that what libraries print goes to: where it cannot be written, it is lost, and training goes on."""
+
+    def __init__(self, handle: int) -> None:
+        self._handle = handle
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._handle
+
+    def write(self, data: Any) -> int:
+        with suppress(OSError):
+            os.write(self._handle, data)
+        return len(data)
+
+
+def _lossy(handle: int) -> io.TextIOWrapper:
+    buffer = io.BufferedWriter(_Lossy(handle))
+    return io.TextIOWrapper(buffer, "utf-8", "backslashreplace", line_buffering=True)
+
+
+def _settle(argv: list[str]) -> None:
+    """What a process of its own sets up before anything else: streams that cannot fail, and stacks for its watcher."""
+    sys.stdout, sys.stderr = _lossy(1), _lossy(2)
+    faulthandler.enable(2)
+    if STACK_SIGNAL in signal.Signals.__members__:
+        faulthandler.register(signal.Signals[STACK_SIGNAL], 2, all_threads=True)
+    every = _parsed(argv).stacks_every
+    if every is not None:
+        # Once a stall time-out: of a worker that was silent for so long, one falls into its silence.
+        faulthandler.dump_traceback_later(every, repeat=True, file=2)
+
+
 if __name__ == "__main__":
+    _settle(sys.argv[1:])
     status = main(sys.argv[1:])
     # Everything is on disk: taking down torch's modules one by one would cost two seconds.
     sys.stdout.flush()

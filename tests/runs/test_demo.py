@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import demo_quality
+from benchmarks import demo_losses, demo_quality
 from lorasmith.demo.miniature import to_single_file
 from lorasmith.events import RunStarted, StepCompleted
 from lorasmith.families import load_family
@@ -95,6 +95,17 @@ def test_the_demo_teaches_the_new_and_keeps_the_old(tmp_path: Path) -> None:
         event for event in read_events(RunFolder(folder / "lora_output").ledger) if isinstance(event, StepCompleted)
     ]
     assert completed[-1].step == 300
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+def test_the_picture_losses_fall_for_what_is_taught_and_stay_where_nothing_is(tmp_path: Path) -> None:
+    measured = demo_losses.measure(tmp_path, seeds=3, steps=300)
+    for seed in (1, 2, 3):
+        for name in ("semantic", "color"):
+            assert measured[f"seed {seed}"][name]["ratio"] <= 0.7, measured
+    for found in measured["lr 0"].values():
+        assert found["end"] == found["control"], measured
 
 
 def _demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

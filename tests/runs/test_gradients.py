@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from lorasmith.training.build import Loaded
+from lorasmith.training.loaded import Loaded
 from lorasmith.training.step import _backward, _sum_gradients
 from lorasmith.training.tree_sum import TreeSum
 from tests.runs.workshop import Workshop, load, stage
@@ -38,7 +38,7 @@ def gradient_of(loaded: Loaded, micro: int) -> Tensor:
 
 
 def step_gradient(loaded: Loaded) -> Tensor:
-    _sum_gradients(loaded.state, loaded.parts, STEP)
+    _sum_gradients(loaded.state, loaded.parts, STEP, lambda: None)
     return loaded.state.adapter.gradient().clone()
 
 

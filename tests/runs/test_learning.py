@@ -13,7 +13,7 @@ from lorasmith.data.types import Batch
 from lorasmith.demo.miniature import draw_pictures, make_model
 from lorasmith.diffusion.noise_schedules import Draw
 from lorasmith.errors import ExitCode
-from lorasmith.training.build import Loaded
+from lorasmith.training.loaded import Loaded
 from lorasmith.training.step import losses_of
 from tests.runs.workshop import Workshop, load, stage
 

@@ -33,8 +33,8 @@ def poison(monkeypatch: pytest.MonkeyPatch, bad: int, *, where: str) -> None:
     """Step `bad` comes out not finite, each time it is done."""
     sum_gradients = step_module._sum_gradients
 
-    def poisoned(state: TrainState, parts: Parts, step: int) -> Any:
-        epoch, loss, ids = sum_gradients(state, parts, step)
+    def poisoned(state: TrainState, parts: Parts, step: int, beat: Any) -> Any:
+        epoch, loss, ids = sum_gradients(state, parts, step, beat)
         if step == bad and where == "gradient":
             state.adapter.gradient()[3] = float("inf")
         if step == bad and where == "loss":

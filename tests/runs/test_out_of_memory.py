@@ -135,9 +135,9 @@ def test_nothing_left_to_try_from_the_start(workshop: Workshop, monkeypatch: pyt
 
 
 def test_another_error_is_not_taken_for_it(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_out(monkeypatch, RuntimeError("mat1 and mat2 shapes cannot be multiplied"), lambda size, count: count == 2)
+    run_out(monkeypatch, RuntimeError("mat1 and mat2 shapes cannot be multiplied"), lambda size, count: count >= 2)
     outcome = workshop.new(STEPS, VALUES)
     assert outcome.exit_code == ExitCode.CRASHED
-    (stopped,) = outcome.of(RunStopped)
+    stopped = outcome.of(RunStopped)[0]
     assert stopped.code == "crashed"
     assert "mat1 and mat2" in stopped.traceback

@@ -92,8 +92,8 @@ def test_fp16_with_two_overflows(make_workshop: MakeWorkshop, monkeypatch: pytes
     sum_gradients = step_module._sum_gradients
     poisoned: set[int] = set()
 
-    def overflowing(state: TrainState, parts: Parts, step: int) -> Any:
-        found = sum_gradients(state, parts, step)
+    def overflowing(state: TrainState, parts: Parts, step: int, beat: Any) -> Any:
+        found = sum_gradients(state, parts, step, beat)
         if step in (2, 6) and step not in poisoned:
             poisoned.add(step)
             state.adapter.gradient()[3] = float("inf")

@@ -14,7 +14,7 @@ from lorasmith.demo.miniature import draw_pictures, make_model
 from lorasmith.diffusion.noise_schedules import Draw
 from lorasmith.errors import ExitCode
 from lorasmith.exporting.kohya import merged_delta
-from lorasmith.training.build import Loaded
+from lorasmith.training.loaded import Loaded
 from tests.runs.workshop import Workshop, load, stage
 
 STRONG = {("optimizer", "lr"): 3e-2, ("training", "max_grad_norm"): 0.0, ("training", "batch_size"): 2}

@@ -26,18 +26,18 @@ from lorasmith.runtime.starting import continued_run, new_run
 from lorasmith.runtime.supervisor import Supervisor, launch_worker
 from lorasmith.saved_states import find_states, newest_good
 from lorasmith.training import build
-from lorasmith.training.build import Loaded
 from lorasmith.training.examples import Told
+from lorasmith.training.loaded import Loaded
 from lorasmith.training.loop import Recorder
 
 Values = Mapping[tuple[str, str], Any]
-QUIET: Values = {("cadence", "save_minutes"): 0.0, ("cadence", "save_every"): 0}
+QUIET: Values = {("cadence", "save_minutes"): 0.0, ("cadence", "save_every"): 0, ("evaluation", "every"): 0}
 
 
 class InProcess:
     """Stands in for the process of a worker: runs it here, at the first look whether it has ended."""
 
-    def __init__(self, arguments: list[str]) -> None:
+    def __init__(self, arguments: list[str], _output: object = None) -> None:
         cut = arguments.index("--supervisor")
         self.pid = os.getpid()
         self._arguments = arguments[:cut] + arguments[cut + 2 :]

@@ -1,7 +1,7 @@
 """Stands in for the worker as a process of its own: `python -m tests.runtime.child MODE RUN --attempt K --stop-at N …`.
 
-Takes the run's place and completes steps until it is asked to stop or has done them all; no torch. MODE says what is
-wrong with it: obedient, deaf (hears nothing), lingers (says it is done and stays), dies, dies_early, silent.
+Takes the run's place, completes steps, beats and saves a state at each step, until it is asked to stop or has done them
+all; no torch. MODE says what is wrong with it: see MODES. Where it says "once", it is the first attempt alone.
 """
 
 import argparse
@@ -13,69 +13,158 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from lorasmith.control import STOP_SIGNALS, StopFlag
+from lorasmith.control import STOP_SIGNALS, HeartbeatWriter, StopFlag
 from lorasmith.errors import ExitCode
-from lorasmith.events import CacheProgress, RunStarted, RunStopped, StepCompleted
+from lorasmith.events import CacheProgress, CheckpointSaved, RunStarted, RunStopped, StepCompleted
 from lorasmith.ledger import Ledger
+from lorasmith.locking import FolderLock
 from lorasmith.promotion import promote
 from lorasmith.run_folder import RunFolder
+from lorasmith.runtime.worker import _settle
+from lorasmith.saved_states import MANIFEST, OWN_FILES, find_states, write_manifest_bytes
 
 STEP_SECONDS = 0.02
+BAD_STEP = 3
+MODES = {
+    "obedient": "nothing",
+    "deaf": "hears nothing",
+    "lingers": "says it is done and stays",
+    "dies": "dies at the bad step, once",
+    "dies_always": "dies at the bad step",
+    "moves_on": "dies after two steps of each attempt",
+    "dies_early": "dies before it has a run",
+    "silent": "says nothing of its end",
+    "stops": "is stopped by a signal at the bad step, once",
+    "sleeps": "sleeps in the bad step, once",
+    "sleeps_always": "sleeps in the bad step",
+    "sleeps_loading": "sleeps while it loads, once",
+    "sleeps_saving": "sleeps while it saves, once",
+    "spins": "beats, but completes nothing from the bad step on",
+    "slows": "takes ten times as long from the bad step on",
+}
 
 
-def main(mode: str, run: RunFolder, *, attempt: int, stop_at: int, supervisor: int) -> int:
-    stop = StopFlag(run, attempt, supervisor_pid=supervisor)
-    _hear(signal.SIG_IGN if mode == "deaf" else lambda *_: stop.set())
-    (run.staging / "pid").write_text(str(os.getpid()))
-    if mode == "dies_early":
-        os.kill(os.getpid(), signal.SIGKILL)
-    with Ledger(run.early_ledger) as early:
-        early.append(CacheProgress(attempt=attempt, time=time.time(), done=1, total=1))
-    said = run.early_ledger.read_bytes()
-    promote(run, now=datetime.now())
-    run.ledger.write_bytes(said)
-    with Ledger(run.ledger) as ledger:
-        now = time.time()
-        ledger.append(
-            RunStarted(attempt=attempt, time=now, identity="", resumed_from=None, stop_at=stop_at, settings={})
-        )
-        step = 0
-        while step < stop_at and (mode == "deaf" or not stop.requested()):
+def main(mode: str, run: RunFolder, *, attempt: int, stop_at: int, supervisor: int, resume: Path | None) -> int:
+    assert mode in MODES
+    with FolderLock(run.worker_lock, wait_seconds=5, facts={"pid": os.getpid(), "attempt": attempt}):
+        stop = StopFlag(run, attempt, supervisor_pid=supervisor)
+        _hear(signal.SIG_IGN if mode == "deaf" else lambda *_: stop.set())
+        (run.staging / "pid").write_text(str(os.getpid()))
+        return Child(mode, run, attempt, stop_at, stop).work(resume)
+
+
+class Child:
+    def __init__(self, mode: str, run: RunFolder, attempt: int, stop_at: int, stop: StopFlag) -> None:
+        self.mode, self.run, self.attempt, self.stop_at, self.stop = mode, run, attempt, stop_at, stop
+
+    def work(self, resume: Path | None) -> int:
+        heart = HeartbeatWriter(self.run.staging / "heartbeat")
+        heart.beat(0, "loading")
+        if self.mode == "dies_early":
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.sleep_in("sleeps_loading")
+        with Ledger(self.run.early_ledger) as early:
+            early.append(CacheProgress(attempt=self.attempt, time=time.time(), done=1, total=1))
+        heart.close()
+        step = self.begin(resume)
+        self.heart = HeartbeatWriter(self.run.heartbeat)
+        with Ledger(self.run.ledger) as self.ledger:
+            started: dict[str, Any] = {"identity": "", "resumed_from": step if resume else None}
+            self.say(RunStarted, stop_at=self.stop_at, settings={}, **started)
+            if resume is None:
+                self.save(0)
+            first = step
+            while step < self.stop_at and (self.mode == "deaf" or not self.stop.requested()):
+                step += 1
+                self.step(step, first)
+                if self.mode == "sleeps_saving" and step == BAD_STEP:
+                    self.heart.beat(step, "saving")
+                    self.sleep_in("sleeps_saving")
+                self.save(step)
+            return self.end(step)
+
+    def begin(self, resume: Path | None) -> int:
+        """The step that it goes on from."""
+        said = self.run.early_ledger.read_bytes()
+        if resume is not None:
+            with self.run.ledger.open("ab") as ledger:
+                ledger.write(said)
+            (self.run.root / "pid").write_text(str(os.getpid()))
+            for path in self.run.staging.iterdir():
+                path.unlink()
+            self.run.staging.rmdir()
+            return next(state.step for state in find_states(self.run.root)[0] if state.path == resume)
+        promote(self.run, now=datetime.now())
+        self.run.ledger.write_bytes(said)
+        return 0
+
+    def step(self, step: int, first: int) -> None:
+        self.heart.beat(step - 1, "step")
+        is_bad = step == BAD_STEP
+        if (self.mode == "dies_always" and is_bad) or (self.mode == "moves_on" and step == first + 3):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.mode == "stops" and is_bad and self.attempt == 1:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if is_bad:
+            self.sleep_in("sleeps")
+            self.sleep_in("sleeps_always")
+        while self.mode == "spins" and step >= BAD_STEP:
             time.sleep(STEP_SECONDS)
-            step += 1
-            ledger.append(_completed(attempt, step))
-            if mode == "dies" and step == 3:
-                os.kill(os.getpid(), signal.SIGKILL)
-        if mode == "silent":
+            self.heart.beat(step - 1, "step")
+        seconds = STEP_SECONDS * (10 if self.mode == "slows" and step >= BAD_STEP else 1)
+        time.sleep(seconds)
+        self.say(
+            StepCompleted,
+            step=step,
+            epoch=1,
+            loss=1.0,
+            lr={"denoiser": 1e-4},
+            grad_norm=1.0,
+            example_ids=[0],
+            seconds=seconds,
+            peak_memory=0,
+        )
+        self.heart.beat(step, "step")
+        if self.mode == "dies" and is_bad and self.attempt == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def end(self, step: int) -> int:
+        if self.mode == "silent":
             return int(ExitCode.NO_RESOURCE)
-        code = ExitCode.FINISHED if step == stop_at else ExitCode.STOPPED
-        reason = "reached" if step == stop_at else "asked"
-        ledger.append(RunStopped(attempt=attempt, time=time.time(), step=step, reason=reason, exit_code=code))
-    if mode in ("lingers", "deaf"):
-        _hear(signal.SIG_IGN)
+        code = ExitCode.FINISHED if step == self.stop_at else ExitCode.STOPPED
+        self.say(RunStopped, step=step, reason="asked" if code else "reached", exit_code=code)
+        if self.mode in ("lingers", "deaf"):
+            _hear(signal.SIG_IGN)
+            time.sleep(60)
+        return int(code)
+
+    def save(self, step: int) -> None:
+        folder = self.run.root / f".state_{step}.{os.getpid()}.tmp"
+        folder.mkdir()
+        for name in OWN_FILES:
+            (folder / name).write_text(str(step))
+        (folder / MANIFEST).write_bytes(write_manifest_bytes(folder, step=step, identity=""))
+        folder.rename(self.run.root / f"state_{self.attempt}_{step}")
+        self.say(CheckpointSaved, step=step, path=folder.name, sha256="", seconds=0.0)
+
+    def say(self, kind: Any, **fields: Any) -> None:
+        self.ledger.append(kind(attempt=self.attempt, time=time.time(), **fields))
+
+    def sleep_in(self, mode: str) -> None:
+        if self.mode == mode and (self.attempt == 1 or mode.endswith("_always")):
+            sleep_in_forward()
+
+
+def sleep_in_forward() -> None:
+    """Found by name in the stack."""
+    while True:
         time.sleep(60)
-    return int(code)
 
 
 def _hear(handler: Any) -> None:
     for name in STOP_SIGNALS:
         if name in signal.Signals.__members__:
             signal.signal(signal.Signals[name], handler)
-
-
-def _completed(attempt: int, step: int) -> StepCompleted:
-    return StepCompleted(
-        attempt=attempt,
-        time=time.time(),
-        step=step,
-        epoch=1,
-        loss=1.0,
-        lr={"denoiser": 1e-4},
-        grad_norm=1.0,
-        example_ids=[0],
-        seconds=STEP_SECONDS,
-        peak_memory=0,
-    )
 
 
 if __name__ == "__main__":
@@ -87,6 +176,7 @@ if __name__ == "__main__":
     parser.add_argument("--supervisor", type=int)
     parser.add_argument("--resume", type=Path)
     found = parser.parse_args()
+    _settle(["x", "--attempt", "1", "--stop-at", "1"])
     sys.exit(
         main(
             found.mode,
@@ -94,5 +184,6 @@ if __name__ == "__main__":
             attempt=found.attempt,
             stop_at=found.stop_at,
             supervisor=found.supervisor,
+            resume=found.resume,
         )
     )

@@ -1,5 +1,6 @@
 """What a start is worked out to be. (What is refused: tests/runs/test_refuses_without_a_trace.py.)"""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,13 @@ import pytest
 
 from lorasmith.config import Request
 from lorasmith.demo.miniature import draw_pictures
-from lorasmith.errors import ConfigError, NoStateError
+from lorasmith.errors import ConfigError, ExitCode, NoStateError
 from lorasmith.events import RunStarted
 from lorasmith.ledger import read_events
 from lorasmith.run_folder import RunFolder
 from lorasmith.runtime.start import Start
-from lorasmith.runtime.starting import continued_run, new_run, standing
-from lorasmith.saved_states import find_states
+from lorasmith.runtime.starting import continued_run, new_run, run_at, standing
+from lorasmith.saved_states import MANIFEST, find_states, write_manifest_bytes
 from tests.runs.workshop import QUIET, Workshop
 
 
@@ -51,12 +52,14 @@ def test_a_new_run_is_resolved(done: Workshop) -> None:
 
 def test_paths_typed_here_hold_elsewhere(done: Workshop) -> None:
     (done.folder / "model").symlink_to(done.base_model)
+    start_from = shutil.copy(done.run.export("last"), done.folder / "start.safetensors")
     try:
         start = new(done, {("model", "base_model"): "model", ("adapter", "init_from"): "start.safetensors"}, steps=1)
     finally:
         (done.folder / "model").unlink()
-    assert Path(start.config.model.base_model) == done.base_model.resolve()
-    assert start.config.adapter.init_from == "start.safetensors"  # not there: the worker says so
+    # The link itself: where it leads next month is meant to be used then.
+    assert Path(start.config.model.base_model) == done.folder / "model"
+    assert start.config.adapter.init_from == str(start_from)
     assert go_on(done, {("dataset", "folder"): "lora_train_set"}, steps=1).config.dataset.folder == str(
         done.folder / "lora_train_set"
     )
@@ -136,6 +139,69 @@ def test_without_a_ledger_the_states_tell(done: Workshop) -> None:
             go_on(done)
     finally:
         aside.rename(done.run.ledger)
+
+
+def test_states_without_their_settings_are_nothing_to_go_on_from(done: Workshop) -> None:
+    aside = done.run.config.rename(done.run.root / "aside")
+    try:
+        with pytest.raises(NoStateError, match="run_settings_lost") as caught:
+            go_on(done, steps=1)
+    finally:
+        aside.rename(done.run.config)
+    assert caught.value.exit_code == ExitCode.NO_STATE
+
+
+def test_a_plan_is_made_anew_where_the_run_has_moved_on(done: Workshop) -> None:
+    """Another start ended between planning and locking: what it did is neither lost nor done again."""
+    owed, more = go_on(done, from_state="2"), go_on(done, steps=3)
+    assert (owed.again(), more.again()) == (owed, more)
+    state = done.run.root / "state_later"
+    shutil.copytree(done.state_folder(), state)
+    try:
+        (state / MANIFEST).unlink()
+        (state / MANIFEST).write_bytes(write_manifest_bytes(state, step=6, identity=owed.config.identity()))
+        anew = more.again()
+        assert (anew.first_step, anew.stop_at, anew.resume) == (6, 9, state)
+        with pytest.raises(ConfigError, match="nothing_owed"):
+            go_on(done)
+    finally:
+        shutil.rmtree(state)
+    assert more.again() == more
+
+
+def test_a_plan_is_made_anew_where_the_settings_have_changed(done: Workshop) -> None:
+    start, whole = go_on(done, steps=3), done.run.config.read_bytes()
+    try:
+        done.run.config.write_bytes(whole.replace(b"rank = 16", b"rank = 17"))
+        assert start.again().config.adapter.rank == 17
+    finally:
+        done.run.config.write_bytes(whole)
+
+
+def test_a_linked_folder_is_the_same_for_both_commands(done: Workshop, tmp_path: Path) -> None:
+    """Backup and staging lie beside the link, whichever command makes them."""
+    there = tmp_path / "big_disk"
+    there.mkdir()
+    link = done.folder / "linked"
+    link.symlink_to(there)
+    try:
+        start = new(done, steps=1, output="linked")
+    finally:
+        link.unlink()
+    assert start.run.root == link
+    assert run_at(done.folder, "x/../linked").root == link
+    assert start.run.staging.parent == start.run.backup.parent == done.folder
+
+
+@pytest.mark.parametrize("name", ["lora_train_set", "."])
+def test_a_link_to_what_is_somebody_else_s_is_refused(done: Workshop, name: str) -> None:
+    link = done.folder / "linked"
+    link.symlink_to(done.folder / name)
+    try:
+        with pytest.raises(ConfigError, match="output_holds_other"):
+            new(done, steps=1, output="linked")
+    finally:
+        link.unlink()
 
 
 def test_no_run(tmp_path: Path) -> None:

@@ -4,19 +4,17 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lorasmith.config import RunConfig
 from lorasmith.errors import ExitCode, LockedError
 from lorasmith.events import (
     CacheProgress,
-    Event,
-    RunStarted,
     RunStopped,
     StepCompleted,
     Warned,
@@ -28,98 +26,10 @@ from lorasmith.locking import FolderLock
 from lorasmith.promotion import move, promote
 from lorasmith.run_folder import RunFolder
 from lorasmith.runtime import supervisor as supervisor_module
-from lorasmith.runtime.start import Start
-from lorasmith.runtime.supervisor import Supervisor
 from tests.runs.workshop import tree
+from tests.runtime.played import Played, Watched
 
 ROOT = Path(__file__).parents[2]
-Act = Callable[["Played", int], int | None]  # called at each look; the exit status once it has ended
-
-
-class Played:
-    """A worker process that is played by a function."""
-
-    def __init__(self, act: Act, arguments: list[str]) -> None:
-        self.pid = 12345
-        self.arguments = arguments
-        self.run = RunFolder(Path(arguments[0]))
-        self.attempt = int(arguments[arguments.index("--attempt") + 1])
-        self.asked: list[str] = []
-        self.heeds: tuple[str, ...] = ("terminate", "kill")
-        self.status: int | None = None
-        self._act = act
-        self._looks = 0
-
-    def poll(self) -> int | None:
-        if self.status is None:
-            self._looks += 1
-            self.status = self._act(self, self._looks)
-        return self.status
-
-    def terminate(self) -> None:
-        self._asked_to("terminate", -15)
-
-    def kill(self) -> None:
-        self._asked_to("kill", -9)
-
-    def wait(self, timeout: float | None = None) -> int:
-        if self.status is None:
-            raise subprocess.TimeoutExpired("played", timeout or 0)
-        return self.status
-
-    def _asked_to(self, how: str, status: int) -> None:
-        self.asked.append(how)
-        if how in self.heeds:
-            self.status = status
-
-    def say(self, *events: Event) -> None:
-        """Into the ledger that stands for it now."""
-        with Ledger(self.run.early_ledger if self.run.staging.exists() else self.run.ledger) as ledger:
-            for event in events:
-                ledger.append(event)
-
-    def take_place(self) -> None:
-        """As the real one does: the early events are the first of the run's own ledger."""
-        said = read_events(self.run.early_ledger)
-        promote(self.run, now=datetime.now())
-        self.say(*said, self.event(RunStarted, identity="", resumed_from=None, stop_at=9, settings={}))
-
-    def event(self, kind: type[Event], **fields: Any) -> Event:
-        return kind(attempt=self.attempt, time=0.0, **fields)
-
-    def step(self, number: int) -> Event:
-        return self.event(
-            StepCompleted,
-            step=number,
-            epoch=1,
-            loss=1.0,
-            lr={},
-            grad_norm=1.0,
-            example_ids=[],
-            seconds=0.1,
-            peak_memory=0,
-        )
-
-
-class Watched:
-    """A supervisor with a played worker, followed to the end."""
-
-    def __init__(self, run: RunFolder, act: Act, *, is_new: bool = True) -> None:
-        self.workers: list[Played] = []
-        start = Start(run, RunConfig(), 9, is_new=is_new, first_step=0)
-        self.supervisor = Supervisor(start, launch=self._launch)  # type: ignore[arg-type]
-        self._act = act
-
-    def _launch(self, arguments: list[str]) -> Played:
-        self.workers.append(Played(self._act, arguments))
-        return self.workers[-1]
-
-    def follow(self) -> list[Event]:
-        return [event for event in self.supervisor.events() if event is not None]
-
-    @property
-    def exit_code(self) -> ExitCode:
-        return self.supervisor.exit_code
 
 
 @pytest.fixture
@@ -204,7 +114,7 @@ def test_a_worker_that_did_everything_between_two_looks(run: RunFolder) -> None:
         return 0
 
     watched = Watched(run, act)
-    assert len(watched.follow()) == 6
+    assert len(watched.follow()) == 7  # with the state of step 0
     assert watched.exit_code == ExitCode.FINISHED
 
 
@@ -333,6 +243,36 @@ def test_what_the_worker_is_told(run: RunFolder) -> None:
     watched.follow()
     arguments = ["--attempt", "1", "--stop-at", "9", "--supervisor", str(os.getpid())]
     assert watched.workers[0].arguments == [str(run.root), *arguments]
+
+
+def test_what_another_attempt_says_is_not_heard(run: RunFolder) -> None:
+    """An orphan's last word is none of the new worker's."""
+
+    def act(worker: Played, look: int) -> int | None:
+        if look == 1:
+            worker.take_place()
+            worker.say(RunStopped(attempt=77, time=0.0, step=5, reason="asked", exit_code=5))
+        return 70 if look == 4 else None
+
+    watched = Watched(run, act)
+    assert not any(isinstance(event, RunStopped) for event in watched.follow())
+    assert watched.exit_code == ExitCode.CRASHED
+
+
+def test_the_plan_is_looked_at_again_once_the_folder_is_held(run: RunFolder) -> None:
+    watched = Watched(run, lambda worker, look: 0)
+    held: list[bool] = []
+
+    def replanned() -> Any:
+        with pytest.raises(LockedError), FolderLock(run.lock):
+            pass
+        held.append(True)
+        return replace(watched.start, stop_at=77, replan=None)
+
+    watched.supervisor._start = replace(watched.start, replan=replanned)
+    watched.follow()
+    assert held == [True]
+    assert watched.workers[0].arguments[4] == "77"
 
 
 def test_no_torch_above_the_worker() -> None:

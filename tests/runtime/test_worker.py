@@ -2,6 +2,7 @@
 
 import errno
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ from lorasmith.control import request_stop
 from lorasmith.errors import ConfigError, ExitCode, NonFiniteError, ResourceError
 from lorasmith.events import CheckpointSaved, RunStarted, RunStopped, StepCompleted
 from lorasmith.ledger import read_events
+from lorasmith.locking import FolderLock, facts_of_holder, is_held
 from lorasmith.runtime import worker
+from lorasmith.runtime.processes import launch
 from lorasmith.training import build
 from lorasmith.training.loop import Recorder
-from tests.runs.workshop import Workshop, stage
+from tests.runs.workshop import Workshop, stage, tree
 
 
 def attempt(workshop: Workshop, *more: str) -> int:
@@ -130,6 +133,50 @@ def test_stops_with_its_state_saved_when_its_supervisor_dies(staged: Workshop, m
     events = read_events(staged.run.ledger)
     assert [event.step for event in events if isinstance(event, StepCompleted)] == [1, 2]
     assert [event.step for event in events if isinstance(event, CheckpointSaved)] == [0, 2]
+
+
+def test_while_another_worker_lives_it_does_nothing(staged: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "PREDECESSOR_SECONDS", 0.05)
+    with FolderLock(staged.run.worker_lock):
+        before = tree(staged.folder)
+        assert attempt(staged) == ExitCode.LOCKED
+        assert tree(staged.folder) == before
+
+
+def test_it_says_who_it_is_and_lets_go(staged: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    begin = build.begin
+
+    def looked(*given: Any) -> Any:
+        seen.append((is_held(staged.run.worker_lock), facts_of_holder(staged.run.worker_lock)))
+        return begin(*given)
+
+    monkeypatch.setattr(build, "begin", looked)
+    assert attempt(staged) == ExitCode.FINISHED
+    assert seen == [(True, {"pid": os.getpid(), "attempt": 1})]
+    assert not staged.run.worker_lock.exists()
+
+
+def test_one_that_is_an_orphan_from_the_start_touches_nothing(staged: Workshop) -> None:
+    """Its supervisor died between starting it and its lock: the next start may be at work already."""
+    before = tree(staged.folder)
+    assert attempt(staged, "--supervisor", str(os.getppid() + 1)) == ExitCode.STOPPED
+    assert tree(staged.folder) == before
+
+
+def test_what_a_library_prints_cannot_end_it(tmp_path: Path) -> None:
+    """Into a full disk, in this case."""
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    program = (
+        "import os, sys\nfrom lorasmith.runtime import worker\n"
+        "worker._settle([sys.argv[1], '--attempt', '1', '--stop-at', '1'])\n"
+        "for _ in range(100): print('x' * 1000); sys.stderr.write('y\\n')\n"
+        "sys.stdout.flush()\nos._exit(9)"
+    )
+    with open("/dev/full", "wb") as full:
+        process = launch([sys.executable, "-c", program, str(tmp_path)], full)
+        assert process.wait(timeout=60) == 9
 
 
 def test_state_and_target_are_on_disk_before_the_first_step(staged: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:

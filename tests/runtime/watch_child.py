@@ -1,30 +1,52 @@
-"""A supervisor as a process of its own, over tests/runtime/child.py: `python -m tests.runtime.watch_child MODE RUN N`.
+"""A supervisor as a process of its own, over tests/runtime/child.py:
+`python -m tests.runtime.watch_child MODE RUN N [NAME=VALUE of WatchConfig …]`.
 
-Prints the name of each event with its step as it comes, and the exit code as the last line.
+Prints the name of each event with its step as it comes, and the exit code as the last line. Goes on with a run that has
+a ledger. `quick=1`: a worker that hangs is not asked for long before it is killed.
 """
 
-import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 from lorasmith.config import RunConfig
 from lorasmith.run_folder import RunFolder
+from lorasmith.runtime import processes
+from lorasmith.runtime.processes import WorkerProcess, launch
 from lorasmith.runtime.start import Start
 from lorasmith.runtime.supervisor import Supervisor
+from lorasmith.saved_states import newest_good
 
 
-def main(mode: str, folder: str, count: str) -> None:
-    def launch(arguments: list[str]) -> "subprocess.Popen[bytes]":
-        command = [sys.executable, "-m", "tests.runtime.child", mode, *arguments]
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+def main(mode: str, folder: str, count: str, *settings: str) -> None:
+    def launch_child(arguments: list[str], output: IO[bytes]) -> WorkerProcess:
+        return launch([sys.executable, "-m", "tests.runtime.child", mode, *arguments], output)
 
-    start = Start(RunFolder(Path(folder)), RunConfig(), int(count), is_new=True, first_step=0)
-    supervisor = Supervisor(start, launch=launch)
+    run = RunFolder(Path(folder))
+    watch = {name: float(value) for name, value in map(_pair, settings)}
+    if watch.pop("quick", 0):
+        processes.ASK_SECONDS = processes.TERMINATE_SECONDS = 0.1
+    config = RunConfig().with_values({("watch", name): value for name, value in watch.items()})
+    supervisor = Supervisor(planned(run, config, int(count)), launch=launch_child)
     for event in supervisor.events():
         if event is not None:
             say(f"{type(event).__name__} {getattr(event, 'step', '')}")
     say(str(int(supervisor.exit_code)))
     assert "torch" not in sys.modules
+
+
+def planned(run: RunFolder, config: RunConfig, count: int) -> Start:
+    """`count` steps, of a new run or on top of those saved."""
+    if not run.ledger.exists():
+        return Start(run, config, count, is_new=True, first_step=0)
+    state, _ = newest_good(run.root)
+    assert state is not None
+    again = {"replan": lambda: planned(run, config, count)}
+    return Start(run, config, state.step + count, is_new=False, first_step=state.step, resume=state.path, **again)
+
+
+def _pair(setting: str) -> list[str]:
+    return setting.split("=")
 
 
 def say(line: str) -> None:

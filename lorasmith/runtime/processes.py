@@ -1,0 +1,196 @@
+"""Worker processes: how one is started apart, what it prints, its stack when it hangs, and how it is ended whole.
+
+Knows nothing of a run: neither its files nor why a worker should end.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+# Asks one process to stop, as Ctrl+C does.
+INTERRUPT = signal.Signals["CTRL_BREAK_EVENT" if sys.platform == "win32" else "SIGINT"]
+STACK_SIGNAL = "SIGUSR1"  # a worker answers it by printing the stacks of all its threads
+STACK_SECONDS = 1.0
+MOST_OUTPUT = 1 << 20  # bytes
+KEPT_OUTPUT = 1 << 14
+ASK_SECONDS = 2.0
+TERMINATE_SECONDS = 1.0
+KILL_SECONDS = 10.0  # a process that a driver holds in the kernel cannot be killed
+
+
+class Output:
+    """What a worker and its libraries print: a nameless file, so that nothing of it can stay behind or come between
+    the lines on the screen. Of too much only the end is kept."""
+
+    def __init__(self) -> None:
+        try:
+            self.file: IO[bytes] = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - lives as long as the worker
+        except OSError:  # nowhere to put it: then it is not kept
+            self.file = open(os.devnull, "w+b", buffering=0)  # noqa: SIM115
+        _append_only(self.file.fileno())
+
+    def size(self) -> int:
+        return os.fstat(self.file.fileno()).st_size
+
+    def text(self, begin: int = 0) -> str:
+        """From byte `begin` on, of more than 16 KiB the end."""
+        end = self.size()
+        self.file.seek(max(begin, end - KEPT_OUTPUT))
+        return self.file.read(KEPT_OUTPUT).replace(b"\0", b"").decode(errors="replace").strip()
+
+    def trim(self) -> None:
+        """Empties a file that has become too large, but for its end."""
+        if self.size() > MOST_OUTPUT:
+            kept = self.text().encode()
+            with suppress(OSError):  # where it cannot be, it is tried again
+                self.file.truncate(0)
+                self.file.write(kept)
+
+    def close(self) -> None:
+        self.file.close()
+
+
+class WorkerProcess(subprocess.Popen[bytes]):
+    """A process that is the first of a group of its own, and is ended together with what it has started."""
+
+    def ask(self) -> None:
+        """By the signal of Ctrl+C, to this process alone."""
+        with suppress(OSError, ValueError):  # it is gone, or has no console
+            self.send_signal(INTERRUPT)
+
+    def dump_stacks(self) -> bool:
+        """Has it print the stacks of its threads; False where there is no way to ask for that."""
+        if STACK_SIGNAL not in signal.Signals.__members__:
+            return False
+        self.send_signal(signal.Signals[STACK_SIGNAL])
+        return True
+
+    def terminate(self) -> None:
+        if self.poll() is None:
+            terminate_tree(self.pid)
+
+    def kill(self) -> None:
+        if self.poll() is None:
+            kill_tree(self.pid)
+
+
+class Watchable(Protocol):
+    """What the supervisor needs of a worker's process."""
+
+    pid: int
+
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def ask(self) -> None: ...
+    def dump_stacks(self) -> bool: ...
+    def terminate(self) -> None: ...
+    def kill(self) -> None: ...
+
+
+def launch_worker(arguments: list[str], output: IO[bytes] | None = None) -> WorkerProcess:
+    """A Python of its own, in a process group of its own: Ctrl+C reaches the supervisor alone. Inherits no lock."""
+    return launch([sys.executable, "-m", "lorasmith.runtime.worker", *arguments], output)
+
+
+def launch(command: list[str], output: IO[bytes] | None = None) -> WorkerProcess:
+    """Starts `command` apart; what it prints goes to `output`."""
+    package_root = Path(__file__).resolve().parents[2]
+    search = [str(package_root), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(search), "PYTHONIOENCODING": "utf-8"}
+    apart: dict[str, Any] = {"start_new_session": True}
+    if os.name == "nt":
+        apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}  # type: ignore[attr-defined, unused-ignore]
+    return WorkerProcess(
+        command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment, **apart
+    )
+
+
+def stack_of(process: Watchable, output: Output) -> str:
+    """The stacks of all threads of a worker that hangs; "" where it has none to give within a second."""
+    begin = output.size()
+    if not process.dump_stacks():  # then it prints them by itself, each stall time-out
+        said = output.text()
+        return said[max(0, said.rfind("Timeout (")) :]
+    give_up_at = time.monotonic() + STACK_SECONDS
+    before = begin
+    while time.monotonic() < give_up_at:
+        time.sleep(STACK_SECONDS / 20)
+        size = output.size()
+        if size > begin and size == before:
+            break
+        before = size
+    return output.text(begin)
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a signal or a debugger has stopped that process; False where the system does not tell."""
+    try:
+        facts = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return False
+    return facts.rpartition(b")")[2].split()[:1] in ([b"T"], [b"t"])
+
+
+def end_process(process: Watchable, *, is_asked: bool = False, at_once: bool = False) -> bool:
+    """Terminates, waits 1 s, kills; `at_once` only kills. Asks and waits 2 s before that where `is_asked` (the request
+    file is the caller's). Whether it is gone.
+    """
+    if process.poll() is not None:
+        return True
+    if is_asked:
+        process.ask()
+        if _is_gone(process, ASK_SECONDS):
+            return True
+    if not at_once:
+        process.terminate()
+        if _is_gone(process, TERMINATE_SECONDS):
+            return True
+    process.kill()
+    return _is_gone(process, KILL_SECONDS)
+
+
+def terminate_tree(pid: int) -> None:
+    """That process and all it has started, by what they can hear; Windows knows no such thing."""
+    if sys.platform == "win32":
+        kill_tree(pid)
+    else:
+        _to_group(pid, signal.SIGTERM)
+
+
+def kill_tree(pid: int) -> None:
+    """That process and all it has started."""
+    if sys.platform == "win32":
+        command = ["taskkill", "/T", "/F", "/PID", str(pid)]
+        subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    else:
+        _to_group(pid, signal.SIGKILL)
+
+
+def _to_group(pid: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError, PermissionError):  # it is gone, or about to be
+        os.killpg(pid, number)
+
+
+def _is_gone(process: Watchable, seconds: float) -> bool:
+    try:
+        process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def _append_only(handle: int) -> None:
+    """Every write goes to the end, wherever a reader has left the place in the file, which the two share."""
+    try:
+        import fcntl
+    except ImportError:
+        return
+    fcntl.fcntl(handle, fcntl.F_SETFL, fcntl.fcntl(handle, fcntl.F_GETFL) | os.O_APPEND)

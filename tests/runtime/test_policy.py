@@ -1,0 +1,313 @@
+"""The rules as tables: what was seen, how much time passed, what follows."""
+
+from itertools import product
+
+import pytest
+
+from lorasmith.control import Heartbeat
+from lorasmith.errors import ExitCode
+from lorasmith.runtime.policy import (
+    MOST_AT_ONCE_SECONDS,
+    Budget,
+    Ended,
+    Restarts,
+    Silence,
+    WatchedTime,
+    meaning_of,
+)
+
+CRASHED, STUCK, STOPPED, FINISHED = ExitCode.CRASHED, ExitCode.STUCK, ExitCode.STOPPED, ExitCode.FINISHED
+MINUTE, DAY, YEARS = 60.0, 86_400.0, 10 * 365 * 86_400.0
+
+
+# -- time ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("looks", "passed"),
+    [
+        ([0.0, 0.1, 0.3], [0.1, 0.2]),
+        ([5.0, 5.0], [0.0]),
+        ([0.0, 3600.0, 3600.1], [MOST_AT_ONCE_SECONDS, 0.1]),  # the watcher slept
+        ([100.0, 40.0, 40.5], [0.0, 0.5]),  # no clock of a system does this; it would harm nobody
+    ],
+)
+def test_only_time_in_which_somebody_looked_counts(looks: list[float], passed: list[float]) -> None:
+    watched = WatchedTime(looks[0])
+    assert [watched.passed(now) for now in looks[1:]] == pytest.approx(passed)
+
+
+# -- the first rule --------------------------------------------------------------------------------
+
+
+def beats(silence: Silence, *rows: tuple[float, str, int]) -> None:
+    """(seconds since the last look, phase, beat) each."""
+    for seconds, phase, beat in rows:
+        silence.look(seconds, Heartbeat(step=0, phase=phase, beat=beat))
+
+
+@pytest.mark.parametrize(
+    ("phase", "has_stepped", "limit"),
+    [
+        ("loading", False, 600),
+        ("loading", True, 600),  # evaluation loads the encoders again
+        ("compiling", True, 600),
+        ("caching", False, 600),
+        ("step", False, 600),
+        ("saving", False, 600),
+        ("step", True, 100),
+        ("saving", True, 100),
+        ("exporting", True, 100),
+        ("evaluating", True, 100),
+    ],
+)
+def test_each_phase_has_its_patience(phase: str, has_stepped: bool, limit: float) -> None:
+    silence = Silence(100)
+    silence.attempt_began()
+    beats(silence, (1.0, phase, 1))
+    if has_stepped:
+        silence.step_completed(0.0)
+    assert (silence.phase, silence.limit) == (phase, limit)
+    silence.look(limit, None)
+    assert not silence.is_broken
+    silence.look(0.1, None)
+    assert silence.is_broken
+
+
+def test_before_the_first_beat_it_is_loading() -> None:
+    silence = Silence(100)
+    silence.attempt_began()
+    assert (silence.phase, silence.step, silence.limit) == ("loading", 0, 600)
+    silence.look(600.1, None)
+    assert silence.is_broken
+
+
+@pytest.mark.parametrize(
+    ("seconds", "limit"),
+    [([1.0] * 5, 100.0), ([5.0] * 5, 100.0), ([6.0] * 5, 120.0), ([30.0, 30.0, 30.0, 1000.0], 600.0)],
+)
+def test_twenty_median_micro_batches_where_that_is_longer(seconds: list[float], limit: float) -> None:
+    silence = Silence(100)
+    silence.step_completed(0.0)
+    beats(silence, (0.0, "step", 1))
+    for number, one in enumerate(seconds, 2):
+        beats(silence, (one, "step", number))
+    assert silence.limit == pytest.approx(limit)
+
+
+def test_several_beats_between_two_looks_share_the_time() -> None:
+    silence = Silence(1)
+    silence.step_completed(0.0)
+    beats(silence, (0.0, "step", 1), (10.0, "step", 11), (10.0, "step", 21))
+    assert silence.limit == pytest.approx(20.0)
+
+
+def test_steps_with_a_save_after_each_measure_themselves() -> None:
+    """Then no two beats follow each other within a step: without a measure a slow machine would count as stuck."""
+    silence = Silence(300)
+    beats(silence, (400.0, "step", 1))
+    silence.step_completed(400.0)
+    for beat in range(2, 12, 2):
+        beats(silence, (1.0, "saving", beat), (400.0, "step", beat + 1))
+        assert not silence.is_broken
+        silence.step_completed(400.0)
+    assert silence.limit == 8000.0
+
+
+def test_a_step_with_beats_in_it_adds_nothing_of_its_own() -> None:
+    silence = Silence(1)
+    for beat in range(1, 40):
+        beats(silence, (1.0, "step", beat))
+        if beat % 8 == 0:
+            silence.step_completed(8.0)
+    assert silence.limit == pytest.approx(20.0)
+
+
+def test_what_lies_between_phases_or_attempts_is_no_micro_batch() -> None:
+    silence = Silence(1)
+    silence.step_completed(0.0)
+    beats(silence, (0.0, "step", 1), (50.0, "saving", 2), (50.0, "step", 3))
+    silence.attempt_began()
+    silence.step_completed(0.0)
+    beats(silence, (70.0, "step", 1), (70.0, "loading", 2), (70.0, "step", 1))
+    assert silence.limit == 1
+
+
+def test_a_run_that_becomes_ten_times_as_slow_is_not_touched() -> None:
+    """One micro-batch a step, at any speed."""
+    for seconds in (0.01, 1.0, 60.0, 3600.0):
+        silence = Silence(300)
+        for beat in range(1, 60):
+            beats(silence, (seconds * (1 if beat < 5 else 10), "step", beat))
+            silence.step_completed(0.0)
+            assert not silence.is_broken
+        silence.look(seconds * 10, None)
+        assert not silence.is_broken, seconds
+
+
+def test_the_same_beat_again_and_one_that_cannot_be_read_are_no_sign_of_life() -> None:
+    silence = Silence(1)
+    silence.step_completed(0.0)
+    beats(silence, (0.0, "step", 5), (0.6, "step", 5))
+    silence.look(0.6, None)
+    assert silence.is_broken
+    beats(silence, (0.0, "step", 6))
+    assert silence.seconds == 0 and not silence.is_broken
+
+
+# -- the second rule -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("per_step", "steps", "stall_timeout", "limit"),
+    [(30, 200, 300, 6000), (30, 10, 300, 1800), (30, 0, 300, 1800), (0.1, 50, 1, 6)],
+)
+def test_the_time_of_a_whole_run(per_step: float, steps: int, stall_timeout: float, limit: float) -> None:
+    assert Budget(per_step, steps, stall_timeout).limit == limit
+
+
+@pytest.mark.parametrize("phase", ["loading", "caching", "saving", "exporting", "evaluating", "compiling"])
+def test_only_steps_count(phase: str) -> None:
+    budget = Budget(1, 1, 1)
+    budget.look(YEARS, phase)
+    assert (budget.spent, budget.is_reached) == (0, False)
+    budget.look(6.0, "step")
+    assert budget.is_reached
+
+
+def test_a_step_counts_as_long_as_it_says() -> None:
+    """Not as long as was watched: a save may have come between two looks."""
+    budget = Budget(1, 100, 1)
+    budget.look(9.0, "step")
+    budget.step_completed(2.0)
+    assert (budget.spent, budget.since_step, budget.seconds_per_step) == (2.0, 0.0, 2.0)
+
+
+def test_what_an_attempt_did_not_live_to_complete_counts_too() -> None:
+    budget = Budget(1, 1, 1)
+    for _ in range(3):
+        budget.attempt_began()
+        budget.look(2.0, "step")
+    assert (budget.spent, budget.since_step) == (6.0, 6.0)
+    assert budget.is_reached and not budget.is_moving(5.0)
+
+
+@pytest.mark.parametrize(
+    ("steps", "since", "patience", "is_moving"),
+    [
+        ([], 0.0, 100.0, False),  # none was ever completed
+        ([10.0], 99.0, 100.0, True),
+        ([10.0], 101.0, 100.0, False),
+        ([80.0], 101.0, 100.0, True),  # within two steps as slow as this run's
+        ([80.0], 161.0, 100.0, False),
+    ],
+)
+def test_whether_a_run_is_moving(steps: list[float], since: float, patience: float, is_moving: bool) -> None:
+    budget = Budget(1, 1, 1)
+    for seconds in steps:
+        budget.step_completed(seconds)
+    budget.look(since, "step")
+    assert budget.is_moving(patience) is is_moving
+
+
+@pytest.mark.parametrize("seconds", [0.5, 31.0, 900.0, 7200.0])
+def test_a_slow_run_that_moves_is_never_out_of_time(seconds: float) -> None:
+    budget, raised = Budget(30, 50, 300), 0
+    for step in range(1, 51):
+        for _ in range(100):
+            budget.look(seconds / 100, "step")
+            if budget.is_reached:
+                # The very first step has nothing to be measured by: what it may take is the option's to say.
+                assert budget.is_moving(300) or step == 1
+                budget.raise_for(50 - step)
+                raised += 1
+                assert not budget.is_reached
+        budget.step_completed(seconds)
+    assert raised < 12
+    assert (raised > 0) is (seconds * 50 > 1800)
+
+
+def test_it_learns_from_what_was_measured() -> None:
+    budget = Budget(1, 10, 1)
+    for seconds in (3.0, 4.0, 100.0):
+        budget.step_completed(seconds)
+    budget.raise_for(20)
+    assert budget.limit == 107.0 + 2 * 4.0 * 20
+
+
+# -- how an attempt ended --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ended", "meaning"),
+    [
+        (Ended(0, said=0), FINISHED),
+        (Ended(-9, said=0), FINISHED),  # it was done, and did not leave
+        (Ended(-9, said=0, is_hung=True), FINISHED),
+        (Ended(-9, said=0, is_asked=True), FINISHED),
+        (Ended(-9, is_asked=True, is_complete=True), FINISHED),  # a second Ctrl+C when all was there
+        (Ended(0), FINISHED),  # a full disk took no last line
+        (Ended(5, said=5), STOPPED),
+        (Ended(5, said=5, is_asked=True), STOPPED),
+        (Ended(-9, is_asked=True), STOPPED),
+        (Ended(-9, is_asked=True, is_hung=True), STOPPED),
+        (Ended(70, said=70, is_asked=True), CRASHED),
+        (Ended(5, said=5, is_hung=True), "hung"),  # what ended it was the request before the kill
+        (Ended(-9, is_hung=True), "hung"),
+        (Ended(-15, is_hung=True), "hung"),
+        (Ended(8, said=8, is_hung=True), ExitCode.NON_FINITE),
+        (Ended(-9, is_over_limit=True), STUCK),
+        (Ended(5, said=5, is_over_limit=True), STUCK),
+        (Ended(0, said=0, is_over_limit=True), FINISHED),
+        (Ended(70, said=70), "crashed"),
+        (Ended(-9, said=70), "crashed"),
+        (Ended(-9), "crashed"),
+        (Ended(-11), "crashed"),
+        (Ended(1), "crashed"),
+        (Ended(7), "crashed"),
+        (Ended(99), "crashed"),
+        (Ended(-9, is_complete=True), "crashed"),  # killed on its way out: the next attempt finds nothing to do
+    ],
+)
+def test_what_an_end_means(ended: Ended, meaning: object) -> None:
+    assert meaning_of(ended) == meaning
+
+
+@pytest.mark.parametrize(("code", "is_said"), list(product([2, 3, 4, 5, 6, 8], [False, True])))
+def test_these_are_never_tried_again(code: int, is_said: bool) -> None:
+    ended = Ended(code if not is_said else -9, said=code if is_said else None)
+    assert meaning_of(ended) == ExitCode(code)
+
+
+# -- restarts --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("first_step", "reached", "restarts"),
+    [
+        (0, [0, 0, 0, 0], 3),  # by each attempt: none gets anywhere
+        (0, [5, 5, 5, 5], 3),
+        (40, [40, 40, 40, 40], 3),
+        (0, [5, 5, 5, 6, 6, 6, 6], 6),  # the third restart got further: three more
+        (0, [5, 3, 2, 1], 3),  # doing again what was done before is no progress
+        (0, [1, 2, 3, 4, 5, 6, 7, 8, 9], 9),
+    ],
+)
+def test_three_restarts_in_a_row_without_progress(first_step: int, reached: list[int], restarts: int) -> None:
+    rule = Restarts(first_step, no_restart=False)
+    count = 0
+    for highest in reached:
+        for step in range(first_step + 1, highest + 1):
+            rule.step_completed(step)
+        if not rule.try_again():
+            break
+        count += 1
+    assert count == restarts
+    assert rule.highest == max(first_step, *reached)
+
+
+def test_none_where_none_was_wanted() -> None:
+    rule = Restarts(0, no_restart=True)
+    rule.step_completed(3)
+    assert not rule.try_again()
+    assert rule.in_vain == 0

@@ -1,0 +1,178 @@
+"""Processes that are started apart, looked into and ended: real ones, small."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from lorasmith.runtime import processes
+from lorasmith.runtime.processes import Output, WorkerProcess, end_process, is_stopped, launch, stack_of
+from tests.runs.watched import alive
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and /proc")
+DEAF = "import signal\nfor one in (signal.SIGINT, signal.SIGTERM): signal.signal(one, signal.SIG_IGN)\n"
+STACKS = "import faulthandler, signal\nfaulthandler.register(signal.SIGUSR1, 2, all_threads=True)\n"
+SLEEP = "import time\ndef deep_inside():\n    while True: time.sleep(60)\nprint('up', flush=True)\ndeep_inside()\n"
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "ASK_SECONDS", 0.2)
+    monkeypatch.setattr(processes, "TERMINATE_SECONDS", 0.2)
+
+
+@pytest.fixture
+def output() -> Iterator[Output]:
+    with closing(Output()) as one:
+        yield one
+
+
+def started(program: str, output: Output) -> WorkerProcess:
+    process = launch([sys.executable, "-c", program], output.file)
+    while "up" not in output.text():
+        assert process.poll() is None, output.text()
+        time.sleep(0.005)
+    return process
+
+
+def test_what_it_prints_is_kept(output: Output) -> None:
+    process = launch([sys.executable, "-c", "import sys; print('one'); sys.stderr.write('two')"], output.file)
+    assert process.wait(timeout=20) == 0
+    assert sorted(output.text().split()) == ["one", "two"]
+    assert output.text(output.size()) == ""
+
+
+def test_of_too_much_the_end_is_kept(output: Output) -> None:
+    program = "print('x' * 70 + '\\n', end='', flush=True)\n" * 2
+    process = launch(
+        [sys.executable, "-c", f"for _ in range(20000):\n    {program.splitlines()[0]}\nprint('end')"], output.file
+    )
+    while process.poll() is None:
+        output.trim()
+        assert output.size() < 4 * processes.MOST_OUTPUT
+    output.trim()
+    assert output.size() <= processes.MOST_OUTPUT
+    assert output.text().endswith("end") and len(output.text()) <= processes.KEPT_OUTPUT
+
+
+def test_what_is_trimmed_goes_on_at_the_end(output: Output) -> None:
+    output.file.write(b"a" * (processes.MOST_OUTPUT + 1) + b"\nlast")
+    output.trim()
+    output.file.seek(0)  # as a reader leaves it
+    output.file.write(b"\nmore")
+    assert output.text().split()[-2:] == ["last", "more"]
+    assert output.size() == processes.KEPT_OUTPUT + 5
+
+
+def test_with_no_place_for_it_it_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(**_: object) -> None:
+        raise FileNotFoundError("no usable temporary directory")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refused)
+    with closing(Output()) as output:
+        process = launch([sys.executable, "-c", "print('x')"], output.file)
+        assert process.wait(timeout=20) == 0
+        assert output.text() == ""
+
+
+def test_it_leads_a_group_of_its_own(output: Output) -> None:
+    process = started(SLEEP, output)
+    assert os.getpgid(process.pid) == process.pid != os.getpgid(0)
+    assert end_process(process, at_once=True)
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_the_stack_of_one_that_sleeps(output: Output) -> None:
+    process = started(STACKS + SLEEP, output)
+    assert not is_stopped(process.pid)
+    stack = stack_of(process, output)
+    assert "deep_inside" in stack and "most recent call first" in stack and "up" not in stack
+    assert end_process(process)
+    assert process.returncode == -signal.SIGTERM
+
+
+def test_one_that_was_stopped_has_no_stack_and_can_be_ended(output: Output) -> None:
+    process = started(STACKS + SLEEP, output)
+    process.send_signal(signal.SIGSTOP)
+    give_up_at = time.monotonic() + 5
+    while not is_stopped(process.pid):
+        assert time.monotonic() < give_up_at
+    begun = time.monotonic()
+    assert stack_of(process, output) == ""
+    assert time.monotonic() - begun < 3
+    assert end_process(process, is_asked=True)
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_without_the_signal_the_last_stack_it_printed_by_itself(
+    output: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "STACK_SIGNAL", "SIGNONE")
+    every = "import faulthandler\nfaulthandler.dump_traceback_later(0.05, repeat=True, file=2)\n"
+    process = started(every + SLEEP, output)
+    while output.text().count("Timeout (") < 2:
+        time.sleep(0.02)
+    stack = stack_of(process, output)
+    assert stack.count("Timeout (") == 1 and "deep_inside" in stack
+    assert end_process(process, at_once=True)
+
+
+@pytest.mark.parametrize(
+    ("program", "how", "status"),
+    [
+        (SLEEP, {"is_asked": True}, -signal.SIGINT),
+        (SLEEP, {}, -signal.SIGTERM),
+        (DEAF + SLEEP, {"is_asked": True}, -signal.SIGKILL),
+        (DEAF + SLEEP, {}, -signal.SIGKILL),
+        (SLEEP, {"at_once": True}, -signal.SIGKILL),
+    ],
+)
+def test_asks_terminates_kills(output: Output, program: str, how: dict[str, bool], status: int) -> None:
+    if status == -signal.SIGINT:
+        program = "import signal; signal.signal(signal.SIGINT, signal.SIG_DFL)\n" + program
+    process = started(program, output)
+    assert end_process(process, **how)
+    assert process.returncode == status
+    assert end_process(process)  # again does nothing
+
+
+def test_what_it_has_started_ends_with_it(output: Output) -> None:
+    child = "import subprocess, sys\none = subprocess.Popen(['sleep', '60'])\nprint('pid', one.pid, flush=True)\n"
+    process = started(DEAF + child + SLEEP, output)
+    pid = int(output.text().split()[1])
+    assert alive(pid)
+    assert end_process(process)
+    give_up_at = time.monotonic() + 5
+    while alive(pid):
+        assert time.monotonic() < give_up_at
+        time.sleep(0.01)
+
+
+def test_one_that_cannot_be_killed_is_told(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a process that a driver holds in the kernel."""
+    process = started(SLEEP, output)
+    with monkeypatch.context() as patch:
+        patch.setattr(processes, "KILL_SECONDS", 0.1)
+        patch.setattr(os, "killpg", lambda pid, number: None)
+        begun = time.monotonic()
+        assert not end_process(process)
+        assert time.monotonic() - begun < 5
+    assert end_process(process, at_once=True)
+
+
+def test_nobody_is_stopped_who_is_not_there() -> None:
+    process = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    assert not is_stopped(int(process.stdout))
+    assert not is_stopped(os.getpid())
+
+
+def test_a_name_that_looks_like_a_state_is_read_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for facts, expected in ((b"7 (a) T (b) S 1", False), (b"7 (a) R) T 1", True), (b"7 (a) t 1", True)):
+        monkeypatch.setattr(Path, "read_bytes", lambda self, facts=facts: facts)
+        assert is_stopped(7) is expected
