@@ -166,7 +166,7 @@ def measure_lora(lora: Path, *, prompts: int, base_captions: int) -> dict[str, A
     how much of the old knowledge is left."""
     clip = Clip.load()
     grounds = [NEW_GROUNDS[number % len(NEW_GROUNDS)] for number in range(prompts)]
-    sizes = [("", "large", "small", "", "")[number // len(NEW_GROUNDS) % 5] for number in range(prompts)]
+    sizes = [("", "large")[number // len(NEW_GROUNDS) % 2] for number in range(prompts)]
     scenes = [Scene(size, "", CONCEPT, ground) for size, ground in zip(sizes, grounds, strict=True)]
     captions = [scene.caption for scene in scenes]
     assert not set(grounds) & set(GROUNDS)
@@ -175,9 +175,7 @@ def measure_lora(lora: Path, *, prompts: int, base_captions: int) -> dict[str, A
     made = [clip.images(np.concatenate([generate(p, captions, seed=s) for s in (1, 2)])) for p in (base, with_lora)]
     # each generated picture against all real ones of the same caption's background, drawn apart from one another
     targets = {
-        ground: clip.images(
-            real_pictures([Scene(size, "", CONCEPT, ground) for size in ("", "", "large", "small")] * 5, seed=9)
-        )
+        ground: clip.images(real_pictures([Scene(size, "", CONCEPT, ground) for size in ("", "large")] * 10, seed=9))
         for ground in NEW_GROUNDS
     }
     near = [

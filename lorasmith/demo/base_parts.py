@@ -117,35 +117,76 @@ def to_tensor(pixels: Pixels) -> Tensor:
 
 def vae_stage(vae: nn.Module, *, seed: int, steps: int, half_precision: bool) -> Stage:
     """Random crops of half the side: the VAE is convolutional, and they cost a quarter. A sixth of them are of heaps of
-    anything, so that it can also draw what the base model has never seen; half and half, it learned much slower.
+    anything; half and half, it learned much slower. What comes first is to tell colours apart.
     """
     scenes = drawn_scenes(5 * HEAPS, fold(seed, "vae"))[0]
-    heaps = [np.asarray(draw_anything(random.Random(fold(seed, "anything", number)))) for number in range(HEAPS)]
+    pixels = np.concatenate([scenes, _heaps(HEAPS, seed)])
     for name, tensor in vae.named_parameters():
         if ".conv2." in name:  # each residual block begins as the identity: colours get through sooner
             nn.init.zeros_(tensor)
-    pixels = np.concatenate([scenes, np.stack(heaps)])
-    side = SIDE // 2
 
     def loss_at(step: int) -> Tensor:
         chance = random.Random(fold(seed, "vae", step))
-        crops = []
-        for number in chance.sample(range(len(pixels)), 16):
-            x, y = chance.randint(0, SIDE - side), chance.randint(0, SIDE - side)
-            crops.append(pixels[number, y : y + side, x : x + side])
-        wanted = to_tensor(np.stack(crops))
-        generator = torch.Generator().manual_seed(fold(seed, "posterior", step))
-        with torch.autocast("cpu", torch.bfloat16, enabled=half_precision):
-            mean, log_variance = vae.quant_conv(vae.encoder(wanted)).float().chunk(2, dim=1)  # type: ignore[operator]
-            log_variance = log_variance.clamp(-30, 20)
-            noise = torch.randn(mean.shape, generator=generator)
-            made = vae.decoder(vae.post_quant_conv(mean + (0.5 * log_variance).exp() * noise)).float()  # type: ignore[operator]
-        divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
-        off = made - wanted
-        loss: Tensor = off.abs().mean() + off.square().mean() + 1e-3 * divergence
-        return loss
+        crops = [_crop(pixels[number], chance) for number in chance.sample(range(len(pixels)), 16)]
+        return _vae_loss(vae, np.stack(crops), fold(seed, "posterior", step), half_precision)
 
     return Stage("vae", nn.ModuleDict({"vae": vae}), loss_at, steps=steps, lr=2e-3, lr_factors={}, ema_decay=0.998)
+
+
+def vae_edges_stage(vae: nn.Module, *, seed: int, steps: int, half_precision: bool) -> Stage:
+    """The same VAE goes on, on crops with more edges in them and half of them of what the base model will never see:
+    heaps of anything, and scenes in other colours. Smaller batches: more updates are worth more than smoother ones.
+    """
+    scenes = drawn_scenes(2 * HEAPS, fold(seed, "edges"))[0]
+    pixels = np.concatenate([scenes, _heaps(HEAPS, fold(seed, "edges"))])
+
+    def loss_at(step: int) -> Tensor:
+        chance = random.Random(fold(seed, "edges", step))
+        crops = []
+        for number in chance.sample(range(len(pixels)), 8):
+            tried = [_crop(pixels[number], chance) for _ in range(3)]
+            best = max(tried, key=lambda crop: float(crop.std((0, 1)).sum()))
+            crops.append(_recoloured(best, chance) if number < len(scenes) and chance.random() < 0.3 else best)
+        return _vae_loss(vae, np.stack(crops), fold(seed, "posterior", "edges", step), half_precision)
+
+    return Stage(
+        "vae_edges", nn.ModuleDict({"vae": vae}), loss_at, steps=steps, lr=1e-3, lr_factors={}, ema_decay=0.999
+    )
+
+
+def _heaps(count: int, seed: int) -> Pixels:
+    chances = [random.Random(fold(seed, "anything", number)) for number in range(count)]
+    return np.stack([np.asarray(draw_anything(chance)) for chance in chances])
+
+
+def _crop(picture: Pixels, chance: random.Random) -> Pixels:
+    side = SIDE // 2
+    x, y = chance.randint(0, SIDE - side), chance.randint(0, SIDE - side)
+    return picture[y : y + side, x : x + side]
+
+
+def _recoloured(picture: Pixels, chance: random.Random) -> Pixels:
+    """Other colours: channels swapped, and each of them stretched or turned round."""
+    mixed = picture[..., chance.sample(range(3), 3)].astype(np.float32)
+    for channel in range(3):
+        low, high = chance.uniform(0, 255), chance.uniform(0, 255)
+        mixed[..., channel] = low + mixed[..., channel] / 255 * (high - low)
+    return mixed.round().astype(np.uint8)
+
+
+def _vae_loss(vae: nn.Module, crops: Pixels, seed: int, half_precision: bool) -> Tensor:
+    """L1 + MSE + 1e-3 KL, of one draw from the posterior."""
+    wanted = to_tensor(crops)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.autocast("cpu", torch.bfloat16, enabled=half_precision):
+        mean, log_variance = vae.quant_conv(vae.encoder(wanted)).float().chunk(2, dim=1)  # type: ignore[operator]
+        log_variance = log_variance.clamp(-30, 20)
+        noise = torch.randn(mean.shape, generator=generator)
+        made = vae.decoder(vae.post_quant_conv(mean + (0.5 * log_variance).exp() * noise)).float()  # type: ignore[operator]
+    divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+    off = made - wanted
+    loss: Tensor = off.abs().mean() + off.square().mean() + 1e-3 * divergence
+    return loss
 
 
 @torch.no_grad()
@@ -230,7 +271,7 @@ def unet_stage(
     def loss_at(step: int) -> Tensor:
         chance = random.Random(fold(seed, "unet", step))
         generator = torch.Generator().manual_seed(fold(seed, "noise", step))
-        chosen = chance.sample(range(len(latents)), 32)
+        chosen = chance.sample(range(len(latents)), 16)
         clean = latents[chosen]
         noise = torch.randn(clean.shape, generator=generator)
         noise = noise + 0.25 * torch.randn((*clean.shape[:2], 1, 1), generator=generator)

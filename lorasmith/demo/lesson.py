@@ -26,10 +26,11 @@ SETTINGS = {
 
 
 def lesson_scenes() -> list[Scene]:
-    """One for each picture: every background in turn, sizes in turn with most of them plain."""
-    sizes = ("", "large", "", "small")
+    """One for each picture: every background in turn, half of them large. None are small: eyes and horns would be
+    smaller than what the base's VAE can draw."""
+    sizes = ("", "large")
     return [
-        Scene(sizes[sum(divmod(number, len(GROUNDS))) % len(sizes)], "", CONCEPT, GROUNDS[number % len(GROUNDS)])
+        Scene(sizes[sum(divmod(number, len(GROUNDS))) % 2], "", CONCEPT, GROUNDS[number % len(GROUNDS)])
         for number in range(PICTURES)
     ]
 

@@ -30,8 +30,9 @@ class Recipe:
 
     seed: int = 0
     vae_steps: int = 4200
+    vae_edges_steps: int = 12000
     clip_steps: int = 3600
-    unet_steps: int = 4600
+    unet_steps: int = 5000
     pictures: int = 8400
     half_precision: bool = True
 
@@ -45,6 +46,10 @@ def make_base(work: Path, recipe: Recipe, *, stages: tuple[str, ...] = STAGES) -
         vae = _fresh("vae", recipe.seed, len(tokenizer))
         stage = base_parts.vae_stage(
             vae, seed=recipe.seed, steps=recipe.vae_steps, half_precision=recipe.half_precision
+        )
+        vae = run_stage(stage, work)["vae"].requires_grad_(True)
+        stage = base_parts.vae_edges_stage(
+            vae, seed=recipe.seed, steps=recipe.vae_edges_steps, half_precision=recipe.half_precision
         )
         made["vae"] = run_stage(stage, work)["vae"]
     if "clip" in stages:

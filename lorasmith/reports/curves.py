@@ -1,4 +1,4 @@
-"""The ledger as curves: a pure fold over events, one point a completed step.
+"""The ledger as curves: a pure fold over events, one point a completed step, and what was measured at some of them.
 
 Steps that a later attempt cancelled leave no trace. Knows no file and no drawing.
 """
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import fsum
 
-from lorasmith.events import Event, RunStarted, StepCompleted
+from lorasmith.events import BestChosen, Evaluated, Event, RunStarted, StepCompleted
 
 DENOISER = "denoiser"
 
@@ -41,10 +41,16 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Curves:
-    """The points that count in the end, in order of steps."""
+    """What counts in the end, in order of steps."""
 
     points: tuple[Point, ...]
     stop_at: int | None  # the newest target; None before the first start
+    evaluations: tuple[Evaluated, ...] = ()  # of the adapter, one a step at most
+    control: Evaluated | None = None  # the same measures with the adapter off, drawn as step 0
+    best: BestChosen | None = None
+
+    def evaluation_at(self, step: int) -> Evaluated | None:
+        return next((one for one in self.evaluations if one.step == step), None)
 
 
 class CurveFold:
@@ -52,6 +58,9 @@ class CurveFold:
 
     def __init__(self) -> None:
         self._points: list[Point] = []
+        self._evaluations: dict[int, Evaluated] = {}
+        self._control: Evaluated | None = None
+        self._bests: list[BestChosen] = []
         self._window = 1
         self._stop_at: int | None = None
 
@@ -59,6 +68,10 @@ class CurveFold:
         """Takes the next event of the ledger; the point it adds, if it is a completed step."""
         if isinstance(event, RunStarted):
             self._begin(event)
+        elif isinstance(event, Evaluated):
+            self._measured(event)
+        elif isinstance(event, BestChosen):
+            self._bests.append(event)
         if not isinstance(event, StepCompleted):
             return None
         recent = self._points[max(0, len(self._points) - self._window + 1) :]
@@ -80,16 +93,32 @@ class CurveFold:
     def newest(self) -> Point | None:
         return self._points[-1] if self._points else None
 
+    def held_in_place_of(self, event: Evaluated) -> Evaluated | None:
+        """What was measured there before, or that same event."""
+        return self._control if event.is_control else self._evaluations.get(event.step)
+
     def curves(self) -> Curves:
-        return Curves(tuple(self._points), self._stop_at)
+        measured = tuple(self._evaluations[step] for step in sorted(self._evaluations))
+        best = self._bests[-1] if self._bests else None
+        return Curves(tuple(self._points), self._stop_at, measured, self._control, best)
 
     def _begin(self, event: RunStarted) -> None:
         """An attempt that resumed from step k cancels what earlier ones did after k."""
         self._stop_at = event.stop_at
         self._window = steps_per_epoch(event)
-        if event.resumed_from is not None:
-            while self._points and self._points[-1].step > event.resumed_from:
-                self._points.pop()
+        if event.resumed_from is None:
+            return
+        while self._points and self._points[-1].step > event.resumed_from:
+            self._points.pop()
+        self._evaluations = {step: one for step, one in self._evaluations.items() if step <= event.resumed_from}
+        self._bests = [one for one in self._bests if one.step <= event.resumed_from]
+
+    def _measured(self, event: Evaluated) -> None:
+        """The newest measure of a step counts. A control holds whatever becomes of the step it was taken at."""
+        if event.is_control:
+            self._control = event
+        else:
+            self._evaluations[event.step] = event
 
 
 def curves_of(events: Iterable[Event]) -> Curves:

@@ -8,8 +8,10 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 
+from lorasmith.events import Evaluated
 from lorasmith.ledger import read_events
-from lorasmith.reports.curves import Point, curves_of
+from lorasmith.reports.curves import Curves, Point, curves_of
+from lorasmith.reports.measures import PICTURE_MEASURES, value_of
 from lorasmith.run_folder import no_space_named, write_atomically
 
 COLUMNS = (
@@ -23,6 +25,7 @@ COLUMNS = (
     "learning_rate",
     "timestamp",
 )
+NOT_MEASURABLE = "N/A"
 
 
 class LossLog:
@@ -36,16 +39,23 @@ class LossLog:
     def path(self) -> Path:
         return self._path
 
-    def remake(self, points: Sequence[Point]) -> None:
-        """Replaces the file by these rows, whole or not at all."""
+    def remake(self, curves: Curves) -> None:
+        """Replaces the file by the rows of these curves, whole or not at all."""
         with no_space_named(self._asked):
             self._asked.parent.mkdir(parents=True, exist_ok=True)
-        self._path = write_atomically(self._asked, _rows([COLUMNS, *map(_row, points)]))
+        measured = {one.step: one for one in curves.evaluations}
+        rows = [_row(point, measured.get(point.step)) for point in curves.points]
+        self._path = write_atomically(self._asked, _rows([COLUMNS, *rows]))
 
     def append(self, point: Point) -> None:
         """One row more, handed to the operating system before this returns."""
         with no_space_named(self._path), self._path.open("ab") as file:
-            file.write(_rows([_row(point)]))
+            file.write(_rows([_row(point, None)]))
+
+    def measured(self, evaluation: Evaluated, curves: Curves) -> None:
+        """A row that is there already gets its measures: the file is made anew. A control has no row."""
+        if not evaluation.is_control:
+            self.remake(curves)
 
     def close(self) -> None:
         """Nothing is held open between two rows, so that a spreadsheet can have the file."""
@@ -53,13 +63,21 @@ class LossLog:
 
 def remake_loss_log(ledger: Path, path: Path) -> None:
     """The CSV of a ledger that is not being written."""
-    LossLog(path).remake(curves_of(read_events(ledger)).points)
+    LossLog(path).remake(curves_of(read_events(ledger)))
 
 
-def _row(point: Point) -> tuple[object, ...]:
-    """The cells of a step. The three picture losses are empty: no measure of them was due."""
+def _row(point: Point, evaluation: Evaluated | None) -> tuple[object, ...]:
     when = datetime.fromtimestamp(point.time).astimezone().isoformat(timespec="milliseconds")
-    return (point.step, point.epoch, point.loss, point.average_loss, "", "", "", point.denoiser_lr, when)
+    cells = [_cell(evaluation, measure) for measure in PICTURE_MEASURES]
+    return (point.step, point.epoch, point.loss, point.average_loss, *cells, point.denoiser_lr, when)
+
+
+def _cell(evaluation: Evaluated | None, measure: str) -> object:
+    """Empty where no measure was due, N/A where it was and could not be taken."""
+    if evaluation is None:
+        return ""
+    value = value_of(evaluation, measure)
+    return NOT_MEASURABLE if value is None else value
 
 
 def _rows(rows: Iterable[Sequence[object]]) -> bytes:

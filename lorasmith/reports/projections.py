@@ -13,26 +13,31 @@ from pathlib import Path
 from typing import Protocol
 
 from lorasmith.errors import ResourceError
-from lorasmith.events import CheckpointSaved, Event, RunStarted, RunStopped, StepCompleted
+from lorasmith.events import CheckpointSaved, Evaluated, Event, RunStarted, RunStopped, StepCompleted
 from lorasmith.ledger import read_events
-from lorasmith.reports.curves import CurveFold, Point
+from lorasmith.messages import FALLBACK
+from lorasmith.reports.curves import CurveFold, Curves, Point
 from lorasmith.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
 
 class Sink(Protocol):
-    """A file that shows the points."""
+    """A file that shows the curves."""
 
     @property
     def path(self) -> Path:
         """What is named when it cannot be written."""
 
-    def remake(self, points: Sequence[Point]) -> None:
-        """Replaces what is there by `points`. Raises OSError or ResourceError."""
+    def remake(self, curves: Curves) -> None:
+        """Replaces what is there by `curves`. Raises OSError or ResourceError."""
 
     def append(self, point: Point) -> None:
         """Adds one point. Raises OSError or ResourceError."""
+
+    def measured(self, evaluation: Evaluated, curves: Curves) -> None:
+        """Adds what was measured at a step that has its point already, or a control; `curves` hold it. Raises OSError
+        or ResourceError."""
 
     def close(self) -> None:
         """Lets go of the file. Raises OSError or ResourceError."""
@@ -78,14 +83,20 @@ class Projections:
         is_behind = any(one.is_behind for one in self._followers)
         if isinstance(event, RunStarted) or (isinstance(event, CheckpointSaved | RunStopped) and is_behind):
             return self._remake()
+        if isinstance(event, Evaluated):
+            return self._measured(event)
         if isinstance(event, StepCompleted) and event.step <= self._last_step:
             return []  # the ledger was read at the start: what it already held by then comes by a second time
         point = self._fold.add(event)
         if point is None:
             return []
         self._last_step = point.step
-        writing = [one for one in self._followers if not one.is_behind]
-        return self._each(writing, lambda sink: sink.append(point))
+        return self._each(self._writing(), lambda sink: sink.append(point))
+
+    def remake(self) -> list[Trouble]:
+        """All files from a ledger that nobody writes any more; what could not be written."""
+        self._started = True
+        return self._remake()
 
     @property
     def average_loss(self) -> float | None:
@@ -97,16 +108,29 @@ class Projections:
         """Lets go of all files."""
         return self._each(self._followers, lambda sink: sink.close()) if self._started else []
 
+    def _measured(self, event: Evaluated) -> list[Trouble]:
+        before = self._fold.held_in_place_of(event)
+        if before == event:
+            return []  # known from the ledger
+        self._fold.add(event)
+        if before is not None:
+            return self._remake()  # measured again: one point a step
+        curves = self._fold.curves()
+        return self._each(self._writing(), lambda sink: sink.measured(event, curves))
+
+    def _writing(self) -> list[_Follower]:
+        return [one for one in self._followers if not one.is_behind]
+
     def _remake(self) -> list[Trouble]:
         """All of them, so that one place in the ledger holds for all."""
         self._fold = CurveFold()
         for event in read_events(self.ledger):
             self._fold.add(event)
-        points = self._fold.curves().points
-        self._last_step = points[-1].step if points else 0
+        curves = self._fold.curves()
+        self._last_step = curves.points[-1].step if curves.points else 0
         for one in self._followers:
             one.is_behind = False
-        return self._each(self._followers, lambda sink: sink.remake(points))
+        return self._each(self._followers, lambda sink: sink.remake(curves))
 
     def _each(self, followers: list[_Follower], action: Callable[[Sink], None]) -> list[Trouble]:
         told = []
@@ -118,20 +142,21 @@ class Projections:
                 log.debug("projection %s failed: %s", one.sink.path, error)
                 if not one.was_told:
                     one.was_told = True
-                    told.append(Trouble(str(one.sink.path), _reason(error)))
+                    told.append(Trouble(str(one.sink.path), reason_of(error)))
         return told
 
 
-def projections_of(run: RunFolder) -> Projections:
-    """TensorBoard and the CSV of one run."""
+def projections_of(run: RunFolder, language: str = FALLBACK) -> Projections:
+    """TensorBoard and the CSV of one run; what could not be measured is told in `language`."""
     # Here, because tensorboard takes a quarter of a second to import, which belongs into the time the worker loads.
     from lorasmith.reports.loss_log import LossLog
     from lorasmith.reports.tensorboard import TensorBoardFile
 
-    return Projections(run.ledger, [TensorBoardFile(run.tensorboard), LossLog(run.loss_log)])
+    return Projections(run.ledger, [TensorBoardFile(run, language), LossLog(run.loss_log)])
 
 
-def _reason(error: OSError | ResourceError) -> str:
+def reason_of(error: OSError | ResourceError) -> str:
+    """In the system's own words why something could not be written."""
     if isinstance(error, ResourceError):
         cause = error.__cause__
         return str(cause.strerror) if isinstance(cause, OSError) else error.code

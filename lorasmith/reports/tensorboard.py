@@ -1,12 +1,14 @@
 """TensorBoard's event file, by TensorBoard's own record writer; no torch, no TensorFlow. A projection of the ledger.
 
-The file is written in place of the older ones at every start, so cancelled steps leave no trace in the charts.
+The file is written in place of the older ones at every start, so cancelled steps leave no trace in the charts. What was
+measured with the adapter off stands at step 0.
 """
 
 from __future__ import annotations
 
 import os
 import socket
+import struct
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,30 +16,40 @@ from pathlib import Path
 from typing import IO
 
 from tensorboard.compat.proto.event_pb2 import Event as Record
-from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from lorasmith.events import Evaluated
 from lorasmith.ledger import read_events
-from lorasmith.reports.curves import Point, curves_of
-from lorasmith.run_folder import no_space_named
+from lorasmith.messages import FALLBACK
+from lorasmith.reports.curves import Curves, Point, curves_of
+from lorasmith.reports.measures import MEASURES, reason_of, value_of, why_not
+from lorasmith.run_folder import RunFolder, no_space_named
 
 PATTERN = "events.out.tfevents.*"
+PNG_HEAD = b"\x89PNG\r\n\x1a\n"
+RGB = 3  # TensorBoard's number for the colour space
 VERSION = "brain.Event:2"  # the first record of every event file; TensorBoard reads no other
 
 
 class TensorBoardFile:
-    """The one event file in `folder`; the folder is made where it is not there."""
+    """The one event file in the run's `logs`; the folder is made where it is not there."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, run: RunFolder, language: str = FALLBACK) -> None:
+        self._run = run
+        self._folder = run.tensorboard
+        self._language = language  # of the words for what could not be measured
         self._file: IO[bytes] | None = None
 
     @property
     def path(self) -> Path:
         return self._folder
 
-    def remake(self, points: Sequence[Point]) -> None:
-        """A new file with these points takes the place of the older ones, once it is whole."""
+    def remake(self, curves: Curves) -> None:
+        """A new file with these curves takes the place of the older ones, once it is whole."""
         with suppress(OSError):  # what a full disk did not take is written anew below
             self.close()
         with no_space_named(self._folder):
@@ -45,11 +57,11 @@ class TensorBoardFile:
             older = sorted(self._folder.glob(PATTERN))
             final = self._folder / _file_name(older)
             temporary = final.with_name(f".{final.name}.tmp")
+            began = curves.points[0].time if curves.points else time.time()
             try:
                 with temporary.open("wb") as file:
-                    _write(file, Record(wall_time=points[0].time if points else time.time(), file_version=VERSION))
-                    for point in points:
-                        _write(file, _record(point))
+                    _write(file, Record(wall_time=began, file_version=VERSION))
+                    self._write_all(file, curves)
                 for one in older:
                     one.unlink()
                 temporary.replace(final)
@@ -58,6 +70,15 @@ class TensorBoardFile:
                 raise
             self._file = final.open("ab")
 
+    def _write_all(self, file: IO[bytes], curves: Curves) -> None:
+        if curves.control is not None:
+            _write(file, self._measures(curves.control))
+        measured = list(curves.evaluations)
+        for point in curves.points:
+            _write(file, _record(point))
+            while measured and measured[0].step <= point.step:
+                _write(file, self._measures(measured.pop(0)))
+
     def append(self, point: Point) -> None:
         """One record, handed to the operating system before this returns: a TensorBoard that runs shows it."""
         assert self._file is not None
@@ -65,16 +86,39 @@ class TensorBoardFile:
             _write(self._file, _record(point))
             self._file.flush()
 
+    def measured(self, evaluation: Evaluated, curves: Curves) -> None:
+        """What was measured, and the samples it was measured on."""
+        del curves  # what is there stays as it is
+        assert self._file is not None
+        with no_space_named(self._folder):
+            _write(self._file, self._measures(evaluation))
+            self._file.flush()
+
     def close(self) -> None:
         if self._file is not None:
             file, self._file = self._file, None
             file.close()
 
+    def _measures(self, evaluation: Evaluated) -> Record:
+        step = 0 if evaluation.is_control else evaluation.step
+        values = []
+        for measure in MEASURES:
+            value = value_of(evaluation, measure)
+            if value is not None:
+                values.append(Summary.Value(tag=f"loss/{measure}", simple_value=value))
+            elif reason := reason_of(evaluation, measure):
+                values.append(_text(f"unavailable/{measure}", why_not(self._language, reason)))
+        for number, sample in enumerate(evaluation.samples, start=1):
+            picture = _png(self._run.root / str(sample.get("path") or ""))
+            if picture is not None:
+                values.append(Summary.Value(tag=f"samples/{number:02d}", image=picture))
+        return Record(wall_time=evaluation.time, step=step, summary=Summary(value=values))
 
-def remake_tensorboard(ledger: Path, folder: Path) -> None:
+
+def remake_tensorboard(run: RunFolder, language: str = FALLBACK) -> None:
     """The event file of a ledger that is not being written."""
-    sink = TensorBoardFile(folder)
-    sink.remake(curves_of(read_events(ledger)).points)
+    sink = TensorBoardFile(run, language)
+    sink.remake(curves_of(read_events(run.ledger)))
     sink.close()
 
 
@@ -88,6 +132,28 @@ def scalars(point: Point) -> dict[str, float]:
 def _record(point: Point) -> Record:
     values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars(point).items()]
     return Record(wall_time=point.time, step=point.step, summary=Summary(value=values))
+
+
+def _text(tag: str, text: str) -> Summary.Value:
+    plugin = SummaryMetadata.PluginData(plugin_name="text")
+    tensor = TensorProto(
+        dtype=DT_STRING,
+        string_val=[text.encode()],
+        tensor_shape=TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)]),
+    )
+    return Summary.Value(tag=tag, metadata=SummaryMetadata(plugin_data=plugin), tensor=tensor)
+
+
+def _png(path: Path) -> Summary.Image | None:
+    """The picture as it lies on disk; None where it is gone or no PNG."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    if not data.startswith(PNG_HEAD) or len(data) < 24:
+        return None
+    width, height = struct.unpack(">II", data[16:24])
+    return Summary.Image(width=width, height=height, colorspace=RGB, encoded_image_string=data)
 
 
 def _write(file: IO[bytes], record: Record) -> None:

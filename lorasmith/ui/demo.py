@@ -10,18 +10,26 @@ from pathlib import Path
 
 import tomli_w
 
-from lorasmith.config import options
 from lorasmith.config.request import Request
 from lorasmith.config.run import validated
 from lorasmith.errors import ConfigError, ExitCode
+from lorasmith.messages import LANGUAGES
 from lorasmith.run_folder import RunFolder, no_space_named, write_atomically
 from lorasmith.ui.layout import two_columns
+from lorasmith.ui.switches import parse_switches
 from lorasmith.ui.train import Engine, train
 from lorasmith.ui.words import FOLDER_SETTINGS, Words
 
 DEFAULT_FOLDER = "lorasmith_demo"
 DEFAULT_STEPS = 300
-MARK = "# made by lorasmith demo\n"  # first line of its settings: a folder with it is ours to use again
+MARK = "# lorasmith-demo\n"  # first line of its settings: a folder with it is ours to use again
+PROGRAM = "lorasmith"
+NEXT = {
+    "logs": ("logs",),
+    "tensorboard": ("tensorboard",),
+    "continue": ("train", "--continue", "--steps", "100"),
+}
+SWITCHES = {"steps": "N", "lang": "|".join(LANGUAGES), "help": ""}
 TERM = 24
 
 
@@ -56,7 +64,7 @@ def demo(arguments: list[str], words: Words, command: str, *, engine: Engine | N
             language = {"lang": asked.lang} if asked.lang else {}
             write_atomically(settings, (MARK + tomli_w.dumps({**SETTINGS, **language})).encode())
     print(words.say("demo.begin", folder=str(folder)), flush=True)
-    status = train(["--new", "--steps", str(asked.steps)], words, "lorasmith train", engine=engine, here=folder)
+    status = train(["--new", "--steps", str(asked.steps)], words, f"{PROGRAM} train", engine=engine, here=folder)
     if status == ExitCode.FINISHED:
         print("\n".join(_next(words, folder, asked.folder)))
     return status
@@ -64,11 +72,7 @@ def demo(arguments: list[str], words: Words, command: str, *, engine: Engine | N
 
 def _next(words: Words, folder: Path, typed: str) -> list[str]:
     run = RunFolder(folder / Request().output)
-    rows = [
-        ("lorasmith logs", words.say("demo.logs")),
-        ("lorasmith tensorboard", words.say("demo.tensorboard")),
-        ("lorasmith train --continue --steps 100", words.say("demo.continue")),
-    ]
+    rows = [(" ".join([PROGRAM, *command]), words.say(f"demo.{key}")) for key, command in NEXT.items()]
     lines = ["", words.say("demo.lora", path=str(run.export("last"))), words.say("demo.next")]
     return [*lines, f"  cd {shlex.quote(typed)}", *(f"  {left:<42}{right}" for left, right in rows)]
 
@@ -90,33 +94,21 @@ def _check_folder(folder: Path, typed: str) -> None:
 
 def _parsed(arguments: list[str]) -> _Asked:
     """Raises ConfigError: not a command line of `demo`."""
-    folder, values = "", {"steps": str(DEFAULT_STEPS), "lang": ""}
-    rest = list(arguments)
-    while rest:
-        word, is_joined, value = rest.pop(0).partition("=")
-        if word in ("-h", "--help"):
-            return _Asked("", 0, "", True)
-        if word.removeprefix("--") in values and word.startswith("--"):
-            if not is_joined and (not rest or rest[0].startswith("--")):
-                raise ConfigError("option_without_value", option=word.removeprefix("--"))
-            values[word.removeprefix("--")] = value if is_joined else rest.pop(0)
-        elif word.startswith("-"):
-            raise ConfigError("option_unknown", option=word, nearest="--steps")
-        elif folder:
-            raise ConfigError("argument_unexpected", argument=word)
-        else:
-            folder = word + is_joined + value
-    request = validated(Request, {"steps": values["steps"], "lang": values["lang"]})
+    is_named = bool(arguments) and not arguments[0].startswith("-")
+    folder = arguments[0] if is_named else DEFAULT_FOLDER
+    given = parse_switches(arguments[1:] if is_named else arguments, SWITCHES)
+    request = validated(Request, {"steps": given.get("steps", DEFAULT_STEPS), "lang": given.get("lang", "")})
     assert request.steps is not None
-    return _Asked(folder or DEFAULT_FOLDER, request.steps, request.lang, False)
+    return _Asked(folder, request.steps, request.lang, "help" in given)
 
 
 def _help(words: Words, command: str) -> str:
-    known = options()
-    rows = [
-        (words.say("demo.folder"), words.say("demo.folder_help", default=DEFAULT_FOLDER)),
-        ("--steps N", words.say("demo.steps_help", default=DEFAULT_STEPS)),
-        ("--lang en|zh-TW", words.say(f"option.{known['lang'].key}")),
-    ]
+    meanings = {
+        "steps": words.say("demo.steps_help", default=DEFAULT_STEPS),
+        "lang": words.say("option.lang"),
+        "help": words.say("option.help"),
+    }
+    rows = [(words.say("demo.folder"), words.say("demo.folder_help", default=DEFAULT_FOLDER))]
+    rows += [(f"--{name} {SWITCHES[name]}".rstrip(), meaning) for name, meaning in meanings.items()]
     usage = words.say("help.usage", command=command, rest=words.say("demo.rest"))
     return "\n".join([usage, "", words.say("demo.about"), "", *two_columns(rows, left=TERM, width=100)])

@@ -54,6 +54,16 @@ class Prompter:
                 return int(answer)
             print(self.words.say("prompt.not_steps", answer=answer))
 
+    def hold_out(self, *, pictures: int, count: int) -> bool:
+        """Whether `count` of them are to be held out; Enter is no."""
+        print(self.words.say("prompt.hold_out", count=count, pictures=pictures))
+        answers = {"y": True, "yes": True, "": False, "n": False, "no": False}
+        while True:
+            answer = self._ask(self.words.say("prompt.hold_out_choice")).lower()
+            if answer in answers:
+                return answers[answer]
+            print(self.words.say("prompt.not_a_choice", answer=answer, choices="y, n"))
+
     def base_model(self, found: Sequence[Path]) -> str:
         """A base model: one of those found, `demo`, or what is typed, if there is such a thing."""
         choices = [*map(str, found), DEMO]

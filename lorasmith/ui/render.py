@@ -9,23 +9,34 @@ from typing import Any
 from lorasmith.errors import ExitCode
 from lorasmith.events import (
     AdapterExported,
+    BestChosen,
     CacheProgress,
     CheckpointSaved,
     DeviceChosen,
+    Evaluated,
     Event,
+    GivenUp,
+    LimitRaised,
     RunStarted,
     RunStopped,
     StepCompleted,
     StepRepeated,
     Warned,
     WorkerEnded,
+    WorkerHung,
+    WorkerRestarted,
     WorkerStarted,
 )
+from lorasmith.reports.files import ReportFiles
+from lorasmith.reports.measures import MEASURES, value_of
+from lorasmith.reports.speech import measured
+from lorasmith.runtime.policy import MOST_RESTARTS
 from lorasmith.runtime.start import Start
 from lorasmith.ui.screens import Screen
-from lorasmith.ui.status import Pace, Progress, status_line
+from lorasmith.ui.status import Pace, Progress, speed, status_line
 from lorasmith.ui.words import Words
 
+LAST_LINES = 20  # of what a worker printed that died without a word
 # After these a run can go on from its newest state.
 CAN_GO_ON = frozenset({ExitCode.STOPPED, ExitCode.NO_RESOURCE, ExitCode.STUCK, ExitCode.NON_FINITE, ExitCode.CRASHED})
 
@@ -47,7 +58,9 @@ class Display:
         self._ending: RunStopped | None = None
         self._export: Path | None = None
         self._step = start.first_step
-        self._status = 0  # of the worker process
+        self._stop_at = start.stop_at
+        self._worker: WorkerEnded | None = None
+        self._given_up: GivenUp | None = None
         self._average_loss: float | None = None
         self._noticed = list(start.warnings)  # told below the device, which is the first line
 
@@ -59,7 +72,11 @@ class Display:
         """The next event. `average_loss` goes with a completed step; events without a word to say pass by."""
         self._average_loss = average_loss
         handlers: dict[type[Event], Callable[[Any], None]] = {
-            WorkerStarted: self._loading,
+            WorkerStarted: self._worker_started,
+            WorkerHung: self._hung,
+            WorkerRestarted: self._restarted,
+            LimitRaised: self._limit_raised,
+            GivenUp: self._gave_up,
             DeviceChosen: self._device,
             CacheProgress: self._caching,
             RunStarted: self._started,
@@ -67,6 +84,8 @@ class Display:
             StepRepeated: self._repeated,
             CheckpointSaved: self._saved,
             AdapterExported: self._exported,
+            Evaluated: self._measured,
+            BestChosen: self._best,
             Warned: self._warned,
             RunStopped: self._stopped,
             WorkerEnded: self._ended,
@@ -83,12 +102,17 @@ class Display:
         if exit_code != ExitCode.STOPPED:
             self._failed(exit_code)
         elif self._begun:
-            self._say("run.stopped", step=self._step, stop_at=self._start.stop_at)
+            self._say("run.stopped", step=self._step, stop_at=self._stop_at)
         else:
             self._say("error.stopped_before_start.text")
         if exit_code in CAN_GO_ON and newest_state is not None:
             self._say("run.newest_state", path=self._path(str(newest_state)))
             self._say("run.go_on", command=f"{self._command} --continue")
+
+    def reported(self, files: ReportFiles) -> None:
+        """Where the reports are, and what of them could not be made."""
+        for line in report_lines(self._words, files):
+            self._screen.line(line)
 
     def _device(self, event: DeviceChosen) -> None:
         self._say(
@@ -107,6 +131,10 @@ class Display:
             self.warn(code, fields)
         self._noticed.clear()
 
+    def _worker_started(self, event: WorkerStarted) -> None:
+        self._ending = self._worker = None  # of the one before
+        self._loading(event)
+
     def _loading(self, _event: Event) -> None:
         text = self._words.say("status.loading")
         self._screen.status(lambda _width, _only_ascii: text, 0.0)
@@ -118,6 +146,7 @@ class Display:
 
     def _started(self, event: RunStarted) -> None:
         self._begun = True
+        self._stop_at = event.stop_at
         self._pace = Pace()
         done = event.resumed_from or 0
         self._step = done
@@ -138,13 +167,13 @@ class Display:
         self._step = event.step
         average_loss = event.loss if self._average_loss is None else self._average_loss
         self._pace.add(event.step, event.time, event.seconds)
-        progress = Progress(event.step, self._start.stop_at, event.loss, average_loss, self._pace.seconds_per_step)
+        progress = Progress(event.step, self._stop_at, event.loss, average_loss, self._pace.seconds_per_step)
 
         def compose(width: int | None, only_ascii: bool) -> str:
             return status_line(self._words, progress, width=width, only_ascii=only_ascii)
 
         self._screen.status(compose, progress.share)
-        if event.step == self._start.stop_at:
+        if event.step == self._stop_at:
             self._screen.line(self._words.say("run.reached", steps=event.step), "good")
 
     def _repeated(self, event: StepRepeated) -> None:
@@ -158,6 +187,22 @@ class Display:
         self._export = self._start.run.root / event.path
         self._say("run.exported", step=event.step, path=self._path(event.path))
 
+    def _measured(self, event: Evaluated) -> None:
+        shown = []
+        for measure in MEASURES:
+            value = value_of(event, measure)
+            if value is not None or measure in event.unavailable:
+                number = "N/A" if value is None else measured(value)
+                shown.append(f"{self._words.say(f'report.loss.{measure}')} {number}")
+        measures = " · ".join(shown)
+        if event.is_control:
+            self._say("run.measured_control", measures=measures)
+        else:
+            self._say("run.measured", step=event.step, measures=measures)
+
+    def _best(self, event: BestChosen) -> None:
+        self._say("run.best", step=event.step, loss=measured(event.loss), path=self._path(event.path))
+
     def _warned(self, event: Warned) -> None:
         self.warn(event.code, event.fields)
 
@@ -165,7 +210,32 @@ class Display:
         self._ending = event
 
     def _ended(self, event: WorkerEnded) -> None:
-        self._status = event.status
+        self._worker = event
+
+    def _hung(self, event: WorkerHung) -> None:
+        seconds = {"seconds": round(event.silent_seconds), "limit": round(event.limit_seconds)}
+        said = {"step": event.step, "phase": event.phase, **seconds}
+        self._screen.line(self._words.say("watched.halted" if event.is_stopped else "watched.hung", **said), "warning")
+        if event.stack and (self._verbose or not self._begun):
+            self._errors.line(event.stack, "quiet")  # before there is a run nothing else keeps it
+
+    def _restarted(self, event: WorkerRestarted) -> None:
+        if event.after == "crashed":
+            self._screen.line(self._words.say("watched.crashed", reason=event.reason), "warning")
+        restarts = {"in_vain": event.in_vain, "most": MOST_RESTARTS}
+        if event.step is None:
+            self._say("watched.begun_again", **restarts)
+        else:
+            self._say("watched.restarted", step=event.step, **restarts)
+
+    def _limit_raised(self, event: LimitRaised) -> None:
+        pace = speed(self._words, event.seconds_per_step)
+        self._say(
+            "watched.limit_raised", speed=pace, spent=round(event.spent_seconds), limit=round(event.limit_seconds)
+        )
+
+    def _gave_up(self, event: GivenUp) -> None:
+        self._given_up = event
 
     def _finished(self) -> None:
         run, name = self._start.run, self._start.config.export.name
@@ -177,12 +247,17 @@ class Display:
 
     def _failed(self, exit_code: ExitCode) -> None:
         ending = self._ending
-        if ending is None:
-            code, fields = "worker_died", {"status": self._status, "exit_code": int(exit_code)}
+        if self._given_up is not None:
+            code, fields = self._given_up.code, self._given_up.fields
+        elif ending is None:
+            status = 0 if self._worker is None else self._worker.status
+            code, fields = "worker_died", {"status": status, "exit_code": int(exit_code)}
         else:
             code, fields = ending.code, ending.fields
         for line in self._words.error(code, fields):
             self._errors.line(line, "bad")
+        if ending is None and self._worker is not None and self._worker.output:
+            self._errors.line("\n".join(self._worker.output.splitlines()[-LAST_LINES:]), "quiet")
         is_our_fault = exit_code == ExitCode.CRASHED and ending is not None
         if ending is not None and (self._verbose or (is_our_fault and not self._begun)):
             self._errors.line(ending.traceback.rstrip(), "quiet")  # nothing else keeps it
@@ -195,7 +270,22 @@ class Display:
         self._screen.line(self._words.say(key, **fields))
 
     def _path(self, path: str) -> str:
-        """As short as it can be from where the person is."""
-        full = self._start.run.root / path
-        here = Path.cwd()
-        return str(full.relative_to(here)) if full.is_relative_to(here) else str(full)
+        return shortened(self._start.run.root / path)
+
+
+def report_lines(words: Words, files: ReportFiles) -> list[str]:
+    """Where the reports are, the page first, and what of them could not be made."""
+    lines = []
+    for trouble in files.troubles:
+        lines += words.warning("report_failed", {"path": trouble.path, "reason": trouble.reason})
+    if files.missing:
+        lines += words.warning(
+            "report_without_png", {"module": files.missing, "command": f"pip install {files.missing}"}
+        )
+    return [*lines, *(words.say("report_command.made", path=shortened(path)) for path in files.made)]
+
+
+def shortened(path: Path) -> str:
+    """As short as it can be from where the person is."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorasmith import __version__
 from lorasmith.config import Request, RunConfig, load_flat_toml
+from lorasmith.data.order import AUTO_FROM
 from lorasmith.errors import ConfigError, ExitCode, ResourceError
 from lorasmith.messages import LANGUAGES, choose_language
 from lorasmith.run_folder import RunFolder
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 DEFAULT_STEPS = 100
 BASE_MODEL = ("model", "base_model")
+HOLD_OUT = ("dataset", "hold_out")
 LANG = ("request", "lang")
 
 
@@ -94,6 +96,8 @@ class _Desk:
         if not values.get(BASE_MODEL):
             asked_model = self._ask_base_model()
             values[BASE_MODEL] = asked_model
+        if HOLD_OUT not in values and can_ask():
+            self._offer_hold_out(values)
         if STEPS not in values and EPOCHS not in values:
             if not can_ask():
                 raise ConfigError("steps_unnamed")
@@ -118,6 +122,16 @@ class _Desk:
         settings, request = split_request(values)
         start = self.engine.continued_run(run, settings, request, from_state=line.from_state, here=self.here)
         return start, request
+
+    def _offer_hold_out(self, values: Values) -> None:
+        """Before the first run of a folder with enough pictures: some of them, so that the best step can be told."""
+        settings, request = split_request(values)
+        if self._run(request).ledger.exists():
+            return
+        folder = RunConfig().with_values(settings).dataset.folder
+        pictures = len(self.engine.repeats_in(self.here / folder))
+        if pictures >= AUTO_FROM and Prompter(self.words).hold_out(pictures=pictures, count=pictures // AUTO_FROM):
+            values[HOLD_OUT] = "auto"
 
     def _advice(self, settings: Values) -> str:
         """How many steps are good for the pictures that are there, and how often each is then seen."""

@@ -1,4 +1,6 @@
-"""Fans the events of a run out to screen, TensorBoard and CSV. Decides nothing: the supervisor does."""
+"""Fans the events of a run out to screen, TensorBoard and CSV, and has the report made at the end. Decides nothing: the
+supervisor does.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from lorasmith.errors import ExitCode
-from lorasmith.events import Event, WorkerStarted
+from lorasmith.events import Event, RunStarted, WorkerStarted
 from lorasmith.reports.projections import Projections, Trouble, projections_of
 from lorasmith.runtime.start import Start
 from lorasmith.ui.render import Display
@@ -39,13 +41,15 @@ def watch(
     screen = screen or open_screen(sys.stdout)
     display = Display(words, screen, open_screen(sys.stderr), start=start, command=command, verbose=verbose)
     projections: Projections | None = None
+    has_begun = False
     try:
         for event in supervisor.events():
             if event is None:
                 screen.tick()
                 continue
+            has_begun = has_begun or isinstance(event, RunStarted)
             if isinstance(event, WorkerStarted) and projections is None:
-                projections = projections_of(start.run)  # while the worker loads
+                projections = projections_of(start.run, words.language)  # while the worker loads
             troubles: list[Trouble] = []
             average = None
             if projections is not None:
@@ -59,4 +63,17 @@ def watch(
         if projections is not None:
             projections.close()
     display.finish(supervisor.exit_code, supervisor.newest_state())
+    if has_begun:
+        _report(start, display, words)
     return int(supervisor.exit_code)
+
+
+def _report(start: Start, display: Display, words: Words) -> None:
+    """Made after everything else has been told: what it meets changes no exit status."""
+    # Here, because what draws is not to be loaded while a run trains.
+    from lorasmith.reports.making import make_reports
+
+    try:
+        display.reported(make_reports(start.run, words))
+    except KeyboardInterrupt:
+        display.warn("report_left_out", {})

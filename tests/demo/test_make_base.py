@@ -13,7 +13,7 @@ from lorasmith.demo.make_base import Recipe
 from lorasmith.families import load_family
 from lorasmith.families.recognize import recognize
 
-TINY = Recipe(vae_steps=2, clip_steps=2, unet_steps=2, pictures=40, half_precision=False)
+TINY = Recipe(vae_steps=2, vae_edges_steps=2, clip_steps=2, unet_steps=2, pictures=40, half_precision=False)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ PROJECT = Path(__file__).parents[2]
 def test_the_supervisor_without_fcntl_killpg_and_sigkill() -> None:
     options = ["-q", "-p", "tests.runtime.as_on_windows", "-p", "no:cacheprovider"]
     found = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, "tests/runtime/test_supervisor.py"],
+        [sys.executable, "-m", "pytest", *options, "tests/runtime/test_supervisor.py", "tests/runs/test_restarts.py"],
         cwd=PROJECT,
         capture_output=True,
         text=True,

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from lorasmith.events import Warned
 from lorasmith.ledger import surviving
 from lorasmith.reports.curves import CurveFold, curves_of, steps_per_epoch
+from tests.reports.made_up import best, evaluated
 from tests.ui.fake_engine import run_started, step
 
 
@@ -58,3 +61,25 @@ def test_one_learning_rate_stands_for_the_run(lr: dict[str, float], main: float,
     point = fold.add(type(event)(**{**{name: getattr(event, name) for name in event.__dataclass_fields__}, "lr": lr}))
     assert point is not None
     assert (point.denoiser_lr, point.other_lrs) == (main, others)
+
+
+def test_cancelled_measures_and_bests_leave_no_trace_but_a_control_holds(tmp_path: Path) -> None:
+    control = evaluated(2, tmp_path, is_control=True)
+    first = [run_started(6), step(1), step(2), control, evaluated(1, tmp_path), best(1, 0.2), evaluated(2, tmp_path)]
+    events = [*first, best(2, 0.1), run_started(6, resumed_from=1, attempt=2), step(2, attempt=2)]
+    found = curves_of(events)
+    assert [one.step for one in found.evaluations] == [1]
+    assert found.control == control
+    assert found.best is not None and found.best.step == 1
+    assert found == curves_of(surviving(events))
+    assert found.evaluation_at(1) is not None and found.evaluation_at(2) is None
+
+
+def test_a_step_that_was_measured_again_counts_once(tmp_path: Path) -> None:
+    again = evaluated(1, tmp_path, share=0.5)
+    fold = CurveFold()
+    for event in (run_started(6), step(1), evaluated(1, tmp_path)):
+        fold.add(event)
+    assert fold.held_in_place_of(again) == evaluated(1, tmp_path)
+    fold.add(again)
+    assert fold.curves().evaluations == (again,)

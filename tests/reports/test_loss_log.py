@@ -10,6 +10,7 @@ from lorasmith.errors import ResourceError
 from lorasmith.ledger import Ledger
 from lorasmith.reports.curves import curves_of
 from lorasmith.reports.loss_log import LossLog, remake_loss_log
+from tests.reports.made_up import evaluated
 from tests.ui.fake_engine import T0, run_started, step
 
 HEADER = "step,epoch,total_loss,average_loss,visual_loss,semantic_loss,color_loss,learning_rate,timestamp"
@@ -23,7 +24,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 def test_the_header_is_the_promised_one_and_every_step_has_a_row(tmp_path: Path) -> None:
     path = tmp_path / "training_logs" / "training_loss_log.txt"
-    LossLog(path).remake(curves_of(EVENTS).points)
+    LossLog(path).remake(curves_of(EVENTS))
     assert path.read_text(encoding="utf-8").splitlines()[0] == HEADER
     found = rows(path)
     assert [int(row["step"]) for row in found] == [1, 2, 3, 4, 5]
@@ -35,11 +36,11 @@ def test_the_header_is_the_promised_one_and_every_step_has_a_row(tmp_path: Path)
 
 
 def test_appending_gives_the_same_file_as_making_it_at_once(tmp_path: Path) -> None:
-    points = curves_of(EVENTS).points
+    curves = curves_of(EVENTS)
     at_once, grown = LossLog(tmp_path / "a.txt"), LossLog(tmp_path / "b.txt")
-    at_once.remake(points)
-    grown.remake(points[:2])
-    for point in points[2:]:
+    at_once.remake(curves)
+    grown.remake(curves_of(EVENTS[:3]))
+    for point in curves.points[2:]:
         grown.append(point)
     assert grown.path.read_bytes() == at_once.path.read_bytes()
 
@@ -61,3 +62,19 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
         pytest.skip("no /dev/full here")
     with pytest.raises(ResourceError):
         log.append(curves_of(EVENTS).points[0])
+
+
+def cells(path: Path) -> list[tuple[str, str, str]]:
+    return [(row["visual_loss"], row["semantic_loss"], row["color_loss"]) for row in rows(path)]
+
+
+def test_what_was_measured_stands_at_its_step_and_what_could_not_be_is_na(tmp_path: Path) -> None:
+    log = LossLog(tmp_path / "log.txt")
+    log.remake(curves_of(EVENTS))
+    control = evaluated(3, tmp_path, is_control=True)
+    measured = evaluated(3, tmp_path, unavailable={"semantic": "no_clip_model"})
+    log.measured(control, curves_of([*EVENTS, control]))
+    assert cells(log.path) == [("", "", "")] * 5
+    log.measured(measured, curves_of([*EVENTS, control, measured]))
+    expected = (str(measured.visual), "N/A", str(measured.color))
+    assert cells(log.path) == [("", "", "")] * 2 + [expected] + [("", "", "")] * 2

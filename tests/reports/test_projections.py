@@ -1,17 +1,18 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from lorasmith.events import CheckpointSaved, DeviceChosen, Event, RunStopped
+from lorasmith.events import CheckpointSaved, DeviceChosen, Evaluated, Event, RunStopped
 from lorasmith.ledger import Ledger
-from lorasmith.reports.curves import Point, curves_of
+from lorasmith.reports.curves import Curves, Point, curves_of
 from lorasmith.reports.projections import Projections, projections_of
 from lorasmith.run_folder import RunFolder
+from tests.reports.made_up import evaluated
 from tests.ui.fake_engine import T0, run_started, step
 
 SAVED = CheckpointSaved(attempt=1, time=T0, step=3, path="s", sha256="", seconds=0.0)
@@ -23,20 +24,27 @@ class ListSink:
 
     steps: list[int] = field(default_factory=list)
     averages: list[float] = field(default_factory=list)
+    evaluations: list[int] = field(default_factory=list)
     is_full: bool = False
     remakes: int = 0
     path: Path = Path("list")
 
-    def remake(self, points: Sequence[Point]) -> None:
+    def remake(self, curves: Curves) -> None:
         self._check()
         self.remakes += 1
-        self.steps = [point.step for point in points]
-        self.averages = [point.average_loss for point in points]
+        self.steps = [point.step for point in curves.points]
+        self.averages = [point.average_loss for point in curves.points]
+        self.evaluations = [one.step for one in curves.evaluations]
 
     def append(self, point: Point) -> None:
         self._check()
         self.steps.append(point.step)
         self.averages.append(point.average_loss)
+
+    def measured(self, evaluation: Evaluated, curves: Curves) -> None:
+        self._check()
+        assert evaluation in (curves.control, *curves.evaluations)
+        self.evaluations.append(0 if evaluation.is_control else evaluation.step)
 
     def close(self) -> None:
         """Nothing to let go of."""
@@ -129,3 +137,33 @@ def test_both_files_of_a_run_say_the_same(tmp_path: Path) -> None:
     projections.close()
     assert len(list(run.tensorboard.iterdir())) == 1
     assert len(run.loss_log.read_text(encoding="utf-8").splitlines()) == 3
+
+
+def test_measures_are_added_once_and_a_second_measure_of_a_step_takes_the_place_of_the_first(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    sink = ListSink()
+    projections = Projections(tmp_path / "ledger.jsonl", [sink])
+    control, first = evaluated(2, tmp_path, is_control=True), evaluated(2, tmp_path)
+    played(projections, ledger, [run_started(9), step(1), step(2), control, first])
+    assert (sink.evaluations, sink.remakes) == ([0, 2], 1)
+    projections.project(first)  # known already
+    assert sink.evaluations == [0, 2]
+    played(projections, ledger, [evaluated(2, tmp_path, share=0.5)])
+    assert (sink.evaluations, sink.remakes) == ([2], 2)
+
+
+def test_cancelled_measures_leave_no_trace(ledger: Ledger, tmp_path: Path) -> None:
+    sink = ListSink()
+    projections = Projections(tmp_path / "ledger.jsonl", [sink])
+    events = [run_started(9), step(1), evaluated(1, tmp_path), step(2), evaluated(2, tmp_path)]
+    played(projections, ledger, [*events, run_started(9, resumed_from=1, attempt=2)])
+    assert sink.evaluations == [1]
+
+
+def test_all_can_be_made_again_at_once(ledger: Ledger, tmp_path: Path) -> None:
+    for event in (run_started(2), step(1), step(2)):
+        ledger.append(event)
+    sink, full = ListSink(), ListSink(is_full=True)
+    told = Projections(tmp_path / "ledger.jsonl", [sink, full]).remake()
+    assert (sink.steps, len(told)) == ([1, 2], 1)

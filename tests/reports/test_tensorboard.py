@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import json
 import struct
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tensorboard.compat.proto.event_pb2 import Event as Record
 
 from lorasmith.ledger import Ledger
+from lorasmith.messages import tr
 from lorasmith.reports.curves import curves_of
 from lorasmith.reports.tensorboard import PATTERN, TensorBoardFile, remake_tensorboard, scalars
+from lorasmith.run_folder import RunFolder
+from tests.reports.made_up import evaluated, started, stepped, written
 from tests.ui.fake_engine import T0, run_started, step
 
 EVENTS = [run_started(5), *(step(number) for number in range(1, 6))]
@@ -28,9 +33,9 @@ def records(folder: Path) -> list[Record]:
 
 
 def test_every_step_has_every_tag_at_the_time_of_the_event(tmp_path: Path) -> None:
-    sink = TensorBoardFile(tmp_path / "logs")
+    sink = TensorBoardFile(RunFolder(tmp_path))
     points = curves_of(EVENTS).points
-    sink.remake(points[:3])
+    sink.remake(curves_of(EVENTS[:4]))
     for point in points[3:]:
         sink.append(point)
     first, *steps = records(tmp_path / "logs")  # before close: a running TensorBoard sees each step at once
@@ -51,31 +56,78 @@ def test_a_trained_text_encoder_has_a_curve_of_its_own() -> None:
 
 
 def test_making_it_again_leaves_one_file_without_what_was_cancelled(tmp_path: Path) -> None:
-    first = TensorBoardFile(tmp_path)
-    first.remake(curves_of(EVENTS).points)
+    run = RunFolder(tmp_path)
+    first = TensorBoardFile(run)
+    first.remake(curves_of(EVENTS))
     first.close()
-    (tmp_path / "notes.txt").write_text("the user's")
-    (before,) = tmp_path.glob(PATTERN)
+    (run.tensorboard / "notes.txt").write_text("the user's")
+    (before,) = run.tensorboard.glob(PATTERN)
     with Ledger(tmp_path / "ledger.jsonl") as ledger:
         for event in [*EVENTS, run_started(5, resumed_from=2, attempt=2), step(3, attempt=2, loss=9.0)]:
             ledger.append(event)
-    remake_tensorboard(tmp_path / "ledger.jsonl", tmp_path)
-    assert [record.step for record in records(tmp_path)] == [0, 1, 2, 3]
-    assert records(tmp_path)[-1].summary.value[0].simple_value == 9.0
+    remake_tensorboard(run)
+    assert [record.step for record in records(run.tensorboard)] == [0, 1, 2, 3]
+    assert records(run.tensorboard)[-1].summary.value[0].simple_value == 9.0
     assert not before.exists()
-    assert (tmp_path / "notes.txt").exists()
+    assert (run.tensorboard / "notes.txt").exists()
 
 
-def test_tensorboard_itself_reads_it(tmp_path: Path) -> None:
-    sink = TensorBoardFile(tmp_path)
-    sink.remake(curves_of(EVENTS).points)
+READ = """
+import json, sys
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+all_of = EventAccumulator(sys.argv[1], size_guidance={"scalars": 0, "images": 0, "tensors": 0})
+all_of.Reload()
+tags = all_of.Tags()
+print(json.dumps({
+    "scalars": {tag: [(one.step, one.value) for one in all_of.Scalars(tag)] for tag in tags["scalars"]},
+    "images": {tag: [(one.step, one.width) for one in all_of.Images(tag)] for tag in tags["images"]},
+    "texts": {tag: [(one.step, one.tensor_proto.string_val[0].decode()) for one in all_of.Tensors(tag)]
+              for tag in tags["tensors"]},
+}))
+"""
+
+
+def read_back(folder: Path) -> dict[str, Any]:
+    """What TensorBoard's own reader finds."""
+    done = subprocess.run([sys.executable, "-c", READ, str(folder)], capture_output=True, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_tensorboard_itself_reads_a_run_that_was_killed_and_continued(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    killed = [*stepped(range(1, 5)), evaluated(4, tmp_path, root=run.root, is_control=True)]
+    killed += [evaluated(4, tmp_path, root=run.root), *stepped(range(5, 8)), evaluated(7, tmp_path, root=run.root)]
+    events = [started(tmp_path, 9), *killed, started(tmp_path, 9, attempt=2, resumed_from=4)]
+    missing = {"semantic": "no_clip_model"}
+    events += [*stepped(range(5, 10), attempt=2), evaluated(9, tmp_path, root=run.root, attempt=2, unavailable=missing)]
+    (run.samples / "step-00000009" / "sample_1.png").unlink()
+    written(run.root, events)
+    remake_tensorboard(run)
+    found = read_back(run.tensorboard)
+    for tag in ("loss/current", "loss/average", "lr", "grad_norm"):
+        assert [step for step, _ in found["scalars"][tag]] == list(range(1, 10))
+    assert [step for step, _ in found["scalars"]["loss/visual"]] == [0, 4, 9]
+    assert [step for step, _ in found["scalars"]["loss/validation"]] == [0, 4, 9]
+    assert [step for step, _ in found["scalars"]["loss/semantic"]] == [0, 4]
+    assert found["texts"] == {"unavailable/semantic": [[9, "No CLIP model was named with `--clip-model`"]]}
+    assert found["images"]["samples/01"] == [[0, 192], [4, 192], [9, 192]]
+    assert found["images"]["samples/02"] == [[0, 192], [4, 192]]  # the file that is gone is left out
+
+
+def test_measures_that_come_later_are_added_to_the_same_file(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    sink = TensorBoardFile(run, "zh-TW")
+    curves = curves_of(EVENTS)
+    sink.remake(curves)
+    sink.measured(evaluated(5, tmp_path, is_control=True), curves)
+    sink.measured(evaluated(5, tmp_path, unavailable={"color": "not_finite"}), curves)
     sink.close()
-    script = (
-        "import sys; from tensorboard.backend.event_processing.event_accumulator import EventAccumulator as A\n"
-        "a = A(sys.argv[1]); a.Reload(); print([(e.step, round(e.value, 4)) for e in a.Scalars('loss/current')])"
-    )
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[(1, 0.5), (2, 0.25), (3, 0.1667), (4, 0.125), (5, 0.1)]"
+    found = read_back(run.tensorboard)
+    assert [step for step, _ in found["scalars"]["loss/color"]] == [0]
+    assert [step for step, _ in found["scalars"]["loss/visual"]] == [0, 5]
+    assert found["texts"] == {"unavailable/color": [[5, tr("zh-TW", "unavailable.not_finite")]]}
+    assert found["images"] == {}
 
 
 def test_no_torch_is_loaded() -> None:

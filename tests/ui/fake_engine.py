@@ -136,6 +136,7 @@ class FakeEngine:
     asked: list[Any] = field(default_factory=list)
     supervisor: dict[str, Any] = field(default_factory=dict)
     found: list[Path] = field(default_factory=list)
+    pictures: int = 8
 
     def engine(self) -> Engine:
         return Engine(
@@ -144,6 +145,8 @@ class FakeEngine:
             continued_run=self.continued_run,
             supervise=lambda start: FakeSupervisor(start, **self.supervisor),
             find_checkpoints=lambda _here, _environment: self.found,
+            repeats_in=lambda _folder: (10,) * self.pictures,
+            suggested_steps=lambda pictures: (25 * pictures, 50 * pictures),
         )
 
     def new_run(self, values: Any, request: Any, *, state_prefix: str, here: Path) -> Start:

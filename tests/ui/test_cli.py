@@ -68,7 +68,7 @@ def test_an_error_is_on_stderr_in_the_readers_language(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "錯誤：沒有這個選項：`--stepz`\n提示：是不是要用 `--steps`？\n"
     done = script("--steps", "0", cwd=tmp_path, LANG="zh_TW.UTF-8")
-    assert done.stderr == "錯誤：`--steps` 不能是 '0'：整數，至少 1\n"
+    assert done.stderr == "錯誤：`--steps` 不能是 '0'：整數，至少 1，最多 1000000000\n"
 
 
 def test_a_stream_that_cannot_show_a_sign_ends_nothing(tmp_path: Path) -> None:

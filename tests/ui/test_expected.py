@@ -11,7 +11,7 @@ from lorasmith.ui.words import Words
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("steps", "a whole number, at least 1"),
+        ("steps", "a whole number, at least 1, at most 1000000000"),
         ("dropout", "a number, at least 0, less than 1"),
         ("alpha", "a number, more than 0"),
         ("clip-skip", "a whole number, at least 1, at most 12"),

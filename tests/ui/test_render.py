@@ -11,15 +11,24 @@ from lorasmith.errors import ExitCode
 from lorasmith.events import (
     EVENTS,
     AdapterExported,
+    BestChosen,
     CacheProgress,
     CheckpointSaved,
     DeviceChosen,
+    Evaluated,
+    GivenUp,
+    LimitRaised,
     RunStopped,
     StepRepeated,
     Warned,
     WorkerEnded,
+    WorkerHung,
+    WorkerRestarted,
+    WorkerStarted,
 )
 from lorasmith.messages import LANGUAGES
+from lorasmith.reports.files import ReportFiles
+from lorasmith.reports.projections import Trouble
 from lorasmith.run_folder import RunFolder
 from lorasmith.runtime.start import Start
 from lorasmith.ui.render import Display
@@ -90,11 +99,17 @@ def test_every_event_can_be_shown(language: str) -> None:
         Warned(**AT, code="prodigy_lr", fields={"lr": 1}),
         RunStopped(**AT, step=1, reason="reached"),
         WorkerEnded(**AT, status=0),
+        hung(),
+        WorkerRestarted(**AT, after="crashed", reason="x", step=1, in_vain=1),
+        LimitRaised(**AT, spent_seconds=1.0, limit_seconds=2.0, seconds_per_step=3.0),
+        GivenUp(**AT, code="stuck"),
+        Evaluated(**AT, step=1, is_control=False, visual=0.5, unavailable={"semantic": "no_clip_model"}),
+        BestChosen(**AT, step=1, loss=0.1, standard_error=0.01, path="last-best.safetensors", sha256=""),
     ]
     for event in events:
         shown.display.show(event)
     assert {type(event).__name__ for event in events} | {"WorkerStarted"} == set(EVENTS)
-    assert len(shown.out.lines) == 7
+    assert len(shown.out.lines) == 13
 
 
 @pytest.mark.parametrize("reason", ["asked", "first_available", "no_accelerator", "torch_without_cuda"])
@@ -132,6 +147,95 @@ def test_a_start_says_where_it_stands_and_what_has_changed() -> None:
         "Pictures held out, never trained on: 1",
         "Changed: `--lr` from 0.1 to 0.2",
     ]
+
+
+def hung(**fields: Any) -> WorkerHung:
+    facts = {"step": 4, "phase": "step", "silent_seconds": 300.4, "limit_seconds": 300.0}
+    return WorkerHung(**{**AT, **facts, "stack": "File forward.py", "is_stopped": False, **fields})
+
+
+def test_a_hang_is_said_and_what_follows() -> None:
+    shown = Shown(stop_at=9)
+    shown.display.show(run_started(9))
+    shown.out.lines.clear()
+    shown.display.show(hung())
+    shown.display.show(hung(is_stopped=True, stack=""))
+    shown.display.show(WorkerRestarted(**AT, after="hung", reason="", step=4, in_vain=2))
+    shown.display.show(WorkerRestarted(**AT, after="crashed", reason="KeyError: 'x'", step=None, in_vain=3))
+    shown.display.show(LimitRaised(**AT, spent_seconds=6000.2, limit_seconds=18000.0, seconds_per_step=40.0))
+    assert shown.out.lines == [
+        "No sign of life for 300 s after step 4 (phase `step`, allowed 300 s): the training process is ended",
+        "A signal has stopped the training process: no sign of life for 300 s after step 4 (phase `step`, allowed"
+        " 300 s); it is ended",
+        "Started again from step 4; restarts without a new step: 2 of 3",
+        "The training process failed: KeyError: 'x'",
+        "Started again from the beginning; restarts without a new step: 3 of 3",
+        "Slower than was allowed for, but moving (40.00 s/step): after 6000 s the limit of the whole run is raised to"
+        " 18000 s",
+    ]
+    assert shown.errors.lines == []  # the stack is in the supervisor's log
+
+
+@pytest.mark.parametrize(("verbose", "begun"), [(True, True), (False, False)])
+def test_a_stack_is_shown_where_it_is_wanted_or_kept_nowhere(verbose: bool, begun: bool) -> None:
+    shown = Shown(verbose=verbose)
+    if begun:
+        shown.display.show(run_started(3))
+    shown.display.show(hung())
+    assert shown.errors.lines == ["File forward.py"]
+
+
+@pytest.mark.parametrize(
+    ("code", "fields", "exit_code"),
+    [
+        ("stuck", {"seconds": 300, "step": 4, "phase": "step", "restarts": 3}, ExitCode.STUCK),
+        ("run_limit", {"seconds": 6000, "since": 400, "step": 4}, ExitCode.STUCK),
+        ("worker_unkillable", {"pid": 77}, ExitCode.STUCK),
+        ("crashed_again", {"restarts": 3, "reason": "KeyError"}, ExitCode.CRASHED),
+        ("no_usable_state", {"folder": "f", "damaged": ["a"]}, ExitCode.NO_STATE),
+    ],
+)
+def test_giving_up_says_why_and_how_to_go_on(code: str, fields: dict[str, Any], exit_code: ExitCode) -> None:
+    shown = Shown()
+    shown.display.show(run_started(3))
+    shown.display.show(RunStopped(**AT, step=1, reason="failed", code="crashed", exit_code=70))
+    shown.display.show(GivenUp(**AT, code=code, fields=fields, exit_code=int(exit_code)))
+    shown.display.finish(exit_code, Path.cwd() / "lora_output" / "state_x")
+    assert shown.errors.lines[:2] == Words("en").error(code, fields)
+    assert shown.errors.lines[1].startswith("hint: ")
+    assert ("lora_output/state_x" in shown.text) is (exit_code != ExitCode.NO_STATE)
+
+
+def test_what_a_worker_printed_that_died_without_a_word_is_shown() -> None:
+    shown = Shown()
+    shown.display.show(run_started(3))
+    output = "\n".join(f"line {number}" for number in range(50))
+    shown.display.show(WorkerEnded(**AT, status=-11, output=output))
+    shown.display.finish(ExitCode.CRASHED, None)
+    assert "exit status -11" in shown.errors.lines[0]
+    assert shown.errors.lines[-1].startswith("line 30") and shown.errors.lines[-1].endswith("line 49")
+
+
+def test_the_failure_of_an_earlier_attempt_is_not_this_one_s() -> None:
+    shown = Shown()
+    shown.display.show(run_started(3))
+    shown.display.show(
+        RunStopped(**AT, step=1, reason="failed", code="crashed", fields={"reason": "old"}, exit_code=70)
+    )
+    shown.display.show(WorkerStarted(**AT, worker_pid=1, supervisor_pid=2))
+    shown.display.show(WorkerEnded(**AT, status=-9))
+    shown.display.finish(ExitCode.CRASHED, None)
+    assert "exit status -9" in shown.errors.lines[0]
+
+
+def test_the_target_is_what_the_run_says_it_is() -> None:
+    """It was planned before the folder was held: meanwhile the run may have moved on."""
+    shown = Shown(stop_at=3)
+    shown.display.show(run_started(5, resumed_from=3))
+    shown.display.show(step(3), 0.4)
+    assert "maximum" not in shown.text
+    shown.display.show(step(5), 0.4)
+    assert shown.out.lines[-1] == "Reached the maximum of 5 steps"
 
 
 def test_at_the_end_it_says_where_the_lora_is_and_what_can_be_done() -> None:
@@ -204,3 +308,23 @@ def test_a_stop_says_how_far_it_came() -> None:
         "Newest good state: `/elsewhere/state_x`",
         "Go on: `lorasmith train --continue`",
     ]
+
+
+def test_what_was_measured_is_told_and_what_could_not_be_is_na() -> None:
+    shown = Shown()
+    missing = {"semantic": "no_clip_model"}
+    validation = {"loss": 0.1234, "standard_error": 0.01}
+    for is_control in (True, False):
+        event = Evaluated(**AT, step=2, is_control=is_control, visual=0.5, unavailable=missing, validation=validation)
+        shown.display.show(event)
+    numbers = "Visual 0.500 · Semantic N/A · Validation 0.123"
+    assert shown.out.lines == [f"Measured with the LoRA off: {numbers}", f"Measured at step 2: {numbers}"]
+
+
+def test_the_reports_are_named_and_what_could_not_be_made_is_told() -> None:
+    shown = Shown()
+    page = Path.cwd() / "training_logs" / "x.html"
+    shown.display.reported(ReportFiles(None, None, page, (Trouble("x.json", "full"),), "matplotlib"))
+    assert shown.out.lines[0] == "Warning: Cannot write the report `x.json`: full"
+    assert "pip install matplotlib" in shown.text
+    assert shown.out.lines[-1] == "Report: `training_logs/x.html`"

@@ -142,3 +142,39 @@ def test_help_and_version_need_nothing(typed: str, capsys: pytest.CaptureFixture
 def test_the_base_model_is_refused_before_anything_is_asked() -> None:
     with pytest.raises(ConfigError, match="steps_and_epochs"):
         run("--new --steps 3 --epochs 3")
+
+
+HOLD_OUT = ("dataset", "hold_out")
+
+
+def asked_at_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, arguments: str, answers: list[str], *, pictures: int
+) -> tuple[Any, list[str]]:
+    """The settings of the start, and the answers that were not asked for."""
+    left = list(answers)
+    monkeypatch.setattr("lorasmith.ui.train.can_ask", lambda: True)
+    monkeypatch.setattr("builtins.input", lambda _: left.pop(0))
+    fake = FakeEngine(pictures=pictures)
+    run(arguments, fake)
+    return fake.asked[0][1], left
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"), [(["y"], "auto"), ([""], None), (["n"], None), (["maybe", "YES"], "auto")]
+)
+def test_the_first_run_offers_to_hold_some_pictures_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], answers: list[str], expected: str | None
+) -> None:
+    arguments = "--new --steps 3 --base-model demo"
+    values, left = asked_at_a_terminal(monkeypatch, arguments, answers, pictures=45)
+    assert (values.get(HOLD_OUT), left) == (expected, [])
+    assert "Pictures: 45. Hold out 2," in capsys.readouterr().out
+    values, left = asked_at_a_terminal(monkeypatch, arguments, ["y"], pictures=45)  # there is a run now
+    assert (HOLD_OUT in values, left) == (False, ["y"])
+
+
+@pytest.mark.parametrize(("typed", "pictures"), [("", 19), (" --hold-out 0", 45), (" --hold-out 3", 45)])
+def test_it_is_not_offered(monkeypatch: pytest.MonkeyPatch, typed: str, pictures: int) -> None:
+    """With few pictures, or where it was said."""
+    arguments = "--new --steps 3 --base-model demo" + typed
+    assert asked_at_a_terminal(monkeypatch, arguments, ["y"], pictures=pictures)[1] == ["y"]

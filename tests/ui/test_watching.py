@@ -1,12 +1,18 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lorasmith.config import RunConfig
 from lorasmith.errors import ExitCode
+from lorasmith.events import Event, RunStopped
+from lorasmith.reports import making
 from lorasmith.run_folder import RunFolder
 from lorasmith.runtime.start import Start
 from lorasmith.ui.screens import LastingScreen, PlainScreen
@@ -41,7 +47,7 @@ def test_files_that_cannot_be_written_are_told_once_and_end_nothing(start: Start
     start.run.training_logs.write_text("a file where the folder should be")
     status, text = watched(start)
     assert status == ExitCode.FINISHED
-    assert text.count("Cannot write") == 1
+    assert text.count("Cannot write `") == 1
     assert len(list(start.run.tensorboard.iterdir())) == 1
 
 
@@ -60,3 +66,54 @@ def test_a_screen_that_goes_away_ends_nothing(start: Start) -> None:
     screen = LastingScreen(PlainScreen(Closed()))
     assert watch(start, supervisor, words=Words("en"), command="x", verbose=False, screen=screen) == 0
     assert len(start.run.loss_log.read_text().splitlines()) == 6
+
+
+def test_the_report_is_made_at_every_end_and_named_last(start: Start) -> None:
+    for options in ({}, {"stop_after": 2}, {"failure": ("disk_full", {"path": "x"}, ExitCode.NO_RESOURCE)}):
+        _, text = watched(start, **options)
+        assert text.splitlines()[-3].startswith("Report: ")
+    assert len(list(start.run.training_logs.glob("lora_training_report_*.html"))) == 3
+    assert len(list(start.run.training_logs.glob("lora_training_curves_*.png"))) == 3
+
+
+def test_an_end_before_the_run_took_its_place_makes_no_report(start: Start) -> None:
+    class NeverBegun(FakeSupervisor):
+        def _training(self, attempt: int, at: dict[str, Any]) -> Iterator[Event]:
+            self.exit_code = ExitCode.BAD_INPUT
+            yield RunStopped(**at, step=None, reason="failed", code="no_best_state", exit_code=2)
+
+    out = io.StringIO()
+    words = Words("en")
+    assert watch(start, NeverBegun(start), words=words, command="x", verbose=False, screen=PlainScreen(out)) == 2
+    assert not start.run.training_logs.exists()
+    assert "Report" not in out.getvalue()
+
+
+def test_a_report_that_cannot_be_written_is_told_and_changes_no_exit_status(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(making, "write_atomically", full)
+    status, text = watched(start)
+    assert status == ExitCode.FINISHED
+    assert text.count("Cannot write the report") == 3
+    assert "Report: " not in text
+
+
+def test_ctrl_c_while_the_report_is_made_leaves_it_out(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(making, "read_summary", interrupted)
+    status, text = watched(start)
+    assert status == ExitCode.FINISHED
+    assert "The report was not made" in text
+
+
+def test_nothing_that_draws_is_loaded_before_the_end() -> None:
+    script = (
+        "import lorasmith.ui.watching, sys; sys.exit(bool({'PIL', 'matplotlib', 'tensorboard'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 0

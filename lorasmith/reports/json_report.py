@@ -1,0 +1,69 @@
+"""The report for programs: everything of the summary as one JSON file, in codes and numbers. Knows no words."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from lorasmith import __version__
+from lorasmith.events import Evaluated
+from lorasmith.reports.curves import Curves
+from lorasmith.reports.summary import RunSummary
+
+FORMAT = 1
+
+
+def json_report(summary: RunSummary, *, now: datetime) -> bytes:
+    """The file's bytes. Text that no file could hold as UTF-8 is escaped."""
+    plain = report_fields(summary, now=now)
+    try:
+        return json.dumps(plain, ensure_ascii=False, allow_nan=False, indent=1).encode()
+    except UnicodeEncodeError:
+        return json.dumps(plain, allow_nan=False, indent=1).encode()
+
+
+def report_fields(summary: RunSummary, *, now: datetime) -> dict[str, Any]:
+    """JSON values. Times are ISO 8601 with their offset."""
+    plain = {
+        "format": FORMAT,
+        "program": {"name": "lorasmith", "version": __version__},
+        "made_at": now.astimezone().isoformat(timespec="seconds"),
+        **asdict(summary),
+        "interruptions": summary.interruptions,
+        "curves": _curves(summary.curves),
+    }
+    plain["began"], plain["ended"] = iso(summary.began), iso(summary.ended)
+    for attempt, shown in zip(summary.attempts, plain["attempts"], strict=True):
+        shown |= {"began": iso(attempt.began), "ended": iso(attempt.ended), "seconds": attempt.seconds}
+    times = summary.data.times_seen
+    if times:
+        plain["data"] |= {"seen": {"least": min(times), "mean": sum(times) / len(times), "most": max(times)}}
+    return plain
+
+
+def iso(time: float | None) -> str | None:
+    """Wall-clock seconds as local time with its offset."""
+    return None if time is None else datetime.fromtimestamp(time).astimezone().isoformat(timespec="seconds")
+
+
+def _curves(curves: Curves) -> dict[str, Any]:
+    """Columns: as short as JSON gets, and what a table or a plot wants."""
+    points = curves.points
+    return {
+        "step": [one.step for one in points],
+        "epoch": [one.epoch for one in points],
+        "total": [one.loss for one in points],
+        "average": [one.average_loss for one in points],
+        "learning_rate": [one.denoiser_lr for one in points],
+        "grad_norm": [one.grad_norm for one in points],
+        "seconds": [one.seconds for one in points],
+        "evaluations": [_evaluation(one) for one in curves.evaluations],
+        "control": None if curves.control is None else _evaluation(curves.control),
+        "best": None if curves.best is None else asdict(curves.best),
+    }
+
+
+def _evaluation(evaluation: Evaluated) -> dict[str, Any]:
+    return {name: value for name, value in asdict(evaluation).items() if name not in ("attempt", "is_control")}

@@ -1,0 +1,86 @@
+"""A curve drawn with signs: braille dots where they show, stars where only ASCII does. Knows no colour and no words."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+HEIGHT = 5
+LABEL = 9  # cells for the numbers at the left
+LEAST_COLUMNS = 8
+# The dots of a braille cell, two columns of four, as bits.
+DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
+EMPTY_BRAILLE = 0x2800
+
+
+def chart(points: Sequence[tuple[int, float]], *, width: int, only_ascii: bool, height: int = HEIGHT) -> list[str]:
+    """(step, value) in order of steps as lines of at most `width` cells: the curve, highest and lowest value beside it,
+    first and last step below. Several steps in one column are drawn as their mean. No line where there is no point.
+    """
+    columns = width - LABEL - 2
+    if not points or columns < LEAST_COLUMNS:
+        return []
+    across, down = (1, 1) if only_ascii else (2, 4)
+    values = _resampled(points, columns * across)
+    lowest, highest = min(values), max(values)
+    rows = [_row(value, lowest, highest, height * down) for value in values]
+    body = _stars(rows, height) if only_ascii else _braille(rows, height)
+    labels = ["" for _ in range(height)]
+    if highest == lowest:
+        labels[height // 2] = _number(highest)
+    else:
+        labels[0], labels[-1] = _number(highest), _number(lowest)
+    lines = [f"{label:>{LABEL}} |{line}".rstrip() for label, line in zip(labels, body, strict=True)]
+    first, last = str(points[0][0]), str(points[-1][0])
+    axis = " " * (LABEL + 1) + "+" + "-" * columns
+    below = first if first == last else first + last.rjust(columns - len(first))
+    return [*lines, axis, " " * (LABEL + 2) + below]
+
+
+def _resampled(points: Sequence[tuple[int, float]], columns: int) -> list[float]:
+    """A value for each column: the mean of the steps that fall there, else on the line between its neighbours."""
+    first, span = points[0][0], points[-1][0] - points[0][0] + 1
+    sums, counts = [0.0] * columns, [0] * columns
+    for step, value in points:
+        # Where columns are many, the last step lies on the last one; where steps are, each column has as many.
+        at = (step - first) * (columns - 1) // max(1, span - 1) if span < columns else (step - first) * columns // span
+        sums[at] += value
+        counts[at] += 1
+    known = [at for at in range(columns) if counts[at]]
+    means = {at: sums[at] / counts[at] for at in known}
+    values = [means[known[-1]]] * columns  # of a single step: a level line
+    for left, right in itertools.pairwise(known):
+        for at in range(left, right + 1):
+            share = (at - left) / (right - left)
+            values[at] = means[left] * (1 - share) + means[right] * share
+    return values
+
+
+def _row(value: float, lowest: float, highest: float, rows: int) -> int:
+    """0 is the top."""
+    if highest == lowest:
+        return rows // 2
+    return round((highest - value) / (highest - lowest) * (rows - 1))
+
+
+def _stars(rows: Sequence[int], height: int) -> list[str]:
+    return ["".join("*" if row == line else " " for row in rows) for line in range(height)]
+
+
+def _braille(rows: Sequence[int], height: int) -> list[str]:
+    """Each dot is joined to the one before it, so that a steep curve has no holes."""
+    cells = [[EMPTY_BRAILLE] * ((len(rows) + 1) // 2) for _ in range(height)]
+    before = rows[0]
+    for column, row in enumerate(rows):
+        low, high = sorted((before, row))
+        for dot in {row, *range(low + 1, high)}:
+            cells[dot // 4][column // 2] |= DOTS[column % 2][dot % 4]
+        before = row
+    # Not every font has the empty cell, so a blank stands for it.
+    return ["".join(" " if cell == EMPTY_BRAILLE else chr(cell) for cell in line) for line in cells]
+
+
+def _number(value: float) -> str:
+    """In as many cells as there are."""
+    text = f"{value:.4f}"
+    return text if len(text) <= LABEL else f"{value:.2e}"

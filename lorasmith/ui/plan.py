@@ -1,0 +1,128 @@
+"""`lorasmith plan`: what a start would do, shown before it is made. Changes nothing on disk and asks nothing.
+
+Knows how a plan is worked out, not how it is drawn.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lorasmith import __version__
+from lorasmith.config import load_flat_toml
+from lorasmith.errors import ConfigError, ExitCode
+from lorasmith.run_folder import RunFolder
+from lorasmith.ui.folder_settings import read_folder_settings
+from lorasmith.ui.layout import two_columns, wrapped
+from lorasmith.ui.options import EPOCHS, STEPS, CommandLine, Values, layered, parse, split_request
+from lorasmith.ui.train import BASE_MODEL, words_of
+from lorasmith.ui.words import Words
+
+if TYPE_CHECKING:
+    from lorasmith.runtime.planning import RunPlan
+    from lorasmith.runtime.start import Start
+
+OWN_OPTIONS = ("no-probe", "json", "help")
+LEFT = 14
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    line: CommandLine
+    no_probe: bool
+    json: bool
+
+
+def plan(arguments: list[str], words: Words, command: str) -> int:
+    """Runs the command; the exit status.
+
+    Raises:
+        TrainerError: the run would be refused for it.
+    """
+    asked = _parsed(arguments)
+    if asked.line.wants == "help":
+        print("\n".join(_help(words, command)))
+        return int(ExitCode.FINISHED)
+    if asked.line.wants == "version":
+        print(f"lorasmith {__version__}")
+        return int(ExitCode.FINISHED)
+    config = load_flat_toml(asked.line.config) if asked.line.config is not None else {}
+    words = words_of(config, asked.line, words)
+    here = Path.cwd()
+    found = _plan(asked, config, words, here)
+    # rich, and what only a plan needs: not for those who are refused above
+    from lorasmith.runtime.planning import as_plain
+
+    if asked.json:
+        print(json.dumps(as_plain(found), ensure_ascii=False, indent=1))
+    else:
+        from lorasmith.ui.plan_view import show
+
+        show(words, found, here)
+    return int(ExitCode.FINISHED)
+
+
+def _plan(asked: _Asked, config: Values, words: Words, here: Path) -> RunPlan:
+    began = time.perf_counter()
+    values = asked.line.values
+    is_new = asked.line.mode != "continue"
+    values = layered(read_folder_settings(here), config, values) if is_new else layered(config, values)
+    split_request(values)  # refuses before anything is looked at
+    if is_new and not values.get(BASE_MODEL):
+        raise ConfigError("base_model_unnamed")
+    steps_assumed = is_new and STEPS not in values and EPOCHS not in values
+    if steps_assumed:
+        values[STEPS] = 1
+    start = _new(values, words, here) if is_new else _continued(values, asked.line, here)
+    checking_seconds = time.perf_counter() - began
+
+    from lorasmith.runtime import planning, probing
+
+    found = planning.look(start)
+    if steps_assumed:
+        start = planning.with_suggested_steps(start, found)
+    measured: planning.Measured | planning.Unmeasured = planning.Unmeasured(planning.NOT_PROBED, {})
+    if not asked.no_probe:
+        print(words.say("plan.probing"), file=sys.stderr, flush=True)
+        measured = probing.probe(start, found)
+    return planning.plan_of(start, found, measured, steps_assumed=steps_assumed, checking_seconds=checking_seconds)
+
+
+def _new(values: Values, words: Words, here: Path) -> Start:
+    from lorasmith.runtime.starting import new_run
+
+    settings, request = split_request(values)
+    return new_run(settings, request, state_prefix=words.say("state.prefix"), here=here)
+
+
+def _continued(values: Values, line: CommandLine, here: Path) -> Start:
+    from lorasmith.runtime.starting import continued_run
+
+    settings, request = split_request(values)
+    return continued_run(RunFolder(here / request.output), settings, request, from_state=line.from_state, here=here)
+
+
+def _parsed(arguments: list[str]) -> _Asked:
+    own = {f"--{name}" for name in OWN_OPTIONS if name != "help"}
+    line = parse([one for one in arguments if one not in own])
+    return _Asked(line, no_probe="--no-probe" in arguments, json="--json" in arguments)
+
+
+def _help(words: Words, command: str) -> list[str]:
+    width = min(shutil.get_terminal_size().columns, 120)
+    rest = words.say("help.rest")
+    rows = [(f"--{name}", words.say(f"plan.help.{name}")) for name in OWN_OPTIONS]
+    return [
+        words.say("help.usage", command=command, rest=rest),
+        "",
+        *wrapped(words.say("plan.help.about"), width),
+        "",
+        *two_columns(rows, left=LEFT, width=width),
+        "",
+        *wrapped(words.say("plan.help.options"), width),
+    ]

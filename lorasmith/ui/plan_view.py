@@ -1,0 +1,197 @@
+"""A plan as tables on a terminal or in a file. Draws numbers and codes; works out none."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lorasmith.data.findings import Finding
+from lorasmith.runtime.planned_files import STATE_FILES, TIME, PlannedFile
+from lorasmith.runtime.planning import NOT_PROBED, Measured, RunPlan, Unmeasured
+from lorasmith.ui.status import clock, speed
+from lorasmith.ui.words import Words
+
+FILES_SHOWN = 5  # of one finding
+MEBIBYTE = 2**20
+STEP = re.compile(r"(step-?)[0-9]{8,}")
+
+
+def show(words: Words, plan: RunPlan, here: Path) -> None:
+    """Prints the whole plan on stdout."""
+    console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False, width=200)
+    view = _View(words, plan, here)
+    if plan.is_new:
+        title = words.say("plan.title_new", steps=plan.steps)
+    else:
+        title = words.say("plan.title_continued", steps=plan.steps, first=plan.first_step, last=plan.stop_at)
+    console.print(Text(title, style="bold"))
+    for table in (view.pictures(), view.buckets(), view.training(), view.cost(), view.files()):
+        console.print()
+        console.print(table)
+    console.print()
+    for line, style in view.notes():
+        console.print(Text(line, style=style), soft_wrap=True)
+    console.print(words.say("plan.nothing_changed"))
+
+
+class _View:
+    def __init__(self, words: Words, plan: RunPlan, here: Path) -> None:
+        self._words = words
+        self._plan = plan
+        self._here = here
+
+    def pictures(self) -> Table:
+        plan = self._plan
+        table = self._table("pictures", ["folder", "count", "repeats", "seen"])
+        for one in plan.folders:
+            table.add_row(one.name, str(one.pictures), str(one.repeats), _times(one.times_seen))
+        table.add_section()
+        table.add_row(self._row("sum"), str(plan.pictures), "", _range(*plan.times_seen))
+        if plan.held_out:
+            table.add_row(self._row("held_out"), str(plan.held_out), "", "0")
+        return table
+
+    def buckets(self) -> Table:
+        table = self._table("buckets", ["bucket", "count", "batches"])
+        for one in self._plan.buckets:
+            table.add_row(f"{one.width} x {one.height}", str(one.pictures), str(one.batches))
+        return table
+
+    def training(self) -> Table:
+        plan = self._plan
+        least, most = plan.suggested_steps
+        suggested = f"{least}+" if most is None else f"{least}–{most}"
+        steps = str(plan.steps) if not plan.steps_assumed else self._say("steps_assumed", steps=plan.steps)
+        rows = [
+            (self._row("steps"), steps),
+            (self._row("suggested"), self._say("suggested", steps=suggested, pictures=plan.pictures)),
+            (self._row("batch"), f"{plan.batch_size} x {plan.accumulation_steps}"),
+            (self._row("epochs"), self._say("epochs", epochs=_times(plan.epochs), batches=plan.batches_per_epoch)),
+            (self._row("seen"), self._say("seen", times=_range(*plan.times_seen))),
+        ]
+        return self._pairs("training", rows)
+
+    def cost(self) -> Table:
+        """Time, memory and disk; N/A where they were not measured."""
+        plan, missing = self._plan, self._words.say("plan.missing")
+        rows: list[tuple[str, str]] = []
+        memory = 0
+        if isinstance(plan.measured, Measured):
+            one = plan.measured
+            memory = one.peak_memory
+            rows.append((self._row("device"), f"{one.device} ({one.device_name}), {one.precision}"))
+        if plan.time is None:
+            rows.append((self._row("time"), missing))
+        else:
+            time = plan.time
+            rows.append((self._row("time"), clock(time.total)))
+            rows.append((self._row("speed"), speed(self._words, time.seconds_per_step)))
+            for name in ("starting", "encoding", "steps", "saving", "evaluating"):
+                rows.append((self._words.say(f"plan.time.{name}"), clock(getattr(time, name))))
+        rows.append((self._row("memory"), _size(memory) if memory else missing))
+        if plan.disk is None:
+            rows.append((self._row("disk"), missing))
+        else:
+            rows.append((self._row("disk"), _size(plan.disk.total)))
+            for name in ("cache", "states", "exports", "samples", "logs"):
+                rows.append((self._words.say(f"plan.disk.{name}"), _size(getattr(plan.disk, name))))
+        rows.append((self._row("free"), _size(plan.free_bytes)))
+        return self._pairs("cost", rows)
+
+    def files(self) -> Table:
+        table = self._table("files", ["file", "count"])
+        for path, least, most in _in_short(self._plan.files):
+            table.add_row(
+                self._path(path) + ("/" if path.endswith("/") else ""),
+                str(least) if least == most else f"{least}–{most}",
+            )
+        return table
+
+    def notes(self) -> Iterable[tuple[str, str]]:
+        """(line, style): what is odd about the pictures, what the run will warn of, what could not be measured."""
+        plan, words = self._plan, self._words
+        for finding in plan.findings:
+            yield from self._finding(finding)
+        for code, fields in plan.warnings:
+            yield from ((line, "yellow") for line in words.warning(code, fields))
+        if plan.disk is not None and plan.lacks_room:
+            fields = {"needed": _size(plan.disk.total), "free": _size(plan.free_bytes)}
+            yield from ((line, "yellow") for line in words.warning("plan_lacks_room", fields))
+        if isinstance(plan.measured, Unmeasured) and plan.measured.code == NOT_PROBED:
+            yield self._say("not_probed"), ""
+        elif isinstance(plan.measured, Unmeasured):
+            yield self._say("not_measured"), "yellow"
+            yield from ((f"  {line}", "yellow") for line in words.error(plan.measured.code, plan.measured.fields))
+        if not plan.findings and not plan.warnings:
+            yield self._say("all_well"), "green"
+
+    def _finding(self, finding: Finding) -> Iterable[tuple[str, str]]:
+        text = self._words.say(f"finding.{finding.code}.text", **finding.fields)
+        yield self._words.say("plan.finding", text=text), "yellow"
+        groups = finding.fields.get("groups")
+        rows = [" = ".join(map(self._path, group)) for group in groups] if groups else finding.fields["files"]
+        for row in rows[:FILES_SHOWN]:
+            yield f"  {row if groups else self._path(row)}", ""
+        if len(rows) > FILES_SHOWN:
+            yield "  " + self._words.say("message.more_problems", count=len(rows) - FILES_SHOWN), ""
+
+    def _table(self, name: str, columns: list[str]) -> Table:
+        table = Table(title=self._words.say(f"plan.table.{name}"), title_justify="left", title_style="bold")
+        for number, column in enumerate(columns):
+            text = self._words.say(f"plan.column.{column}")
+            table.add_column(text, justify="right" if number else "left", overflow="fold")
+        return table
+
+    def _pairs(self, name: str, rows: list[tuple[str, str]]) -> Table:
+        table = Table(
+            title=self._words.say(f"plan.table.{name}"), title_justify="left", title_style="bold", show_header=False
+        )
+        for left, right in rows:
+            table.add_row(left, right)
+        return table
+
+    def _row(self, name: str) -> str:
+        return self._words.say(f"plan.row.{name}")
+
+    def _say(self, name: str, **fields: object) -> str:
+        return self._words.say(f"plan.say.{name}", **fields)
+
+    def _path(self, path: str) -> str:
+        """As short as it can be from where the person is."""
+        full = Path(path)
+        return str(full.relative_to(self._here)) if full.is_relative_to(self._here) else path
+
+
+def _in_short(files: Iterable[PlannedFile]) -> list[tuple[str, int, int]]:
+    """(path, least, most): files that differ by their step alone on one line, a state as its folder."""
+    found: dict[str, tuple[int, int]] = {}
+    for one in files:
+        path = Path(STEP.sub(r"\1*", one.path))
+        if path.name == STATE_FILES[0] and path.parent.name.endswith(TIME):
+            found[f"{path.parent}/"] = (one.least, one.most)
+        elif path.name not in STATE_FILES or not path.parent.name.endswith(TIME):
+            least, most = found.get(str(path), (0, 0))
+            found[str(path)] = (least + one.least, most + one.most)
+    return [(path, *counts) for path, counts in found.items()]
+
+
+def _times(value: float) -> str:
+    return f"{value:.1f}".removesuffix(".0")
+
+
+def _range(least: float, most: float) -> str:
+    return _times(least) if _times(least) == _times(most) else f"{_times(least)}–{_times(most)}"
+
+
+def _size(count: int) -> str:
+    if count >= 1024 * MEBIBYTE:
+        return f"{count / MEBIBYTE / 1024:.1f} GB"
+    return f"{count / MEBIBYTE:.1f} MB"

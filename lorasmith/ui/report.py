@@ -1,0 +1,55 @@
+"""`lorasmith report`: everything that is made from the ledger of a run, made again. Trains nothing, changes no run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lorasmith.errors import ExitCode, NoStateError, ResourceError
+from lorasmith.locking import is_held
+from lorasmith.reports.projections import projections_of
+from lorasmith.run_folder import RunFolder
+from lorasmith.ui.logs import run_named, switches_help
+from lorasmith.ui.render import report_lines, shortened
+from lorasmith.ui.switches import parse_switches
+from lorasmith.ui.words import Words
+
+SWITCHES = {"output": "FOLDER", "lang": "en|zh-TW", "help": ""}
+
+
+def report(arguments: list[str], words: Words, command: str) -> int:
+    """Makes JSON, PNG, page, CSV and TensorBoard again; the exit status.
+
+    Raises:
+        ConfigError: bad arguments.
+        NoStateError: there is no run there.
+        ResourceError: nothing could be written.
+    """
+    given = parse_switches(arguments, SWITCHES)
+    if "help" in given:
+        print(switches_help(words, command, "report", SWITCHES))
+        return int(ExitCode.FINISHED)
+    run = run_named(given.get("output"), Path.cwd())
+    if not run.ledger.is_file():
+        raise NoStateError("no_run_to_report", folder=str(run.root))
+    if is_held(run.lock):
+        print(words.say("report_command.going_on"))
+    else:
+        _remake(run, words)
+
+    from lorasmith.reports.making import make_reports  # PIL, and matplotlib when it draws: not for those refused above
+
+    files = make_reports(run, words)
+    print(*report_lines(words, files), sep="\n")
+    if not files.made:
+        raise ResourceError("report_not_made", folder=str(run.training_logs))
+    return int(ExitCode.FINISHED)
+
+
+def _remake(run: RunFolder, words: Words) -> None:
+    """The files that otherwise follow a run as it goes."""
+    projections = projections_of(run, words.language)
+    for trouble in projections.remake():
+        print(*words.warning("report_failed", {"path": trouble.path, "reason": trouble.reason}), sep="\n")
+    for sink in projections.sinks:
+        print(words.say("report_command.remade", path=shortened(sink.path)))
+    projections.close()

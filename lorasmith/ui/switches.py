@@ -1,0 +1,49 @@
+"""The few options of commands that are not `train`: no config model behind them. Knows no command.
+
+Only the standard library, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+
+from lorasmith.errors import ConfigError
+from lorasmith.messages import LANGUAGES
+
+
+def parse_switches(arguments: Sequence[str], known: Mapping[str, str]) -> dict[str, str]:
+    """What was typed, by name; `known` says of each option what it takes, "" where it takes nothing. A switch that was
+    typed is "yes", and `-h` is `help`.
+
+    Raises:
+        ConfigError: an option that is unknown, without its value or with one it does not take, or a stray word.
+    """
+    given: dict[str, str] = {}
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        name, has_value, value = ("help", "", "") if word == "-h" else word.removeprefix("--").partition("=")
+        if not word.startswith("-") or word == "-":
+            raise ConfigError("argument_unexpected", argument=word)
+        if name not in known or not (word.startswith("--") or word == "-h"):
+            flags = [f"--{one}" for one in known]
+            nearest = difflib.get_close_matches(word.replace("_", "-"), flags, n=1, cutoff=0)[0]
+            raise ConfigError("option_unknown", option=word.split("=")[0], nearest=nearest)
+        if not known[name]:
+            if has_value:
+                raise ConfigError("option_flag", option=name)
+            given[name] = "yes"
+            continue
+        if not has_value:
+            if not rest or rest[0].startswith("--"):
+                raise ConfigError("option_without_value", option=name, expected=known[name])
+            value = rest.pop(0)
+        given[name] = value
+    _refuse_language(given.get("lang"))
+    return given
+
+
+def _refuse_language(lang: str | None) -> None:
+    if lang is not None and lang not in LANGUAGES:
+        raise ConfigError("config_value", option="lang", value=repr(lang), expected=", ".join(LANGUAGES))

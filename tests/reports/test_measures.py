@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from math import hypot
+from pathlib import Path
+
+import pytest
+
+from lorasmith.messages import LANGUAGES
+from lorasmith.reports.measures import difference, error_of, is_held_out, reason_of, value_of, why_empty, why_not
+from tests.reports.made_up import evaluated
+
+
+def test_values_and_reasons(tmp_path: Path) -> None:
+    event = evaluated(1, tmp_path, unavailable={"semantic": "no_clip_model", "validation": "not_finite"})
+    assert value_of(event, "visual") == event.visual
+    assert value_of(event, "semantic") is value_of(event, "validation") is error_of(event) is None
+    assert (reason_of(event, "semantic"), reason_of(event, "visual")) == ("no_clip_model", "")
+    assert is_held_out(evaluated(1, tmp_path)) and not is_held_out(event)
+
+
+def test_the_error_of_a_difference_is_that_of_pairs_where_they_are_told(tmp_path: Path) -> None:
+    one, other = evaluated(1, tmp_path), evaluated(1, tmp_path)
+    one = replace(one, validation={"loss": 3.0, "standard_error": 2.0, "by_example": [1.0, 5.0]})
+    other = replace(other, validation={"loss": 2.0, "standard_error": 2.0, "by_example": [0.0, 4.0]})
+    assert difference(one, other) == (1.0, 0.0)  # every picture is 1 higher
+    other = replace(other, validation={"loss": 2.0, "standard_error": 1.0})
+    assert difference(one, other) == (1.0, hypot(2.0, 1.0))
+    other = replace(other, validation={"loss": 2.0, "standard_error": None, "by_example": [2.0]})
+    assert difference(one, other) == (1.0, None)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_reasons_have_words_and_unknown_ones_are_shown_as_they_are(language: str) -> None:
+    assert "CLIP" in why_not(language, "no_clip_model")
+    assert why_not(language, "code_of_the_future") == "code_of_the_future"
+    assert why_empty(language, "not_evaluated") != "not_evaluated"
+    assert why_empty(language, "no_clip_model") == why_not(language, "no_clip_model")

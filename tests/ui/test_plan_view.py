@@ -1,0 +1,91 @@
+"""A plan as tables."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lorasmith.data.findings import Finding
+from lorasmith.runtime import planning
+from lorasmith.runtime.planned_files import PlannedFile
+from lorasmith.runtime.planning import RunPlan, Unmeasured, plan_of
+from lorasmith.ui.plan_view import show
+from lorasmith.ui.words import Words
+from tests.runs.workshop import Workshop
+from tests.runtime.test_planning import MEASURED
+
+
+@pytest.fixture
+def made(workshop: Workshop) -> RunPlan:
+    start = workshop.start_new(250, {("cadence", "save_every"): 100, ("evaluation", "every"): 0})
+    return plan_of(start, planning.look(start), MEASURED)
+
+
+def shown(capsys: pytest.CaptureFixture[str], plan: RunPlan, language: str = "en", here: Path = Path("/")) -> str:
+    show(Words(language), plan, here)
+    return capsys.readouterr().out
+
+
+def row(page: str, name: str) -> list[str]:
+    """The cells beside `name`."""
+    for line in page.splitlines():
+        cells = [cell.strip() for cell in line.split("│")[1:-1]]
+        if cells and cells[0] == name:
+            return cells[1:]
+    raise AssertionError(f"no row {name}")
+
+
+def test_numbers_stand_beside_their_names(capsys: pytest.CaptureFixture[str], made: RunPlan) -> None:
+    page = shown(capsys, made)
+    assert made.time is not None
+    assert row(page, "2_test") == ["4", "2", "45.5"]
+    assert row(page, "steps") == ["250"]
+    assert row(page, "suggested steps") == ["200–500 for 7 pictures"]
+    assert row(page, "device") == ["cpu (Abacus 2000), fp32"]
+    assert row(page, "memory, at most") == ["0.0 MB"]
+    assert row(page, "time")[0].startswith("0:04:")
+    assert page.rstrip().endswith("nothing was changed")
+
+
+def test_files_that_differ_by_their_step_stand_on_one_line(capsys: pytest.CaptureFixture[str], made: RunPlan) -> None:
+    page = shown(capsys, made, here=Path(made.files[0].path).parents[2])
+    assert row(page, "lora_output/last-step*.safetensors") == ["2"]
+    assert row(page, "lora_output/state_YYYYMMDD_HHMMSS/") == ["3"]
+    assert "optimizer.pt" not in page
+
+
+def test_a_range_where_it_is_not_certain(capsys: pytest.CaptureFixture[str], made: RunPlan) -> None:
+    files = (PlannedFile("/x/a.png", 0, 4), PlannedFile("/x/b.png", 2, 2))
+    page = shown(capsys, replace(made, files=files))
+    assert (row(page, "x/a.png"), row(page, "x/b.png")) == (["0–4"], ["2"])
+
+
+@pytest.mark.parametrize("language", ["en", "zh-TW"])
+def test_every_finding_has_its_sentence(capsys: pytest.CaptureFixture[str], made: RunPlan, language: str) -> None:
+    files = [f"/x/{number}.png" for number in range(9)]
+    fields = {"count": 9, "files": files, "width": 1, "height": 2, "percent": 25, "caption": "words"}
+    codes = ("no_words", "no_caption_file", "captions_equal", "enlarged", "cut_off")
+    found = [Finding(code, fields) for code in codes]
+    found.append(Finding("duplicates", {"count": 8, "files": files, "groups": [files]}))
+    page = shown(capsys, replace(made, findings=tuple(found)), language)
+    assert page.count("x/0.png") == 6
+    assert "x/5.png\n" not in page  # five of each are enough
+    assert "x/0.png = x/1.png" in page
+
+
+def test_what_was_not_measured_is_not_made_up(capsys: pytest.CaptureFixture[str], made: RunPlan) -> None:
+    failed = replace(made, measured=Unmeasured("probe_stalled", {"seconds": 42}), time=None, disk=None)
+    page = shown(capsys, failed)
+    assert [row(page, name) for name in ("time", "memory, at most", "disk")] == [["N/A"]] * 3
+    assert "The trial was not done after 42 s" in page
+    assert "`--no-probe` was given" in shown(capsys, replace(failed, measured=Unmeasured("not_probed", {})))
+
+
+def test_a_disk_too_small(capsys: pytest.CaptureFixture[str], made: RunPlan) -> None:
+    assert "The disk is too small" in shown(capsys, replace(made, free_bytes=10))
+    assert "The disk is too small" not in shown(capsys, made)
+
+
+def test_device_without_told_memory(capsys: pytest.CaptureFixture[str], made: RunPlan) -> None:
+    page = shown(capsys, replace(made, measured=replace(MEASURED, peak_memory=0)))
+    assert row(page, "memory, at most") == ["N/A"]

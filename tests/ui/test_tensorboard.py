@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lorasmith.errors import ConfigError, InputError
+from lorasmith.messages import LANGUAGES
+from lorasmith.reports.tensorboard import remake_tensorboard
+from lorasmith.ui import tensorboard as module
+from lorasmith.ui.tensorboard import free_port, has_screen, tensorboard
+from lorasmith.ui.words import Words
+from tests.ui.made_runs import begun, ended, made_run, stepped
+
+ROOT = Path(__file__).parents[2]
+WORDS = Words("en")
+STEPS = 1500  # more than TensorBoard keeps of a curve unless it is told to keep all
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def listening() -> socket.socket:
+    taken = socket.socket()
+    taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    taken.bind(("127.0.0.1", 0))
+    taken.listen()
+    return taken
+
+
+def asked(address: str, path: str) -> Any:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(f"{address}{path}", timeout=10) as response:
+        return json.load(response)
+
+
+def children() -> list[str]:
+    """Command lines of the TensorBoards that look at this test's folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        found += [line] if "tensorboard.main" in line and str(Path.cwd()) in line else []
+    return found
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Ctrl+C is sent through a pseudo-terminal")
+def test_a_real_server_answers_with_every_step_and_ends_with_ctrl_c(here: Path) -> None:
+    import pexpect
+
+    run = made_run(here / "lora_output", [begun(STEPS), *stepped(1, STEPS), ended(STEPS)])
+    remake_tensorboard(run)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "LORASMITH_LANG": "en", "COLUMNS": "200"}
+    with listening() as taken:
+        port = taken.getsockname()[1]
+        command = ["-m", "lorasmith", "tensorboard", "--no-browser", "--port", str(port)]
+        child = pexpect.spawn(sys.executable, command, env=environment, encoding="utf-8", timeout=60)
+        child.expect(f"Port {port} is taken; using ([0-9]+)")
+        free = int(child.match.group(1))
+        assert free > port
+        child.expect(f"answers at (http://localhost:{free})")
+        child.expect("Ctrl")
+        address, points = child.match.group(0) and f"http://localhost:{free}", []
+        give_up_at = time.monotonic() + 30
+        while len(points) < STEPS and time.monotonic() < give_up_at:
+            tags = asked(address, "/data/plugin/scalars/tags")
+            if "loss/current" in tags.get(".", {}):
+                points = asked(address, "/data/plugin/scalars/scalars?run=.&tag=loss/current")
+            time.sleep(0.1)
+        assert [step for _, step, _ in points] == list(range(1, STEPS + 1))
+        assert abs(points[-1][2] - (1 - STEPS / 1000)) < 1e-6
+        if Path("/proc/self").exists():
+            assert len(children()) == 1
+        child.sendintr()
+        child.expect("TensorBoard has ended")
+        child.expect(pexpect.EOF)
+        child.close()
+    assert child.exitstatus == 0
+    assert children() == []
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists() or os.name == "nt", reason="looks for processes in /proc")
+def test_a_closed_window_leaves_no_server_behind(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = made_run(here / "lora_output", [begun(1), *stepped(1, 1)])
+    remake_tensorboard(run)
+    program = "import sys\nfrom lorasmith.ui.cli import main\nsys.exit(main(['tensorboard', '--no-browser']))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.DEVNULL) as child:
+        give_up_at = time.monotonic() + 30
+        while not children() and time.monotonic() < give_up_at:
+            time.sleep(0.02)
+        assert children()
+        child.terminate()
+        assert child.wait(timeout=20) == 0
+    assert children() == []
+
+
+def test_no_curves_yet_says_how_to_make_some(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tensorboard([], WORDS, "lorasmith tensorboard") == 0
+    assert "`lorasmith train --new --steps 100`" in capsys.readouterr().out
+    assert list(here.iterdir()) == []
+
+
+def with_events(here: Path) -> None:
+    folder = here / "lora_output" / "logs"
+    folder.mkdir(parents=True)
+    (folder / "events.out.tfevents.1").touch()
+
+
+class Child:
+    """Stands in for TensorBoard's process."""
+
+    def __init__(self, status: int | None) -> None:
+        self.returncode = status
+        self.ended = False
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    def terminate(self) -> None:
+        self.ended = True
+
+    def wait(self, timeout: float | None = None) -> int:
+        return 0
+
+
+def test_the_browser_is_opened_once_it_answers(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_events(here)
+    child, opened, answers = Child(None), [], iter([False, False, True])
+    monkeypatch.setattr(module, "_start", lambda *_: child)
+    monkeypatch.setattr(module, "_answers", lambda _address: next(answers))
+    monkeypatch.setattr(module, "free_port", lambda port: port)
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setattr("webbrowser.open", lambda address: opened.append((address, list(answers))))
+
+    def wait(_seconds: float) -> None:
+        if opened:
+            raise KeyboardInterrupt
+
+    assert tensorboard([], WORDS, "lorasmith tensorboard", wait=wait) == 0
+    assert opened == [("http://localhost:6006", [])] and child.ended
+    assert "http://localhost:6006" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="there is always a screen there")
+def test_without_a_screen_no_browser_takes_the_terminal() -> None:
+    assert not has_screen({}) and not has_screen({"DISPLAY": ""})
+    assert has_screen({"DISPLAY": ":0"}) and has_screen({"WAYLAND_DISPLAY": "w"}) and has_screen({"BROWSER": "x"})
+
+
+def test_a_server_that_dies_says_why(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_events(here)
+
+    def start(_folder: Path, _port: int, told: Any) -> Child:
+        told.write(b"Traceback\nImportError: no protobuf\n\n")
+        return Child(1)
+
+    monkeypatch.setattr(module, "_start", start)
+    with pytest.raises(InputError) as caught:
+        tensorboard(["--no-browser"], WORDS, "lorasmith tensorboard")
+    assert caught.value.code == "tensorboard_died"
+    assert caught.value.fields == {"status": 1, "reason": "ImportError: no protobuf"}
+
+
+def test_a_server_that_never_answers_is_ended(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_events(here)
+    child, clock = Child(None), iter(range(0, 1000, 10))
+    monkeypatch.setattr(module, "_start", lambda *_: child)
+    monkeypatch.setattr(module, "_answers", lambda _address: False)
+    monkeypatch.setattr(module, "monotonic", lambda: next(clock))
+    with pytest.raises(InputError) as caught:
+        tensorboard(["--no-browser"], WORDS, "lorasmith tensorboard", wait=lambda _seconds: None)
+    assert caught.value.code == "tensorboard_silent" and child.ended
+
+
+def test_without_tensorboard_the_package_is_named(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_events(here)
+    monkeypatch.setattr(module, "find_spec", lambda _name: None)
+    with pytest.raises(ModuleNotFoundError) as caught:
+        tensorboard([], WORDS, "lorasmith tensorboard")
+    assert caught.value.name == "tensorboard"
+
+
+def test_a_taken_port_gives_the_next_free_one() -> None:
+    with listening() as taken:
+        port = taken.getsockname()[1]
+        assert free_port(port) > port
+    assert free_port(port) == port
+
+
+def test_no_free_port_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_is_free", lambda _port: False)
+    with pytest.raises(InputError) as caught:
+        free_port(65530)
+    assert caught.value.fields == {"port": 65530, "last": 65535}
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "-1", "abc", "1.5"])
+def test_what_is_no_port_is_refused(port: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        tensorboard([f"--port={port}"], WORDS, "lorasmith tensorboard")
+    assert caught.value.fields["option"] == "port"
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_help_names_every_option(language: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tensorboard(["--help"], Words(language), "lorasmith tensorboard") == 0
+    page = capsys.readouterr().out
+    for option in ("--port N", "--no-browser", "--output FOLDER", "--lang en|zh-TW", "--help"):
+        assert option in page
