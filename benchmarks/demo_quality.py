@@ -42,7 +42,7 @@ def load_pipeline(lora: Path | None = None) -> Any:
     """diffusers' own pipeline on the bundled folder, in float32; `lora` through diffusers' own loader."""
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 
-    pipeline = StableDiffusionPipeline.from_pretrained(DEMO_MODEL, torch_dtype=torch.float32, safety_checker=None)
+    pipeline = StableDiffusionPipeline.from_pretrained(DEMO_MODEL, safety_checker=None).to(torch.float32)
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
     if lora is not None:

@@ -19,8 +19,8 @@ HELD_OUT = 4
 SETTINGS = {
     "base_model": "demo",
     "hold_out": HELD_OUT,
-    "batch_size": 4,
-    "lr": 1e-3,
+    "batch_size": 8,
+    "lr": 3e-4,
     "save_every": 100,
 }
 

@@ -220,7 +220,9 @@ def test_a_state_that_went_away_is_refused(run: RunFolder) -> None:
 
 
 @pytest.mark.parametrize("file", ["adapter.safetensors", "optimizer.pt", "train_state.json"])
-@pytest.mark.parametrize("content", [b"", b"{}", pickle.dumps({"a": print}, protocol=2)], ids=["empty", "braces", "pickle"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", pickle.dumps({"a": print}, protocol=2)], ids=["empty", "braces", "pickle"]
+)
 def test_what_somebody_else_put_there_and_signed_is_damage(run: RunFolder, file: str, content: bytes) -> None:
     folder = save(run, made(1))
     (folder / file).write_bytes(content)
