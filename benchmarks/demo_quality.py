@@ -50,16 +50,15 @@ def load_pipeline(lora: Path | None = None) -> Any:
     return pipeline
 
 
-def generate(pipeline: Any, captions: Sequence[str], *, seed: int, lora_scale: float | None = None) -> Pictures:
+def generate(pipeline: Any, captions: Sequence[str], *, seed: int) -> Pictures:
     """A picture of each caption; the noise of each is a function of (seed, its number)."""
     made = []
-    extra = {} if lora_scale is None else {"cross_attention_kwargs": {"scale": lora_scale}}
     for start in range(0, len(captions), 20):
         part = list(captions[start : start + 20])
         numbers = range(start, start + len(part))
         noise = [torch.Generator().manual_seed(fold(seed, "sample", number)) for number in numbers]
         result = pipeline(
-            part, num_inference_steps=SAMPLER_STEPS, guidance_scale=GUIDANCE, generator=noise, output_type="np", **extra
+            part, num_inference_steps=SAMPLER_STEPS, guidance_scale=GUIDANCE, generator=noise, output_type="np"
         )
         made.append((result.images * 255).round().astype(np.uint8))
     return np.concatenate(made)

@@ -5,7 +5,6 @@ Knows nothing of how it was trained.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -51,14 +50,10 @@ def write_base(folder: Path, parts: Mapping[str, nn.Module], *, scaling_factor: 
     write_tokenizer(folder / "tokenizer", own_vocabulary(WORDS))
     scheduler = layouts.scheduler_config("epsilon", False)
     (folder / "scheduler").mkdir(exist_ok=True)
-    write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
-    write_json(folder / "model_index.json", layouts.model_index(scheduler["_class_name"]))
+    layouts.write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
+    layouts.write_json(folder / "model_index.json", layouts.model_index(scheduler["_class_name"]))
     _write_clip(folder / "clip", parts["clip"], vocabulary)
     return folder
-
-
-def write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def _write_clip(folder: Path, clip: nn.Module, vocabulary: int) -> None:
@@ -66,7 +61,7 @@ def _write_clip(folder: Path, clip: nn.Module, vocabulary: int) -> None:
     _write(folder, config, "model", clip)
     write_tokenizer(folder, own_vocabulary(WORDS))
     side = base_parts.CLIP_SIDE
-    write_json(
+    layouts.write_json(
         folder / "preprocessor_config.json",
         {
             "image_processor_type": "CLIPImageProcessor",
@@ -87,7 +82,7 @@ def _write_clip(folder: Path, clip: nn.Module, vocabulary: int) -> None:
 
 def _write(folder: Path, config: Mapping[str, Any], file: str, module: nn.Module, *, is_text: bool = False) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "config.json", config)
+    layouts.write_json(folder / "config.json", config)
     tensors = {}
     for name, tensor in module.state_dict().items():
         kept = tensor.to(torch.float16).contiguous() if tensor.is_floating_point() else tensor

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lorasmith.demo.layouts import Layout, unet_config, vae_config
 from lorasmith.demo.scenes import SIDE, Scene, all_scenes, draw, draw_anything, is_held_out
 from lorasmith.demo.stages import Stage
 from lorasmith.seeding import fold
@@ -24,37 +25,10 @@ if TYPE_CHECKING:
 
 Pixels = NDArray[np.uint8]  # (N, SIDE, SIDE, 3)
 
-UNET_CONFIG: dict[str, Any] = {
-    "sample_size": SIDE // 8,
-    "in_channels": 4,
-    "out_channels": 4,
-    "center_input_sample": False,
-    "flip_sin_to_cos": True,
-    "freq_shift": 0,
-    "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
-    "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
-    "block_out_channels": [64, 96, 128, 128],
-    "layers_per_block": 1,
-    "downsample_padding": 1,
-    "mid_block_scale_factor": 1,
-    "act_fn": "silu",
-    "norm_num_groups": 32,
-    "norm_eps": 1e-5,
-    "cross_attention_dim": 96,
-    "attention_head_dim": 4,  # the number of heads: the name is an old mistake of the format
-}
-VAE_CONFIG: dict[str, Any] = {
-    "sample_size": SIDE,
-    "in_channels": 3,
-    "out_channels": 3,
-    "down_block_types": ["DownEncoderBlock2D"] * 4,
-    "up_block_types": ["UpDecoderBlock2D"] * 4,
-    "block_out_channels": [24, 48, 64, 64],
-    "layers_per_block": 1,
-    "act_fn": "silu",
-    "latent_channels": 4,
-    "norm_num_groups": 8,
-}
+_LAYOUT = Layout((64, 96, 128, 128), (24, 48, 64, 64), 8, 96, 3, SIDE // 8, False)
+_SHALLOW = {"layers_per_block": 1}
+UNET_CONFIG: dict[str, Any] = {**unet_config(_LAYOUT), **_SHALLOW, "attention_head_dim": 4}
+VAE_CONFIG: dict[str, Any] = {**vae_config(_LAYOUT), **_SHALLOW}  # its scaling factor is measured when it is trained
 HEAPS = 1000  # pictures of anything that the VAE sees beside the scenes
 CLIP_SIDE = 64  # pixels the image tower looks at
 

@@ -5,8 +5,10 @@ Knows nothing of what is in the tensors.
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 ModelSize = Literal["miniature", "narrow", "sd15"]
@@ -131,6 +133,11 @@ def model_index(scheduler: str) -> dict[str, Any]:
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", "AutoencoderKL"],
     }
+
+
+def write_json(path: Path, value: object) -> None:
+    """As the libraries write their configs."""
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def text_shapes(layout: Layout, vocabulary: int) -> dict[str, tuple[int, ...]]:

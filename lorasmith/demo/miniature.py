@@ -70,13 +70,13 @@ def make_model(
     ]
     for part, file, config, shapes in parts:
         (folder / part).mkdir(parents=True, exist_ok=True)
-        _write_json(folder / part / "config.json", config)
+        layouts.write_json(folder / part / "config.json", config)
         tensors = {name: _filled(part, name, shape, seed).to(precision) for name, shape in shapes.items()}
         save_file(tensors, folder / part / f"{file}.safetensors", metadata={"format": "pt"})
     scheduler = layouts.scheduler_config(prediction, zero_terminal_snr)
     (folder / "scheduler").mkdir(exist_ok=True)
-    _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
-    _write_json(folder / "model_index.json", layouts.model_index(scheduler["_class_name"]))
+    layouts.write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
+    layouts.write_json(folder / "model_index.json", layouts.model_index(scheduler["_class_name"]))
     return folder
 
 
@@ -209,10 +209,6 @@ def _schedule_buffers(scheduler: Mapping[str, Any]) -> dict[str, Tensor]:
     if scheduler.get("rescale_betas_zero_snr", False):
         buffers["ztsnr"] = torch.zeros(0)
     return buffers
-
-
-def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -34,10 +34,10 @@ class Stage:
     ema_decay: float  # 0: none is kept
 
 
-def run_stage(stage: Stage, folder: Path, *, pause_at: int | None = None) -> nn.ModuleDict:
+def run_stage(stage: Stage, folder: Path) -> nn.ModuleDict:
     """The modules as they are after `stage.steps` steps, averaged where the stage keeps an average.
 
-    Goes on from `folder/<name>.pt`, which is written every 250 steps and at the end; stops early at `pause_at`.
+    Goes on from `folder/<name>.pt`, which is written every 250 steps and at the end.
     """
     groups = [
         {"params": list(module.parameters()), "lr": stage.lr * stage.lr_factors.get(name, 1.0)}
@@ -54,8 +54,7 @@ def run_stage(stage: Stage, folder: Path, *, pause_at: int | None = None) -> nn.
         optimizer.load_state_dict(stored["optimizer"])
     stage.modules.train()
     began, first, recent = time.monotonic(), done, 0.0
-    until = stage.steps if pause_at is None else min(pause_at, stage.steps)
-    while done < until:
+    while done < stage.steps:
         loss = stage.loss_at(done + 1)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(stage.modules.parameters(), 1.0)
@@ -69,7 +68,7 @@ def run_stage(stage: Stage, folder: Path, *, pause_at: int | None = None) -> nn.
         if done % 50 == 0:
             seconds = (time.monotonic() - began) / (done - first)
             _log.info("%s %d/%d loss %.5f, %.3f s a step", stage.name, done, stage.steps, recent, seconds)
-        if done % _SAVE_EVERY == 0 or done == until:
+        if done % _SAVE_EVERY == 0 or done == stage.steps:
             _save(file, done, stage.modules, average, optimizer=optimizer)
     stage.modules.load_state_dict(average)
     return stage.modules.eval().requires_grad_(False)

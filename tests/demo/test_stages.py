@@ -8,11 +8,13 @@ from lorasmith.demo import stages
 from lorasmith.demo.stages import Stage, run_stage
 
 
-def _stage(steps: int = 30, ema_decay: float = 0.9) -> Stage:
+def _stage(steps: int = 30, ema_decay: float = 0.9, *, killed_at: int = 0) -> Stage:
     torch.manual_seed(0)
     modules = nn.ModuleDict({"one": nn.Linear(4, 4), "slow": nn.Linear(4, 1)})
 
     def loss_at(step: int) -> Tensor:
+        if step == killed_at:
+            raise KeyboardInterrupt
         given = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
         return (modules["slow"](modules["one"](given).tanh()) - given.sum(1, keepdim=True)).square().mean()
 
@@ -22,8 +24,10 @@ def _stage(steps: int = 30, ema_decay: float = 0.9) -> Stage:
 def test_interrupted_anywhere_it_ends_with_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stages, "_SAVE_EVERY", 7)
     whole = run_stage(_stage(), _folder(tmp_path, "whole"))
-    for pause_at in (3, 14, 29, 30):
-        run_stage(_stage(), _folder(tmp_path, "parts"), pause_at=pause_at)
+    for killed_at in (3, 14, 29):
+        with pytest.raises(KeyboardInterrupt):
+            run_stage(_stage(killed_at=killed_at), _folder(tmp_path, "parts"))
+    assert torch.load(tmp_path / "parts" / "test.pt", weights_only=True)["step"] == 28
     parts = run_stage(_stage(), tmp_path / "parts")
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, parts.state_dict()[name]), name
