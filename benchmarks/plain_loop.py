@@ -1,6 +1,6 @@
 """The loop to compare with: the same steps done the obvious way, or with our layers and nothing around them.
 
-    python -m benchmarks.plain_loop FOLDER [--layers ours] [--resolution 256] [--steps 10]
+    python -m benchmarks.plain_loop FOLDER [--layers ours] [--resolution 256] [--steps 10] [--device cuda]
 
 FOLDER is a diffusers folder. `plain` is a minimal LoRA by autograd alone, AdamW over its tensors, no malloc settings.
 `ours` has this project's loading, adapter, frozen layers and flat optimizer, but no data, ledger or supervisor: what is
@@ -67,14 +67,14 @@ class PlainLora(nn.Module):
         return y + change.to(y.dtype)
 
 
-def our_unet(folder: Path, precision: str) -> nn.Module:
+def our_unet(folder: Path, precision: str, device: torch.device) -> nn.Module:
     """As the program loads it: into memory of its own, where diffusers maps the file."""
     family = load_family(recognize(folder))
-    return family.load_models(trained=(), precision=PRECISIONS[precision], where=torch.device("cpu"))["denoiser"]
+    return family.load_models(trained=(), precision=PRECISIONS[precision], where=device)["denoiser"]
 
 
-def frozen_unet(folder: Path, precision: str) -> UNet2DConditionModel:
-    unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=PRECISIONS[precision])
+def frozen_unet(folder: Path, precision: str, device: torch.device) -> UNet2DConditionModel:
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=PRECISIONS[precision]).to(device)
     return unet.requires_grad_(False).eval()
 
 
@@ -92,7 +92,7 @@ def plain_update(unet: nn.Module, rank: int) -> Callable[[], None]:
     for one in targets(unet):
         base = one.parent.get_submodule(one.child)
         assert isinstance(base, nn.Linear | nn.Conv2d)
-        setattr(one.parent, one.child, PlainLora(base, rank))
+        setattr(one.parent, one.child, PlainLora(base, rank).to(base.weight.device))
     trained = [parameter for parameter in unet.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=LR)
 
@@ -107,7 +107,8 @@ def plain_update(unet: nn.Module, rank: int) -> Callable[[], None]:
 def our_update(unet: nn.Module, rank: int) -> Callable[[], None]:
     """The same with this project's pairs, in one flat buffer."""
     adapter = Lora.attach(targets(unet), rank=rank, alpha=rank, dropout=0, seed=0)
-    speed_up_frozen(unet)
+    if adapter.flat.device.type == "cpu":
+        speed_up_frozen(unet)
     flat = nn.Parameter(adapter.flat)
     flat.grad = adapter.gradient()
     optimizer = torch.optim.AdamW([flat], lr=LR, fused=True)
@@ -126,15 +127,18 @@ def run_steps(unet: UNet2DConditionModel, update: Callable[[], None], *, resolut
     generator = torch.Generator().manual_seed(0)
     side = resolution // LATENT_PIXELS
     shape = (1, unet.config.in_channels, side, side)
-    words = torch.randn(1, WORDS, unet.config.cross_attention_dim, generator=generator).to(unet.dtype)
+    device = unet.device
+    words = torch.randn(1, WORDS, unet.config.cross_attention_dim, generator=generator).to(device, unet.dtype)
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     seconds = []
     for _ in range(steps):
         began = time.perf_counter()
         sample = torch.randn(shape, generator=generator)
-        target = torch.randn(shape, generator=generator)
-        prediction = unet(sample.to(unet.dtype), torch.tensor([500]), words).sample
+        target = torch.randn(shape, generator=generator).to(device)
+        prediction = unet(sample.to(device, unet.dtype), torch.tensor([500], device=device), words).sample
         mse_loss(prediction.float(), target).backward()
         update()
+        wait()
         seconds.append(time.perf_counter() - began)
     return seconds
 
@@ -147,13 +151,18 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--precision", choices=tuple(PRECISIONS), default="fp32")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     asked = parser.parse_args()
     if asked.layers == "ours":
         keep_freed_memory()
-    unet = (our_unet if asked.layers == "ours" else frozen_unet)(asked.folder, asked.precision)
+    device = torch.device(asked.device)
+    unet = (our_unet if asked.layers == "ours" else frozen_unet)(asked.folder, asked.precision, device)
     prepare = our_update if asked.layers == "ours" else plain_update
     seconds = run_steps(unet, prepare(unet, asked.rank), resolution=asked.resolution, steps=asked.steps)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated()
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     print(json.dumps({"step": statistics.median(seconds[WARM_UP_STEPS:]), "seconds": seconds, "peak_memory": peak}))
 
 

@@ -1,6 +1,6 @@
 """Step time, start-up and peak memory of the real program, beside the floor and the plain loop of the same minutes.
 
-    python -m benchmarks.step_time FOLDER [--precision bf16] [--rounds 3] [--json FILE]
+    python -m benchmarks.step_time FOLDER [--precision bf16] [--device cuda] [--rounds 3] [--json FILE]
 
 Makes, once, in FOLDER: a random model of Stable Diffusion 1.5's size, a miniature, 8 drawn pictures for each (8 GB of
 disk). Then runs `train_lora.py` there as a person would, with supervisor, ledger and TensorBoard. A step's time is what
@@ -41,17 +41,18 @@ class Scene:
     steps: int
     rank: int
     precision: str
+    device: str
 
 
 def main() -> None:
     asked = _arguments()
     scenes = [scene_of(asked, size) for size in asked.size or SIZES]
-    report: dict[str, Any] = {"precision": asked.precision, "rounds": []}
+    report: dict[str, Any] = {"precision": asked.precision, "device": asked.device, "rounds": []}
     for number in range(1, asked.rounds + 1):
-        one: dict[str, Any] = {"rate_before": measured_rate(asked.precision)}
+        one: dict[str, Any] = {"rate_before": measured_rate(asked.precision, asked.device)}
         for scene in scenes:
             one[scene.size] = _measured(scene, is_first=number == 1)
-        one["rate_after"] = measured_rate(asked.precision)
+        one["rate_after"] = measured_rate(asked.precision, asked.device)
         one["rate"] = statistics.median([one["rate_before"], one["rate_after"]])
         _add_floor(one, scenes)
         report["rounds"].append(one)
@@ -67,6 +68,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--size", choices=SIZES, action="append", help="only this one; may be repeated")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--resolution", type=int, choices=tuple(STEP_GFLOP), default=256, help="of sd15, in pixels")
     parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--steps", type=int, default=10)
@@ -89,6 +91,7 @@ def scene_of(asked: argparse.Namespace, size: str) -> Scene:
         steps=max(asked.steps, MINIATURE_STEPS) if is_miniature else asked.steps,
         rank=asked.rank,
         precision=asked.precision,
+        device=asked.device,
     )
     scene.folder.mkdir(parents=True, exist_ok=True)
     if not (scene.model / "model_index.json").exists():
@@ -131,8 +134,7 @@ def run_program(scene: Scene) -> dict[str, Any]:
     for old in ("lora_output", "lora_output_backup", "training_logs"):
         shutil.rmtree(scene.folder / old, ignore_errors=True)
     command = [sys.executable, str(ROOT / "train_lora.py"), "--new", "--lang", "en"]
-    options = {"steps": scene.steps, "resolution": scene.resolution, "rank": scene.rank, "precision": scene.precision}
-    command += [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    command += _options(scene)
     began = time.time()
     result = subprocess.run(
         command, cwd=scene.folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
@@ -151,6 +153,12 @@ def run_program(scene: Scene) -> dict[str, Any]:
     }
 
 
+def _options(scene: Scene) -> list[str]:
+    """Those that the program and the loops have alike."""
+    names = ("steps", "resolution", "rank", "precision", "device")
+    return [word for name in names for word in (f"--{name}", str(getattr(scene, name)))]
+
+
 def steps_of(ledger: Path) -> list[dict[str, Any]]:
     """The StepCompleted lines of a ledger."""
     events = [json.loads(line) for line in ledger.read_text(encoding="utf-8").splitlines()]
@@ -160,8 +168,7 @@ def steps_of(ledger: Path) -> list[dict[str, Any]]:
 def run_loop(scene: Scene, layers: str) -> dict[str, Any]:
     """benchmarks.plain_loop in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.plain_loop", str(scene.model), "--layers", layers]
-    options = {"steps": scene.steps, "resolution": scene.resolution, "rank": scene.rank, "precision": scene.precision}
-    command += [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    command += _options(scene)
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if result.returncode != 0:
         sys.exit(f"{' '.join(command)}\nended with {result.returncode}:\n{result.stderr}")

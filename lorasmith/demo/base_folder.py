@@ -5,6 +5,7 @@ Knows nothing of how it was trained.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -54,6 +55,24 @@ def write_base(folder: Path, parts: Mapping[str, nn.Module], *, scaling_factor: 
     layouts.write_json(folder / "model_index.json", layouts.model_index(scheduler["_class_name"]))
     _write_clip(folder / "clip", parts["clip"], vocabulary)
     return folder
+
+
+def read_base(folder: Path) -> dict[str, nn.Module]:
+    """What `write_base` wrote, in float32."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPModel, CLIPTextModel
+
+    return {
+        "vae": AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32),  # type: ignore[no-untyped-call]
+        "unet": UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32),  # type: ignore[no-untyped-call]
+        "text_encoder": CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32),
+        "clip": CLIPModel.from_pretrained(folder / "clip", dtype=torch.float32),
+    }
+
+
+def scaling_factor_of(folder: Path) -> float:
+    """Of the VAE that `write_base` wrote."""
+    return float(json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))["scaling_factor"])
 
 
 def _write_clip(folder: Path, clip: nn.Module, vocabulary: int) -> None:

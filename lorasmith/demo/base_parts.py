@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lorasmith.demo.layouts import Layout, unet_config, vae_config
-from lorasmith.demo.scenes import SIDE, Scene, all_scenes, draw, draw_anything, is_held_out
+from lorasmith.demo.scenes import CONCEPT, SIDE, Scene, all_scenes, draw, draw_anything, is_held_out
 from lorasmith.demo.stages import Stage
 from lorasmith.seeding import fold
 
@@ -76,8 +78,17 @@ def drawn_scenes(count: int, seed: int) -> tuple[Pixels, list[str]]:
     for turn in range(-(-count // len(scenes))):
         order += random.Random(fold(seed, "order", turn)).sample(scenes, len(scenes))
     order = order[:count]
-    chosen = [draw(scene, random.Random(fold(seed, "picture", number))) for number, scene in enumerate(order)]
-    return np.stack([np.asarray(one) for one in chosen]), [scene.caption for scene in order]
+
+    def drawn(number: int) -> Pixels:
+        return np.asarray(draw(order[number], random.Random(fold(seed, "picture", number))))
+
+    with ThreadPoolExecutor() as threads:  # most of the time goes into making them smaller, which runs beside Python
+        return np.stack(list(threads.map(drawn, range(count)))), [scene.caption for scene in order]
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where it learns; what is drawn by chance is drawn on the CPU, so it is the same everywhere."""
+    return next(module.parameters()).device
 
 
 def to_tensor(pixels: Pixels) -> Tensor:
@@ -107,19 +118,18 @@ def vae_stage(vae: nn.Module, *, seed: int, steps: int, half_precision: bool) ->
     return Stage("vae", nn.ModuleDict({"vae": vae}), loss_at, steps=steps, lr=2e-3, lr_factors={}, ema_decay=0.998)
 
 
-def vae_edges_stage(vae: nn.Module, *, seed: int, steps: int, half_precision: bool) -> Stage:
-    """The same VAE goes on, on crops with more edges in them and half of them of what the base model will never see:
-    heaps of anything, and scenes in other colours. Smaller batches: more updates are worth more than smoother ones.
-    """
+def vae_edges_stage(vae: nn.Module, *, seed: int, steps: int, batch: int, half_precision: bool) -> Stage:
+    """The same VAE goes on, on crops with more edges in them and more than half of them of what the base model will
+    never see: heaps of anything, and scenes in other colours."""
     scenes = drawn_scenes(2 * HEAPS, fold(seed, "edges"))[0]
-    pixels = np.concatenate([scenes, _heaps(HEAPS, fold(seed, "edges"))])
+    pixels = np.concatenate([scenes, _heaps(2 * HEAPS, fold(seed, "edges"))])
 
     def loss_at(step: int) -> Tensor:
         chance = random.Random(fold(seed, "edges", step))
         crops = []
-        for number in chance.sample(range(len(pixels)), 8):
+        for number in chance.sample(range(len(pixels)), min(batch, len(pixels))):
             tried = [_crop(pixels[number], chance) for _ in range(3)]
-            best = max(tried, key=lambda crop: float(crop.std((0, 1)).sum()))
+            best = max(tried, key=lambda crop: int(np.ptp(crop[::4, ::4], axis=(0, 1)).sum()))
             crops.append(_recoloured(best, chance) if number < len(scenes) and chance.random() < 0.3 else best)
         return _vae_loss(vae, np.stack(crops), fold(seed, "posterior", "edges", step), half_precision)
 
@@ -150,12 +160,13 @@ def _recoloured(picture: Pixels, chance: random.Random) -> Pixels:
 
 def _vae_loss(vae: nn.Module, crops: Pixels, seed: int, half_precision: bool) -> Tensor:
     """L1 + MSE + 1e-3 KL, of one draw from the posterior."""
-    wanted = to_tensor(crops)
+    device = device_of(vae)
+    wanted = to_tensor(crops).to(device)
     generator = torch.Generator().manual_seed(seed)
-    with torch.autocast("cpu", torch.bfloat16, enabled=half_precision):
+    with torch.autocast(device.type, torch.bfloat16, enabled=half_precision):
         mean, log_variance = vae.quant_conv(vae.encoder(wanted)).float().chunk(2, dim=1)  # type: ignore[operator]
         log_variance = log_variance.clamp(-30, 20)
-        noise = torch.randn(mean.shape, generator=generator)
+        noise = torch.randn(mean.shape, generator=generator).to(device)
         made = vae.decoder(vae.post_quant_conv(mean + (0.5 * log_variance).exp() * noise)).float()  # type: ignore[operator]
     divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
     off = made - wanted
@@ -166,8 +177,8 @@ def _vae_loss(vae: nn.Module, crops: Pixels, seed: int, half_precision: bool) ->
 @torch.no_grad()
 def latents_of(vae: nn.Module, pixels: Pixels) -> Tensor:
     """The posteriors' means, (N, 4, h, w), not scaled."""
-    parts = [vae.encode(to_tensor(part)).latent_dist.mean for part in np.array_split(pixels, -(-len(pixels) // 50))]  # type: ignore[operator]
-    return torch.cat(parts)
+    device, parts = device_of(vae), np.array_split(pixels, -(-len(pixels) // 50))
+    return torch.cat([vae.encode(to_tensor(part).to(device)).latent_dist.mean.cpu() for part in parts])  # type: ignore[operator]
 
 
 # -- CLIP ------------------------------------------------------------------------------------------
@@ -197,11 +208,12 @@ def clip_stage(clip: nn.Module, tokenizer: CLIPTokenizer, *, seed: int, steps: i
         batch: list[Scene] = []
         for anchor in chance.sample(scenes, 32):
             batch += [anchor, *chance.sample(near[anchor], 3)]
-        pixels = torch.stack([chance.choice(shown[scene]) for scene in batch]).float().div_(127.5).sub_(1.0)
-        out = clip(pixel_values=pixels, input_ids=torch.stack([tokens[scene] for scene in batch]))
+        device = device_of(clip)
+        pixels = torch.stack([chance.choice(shown[scene]) for scene in batch]).to(device).float().div_(127.5).sub_(1.0)
+        out = clip(pixel_values=pixels, input_ids=torch.stack([tokens[scene] for scene in batch]).to(device))
         numbers = {scene: number for number, scene in enumerate(dict.fromkeys(batch))}
         identity = torch.tensor([numbers[scene] for scene in batch])
-        same = (identity[:, None] == identity[None]).float()
+        same = (identity[:, None] == identity[None]).float().to(device)
         wanted = same / same.sum(1, keepdim=True)
         by_text, by_image = out.logits_per_text, out.logits_per_image
         return 0.5 * (functional.cross_entropy(by_text, wanted) + functional.cross_entropy(by_image, wanted))
@@ -218,17 +230,26 @@ def _short_tokens(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> Tensor:
 # -- the UNet --------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Pictures as the UNet learns from them."""
+
+    latents: Tensor  # (N, 4, h, w), scaled
+    captions: list[str]
+
+
 def unet_stage(
     unet: nn.Module,
     text_encoder: nn.Module,
     tokenizer: CLIPTokenizer,
     *,
-    latents: Tensor,
-    captions: Sequence[str],
+    pictures: Encoded,
     seed: int,
     steps: int,
+    batch: int,
 ) -> Stage:
-    """Noise prediction on scaled latents (N, 4, h, w), the text encoder learning too; a tenth without caption.
+    """Noise prediction, the text encoder learning too; a tenth without caption, an eighth with made-up words for the
+    shape: a word it does not know must leave the rest of the picture be.
 
     Two things beside the plain recipe. The noise has an offset per channel (Guttenberg 2023): over 16 × 16 latents the
     mean colour would else be read off the noisiest picture, and the words for the background never be learned. Losses
@@ -237,26 +258,38 @@ def unet_stage(
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     alphas = torch.cumprod(1 - betas, 0).float()
     full = {"padding": "max_length", "max_length": 77, "return_tensors": "pt"}
+    latents, captions = pictures.latents, pictures.captions
     unique = sorted(set(captions))
     rows = {caption: number for number, caption in enumerate(unique)}
-    tokens = tokenizer(unique, **full).input_ids
-    empty = tokenizer([""], **full).input_ids[0]
+    tokens: Tensor = tokenizer(unique, **full).input_ids
+    empty: Tensor = tokenizer([""], **full).input_ids[0]
+    spare = _spare_tokens(tokenizer, tokens)
+    (on,) = tokenizer("on", add_special_tokens=False).input_ids
+
+    def said_of(caption: str, chance: random.Random) -> Tensor:
+        drawn = chance.random()
+        if drawn < 0.1:
+            return empty
+        if drawn < 0.1 + 0.12:
+            return _with_a_made_up_word(tokens[rows[caption]], spare, on, chance=chance)
+        return tokens[rows[caption]]
 
     def loss_at(step: int) -> Tensor:
         chance = random.Random(fold(seed, "unet", step))
         generator = torch.Generator().manual_seed(fold(seed, "noise", step))
-        chosen = chance.sample(range(len(latents)), 16)
+        chosen = chance.sample(range(len(latents)), min(batch, len(latents)))
         clean = latents[chosen]
         noise = torch.randn(clean.shape, generator=generator)
         noise = noise + 0.25 * torch.randn((*clean.shape[:2], 1, 1), generator=generator)
         timesteps = torch.randint(0, 1000, (len(chosen),), generator=generator)
         alpha = alphas[timesteps].view(-1, 1, 1, 1)
-        said = [empty if chance.random() < 0.1 else tokens[rows[captions[number]]] for number in chosen]
-        embeds = text_encoder(torch.stack(said)).last_hidden_state
         noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
-        off = unet(noisy, timesteps, encoder_hidden_states=embeds).sample - noise
         snr = alphas[timesteps] / (1 - alphas[timesteps])
-        loss: Tensor = (off.square().mean((1, 2, 3)) * (snr.clamp(max=5) / snr)).mean()
+        said = torch.stack([said_of(captions[number], chance) for number in chosen])
+        device = device_of(unet)
+        embeds = text_encoder(said.to(device)).last_hidden_state
+        off = unet(noisy.to(device), timesteps.to(device), encoder_hidden_states=embeds).sample - noise.to(device)
+        loss: Tensor = (off.square().mean((1, 2, 3)) * (snr.clamp(max=5) / snr).to(device)).mean()
         return loss
 
     return Stage(
@@ -268,3 +301,20 @@ def unet_stage(
         lr_factors={"text_encoder": 0.3},
         ema_decay=0.999,
     )
+
+
+def _spare_tokens(tokenizer: CLIPTokenizer, used: Tensor) -> list[int]:
+    """Ids that stand in none of the `used` ones; the concept's own is kept back too."""
+    kept_back = {*used.flatten().tolist(), *tokenizer(CONCEPT).input_ids}
+    return [number for number in range(len(tokenizer)) if number not in kept_back]
+
+
+def _with_a_made_up_word(ids: Tensor, spare: Sequence[int], on: int, *, chance: random.Random) -> Tensor:
+    """(77,) -> (77,): one to four spare tokens for the shape's, which stands before `on`; half the time its colour is
+    gone too."""
+    words = ids.tolist()
+    shape = words.index(on) - 1
+    first = shape - 1 if chance.random() < 0.5 else shape
+    made_up = chance.choices(spare, k=chance.randint(1, 4))
+    changed = torch.tensor([*words[:first], *made_up, *words[shape + 1 :]])
+    return functional.pad(changed, (0, 4), value=words[-1])[: len(words)]

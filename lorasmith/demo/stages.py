@@ -34,11 +34,13 @@ class Stage:
     ema_decay: float  # 0: none is kept
 
 
-def run_stage(stage: Stage, folder: Path) -> nn.ModuleDict:
-    """The modules as they are after `stage.steps` steps, averaged where the stage keeps an average.
+def run_stage(stage: Stage, folder: Path, *, device: torch.device | None = None) -> nn.ModuleDict:
+    """The modules as they are after `stage.steps` steps on `device` (without one: where they are), averaged where the
+    stage keeps an average.
 
     Goes on from `folder/<name>.pt`, which is written every 250 steps and at the end.
     """
+    stage.modules.to(device)
     groups = [
         {"params": list(module.parameters()), "lr": stage.lr * stage.lr_factors.get(name, 1.0)}
         for name, module in stage.modules.items()
@@ -48,12 +50,12 @@ def run_stage(stage: Stage, folder: Path) -> nn.ModuleDict:
     average = {name: tensor.detach().clone() for name, tensor in stage.modules.state_dict().items()}
     file, done = folder / f"{stage.name}.pt", 0
     if file.exists():
-        stored = torch.load(file, weights_only=True)
+        stored = torch.load(file, weights_only=True, map_location=device)
         done, average = stored["step"], stored["average"]
         stage.modules.load_state_dict(stored["modules"])
         optimizer.load_state_dict(stored["optimizer"])
     stage.modules.train()
-    began, first, recent = time.monotonic(), done, 0.0
+    began, first, recent = time.monotonic(), done, torch.zeros((), device=device)
     while done < stage.steps:
         loss = stage.loss_at(done + 1)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -64,10 +66,10 @@ def run_stage(stage: Stage, folder: Path) -> nn.ModuleDict:
         optimizer.zero_grad()
         done += 1
         _follow(average, stage.modules, min(stage.ema_decay, (1 + done) / (10 + done)))
-        recent += (loss.item() - recent) / min(done - first, 100)
+        recent += (loss.detach() - recent) / min(done - first, 100)  # read only where it is said: a GPU need not wait
         if done % 50 == 0:
             seconds = (time.monotonic() - began) / (done - first)
-            _log.info("%s %d/%d loss %.5f, %.3f s a step", stage.name, done, stage.steps, recent, seconds)
+            _log.info("%s %d/%d loss %.5f, %.3f s a step", stage.name, done, stage.steps, float(recent), seconds)
         if done % _SAVE_EVERY == 0 or done == stage.steps:
             _save(file, done, stage.modules, average, optimizer=optimizer)
     stage.modules.load_state_dict(average)

@@ -13,7 +13,16 @@ from lorasmith.demo.make_base import Recipe
 from lorasmith.families import load_family
 from lorasmith.families.recognize import recognize
 
-TINY = Recipe(vae_steps=2, vae_edges_steps=2, clip_steps=2, unet_steps=2, pictures=40, half_precision=False)
+TINY = Recipe(
+    vae_steps=2,
+    vae_edges_steps=2,
+    vae_edges_batch=4,
+    clip_steps=2,
+    unet_steps=2,
+    unet_batch=8,
+    pictures=40,
+    half_precision=False,
+)
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +71,16 @@ def test_interrupted_it_makes_the_same_model(made: dict[str, nn.Module], few_pic
     make_base.make_base(tmp_path, TINY, stages=("vae",))
     make_base.make_base(tmp_path, TINY, stages=("clip",))
     again = make_base.make_base(tmp_path, TINY)
+    for name, module in made.items():
+        for key, tensor in module.state_dict().items():
+            assert torch.equal(tensor, again[name].state_dict()[key]), (name, key)
+
+
+def test_a_written_folder_stands_in_for_the_stages_before(
+    made: dict[str, nn.Module], few_pictures: None, tmp_path: Path
+) -> None:
+    start = write_base(tmp_path / "start", made, scaling_factor=1.0)
+    again = make_base.make_base(tmp_path / "work", TINY, stages=("unet",), start=start)
     for name, module in made.items():
         for key, tensor in module.state_dict().items():
             assert torch.equal(tensor, again[name].state_dict()[key]), (name, key)
