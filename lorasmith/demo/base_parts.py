@@ -264,6 +264,7 @@ def unet_stage(
     tokens: Tensor = tokenizer(unique, **full).input_ids
     empty: Tensor = tokenizer([""], **full).input_ids[0]
     spare = _spare_tokens(tokenizer, tokens)
+    denoise = _Denoise(unet)
     (on,) = tokenizer("on", add_special_tokens=False).input_ids
 
     def said_of(caption: str, chance: random.Random) -> Tensor:
@@ -288,7 +289,7 @@ def unet_stage(
         said = torch.stack([said_of(captions[number], chance) for number in chosen])
         device = device_of(unet)
         embeds = text_encoder(said.to(device)).last_hidden_state
-        off = unet(noisy.to(device), timesteps.to(device), encoder_hidden_states=embeds).sample - noise.to(device)
+        off = denoise.at(noisy.to(device), timesteps.to(device), embeds) - noise.to(device)
         loss: Tensor = (off.square().mean((1, 2, 3)) * (snr.clamp(max=5) / snr).to(device)).mean()
         return loss
 
@@ -301,6 +302,28 @@ def unet_stage(
         lr_factors={"text_encoder": 0.3},
         ema_decay=0.999,
     )
+
+
+class _Denoise(nn.Module):
+    """The UNet, on a GPU recorded once as a CUDA graph: it is so small that calling its layers takes most of a step."""
+
+    def __init__(self, unet: nn.Module) -> None:
+        super().__init__()
+        self.unet = unet
+        self._is_recorded = False
+
+    def forward(self, sample: Tensor, timesteps: Tensor, embeds: Tensor) -> Tensor:
+        noise: Tensor = self.unet(sample, timesteps, embeds).sample
+        return noise
+
+    def at(self, sample: Tensor, timesteps: Tensor, embeds: Tensor) -> Tensor:
+        """The same from the recording; always of one shape."""
+        if sample.is_cuda and not self._is_recorded:
+            given = (sample.clone(), timesteps.clone(), embeds.detach().clone().requires_grad_())
+            torch.cuda.make_graphed_callables(self, given)  # from here on `forward` is the recording
+            self._is_recorded = True
+        noise: Tensor = self(sample, timesteps, embeds)
+        return noise
 
 
 def _spare_tokens(tokenizer: CLIPTokenizer, used: Tensor) -> list[int]:

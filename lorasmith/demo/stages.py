@@ -83,11 +83,12 @@ def _factor(done: int, steps: int) -> float:
 
 @torch.no_grad()
 def _follow(average: dict[str, Tensor], modules: nn.Module, decay: float) -> None:
-    for name, tensor in modules.state_dict().items():
-        if tensor.is_floating_point():
-            average[name].lerp_(tensor, 1 - decay)
-        else:
-            average[name].copy_(tensor)
+    now = modules.state_dict()
+    learned = [name for name, tensor in now.items() if tensor.is_floating_point()]
+    # one call for all of them: on a GPU, calling is what takes the time
+    torch._foreach_lerp_([average[name] for name in learned], [now[name] for name in learned], 1 - decay)
+    for name in now.keys() - set(learned):
+        average[name].copy_(now[name])
 
 
 def _save(

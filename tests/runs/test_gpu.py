@@ -1,4 +1,4 @@
-"""On a CUDA device: the same bytes after a stop, with the losses read one step late."""
+"""On a CUDA device, where losses are read one step late: the same bytes after a stop, and whoever is looking on."""
 
 from collections.abc import Callable
 
@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from lorasmith.errors import ExitCode
-from lorasmith.events import DeviceChosen
-from tests.runs.workshop import Workshop
+from lorasmith.events import DeviceChosen, Evaluated
+from lorasmith.training import evaluation
+from tests.families.tiny import tiny_clip
+from tests.runs.workshop import Values, Workshop
 
 pytestmark = [
     pytest.mark.gpu,
@@ -15,17 +17,18 @@ pytestmark = [
 ]
 
 
+CUDA: Values = {("machine", "device"): "cuda", ("adapter", "dropout"): 0.2, ("training", "batch_size"): 2}
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
 def test_stop_and_continue_equals_straight(
     make_workshop: Callable[[str], Workshop], optimizer: str, precision: str
 ) -> None:
-    values = {
-        ("machine", "device"): "cuda",
+    values: Values = {
+        **CUDA,
         ("model", "precision"): precision,
         ("optimizer", "name"): optimizer,
-        ("adapter", "dropout"): 0.2,
-        ("training", "batch_size"): 2,
         ("training", "accumulation_steps"): 2,
     }
     straight, pieces = make_workshop("straight"), make_workshop("pieces")
@@ -36,3 +39,32 @@ def test_stop_and_continue_equals_straight(
     pieces.go_on(5)
     assert pieces.losses() == straight.losses()
     assert pieces.digest() == straight.digest()
+
+
+def test_in_a_process_of_its_own_the_same_bytes(make_workshop: Callable[[str], Workshop]) -> None:
+    values: Values = {**CUDA, ("adapter", "train_text_encoder"): True, ("training", "gradient_checkpointing"): True}
+    here, apart = make_workshop("here"), make_workshop("apart")
+    here.new(6, values)
+    assert apart.new(6, values, apart=True, stop_after=2).exit_code == ExitCode.STOPPED
+    assert apart.go_on(None, apart=True).exit_code == ExitCode.FINISHED
+    assert apart.losses() == here.losses()
+    assert apart.digest() == here.digest()
+
+
+def test_looking_at_every_step_or_never_same_bytes(
+    make_workshop: Callable[[str], Workshop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "MOST_SHARE", 1.0)
+    blind, watched = make_workshop("blind"), make_workshop("watched")
+    looking: Values = {
+        ("evaluation", "every"): 1,
+        ("evaluation", "examples"): 1,
+        ("evaluation", "sample_prompts"): ("a red ring",),
+        ("evaluation", "clip_model"): str(tiny_clip(watched.folder / "clip")),
+    }
+    apart: Values = {**CUDA, ("dataset", "hold_out"): 1}
+    blind.new(3, apart)
+    outcome = watched.new(3, {**apart, **looking})
+    assert [event.step for event in outcome.of(Evaluated) if not event.is_control] == [1, 2, 3]
+    assert watched.losses() == blind.losses()
+    assert watched.digest() == blind.digest()

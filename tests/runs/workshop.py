@@ -172,7 +172,7 @@ def digest(value: Any) -> str:
 def _feed(hashed: Any, value: Any) -> None:
     if isinstance(value, Tensor):
         hashed.update(f"{value.dtype}{tuple(value.shape)}".encode())
-        hashed.update(value.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        hashed.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     elif isinstance(value, Mapping):
         for key in sorted(value, key=str):
             hashed.update(f"<{key}>".encode())
