@@ -69,7 +69,7 @@ class TensorBoardFile:
                 fault_point("tensorboard.cleared")
                 temporary.replace(final)
                 fault_point("tensorboard.renamed")
-            except OSError:
+            except BaseException:
                 temporary.unlink(missing_ok=True)
                 raise
             self._file = final.open("ab")
