@@ -1,0 +1,137 @@
+"""P2, P5, P6 by SIGKILL of worker, supervisor or both at random instants, through the real command line.
+
+Victims and instants come from FAULT_SEED (default 1) and the number of the run, as shares of what an undisturbed start
+takes here; FAULT_RUN=N does run N alone. FAULT_RUNS is the number of kills of the long version.
+"""
+
+import os
+import random
+import shutil
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+
+from lorasmith.ledger import steps
+from lorasmith.locking import is_held
+from lorasmith.saved_states import newest_good
+from tests.faults.killed import KilledRun
+from tests.runs.test_command_line import run as typed_run
+from tests.runs.workshop import Workshop, digest
+
+MakeWorkshop = Callable[[str], Workshop]
+
+pytestmark = [
+    pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the worker by /proc"),
+    pytest.mark.timeout(0),  # each start has its own
+]
+
+SEED = int(os.environ.get("FAULT_SEED", "1"))
+ONLY = os.environ.get("FAULT_RUN", "")
+KILLS = 20
+MANY_KILLS = int(os.environ.get("FAULT_RUNS", "200"))
+MOST_A_RUN = 7
+EPOCHS = 4
+REPEATS = {0: 1, 1: 1, 2: 1, 3: 2, 4: 2, 5: 2, 6: 2}  # of the workshop's pictures, by example id
+STEPS = EPOCHS * sum(REPEATS.values())
+NEW = ("--new", "--steps", str(STEPS), "--save-every", "3", "--evaluate-every", "0", "--rank", "4", "--dropout", "0.1",
+       "--lr-schedule", "cosine")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """A run that nothing happened to."""
+
+    digest: tuple[str, str]
+    export: str
+    losses: dict[int, float]
+    examples: dict[int, list[int]]
+    seconds: float
+
+
+def told(workshop: Workshop) -> dict[int, list[int]]:
+    """The examples of each step that stands in the end."""
+    return {event.step: event.example_ids for event in steps(workshop.events())}
+
+
+def export_of(workshop: Workshop) -> str:
+    return digest(safetensors.torch.load_file(workshop.run.export("last")))
+
+
+@pytest.fixture
+def undisturbed(make_workshop: MakeWorkshop) -> Undisturbed:
+    workshop = make_workshop("undisturbed")
+    began = time.monotonic()
+    assert typed_run(workshop, *NEW) == 0
+    seconds = time.monotonic() - began
+    return Undisturbed(workshop.digest(), export_of(workshop), workshop.losses(), told(workshop), seconds)
+
+
+def check(workshop: Workshop, undisturbed: Undisturbed) -> None:
+    """It finished, with what it would have ended with anyway."""
+    run = workshop.run
+    assert workshop.train_state()["step"] == STEPS
+    assert workshop.optimizer_steps() == {STEPS}
+    assert workshop.digest() == undisturbed.digest
+    assert export_of(workshop) == undisturbed.export
+    assert workshop.losses() == undisturbed.losses
+    seen = told(workshop)
+    assert seen == undisturbed.examples
+    assert list(seen) == list(range(1, STEPS + 1)), "each step once, in order"
+    planned = {example: EPOCHS * repeats for example, repeats in REPEATS.items()}
+    assert Counter(example for ids in seen.values() for example in ids) == planned
+    assert newest_good(run.root)[1] == [], "no state is damaged"
+    assert not is_held(run.worker_lock) and not is_held(run.lock)
+
+
+def _with_a_cache_of_its_own(workshop: Workshop) -> None:
+    """So that caching is interrupted too: the cache lies beside the pictures."""
+    pictures, cache = workshop.folder / "lora_train_set", workshop.folder / ".lorasmith_cache"
+    behind = pictures.resolve()
+    for link in (pictures, cache):
+        link.unlink()
+    shutil.copytree(behind, pictures)
+
+
+def kill_all(make_workshop: MakeWorkshop, undisturbed: Undisturbed, kills: int) -> None:
+    """Runs until so many kills have hit; every one of them is checked, and a failure says how it is had again."""
+    began = time.monotonic()
+    victims, phases, exits = Counter[str](), Counter[str](), Counter[int]()
+    number = 0
+    for number in [int(ONLY)] if ONLY else count(1):
+        workshop = make_workshop(f"killed{number}")
+        _with_a_cache_of_its_own(workshop)
+        most = min(MOST_A_RUN, kills - victims.total())
+        one = KilledRun(workshop, NEW, random.Random(f"{SEED}/{number}"), most, undisturbed.seconds)
+        try:
+            one.to_the_end()
+            check(workshop, undisturbed)
+        except AssertionError as error:
+            came = ", ".join(map(str, one.kills))
+            raise AssertionError(f"FAULT_SEED={SEED} FAULT_RUN={number}: {came}") from error
+        victims.update(kill.victim for kill in one.kills)
+        phases.update(kill.phase or "no heart" for kill in one.kills)
+        exits.update(one.exits)
+        if victims.total() >= kills:
+            break
+    seconds = time.monotonic() - began
+    sys.stdout.write(
+        f"\n{number} runs of {STEPS} steps, {victims.total()} kills {dict(victims)}, while {dict(phases)}, "
+        f"exits {dict(exits)}, {seconds:.0f} s (undisturbed {undisturbed.seconds:.1f} s each), FAULT_SEED={SEED}\n"
+    )
+    assert ONLY or victims.total() == kills
+
+
+def test_twenty_kills(make_workshop: MakeWorkshop, undisturbed: Undisturbed) -> None:
+    kill_all(make_workshop, undisturbed, KILLS)
+
+
+@pytest.mark.long
+def test_two_hundred_kills(make_workshop: MakeWorkshop, undisturbed: Undisturbed) -> None:
+    kill_all(make_workshop, undisturbed, MANY_KILLS)
