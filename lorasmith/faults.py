@@ -62,6 +62,7 @@ POINTS: Mapping[str, str] = {
     "end.saved": "the last state is saved",
     "end.backed_up": "the export that was there is in the backup",
     "end.exported": "the run's own export is in place and told",
+    "worker.told": "the last word of an attempt is on the disk, and its process about to leave",
     "csv.appended": "one row more",
     "tensorboard.appended": "one record more",
     "tensorboard.written": "a new file of curves is there under a hidden name",

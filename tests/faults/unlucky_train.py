@@ -1,6 +1,6 @@
 """`lorasmith train` with a worker to which something happens: `python -m tests.faults.unlucky_train HOW …` and what is
-typed. HOW: child:MODE for tests/runtime/child.py, which knows no torch; worker:HOW for tests/runtime/unlucky_worker.py, which
-is the real one.
+typed. HOW: child:MODE for tests/runtime/child.py, which knows no torch; worker:HOW for tests/runtime/unlucky_worker.py,
+which is the real one.
 """
 
 import sys
