@@ -11,14 +11,20 @@ import shutil
 import sys
 import traceback
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lorasmith.errors import ExitCode
-from lorasmith.faults import POINTS
+from lorasmith.faults import POINTS, fault_point
 from lorasmith.ledger import read_events
-from lorasmith.saved_states import find_states
+from lorasmith.run_folder import RunFolder
+from lorasmith.saved_states import MANIFEST, find_states, write_manifest_bytes
+from lorasmith.training import checkpoint, loop
+from lorasmith.training.checkpoint import StateFacts
+from lorasmith.training.state import TrainState
 from tests.faults import forked
 from tests.faults.followed import Followed
 from tests.faults.scenes import (
@@ -156,6 +162,34 @@ def test_each_point_once(stages: Stages) -> None:
         check_one(stages, scene, fault)
         return
     check_all(stages, chosen)
+
+
+def save_in_place(state: TrainState, run: RunFolder, facts: StateFacts, *, prefix: str, now: datetime) -> Any:
+    """A writer as many have it: straight under the final name."""
+    final = run.new_state(prefix, now)
+    final.mkdir()
+    for name, data in checkpoint._files_of(state, facts).items():
+        (final / name).write_bytes(data)
+        fault_point("state.file")
+    (final / MANIFEST).write_bytes(write_manifest_bytes(final, step=state.step, identity=facts.identity))
+    return final, ""
+
+
+def test_a_writer_in_place_would_be_found(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "save_state", save_in_place)
+    with pytest.raises(AssertionError):
+        check_one(stages, "new", "state.file:8:kill")
+
+
+def test_a_state_without_its_optimizer_would_be_found(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
+    restore = TrainState.restore
+
+    def forget(self: TrainState, counters: Any, adapter: Any, optimizer: Any) -> None:
+        restore(self, counters, adapter, {**optimizer, "state": {}})
+
+    monkeypatch.setattr(TrainState, "restore", forget)
+    with pytest.raises(AssertionError):
+        check_one(stages, "new", "step.told:4:kill")
 
 
 @pytest.mark.long

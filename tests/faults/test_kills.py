@@ -37,17 +37,15 @@ ONLY = os.environ.get("FAULT_RUN", "")
 KILLS = 20
 MANY_KILLS = int(os.environ.get("FAULT_RUNS", "200"))
 MOST_A_RUN = 7
-EPOCHS = 4
 REPEATS = {0: 1, 1: 1, 2: 1, 3: 2, 4: 2, 5: 2, 6: 2}  # of the workshop's pictures, by example id
-STEPS = EPOCHS * sum(REPEATS.values())
-NEW = ("--new", "--steps", str(STEPS), "--save-every", "3", "--evaluate-every", "0", "--rank", "4", "--dropout", "0.1",
-       "--lr-schedule", "cosine")  # fmt: skip
+OPTIONS = ("--save-every", "3", "--evaluate-every", "0", "--rank", "4", "--dropout", "0.1", "--lr-schedule", "cosine")
 
 
 @dataclass(frozen=True)
 class Undisturbed:
     """A run that nothing happened to."""
 
+    epochs: int
     digest: tuple[str, str]
     export: str
     losses: dict[int, float]
@@ -64,27 +62,35 @@ def export_of(workshop: Workshop) -> str:
     return digest(safetensors.torch.load_file(workshop.run.export("last")))
 
 
-@pytest.fixture
-def undisturbed(make_workshop: MakeWorkshop) -> Undisturbed:
+def steps_of(epochs: int) -> int:
+    return epochs * sum(REPEATS.values())
+
+
+def new_run(epochs: int) -> tuple[str, ...]:
+    """What is typed."""
+    return ("--new", "--steps", str(steps_of(epochs)), *OPTIONS)
+
+
+def run_undisturbed(make_workshop: MakeWorkshop, epochs: int) -> Undisturbed:
     workshop = make_workshop("undisturbed")
     began = time.monotonic()
-    assert typed_run(workshop, *NEW) == 0
+    assert typed_run(workshop, *new_run(epochs)) == 0
     seconds = time.monotonic() - began
-    return Undisturbed(workshop.digest(), export_of(workshop), workshop.losses(), told(workshop), seconds)
+    return Undisturbed(epochs, workshop.digest(), export_of(workshop), workshop.losses(), told(workshop), seconds)
 
 
 def check(workshop: Workshop, undisturbed: Undisturbed) -> None:
     """It finished, with what it would have ended with anyway."""
-    run = workshop.run
-    assert workshop.train_state()["step"] == STEPS
-    assert workshop.optimizer_steps() == {STEPS}
+    run, count = workshop.run, steps_of(undisturbed.epochs)
+    assert workshop.train_state()["step"] == count
+    assert workshop.optimizer_steps() == {count}
     assert workshop.digest() == undisturbed.digest
     assert export_of(workshop) == undisturbed.export
     assert workshop.losses() == undisturbed.losses
     seen = told(workshop)
     assert seen == undisturbed.examples
-    assert list(seen) == list(range(1, STEPS + 1)), "each step once, in order"
-    planned = {example: EPOCHS * repeats for example, repeats in REPEATS.items()}
+    assert list(seen) == list(range(1, count + 1)), "each step once, in order"
+    planned = {example: undisturbed.epochs * repeats for example, repeats in REPEATS.items()}
     assert Counter(example for ids in seen.values() for example in ids) == planned
     assert newest_good(run.root)[1] == [], "no state is damaged"
     assert not is_held(run.worker_lock) and not is_held(run.lock)
@@ -99,8 +105,9 @@ def _with_a_cache_of_its_own(workshop: Workshop) -> None:
     shutil.copytree(behind, pictures)
 
 
-def kill_all(make_workshop: MakeWorkshop, undisturbed: Undisturbed, kills: int) -> None:
+def kill_all(make_workshop: MakeWorkshop, epochs: int, kills: int) -> None:
     """Runs until so many kills have hit; every one of them is checked, and a failure says how it is had again."""
+    undisturbed = run_undisturbed(make_workshop, epochs)
     began = time.monotonic()
     victims, phases, exits = Counter[str](), Counter[str](), Counter[int]()
     number = 0
@@ -108,7 +115,7 @@ def kill_all(make_workshop: MakeWorkshop, undisturbed: Undisturbed, kills: int) 
         workshop = make_workshop(f"killed{number}")
         _with_a_cache_of_its_own(workshop)
         most = min(MOST_A_RUN, kills - victims.total())
-        one = KilledRun(workshop, NEW, random.Random(f"{SEED}/{number}"), most, undisturbed.seconds)
+        one = KilledRun(workshop, new_run(epochs), random.Random(f"{SEED}/{number}"), most, undisturbed.seconds)
         try:
             one.to_the_end()
             check(workshop, undisturbed)
@@ -122,16 +129,17 @@ def kill_all(make_workshop: MakeWorkshop, undisturbed: Undisturbed, kills: int) 
             break
     seconds = time.monotonic() - began
     sys.stdout.write(
-        f"\n{number} runs of {STEPS} steps, {victims.total()} kills {dict(victims)}, while {dict(phases)}, "
+        f"\n{number} runs of {steps_of(epochs)} steps, {victims.total()} kills {dict(victims)}, while {dict(phases)}, "
         f"exits {dict(exits)}, {seconds:.0f} s (undisturbed {undisturbed.seconds:.1f} s each), FAULT_SEED={SEED}\n"
     )
     assert ONLY or victims.total() == kills
 
 
-def test_twenty_kills(make_workshop: MakeWorkshop, undisturbed: Undisturbed) -> None:
-    kill_all(make_workshop, undisturbed, KILLS)
+def test_twenty_kills(make_workshop: MakeWorkshop) -> None:
+    kill_all(make_workshop, 4, KILLS)
 
 
 @pytest.mark.long
-def test_two_hundred_kills(make_workshop: MakeWorkshop, undisturbed: Undisturbed) -> None:
-    kill_all(make_workshop, undisturbed, MANY_KILLS)
+def test_two_hundred_kills(make_workshop: MakeWorkshop) -> None:
+    """In longer runs, more of which is training and saving."""
+    kill_all(make_workshop, 12, MANY_KILLS)
