@@ -7,6 +7,7 @@ takes here; FAULT_RUN=N does run N alone. FAULT_RUNS is the number of kills of t
 import os
 import random
 import shutil
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -110,8 +111,8 @@ def kill_all(make_workshop: MakeWorkshop, epochs: int, kills: int) -> None:
     undisturbed = run_undisturbed(make_workshop, epochs)
     began = time.monotonic()
     victims, phases, exits = Counter[str](), Counter[str](), Counter[int]()
-    number = 0
-    for number in [int(ONLY)] if ONLY else count(1):
+    runs = 0
+    for runs, number in enumerate([int(ONLY)] if ONLY else count(1), start=1):
         workshop = make_workshop(f"killed{number}")
         _with_a_cache_of_its_own(workshop)
         most = min(MOST_A_RUN, kills - victims.total())
@@ -119,9 +120,9 @@ def kill_all(make_workshop: MakeWorkshop, epochs: int, kills: int) -> None:
         try:
             one.to_the_end()
             check(workshop, undisturbed)
-        except AssertionError as error:
+        except (AssertionError, subprocess.TimeoutExpired) as error:
             came = ", ".join(map(str, one.kills))
-            raise AssertionError(f"FAULT_SEED={SEED} FAULT_RUN={number}: {came}") from error
+            raise AssertionError(f"FAULT_SEED={SEED} FAULT_RUN={number}: {error} after {came}") from error
         victims.update(kill.victim for kill in one.kills)
         phases.update(kill.phase or "no heart" for kill in one.kills)
         exits.update(one.exits)
@@ -129,7 +130,7 @@ def kill_all(make_workshop: MakeWorkshop, epochs: int, kills: int) -> None:
             break
     seconds = time.monotonic() - began
     sys.stdout.write(
-        f"\n{number} runs of {steps_of(epochs)} steps, {victims.total()} kills {dict(victims)}, while {dict(phases)}, "
+        f"\n{runs} runs of {steps_of(epochs)} steps, {victims.total()} kills {dict(victims)}, while {dict(phases)}, "
         f"exits {dict(exits)}, {seconds:.0f} s (undisturbed {undisturbed.seconds:.1f} s each), FAULT_SEED={SEED}\n"
     )
     assert ONLY or victims.total() == kills
