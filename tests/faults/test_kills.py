@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -110,30 +110,34 @@ def kill_all(make_workshop: MakeWorkshop, epochs: int, kills: int) -> None:
     """Runs until so many kills have hit; every one of them is checked, and a failure says how it is had again."""
     undisturbed = run_undisturbed(make_workshop, epochs)
     began = time.monotonic()
-    victims, phases, exits = Counter[str](), Counter[str](), Counter[int]()
-    runs = 0
-    for runs, number in enumerate([int(ONLY)] if ONLY else count(1), start=1):
+    done: list[KilledRun] = []
+    for number in [int(ONLY)] if ONLY else count(1):
         workshop = make_workshop(f"killed{number}")
         _with_a_cache_of_its_own(workshop)
-        most = min(MOST_A_RUN, kills - victims.total())
+        most = min(MOST_A_RUN, kills - hits_of(done))
         one = KilledRun(workshop, new_run(epochs), random.Random(f"{SEED}/{number}"), most, undisturbed.seconds)
+        done.append(one)
         try:
             one.to_the_end()
             check(workshop, undisturbed)
         except (AssertionError, subprocess.TimeoutExpired) as error:
             came = ", ".join(map(str, one.kills))
             raise AssertionError(f"FAULT_SEED={SEED} FAULT_RUN={number}: {error} after {came}") from error
-        victims.update(kill.victim for kill in one.kills)
-        phases.update(kill.phase or "no heart" for kill in one.kills)
-        exits.update(one.exits)
-        if victims.total() >= kills:
+        if hits_of(done) >= kills:
             break
     seconds = time.monotonic() - began
+    victims = Counter(kill.victim for one in done for kill in one.kills)
+    phases = Counter(kill.phase or "no heart" for one in done for kill in one.kills)
+    exits = sum((one.exits for one in done), Counter[int]())
     sys.stdout.write(
-        f"\n{runs} runs of {steps_of(epochs)} steps, {victims.total()} kills {dict(victims)}, while {dict(phases)}, "
+        f"\n{len(done)} runs of {steps_of(epochs)} steps, {hits_of(done)} kills {dict(victims)}, while {dict(phases)}, "
         f"exits {dict(exits)}, {seconds:.0f} s (undisturbed {undisturbed.seconds:.1f} s each), FAULT_SEED={SEED}\n"
     )
-    assert ONLY or victims.total() == kills
+    assert ONLY or hits_of(done) == kills
+
+
+def hits_of(done: Sequence[KilledRun]) -> int:
+    return sum(len(one.kills) for one in done)
 
 
 def test_twenty_kills(make_workshop: MakeWorkshop) -> None:
