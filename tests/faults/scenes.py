@@ -65,6 +65,7 @@ class Scene:
     start: Callable[[Workshop], Start]
     again: Callable[[Workshop], Start | None]  # what is typed after it failed; None: it is all done
     is_other_disk: bool = False  # the backup lies on another one
+    is_cold: bool = False  # nothing is cached yet: the pictures and their cache lie in the folder itself
 
     def disturbed(self, workshop: Workshop, fault: str) -> int:
         return in_child(lambda: self._follow(lambda: self.start(workshop)), fault=fault)
@@ -162,6 +163,7 @@ SCENES = (
     Scene("new", _prepare_new, _start_new, _new_again),
     Scene("continued", _prepare_continued, _start_continued, _continued_again),
     Scene("other_disk", _prepare_new, _start_new, _new_again, is_other_disk=True),
+    Scene("cold", lambda workshop: None, _start_new, _new_again, is_cold=True),
 )
 
 
@@ -218,9 +220,8 @@ def check_states(workshop: Workshop, *, damaged: Path | None) -> None:
 def check_nothing_is_left_over(workshop: Workshop) -> None:
     run = workshop.run
     assert [one for one in (run.lock, run.worker_lock, run.staging, run.stop_request) if one.exists()] == []
-    assert [
-        path for path in workshop.folder.rglob(".*.tmp") if not path.is_relative_to(workshop.folder / ".cache")
-    ] == []
+    places = (run.root, run.backup, run.training_logs)
+    assert [path for place in places for path in place.rglob(".*.tmp")] == []
     rows = run.loss_log.read_text().splitlines()[1:]
     assert [int(row.split(",")[0]) for row in rows] == list(range(1, TARGET + 1))
 

@@ -21,7 +21,7 @@ from lorasmith.errors import ExitCode
 from lorasmith.faults import POINTS, fault_point
 from lorasmith.ledger import read_events
 from lorasmith.run_folder import RunFolder
-from lorasmith.saved_states import MANIFEST, find_states, write_manifest_bytes
+from lorasmith.saved_states import MANIFEST, find_states, newest_good, write_manifest_bytes
 from lorasmith.training import checkpoint, loop
 from lorasmith.training.checkpoint import StateFacts
 from lorasmith.training.state import TrainState
@@ -60,8 +60,8 @@ class Stage:
         self._folder = tmp_path / f"{scene.name}-cases"
         scene.prepare(template)
         self._old = files_of(template)
-        newest, good = find_states(template.run.root)[0][0].path, template.state_folder()
-        self.damaged = None if newest == good else newest.relative_to(template.folder)
+        states, (good, _) = find_states(template.run.root)[0], newest_good(template.run.root)
+        self.damaged = None if states[:1] in ([], [good]) else states[0].path.relative_to(template.folder)
         undisturbed = copy_of(template, tmp_path / f"{scene.name}-undisturbed")
         self.points = scene.points(undisturbed, tmp_path / f"{scene.name}-trace.json")
         self.expected = result_of(undisturbed)
@@ -85,7 +85,7 @@ Stages = dict[str, Stage | Followed]
 
 
 @pytest.fixture(scope="module")
-def stages(miniature: Path, shared_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stages]:
+def stages(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stages]:
     from lorasmith.demo.miniature import draw_pictures
     from lorasmith.reports import loss_log, tensorboard  # noqa: F401 - before the fork
 
@@ -97,21 +97,26 @@ def stages(miniature: Path, shared_cache: Path, tmp_path_factory: pytest.TempPat
         for scene in SCENES:
             folder = place / scene.name
             folder.mkdir()
-            (folder / "lora_train_set").symlink_to(pictures)
-            (folder / ".lorasmith_cache").symlink_to(shared_cache)
+            if scene.is_cold:
+                shutil.copytree(pictures, folder / "lora_train_set")
+            else:
+                (folder / "lora_train_set").symlink_to(pictures)  # and the cache lies beside where that leads
             made[scene.name] = stage = Stage(scene, Workshop(folder, miniature, patch), place)
         made["followed"] = Followed(stage.events, place)
         yield made
 
 
 def cases(stages: Stages) -> list[tuple[str, str, int]]:
-    """Every (scene, point, occurrence); of another disk only what that makes a difference to."""
-    return [
-        (name, point, occurrence)
-        for name, stage in stages.items()
-        for point, occurrence in stage.points
-        if name != "other_disk" or point.startswith(COPYING)
-    ]
+    """Every (scene, point, occurrence); of another disk and an empty cache only what those make a difference to."""
+    found = []
+    for name, stage in stages.items():
+        points = stage.points
+        if name == "other_disk":
+            points = [one for one in points if one[0].startswith(COPYING)]
+        elif name == "cold":
+            points = points[: points.index(("promotion.planned", 1))]
+        found += [(name, point, occurrence) for point, occurrence in points]
+    return found
 
 
 def drawn(stages: Stages) -> list[tuple[str, str]]:
@@ -151,6 +156,7 @@ def test_every_point_is_reached_by_a_small_run(stages: Stages) -> None:
 def test_going_on_after_a_damaged_state_equals_a_run_without_one(stages: Stages) -> None:
     """The scenes are no worlds of their own: one target, one result."""
     assert stages["continued"].expected == stages["new"].expected == stages["other_disk"].expected
+    assert stages["cold"].expected == stages["new"].expected
 
 
 def test_each_point_once(stages: Stages) -> None:

@@ -37,7 +37,7 @@ SEED = int(os.environ.get("FAULT_SEED", "1"))
 ONLY = os.environ.get("FAULT_RUN", "")
 KILLS = 20
 MANY_KILLS = int(os.environ.get("FAULT_RUNS", "200"))
-MOST_A_RUN = 7
+MOST_A_RUN = 10
 REPEATS = {0: 1, 1: 1, 2: 1, 3: 2, 4: 2, 5: 2, 6: 2}  # of the workshop's pictures, by example id
 OPTIONS = ("--save-every", "3", "--evaluate-every", "0", "--rank", "4", "--dropout", "0.1", "--lr-schedule", "cosine")
 
