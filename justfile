@@ -23,6 +23,10 @@ types:
 laws:
     pytest tests/laws tests/messages
 
+# The long fault runs; counts from FAULT_RUNS.
+long:
+    pytest -m long
+
 # What needs a CUDA device.
 gpu:
     pytest -m gpu

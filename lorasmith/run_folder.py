@@ -161,8 +161,9 @@ def write_atomically(path: Path, data: bytes, *, check: Callable[[Path], None] |
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    fault_point("file.renamed")
-    sync_folder(path.parent)
+    with no_space_named(path):  # a folder can need room for a name too
+        fault_point("file.renamed")
+        sync_folder(path.parent)
     return written
 
 
