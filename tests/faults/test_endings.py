@@ -22,7 +22,10 @@ from lorasmith.ledger import read_events, steps
 from tests.runs.test_command_line import PROJECT
 from tests.runs.workshop import Workshop
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals")
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="signals"),
+    pytest.mark.timeout(600),  # each program has its own
+]
 
 LEAVES_WITHIN = 5.0  # seconds after it said that it is done
 LONG = pytest.mark.long
