@@ -13,6 +13,7 @@ import pytest
 
 from lorasmith import run_folder
 from lorasmith.errors import ResourceError
+from lorasmith.faults import choose_fault
 from lorasmith.run_folder import (
     RunFolder,
     free_name,
@@ -225,6 +226,19 @@ def test_a_device_without_room_is_named(tmp_path: Path) -> None:
     with pytest.raises(ResourceError) as caught, no_space_named(tmp_path / "a"):
         write_durably(Path("/dev/full"), b"x")
     assert caught.value.fields == {"path": str(tmp_path / "a")}
+
+
+@pytest.mark.parametrize("point", ["file.opened", "file.written", "file.synced", "file.renamed", "folder.synced"])
+def test_a_disk_that_is_full_at_any_point_is_named(tmp_path: Path, point: str) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+    choose_fault(f"{point}:1:no_space")
+    try:
+        with pytest.raises(ResourceError, match="disk_full"):
+            write_atomically(path, b"new")
+    finally:
+        choose_fault("")
+    assert path.read_bytes() in (b"old", b"new") and list(tmp_path.iterdir()) == [path]
 
 
 def test_a_kill_leaves_the_old_file(tmp_path: Path) -> None:

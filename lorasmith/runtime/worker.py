@@ -24,6 +24,7 @@ from typing import Any
 from lorasmith.control import STOP_SIGNALS, HeartbeatWriter, StopFlag
 from lorasmith.errors import ExitCode, InputError, LockedError, ResourceError, TrainerError
 from lorasmith.events import RunStopped
+from lorasmith.faults import fault_point
 from lorasmith.ledger import Ledger
 from lorasmith.locking import FolderLock
 from lorasmith.run_folder import RunFolder, no_space_named
@@ -57,6 +58,7 @@ def _told(arguments: argparse.Namespace, run: RunFolder, stop: StopFlag) -> int:
         with Ledger(run.early_ledger if run.staging.exists() else run.ledger) as ledger:
             ledger.append(ending)
             ledger.sync()
+        fault_point("worker.told")
     except (OSError, ResourceError):
         traceback.print_exc()  # a full disk takes no last line: then the exit code alone tells
     return ending.exit_code

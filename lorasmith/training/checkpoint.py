@@ -26,6 +26,7 @@ from torch import Tensor
 
 from lorasmith.errors import InputError, NonFiniteError, NoStateError, ResourceError, ResumeError
 from lorasmith.events import BestChosen
+from lorasmith.faults import fault_point
 from lorasmith.ledger import read_events, surviving
 from lorasmith.promotion import move
 from lorasmith.run_folder import RunFolder, free_name, no_space_named, stamp, sync_folder, write_durably
@@ -68,19 +69,26 @@ def save_state(state: TrainState, run: RunFolder, facts: StateFacts, *, prefix: 
     try:
         with no_space_named(final):
             temporary.mkdir(parents=True)
+            fault_point("state.begun")
             for name, data in files.items():
                 write_durably(temporary / name, data)
+                fault_point("state.file")
             manifest = write_manifest_bytes(temporary, step=state.step, identity=facts.identity)
             write_durably(temporary / MANIFEST, manifest)
+            fault_point("state.manifest")
             sync_folder(temporary)
         damage = damage_of(SavedState(temporary, state.step, facts.identity))
         if damage is not None:
             raise ResourceError("disk_unreliable", path=str(final), damage=damage)
-        temporary.rename(final)
+        with no_space_named(final):  # a folder can need room for a name too
+            fault_point("state.verified")
+            temporary.rename(final)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    sync_folder(final.parent)
+    with no_space_named(final):
+        fault_point("state.renamed")
+        sync_folder(final.parent)
     return final, sha256_of(final / MANIFEST)
 
 
@@ -173,7 +181,11 @@ def check_room(run: RunFolder, state: TrainState) -> None:
 
 
 def prune_states(run: RunFolder, *, keep: int, protect: frozenset[int] = frozenset()) -> list[Path]:
-    """Removes all but the `keep` highest steps and those protected; only after the newest was read back whole."""
+    """Removes all but the `keep` highest steps and those protected; only after the newest was read back whole.
+
+    Raises:
+        ResourceError: the disk is too full even for the other name that it gets first.
+    """
     states, _ = find_states(run.root)
     if not states or damage_of(states[0]) is not None:
         return []
@@ -183,8 +195,12 @@ def prune_states(run: RunFolder, *, keep: int, protect: frozenset[int] = frozens
             continue
         # Renamed first: a folder that is half removed must not look like a state.
         doomed = state.path.with_name(f".{state.path.name}.removed.tmp")
-        state.path.rename(doomed)
-        shutil.rmtree(doomed)
+        with no_space_named(state.path):
+            fault_point("prune.chosen")
+            state.path.rename(doomed)
+            fault_point("prune.renamed")
+            shutil.rmtree(doomed)
+            fault_point("prune.removed")
         removed.append(state.path)
     return removed
 

@@ -1,5 +1,6 @@
 """The real worker, to which one thing happens: `python -m tests.runtime.unlucky_worker HOW …` and the worker's own
-arguments. HOW: "sleep" in the forward of step 3, "stop" by a signal there, "kill" there, each in the first attempt.
+arguments. HOW: "sleep" in the forward of step 3, "stop" by a signal there, "kill" there, each in the first attempt;
+"spin" in step 3, "kill_same" in step 3 and "kill_later" in the third forward, each in every attempt.
 """
 
 import os
@@ -11,6 +12,7 @@ from typing import Any
 from lorasmith.runtime import worker
 
 BAD_STEP = 3
+ONCE = ("sleep", "stop", "kill")
 
 
 def sleep_in_forward() -> None:
@@ -20,21 +22,33 @@ def sleep_in_forward() -> None:
 
 
 def main(how: str, arguments: list[str]) -> int:
+    from lorasmith.training import loop as loop_module
     from lorasmith.training import step as step_module
 
-    real = step_module.losses_of
+    real, real_step = step_module.losses_of, loop_module.train_step
     calls = 0
 
     def losses_of(*given: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls == BAD_STEP and "--resume" not in arguments:
+        if how == "kill_later" and calls == BAD_STEP:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if how in ONCE and calls == BAD_STEP and "--resume" not in arguments:
             if how == "sleep":
                 sleep_in_forward()
             os.kill(os.getpid(), signal.SIGSTOP if how == "stop" else signal.SIGKILL)
         return real(*given)
 
+    def train_step(state: Any, parts: Any, *, beat: Any) -> Any:
+        while how == "spin" and state.step == BAD_STEP - 1:
+            beat()
+            time.sleep(0.05)
+        if how == "kill_same" and state.step == BAD_STEP - 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real_step(state, parts, beat=beat)
+
     step_module.losses_of = losses_of  # type: ignore[assignment]
+    loop_module.train_step = train_step
     return worker.main(arguments)
 
 

@@ -18,6 +18,7 @@ from lorasmith import run_folder
 from lorasmith.adapters.base import Attachment
 from lorasmith.adapters.lora import Lora
 from lorasmith.errors import InputError, NonFiniteError, NoStateError, ResourceError, ResumeError
+from lorasmith.faults import choose_fault
 from lorasmith.run_folder import RunFolder
 from lorasmith.saved_states import SavedState, damage_of, find_states, sha256_of, write_manifest_bytes
 from lorasmith.training import checkpoint
@@ -145,6 +146,29 @@ def test_a_full_disk_at_each_write(run: RunFolder, monkeypatch: pytest.MonkeyPat
         assert damage_of(SavedState(good, 1, "identity")) is None
     assert len(written) == len(FILES) - 1
     assert save(run, made(2)).exists()
+
+
+SAVING = ("state.begun", "file.opened", "file.written", "file.synced", "state.file", "state.manifest", "state.verified",
+          "state.renamed", "folder.synced")  # fmt: skip
+
+
+@pytest.mark.parametrize("point", [*SAVING, "prune.chosen", "prune.renamed", "prune.removed"])
+def test_a_disk_that_is_full_at_any_point_is_named(run: RunFolder, point: str) -> None:
+    """Also where a folder has no room for a name: whoever waits for room must see what there is to wait for."""
+    for step in range(3):
+        save_state(made(step), run, FACTS, prefix="state", now=NOW)
+    choose_fault(f"{point}:1:no_space")
+    try:
+        with pytest.raises(ResourceError, match="disk_full"):
+            if point in SAVING:
+                save_state(made(3), run, FACTS, prefix="state", now=NOW)
+            else:
+                prune_states(run, keep=1)
+    finally:
+        choose_fault("")
+    states, unreadable = find_states(run.root)
+    assert unreadable == [] and [damage_of(one) for one in states] == [None] * len(states)
+    assert states[0].step in (2, 3)
 
 
 def test_a_disk_that_does_not_keep_what_it_was_given(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,205 @@
+"""Every fault point × kill, exception, no space: what lies there then is the state before or the state after, at most
+one save interval is lost, and going on ends with the bytes of a run that nothing happened to.
+
+By default a part drawn by a seed, with every point in it; `-m long` has every occurrence of every point.
+FAULT_SEED=N draws another part, and FAULT_CASE=scene/point:occurrence:action does that one alone.
+"""
+
+import os
+import random
+import shutil
+import sys
+import traceback
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lorasmith.errors import ExitCode
+from lorasmith.faults import POINTS, fault_point
+from lorasmith.ledger import read_events
+from lorasmith.run_folder import RunFolder
+from lorasmith.saved_states import MANIFEST, find_states, newest_good, write_manifest_bytes
+from lorasmith.training import checkpoint, loop
+from lorasmith.training.checkpoint import StateFacts
+from lorasmith.training.state import TrainState
+from tests.faults import forked
+from tests.faults.followed import Followed
+from tests.faults.scenes import (
+    SCENES,
+    Scene,
+    check_nothing_is_left_over,
+    check_states,
+    copy_of,
+    files_of,
+    result_of,
+)
+from tests.runs.workshop import Workshop
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no fork there")
+
+SEED = int(os.environ.get("FAULT_SEED", "6"))
+ACTIONS = ("kill", "exception", "no_space")
+# What a start may end with: a crash of the worker is restarted, one of the supervisor is a traceback.
+EXITS = {
+    "kill": {-9},
+    "exception": {0, forked.CRASHED, int(ExitCode.CRASHED)},
+    "no_space": {0, int(ExitCode.BAD_INPUT), int(ExitCode.NO_RESOURCE), forked.CRASHED},
+}
+COPYING = ("copy.", "move.")  # what another disk makes a difference to
+
+
+class Stage:
+    """A scene with its folder, what an undisturbed run makes of it, and the points that one comes past."""
+
+    def __init__(self, scene: Scene, template: Workshop, tmp_path: Path) -> None:
+        self.scene = scene
+        self._template = template
+        self._folder = tmp_path / f"{scene.name}-cases"
+        scene.prepare(template)
+        self._old = files_of(template)
+        states, (good, _) = find_states(template.run.root)[0], newest_good(template.run.root)
+        self.damaged = None if states[:1] in ([], [good]) else states[0].path.relative_to(template.folder)
+        undisturbed = copy_of(template, tmp_path / f"{scene.name}-undisturbed")
+        self.points = scene.points(undisturbed, tmp_path / f"{scene.name}-trace.json")
+        self.expected = result_of(undisturbed)
+        self.events = read_events(undisturbed.run.ledger)
+
+    def check(self, fault: str, exits: set[int]) -> None:
+        """One case, from a folder of its own to the end of the run."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        workshop = copy_of(self._template, self._folder)
+        status = self.scene.disturbed(workshop, fault)
+        assert status in exits, status
+        check_states(workshop, damaged=None if self.damaged is None else self._folder / self.damaged)
+        if self.damaged is None:
+            assert self._old <= files_of(workshop), "something of the old run is lost"
+        assert self.scene.go_on(workshop) == ExitCode.FINISHED
+        assert result_of(workshop) == self.expected
+        check_nothing_is_left_over(workshop)
+
+
+Stages = dict[str, Stage | Followed]
+
+
+@pytest.fixture(scope="module")
+def stages(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stages]:
+    from lorasmith.demo.miniature import draw_pictures
+    from lorasmith.reports import loss_log, tensorboard  # noqa: F401 - before the fork
+
+    place = tmp_path_factory.mktemp("stages")
+    pictures = place / "pictures"
+    draw_pictures(pictures, 4, seed=1, size=(64, 64), repeats=1)
+    made: Stages = {}
+    with pytest.MonkeyPatch.context() as patch:
+        for scene in SCENES:
+            folder = place / scene.name
+            folder.mkdir()
+            if scene.is_cold:
+                shutil.copytree(pictures, folder / "lora_train_set")
+            else:
+                (folder / "lora_train_set").symlink_to(pictures)  # and the cache lies beside where that leads
+            made[scene.name] = stage = Stage(scene, Workshop(folder, miniature, patch), place)
+        made["followed"] = Followed(stage.events, place)
+        yield made
+
+
+def cases(stages: Stages) -> list[tuple[str, str, int]]:
+    """Every (scene, point, occurrence); of another disk and an empty cache only what those make a difference to."""
+    found = []
+    for name, stage in stages.items():
+        points = stage.points
+        if name == "other_disk":
+            points = [one for one in points if one[0].startswith(COPYING)]
+        elif name == "cold":
+            points = points[: points.index(("promotion.planned", 1))]
+        found += [(name, point, occurrence) for point, occurrence in points]
+    return found
+
+
+def drawn(stages: Stages) -> list[tuple[str, str]]:
+    """Every point once, at an occurrence and with an action by the seed."""
+    draw = random.Random(SEED)
+    chosen = []
+    for point in sorted(POINTS):
+        scene, _, occurrence = draw.choice([one for one in cases(stages) if one[1] == point])
+        chosen.append((scene, f"{point}:{occurrence}:{draw.choice(ACTIONS)}"))
+    return chosen
+
+
+def all_of(stages: Stages) -> list[tuple[str, str]]:
+    return [(scene, f"{point}:{number}:{action}") for scene, point, number in cases(stages) for action in ACTIONS]
+
+
+def check_one(stages: Stages, scene: str, fault: str) -> None:
+    stages[scene].check(fault, EXITS[fault.rpartition(":")[2]])
+
+
+def check_all(stages: Stages, chosen: list[tuple[str, str]]) -> None:
+    """Goes through all of them, whatever fails, and says how each failure is had again."""
+    failed = []
+    for scene, fault in chosen:
+        try:
+            check_one(stages, scene, fault)
+        except AssertionError as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            failed.append(f"FAULT_CASE={scene}/{fault}  {place.filename}:{place.lineno} {place.line} {error}"[:400])
+    assert not failed, f"{len(failed)} of {len(chosen)} cases (FAULT_SEED={SEED}):\n" + "\n".join(failed)
+
+
+def test_every_point_is_reached_by_a_small_run(stages: Stages) -> None:
+    assert {point for _, point, _ in cases(stages)} == set(POINTS)
+
+
+def test_going_on_after_a_damaged_state_equals_a_run_without_one(stages: Stages) -> None:
+    """The scenes are no worlds of their own: one target, one result."""
+    assert stages["continued"].expected == stages["new"].expected == stages["other_disk"].expected
+    assert stages["cold"].expected == stages["new"].expected
+
+
+@pytest.mark.timeout(900)  # each case has its own
+def test_each_point_once(stages: Stages) -> None:
+    case = os.environ.get("FAULT_CASE", "")
+    chosen = drawn(stages)
+    assert {fault.partition(":")[0] for _, fault in chosen} == set(POINTS)
+    if case:
+        scene, _, fault = case.partition("/")
+        check_one(stages, scene, fault)
+        return
+    check_all(stages, chosen)
+
+
+def save_in_place(state: TrainState, run: RunFolder, facts: StateFacts, *, prefix: str, now: datetime) -> Any:
+    """A writer as many have it: straight under the final name."""
+    final = run.new_state(prefix, now)
+    final.mkdir()
+    for name, data in checkpoint._files_of(state, facts).items():
+        (final / name).write_bytes(data)
+        fault_point("state.file")
+    (final / MANIFEST).write_bytes(write_manifest_bytes(final, step=state.step, identity=facts.identity))
+    return final, ""
+
+
+def test_a_writer_in_place_would_be_found(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "save_state", save_in_place)
+    with pytest.raises(AssertionError):
+        check_one(stages, "new", "state.file:8:kill")
+
+
+def test_a_state_without_its_optimizer_would_be_found(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
+    restore = TrainState.restore
+
+    def forget(self: TrainState, counters: Any, adapter: Any, optimizer: Any) -> None:
+        restore(self, counters, adapter, {**optimizer, "state": {}})
+
+    monkeypatch.setattr(TrainState, "restore", forget)
+    with pytest.raises(AssertionError):
+        check_one(stages, "new", "step.told:4:kill")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(0)
+def test_every_occurrence_of_every_point(stages: Stages) -> None:
+    check_all(stages, all_of(stages))

@@ -1,0 +1,150 @@
+"""P2, P5, P6 by SIGKILL of worker, supervisor or both at random instants, through the real command line.
+
+Victims and instants come from FAULT_SEED (default 1) and the number of the run, as shares of what an undisturbed start
+takes here; FAULT_RUN=N does run N alone. FAULT_RUNS is the number of kills of the long version.
+"""
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+
+from lorasmith.ledger import steps
+from lorasmith.locking import is_held
+from lorasmith.saved_states import newest_good
+from tests.faults.killed import KilledRun
+from tests.runs.test_command_line import run as typed_run
+from tests.runs.workshop import Workshop, digest
+
+MakeWorkshop = Callable[[str], Workshop]
+
+pytestmark = [
+    pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the worker by /proc"),
+    pytest.mark.timeout(0),  # each start has its own
+]
+
+SEED = int(os.environ.get("FAULT_SEED", "1"))
+ONLY = os.environ.get("FAULT_RUN", "")
+KILLS = 20
+MANY_KILLS = int(os.environ.get("FAULT_RUNS", "200"))
+MOST_A_RUN = 10
+REPEATS = {0: 1, 1: 1, 2: 1, 3: 2, 4: 2, 5: 2, 6: 2}  # of the workshop's pictures, by example id
+OPTIONS = ("--save-every", "3", "--evaluate-every", "0", "--rank", "4", "--dropout", "0.1", "--lr-schedule", "cosine")
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """A run that nothing happened to."""
+
+    epochs: int
+    digest: tuple[str, str]
+    export: str
+    losses: dict[int, float]
+    examples: dict[int, list[int]]
+    seconds: float
+
+
+def told(workshop: Workshop) -> dict[int, list[int]]:
+    """The examples of each step that stands in the end."""
+    return {event.step: event.example_ids for event in steps(workshop.events())}
+
+
+def export_of(workshop: Workshop) -> str:
+    return digest(safetensors.torch.load_file(workshop.run.export("last")))
+
+
+def steps_of(epochs: int) -> int:
+    return epochs * sum(REPEATS.values())
+
+
+def new_run(epochs: int) -> tuple[str, ...]:
+    """What is typed."""
+    return ("--new", "--steps", str(steps_of(epochs)), *OPTIONS)
+
+
+def run_undisturbed(make_workshop: MakeWorkshop, epochs: int) -> Undisturbed:
+    workshop = make_workshop("undisturbed")
+    began = time.monotonic()
+    assert typed_run(workshop, *new_run(epochs)) == 0
+    seconds = time.monotonic() - began
+    return Undisturbed(epochs, workshop.digest(), export_of(workshop), workshop.losses(), told(workshop), seconds)
+
+
+def check(workshop: Workshop, undisturbed: Undisturbed) -> None:
+    """It finished, with what it would have ended with anyway."""
+    run, count = workshop.run, steps_of(undisturbed.epochs)
+    assert workshop.train_state()["step"] == count
+    assert workshop.optimizer_steps() == {count}
+    assert workshop.digest() == undisturbed.digest
+    assert export_of(workshop) == undisturbed.export
+    assert workshop.losses() == undisturbed.losses
+    seen = told(workshop)
+    assert seen == undisturbed.examples
+    assert list(seen) == list(range(1, count + 1)), "each step once, in order"
+    planned = {example: undisturbed.epochs * repeats for example, repeats in REPEATS.items()}
+    assert Counter(example for ids in seen.values() for example in ids) == planned
+    assert newest_good(run.root)[1] == [], "no state is damaged"
+    assert not is_held(run.worker_lock) and not is_held(run.lock)
+
+
+def _with_a_cache_of_its_own(workshop: Workshop) -> None:
+    """So that caching is interrupted too: the cache lies beside the pictures."""
+    pictures, cache = workshop.folder / "lora_train_set", workshop.folder / ".lorasmith_cache"
+    behind = pictures.resolve()
+    for link in (pictures, cache):
+        link.unlink()
+    shutil.copytree(behind, pictures)
+
+
+def kill_all(make_workshop: MakeWorkshop, epochs: int, kills: int) -> None:
+    """Runs until so many kills have hit; every one of them is checked, and a failure says how it is had again."""
+    undisturbed = run_undisturbed(make_workshop, epochs)
+    began = time.monotonic()
+    done: list[KilledRun] = []
+    for number in [int(ONLY)] if ONLY else count(1):
+        workshop = make_workshop(f"killed{number}")
+        _with_a_cache_of_its_own(workshop)
+        most = min(MOST_A_RUN, kills - hits_of(done))
+        one = KilledRun(workshop, new_run(epochs), random.Random(f"{SEED}/{number}"), most, undisturbed.seconds)
+        done.append(one)
+        try:
+            one.to_the_end()
+            check(workshop, undisturbed)
+        except (AssertionError, subprocess.TimeoutExpired) as error:
+            came = ", ".join(map(str, one.kills))
+            raise AssertionError(f"FAULT_SEED={SEED} FAULT_RUN={number}: {error} after {came}") from error
+        if hits_of(done) >= kills:
+            break
+    seconds = time.monotonic() - began
+    victims = Counter(kill.victim for one in done for kill in one.kills)
+    phases = Counter(kill.phase or "no heart" for one in done for kill in one.kills)
+    exits = sum((one.exits for one in done), Counter[int]())
+    sys.stdout.write(
+        f"\n{len(done)} runs of {steps_of(epochs)} steps, {hits_of(done)} kills {dict(victims)}, while {dict(phases)}, "
+        f"exits {dict(exits)}, {seconds:.0f} s (undisturbed {undisturbed.seconds:.1f} s each), FAULT_SEED={SEED}\n"
+    )
+    assert ONLY or hits_of(done) == kills
+
+
+def hits_of(done: Sequence[KilledRun]) -> int:
+    return sum(len(one.kills) for one in done)
+
+
+def test_twenty_kills(make_workshop: MakeWorkshop) -> None:
+    kill_all(make_workshop, 4, KILLS)
+
+
+@pytest.mark.long
+def test_two_hundred_kills(make_workshop: MakeWorkshop) -> None:
+    """In longer runs, more of which is training and saving."""
+    kill_all(make_workshop, 12, MANY_KILLS)
