@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from lorasmith.faults import fault_point
 from lorasmith.run_folder import RunFolder, no_space_named, write_atomically
 
 HEARTBEAT_BYTES = 128
@@ -46,6 +47,7 @@ class HeartbeatWriter:
         with no_space_named(self._path):
             self._file.seek(0)
             self._file.write(text.ljust(HEARTBEAT_BYTES).encode())
+            fault_point("heartbeat.written")
 
     def close(self) -> None:
         """Can be called again."""

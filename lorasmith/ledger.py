@@ -23,6 +23,7 @@ from lorasmith.events import (
     decode,
     encode,
 )
+from lorasmith.faults import fault_point
 from lorasmith.run_folder import no_space_named
 
 # Events about a step: those of a step that was later cancelled never happened.
@@ -47,11 +48,13 @@ class Ledger:
         begin = os.fstat(self._file.fileno()).st_size
         with no_space_named(self._path):
             try:
+                fault_point("ledger.appending")
                 while rest:  # the system may take a part only, as it does when the disk is about to be full
                     taken = self._file.write(rest)
                     if not taken:
                         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                     rest = rest[taken:]
+                fault_point("ledger.appended")
             except BaseException:
                 self._file.truncate(begin)
                 raise
@@ -60,6 +63,7 @@ class Ledger:
         """Waits until all of it is on the disk: it survives a power cut."""
         with no_space_named(self._path):
             os.fsync(self._file.fileno())
+            fault_point("ledger.synced")
 
     def close(self) -> None:
         self._file.close()
@@ -122,6 +126,7 @@ def repair_tail(path: Path) -> None:
     if data and not data.endswith(b"\n"):
         with path.open("rb+") as file:
             file.truncate(data.rfind(b"\n") + 1)
+            fault_point("ledger.cut")
             os.fsync(file.fileno())
 
 

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from lorasmith.errors import LockedError
+from lorasmith.faults import fault_point
 from lorasmith.run_folder import on_windows
 
 AGAIN_SECONDS = 0.02
@@ -85,6 +86,7 @@ class FolderLock:
             # Between open and lock the holder may have taken the file away: then this is a lock on nothing.
             if _same_file(handle, self._path):
                 self._write_facts(handle)
+                fault_point("lock.taken")
                 return handle
         except BaseException:
             os.close(handle)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from lorasmith.config import RunConfig, load_run_toml
 from lorasmith.errors import ConfigError
+from lorasmith.faults import fault_point
 from lorasmith.run_folder import (
     RunFolder,
     free_name,
@@ -52,6 +53,7 @@ def promote(run: RunFolder, *, now: datetime) -> None:
         is_taken = any(target == rest / name for _, target in moves)
         moves.append((run.loss_log, rest / (f"{run.training_logs.name}_{name}" if is_taken else name)))
     _write_plan(run, moves)
+    fault_point("promotion.planned")
     finish_promotion(run)
 
 
@@ -67,6 +69,7 @@ def finish_promotion(run: RunFolder) -> bool:
     beside = run.root.parent
     for source, target in json.loads(plan.read_bytes())["moves"]:
         move(beside / source, beside / target)
+    fault_point("promotion.old_moved")
     # From here on what lies in the run is the new one's: nothing of it may be moved away again.
     _write_plan(run, [])
     for staged in sorted(run.staging.iterdir()):
@@ -75,7 +78,9 @@ def finish_promotion(run: RunFolder) -> bool:
         elif staged != plan and not staged.name.startswith("."):
             move(staged, run.root / staged.name)
     sync_folder(run.root)
+    fault_point("promotion.new_moved")
     _remove_staging(run.staging)
+    fault_point("promotion.done")
     return True
 
 
@@ -101,6 +106,7 @@ def move(source: Path, target: Path) -> None:
         return
     with no_space_named(target):
         target.parent.mkdir(parents=True, exist_ok=True)
+        fault_point("move.begun")
         if os.path.lexists(target) and not _is_same(source, target):
             target = free_name(target)
         if not os.path.lexists(target):
@@ -110,10 +116,12 @@ def move(source: Path, target: Path) -> None:
                 if error.errno != errno.EXDEV:
                     raise
                 _copy_whole(source, target)
+        fault_point("move.renamed")
     sync_folder(target.parent)
     if os.path.lexists(source):
         # Renamed first: what is half removed must not look like a part of a run.
         source.rename(doomed)
+        fault_point("move.doomed")
         _remove(doomed)
 
 
@@ -141,13 +149,16 @@ def _copy_whole(source: Path, target: Path) -> None:
         shutil.copytree(source, temporary, symlinks=True, copy_function=_copy_file)
     else:
         _copy_file(source, temporary)
+    fault_point("copy.whole")
     temporary.rename(target)
+    fault_point("copy.renamed")
 
 
 def _copy_file(source: str | Path, target: str | Path) -> None:
     shutil.copy2(source, target, follow_symlinks=False)
     if not Path(target).is_symlink():
         with open(target, "rb+") as file:
+            fault_point("copy.file")
             os.fsync(file.fileno())
 
 

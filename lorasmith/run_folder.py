@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from lorasmith.errors import ResourceError
+from lorasmith.faults import fault_point
 
 IN_USE_SECONDS = 5.0  # how long a file that another program holds open on Windows is waited for
 IN_USE_PAUSE_SECONDS = 0.1
@@ -154,11 +155,13 @@ def write_atomically(path: Path, data: bytes, *, check: Callable[[Path], None] |
             write_durably(temporary, data)
         if check is not None:
             check(temporary)
+            fault_point("file.checked")
         with no_space_named(path):
             written = _replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    fault_point("file.renamed")
     sync_folder(path.parent)
     return written
 
@@ -166,9 +169,12 @@ def write_atomically(path: Path, data: bytes, *, check: Callable[[Path], None] |
 def write_durably(path: Path, data: bytes) -> None:
     """Writes a file and waits until it is on the disk. The mode is what any new file gets."""
     with path.open("wb") as file:
+        fault_point("file.opened")
         file.write(data)
         file.flush()
+        fault_point("file.written")
         os.fsync(file.fileno())
+    fault_point("file.synced")
 
 
 def sync_folder(folder: Path) -> None:
@@ -180,6 +186,7 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+    fault_point("folder.synced")
 
 
 @contextmanager

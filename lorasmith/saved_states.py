@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lorasmith.faults import fault_point
 from lorasmith.run_folder import free_name, sync_folder
 
 MANIFEST = "manifest.json"
@@ -99,6 +100,7 @@ def set_aside(folder: Path) -> Path:
     """Renames a damaged state so that it is not taken again; nothing of it is deleted."""
     target = free_name(folder.with_name(folder.name + ".damaged"))
     folder.rename(target)
+    fault_point("state.set_aside")
     sync_folder(folder.parent)
     return target
 

@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from lorasmith.events import Evaluated
+from lorasmith.faults import fault_point
 from lorasmith.ledger import read_events
 from lorasmith.reports.curves import Curves, Point, curves_of
 from lorasmith.reports.measures import PICTURE_MEASURES, value_of
@@ -51,6 +52,8 @@ class LossLog:
         """One row more, handed to the operating system before this returns."""
         with no_space_named(self._path), self._path.open("ab") as file:
             file.write(_rows([_row(point, None)]))
+            file.flush()
+            fault_point("csv.appended")
 
     def measured(self, evaluation: Evaluated, curves: Curves) -> None:
         """A row that is there already gets its measures: the file is made anew. A control has no row."""

@@ -23,6 +23,7 @@ from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from lorasmith.events import Evaluated
+from lorasmith.faults import fault_point
 from lorasmith.ledger import read_events
 from lorasmith.messages import FALLBACK
 from lorasmith.reports.curves import Curves, Point, curves_of
@@ -62,9 +63,12 @@ class TensorBoardFile:
                 with temporary.open("wb") as file:
                     _write(file, Record(wall_time=began, file_version=VERSION))
                     self._write_all(file, curves)
+                fault_point("tensorboard.written")
                 for one in older:
                     one.unlink()
+                fault_point("tensorboard.cleared")
                 temporary.replace(final)
+                fault_point("tensorboard.renamed")
             except OSError:
                 temporary.unlink(missing_ok=True)
                 raise
@@ -85,6 +89,7 @@ class TensorBoardFile:
         with no_space_named(self._folder):
             _write(self._file, _record(point))
             self._file.flush()
+            fault_point("tensorboard.appended")
 
     def measured(self, evaluation: Evaluated, curves: Curves) -> None:
         """What was measured, and the samples it was measured on."""

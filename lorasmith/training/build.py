@@ -29,6 +29,7 @@ from lorasmith.families import image_encoder, load_family
 from lorasmith.families.base import ModelFamily
 from lorasmith.families.locate_clip import locate_clip
 from lorasmith.families.recognize import weights_sha256
+from lorasmith.faults import fault_point
 from lorasmith.inputs import base_weights, data_identity, order_of, scan_for, split_examples
 from lorasmith.ledger import Ledger, read_events, surviving
 from lorasmith.promotion import promote
@@ -136,12 +137,14 @@ def begin(loaded: Loaded) -> Recorder:
         write_atomically(run.config, dump_run_toml(config))
         while run.staging.exists():  # a stop request may be put there meanwhile: then once more
             shutil.rmtree(run.staging, ignore_errors=True)
+    fault_point("run.placed")
     with ExitStack() as opened:
         ledger = opened.enter_context(Ledger(run.ledger))
         for event in [*said, *loaded.warnings, run_started(loaded)]:
             ledger.append(event)
         best = _recalled(loaded, ledger)
         ledger.sync()
+        fault_point("run.started")
         heart = HeartbeatWriter(run.heartbeat)
         opened.callback(heart.close)
         recorder = Recorder(

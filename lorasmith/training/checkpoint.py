@@ -26,6 +26,7 @@ from torch import Tensor
 
 from lorasmith.errors import InputError, NonFiniteError, NoStateError, ResourceError, ResumeError
 from lorasmith.events import BestChosen
+from lorasmith.faults import fault_point
 from lorasmith.ledger import read_events, surviving
 from lorasmith.promotion import move
 from lorasmith.run_folder import RunFolder, free_name, no_space_named, stamp, sync_folder, write_durably
@@ -68,18 +69,23 @@ def save_state(state: TrainState, run: RunFolder, facts: StateFacts, *, prefix: 
     try:
         with no_space_named(final):
             temporary.mkdir(parents=True)
+            fault_point("state.begun")
             for name, data in files.items():
                 write_durably(temporary / name, data)
+                fault_point("state.file")
             manifest = write_manifest_bytes(temporary, step=state.step, identity=facts.identity)
             write_durably(temporary / MANIFEST, manifest)
+            fault_point("state.manifest")
             sync_folder(temporary)
         damage = damage_of(SavedState(temporary, state.step, facts.identity))
         if damage is not None:
             raise ResourceError("disk_unreliable", path=str(final), damage=damage)
+        fault_point("state.verified")
         temporary.rename(final)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    fault_point("state.renamed")
     sync_folder(final.parent)
     return final, sha256_of(final / MANIFEST)
 
@@ -183,8 +189,11 @@ def prune_states(run: RunFolder, *, keep: int, protect: frozenset[int] = frozens
             continue
         # Renamed first: a folder that is half removed must not look like a state.
         doomed = state.path.with_name(f".{state.path.name}.removed.tmp")
+        fault_point("prune.chosen")
         state.path.rename(doomed)
+        fault_point("prune.renamed")
         shutil.rmtree(doomed)
+        fault_point("prune.removed")
         removed.append(state.path)
     return removed
 

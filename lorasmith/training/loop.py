@@ -18,6 +18,7 @@ from lorasmith.control import HeartbeatWriter, StopFlag, monotonic
 from lorasmith.errors import NonFiniteError, ResourceError
 from lorasmith.events import AdapterExported, CheckpointSaved, Evaluated, StepCompleted, StepRepeated
 from lorasmith.exporting.verify import ExportError
+from lorasmith.faults import fault_point
 from lorasmith.ledger import Ledger
 from lorasmith.promotion import back_up_export
 from lorasmith.run_folder import RunFolder
@@ -96,6 +97,7 @@ class Recorder:
         )
         self.step_began = now
         self.ledger.append(event)
+        fault_point("step.told")
         self.lrs = tuple(result.lr.values())
         self.beat(result.step, "step")
 
@@ -192,6 +194,7 @@ def _steps(state: TrainState, parts: Parts, recorder: Recorder, stop: StopFlag) 
     plan = recorder.plan
     unread: StepResult | None = None
     while state.step < plan.stop_at and not stop.requested():
+        fault_point("step.boundary")
         try:
             outcome = train_step(state, parts, beat=partial(recorder.beat, state.step, "step"))
         finally:  # also where this step failed: the one before was applied
@@ -201,6 +204,7 @@ def _steps(state: TrainState, parts: Parts, recorder: Recorder, stop: StopFlag) 
         if isinstance(outcome, Repeat):
             _repeated(recorder, state, outcome)
             continue
+        fault_point("step.computed")
         export_is_due = plan.save_every > 0 and state.step % plan.save_every == 0
         save_is_due = export_is_due or recorder.minutes_are_up()
         evaluation_is_due = recorder.evaluation_is_due(state.step)
@@ -231,8 +235,11 @@ def _owed_export(state: TrainState, recorder: Recorder) -> None:
 def finish(state: TrainState, recorder: Recorder) -> None:
     """Saves and exports whatever step the run stands on."""
     recorder.save(state)
+    fault_point("end.saved")
     back_up_export(recorder.run, recorder.plan.export_name, datetime.now())
+    fault_point("end.backed_up")
     recorder.export(state, recorder.run.export(recorder.plan.export_name))
+    fault_point("end.exported")
 
 
 def _take_back(state: TrainState, recorder: Recorder, step: int) -> None:

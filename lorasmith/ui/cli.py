@@ -15,6 +15,7 @@ from pathlib import Path
 
 from lorasmith import __version__
 from lorasmith.errors import ConfigError, ExitCode, TrainerError
+from lorasmith.faults import check_fault
 from lorasmith.ui.words import Words, language_of
 
 # Each names a function (arguments, words, command) -> exit code, loaded when it is asked for.
@@ -45,6 +46,7 @@ def main(argv: Sequence[str] | None = None, *, script: str = "") -> int:
     _make_streams_lenient()
     words = Words(language_of(arguments, os.environ, Path.cwd()))
     try:
+        check_fault()
         return _dispatch(arguments, words, script)
     except TrainerError as error:
         _complain(words, error.code, error.fields)
