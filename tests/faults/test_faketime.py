@@ -20,6 +20,7 @@ from lorasmith.ledger import read_events
 from tests.runs.workshop import Workshop
 
 PROJECT = Path(__file__).parents[2]
+SLEEPING = Path(__file__).parent / "faked"
 LIBRARIES = [*Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), *Path("/usr/lib/faketime").glob("libfaketime.so.1")]
 pytestmark = [
     pytest.mark.special,
@@ -68,7 +69,7 @@ class Clock:
             # Nobody sets the clock that only counts: a system whose own goes back is out of order.
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
             "DONT_FAKE_MONOTONIC": "1",
-            "PYTHONPATH": str(PROJECT),
+            "PYTHONPATH": os.pathsep.join([str(SLEEPING), str(PROJECT)]),
             "LORASMITH_LANG": "en",
         }
 
