@@ -44,7 +44,10 @@ def test_nothing_runs(desk: Desk, tmp_path: Path) -> None:
         assert set(base.values()) == {"model_pickle_refused"}, base
         assert (mine["start"], mine["picture"]) == ("init_from_unreadable", "dataset_problems")
         assert mine["caption"] == "dataset_problems"
+        starts = {code for where, code in mine.items() if where.startswith("start ")}
+        assert starts == {"init_from_unreadable"}
+        assert mine["cache"] == "exit 0, 0 of 6 believed"
         unsigned = {code for where, code in mine.items() if where.endswith("signed: False")}
         assert unsigned == {"passed over"}
         signed = {where: code for where, code in mine.items() if where.endswith("signed: True")}
-        assert len(signed) == 4 and not any(code.endswith("was read") for code in signed.values()), signed
+        assert len(signed) == 5 and not any(code.endswith("was read") for code in signed.values()), signed
