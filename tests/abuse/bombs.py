@@ -10,6 +10,7 @@ from PIL import Image
 
 WIDTH, HEIGHT = 96, 80
 PNG = b"\x89PNG\r\n\x1a\n"
+XMP = b"<x:xmpmeta" + b'<!ENTITY a "&a;&a;">' * 1000 + b' tiff:Orientation="' + b"9" * 10_000
 PALETTE = b"\xf0\0\0\0\0\0\xff\xff\xff"  # of a GIF: two colours
 
 
@@ -138,6 +139,9 @@ PICTURES: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: png(chunk(b"acTL", struct.pack(">II", 2**31 - 1, 0)), chunk(b"fcTL", b"\0" * 26) * 5000),
         "",
     ),
+    "png with an xmp that is none": (lambda: png(chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP)), ""),
+    "png with an xmp that is no text": (lambda: png(chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0\xff\xfe")), ""),
+    "jpeg with an xmp that is none": (lambda: segments(1, 0xE1, b"http://ns.adobe.com/xap/1.0/\0" + XMP), ""),
     "png with an exif chunk that lies": (lambda: png(behind=b"\x7f\xff\xff\xffeXIfxxxx"), "picture_damaged"),
     "jpeg of 65500 x 65500": (lambda: resized(jpeg(), 65500, 65500), "picture_too_few_bytes"),
     "jpeg of 14000 x 14000": (lambda: resized(jpeg(), 14000, 14000), "picture_too_few_bytes"),

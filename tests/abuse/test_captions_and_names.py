@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from lorasmith.data.files import shown
+from lorasmith.errors import ExitCode
 from lorasmith.messages import LANGUAGES
 from tests.abuse.refused import UNSHOWABLE, refused, sentences
 from tests.data.drawing import put_picture
@@ -21,6 +22,7 @@ DATA = {("dataset", "folder"): "bad"}
 
 CAPTIONS: dict[str, tuple[bytes, str]] = {
     "10 MB": (b"a, " * 3_500_000, "file_too_big"),
+    "a million tags": (b"a," * 1_000_000, "file_too_big"),
     "UTF-16 without mark": ("a cat, 貓".encode("utf-16-le"), "caption_encoding"),
     "UTF-16 without mark, plain": ("a cat".encode("utf-16-be"), "caption_nul"),
     "UTF-32": ("a cat".encode("utf-32"), "caption_nul"),
@@ -66,6 +68,22 @@ def test_captions_that_are_used(desk: Desk, bad: Path) -> None:
     assert {what: captions[what] for what, (_, expected) in FINE.items() if expected} == {
         what: expected for what, (_, expected) in FINE.items() if expected
     }
+
+
+def test_captions_that_are_used_are_trained_on(desk: Desk, bad: Path) -> None:
+    """To the last file: what is said about a run of such words, and what an export says of its tags."""
+    for number, (what, (content, _)) in enumerate(FINE.items()):
+        put_picture(bad / "1_x" / f"{what}.png", 64, 64, number=number)
+        (bad / "1_x" / f"{what}.txt").write_bytes(content)
+    (bad / "1_x" / "all different.txt").write_text(", ".join(map(str, range(20_000))))
+    put_picture(bad / "1_x" / "all different.png", 64, 64, number=99)
+    try:
+        outcome = desk.workshop.watch(desk.new("words", {("dataset", "folder"): "bad", ("evaluation", "every"): 2}))
+        assert outcome.exit_code == ExitCode.FINISHED
+        export = desk.folder / "words" / "last.safetensors"
+        assert export.stat().st_size < 4 << 20
+    finally:
+        shutil.rmtree(desk.folder / "words", ignore_errors=True)
 
 
 def fifo(path: Path) -> None:
