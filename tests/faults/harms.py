@@ -124,6 +124,49 @@ def slow() -> None:
     step.losses_of = losses_of
 
 
+def poison(where: str) -> None:
+    """From the bad step on, each time it is done: not a number in its loss or gradient, or in a weight before it."""
+    from lorasmith.training import step
+
+    real = step._sum_gradients
+
+    def poisoned(state: Any, parts: Any, number: int, beat: Any) -> Any:
+        if number == BAD_STEP and where == "weight":
+            state.adapter.flat[7] = float("nan")
+        epoch, loss, ids = real(state, parts, number, beat)
+        if number == BAD_STEP and where == "gradient":
+            state.adapter.gradient()[7] = float("nan")
+        return epoch, loss * float("nan") if number == BAD_STEP and where == "loss" else loss, ids
+
+    step._sum_gradients = poisoned
+
+
+def short_of_memory(fails: Callable[[int, int], bool]) -> None:
+    """The forward of a slice fails where `fails` says so, by its size and the forwards so far."""
+    from lorasmith.training import step
+
+    real = step.losses_of
+    calls = 0
+
+    def losses_of(parts: Any, batch: Any, draw: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if fails(len(batch), calls):
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] data. DefaultCPUAllocator: can't allocate memory")
+        return real(parts, batch, draw)
+
+    step.losses_of = losses_of
+
+
+# What comes again with each worker.
+LASTING: dict[str, Callable[[], None]] = {
+    "slow": slow,
+    "loss": lambda: poison("loss"),
+    "gradient": lambda: poison("gradient"),
+    "weight": lambda: poison("weight"),
+    "memory once": lambda: short_of_memory(lambda _, calls: calls == 2),
+    "memory": lambda: short_of_memory(lambda _, calls: calls >= 2),
+}
 # name -> (what is done to the worker, the phase it is silent in, a name that its stack must hold)
 HANGS: dict[str, tuple[Callable[[], None], str, str]] = {
     "stop": (stop, "step", ""),
@@ -138,11 +181,11 @@ HANGS: dict[str, tuple[Callable[[], None], str, str]] = {
 
 
 def harm(name: str) -> Callable[[list[str]], None]:
-    """For the first attempt alone."""
+    """What hangs, hangs in the first attempt alone."""
 
     def harmed(arguments: list[str]) -> None:
-        if name == "slow":
-            slow()
+        if name in LASTING:
+            LASTING[name]()
         elif is_first(arguments):
             HANGS[name][0]()
 
