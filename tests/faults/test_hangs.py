@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import IO, Any
 
 import pytest
@@ -65,7 +66,8 @@ def check(make_workshop: MakeWorkshop, name: str, launch_it: Launch, stall: floa
     (hung,) = outcome.of(WorkerHung)
     assert hung in read_events(workshop.run.supervisor_log)
     assert (hung.attempt, hung.phase) == (1, phase)
-    assert hung.limit_seconds == (stall if phase not in ("loading", "caching") else 6 * stall)
+    # On a busy machine 20 of its own micro-batches may take longer than the time-out that was asked for.
+    assert hung.limit_seconds >= (stall if phase not in ("loading", "caching") else 6 * stall)
     assert hung.limit_seconds < hung.silent_seconds <= hung.limit_seconds + LATE_SECONDS
     assert hung.is_stopped == (in_stack == "" and Path("/proc/self/stat").exists())
     if not hung.is_stopped:
@@ -104,6 +106,6 @@ def test_one_that_only_became_slow_is_not_touched(make_workshop: MakeWorkshop) -
     assert outcome.of(WorkerHung) == outcome.of(WorkerRestarted) == []
     assert outcome.of(LimitRaised)
     took = [event.seconds for event in outcome.of(StepCompleted)]
-    assert min(took[FIRST_STEPS:]) > stall and min(took[FIRST_STEPS:]) > 4 * max(took[1:FIRST_STEPS])
+    assert min(took[FIRST_STEPS:]) > stall and min(took[FIRST_STEPS:]) > 4 * median(took[:FIRST_STEPS])
     assert workshop.losses() == undisturbed.losses()
     assert workshop.digest() == undisturbed.digest()
