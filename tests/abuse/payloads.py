@@ -20,6 +20,7 @@ TRIPPED = 99
 MARK = "run_by_payload"
 # Names of what no start does in its own process. Importing runs code too, so of `exec` and `compile` the mark tells.
 NEVER = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "subprocess.Popen", "socket.connect", "pty.spawn")
+STATE_FILES = ("optimizer.pt", "random_states.pkl", "lr_scheduler.pt", "adapter.safetensors", "train_state.json")
 FLAGS_THAT_WRITE = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
@@ -93,7 +94,7 @@ def ours(folder: Path) -> None:
     import pytest
     import torch  # noqa: F401 - what is imported runs code of its own, and is not what is looked at
 
-    from lorasmith.saved_states import MANIFEST, OWN_FILES, find_states, write_manifest_bytes
+    from lorasmith.saved_states import MANIFEST, find_states, write_manifest_bytes
     from lorasmith.training import build  # noqa: F401
     from tests.runs.refusals import Desk
     from tests.runs.workshop import Workshop
@@ -111,7 +112,7 @@ def ours(folder: Path) -> None:
                 found[f"{name}: {where}"] = f"crashed: {fields}" if code == "crashed" else code
             found[f"{name}: cache"] = cached(desk, payload)
             newest = find_states(desk.workshop.run.root)[0][0]
-            for file in OWN_FILES:
+            for file in STATE_FILES:
                 for signed in (False, True):
                     aside = shutil.copytree(newest.path, folder / "aside")
                     (newest.path / file).write_bytes(as_archive(payload))

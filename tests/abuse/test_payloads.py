@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.abuse.payloads import MARK, PAYLOADS, TRIPPED
+from tests.abuse.payloads import MARK, PAYLOADS, STATE_FILES, TRIPPED
 from tests.runs.refusals import Desk
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,4 +50,4 @@ def test_nothing_runs(desk: Desk, tmp_path: Path) -> None:
         unsigned = {code for where, code in mine.items() if where.endswith("signed: False")}
         assert unsigned == {"passed over"}
         signed = {where: code for where, code in mine.items() if where.endswith("signed: True")}
-        assert len(signed) == 5 and not any(code.endswith("was read") for code in signed.values()), signed
+        assert len(signed) == len(STATE_FILES) and not any(code.endswith("was read") for code in signed.values()), signed
