@@ -50,4 +50,5 @@ def test_nothing_runs(desk: Desk, tmp_path: Path) -> None:
         unsigned = {code for where, code in mine.items() if where.endswith("signed: False")}
         assert unsigned == {"passed over"}
         signed = {where: code for where, code in mine.items() if where.endswith("signed: True")}
-        assert len(signed) == len(STATE_FILES) and not any(code.endswith("was read") for code in signed.values()), signed
+        assert len(signed) == len(STATE_FILES)
+        assert not any(code.endswith("was read") for code in signed.values()), signed
