@@ -79,9 +79,19 @@ def finish_promotion(run: RunFolder) -> bool:
             move(staged, run.root / staged.name)
     sync_folder(run.root)
     fault_point("promotion.new_moved")
-    _remove_staging(run.staging)
+    remove_staging(run.staging)
     fault_point("promotion.done")
     return True
+
+
+def remove_staging(folder: Path) -> None:
+    """Removes a staging folder. A stop request may be put there meanwhile: then once more."""
+    while folder.exists():
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
+                raise
 
 
 def back_up_export(run: RunFolder, export_name: str, now: datetime) -> Path | None:
@@ -177,13 +187,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink()
-
-
-def _remove_staging(folder: Path) -> None:
-    """A stop request may be put there while it is being removed: then once more."""
-    while folder.exists():
-        try:
-            shutil.rmtree(folder)
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
-                raise

@@ -13,11 +13,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
-from lorasmith.errors import ResourceError
+from lorasmith.errors import InputError, ResourceError
 from lorasmith.faults import fault_point
 
 IN_USE_SECONDS = 5.0  # how long a file that another program holds open on Windows is waited for
 IN_USE_PAUSE_SECONDS = 0.1
+LONGEST_INSIDE = 200  # bytes of the longest path in a run folder: of a sample's picture
 
 T = TypeVar("T")
 
@@ -122,6 +123,24 @@ class RunFolder:
     def new_state(self, prefix: str, now: datetime) -> Path:
         """A name for a state that is not taken yet."""
         return free_name(self.root / f"{prefix}_{stamp(now)}")
+
+
+def run_at(here: Path, named: str) -> RunFolder:
+    """The run in the folder named from `here`; a link stays a link, so that its backup lies beside the link.
+
+    Raises:
+        InputError: `output_unusable`, no file of a run can have such a path: it is too long, or leads in a circle.
+    """
+    run = RunFolder(Path(os.path.abspath(here / named)))  # noqa: PTH100 - resolving would follow the link
+    for path in (run.root, run.staging, run.backup / ("x" * LONGEST_INSIDE)):
+        try:
+            path.stat()
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            continue  # whether it can be made is seen when it is
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise InputError("output_unusable", folder=str(run.root), reason=reason) from error
+    return run
 
 
 def stamp(now: datetime) -> str:

@@ -22,7 +22,7 @@ from safetensors.torch import load as tensors_of
 from safetensors.torch import save as bytes_of
 from torch import Tensor
 
-from lorasmith.data.files import shown
+from lorasmith.data.files import BadFileError, read_whole, shown
 from lorasmith.data.images import pixels
 from lorasmith.data.types import CachedExample, Example
 from lorasmith.errors import InputError, NonFiniteError, TrainerError
@@ -30,6 +30,7 @@ from lorasmith.run_folder import RunFolder, write_atomically
 
 FORMAT = 1  # goes up with every change to how pixels are cut or tensors stored
 FOLDER_NAME = ".lorasmith_cache"
+MOST_BYTES = 1 << 30  # of one file: the latents of the largest picture, or a caption's embeddings, take some megabytes
 LATENTS, TEXT = "latents", "text"
 
 Tensors = dict[str, Tensor]
@@ -87,14 +88,16 @@ class EncoderCache:
     def load(self, kind: str, key: str) -> Tensors | None:
         """The tensors, checked against their SHA-256; None where there are none.
 
-        A file that does not check is renamed to `….damaged`, in place of an earlier one, and counts as missing.
+        What does not check or is no file is renamed to `….damaged`, in place of an earlier one, and counts as missing.
         """
         path = self.path(kind, key)
         try:
-            return _unpacked(path.read_bytes(), key)
-        except FileNotFoundError:
+            return _unpacked(read_whole(path, most=MOST_BYTES), key)
+        except BadFileError as error:
+            if error.problem.reason != "file_missing":
+                self._set_aside(path)
             return None
-        except (OSError, SafetensorError, ValueError, LookupError, struct.error):
+        except (SafetensorError, ValueError, LookupError, struct.error):
             self._set_aside(path)
             return None
 

@@ -1,46 +1,58 @@
 """What the bytes of a picture file say about the work of decoding it, before a decoder begins.
 
 A file of some kilobytes can ask for hours: a progressive JPEG may go over all its pixels any number of times, a PNG may
-hold any number of packed colour profiles. And a JPEG may promise pixels that its bytes cannot hold, which its decoder
-fills with grey. Knows the outer structure of these two formats, decodes nothing and knows no folder.
+hold any number of packed colour profiles. A JPEG may promise pixels that its bytes cannot hold, which its decoder fills
+with grey. And what stands before the pixels is read in Python, part by part or byte by byte: half a gigabyte of
+nothing takes minutes. Knows the outer structure of these formats, decodes nothing and knows no folder.
 """
 
 import re
 import struct
+from collections.abc import Callable
 from typing import Any
 
 MOST_SCANS = 500  # encoders make about ten
 MOST_CHUNKS = 100_000  # a PNG of 200 million pixels has about 25,000 of the usual 8 KiB
+MOST_SEGMENTS = 10_000  # of a JPEG: a scan comes with some tables, a profile or an XMP in hundreds at most
+MOST_FILL = 1 << 16  # bytes between two segments of a JPEG that are neither's; encoders leave a few, if any
 MOST_PROFILES = 16  # the PNG standard has one
+MOST_OF_SLOW_PPM = 1 << 20  # bytes
 PIXELS_PER_BYTE = 64 * 8  # a block of 8 x 8 pixels takes a bit at least, in Huffman's code
 
-_MARKER = re.compile(rb"\xff+([^\x00\xff])")
-_IN_SCAN = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])")  # a marker that ends a scan: not a stuffed FF, not a restart
+# Of any number of FF the last one counts: a pattern that began with all of them would try again at each.
+_MARKER = re.compile(rb"\xff([^\x00\xff])")
+_IN_SCAN = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")  # a marker that ends a scan: not a stuffed FF, not a restart
+_SIZES = rb"(?:\s{1,9}\d{1,9}){2}"
+_QUICK_PPM = re.compile(rb"P(?:4%b|[56]%b\s{1,9}255|5%b\s{1,9}65535)\s" % (_SIZES, _SIZES, _SIZES))
 _ALONE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a length
 _HUFFMAN_FRAMES = frozenset({0xC0, 0xC1, 0xC2})
 _END, _SCAN = 0xD9, 0xDA
+_EXTENSION, _FRAME = 0x21, 0x2C  # what a block of a GIF begins with
 
 
 def too_costly(data: bytes) -> tuple[str, dict[str, Any]] | None:
     """(reason of a problem, its fields) where these bytes ask for more work than a picture does; None where not.
 
-    Looks at JPEG and PNG; the pixels of others cost what their sizes say.
+    Looks at JPEG, PNG, GIF, JPEG 2000 and PPM; the pixels of others cost what their sizes say.
     """
-    if data[:2] == b"\xff\xd8":
-        return _of_jpeg(data)
-    if data[:8] == b"\x89PNG\r\n\x1a\n":
-        return _of_png(data)
+    for signature, look in _SIGNATURES.items():
+        if data.startswith(signature):
+            return look(data)
     return None
 
 
 def _of_jpeg(data: bytes) -> tuple[str, dict[str, Any]] | None:
     """Walks from marker to marker to the end of the first picture: what phones append is not looked at."""
     may_have_many = data.count(bytes([0xFF, _SCAN])) > MOST_SCANS
-    scans, place = 0, 2
+    scans, segments, place = 0, 0, 2
     while (found := _MARKER.search(data, place)) is not None:
-        marker, place = found[1][0], found.end()
+        marker, fill, place = found[1][0], found.start() - place, found.end()
+        segments += 1
+        scans += marker == _SCAN
+        if (over := _over_limits(fill, segments, scans)) is not None:
+            return over
         if marker == _END:
-            break
+            return None
         if marker in _ALONE:
             continue
         length = int.from_bytes(data[place : place + 2], "big")
@@ -50,15 +62,20 @@ def _of_jpeg(data: bytes) -> tuple[str, dict[str, Any]] | None:
                 return "picture_too_few_bytes", {"width": width, "height": height, "bytes": len(data)}
         place += length
         if marker == _SCAN:
-            if not may_have_many:
-                break
-            scans += 1
-            if scans > MOST_SCANS:
-                return _too_many("JPEG: scan", scans, MOST_SCANS)
-            end = _IN_SCAN.search(data, place)
+            end = _IN_SCAN.search(data, place) if may_have_many else None
             if end is None:
-                break
+                return None
             place = end.start()
+    return _over_limits(len(data) - place, segments, scans)
+
+
+def _over_limits(fill: int, segments: int, scans: int) -> tuple[str, dict[str, Any]] | None:
+    if fill > MOST_FILL:
+        return _too_many("JPEG: fill byte", fill, MOST_FILL)
+    if segments > MOST_SEGMENTS:
+        return _too_many("JPEG: segment", segments, MOST_SEGMENTS)
+    if scans > MOST_SCANS:
+        return _too_many("JPEG: scan", scans, MOST_SCANS)
     return None
 
 
@@ -76,6 +93,55 @@ def _of_png(data: bytes) -> tuple[str, dict[str, Any]] | None:
             break
         place += length + 12
     return None
+
+
+def _of_gif(data: bytes) -> tuple[str, dict[str, Any]] | None:
+    """Up to the first frame: the blocks of comments and the like, and bytes that are no block."""
+    palette = 3 << ((data[10] & 7) + 1) if len(data) > 10 and data[10] & 0x80 else 0
+    parts, place = 0, 13 + palette
+    while place < len(data) and data[place] != _FRAME:
+        place += 1
+        if data[place - 1] == _EXTENSION:
+            place += 1
+            while place < len(data) and data[place] and parts <= MOST_CHUNKS:
+                place += data[place] + 1
+                parts += 1
+        parts += 1
+        if parts > MOST_CHUNKS:
+            return _too_many("GIF: block", parts, MOST_CHUNKS)
+    return None
+
+
+def _of_jpeg2000(data: bytes) -> tuple[str, dict[str, Any]] | None:
+    """From box to box, into the one that holds what the picture is, to the pixels."""
+    boxes, place = 0, 0
+    while place + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, place)
+        boxes += 1
+        if boxes > MOST_CHUNKS:
+            return _too_many("JPEG 2000: box", boxes, MOST_CHUNKS)
+        if kind == b"jp2c" or length == 0:
+            break
+        if length == 1:  # then the real one follows, in 8 bytes
+            length = int.from_bytes(data[place + 8 : place + 16], "big")
+        place += 8 if kind == b"jp2h" else max(length, 8)
+    return None
+
+
+def _of_ppm(data: bytes) -> tuple[str, dict[str, Any]] | None:
+    """Numbers as text, comments and unusual ranges are read one by one."""
+    if len(data) <= MOST_OF_SLOW_PPM or _QUICK_PPM.match(data):
+        return None
+    return _too_many("PPM: byte", len(data), MOST_OF_SLOW_PPM)
+
+
+_SIGNATURES: dict[bytes, Callable[[bytes], tuple[str, dict[str, Any]] | None]] = {
+    b"\xff\xd8": _of_jpeg,
+    b"\x89PNG\r\n\x1a\n": _of_png,
+    b"GIF8": _of_gif,
+    b"\0\0\0\x0cjP  \r\n\x87\n": _of_jpeg2000,
+    b"P": _of_ppm,
+}
 
 
 def _too_many(part: str, count: int, most: int) -> tuple[str, dict[str, Any]]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from lorasmith.control import monotonic, request_stop
 from lorasmith.errors import LockedError, ResourceError
 from lorasmith.locking import facts_of_holder, is_held
-from lorasmith.promotion import finish_promotion
+from lorasmith.promotion import finish_promotion, remove_staging
 from lorasmith.run_folder import RunFolder
 from lorasmith.runtime.processes import (
     ASK_SECONDS,
@@ -63,8 +63,8 @@ def end_orphan(run: RunFolder) -> int | None:
 
 def clear_staging(run: RunFolder) -> None:
     """Staging is ours alone: nothing of the user's is in it. But half of a promotion must not stay: it is finished."""
-    if not finish_promotion(run) and run.staging.exists():
-        shutil.rmtree(run.staging)
+    if not finish_promotion(run):
+        remove_staging(run.staging)
 
 
 def remove_unfinished(run: RunFolder) -> None:

@@ -21,7 +21,7 @@ from lorasmith.families.locate import expanded, is_there
 from lorasmith.families.recognize import check_clip_skip
 from lorasmith.inputs import base_weights, check_init_from, check_names, scan_for, steps_of_epochs
 from lorasmith.ledger import read_events, surviving
-from lorasmith.run_folder import RunFolder
+from lorasmith.run_folder import RunFolder, run_at
 from lorasmith.runtime.start import Start
 from lorasmith.saved_states import SavedState, damage_of, find_states, newest_good
 
@@ -74,11 +74,6 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
         raise ConfigError("steps_unnamed")
     stop_at = request.steps or steps_of_epochs(config, found, request.epochs or 0)
     return Start(run, config, stop_at, is_new=True, first_step=0, warnings=_warnings(config, found, stop_at))
-
-
-def run_at(here: Path, output: str) -> RunFolder:
-    """The run in the folder named from `here`; a link stays a link, so that its backup lies beside the link."""
-    return RunFolder(Path(os.path.abspath(here / output)))  # noqa: PTH100 - resolving would follow the link
 
 
 def standing(run: RunFolder) -> Standing:

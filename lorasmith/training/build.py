@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,7 +31,7 @@ from lorasmith.families.recognize import weights_sha256
 from lorasmith.faults import fault_point
 from lorasmith.inputs import base_weights, data_identity, order_of, scan_for, split_examples
 from lorasmith.ledger import Ledger, read_events, surviving
-from lorasmith.promotion import promote
+from lorasmith.promotion import promote, remove_staging
 from lorasmith.run_folder import RunFolder, write_atomically
 from lorasmith.saved_states import newest_good, set_aside
 from lorasmith.training.allocator import keep_freed_memory
@@ -135,8 +134,7 @@ def begin(loaded: Loaded) -> Recorder:
         assert loaded.resumed_from is not None
         said += _stepped_back(loaded, loaded.resumed_from)
         write_atomically(run.config, dump_run_toml(config))
-        while run.staging.exists():  # a stop request may be put there meanwhile: then once more
-            shutil.rmtree(run.staging, ignore_errors=True)
+        remove_staging(run.staging)
     fault_point("run.placed")
     with ExitStack() as opened:
         ledger = opened.enter_context(Ledger(run.ledger))

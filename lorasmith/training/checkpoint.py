@@ -63,7 +63,7 @@ def save_state(state: TrainState, run: RunFolder, facts: StateFacts, *, prefix: 
         NonFiniteError: a number to be saved is not finite; nothing is left behind.
         ResourceError: the disk is full; nothing is left behind.
     """
-    final = run.new_state(prefix, now)
+    final = _name_for(state.step, run, run.new_state(prefix, now))
     temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
     files = _files_of(state, facts)
     try:
@@ -90,6 +90,12 @@ def save_state(state: TrainState, run: RunFolder, facts: StateFacts, *, prefix: 
         fault_point("state.renamed")
         sync_folder(final.parent)
     return final, sha256_of(final / MANIFEST)
+
+
+def _name_for(step: int, run: RunFolder, named: Path) -> Path:
+    """A name behind those of the same step: the last of them counts, and the clock may have been set back."""
+    same = [saved.path for saved in find_states(run.root)[0] if saved.step == step]
+    return named if not same or named.name > same[0].name else free_name(same[0])
 
 
 def load_state(saved: SavedState, state: TrainState) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorasmith.errors import ExitCode
-from lorasmith.run_folder import RunFolder
+from lorasmith.run_folder import RunFolder, run_at
 from lorasmith.ui.layout import two_columns, wrapped
 from lorasmith.ui.switches import parse_switches
 from lorasmith.ui.words import FOLDER_SETTINGS, Words
@@ -79,13 +79,13 @@ def can_ask() -> bool:
 def run_named(output: str | None, here: Path) -> RunFolder:
     """The run that --output names, else the one that the folder's settings name where it is there, else the usual."""
     if output is not None:
-        return RunFolder((here / output).absolute())
+        return run_at(here, output)
     try:
         named = tomllib.loads((here / FOLDER_SETTINGS).read_bytes().decode("utf-8-sig")).get("output")
     except (OSError, ValueError):
         named = None
-    if isinstance(named, str) and named and (here / named).is_dir():
-        return RunFolder((here / named).absolute())
+    if isinstance(named, str) and named and (run := run_at(here, named)).root.is_dir():
+        return run
     return RunFolder(here / DEFAULT_OUTPUT)
 
 

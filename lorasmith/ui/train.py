@@ -14,7 +14,7 @@ from lorasmith.config import Request, RunConfig, load_flat_toml
 from lorasmith.data.order import AUTO_FROM
 from lorasmith.errors import ConfigError, ExitCode, ResourceError
 from lorasmith.messages import LANGUAGES, choose_language
-from lorasmith.run_folder import RunFolder
+from lorasmith.run_folder import RunFolder, run_at
 from lorasmith.ui.folder_settings import read_folder_settings, remember_base_model
 from lorasmith.ui.help_text import train_help
 from lorasmith.ui.options import EPOCHS, STEPS, CommandLine, Mode, Values, layered, parse, split_request
@@ -85,7 +85,7 @@ class _Desk:
     def ask_mode(self, values: Values) -> Mode:
         if not can_ask():
             raise ConfigError("mode_unnamed")
-        run = self._run(split_request(values)[1])
+        run = run_at(self.here, split_request(values)[1].output)
         return Prompter(self.words).mode(default="continue" if run.ledger.exists() else "new")
 
     def new(self, line: CommandLine, config: Values) -> tuple[Start, Request]:
@@ -113,7 +113,7 @@ class _Desk:
     def continued(self, line: CommandLine, config: Values) -> tuple[Start, Request]:
         """The run that is there, going on; command line over --config over what the run remembers."""
         values = layered(config, line.values)
-        run = self._run(split_request(values)[1])
+        run = run_at(self.here, split_request(values)[1].output)
         standing = self.engine.standing(run)
         if STEPS not in values and EPOCHS not in values and can_ask():
             print(self.words.say("prompt.done", done=standing.done, target=standing.target))
@@ -126,7 +126,7 @@ class _Desk:
     def _offer_hold_out(self, values: Values) -> None:
         """Before the first run of a folder with enough pictures: some of them, so that the best step can be told."""
         settings, request = split_request(values)
-        if self._run(request).ledger.exists():
+        if run_at(self.here, request.output).ledger.exists():
             return
         folder = RunConfig().with_values(settings).dataset.folder
         pictures = len(self.engine.repeats_in(self.here / folder))
@@ -172,10 +172,6 @@ class _Desk:
         else:
             fields = {"file": FOLDER_SETTINGS, "reason": self.words.say("prompt.no_place")}
             print(*self.words.warning("base_model_not_remembered", fields), sep="\n")
-
-    def _run(self, request: Request) -> RunFolder:
-        # A link stays a link: resolving would follow it.
-        return RunFolder(Path(os.path.abspath(self.here / request.output)))  # noqa: PTH100
 
 
 def words_of(config: Values, line: CommandLine, words: Words) -> Words:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -40,14 +41,42 @@ def watch(
     """
     screen = screen or open_screen(sys.stdout)
     display = Display(words, screen, open_screen(sys.stderr), start=start, command=command, verbose=verbose)
+    followed = _Followed()
+    try:
+        _follow(supervisor, followed, display=display, screen=screen, start=start, words=words)
+        display.finish(supervisor.exit_code, supervisor.newest_state())
+        if followed.has_begun:
+            _report(start, display, words)
+    except KeyboardInterrupt:
+        # From the first event to the last Ctrl+C is the supervisor's: this one came before there was anything to stop,
+        # or when the run was over and its exit status stood.
+        if not followed.is_watched:
+            raise
+        if followed.has_begun:
+            display.warn("report_left_out", {})
+    return int(supervisor.exit_code)
+
+
+@dataclass(slots=True)
+class _Followed:
+    """What has been seen of a run so far."""
+
+    is_watched: bool = False  # the supervisor has spoken
+    has_begun: bool = False
+
+
+def _follow(
+    supervisor: Supervised, followed: _Followed, *, display: Display, screen: Screen, start: Start, words: Words
+) -> None:
+    """Shows and projects every event."""
     projections: Projections | None = None
-    has_begun = False
     try:
         for event in supervisor.events():
+            followed.is_watched = True
             if event is None:
                 screen.tick()
                 continue
-            has_begun = has_begun or isinstance(event, RunStarted)
+            followed.has_begun = followed.has_begun or isinstance(event, RunStarted)
             if isinstance(event, WorkerStarted) and projections is None:
                 projections = projections_of(start.run, words.language)  # while the worker loads
             troubles: list[Trouble] = []
@@ -62,10 +91,6 @@ def watch(
         screen.close()
         if projections is not None:
             projections.close()
-    display.finish(supervisor.exit_code, supervisor.newest_state())
-    if has_begun:
-        _report(start, display, words)
-    return int(supervisor.exit_code)
 
 
 def _report(start: Start, display: Display, words: Words) -> None:
@@ -73,7 +98,4 @@ def _report(start: Start, display: Display, words: Words) -> None:
     # Here, because what draws is not to be loaded while a run trains.
     from lorasmith.reports.making import make_reports
 
-    try:
-        display.reported(make_reports(start.run, words))
-    except KeyboardInterrupt:
-        display.warn("report_left_out", {})
+    display.reported(make_reports(start.run, words))

@@ -10,6 +10,7 @@ from PIL import Image
 
 WIDTH, HEIGHT = 96, 80
 PNG = b"\x89PNG\r\n\x1a\n"
+XMP = b"<x:xmpmeta" + b'<!ENTITY a "&a;&a;">' * 1000 + b' tiff:Orientation="' + b"9" * 10_000
 PALETTE = b"\xf0\0\0\0\0\0\xff\xff\xff"  # of a GIF: two colours
 
 
@@ -76,6 +77,25 @@ def animated(count: int) -> bytes:
     return whole[:first] + whole[first:] * count + b";"
 
 
+def filled(between: bytes) -> bytes:
+    """A good JPEG with this before its first table."""
+    plain = jpeg()
+    return plain[:2] + between + plain[2:]
+
+
+def commented(blocks: bytes) -> bytes:
+    """A good GIF with this before its first frame, as one comment's blocks."""
+    whole = saved(Image.new("P", (WIDTH, HEIGHT)), "GIF")
+    start = 13 + (3 << ((whole[10] & 7) + 1))
+    return whole[:start] + b"!\xfe" + blocks + b"\0" + whole[start:]
+
+
+def boxed(boxes: bytes) -> bytes:
+    """A good JPEG 2000 with this behind its signature."""
+    whole = saved(Image.new("RGB", (WIDTH, HEIGHT)), "JPEG2000")
+    return whole[:12] + boxes + whole[12:]
+
+
 def tiff(width: int = WIDTH, height: int = HEIGHT, **changed: tuple[int, int, int, int]) -> bytes:
     """One strip of grey; `tN=(type, count, value)` replaces or adds the tag N."""
     tags = {256: (4, 1, width), 257: (4, 1, height), 258: (3, 1, 8), 259: (3, 1, 1), 262: (3, 1, 1)}
@@ -119,10 +139,20 @@ PICTURES: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: png(chunk(b"acTL", struct.pack(">II", 2**31 - 1, 0)), chunk(b"fcTL", b"\0" * 26) * 5000),
         "",
     ),
+    "png with an xmp that is none": (lambda: png(chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP)), ""),
+    "png with an xmp that is no text": (lambda: png(chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0\xff\xfe")), ""),
+    "jpeg with an xmp that is none": (lambda: segments(1, 0xE1, b"http://ns.adobe.com/xap/1.0/\0" + XMP), ""),
     "png with an exif chunk that lies": (lambda: png(behind=b"\x7f\xff\xff\xffeXIfxxxx"), "picture_damaged"),
     "jpeg of 65500 x 65500": (lambda: resized(jpeg(), 65500, 65500), "picture_too_few_bytes"),
     "jpeg of 14000 x 14000": (lambda: resized(jpeg(), 14000, 14000), "picture_too_few_bytes"),
     "jpeg of 5000 scans": (lambda: scans(5000), "picture_too_many_parts"),
+    "jpeg of fill bytes": (lambda: filled(b"\xff" * 5_000_000), "picture_too_many_parts"),
+    "jpeg of fill bytes without end": (lambda: jpeg()[:2] + b"\xff" * 5_000_000, "picture_too_many_parts"),
+    "jpeg of fill bytes that are none": (lambda: jpeg()[:2] + b"\xff" * 5_000_000 + b"\0", "picture_too_many_parts"),
+    "jpeg of nothing between": (lambda: filled(b"\0" * 5_000_000), "picture_too_many_parts"),
+    "jpeg of beginnings": (lambda: filled(b"\xff\xd8" * 5_000_000), "picture_too_many_parts"),
+    "jpeg of comments": (lambda: filled(b"\xff\xfe\0\2" * 2_500_000), "picture_too_many_parts"),
+    "jpeg with some fill bytes": (lambda: filled(b"\xff" * 60_000), ""),
     "jpeg of 10 scans": (lambda: scans(5), ""),
     "jpeg with 300 exif blocks": (lambda: segments(300, 0xE1, b"Exif\0\0" + b"x" * 60_000), ""),
     "jpeg with 300 profiles": (lambda: segments(300, 0xE2, b"ICC_PROFILE\0\1\1" + b"x" * 60_000), ""),
@@ -133,6 +163,10 @@ PICTURES: dict[str, tuple[Callable[[], bytes], str]] = {
     "gif of 65535 x 65535": (lambda: gif((65535, 65535), (0, 0, 9, 9), 1), "picture_too_many_pixels"),
     "gif with a frame beyond": (lambda: gif((99, 99), (60000, 60000, 5000, 5000), 1), "picture_too_many_pixels"),
     "gif of nothing": (lambda: b"GIF89a" + struct.pack("<HH", 99, 99) + PALETTE + b";", "picture_unknown"),
+    "gif of one long comment": (lambda: commented(b"\1a" * 5_000_000), "picture_too_many_parts"),
+    "gif of comments": (lambda: commented(b"\1a\0!\xfe" * 2_000_000), "picture_too_many_parts"),
+    "gif of nothing between": (lambda: commented(b"\0" * 10_000_000), "picture_too_many_parts"),
+    "gif with a comment": (lambda: commented((b"\xff" + b"a" * 255) * 50_000), ""),
     "gif of 20000 frames": (lambda: animated(20_000), ""),
     "bmp of 2^31 x -2^31": (
         lambda: b"BM" + struct.pack("<IHHIIiiHHIIiiII", 0, 0, 0, 54, 40, 2**31 - 1, -(2**31), 1, 24, *[0] * 6),
@@ -143,12 +177,24 @@ PICTURES: dict[str, tuple[Callable[[], bytes], str]] = {
     "tiff whose strip is too long": (lambda: tiff(t279=(4, 1, 2**32 - 1)), ""),
     "tiff whose width is text": (lambda: tiff(t256=(2, 4, 0x00636261)), "picture_damaged"),
     "tiff that is read 2000 times": (lambda: many_tags(2000, 1_000_000), ""),
+    "jpeg 2000 of boxes": (lambda: boxed(b"\0\0\0\x08free" * 1_200_000), "picture_too_many_parts"),
+    "jpeg 2000 of boxes in a box": (
+        lambda: boxed(struct.pack(">I4s", 9_600_008, b"jp2h") + b"\0\0\0\x08free" * 1_200_000),
+        "picture_too_many_parts",
+    ),
     "webp of 16383 x 16383": (
         lambda: b"RIFF\x1e\0\0\0WEBPVP8X\x0a\0\0\0\x10\0\0\0\xfe\x3f\0\xfe\x3f\0ALPH\0\0\0\0",
         "picture_damaged",
     ),
     "ppm of 2^40": (lambda: b"P6 1099511627776 80 255\n", "picture_damaged"),
     "ppm of one long number": (lambda: b"P5 " + b"9" * 1_000_000 + b" 80 255\n", "picture_damaged"),
+    "ppm of comments": (
+        lambda: b"P3 96 80 255\n" + b"#\n" * 2_000_000 + b"1 " * 96 * 80 * 3,
+        "picture_too_many_parts",
+    ),
+    "ppm of blanks": (lambda: b"P6" + b" " * 5_000_000 + b"96 80 255\n" + bytes(30_000), "picture_too_many_parts"),
+    "ppm of a range that nobody uses": (lambda: b"P5 9000 9000 7\n" + bytes(81_000_000), "picture_too_many_parts"),
+    "ppm of the usual range": (lambda: b"P6 1000 1000 255\n" + bytes(3_000_000), ""),
     "a pickle": (lambda: b"\x80\x04\x95\x10\0\0\0\0\0\0\0cos\nsystem\n.", "picture_unknown"),
     "a script": (lambda: b"#!/bin/sh\ntouch executed\n", "picture_unknown"),
     "a program of PostScript": (lambda: saved(Image.new("RGB", (99, 99)), "EPS"), "picture_unknown"),

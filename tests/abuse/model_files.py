@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 MIB = 2**20
@@ -101,6 +102,13 @@ def pickled(content: Any) -> bytes:
     return held.getvalue()
 
 
+def npz() -> bytes:
+    """As numpy writes objects: a pickle inside."""
+    held = io.BytesIO()
+    np.savez(held, x=np.array([{"a": 1}], dtype=object))
+    return held.getvalue()
+
+
 UNET = "model.diffusion_model.x"
 
 ARCHIVES: dict[str, tuple[Callable[[], bytes], str]] = {
@@ -110,6 +118,7 @@ ARCHIVES: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: archive(("a/data.pkl", bytes(65 * MIB)), compression=zipfile.ZIP_STORED),
         "model_damaged",
     ),
+    "an npz with objects": (lambda: npz(), "model_unknown"),
     "no pickle": (lambda: archive(("a/b.txt", b"x")), "model_unknown"),
     "cut": (lambda: pickled({"x": torch.zeros(9)})[:-30], "model_truncated"),
     "a table of contents of 4 GB": (lambda: end_that_lies(length=2**32 - 2), "model_damaged"),

@@ -20,6 +20,7 @@ TRIPPED = 99
 MARK = "run_by_payload"
 # Names of what no start does in its own process. Importing runs code too, so of `exec` and `compile` the mark tells.
 NEVER = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "subprocess.Popen", "socket.connect", "pty.spawn")
+STATE_FILES = ("optimizer.pt", "random_states.pkl", "lr_scheduler.pt", "adapter.safetensors", "train_state.json")
 FLAGS_THAT_WRITE = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
@@ -109,8 +110,9 @@ def ours(folder: Path) -> None:
             for where, values in put(desk, payload).items():
                 code, _, fields = desk.refusal(lambda values=values: desk.new("fresh", values))
                 found[f"{name}: {where}"] = f"crashed: {fields}" if code == "crashed" else code
+            found[f"{name}: cache"] = cached(desk, payload)
             newest = find_states(desk.workshop.run.root)[0][0]
-            for file in ("optimizer.pt", "random_states.pkl", "lr_scheduler.pt", "adapter.safetensors"):
+            for file in STATE_FILES:
                 for signed in (False, True):
                     aside = shutil.copytree(newest.path, folder / "aside")
                     (newest.path / file).write_bytes(as_archive(payload))
@@ -145,10 +147,24 @@ def put(desk: Any, payload: Call) -> dict[str, dict[tuple[str, str], Any]]:
     settings: dict[str, dict[tuple[str, str], Any]] = {
         what: {("model", "base_model"): str(path)} for what, path in named.items()
     }
+    settings |= {f"start {path.name}": {("adapter", "init_from"): str(path)} for path in named.values()}
     settings["start"] = {("adapter", "init_from"): str(bad / "archive.safetensors")}
     settings["picture"] = {("dataset", "folder"): str(pictures)}
     settings["caption"] = {("dataset", "folder"): str(captions)}
     return settings
+
+
+def cached(desk: Any, payload: Call) -> str:
+    """A run whose cache holds the payload in place of everything; how it ended, and how many files it took for good."""
+    from lorasmith.events import Warned
+
+    files = sorted((desk.folder / ".lorasmith_cache").rglob("*.safetensors"))
+    for number, path in enumerate(files):
+        path.write_bytes((as_archive, as_pickle)[number % 2](payload))
+    outcome = desk.workshop.watch(desk.new("fresh", {}))
+    warned = [one for one in outcome.of(Warned) if one.code == "cache_damaged"]
+    shutil.rmtree(desk.folder / "fresh")
+    return f"exit {int(outcome.exit_code)}, {len(files) - len(warned)} of {len(files)} believed"
 
 
 def read(folder: Path, file: str, state: Any) -> str:

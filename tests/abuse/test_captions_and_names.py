@@ -5,12 +5,14 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from lorasmith.data.files import shown
+from lorasmith.errors import ExitCode
 from lorasmith.messages import LANGUAGES
 from tests.abuse.refused import UNSHOWABLE, refused, sentences
 from tests.data.drawing import put_picture
@@ -21,6 +23,7 @@ DATA = {("dataset", "folder"): "bad"}
 
 CAPTIONS: dict[str, tuple[bytes, str]] = {
     "10 MB": (b"a, " * 3_500_000, "file_too_big"),
+    "a million tags": (b"a," * 1_000_000, "file_too_big"),
     "UTF-16 without mark": ("a cat, 貓".encode("utf-16-le"), "caption_encoding"),
     "UTF-16 without mark, plain": ("a cat".encode("utf-16-be"), "caption_nul"),
     "UTF-32": ("a cat".encode("utf-32"), "caption_nul"),
@@ -66,6 +69,22 @@ def test_captions_that_are_used(desk: Desk, bad: Path) -> None:
     assert {what: captions[what] for what, (_, expected) in FINE.items() if expected} == {
         what: expected for what, (_, expected) in FINE.items() if expected
     }
+
+
+def test_captions_that_are_used_are_trained_on(desk: Desk, bad: Path) -> None:
+    """To the last file: what is said about a run of such words, and what an export says of its tags."""
+    for number, (what, (content, _)) in enumerate(FINE.items()):
+        put_picture(bad / "1_x" / f"{what}.png", 64, 64, number=number)
+        (bad / "1_x" / f"{what}.txt").write_bytes(content)
+    (bad / "1_x" / "all different.txt").write_text(", ".join(map(str, range(20_000))))
+    put_picture(bad / "1_x" / "all different.png", 64, 64, number=99)
+    try:
+        outcome = desk.workshop.watch(desk.new("words", {("dataset", "folder"): "bad", ("evaluation", "every"): 2}))
+        assert outcome.exit_code == ExitCode.FINISHED
+        export = desk.folder / "words" / "last.safetensors"
+        assert export.stat().st_size < 4 << 20
+    finally:
+        shutil.rmtree(desk.folder / "words", ignore_errors=True)
 
 
 def fifo(path: Path) -> None:
@@ -170,6 +189,42 @@ def test_a_file_that_may_not_be_read() -> None:
     finally:
         shutil.rmtree(folder)
     assert done.stdout.strip() == "file_unreadable", done.stderr
+
+
+SCAN_AS_NOBODY = """
+import json, os, sys
+from pathlib import Path
+from lorasmith.data import images
+from lorasmith.data.folder import scan
+from lorasmith.errors import DatasetError
+images._formats()
+if os.getuid() == 0:
+    os.setuid(65534)
+for folder in sys.argv[1:]:
+    try: scan(Path(folder), resolution=64, size_multiple=32, trigger_word="", skip_bad=False, check_pixels=True)
+    except DatasetError as error:
+        print(error.code, *sorted(Path(row["path"]).name for row in error.fields.get("problems", [])))
+"""
+
+
+def test_folders_and_files_that_may_not_be_read() -> None:
+    """All of them are named: a picture, a caption, a folder of pictures; or the whole of it."""
+    with tempfile.TemporaryDirectory() as place:  # where others may look, which pytest's folders are not
+        Path(place).chmod(0o755)
+        data, closed = Path(place) / "data", Path(place) / "closed"
+        for name in ("good.png", "secret.png", "b.png", "1_closed/c.png"):
+            put_picture(data / name)
+        (data / "b.txt").write_text("words")
+        closed.mkdir()
+        denied = [data / "secret.png", data / "b.txt", data / "1_closed", closed]
+        for one in denied:
+            one.chmod(0)
+        command = [sys.executable, "-c", SCAN_AS_NOBODY, str(data), str(closed)]
+        root = Path(__file__).resolve().parents[2]
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+        for one in denied:
+            one.chmod(0o755)
+    assert done.stdout.splitlines() == ["dataset_problems 1_closed b.txt secret.png", "dataset_unreadable"], done.stderr
 
 
 NAMES = ["new\nline", "\x1b]0;owned\x07\x1b[2J", "\u202egnp.exe", "a\u200bb", "-rf", "$(id)", "%s{0}{x}", "\x7f\x9b2J"]

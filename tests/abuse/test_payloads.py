@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.abuse.payloads import MARK, PAYLOADS, TRIPPED
+from tests.abuse.payloads import MARK, PAYLOADS, STATE_FILES, TRIPPED
 from tests.runs.refusals import Desk
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,7 +44,11 @@ def test_nothing_runs(desk: Desk, tmp_path: Path) -> None:
         assert set(base.values()) == {"model_pickle_refused"}, base
         assert (mine["start"], mine["picture"]) == ("init_from_unreadable", "dataset_problems")
         assert mine["caption"] == "dataset_problems"
+        starts = {code for where, code in mine.items() if where.startswith("start ")}
+        assert starts == {"init_from_unreadable"}
+        assert mine["cache"] == "exit 0, 0 of 6 believed"
         unsigned = {code for where, code in mine.items() if where.endswith("signed: False")}
         assert unsigned == {"passed over"}
         signed = {where: code for where, code in mine.items() if where.endswith("signed: True")}
-        assert len(signed) == 4 and not any(code.endswith("was read") for code in signed.values()), signed
+        assert len(signed) == len(STATE_FILES)
+        assert not any(code.endswith("was read") for code in signed.values()), signed

@@ -1,6 +1,7 @@
 """(Pictures made to be costly: tests/abuse.)"""
 
 import io
+import time
 
 import pytest
 from PIL import Image
@@ -23,7 +24,7 @@ def test_a_jpeg_is_a_picture(options: dict[str, object]) -> None:
     assert too_costly(encoded("JPEG", **options)) is None
 
 
-@pytest.mark.parametrize("kind", ["PNG", "GIF", "WEBP", "BMP", "TIFF"])
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "WEBP", "BMP", "TIFF", "JPEG2000"])
 def test_so_are_others(kind: str) -> None:
     assert too_costly(encoded(kind)) is None
 
@@ -35,7 +36,10 @@ def test_the_flattest_jpeg_there_can_be_is_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"\xff\xd8", b"\xff\xd8\xff", b"\xff\xd8\xff\xc0", b"\xff\xd8\xff\xda\0", b"\x89PNG\r\n\x1a\n\0"]
+    "data",
+    [b"", b"\xff\xd8", b"\xff\xd8\xff", b"\xff\xd8\xff\xc0", b"\xff\xd8\xff\xda\0", b"\x89PNG\r\n\x1a\n\0"]
+    + [b"GIF89a", b"GIF89a" + bytes(4) + b"\xf7", b"GIF89a" + bytes(7) + b"!", b"GIF89a" + bytes(7) + b"!\xfe\xff"]
+    + [b"\0\0\0\x0cjP  \r\n\x87\n" + more for more in (b"", b"\0\0\0\x01free", b"\0\0\0\0jp2c", b"\xff" * 8)],
 )
 def test_what_is_cut_off_is_another_s_to_say(data: bytes) -> None:
     assert too_costly(data) is None
@@ -54,3 +58,20 @@ def test_scans_of_the_first_picture_alone_are_counted(monkeypatch: pytest.Monkey
 def test_what_stands_in_a_comment_is_no_scan(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(picture_parts, "MOST_SCANS", 20)
     assert too_costly(encoded("JPEG", comment=b"\xff\xda" * 1000)) is None
+
+
+def test_a_marker_counts_wherever_fill_bytes_stand() -> None:
+    """Behind a segment that ends in one, and before any other: the frame that promises too much is found."""
+    whole = encoded("JPEG", comment=b"\xff\xff")
+    at = whole.index(b"\xff\xc0")
+    promising = whole[:at] + b"\xff\xff" + whole[at : at + 5] + b"\xff\xff\xff\xff" + whole[at + 9 :]
+    found = too_costly(promising)
+    assert found is not None and found[0] == "picture_too_few_bytes"
+
+
+def test_the_time_is_that_of_one_look_at_each_byte() -> None:
+    """Of twice as many bytes that are no marker it is twice as long, not four times."""
+    for filling in (b"\xff" * (1 << 25), b"\xff" * (1 << 25) + b"\0"):
+        began = time.process_time()
+        assert too_costly(b"\xff\xd8" + filling) is not None
+        assert time.process_time() - began < 5

@@ -1,6 +1,9 @@
 """Memory runs out: the step is done again with less at once, the way it is done then stays, exit 6 only at the end."""
 
+import json
 from collections.abc import Callable
+from datetime import datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +12,8 @@ import torch
 from lorasmith.data.types import Batch
 from lorasmith.errors import ExitCode
 from lorasmith.events import CheckpointSaved, RunStopped, StepCompleted, StepRepeated
+from lorasmith.saved_states import find_states
+from lorasmith.training import loop
 from lorasmith.training import step as step_module
 from tests.runs.workshop import Values, Workshop
 
@@ -71,6 +76,26 @@ def test_stopped_and_continued_after_it_ends_with_the_same_bytes(
     whole = make_workshop("whole")
     whole.new(STEPS, values)
     assert whole.digest() != straight.digest()  # other slices, other dropout: so the split must be kept
+
+
+@pytest.mark.parametrize("days", [1, 0, -1, -4000])
+def test_of_two_states_of_one_step_the_last_counts_whatever_the_clock_says(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, days: int
+) -> None:
+    """Memory is short right after a state was saved: the same step is saved once more, with the split."""
+    now = [datetime(2026, 3, 1)]
+
+    def set_clock() -> datetime:
+        now[0] += timedelta(days=days)
+        return now[0]
+
+    monkeypatch.setattr(loop, "datetime", SimpleNamespace(now=set_clock))
+    run_out(monkeypatch, CPU, lambda size, count: count == 3)
+    outcome = workshop.new(STEPS, {**VALUES, ("cadence", "save_every"): 1, ("cadence", "keep_states"): 9})
+    assert [event.step for event in outcome.of(CheckpointSaved)] == [0, 1, 2, 2, 3, 4]
+    first, second = [one.path for one in find_states(workshop.run.root)[0] if one.step == 2]
+    splits = [json.loads((one / "train_state.json").read_bytes())["counters"]["micro_split"] for one in (first, second)]
+    assert splits == [2, 1]
 
 
 def test_a_picture_at_a_time(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,6 +146,25 @@ def test_a_start_ends_an_orphan_and_goes_on(run: RunFolder, is_deaf: bool) -> No
             assert ends == ([(2, 0)] if is_deaf else [(1, 5), (2, 0)])
 
 
+@pytest.mark.parametrize("is_frozen", [False, True])
+def test_the_last_word_of_an_orphan_that_was_loading_is_not_the_new_worker_s(run: RunFolder, is_frozen: bool) -> None:
+    """Both are the first attempt of a new run, and speak in the same staging folder: the orphan is gone, with all it
+    said, before the new worker begins. Frozen, it comes to life when it is ended."""
+    with Process("waits_loading", run, 2) as first:
+        first.read_until("CacheProgress")
+        orphan = int((run.staging / "pid").read_text())
+        if is_frozen:
+            os.kill(orphan, signal.SIGSTOP)
+        first.process.kill()
+        first.process.wait()
+        with Process("obedient", run, 2) as second:
+            assert second.end() == ExitCode.FINISHED
+            assert not alive(orphan)
+            assert second.steps() == [1, 2]
+            ends = [event.exit_code for event in read_events(run.ledger) if isinstance(event, RunStopped)]
+            assert ends == [0]
+
+
 def test_no_two_workers_at_once(run: RunFolder) -> None:
     """A second start while the first is watched over is refused, and one worker is all there ever is."""
     with Process("obedient", run, 100_000) as first:

@@ -39,6 +39,7 @@ MODES = {
     "sleeps_always": "sleeps in the bad step",
     "sleeps_loading": "sleeps while it loads, once",
     "sleeps_saving": "sleeps while it saves, once",
+    "waits_loading": "does not get beyond loading, and says that it was asked to stop",
     "spins": "beats, but completes nothing from the bad step on",
     "slows": "takes ten times as long from the bad step on",
 }
@@ -65,6 +66,12 @@ class Child:
         self.sleep_in("sleeps_loading")
         with Ledger(self.run.early_ledger) as early:
             early.append(CacheProgress(attempt=self.attempt, time=time.time(), done=1, total=1))
+            if self.mode == "waits_loading":
+                while not self.stop.requested():
+                    time.sleep(0.01)
+                early.append(RunStopped(attempt=self.attempt, time=time.time(), step=None, reason="asked", exit_code=5))
+                early.sync()
+                return int(ExitCode.STOPPED)
         heart.close()
         step = self.begin(resume)
         self.heart = HeartbeatWriter(self.run.heartbeat)

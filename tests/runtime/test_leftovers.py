@@ -1,6 +1,8 @@
 """What a start finds of one that was killed."""
 
+import errno
 import os
+import shutil
 import signal
 import sys
 import time
@@ -164,3 +166,19 @@ def test_staging_is_taken_away(run: RunFolder) -> None:
     clear_staging(run)
     assert not run.staging.exists()
     assert list(run.root.iterdir()) == []
+
+
+def test_a_stop_request_that_is_put_there_meanwhile_goes_too(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, times = shutil.rmtree, []
+
+    def rmtree(folder: Path) -> None:
+        times.append(folder)
+        if len(times) == 1:
+            (folder / "stop.request").write_text("")
+            raise OSError(errno.ENOTEMPTY, "not empty")
+        real(folder)
+
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    run.staging.mkdir()
+    clear_staging(run)
+    assert (len(times), run.staging.exists()) == (2, False)

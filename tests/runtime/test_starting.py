@@ -12,9 +12,9 @@ from lorasmith.demo.miniature import draw_pictures
 from lorasmith.errors import ConfigError, ExitCode, NoStateError
 from lorasmith.events import RunStarted
 from lorasmith.ledger import read_events
-from lorasmith.run_folder import RunFolder
+from lorasmith.run_folder import RunFolder, run_at
 from lorasmith.runtime.start import Start
-from lorasmith.runtime.starting import continued_run, new_run, run_at, standing
+from lorasmith.runtime.starting import continued_run, new_run, standing
 from lorasmith.saved_states import MANIFEST, find_states, write_manifest_bytes
 from tests.runs.workshop import QUIET, Workshop
 

@@ -76,7 +76,7 @@ def test_nothing_moves_where_loading_fails(workshop: Workshop, monkeypatch: pyte
     workshop.new(4, EVERY)
     log = str(workshop.run.supervisor_log.relative_to(workshop.folder))  # which tells of the attempts
     before = {name: content for name, content in tree(workshop.folder).items() if name != log}
-    monkeypatch.setattr(build.shutil, "disk_usage", lambda _: (_ for _ in ()).throw(OSError("gone")))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: (_ for _ in ()).throw(OSError("gone")))
     assert workshop.go_on(1, from_state="2").exit_code == ExitCode.CRASHED
     assert {name: content for name, content in tree(workshop.folder).items() if name != log} == before
 

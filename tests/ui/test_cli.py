@@ -52,7 +52,14 @@ def test_help_and_bad_arguments_load_nothing_heavy(typed: str, tmp_path: Path) -
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("typed", ["--help", "--stepz 3", "--new --steps 5 --base-model /no/such/model"])
+NAMES_OF_NOTHING = ["--optimizer sgd", "--device foo", "--init-from nope"]
+
+
+@pytest.mark.parametrize(
+    "typed",
+    ["--help", "--stepz 3", "--new --steps 5 --base-model /no/such/model"]
+    + [f"--new --steps 5 --base-model demo {one}" for one in NAMES_OF_NOTHING],
+)
 def test_it_answers_in_less_than_three_tenths_of_a_second(typed: str, tmp_path: Path) -> None:
     seconds = []
     for _ in range(3):
@@ -61,6 +68,14 @@ def test_it_answers_in_less_than_three_tenths_of_a_second(typed: str, tmp_path: 
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert min(seconds) < 0.3, seconds
+
+
+@pytest.mark.parametrize("typed", NAMES_OF_NOTHING)
+def test_a_name_of_nothing_is_refused_with_nothing_changed(typed: str, tmp_path: Path) -> None:
+    done = script("--new", "--steps", "5", "--base-model", "demo", *typed.split(), cwd=tmp_path)
+    assert done.returncode == 2
+    assert typed.split()[1] in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_error_is_on_stderr_in_the_readers_language(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from lorasmith.events import Event, RunStopped
 from lorasmith.reports import making
 from lorasmith.run_folder import RunFolder
 from lorasmith.runtime.start import Start
+from lorasmith.ui.render import Display
 from lorasmith.ui.screens import LastingScreen, PlainScreen
 from lorasmith.ui.watching import watch
 from lorasmith.ui.words import Words
@@ -110,6 +111,31 @@ def test_ctrl_c_while_the_report_is_made_leaves_it_out(start: Start, monkeypatch
     status, text = watched(start)
     assert status == ExitCode.FINISHED
     assert "The report was not made" in text
+
+
+@pytest.mark.parametrize("name", ["finish", "reported"])
+def test_ctrl_c_when_the_run_is_over_changes_no_exit_status(
+    start: Start, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Wherever it falls between the last event and the last line."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Display, name, interrupted)
+    status, text = watched(start, stop_after=2)
+    assert status == ExitCode.STOPPED
+    assert "The report was not made" in text
+
+
+def test_ctrl_c_before_anything_is_watched_is_the_command_s(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Waiting(FakeSupervisor):
+        def events(self) -> Iterator[Event | None]:
+            raise KeyboardInterrupt
+            yield
+
+    with pytest.raises(KeyboardInterrupt):
+        watch(start, Waiting(start), words=Words("en"), command="x", verbose=False, screen=PlainScreen(io.StringIO()))
 
 
 def test_nothing_that_draws_is_loaded_before_the_end() -> None:

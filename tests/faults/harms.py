@@ -1,0 +1,201 @@
+"""What can happen to the real worker: each harm is patched into its own process, before it begins.
+
+`python -m tests.faults.harms NAME …` is the worker with that harm, in a Python of its own.
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lorasmith.runtime import worker
+
+BAD_STEP = 3
+FIRST_STEPS = 4  # of the one that becomes slow
+SLOW = 10
+STEP_SECONDS = 0.06
+
+
+def is_first(arguments: list[str]) -> bool:
+    """Whether this is the attempt that things happen to: the others find everything as it should be."""
+    return arguments[arguments.index("--attempt") + 1] == "1"
+
+
+def sleep_here() -> NoReturn:
+    """Found by name in the stack."""
+    while True:
+        time.sleep(60)
+
+
+def stop_here() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def read_a_pipe(*_: Any, **__: Any) -> bytes:
+    """Nobody ever writes into it: the call does not come back from the system."""
+    path = f"/tmp/nobody_writes_{os.getpid()}"
+    os.mkfifo(path)
+    handle = os.open(path, os.O_RDWR)  # so that opening it for reading does not wait; reading does
+    Path(path).unlink()
+    return os.read(handle, 1)
+
+
+def at_call(module: Any, name: str, number: int, act: Callable[[], Any]) -> None:
+    """`act` comes before the call of that number."""
+    real = getattr(module, name)
+    calls = 0
+
+    def called(*given: Any, **more: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == number:
+            act()
+        return real(*given, **more)
+
+    setattr(module, name, called)
+
+
+def stop() -> None:
+    from lorasmith.training import step
+
+    at_call(step, "losses_of", BAD_STEP, stop_here)
+
+
+def sleep() -> None:
+    from lorasmith.training import step
+
+    at_call(step, "losses_of", BAD_STEP, sleep_here)
+
+
+def read() -> None:
+    from lorasmith.data import images
+
+    at_call(images, "read_whole", 2, read_a_pipe)
+
+
+def cache() -> None:
+    from lorasmith.data import cache
+
+    at_call(cache, "pixels", 2, read_a_pipe)
+
+
+def load() -> None:
+    from lorasmith.families.sd15 import StableDiffusion15
+
+    at_call(StableDiffusion15, "load_models", 1, sleep_here)
+
+
+def save() -> None:
+    """Nothing of a state of step 2 has its name yet."""
+    from lorasmith.training import checkpoint
+
+    at_call(checkpoint, "write_manifest_bytes", 2, sleep_here)
+
+
+def export() -> None:
+    from lorasmith.exporting import write
+
+    at_call(write, "write_atomically", 1, sleep_here)
+
+
+def evaluate() -> None:
+    from lorasmith.training import evaluation
+
+    at_call(evaluation, "generate", 1, sleep_here)
+
+
+def slow() -> None:
+    """From a step on it takes ten times as long as its own first ones."""
+    from lorasmith.training import step
+
+    real = step.losses_of
+    calls = 0
+
+    def losses_of(*given: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        time.sleep(STEP_SECONDS * (1 if calls <= FIRST_STEPS else SLOW))
+        return real(*given)
+
+    step.losses_of = losses_of
+
+
+def poison(where: str) -> None:
+    """From the bad step on, each time it is done: not a number in its loss or gradient, or in a weight before it."""
+    from lorasmith.training import step
+
+    real = step._sum_gradients
+
+    def poisoned(state: Any, parts: Any, number: int, beat: Any) -> Any:
+        if number == BAD_STEP and where == "weight":
+            state.adapter.flat[7] = float("nan")
+        epoch, loss, ids = real(state, parts, number, beat)
+        if number == BAD_STEP and where == "gradient":
+            state.adapter.gradient()[7] = float("nan")
+        return epoch, loss * float("nan") if number == BAD_STEP and where == "loss" else loss, ids
+
+    step._sum_gradients = poisoned
+
+
+def short_of_memory(fails: Callable[[int, int], bool]) -> None:
+    """The forward of a slice fails where `fails` says so, by its size and the forwards so far."""
+    from lorasmith.training import step
+
+    real = step.losses_of
+    calls = 0
+
+    def losses_of(parts: Any, batch: Any, draw: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if fails(len(batch), calls):
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] data. DefaultCPUAllocator: can't allocate memory")
+        return real(parts, batch, draw)
+
+    step.losses_of = losses_of
+
+
+# What comes again with each worker.
+LASTING: dict[str, Callable[[], None]] = {
+    "slow": slow,
+    "loss": lambda: poison("loss"),
+    "gradient": lambda: poison("gradient"),
+    "weight": lambda: poison("weight"),
+    "memory once": lambda: short_of_memory(lambda _, calls: calls == 2),
+    "memory": lambda: short_of_memory(lambda _, calls: calls >= 2),
+}
+# name -> (what is done to the worker, the phase it is silent in, a name that its stack must hold)
+HANGS: dict[str, tuple[Callable[[], None], str, str]] = {
+    "stop": (stop, "step", ""),
+    "sleep": (sleep, "step", "sleep_here"),
+    "read": (read, "loading", "read_a_pipe"),
+    "cache": (cache, "caching", "read_a_pipe"),
+    "load": (load, "loading", "sleep_here"),
+    "save": (save, "saving", "sleep_here"),
+    "export": (export, "exporting", "sleep_here"),
+    "evaluate": (evaluate, "evaluating", "sleep_here"),
+}
+
+
+def harm(name: str) -> Callable[[list[str]], None]:
+    """What hangs, hangs in the first attempt alone."""
+
+    def harmed(arguments: list[str]) -> None:
+        if name in LASTING:
+            LASTING[name]()
+        elif is_first(arguments):
+            HANGS[name][0]()
+
+    return harmed
+
+
+if __name__ == "__main__":
+    worker._settle(sys.argv[2:])
+    harm(sys.argv[1])(sys.argv[2:])
+    ended = 70
+    with suppress(SystemExit):
+        ended = worker.main(sys.argv[2:])
+    os._exit(ended)

@@ -1,0 +1,34 @@
+"""A run folder that is a link to a larger disk: what both commands put beside it lies beside the link."""
+
+from pathlib import Path
+
+import pytest
+
+from lorasmith.errors import ExitCode
+from tests.runs.workshop import Workshop
+
+BESIDE = [".lorasmith_cache", "lora_train_set", "linked", "linked_backup", "there"]
+
+
+@pytest.fixture
+def linked(workshop: Workshop) -> Workshop:
+    workshop.output = "linked"
+    (workshop.folder / "there").mkdir()
+    (workshop.folder / "linked").symlink_to("there")
+    return workshop
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_both_commands_agree(linked: Workshop) -> None:
+    """--continue has an export to back up and --new a whole run; neither follows the link to find a place for them."""
+    assert linked.new(1).exit_code == ExitCode.FINISHED
+    assert linked.go_on(1).exit_code == ExitCode.FINISHED
+    assert linked.new(1).exit_code == ExitCode.FINISHED
+    assert (linked.folder / "linked").readlink() == Path("there")
+    assert names(linked.folder) == sorted(BESIDE)
+    backup = names(linked.folder / "linked_backup")
+    assert [name.split("_2")[0] for name in backup] == ["last_backup", "last_backup", "run"]
+    assert linked.states() == [1, 0]
