@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
-from lorasmith.errors import ResourceError
+from lorasmith.errors import InputError, ResourceError
 
 IN_USE_SECONDS = 5.0  # how long a file that another program holds open on Windows is waited for
 IN_USE_PAUSE_SECONDS = 0.1
@@ -190,6 +190,20 @@ def no_space_named(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ResourceError("disk_full", path=str(path)) from error
+        raise
+
+
+@contextmanager
+def refusals_named(folder: Path) -> Iterator[None]:
+    """A folder that cannot be written, and a disk that is full already, as the InputErrors they are before a run."""
+    try:
+        with no_space_named(folder):
+            yield
+    except ResourceError as error:
+        raise InputError(error.code, **error.fields) from error
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise InputError("output_not_writable", folder=str(folder), reason=str(error.strerror)) from error
         raise
 
 

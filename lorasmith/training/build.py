@@ -30,7 +30,7 @@ from lorasmith.families.base import ModelFamily
 from lorasmith.families.locate_clip import locate_clip
 from lorasmith.families.recognize import weights_sha256
 from lorasmith.inputs import base_weights, data_identity, order_of, scan_for, split_examples
-from lorasmith.ledger import Ledger, read_events, surviving
+from lorasmith.ledger import Ledger, PatientLedger, read_events, surviving
 from lorasmith.promotion import promote
 from lorasmith.run_folder import RunFolder, write_atomically
 from lorasmith.saved_states import newest_good, set_aside
@@ -137,7 +137,7 @@ def begin(loaded: Loaded) -> Recorder:
         while run.staging.exists():  # a stop request may be put there meanwhile: then once more
             shutil.rmtree(run.staging, ignore_errors=True)
     with ExitStack() as opened:
-        ledger = opened.enter_context(Ledger(run.ledger))
+        ledger = opened.enter_context(PatientLedger(run.ledger))
         for event in [*said, *loaded.warnings, run_started(loaded)]:
             ledger.append(event)
         best = _recalled(loaded, ledger)

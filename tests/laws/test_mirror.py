@@ -37,7 +37,7 @@ def test_no_exception_has_outlived_its_reason() -> None:
 
 
 def test_no_test_is_for_a_module_that_is_gone() -> None:
-    own = {"abuse", "laws", "contracts", "runs", "golden", "benchmarks"}
+    own = {"abuse", "laws", "contracts", "runs", "faults", "golden", "benchmarks"}
     orphans = []
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         module = path.relative_to(ROOT / "tests")
