@@ -19,6 +19,7 @@ from lorasmith.errors import ConfigError
 from lorasmith.run_folder import (
     RunFolder,
     free_name,
+    make_folder,
     no_space_named,
     stamp,
     sync_folder,
@@ -75,6 +76,7 @@ def finish_promotion(run: RunFolder) -> bool:
         elif staged != plan and not staged.name.startswith("."):
             move(staged, run.root / staged.name)
     sync_folder(run.root)
+    sync_folder(run.root.parent)  # where the folder itself is new
     _remove_staging(run.staging)
     return True
 
@@ -84,7 +86,7 @@ def back_up_export(run: RunFolder, export_name: str, now: datetime) -> Path | No
     export = run.export(export_name)
     if not export.exists():
         return None
-    run.backup.mkdir(parents=True, exist_ok=True)
+    make_folder(run.backup)
     target = free_name(run.backup / f"{export_name}_backup_{stamp(now)}.safetensors")
     return write_atomically(target, export.read_bytes())
 
@@ -100,7 +102,7 @@ def move(source: Path, target: Path) -> None:
     if not os.path.lexists(source):
         return
     with no_space_named(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         if os.path.lexists(target) and not _is_same(source, target):
             target = free_name(target)
         if not os.path.lexists(target):

@@ -337,7 +337,8 @@ class Supervisor:
             self._give_up("run_limit", meaning, step=self._restarts.highest, **fields)
         elif meaning == ExitCode.LOCKED:
             self._give_up("folder_locked", meaning, folder=str(self._run.root))
-        elif meaning == ExitCode.NO_RESOURCE and self._attempt.ending is None:  # so full that it took no last line
+        elif meaning == ExitCode.NO_RESOURCE and self._begun and self._attempt.ending is None:
+            # Its disk was so full that it took no last line.
             self._give_up("disk_full", meaning, path=str(self._run.root))
 
     def _give_up(self, code: str, exit_code: ExitCode, **fields: Any) -> None:

@@ -177,15 +177,13 @@ def prune_states(run: RunFolder, *, keep: int, protect: frozenset[int] = frozens
     states, _ = find_states(run.root)
     if not states or damage_of(states[0]) is not None:
         return []
-    removed = []
-    for state in states[keep:]:
-        if state.step in protect:
-            continue
-        # Renamed first: a folder that is half removed must not look like a state.
-        doomed = state.path.with_name(f".{state.path.name}.removed.tmp")
-        state.path.rename(doomed)
-        shutil.rmtree(doomed)
-        removed.append(state.path)
+    removed = [state.path for state in states[keep:] if state.step not in protect]
+    # Renamed first, and that on the disk: a folder that is half removed must never look like a state.
+    doomed = [path.rename(path.with_name(f".{path.name}.removed.tmp")) for path in removed]
+    if doomed:
+        sync_folder(run.root)
+    for path in doomed:
+        shutil.rmtree(path)
     return removed
 
 
