@@ -1,9 +1,9 @@
 """What a disk may hold after the power was cut, for each moment of a record of changes.
 
 The rules: what was synced is there. Of a file written and not synced since, the disk has what it had at the last sync,
-or a beginning of what came after, or zeros of the right length, or all. Of the entries of a folder that changed since the
-folder was synced, any may be there and any not, in whatever order they were made; a rename is one such change, of the
-folder it goes to, and never half done. Real file systems are kinder than this.
+or a beginning of what came after, or zeros of the right length, or all. Of the entries of a folder that changed since
+the folder was synced, any may be there and any not, in whatever order they were made; a rename is one such change, of
+the folder it goes to, and never half done. Real file systems are kinder than this.
 
 Only moments just before a sync and at marks are looked at: what may be there at any other moment may be there then too.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -204,9 +204,9 @@ def apply(names: Names, change: Change) -> None:
     entries[change.name] = change.node
 
 
-def moments(record: Record, *, most: int, seed: int, synced: bool = True) -> Iterator[Moment]:
-    """Every moment at which something may be lost that is not lost at another. `synced` False: as if nobody had waited
-    for the disk."""
+def moments(record: Record, *, most: int, seed: int, unheard: Collection[str] = ()) -> Iterator[Moment]:
+    """Every moment at which something may be lost that is not lost at another. `unheard`: "files", "folders"; as if
+    those had never been synced."""
     disk = Disk(
         {node: dict(names) for node, names in record.first_entries.items()},
         dict(record.first_contents),
@@ -225,7 +225,7 @@ def moments(record: Record, *, most: int, seed: int, synced: bool = True) -> Ite
         if change.kind == "mark":
             mark = change.name
             yield Moment(number, mark, trees, is_exhaustive)
-        elif synced or change.kind != "sync":
+        elif change.kind != "sync" or ("folders" if change.node in disk.folders else "files") not in unheard:
             disk.take(change)
 
 

@@ -5,8 +5,11 @@ every disk that the rules of `power_loss` allow is read by the real readers. `-m
 """
 
 import os
+import shutil
+import sys
+import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,14 +21,15 @@ from lorasmith.errors import ExitCode, NoStateError
 from lorasmith.ledger import read_events, steps, surviving
 from lorasmith.run_folder import RunFolder
 from lorasmith.runtime.starting import standing
-from lorasmith.saved_states import newest_good
+from lorasmith.saved_states import MANIFEST, OWN_FILES, SavedState, newest_good, write_manifest_bytes
+from lorasmith.training.checkpoint import load_state
 from lorasmith.training.loop import Recorder
 from tests.faults.power_loss import Laid, Moment, Tree, moments
-from tests.faults.watched_files import Record, watched
-from tests.runs.workshop import Workshop
+from tests.faults.watched_files import Change, Record, watched
+from tests.runs.workshop import Workshop, digest, load, stage
 
 SEED = 1
-MOST = 600  # disks of one moment; more are drawn by chance
+MOST = 400  # disks of one moment; more are drawn by chance
 LONG = 100 * int(os.environ.get("FAULT_RUNS", "200"))
 SMALL: dict[tuple[str, str], Any] = {
     ("cadence", "save_every"): 1,
@@ -43,24 +47,24 @@ class Known:
     record: Record | None = None
 
     def saved_before(self, moment: Moment) -> int | None:
-        return self._marked(self.record.changes[: moment.number + 1] if self.record else [], "saved")[-1]
+        assert self.record is not None
+        found = _saved(self.record.changes[: moment.number + 1])
+        return found[-1] if found else None
 
     def saved_next(self, moment: Moment) -> int | None:
         assert self.record is not None
-        found = self._marked(self.record.changes[moment.number + 1 :], "saved")
-        return found[1] if len(found) > 1 else None
+        found = _saved(self.record.changes[moment.number + 1 :])
+        return found[0] if found else None
 
     def exported_before(self, moment: Moment) -> set[str]:
         assert self.record is not None
         marks = [one.name.split() for one in self.record.changes[: moment.number + 1] if one.kind == "mark"]
         return {words[1] for words in marks if words[0] == "exported"}
 
-    @staticmethod
-    def _marked(changes: list[Any], word: str) -> list[int | None]:
-        return [
-            None,
-            *(int(one.name.split()[1]) for one in changes if one.kind == "mark" and one.name.startswith(word)),
-        ]
+
+def _saved(changes: Sequence[Change]) -> list[int]:
+    """Steps whose saves have come back."""
+    return [int(one.name.split()[1]) for one in changes if one.kind == "mark" and one.name.startswith("saved")]
 
 
 @contextmanager
@@ -91,6 +95,14 @@ def marking(known: Known, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
+def laid() -> Iterator[Laid]:
+    """In memory where there is such a place: thousands of disks are laid out."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        yield Laid(Path(folder))
+
+
+@pytest.fixture
 def recorded(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> Known:
     """A new run of three steps, and one more step at a second start."""
     known = Known()
@@ -113,6 +125,7 @@ class Judge:
     known: Known
     laid: Laid
     output: str
+    is_whole_run: bool = True  # with settings, ledger and exports
     _read: dict[Tree, tuple[int | None, list[str]]] = field(default_factory=dict)
 
     def faults(self, moment: Moment, tree: Tree) -> list[str]:
@@ -141,6 +154,8 @@ class Judge:
             state = standing(run).state
         except NoStateError:
             return None, []
+        if not self.is_whole_run:
+            return state.step, []
         if newest_good(run.root)[1]:
             found.append("damaged")
         if {one.name: one.read_bytes() for one in state.path.iterdir()} != self.known.states.get(state.step):
@@ -168,10 +183,10 @@ class Tally:
     faults: Counter[str] = field(default_factory=Counter)
 
 
-def judged(known: Known, judge: Judge, *, most: int, synced: bool = True) -> Tally:
+def judged(known: Known, judge: Judge, *, most: int, unheard: Sequence[str] = ()) -> Tally:
     assert known.record is not None
     tally = Tally()
-    for moment in moments(known.record, most=most, seed=SEED, synced=synced):
+    for moment in moments(known.record, most=most, seed=SEED, unheard=unheard):
         tally.moments += 1
         tally.exhaustive += moment.is_exhaustive
         for tree in moment.trees:
@@ -183,21 +198,87 @@ def judged(known: Known, judge: Judge, *, most: int, synced: bool = True) -> Tal
 
 
 def told(what: str, tally: Tally, judge: Judge) -> None:
-    print(
+    lines = [
         f"\n{what}: {tally.moments} moments, {tally.exhaustive} of them exhaustively; {tally.disks} disks of moments, "
-        f"{judge.looked_at} different ones; {tally.bad} bad (seed {SEED})"
-    )
-    for fault, count in tally.faults.most_common(12):
-        print(f"  {count:6} {fault}")
+        f"{judge.looked_at} different ones; {tally.bad} bad (seed {SEED})",
+        *(f"  {count:6} {fault}" for fault, count in tally.faults.most_common(12)),
+    ]
+    sys.stdout.write("\n".join(lines) + "\n")
 
 
 @pytest.mark.parametrize("most", [MOST, pytest.param(LONG, marks=pytest.mark.long)])
-def test_what_was_saved_last_is_there(recorded: Known, tmp_path: Path, workshop: Workshop, most: int) -> None:
-    judge = Judge(recorded, Laid(made(tmp_path / "laid")), workshop.output)
+def test_what_was_saved_last_is_there(recorded: Known, laid: Laid, workshop: Workshop, most: int) -> None:
+    judge = Judge(recorded, laid, workshop.output)
     tally = judged(recorded, judge, most=most)
     told("the writer as it is", tally, judge)
     assert tally.bad == 0
     assert tally.exhaustive > tally.moments / 2
+
+
+@pytest.mark.parametrize("unheard", [("files",), ("folders",)], ids="+".join)
+def test_the_same_writer_without_waiting_for_the_disk_is_caught(
+    recorded: Known, laid: Laid, workshop: Workshop, unheard: tuple[str, ...]
+) -> None:
+    """So the test above can fail: each kind of sync is needed."""
+    judge = Judge(recorded, laid, workshop.output)
+    tally = judged(recorded, judge, most=16, unheard=unheard)
+    told(f"without syncing {' and '.join(unheard)}", tally, judge)
+    assert tally.bad > 100
+    kinds = {fault.split(" ")[0] for fault in tally.faults}
+    assert "nothing" in kinds or "lost" in kinds
+
+
+@pytest.mark.parametrize("in_place", [True, False], ids=["in place", "renamed"])
+def test_naive_writers_are_caught(tmp_path: Path, laid: Laid, in_place: bool) -> None:
+    """Over what is there, or under another name with the old one removed; neither waits for the disk."""
+    known = Known()
+    root = made(tmp_path / "naive") / "run"
+    root.mkdir()
+    with watched(root.parent) as record:
+        known.record = record
+        for step in (1, 2, 3):
+            known.states[step] = naive(root, step, in_place=in_place)
+            record.mark(f"saved {step}")
+    judge = Judge(known, laid, "run", is_whole_run=False)
+    tally = judged(known, judge, most=2000)
+    told(f"a naive writer, {'in place' if in_place else 'that renames'}", tally, judge)
+    assert tally.bad > 50
+    assert any(fault.startswith("nothing") for fault in tally.faults)
+
+
+def naive(root: Path, step: int, *, in_place: bool) -> dict[str, bytes]:
+    """Saves as most programs do."""
+    folder = root / "state" if in_place else root / f".state_{step}.tmp"
+    folder.mkdir(exist_ok=True)
+    files = {name: f"{name} of step {step} ".encode() * 20 for name in OWN_FILES}
+    for name, content in files.items():
+        with (folder / name).open("wb") as file:
+            file.write(content)
+    manifest = folder / MANIFEST
+    manifest.unlink(missing_ok=True)
+    content = write_manifest_bytes(folder, step=step, identity="i")
+    with manifest.open("wb") as file:
+        file.write(content)
+    if not in_place:
+        folder.rename(root / f"state_{step}")
+        if (root / f"state_{step - 1}").exists():
+            shutil.rmtree(root / f"state_{step - 1}")
+    return {**files, MANIFEST: content}
+
+
+def test_each_of_the_states_can_be_trained_on(recorded: Known, workshop: Workshop, tmp_path: Path) -> None:
+    """The bytes that were found again are what loading takes: each into a run of the same settings."""
+    stage(workshop.start_new(9, SMALL))
+    state = load(workshop.run, stop_at=9).state
+    digests = set()
+    for step, files in recorded.states.items():
+        folder = made(tmp_path / f"state_{step}")
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+        load_state(SavedState(folder, step, ""), state)
+        assert state.step == step
+        digests.add(digest(state.adapter.tensors()))
+    assert len(digests) == len(recorded.states)
 
 
 def made(folder: Path) -> Path:

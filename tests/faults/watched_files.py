@@ -1,7 +1,7 @@
 """Every change that this process makes to the files below a folder, seen as it happens, and refused where asked.
 
-Python's own calls are watched: what the product writes goes through them, torch and safetensors giving it bytes. Whether
-something went past them is not taken on trust: `Record.differs_from_disk` holds the changes against the disk.
+Python's own calls are watched: what the product writes goes through them, torch and safetensors giving it bytes.
+Whether something went past them is not taken on trust: `Record.differs_from_disk` holds the changes against the disk.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Record:
         """The folder's node and the name in it; None outside, and below a link."""
         text = os.fsdecode(path)
         if dir_fd is not None:
-            text = f"{os.readlink(f'/proc/self/fd/{dir_fd}')}/{text}"
+            text = f"{_path_of(dir_fd)}/{text}"
         text = os.path.abspath(text)  # noqa: PTH100 - resolving would follow links
         if not text.startswith(self.root + "/"):
             return None
@@ -261,84 +261,98 @@ def _open_of(record: Record, real: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _calls_of(record: Record) -> dict[str, Callable[..., Any]]:
-    real = {name: getattr(os, name) for name in _NAMES}
+    """What takes the place of the system's calls."""
+
+    def unseen(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.ENOSYS, "not watched")  # shutil then copies by reading and writing
+
+    return {**_on_handles(record), **_on_names(record), "sendfile": unseen, "link": unseen}
+
+
+def _opening(record: Record) -> Callable[..., int]:
+    real_open = os.open
 
     def opening(path: Any, flags: int, *rest: Any, **more: Any) -> int:
         inside = not more.get("dir_fd") and record.place(path) is not None
         node = record.node_at(path) if inside else 0
-        if inside and not node and flags & os.O_CREAT:
+        makes = inside and not node and bool(flags & os.O_CREAT)
+        if makes:
             record.ask("link", path)
-        handle: int = real["open"](path, flags, *rest, **more)
-        if inside and not node and flags & os.O_CREAT:
+        handle = real_open(path, flags, *rest, **more)
+        if makes:
             node = record.linked(path, is_folder=False)
         elif node and flags & os.O_TRUNC:
             record.truncated(node, 0)
         record.opened(handle, node or record.node_at(path))
         return handle
 
+    return opening
+
+
+def _on_handles(record: Record) -> dict[str, Callable[..., Any]]:
+    real_write, real_close, real_truncate = os.write, os.close, os.truncate
+
     def writing(handle: int, data: Any) -> int:
         node = record.node_of(handle)
         if node:
-            record.ask("write", os.readlink(f"/proc/self/fd/{handle}"))
+            record.ask("write", _path_of(handle))
             record.written(node, os.lseek(handle, 0, os.SEEK_CUR), bytes(data))
-        return int(real["write"](handle, data))
+        return real_write(handle, data)
 
     def syncing(handle: int) -> None:
+        """The record is what counts here; the disk of the test need not wait."""
         if node := record.node_of(handle):
+            record.ask("sync", _path_of(handle))
             record.changes.append(Change("sync", node))
-        # The record is what counts here; the disk of the test need not wait.
 
     def truncating(handle: Any, size: int) -> None:
-        real["truncate"](handle, size)
+        real_truncate(handle, size)
         if node := record.node_of(handle) if isinstance(handle, int) else record.node_at(handle):
             record.truncated(node, size)
 
     def closing(handle: int) -> None:
         record.closed(handle)
-        real["close"](handle)
+        real_close(handle)
+
+    names = {
+        "open": _opening(record),
+        "write": writing,
+        "close": closing,
+        "truncate": truncating,
+        "ftruncate": truncating,
+    }
+    return {**names, "fsync": syncing, "fdatasync": syncing}
+
+
+def _on_names(record: Record) -> dict[str, Callable[..., Any]]:
+    real_rename, real_unlink, real_rmdir, real_mkdir = os.rename, os.unlink, os.rmdir, os.mkdir
 
     def renaming(source: Any, target: Any, **more: Any) -> None:
         places = record.place(source), record.place(target)
-        record.ask("rename", target)
-        real["rename"](source, target, **more)
+        if places[1] is not None:
+            record.ask("rename", target)
+        real_rename(source, target, **more)
         record.renamed(*places)
 
     def unlinking(path: Any, *, dir_fd: int | None = None) -> None:
         place = record.place(path, dir_fd)
-        real["unlink"](path, dir_fd=dir_fd)
+        real_unlink(path, dir_fd=dir_fd)
         record.unlinked(place)
 
     def removing(path: Any, *, dir_fd: int | None = None) -> None:
         place = record.place(path, dir_fd)
-        real["rmdir"](path, dir_fd=dir_fd)
+        real_rmdir(path, dir_fd=dir_fd)
         record.unlinked(place)
 
     def making(path: Any, *rest: Any, **more: Any) -> None:
         if record.place(path) is not None:
             record.ask("link", path)
-        real["mkdir"](path, *rest, **more)
+        real_mkdir(path, *rest, **more)
         record.linked(path, is_folder=True)
 
-    def unseen(*_: Any, **__: Any) -> Any:
-        raise OSError(errno.ENOSYS, "not watched")  # shutil then copies by reading and writing
-
-    return {
-        "open": opening,
-        "write": writing,
-        "fsync": syncing,
-        "fdatasync": syncing,
-        "ftruncate": truncating,
-        "truncate": truncating,
-        "close": closing,
-        "rename": renaming,
-        "replace": renaming,
-        "unlink": unlinking,
-        "remove": unlinking,
-        "rmdir": removing,
-        "mkdir": making,
-        "sendfile": unseen,
-        "link": unseen,
-    }
+    names = {"rename": renaming, "replace": renaming, "unlink": unlinking, "remove": unlinking}
+    return {**names, "rmdir": removing, "mkdir": making}
 
 
-_NAMES = ("open", "write", "truncate", "close", "rename", "unlink", "rmdir", "mkdir")
+def _path_of(handle: int) -> str:
+    return str(Path(f"/proc/self/fd/{handle}").readlink())
