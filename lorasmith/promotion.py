@@ -21,6 +21,7 @@ from lorasmith.run_folder import (
     free_name,
     make_folder,
     no_space_named,
+    refusals_named,
     stamp,
     sync_folder,
     when_not_in_use,
@@ -38,6 +39,7 @@ def promote(run: RunFolder, *, now: datetime) -> None:
     The old run's export becomes `<its name>_backup_<time>.safetensors`; the rest goes to `run_<time>/`.
 
     Raises:
+        InputError: the disk is full, and nothing was moved.
         ResourceError: the disk of the backup is full; the rest of the plan stays to be carried out.
     """
     export_name = export_name_of(run)
@@ -52,7 +54,8 @@ def promote(run: RunFolder, *, now: datetime) -> None:
         name = run.loss_log.name
         is_taken = any(target == rest / name for _, target in moves)
         moves.append((run.loss_log, rest / (f"{run.training_logs.name}_{name}" if is_taken else name)))
-    _write_plan(run, moves)
+    with refusals_named(run.root):  # nothing was moved yet: a full disk is the user's to mend
+        _write_plan(run, moves)
     finish_promotion(run)
 
 

@@ -192,7 +192,7 @@ class Ended:
     is_over_limit: bool = False  # it was ended, because the run had no more time
     is_asked: bool = False  # a person asked for a stop
     is_complete: bool = False  # the last step was completed, saved and exported
-    is_out_of_room: bool = False  # the run had begun, and by its last word the disk is full
+    is_out_of_room: bool = False  # the run had begun, and by its last word, or by having none, the disk is full
 
 
 Failure = Literal["crashed", "hung"]
@@ -212,7 +212,7 @@ def meaning_of(ended: Ended) -> ExitCode | Failure:
     said = ended.said
     if said == ExitCode.STOPPED and ended.is_hung and not ended.is_asked:
         return "hung"  # it heard the request that was to end it
-    if said == ExitCode.BAD_INPUT and ended.is_out_of_room:
+    if ended.is_out_of_room and ExitCode.BAD_INPUT in (said, ended.status):
         return ExitCode.NO_RESOURCE  # the user's to mend before a run, not in the middle of one
     if said is not None:
         if said in FINAL:

@@ -168,7 +168,7 @@ class Supervisor:
             is_over_limit=now.is_over_limit or not now.is_gone,
             is_asked=self._stops.is_asked or is_wished,
             is_complete=self._exported_step == self._start.stop_at,
-            is_out_of_room=self._begun and now.ending is not None and now.ending.code in DISK_CODES,
+            is_out_of_room=self._begun and (now.ending is None or now.ending.code in DISK_CODES),
         )
 
     def _followed(self, now: _Attempt) -> Iterator[Event | None]:

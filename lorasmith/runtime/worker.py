@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
     except OSError as error:  # of the lock itself: what goes wrong later has been turned into an exit code
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        return ExitCode.NO_RESOURCE
+        return ExitCode.BAD_INPUT  # nothing was begun; where a run had, its supervisor knows
 
 
 def _told(arguments: argparse.Namespace, run: RunFolder, stop: StopFlag) -> int:
