@@ -29,6 +29,7 @@ from lorasmith.run_folder import (
 )
 
 PLAN = "promotion.json"
+CARRIED_OUT = "promotion.done.json"  # what the plan is called from then on: a rename needs no room on the disk
 # What lies in a staging folder for the time of loading only.
 PASSING = ("early.jsonl", "heartbeat", "stop.request")
 
@@ -65,18 +66,20 @@ def finish_promotion(run: RunFolder) -> bool:
     Raises:
         ResourceError: as `promote`.
     """
-    plan = run.staging / PLAN
-    if not plan.exists():
+    plan, done = run.staging / PLAN, run.staging / CARRIED_OUT
+    if plan.exists():
+        beside = run.root.parent
+        for source, target in json.loads(plan.read_bytes())["moves"]:
+            move(beside / source, beside / target)
+        # From here on what lies in the run is the new one's: nothing of it may be moved away again.
+        plan.rename(done)
+        sync_folder(run.staging)
+    elif not done.exists():
         return False
-    beside = run.root.parent
-    for source, target in json.loads(plan.read_bytes())["moves"]:
-        move(beside / source, beside / target)
-    # From here on what lies in the run is the new one's: nothing of it may be moved away again.
-    _write_plan(run, [])
     for staged in sorted(run.staging.iterdir()):
         if staged.name in PASSING:
             staged.unlink()
-        elif staged != plan and not staged.name.startswith("."):
+        elif staged != done and not staged.name.startswith("."):
             move(staged, run.root / staged.name)
     sync_folder(run.root)
     sync_folder(run.root.parent)  # where the folder itself is new
