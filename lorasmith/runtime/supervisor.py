@@ -144,6 +144,9 @@ class Supervisor:
 
     def _watched(self, number: int) -> Generator[Event | None, None, Ended]:
         """Starts a worker and follows it to its end; returns what is known of that."""
+        late = Follower()  # of the run's own ledger, where what earlier attempts wrote is not news
+        if self._resume is not None:
+            late.read(self._run.ledger)
         with closing(Output()) as output:
             process = self._launch(self._arguments(number), output.file)
             now = self._attempt = _Attempt(number, process, output)
@@ -152,7 +155,7 @@ class Supervisor:
             self._time = WatchedTime(monotonic())
             pids = {"worker_pid": process.pid, "supervisor_pid": os.getpid()}
             yield self._log.add(WorkerStarted(attempt=number, time=time.time(), **pids))
-            yield from self._followed(now)
+            yield from self._followed(now, late)
             status = process.poll()
             said = "" if status == 0 else output.text()
         # Somebody else may have asked too: a web page, a script. What this supervisor asks in its need is no wish.
@@ -171,12 +174,10 @@ class Supervisor:
             is_out_of_room=self._begun and (now.ending is None or now.ending.code in DISK_CODES),
         )
 
-    def _followed(self, now: _Attempt) -> Iterator[Event | None]:
+    def _followed(self, now: _Attempt, late: Follower) -> Iterator[Event | None]:
         """What the worker says, until it is gone and everything is heard."""
         # Until model and data have loaded it speaks in the staging folder, then in the run's own ledger.
-        early, late = Follower(), Follower()
-        if self._resume is not None:
-            late.read(self._run.ledger)  # what earlier attempts wrote is not news
+        early = Follower()
         heard = 0  # of the early events: the run's own ledger begins this attempt with all of them
         while True:
             status = now.process.poll()
@@ -338,8 +339,7 @@ class Supervisor:
         elif meaning == ExitCode.LOCKED:
             self._give_up("folder_locked", meaning, folder=str(self._run.root))
         elif meaning == ExitCode.NO_RESOURCE and self._begun and self._attempt.ending is None:
-            # Its disk was so full that it took no last line.
-            self._give_up("disk_full", meaning, path=str(self._run.root))
+            self._give_up("disk_full", meaning, path=str(self._run.root))  # it took no last line
 
     def _give_up(self, code: str, exit_code: ExitCode, **fields: Any) -> None:
         assert self._attempt is not None
