@@ -14,7 +14,7 @@ from lorasmith.errors import LockedError
 from lorasmith.locking import FolderLock
 from lorasmith.run_folder import RunFolder
 from lorasmith.runtime import leftovers
-from lorasmith.runtime.leftovers import clear_staging, end_orphan, remove_unfinished
+from lorasmith.runtime.leftovers import clear_staging, end_orphan, let_go_for_the_dead, remove_unfinished
 from lorasmith.runtime.processes import Output, WorkerProcess, launch
 from tests.runs.workshop import tree
 
@@ -164,3 +164,13 @@ def test_staging_is_taken_away(run: RunFolder) -> None:
     clear_staging(run)
     assert not run.staging.exists()
     assert list(run.root.iterdir()) == []
+
+
+def test_the_lock_of_one_that_was_killed_is_taken_away(run: RunFolder) -> None:
+    let_go_for_the_dead(run)
+    run.worker_lock.write_text(' {"pid": 1}')
+    let_go_for_the_dead(run)
+    assert not run.worker_lock.exists()
+    with FolderLock(run.worker_lock):  # it lives
+        let_go_for_the_dead(run)
+        assert run.worker_lock.exists()
