@@ -29,7 +29,7 @@ from tests.faults.watched_files import Change, Record, watched
 from tests.runs.workshop import Workshop, digest, load, stage
 
 SEED = 1
-MOST = 400  # disks of one moment; more are drawn by chance
+MOST = 300  # disks of one moment; more are drawn by chance
 LONG = 100 * int(os.environ.get("FAULT_RUNS", "200"))
 SMALL: dict[tuple[str, str], Any] = {
     ("cadence", "save_every"): 1,

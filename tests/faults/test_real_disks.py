@@ -258,7 +258,7 @@ def test_a_disk_that_is_mounted_read_only(small: Workshop) -> None:
 # -- many starts -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("count", [10, pytest.param(50, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [8, pytest.param(50, marks=pytest.mark.long)])
 def test_of_many_starts_at_once_one_runs(workshop: Workshop, count: int) -> None:
     """The others end with exit 3, and not a line, state or folder is theirs."""
     workshop.new(1)

@@ -301,3 +301,28 @@ def test_the_plan_is_looked_at_again_once_the_folder_is_held(run: RunFolder) -> 
 def test_no_torch_above_the_worker() -> None:
     code = "import sys, lorasmith.runtime.supervisor, lorasmith.runtime.starting; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_a_full_disk_is_told_by_the_heart(run: RunFolder) -> None:
+    """At once and once, as the ledger cannot say it; again only after a state was saved meanwhile."""
+
+    def act(worker: Played, look: int) -> int | None:
+        if look == 1:
+            worker.take_place()
+        elif look == 9:
+            worker.say(*(worker.step(number) for number in range(1, 9)))
+            worker.save(8)
+        elif look == 15:
+            return int(ExitCode.NO_RESOURCE)
+        waiting = {5: 3, 6: 4, 7: 0, 8: 7, 12: 1}.get(look, 0)
+        worker.beat(look, "step", look, waiting)
+        return None
+
+    watched = Watched(run, act)
+    told = [(type(event).__name__, getattr(event, "code", "")) for event in watched.follow()]
+    assert told.count(("Warned", "lines_wait")) == 2
+    assert told.index(("Warned", "lines_wait")) < told.index(("StepCompleted", ""))
+    assert watched.exit_code == ExitCode.NO_RESOURCE
+    assert told[-1] == ("GivenUp", "disk_full"), "the worker had no last word"
+    kept = read_events(run.supervisor_log)
+    assert [event.fields["step"] for event in kept if isinstance(event, Warned)] == [5, 12]
