@@ -65,7 +65,8 @@ class Silence:
     def look(self, seconds: float, beat: Heartbeat | None) -> bool:
         """`seconds` after the last look the newest beat is this; None: it could not be read, which says nothing.
 
-        Whether a step was completed meanwhile, by what the beats say: on a full disk the ledger is silent.
+        Whether a step was completed meanwhile whose line waits for room on the disk: the only time beats are believed
+        in place of the ledger.
         """
         self.seconds += seconds
         if beat is None or beat == self._last:
@@ -74,7 +75,7 @@ class Silence:
         if self._last is not None and self._last.phase == beat.phase == "step" and beat.beat > self._last.beat:
             self._measured(self.seconds / (beat.beat - self._last.beat))
             self._was_measured = True
-            has_moved = beat.step > self._last.step
+            has_moved = beat.waiting > 0 and beat.step > self._last.step
         self._last = beat
         self.seconds = 0.0
         return has_moved

@@ -232,7 +232,7 @@ def test_a_run_whose_ledger_is_silent_moves_by_its_beats() -> None:
     """On a full disk the steps are told of later: a run is not out of time for that."""
     silence, budget = Silence(300), Budget(1, 10, 1)
     for number in range(1, 400):
-        if silence.look(1.0, Heartbeat(step=number // 4, phase="step", beat=number)):
+        if silence.look(1.0, Heartbeat(step=number // 4, phase="step", beat=number, waiting=number)):
             budget.moved()
         budget.look(1.0, silence.phase)
         if budget.is_reached:
@@ -240,7 +240,7 @@ def test_a_run_whose_ledger_is_silent_moves_by_its_beats() -> None:
             budget.raise_for(10)
     assert budget.spent == 399
     for number in range(400, 420):  # beats without a step
-        assert not silence.look(1.0, Heartbeat(step=99, phase="step", beat=number))
+        assert not silence.look(1.0, Heartbeat(step=99, phase="step", beat=number, waiting=400))
         budget.look(1.0, silence.phase)
     assert not budget.is_moving(5.0)
 
@@ -248,8 +248,9 @@ def test_a_run_whose_ledger_is_silent_moves_by_its_beats() -> None:
 def test_a_beat_of_another_phase_or_attempt_completes_no_step() -> None:
     silence = Silence(300)
     for step, phase, beat in ((500, "step", 9), (0, "loading", 1), (500, "step", 9), (10, "step", 1), (10, "step", 2)):
-        assert not silence.look(1.0, Heartbeat(step=step, phase=phase, beat=beat))
-    assert silence.look(1.0, Heartbeat(step=11, phase="step", beat=3))
+        assert not silence.look(1.0, Heartbeat(step=step, phase=phase, beat=beat, waiting=1))
+    assert silence.look(1.0, Heartbeat(step=11, phase="step", beat=3, waiting=1))
+    assert not silence.look(1.0, Heartbeat(step=12, phase="step", beat=4)), "the ledger speaks for itself"
 
 
 def test_a_backlog_is_news_once() -> None:
