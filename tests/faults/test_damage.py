@@ -17,11 +17,12 @@ from typing import Any
 
 import pytest
 
+from lorasmith import saved_states
 from lorasmith.demo.miniature import draw_pictures
 from lorasmith.errors import ExitCode
 from lorasmith.events import RunStarted, StepCompleted, Warned
 from lorasmith.messages import LANGUAGES
-from lorasmith.saved_states import find_states, newest_good
+from lorasmith.saved_states import MANIFEST, find_states, newest_good
 from lorasmith.ui.words import Words
 from tests.runs.workshop import Workshop, tree
 
@@ -105,6 +106,20 @@ def test_every_flipped_bit_is_found(shelf: Shelf, name: str) -> None:
     say(f"{name}: {tried.count} flipped bits, {len(tried.unseen)} unseen (seed {SEED})")
     assert tried.count == FLIPS
     assert tried.unseen == []
+
+
+def test_without_the_hashes_they_would_not_be(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So the test above can fail: sizes alone tell nothing of a flipped bit."""
+
+    def believed(path: Path) -> str:
+        listed = json.loads((path.parent / MANIFEST).read_bytes())["files"]
+        return str(listed[path.name]["sha256"])
+
+    monkeypatch.setattr(saved_states, "sha256_of", believed)
+    with Tried(shelf, "optimizer.pt") as tried:
+        for place in range(0, len(tried.whole), len(tried.whole) // 50):
+            tried.content(tried.whole[:place] + bytes([tried.whole[place] ^ 1]) + tried.whole[place + 1 :], str(place))
+    assert len(tried.unseen) == tried.count >= 50
 
 
 def borders(name: str, content: bytes) -> list[int]:
