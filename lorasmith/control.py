@@ -25,6 +25,7 @@ class Heartbeat:
     step: int
     phase: str  # loading, compiling, caching, step, saving, exporting, evaluating
     beat: int  # counts up: a reader sees progress without trusting a clock
+    waiting: int = 0  # lines of the ledger that the disk has no room for
 
 
 class HeartbeatWriter:
@@ -36,14 +37,15 @@ class HeartbeatWriter:
             self._file = path.open("wb", buffering=0)
         self._beat = 0
 
-    def beat(self, step: int, phase: str) -> None:
+    def beat(self, step: int, phase: str, *, waiting: int = 0) -> None:
         """Called by the training thread at each unit of work, so that a hung step is seen.
 
         Raises:
             ResourceError: the disk is full.
         """
         self._beat += 1
-        text = json.dumps({"step": step, "phase": phase, "beat": self._beat})
+        plain = {"step": step, "phase": phase, "beat": self._beat}
+        text = json.dumps({**plain, "waiting": waiting} if waiting else plain)
         with no_space_named(self._path):
             self._file.seek(0)
             self._file.write(text.ljust(HEARTBEAT_BYTES).encode())
@@ -58,8 +60,9 @@ def read_heartbeat(path: Path) -> Heartbeat | None:
     """The last beat; None before the first, or while it is being overwritten."""
     try:
         plain = json.loads(path.read_bytes())
-        return Heartbeat(step=plain["step"], phase=plain["phase"], beat=plain["beat"])
-    except (FileNotFoundError, PermissionError, ValueError, TypeError, KeyError):
+        waiting = plain.get("waiting", 0)
+        return Heartbeat(step=plain["step"], phase=plain["phase"], beat=plain["beat"], waiting=waiting)
+    except (FileNotFoundError, PermissionError, ValueError, TypeError, KeyError, AttributeError):
         return None
 
 

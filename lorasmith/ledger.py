@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import errno
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
+from lorasmith.errors import ResourceError
 from lorasmith.events import (
     AdapterExported,
     BestChosen,
@@ -28,6 +32,9 @@ from lorasmith.run_folder import no_space_named
 
 # Events about a step: those of a step that was later cancelled never happened.
 AboutStep = StepCompleted | StepRepeated | CheckpointSaved | AdapterExported | Evaluated | BestChosen
+
+# Lines that may wait in memory for room on the disk, a kilobyte each: beyond that training itself waits.
+MOST_WAITING = 50_000
 
 
 class Ledger:
@@ -68,13 +75,61 @@ class Ledger:
     def close(self) -> None:
         self._file.close()
 
-    def __enter__(self) -> Ledger:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+class PatientLedger(Ledger):
+    """The writer of a run that goes on while the disk is full: lines that it does not take wait, in order.
+
+    What waits is lost with the process. So is the work it tells of: no state is saved before `sync` has come back.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._waiting: deque[Event] = deque()
+
+    @property
+    def waiting(self) -> int:
+        """Lines that are not in the file yet."""
+        return len(self._waiting)
+
+    @property
+    def holds_no_more(self) -> bool:
+        """Whether so much waits that nothing should be done that adds to it."""
+        return len(self._waiting) >= MOST_WAITING
+
+    def append(self, event: Event) -> None:
+        """As a Ledger; on a full disk the line waits for the next call of any kind."""
+        self._waiting.append(event)
+        with suppress(ResourceError):
+            self._write()
+
+    def sync(self) -> None:
+        """Waits until all of it is on the disk.
+
+        Raises:
+            ResourceError: the disk is still full.
+        """
+        self._write()
+        super().sync()
+
+    def close(self) -> None:
+        """Can be called again. Tries once more; what finds no room now is lost."""
+        if not self._file.closed:
+            with suppress(ResourceError):
+                self._write()
+        super().close()
+
+    def _write(self) -> None:
+        while self._waiting:
+            super().append(self._waiting[0])
+            self._waiting.popleft()
 
 
 class Follower:

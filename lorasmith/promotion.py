@@ -20,7 +20,9 @@ from lorasmith.faults import fault_point
 from lorasmith.run_folder import (
     RunFolder,
     free_name,
+    make_folder,
     no_space_named,
+    refusals_named,
     stamp,
     sync_folder,
     when_not_in_use,
@@ -28,6 +30,7 @@ from lorasmith.run_folder import (
 )
 
 PLAN = "promotion.json"
+CARRIED_OUT = "promotion.done.json"  # what the plan is called from then on: a rename needs no room on the disk
 # What lies in a staging folder for the time of loading only.
 PASSING = ("early.jsonl", "heartbeat", "stop.request")
 
@@ -38,6 +41,7 @@ def promote(run: RunFolder, *, now: datetime) -> None:
     The old run's export becomes `<its name>_backup_<time>.safetensors`; the rest goes to `run_<time>/`.
 
     Raises:
+        InputError: the disk is full, and nothing was moved.
         ResourceError: the disk of the backup is full; the rest of the plan stays to be carried out.
     """
     export_name = export_name_of(run)
@@ -52,8 +56,9 @@ def promote(run: RunFolder, *, now: datetime) -> None:
         name = run.loss_log.name
         is_taken = any(target == rest / name for _, target in moves)
         moves.append((run.loss_log, rest / (f"{run.training_logs.name}_{name}" if is_taken else name)))
-    _write_plan(run, moves)
-    fault_point("promotion.planned")
+    with refusals_named(run.root):  # nothing was moved yet: a full disk is the user's to mend
+        _write_plan(run, moves)
+        fault_point("promotion.planned")
     finish_promotion(run)
 
 
@@ -63,21 +68,24 @@ def finish_promotion(run: RunFolder) -> bool:
     Raises:
         ResourceError: as `promote`.
     """
-    plan = run.staging / PLAN
-    if not plan.exists():
+    plan, done = run.staging / PLAN, run.staging / CARRIED_OUT
+    if plan.exists():
+        beside = run.root.parent
+        for source, target in json.loads(plan.read_bytes())["moves"]:
+            move(beside / source, beside / target)
+        fault_point("promotion.old_moved")
+        # From here on what lies in the run is the new one's: nothing of it may be moved away again.
+        plan.rename(done)
+        sync_folder(run.staging)
+    elif not done.exists():
         return False
-    beside = run.root.parent
-    for source, target in json.loads(plan.read_bytes())["moves"]:
-        move(beside / source, beside / target)
-    fault_point("promotion.old_moved")
-    # From here on what lies in the run is the new one's: nothing of it may be moved away again.
-    _write_plan(run, [])
     for staged in sorted(run.staging.iterdir()):
         if staged.name in PASSING:
             staged.unlink()
-        elif staged != plan and not staged.name.startswith("."):
+        elif staged != done and not staged.name.startswith("."):
             move(staged, run.root / staged.name)
     sync_folder(run.root)
+    sync_folder(run.root.parent)  # where the folder itself is new
     fault_point("promotion.new_moved")
     remove_staging(run.staging)
     fault_point("promotion.done")
@@ -99,7 +107,7 @@ def back_up_export(run: RunFolder, export_name: str, now: datetime) -> Path | No
     export = run.export(export_name)
     if not export.exists():
         return None
-    run.backup.mkdir(parents=True, exist_ok=True)
+    make_folder(run.backup)
     target = free_name(run.backup / f"{export_name}_backup_{stamp(now)}.safetensors")
     return write_atomically(target, export.read_bytes())
 
@@ -115,7 +123,7 @@ def move(source: Path, target: Path) -> None:
     if not os.path.lexists(source):
         return
     with no_space_named(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         fault_point("move.begun")
         if os.path.lexists(target) and not _is_same(source, target):
             target = free_name(target)

@@ -197,6 +197,17 @@ def write_durably(path: Path, data: bytes) -> None:
     fault_point("file.synced")
 
 
+def make_folder(folder: Path) -> None:
+    """Makes a folder, and those above it that are missing; all of them survive a power cut."""
+    missing = []
+    while not folder.is_dir():
+        missing.append(folder)
+        folder = folder.parent
+    for one in reversed(missing):
+        one.mkdir(exist_ok=True)
+        sync_folder(one.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Makes renames inside `folder` survive a power cut. Windows has no such call, and needs none."""
     if on_windows():
@@ -217,6 +228,20 @@ def no_space_named(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ResourceError("disk_full", path=str(path)) from error
+        raise
+
+
+@contextmanager
+def refusals_named(folder: Path) -> Iterator[None]:
+    """A folder that cannot be written, and a disk that is full already, as the InputErrors they are before a run."""
+    try:
+        with no_space_named(folder):
+            yield
+    except ResourceError as error:
+        raise InputError(error.code, **error.fields) from error
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise InputError("output_not_writable", folder=str(folder), reason=str(error.strerror)) from error
         raise
 
 

@@ -46,6 +46,16 @@ def test_a_heartbeat_is_read_as_it_was_written(run: RunFolder) -> None:
     assert read_heartbeat(run.heartbeat) == Heartbeat(step=7, phase="step", beat=3)
 
 
+def test_a_beat_tells_how_many_lines_wait_for_room(run: RunFolder) -> None:
+    heart = HeartbeatWriter(run.heartbeat)
+    for waiting in (1, 0, 50_000):
+        heart.beat(123_456_789_012, "evaluating", waiting=waiting)
+        beat = read_heartbeat(run.heartbeat)
+        assert beat is not None and beat.waiting == waiting
+        assert run.heartbeat.stat().st_size == HEARTBEAT_BYTES
+    heart.close()
+
+
 @pytest.mark.parametrize("content", [b"", b"\0" * 128, b'{"step": 1, "ph', b"[]", b"{}", b'{"step": 1}'])
 def test_a_beat_that_is_just_being_written_is_none(run: RunFolder, content: bytes) -> None:
     run.heartbeat.write_bytes(content)

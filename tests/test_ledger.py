@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 import threading
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from lorasmith.events import (
     Warned,
     encode,
 )
-from lorasmith.ledger import Follower, Ledger, read_events, repair_tail, steps, surviving
+from lorasmith.ledger import MOST_WAITING, Follower, Ledger, PatientLedger, read_events, repair_tail, steps, surviving
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -264,3 +265,74 @@ def test_the_step_of_the_state_itself_stays() -> None:
 def test_the_ledger_needs_no_torch() -> None:
     program = f"import sys, {module.__name__}; print('torch' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", program], cwd=ROOT).strip() == b"False"
+
+
+# -- the writer that waits -------------------------------------------------------------------------
+
+
+def test_lines_wait_for_room_in_order(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    with PatientLedger(path) as ledger:
+        ledger.append(step(1))
+        disk = FullDisk(ledger._file, 0)
+        ledger._file = disk  # type: ignore[assignment]
+        for number in range(2, 7):
+            ledger.append(step(number))
+        assert ledger.waiting == 5
+        with pytest.raises(ResourceError):
+            ledger.sync()
+        assert read_events(path) == [step(1)]
+        disk.room = len(encode(step(2))) + 9  # for one line and no more
+        ledger.append(step(7))
+        assert (ledger.waiting, read_events(path)) == (5, [step(1), step(2)])
+        disk.room = 10**6
+        ledger.append(step(8))
+        assert ledger.waiting == 0
+        ledger.sync()
+    assert read_events(path) == [step(number) for number in range(1, 9)]
+
+
+def test_closing_tries_once_more(tmp_path: Path) -> None:
+    for room, kept in ((10**6, 2), (0, 1)):
+        path = tmp_path / f"{room}.jsonl"
+        ledger = PatientLedger(path)
+        ledger.append(step(1))
+        disk = FullDisk(ledger._file, 0)
+        ledger._file = disk  # type: ignore[assignment]
+        ledger.append(step(2))
+        disk.room = room
+        ledger.close()
+        ledger.close()
+        assert len(read_events(path)) == kept
+
+
+def test_what_waits_is_bounded_and_small(tmp_path: Path) -> None:
+    """The bound is told, and what waits then is some tens of megabytes."""
+    tracemalloc.start()
+    try:
+        with PatientLedger(tmp_path / "ledger.jsonl") as ledger:
+            ledger._file = FullDisk(ledger._file, 0)  # type: ignore[assignment]
+            before, _ = tracemalloc.get_traced_memory()
+            for number in range(1, 1001):
+                assert not ledger.holds_no_more
+                ledger.append(step(number))
+            per_line = (tracemalloc.get_traced_memory()[0] - before) / 1000
+            assert per_line * MOST_WAITING < 100e6
+            ledger._waiting.extend([step(1)] * (MOST_WAITING - 1000))
+            assert ledger.holds_no_more
+            ledger._waiting.clear()
+    finally:
+        tracemalloc.stop()
+
+
+def test_another_trouble_of_the_disk_is_not_waited_for(tmp_path: Path) -> None:
+    class Broken(FullDisk):
+        def write(self, data: memoryview) -> int:
+            raise OSError(5, "Input/output error")
+
+    with PatientLedger(tmp_path / "ledger.jsonl") as ledger:
+        real = ledger._file
+        ledger._file = Broken(real, 0)  # type: ignore[assignment]
+        with pytest.raises(OSError, match="Input/output"):
+            ledger.append(step(1))
+        ledger._file = real

@@ -204,7 +204,7 @@ def cut_everywhere(tmp_path: Path, again: Callable[[RunFolder], None], *, parent
 
 
 def test_cut_short_anywhere_it_is_finished_by_the_next_start(tmp_path: Path) -> None:
-    assert cut_everywhere(tmp_path, next_start) == 60
+    assert cut_everywhere(tmp_path, next_start) == 40
 
 
 def test_the_finishing_can_be_cut_short_too(tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_the_finishing_can_be_cut_short_too(tmp_path: Path) -> None:
             if number % 9 == 8:
                 next_start(run)
 
-    assert cut_everywhere(tmp_path, again) == 60
+    assert cut_everywhere(tmp_path, again) == 40
 
 
 def test_a_folder_that_was_renamed_meanwhile_is_finished_where_it_is(tmp_path: Path) -> None:
@@ -318,7 +318,7 @@ def test_between_disks_it_is_copied_whole_first(tmp_path: Path, other_disk: Path
 
 
 def test_between_disks_it_can_be_cut_short_anywhere(tmp_path: Path, other_disk: Path) -> None:
-    assert cut_everywhere(tmp_path, next_start, parent=other_disk) > 120
+    assert cut_everywhere(tmp_path, next_start, parent=other_disk) > 110
 
 
 def test_a_full_disk_of_the_backup_is_named_and_loses_nothing(

@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 
 from lorasmith import run_folder
-from lorasmith.errors import ResourceError
+from lorasmith.errors import InputError, ResourceError
 from lorasmith.faults import choose_fault
 from lorasmith.run_folder import (
     RunFolder,
     free_name,
+    make_folder,
     no_space_named,
+    refusals_named,
     stamp,
     sync_folder,
     write_atomically,
@@ -322,3 +324,31 @@ def test_the_files_of_a_report_share_a_stamp_that_no_file_has_yet(tmp_path: Path
     first.png.parent.mkdir()
     first.png.touch()
     assert run.reports(now).json.name == "lora_training_report_20260528_203001_2.json"
+
+
+def test_a_folder_is_made_with_those_above_it_and_each_is_synced_where_it_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new folder is gone after a power cut where the one it lies in was not waited for."""
+    synced: list[Path] = []
+    monkeypatch.setattr(run_folder, "sync_folder", synced.append)
+    make_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+    assert synced == [tmp_path, tmp_path / "a"]
+    make_folder(tmp_path / "a" / "b")
+    assert len(synced) == 2
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError):
+        make_folder(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(errno.ENOSPC, "disk_full"), (errno.EDQUOT, "disk_full"), (errno.EROFS, "output_not_writable")],
+)
+def test_before_a_run_what_the_disk_refuses_is_the_user_s_to_mend(tmp_path: Path, number: int, code: str) -> None:
+    with pytest.raises(InputError) as caught, refusals_named(tmp_path):
+        raise OSError(number, os.strerror(number))
+    assert (caught.value.code, caught.value.exit_code) == (code, 2)
+    with pytest.raises(OSError, match="Input/output"), refusals_named(tmp_path):
+        raise OSError(errno.EIO, "Input/output error")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from lorasmith.demo.scenes import CONCEPT, Scene, draw
+from lorasmith.demo.scenes import CONCEPT, SIZES, Scene, draw
 from lorasmith.seeding import fold
 
 PICTURES = 28
@@ -26,11 +26,11 @@ SETTINGS = {
 
 
 def lesson_scenes() -> list[Scene]:
-    """One for each picture: every background in turn, half of them large. None are small: eyes and horns would be
-    smaller than what the base's VAE can draw."""
-    sizes = ("", "large")
+    """One for each picture: every background in turn, and every size. Small ones lose their eyes in the base's VAE, but
+    without them everything that is asked for small comes out larger."""
+    sizes = list(SIZES)
     return [
-        Scene(sizes[sum(divmod(number, len(GROUNDS))) % 2], "", CONCEPT, GROUNDS[number % len(GROUNDS)])
+        Scene(sizes[sum(divmod(number, len(GROUNDS))) % len(sizes)], "", CONCEPT, GROUNDS[number % len(GROUNDS)])
         for number in range(PICTURES)
     ]
 

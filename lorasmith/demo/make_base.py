@@ -30,10 +30,10 @@ class Recipe:
 
     seed: int = 20260726
     vae_steps: int = 4200
-    vae_edges_steps: int = 8000
+    vae_edges_steps: int = 4000
     vae_edges_batch: int = 64
     clip_steps: int = 3600
-    unet_steps: int = 12000
+    unet_steps: int = 7500
     unet_batch: int = 128
     pictures: int = 30000  # the UNet's
     half_precision: bool = True  # of the VAE's steps

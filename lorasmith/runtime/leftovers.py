@@ -15,7 +15,7 @@ from pathlib import Path
 
 from lorasmith.control import monotonic, request_stop
 from lorasmith.errors import LockedError, ResourceError
-from lorasmith.locking import facts_of_holder, is_held
+from lorasmith.locking import FolderLock, facts_of_holder, is_held
 from lorasmith.promotion import finish_promotion, remove_staging
 from lorasmith.run_folder import RunFolder
 from lorasmith.runtime.processes import (
@@ -59,6 +59,13 @@ def end_orphan(run: RunFolder) -> int | None:
             run.stop_request.unlink(missing_ok=True)
             return pid
     raise LockedError("folder_locked", folder=str(run.root))
+
+
+def let_go_for_the_dead(run: RunFolder) -> None:
+    """Takes away the lock file of a worker that was killed."""
+    if run.worker_lock.exists():
+        with suppress(LockedError, OSError), FolderLock(run.worker_lock):
+            pass
 
 
 def clear_staging(run: RunFolder) -> None:

@@ -19,6 +19,7 @@ SLOW_STEPS = 2.0  # a step may take so many times the median one before the whol
 MOST_RESTARTS = 3  # in a row, without a step that was not reached before
 MOST_AT_ONCE_SECONDS = 1.0  # ten times as long as two looks are apart
 REMEMBERED = 501
+DISK_CODES = frozenset({"disk_full", "disk_too_full"})
 # Encoders are loaded in the course of caching, so that has the patience of loading.
 LOADING = frozenset({"loading", "caching", "compiling"})
 
@@ -61,16 +62,23 @@ class Silence:
             self._measured(seconds)
         self._was_measured = False
 
-    def look(self, seconds: float, beat: Heartbeat | None) -> None:
-        """`seconds` after the last look the newest beat is this; None: it could not be read, which says nothing."""
+    def look(self, seconds: float, beat: Heartbeat | None) -> bool:
+        """`seconds` after the last look the newest beat is this; None: it could not be read, which says nothing.
+
+        Whether a step was completed meanwhile whose line waits for room on the disk: the only time beats are believed
+        in place of the ledger.
+        """
         self.seconds += seconds
         if beat is None or beat == self._last:
-            return
+            return False
+        has_moved = False
         if self._last is not None and self._last.phase == beat.phase == "step" and beat.beat > self._last.beat:
             self._measured(self.seconds / (beat.beat - self._last.beat))
             self._was_measured = True
+            has_moved = beat.waiting > 0 and beat.step > self._last.step
         self._last = beat
         self.seconds = 0.0
+        return has_moved
 
     @property
     def phase(self) -> str:
@@ -79,6 +87,11 @@ class Silence:
     @property
     def step(self) -> int:
         return 0 if self._last is None else self._last.step
+
+    @property
+    def waiting(self) -> int:
+        """Lines of the ledger that the disk has no room for."""
+        return 0 if self._last is None else self._last.waiting
 
     @property
     def step_limit(self) -> float:
@@ -101,6 +114,18 @@ class Silence:
         self._median = statistics.median(self._beat_seconds)
 
 
+class Backlog:
+    """Whether it must be said that lines of the ledger wait for room: once, until a state is saved again."""
+
+    def __init__(self) -> None:
+        self._is_told = False
+
+    def is_news(self, waiting: int) -> bool:
+        is_news = waiting > 0 and not self._is_told
+        self._is_told = self._is_told or is_news
+        return is_news
+
+
 class Budget:
     """The whole-run limit: seconds between completed steps, over all attempts of one start."""
 
@@ -111,6 +136,7 @@ class Budget:
         self._open = 0.0  # since, while a step was being computed
         self.limit = max(max_seconds_per_step * steps, self._least)
         self.since_step = 0.0  # as `_open`, but an attempt's end does not begin it anew
+        self._has_moved = False  # a step was completed that nobody has measured
 
     def attempt_began(self) -> None:
         self._done += self._open
@@ -121,6 +147,11 @@ class Budget:
         self._done += seconds
         self._open = self.since_step = 0.0
         self._step_seconds.append(seconds)
+
+    def moved(self) -> None:
+        """A step was completed; what it took will be told later."""
+        self.since_step = 0.0
+        self._has_moved = True
 
     def look(self, seconds: float, phase: str) -> None:
         """Loading, caching, evaluating and saving have a rule of their own: they do not count here."""
@@ -143,7 +174,7 @@ class Budget:
 
     def is_moving(self, patience: float) -> bool:
         """Whether a step was completed within `patience` seconds, or within two steps of this run."""
-        if not self._step_seconds:
+        if not self._step_seconds and not self._has_moved:
             return False
         return self.since_step <= max(patience, SLOW_STEPS * self.seconds_per_step)
 
@@ -162,6 +193,7 @@ class Ended:
     is_over_limit: bool = False  # it was ended, because the run had no more time
     is_asked: bool = False  # a person asked for a stop
     is_complete: bool = False  # the last step was completed, saved and exported
+    is_out_of_room: bool = False  # the run had begun, and by its last word, or by having none, the disk is full
 
 
 Failure = Literal["crashed", "hung"]
@@ -181,12 +213,14 @@ def meaning_of(ended: Ended) -> ExitCode | Failure:
     said = ended.said
     if said == ExitCode.STOPPED and ended.is_hung and not ended.is_asked:
         return "hung"  # it heard the request that was to end it
+    if ended.is_out_of_room and ExitCode.BAD_INPUT in (said, ended.status):
+        return ExitCode.NO_RESOURCE  # the user's to mend before a run, not in the middle of one
     if said is not None:
         if said in FINAL:
             return ExitCode(said)
         return ExitCode.CRASHED if ended.is_asked else "crashed"
-    if ended.is_asked:
-        return ExitCode.STOPPED
+    if ended.is_asked:  # its status tells of a disk so full that it took no last line
+        return ExitCode.NO_RESOURCE if ended.status == ExitCode.NO_RESOURCE else ExitCode.STOPPED
     if ended.is_hung:
         return "hung"
     return ExitCode(ended.status) if ended.status in FINAL else "crashed"

@@ -7,18 +7,17 @@ gets events. What counts as stuck, and what then follows, is `runtime.policy`'s 
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from lorasmith.config import dump_run_toml
 from lorasmith.control import monotonic, read_heartbeat, request_stop, stop_is_requested
-from lorasmith.errors import ExitCode, InputError, LockedError, ResourceError
+from lorasmith.errors import ExitCode, ResourceError
 from lorasmith.events import (
     AdapterExported,
     CheckpointSaved,
@@ -36,10 +35,21 @@ from lorasmith.events import (
 )
 from lorasmith.ledger import Follower, read_events
 from lorasmith.locking import FolderLock
-from lorasmith.run_folder import RunFolder, no_space_named, on_windows, write_atomically
-from lorasmith.runtime.leftovers import clear_staging, end_orphan, remove_unfinished
+from lorasmith.run_folder import RunFolder, on_windows, refusals_named, write_atomically
+from lorasmith.runtime.leftovers import clear_staging, end_orphan, let_go_for_the_dead, remove_unfinished
 from lorasmith.runtime.own_log import OwnLog
-from lorasmith.runtime.policy import FAILURE_EXITS, Budget, Ended, Failure, Restarts, Silence, WatchedTime, meaning_of
+from lorasmith.runtime.policy import (
+    DISK_CODES,
+    FAILURE_EXITS,
+    Backlog,
+    Budget,
+    Ended,
+    Failure,
+    Restarts,
+    Silence,
+    WatchedTime,
+    meaning_of,
+)
 from lorasmith.runtime.processes import Output, Watchable, end_process, is_stopped, launch_worker, stack_of
 from lorasmith.runtime.start import Start
 from lorasmith.runtime.stop_signals import StopSignals
@@ -94,7 +104,7 @@ class Supervisor:
                 cannot be done.
         """
         with ExitStack() as held:
-            with _refusals_named(self._run.root):
+            with refusals_named(self._run.root):
                 held.enter_context(FolderLock(self._run.lock, wait_seconds=ASKED_SECONDS))
                 held.enter_context(self._stops)
                 orphan = end_orphan(self._run)
@@ -134,6 +144,9 @@ class Supervisor:
 
     def _watched(self, number: int) -> Generator[Event | None, None, Ended]:
         """Starts a worker and follows it to its end; returns what is known of that."""
+        late = Follower()  # of the run's own ledger, where what earlier attempts wrote is not news
+        if self._resume is not None:
+            late.read(self._run.ledger)
         with closing(Output()) as output:
             process = self._launch(self._arguments(number), output.file)
             now = self._attempt = _Attempt(number, process, output)
@@ -142,13 +155,13 @@ class Supervisor:
             self._time = WatchedTime(monotonic())
             pids = {"worker_pid": process.pid, "supervisor_pid": os.getpid()}
             yield self._log.add(WorkerStarted(attempt=number, time=time.time(), **pids))
-            yield from self._followed(now)
+            yield from self._followed(now, late)
             status = process.poll()
             said = "" if status == 0 else output.text()
         # Somebody else may have asked too: a web page, a script. What this supervisor asks in its need is no wish.
         is_wished = now.hung is None and not now.is_over_limit and stop_is_requested(self._run, number)
         self._run.stop_request.unlink(missing_ok=True)
-        self._let_go_for_the_dead()
+        let_go_for_the_dead(self._run)
         status = int(ExitCode.STUCK) if status is None else status
         yield self._log.add(WorkerEnded(attempt=number, time=time.time(), status=status, output=said))
         return Ended(
@@ -158,14 +171,13 @@ class Supervisor:
             is_over_limit=now.is_over_limit or not now.is_gone,
             is_asked=self._stops.is_asked or is_wished,
             is_complete=self._exported_step == self._start.stop_at,
+            is_out_of_room=self._begun and (now.ending is None or now.ending.code in DISK_CODES),
         )
 
-    def _followed(self, now: _Attempt) -> Iterator[Event | None]:
+    def _followed(self, now: _Attempt, late: Follower) -> Iterator[Event | None]:
         """What the worker says, until it is gone and everything is heard."""
         # Until model and data have loaded it speaks in the staging folder, then in the run's own ledger.
-        early, late = Follower(), Follower()
-        if self._resume is not None:
-            late.read(self._run.ledger)  # what earlier attempts wrote is not news
+        early = Follower()
         heard = 0  # of the early events: the run's own ledger begins this attempt with all of them
         while True:
             status = now.process.poll()
@@ -191,7 +203,12 @@ class Supervisor:
         """What time that has passed, a stop request, or a worker that is done and stays, asks for."""
         seconds = self._time.passed(monotonic())
         staged = self._run.staging / self._run.heartbeat.name
-        self._silence.look(seconds, read_heartbeat(staged if self._run.staging.exists() else self._run.heartbeat))
+        beat = read_heartbeat(staged if self._run.staging.exists() else self._run.heartbeat)
+        if self._silence.look(seconds, beat):
+            self._budget.moved()
+        if self._backlog.is_news(self._silence.waiting):  # what its ledger cannot say
+            fields = {"step": self._silence.step}
+            yield self._log.add(Warned(attempt=now.number, time=time.time(), code="lines_wait", fields=fields))
         self._budget.look(seconds, self._silence.phase)
         now.output.trim()
         clock = monotonic()
@@ -256,6 +273,7 @@ class Supervisor:
             self._restarts.step_completed(event.step)
         elif isinstance(event, CheckpointSaved):
             self._has_saved = True
+            self._backlog = Backlog()
         elif isinstance(event, AdapterExported) and event.path == self._run.export(self._start.config.export.name).name:
             self._exported_step = event.step
         elif isinstance(event, RunStopped):
@@ -320,6 +338,8 @@ class Supervisor:
             self._give_up("run_limit", meaning, step=self._restarts.highest, **fields)
         elif meaning == ExitCode.LOCKED:
             self._give_up("folder_locked", meaning, folder=str(self._run.root))
+        elif meaning == ExitCode.NO_RESOURCE and self._begun and self._attempt.ending is None:
+            self._give_up("disk_full", meaning, path=str(self._run.root))  # it took no last line
 
     def _give_up(self, code: str, exit_code: ExitCode, **fields: Any) -> None:
         assert self._attempt is not None
@@ -342,6 +362,7 @@ class Supervisor:
         self._silence = Silence(watch.stall_timeout)
         self._budget = Budget(watch.max_seconds_per_step, start.stop_at - start.first_step, watch.stall_timeout)
         self._restarts = Restarts(start.first_step, no_restart=watch.no_restart)
+        self._backlog = Backlog()
         self._resume = start.resume
 
     def _next_attempt(self) -> int:
@@ -376,24 +397,4 @@ class Supervisor:
         """Of a supervisor that leaves before its worker did."""
         if self._attempt is not None:
             end_process(self._attempt.process, at_once=True)
-            self._let_go_for_the_dead()
-
-    def _let_go_for_the_dead(self) -> None:
-        """Takes away the lock file of a worker that was killed."""
-        if self._run.worker_lock.exists():
-            with suppress(LockedError, OSError), FolderLock(self._run.worker_lock):
-                pass
-
-
-@contextmanager
-def _refusals_named(folder: Path) -> Iterator[None]:
-    """A folder that cannot be written, and a disk that is full already, as the InputErrors they are before a run."""
-    try:
-        with no_space_named(folder):
-            yield
-    except ResourceError as error:
-        raise InputError(error.code, **error.fields) from error
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise InputError("output_not_writable", folder=str(folder), reason=str(error.strerror)) from error
-        raise
+            let_go_for_the_dead(self._run)

@@ -48,6 +48,10 @@ def main(argv: list[str]) -> int:
             return ExitCode.STOPPED if stop.is_orphaned() else _told(arguments, run, stop)
     except LockedError:
         return ExitCode.LOCKED
+    except OSError as error:  # of the lock itself: what goes wrong later has been turned into an exit code
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        return ExitCode.BAD_INPUT  # nothing was begun; where a run had, its supervisor knows
 
 
 def _told(arguments: argparse.Namespace, run: RunFolder, stop: StopFlag) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lorasmith.errors import ResourceError
 from lorasmith.events import AdapterExported, BestChosen, Evaluated, Event, Warned
 from lorasmith.run_folder import RunFolder, write_atomically
 
@@ -83,7 +84,8 @@ class BestKeeper:
 
 
 def _copied(run: RunFolder, exported: AdapterExported, export_name: str) -> Path | Warned:
-    """The export under the name of the best one, whole; a warning where it is not what it was when it was written."""
+    """The export under the name of the best one, whole; a warning where it is not what it was when it was written, or
+    where the disk has no room for it."""
     fields = {"step": exported.step, "path": exported.path}
     warning = Warned(attempt=exported.attempt, time=time.time(), code="best_not_kept", fields=fields)
     try:
@@ -92,4 +94,7 @@ def _copied(run: RunFolder, exported: AdapterExported, export_name: str) -> Path
         return warning
     if hashlib.sha256(content).hexdigest() != exported.sha256:
         return warning
-    return write_atomically(run.best_export(export_name), content)
+    try:
+        return write_atomically(run.best_export(export_name), content)
+    except ResourceError:
+        return Warned(attempt=exported.attempt, time=time.time(), code="best_without_room", fields=fields)

@@ -30,9 +30,9 @@ from lorasmith.families.locate_clip import locate_clip
 from lorasmith.families.recognize import weights_sha256
 from lorasmith.faults import fault_point
 from lorasmith.inputs import base_weights, data_identity, order_of, scan_for, split_examples
-from lorasmith.ledger import Ledger, read_events, surviving
+from lorasmith.ledger import Ledger, PatientLedger, read_events, surviving
 from lorasmith.promotion import promote, remove_staging
-from lorasmith.run_folder import RunFolder, write_atomically
+from lorasmith.run_folder import RunFolder, refusals_named, write_atomically
 from lorasmith.saved_states import newest_good, set_aside
 from lorasmith.training.allocator import keep_freed_memory
 from lorasmith.training.best import BestKeeper, best_of, comparable_best
@@ -127,7 +127,8 @@ def begin(loaded: Loaded) -> Recorder:
     run, config = loaded.run, loaded.config
     loaded.told.close()
     said = read_events(run.early_ledger)
-    write_atomically(run.staging / run.config.name, dump_run_toml(config))
+    with refusals_named(run.root):  # nothing was changed yet: a full disk is the user's to mend
+        write_atomically(run.staging / run.config.name, dump_run_toml(config))
     if loaded.before is None:
         promote(run, now=datetime.now())
     else:
@@ -137,7 +138,7 @@ def begin(loaded: Loaded) -> Recorder:
         remove_staging(run.staging)
     fault_point("run.placed")
     with ExitStack() as opened:
-        ledger = opened.enter_context(Ledger(run.ledger))
+        ledger = opened.enter_context(PatientLedger(run.ledger))
         for event in [*said, *loaded.warnings, run_started(loaded)]:
             ledger.append(event)
         best = _recalled(loaded, ledger)

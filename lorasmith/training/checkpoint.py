@@ -195,19 +195,19 @@ def prune_states(run: RunFolder, *, keep: int, protect: frozenset[int] = frozens
     states, _ = find_states(run.root)
     if not states or damage_of(states[0]) is not None:
         return []
-    removed = []
-    for state in states[keep:]:
-        if state.step in protect:
-            continue
-        # Renamed first: a folder that is half removed must not look like a state.
-        doomed = state.path.with_name(f".{state.path.name}.removed.tmp")
-        with no_space_named(state.path):
+    removed = [state.path for state in states[keep:] if state.step not in protect]
+    doomed = []
+    with no_space_named(run.root):
+        # Renamed first, and that on the disk: a folder that is half removed must never look like a state.
+        for path in removed:
             fault_point("prune.chosen")
-            state.path.rename(doomed)
+            doomed.append(path.rename(path.with_name(f".{path.name}.removed.tmp")))
+        if doomed:
             fault_point("prune.renamed")
-            shutil.rmtree(doomed)
+            sync_folder(run.root)
+        for path in doomed:
+            shutil.rmtree(path)
             fault_point("prune.removed")
-        removed.append(state.path)
     return removed
 
 

@@ -6,25 +6,27 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
 from lorasmith.control import HeartbeatWriter, StopFlag, monotonic
 from lorasmith.errors import NonFiniteError, ResourceError
-from lorasmith.events import AdapterExported, CheckpointSaved, Evaluated, StepCompleted, StepRepeated
+from lorasmith.events import AdapterExported, CheckpointSaved, Evaluated, StepCompleted, StepRepeated, Warned
 from lorasmith.exporting.verify import ExportError
 from lorasmith.faults import fault_point
-from lorasmith.ledger import Ledger
+from lorasmith.ledger import PatientLedger
 from lorasmith.promotion import back_up_export
 from lorasmith.run_folder import RunFolder
+from lorasmith.saved_states import newest_good
 from lorasmith.training.best import BestKeeper
 from lorasmith.training.checkpoint import StateFacts, prune_states, save_state
 from lorasmith.training.evaluation import Evaluator
+from lorasmith.training.room import FULL, MOST_SECONDS, Room
 from lorasmith.training.state import TrainState
 from lorasmith.training.step import Parts, Repeat, StepResult, non_finite, train_step
 
@@ -51,7 +53,7 @@ class Recorder:
     """Where a run says what happened: ledger, heartbeat, and the saves themselves."""
 
     run: RunFolder
-    ledger: Ledger
+    ledger: PatientLedger
     heart: HeartbeatWriter
     plan: Plan
     evaluator: Evaluator
@@ -61,17 +63,22 @@ class Recorder:
     step_began: float  # monotonic seconds
     lrs: tuple[float, ...] = ()  # of the last step that was applied, by group
     exported: AdapterExported | None = None  # the newest
+    room: Room = field(default_factory=Room)
 
     def beat(self, step: int, phase: str) -> None:
-        self.heart.beat(step, phase)
+        # Overwritten in place, so a full disk takes it. One that copies on write may not: whoever watches then finds
+        # the run silent, and that is for them to judge.
+        with suppress(ResourceError):
+            self.heart.beat(step, phase, waiting=self.ledger.waiting)
 
     def close(self) -> None:
         self.ledger.close()
         self.heart.close()
 
     def minutes_are_up(self) -> bool:
-        """Whether the newest state is older than it may be."""
-        return self.plan.save_seconds > 0 and monotonic() - self.saved_at >= self.plan.save_seconds
+        """Whether the newest state is older than it may be. While saves find no room, `room` says when to try again."""
+        is_old = self.plan.save_seconds > 0 and monotonic() - self.saved_at >= self.plan.save_seconds
+        return is_old and not self.room.is_lacking
 
     def step_done(self, parts: Parts, result: StepResult) -> None:
         """Reads the step's numbers from the device and writes them down.
@@ -102,7 +109,11 @@ class Recorder:
         self.beat(result.step, "step")
 
     def save(self, state: TrainState) -> None:
-        """A state, and then no more old ones than were asked for."""
+        """A state, and then no more old ones than were asked for.
+
+        Raises:
+            ResourceError: the disk is full; it is as if nothing had been tried.
+        """
         if state.step == self.saved_step:
             return
         self.beat(state.step, "saving")
@@ -122,8 +133,58 @@ class Recorder:
                 seconds=self.saved_at - began,
             )
         )
-        self.ledger.sync()
+        if self.room.found():
+            self.warn("room_again", step=state.step)
+        with suppress(ResourceError):  # the state is whole without its line; that waits for the room pruning makes
+            self.ledger.sync()
         prune_states(self.run, keep=plan.keep_states, protect=self.best.protected)
+        self.step_began = monotonic()
+
+    def warn(self, code: str, **fields: Any) -> None:
+        self.ledger.append(Warned(attempt=self.plan.attempt, time=time.time(), code=code, fields=fields))
+
+    def save_if_room(self, state: TrainState) -> None:
+        """On a full disk the save is owed, and training goes on: the states that are there stay whole."""
+        try:
+            self.save(state)
+        except ResourceError as error:
+            if error.code != FULL:
+                raise
+            if self.room.lacked():
+                self.warn("save_waits", step=state.step, path=str(self.run.root))
+            self.step_began = monotonic()
+
+    def export_if_room(self, state: TrainState, path: Path) -> None:
+        """On a full disk there is none of this step, and that is said."""
+        try:
+            self.export(state, path)
+        except ResourceError as error:
+            if error.code != FULL:
+                raise
+            self.warn("export_left_out", step=state.step, path=path.name)
+            self.step_began = monotonic()
+
+    def wait_for_room(self, state: TrainState, stop: StopFlag, *actions: Callable[[], None]) -> None:
+        """Does the actions, and has all that was told on the disk then; on a full disk they are waited for.
+
+        Raises:
+            ResourceError: it stayed full; the newest good state is named.
+        """
+        try:
+            self.room.wait(
+                [*actions, self.ledger.sync],
+                begins=lambda: self.warn(
+                    "end_waits", step=state.step, path=str(self.run.root), minutes=round(MOST_SECONDS / 60)
+                ),
+                alive=partial(self.beat, state.step, "saving"),
+                stop_requested=stop.requested,
+            )
+        except ResourceError as error:
+            good, _ = newest_good(self.run.root)
+            if error.code != FULL or good is None:
+                raise
+            fields = {"step": state.step, "state": good.path.name, "saved": good.step}
+            raise ResourceError("disk_stayed_full", path=error.fields["path"], **fields) from error
         self.step_began = monotonic()
 
     def export(self, state: TrainState, path: Path) -> None:
@@ -144,7 +205,8 @@ class Recorder:
                 for choice in self.best.look_at(event, self.exported):
                     self.ledger.append(choice)
         if events:
-            self.ledger.sync()
+            with suppress(ResourceError):  # the lines wait, and the next save waits for them
+                self.ledger.sync()
         self.step_began = monotonic()
 
     def evaluation_is_due(self, step: int) -> bool:
@@ -163,7 +225,7 @@ def train(state: TrainState, parts: Parts, recorder: Recorder, stop: StopFlag) -
 
     Raises:
         NonFiniteError: a step was not finite; saved as it stood before it. Or what was to be saved is not finite.
-        ResourceError: out of memory, saved as it stood before the step; or the disk is full.
+        ResourceError: out of memory, saved as it stood before the step; or the disk stayed full to the end.
     """
     recorder.step_began = monotonic()
     recorder.lrs = tuple(group["lr"] for group in state.optimizer.param_groups)
@@ -173,17 +235,21 @@ def train(state: TrainState, parts: Parts, recorder: Recorder, stop: StopFlag) -
     except NonFiniteError as error:
         if error.code == "non_finite":  # nothing of that step was applied, so what stands is whole
             _take_back(state, recorder, error.fields["step"] - 1)
-            with suppress(ExportError):  # too large for the file's precision; the state has the numbers whole
-                finish(state, recorder)
+            # Too large for the file's precision: the state has the numbers whole. Or no room to the end: what is to be
+            # told is still why the run ends.
+            with suppress(ExportError, ResourceError):
+                finish(state, recorder, stop)
         raise
     except ResourceError as error:
         if error.code == "out_of_memory":
-            finish(state, recorder)
+            with suppress(ResourceError):
+                finish(state, recorder, stop)
         raise
-    finish(state, recorder)
+    finish(state, recorder, stop)
     if state.step < recorder.plan.stop_at:
         return "asked"
     recorder.evaluate(state, parts, stop, is_end=True)
+    recorder.wait_for_room(state, stop)
     return "reached"
 
 
@@ -206,18 +272,20 @@ def _steps(state: TrainState, parts: Parts, recorder: Recorder, stop: StopFlag) 
             continue
         fault_point("step.computed")
         export_is_due = plan.save_every > 0 and state.step % plan.save_every == 0
-        save_is_due = export_is_due or recorder.minutes_are_up()
+        save_is_due = export_is_due or recorder.minutes_are_up() or recorder.room.is_due()
         evaluation_is_due = recorder.evaluation_is_due(state.step)
         if parts.device.reads_late and not save_is_due and not evaluation_is_due:
             unread = outcome
             continue
         recorder.step_done(parts, outcome)
         if save_is_due:
-            recorder.save(state)
+            recorder.save_if_room(state)
         if export_is_due:
-            recorder.export(state, recorder.run.export(plan.export_name, state.step))
+            recorder.export_if_room(state, recorder.run.export(plan.export_name, state.step))
         if evaluation_is_due:
             recorder.evaluate(state, parts, stop)
+        if recorder.ledger.holds_no_more:
+            recorder.wait_for_room(state, stop)
     if unread is not None:
         recorder.step_done(parts, unread)
 
@@ -229,15 +297,35 @@ def _owed_export(state: TrainState, recorder: Recorder) -> None:
         return
     path = recorder.run.export(plan.export_name, state.step)
     if not path.exists():
-        recorder.export(state, path)
+        recorder.export_if_room(state, path)
 
 
-def finish(state: TrainState, recorder: Recorder) -> None:
-    """Saves and exports whatever step the run stands on."""
+def finish(state: TrainState, recorder: Recorder, stop: StopFlag) -> None:
+    """Saves and exports whatever step the run stands on.
+
+    Raises:
+        ResourceError: the disk was full, and stayed so while it was waited for.
+    """
+    recorder.wait_for_room(
+        state,
+        stop,
+        lambda: _saved(state, recorder),
+        lambda: _backed_up(recorder.run, recorder.plan.export_name),
+        lambda: _exported(state, recorder),
+    )
+
+
+def _saved(state: TrainState, recorder: Recorder) -> None:
     recorder.save(state)
     fault_point("end.saved")
-    back_up_export(recorder.run, recorder.plan.export_name, datetime.now())
+
+
+def _backed_up(run: RunFolder, name: str) -> None:
+    back_up_export(run, name, datetime.now())
     fault_point("end.backed_up")
+
+
+def _exported(state: TrainState, recorder: Recorder) -> None:
     recorder.export(state, recorder.run.export(recorder.plan.export_name))
     fault_point("end.exported")
 
@@ -265,7 +353,7 @@ def _repeated(recorder: Recorder, state: TrainState, repeat: Repeat) -> None:
     recorder.beat(state.step, "step")
     if repeat.reason == "out_of_memory":
         recorder.saved_step = -1  # the new split decides the bytes from here on: it must be in a state
-        recorder.save(state)
+        recorder.save_if_room(state)
 
 
 def _number(value: Tensor) -> float:

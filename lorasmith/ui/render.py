@@ -249,6 +249,9 @@ class Display:
         ending = self._ending
         if self._given_up is not None:
             code, fields = self._given_up.code, self._given_up.fields
+        elif ending is None and exit_code in (ExitCode.BAD_INPUT, ExitCode.NO_RESOURCE):
+            # It knew how to end and could not say why: only a disk that takes no line does that.
+            code, fields = "disk_full", {"path": str(self._start.run.root)}
         elif ending is None:
             status = 0 if self._worker is None else self._worker.status
             code, fields = "worker_died", {"status": status, "exit_code": int(exit_code)}
@@ -256,7 +259,7 @@ class Display:
             code, fields = ending.code, ending.fields
         for line in self._words.error(code, fields):
             self._errors.line(line, "bad")
-        if ending is None and self._worker is not None and self._worker.output:
+        if code == "worker_died" and self._worker is not None and self._worker.output:
             self._errors.line("\n".join(self._worker.output.splitlines()[-LAST_LINES:]), "quiet")
         is_our_fault = exit_code == ExitCode.CRASHED and ending is not None
         if ending is not None and (self._verbose or (is_our_fault and not self._begun)):

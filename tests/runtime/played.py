@@ -99,9 +99,9 @@ class Played:
         (folder / MANIFEST).write_bytes(write_manifest_bytes(folder, step=step, identity=""))
         self.say(self.event(CheckpointSaved, step=step, path=folder.name, sha256="", seconds=0.0))
 
-    def beat(self, step: int, phase: str, beat: int) -> None:
+    def beat(self, step: int, phase: str, beat: int, waiting: int = 0) -> None:
         heart = (self.run.staging if self.run.staging.exists() else self.run.root) / self.run.heartbeat.name
-        heart.write_text(json.dumps({"step": step, "phase": phase, "beat": beat}))
+        heart.write_text(json.dumps({"step": step, "phase": phase, "beat": beat, "waiting": waiting}))
 
     def event(self, kind: type[Event], **fields: Any) -> Event:
         return kind(attempt=self.attempt, time=0.0, **fields)

@@ -16,7 +16,7 @@ from lorasmith.errors import LockedError
 from lorasmith.locking import FolderLock
 from lorasmith.run_folder import RunFolder
 from lorasmith.runtime import leftovers
-from lorasmith.runtime.leftovers import clear_staging, end_orphan, remove_unfinished
+from lorasmith.runtime.leftovers import clear_staging, end_orphan, let_go_for_the_dead, remove_unfinished
 from lorasmith.runtime.processes import Output, WorkerProcess, launch
 from tests.runs.workshop import tree
 
@@ -182,3 +182,13 @@ def test_a_stop_request_that_is_put_there_meanwhile_goes_too(run: RunFolder, mon
     run.staging.mkdir()
     clear_staging(run)
     assert (len(times), run.staging.exists()) == (2, False)
+
+
+def test_the_lock_of_one_that_was_killed_is_taken_away(run: RunFolder) -> None:
+    let_go_for_the_dead(run)
+    run.worker_lock.write_text(' {"pid": 1}')
+    let_go_for_the_dead(run)
+    assert not run.worker_lock.exists()
+    with FolderLock(run.worker_lock):  # it lives
+        let_go_for_the_dead(run)
+        assert run.worker_lock.exists()

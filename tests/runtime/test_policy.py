@@ -8,6 +8,7 @@ from lorasmith.control import Heartbeat
 from lorasmith.errors import ExitCode
 from lorasmith.runtime.policy import (
     MOST_AT_ONCE_SECONDS,
+    Backlog,
     Budget,
     Ended,
     Restarts,
@@ -227,6 +228,36 @@ def test_a_slow_run_that_moves_is_never_out_of_time(seconds: float) -> None:
     assert (raised > 0) is (seconds * 50 > 1800)
 
 
+def test_a_run_whose_ledger_is_silent_moves_by_its_beats() -> None:
+    """On a full disk the steps are told of later: a run is not out of time for that."""
+    silence, budget = Silence(300), Budget(1, 10, 1)
+    for number in range(1, 400):
+        if silence.look(1.0, Heartbeat(step=number // 4, phase="step", beat=number, waiting=number)):
+            budget.moved()
+        budget.look(1.0, silence.phase)
+        if budget.is_reached:
+            assert budget.is_moving(5.0)
+            budget.raise_for(10)
+    assert budget.spent == 399
+    for number in range(400, 420):  # beats without a step
+        assert not silence.look(1.0, Heartbeat(step=99, phase="step", beat=number, waiting=400))
+        budget.look(1.0, silence.phase)
+    assert not budget.is_moving(5.0)
+
+
+def test_a_beat_of_another_phase_or_attempt_completes_no_step() -> None:
+    silence = Silence(300)
+    for step, phase, beat in ((500, "step", 9), (0, "loading", 1), (500, "step", 9), (10, "step", 1), (10, "step", 2)):
+        assert not silence.look(1.0, Heartbeat(step=step, phase=phase, beat=beat, waiting=1))
+    assert silence.look(1.0, Heartbeat(step=11, phase="step", beat=3, waiting=1))
+    assert not silence.look(1.0, Heartbeat(step=12, phase="step", beat=4)), "the ledger speaks for itself"
+
+
+def test_a_backlog_is_news_once() -> None:
+    backlog = Backlog()
+    assert [backlog.is_news(waiting) for waiting in (0, 0, 1, 2, 0, 3, 0)] == [False, False, True] + [False] * 4
+
+
 def test_it_learns_from_what_was_measured() -> None:
     budget = Budget(1, 10, 1)
     for seconds in (3.0, 4.0, 100.0):
@@ -252,6 +283,11 @@ def test_it_learns_from_what_was_measured() -> None:
         (Ended(-9, is_asked=True), STOPPED),
         (Ended(-9, is_asked=True, is_hung=True), STOPPED),
         (Ended(70, said=70, is_asked=True), CRASHED),
+        (Ended(6, is_asked=True), ExitCode.NO_RESOURCE),  # nothing could be saved, and not a line be written
+        (Ended(2, said=2, is_out_of_room=True), ExitCode.NO_RESOURCE),  # a restart in the middle of a run
+        (Ended(2, is_out_of_room=True), ExitCode.NO_RESOURCE),
+        (Ended(2, said=2), ExitCode.BAD_INPUT),
+        (Ended(70, said=70, is_out_of_room=True), "crashed"),
         (Ended(5, said=5, is_hung=True), "hung"),  # what ended it was the request before the kill
         (Ended(-9, is_hung=True), "hung"),
         (Ended(-15, is_hung=True), "hung"),

@@ -26,6 +26,7 @@ from lorasmith.locking import FolderLock
 from lorasmith.promotion import move, promote
 from lorasmith.run_folder import RunFolder
 from lorasmith.runtime import supervisor as supervisor_module
+from lorasmith.saved_states import MANIFEST, OWN_FILES, write_manifest_bytes
 from tests.runs.workshop import tree
 from tests.runtime.played import Played, Watched
 
@@ -116,6 +117,28 @@ def test_a_worker_that_did_everything_between_two_looks(run: RunFolder) -> None:
     watched = Watched(run, act)
     assert len(watched.follow()) == 7  # with the state of step 0
     assert watched.exit_code == ExitCode.FINISHED
+
+
+def test_a_worker_that_is_faster_than_those_who_watch(run: RunFolder) -> None:
+    """A screen that takes its time over the first event misses nothing: on a busy machine it took eight seconds."""
+    run.root.mkdir()
+    with Ledger(run.ledger) as ledger:
+        ledger.append(Warned(attempt=3, time=0.0, code="old"))
+    state = run.root / "state_1"
+    state.mkdir()
+    for name in OWN_FILES:
+        (state / name).write_text("1")
+    (state / MANIFEST).write_bytes(write_manifest_bytes(state, step=1, identity=""))
+
+    watched = Watched(run, lambda worker, look: 0, is_new=False, resume=state)
+    events = watched.supervisor.events()
+    assert isinstance(next(events), WorkerStarted)
+    (worker,) = watched.workers
+    worker.take_place()
+    worker.say(worker.step(2), worker.event(RunStopped, step=2, reason="reached", exit_code=0))
+    kinds = [type(event).__name__ for event in events if event is not None]
+    assert kinds == ["RunStarted", "StepCompleted", "RunStopped", "WorkerEnded"]
+    assert [type(event).__name__ for event in read_events(run.supervisor_log)] == ["WorkerStarted", "WorkerEnded"]
 
 
 def test_earlier_attempts_are_no_news_and_are_counted(run: RunFolder) -> None:
@@ -278,3 +301,28 @@ def test_the_plan_is_looked_at_again_once_the_folder_is_held(run: RunFolder) -> 
 def test_no_torch_above_the_worker() -> None:
     code = "import sys, lorasmith.runtime.supervisor, lorasmith.runtime.starting; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_a_full_disk_is_told_by_the_heart(run: RunFolder) -> None:
+    """At once and once, as the ledger cannot say it; again only after a state was saved meanwhile."""
+
+    def act(worker: Played, look: int) -> int | None:
+        if look == 1:
+            worker.take_place()
+        elif look == 9:
+            worker.say(*(worker.step(number) for number in range(1, 9)))
+            worker.save(8)
+        elif look == 15:
+            return int(ExitCode.NO_RESOURCE)
+        waiting = {5: 3, 6: 4, 7: 0, 8: 7, 12: 1}.get(look, 0)
+        worker.beat(look, "step", look, waiting)
+        return None
+
+    watched = Watched(run, act)
+    told = [(type(event).__name__, getattr(event, "code", "")) for event in watched.follow()]
+    assert told.count(("Warned", "lines_wait")) == 2
+    assert told.index(("Warned", "lines_wait")) < told.index(("StepCompleted", ""))
+    assert watched.exit_code == ExitCode.NO_RESOURCE
+    assert told[-1] == ("GivenUp", "disk_full"), "the worker had no last word"
+    kept = read_events(run.supervisor_log)
+    assert [event.fields["step"] for event in kept if isinstance(event, Warned)] == [5, 12]

@@ -202,3 +202,17 @@ def test_as_a_program_it_ends_with_its_exit_code(tmp_path: Path) -> None:
 
     process = launch_worker([str(tmp_path / "nothing"), "--attempt", "1", "--stop-at", "1"])
     assert process.wait(timeout=120) == ExitCode.CRASHED
+
+
+def test_a_disk_too_full_for_the_lock_is_named_by_the_exit_code(
+    staged: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(FolderLock, "_write_facts", full)
+    assert attempt(staged) == ExitCode.BAD_INPUT
+    assert not staged.run.ledger.exists()
+    monkeypatch.setattr(FolderLock, "_write_facts", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "broken")))
+    with pytest.raises(OSError, match="broken"):
+        attempt(staged)

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from lorasmith.errors import ResourceError
 from lorasmith.events import AdapterExported, BestChosen, Evaluated, Event, Warned
 from lorasmith.run_folder import RunFolder
+from lorasmith.training import best as best_module
 from lorasmith.training.best import BestKeeper, best_of, comparable_best
 
 
@@ -119,3 +121,19 @@ def test_of_several_exports_any_that_is_whole_will_do(run: RunFolder) -> None:
 
 def test_nothing_to_put_back(run: RunFolder) -> None:
     assert keeper(run).put_back(story(run)) == []
+
+
+def test_without_room_the_best_stays_what_it_was(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training goes on; the file that is there belongs to the step that is told."""
+    one = keeper(run)
+    one.look_at(evaluated(10, 0.5), exported(run, 10))
+
+    def full(path: Path, data: bytes) -> Path:
+        raise ResourceError("disk_full", path=str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(best_module, "write_atomically", full)
+        (told,) = one.look_at(evaluated(20, 0.4), exported(run, 20))
+    assert isinstance(told, Warned) and told.code == "best_without_room" and told.fields["step"] == 20
+    assert one.best is not None and one.best.step == 10
+    assert (run.root / "last-best.safetensors").read_bytes() == b"lora of step 10"

@@ -341,3 +341,26 @@ def test_room(run: RunFolder, monkeypatch: pytest.MonkeyPatch, free: int, is_eno
     else:
         with pytest.raises(InputError, match="disk_too_full"):
             check_room(run, made())
+
+
+def test_what_is_pruned_has_lost_its_name_on_the_disk_before_its_files(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut between the two must not show a state that is half removed."""
+    for step in (1, 2, 3, 4):
+        save(run, made(step))
+    seen: list[str] = []
+    removing = checkpoint.shutil.rmtree
+
+    def synced(folder: Path) -> None:
+        seen.append(f"synced {len(find_states(run.root)[0])}")
+
+    def removed(folder: Path) -> None:
+        seen.append("removed")
+        removing(folder)
+
+    monkeypatch.setattr(checkpoint, "sync_folder", synced)
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", removed)
+    assert len(prune_states(run, keep=2)) == 2
+    assert seen == ["synced 2", "removed", "removed"]
+    assert prune_states(run, keep=2) == [] and len(seen) == 3

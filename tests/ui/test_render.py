@@ -328,3 +328,13 @@ def test_the_reports_are_named_and_what_could_not_be_made_is_told() -> None:
     assert shown.out.lines[0] == "Warning: Cannot write the report `x.json`: full"
     assert "pip install matplotlib" in shown.text
     assert shown.out.lines[-1] == "Report: `training_logs/x.html`"
+
+
+@pytest.mark.parametrize("exit_code", [ExitCode.BAD_INPUT, ExitCode.NO_RESOURCE])
+def test_a_worker_that_could_not_say_why_met_a_full_disk(exit_code: ExitCode) -> None:
+    """Not the traceback of how it could not say so."""
+    shown = Shown()
+    shown.display.show(WorkerEnded(**AT, status=int(exit_code), output="Traceback ..."))
+    shown.display.finish(exit_code, None)
+    assert "The disk is full" in shown.errors.lines[0]
+    assert not any("Traceback" in line for line in [*shown.out.lines, *shown.errors.lines])
