@@ -4,11 +4,11 @@ default: lint test
 
 # The whole suite that needs no GPU.
 test:
-    pytest -m "not slow and not gpu and not long and not special"
+    pytest -n 2 --dist loadfile
 
 # The part to run all day.
 test-fast:
-    pytest -m "not slow and not gpu and not long and not special" --ignore=tests/runs --ignore=tests/contracts
+    pytest -n 2 --dist loadfile --ignore=tests/runs --ignore=tests/contracts
 
 lint: types
     ruff check .

@@ -280,17 +280,12 @@ def unet_stage(
         generator = torch.Generator().manual_seed(fold(seed, "noise", step))
         chosen = chance.sample(range(len(latents)), min(batch, len(latents)))
         clean = latents[chosen]
-        noise = torch.randn(clean.shape, generator=generator)
-        noise = noise + 0.25 * torch.randn((*clean.shape[:2], 1, 1), generator=generator)
-        timesteps = torch.randint(0, 1000, (len(chosen),), generator=generator)
-        alpha = alphas[timesteps].view(-1, 1, 1, 1)
-        noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
-        snr = alphas[timesteps] / (1 - alphas[timesteps])
+        noisy, noise, timesteps, weights = _noised(clean, alphas, generator)
         said = torch.stack([said_of(captions[number], chance) for number in chosen])
         device = device_of(unet)
         embeds = text_encoder(said.to(device)).last_hidden_state
         off = denoise.at(noisy.to(device), timesteps.to(device), embeds) - noise.to(device)
-        loss: Tensor = (off.square().mean((1, 2, 3)) * (snr.clamp(max=5) / snr).to(device)).mean()
+        loss: Tensor = (off.square().mean((1, 2, 3)) * weights.to(device)).mean()
         return loss
 
     return Stage(
@@ -302,6 +297,16 @@ def unet_stage(
         lr_factors={"text_encoder": 0.3},
         ema_decay=0.999,
     )
+
+
+def _noised(clean: Tensor, alphas: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Noisy latents, their noise, timesteps and weights of the losses; `alphas` are the 1000 cumulative products."""
+    noise = torch.randn(clean.shape, generator=generator)
+    noise = noise + 0.25 * torch.randn((*clean.shape[:2], 1, 1), generator=generator)
+    timesteps = torch.randint(0, 1000, (len(clean),), generator=generator)
+    alpha = alphas[timesteps].view(-1, 1, 1, 1)
+    snr = alphas[timesteps] / (1 - alphas[timesteps])
+    return alpha.sqrt() * clean + (1 - alpha).sqrt() * noise, noise, timesteps, snr.clamp(max=5) / snr
 
 
 class _Denoise(nn.Module):
