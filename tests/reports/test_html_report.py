@@ -88,7 +88,7 @@ def test_pictures_that_are_gone_are_said_to_be(summary: RunSummary, tmp_path: Pa
     assert "not there any more" in parsed(page_of(gone, tmp_path)).text
 
 
-@pytest.mark.slow
+@pytest.mark.special
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium in PATH")
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("scheme", [0, 1], ids=["dark", "light"])

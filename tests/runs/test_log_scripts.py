@@ -204,7 +204,7 @@ int main(void) {
 """
 
 
-@pytest.mark.slow
+@pytest.mark.special
 @pytest.mark.skipif(shutil.which("wine") is None or shutil.which(COMPILER) is None, reason=f"needs wine and {COMPILER}")
 def test_the_bat_run_by_cmd(clone: Path, tmp_path: Path) -> None:
     (tmp_path / "stub.c").write_text(STUB_C)
