@@ -18,19 +18,30 @@ AUTO_FROM = 20  # distinct pictures: `auto` holds out one of every so many
 T = TypeVar("T")
 
 
-def split_held_out(shas: Sequence[str], hold_out: int | Literal["auto"], seed: int) -> frozenset[str]:
-    """The SHA-256s of the pictures never trained on, out of those given; equal pictures are one.
+def is_taught(repeats: Sequence[int]) -> list[bool]:
+    """Which pictures show what is taught: those that repeat at least half as often as the most repeated. The others
+    keep what the base model knows, and measuring on them would say nothing of what was learned."""
+    most = max(repeats, default=0)
+    return [2 * one >= most for one in repeats]
+
+
+def split_held_out(pictures: Sequence[tuple[str, int]], hold_out: int | Literal["auto"], seed: int) -> frozenset[str]:
+    """The SHA-256s of the pictures never trained on, out of those given with their repeats; equal pictures are one, and
+    only what is taught is held out.
 
     Chosen by a keyed hash of the bytes: neither names nor the order of the list matter.
 
     Raises:
         ConfigError: `hold_out_too_many`, nothing would be left to train on.
     """
-    distinct = set(shas)
-    wanted = len(distinct) // AUTO_FROM if hold_out == "auto" else hold_out
-    if wanted and wanted >= len(distinct):
-        raise ConfigError("hold_out_too_many", hold_out=wanted, pictures=len(distinct))
-    by_hash = sorted(distinct, key=lambda sha: (fold(seed, "hold-out", sha), sha))
+    repeats: dict[str, int] = {}
+    for sha, times in pictures:
+        repeats[sha] = max(times, repeats.get(sha, 0))
+    taught = [sha for sha, is_one in zip(repeats, is_taught(list(repeats.values())), strict=True) if is_one]
+    wanted = len(taught) // AUTO_FROM if hold_out == "auto" else hold_out
+    if wanted and wanted >= len(taught):
+        raise ConfigError("hold_out_too_many", hold_out=wanted, pictures=len(taught))
+    by_hash = sorted(taught, key=lambda sha: (fold(seed, "hold-out", sha), sha))
     return frozenset(by_hash[:wanted])
 
 

@@ -68,7 +68,8 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
         }
     )
     found = scan_for(config, weights, check_pixels=True)
-    held_out = split_held_out([one.image_sha256 for one in found.examples], config.dataset.hold_out, config.seed)
+    pictures = [(one.image_sha256, one.repeats) for one in found.examples]
+    held_out = split_held_out(pictures, config.dataset.hold_out, config.seed)
     config = config.with_values({("dataset", "held_out"): tuple(sorted(held_out))})
     if request.steps is None and request.epochs is None:
         raise ConfigError("steps_unnamed")

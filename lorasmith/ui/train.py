@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorasmith import __version__
 from lorasmith.config import Request, RunConfig, load_flat_toml
-from lorasmith.data.order import AUTO_FROM
+from lorasmith.data.order import AUTO_FROM, is_taught
 from lorasmith.errors import ConfigError, ExitCode, ResourceError
 from lorasmith.messages import LANGUAGES, choose_language
 from lorasmith.run_folder import RunFolder, run_at
@@ -129,7 +129,7 @@ class _Desk:
         if run_at(self.here, request.output).ledger.exists():
             return
         folder = RunConfig().with_values(settings).dataset.folder
-        pictures = len(self.engine.repeats_in(self.here / folder))
+        pictures = sum(is_taught(self.engine.repeats_in(self.here / folder)))
         if pictures >= AUTO_FROM and Prompter(self.words).hold_out(pictures=pictures, count=pictures // AUTO_FROM):
             values[HOLD_OUT] = "auto"
 

@@ -34,6 +34,7 @@ def test_loaded_as_pickle_does_it_would_run(tmp_path: Path, name: str) -> None:
 
 def test_nothing_runs(desk: Desk, tmp_path: Path) -> None:
     shutil.copytree(desk.folder, tmp_path / "desk", symlinks=True)
+    shutil.rmtree(tmp_path / "desk" / ".lorasmith_cache")
     done = child("ours", str(tmp_path))
     assert done.returncode == 0, done.stderr[-3000:]
     assert not list(tmp_path.rglob(MARK))

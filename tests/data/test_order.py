@@ -1,4 +1,5 @@
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 
@@ -79,28 +80,43 @@ def test_exact_steps_see_each_picture_the_promised_number_of_times() -> None:
 # -- held out --------------------------------------------------------------------------------------
 
 
+def once(shas: Sequence[str]) -> list[tuple[str, int]]:
+    return [(sha, 1) for sha in shas]
+
+
 def test_equal_pictures_fall_on_one_side_and_names_do_not_matter() -> None:
-    held = split_held_out(SHAS + SHAS[:50], 10, seed=42)
+    held = split_held_out(once(SHAS + SHAS[:50]), 10, seed=42)
     assert len(held) == 10
-    assert held == split_held_out(list(reversed(SHAS)), 10, seed=42)
+    assert held == split_held_out(once(list(reversed(SHAS))), 10, seed=42)
     assert held < set(SHAS)
 
 
 @pytest.mark.parametrize(("pictures", "held"), [(0, 0), (1, 0), (19, 0), (20, 1), (39, 1), (40, 2), (100, 5)])
 def test_auto_is_one_in_twenty_from_twenty_on(pictures: int, held: int) -> None:
-    assert len(split_held_out(SHAS[:pictures], "auto", 42)) == held
-    assert len(split_held_out(SHAS[:pictures] * 3, "auto", 42)) == held  # distinct ones count
+    assert len(split_held_out(once(SHAS[:pictures]), "auto", 42)) == held
+    assert len(split_held_out(once(SHAS[:pictures] * 3), "auto", 42)) == held  # distinct ones count
+
+
+def test_only_what_is_taught_is_held_out() -> None:
+    taught, known = SHAS[:40], SHAS[40:]
+    mixed = [(sha, 10) for sha in taught] + [(sha, 4) for sha in known]
+    assert split_held_out(mixed, 8, 42) == split_held_out(once(taught), 8, 42) <= set(taught)
+    assert len(split_held_out(mixed, "auto", 42)) == 2
+    half = [(sha, 10) for sha in taught] + [(sha, 5) for sha in known]
+    assert split_held_out(half, 8, 42) == split_held_out(once(SHAS), 8, 42)
+    with pytest.raises(ConfigError):  # something else would be left, and nothing of what is taught
+        split_held_out(mixed, 40, 42)
 
 
 def test_more_held_out_keeps_those_that_were() -> None:
-    assert split_held_out(SHAS, 4, 42) < split_held_out(SHAS, 8, 42)
-    assert split_held_out(SHAS, 4, 42) != split_held_out(SHAS, 4, 43)
-    assert split_held_out(SHAS, 0, 42) == frozenset()
+    assert split_held_out(once(SHAS), 4, 42) < split_held_out(once(SHAS), 8, 42)
+    assert split_held_out(once(SHAS), 4, 42) != split_held_out(once(SHAS), 4, 43)
+    assert split_held_out(once(SHAS), 0, 42) == frozenset()
 
 
 @pytest.mark.parametrize(("pictures", "hold_out"), [(5, 5), (5, 6), (1, 1), (0, 1)])
 def test_holding_out_everything_is_refused(pictures: int, hold_out: int) -> None:
     with pytest.raises(ConfigError) as caught:
-        split_held_out(SHAS[:pictures] * 2, hold_out, 42)
+        split_held_out(once(SHAS[:pictures] * 2), hold_out, 42)
     assert caught.value.code == "hold_out_too_many"
     assert caught.value.fields == {"hold_out": hold_out, "pictures": pictures}

@@ -1,8 +1,8 @@
 """Every fault point × kill, exception, no space: what lies there then is the state before or the state after, at most
 one save interval is lost, and going on ends with the bytes of a run that nothing happened to.
 
-By default a part drawn by a seed, with every point in it; `-m long` has every occurrence of every point, or FAULT_RUNS of
-them. FAULT_SEED=N draws another part, and FAULT_CASE=scene/point:occurrence:action does that one alone.
+By default a part drawn by a seed, with every point in it; `-m long` has every occurrence of every point, or FAULT_RUNS
+of them. FAULT_SEED=N draws another part, and FAULT_CASE=scene/point:occurrence:action does that one alone.
 """
 
 import os

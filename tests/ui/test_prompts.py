@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -34,6 +35,8 @@ class Session:
             encoding="utf-8",
             timeout=20,
             dimensions=(30, 120),
+            # As at a terminal, also where these tests run in the background of a shell, which ignores it.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def sees(self, text: str) -> None:
