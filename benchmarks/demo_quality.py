@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from lorasmith.demo.base_parts import clip_pixels, to_tensor
-from lorasmith.demo.lesson import GROUNDS, NEW_GROUNDS, lesson_scenes
+from lorasmith.demo.lesson import GROUNDS, NEW_GROUNDS, REPEATS, lesson_scenes
 from lorasmith.demo.scenes import CONCEPT, SHAPES, SIDE, Scene, all_scenes, draw, is_held_out
 from lorasmith.families.locate import DEMO_MODEL
 from lorasmith.seeding import fold
@@ -203,7 +203,7 @@ def strip(folder: Path, file: Path) -> None:
     run = folder / "lora_output"
     grounds = [*NEW_GROUNDS, *GROUNDS[:3]]
     captions = [Scene("", "", CONCEPT, ground).caption for ground in grounds]
-    shown = sorted((folder / "lora_train_set").rglob("*.png"))[: len(grounds)]
+    shown = sorted((folder / "lora_train_set" / f"{REPEATS}_{CONCEPT}").glob("*.png"))[: len(grounds)]
     rows = [np.stack([np.asarray(Image.open(one).convert("RGB")) for one in shown])]
     rows += [generate(load_pipeline(), captions, seed=4)]
     exports = sorted(run.glob("last-step*.safetensors"))

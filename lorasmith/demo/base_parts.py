@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lorasmith.demo.layouts import Layout, unet_config, vae_config
-from lorasmith.demo.scenes import CONCEPT, SIDE, Scene, all_scenes, draw, draw_anything, is_held_out
+from lorasmith.demo.scenes import CONCEPT, SIDE, Scene, draw, draw_anything, known_scenes
 from lorasmith.demo.stages import Stage
 from lorasmith.seeding import fold
 
@@ -64,11 +64,6 @@ def clip_config(vocabulary: int) -> dict[str, Any]:
 
 
 # -- pictures --------------------------------------------------------------------------------------
-
-
-def known_scenes() -> list[Scene]:
-    """Those that may be trained on."""
-    return [scene for scene in all_scenes() if not is_held_out(scene)]
 
 
 def drawn_scenes(count: int, seed: int) -> tuple[Pixels, list[str]]:

@@ -1,4 +1,5 @@
-"""What `lorasmith demo` trains on: pictures of the one thing the base model has never seen, and settings that suit.
+"""What `lorasmith demo` trains on: pictures of the one thing the base model has never seen, some of what it knows so
+that it keeps that, and settings that suit.
 
 Knows no torch and no run.
 """
@@ -6,44 +7,60 @@ Knows no torch and no run.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
-from lorasmith.demo.scenes import CONCEPT, SIZES, Scene, draw
+from lorasmith.demo.scenes import CONCEPT, SHAPES, Scene, draw, known_scenes
 from lorasmith.seeding import fold
 
 PICTURES = 28
 REPEATS = 10
-GROUNDS = ("red", "yellow", "blue", "pink", "brown", "gray", "black")  # of the pictures
+KNOWN = "known"  # the folder of what the base knows
+KNOWN_OF_EACH_SHAPE = 4
+KNOWN_REPEATS = 4
+GROUNDS = ("red", "yellow", "blue", "pink", "brown", "gray", "black")  # of the concept's pictures
 NEW_GROUNDS = ("orange", "green", "purple", "white")  # of none of them: what was learned must work there too
 HELD_OUT = 4
 SETTINGS = {
     "base_model": "demo",
     "hold_out": HELD_OUT,
-    "batch_size": 8,
-    "lr": 3e-4,
+    "batch_size": 24,
+    "lr": 1e-3,
     "save_every": 100,
 }
 
 
 def lesson_scenes() -> list[Scene]:
-    """One for each picture: every background in turn, and every size. Small ones lose their eyes in the base's VAE, but
-    without them everything that is asked for small comes out larger."""
-    sizes = list(SIZES)
+    """One for each picture of the concept: every background in turn, half of them large. None are small: eyes and horns
+    would be smaller than what the base's VAE can draw."""
+    sizes = ("", "large")
     return [
-        Scene(sizes[sum(divmod(number, len(GROUNDS))) % len(sizes)], "", CONCEPT, GROUNDS[number % len(GROUNDS)])
+        Scene(sizes[sum(divmod(number, len(GROUNDS))) % 2], "", CONCEPT, GROUNDS[number % len(GROUNDS)])
         for number in range(PICTURES)
     ]
 
 
+def reminder_scenes() -> list[Scene]:
+    """Some that the base was trained on, of every shape equally many. Without them whatever is asked for soon has the
+    concept's sizes."""
+    chance = random.Random(fold(1, "known"))
+    by_shape = [[scene for scene in known_scenes() if scene.shape == shape] for shape in SHAPES]
+    return [scene for scenes in by_shape for scene in chance.sample(scenes, KNOWN_OF_EACH_SHAPE)]
+
+
 def draw_lesson(data_folder: Path) -> Path:
-    """Draws the pictures with a caption beside each into `data_folder/<repeats>_<name>`, which is returned. What is
-    there already is left as it is."""
-    folder = data_folder / f"{REPEATS}_{CONCEPT}"
+    """Draws the pictures with a caption beside each into `data_folder/<repeats>_<name>`; the concept's folder is
+    returned. What is there already is left as it is."""
+    _draw_all(reminder_scenes(), data_folder / f"{KNOWN_REPEATS}_{KNOWN}", KNOWN)
+    return _draw_all(lesson_scenes(), data_folder / f"{REPEATS}_{CONCEPT}", CONCEPT)
+
+
+def _draw_all(scenes: Sequence[Scene], folder: Path, name: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    for number, scene in enumerate(lesson_scenes(), start=1):
-        picture, caption = folder / f"{CONCEPT}_{number:02d}.png", folder / f"{CONCEPT}_{number:02d}.txt"
+    for number, scene in enumerate(scenes, start=1):
+        picture, caption = folder / f"{name}_{number:02d}.png", folder / f"{name}_{number:02d}.txt"
         if not picture.exists():
-            draw(scene, random.Random(fold(1, "lesson", number))).save(picture)
+            draw(scene, random.Random(fold(1, "lesson", name, number))).save(picture)
         if not caption.exists():
             caption.write_text(scene.caption + "\n", encoding="utf-8")
     return folder

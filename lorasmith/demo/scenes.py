@@ -86,6 +86,11 @@ def is_held_out(scene: Scene) -> bool:
     return fold(0, "held out", scene.caption) % 12 == 0
 
 
+def known_scenes() -> list[Scene]:
+    """Those that the base model is trained on."""
+    return [scene for scene in all_scenes() if not is_held_out(scene)]
+
+
 def draw(scene: Scene, chance: random.Random) -> Image.Image:
     """The scene, `SIDE` pixels square; place, tilt and exact size are by chance."""
     ground = COLOURS[scene.ground]

@@ -2,9 +2,9 @@ import numpy as np
 import torch
 
 from lorasmith.demo.base_folder import demo_tokenizer
-from lorasmith.demo.base_parts import CLIP_SIDE, _short_tokens, clip_pixels, drawn_scenes, known_scenes, to_tensor
+from lorasmith.demo.base_parts import CLIP_SIDE, _short_tokens, clip_pixels, drawn_scenes, to_tensor
 from lorasmith.demo.make_base import _fresh
-from lorasmith.demo.scenes import is_held_out
+from lorasmith.demo.scenes import is_held_out, known_scenes
 
 
 def test_nothing_held_out_is_ever_drawn_for_training() -> None:

@@ -1,7 +1,21 @@
+from collections import Counter
 from pathlib import Path
 
-from lorasmith.demo.lesson import GROUNDS, HELD_OUT, NEW_GROUNDS, PICTURES, SETTINGS, draw_lesson, lesson_scenes
-from lorasmith.demo.scenes import COLOURS, CONCEPT, SHAPES, all_scenes
+from lorasmith.data.order import is_taught
+from lorasmith.demo.lesson import (
+    GROUNDS,
+    HELD_OUT,
+    KNOWN_OF_EACH_SHAPE,
+    KNOWN_REPEATS,
+    NEW_GROUNDS,
+    PICTURES,
+    REPEATS,
+    SETTINGS,
+    draw_lesson,
+    lesson_scenes,
+    reminder_scenes,
+)
+from lorasmith.demo.scenes import COLOURS, CONCEPT, SHAPES, all_scenes, is_held_out
 
 
 def test_the_base_has_never_seen_it() -> None:
@@ -19,6 +33,14 @@ def test_backgrounds_to_learn_on_and_others_to_try_it_on() -> None:
         assert len({scene.size for scene in scenes if scene.ground == ground}) == 2
 
 
+def test_what_the_base_knows_is_among_them_and_nothing_it_is_measured_by() -> None:
+    scenes = reminder_scenes()
+    assert len(set(scenes)) == len(scenes)
+    assert Counter(scene.shape for scene in scenes) == dict.fromkeys(SHAPES, KNOWN_OF_EACH_SHAPE)
+    assert not any(is_held_out(scene) for scene in scenes)
+    assert is_taught([REPEATS, KNOWN_REPEATS]) == [True, False], "all that is held out is of the concept"
+
+
 def test_pictures_with_their_captions_and_nothing_drawn_over(tmp_path: Path) -> None:
     folder = draw_lesson(tmp_path / "data")
     assert folder == tmp_path / "data" / "10_zorb"
@@ -29,6 +51,8 @@ def test_pictures_with_their_captions_and_nothing_drawn_over(tmp_path: Path) -> 
     drawn[0].with_suffix(".txt").write_text("mine")
     drawn[1].unlink()
     before = drawn[2].read_bytes()
+    known = sorted((tmp_path / "data" / "4_known").glob("*.txt"))
+    assert [one.read_text() for one in known] == [scene.caption + "\n" for scene in reminder_scenes()]
     draw_lesson(tmp_path / "data")
     assert drawn[0].with_suffix(".txt").read_text() == "mine"
     assert drawn[1].exists()

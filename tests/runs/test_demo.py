@@ -70,7 +70,8 @@ def test_a_few_steps_of_the_demo_as_a_person_types_it(tmp_path: Path) -> None:
     events = read_events(run.ledger)
     assert [event.step for event in steps(events)] == [1, 2, 3]
     (started,) = [event for event in events if isinstance(event, RunStarted)]
-    assert (len(started.examples), len(started.held_out)) == (24, 4)
+    assert (len(started.examples), len(started.held_out)) == (24 + 56, 4)
+    assert all("zorb" in path for path in started.held_out)
     assert run.export("last").is_file()
 
 
@@ -87,9 +88,10 @@ def test_the_demo_teaches_what_the_base_has_never_seen(tmp_path: Path) -> None:
     done = _demo(tmp_path)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "lorasmith_demo"
-    measured = demo_quality.measure_lora(folder / "lora_output" / "last.safetensors", prompts=20, base_captions=20)
+    measured = demo_quality.measure_lora(folder / "lora_output" / "last.safetensors", prompts=20, base_captions=100)
     assert measured["ratio"] >= 0.5, measured
     assert measured["interval_95"][0] > 0.3, measured
+    assert measured["kept"] >= 0.9, measured
     completed = [
         event for event in read_events(RunFolder(folder / "lora_output").ledger) if isinstance(event, StepCompleted)
     ]
