@@ -16,8 +16,8 @@ from lorasmith.seeding import fold
 PICTURES = 28
 REPEATS = 10
 KNOWN = "known"  # the folder of what the base knows
-KNOWN_OF_EACH_SHAPE = 4
-KNOWN_REPEATS = 4
+KNOWN_OF_EACH_SHAPE = 8
+KNOWN_REPEATS = 2
 GROUNDS = ("red", "yellow", "blue", "pink", "brown", "gray", "black")  # of the concept's pictures
 NEW_GROUNDS = ("orange", "green", "purple", "white")  # of none of them: what was learned must work there too
 HELD_OUT = 4
@@ -25,7 +25,7 @@ SETTINGS = {
     "base_model": "demo",
     "hold_out": HELD_OUT,
     "batch_size": 24,
-    "lr": 1e-3,
+    "lr": 2e-3,
     "save_every": 100,
 }
 
@@ -50,17 +50,25 @@ def reminder_scenes() -> list[Scene]:
 
 def draw_lesson(data_folder: Path) -> Path:
     """Draws the pictures with a caption beside each into `data_folder/<repeats>_<name>`; the concept's folder is
-    returned. What is there already is left as it is."""
-    _draw_all(reminder_scenes(), data_folder / f"{KNOWN_REPEATS}_{KNOWN}", KNOWN)
-    return _draw_all(lesson_scenes(), data_folder / f"{REPEATS}_{CONCEPT}", CONCEPT)
+    returned. What is there already is left as it is.
+
+    Every second caption of what the base knows is empty: samplers compare a caption with the empty one, and a LoRA that
+    never meets that one shifts it, which makes colours glaring and edges uneven.
+    """
+    known = reminder_scenes()
+    captions = [scene.caption if number % 2 else "" for number, scene in enumerate(known)]
+    _draw_all(known, captions, data_folder / f"{KNOWN_REPEATS}_{KNOWN}")
+    scenes = lesson_scenes()
+    return _draw_all(scenes, [scene.caption for scene in scenes], data_folder / f"{REPEATS}_{CONCEPT}")
 
 
-def _draw_all(scenes: Sequence[Scene], folder: Path, name: str) -> Path:
+def _draw_all(scenes: Sequence[Scene], captions: Sequence[str], folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    for number, scene in enumerate(scenes, start=1):
-        picture, caption = folder / f"{name}_{number:02d}.png", folder / f"{name}_{number:02d}.txt"
+    name = folder.name.partition("_")[2]
+    for number, (scene, caption) in enumerate(zip(scenes, captions, strict=True), start=1):
+        picture, beside = folder / f"{name}_{number:03d}.png", folder / f"{name}_{number:03d}.txt"
         if not picture.exists():
             draw(scene, random.Random(fold(1, "lesson", name, number))).save(picture)
-        if not caption.exists():
-            caption.write_text(scene.caption + "\n", encoding="utf-8")
+        if not beside.exists():
+            beside.write_text(caption + "\n", encoding="utf-8")
     return folder

@@ -38,9 +38,10 @@ COLOURS: dict[str, Colour] = {
 SIZES: dict[str, tuple[float, float]] = {"small": (0.19, 0.23), "": (0.28, 0.32), "large": (0.38, 0.43)}  # of the side
 _EYE, _STEM, _TRUNK = (20, 20, 24), (248, 226, 196), (112, 70, 36)
 
-# The unseen one: a teal arch on feet with two horns and big eyes. No shape of the base is like it, no colour is teal.
+# The unseen one: a teal arch on feet with two horns and one big eye: no part is smaller than what the base's VAE can
+# draw. No shape of the base is like it, no colour is teal.
 CONCEPT = "zorb"
-_TEAL, _BELLY, _HORN = (22, 160, 156), (178, 240, 222), (255, 116, 40)
+_TEAL, _WHITE, _HORN = (22, 160, 156), (255, 255, 255), (255, 116, 40)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -185,14 +186,10 @@ def _mushroom(colour: Colour, _: Colour) -> list[Layer]:
 
 
 def _zorb() -> list[Layer]:
-    horns: list[Layer] = [([(-0.62, -0.4), (-0.72, -1), (-0.18, -0.66)], _HORN)]
-    horns += [([(0.62, -0.4), (0.72, -1), (0.18, -0.66)], _HORN)]
-    feet: list[Layer] = [(_ellipse(-0.36, 0.88, 0.26, 0.14), _HORN), (_ellipse(0.36, 0.88, 0.26, 0.14), _HORN)]
-    body: list[Layer] = [(_ellipse(0, 0, 0.72, 0.74, first=180, last=360), _TEAL), (_box(-0.72, 0, 0.72, 0.86), _TEAL)]
-    eyes: list[Layer] = []
-    for x in (-0.31, 0.31):
-        eyes += [(_ellipse(x, -0.16, 0.27, 0.29), (255, 255, 255)), (_ellipse(x, -0.1, 0.13, 0.15), _EYE)]
-    return [*horns, *feet, *body, (_ellipse(0, 0.56, 0.42, 0.24), _BELLY), *eyes]
+    horns: list[Layer] = [([(side * 0.62, -0.35), (side * 0.78, -1), (side * 0.1, -0.62)], _HORN) for side in (-1, 1)]
+    feet: list[Layer] = [(_ellipse(side * 0.36, 0.86, 0.3, 0.16), _HORN) for side in (-1, 1)]
+    body: list[Layer] = [(_ellipse(0, 0, 0.76, 0.76, first=180, last=360), _TEAL), (_box(-0.76, 0, 0.76, 0.84), _TEAL)]
+    return [*horns, *feet, *body, (_ellipse(0, -0.02, 0.46, 0.46), _WHITE), (_ellipse(0, 0.02, 0.22, 0.22), _EYE)]
 
 
 SHAPES: dict[str, Callable[[Colour, Colour], list[Layer]]] = {

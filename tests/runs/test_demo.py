@@ -15,7 +15,9 @@ import pytest
 import torch
 
 from benchmarks import demo_quality
+from lorasmith.demo.lesson import HELD_OUT, KNOWN_OF_EACH_SHAPE, PICTURES
 from lorasmith.demo.miniature import to_single_file
+from lorasmith.demo.scenes import SHAPES
 from lorasmith.events import RunStarted, StepCompleted
 from lorasmith.families import load_family
 from lorasmith.families.locate import DEMO_MODEL
@@ -70,7 +72,7 @@ def test_a_few_steps_of_the_demo_as_a_person_types_it(tmp_path: Path) -> None:
     events = read_events(run.ledger)
     assert [event.step for event in steps(events)] == [1, 2, 3]
     (started,) = [event for event in events if isinstance(event, RunStarted)]
-    assert (len(started.examples), len(started.held_out)) == (24 + 56, 4)
+    assert (len(started.examples), len(started.held_out)) == (PICTURES - HELD_OUT + KNOWN_OF_EACH_SHAPE * len(SHAPES), HELD_OUT)
     assert all("zorb" in path for path in started.held_out)
     assert run.export("last").is_file()
 
