@@ -72,7 +72,8 @@ def test_a_few_steps_of_the_demo_as_a_person_types_it(tmp_path: Path) -> None:
     events = read_events(run.ledger)
     assert [event.step for event in steps(events)] == [1, 2, 3]
     (started,) = [event for event in events if isinstance(event, RunStarted)]
-    assert (len(started.examples), len(started.held_out)) == (PICTURES - HELD_OUT + KNOWN_OF_EACH_SHAPE * len(SHAPES), HELD_OUT)
+    known = KNOWN_OF_EACH_SHAPE * len(SHAPES)
+    assert (len(started.examples), len(started.held_out)) == (PICTURES - HELD_OUT + known, HELD_OUT)
     assert all("zorb" in path for path in started.held_out)
     assert run.export("last").is_file()
 
