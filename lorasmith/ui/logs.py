@@ -7,20 +7,17 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
-import shutil
 import sys
 import time
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorasmith.errors import ExitCode
-from lorasmith.run_folder import RunFolder, run_at
-from lorasmith.ui.layout import two_columns, wrapped
-from lorasmith.ui.switches import parse_switches
-from lorasmith.ui.words import FOLDER_SETTINGS, Words
+from lorasmith.run_folder import RunFolder
+from lorasmith.ui.switches import parse_switches, switches_help
+from lorasmith.ui.which_run import how_to_make_some, run_named, train_command
+from lorasmith.ui.words import Words
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,10 +26,8 @@ if TYPE_CHECKING:
     from lorasmith.ui.run_reading import RunReader
 
 SWITCHES = {"follow": "", "json": "", "menu": "", "output": "FOLDER", "lang": "en|zh-TW", "help": ""}
-DEFAULT_OUTPUT = "lora_output"
 REDRAW_SECONDS = 1.0
 PLAIN_SECONDS = 10.0  # between two lines where nothing can be redrawn
-LEFT = 24
 
 Wait = Callable[[float], None]
 
@@ -74,41 +69,6 @@ def _menu(watched: _Watched, words: Words, command: str, given: dict[str, str]) 
 def can_ask() -> bool:
     """Whether somebody sits at both ends."""
     return sys.stdin.isatty() and sys.stdout.isatty()
-
-
-def run_named(output: str | None, here: Path) -> RunFolder:
-    """The run that --output names, else the one that the folder's settings name where it is there, else the usual."""
-    if output is not None:
-        return run_at(here, output)
-    try:
-        named = tomllib.loads((here / FOLDER_SETTINGS).read_bytes().decode("utf-8-sig")).get("output")
-    except (OSError, ValueError):
-        named = None
-    if isinstance(named, str) and named and (run := run_at(here, named)).root.is_dir():
-        return run
-    return RunFolder(here / DEFAULT_OUTPUT)
-
-
-def train_command(command: str, output: str | None) -> str:
-    """How to train from where `command` was typed, about the same run."""
-    *program, last = command.split()
-    train = [*program, "train_lora.py" if last.endswith(".py") else "train"]
-    return shlex.join(train if output is None else [*train, "--output", output])
-
-
-def how_to_make_some(words: Words, run: RunFolder, *, train: str) -> list[str]:
-    """What is said where there is nothing to show yet."""
-    return [words.say("logs.nothing", folder=run.root), words.say("logs.make_some", command=train)]
-
-
-def switches_help(words: Words, command: str, about: str, switches: dict[str, str]) -> str:
-    """The page of a command with few options."""
-    width = min(shutil.get_terminal_size().columns, 120)
-    usage = words.say("help.usage", command=command, rest=words.say("logs.help.rest"))
-    rows = [(f"--{name} {value}".rstrip(), words.say(f"logs.help.{name}")) for name, value in switches.items()]
-    return "\n".join(
-        [usage, "", *wrapped(words.say(f"logs.help.{about}"), width), "", *two_columns(rows, left=LEFT, width=width)]
-    )
 
 
 class _Watched:

@@ -8,9 +8,9 @@ from lorasmith.errors import ExitCode, NoStateError, ResourceError
 from lorasmith.locking import is_held
 from lorasmith.reports.projections import projections_of
 from lorasmith.run_folder import RunFolder
-from lorasmith.ui.logs import run_named, switches_help
 from lorasmith.ui.render import report_lines, shortened
-from lorasmith.ui.switches import parse_switches
+from lorasmith.ui.switches import parse_switches, switches_help
+from lorasmith.ui.which_run import run_named
 from lorasmith.ui.words import Words
 
 SWITCHES = {"output": "FOLDER", "lang": "en|zh-TW", "help": ""}

@@ -1,15 +1,20 @@
 """The few options of commands that are not `train`: no config model behind them. Knows no command.
 
-Only the standard library, so that `--help` answers at once.
+Nothing slow is imported, so that `--help` answers at once.
 """
 
 from __future__ import annotations
 
 import difflib
+import shutil
 from collections.abc import Mapping, Sequence
 
 from lorasmith.errors import ConfigError
 from lorasmith.messages import LANGUAGES
+from lorasmith.ui.layout import two_columns, wrapped
+from lorasmith.ui.words import Words
+
+LEFT = 24
 
 
 def parse_switches(arguments: Sequence[str], known: Mapping[str, str]) -> dict[str, str]:
@@ -42,6 +47,16 @@ def parse_switches(arguments: Sequence[str], known: Mapping[str, str]) -> dict[s
         given[name] = value
     _refuse_language(given.get("lang"))
     return given
+
+
+def switches_help(words: Words, command: str, about: str, switches: dict[str, str]) -> str:
+    """The page of a command with few options."""
+    width = min(shutil.get_terminal_size().columns, 120)
+    usage = words.say("help.usage", command=command, rest=words.say("logs.help.rest"))
+    rows = [(f"--{name} {value}".rstrip(), words.say(f"logs.help.{name}")) for name, value in switches.items()]
+    return "\n".join(
+        [usage, "", *wrapped(words.say(f"logs.help.{about}"), width), "", *two_columns(rows, left=LEFT, width=width)]
+    )
 
 
 def _refuse_language(lang: str | None) -> None:

@@ -21,8 +21,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 from lorasmith.control import STOP_SIGNALS, monotonic
 from lorasmith.errors import ConfigError, ExitCode, InputError
-from lorasmith.ui.logs import how_to_make_some, run_named, switches_help, train_command
-from lorasmith.ui.switches import parse_switches
+from lorasmith.ui.switches import parse_switches, switches_help
+from lorasmith.ui.which_run import how_to_make_some, run_named, train_command
 from lorasmith.ui.words import Words
 
 if TYPE_CHECKING:

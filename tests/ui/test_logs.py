@@ -12,7 +12,8 @@ import pytest
 from lorasmith.errors import ConfigError
 from lorasmith.locking import FolderLock
 from lorasmith.messages import LANGUAGES
-from lorasmith.ui.logs import logs, run_named, train_command
+from lorasmith.ui.logs import logs
+from lorasmith.ui.which_run import run_named, train_command
 from lorasmith.ui.words import Words
 from tests.ui.made_runs import add, beat, begun, ended, finished_run, made_run, stepped
 
