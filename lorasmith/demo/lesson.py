@@ -25,7 +25,8 @@ SETTINGS = {
     "base_model": "demo",
     "hold_out": HELD_OUT,
     "batch_size": 24,
-    "lr": 2e-3,
+    "lr": 2.5e-3,
+    "lr_schedule": "cosine",  # constant, the last steps cost old knowledge
     "save_every": 100,
 }
 
