@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lorasmith.config.sections import EvaluationConfig
 from lorasmith.data.images import pixels
+from lorasmith.data.order import is_taught
 from lorasmith.data.types import CachedExample, Example, Size
 from lorasmith.seeding import fold
 from lorasmith.training.examples import CachedText
@@ -68,13 +69,16 @@ NOTHING_CHOSEN = Chosen((), (), False)
 
 
 def choose(trained: Sequence[Example], held_out: Sequence[Example], *, count: int, seed: int) -> Chosen:
-    """`count` examples to make samples for, held-out ones first, and those the validation loss is measured on: of the
-    held-out ones up to MOST_VALIDATED, else the same as for the samples.
+    """`count` examples to make samples for, held-out ones first, then those of what is taught; and those the validation
+    loss is measured on: of the held-out ones up to MOST_VALIDATED, else the same as for the samples.
 
     In an order drawn by the pictures' bytes: no folder's first pictures, and the same whatever else is added.
     """
     apart = _drawn(held_out, seed)
-    sampled = (apart + _drawn(trained, seed))[:count]
+    taught = is_taught([one.repeats for one in trained])
+    of_it = [one for one, is_of_it in zip(trained, taught, strict=True) if is_of_it]
+    others = [one for one, is_of_it in zip(trained, taught, strict=True) if not is_of_it]
+    sampled = (apart + _drawn(of_it, seed) + _drawn(others, seed))[:count]
     return Chosen(tuple(apart[:MOST_VALIDATED] or sampled), tuple(sampled), bool(apart))
 
 

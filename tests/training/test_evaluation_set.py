@@ -49,6 +49,13 @@ def test_without_held_out_ones_the_samples_are_validated_on() -> None:
     assert chosen.validated == chosen.sampled
 
 
+def test_what_is_taught_comes_before_what_only_reminds() -> None:
+    taught = [replace(one, repeats=10) for one in TRAINED[10:14]]
+    chosen = choose([*TRAINED[:10], *taught], [], count=6, seed=1)
+    assert set(chosen.sampled[:4]) == set(taught)
+    assert set(chosen.sampled[4:]) <= set(TRAINED[:10])
+
+
 def test_there_may_be_fewer() -> None:
     assert len(choose(TRAINED[:2], [], count=9, seed=1).sampled) == 2
     assert len(choose(TRAINED, APART, count=2, seed=1).validated) == MOST_VALIDATED
