@@ -13,7 +13,6 @@ from lorasmith.errors import ConfigError
 from lorasmith.locking import FolderLock
 from lorasmith.messages import LANGUAGES
 from lorasmith.ui.logs import logs
-from lorasmith.ui.which_run import run_named, train_command
 from lorasmith.ui.words import Words
 from tests.ui.made_runs import add, beat, begun, ended, finished_run, made_run, stepped
 
@@ -50,24 +49,6 @@ def test_no_logs_says_how_to_make_some(here: Path, capsys: pytest.CaptureFixture
     text = told(capsys, "--output", "a b")
     assert "`lorasmith train --output 'a b' --new --steps 100`" in text
     assert list(here.iterdir()) == []
-
-
-def test_the_folder_s_settings_may_name_the_run(here: Path) -> None:
-    settings = here / "lorasmith.toml"
-    assert run_named(None, here).root == here / "lora_output"
-    settings.write_text('output = "cat"')
-    assert run_named(None, here).root == here / "lora_output"  # not trained there yet
-    (here / "cat").mkdir()
-    assert run_named(None, here).root == here / "cat"
-    assert run_named("dog", here).root == here / "dog"
-    for wrong in ("output = 3", "out put", ""):
-        settings.write_text(wrong)
-        assert run_named(None, here).root == here / "lora_output"
-
-
-def test_the_shown_command_is_of_the_same_kind() -> None:
-    assert train_command("lorasmith logs", None) == "lorasmith train"
-    assert train_command("python check_training_logs.py", "a b") == "python train_lora.py --output 'a b'"
 
 
 def test_json_is_one_object_and_nothing_else(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,30 @@
+"""Which run is meant where little was typed."""
+
+from pathlib import Path
+
+from lorasmith.ui.which_run import how_to_make_some, run_named, train_command
+from lorasmith.ui.words import Words
+
+
+def test_the_folder_s_settings_may_name_the_run(tmp_path: Path) -> None:
+    settings = tmp_path / "lorasmith.toml"
+    assert run_named(None, tmp_path).root == tmp_path / "lora_output"
+    settings.write_text('output = "cat"')
+    assert run_named(None, tmp_path).root == tmp_path / "lora_output"  # not trained there yet
+    (tmp_path / "cat").mkdir()
+    assert run_named(None, tmp_path).root == tmp_path / "cat"
+    assert run_named("dog", tmp_path).root == tmp_path / "dog"
+    for wrong in ("output = 3", "out put", ""):
+        settings.write_text(wrong)
+        assert run_named(None, tmp_path).root == tmp_path / "lora_output"
+
+
+def test_the_shown_command_is_of_the_same_kind() -> None:
+    assert train_command("lorasmith logs", None) == "lorasmith train"
+    assert train_command("python check_training_logs.py", "a b") == "python train_lora.py --output 'a b'"
+
+
+def test_where_there_is_none_it_is_said_how_to_make_one(tmp_path: Path) -> None:
+    nothing, command = how_to_make_some(Words("en"), run_named(None, tmp_path), train="lorasmith train")
+    assert str(tmp_path / "lora_output") in nothing
+    assert "`lorasmith train --new --steps" in command
