@@ -26,7 +26,7 @@ SETTINGS = {
     "hold_out": HELD_OUT,
     "batch_size": 24,
     "lr": 2.5e-3,
-    "lr_schedule": "cosine",  # constant, the last steps cost old knowledge
+    "lr_schedule": "cosine",  # more old captions were kept with it: docs/LOG.md
     "save_every": 100,
 }
 

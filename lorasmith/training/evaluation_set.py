@@ -75,16 +75,21 @@ def choose(trained: Sequence[Example], held_out: Sequence[Example], *, count: in
     In an order drawn by the pictures' bytes: no folder's first pictures, and the same whatever else is added.
     """
     apart = _drawn(held_out, seed)
-    taught = is_taught([one.repeats for one in trained])
-    of_it = [one for one, is_of_it in zip(trained, taught, strict=True) if is_of_it]
-    others = [one for one, is_of_it in zip(trained, taught, strict=True) if not is_of_it]
-    sampled = (apart + _drawn(of_it, seed) + _drawn(others, seed))[:count]
+    sampled = (apart + _drawn(trained, seed))[:count]
     return Chosen(tuple(apart[:MOST_VALIDATED] or sampled), tuple(sampled), bool(apart))
 
 
 def _drawn(examples: Sequence[Example], seed: int) -> list[Example]:
-    distinct = {one.image_sha256: one for one in reversed(examples)}
-    return sorted(distinct.values(), key=lambda one: fold(seed, "evaluated", one.image_sha256))
+    """Equal pictures once; what is taught before what only reminds."""
+    taught = is_taught([one.repeats for one in examples])
+    ranks = [
+        (not is_first, fold(seed, "evaluated", one.image_sha256))
+        for one, is_first in zip(examples, taught, strict=True)
+    ]
+    distinct: dict[str, Example] = {}
+    for number in sorted(range(len(examples)), key=ranks.__getitem__):
+        distinct.setdefault(examples[number].image_sha256, examples[number])
+    return list(distinct.values())
 
 
 def evaluation_set(

@@ -75,6 +75,8 @@ def test_the_choice_is_fixed() -> None:
 def test_equal_pictures_are_taken_once() -> None:
     twins = [example(1, sha256="a" * 64), example(2, sha256="a" * 64), example(3)]
     assert len(choose(twins, [], count=3, seed=1).sampled) == 2
+    reminding = replace(twins[1], repeats=1)
+    assert len(choose([replace(twins[0], repeats=10), reminding], [], count=3, seed=1).sampled) == 1
 
 
 @pytest.fixture
