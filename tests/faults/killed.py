@@ -8,9 +8,10 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, Protocol
 
 from lorasmith.control import read_heartbeat
 from lorasmith.errors import ExitCode
@@ -21,8 +22,27 @@ from tests.runs.workshop import Workshop
 
 VICTIMS = ("worker", "supervisor", "both")
 LOOK_SECONDS = 0.005
-MOST_AT = 0.8  # of what an undisturbed start takes
 PATIENCE_SECONDS = 120.0  # for one start; an undisturbed one takes a few
+
+
+class Program(Protocol):
+    """A start: of a Python of its own, or forked (forked_program.py)."""
+
+    @property
+    def pid(self) -> int: ...
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def kill(self) -> None: ...
+
+
+Begin = Callable[[Workshop, Sequence[str], IO[bytes]], Program]
+
+
+def begin_apart(workshop: Workshop, command: Sequence[str], output: IO[bytes]) -> Program:
+    """As a person does it."""
+    return subprocess.Popen(
+        list(command), cwd=workshop.folder, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+    )
 
 
 @dataclass
@@ -46,6 +66,8 @@ class KilledRun:
     draw: random.Random
     most: int  # kills
     within: float  # seconds: what an undisturbed start takes
+    often_at: float  # as a share of that: the instant that is drawn most often
+    begin: Begin
     kills: list[Kill] = field(default_factory=list)
     exits: Counter[int] = field(default_factory=Counter)  # of starts that were left to end
 
@@ -70,16 +92,9 @@ class KilledRun:
     def _one_start(self, command: list[str]) -> int:
         """From a start to its end, by itself or by a kill."""
         with self._log.open("wb") as output:
-            self._process = subprocess.Popen(
-                typed(self.workshop, *command),
-                cwd=self.workshop.folder,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
+            self._process = self.begin(self.workshop, typed(self.workshop, *command), output)
         while len(self.kills) < self.most:
-            # Most of a start is loading, of which one moment is like the next: later ones are drawn more often.
-            seconds = self.draw.triangular(0, self.within, MOST_AT * self.within)
+            seconds = self.draw.triangular(0, self.within, self.often_at * self.within)
             victim = self.draw.choice(VICTIMS)
             if not self._is_alive_after(seconds) or not self._has_killed(victim, seconds):
                 break

@@ -1,4 +1,5 @@
-"""P2, P5, P6 by SIGKILL of worker, supervisor or both at random instants, through the real command line.
+"""P2, P5, P6 by SIGKILL of worker, supervisor or both at random instants, through the real command line: by default in
+processes that are forked, which spares them importing, `-m long` as a person starts them.
 
 Victims and instants come from FAULT_SEED (default 1) and the number of the run, as shares of what an undisturbed start
 takes here; FAULT_RUN=N does run N alone. FAULT_RUNS is the number of kills of the long version.
@@ -22,8 +23,9 @@ import safetensors.torch
 from lorasmith.ledger import steps
 from lorasmith.locking import is_held
 from lorasmith.saved_states import newest_good
-from tests.faults.killed import KilledRun
-from tests.runs.test_command_line import run as typed_run
+from tests.faults.forked_program import ForkedProgram
+from tests.faults.killed import PATIENCE_SECONDS, Begin, KilledRun, begin_apart
+from tests.runs.test_command_line import typed
 from tests.runs.workshop import Workshop, digest
 
 MakeWorkshop = Callable[[str], Workshop]
@@ -40,6 +42,21 @@ MANY_KILLS = int(os.environ.get("FAULT_RUNS", "200"))
 MOST_A_RUN = 10
 REPEATS = {0: 1, 1: 1, 2: 1, 3: 2, 4: 2, 5: 2, 6: 2}  # of the workshop's pictures, by example id
 OPTIONS = ("--save-every", "3", "--evaluate-every", "0", "--rank", "4", "--dropout", "0.1", "--lr-schedule", "cosine")
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How runs are started and killed."""
+
+    epochs: int
+    begin: Begin
+    often_at: float  # as a share of an undisturbed start: the instant that is drawn most often
+
+
+FORKED = Manner(2, ForkedProgram, 0.4)
+# In longer runs, more of which is training and saving. Most of a start of its own is importing and loading, of which
+# one moment is like the next: later ones are drawn more often.
+APART = Manner(12, begin_apart, 0.8)
 
 
 @dataclass(frozen=True)
@@ -72,12 +89,16 @@ def new_run(epochs: int) -> tuple[str, ...]:
     return ("--new", "--steps", str(steps_of(epochs)), *OPTIONS)
 
 
-def run_undisturbed(make_workshop: MakeWorkshop, epochs: int) -> Undisturbed:
+def run_undisturbed(make_workshop: MakeWorkshop, manner: Manner) -> Undisturbed:
     workshop = make_workshop("undisturbed")
-    began = time.monotonic()
-    assert typed_run(workshop, *new_run(epochs)) == 0
-    seconds = time.monotonic() - began
-    return Undisturbed(epochs, workshop.digest(), export_of(workshop), workshop.losses(), told(workshop), seconds)
+    with (workshop.folder / "output.txt").open("wb") as output:
+        began = time.monotonic()
+        started = manner.begin(workshop, typed(workshop, *new_run(manner.epochs)), output)
+        assert started.wait(PATIENCE_SECONDS) == 0
+        seconds = time.monotonic() - began
+    return Undisturbed(
+        manner.epochs, workshop.digest(), export_of(workshop), workshop.losses(), told(workshop), seconds
+    )
 
 
 def check(workshop: Workshop, undisturbed: Undisturbed) -> None:
@@ -106,16 +127,20 @@ def _with_a_cache_of_its_own(workshop: Workshop) -> None:
     shutil.copytree(behind, pictures)
 
 
-def kill_all(make_workshop: MakeWorkshop, epochs: int, kills: int) -> None:
+def kill_all(make_workshop: MakeWorkshop, manner: Manner, kills: int) -> None:
     """Runs until so many kills have hit; every one of them is checked, and a failure says how it is had again."""
-    undisturbed = run_undisturbed(make_workshop, epochs)
+    undisturbed = run_undisturbed(make_workshop, manner)
     began = time.monotonic()
     done: list[KilledRun] = []
     for number in [int(ONLY)] if ONLY else count(1):
         workshop = make_workshop(f"killed{number}")
         _with_a_cache_of_its_own(workshop)
         most = min(MOST_A_RUN, kills - hits_of(done))
-        one = KilledRun(workshop, new_run(epochs), random.Random(f"{SEED}/{number}"), most, undisturbed.seconds)
+        draw = random.Random(f"{SEED}/{number}")
+        typed_new = new_run(manner.epochs)
+        one = KilledRun(
+            workshop, typed_new, draw, most, within=undisturbed.seconds, often_at=manner.often_at, begin=manner.begin
+        )
         done.append(one)
         try:
             one.to_the_end()
@@ -130,8 +155,9 @@ def kill_all(make_workshop: MakeWorkshop, epochs: int, kills: int) -> None:
     phases = Counter(kill.phase or "no heart" for one in done for kill in one.kills)
     exits = sum((one.exits for one in done), Counter[int]())
     sys.stdout.write(
-        f"\n{len(done)} runs of {steps_of(epochs)} steps, {hits_of(done)} kills {dict(victims)}, while {dict(phases)}, "
-        f"exits {dict(exits)}, {seconds:.0f} s (undisturbed {undisturbed.seconds:.1f} s each), FAULT_SEED={SEED}\n"
+        f"\n{len(done)} runs of {steps_of(manner.epochs)} steps, {hits_of(done)} kills {dict(victims)}, "
+        f"while {dict(phases)}, exits {dict(exits)}, "
+        f"{seconds:.0f} s (undisturbed {undisturbed.seconds:.1f} s each), FAULT_SEED={SEED}\n"
     )
     assert ONLY or hits_of(done) == kills
 
@@ -141,10 +167,9 @@ def hits_of(done: Sequence[KilledRun]) -> int:
 
 
 def test_twenty_kills(make_workshop: MakeWorkshop) -> None:
-    kill_all(make_workshop, 4, KILLS)
+    kill_all(make_workshop, FORKED, KILLS)
 
 
 @pytest.mark.long
 def test_two_hundred_kills(make_workshop: MakeWorkshop) -> None:
-    """In longer runs, more of which is training and saving."""
-    kill_all(make_workshop, 12, MANY_KILLS)
+    kill_all(make_workshop, APART, MANY_KILLS)

@@ -52,6 +52,7 @@ def test_another_order_of_computing(loaded: Loaded) -> None:
     assert torch.equal(tree.total(), whole)
 
 
+@pytest.mark.slow
 def test_each_in_a_fresh_process(loaded: Loaded, workshop: Workshop, tmp_path: Path) -> None:
     tree = TreeSum(3)
     for micro in range(3):

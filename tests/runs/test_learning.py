@@ -17,6 +17,8 @@ from lorasmith.training.loaded import Loaded
 from lorasmith.training.step import losses_of
 from tests.runs.workshop import Workshop, load, stage
 
+pytestmark = pytest.mark.slow
+
 PRETRAINING_STEPS = 250
 STEPS = 60
 LEARNING = {("training", "batch_size"): 4}

@@ -42,7 +42,13 @@ WATCHED: dict[str, Values] = {
 }
 
 
-@pytest.mark.parametrize("values", WATCHED.values(), ids=WATCHED)
+@pytest.mark.parametrize(
+    "values",
+    [
+        pytest.param(values, id=name, marks=[] if name == "dropout" else pytest.mark.slow)
+        for name, values in WATCHED.items()
+    ],
+)
 def test_looking_at_every_step_or_never_same_bytes(
     make_workshop: MakeWorkshop, monkeypatch: pytest.MonkeyPatch, values: Values
 ) -> None:

@@ -101,6 +101,7 @@ def test_going_on_writes_what_was_planned(workshop: Workshop) -> None:
     assert_as_planned(workshop, made, changes(workshop.folder, times))
 
 
+@pytest.mark.slow
 def test_as_a_person_types_it(workshop: Workshop) -> None:
     """With a trial, in processes of its own."""
     here = workshop.folder

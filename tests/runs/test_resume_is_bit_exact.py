@@ -52,7 +52,21 @@ ROWS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("values", "stop_at"), [row[1:] for row in ROWS], ids=[row[0] for row in ROWS])
+# Each optimizer, each shape and each way of training at least once; the others are slow.
+IN_THE_DEFAULT_SUITE = {
+    "adamw-first", "adafactor-epoch_boundary", "lion-last", "prodigy-mid_epoch", "adamw-linear-warm",
+    "adamw-cosine_with_restarts:2-warm", "prodigy-constant", "dropout", "text_encoder", "accumulation", "checkpointing",
+    "bf16",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("values", "stop_at"),
+    [
+        pytest.param(*row[1:], id=row[0], marks=[] if row[0] in IN_THE_DEFAULT_SUITE else pytest.mark.slow)
+        for row in ROWS
+    ],
+)
 def test_stop_and_continue_equals_straight(make_workshop: MakeWorkshop, values: Values, stop_at: int) -> None:
     straight, stopped, pieces = (make_workshop(name) for name in ("straight", "stopped", "pieces"))
     assert straight.new(STEPS, values).exit_code == ExitCode.FINISHED

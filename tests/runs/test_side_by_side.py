@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 STEPS = 4
 
 
+@pytest.mark.slow
 def test_two_runs_share_nothing_but_the_cache(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -85,6 +85,7 @@ def test_the_first_days_of_a_lora(folder: Path) -> None:
     shutil.rmtree(backup)
 
 
+@pytest.mark.slow  # by default tests/faults/test_interrupts.py presses it at other moments
 def test_ctrl_c_saves_and_ends_with_5(folder: Path) -> None:
     (folder / "lorasmith.toml").write_text(
         f'base_model = "{folder.parent}/models/Stable-diffusion/favourite.safetensors"'

@@ -35,6 +35,7 @@ def unlucky(workshop: Workshop, how: str, **watch: float) -> tuple[ExitCode, lis
     return supervisor.exit_code, events
 
 
+@pytest.mark.slow  # tests/faults has the same with a worker that is forked
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 @pytest.mark.parametrize("how", ["sleep", "kill"])
 def test_the_same_bytes(make_workshop: Callable[[str], Workshop], how: str) -> None:
