@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Sequence
 from typing import IO
@@ -67,14 +68,18 @@ def _live(workshop: Workshop, arguments: Sequence[str], output: IO[bytes]) -> No
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         for number in (1, 2):
             os.dup2(output.fileno(), number)
-        # pytest's own stand in the place of these
-        sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__
+        # In the place of these stand pytest's own, and xdist's.
+        sys.stdin, sys.stdout, sys.stderr = (open(number, mode) for number, mode in enumerate("rww"))  # noqa: SIM115
         os.chdir(workshop.folder)
         defaults = Supervisor.__init__.__kwdefaults__
         assert defaults is not None
         defaults["launch"] = ForkedWorker
         status = cli.main(["train", *arguments], script="python train_lora.py")
+    except BaseException:  # noqa: BLE001 - the boundary of the process: nothing of it may go on as a second pytest
+        traceback.print_exc()
     finally:
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        os._exit(status)
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(status)

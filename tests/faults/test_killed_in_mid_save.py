@@ -38,7 +38,7 @@ sys.exit(worker.main(sys.argv[2:]))
     ("victim", "left"),
     [
         ("optimizer.pt", ".state_*.tmp/optimizer.pt"),
-        (".last.safetensors", ".last.safetensors.*.tmp"),
+        pytest.param(".last.safetensors", ".last.safetensors.*.tmp", marks=pytest.mark.slow),
     ],
 )
 def test_what_is_half_written_is_gone_after_the_next_start(

@@ -18,7 +18,7 @@ from lorasmith.events import (
     Warned,
 )
 from lorasmith.ledger import read_events, steps
-from lorasmith.training import evaluation
+from lorasmith.training import evaluation, samples
 from lorasmith.training.evaluation import Evaluator
 from lorasmith.training.loop import Recorder
 from tests.families.tiny import tiny_clip
@@ -35,8 +35,9 @@ EVERY_TWO: dict[tuple[str, str], Any] = {
 
 @pytest.fixture(autouse=True)
 def no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps of a miniature are shorter than looking at what they did."""
+    """Steps of a miniature are shorter than looking at what they did; and nobody looks at its pictures."""
     monkeypatch.setattr(evaluation, "MOST_SHARE", 1.0)
+    monkeypatch.setattr(samples, "STEPS", 3)
 
 
 def losses(monkeypatch: pytest.MonkeyPatch, by_step: dict[int, float]) -> None:

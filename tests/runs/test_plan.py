@@ -89,6 +89,7 @@ def test_a_run_writes_what_was_planned(own_cache: Workshop) -> None:
     assert_as_planned(own_cache, made, changes(own_cache.folder, times))
 
 
+@pytest.mark.slow
 def test_going_on_writes_what_was_planned(workshop: Workshop) -> None:
     assert ran(workshop.start_new(4, EVALUATED)) == ExitCode.FINISHED
     request = Request(steps=3)

@@ -137,6 +137,7 @@ def test_with_every_layer_in_its_fast_form(make_workshop: MakeWorkshop, monkeypa
     assert pieces.digest() == straight.digest()
 
 
+@pytest.mark.slow
 def test_in_processes_of_their_own(make_workshop: MakeWorkshop) -> None:
     """The same through real processes: fresh interpreters, nothing carried over in memory."""
     values = settings("adamw", "cosine", values={("adapter", "dropout"): 0.1})
