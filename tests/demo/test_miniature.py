@@ -136,6 +136,7 @@ def test_main_makes_all_that_a_run_needs(tmp_path: Path) -> None:
     assert {"base_model/model_index.json", "lora_train_set/10_test/picture_007.txt", "lorasmith.toml"} <= made
 
 
+@pytest.mark.slow
 def test_runs_as_a_module_and_prints_nothing(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     command = [sys.executable, "-m", "lorasmith.demo.miniature", str(tmp_path / "try")]

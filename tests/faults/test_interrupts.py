@@ -43,7 +43,7 @@ PHASES: dict[str, tuple[str, ...]] = {
 NOT_BEGUN = ("loading", "caching")
 COMPLETED = ("last save", "last evaluation", "report", "drawing")  # step N is completed
 EXPORTED = ("last evaluation", "report", "drawing")  # and all of it is on the disk
-DEFAULT = (("loading", 1), ("saving", 1), ("drawing", 1), ("step", 2))
+DEFAULT = (("loading", 1), ("saving", 1), ("step", 2))
 OF_PROGRAM = ("report", "drawing")  # after these there is nothing left to press at
 CASES = [(phase, presses) for phase in PHASES for presses in (1, 2) if presses == 1 or phase not in OF_PROGRAM]
 

@@ -33,12 +33,13 @@ sys.exit(worker.main(sys.argv[2:]))
 """
 
 
+@pytest.mark.slow  # the fault points have it in a process that is forked
 @pytest.mark.skipif(sys.platform == "win32", reason="nobody is killed like this there")
 @pytest.mark.parametrize(
     ("victim", "left"),
     [
         ("optimizer.pt", ".state_*.tmp/optimizer.pt"),
-        pytest.param(".last.safetensors", ".last.safetensors.*.tmp", marks=pytest.mark.slow),
+        (".last.safetensors", ".last.safetensors.*.tmp"),
     ],
 )
 def test_what_is_half_written_is_gone_after_the_next_start(

@@ -23,8 +23,14 @@ ACCUMULATION = (1, 3)
 HISTORY = (("new", 5, 5), ("continue", 4, 9), ("stop", 20, 12), ("continue", None, 29), ("continue", 1, 30))
 
 
-@pytest.mark.parametrize("accumulation", ACCUMULATION)
-@pytest.mark.parametrize("batch_size", BATCH_SIZES)
+def of_both_suites() -> list[Any]:
+    """Each number at least once by default."""
+    slow = {(1, 3), (2, 3)}
+    pairs = [(batch_size, accumulation) for batch_size in BATCH_SIZES for accumulation in ACCUMULATION]
+    return [pytest.param(*one, marks=[pytest.mark.slow] if one in slow else []) for one in pairs]
+
+
+@pytest.mark.parametrize(("batch_size", "accumulation"), of_both_suites())
 def test_every_counter_says_n(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch, batch_size: int, accumulation: int
 ) -> None:

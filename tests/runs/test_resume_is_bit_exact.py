@@ -55,7 +55,7 @@ ROWS = [
 # Each optimizer, each shape and each way of training at least once; the others are slow.
 IN_THE_DEFAULT_SUITE = {
     "adamw-first", "adafactor-epoch_boundary", "lion-last", "prodigy-mid_epoch", "adamw-linear-warm",
-    "adamw-cosine_with_restarts:2-warm", "prodigy-constant", "dropout", "text_encoder", "accumulation", "checkpointing",
+    "adamw-cosine_with_restarts:2-warm", "dropout", "text_encoder", "accumulation", "checkpointing",
     "bf16",
 }  # fmt: skip
 
