@@ -4,24 +4,21 @@ supervisor and worker are the real ones, in processes of their own, and only imp
 
 import os
 import signal
-import subprocess
 import sys
-import time
 import traceback
-import warnings
 from collections.abc import Sequence
 from typing import IO
 
 from lorasmith.runtime.supervisor import Supervisor
 from lorasmith.ui import cli
-from tests.faults.forked_worker import ForkedWorker
+from tests.faults.forked_worker import ForkedProcess, ForkedWorker
 from tests.runs.workshop import Workshop
 
 PROGRAM = 2  # train_lora.py's own place in what is typed: after the interpreter and itself come the arguments
 
 
-class ForkedProgram:
-    """What a test needs of `subprocess.Popen`, of `python train_lora.py …` typed without a terminal."""
+class ForkedProgram(ForkedProcess):
+    """`python train_lora.py …`, typed without a terminal."""
 
     def __init__(self, workshop: Workshop, typed: Sequence[str], output: IO[bytes]) -> None:
         import diffusers  # noqa: F401 - before the fork
@@ -31,30 +28,7 @@ class ForkedProgram:
 
         from lorasmith.reports import loss_log, making, tensorboard  # noqa: F401
 
-        sys.stdout.flush()
-        sys.stderr.flush()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of threads; nothing here needs one
-            self.pid = os.fork()
-        if self.pid == 0:
-            _live(workshop, typed[PROGRAM:], output)
-        self._status: int | None = None
-
-    def poll(self) -> int | None:
-        if self._status is None:
-            found, status = os.waitpid(self.pid, os.WNOHANG)
-            if found:
-                self._status = os.waitstatus_to_exitcode(status)
-        return self._status
-
-    def wait(self, timeout: float | None = None) -> int:
-        give_up_at = None if timeout is None else time.monotonic() + timeout
-        while self.poll() is None:
-            if give_up_at is not None and time.monotonic() >= give_up_at:
-                raise subprocess.TimeoutExpired("forked program", timeout or 0.0)
-            time.sleep(0.002)
-        assert self._status is not None
-        return self._status
+        super().__init__(lambda: _live(workshop, typed[PROGRAM:], output))
 
     def kill(self) -> None:
         if self.poll() is None:

@@ -19,17 +19,17 @@ Harm = Callable[[list[str]], None]
 MOST_HANDLES = 1024
 
 
-class ForkedWorker:
-    """What the supervisor needs of a worker's process. `harm` is done to it, in it, before it begins."""
+class ForkedProcess:
+    """A child that does `live`, which never comes back: what `subprocess.Popen` gives of it."""
 
-    def __init__(self, arguments: list[str], output: IO[bytes], *, harm: Harm = lambda _: None) -> None:
+    def __init__(self, live: Callable[[], None]) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of threads; nothing here needs one
             self.pid = os.fork()
         if self.pid == 0:
-            _live(arguments, output, harm)
+            live()
         self._status: int | None = None
 
     def poll(self) -> int | None:
@@ -43,10 +43,17 @@ class ForkedWorker:
         give_up_at = time.monotonic() + (60.0 if timeout is None else timeout)
         while self.poll() is None:
             if time.monotonic() >= give_up_at:
-                raise subprocess.TimeoutExpired("forked worker", timeout or 60.0)
-            time.sleep(0.005)
+                raise subprocess.TimeoutExpired("forked process", timeout or 60.0)
+            time.sleep(0.002)
         assert self._status is not None
         return self._status
+
+
+class ForkedWorker(ForkedProcess):
+    """What the supervisor needs of a worker's process. `harm` is done to it, in it, before it begins."""
+
+    def __init__(self, arguments: list[str], output: IO[bytes], *, harm: Harm = lambda _: None) -> None:
+        super().__init__(lambda: _live(arguments, output, harm))
 
     def ask(self) -> None:
         self._send(INTERRUPT)
