@@ -162,8 +162,8 @@ def base_sheet(file: Path) -> None:
 
 
 def measure_lora(lora: Path, *, prompts: int, base_captions: int) -> dict[str, Any]:
-    """How far the LoRA has come from the base to real pictures, on backgrounds that were in no training picture; and
-    how much of the old knowledge is left."""
+    """How far the LoRA has come from the base to real pictures, on backgrounds that no training picture of the
+    concept has; and how much of the old knowledge is left."""
     clip, old = Clip.load(), held_out_scenes(base_captions)
     grounds = [NEW_GROUNDS[number % len(NEW_GROUNDS)] for number in range(prompts)]
     sizes = [("", "large")[number // len(NEW_GROUNDS) % 2] for number in range(prompts)]
