@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -89,6 +90,9 @@ def _live(arguments: list[str], output: IO[bytes], harm: Harm) -> None:
         harm(arguments)
         status = worker.main(arguments)
         sys.stdout.flush()
+        sys.stderr.flush()
+    except BaseException:  # noqa: BLE001 - the boundary of the process, as in forked_program.py
+        traceback.print_exc()
         sys.stderr.flush()
     finally:
         os._exit(status)

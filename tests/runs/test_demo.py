@@ -42,7 +42,6 @@ def test_it_is_small_and_of_half_precision() -> None:
     assert (DEMO_MODEL / "README.md").is_file()
 
 
-@pytest.mark.slow
 def test_its_samples_show_what_was_asked_for() -> None:
     """Few captions here; all hundred in the slow suite."""
     measured = demo_quality.measure_base(20)
