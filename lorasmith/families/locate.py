@@ -106,16 +106,20 @@ _MAX_FOUND = 100
 
 
 def find_checkpoints(start: Path, environment: Mapping[str, str]) -> list[Path]:
-    """Checkpoints in the usual places, sorted by path, at most 100, not examined: a WebUI's or ComfyUI's `models` in
+    """Checkpoints in the usual places, nearest first, at most 100, not examined: a WebUI's or ComfyUI's `models` in
     `start`, a folder above it or a folder of those, and Stable Diffusion folders in the hub's cache."""
-    found: set[Path] = set()
+    found: dict[Path, None] = {}  # a set that keeps their order
     start = start.absolute()
     for folder in (start, *start.parents):
-        for neighbour in (folder, *_folders(folder)):
-            for place in _USUAL_PLACES:
-                found.update(_checkpoints(neighbour / place, _MAX_DEPTH))
-    found.update(_hub_snapshots(_hub_cache(environment)))
-    return sorted(found)[:_MAX_FOUND]
+        here = [
+            file
+            for neighbour in (folder, *_folders(folder))
+            for place in _USUAL_PLACES
+            for file in _checkpoints(neighbour / place, _MAX_DEPTH)
+        ]
+        found.update(dict.fromkeys(sorted(here)))
+    found.update(dict.fromkeys(sorted(_hub_snapshots(_hub_cache(environment)))))
+    return list(found)[:_MAX_FOUND]
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -177,14 +177,14 @@ def hub_model(cache: Path, owner: str, name: str, *, kind: str = "StableDiffusio
     return snapshot
 
 
-def test_the_usual_places(tmp_path: Path) -> None:
+def test_the_usual_places_nearest_first(tmp_path: Path) -> None:
     start = tmp_path / "ai" / "work" / "here"
     start.mkdir(parents=True)
     expected = [
         touched(start / "models" / "checkpoints" / "own.safetensors"),
-        touched(tmp_path / "ai" / "webui" / "models" / "Stable-diffusion" / "v1.ckpt"),
-        touched(tmp_path / "ai" / "webui" / "models" / "Stable-diffusion" / "sd15" / "anime" / "Deep.SAFETENSORS"),
         touched(tmp_path / "ai" / "models" / "checkpoints" / "above.safetensors"),
+        touched(tmp_path / "ai" / "webui" / "models" / "Stable-diffusion" / "sd15" / "anime" / "Deep.SAFETENSORS"),
+        touched(tmp_path / "ai" / "webui" / "models" / "Stable-diffusion" / "v1.ckpt"),
         touched(tmp_path / "ComfyUI" / "models" / "checkpoints" / "comfy.safetensors"),
         hub_model(tmp_path / "hub", "runwayml", "stable-diffusion-v1-5"),
     ]
@@ -195,7 +195,7 @@ def test_the_usual_places(tmp_path: Path) -> None:
     touched(tmp_path / ".hidden" / "models" / "checkpoints" / "no.ckpt")
     hub_model(tmp_path / "hub", "stabilityai", "sdxl", kind="StableDiffusionXLPipeline")
     found = find_checkpoints(start, {"HF_HUB_CACHE": str(tmp_path / "hub")})
-    assert [one for one in found if one.is_relative_to(tmp_path)] == sorted(expected)
+    assert [one for one in found if one.is_relative_to(tmp_path)] == expected
 
 
 @pytest.mark.parametrize(
