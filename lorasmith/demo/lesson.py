@@ -19,7 +19,7 @@ KNOWN = "known"  # the folder of what the base knows
 KNOWN_OF_EACH_SHAPE = 8
 KNOWN_REPEATS = 2
 GROUNDS = ("red", "yellow", "blue", "pink", "brown", "gray", "black")  # of the concept's pictures
-NEW_GROUNDS = ("orange", "green", "purple", "white")  # of none of them: what was learned must work there too
+NEW_GROUNDS = ("orange", "green", "purple", "white")  # of no picture at all: what was learned must work there too
 HELD_OUT = 4
 SETTINGS = {
     "base_model": "demo",
@@ -42,10 +42,11 @@ def lesson_scenes() -> list[Scene]:
 
 
 def reminder_scenes() -> list[Scene]:
-    """Some that the base was trained on, of every shape equally many. Without them whatever is asked for soon has the
-    concept's sizes."""
+    """Some that the base was trained on, of every shape equally many, on the concept's own backgrounds. Without them
+    whatever is asked for soon has the concept's sizes."""
     chance = random.Random(fold(1, "known"))
-    by_shape = [[scene for scene in known_scenes() if scene.shape == shape] for shape in SHAPES]
+    known = [scene for scene in known_scenes() if scene.ground in GROUNDS]
+    by_shape = [[scene for scene in known if scene.shape == shape] for shape in SHAPES]
     return [scene for scenes in by_shape for scene in chance.sample(scenes, KNOWN_OF_EACH_SHAPE)]
 
 

@@ -1,6 +1,6 @@
 """Makes the reports of a run: ledgers in, one JSON, one PNG and one page out, under one time stamp.
 
-A later report replaces no earlier one. What cannot be written is told, and ends nothing.
+A later report replaces no earlier one. What cannot be drawn or written is told, and ends nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from lorasmith.errors import ResourceError
 from lorasmith.ledger import read_events
 from lorasmith.reports.files import ReportFiles
 from lorasmith.reports.html_report import html_report
@@ -71,8 +70,10 @@ class _Making:
     def _done(self, path: Path, action: Callable[[], None]) -> bool:
         try:
             action()
-        except (OSError, ResourceError) as error:
-            log.debug("%s: %s", path, error)
+        except ModuleNotFoundError:
+            raise
+        except Exception as error:  # a run that is over is not failed by a library that cannot draw it
+            log.debug("%s: %s", path, error, exc_info=True)
             self.troubles.append(Trouble(str(path), reason_of(error)))
             return False
         return True

@@ -155,9 +155,11 @@ def projections_of(run: RunFolder, language: str = FALLBACK) -> Projections:
     return Projections(run.ledger, [TensorBoardFile(run, language), LossLog(run.loss_log)])
 
 
-def reason_of(error: OSError | ResourceError) -> str:
-    """In the system's own words why something could not be written."""
+def reason_of(error: Exception) -> str:
+    """Why something could not be made: in the system's own words, or the library's."""
     if isinstance(error, ResourceError):
         cause = error.__cause__
         return str(cause.strerror) if isinstance(cause, OSError) else error.code
-    return error.strerror or str(error)
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return f"{type(error).__name__}: {error}"

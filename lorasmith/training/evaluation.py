@@ -33,7 +33,7 @@ from lorasmith.training.step import Parts
 from lorasmith.training.validation import validation_losses
 
 MOST_SHARE = 0.1
-"""Of the wall time, for all evaluations but the one at the end."""
+"""Of the wall time of a start, for all its evaluations but the first, whose time nobody knows before, and the last."""
 MODEL_FAILED, NOT_WRITTEN = "base_model_failed", "samples_not_written"
 DIED, OFF = "evaluation_died", "evaluation_off"
 AT_ONCE = 8
@@ -76,7 +76,8 @@ class Evaluator:
     control_folder: str = CONTROL
     evaluated_step: int = -1  # the newest one
     cost_seconds: float = 0.0  # of the newest evaluation, without the control; 0: none yet
-    ended_at: float = 0.0  # monotonic: when the newest ended, or training began
+    spent_seconds: float = 0.0  # on all evaluations of this start, with the control
+    began_at: float = 0.0  # monotonic: when training began
     has_said_less: bool = False
     at_once: int = AT_ONCE
 
@@ -90,7 +91,7 @@ class Evaluator:
         `has_died`: the last attempt was ended from outside while it was measuring, as happens where the system has no
         memory left. Then one picture is made at a time; after the second time in a row, none in this start.
         """
-        self.ended_at = monotonic()
+        self.began_at = monotonic()
         settings: Mapping[str, Any] = {}
         deaths = 0
         for event in events:
@@ -139,6 +140,7 @@ class Evaluator:
             return []
         alive = Pulse(state.step, beat, stop_requested)
         events: list[Event] = []
+        began = monotonic()
         try:
             with undisturbed(state.adapter, parts.models):
                 if not self.has_control:
@@ -151,13 +153,14 @@ class Evaluator:
             return events
         self.evaluated_step = state.step
         self.cost_seconds = next(one.seconds for one in found if isinstance(one, Evaluated))
-        self.ended_at = monotonic()
+        self.spent_seconds += monotonic() - began
         return events + found
 
     def _share(self) -> float:
-        """Of the time since the last evaluation, if one as long as that were done now."""
-        since = monotonic() - self.ended_at
-        return self.cost_seconds / (self.cost_seconds + since) if self.cost_seconds > 0 else 0.0
+        """Of the time of this start that evaluations would have taken, if one as long as the last were done now."""
+        since = monotonic() - self.began_at
+        would_be = self.spent_seconds + self.cost_seconds
+        return would_be / (since + self.cost_seconds) if self.cost_seconds > 0 else 0.0
 
     def _measured(self, step: int, parts: Parts, *, is_control: bool, is_end: bool, alive: Pulse) -> list[Event]:
         assert self.measured_on is not None

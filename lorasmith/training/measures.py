@@ -91,12 +91,12 @@ class Comparer:
         self, samples: Sequence[Sample], measured: Measured, *, is_end: bool, alive: Callable[[], None]
     ) -> None:
         """What needs CLIP."""
-        encoder = self._encoder()
-        if encoder is None:
-            measured.unavailable["semantic"] = self.problem
-            return
         what = "semantic"
         try:
+            encoder = self._encoder()
+            if encoder is None:
+                measured.unavailable["semantic"] = self.problem
+                return
             rows = _embedded(encoder, [one.picture for one in samples], alive)
             self._semantic(encoder, samples, rows, measured, alive=alive)
             what = "nearest"

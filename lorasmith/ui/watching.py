@@ -45,7 +45,7 @@ def watch(
     try:
         _follow(supervisor, followed, display=display, screen=screen, start=start, words=words)
         display.finish(supervisor.exit_code, supervisor.newest_state())
-        if followed.has_begun:
+        if followed.has_begun or _has_failed(start, supervisor.exit_code):
             _report(start, display, words)
     except KeyboardInterrupt:
         # From the first event to the last Ctrl+C is the supervisor's: this one came before there was anything to stop,
@@ -91,6 +91,13 @@ def _follow(
         screen.close()
         if projections is not None:
             projections.close()
+
+
+def _has_failed(start: Start, exit_code: ExitCode) -> bool:
+    """Whether a run that is there already was not taken up again, and not because it was asked for what cannot be: of a
+    new one there is nothing to report, and a start that was refused changes nothing."""
+    failed = exit_code in (ExitCode.NO_RESOURCE, ExitCode.STUCK, ExitCode.NON_FINITE, ExitCode.CRASHED)
+    return failed and not start.is_new and start.run.ledger.is_file()
 
 
 def _report(start: Start, display: Display, words: Words) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from lorasmith.events import Event
 from lorasmith.messages import LANGUAGES
+from lorasmith.reports import making
 from lorasmith.reports.making import make_reports, read_summary
 from lorasmith.run_folder import RunFolder
 from lorasmith.ui.words import Words
@@ -99,6 +100,22 @@ def test_without_matplotlib_the_rest_is_made(tmp_path: Path, monkeypatch: pytest
     files = make_reports(run, Words("en"), now=NOW)
     assert (files.png, files.missing, len(files.made), files.troubles) == (None, "matplotlib", 2, ())
     assert not list(run.training_logs.glob("*.png"))
+
+
+@pytest.mark.parametrize(
+    "error", [ImportError("DLL load failed"), ValueError("cannot convert float NaN"), MemoryError("no room")], ids=repr
+)
+def test_a_library_that_cannot_draw_costs_its_own_file_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def broken(*_: object) -> bytes:
+        raise error
+
+    monkeypatch.setattr(making, "png_report", broken)
+    files = make_reports(written(tmp_path / "lora_output", [started(DATA, 9)]), Words("en"), now=NOW)
+    assert (files.png, files.missing, len(files.made)) == (None, "", 2)
+    (trouble,) = files.troubles
+    assert trouble.path.endswith(".png") and str(error) in trouble.reason
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:

@@ -66,16 +66,44 @@ def test_every_so_many_steps(loaded: Loaded) -> None:
 def test_at_most_a_tenth_of_the_time(loaded: Loaded, clock: Clock) -> None:
     """An evaluation of 10 s needs 90 s of training before it."""
     one = loaded.evaluator
-    one.ended_at, one.cost_seconds = 1000.0, 10.0
+    one.began_at, one.cost_seconds = 1000.0, 10.0
     for now, is_due in ((1010.0, False), (1089.0, False), (1090.0, True), (1500.0, True)):
         clock[0] = now
         assert one.is_due(4) == is_due
+    one.spent_seconds = 20.0  # 30 of 300 with this one
+    for now, is_due in ((1289.0, False), (1290.0, True)):
+        clock[0] = now
+        assert one.is_due(4) == is_due
+
+
+def test_however_long_one_takes_all_but_the_first_take_a_tenth(
+    loaded: Loaded, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps of 1 s, evaluations of 7 s: the first is not known before, every later one keeps all of them in a tenth."""
+    generate = evaluation.generate
+
+    def slow(*arguments: Any, **named: Any) -> Any:
+        clock[0] += 7.0
+        return generate(*arguments, **named)
+
+    monkeypatch.setattr(evaluation, "generate", slow)
+    one, spent, shares = loaded.evaluator, 0.0, []
+    one.began_at = 0.0
+    for step in range(1, 601):
+        clock[0] += 1.0
+        loaded.state.step = step
+        if not one.is_due(step):
+            continue
+        spent += sum(event.seconds for event in evaluated(loaded) if isinstance(event, Evaluated))
+        shares.append(spent / clock[0])
+    assert len(shares) > 5
+    assert shares[0] > 0.1 and max(shares[1:]) <= 0.1
 
 
 def test_less_often_is_said_once(loaded: Loaded, clock: Clock) -> None:
     one = loaded.evaluator
     assert one.postponed(2) is None
-    one.ended_at, one.cost_seconds, clock[0] = 0.0, 10.0, 20.0
+    one.began_at, one.cost_seconds, clock[0] = 0.0, 10.0, 20.0
     assert one.postponed(3) is None
     warned = one.postponed(4)
     assert warned is not None
@@ -83,7 +111,8 @@ def test_less_often_is_said_once(loaded: Loaded, clock: Clock) -> None:
     assert one.postponed(6) is None
 
 
-def test_the_control_does_not_count_as_cost(loaded: Loaded, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_control_counts_once(loaded: Loaded, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was spent; but the next evaluation will be without it."""
     generate = evaluation.generate
 
     def slow(*arguments: Any, **named: Any) -> Any:
@@ -95,7 +124,7 @@ def test_the_control_does_not_count_as_cost(loaded: Loaded, clock: Clock, monkey
     assert isinstance(control, Evaluated)
     assert isinstance(plain, Evaluated)
     assert (control.seconds, plain.seconds) == (7.0, 7.0)
-    assert (loaded.evaluator.cost_seconds, loaded.evaluator.ended_at) == (7.0, 14.0)
+    assert (loaded.evaluator.cost_seconds, loaded.evaluator.spent_seconds) == (7.0, 14.0)
 
 
 # -- what ------------------------------------------------------------------------------------------

@@ -135,6 +135,22 @@ def test_out_of_memory(examples: tuple[Example, ...]) -> None:
         measured(comparer(examples, Failing(RuntimeError("shapes"))), [sample(examples[0])])
 
 
+def test_no_memory_to_load_clip_with(examples: tuple[Example, ...]) -> None:
+    """Tried again the next time: then there may be some."""
+
+    def load(_: str) -> MeanColour:
+        tries.append(1)
+        if len(tries) == 1:
+            raise MemoryError
+        return MeanColour()
+
+    tries: list[int] = []
+    one = Comparer(Path("clip"), load, examples)  # type: ignore[arg-type]
+    first = measured(one, [sample(examples[0])])
+    assert (first.unavailable, first.semantic) == ({"semantic": "out_of_memory"}, [None])
+    assert measured(one, [sample(examples[0])]).semantic == [pytest.approx(0, abs=1e-6)]
+
+
 def test_a_picture_that_changed(examples: tuple[Example, ...]) -> None:
     gone = (*examples[:3], replace(examples[3], image_sha256="0" * 64))
     found = measured(comparer(gone), [sample(examples[0])])

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import io
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 
 from lorasmith.config import RunConfig
 from lorasmith.errors import ExitCode
-from lorasmith.events import Event, RunStopped
+from lorasmith.events import Event, RunStopped, WorkerStarted
 from lorasmith.reports import making
 from lorasmith.run_folder import RunFolder
 from lorasmith.runtime.start import Start
@@ -88,6 +90,25 @@ def test_an_end_before_the_run_took_its_place_makes_no_report(start: Start) -> N
     assert watch(start, NeverBegun(start), words=words, command="x", verbose=False, screen=PlainScreen(out)) == 2
     assert not start.run.training_logs.exists()
     assert "Report" not in out.getvalue()
+
+
+@pytest.mark.parametrize("exit_code", [code for code in ExitCode if code not in (ExitCode.FINISHED, ExitCode.STOPPED)])
+@pytest.mark.parametrize("is_new", [True, False])
+def test_a_run_that_is_not_taken_up_again_has_its_report(start: Start, exit_code: ExitCode, is_new: bool) -> None:
+    """Hung, crashed or without memory while it loads: what was refused before left no trace and gets none."""
+
+    class Loading(FakeSupervisor):
+        def events(self) -> Iterator[Event | None]:
+            self.exit_code = exit_code
+            yield WorkerStarted(attempt=2, time=0.0, worker_pid=1, supervisor_pid=2)
+
+    watched(start)
+    shutil.rmtree(start.run.training_logs)
+    out, words = io.StringIO(), Words("en")
+    again = replace(start, is_new=is_new, first_step=5, stop_at=9)
+    assert watch(again, Loading(again), words=words, command="x", verbose=False, screen=PlainScreen(out)) == exit_code
+    was_refused = exit_code in (ExitCode.BAD_INPUT, ExitCode.LOCKED, ExitCode.NO_STATE)
+    assert ("Report: " in out.getvalue()) == (not is_new and not was_refused)
 
 
 def test_a_report_that_cannot_be_written_is_told_and_changes_no_exit_status(
