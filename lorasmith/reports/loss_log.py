@@ -11,8 +11,9 @@ from pathlib import Path
 from lorasmith.events import Evaluated
 from lorasmith.faults import fault_point
 from lorasmith.ledger import read_events
+from lorasmith.messages import FALLBACK
 from lorasmith.reports.curves import Curves, Point, curves_of
-from lorasmith.reports.measures import PICTURE_MEASURES, value_of
+from lorasmith.reports.measures import PICTURE_MEASURES, reason_of, value_of, why_not
 from lorasmith.run_folder import no_space_named, write_atomically
 
 COLUMNS = (
@@ -25,8 +26,10 @@ COLUMNS = (
     "color_loss",
     "learning_rate",
     "timestamp",
+    "unavailable",
 )
 NOT_MEASURABLE = "N/A"
+LANGUAGE = FALLBACK  # spreadsheets on Windows do not know this file for UTF-8
 
 
 class LossLog:
@@ -72,7 +75,8 @@ def remake_loss_log(ledger: Path, path: Path) -> None:
 def _row(point: Point, evaluation: Evaluated | None) -> tuple[object, ...]:
     when = datetime.fromtimestamp(point.time).astimezone().isoformat(timespec="milliseconds")
     cells = [_cell(evaluation, measure) for measure in PICTURE_MEASURES]
-    return (point.step, point.epoch, point.loss, point.average_loss, *cells, point.denoiser_lr, when)
+    reasons = "" if evaluation is None else _reasons(evaluation)
+    return (point.step, point.epoch, point.loss, point.average_loss, *cells, point.denoiser_lr, when, reasons)
 
 
 def _cell(evaluation: Evaluated | None, measure: str) -> object:
@@ -81,6 +85,15 @@ def _cell(evaluation: Evaluated | None, measure: str) -> object:
         return ""
     value = value_of(evaluation, measure)
     return NOT_MEASURABLE if value is None else value
+
+
+def _reasons(evaluation: Evaluated) -> str:
+    """Of every N/A in its row; those of the same reason together."""
+    measures: dict[str, list[str]] = {}
+    for measure in PICTURE_MEASURES:
+        if value_of(evaluation, measure) is None:
+            measures.setdefault(why_not(LANGUAGE, reason_of(evaluation, measure)), []).append(measure)
+    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in measures.items())
 
 
 def _rows(rows: Iterable[Sequence[object]]) -> bytes:

@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Protocol
@@ -16,6 +17,7 @@ from typing import IO, Protocol
 from lorasmith.control import read_heartbeat
 from lorasmith.errors import ExitCode
 from lorasmith.locking import facts_of_holder, is_held
+from lorasmith.runtime.policy import MOST_RESTARTS
 from tests.runs.test_command_line import typed
 from tests.runs.watched import alive
 from tests.runs.workshop import Workshop
@@ -68,6 +70,7 @@ class KilledRun:
     within: float  # seconds: what an undisturbed start takes
     often_at: float  # as a share of that: the instant that is drawn most often
     begin: Begin
+    was_refused: bool = False  # the last start: everything had been done
     kills: list[Kill] = field(default_factory=list)
     exits: Counter[int] = field(default_factory=Counter)  # of starts that were left to end
 
@@ -76,15 +79,18 @@ class KilledRun:
         command = list(self.new)
         try:
             while True:
+                before = len(self.kills)
                 status = self._one_start(command)
-                if status == ExitCode.FINISHED or (status == ExitCode.BAD_INPUT and self._owes_nothing(command)):
+                self.was_refused = status == ExitCode.BAD_INPUT and self._owes_nothing(command)
+                if status == ExitCode.FINISHED or self.was_refused:
                     return
                 if status == ExitCode.NO_STATE:
                     assert "--continue" in command, "a new run needs no state"
                     command = list(self.new)
                     continue
-                # Killed; or killed four times in a row without a step between: then the supervisor gives up.
-                assert status in (-signal.SIGKILL, ExitCode.CRASHED), f"exit {status}: {self._output()}"
+                # Killed; or its workers were, four times in a row without a step between: then the supervisor gives up.
+                gave_up = status == ExitCode.CRASHED and len(self.kills) - before > MOST_RESTARTS
+                assert status == -signal.SIGKILL or gave_up, f"exit {status}: {self._output()}"
                 command = ["--continue"]
         finally:
             self._end_all()
@@ -99,7 +105,7 @@ class KilledRun:
             if not self._is_alive_after(seconds) or not self._has_killed(victim, seconds):
                 break
             if victim != "worker":
-                return self._process.wait()
+                return self._process.wait(timeout=PATIENCE_SECONDS)
         status = self._process.wait(timeout=PATIENCE_SECONDS)
         self.exits[status] += 1
         return status
@@ -113,13 +119,16 @@ class KilledRun:
 
     def _has_killed(self, victim: str, seconds: float) -> bool:
         """False where it ended before; one that has no worker just then is waited for."""
+        give_up_at = time.monotonic() + PATIENCE_SECONDS
         while victim != "supervisor" and not self._workers():
             if self._process.poll() is not None:
                 return False
+            assert time.monotonic() < give_up_at, f"no worker: {self._output()}"
             time.sleep(LOOK_SECONDS)
         workers, phase = self._workers(), self._phase()
         for pid in [self._process.pid] if victim == "supervisor" else workers:
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has just left by itself
+                os.kill(pid, signal.SIGKILL)
         if victim == "both":
             self._process.kill()
         self.kills.append(Kill(victim, seconds, phase))
@@ -154,7 +163,7 @@ class KilledRun:
         orphan = facts_of_holder(self.workshop.run.worker_lock).get("pid", 0)
         is_orphan = is_held(self.workshop.run.worker_lock)
         for pid in [*self._workers(), *([orphan] if is_orphan and isinstance(orphan, int) else [])]:
-            if alive(pid):
+            with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self._process.kill()
-        self._process.wait()
+        self._process.wait(timeout=PATIENCE_SECONDS)

@@ -8,6 +8,7 @@ takes here; FAULT_RUN=N does run N alone. FAULT_RUNS is the number of kills of t
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -20,11 +21,13 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 
-from lorasmith.ledger import steps
+from lorasmith.events import WorkerEnded, WorkerRestarted
+from lorasmith.ledger import read_events, steps
 from lorasmith.locking import is_held
+from lorasmith.reports.projections import projections_of
 from lorasmith.saved_states import newest_good
 from tests.faults.forked_program import ForkedProgram
-from tests.faults.killed import PATIENCE_SECONDS, Begin, KilledRun, begin_apart
+from tests.faults.killed import PATIENCE_SECONDS, VICTIMS, Begin, KilledRun, begin_apart
 from tests.runs.test_command_line import typed
 from tests.runs.workshop import Workshop, digest
 
@@ -96,13 +99,15 @@ def run_undisturbed(make_workshop: MakeWorkshop, manner: Manner) -> Undisturbed:
         started = manner.begin(workshop, typed(workshop, *new_run(manner.epochs)), output)
         assert started.wait(PATIENCE_SECONDS) == 0
         seconds = time.monotonic() - began
+    assert not [event for event in read_events(workshop.run.supervisor_log) if isinstance(event, WorkerRestarted)]
     return Undisturbed(
         manner.epochs, workshop.digest(), export_of(workshop), workshop.losses(), told(workshop), seconds
     )
 
 
-def check(workshop: Workshop, undisturbed: Undisturbed) -> None:
+def check(one: KilledRun, undisturbed: Undisturbed) -> None:
     """It finished, with what it would have ended with anyway."""
+    workshop = one.workshop
     run, count = workshop.run, steps_of(undisturbed.epochs)
     assert workshop.train_state()["step"] == count
     assert workshop.optimizer_steps() == {count}
@@ -114,6 +119,15 @@ def check(workshop: Workshop, undisturbed: Undisturbed) -> None:
     assert list(seen) == list(range(1, count + 1)), "each step once, in order"
     planned = {example: undisturbed.epochs * repeats for example, repeats in REPEATS.items()}
     assert Counter(example for ids in seen.values() for example in ids) == planned
+    ended = [event.status for event in read_events(run.supervisor_log) if isinstance(event, WorkerEnded)]
+    killed = [kill for kill in one.kills if kill.victim != "supervisor"]
+    assert set(ended) <= {0, -signal.SIGKILL} and ended.count(-signal.SIGKILL) <= len(killed), "none died by itself"
+    if one.was_refused:  # killed when all was done, before it was drawn: `lorasmith report` makes it again, as here
+        projections = projections_of(run)
+        assert projections.remake() == projections.close() == []
+    for tag in ("loss/current", "loss/average", "lr"):
+        assert workshop.plotted(tag) == list(range(1, count + 1)), "each step once, in TensorBoard too"
+    assert [int(row["step"]) for row in workshop.rows()] == list(range(1, count + 1))
     assert newest_good(run.root)[1] == [], "no state is damaged"
     assert not is_held(run.worker_lock) and not is_held(run.lock)
 
@@ -144,8 +158,8 @@ def kill_all(make_workshop: MakeWorkshop, manner: Manner, kills: int) -> None:
         done.append(one)
         try:
             one.to_the_end()
-            check(workshop, undisturbed)
-        except (AssertionError, subprocess.TimeoutExpired) as error:
+            check(one, undisturbed)
+        except (AssertionError, OSError, subprocess.TimeoutExpired) as error:
             came = ", ".join(map(str, one.kills))
             raise AssertionError(f"FAULT_SEED={SEED} FAULT_RUN={number}: {error} after {came}") from error
         if hits_of(done) >= kills:
@@ -160,6 +174,8 @@ def kill_all(make_workshop: MakeWorkshop, manner: Manner, kills: int) -> None:
         f"{seconds:.0f} s (undisturbed {undisturbed.seconds:.1f} s each), FAULT_SEED={SEED}\n"
     )
     assert ONLY or hits_of(done) == kills
+    if hits_of(done) >= KILLS:
+        assert set(victims) == set(VICTIMS) and {"step", "saving"} & set(phases), "something of everything"
 
 
 def hits_of(done: Sequence[KilledRun]) -> int:

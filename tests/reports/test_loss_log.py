@@ -13,7 +13,7 @@ from lorasmith.reports.loss_log import LossLog, remake_loss_log
 from tests.reports.made_up import evaluated
 from tests.ui.fake_engine import T0, run_started, step
 
-HEADER = "step,epoch,total_loss,average_loss,visual_loss,semantic_loss,color_loss,learning_rate,timestamp"
+HEADER = "step,epoch,total_loss,average_loss,visual_loss,semantic_loss,color_loss,learning_rate,timestamp,unavailable"
 EVENTS = [run_started(5), *(step(number) for number in range(1, 6))]
 
 
@@ -32,7 +32,7 @@ def test_the_header_is_the_promised_one_and_every_step_has_a_row(tmp_path: Path)
     assert float(found[2]["average_loss"]) == pytest.approx((0.5 + 0.25 + 0.5 / 3) / 3)
     assert float(found[2]["learning_rate"]) == 1e-4
     assert datetime.fromisoformat(found[2]["timestamp"]).timestamp() == T0 + 1.5
-    assert {found[2][f"{name}_loss"] for name in ("visual", "semantic", "color")} == {""}
+    assert {found[2][f"{name}_loss"] for name in ("visual", "semantic", "color")} == {found[2]["unavailable"]} == {""}
 
 
 def test_appending_gives_the_same_file_as_making_it_at_once(tmp_path: Path) -> None:
@@ -78,3 +78,16 @@ def test_what_was_measured_stands_at_its_step_and_what_could_not_be_is_na(tmp_pa
     log.measured(measured, curves_of([*EVENTS, control, measured]))
     expected = (str(measured.visual), "N/A", str(measured.color))
     assert cells(log.path) == [("", "", "")] * 2 + [expected] + [("", "", "")] * 2
+    assert [row["unavailable"] for row in rows(log.path)] == [
+        "", "", "semantic: No CLIP model was named with `--clip-model`", "", "",
+    ]  # fmt: skip
+
+
+def test_one_reason_of_several_measures_stands_there_once(tmp_path: Path) -> None:
+    log = LossLog(tmp_path / "log.txt")
+    missing = {"visual": "base_model_failed", "semantic": "no_clip_model", "color": "base_model_failed"}
+    log.remake(curves_of([*EVENTS, evaluated(5, tmp_path, unavailable=missing)]))
+    assert cells(log.path)[4] == ("N/A", "N/A", "N/A")
+    said = rows(log.path)[4]["unavailable"]
+    assert said.startswith("visual, color: ") and said.endswith("semantic: No CLIP model was named with `--clip-model`")
+    assert said.isascii()

@@ -3,12 +3,15 @@ from __future__ import annotations
 import io
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
-from lorasmith.messages import LANGUAGES
+from lorasmith.messages import LANGUAGES, tr
 from lorasmith.reports import png_report as module
+from lorasmith.reports.measures import why_not
 from lorasmith.reports.png_report import DOTS_PER_INCH, INCHES, png_report
 from lorasmith.reports.summary import RunSummary, summary_of
 from tests.reports.made_up import finished, started, stepped
@@ -32,6 +35,25 @@ def test_runs_with_little_to_show(tmp_path: Path) -> None:
     missing = finished(tmp_path, unavailable={"semantic": "no_clip_model"})
     for events in ([], [started(tmp_path, 9)], [started(tmp_path, 9), *stepped([1])], missing):
         assert opened(png_report(summary_of(events, []), "en")).size[0] > 1000
+
+
+@pytest.mark.parametrize("code", ["no_clip_model", "not_finite"])
+def test_what_could_not_be_measured_is_said_in_its_panel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    drawn: list[Figure] = []
+    save = Figure.savefig
+
+    def kept(self: Figure, *arguments: Any, **options: Any) -> None:
+        drawn.append(self)
+        save(self, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", kept)
+    png_report(summary_of(finished(tmp_path, unavailable={"semantic": code}), []), "en")
+    panels = {axes.get_title(loc="left"): [one.get_text() for one in axes.texts] for axes in drawn[0].axes}
+    (said,) = panels.pop(tr("en", "chart.title.semantic"))
+    assert said.startswith("N/A") and why_not("en", code) in " ".join(said.split())
+    assert set(map(tuple, panels.values())) == {()}, "the others have their curves and nothing to say"
 
 
 def test_chinese_is_written_where_a_font_has_it(monkeypatch: pytest.MonkeyPatch) -> None:

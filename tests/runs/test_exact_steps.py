@@ -1,19 +1,16 @@
 """P1: a run asked for N steps completes exactly N updates, and every place that counts says N."""
 
-import csv
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors import safe_open
-from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from lorasmith.errors import ExitCode
 from lorasmith.events import RunStarted, StepCompleted
 from lorasmith.ledger import read_events, steps, surviving
 from lorasmith.reports.projections import projections_of
-from lorasmith.run_folder import RunFolder
 from lorasmith.runtime.supervisor import Supervisor
 from tests.runs.workshop import InProcess, Workshop
 
@@ -75,10 +72,10 @@ def _counted(workshop: Workshop) -> dict[str, Any]:
     state = workshop.train_state()
     return {
         "ledger": _only([event.step for event in steps(workshop.events())]),
-        "tensorboard current": _only(_tensorboard(run, "loss/current")),
-        "tensorboard average": _only(_tensorboard(run, "loss/average")),
-        "tensorboard lr": _only(_tensorboard(run, "lr")),
-        "csv": _only([int(row["step"]) for row in _rows(run.loss_log)]),
+        "tensorboard current": _only(workshop.plotted("loss/current")),
+        "tensorboard average": _only(workshop.plotted("loss/average")),
+        "tensorboard lr": _only(workshop.plotted("lr")),
+        "csv": _only([int(row["step"]) for row in workshop.rows()]),
         "state": state["step"],
         "state's counters": state["counters"]["step"],
         "manifest": json.loads((workshop.state_folder() / "manifest.json").read_bytes())["step"],
@@ -91,19 +88,6 @@ def _only(found: list[int], *, every: bool = True) -> int:
     """The last of 1, 2, 3 … with none missing, none twice and none above."""
     assert found == (list(range(1, len(found) + 1)) if every else found[:1])
     return found[-1]
-
-
-def _tensorboard(run: RunFolder, tag: str) -> list[int]:
-    found = []
-    for file in sorted(run.tensorboard.glob("events.out.tfevents.*")):
-        for event in EventFileLoader(str(file)).Load():
-            found += [event.step for value in event.summary.value if value.tag == tag]
-    return found
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def _metadata(path: Path) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Runs as a person starts them, through the real supervisor; the worker in this process, or in one of its own."""
 
+import csv
 import hashlib
 import json
 import os
@@ -117,6 +118,19 @@ class Workshop:
 
     def losses(self) -> dict[int, float]:
         return {event.step: event.loss for event in steps(self.events())}
+
+    def plotted(self, tag: str) -> list[int]:
+        """The steps of a curve, as TensorBoard's own reader finds them."""
+        from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+        files = sorted(self.run.tensorboard.glob("events.out.tfevents.*"))
+        events = [event for file in files for event in EventFileLoader(str(file)).Load()]
+        return [event.step for event in events for value in event.summary.value if value.tag == tag]
+
+    def rows(self) -> list[dict[str, str]]:
+        """Of the CSV."""
+        with self.run.loss_log.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
 
     def state_folder(self) -> Path:
         state, _ = newest_good(self.run.root)

@@ -1,0 +1,61 @@
+"""The real worker outlives its supervisor, which is killed: it saves after the step it is at, and leaves."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lorasmith.errors import ExitCode
+from lorasmith.events import RunStopped, WorkerStarted
+from lorasmith.ledger import read_events, steps
+from lorasmith.locking import is_held
+from tests.faults.forked_program import ForkedProgram
+from tests.runs.test_command_line import typed
+from tests.runs.watched import alive
+from tests.runs.workshop import Workshop
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="forks")
+PATIENCE_SECONDS = 60.0
+OPTIONS = ("--save-every", "0", "--evaluate-every", "0")  # the only state is the one that it leaves behind
+
+
+def waited_for(happened: Callable[[], bool]) -> None:
+    give_up_at = time.monotonic() + PATIENCE_SECONDS
+    while not happened():
+        assert time.monotonic() < give_up_at
+        time.sleep(0.005)
+
+
+def started(workshop: Workshop, *arguments: str) -> ForkedProgram:
+    with Path(os.devnull).open("wb") as output:
+        return ForkedProgram(workshop, typed(workshop, *arguments), output)
+
+
+def test_it_saves_and_leaves_and_nothing_is_done_twice(make_workshop: Callable[[str], Workshop]) -> None:
+    workshop, undisturbed = make_workshop("orphaned"), make_workshop("undisturbed")
+    program = started(workshop, "--new", "--steps", "100000", *OPTIONS)
+    try:
+        waited_for(lambda: len(steps(workshop.events())) >= 3)
+        (worker,) = [one for one in read_events(workshop.run.supervisor_log) if isinstance(one, WorkerStarted)]
+        os.kill(program.pid, signal.SIGKILL)
+        assert program.wait(PATIENCE_SECONDS) == -signal.SIGKILL
+        done = steps(workshop.events())[-1].step
+        waited_for(lambda: not alive(worker.worker_pid))
+    finally:
+        program.kill()
+    assert not is_held(workshop.run.worker_lock)
+    last = workshop.events()[-1]
+    assert isinstance(last, RunStopped) and last.reason == "asked"
+    assert max(workshop.states()) == last.step == steps(workshop.events())[-1].step
+    # The step that it was at, and at most one that was completed while the kill was on its way.
+    assert done <= last.step <= done + 2
+
+    again = started(workshop, "--continue", "--steps", "2", *OPTIONS)
+    assert again.wait(PATIENCE_SECONDS) == ExitCode.FINISHED
+    undisturbed.new(last.step + 2)
+    assert workshop.losses() == undisturbed.losses()
+    assert workshop.digest() == undisturbed.digest()
