@@ -226,7 +226,7 @@ def write_sheet(file: Path, pictures: Sequence[Pictures], *, columns: int) -> No
         at = (number % columns * (SIDE + gap), number // columns * (SIDE + gap))
         sheet.paste(Image.fromarray(picture), at)
     file.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(file, optimize=True)
+    sheet.save(file, optimize=True, quality=90, method=6)
 
 
 def main() -> None:
@@ -238,7 +238,7 @@ def main() -> None:
     torch.set_grad_enabled(False)
     if asked.what == "base":
         print(json.dumps(measure_base(asked.captions), indent=2))
-        base_sheet(OUT / "base_samples.png")
+        base_sheet(DEMO_MODEL / "samples.webp")
     elif asked.what == "lora":
         lora = asked.folder / "lora_output" / "last.safetensors"
         print(json.dumps(measure_lora(lora, prompts=20, base_captions=asked.captions), indent=2))
