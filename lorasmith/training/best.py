@@ -15,6 +15,8 @@ from lorasmith.errors import ResourceError
 from lorasmith.events import AdapterExported, BestChosen, Evaluated, Event, Warned
 from lorasmith.run_folder import RunFolder, write_atomically
 
+NOT_KEPT, NO_ROOM = "best_not_kept", "best_without_room"
+
 
 def best_of(events: Sequence[Event]) -> BestChosen | None:
     """Of the surviving events of a run."""
@@ -70,8 +72,8 @@ class BestKeeper:
 
     def put_back(self, events: Sequence[Event]) -> list[Event]:
         """Copies the file again that the best step must have, from that step's export: where the one that was there
-        belonged to a step that is cancelled."""
-        if self.best is None or (self.run.root / self.best.path).exists():
+        belonged to a step that is cancelled, or to a choice that was never told."""
+        if self.best is None or _sha256_of(self.run.root / self.best.path) == self.best.sha256:
             return []
         tried: list[Event] = []
         for event in events:
@@ -82,19 +84,48 @@ class BestKeeper:
                 tried = [path]
         return tried
 
+    def catch_up(self, events: Sequence[Event], *, examples: int) -> list[Event]:
+        """Looks at the newest evaluation, over so many held-out examples, where a start died before it had looked."""
+        newest: Evaluated | None = None
+        was_looked_at = False
+        exported: dict[int, AdapterExported] = {}
+        for event in events:
+            if isinstance(event, AdapterExported):
+                exported[event.step] = event
+            elif isinstance(event, Evaluated) and not event.is_control:
+                newest, was_looked_at = event, False
+            elif isinstance(event, BestChosen) or (isinstance(event, Warned) and event.code in (NOT_KEPT, NO_ROOM)):
+                was_looked_at = True
+        if newest is None or was_looked_at or (newest.validation or {}).get("examples") != examples:
+            return []
+        return self.look_at(newest, exported.get(newest.step))
+
+
+class _OtherContentError(Exception):
+    """What was read back is not what was written."""
+
 
 def _copied(run: RunFolder, exported: AdapterExported, export_name: str) -> Path | Warned:
     """The export under the name of the best one, whole; a warning where it is not what it was when it was written, or
     where the disk has no room for it."""
     fields = {"step": exported.step, "path": exported.path}
-    warning = Warned(attempt=exported.attempt, time=time.time(), code="best_not_kept", fields=fields)
+    warning = Warned(attempt=exported.attempt, time=time.time(), code=NOT_KEPT, fields=fields)
+
+    def check(file: Path) -> None:
+        if _sha256_of(file) != exported.sha256:
+            raise _OtherContentError
+
     try:
-        content = (run.root / exported.path).read_bytes()
-    except FileNotFoundError:
+        return write_atomically(run.best_export(export_name), (run.root / exported.path).read_bytes(), check=check)
+    except (FileNotFoundError, _OtherContentError):
         return warning
-    if hashlib.sha256(content).hexdigest() != exported.sha256:
-        return warning
-    try:
-        return write_atomically(run.best_export(export_name), content)
     except ResourceError:
-        return Warned(attempt=exported.attempt, time=time.time(), code="best_without_room", fields=fields)
+        return Warned(attempt=exported.attempt, time=time.time(), code=NO_ROOM, fields=fields)
+
+
+def _sha256_of(file: Path) -> str:
+    """ "" where there is none."""
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except FileNotFoundError:
+        return ""

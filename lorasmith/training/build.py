@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import datetime
@@ -19,23 +19,22 @@ from torch import Tensor, nn
 from lorasmith.adapters import adapter_kind
 from lorasmith.adapters.base import Adapter, Attachment
 from lorasmith.config import RunConfig, dump_run_toml, load_run_toml
-from lorasmith.control import HeartbeatWriter, monotonic, read_heartbeat
+from lorasmith.control import HeartbeatWriter, monotonic
 from lorasmith.data.cache import cache_folder
 from lorasmith.data.types import CachedExample, Example
 from lorasmith.errors import ModelError, ResumeError
-from lorasmith.events import DeviceChosen, Event, RunStarted, RunStopped, Warned
+from lorasmith.events import DeviceChosen, Event, Warned
 from lorasmith.families import image_encoder, load_family
 from lorasmith.families.base import ModelFamily
 from lorasmith.families.locate_clip import locate_clip
 from lorasmith.families.recognize import weights_sha256
 from lorasmith.faults import fault_point
 from lorasmith.inputs import base_weights, data_identity, order_of, scan_for, split_examples
-from lorasmith.ledger import Ledger, PatientLedger, read_events, surviving
+from lorasmith.ledger import PatientLedger, read_events
 from lorasmith.promotion import promote, remove_staging
 from lorasmith.run_folder import RunFolder, refusals_named, write_atomically
 from lorasmith.saved_states import newest_good, set_aside
 from lorasmith.training.allocator import keep_freed_memory
-from lorasmith.training.best import BestKeeper, best_of, comparable_best
 from lorasmith.training.checkpoint import check_room, restore_state, step_back
 from lorasmith.training.device import DTYPES, Device, choose_device, choose_precision, fingerprint
 from lorasmith.training.evaluation import Evaluator
@@ -56,6 +55,7 @@ from lorasmith.training.loss_scaler import LossScaler
 from lorasmith.training.lr_schedules import lr_factor_at
 from lorasmith.training.measures import Comparer
 from lorasmith.training.optimizers import build_optimizer, check_optimizer
+from lorasmith.training.recall import recall
 from lorasmith.training.state import Origin, TrainState
 from lorasmith.training.step import Parts
 
@@ -141,7 +141,9 @@ def begin(loaded: Loaded) -> Recorder:
         ledger = opened.enter_context(PatientLedger(run.ledger))
         for event in [*said, *loaded.warnings, run_started(loaded)]:
             ledger.append(event)
-        best = _recalled(loaded, ledger)
+        known = recall(loaded)
+        for event in known.said:
+            ledger.append(event)
         ledger.sync()
         fault_point("run.started")
         heart = HeartbeatWriter(run.heartbeat)
@@ -152,7 +154,9 @@ def begin(loaded: Loaded) -> Recorder:
             heart=heart,
             plan=plan_of(loaded),
             evaluator=loaded.evaluator,
-            best=best,
+            best=known.best,
+            exported=known.exported,
+            owes_evaluation=known.owes_evaluation,
             saved_step=-1 if loaded.resumed_from is None else loaded.resumed_from,
             saved_at=monotonic(),
             step_began=monotonic(),
@@ -160,31 +164,6 @@ def begin(loaded: Loaded) -> Recorder:
         recorder.save(loaded.state)
         opened.pop_all()
     return recorder
-
-
-def _recalled(loaded: Loaded, ledger: Ledger) -> BestKeeper:
-    """What earlier starts have measured and chosen, told to whom it concerns."""
-    events = surviving(read_events(loaded.run.ledger))
-    for warning in loaded.evaluator.recall(events, has_died=_died_measuring(loaded, events)):
-        ledger.append(warning)
-    measured_on = loaded.evaluator.measured_on
-    best = best_of(events)
-    if measured_on is not None and measured_on.is_held_out:
-        best = comparable_best(events, examples=len(measured_on.validated))
-    keeper = BestKeeper(loaded.run, loaded.attempt, loaded.config.export.name, best)
-    for event in keeper.put_back(events):
-        ledger.append(event)
-    return keeper
-
-
-def _died_measuring(loaded: Loaded, events: Sequence[Event]) -> bool:
-    """Whether the attempt before this one was ended from outside while it was measuring: its last sign of life says
-    so, and it had no last word."""
-    beat = read_heartbeat(loaded.run.heartbeat)
-    if loaded.resumed_from is None or beat is None or beat.phase != "evaluating":
-        return False
-    marks = [one for one in events if isinstance(one, RunStarted | RunStopped) and one.attempt < loaded.attempt]
-    return bool(marks) and isinstance(marks[-1], RunStarted)
 
 
 def _stepped_back(loaded: Loaded, step: int) -> list[Event]:

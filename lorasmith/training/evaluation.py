@@ -156,6 +156,10 @@ class Evaluator:
         self.spent_seconds += monotonic() - began
         return events + found
 
+    def is_worth(self, trained_seconds: float) -> bool:
+        """Whether one as long as the last, after so much training, keeps within its share of the time."""
+        return self.cost_seconds <= MOST_SHARE * (self.cost_seconds + trained_seconds)
+
     def _share(self) -> float:
         """Of the time of this start that evaluations would have taken, if one as long as the last were done now."""
         since = monotonic() - self.began_at

@@ -63,6 +63,7 @@ class Recorder:
     step_began: float  # monotonic seconds
     lrs: tuple[float, ...] = ()  # of the last step that was applied, by group
     exported: AdapterExported | None = None  # the newest
+    owes_evaluation: bool = False  # of the step that is gone on from
     room: Room = field(default_factory=Room)
 
     def beat(self, step: int, phase: str) -> None:
@@ -230,6 +231,8 @@ def train(state: TrainState, parts: Parts, recorder: Recorder, stop: StopFlag) -
     recorder.step_began = monotonic()
     recorder.lrs = tuple(group["lr"] for group in state.optimizer.param_groups)
     _owed_export(state, recorder)
+    if recorder.owes_evaluation:
+        recorder.evaluate(state, parts, stop)
     try:
         _steps(state, parts, recorder, stop)
     except NonFiniteError as error:

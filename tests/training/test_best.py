@@ -128,7 +128,7 @@ def test_without_room_the_best_stays_what_it_was(run: RunFolder, monkeypatch: py
     one = keeper(run)
     one.look_at(evaluated(10, 0.5), exported(run, 10))
 
-    def full(path: Path, data: bytes) -> Path:
+    def full(path: Path, data: bytes, **_: object) -> Path:
         raise ResourceError("disk_full", path=str(path))
 
     with monkeypatch.context() as patch:
@@ -137,3 +137,45 @@ def test_without_room_the_best_stays_what_it_was(run: RunFolder, monkeypatch: py
     assert isinstance(told, Warned) and told.code == "best_without_room" and told.fields["step"] == 20
     assert one.best is not None and one.best.step == 10
     assert (run.root / "last-best.safetensors").read_bytes() == b"lora of step 10"
+
+
+def test_a_file_of_a_choice_that_was_never_told_is_put_right(run: RunFolder) -> None:
+    """The power went between the file and its line."""
+    events = story(run)
+    (run.root / "last-best.safetensors").write_bytes(b"lora of step 30")
+    assert keeper(run, best_of(events)).put_back(events) == []
+    assert (run.root / "last-best.safetensors").read_bytes() == b"lora of step 20"
+
+
+def test_what_was_measured_and_not_looked_at_is_looked_at(run: RunFolder) -> None:
+    events = [*story(run), exported(run, 30), evaluated(30, 0.3)]
+    one = keeper(run, best_of(events))
+    (chosen,) = one.catch_up(events, examples=2)
+    assert isinstance(chosen, BestChosen) and chosen.step == 30
+    assert (run.root / "last-best.safetensors").read_bytes() == b"lora of step 30"
+    assert keeper(run, best_of(events)).catch_up([*events, chosen], examples=2) == []
+    assert keeper(run, best_of(events)).catch_up(events, examples=3) == [], "a loss over other pictures"
+    assert keeper(run).catch_up([], examples=2) == []
+
+
+def test_what_was_looked_at_and_not_chosen_stays_so(run: RunFolder) -> None:
+    events = [*story(run), exported(run, 30), evaluated(30, 0.45)]
+    assert keeper(run, best_of(events)).catch_up(events, examples=2) == []
+    gone = exported(run, 40)
+    (run.root / gone.path).unlink()
+    events += [gone, evaluated(40, 0.1)]
+    told = keeper(run, best_of(events)).catch_up(events, examples=2)
+    assert [one.code for one in told if isinstance(one, Warned)] == ["best_not_kept"]
+    assert keeper(run, best_of(events)).catch_up([*events, *told], examples=2) == [], "said once"
+
+
+def test_what_is_read_back_must_be_what_was_written(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def torn(path: Path, data: bytes, *, check: Any) -> Path:
+        half = path.with_name("half")
+        half.write_bytes(data[:3])
+        check(half)
+        raise AssertionError("taken for whole")
+
+    monkeypatch.setattr(best_module, "write_atomically", torn)
+    (told,) = keeper(run).look_at(evaluated(10, 0.5), exported(run, 10))
+    assert isinstance(told, Warned) and told.code == "best_not_kept"

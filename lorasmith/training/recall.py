@@ -1,0 +1,65 @@
+"""What earlier starts of a run have measured and chosen, for the start that goes on from them. Changes nothing but the
+file of the best step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import fsum
+
+from lorasmith.control import read_heartbeat
+from lorasmith.events import AdapterExported, Event, RunStarted, RunStopped, StepCompleted
+from lorasmith.ledger import read_events, surviving
+from lorasmith.training.best import BestKeeper, best_of, comparable_best
+from lorasmith.training.loaded import Loaded
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """For the recorder."""
+
+    best: BestKeeper
+    exported: AdapterExported | None  # of the step that is gone on from
+    owes_evaluation: bool  # of that step
+    said: tuple[Event, ...]  # belongs into the ledger
+
+
+def recall(loaded: Loaded) -> Recalled:
+    """Once the start has its place, and RunStarted in the ledger."""
+    events = surviving(read_events(loaded.run.ledger))
+    said = loaded.evaluator.recall(events, has_died=_died_measuring(loaded, events))
+    measured_on = loaded.evaluator.measured_on
+    examples = len(measured_on.validated) if measured_on is not None and measured_on.is_held_out else None
+    best = best_of(events) if examples is None else comparable_best(events, examples=examples)
+    keeper = BestKeeper(loaded.run, loaded.attempt, loaded.config.export.name, best)
+    said += keeper.put_back(events)
+    if examples is not None:
+        said += keeper.catch_up(events, examples=examples)
+    exported = [one for one in events if isinstance(one, AdapterExported) and one.step == loaded.resumed_from]
+    owes = _owes_evaluation(loaded, events)
+    return Recalled(keeper, exported[-1] if exported else None, owes, tuple(said))
+
+
+def _died_measuring(loaded: Loaded, events: Sequence[Event]) -> bool:
+    """Whether the attempt before this one was ended from outside while it was measuring: its last sign of life says
+    so, and it had no last word."""
+    beat = read_heartbeat(loaded.run.heartbeat)
+    if loaded.resumed_from is None or beat is None or beat.phase != "evaluating":
+        return False
+    marks = [one for one in events if isinstance(one, RunStarted | RunStopped) and one.attempt < loaded.attempt]
+    return bool(marks) and isinstance(marks[-1], RunStarted)
+
+
+def _owes_evaluation(loaded: Loaded, events: Sequence[Event]) -> bool:
+    """A run can die, or be asked to stop, between a state and the evaluation of the same step. Tried by one start only:
+    what fails there again must not keep the run from going on."""
+    step, evaluator = loaded.resumed_from, loaded.evaluator
+    if not step or step >= loaded.stop_at or not evaluator.is_on or step % evaluator.every != 0:
+        return False
+    if evaluator.evaluated_step == step:
+        return False
+    if any(isinstance(one, RunStarted) and one.resumed_from == step and one.attempt < loaded.attempt for one in events):
+        return False
+    since = [one for one in events if isinstance(one, StepCompleted) and one.step > evaluator.evaluated_step]
+    return evaluator.is_worth(fsum(one.seconds for one in since))

@@ -1,0 +1,153 @@
+"""SIGKILL of the real worker while it looks at what was learned and keeps the best: what it had measured and chosen in
+the end is what a run does that nothing happened to, and the file of the best step is the one that is told.
+"""
+
+import hashlib
+import os
+import signal
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import safetensors.torch
+
+from lorasmith.errors import ExitCode
+from lorasmith.events import BestChosen, Evaluated, WorkerRestarted
+from lorasmith.ledger import Ledger
+from lorasmith.runtime.supervisor import Supervisor
+from lorasmith.training import best, evaluation, samples
+from lorasmith.training.evaluation import Evaluator
+from tests.faults.forked_worker import ForkedWorker
+from tests.faults.harms import is_first
+from tests.runs.workshop import Workshop, digest
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="forks")
+COUNT, DIES_AT = 8, 4
+LOSSES = {2: 0.5, 4: 0.3, 6: 0.6, 8: 0.7}  # step 4 is the best, and there it dies
+VALUES: dict[tuple[str, str], Any] = {
+    ("evaluation", "every"): 2,
+    ("evaluation", "examples"): 1,
+    ("cadence", "save_every"): 2,
+    ("cadence", "keep_states"): 2,
+    ("dataset", "hold_out"): 2,
+}
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def while_measuring() -> None:
+    real = evaluation.generate
+
+    def generate(*given: Any, **more: Any) -> Any:
+        if at["step"] == DIES_AT:
+            die()
+        return real(*given, **more)
+
+    at = following_steps()
+    evaluation.generate = generate
+
+
+def before_it_is_told() -> None:
+    """Measured, and not in the ledger."""
+    before_line(lambda event: isinstance(event, Evaluated) and event.step == DIES_AT)
+
+
+def before_it_is_kept() -> None:
+    """In the ledger, and not looked at."""
+    at, real = following_steps(), best.write_atomically
+
+    def write(*given: Any, **more: Any) -> Any:
+        if at["step"] == DIES_AT:
+            die()
+        return real(*given, **more)
+
+    best.write_atomically = write
+
+
+def before_the_choice_is_told() -> None:
+    """The file is in place."""
+    before_line(lambda event: isinstance(event, BestChosen) and event.step == DIES_AT)
+
+
+def following_steps() -> dict[str, int]:
+    at = {"step": 0}
+    real = Evaluator.evaluate
+
+    def evaluate(self: Evaluator, state: Any, *given: Any, **more: Any) -> Any:
+        at["step"] = state.step
+        return real(self, state, *given, **more)
+
+    Evaluator.evaluate = evaluate  # type: ignore[method-assign]
+    return at
+
+
+def before_line(is_it: Callable[[Any], bool]) -> None:
+    real = Ledger.append
+
+    def append(self: Ledger, event: Any) -> None:
+        if is_it(event):
+            die()
+        real(self, event)
+
+    Ledger.append = append  # type: ignore[method-assign]
+
+
+PLACES = {
+    one.__name__: one for one in (while_measuring, before_it_is_told, before_it_is_kept, before_the_choice_is_told)
+}
+
+
+@pytest.fixture(autouse=True)
+def known_losses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the real ones hardly differ; steps are shorter than looking at them, and nobody looks at the pictures."""
+    monkeypatch.setattr(evaluation, "MOST_SHARE", 1.0)
+    monkeypatch.setattr(samples, "STEPS", 3)
+    real = Evaluator._validation
+
+    def validation(self: Evaluator, parts: Any, unavailable: dict[str, str], alive: Any) -> Any:
+        described = real(self, parts, unavailable, alive)
+        assert described is not None
+        described["loss"] = LOSSES[alive.step]
+        return described
+
+    monkeypatch.setattr(Evaluator, "_validation", validation)
+
+
+def told(workshop: Workshop) -> list[tuple[Any, ...]]:
+    """Rounded: after a death while looking it is done in smaller batches, whose last digits are others."""
+    found: list[tuple[Any, ...]] = []
+    for event in workshop.events():
+        if isinstance(event, Evaluated):
+            assert event.visual is not None and event.color is not None and event.validation is not None
+            quantiles = [round(loss, 4) for loss in event.validation["by_quantile"]]
+            found.append((event.step, event.is_control, round(event.visual, 4), round(event.color, 4), quantiles))
+        if isinstance(event, BestChosen):
+            found.append((event.step, event.loss))
+    return found
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_the_best_is_what_it_would_have_been(make_workshop: Callable[[str], Workshop], place: str) -> None:
+    def harm(arguments: list[str]) -> None:
+        if is_first(arguments):
+            PLACES[place]()
+
+    undisturbed, workshop = make_workshop("undisturbed"), make_workshop("killed")
+    undisturbed.new(COUNT, VALUES)
+    supervisor = Supervisor(workshop.start_new(COUNT, VALUES), launch=partial(ForkedWorker, harm=harm))
+    restarts = [event for event in supervisor.events() if isinstance(event, WorkerRestarted)]
+    assert (supervisor.exit_code, len(restarts)) == (ExitCode.FINISHED, 1)
+    assert told(workshop) == told(undisturbed)
+    kept, like = (safetensors.torch.load_file(one.run.best_export("last")) for one in (workshop, undisturbed))
+    assert digest(kept) == digest(like)
+    kept_bytes = workshop.run.best_export("last").read_bytes()
+    assert kept_bytes == workshop.run.export("last", 4).read_bytes()
+    chosen = [event for event in workshop.events() if isinstance(event, BestChosen)]
+    assert chosen[-1].sha256 == hashlib.sha256(kept_bytes).hexdigest()
+    assert workshop.states() == undisturbed.states() == [8, 6, 4]
+    assert workshop.losses() == undisturbed.losses()
+    assert workshop.digest() == undisturbed.digest()
