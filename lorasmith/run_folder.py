@@ -18,6 +18,8 @@ from lorasmith.faults import fault_point
 
 IN_USE_SECONDS = 5.0  # how long a file that another program holds open on Windows is waited for
 IN_USE_PAUSE_SECONDS = 0.1
+# What file systems say that have no such call for folders (some of CIFS and FUSE): there is nothing more to be done.
+NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF})
 LONGEST_INSIDE = 200  # bytes of the longest path in a run folder: of a sample's picture
 
 T = TypeVar("T")
@@ -129,9 +131,12 @@ def run_at(here: Path, named: str) -> RunFolder:
     """The run in the folder named from `here`; a link stays a link, so that its backup lies beside the link.
 
     Raises:
-        InputError: `output_unusable`, no file of a run can have such a path: it is too long, or leads in a circle.
+        InputError: `output_unusable`, no file of a run can have such a path: it is too long, leads in a circle,
+            or is the top of a disk.
     """
     run = RunFolder(Path(os.path.abspath(here / named)))  # noqa: PTH100 - resolving would follow the link
+    if not run.root.name:  # the top of a disk: nothing can lie beside it
+        raise InputError("output_unusable", folder=str(run.root), reason=os.strerror(errno.EINVAL))
     for path in (run.root, run.staging, run.backup / ("x" * LONGEST_INSIDE)):
         try:
             path.stat()
@@ -215,6 +220,9 @@ def sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in NO_FOLDER_SYNC:
+            raise
     finally:
         os.close(handle)
     fault_point("folder.synced")

@@ -352,3 +352,23 @@ def test_before_a_run_what_the_disk_refuses_is_the_user_s_to_mend(tmp_path: Path
     assert (caught.value.code, caught.value.exit_code) == (code, 2)
     with pytest.raises(OSError, match="Input/output"), refusals_named(tmp_path):
         raise OSError(errno.EIO, "Input/output error")
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.EBADF])
+def test_a_file_system_that_cannot_sync_folders_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refuse(_handle: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    run_folder.sync_folder(tmp_path)
+    monkeypatch.setattr(os, "fsync", lambda _handle: (_ for _ in ()).throw(OSError(errno.EIO, "broken")))
+    with pytest.raises(OSError, match="broken"):
+        run_folder.sync_folder(tmp_path)
+
+
+def test_the_top_of_a_disk_is_no_run_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        run_folder.run_at(tmp_path, "/")
+    assert caught.value.code == "output_unusable"

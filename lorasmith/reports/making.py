@@ -28,9 +28,9 @@ def make_reports(run: RunFolder, words: Speech, *, now: datetime | None = None) 
     """Writes the three files of the run as its ledgers tell it. `now` names them."""
     now = now or datetime.now()
     making = _Making([])
-    summary = read_summary(run)
     paths = run.reports(now)
-    if not making.prepared(run.training_logs):
+    summary = making.read(run) if making.prepared(run.training_logs) else None
+    if summary is None:
         return ReportFiles(None, None, None, tuple(making.troubles))
     json = making.written(paths.json, lambda: json_report(summary, now=now))
     html = making.written(paths.html, lambda: html_report(summary, words, root=run.root, now=now))
@@ -57,6 +57,11 @@ class _Making:
 
     def prepared(self, folder: Path) -> bool:
         return self._done(folder, lambda: self._make(folder))
+
+    def read(self, run: RunFolder) -> RunSummary | None:
+        read: list[RunSummary] = []
+        self._done(run.ledger, lambda: read.append(read_summary(run)))
+        return read[0] if read else None
 
     def written(self, path: Path, draw: Callable[[], bytes]) -> Path | None:
         written: list[Path] = []

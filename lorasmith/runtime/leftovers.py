@@ -75,12 +75,14 @@ def clear_staging(run: RunFolder) -> None:
 
 
 def remove_unfinished(run: RunFolder) -> None:
-    """Removes what was being written, copied or removed under a hidden name of ours when its writer was killed."""
+    """Removes what was being written, copied or removed under a hidden name of ours when its writer was killed. What
+    the system does not let go of stays until another start: nobody takes it for anything."""
     for path in list(_unfinished(run)):
         if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)
         else:
-            path.unlink()
+            with suppress(PermissionError):
+                path.unlink()
 
 
 def _unfinished(run: RunFolder) -> Iterator[Path]:

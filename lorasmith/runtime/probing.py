@@ -42,7 +42,7 @@ Launch = Callable[[list[str]], "subprocess.Popen[bytes]"]
 
 def launch_probe(arguments: list[str]) -> subprocess.Popen[bytes]:
     """A Python of its own, in a process group of its own; what libraries print there is nobody's business."""
-    command = [sys.executable, "-m", "lorasmith.runtime.probe", *arguments]
+    command = [sys.executable, "-P", "-m", "lorasmith.runtime.probe", *arguments]
     search = [str(Path(__file__).resolve().parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(search)}
     apart: dict[str, Any] = {"start_new_session": True}

@@ -96,8 +96,9 @@ class Watchable(Protocol):
 
 
 def launch_worker(arguments: list[str], output: IO[bytes] | None = None) -> WorkerProcess:
-    """A Python of its own, in a process group of its own: Ctrl+C reaches the supervisor alone. Inherits no lock."""
-    return launch([sys.executable, "-m", "lorasmith.runtime.worker", *arguments], output)
+    """A Python of its own, in a process group of its own: Ctrl+C reaches the supervisor alone. Inherits no lock, and
+    imports nothing of the user's that happens to lie in the current folder."""
+    return launch([sys.executable, "-P", "-m", "lorasmith.runtime.worker", *arguments], output)
 
 
 def launch(command: list[str], output: IO[bytes] | None = None) -> WorkerProcess:

@@ -195,7 +195,7 @@ def _named_state(run: RunFolder, name: str) -> SavedState:
         name = str(_best_step(run))
     states, _ = find_states(run.root)
     for state in states:
-        if name in (state.path.name, str(state.path), str(state.step)) or Path(name).resolve() == state.path:
+        if name in (state.path.name, str(state.path), str(state.step)) or Path(name).resolve() == state.path.resolve():
             damage = damage_of(state)
             if damage is not None:
                 raise NoStateError("state_damaged", path=str(state.path), damage=damage)

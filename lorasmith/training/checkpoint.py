@@ -13,7 +13,7 @@ import pickle
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -29,7 +29,15 @@ from lorasmith.events import BestChosen
 from lorasmith.faults import fault_point
 from lorasmith.ledger import read_events, surviving
 from lorasmith.promotion import move
-from lorasmith.run_folder import RunFolder, free_name, no_space_named, stamp, sync_folder, write_durably
+from lorasmith.run_folder import (
+    RunFolder,
+    free_name,
+    no_space_named,
+    stamp,
+    sync_folder,
+    when_not_in_use,
+    write_durably,
+)
 from lorasmith.saved_states import MANIFEST, SavedState, damage_of, find_states, sha256_of, write_manifest_bytes
 from lorasmith.training.device import is_out_of_memory
 from lorasmith.training.state import Origin, TrainState
@@ -82,7 +90,7 @@ def save_state(state: TrainState, run: RunFolder, facts: StateFacts, *, prefix: 
             raise ResourceError("disk_unreliable", path=str(final), damage=damage)
         with no_space_named(final):  # a folder can need room for a name too
             fault_point("state.verified")
-            temporary.rename(final)
+            when_not_in_use(lambda: temporary.rename(final))
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -187,7 +195,8 @@ def check_room(run: RunFolder, state: TrainState) -> None:
 
 
 def prune_states(run: RunFolder, *, keep: int, protect: frozenset[int] = frozenset()) -> list[Path]:
-    """Removes all but the `keep` highest steps and those protected; only after the newest was read back whole.
+    """Removes all but the `keep` highest steps and those protected; only after the newest was read back whole. What the
+    system does not let go of stays, and is tried again after the next save.
 
     Raises:
         ResourceError: the disk is too full even for the other name that it gets first.
@@ -201,12 +210,13 @@ def prune_states(run: RunFolder, *, keep: int, protect: frozenset[int] = frozens
         # Renamed first, and that on the disk: a folder that is half removed must never look like a state.
         for path in removed:
             fault_point("prune.chosen")
-            doomed.append(path.rename(path.with_name(f".{path.name}.removed.tmp")))
+            with suppress(PermissionError):
+                doomed.append(path.rename(path.with_name(f".{path.name}.removed.tmp")))
         if doomed:
             fault_point("prune.renamed")
             sync_folder(run.root)
         for path in doomed:
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)  # the rest goes with the next start
             fault_point("prune.removed")
     return removed
 

@@ -86,7 +86,7 @@ def _check_folder(folder: Path, typed: str) -> None:
     if not folder.exists():
         return
     settings = folder / FOLDER_SETTINGS
-    is_ours = folder.is_dir() and settings.is_file() and settings.read_text(encoding="utf-8").startswith(MARK)
+    is_ours = folder.is_dir() and settings.is_file() and settings.read_bytes().startswith(MARK.encode())
     is_free = folder.is_dir() and not any(folder.iterdir())
     if not (is_ours or is_free):
         raise ConfigError("demo_folder_taken", folder=typed)

@@ -160,7 +160,7 @@ def _start(folder: Path, port: int, told: IO[bytes]) -> subprocess.Popen[bytes]:
     """The child, in a process group of its own: Ctrl+C comes here first, and it is ended from here."""
     import subprocess
 
-    command = [sys.executable, "-W", "ignore", "-m", "tensorboard.main"]
+    command = [sys.executable, "-P", "-W", "ignore", "-m", "tensorboard.main"]
     command += ["--logdir", str(folder), "--host", HOST, "--port", str(port), "--reload_interval", "5"]
     command += ["--samples_per_plugin", f"scalars={MOST_POINTS},images={MOST_IMAGES}"]
     apart: dict[str, Any] = {"start_new_session": True}

@@ -140,3 +140,13 @@ def test_a_full_disk_is_told_and_leaves_no_half_file(tmp_path: Path, monkeypatch
 
 def test_a_run_folder_that_is_not_there_has_an_empty_summary(tmp_path: Path) -> None:
     assert read_summary(RunFolder(tmp_path / "nowhere")).done == 0
+
+
+def test_a_ledger_that_cannot_be_summed_up_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: RunFolder) -> None:
+        raise ValueError("no such thing")
+
+    monkeypatch.setattr(making, "read_summary", broken)
+    files = make_reports(written(tmp_path / "lora_output", [started(DATA, 9)]), Words("en"), now=NOW)
+    assert files.made == ()
+    assert [one.reason for one in files.troubles] == ["ValueError: no such thing"]

@@ -176,3 +176,14 @@ def test_a_name_that_looks_like_a_state_is_read_right(tmp_path: Path, monkeypatc
     for facts, expected in ((b"7 (a) T (b) S 1", False), (b"7 (a) R) T 1", True), (b"7 (a) t 1", True)):
         monkeypatch.setattr(Path, "read_bytes", lambda self, facts=facts: facts)
         assert is_stopped(7) is expected
+
+
+def test_a_worker_imports_nothing_that_lies_in_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "queue.py").write_text("raise SystemExit(99)")
+    monkeypatch.chdir(tmp_path)
+    with (tmp_path / "out").open("wb") as output:
+        worker = processes.launch_worker(["--nonsense"], output)
+        assert worker.wait(60) not in (99, None)
+    assert b"argument" in (tmp_path / "out").read_bytes() or b"usage" in (tmp_path / "out").read_bytes()

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import pickle
 import pickletools
 import zipfile
@@ -20,6 +21,7 @@ from lorasmith.adapters.lora import Lora
 from lorasmith.errors import InputError, NonFiniteError, NoStateError, ResourceError, ResumeError
 from lorasmith.faults import choose_fault
 from lorasmith.run_folder import RunFolder
+from lorasmith.runtime.leftovers import remove_unfinished
 from lorasmith.saved_states import SavedState, damage_of, find_states, sha256_of, write_manifest_bytes
 from lorasmith.training import checkpoint
 from lorasmith.training.checkpoint import (
@@ -297,7 +299,7 @@ def test_there_is_nothing_to_remove(run: RunFolder) -> None:
 def test_half_removed_it_does_not_look_like_a_state(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     for step in range(2):
         save(run, made(step))
-    monkeypatch.setattr(checkpoint.shutil, "rmtree", lambda path: (path / "optimizer.pt").unlink())
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", lambda path, **_: (path / "optimizer.pt").unlink())
     prune_states(run, keep=1)
     states, unreadable = find_states(run.root)
     assert ([state.step for state in states], unreadable) == ([1], [])
@@ -355,7 +357,7 @@ def test_what_is_pruned_has_lost_its_name_on_the_disk_before_its_files(
     def synced(folder: Path) -> None:
         seen.append(f"synced {len(find_states(run.root)[0])}")
 
-    def removed(folder: Path) -> None:
+    def removed(folder: Path, **_: Any) -> None:
         seen.append("removed")
         removing(folder)
 
@@ -364,3 +366,35 @@ def test_what_is_pruned_has_lost_its_name_on_the_disk_before_its_files(
     assert len(prune_states(run, keep=2)) == 2
     assert seen == ["synced 2", "removed", "removed"]
     assert prune_states(run, keep=2) == [] and len(seen) == 3
+
+
+@pytest.mark.parametrize("what", ["name", "files"])
+def test_what_the_system_does_not_let_go_of_ends_nothing(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """A file that a program on Windows holds open, or a state that somebody protected: tried again the next time."""
+    for step in (1, 2, 3):
+        save(run, made(step))
+    (oldest,) = [state.path for state in find_states(run.root)[0] if state.step == 1]
+    rename, unlink = Path.rename, os.unlink
+
+    def held_rename(self: Path, target: Path) -> Path:
+        if self == oldest:
+            raise PermissionError(13, "held open")
+        return rename(self, target)
+
+    def held_unlink(path: Any, *given: Any, **more: Any) -> None:
+        if os.fspath(path).endswith("manifest.json"):
+            raise PermissionError(13, "held open")
+        unlink(path, *given, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*(Path, "rename", held_rename) if what == "name" else (os, "unlink", held_unlink))
+        prune_states(run, keep=1)
+    steps = [state.step for state in find_states(run.root)[0]]
+    assert steps == ([3, 1] if what == "name" else [3])
+    save(run, made(4))
+    prune_states(run, keep=1)
+    assert [state.step for state in find_states(run.root)[0]] == [4]
+    remove_unfinished(run)
+    assert [path.name for path in run.root.glob(".*")] == []
