@@ -14,6 +14,7 @@ from typing import Any
 from lorasmith.config import RunConfig, load_run_toml
 from lorasmith.config.request import Request
 from lorasmith.data.folder import Scan
+from lorasmith.data.images import EXTENSIONS
 from lorasmith.data.order import split_held_out
 from lorasmith.errors import ConfigError, ModelError, NoStateError, ResumeError
 from lorasmith.events import AdapterExported, BestChosen, CheckpointSaved, RunStarted
@@ -168,8 +169,14 @@ def _check_folders(run: RunFolder, config: RunConfig, here: Path) -> None:
     there = next(one for one in (run.root, *run.root.parents) if os.path.lexists(one))
     if not there.is_dir():
         raise ConfigError("output_not_folder", folder=str(there))
-    if any(root in (other, *other.parents) for other in others):
+    holds_other = any(root in (other, *other.parents) for other in others)
+    if holds_other or (data in root.parents and _holds_pictures(root) and not run.ledger.exists()):
         raise ConfigError("output_holds_other", folder=str(run.root))
+
+
+def _holds_pictures(folder: Path) -> bool:
+    """A run has its own in folders of their own."""
+    return folder.is_dir() and any(one.suffix.lower() in EXTENSIONS for one in folder.iterdir())
 
 
 def _check_identity(before: RunConfig, after: RunConfig) -> None:

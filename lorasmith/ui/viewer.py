@@ -241,7 +241,7 @@ class RunView:
                 "logs.best_of",
                 step=chosen.step,
                 loss=f"{chosen.loss:.4f}",
-                error=_number(chosen.standard_error),
+                error="" if chosen.standard_error is None else f" +-{_number(chosen.standard_error)}",
                 path=self._path(self._facts.run.root / chosen.path),
             )
         reports = ""

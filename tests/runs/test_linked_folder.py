@@ -32,3 +32,10 @@ def test_both_commands_agree(linked: Workshop) -> None:
     backup = names(linked.folder / "linked_backup")
     assert [name.split("_2")[0] for name in backup] == ["last_backup", "last_backup", "run"]
     assert linked.states() == [1, 0]
+
+
+def test_a_state_is_found_by_the_path_that_is_typed(linked: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    linked.new(2, {("cadence", "save_every"): 1})
+    monkeypatch.chdir(linked.folder)
+    assert linked.go_on(1, from_state=f"linked/{linked.state_folder().name}").exit_code == ExitCode.FINISHED
+    assert max(linked.states()) == 3

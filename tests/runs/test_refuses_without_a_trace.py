@@ -155,6 +155,7 @@ def test_requests(desk: Desk, how: dict[str, Any], code: str) -> None:
         ("bad/file", "output_not_folder"),
         ("bad/file/below", "output_not_folder"),
         ("lora_train_set", "output_holds_other"),
+        ("lora_train_set/10_test", "output_holds_other"),
         (".", "output_holds_other"),
         ("..", "output_holds_other"),
         ("base", "output_holds_other"),
