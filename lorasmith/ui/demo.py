@@ -4,7 +4,6 @@ person who types `train`.
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from lorasmith.config.run import validated
 from lorasmith.errors import ConfigError, ExitCode
 from lorasmith.messages import LANGUAGES
 from lorasmith.run_folder import RunFolder, no_space_named, write_atomically
+from lorasmith.ui.commands import typed
 from lorasmith.ui.layout import two_columns
 from lorasmith.ui.switches import parse_switches
 from lorasmith.ui.train import Engine, train
@@ -70,14 +70,14 @@ def demo(arguments: list[str], words: Words, command: str, *, engine: Engine | N
     return status
 
 
-def _next(words: Words, folder: Path, typed: str) -> list[str]:
+def _next(words: Words, folder: Path, folder_typed: str) -> list[str]:
     run = RunFolder(folder / Request().output)
     rows = [(" ".join([PROGRAM, *command]), words.say(f"demo.{key}")) for key, command in NEXT.items()]
     lines = ["", words.say("demo.lora", path=str(run.export("last"))), words.say("demo.next")]
-    return [*lines, f"  cd {shlex.quote(typed)}", *(f"  {left:<42}{right}" for left, right in rows)]
+    return [*lines, f"  {typed(['cd', folder_typed])}", *(f"  {left:<42}{right}" for left, right in rows)]
 
 
-def _check_folder(folder: Path, typed: str) -> None:
+def _check_folder(folder: Path, folder_typed: str) -> None:
     """A folder of somebody's own is not for the demo.
 
     Raises:
@@ -89,7 +89,7 @@ def _check_folder(folder: Path, typed: str) -> None:
     is_ours = folder.is_dir() and settings.is_file() and settings.read_bytes().startswith(MARK.encode())
     is_free = folder.is_dir() and not any(folder.iterdir())
     if not (is_ours or is_free):
-        raise ConfigError("demo_folder_taken", folder=typed)
+        raise ConfigError("demo_folder_taken", folder=folder_typed)
 
 
 def _parsed(arguments: list[str]) -> _Asked:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from lorasmith.errors import ExitCode
 from lorasmith.run_folder import RunFolder
 from lorasmith.ui.switches import parse_switches, switches_help
-from lorasmith.ui.which_run import how_to_make_some, run_named, train_command
+from lorasmith.ui.which_run import how_to_make_some, output_named, run_named, train_command
 from lorasmith.ui.words import Words
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class _Watched:
         self._run = run
         self._here = here
         self._words = words
-        self._train_command = train_command(command, output)
+        self._train_command = train_command(command, output_named(output, here))
         self._wait = wait
         self._reader: RunReader = RunReader(run.ledger)
 

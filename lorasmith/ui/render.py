@@ -32,6 +32,7 @@ from lorasmith.reports.measures import MEASURES, value_of
 from lorasmith.reports.speech import measured
 from lorasmith.runtime.policy import MOST_RESTARTS
 from lorasmith.runtime.start import Start
+from lorasmith.ui.commands import typed
 from lorasmith.ui.screens import Screen
 from lorasmith.ui.status import Pace, Progress, speed, status_line
 from lorasmith.ui.words import Words
@@ -242,7 +243,8 @@ class Display:
         export = self._export or run.export(name)
         self._screen.line(self._words.say("run.finished", path=self._path(str(export))), "good")
         self._say("run.next_use", name=name)
-        self._say("run.next_curves", folder=self._path(str(run.tensorboard)), file=self._path(str(run.loss_log)))
+        curves = typed(["tensorboard", "--logdir", self._path(str(run.tensorboard))])
+        self._say("run.next_curves", command=curves, file=self._path(str(run.loss_log)))
         self._say("run.next_more", command=f"{self._command} --continue --steps 200")
 
     def _failed(self, exit_code: ExitCode) -> None:

@@ -22,7 +22,7 @@ from typing import IO, TYPE_CHECKING, Any
 from lorasmith.control import STOP_SIGNALS, monotonic
 from lorasmith.errors import ConfigError, ExitCode, InputError
 from lorasmith.ui.switches import parse_switches, switches_help
-from lorasmith.ui.which_run import how_to_make_some, run_named, train_command
+from lorasmith.ui.which_run import how_to_make_some, output_named, run_named, train_command
 from lorasmith.ui.words import Words
 
 if TYPE_CHECKING:
@@ -56,9 +56,10 @@ def tensorboard(arguments: list[str], words: Words, command: str, *, wait: Wait 
         print(switches_help(words, command, "tensorboard", SWITCHES))
         return int(ExitCode.FINISHED)
     asked = _port(given.get("port"))
-    run = run_named(given.get("output"), Path.cwd())
+    here, output = Path.cwd(), given.get("output")
+    run = run_named(output, here)
     if not any(run.tensorboard.glob(EVENT_FILES)):
-        print(*how_to_make_some(words, run, train=train_command(command, given.get("output"))), sep="\n")
+        print(*how_to_make_some(words, run, train=train_command(command, output_named(output, here))), sep="\n")
         return int(ExitCode.FINISHED)
     if find_spec("tensorboard") is None:
         raise ModuleNotFoundError(name="tensorboard")

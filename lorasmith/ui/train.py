@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from lorasmith.data.order import AUTO_FROM, is_taught
 from lorasmith.errors import ConfigError, ExitCode, ResourceError
 from lorasmith.messages import LANGUAGES, choose_language
 from lorasmith.run_folder import RunFolder, run_at
+from lorasmith.ui.commands import typed
 from lorasmith.ui.folder_settings import read_folder_settings, remember_base_model
 from lorasmith.ui.help_text import train_help
 from lorasmith.ui.options import EPOCHS, STEPS, CommandLine, Mode, Values, layered, parse, split_request
@@ -70,7 +70,7 @@ def train(
     from lorasmith.ui.watching import watch  # rich: not for those who are refused above
 
     if request.output != Request().output:  # what is shown to be typed next must be about this run
-        command = shlex.join([*command.split(), "--output", request.output])
+        command = typed([*command.split(), "--output", request.output])
     return watch(start, desk.engine.supervise(start), words=words, command=command, verbose=request.verbose)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 import tomllib
 from pathlib import Path
 
 from lorasmith.run_folder import RunFolder, run_at
+from lorasmith.ui.commands import typed
 from lorasmith.ui.words import FOLDER_SETTINGS, Words
 
 DEFAULT_OUTPUT = "lora_output"
@@ -14,22 +14,26 @@ DEFAULT_OUTPUT = "lora_output"
 
 def run_named(output: str | None, here: Path) -> RunFolder:
     """The run that --output names, else the one that the folder's settings name where it is there, else the usual."""
+    named = output_named(output, here)
+    return RunFolder(here / DEFAULT_OUTPUT) if named is None else run_at(here, named)
+
+
+def output_named(output: str | None, here: Path) -> str | None:
+    """What has to be typed after --output to mean that run; None: nothing has to be."""
     if output is not None:
-        return run_at(here, output)
+        return output
     try:
         named = tomllib.loads((here / FOLDER_SETTINGS).read_bytes().decode("utf-8-sig")).get("output")
     except (OSError, ValueError):
-        named = None
-    if isinstance(named, str) and named and (run := run_at(here, named)).root.is_dir():
-        return run
-    return RunFolder(here / DEFAULT_OUTPUT)
+        return None
+    return named if isinstance(named, str) and named and run_at(here, named).root.is_dir() else None
 
 
 def train_command(command: str, output: str | None) -> str:
     """How to train from where `command` was typed, about the same run."""
     *program, last = command.split()
     train = [*program, "train_lora.py" if last.endswith(".py") else "train"]
-    return shlex.join(train if output is None else [*train, "--output", output])
+    return typed(train if output is None else [*train, "--output", output])
 
 
 def how_to_make_some(words: Words, run: RunFolder, *, train: str) -> list[str]:

@@ -175,7 +175,7 @@ def read(folder: Path, file: str, state: Any) -> str:
         load_state(state, None)  # type: ignore[arg-type]
     except Exception as error:  # noqa: BLE001 - anything but running it
         return type(error).__name__
-    return f"{folder / file} was read"
+    raise AssertionError(f"{folder / file} was read into nothing")
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ def test_what_the_base_knows_is_among_them_and_nothing_it_is_measured_by() -> No
     assert len(set(scenes)) == len(scenes)
     assert Counter(scene.shape for scene in scenes) == dict.fromkeys(SHAPES, KNOWN_OF_EACH_SHAPE)
     assert not any(is_held_out(scene) for scene in scenes)
+    assert not {scene.ground for scene in scenes} & set(NEW_GROUNDS), "the concept is tried where nothing was trained"
     assert is_taught([REPEATS, KNOWN_REPEATS]) == [True, False], "all that is held out is of the concept"
 
 

@@ -94,6 +94,8 @@ def test_the_demo_teaches_what_the_base_has_never_seen(tmp_path: Path) -> None:
     measured = demo_quality.measure_lora(folder / "lora_output" / "last.safetensors", prompts=20, base_captions=100)
     assert measured["ratio"] >= 0.5, measured
     assert measured["interval_95"][0] > 0.3, measured
+    base, _, real = measured["likeness_base_lora_real"]
+    assert base < 0.5 * real, "the base alone does not know it"
     assert measured["kept"] >= 0.9, measured
     completed = [
         event for event in read_events(RunFolder(folder / "lora_output").ledger) if isinstance(event, StepCompleted)

@@ -7,13 +7,16 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from lorasmith.messages import tr
+from lorasmith.reports.making import make_reports
 from lorasmith.ui import cli
+from lorasmith.ui.words import Words
 from tests.faults.forked_program import ForkedProgram
 from tests.reports.page import parsed
 from tests.runs.test_command_line import typed
@@ -68,3 +71,23 @@ def test_after_twenty_steps_every_place_has_them_and_says_why_one_measure_is_mis
     capsys.readouterr()
     assert cli.main(["logs", "--lang", "en"], script="lorasmith") == 0
     assert NO_CLIP in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_run_that_was_stopped_and_continued_three_times(workshop: Workshop) -> None:
+    """Real ones: their ledgers, read by the report."""
+
+    def reported() -> dict[str, Any]:
+        files = make_reports(workshop.run, Words("en"))
+        assert files.json is not None and files.troubles == ()
+        found: dict[str, Any] = json.loads(files.json.read_bytes())
+        return found
+
+    workshop.new(9, stop_after=2)
+    found = reported()
+    assert (found["ending"]["reason"], found["done"], found["stop_at"]) == ("asked", 2, 9)
+    for count in (1, 2, 3):
+        workshop.go_on(count)
+    found = reported()
+    assert (found["ending"]["reason"], found["done"], found["stop_at"]) == ("reached", 8, 8)
+    assert found["curves"]["step"] == list(range(1, 9))
+    assert len(found["attempts"]) == 4

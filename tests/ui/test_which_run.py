@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lorasmith.ui.which_run import how_to_make_some, run_named, train_command
+from lorasmith.ui.which_run import how_to_make_some, output_named, run_named, train_command
 from lorasmith.ui.words import Words
 
 
@@ -28,3 +28,11 @@ def test_where_there_is_none_it_is_said_how_to_make_one(tmp_path: Path) -> None:
     nothing, command = how_to_make_some(Words("en"), run_named(None, tmp_path), train="lorasmith train")
     assert str(tmp_path / "lora_output") in nothing
     assert "`lorasmith train --new --steps" in command
+
+
+def test_what_is_to_be_typed_is_about_the_run_that_was_found(tmp_path: Path) -> None:
+    (tmp_path / "lorasmith.toml").write_text('output = "cat"')
+    assert output_named(None, tmp_path) is None  # not trained there yet
+    (tmp_path / "cat").mkdir()
+    assert output_named(None, tmp_path) == "cat"
+    assert output_named("dog", tmp_path) == "dog"
