@@ -27,7 +27,10 @@ def _dies(self: Recorder, *arguments: object) -> None:
     raise RuntimeError("as if killed")
 
 
-def test_a_step_whose_state_was_saved_gets_its_file_too(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("count", [3, 2], ids=["one on the way", "the last one"])
+def test_a_step_whose_state_was_saved_gets_its_file_too(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
     written = Recorder.export
     deaths = iter([True])
 
@@ -37,11 +40,11 @@ def test_a_step_whose_state_was_saved_gets_its_file_too(workshop: Workshop, monk
         written(self, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Recorder, "export", export)
-    outcome = workshop.new(3, {("cadence", "save_every"): 2})
+    outcome = workshop.new(count, {("cadence", "save_every"): 2})
     assert outcome.exit_code == ExitCode.FINISHED
     assert len(outcome.of(WorkerRestarted)) == 1
     assert workshop.run.export("last", 2).exists()
-    assert [event.step for event in outcome.of(AdapterExported)] == [2, 3]
+    assert [event.step for event in outcome.of(AdapterExported)] == [2, count]
 
 
 def test_a_file_that_is_there_is_not_written_again(workshop: Workshop) -> None:
@@ -50,17 +53,3 @@ def test_a_file_that_is_there_is_not_written_again(workshop: Workshop) -> None:
     outcome = workshop.go_on(1, from_state="1")
     assert workshop.run.export("last", 1).stat().st_mtime_ns == before
     assert [event.step for event in outcome.of(AdapterExported)][:1] == [2]
-
-
-def test_the_last_step_gets_its_own_file_too(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    written = Recorder.export
-    deaths = iter([True])
-
-    def export(self: Recorder, *arguments: object) -> None:
-        if next(deaths, False):
-            _dies(self)
-        written(self, *arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Recorder, "export", export)
-    assert workshop.new(2, {("cadence", "save_every"): 2}).exit_code == ExitCode.FINISHED
-    assert workshop.run.export("last", 2).exists() and workshop.run.export("last").exists()
