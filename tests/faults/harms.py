@@ -16,7 +16,7 @@ from lorasmith.runtime import worker
 
 BAD_STEP = 3
 FIRST_STEPS = 4  # of the one that becomes slow
-SLOW = 20  # times: a step takes more than it sleeps, and ten times are wanted of the whole
+SLOW = 10
 STEP_SECONDS = 0.06
 
 
@@ -109,7 +109,7 @@ def evaluate() -> None:
 
 
 def slow() -> None:
-    """From a step on it takes more than ten times as long as its own first ones."""
+    """From a step on it takes ten times as long as its own first ones."""
     from lorasmith.training import step
 
     real = step.losses_of
