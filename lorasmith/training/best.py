@@ -124,7 +124,7 @@ def _copied(run: RunFolder, exported: AdapterExported, export_name: str) -> Path
 
 
 def _sha256_of(file: Path) -> str:
-    """ "" where there is none."""
+    """Of its content; empty where there is no such file."""
     try:
         return hashlib.sha256(file.read_bytes()).hexdigest()
     except FileNotFoundError:
