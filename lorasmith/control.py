@@ -25,6 +25,7 @@ class Heartbeat:
     step: int
     phase: str  # loading, compiling, caching, step, saving, exporting, evaluating
     beat: int  # counts up: a reader sees progress without trusting a clock
+    micro_batches: int = 0  # done by this attempt
     waiting: int = 0  # lines of the ledger that the disk has no room for
 
 
@@ -35,16 +36,18 @@ class HeartbeatWriter:
         self._path = path
         with no_space_named(path):
             self._file = path.open("wb", buffering=0)
-        self._beat = 0
+        self._beat = self._micro_batches = 0
 
-    def beat(self, step: int, phase: str, *, waiting: int = 0) -> None:
-        """Called by the training thread at each unit of work, so that a hung step is seen.
+    def beat(self, step: int, phase: str, *, micro_batches: int = 0, waiting: int = 0) -> None:
+        """Called by the training thread at each unit of work, so that a hung step is seen. `micro_batches`: done since
+        the last call.
 
         Raises:
             ResourceError: the disk is full.
         """
         self._beat += 1
-        plain = {"step": step, "phase": phase, "beat": self._beat}
+        self._micro_batches += micro_batches
+        plain = {"step": step, "phase": phase, "beat": self._beat, "micro_batches": self._micro_batches}
         text = json.dumps({**plain, "waiting": waiting} if waiting else plain)
         with no_space_named(self._path):
             self._file.seek(0)
@@ -60,8 +63,13 @@ def read_heartbeat(path: Path) -> Heartbeat | None:
     """The last beat; None before the first, or while it is being overwritten."""
     try:
         plain = json.loads(path.read_bytes())
-        waiting = plain.get("waiting", 0)
-        return Heartbeat(step=plain["step"], phase=plain["phase"], beat=plain["beat"], waiting=waiting)
+        return Heartbeat(
+            step=plain["step"],
+            phase=plain["phase"],
+            beat=plain["beat"],
+            micro_batches=plain["micro_batches"],
+            waiting=plain.get("waiting", 0),
+        )
     except (FileNotFoundError, PermissionError, ValueError, TypeError, KeyError, AttributeError):
         return None
 

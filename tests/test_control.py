@@ -38,18 +38,19 @@ def test_a_heartbeat_is_read_as_it_was_written(run: RunFolder) -> None:
     heart = HeartbeatWriter(run.heartbeat)
     assert read_heartbeat(run.heartbeat) is None
     for beat, (step, phase) in enumerate([(0, "loading"), (123_456_789_012, "exporting"), (7, "step")], 1):
-        heart.beat(step, phase)
-        assert read_heartbeat(run.heartbeat) == Heartbeat(step=step, phase=phase, beat=beat)
+        heart.beat(step, phase, micro_batches=1000 * beat)
+        done = sum(1000 * one for one in range(1, beat + 1))
+        assert read_heartbeat(run.heartbeat) == Heartbeat(step=step, phase=phase, beat=beat, micro_batches=done)
         assert run.heartbeat.stat().st_size == HEARTBEAT_BYTES
     heart.close()
     heart.close()
-    assert read_heartbeat(run.heartbeat) == Heartbeat(step=7, phase="step", beat=3)
+    assert read_heartbeat(run.heartbeat) == Heartbeat(step=7, phase="step", beat=3, micro_batches=6000)
 
 
 def test_a_beat_tells_how_many_lines_wait_for_room(run: RunFolder) -> None:
     heart = HeartbeatWriter(run.heartbeat)
     for waiting in (1, 0, 50_000):
-        heart.beat(123_456_789_012, "evaluating", waiting=waiting)
+        heart.beat(123_456_789_012, "evaluating", micro_batches=9_999_999, waiting=waiting)
         beat = read_heartbeat(run.heartbeat)
         assert beat is not None and beat.waiting == waiting
         assert run.heartbeat.stat().st_size == HEARTBEAT_BYTES

@@ -44,8 +44,9 @@ class Silence:
     def __init__(self, stall_timeout: float) -> None:
         self._stall_timeout = stall_timeout
         self._last: Heartbeat | None = None
-        self._beat_seconds: deque[float] = deque(maxlen=REMEMBERED)  # of the micro-batches of this run
+        self._measured_seconds: deque[float] = deque(maxlen=REMEMBERED)  # of the micro-batches of this run
         self._median = 0.0
+        self._open_seconds = 0.0  # within the phase "step", since the last micro-batch was done
         self._has_stepped = False
         self._was_measured = False  # since the last step
         self.seconds = 0.0  # since the last sign of life
@@ -56,7 +57,7 @@ class Silence:
         self.seconds = 0.0
 
     def step_completed(self, seconds: float) -> None:
-        """A step that took so long. Where no beat was seen within it, it is the measure of itself."""
+        """A step that took so long. Where no micro-batch was seen within it, it is the measure of itself."""
         self._has_stepped = True
         if not self._was_measured:
             self._measured(seconds)
@@ -69,16 +70,20 @@ class Silence:
         in place of the ledger.
         """
         self.seconds += seconds
+        self._open_seconds += seconds
         if beat is None or beat == self._last:
             return False
-        has_moved = False
-        if self._last is not None and self._last.phase == beat.phase == "step" and beat.beat > self._last.beat:
-            self._measured(self.seconds / (beat.beat - self._last.beat))
-            self._was_measured = True
-            has_moved = beat.waiting > 0 and beat.step > self._last.step
-        self._last = beat
+        last, self._last = self._last, beat
         self.seconds = 0.0
-        return has_moved
+        if last is None or not last.phase == beat.phase == "step":
+            self._open_seconds = 0.0
+            return False
+        # Beats are more than micro-batches: a step begins and ends with one of its own.
+        if beat.micro_batches > last.micro_batches:
+            self._measured(self._open_seconds / (beat.micro_batches - last.micro_batches))
+            self._open_seconds = 0.0
+            self._was_measured = True
+        return beat.waiting > 0 and beat.step > last.step
 
     @property
     def phase(self) -> str:
@@ -110,8 +115,8 @@ class Silence:
         return self.seconds > self.limit
 
     def _measured(self, seconds: float) -> None:
-        self._beat_seconds.append(seconds)
-        self._median = statistics.median(self._beat_seconds)
+        self._measured_seconds.append(seconds)
+        self._median = statistics.median(self._measured_seconds)
 
 
 class Backlog:

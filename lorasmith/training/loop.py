@@ -66,11 +66,11 @@ class Recorder:
     owes_evaluation: bool = False  # of the step that is gone on from
     room: Room = field(default_factory=Room)
 
-    def beat(self, step: int, phase: str) -> None:
+    def beat(self, step: int, phase: str, *, micro_batches: int = 0) -> None:
         # Overwritten in place, so a full disk takes it. One that copies on write may not: whoever watches then finds
         # the run silent, and that is for them to judge.
         with suppress(ResourceError):
-            self.heart.beat(step, phase, waiting=self.ledger.waiting)
+            self.heart.beat(step, phase, micro_batches=micro_batches, waiting=self.ledger.waiting)
 
     def close(self) -> None:
         self.ledger.close()
@@ -264,8 +264,9 @@ def _steps(state: TrainState, parts: Parts, recorder: Recorder, stop: StopFlag) 
     unread: StepResult | None = None
     while state.step < plan.stop_at and not stop.requested():
         fault_point("step.boundary")
+        recorder.beat(state.step, "step")
         try:
-            outcome = train_step(state, parts, beat=partial(recorder.beat, state.step, "step"))
+            outcome = train_step(state, parts, beat=partial(recorder.beat, state.step, "step", micro_batches=1))
         finally:  # also where this step failed: the one before was applied
             if unread is not None:
                 recorder.step_done(parts, unread)

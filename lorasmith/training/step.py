@@ -86,15 +86,14 @@ def losses_of(parts: Parts, batch: Batch, draw: Draw) -> Tensor:
 
 
 def train_step(state: TrainState, parts: Parts, *, beat: Callable[[], None] = lambda: None) -> StepResult | Repeat:
-    """Takes `state` from k to k + 1 completed steps, or says why the same step is due again. `beat` is called at the
-    beginning and after every micro-batch.
+    """Takes `state` from k to k + 1 completed steps, or says why the same step is due again. `beat` is called
+    after every micro-batch.
 
     Raises:
         NonFiniteError: the loss or the gradient is not finite; the adapter is untouched.
         ResourceError: out of memory with single examples and gradient checkpointing.
     """
     step = state.step + 1
-    beat()
     try:
         epoch, loss, example_ids = _sum_gradients(state, parts, step, beat)
     except (RuntimeError, MemoryError) as error:

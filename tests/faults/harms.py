@@ -16,8 +16,8 @@ from lorasmith.runtime import worker
 
 BAD_STEP = 3
 FIRST_STEPS = 4  # of the one that becomes slow
-SLOW = 10
-STEP_SECONDS = 0.06
+SLOW = 12
+STEP_SECONDS = 0.12
 
 
 def is_first(arguments: list[str]) -> bool:
@@ -109,19 +109,20 @@ def evaluate() -> None:
 
 
 def slow() -> None:
-    """From a step on it takes ten times as long as its own first ones."""
+    """From a step on each takes more than ten times as long as its own first ones, what is computed counted in."""
     from lorasmith.training import step
 
-    real = step.losses_of
-    calls = 0
+    real = step._sum_gradients
 
-    def losses_of(*given: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        time.sleep(STEP_SECONDS * (1 if calls <= FIRST_STEPS else SLOW))
-        return real(*given)
+    def summed(state: Any, parts: Any, number: int, beat: Any) -> Any:
+        def slow_beat() -> None:
+            time.sleep(max(0.0, ends_at - time.monotonic()))
+            beat()
 
-    step.losses_of = losses_of
+        ends_at = time.monotonic() + STEP_SECONDS * (1 if number <= FIRST_STEPS else SLOW)
+        return real(state, parts, number, slow_beat)
+
+    step._sum_gradients = summed
 
 
 def poison(where: str) -> None:

@@ -97,7 +97,8 @@ def test_a_hang_of_a_python_of_its_own(make_workshop: MakeWorkshop, name: str) -
 
 
 def test_one_that_only_became_slow_is_not_touched(make_workshop: MakeWorkshop) -> None:
-    """Ten times as slow as its own first steps, slower than --stall-timeout and over the time of the whole run."""
+    """Ten times as slow as its own first steps, slower than --stall-timeout and over the time of the whole run; a step
+    is one micro-batch."""
     undisturbed, workshop = make_workshop("undisturbed"), make_workshop("slow")
     count = FIRST_STEPS + 4
     undisturbed.new(count, SAVED)
@@ -107,6 +108,6 @@ def test_one_that_only_became_slow_is_not_touched(make_workshop: MakeWorkshop) -
     assert outcome.of(WorkerHung) == outcome.of(WorkerRestarted) == []
     assert outcome.of(LimitRaised)
     took = [event.seconds for event in outcome.of(StepCompleted)]
-    assert min(took[FIRST_STEPS:]) > stall and min(took[FIRST_STEPS:]) > 4 * median(took[:FIRST_STEPS])
+    assert min(took[FIRST_STEPS:]) > stall and min(took[FIRST_STEPS:]) > 10 * median(took[:FIRST_STEPS])
     assert workshop.losses() == undisturbed.losses()
     assert workshop.digest() == undisturbed.digest()

@@ -120,6 +120,7 @@ class Child:
             self.heart.beat(step - 1, "step")
         seconds = STEP_SECONDS * (10 if self.mode == "slows" and step >= BAD_STEP else 1)
         time.sleep(seconds)
+        self.heart.beat(step - 1, "step", micro_batches=1)
         self.say(
             StepCompleted,
             step=step,

@@ -101,7 +101,8 @@ class Played:
 
     def beat(self, step: int, phase: str, beat: int, waiting: int = 0) -> None:
         heart = (self.run.staging if self.run.staging.exists() else self.run.root) / self.run.heartbeat.name
-        heart.write_text(json.dumps({"step": step, "phase": phase, "beat": beat, "waiting": waiting}))
+        told = {"step": step, "phase": phase, "beat": beat, "micro_batches": beat, "waiting": waiting}
+        heart.write_text(json.dumps(told))
 
     def event(self, kind: type[Event], **fields: Any) -> Event:
         return kind(attempt=self.attempt, time=0.0, **fields)

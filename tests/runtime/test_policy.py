@@ -42,9 +42,9 @@ def test_only_time_in_which_somebody_looked_counts(looks: list[float], passed: l
 
 
 def beats(silence: Silence, *rows: tuple[float, str, int]) -> None:
-    """(seconds since the last look, phase, beat) each."""
+    """(seconds since the last look, phase, beat) each; with every beat one more micro-batch is done."""
     for seconds, phase, beat in rows:
-        silence.look(seconds, Heartbeat(step=0, phase=phase, beat=beat))
+        silence.look(seconds, Heartbeat(step=0, phase=phase, beat=beat, micro_batches=beat))
 
 
 @pytest.mark.parametrize(
@@ -101,6 +101,21 @@ def test_several_beats_between_two_looks_share_the_time() -> None:
     silence.step_completed(0.0)
     beats(silence, (0.0, "step", 1), (10.0, "step", 11), (10.0, "step", 21))
     assert silence.limit == pytest.approx(20.0)
+
+
+@pytest.mark.parametrize("looks_apart", [0.1, 0.9, 3.0])
+def test_what_beats_at_the_ends_of_a_step_is_no_micro_batch(looks_apart: float) -> None:
+    """As the worker does it, one micro-batch a step: a beat before it, one after it, one when the step is told."""
+    silence = Silence(1)
+    silence.step_completed(0.0)
+    done, told = 5.0, 5.1  # seconds into each step of six
+    for number in range(int(100 / looks_apart)):
+        now = number * looks_apart
+        step, into = divmod(now, 6.0)
+        beat = 3 * int(step) + 1 + (into >= done) + (into >= told)
+        micro_batches = int(step) + (into >= done)
+        silence.look(looks_apart, Heartbeat(step=int(step), phase="step", beat=beat, micro_batches=micro_batches))
+    assert silence.limit == pytest.approx(120.0, rel=0.1)
 
 
 def test_steps_with_a_save_after_each_measure_themselves() -> None:
