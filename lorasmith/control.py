@@ -67,7 +67,7 @@ def read_heartbeat(path: Path) -> Heartbeat | None:
             step=plain["step"],
             phase=plain["phase"],
             beat=plain["beat"],
-            micro_batches=plain["micro_batches"],
+            micro_batches=plain.get("micro_batches", 0),
             waiting=plain.get("waiting", 0),
         )
     except (FileNotFoundError, PermissionError, ValueError, TypeError, KeyError, AttributeError):

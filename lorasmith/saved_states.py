@@ -114,6 +114,14 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def has_sha256(path: Path, sha256: str) -> bool:
+    """Whether there is a file of these very bytes."""
+    try:
+        return sha256_of(path) == sha256
+    except FileNotFoundError:
+        return False
+
+
 def _manifest_of(folder: Path) -> Any:
     """What the manifest of a folder says; OSError where it is no file of a manifest's size."""
     path = folder / MANIFEST

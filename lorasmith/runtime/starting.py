@@ -16,8 +16,8 @@ from lorasmith.config.request import Request
 from lorasmith.data.folder import Scan
 from lorasmith.data.images import EXTENSIONS
 from lorasmith.data.order import split_held_out
-from lorasmith.errors import ConfigError, ModelError, NoStateError, ResumeError
-from lorasmith.events import AdapterExported, BestChosen, CheckpointSaved, RunStarted
+from lorasmith.errors import ConfigError, ExitCode, ModelError, NoStateError, ResumeError
+from lorasmith.events import AdapterExported, BestChosen, CheckpointSaved, RunStarted, RunStopped
 from lorasmith.families.locate import expanded, is_there
 from lorasmith.families.recognize import check_clip_skip
 from lorasmith.inputs import base_weights, check_init_from, check_names, scan_for, steps_of_epochs
@@ -128,7 +128,7 @@ def continued_run(run: RunFolder, values: Values, request: Request, *, from_stat
     stop_at = base_step + request.steps if request.steps is not None else now.target
     if request.epochs is not None:
         stop_at = base_step + steps_of_epochs(config, found, request.epochs)
-    if stop_at < state.step or (stop_at == state.step and _is_exported(run, config.export.name, stop_at)):
+    if stop_at < state.step or (stop_at == state.step and _is_all_done(run, config.export.name, stop_at)):
         raise ConfigError("nothing_owed", done=now.done, target=now.target)
     start = Start(
         run,
@@ -187,14 +187,17 @@ def _check_identity(before: RunConfig, after: RunConfig) -> None:
             raise ResumeError("identity_changed", option=option, before=str(value), now=str(new[option]))
 
 
-def _is_exported(run: RunFolder, name: str, step: int) -> bool:
-    """Whether the LoRA of the last step got its name too: a run can die between the state and the file."""
+def _is_all_done(run: RunFolder, name: str, step: int) -> bool:
+    """Whether that is done too which comes after the state of the last step: its LoRA got its name, and the run came to
+    its end, so that it was looked at and the best step chosen. A run can die on the way."""
     path = run.export(name)
     events = surviving(read_events(run.ledger))
-    if not events:
+    if not path.exists() or not events:
         return path.exists()
     exports = [event for event in events if isinstance(event, AdapterExported) and event.step == step]
-    return path.exists() and any(event.path == path.name for event in exports)
+    ends = [event for event in events if isinstance(event, RunStarted | RunStopped)]
+    has_finished = bool(ends) and isinstance(ends[-1], RunStopped) and ends[-1].exit_code == ExitCode.FINISHED
+    return has_finished and any(event.path == path.name for event in exports)
 
 
 def _named_state(run: RunFolder, name: str) -> SavedState:

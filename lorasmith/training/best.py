@@ -5,7 +5,6 @@ Its export is kept as a file of its own. Knows nothing of how losses are measure
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,9 @@ from pathlib import Path
 
 from lorasmith.errors import ResourceError
 from lorasmith.events import AdapterExported, BestChosen, Evaluated, Event, Warned
+from lorasmith.faults import fault_point
 from lorasmith.run_folder import RunFolder, write_atomically
+from lorasmith.saved_states import has_sha256
 
 NOT_KEPT, NO_ROOM = "best_not_kept", "best_without_room"
 
@@ -59,6 +60,7 @@ class BestKeeper:
         path = _copied(self.run, exported, self.export_name)
         if isinstance(path, Warned):
             return [path]
+        fault_point("best.kept")
         self.best = BestChosen(
             attempt=self.attempt,
             time=time.time(),
@@ -73,7 +75,7 @@ class BestKeeper:
     def put_back(self, events: Sequence[Event]) -> list[Event]:
         """Copies the file again that the best step must have, from that step's export: where the one that was there
         belonged to a step that is cancelled, or to a choice that was never told."""
-        if self.best is None or _sha256_of(self.run.root / self.best.path) == self.best.sha256:
+        if self.best is None or has_sha256(self.run.root / self.best.path, self.best.sha256):
             return []
         tried: list[Event] = []
         for event in events:
@@ -112,7 +114,7 @@ def _copied(run: RunFolder, exported: AdapterExported, export_name: str) -> Path
     warning = Warned(attempt=exported.attempt, time=time.time(), code=NOT_KEPT, fields=fields)
 
     def check(file: Path) -> None:
-        if _sha256_of(file) != exported.sha256:
+        if not has_sha256(file, exported.sha256):
             raise _OtherContentError
 
     try:
@@ -121,11 +123,3 @@ def _copied(run: RunFolder, exported: AdapterExported, export_name: str) -> Path
         return warning
     except ResourceError:
         return Warned(attempt=exported.attempt, time=time.time(), code=NO_ROOM, fields=fields)
-
-
-def _sha256_of(file: Path) -> str:
-    """Of its content; empty where there is no such file."""
-    try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()
-    except FileNotFoundError:
-        return ""

@@ -23,6 +23,7 @@ from lorasmith.config.sections import EvaluationConfig
 from lorasmith.control import monotonic
 from lorasmith.errors import ModelError, ResourceError
 from lorasmith.events import Evaluated, Event, RunStarted, Warned
+from lorasmith.faults import fault_point
 from lorasmith.run_folder import RunFolder, free_name, write_atomically
 from lorasmith.training.device import is_out_of_memory
 from lorasmith.training.evaluation_set import EvaluationSet
@@ -141,6 +142,7 @@ class Evaluator:
         alive = Pulse(state.step, beat, stop_requested)
         events: list[Event] = []
         began = monotonic()
+        fault_point("evaluation.begun")
         try:
             with undisturbed(state.adapter, parts.models):
                 if not self.has_control:
@@ -154,6 +156,7 @@ class Evaluator:
         self.evaluated_step = state.step
         self.cost_seconds = next(one.seconds for one in found if isinstance(one, Evaluated))
         self.spent_seconds += monotonic() - began
+        fault_point("evaluation.measured")
         return events + found
 
     def is_worth(self, trained_seconds: float) -> bool:

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from lorasmith.faults import fault_point
 from lorasmith.ledger import PatientLedger
 from lorasmith.promotion import back_up_export
 from lorasmith.run_folder import RunFolder
-from lorasmith.saved_states import newest_good
+from lorasmith.saved_states import has_sha256, newest_good
 from lorasmith.training.best import BestKeeper
 from lorasmith.training.checkpoint import StateFacts, prune_states, save_state
 from lorasmith.training.evaluation import Evaluator
@@ -197,6 +197,17 @@ class Recorder:
         self.ledger.append(self.exported)
         self.step_began = monotonic()
 
+    def has_exported(self, step: int) -> bool:
+        """Whether the run's own export is this step's, and whole: an earlier attempt came that far."""
+        told, path = self.exported, self.run.export(self.plan.export_name)
+        return told is not None and (told.step, told.path) == (step, path.name) and has_sha256(path, told.sha256)
+
+    def tell_export_again(self) -> None:
+        """For whoever watches this attempt."""
+        assert self.exported is not None
+        self.exported = replace(self.exported, attempt=self.plan.attempt, time=time.time())
+        self.ledger.append(self.exported)
+
     def evaluate(self, state: TrainState, parts: Parts, stop: StopFlag, *, is_end: bool = False) -> None:
         """What was learned so far, and whether that is the best; nothing where a stop is asked for meanwhile."""
         events = self.evaluator.evaluate(state, parts, is_end=is_end, beat=self.beat, stop_requested=stop.requested)
@@ -208,6 +219,7 @@ class Recorder:
         if events:
             with suppress(ResourceError):  # the lines wait, and the next save waits for them
                 self.ledger.sync()
+            fault_point("evaluation.told")
         self.step_began = monotonic()
 
     def evaluation_is_due(self, step: int) -> bool:
@@ -314,7 +326,7 @@ def finish(state: TrainState, recorder: Recorder, stop: StopFlag) -> None:
         state,
         stop,
         lambda: _saved(state, recorder),
-        lambda: _backed_up(recorder.run, recorder.plan.export_name),
+        lambda: _backed_up(state, recorder),
         lambda: _exported(state, recorder),
     )
 
@@ -324,13 +336,17 @@ def _saved(state: TrainState, recorder: Recorder) -> None:
     fault_point("end.saved")
 
 
-def _backed_up(run: RunFolder, name: str) -> None:
-    back_up_export(run, name, datetime.now())
+def _backed_up(state: TrainState, recorder: Recorder) -> None:
+    if not recorder.has_exported(state.step):
+        back_up_export(recorder.run, recorder.plan.export_name, datetime.now())
     fault_point("end.backed_up")
 
 
 def _exported(state: TrainState, recorder: Recorder) -> None:
-    recorder.export(state, recorder.run.export(recorder.plan.export_name))
+    if recorder.has_exported(state.step):
+        recorder.tell_export_again()
+    else:
+        recorder.export(state, recorder.run.export(recorder.plan.export_name))
     fault_point("end.exported")
 
 

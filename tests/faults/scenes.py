@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from lorasmith.runtime.starting import continued_run, standing
 from lorasmith.runtime.supervisor import Supervisor
 from lorasmith.saved_states import damage_of, find_states, newest_good
 from tests.faults.forked import in_child
+from tests.faults.looked_at import EVALUATED
 from tests.runs.workshop import InProcess, Values, Workshop, digest
 
 SAVE_EVERY = 2
@@ -41,6 +43,8 @@ OLD: Values = {**SMALL, ("", "seed"): 7, ("cadence", "save_every"): 1}
 NEW: Values = {**SMALL, ("cadence", "save_every"): SAVE_EVERY, ("cadence", "keep_states"): 2}
 BEFORE: Values = {**NEW, ("cadence", "save_every"): 1, ("cadence", "keep_states"): 9}
 DONE_BEFORE = 3
+LOOKED_AT = "looked_at"
+WATCHED: Values = {**NEW, **EVALUATED}
 NOTHING_OWED = "nothing_owed"
 
 
@@ -120,18 +124,18 @@ def _prepare_new(workshop: Workshop) -> None:
     assert workshop.new(2, OLD).exit_code == ExitCode.FINISHED
 
 
-def _start_new(workshop: Workshop) -> Start:
-    return workshop.start_new(TARGET, NEW)
+def _start_new(workshop: Workshop, values: Values = NEW) -> Start:
+    return workshop.start_new(TARGET, values)
 
 
-def _new_again(workshop: Workshop) -> Start | None:
+def _new_again(workshop: Workshop, values: Values = NEW) -> Start | None:
     """`--continue`; `--new` where that has nothing to go on from, or would go on with the old run."""
     if not _is_old(workshop):
         try:
             return _continued(workshop, None)
         except NoStateError:
             pass
-    return _start_new(workshop)
+    return _start_new(workshop, values)
 
 
 def _prepare_continued(workshop: Workshop) -> None:
@@ -163,6 +167,7 @@ SCENES = (
     Scene("new", _prepare_new, _start_new, _new_again),
     Scene("continued", _prepare_continued, _start_continued, _continued_again),
     Scene("other_disk", _prepare_new, _start_new, _new_again, is_other_disk=True),
+    Scene(LOOKED_AT, _prepare_new, partial(_start_new, values=WATCHED), partial(_new_again, values=WATCHED)),
     Scene("cold", lambda workshop: None, _start_new, _new_again, is_cold=True),
 )
 

@@ -11,7 +11,7 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,23 +20,16 @@ import pytest
 
 from lorasmith.errors import ExitCode
 from lorasmith.faults import POINTS, fault_point
-from lorasmith.ledger import read_events
 from lorasmith.run_folder import RunFolder
-from lorasmith.saved_states import MANIFEST, find_states, newest_good, write_manifest_bytes
+from lorasmith.saved_states import MANIFEST, write_manifest_bytes
 from lorasmith.training import checkpoint, loop
 from lorasmith.training.checkpoint import StateFacts
 from lorasmith.training.state import TrainState
 from tests.faults import forked
 from tests.faults.followed import Followed
-from tests.faults.scenes import (
-    SCENES,
-    Scene,
-    check_nothing_is_left_over,
-    check_states,
-    copy_of,
-    files_of,
-    result_of,
-)
+from tests.faults.looked_at import know_losses
+from tests.faults.scenes import LOOKED_AT, SCENES
+from tests.faults.staged import LookedAtStage, Stage
 from tests.runs.workshop import Workshop
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no fork there")
@@ -51,36 +44,7 @@ EXITS = {
     "no_space": {0, int(ExitCode.BAD_INPUT), int(ExitCode.NO_RESOURCE), forked.CRASHED},
 }
 COPYING = ("copy.", "move.")  # what another disk makes a difference to
-
-
-class Stage:
-    """A scene with its folder, what an undisturbed run makes of it, and the points that one comes past."""
-
-    def __init__(self, scene: Scene, template: Workshop, tmp_path: Path) -> None:
-        self.scene = scene
-        self._template = template
-        self._folder = tmp_path / f"{scene.name}-cases"
-        scene.prepare(template)
-        self._old = files_of(template)
-        states, (good, _) = find_states(template.run.root)[0], newest_good(template.run.root)
-        self.damaged = None if states[:1] in ([], [good]) else states[0].path.relative_to(template.folder)
-        undisturbed = copy_of(template, tmp_path / f"{scene.name}-undisturbed")
-        self.points = scene.points(undisturbed, tmp_path / f"{scene.name}-trace.json")
-        self.expected = result_of(undisturbed)
-        self.events = read_events(undisturbed.run.ledger)
-
-    def check(self, fault: str, exits: set[int]) -> None:
-        """One case, from a folder of its own to the end of the run."""
-        shutil.rmtree(self._folder, ignore_errors=True)
-        workshop = copy_of(self._template, self._folder)
-        status = self.scene.disturbed(workshop, fault)
-        assert status in exits, status
-        check_states(workshop, damaged=None if self.damaged is None else self._folder / self.damaged)
-        if self.damaged is None:
-            assert self._old <= files_of(workshop), "something of the old run is lost"
-        assert self.scene.go_on(workshop) == ExitCode.FINISHED
-        assert result_of(workshop) == self.expected
-        check_nothing_is_left_over(workshop)
+LOSSES = {2: 0.5, 4: 0.3, 5: 0.6}
 
 
 Stages = dict[str, Stage | Followed]
@@ -96,6 +60,7 @@ def stages(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     draw_pictures(pictures, 4, seed=1, size=(64, 64), repeats=1)
     made: Stages = {}
     with pytest.MonkeyPatch.context() as patch:
+        know_losses(patch, LOSSES)
         for scene in SCENES:
             folder = place / scene.name
             folder.mkdir()
@@ -103,13 +68,16 @@ def stages(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
                 shutil.copytree(pictures, folder / "lora_train_set")
             else:
                 (folder / "lora_train_set").symlink_to(pictures)  # and the cache lies beside where that leads
-            made[scene.name] = stage = Stage(scene, Workshop(folder, miniature, patch), place)
-        made["followed"] = Followed(stage.events, place)
+            kind = LookedAtStage if scene.name == LOOKED_AT else Stage
+            made[scene.name] = kind(scene, Workshop(folder, miniature, patch), place)
+        cold = made["cold"]
+        assert isinstance(cold, Stage)
+        made["followed"] = Followed(cold.events, place)
         yield made
 
 
 def cases(stages: Stages) -> list[tuple[str, str, int]]:
-    """Every (scene, point, occurrence); of another disk and an empty cache only what those make a difference to."""
+    """Every (scene, point, occurrence); of all scenes but the first two only what makes the difference."""
     found = []
     for name, stage in stages.items():
         points = stage.points
@@ -117,8 +85,19 @@ def cases(stages: Stages) -> list[tuple[str, str, int]]:
             points = [one for one in points if one[0].startswith(COPYING)]
         elif name == "cold":
             points = points[: points.index(("promotion.planned", 1))]
+        elif name == LOOKED_AT:
+            points = list(_while_looking(points))
         found += [(name, point, occurrence) for point, occurrence in points]
     return found
+
+
+def _while_looking(points: Sequence[tuple[str, int]]) -> Iterator[tuple[str, int]]:
+    is_looking = False
+    for name, occurrence in points:
+        is_looking = is_looking or name == "evaluation.begun"
+        if is_looking:
+            yield name, occurrence
+        is_looking = is_looking and name != "evaluation.told"
 
 
 def drawn(stages: Stages) -> list[tuple[str, str]]:
@@ -203,10 +182,12 @@ def test_a_state_without_its_optimizer_would_be_found(stages: Stages, monkeypatc
 
 @pytest.mark.long
 @pytest.mark.timeout(0)
-def test_every_occurrence_of_every_point(stages: Stages) -> None:
+@pytest.mark.parametrize("scene", [*(one.name for one in SCENES), "followed"])
+def test_every_occurrence_of_every_point(stages: Stages, scene: str) -> None:
     chosen = all_of(stages)
     if MOST_TENS:
         chosen = random.Random(SEED).sample(chosen, min(10 * int(MOST_TENS), len(chosen)))
+    chosen = [one for one in chosen if one[0] == scene]
     began = time.monotonic()
     check_all(stages, chosen)
-    sys.stdout.write(f"\n{len(chosen)} cases of {len(all_of(stages))}, {time.monotonic() - began:.0f} s\n")
+    sys.stdout.write(f"\n{scene}: {len(chosen)} cases, {time.monotonic() - began:.0f} s\n")

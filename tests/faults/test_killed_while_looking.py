@@ -2,7 +2,6 @@
 the end is what a run does that nothing happened to, and the file of the best step is the one that is told.
 """
 
-import hashlib
 import os
 import signal
 import sys
@@ -17,22 +16,17 @@ from lorasmith.errors import ExitCode
 from lorasmith.events import BestChosen, Evaluated, WorkerRestarted
 from lorasmith.ledger import Ledger
 from lorasmith.runtime.supervisor import Supervisor
-from lorasmith.training import best, evaluation, samples
+from lorasmith.training import best, evaluation
 from lorasmith.training.evaluation import Evaluator
 from tests.faults.forked_worker import ForkedWorker
 from tests.faults.harms import is_first
+from tests.faults.looked_at import EVALUATED, check_best, know_losses, told
 from tests.runs.workshop import Workshop, digest
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="forks")
 COUNT, DIES_AT = 8, 4
 LOSSES = {2: 0.5, 4: 0.3, 6: 0.6, 8: 0.7}  # step 4 is the best, and there it dies
-VALUES: dict[tuple[str, str], Any] = {
-    ("evaluation", "every"): 2,
-    ("evaluation", "examples"): 1,
-    ("cadence", "save_every"): 2,
-    ("cadence", "keep_states"): 2,
-    ("dataset", "hold_out"): 2,
-}
+VALUES: dict[tuple[str, str], Any] = {**EVALUATED, ("cadence", "save_every"): 2, ("cadence", "keep_states"): 2}
 
 
 def die() -> None:
@@ -103,31 +97,7 @@ PLACES = {
 
 @pytest.fixture(autouse=True)
 def known_losses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the real ones hardly differ; steps are shorter than looking at them, and nobody looks at the pictures."""
-    monkeypatch.setattr(evaluation, "MOST_SHARE", 1.0)
-    monkeypatch.setattr(samples, "STEPS", 3)
-    real = Evaluator._validation
-
-    def validation(self: Evaluator, parts: Any, unavailable: dict[str, str], alive: Any) -> Any:
-        described = real(self, parts, unavailable, alive)
-        assert described is not None
-        described["loss"] = LOSSES[alive.step]
-        return described
-
-    monkeypatch.setattr(Evaluator, "_validation", validation)
-
-
-def told(workshop: Workshop) -> list[tuple[Any, ...]]:
-    """Rounded: after a death while looking it is done in smaller batches, whose last digits are others."""
-    found: list[tuple[Any, ...]] = []
-    for event in workshop.events():
-        if isinstance(event, Evaluated):
-            assert event.visual is not None and event.color is not None and event.validation is not None
-            quantiles = [round(loss, 4) for loss in event.validation["by_quantile"]]
-            found.append((event.step, event.is_control, round(event.visual, 4), round(event.color, 4), quantiles))
-        if isinstance(event, BestChosen):
-            found.append((event.step, event.loss))
-    return found
+    know_losses(monkeypatch, LOSSES)
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -144,10 +114,8 @@ def test_the_best_is_what_it_would_have_been(make_workshop: Callable[[str], Work
     assert told(workshop) == told(undisturbed)
     kept, like = (safetensors.torch.load_file(one.run.best_export("last")) for one in (workshop, undisturbed))
     assert digest(kept) == digest(like)
-    kept_bytes = workshop.run.best_export("last").read_bytes()
-    assert kept_bytes == workshop.run.export("last", 4).read_bytes()
-    chosen = [event for event in workshop.events() if isinstance(event, BestChosen)]
-    assert chosen[-1].sha256 == hashlib.sha256(kept_bytes).hexdigest()
+    assert workshop.run.best_export("last").read_bytes() == workshop.run.export("last", 4).read_bytes()
+    check_best(workshop)
     assert workshop.states() == undisturbed.states() == [8, 6, 4]
     assert workshop.losses() == undisturbed.losses()
     assert workshop.digest() == undisturbed.digest()

@@ -190,8 +190,8 @@ def test_a_stop_while_looking_ends_the_looking(workshop: Workshop, monkeypatch: 
 
     beat = Recorder.beat
 
-    def stopping(self: Recorder, step: int, phase: str) -> None:
-        beat(self, step, phase)
+    def stopping(self: Recorder, step: int, phase: str, **how: int) -> None:
+        beat(self, step, phase, **how)
         if phase == "evaluating":
             request_stop(workshop.run, self.plan.attempt)
 
@@ -209,8 +209,8 @@ def test_a_stop_at_the_last_look_is_no_failure(workshop: Workshop, monkeypatch: 
 
     beat = Recorder.beat
 
-    def stopping(self: Recorder, step: int, phase: str) -> None:
-        beat(self, step, phase)
+    def stopping(self: Recorder, step: int, phase: str, **how: int) -> None:
+        beat(self, step, phase, **how)
         if phase == "evaluating" and step == 3:
             request_stop(workshop.run, self.plan.attempt)
 
