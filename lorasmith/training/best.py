@@ -117,9 +117,12 @@ def _copied(run: RunFolder, exported: AdapterExported, export_name: str) -> Path
         if not has_sha256(file, exported.sha256):
             raise _OtherContentError
 
+    target = run.best_export(export_name)
     try:
-        return write_atomically(run.best_export(export_name), (run.root / exported.path).read_bytes(), check=check)
+        return write_atomically(target, (run.root / exported.path).read_bytes(), check=check)
     except (FileNotFoundError, _OtherContentError):
         return warning
     except ResourceError:
+        if has_sha256(target, exported.sha256):  # only its folder could not be synced, and the next save does that
+            return target
         return Warned(attempt=exported.attempt, time=time.time(), code=NO_ROOM, fields=fields)

@@ -307,12 +307,12 @@ def _steps(state: TrainState, parts: Parts, recorder: Recorder, stop: StopFlag) 
 
 
 def _owed_export(state: TrainState, recorder: Recorder) -> None:
-    """A run can die between a state and the export of the same step."""
+    """A run can die between a state and the export of the same step, and between that and its line."""
     plan = recorder.plan
     if not 0 < state.step <= plan.stop_at or plan.save_every == 0 or state.step % plan.save_every:
         return
     path = recorder.run.export(plan.export_name, state.step)
-    if not path.exists():
+    if recorder.exported is None or not path.exists():
         recorder.export_if_room(state, path)
 
 

@@ -99,7 +99,7 @@ class Disk:
         choices = []
         for node in files:  # also: of all that came since the last sync, the length alone
             ways = self.ways[node]
-            choices.append([*ways, ways[0].ljust(len(ways[-1]), b"\0")])
+            choices.append(list(dict.fromkeys([*ways, ways[0].ljust(len(ways[-1]), b"\0")])))
         count = 2 ** len(free)
         for one in choices:
             count *= len(one)

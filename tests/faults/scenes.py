@@ -120,8 +120,9 @@ class Scene:
             return int(supervisor.exit_code)
 
 
-def _prepare_new(workshop: Workshop) -> None:
-    assert workshop.new(2, OLD).exit_code == ExitCode.FINISHED
+def _prepare_new(workshop: Workshop, values: Values = OLD) -> None:
+    """An old run, and with it a cache of all that is needed."""
+    assert workshop.new(2, values).exit_code == ExitCode.FINISHED
 
 
 def _start_new(workshop: Workshop, values: Values = NEW) -> Start:
@@ -167,7 +168,12 @@ SCENES = (
     Scene("new", _prepare_new, _start_new, _new_again),
     Scene("continued", _prepare_continued, _start_continued, _continued_again),
     Scene("other_disk", _prepare_new, _start_new, _new_again, is_other_disk=True),
-    Scene(LOOKED_AT, _prepare_new, partial(_start_new, values=WATCHED), partial(_new_again, values=WATCHED)),
+    Scene(
+        LOOKED_AT,
+        partial(_prepare_new, values={**OLD, **EVALUATED}),
+        partial(_start_new, values=WATCHED),
+        partial(_new_again, values=WATCHED),
+    ),
     Scene("cold", lambda workshop: None, _start_new, _new_again, is_cold=True),
 )
 

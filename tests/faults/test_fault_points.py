@@ -86,18 +86,21 @@ def cases(stages: Stages) -> list[tuple[str, str, int]]:
         elif name == "cold":
             points = points[: points.index(("promotion.planned", 1))]
         elif name == LOOKED_AT:
-            points = list(_while_looking(points))
+            points = list(_around_looking(points))
         found += [(name, point, occurrence) for point, occurrence in points]
     return found
 
 
-def _while_looking(points: Sequence[tuple[str, int]]) -> Iterator[tuple[str, int]]:
-    is_looking = False
-    for name, occurrence in points:
-        is_looking = is_looking or name == "evaluation.begun"
-        if is_looking:
-            yield name, occurrence
-        is_looking = is_looking and name != "evaluation.told"
+def _around_looking(points: Sequence[tuple[str, int]]) -> Iterator[tuple[str, int]]:
+    """From the end of each step that is looked at to the next step."""
+    after: list[tuple[str, int]] = []
+    for point in [*points, ("step.boundary", 0)]:
+        if point[0] == "step.boundary":
+            if any(name == "evaluation.begun" for name, _ in after):
+                yield from after
+            after = []
+        elif after or point[0] == "step.computed":
+            after.append(point)
 
 
 def drawn(stages: Stages) -> list[tuple[str, str]]:

@@ -13,21 +13,23 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 
-from lorasmith.events import WorkerEnded, WorkerRestarted
+from lorasmith.events import Evaluated, Warned, WorkerEnded, WorkerRestarted
 from lorasmith.ledger import read_events, steps
 from lorasmith.locking import is_held
 from lorasmith.reports.projections import projections_of
 from lorasmith.saved_states import newest_good
+from lorasmith.training.evaluation import OFF
 from tests.faults.forked_program import ForkedProgram
 from tests.faults.killed import PATIENCE_SECONDS, VICTIMS, Begin, KilledRun, begin_apart
+from tests.faults.looked_at import check_best, know_losses, measured
 from tests.runs.test_command_line import typed
 from tests.runs.workshop import Workshop, digest
 
@@ -44,7 +46,12 @@ KILLS = 20
 MANY_KILLS = int(os.environ.get("FAULT_RUNS", "200"))
 MOST_A_RUN = 10
 REPEATS = {0: 1, 1: 1, 2: 1, 3: 2, 4: 2, 5: 2, 6: 2}  # of the workshop's pictures, by example id
-OPTIONS = ("--save-every", "3", "--evaluate-every", "0", "--rank", "4", "--dropout", "0.1", "--lr-schedule", "cosine")
+REPEATS_BUT_ONE = {0: 1, 1: 1, 2: 2, 3: 2, 4: 2, 5: 2}  # where one of the first three is held out
+OPTIONS = ("--save-every", "3", "--rank", "4", "--dropout", "0.1", "--lr-schedule", "cosine")
+NEVER_LOOKED_AT = ("--evaluate-every", "0")
+LOOKED_AT = ("--evaluate-every", "3", "--evaluate-examples", "1", "--hold-out", "1")
+LOSSES = {3: 0.9, 6: 0.4, 9: 0.5, 12: 0.2, 15: 0.3, 18: 0.6, 20: 0.1}
+KILLS_WHILE_LOOKING = 10
 
 
 @dataclass(frozen=True)
@@ -54,9 +61,21 @@ class Manner:
     epochs: int
     begin: Begin
     often_at: float  # as a share of an undisturbed start: the instant that is drawn most often
+    options: tuple[str, ...] = NEVER_LOOKED_AT
+    repeats: Mapping[int, int] = field(default_factory=lambda: REPEATS)
+
+    @property
+    def steps(self) -> int:
+        return self.epochs * sum(self.repeats.values())
+
+    @property
+    def new_run(self) -> tuple[str, ...]:
+        """What is typed."""
+        return ("--new", "--steps", str(self.steps), *OPTIONS, *self.options)
 
 
 FORKED = Manner(2, ForkedProgram, 0.4)
+WATCHED = Manner(2, ForkedProgram, 0.5, LOOKED_AT, REPEATS_BUT_ONE)
 # In longer runs, more of which is training and saving. Most of a start of its own is importing and loading, of which
 # one moment is like the next: later ones are drawn more often.
 APART = Manner(12, begin_apart, 0.8)
@@ -66,11 +85,12 @@ APART = Manner(12, begin_apart, 0.8)
 class Undisturbed:
     """A run that nothing happened to."""
 
-    epochs: int
+    manner: Manner
     digest: tuple[str, str]
     export: str
     losses: dict[int, float]
     examples: dict[int, list[int]]
+    measured: list[tuple[object, ...]]
     seconds: float
 
 
@@ -83,32 +103,25 @@ def export_of(workshop: Workshop) -> str:
     return digest(safetensors.torch.load_file(workshop.run.export("last")))
 
 
-def steps_of(epochs: int) -> int:
-    return epochs * sum(REPEATS.values())
-
-
-def new_run(epochs: int) -> tuple[str, ...]:
-    """What is typed."""
-    return ("--new", "--steps", str(steps_of(epochs)), *OPTIONS)
-
-
 def run_undisturbed(make_workshop: MakeWorkshop, manner: Manner) -> Undisturbed:
     workshop = make_workshop("undisturbed")
     with (workshop.folder / "output.txt").open("wb") as output:
         began = time.monotonic()
-        started = manner.begin(workshop, typed(workshop, *new_run(manner.epochs)), output)
+        started = manner.begin(workshop, typed(workshop, *manner.new_run), output)
         assert started.wait(PATIENCE_SECONDS) == 0
         seconds = time.monotonic() - began
     assert not [event for event in read_events(workshop.run.supervisor_log) if isinstance(event, WorkerRestarted)]
+    found = [measured(event) for event in workshop.events() if isinstance(event, Evaluated)]
     return Undisturbed(
-        manner.epochs, workshop.digest(), export_of(workshop), workshop.losses(), told(workshop), seconds
+        manner, workshop.digest(), export_of(workshop), workshop.losses(), told(workshop), found, seconds
     )
 
 
 def check(one: KilledRun, undisturbed: Undisturbed) -> None:
     """It finished, with what it would have ended with anyway."""
     workshop = one.workshop
-    run, count = workshop.run, steps_of(undisturbed.epochs)
+    run, manner = workshop.run, undisturbed.manner
+    count = manner.steps
     assert workshop.train_state()["step"] == count
     assert workshop.optimizer_steps() == {count}
     assert workshop.digest() == undisturbed.digest
@@ -117,8 +130,9 @@ def check(one: KilledRun, undisturbed: Undisturbed) -> None:
     seen = told(workshop)
     assert seen == undisturbed.examples
     assert list(seen) == list(range(1, count + 1)), "each step once, in order"
-    planned = {example: undisturbed.epochs * repeats for example, repeats in REPEATS.items()}
+    planned = {example: manner.epochs * repeats for example, repeats in manner.repeats.items()}
     assert Counter(example for ids in seen.values() for example in ids) == planned
+    check_measured(workshop, undisturbed)
     ended = [event.status for event in read_events(run.supervisor_log) if isinstance(event, WorkerEnded)]
     killed = [kill for kill in one.kills if kill.victim != "supervisor"]
     assert set(ended) <= {0, -signal.SIGKILL} and ended.count(-signal.SIGKILL) <= len(killed), "none died by itself"
@@ -130,6 +144,16 @@ def check(one: KilledRun, undisturbed: Undisturbed) -> None:
     assert [int(row["step"]) for row in workshop.rows()] == list(range(1, count + 1))
     assert newest_good(run.root)[1] == [], "no state is damaged"
     assert not is_held(run.worker_lock) and not is_held(run.lock)
+
+
+def check_measured(workshop: Workshop, undisturbed: Undisturbed) -> None:
+    """What was looked at shows what it would have shown; a step at which it died twice in a row is left out, and where
+    that was in one start nothing more is looked at until the next, which is told."""
+    check_best(workshop)
+    found = [measured(event) for event in workshop.events() if isinstance(event, Evaluated)]
+    assert [one for one in undisturbed.measured if one in found] == found
+    if not any(isinstance(event, Warned) and event.code == OFF for event in workshop.events()):
+        assert found[-1:] == undisturbed.measured[-1:], "the last step too"
 
 
 def _with_a_cache_of_its_own(workshop: Workshop) -> None:
@@ -151,9 +175,14 @@ def kill_all(make_workshop: MakeWorkshop, manner: Manner, kills: int) -> None:
         _with_a_cache_of_its_own(workshop)
         most = min(MOST_A_RUN, kills - hits_of(done))
         draw = random.Random(f"{SEED}/{number}")
-        typed_new = new_run(manner.epochs)
         one = KilledRun(
-            workshop, typed_new, draw, most, within=undisturbed.seconds, often_at=manner.often_at, begin=manner.begin
+            workshop,
+            manner.new_run,
+            draw,
+            most,
+            within=undisturbed.seconds,
+            often_at=manner.often_at,
+            begin=manner.begin,
         )
         done.append(one)
         try:
@@ -169,13 +198,15 @@ def kill_all(make_workshop: MakeWorkshop, manner: Manner, kills: int) -> None:
     phases = Counter(kill.phase or "no heart" for one in done for kill in one.kills)
     exits = sum((one.exits for one in done), Counter[int]())
     sys.stdout.write(
-        f"\n{len(done)} runs of {steps_of(manner.epochs)} steps, {hits_of(done)} kills {dict(victims)}, "
+        f"\n{len(done)} runs of {manner.steps} steps, {hits_of(done)} kills {dict(victims)}, "
         f"while {dict(phases)}, exits {dict(exits)}, "
         f"{seconds:.0f} s (undisturbed {undisturbed.seconds:.1f} s each), FAULT_SEED={SEED}\n"
     )
     assert ONLY or hits_of(done) == kills
     if hits_of(done) >= KILLS:
         assert set(victims) == set(VICTIMS) and {"step", "saving"} & set(phases), "something of everything"
+    if manner.options == LOOKED_AT and not ONLY:
+        assert "evaluating" in phases
 
 
 def hits_of(done: Sequence[KilledRun]) -> int:
@@ -184,6 +215,16 @@ def hits_of(done: Sequence[KilledRun]) -> int:
 
 def test_twenty_kills(make_workshop: MakeWorkshop) -> None:
     kill_all(make_workshop, FORKED, KILLS)
+
+
+@pytest.mark.parametrize(
+    "kills", [KILLS_WHILE_LOOKING, pytest.param(MANY_KILLS, marks=pytest.mark.long)], ids=["some", "many"]
+)
+def test_kills_of_runs_that_are_looked_at(
+    make_workshop: MakeWorkshop, monkeypatch: pytest.MonkeyPatch, kills: int
+) -> None:
+    know_losses(monkeypatch, LOSSES)
+    kill_all(make_workshop, WATCHED, kills)
 
 
 @pytest.mark.long

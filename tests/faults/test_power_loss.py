@@ -1,10 +1,9 @@
 """A cut of power at every moment of a real run: what was saved last is there, whole, whatever the disk lost.
 
 The changes of a real run are recorded (save, prune, step exports, the backup of the old export, a second start), and
-every disk that the rules of `power_loss` allow is read by the real readers. `-m long` looks at more of each moment.
+every disk that the rules of `power_loss` allow is read by the real readers.
 """
 
-import os
 import shutil
 import sys
 import tempfile
@@ -18,19 +17,21 @@ from typing import Any
 import pytest
 
 from lorasmith.errors import ExitCode, NoStateError
+from lorasmith.events import Event
 from lorasmith.ledger import read_events, steps, surviving
 from lorasmith.run_folder import RunFolder
 from lorasmith.runtime.starting import standing
-from lorasmith.saved_states import MANIFEST, OWN_FILES, SavedState, newest_good, write_manifest_bytes
+from lorasmith.saved_states import MANIFEST, OWN_FILES, SavedState, has_sha256, newest_good, write_manifest_bytes
+from lorasmith.training.best import BestKeeper, best_of
 from lorasmith.training.checkpoint import load_state
 from lorasmith.training.loop import Recorder
+from tests.faults.looked_at import EVALUATED, know_losses
 from tests.faults.power_loss import Laid, Moment, Tree, moments
 from tests.faults.watched_files import Change, Record, watched
-from tests.runs.workshop import Workshop, digest, load, stage
+from tests.runs.workshop import Values, Workshop, digest, load, stage
 
 SEED = 1
-MOST = 300  # disks of one moment; more are drawn by chance
-LONG = 100 * int(os.environ.get("FAULT_RUNS", "200"))
+MOST = 1_000_000  # orders of one moment: there is none with so many
 SMALL: dict[tuple[str, str], Any] = {
     ("cadence", "save_every"): 1,
     ("cadence", "keep_states"): 2,
@@ -69,8 +70,8 @@ def _saved(changes: Sequence[Change]) -> list[int]:
 
 @contextmanager
 def marking(known: Known, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Marks each save and each export that has come back."""
-    save, export = Recorder.save, Recorder.export
+    """Marks each save and each export that has come back, and each choice of the best."""
+    save, export, look_at = Recorder.save, Recorder.export, BestKeeper.look_at
 
     def saved(self: Recorder, state: Any) -> None:
         is_new = state.step != self.saved_step
@@ -88,9 +89,19 @@ def marking(known: Known, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         assert known.record is not None
         known.record.mark(f"exported {path.name}")
 
+    def looked_at(self: BestKeeper, *given: Any) -> list[Event]:
+        path = self.run.best_export("last")
+        chosen = look_at(self, *given)
+        if path.exists():
+            known.exports.setdefault(path.name, set()).add(path.read_bytes())
+            assert known.record is not None
+            known.record.mark(f"exported {path.name}")
+        return chosen
+
     with monkeypatch.context() as patch:
         patch.setattr(Recorder, "save", saved)
         patch.setattr(Recorder, "export", exported)
+        patch.setattr(BestKeeper, "look_at", looked_at)
         yield
 
 
@@ -102,20 +113,24 @@ def laid() -> Iterator[Laid]:
         yield Laid(Path(folder))
 
 
-@pytest.fixture
-def recorded(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> Known:
+def record_of(workshop: Workshop, monkeypatch: pytest.MonkeyPatch, values: Values) -> Known:
     """A new run of three steps, and one more step at a second start."""
     known = Known()
-    workshop.new(1, SMALL)  # the cache
+    workshop.new(1, values)  # the cache
     workshop.output = "lora_output_2"
     with watched(workshop.folder) as record:
         known.record = record
         with marking(known, monkeypatch):
-            assert workshop.new(3, SMALL).exit_code == ExitCode.FINISHED
+            assert workshop.new(3, values).exit_code == ExitCode.FINISHED
             assert workshop.go_on(1).exit_code == ExitCode.FINISHED
         assert record.differs_from_disk() == [], "something was written past the watcher"
     assert sorted(known.states) == [0, 1, 2, 3, 4]
     return known
+
+
+@pytest.fixture
+def recorded(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> Known:
+    return record_of(workshop, monkeypatch, SMALL)
 
 
 @dataclass
@@ -160,9 +175,13 @@ class Judge:
             found.append("damaged")
         if {one.name: one.read_bytes() for one in state.path.iterdir()} != self.known.states.get(state.step):
             found.append("garbage in a state")
-        told = {one.step for one in steps(surviving(read_events(run.ledger)))}
+        events = surviving(read_events(run.ledger))
+        told = {one.step for one in steps(events)}
         if told < set(range(1, state.step + 1)):
             found.append("steps without a line")
+        best = best_of(events)
+        if best is not None and not any(has_sha256(path, best.sha256) for path in run.root.glob("*.safetensors")):
+            found.append("no file of the best step")
         if not run.config.exists():
             found.append("no settings")
         for path in [*run.root.glob("*.safetensors"), *run.backup.glob("*.safetensors")]:
@@ -206,11 +225,25 @@ def told(what: str, tally: Tally, judge: Judge) -> None:
     sys.stdout.write("\n".join(lines) + "\n")
 
 
-@pytest.mark.parametrize("most", [MOST, pytest.param(LONG, marks=pytest.mark.long)])
-def test_what_was_saved_last_is_there(recorded: Known, laid: Laid, workshop: Workshop, most: int) -> None:
+def test_what_was_saved_last_is_there(recorded: Known, laid: Laid, workshop: Workshop) -> None:
     judge = Judge(recorded, laid, workshop.output)
-    tally = judged(recorded, judge, most=most)
+    tally = judged(recorded, judge, most=MOST)
     told("the writer as it is", tally, judge)
+    assert tally.bad == 0
+    assert tally.exhaustive == tally.moments
+
+
+@pytest.mark.parametrize("most", [200, pytest.param(5000, marks=pytest.mark.long)])
+def test_what_was_looked_at_is_there(
+    workshop: Workshop, laid: Laid, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """The LoRA of the best step too: under its name, or to be copied again from its step's."""
+    know_losses(monkeypatch, {1: 0.5, 2: 0.3, 3: 0.4, 4: 0.2})
+    known = record_of(workshop, monkeypatch, {**SMALL, **EVALUATED, ("evaluation", "every"): 1})
+    assert known.exports["last-best.safetensors"]
+    judge = Judge(known, laid, workshop.output)
+    tally = judged(known, judge, most=most)
+    told("the same, looked at", tally, judge)
     assert tally.bad == 0
     assert tally.exhaustive > tally.moments / 2
 
