@@ -42,7 +42,7 @@ class FolderLock:
 
         Raises:
             LockedError: another process has it.
-            OSError: the folder cannot be made or written to; what was made of it is gone again.
+            OSError: the folder cannot be made, written to or locked; what was made of it is gone again.
         """
         give_up_at = time.monotonic() + self._wait_seconds
         try:
@@ -81,7 +81,7 @@ class FolderLock:
         except FileNotFoundError:
             return None
         try:
-            if not _try_lock(handle):
+            if not self._try(handle):
                 raise LockedError("folder_locked", folder=str(self._path.parent))
             # Between open and lock the holder may have taken the file away: then this is a lock on nothing.
             if _same_file(handle, self._path):
@@ -93,6 +93,13 @@ class FolderLock:
             raise
         os.close(handle)
         return None
+
+    def _try(self, handle: int) -> bool:
+        try:
+            return _try_lock(handle)
+        except OSError:  # a file system without locks: so nobody has one
+            self._path.unlink(missing_ok=True)
+            raise
 
     def _write_facts(self, handle: int) -> None:
         """Over those of a holder that died."""

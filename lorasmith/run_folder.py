@@ -20,6 +20,12 @@ IN_USE_SECONDS = 5.0  # how long a file that another program holds open on Windo
 IN_USE_PAUSE_SECONDS = 0.1
 # What file systems say that have no such call for folders (some of CIFS and FUSE): there is nothing more to be done.
 NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF})
+REFUSALS = frozenset(
+    {
+        *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG),
+        *(errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS),  # file systems without locks
+    }
+)
 LONGEST_INSIDE = 200  # bytes of the longest path in a run folder: of a sample's picture
 
 T = TypeVar("T")
@@ -241,14 +247,15 @@ def no_space_named(path: Path) -> Iterator[None]:
 
 @contextmanager
 def refusals_named(folder: Path) -> Iterator[None]:
-    """A folder that cannot be written, and a disk that is full already, as the InputErrors they are before a run."""
+    """A folder that cannot be written or locked, and a disk that is full already, as the InputErrors they are before a
+    run."""
     try:
         with no_space_named(folder):
             yield
     except ResourceError as error:
         raise InputError(error.code, **error.fields) from error
     except OSError as error:
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno in REFUSALS:
             raise InputError("output_not_writable", folder=str(folder), reason=str(error.strerror)) from error
         raise
 

@@ -1,4 +1,5 @@
 import configparser
+import errno
 import os
 import signal
 import subprocess
@@ -13,8 +14,9 @@ from types import SimpleNamespace
 import pytest
 
 from lorasmith import locking
-from lorasmith.errors import LockedError
+from lorasmith.errors import InputError, LockedError
 from lorasmith.locking import FolderLock, facts_of_holder, is_held
+from lorasmith.run_folder import refusals_named
 
 ROOT = Path(__file__).resolve().parents[1]
 HOLD = """
@@ -240,6 +242,20 @@ def test_a_folder_that_cannot_be_written_is_left_as_it_was(tmp_path: Path, monke
     monkeypatch.setattr(os, "open", refused)
     with pytest.raises(PermissionError), FolderLock(tmp_path / "a" / "b" / "run.lock"):
         pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_system_without_locks_is_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    path = tmp_path / "a" / "b" / "run.lock"
+    with pytest.raises(InputError) as caught, refusals_named(path.parent), FolderLock(path):
+        pass
+    assert (caught.value.code, caught.value.exit_code) == ("output_not_writable", 2)
     assert list(tmp_path.iterdir()) == []
 
 

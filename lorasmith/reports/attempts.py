@@ -6,7 +6,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from lorasmith.events import Event, GivenUp, RunStarted, RunStopped, StepCompleted, WorkerEnded, WorkerStarted
+from lorasmith.events import (
+    Event,
+    GivenUp,
+    RunStarted,
+    RunStopped,
+    StepCompleted,
+    WorkerEnded,
+    WorkerRestarted,
+    WorkerStarted,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +70,11 @@ def attempts_of(events: Sequence[Event], supervisor_events: Sequence[Event]) -> 
     """Every attempt that either ledger knows, in order."""
     numbers = sorted({one.attempt for one in [*events, *supervisor_events]})
     found: list[Attempt] = []
-    watched_by: int | None = None
     for number in numbers:
         own = [one for one in events if one.attempt == number]
         watching = [one for one in supervisor_events if one.attempt == number]
         later = [one for one in events if isinstance(one, RunStarted) and one.attempt > number]
-        worker = next((one for one in watching if isinstance(one, WorkerStarted)), None)
-        is_restart = worker is not None and worker.supervisor_pid == watched_by
-        watched_by = None if worker is None else worker.supervisor_pid
+        is_restart = any(isinstance(one, WorkerRestarted) for one in watching)
         found.append(_attempt(number, own, watching, later, is_restart=is_restart))
     return tuple(found)
 

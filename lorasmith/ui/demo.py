@@ -52,22 +52,30 @@ def demo(arguments: list[str], words: Words, command: str, *, engine: Engine | N
         print(_help(words, command))
         return int(ExitCode.FINISHED)
     folder = (Path.cwd() / asked.folder).absolute()
-    _check_folder(folder, asked.folder)
-    # PIL, which those who are refused need not wait for
-    from lorasmith.demo.lesson import SETTINGS, draw_lesson
-
-    with no_space_named(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        draw_lesson(folder / "lora_train_set")
-        settings = folder / FOLDER_SETTINGS
-        if not settings.exists():
-            language = {"lang": asked.lang} if asked.lang else {}
-            write_atomically(settings, (MARK + tomli_w.dumps({**SETTINGS, **language})).encode())
+    try:
+        with no_space_named(folder):
+            _check_folder(folder, asked.folder)
+            _prepare(folder, asked.lang)
+    except OSError as error:
+        raise ConfigError("demo_folder_impossible", folder=asked.folder, reason=str(error.strerror)) from error
     print(words.say("demo.begin", folder=str(folder)), flush=True)
     status = train(["--new", "--steps", str(asked.steps)], words, f"{PROGRAM} train", engine=engine, here=folder)
     if status == ExitCode.FINISHED:
         print("\n".join(_next(words, folder, asked.folder)))
     return status
+
+
+def _prepare(folder: Path, lang: str) -> None:
+    """Pictures, and settings that say what they are for."""
+    # PIL, which those who are refused need not wait for
+    from lorasmith.demo.lesson import SETTINGS, draw_lesson
+
+    folder.mkdir(parents=True, exist_ok=True)
+    draw_lesson(folder / "lora_train_set")
+    settings = folder / FOLDER_SETTINGS
+    if not settings.exists():
+        language = {"lang": lang} if lang else {}
+        write_atomically(settings, (MARK + tomli_w.dumps({**SETTINGS, **language})).encode())
 
 
 def _next(words: Words, folder: Path, folder_typed: str) -> list[str]:

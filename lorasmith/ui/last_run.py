@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -200,9 +201,12 @@ def _beat(
     if beat is None:
         return None
     try:
-        age = max(0.0, now - path.stat().st_mtime)
+        moved = path.stat().st_mtime
     except FileNotFoundError:
         return None
+    with suppress(FileNotFoundError):  # a start that has not come to its first beat is no older than its lock
+        moved = max(moved, run.lock.stat().st_mtime)
+    age = max(0.0, now - moved)
     stall = _stall_timeout(run.staging / run.config.name if is_staged else run.config)
     is_early = is_staged or start is None or beat.step <= (start.resumed_from or 0)
     limit = LOADING_TIMES * stall if is_early else stall

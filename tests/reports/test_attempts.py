@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lorasmith.events import GivenUp, WorkerEnded, WorkerHung
+from lorasmith.events import GivenUp, WorkerEnded, WorkerHung, WorkerRestarted
 from lorasmith.reports.attempts import attempts_of
 from tests.reports.made_up import T0, started, stepped, stopped, watched
 
@@ -28,7 +28,8 @@ def test_a_run_that_was_continued_three_times(tmp_path: Path) -> None:
 
 def test_a_killed_worker_leaves_its_status_and_a_restart_is_told_from_a_start(tmp_path: Path) -> None:
     events = [started(tmp_path, 9), *stepped(range(1, 6)), started(tmp_path, 9, attempt=2, resumed_from=0)]
-    found = attempts_of(events, [*watched(1, status=-9), HUNG, *watched(2, status=None)])
+    again = WorkerRestarted(attempt=2, time=T0, after="hung", reason="", step=0, in_vain=1)
+    found = attempts_of(events, [*watched(1, status=-9), HUNG, again, *watched(2, status=None)])
     assert (found[0].ending.reason, found[0].ending.status, found[0].cancelled_steps) == ("died", -9, 5)
     assert found[0].is_interrupted and found[1].is_restart
     assert [(one.kind, one.fields["stack"]) for one in found[0].happenings] == [("WorkerHung", "a\nb")]

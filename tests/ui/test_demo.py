@@ -73,3 +73,11 @@ def test_help_says_what_it_does_in_both_languages(capsys: pytest.CaptureFixture[
         shown = capsys.readouterr().out
         assert word in shown
         assert "300" in shown
+
+
+@pytest.mark.parametrize("folder", ["file/x", "n" * 300])
+def test_a_folder_that_cannot_be_is_a_sentence(tmp_path: Path, folder: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="demo_folder_impossible"):
+        demo([folder], EN, "lorasmith demo", engine=FakeEngine().engine())
+    assert [one.name for one in tmp_path.iterdir()] == ["file"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lorasmith.events import Event, GivenUp, StepRepeated, Warned
+from lorasmith.events import Event, GivenUp, StepRepeated, Warned, WorkerRestarted
 from lorasmith.locking import FolderLock
 from lorasmith.run_folder import RunFolder
 from lorasmith.ui.last_run import LastRun, look
@@ -96,6 +96,16 @@ def test_a_run_without_a_sign_of_life(tmp_path: Path) -> None:
     assert (fields["seconds"], fields["limit"]) == (305, 300)
 
 
+def test_a_start_is_no_older_than_its_lock(tmp_path: Path) -> None:
+    """The heart that lies there is that of the day before."""
+    run = finished_run(tmp_path)
+    path = beat(run, 4, "step")
+    os.utime(path, (0, path.stat().st_mtime - 86_400))
+    with FolderLock(run.lock):
+        assert seen(run, later=299).standing != "stuck"
+        assert seen(run, later=1805).standing == "stuck"
+
+
 @pytest.mark.parametrize(("seconds", "limit"), [(2.0, 300.0), (100.0, 2000.0)])
 def test_a_slow_run_is_given_its_time(tmp_path: Path, seconds: float, limit: float) -> None:
     run = made_run(tmp_path, [begun(10), *stepped(1, 4, seconds=seconds)])
@@ -177,11 +187,12 @@ def test_starts_restarts_and_steps_done_again(tmp_path: Path) -> None:
     events: list[Event] = [begun(10), *stepped(1, 6), begun(10, attempt=2, resumed_from=4)]
     events += [StepRepeated(attempt=2, time=T0, step=5, reason="overflow"), *stepped(5, 10, attempt=2)]
     events.append(ended(10, attempt=2))
-    own = [worker_began(1, 77), worker_ended(1, -9), worker_began(2, 77)]
+    again = WorkerRestarted(attempt=2, time=T0, after="crashed", reason="", step=4, in_vain=1)
+    own = [worker_began(1, 77), worker_ended(1, -9), again, worker_began(2, 77)]
     facts = seen(made_run(tmp_path, events, own))
     assert (facts.starts, facts.restarts) == (2, 1)
     assert (facts.steps.repeated, facts.steps.cancelled, facts.steps.done) == (1, 2, 10)
-    apart = [worker_began(1, 77), worker_began(2, 78)]  # a person started the second one
+    apart = [worker_began(1, 1), worker_began(2, 1)]  # a person started the second one; in a container all are 1
     assert seen(made_run(tmp_path / "b", events, apart)).restarts == 0
 
 
