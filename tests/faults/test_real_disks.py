@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 
 from lorasmith.control import read_heartbeat
 from lorasmith.errors import ExitCode
@@ -21,7 +22,7 @@ from lorasmith.events import CheckpointSaved, RunStarted, StepCompleted, Warned,
 from lorasmith.ledger import read_events, steps
 from lorasmith.locking import FolderLock
 from lorasmith.saved_states import newest_good
-from tests.runs.workshop import Workshop, tree
+from tests.runs.workshop import Workshop, digest, tree
 
 PROJECT = Path(__file__).parents[2]
 STEPS = 240
@@ -259,8 +260,9 @@ def test_a_disk_that_is_mounted_read_only(small: Workshop) -> None:
 
 
 @pytest.mark.parametrize("count", [8, pytest.param(50, marks=pytest.mark.long)])
-def test_of_many_starts_at_once_one_runs(workshop: Workshop, count: int) -> None:
-    """The others end with exit 3, and not a line, state or folder is theirs."""
+def test_of_many_starts_at_once_one_runs(make_workshop: Callable[[str], Workshop], count: int) -> None:
+    """The others end with exit 3, and not a line, state, folder or byte is theirs."""
+    undisturbed, workshop = make_workshop("undisturbed"), make_workshop("rushed")
     workshop.new(1)
     command = typed(workshop, "--continue", "--steps", "100000")
     started = [
@@ -294,6 +296,15 @@ def test_of_many_starts_at_once_one_runs(workshop: Workshop, count: int) -> None
         "lora_train_set", ".lorasmith_cache", "lora_output", "lora_output_backup", "training_logs",
     }  # fmt: skip
     assert not list(workshop.run.root.glob(".*")) and not workshop.run.lock.exists()
+    undisturbed.new(1)
+    undisturbed.go_on(len(done) - 1)
+    assert workshop.states() == undisturbed.states()
+    assert workshop.digest() == undisturbed.digest()
+    assert exported(workshop) == exported(undisturbed)
+
+
+def exported(workshop: Workshop) -> str:
+    return digest(safetensors.torch.load_file(workshop.run.export("last")))
 
 
 @pytest.mark.parametrize("arguments", [("--continue", "--steps", "1"), ("--new", "--steps", "1")], ids=" ".join)
