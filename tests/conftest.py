@@ -1,9 +1,25 @@
-"""One thread everywhere: bytes depend on the thread count, and tests compare bytes."""
+"""One thread everywhere: bytes depend on the thread count, and tests compare bytes. The suite may run under nohup."""
 
 import os
+import signal
+from collections.abc import Iterator
+
+import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("LORASMITH_LANG", None)
 
 pytest_plugins = ["tests.runs.fixtures"]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def hangups_reach_children() -> Iterator[None]:
+    """What nohup has set to be ignored, children would inherit; a handler of our own they do not."""
+    number = signal.Signals.__members__.get("SIGHUP")
+    if number is None or signal.getsignal(number) is not signal.SIG_IGN:
+        yield
+        return
+    signal.signal(number, lambda *_: None)
+    yield
+    signal.signal(number, signal.SIG_IGN)

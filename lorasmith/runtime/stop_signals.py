@@ -9,6 +9,7 @@ from typing import Any
 from lorasmith.control import STOP_SIGNALS, monotonic
 
 INTERRUPTS = ("SIGINT", "SIGBREAK")  # what a person presses
+TERMINAL_CLOSED = "SIGHUP"
 SAME_PRESS_SECONDS = 0.2  # what started us may pass on a Ctrl+C that we got already
 
 
@@ -31,6 +32,8 @@ class StopSignals:
         for name in STOP_SIGNALS:
             if name in signal.Signals.__members__:
                 number = signal.Signals[name]
+                if name == TERMINAL_CLOSED and signal.getsignal(number) is signal.SIG_IGN:
+                    continue  # by nohup: the run is meant to outlive its terminal
                 self._before[number] = signal.signal(number, self._count)
         return self
 

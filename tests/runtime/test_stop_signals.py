@@ -40,3 +40,15 @@ def test_what_signals_mean(
             os.kill(os.getpid(), number)
         assert (stops.is_asked, stops.is_urgent) == (is_asked, is_urgent)
     assert [signal.getsignal(one) for one in (INT, TERM, HUP)] == before
+
+
+def test_under_nohup_the_end_of_the_terminal_is_none_of_the_run() -> None:
+    before = signal.signal(HUP, signal.SIG_IGN)
+    try:
+        with StopSignals() as stops:
+            os.kill(os.getpid(), HUP)
+            assert not stops.is_asked
+            assert signal.getsignal(HUP) is signal.SIG_IGN
+        assert signal.getsignal(HUP) is signal.SIG_IGN
+    finally:
+        signal.signal(HUP, before)
