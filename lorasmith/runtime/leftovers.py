@@ -91,7 +91,7 @@ def _unfinished(run: RunFolder) -> Iterator[Path]:
     for folder in (run.root, run.tensorboard, run.samples, run.training_logs, run.backup):
         if folder.is_dir():
             yield from filter(_is_ours, folder.glob(pattern))
-    for folder, below in ((run.samples, f"step-*/{pattern}"), (run.backup, f"run_*/{pattern}")):
+    for folder, below in ((run.samples, f"*/{pattern}"), (run.backup, f"run_*/{pattern}")):
         if folder.is_dir():
             yield from filter(_is_ours, folder.glob(below))
 

@@ -123,6 +123,7 @@ OURS = (
     ".state_2.moved.tmp",
     "samples/.x.png.5.tmp",
     "samples/step-00000010/.x.png.5.tmp",
+    "samples/control/.x.png.5.tmp",
     "logs/.events.out.5.tmp",
 )
 OTHERS = ("notes.tmp", ".hidden", ".my.tmp", ".a.12x.tmp", "mine/.a.12.tmp", "state_1/.a.12.tmp", "last.123.tmp")
