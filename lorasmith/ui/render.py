@@ -151,8 +151,9 @@ class Display:
         self._pace = Pace()
         done = event.resumed_from or 0
         self._step = done
+        key = "run.continued" if event.stop_at > done else "run.owed_end"
         self._say(
-            "run.new" if event.resumed_from is None else "run.continued",
+            "run.new" if event.resumed_from is None else key,
             done=done,
             to_do=event.stop_at - done,
             stop_at=event.stop_at,

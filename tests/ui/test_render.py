@@ -149,6 +149,13 @@ def test_a_start_says_where_it_stands_and_what_has_changed() -> None:
     ]
 
 
+def test_a_start_that_owes_its_end_alone_says_so() -> None:
+    shown = Shown()
+    shown.display.show(run_started(9, resumed_from=9))
+    (line,) = shown.out.lines
+    assert line.startswith("All 9 steps are done; what comes after them was cut short")
+
+
 def hung(**fields: Any) -> WorkerHung:
     facts = {"step": 4, "phase": "step", "silent_seconds": 300.4, "limit_seconds": 300.0}
     return WorkerHung(**{**AT, **facts, "stack": "File forward.py", "is_stopped": False, **fields})
