@@ -151,9 +151,9 @@ class Display:
         self._pace = Pace()
         done = event.resumed_from or 0
         self._step = done
-        key = "run.continued" if event.stop_at > done else "run.owed_end"
+        is_new, owes_steps = event.resumed_from is None, event.stop_at > done
         self._say(
-            "run.new" if event.resumed_from is None else key,
+            "run.new" if is_new else "run.continued" if owes_steps else "run.owed_end",
             done=done,
             to_do=event.stop_at - done,
             stop_at=event.stop_at,
