@@ -55,7 +55,7 @@ def cadence_of(start: Start) -> Cadence:
     """When a start saves, exports and evaluates."""
     config, first, last = start.config, start.first_step, start.stop_at
     exports = _multiples(config.cadence.save_every, first, last)
-    saves = {*exports, last} | ({0} if start.is_new else set())
+    saves = {*exports, *([last] if start.owes_steps else []), *([0] if start.is_new else [])}
     evaluations = {*_multiples(_evaluate_every(config), first, last), last} if is_evaluated(config) else set()
     return Cadence(tuple(sorted(saves)), tuple(exports), tuple(sorted(evaluations)))
 
@@ -80,20 +80,22 @@ def planned_files(
     run, config, cadence = start.run, start.config, cadence_of(start)
     name = config.export.name
     found = _Files()
-    for path in (run.ledger, run.supervisor_log, run.config, run.heartbeat, run.loss_log, run.export(name)):
+    certain = 1 if start.owes_steps else 0  # of a run that only was not brought to its end, much may be there already
+    for path in (run.ledger, run.supervisor_log, run.config, run.heartbeat, run.loss_log):
         found.add(path)
+    found.add(run.export(name), certain, 1)
     found.add(run.tensorboard / "events.out.tfevents.*")
     for step in cadence.exports:
         found.add(run.export(name, step))
     _add_states(found, start, cadence, by_clock=by_clock)
     first = cadence.evaluations[:1] if start.is_new else ()
     for step in cadence.evaluations:
-        is_certain = step in first or step == start.stop_at  # the others only if there is time for them
-        found.add(run.samples / f"step-{step:08d}" / "*.png", samples if is_certain else 0, samples)
+        is_due = step in first or step == start.stop_at  # the others only if there is time for them
+        found.add(run.samples / f"step-{step:08d}" / "*.png", samples * certain if is_due else 0, samples)
     if cadence.evaluations and not _has_control(start):
         found.add(run.samples / "control" / "*.png", samples)
     if cadence.evaluations and config.dataset.held_out:
-        found.add(run.best_export(name), 0 if run.best_export(name).exists() and not start.is_new else 1, 1)
+        found.add(run.best_export(name), 0 if run.best_export(name).exists() and not start.is_new else certain, 1)
     report = run.training_logs / f"lora_training_report_{TIME}"
     found.add(report.with_suffix(".json"))
     found.add(report.with_suffix(".html"))
@@ -103,7 +105,7 @@ def planned_files(
     for kind, (least, most) in zip(("latents", "text"), encoded, strict=True):
         found.add(cache / kind / "*.safetensors", least, most)
     for target in _moved_aside(start):
-        found.add(target)
+        found.add(target, certain, 1)
     return found.all()
 
 

@@ -25,6 +25,11 @@ class Start:
     # The same wish, by how the run stands when it is called.
     replan: Callable[[], Start] | None = field(default=None, compare=False)
 
+    @property
+    def owes_steps(self) -> bool:
+        """False: all are done, and only what comes after the last one was cut short."""
+        return self.first_step < self.stop_at
+
     def again(self) -> Start:
         """This start as it has to be now that nobody else can change the run.
 

@@ -49,6 +49,7 @@ def test_the_names_are_the_engines() -> None:
         ({EVERY: 0, EVALUATE: 3}, None, (0, 10), (), (3, 6, 9, 10)),
         ({EVERY: 4}, 4, (8, 10), (8,), (8, 10)),
         ({EVERY: 4}, 5, (8, 10), (8,), (8, 10)),
+        ({EVERY: 4}, 10, (), (), (10,)),
     ],
 )
 def test_cadence(
@@ -119,3 +120,16 @@ def test_without_matplotlib_there_are_no_curves(tmp_path: Path, monkeypatch: pyt
     assert name in files(start(tmp_path, 10))
     monkeypatch.setattr(planned_files, "find_spec", lambda _: None)
     assert name not in files(start(tmp_path, 10))
+
+
+def test_of_a_run_that_owes_its_end_alone_much_may_be_there(tmp_path: Path) -> None:
+    owed = start(tmp_path, 10, {EVERY: 4, ("dataset", "hold_out"): 1, ("dataset", "held_out"): ("a",)}, first=10)
+    export = owed.run.export("last")
+    export.parent.mkdir(parents=True)
+    export.touch()
+    found = files(owed)
+    for name in ("last.safetensors", "last-best.safetensors", "samples/step-00000010/*.png"):
+        assert found[f"lora_output/{name}"][0] == 0
+    assert found[f"lora_output_backup/last_backup_{planned_files.TIME}.safetensors"] == (0, 1)
+    assert found["lora_output/ledger.jsonl"] == (1, 1)
+    assert not [name for name in found if "/state" in name and found[name][0]]
