@@ -111,9 +111,14 @@ def run_undisturbed(make_workshop: MakeWorkshop, manner: Manner) -> Undisturbed:
         assert started.wait(PATIENCE_SECONDS) == 0
         seconds = time.monotonic() - began
     assert not [event for event in read_events(workshop.run.supervisor_log) if isinstance(event, WorkerRestarted)]
-    found = [measured(event) for event in workshop.events() if isinstance(event, Evaluated)]
     return Undisturbed(
-        manner, workshop.digest(), export_of(workshop), workshop.losses(), told(workshop), found, seconds
+        manner,
+        workshop.digest(),
+        export_of(workshop),
+        workshop.losses(),
+        told(workshop),
+        seen_of(workshop),
+        seconds,
     )
 
 
@@ -146,11 +151,17 @@ def check(one: KilledRun, undisturbed: Undisturbed) -> None:
     assert not is_held(run.worker_lock) and not is_held(run.lock)
 
 
+def seen_of(workshop: Workshop) -> list[tuple[object, ...]]:
+    """What was measured, in order. The control is the same at whatever step it was taken."""
+    found = [measured(event) for event in workshop.events() if isinstance(event, Evaluated)]
+    return [(0, *one[1:]) if one[1] else one for one in found]
+
+
 def check_measured(workshop: Workshop, undisturbed: Undisturbed) -> None:
     """What was looked at shows what it would have shown; a step at which it died twice in a row is left out, and where
     that was in one start nothing more is looked at until the next, which is told."""
     check_best(workshop)
-    found = [measured(event) for event in workshop.events() if isinstance(event, Evaluated)]
+    found = seen_of(workshop)
     assert [one for one in undisturbed.measured if one in found] == found
     if not any(isinstance(event, Warned) and event.code == OFF for event in workshop.events()):
         assert found[-1:] == undisturbed.measured[-1:], "the last step too"
