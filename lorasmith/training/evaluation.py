@@ -122,6 +122,10 @@ class Evaluator:
             return False
         return self._share() <= MOST_SHARE
 
+    def owes(self, step: int) -> bool:
+        """Whether that step was to be looked at, and was not."""
+        return self.is_on and step != self.evaluated_step
+
     def postponed(self, step: int) -> Warned | None:
         """Said once: why nothing was evaluated at a step that would have been due."""
         if not self.is_on or step % self.every != 0 or self.has_said_less or self._share() <= MOST_SHARE:
@@ -137,7 +141,7 @@ class Evaluator:
 
         With `is_end` also what is too long for every time. Nothing where this step has been evaluated.
         """
-        if not self.is_on or state.step == self.evaluated_step:
+        if not self.owes(state.step):
             return []
         alive = Pulse(state.step, beat, stop_requested)
         events: list[Event] = []

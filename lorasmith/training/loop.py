@@ -265,7 +265,8 @@ def train(state: TrainState, parts: Parts, recorder: Recorder, stop: StopFlag) -
         return "asked"
     recorder.evaluate(state, parts, stop, is_end=True)
     recorder.wait_for_room(state, stop)
-    return "reached"
+    # Nobody asked an orphan to leave the last look out: the run has not come to its end.
+    return "asked" if recorder.evaluator.owes(state.step) and stop.is_orphaned() else "reached"
 
 
 def _steps(state: TrainState, parts: Parts, recorder: Recorder, stop: StopFlag) -> None:

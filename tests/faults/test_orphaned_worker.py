@@ -6,17 +6,20 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lorasmith.errors import ExitCode
-from lorasmith.events import RunStopped, WorkerStarted
+from lorasmith.events import Evaluated, RunStopped, WorkerStarted
 from lorasmith.ledger import read_events, steps
 from lorasmith.locking import is_held
+from lorasmith.training.evaluation import Evaluator
 from tests.faults.forked_program import ForkedProgram
+from tests.faults.looked_at import EVALUATED, check_best, know_losses, told
 from tests.runs.test_command_line import typed
 from tests.runs.watched import alive
-from tests.runs.workshop import Workshop
+from tests.runs.workshop import Values, Workshop
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="forks")
 PATIENCE_SECONDS = 60.0
@@ -33,6 +36,36 @@ def waited_for(happened: Callable[[], bool]) -> None:
 def started(workshop: Workshop, *arguments: str) -> ForkedProgram:
     with Path(os.devnull).open("wb") as output:
         return ForkedProgram(workshop, typed(workshop, *arguments), output)
+
+
+def test_an_orphan_leaves_its_last_look_to_the_next_start(
+    make_workshop: Callable[[str], Workshop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    know_losses(monkeypatch, {2: 0.4, 3: 0.5})
+    workshop, undisturbed = make_workshop("orphaned"), make_workshop("undisturbed")
+    values: Values = {**EVALUATED, ("cadence", "save_every"): 2}
+    undisturbed.new(3, values)
+    real = Evaluator.evaluate
+
+    def evaluate(self: Evaluator, state: Any, *given: Any, **more: Any) -> Any:
+        if state.step == 3:
+            supervisor = os.getppid()
+            os.kill(supervisor, signal.SIGKILL)
+            waited_for(lambda: os.getppid() != supervisor)
+        return real(self, state, *given, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluator, "evaluate", evaluate)
+        options = ("--save-every", "2", "--evaluate-every", "2", "--evaluate-examples", "1", "--hold-out", "1")
+        program = started(workshop, "--new", "--steps", "3", *options)
+        assert program.wait(PATIENCE_SECONDS) == -signal.SIGKILL
+        waited_for(lambda: not is_held(workshop.run.worker_lock))
+    last = workshop.events()[-1]
+    assert isinstance(last, RunStopped) and (last.reason, last.exit_code) == ("asked", ExitCode.STOPPED)
+    assert [event.step for event in workshop.events() if isinstance(event, Evaluated)] == [2, 2]
+    assert started(workshop, "--continue").wait(PATIENCE_SECONDS) == ExitCode.FINISHED
+    assert told(workshop) == told(undisturbed)
+    check_best(workshop)
 
 
 def test_it_saves_and_leaves_and_nothing_is_done_twice(make_workshop: Callable[[str], Workshop]) -> None:
