@@ -4,6 +4,7 @@ The changes of a real run are recorded (save, prune, step exports, the backup of
 every disk that the rules of `power_loss` allow is read by the real readers.
 """
 
+import os
 import shutil
 import sys
 import tempfile
@@ -32,6 +33,7 @@ from tests.runs.workshop import Values, Workshop, digest, load, stage
 
 SEED = 1
 MOST = 1_000_000  # orders of one moment: there is none with so many
+RUNS = int(os.environ.get("FAULT_RUNS", "200"))
 SMALL: dict[tuple[str, str], Any] = {
     ("cadence", "save_every"): 1,
     ("cadence", "keep_states"): 2,
@@ -233,7 +235,7 @@ def test_what_was_saved_last_is_there(recorded: Known, laid: Laid, workshop: Wor
     assert tally.exhaustive == tally.moments
 
 
-@pytest.mark.parametrize("most", [200, pytest.param(5000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("most", [200, pytest.param(25 * RUNS, marks=pytest.mark.long)])
 def test_what_was_looked_at_is_there(
     workshop: Workshop, laid: Laid, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
