@@ -77,11 +77,11 @@ class FolderLock:
         """The handle of the locked file; None where its holder took file or folder away meanwhile: try again."""
         self._make_folders()
         try:
-            handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+            handle, is_made = self._opened()
         except FileNotFoundError:
             return None
         try:
-            if not self._try(handle):
+            if not self._try(handle, is_made=is_made):
                 raise LockedError("folder_locked", folder=str(self._path.parent))
             # Between open and lock the holder may have taken the file away: then this is a lock on nothing.
             if _same_file(handle, self._path):
@@ -94,11 +94,19 @@ class FolderLock:
         os.close(handle)
         return None
 
-    def _try(self, handle: int) -> bool:
+    def _opened(self) -> tuple[int, bool]:
+        """Its handle, and whether the file was made for it."""
+        try:
+            return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), True
+        except FileExistsError:
+            return os.open(self._path, os.O_RDWR), False
+
+    def _try(self, handle: int, *, is_made: bool) -> bool:
         try:
             return _try_lock(handle)
-        except OSError:  # a file system without locks: so nobody has one
-            self._path.unlink(missing_ok=True)
+        except OSError:  # as of a file system without locks
+            if is_made:  # another's may be held: that the system refuses us says nothing about it
+                self._path.unlink(missing_ok=True)
             raise
 
     def _write_facts(self, handle: int) -> None:

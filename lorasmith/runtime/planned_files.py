@@ -90,8 +90,9 @@ def planned_files(
     _add_states(found, start, cadence, by_clock=by_clock)
     first = cadence.evaluations[:1] if start.is_new else ()
     for step in cadence.evaluations:
-        is_due = step in first or step == start.stop_at  # the others only if there is time for them
-        found.add(run.samples / f"step-{step:08d}" / "*.png", samples * certain if is_due else 0, samples)
+        # The others only if there is time for them.
+        is_certain = start.owes_steps and (step in first or step == start.stop_at)
+        found.add(run.samples / f"step-{step:08d}" / "*.png", samples if is_certain else 0, samples)
     if cadence.evaluations and not _has_control(start):
         found.add(run.samples / "control" / "*.png", samples)
     if cadence.evaluations and config.dataset.held_out:
