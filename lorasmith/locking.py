@@ -6,6 +6,7 @@ A lock file lies at its path only while it is held or after a crash. Children do
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -68,8 +69,9 @@ class FolderLock:
             with suppress(PermissionError):  # the next one has it already
                 self._path.unlink(missing_ok=True)
         else:
-            if _same_file(handle, self._path):
-                self._path.unlink()
+            with suppress(OSError):  # what is left of it is held by nobody
+                if _same_file(handle, self._path):
+                    self._path.unlink()
             os.close(handle)
         self._take_folders_away()
 
@@ -99,6 +101,8 @@ class FolderLock:
         try:
             return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), True
         except FileExistsError:
+            if self._path.is_symlink() and not self._path.exists():
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(self._path)) from None
             return os.open(self._path, os.O_RDWR), False
 
     def _try(self, handle: int, *, is_made: bool) -> bool:

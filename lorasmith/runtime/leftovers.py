@@ -74,6 +74,12 @@ def clear_staging(run: RunFolder) -> None:
         remove_staging(run.staging)
 
 
+def leave_no_staging(run: RunFolder) -> None:
+    """At the end of a start: what cannot be done to it then, the next one does."""
+    with suppress(OSError):
+        clear_staging(run)
+
+
 def remove_unfinished(run: RunFolder) -> None:
     """Removes what was being written, copied or removed under a hidden name of ours when its writer was killed. What
     the system does not let go of stays until another start: nobody takes it for anything."""

@@ -27,11 +27,12 @@ class OwnLog:
         return event
 
     def write(self) -> None:
-        """There is a run now: what waits is written, and all that comes at once. On a full disk it waits on."""
+        """There is a run now: what waits is written, and all that comes at once. Where the disk takes
+        nothing it waits on."""
         self._is_open = True
         if not self._waiting:
             return
-        with suppress(ResourceError), no_space_named(self._path), Ledger(self._path) as log:
+        with suppress(ResourceError, OSError), no_space_named(self._path), Ledger(self._path) as log:
             while self._waiting:
                 log.append(self._waiting[0])
                 del self._waiting[0]

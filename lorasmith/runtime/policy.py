@@ -228,6 +228,8 @@ def meaning_of(ended: Ended) -> ExitCode | Failure:
         return ExitCode.NO_RESOURCE if ended.status == ExitCode.NO_RESOURCE else ExitCode.STOPPED
     if ended.is_hung:
         return "hung"
+    if ended.status == ExitCode.FINISHED and not ended.is_complete:
+        return "crashed"  # by something that left the process as if all were well
     return ExitCode(ended.status) if ended.status in FINAL else "crashed"
 
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Sequence
 from types import FrameType, TracebackType
 from typing import Any
 
 from lorasmith.control import STOP_SIGNALS, monotonic
 
 INTERRUPTS = ("SIGINT", "SIGBREAK")  # what a person presses
+ENDINGS = tuple(name for name in STOP_SIGNALS if name not in INTERRUPTS)  # what a system or a closed terminal sends
 TERMINAL_CLOSED = "SIGHUP"
 SAME_PRESS_SECONDS = 0.2  # what started us may pass on a Ctrl+C that we got already
 
 
 class StopSignals:
-    """A context manager; puts the handlers back that it found."""
+    """Those of that name. A context manager; puts the handlers back that it found."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: Sequence[str] = STOP_SIGNALS) -> None:
+        self._names = names
         self._before: dict[int, Any] = {}
         self._presses = 0
         self._pressed_at = 0.0
@@ -29,7 +32,7 @@ class StopSignals:
         return self._presses > 1
 
     def __enter__(self) -> StopSignals:
-        for name in STOP_SIGNALS:
+        for name in self._names:
             if name in signal.Signals.__members__:
                 number = signal.Signals[name]
                 if name == TERMINAL_CLOSED and signal.getsignal(number) is signal.SIG_IGN:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,14 +28,20 @@ from lorasmith.events import (
     StepCompleted,
     Warned,
     WorkerEnded,
-    WorkerHung,
     WorkerRestarted,
     WorkerStarted,
 )
 from lorasmith.ledger import Follower, read_events
 from lorasmith.locking import FolderLock
-from lorasmith.run_folder import RunFolder, on_windows, refusals_named, write_atomically
-from lorasmith.runtime.leftovers import clear_staging, end_orphan, let_go_for_the_dead, remove_unfinished
+from lorasmith.run_folder import RunFolder, no_space_named, on_windows, refusals_named, write_atomically
+from lorasmith.runtime.attempt import Attempt
+from lorasmith.runtime.leftovers import (
+    clear_staging,
+    end_orphan,
+    leave_no_staging,
+    let_go_for_the_dead,
+    remove_unfinished,
+)
 from lorasmith.runtime.own_log import OwnLog
 from lorasmith.runtime.policy import (
     DISK_CODES,
@@ -50,7 +55,7 @@ from lorasmith.runtime.policy import (
     WatchedTime,
     meaning_of,
 )
-from lorasmith.runtime.processes import Output, Watchable, end_process, is_stopped, launch_worker, stack_of
+from lorasmith.runtime.processes import Output, Watchable, end_process, launch_worker
 from lorasmith.runtime.start import Start
 from lorasmith.runtime.stop_signals import StopSignals
 from lorasmith.saved_states import newest_good
@@ -60,20 +65,6 @@ ASKED_SECONDS = 0.1  # somebody who only asks whether a run is going on may have
 LEAVE_SECONDS = 2.0  # a worker that said it is done has this long to leave
 
 Launch = Callable[[list[str], IO[bytes]], Watchable]
-
-
-@dataclass(slots=True)
-class _Attempt:
-    """One worker, from its start to its end."""
-
-    number: int
-    process: Watchable
-    output: Output
-    ending: RunStopped | None = None
-    leave_by: float = 0.0
-    hung: WorkerHung | None = None
-    is_over_limit: bool = False
-    is_gone: bool = True  # False: nothing could end it
 
 
 class Supervisor:
@@ -91,7 +82,7 @@ class Supervisor:
         self._exported_step = -1  # of the file under the run's own name
         self._resume = start.resume
         self._resume_step: int | None = None
-        self._attempt: _Attempt | None = None
+        self._attempt: Attempt | None = None
         self._last_word: GivenUp | None = None
         self.exit_code = ExitCode.CRASHED
 
@@ -110,9 +101,10 @@ class Supervisor:
                 orphan = end_orphan(self._run)
                 clear_staging(self._run)
                 remove_unfinished(self._run)
+                self._run.stop_request.unlink(missing_ok=True)  # nobody has asked this start yet
                 # What was planned may no longer hold: a run that was still going on has ended meanwhile.
                 self._start = self._start.again()
-                held.callback(clear_staging, self._run)
+                held.callback(leave_no_staging, self._run)
                 held.callback(self._end_worker)
                 self._stage()
             self._set_rules()
@@ -120,16 +112,12 @@ class Supervisor:
             if orphan is not None:
                 fields = {"pid": orphan}
                 yield self._log.add(Warned(attempt=number, time=time.time(), code="orphan_ended", fields=fields))
-            while True:
-                ended = yield from self._watched(number)
-                meaning = meaning_of(ended)
-                if isinstance(meaning, ExitCode):
-                    self._finally(ended, meaning)
-                    break
-                if not self._tried_again(meaning):
-                    break
-                number += 1
-                yield self._log.add(self._restarted(number, meaning))
+            try:
+                yield from self._attempts(number)
+            except OSError as error:  # a share that is gone, a disk that the system has made read-only
+                reason = str(error.strerror or error)
+                self._give_up("output_not_writable", ExitCode.NO_RESOURCE, folder=str(self._run.root), reason=reason)
+                self._end_worker()
             if self._last_word is not None:
                 yield self._log.add(self._last_word)
             if self._begun or (not self._start.is_new and self.exit_code in FAILURE_EXITS.values()):
@@ -142,6 +130,19 @@ class Supervisor:
 
     # -- one attempt -------------------------------------------------------------------------------
 
+    def _attempts(self, number: int) -> Iterator[Event | None]:
+        """From the one of that number to the last."""
+        while True:
+            ended = yield from self._watched(number)
+            meaning = meaning_of(ended)
+            if isinstance(meaning, ExitCode):
+                self._finally(ended, meaning)
+                return
+            if not self._tried_again(meaning):
+                return
+            number += 1
+            yield self._log.add(self._restarted(number, meaning))
+
     def _watched(self, number: int) -> Generator[Event | None, None, Ended]:
         """Starts a worker and follows it to its end; returns what is known of that."""
         late = Follower()  # of the run's own ledger, where what earlier attempts wrote is not news
@@ -149,7 +150,7 @@ class Supervisor:
             late.read(self._run.ledger)
         with closing(Output()) as output:
             process = self._launch(self._arguments(number), output.file)
-            now = self._attempt = _Attempt(number, process, output)
+            now = self._attempt = Attempt(number, process, output)
             self._silence.attempt_began()
             self._budget.attempt_began()
             self._time = WatchedTime(monotonic())
@@ -158,9 +159,10 @@ class Supervisor:
             yield from self._followed(now, late)
             status = process.poll()
             said = "" if status == 0 else output.text()
-        # Somebody else may have asked too: a web page, a script. What this supervisor asks in its need is no wish.
-        is_wished = now.hung is None and not now.is_over_limit and stop_is_requested(self._run, number)
-        self._run.stop_request.unlink(missing_ok=True)
+        if now.hung is None and not now.is_over_limit:
+            now.is_wished = stop_is_requested(self._run, number)
+        with suppress(OSError):  # the next start takes it away
+            self._run.stop_request.unlink(missing_ok=True)
         let_go_for_the_dead(self._run)
         status = int(ExitCode.STUCK) if status is None else status
         yield self._log.add(WorkerEnded(attempt=number, time=time.time(), status=status, output=said))
@@ -169,12 +171,12 @@ class Supervisor:
             said=None if now.ending is None else now.ending.exit_code,
             is_hung=now.hung is not None,
             is_over_limit=now.is_over_limit or not now.is_gone,
-            is_asked=self._stops.is_asked or is_wished,
+            is_asked=self._stops.is_asked or now.is_wished,
             is_complete=self._exported_step == self._start.stop_at,
             is_out_of_room=self._begun and (now.ending is None or now.ending.code in DISK_CODES),
         )
 
-    def _followed(self, now: _Attempt, late: Follower) -> Iterator[Event | None]:
+    def _followed(self, now: Attempt, late: Follower) -> Iterator[Event | None]:
         """What the worker says, until it is gone and everything is heard."""
         # Until model and data have loaded it speaks in the staging folder, then in the run's own ledger.
         early = Follower()
@@ -199,7 +201,7 @@ class Supervisor:
                 yield None
                 time.sleep(POLL_SECONDS)
 
-    def _look(self, now: _Attempt) -> Iterator[Event]:
+    def _look(self, now: Attempt) -> Iterator[Event]:
         """What time that has passed, a stop request, or a worker that is done and stays, asks for."""
         seconds = self._time.passed(monotonic())
         staged = self._run.staging / self._run.heartbeat.name
@@ -227,23 +229,11 @@ class Supervisor:
         elif self._budget.is_reached:
             yield from self._over_limit(now)
 
-    def _hung(self, now: _Attempt) -> Iterator[Event]:
-        is_halted = is_stopped(now.process.pid)
-        now.hung = WorkerHung(
-            attempt=now.number,
-            time=time.time(),
-            step=self._silence.step,
-            phase=self._silence.phase,
-            silent_seconds=round(self._silence.seconds, 3),
-            limit_seconds=round(self._silence.limit, 3),
-            stack="" if is_halted else stack_of(now.process, now.output),
-            is_stopped=is_halted,
-        )
-        yield self._log.add(now.hung)
-        self._ask_to_stop(now)
-        now.is_gone = end_process(now.process, is_asked=True)
+    def _hung(self, now: Attempt) -> Iterator[Event]:
+        yield self._log.add(now.found_hung(self._silence))
+        self._end_in_need(now)
 
-    def _over_limit(self, now: _Attempt) -> Iterator[Event]:
+    def _over_limit(self, now: Attempt) -> Iterator[Event]:
         """More time for a run that is moving; the end of one that is not."""
         if self._budget.is_moving(self._silence.step_limit):
             self._budget.raise_for(self._start.stop_at - self._restarts.highest)
@@ -258,6 +248,11 @@ class Supervisor:
             )
             return
         now.is_over_limit = True
+        self._end_in_need(now)
+
+    def _end_in_need(self, now: Attempt) -> None:
+        """Whose request is no wish of anybody."""
+        now.is_wished = stop_is_requested(self._run, now.number)
         self._ask_to_stop(now)
         now.is_gone = end_process(now.process, is_asked=True)
 
@@ -308,11 +303,12 @@ class Supervisor:
         return False
 
     def _restarted(self, number: int, failure: Failure) -> Event:
+        assert self._attempt is not None
         return WorkerRestarted(
             attempt=number,
             time=time.time(),
             after=failure,
-            reason=self._reason(),
+            reason=self._attempt.reason,
             step=self._resume_step,
             in_vain=self._restarts.in_vain,
         )
@@ -325,7 +321,7 @@ class Supervisor:
             fields = {"step": hung.step, "phase": hung.phase, "seconds": round(hung.silent_seconds)}
             self._give_up("stuck", ExitCode.STUCK, restarts=in_vain, **fields)
         elif in_vain > 0:
-            self._give_up("crashed_again", ExitCode.CRASHED, restarts=in_vain, reason=self._reason())
+            self._give_up("crashed_again", ExitCode.CRASHED, restarts=in_vain, reason=self._attempt.reason)
 
     def _finally(self, ended: Ended, meaning: ExitCode) -> None:
         """The end of the last attempt, and what the worker could not say of it."""
@@ -348,13 +344,6 @@ class Supervisor:
             attempt=self._attempt.number, time=time.time(), code=code, fields=fields, exit_code=int(exit_code)
         )
 
-    def _reason(self) -> str:
-        assert self._attempt is not None
-        ending = self._attempt.ending
-        if ending is not None:
-            return str(ending.fields.get("reason", ending.code))
-        return "" if self._attempt.hung is not None else f"exit status {self._attempt.process.poll()}"
-
     # -- files, signals, the process ---------------------------------------------------------------
 
     def _set_rules(self) -> None:
@@ -373,7 +362,8 @@ class Supervisor:
 
     def _stage(self) -> None:
         """The config that the worker reads; it takes its place in the run when everything has loaded."""
-        self._run.staging.mkdir(parents=True)
+        with no_space_named(self._run.staging):
+            self._run.staging.mkdir(parents=True)
         staged = RunFolder(self._run.staging)
         # Once the run has begun its own settings hold what `auto` has become: a restart is on the same terms.
         is_resolved = self._begun and self._run.config.exists()
@@ -387,7 +377,7 @@ class Supervisor:
             arguments += ["--stacks-every", str(self._start.config.watch.stall_timeout)]
         return arguments if self._resume is None else [*arguments, "--resume", str(self._resume)]
 
-    def _ask_to_stop(self, now: _Attempt) -> None:
+    def _ask_to_stop(self, now: Attempt) -> None:
         try:
             request_stop(self._run, now.number)
         except (OSError, ResourceError):  # a full disk takes no request: the signal means the same

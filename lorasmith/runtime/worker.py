@@ -105,11 +105,12 @@ def _attempt(arguments: argparse.Namespace, run: RunFolder, stop: StopFlag) -> R
                 reason=reason,
                 exit_code=ExitCode.FINISHED if reason == "reached" else ExitCode.STOPPED,
             )
-        except Exception as error:  # noqa: BLE001 - the boundary of the process: it becomes an event and an exit code
+        # The boundary of the process: it becomes an event and an exit code. A library may have called sys.exit().
+        except (Exception, SystemExit) as error:  # noqa: BLE001
             return _failure(error, arguments.attempt, step)
 
 
-def _failure(error: Exception, attempt: int, step: int | None) -> RunStopped:
+def _failure(error: Exception | SystemExit, attempt: int, step: int | None) -> RunStopped:
     if isinstance(error, TrainerError):
         code, exit_code, fields = error.code, error.exit_code, error.fields
     elif isinstance(error, MemoryError) or "can't allocate memory" in str(error) or "out of memory" in str(error):

@@ -14,6 +14,7 @@ from lorasmith.errors import ExitCode
 from lorasmith.events import Event, RunStarted, WorkerStarted
 from lorasmith.reports.projections import Projections, Trouble, projections_of
 from lorasmith.runtime.start import Start
+from lorasmith.runtime.stop_signals import ENDINGS, StopSignals
 from lorasmith.ui.render import Display
 from lorasmith.ui.screens import Screen, open_screen
 from lorasmith.ui.words import Words
@@ -44,9 +45,10 @@ def watch(
     followed = _Followed()
     try:
         _follow(supervisor, followed, display=display, screen=screen, start=start, words=words)
-        display.finish(supervisor.exit_code, supervisor.newest_state())
-        if followed.has_begun or _has_failed(start, supervisor.exit_code):
-            _report(start, display, words)
+        with StopSignals(ENDINGS):  # there is nothing left to stop: the report is made, and the exit status stands
+            display.finish(supervisor.exit_code, supervisor.newest_state())
+            if followed.has_begun or _has_failed(start, supervisor.exit_code):
+                _report(start, display, words)
     except KeyboardInterrupt:
         # From the first event to the last Ctrl+C is the supervisor's: this one came before there was anything to stop,
         # or when the run was over and its exit status stood.

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from lorasmith.errors import ExitCode
+from lorasmith.errors import ExitCode, InputError
+from lorasmith.locking import FolderLock
+from lorasmith.run_folder import refusals_named
 from tests.runs.workshop import Workshop
 
 BESIDE = [".lorasmith_cache", "lora_train_set", "linked", "linked_backup", "there"]
@@ -39,3 +41,9 @@ def test_a_state_is_found_by_the_path_that_is_typed(linked: Workshop, monkeypatc
     monkeypatch.chdir(linked.folder)
     assert linked.go_on(1, from_state=f"linked/{linked.state_folder().name}").exit_code == ExitCode.FINISHED
     assert max(linked.states()) == 3
+
+
+def test_a_lock_that_is_a_link_to_nowhere_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run.lock").symlink_to("nowhere")
+    with pytest.raises(InputError), refusals_named(tmp_path), FolderLock(tmp_path / "run.lock"):
+        pass

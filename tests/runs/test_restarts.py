@@ -168,7 +168,7 @@ def test_one_that_died_before_it_saved_anything_begins_anew(run: RunFolder) -> N
             worker.save = lambda step: None  # type: ignore[method-assign]
             worker.take_place()
             return None
-        return -9 if worker.attempt == 1 else 0
+        return -9 if worker.attempt == 1 else worker.finish()
 
     watched = Watched(run, act, no_restart=False)
     (restarted,) = of(WorkerRestarted, watched.follow())
@@ -191,6 +191,20 @@ def test_one_that_somebody_else_asked_to_stop_is_not_started_again(run: RunFolde
     assert not run.stop_request.exists()
 
 
+def test_one_that_was_asked_to_stop_and_hangs_is_not_started_again(run: RunFolder, now: list[float]) -> None:
+    def act(worker: Played, look: int) -> int | None:
+        worker.heeds = ("kill",)
+        now[0] += 1.0
+        if look == 1:
+            worker.take_place()
+            request_stop(run, worker.attempt)
+        return None
+
+    watched = Watched(run, act, no_restart=False, stall_timeout=10)
+    assert len(of(WorkerHung, watched.follow())) == 1
+    assert (watched.exit_code, len(watched.workers)) == (ExitCode.STOPPED, 1)
+
+
 def test_a_restart_is_on_the_terms_the_run_began_with(run: RunFolder) -> None:
     """What `auto` became is in the run's own settings, which the worker wrote."""
     staged: list[bytes] = []
@@ -201,7 +215,7 @@ def test_a_restart_is_on_the_terms_the_run_began_with(run: RunFolder) -> None:
             worker.take_place()
             run.config.write_bytes(b"resolved")
             return None
-        return -9 if worker.attempt == 1 else 0
+        return -9 if worker.attempt == 1 else worker.finish()
 
     Watched(run, act, no_restart=False).follow()
     assert len(staged) == 2 and staged[0] != staged[1] == b"resolved"

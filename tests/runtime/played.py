@@ -10,7 +10,7 @@ from typing import IO, Any
 
 from lorasmith.config import RunConfig
 from lorasmith.errors import ExitCode
-from lorasmith.events import CheckpointSaved, Event, RunStarted, StepCompleted
+from lorasmith.events import CheckpointSaved, Event, RunStarted, RunStopped, StepCompleted
 from lorasmith.ledger import Ledger, read_events
 from lorasmith.promotion import promote
 from lorasmith.run_folder import RunFolder
@@ -106,6 +106,11 @@ class Played:
 
     def event(self, kind: type[Event], **fields: Any) -> Event:
         return kind(attempt=self.attempt, time=0.0, **fields)
+
+    def finish(self) -> int:
+        """Says that it is done; its status."""
+        self.say(self.event(RunStopped, step=None, reason="reached", exit_code=0))
+        return 0
 
     def step(self, number: int, seconds: float = 0.1) -> Event:
         return self.event(

@@ -292,7 +292,8 @@ def test_it_learns_from_what_was_measured() -> None:
         (Ended(-9, said=0, is_hung=True), FINISHED),
         (Ended(-9, said=0, is_asked=True), FINISHED),
         (Ended(-9, is_asked=True, is_complete=True), FINISHED),  # a second Ctrl+C when all was there
-        (Ended(0), FINISHED),  # a full disk took no last line
+        (Ended(0, is_complete=True), FINISHED),  # a full disk took no last line
+        (Ended(0), "crashed"),  # sys.exit() in somebody's library
         (Ended(5, said=5), STOPPED),
         (Ended(5, said=5, is_asked=True), STOPPED),
         (Ended(-9, is_asked=True), STOPPED),

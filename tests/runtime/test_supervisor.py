@@ -1,5 +1,6 @@
 """The supervisor over workers that are played by functions. (tests/runs/test_stop_signals.py has real processes.)"""
 
+import errno
 import os
 import signal
 import subprocess
@@ -12,9 +13,11 @@ from typing import Any
 
 import pytest
 
+from lorasmith.control import stop_is_requested
 from lorasmith.errors import ExitCode, LockedError
 from lorasmith.events import (
     CacheProgress,
+    GivenUp,
     RunStopped,
     StepCompleted,
     Warned,
@@ -49,7 +52,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("status", "meaning"),
     [
-        (0, ExitCode.FINISHED),
+        (0, ExitCode.CRASHED),  # without a word nobody knows what was done
         (2, ExitCode.BAD_INPUT),
         (4, ExitCode.NO_STATE),
         (5, ExitCode.STOPPED),
@@ -78,6 +81,47 @@ def test_what_the_worker_said_is_believed(run: RunFolder) -> None:
     watched = Watched(run, act)
     watched.follow()
     assert watched.exit_code == ExitCode.NON_FINITE
+
+
+def test_a_request_to_an_earlier_run_is_none_to_this_one(run: RunFolder) -> None:
+    """Supervisor and worker were killed before anybody took it away."""
+    run.root.mkdir()
+    run.stop_request.write_text('{"attempt": 1}')
+
+    def act(worker: Played, look: int) -> int | None:
+        assert not stop_is_requested(run, worker.attempt)
+        worker.say(worker.event(RunStopped, step=None, reason="failed", code="crashed", exit_code=70))
+        return 70
+
+    watched = Watched(run, act)
+    watched.follow()
+    assert (len(watched.workers), watched.exit_code) == (1, ExitCode.CRASHED)
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [(errno.EIO, "output_not_writable"), (errno.EROFS, "output_not_writable"), (errno.ENOSPC, "disk_full")],
+)
+def test_a_disk_that_takes_nothing_more_ends_the_run_with_a_reason(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch, code: int, said: str
+) -> None:
+    def act(worker: Played, look: int) -> int | None:
+        worker.take_place()
+
+        def refused(path: Path, *_: Any, **__: Any) -> None:
+            raise OSError(code, os.strerror(code), str(path))
+
+        monkeypatch.setattr(Path, "mkdir", refused)  # as the next attempt finds it
+        if code != errno.ENOSPC:
+            monkeypatch.setattr(Path, "unlink", refused)
+        return -9
+
+    watched = Watched(run, act, no_restart=False)
+    (given_up,) = [event for event in watched.follow() if isinstance(event, GivenUp)]
+    assert (watched.exit_code, given_up.code, given_up.exit_code) == (ExitCode.NO_RESOURCE, said, 6)
+    monkeypatch.undo()
+    with FolderLock(run.lock):  # nobody holds it
+        pass
 
 
 def test_early_events_are_neither_lost_nor_doubled(run: RunFolder) -> None:

@@ -49,7 +49,7 @@ def test_reaches_its_end(staged: Workshop) -> None:
     assert not staged.run.staging.exists()
 
 
-FAILURES: list[tuple[Exception, str, ExitCode]] = [
+FAILURES: list[tuple[BaseException, str, ExitCode]] = [
     (ConfigError("device_missing", device="cuda"), "device_missing", ExitCode.BAD_INPUT),
     (NonFiniteError("encoded_not_finite", what="x"), "encoded_not_finite", ExitCode.NON_FINITE),
     (ResourceError("disk_full", path="/x"), "disk_full", ExitCode.BAD_INPUT),
@@ -61,12 +61,13 @@ FAILURES: list[tuple[Exception, str, ExitCode]] = [
     (ModuleNotFoundError("No module", name="transformers"), "dependency_missing", ExitCode.BAD_INPUT),
     (ModuleNotFoundError("No module", name="lorasmith.gone"), "crashed", ExitCode.CRASHED),
     (ZeroDivisionError("division by zero"), "crashed", ExitCode.CRASHED),
+    (SystemExit(0), "crashed", ExitCode.CRASHED),  # a library that leaves as if all were well
 ]
 
 
 @pytest.mark.parametrize(("error", "code", "exit_code"), FAILURES, ids=[str(one[0]) for one in FAILURES])
 def test_failures_while_loading(
-    staged: Workshop, monkeypatch: pytest.MonkeyPatch, error: Exception, code: str, exit_code: ExitCode
+    staged: Workshop, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: str, exit_code: ExitCode
 ) -> None:
     def fail(*_: Any, **__: Any) -> Any:
         raise error

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -132,6 +134,23 @@ def test_ctrl_c_while_the_report_is_made_leaves_it_out(start: Start, monkeypatch
     status, text = watched(start)
     assert status == ExitCode.FINISHED
     assert "The report was not made" in text
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a process cannot send itself these there")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_the_report_is_made_ends_nothing(
+    start: Start, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    make_reports = making.make_reports
+
+    def signalled(run: RunFolder, words: Words) -> Any:
+        os.kill(os.getpid(), number)
+        return make_reports(run, words)
+
+    monkeypatch.setattr(making, "make_reports", signalled)
+    status, text = watched(start)
+    assert status == ExitCode.FINISHED
+    assert "Report: " in text
 
 
 @pytest.mark.parametrize("name", ["finish", "reported"])
