@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from lorasmith import __version__
 from lorasmith.config import Request, RunConfig, load_flat_toml
 from lorasmith.data.order import AUTO_FROM, is_taught
-from lorasmith.errors import ConfigError, ExitCode, ResourceError
+from lorasmith.errors import ConfigError, ExitCode, LockedError, ResourceError
+from lorasmith.locking import is_held
 from lorasmith.messages import LANGUAGES, choose_language
 from lorasmith.run_folder import RunFolder, run_at
 from lorasmith.ui.commands import typed
@@ -91,7 +93,7 @@ class _Desk:
     def new(self, line: CommandLine, config: Values) -> tuple[Start, Request]:
         """A new run from command line over --config over the folder's settings."""
         values = layered(read_folder_settings(self.here), config, line.values)
-        split_request(values)  # refuses before anything is asked
+        _refuse_if_held(run_at(self.here, split_request(values)[1].output))  # before anything is asked
         asked_model = ""
         if not values.get(BASE_MODEL):
             asked_model = self._ask_base_model()
@@ -114,6 +116,7 @@ class _Desk:
         """The run that is there, going on; command line over --config over what the run remembers."""
         values = layered(config, line.values)
         run = run_at(self.here, split_request(values)[1].output)
+        _refuse_if_held(run)
         standing = self.engine.standing(run)
         if STEPS not in values and EPOCHS not in values and can_ask():
             print(self.words.say("prompt.done", done=standing.done, target=standing.target))
@@ -180,6 +183,13 @@ def words_of(config: Values, line: CommandLine, words: Words) -> Words:
     if line.values.get(LANG) or wish not in LANGUAGES:
         return words
     return Words(choose_language(wish, "", os.environ))
+
+
+def _refuse_if_held(run: RunFolder) -> None:
+    """At once, not after all pictures were read. Whether it stays free is for whoever takes the lock to see."""
+    with suppress(OSError):  # what cannot be asked is told by taking it
+        if is_held(run.lock):
+            raise LockedError("folder_locked", folder=str(run.root))
 
 
 def _engine() -> Engine:

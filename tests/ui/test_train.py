@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from lorasmith.errors import ConfigError, ExitCode, NoStateError, TrainerError
+from lorasmith.errors import ConfigError, ExitCode, LockedError, NoStateError, TrainerError
 from lorasmith.ledger import read_events, steps
+from lorasmith.locking import FolderLock
 from lorasmith.ui.train import train
 from lorasmith.ui.words import Words
 from tests.ui.fake_engine import FakeEngine
@@ -40,6 +41,14 @@ def test_a_new_run_does_the_steps_and_says_so(capsys: pytest.CaptureFixture[str]
     assert len(steps(read_events(Path("lora_output/ledger.jsonl")))) == 7
     assert len(Path("training_logs/training_loss_log.txt").read_text().splitlines()) == 8
     assert len(list(Path("lora_output/logs").iterdir())) == 1
+
+
+@pytest.mark.parametrize("mode", ["--new --base-model demo", "--continue"])
+def test_a_folder_that_is_held_is_refused_before_a_picture_is_read(mode: str) -> None:
+    fake = FakeEngine()
+    with FolderLock(Path("lora_output/run.lock")), pytest.raises(LockedError) as caught:
+        run(f"{mode} --steps 7", fake)
+    assert (caught.value.exit_code, fake.asked) == (ExitCode.LOCKED, [])
 
 
 def test_the_same_in_chinese_names_the_state_folders(capsys: pytest.CaptureFixture[str]) -> None:
