@@ -92,6 +92,14 @@ def finish_promotion(run: RunFolder) -> bool:
     return True
 
 
+def strangers_in_staging(run: RunFolder) -> bool:
+    """Whether something lies there that no start of a run has put there: it is somebody's, and is not to be removed."""
+    ours = {*PASSING, PLAN, CARRIED_OUT, run.config.name}
+    if not run.staging.is_dir():
+        return False
+    return any(one.name not in ours and not one.name.startswith(".") for one in run.staging.iterdir())
+
+
 def remove_staging(folder: Path) -> None:
     """Removes a staging folder. A stop request may be put there meanwhile: then once more."""
     while folder.exists():

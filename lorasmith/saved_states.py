@@ -22,6 +22,7 @@ MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 1
 # By these a state is known whose manifest cannot be read, or is gone.
 OWN_FILES = ("train_state.json", "adapter.safetensors", "optimizer.pt")
+DAMAGED = ".damaged"  # the end of the name of a state that was set aside
 MOST_MANIFEST_BYTES = 2**20
 HASH_BLOCK = 1 << 20
 
@@ -52,7 +53,7 @@ def find_states(root: Path) -> tuple[list[SavedState], list[Path]]:
     if not root.is_dir():
         return found, unreadable
     for folder in sorted(root.iterdir()):
-        if not folder.is_dir() or folder.name.startswith(".") or folder.suffix == ".damaged":
+        if not folder.is_dir() or folder.name.startswith(".") or folder.suffix == DAMAGED:
             continue
         try:
             manifest = _manifest_of(folder)
@@ -98,7 +99,7 @@ def newest_good(root: Path) -> tuple[SavedState | None, list[Path]]:
 
 def set_aside(folder: Path) -> Path:
     """Renames a damaged state so that it is not taken again; nothing of it is deleted."""
-    target = free_name(folder.with_name(folder.name + ".damaged"))
+    target = free_name(folder.with_name(folder.name + DAMAGED))
     folder.rename(target)
     fault_point("state.set_aside")
     sync_folder(folder.parent)

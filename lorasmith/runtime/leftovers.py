@@ -14,9 +14,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from lorasmith.control import monotonic, request_stop
-from lorasmith.errors import LockedError, ResourceError
+from lorasmith.errors import ConfigError, LockedError, ResourceError
 from lorasmith.locking import FolderLock, facts_of_holder, is_held
-from lorasmith.promotion import finish_promotion, remove_staging
+from lorasmith.promotion import finish_promotion, remove_staging, strangers_in_staging
 from lorasmith.run_folder import RunFolder
 from lorasmith.runtime.processes import (
     ASK_SECONDS,
@@ -72,6 +72,16 @@ def clear_staging(run: RunFolder) -> None:
     """Staging is ours alone: nothing of the user's is in it. But half of a promotion must not stay: it is finished."""
     if not finish_promotion(run):
         remove_staging(run.staging)
+
+
+def refuse_foreign_staging(run: RunFolder) -> None:
+    """A folder of the user's may have the name under which a run is prepared.
+
+    Raises:
+        ConfigError: it does.
+    """
+    if strangers_in_staging(run):
+        raise ConfigError("staging_holds_other", folder=str(run.staging))
 
 
 def leave_no_staging(run: RunFolder) -> None:

@@ -40,6 +40,7 @@ from lorasmith.runtime.leftovers import (
     end_orphan,
     leave_no_staging,
     let_go_for_the_dead,
+    refuse_foreign_staging,
     remove_unfinished,
 )
 from lorasmith.runtime.own_log import OwnLog
@@ -98,6 +99,7 @@ class Supervisor:
             with refusals_named(self._run.root):
                 held.enter_context(FolderLock(self._run.lock, wait_seconds=ASKED_SECONDS))
                 held.enter_context(self._stops)
+                refuse_foreign_staging(self._run)
                 orphan = end_orphan(self._run)
                 clear_staging(self._run)
                 remove_unfinished(self._run)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from lorasmith.control import stop_is_requested
-from lorasmith.errors import ExitCode, LockedError
+from lorasmith.errors import ConfigError, ExitCode, LockedError
 from lorasmith.events import (
     CacheProgress,
     GivenUp,
@@ -248,6 +248,18 @@ def test_nothing_is_left_of_a_start_that_failed(run: RunFolder, is_there: bool) 
     watched = Watched(run, act)
     watched.follow()
     assert watched.exit_code == ExitCode.BAD_INPUT
+    assert tree(run.root.parent) == before
+
+
+def test_a_folder_of_somebody_under_the_name_of_staging_is_left_alone(run: RunFolder) -> None:
+    run.staging.mkdir()
+    (run.staging / "run.toml").write_text("theirs")
+    (run.staging / "ledger.jsonl").write_text("of a run that was made here")
+    before = tree(run.root.parent)
+    watched = Watched(run, lambda worker, look: 70)
+    with pytest.raises(ConfigError) as caught:
+        watched.follow()
+    assert (caught.value.code, watched.workers) == ("staging_holds_other", [])
     assert tree(run.root.parent) == before
 
 

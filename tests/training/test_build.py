@@ -11,7 +11,7 @@ from lorasmith.demo.miniature import draw_pictures
 from lorasmith.errors import ExitCode
 from lorasmith.events import CheckpointSaved, RunStarted, StepCompleted, Warned
 from lorasmith.ledger import read_events
-from lorasmith.saved_states import find_states
+from lorasmith.saved_states import find_states, set_aside
 from lorasmith.training import build
 from lorasmith.training.loop import Recorder
 from tests.runs.workshop import Workshop, load, stage, tree
@@ -111,6 +111,16 @@ def test_a_damaged_state_is_set_aside_and_the_next_one_used(make_workshop: MakeW
     assert (started.resumed_from, started.stop_at) == (2, 6)
     assert [event.step for event in outcome.of(StepCompleted)] == [3, 4, 5, 6]
     assert hurt.digest() == straight.digest()
+
+
+def test_one_set_aside_by_somebody_who_died_before_he_could_say_so_is_told_once(workshop: Workshop) -> None:
+    workshop.new(4, EVERY)
+    set_aside(workshop.state_folder())
+    first, second = workshop.go_on(None), workshop.go_on(1)
+    (told,) = [one.fields for one in first.of(Warned) if one.code == "state_set_aside"]
+    assert told["aside"] == f"{told['state']}.damaged"
+    assert (workshop.run.root / told["aside"]).is_dir()
+    assert second.of(Warned) == []
 
 
 def test_a_state_without_a_readable_manifest_is_set_aside(workshop: Workshop) -> None:
