@@ -6,11 +6,13 @@ Knows no torch and no run.
 
 from __future__ import annotations
 
+import io
 import random
 from collections.abc import Sequence
 from pathlib import Path
 
 from lorasmith.demo.scenes import CONCEPT, SHAPES, Scene, draw, known_scenes
+from lorasmith.run_folder import write_atomically
 from lorasmith.seeding import fold
 
 PICTURES = 28
@@ -70,7 +72,9 @@ def _draw_all(scenes: Sequence[Scene], captions: Sequence[str], folder: Path) ->
     for number, (scene, caption) in enumerate(zip(scenes, captions, strict=True), start=1):
         picture, beside = folder / f"{name}_{number:03d}.png", folder / f"{name}_{number:03d}.txt"
         if not picture.exists():
-            draw(scene, random.Random(fold(1, "lesson", name, number))).save(picture)
+            drawn = io.BytesIO()
+            draw(scene, random.Random(fold(1, "lesson", name, number))).save(drawn, "PNG")
+            write_atomically(picture, drawn.getvalue())
         if not beside.exists():
-            beside.write_text(caption + "\n", encoding="utf-8")
+            write_atomically(beside, f"{caption}\n".encode())
     return folder

@@ -66,16 +66,16 @@ def demo(arguments: list[str], words: Words, command: str, *, engine: Engine | N
 
 
 def _prepare(folder: Path, lang: str) -> None:
-    """Pictures, and settings that say what they are for."""
+    """Settings that say what the folder is for, and then pictures: cut short, it is still known as the demo's."""
     # PIL, which those who are refused need not wait for
     from lorasmith.demo.lesson import SETTINGS, draw_lesson
 
     folder.mkdir(parents=True, exist_ok=True)
-    draw_lesson(folder / "lora_train_set")
     settings = folder / FOLDER_SETTINGS
     if not settings.exists():
         language = {"lang": lang} if lang else {}
         write_atomically(settings, (MARK + tomli_w.dumps({**SETTINGS, **language})).encode())
+    draw_lesson(folder / "lora_train_set")
 
 
 def _next(words: Words, folder: Path, folder_typed: str) -> list[str]:

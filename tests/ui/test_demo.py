@@ -6,8 +6,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from lorasmith.demo import lesson
 from lorasmith.errors import ConfigError
+from lorasmith.run_folder import write_atomically
 from lorasmith.ui.demo import demo
 from lorasmith.ui.words import Words
 from tests.ui.fake_engine import FakeEngine
@@ -39,6 +42,30 @@ def test_a_second_time_it_uses_its_own_folder_again(tmp_path: Path) -> None:
     for _ in range(2):
         assert demo([], EN, "lorasmith demo", engine=FakeEngine().engine()) == 0
     assert (tmp_path / "lorasmith_demo").is_dir()
+
+
+def test_one_cut_short_while_it_draws_leaves_whole_pictures_and_a_folder_it_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        done: list[Path] = []
+
+        def cut_short(path: Path, data: bytes) -> Path:
+            done.append(path)
+            if len(done) == 5:
+                path.with_name(f".{path.name}.1.tmp").write_bytes(data[:9])
+                raise KeyboardInterrupt
+            return write_atomically(path, data)
+
+        patch.setattr(lesson, "write_atomically", cut_short)
+        demo([], EN, "lorasmith demo", engine=FakeEngine().engine())
+    pictures = list((tmp_path / "lorasmith_demo").rglob("*.png"))
+    assert len(pictures) == 2
+    for picture in pictures:
+        with Image.open(picture) as image:
+            image.load()
+    assert demo([], EN, "lorasmith demo", engine=FakeEngine().engine()) == 0
+    assert len(list((tmp_path / "lorasmith_demo" / "lora_train_set" / "10_zorb").glob("*.png"))) >= 24
 
 
 @pytest.mark.parametrize("content", ["picture.png", "lorasmith.toml"])
