@@ -8,11 +8,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
-from typing import Literal, Protocol, TextIO
+from typing import Literal, Protocol, TextIO, cast
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.text import Text
+
+from lorasmith.ui.outlet import Outlet
 
 Mood = Literal["", "good", "warning", "bad", "quiet"]
 Compose = Callable[[int | None, bool], str]  # (width in cells, None in a file; whether only ASCII shows) -> one line
@@ -37,19 +39,24 @@ class Screen(Protocol):
     def close(self) -> None:
         """The moving line is taken away; lines may still follow."""
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether lines wait for a reader: `tick` offers them again."""
+
 
 class PlainScreen:
     """Lines only, no carriage return. A status becomes a line every tenth of the work or every 10 s."""
 
     def __init__(self, out: TextIO, *, now: Callable[[], float] = time.monotonic) -> None:
-        self._out = out
+        self._out = Outlet(out)
         self._now = now
         self._told_at = now()
         self._told_tenth = 0
 
     def line(self, text: str, mood: Mood = "") -> None:
         del mood  # no colours in a file
-        print(text, file=self._out, flush=True)
+        self._out.write(text + "\n")
+        self._out.flush()
 
     def status(self, compose: Compose, share: float) -> None:
         tenth = int(share * 10 + 1e-9)
@@ -59,17 +66,23 @@ class PlainScreen:
         self.line(compose(None, True))
 
     def tick(self) -> None:
-        """Nothing moves here."""
+        self._out.flush()
 
     def close(self) -> None:
         """Nothing to take away."""
+
+    @property
+    def is_behind(self) -> bool:
+        return self._out.is_behind
 
 
 class LiveScreen:
     """A terminal: the status stays at the bottom, lines go above it. Honours NO_COLOR."""
 
     def __init__(self, out: TextIO, *, now: Callable[[], float] = time.monotonic) -> None:
-        self._console = Console(file=out, highlight=False, markup=False, emoji=False, force_terminal=True)
+        self._out = Outlet(out)
+        file = cast(TextIO, self._out)
+        self._console = Console(file=file, highlight=False, markup=False, emoji=False, force_terminal=True)
         self._live: Live | None = None
         self._moving = _MovingLine()
         self._now = now
@@ -89,7 +102,10 @@ class LiveScreen:
         self.tick()
 
     def tick(self) -> None:
-        if self._live is not None and self._is_stale and self._now() - self._drawn_at >= REFRESH_SECONDS:
+        self._out.flush()
+        if self._live is None or self._out.is_behind:  # what moves need not be told late
+            return
+        if self._is_stale and self._now() - self._drawn_at >= REFRESH_SECONDS:
             self._is_stale, self._drawn_at = False, self._now()
             self._live.refresh()
 
@@ -97,6 +113,10 @@ class LiveScreen:
         if self._live is not None:
             live, self._live = self._live, None
             live.stop()
+
+    @property
+    def is_behind(self) -> bool:
+        return self._out.is_behind
 
 
 class LastingScreen:
@@ -117,6 +137,10 @@ class LastingScreen:
 
     def close(self) -> None:
         self._unless_gone(self._screen.close)
+
+    @property
+    def is_behind(self) -> bool:
+        return not self._is_gone and self._screen.is_behind
 
     def _unless_gone(self, show: Callable[[], None]) -> None:
         if self._is_gone:

@@ -5,7 +5,9 @@ supervisor does.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +20,8 @@ from lorasmith.runtime.stop_signals import ENDINGS, StopSignals
 from lorasmith.ui.render import Display
 from lorasmith.ui.screens import Screen, open_screen
 from lorasmith.ui.words import Words
+
+BEHIND_SECONDS = 0.1  # between two looks whether somebody reads on
 
 
 class Supervised(Protocol):
@@ -41,14 +45,17 @@ def watch(
         TrainerError: the run could not begin.
     """
     screen = screen or open_screen(sys.stdout)
-    display = Display(words, screen, open_screen(sys.stderr), start=start, command=command, verbose=verbose)
+    errors = open_screen(sys.stderr)
+    display = Display(words, screen, errors, start=start, command=command, verbose=verbose)
     followed = _Followed()
     try:
         _follow(supervisor, followed, display=display, screen=screen, start=start, words=words)
-        with StopSignals(ENDINGS):  # there is nothing left to stop: the report is made, and the exit status stands
+        # There is nothing left to stop: the report is made, and the exit status stands.
+        with StopSignals(ENDINGS) as stops:
             display.finish(supervisor.exit_code, supervisor.newest_state())
             if followed.has_begun or _has_failed(start, supervisor.exit_code):
                 _report(start, display, words)
+            _say_the_rest((screen, errors), stops)
     except KeyboardInterrupt:
         # From the first event to the last Ctrl+C is the supervisor's: this one came before there was anything to stop,
         # or when the run was over and its exit status stood.
@@ -93,6 +100,15 @@ def _follow(
         screen.close()
         if projections is not None:
             projections.close()
+
+
+def _say_the_rest(screens: Sequence[Screen], stops: StopSignals) -> None:
+    """To a reader that is slow, or whom nobody scrolls: until all is said, or nobody wants to hear it."""
+    with suppress(KeyboardInterrupt):
+        while any(screen.is_behind for screen in screens) and not stops.is_asked:
+            time.sleep(BEHIND_SECONDS)
+            for screen in screens:
+                screen.tick()
 
 
 def _has_failed(start: Start, exit_code: ExitCode) -> bool:

@@ -133,3 +133,38 @@ def test_the_bytes_of_one_that_died_six_times(make_workshop: Callable[[str], Wor
     assert ended(undisturbed, 13).exit_code == ExitCode.FINISHED
     assert ended(unlucky, 13, how="worker:kill_later").exit_code == ExitCode.FINISHED
     assert unlucky.digest() == undisturbed.digest()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the size of a pipe is set")
+@pytest.mark.parametrize("is_heard", [True, False])
+def test_one_that_nobody_listens_to(workshop: Workshop, is_heard: bool) -> None:
+    """Its screen is a pipe that is full from the start, as a pager's that nobody scrolls: its hang is found all the
+    same, it ends, and what it had to say waits until somebody reads it, or asks it to leave."""
+    fcntl = pytest.importorskip("fcntl")
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb") as out:
+        size = fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+        os.write(writer, b"x" * size)
+        typed = ["--new", "--steps", "5", "--base-model", str(workshop.base_model), "--evaluate-every", "0"]
+        program = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.unlucky_train", "child:stops", *typed, "--stall-timeout", "0.4"],
+            cwd=workshop.folder,
+            env={**os.environ, "PYTHONPATH": str(PROJECT), "LORASMITH_LANG": "en"},
+            stdin=subprocess.DEVNULL,
+            stdout=writer,
+            stderr=writer,
+        )
+        os.close(writer)
+        give_up_at = time.monotonic() + 100
+        while not list(workshop.run.training_logs.glob("lora_training_report_*.html")):
+            assert program.poll() is None and time.monotonic() < give_up_at
+            time.sleep(0.05)
+        assert not workshop.run.lock.exists(), "the run is over"
+        if is_heard:
+            told = out.read().decode().removeprefix("x" * size)
+            assert told.index("no sign of life") < told.index("Reached the maximum of 5") < told.index("Report: "), told
+        else:
+            program.terminate()
+        assert program.wait(timeout=60) == ExitCode.FINISHED
+    assert [one.step for one in steps(read_events(workshop.run.ledger))] == [1, 2, 3, 4, 5]
+    assert [one.is_stopped for one in read_events(workshop.run.supervisor_log) if isinstance(one, WorkerHung)] == [True]

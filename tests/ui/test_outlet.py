@@ -1,0 +1,79 @@
+"""A reader that does not read holds nobody up, and misses nothing once it does. (tests/runs/test_terminal.py: whole
+runs.)"""
+
+import io
+import os
+import sys
+from collections.abc import Iterator
+from typing import TextIO
+
+import pytest
+
+from lorasmith.ui.outlet import MOST_PIECES, Outlet
+from lorasmith.ui.screens import LiveScreen, PlainScreen
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="nobody can ask a pipe there whether it takes anything")
+LINES = [f"{number} 第 {number} 行 " + "-" * 900 for number in range(300)]  # more than any pipe takes
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, TextIO]]:
+    """(its end to read from, its end to write to)"""
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w", encoding="utf-8") as file:
+        yield reader, file
+        os.set_blocking(reader, False)
+        while True:  # else closing would wait for what Python itself has kept
+            try:
+                if not os.read(reader, 1 << 20):
+                    break
+            except BlockingIOError:
+                break
+    os.close(reader)
+
+
+def test_all_lines_in_their_order_once_somebody_reads(pipe: tuple[int, TextIO]) -> None:
+    screen = PlainScreen(pipe[1])
+    for line in LINES:
+        screen.line(line)  # would wait for ever
+    assert screen.is_behind
+    got = b""
+    while screen.is_behind:
+        got += os.read(pipe[0], 1 << 20)
+        screen.tick()
+    os.set_blocking(pipe[0], False)
+    got += os.read(pipe[0], 1 << 20)
+    assert got.decode().splitlines() == LINES
+
+
+def test_what_moves_is_not_drawn_for_nobody(pipe: tuple[int, TextIO]) -> None:
+    now = [0.0]
+    screen = LiveScreen(pipe[1], now=lambda: now[0])
+    asked: list[float] = []
+    for line in LINES:
+        screen.line(line)
+    for _ in range(50):
+        now[0] += 1.0
+        screen.status(lambda width, only_ascii: asked.append(now[0]) or "moving", 0.5)  # type: ignore[func-returns-value]
+    assert screen.is_behind
+    assert len(asked) <= 1  # where it first appears
+    screen.close()
+
+
+def test_the_oldest_is_given_up_where_nobody_ever_reads(pipe: tuple[int, TextIO]) -> None:
+    outlet = Outlet(pipe[1])
+    for _ in range(MOST_PIECES):
+        outlet.write("x" * 1000)
+        outlet.flush()
+    for number in range(MOST_PIECES):
+        outlet.write(str(number))
+    assert list(outlet._kept) == [str(number) for number in range(MOST_PIECES)]
+
+
+def test_a_stream_in_memory_takes_everything() -> None:
+    out = io.StringIO()
+    outlet = Outlet(out)
+    outlet.write("a" * 5000)
+    assert (out.getvalue(), outlet.is_behind) == ("", True)
+    outlet.flush()
+    assert (out.getvalue(), outlet.is_behind) == ("a" * 5000, False)
