@@ -35,18 +35,17 @@ CARRIED_OUT = "promotion.done.json"  # what the plan is called from then on: a r
 PASSING = ("early.jsonl", "heartbeat", "stop.request")
 
 
-def promote(run: RunFolder, *, now: datetime) -> None:
-    """Moves what `run` holds to its backup folder and what its staging folder holds in; only the locks stay.
+Moves = list[tuple[Path, Path]]
+
+
+def moves_of(run: RunFolder, *, now: datetime) -> Moves:
+    """(from, to) for all that `run` holds but the locks: where it goes to make room for a new run.
 
     The old run's export becomes `<its name>_backup_<time>.safetensors`; the rest goes to `run_<time>/`.
-
-    Raises:
-        InputError: the disk is full, and nothing was moved.
-        ResourceError: the disk of the backup is full; the rest of the plan stays to be carried out.
     """
     export_name = export_name_of(run)
     rest = free_name(run.backup / f"run_{stamp(now)}")
-    moves: list[tuple[Path, Path]] = []
+    moves: Moves = []
     for path in sorted(run.root.iterdir()):
         if path == run.export(export_name):
             moves.append((path, free_name(run.backup / f"{export_name}_backup_{stamp(now)}.safetensors")))
@@ -56,8 +55,18 @@ def promote(run: RunFolder, *, now: datetime) -> None:
         name = run.loss_log.name
         is_taken = any(target == rest / name for _, target in moves)
         moves.append((run.loss_log, rest / (f"{run.training_logs.name}_{name}" if is_taken else name)))
+    return moves
+
+
+def promote(run: RunFolder, *, now: datetime) -> None:
+    """Moves the old run away, as `moves_of` says, and what the staging folder holds in.
+
+    Raises:
+        InputError: the disk is full, and nothing was moved.
+        ResourceError: the disk of the backup is full; the rest of the plan stays to be carried out.
+    """
     with refusals_named(run.root):  # nothing was moved yet: a full disk is the user's to mend
-        _write_plan(run, moves)
+        _write_plan(run, moves_of(run, now=now))
         fault_point("promotion.planned")
     finish_promotion(run)
 
@@ -159,7 +168,7 @@ def export_name_of(run: RunFolder) -> str:
         return RunConfig().export.name
 
 
-def _write_plan(run: RunFolder, moves: list[tuple[Path, Path]]) -> None:
+def _write_plan(run: RunFolder, moves: Moves) -> None:
     """Paths are relative to where the run folder lies, as that may be renamed before the plan is carried out."""
     beside = run.root.parent
     rows = [[str(source.relative_to(beside)), str(target.relative_to(beside))] for source, target in moves]

@@ -68,10 +68,15 @@ def let_go_for_the_dead(run: RunFolder) -> None:
             pass
 
 
-def clear_staging(run: RunFolder) -> None:
-    """Staging is ours alone: nothing of the user's is in it. But half of a promotion must not stay: it is finished."""
-    if not finish_promotion(run):
-        remove_staging(run.staging)
+def clear_staging(run: RunFolder) -> bool:
+    """Staging is ours alone: nothing of the user's is in it. But half of a promotion must not stay: it is finished.
+
+    Whether what was staged has its place by now, or there was nothing.
+    """
+    if not run.staging.exists() or finish_promotion(run):
+        return True
+    remove_staging(run.staging)
+    return False
 
 
 def refuse_foreign_staging(run: RunFolder) -> None:

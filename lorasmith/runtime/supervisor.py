@@ -108,7 +108,7 @@ class Supervisor:
                 self._start = self._start.again()
                 held.callback(leave_no_staging, self._run)
                 held.callback(self._end_worker)
-                self._stage()
+                self._stage(is_placed=False)
             self._set_rules()
             number = self._next_attempt()
             if orphan is not None:
@@ -285,9 +285,9 @@ class Supervisor:
             self._give_up_after(failure)
             return False
         try:
-            clear_staging(self._run)
+            is_placed = clear_staging(self._run)
             remove_unfinished(self._run)
-            self._stage()
+            self._stage(is_placed=is_placed)
         except ResourceError as error:
             self._give_up(error.code, ExitCode.NO_RESOURCE, **error.fields)
             return False
@@ -362,13 +362,13 @@ class Supervisor:
         earlier = [*read_events(self._run.ledger), *read_events(self._run.supervisor_log)]
         return 1 + max((event.attempt for event in earlier), default=0)
 
-    def _stage(self) -> None:
+    def _stage(self, *, is_placed: bool) -> None:
         """The config that the worker reads; it takes its place in the run when everything has loaded."""
         with no_space_named(self._run.staging):
             self._run.staging.mkdir(parents=True)
         staged = RunFolder(self._run.staging)
-        # Once the run has begun its own settings hold what `auto` has become: a restart is on the same terms.
-        is_resolved = self._begun and self._run.config.exists()
+        # Once the run has its place its own settings hold what `auto` has become: a restart is on the same terms.
+        is_resolved = is_placed and self._run.config.exists()
         settings = self._run.config.read_bytes() if is_resolved else dump_run_toml(self._start.config)
         write_atomically(staged.config, settings)
 

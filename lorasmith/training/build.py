@@ -31,7 +31,7 @@ from lorasmith.families.recognize import weights_sha256
 from lorasmith.faults import fault_point
 from lorasmith.inputs import base_weights, data_identity, order_of, scan_for, split_examples
 from lorasmith.ledger import PatientLedger, read_events
-from lorasmith.promotion import promote, remove_staging
+from lorasmith.promotion import Moves, moves_of, promote, remove_staging
 from lorasmith.run_folder import RunFolder, refusals_named, write_atomically
 from lorasmith.saved_states import DAMAGED, newest_good, set_aside
 from lorasmith.training.allocator import keep_freed_memory
@@ -127,10 +127,13 @@ def begin(loaded: Loaded) -> Recorder:
     run, config = loaded.run, loaded.config
     loaded.told.close()
     said = read_events(run.early_ledger)
+    now = datetime.now()
+    if loaded.before is None:
+        config = _with_moved_start(config, moves_of(run, now=now))
     with refusals_named(run.root):  # nothing was changed yet: a full disk is the user's to mend
         write_atomically(run.staging / run.config.name, dump_run_toml(config))
     if loaded.before is None:
-        promote(run, now=datetime.now())
+        promote(run, now=now)
     else:
         assert loaded.resumed_from is not None
         said += _stepped_back(loaded, loaded.resumed_from)
@@ -164,6 +167,14 @@ def begin(loaded: Loaded) -> Recorder:
         recorder.save(loaded.state)
         opened.pop_all()
     return recorder
+
+
+def _with_moved_start(config: RunConfig, moves: Moves) -> RunConfig:
+    """Where --init-from names a file of the old run: an attempt that has to begin anew finds it in the backup."""
+    for source, target in moves:
+        if source == Path(config.adapter.init_from):
+            return config.with_values({("adapter", "init_from"): str(target)})
+    return config
 
 
 def _stepped_back(loaded: Loaded, step: int) -> list[Event]:

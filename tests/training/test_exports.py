@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from datetime import datetime
 
 import pytest
 import safetensors.torch
@@ -9,7 +10,9 @@ import torch
 from safetensors import safe_open
 
 from lorasmith.errors import ExitCode
-from lorasmith.events import RunStarted
+from lorasmith.events import RunStarted, WorkerRestarted
+from lorasmith.run_folder import RunFolder
+from lorasmith.training import build
 from tests.runs.workshop import Values, Workshop
 
 MakeWorkshop = Callable[[str], Workshop]
@@ -93,6 +96,31 @@ def test_starting_from_a_lora_of_a_part(workshop: Workshop) -> None:
     ups = [bool(one.any()) for name, one in workshop.adapter().items() if ".lora_up." in name]
     assert ups.count(True) == 5
     assert len(ups) > 5
+
+
+def test_starting_from_the_lora_of_the_run_that_makes_room(
+    make_workshop: MakeWorkshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that dies when the old run lies in the backup, and nothing is saved yet: the next one finds the file."""
+    unlucky, straight = make_workshop("unlucky"), make_workshop("straight")
+    promote, times = build.promote, []
+
+    def dies_once(run: RunFolder, *, now: datetime) -> None:
+        promote(run, now=now)
+        times.append(now)
+        if len(times) == 1:
+            raise ZeroDivisionError
+
+    for workshop in (unlucky, straight):
+        workshop.new(2, EXACT)
+        if workshop is unlucky:
+            monkeypatch.setattr(build, "promote", dies_once)
+        outcome = workshop.new(2, {**EXACT, ("adapter", "init_from"): str(workshop.run.export("last"))})
+        monkeypatch.setattr(build, "promote", promote)
+        assert outcome.exit_code == ExitCode.FINISHED
+        assert len(outcome.of(WorkerRestarted)) == (workshop is unlucky)
+    assert len(times) == 2
+    assert unlucky.digest() == straight.digest()
 
 
 def test_continuing_does_not_start_from_it_again(workshop: Workshop) -> None:
