@@ -4,12 +4,14 @@ file of the best step.
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import fsum
 
 from lorasmith.control import read_heartbeat
-from lorasmith.events import AdapterExported, Event, RunStarted, RunStopped, StepCompleted
+from lorasmith.events import AdapterExported, Event, RunStarted, RunStopped, StepCompleted, Warned
 from lorasmith.ledger import read_events, surviving
 from lorasmith.training.best import BestKeeper, best_of, comparable_best
 from lorasmith.training.loaded import Loaded
@@ -28,7 +30,8 @@ class Recalled:
 def recall(loaded: Loaded) -> Recalled:
     """Once the start has its place, and RunStarted in the ledger."""
     events = surviving(read_events(loaded.run.ledger))
-    said = loaded.evaluator.recall(events, has_died=_died_measuring(loaded, events))
+    said = [*_told_of_pictures(loaded, events)]
+    said += loaded.evaluator.recall(events, has_died=_died_measuring(loaded, events))
     measured_on = loaded.evaluator.measured_on
     examples = len(measured_on.validated) if measured_on is not None and measured_on.is_held_out else None
     best = best_of(events) if examples is None else comparable_best(events, examples=examples)
@@ -39,6 +42,20 @@ def recall(loaded: Loaded) -> Recalled:
     exported = [one for one in events if isinstance(one, AdapterExported) and one.step == loaded.resumed_from]
     owes = _owes_evaluation(loaded, events)
     return Recalled(keeper, exported[-1] if exported else None, owes, tuple(said))
+
+
+def _told_of_pictures(loaded: Loaded, events: Sequence[Event]) -> tuple[Event, ...]:
+    """What lies in the folder by now is trained on, also where a worker is only started again: that is to be said. Not
+    where the settings say that it is another folder, or another way to look at it."""
+    starts = [one for one in events if isinstance(one, RunStarted) and one.attempt < loaded.attempt]
+    if not starts or loaded.before is None or loaded.before.dataset != loaded.config.dataset:
+        return ()
+    before = Counter((one["fingerprint"], one["repeats"]) for one in starts[-1].examples)
+    now = Counter((one.fingerprint, one.repeats) for one in loaded.trained)
+    if before == now:
+        return ()
+    fields = {"new": (now - before).total(), "gone": (before - now).total(), "pictures": now.total()}
+    return (Warned(attempt=loaded.attempt, time=time.time(), code="pictures_changed", fields=fields),)
 
 
 def _died_measuring(loaded: Loaded, events: Sequence[Event]) -> bool:

@@ -163,7 +163,8 @@ def test_other_batches_begin_a_new_epoch(workshop: Workshop, values: dict[Any, A
 
 
 def test_other_pictures_begin_a_new_epoch(workshop: Workshop) -> None:
-    workshop.new(13)  # 11 a pass: in the second epoch
+    (first,) = workshop.new(13).of(RunStarted)  # 11 a pass: in the second epoch
+    assert len(first.examples) == 7  # four of them are drawn over below
     assert origin(workshop) == {"step": 0, "epoch": 1}
     draw_pictures(workshop.folder / "lora_train_set", 5, seed=9, size=(64, 64), repeats=2)
     outcome = workshop.go_on(1)
@@ -171,6 +172,9 @@ def test_other_pictures_begin_a_new_epoch(workshop: Workshop) -> None:
     assert [event.epoch for event in outcome.of(StepCompleted)] == [3]
     (started,) = outcome.of(RunStarted)
     assert len(started.examples) == 8
+    (warned,) = outcome.of(Warned)
+    assert (warned.code, warned.fields) == ("pictures_changed", {"new": 5, "gone": 4, "pictures": 8})
+    assert workshop.go_on(1).of(Warned) == []
 
 
 def test_the_same_pictures_elsewhere_are_the_same_data(workshop: Workshop) -> None:
