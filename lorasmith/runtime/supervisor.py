@@ -117,6 +117,8 @@ class Supervisor:
             try:
                 yield from self._attempts(number)
             except OSError as error:  # a share that is gone, a disk that the system has made read-only
+                if self._attempt is None:
+                    raise  # not even a first worker could be started
                 reason = str(error.strerror or error)
                 self._give_up("output_not_writable", ExitCode.NO_RESOURCE, folder=str(self._run.root), reason=reason)
                 self._end_worker()
