@@ -9,7 +9,9 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any, NoReturn
 
 from lorasmith.runtime import worker
@@ -113,13 +115,19 @@ def slow() -> None:
     from lorasmith.training import step
 
     real = step._sum_gradients
+    began: list[float] = []
 
     def summed(state: Any, parts: Any, number: int, beat: Any) -> Any:
         def slow_beat() -> None:
             time.sleep(max(0.0, ends_at - time.monotonic()))
             beat()
 
-        ends_at = time.monotonic() + STEP_SECONDS * (1 if number <= FIRST_STEPS else SLOW)
+        began.append(time.monotonic())
+        seconds = STEP_SECONDS
+        if number > FIRST_STEPS:  # a busy machine has slow first steps of its own
+            first = began[: FIRST_STEPS + 1]
+            seconds = SLOW * max(STEP_SECONDS, median(after - before for before, after in pairwise(first)))
+        ends_at = began[-1] + seconds
         return real(state, parts, number, slow_beat)
 
     step._sum_gradients = summed

@@ -14,6 +14,7 @@ import pytest
 from lorasmith.errors import ExitCode
 from lorasmith.events import GivenUp, LimitRaised, RunStopped, StepCompleted, Warned, WorkerHung, WorkerRestarted
 from lorasmith.ledger import read_events
+from lorasmith.locking import facts_of_holder
 from lorasmith.run_folder import RunFolder
 from tests.runs.watched import Process, alive
 
@@ -152,7 +153,7 @@ def test_the_last_word_of_an_orphan_that_was_loading_is_not_the_new_worker_s(run
     said, before the new worker begins. Frozen, it comes to life when it is ended."""
     with Process("waits_loading", run, 2) as first:
         first.read_until("CacheProgress")
-        orphan = int((run.staging / "pid").read_text())
+        orphan = facts_of_holder(run.worker_lock)["pid"]
         if is_frozen:
             os.kill(orphan, signal.SIGSTOP)
         first.process.kill()

@@ -50,7 +50,6 @@ def main(mode: str, run: RunFolder, *, attempt: int, stop_at: int, supervisor: i
     with FolderLock(run.worker_lock, wait_seconds=5, facts={"pid": os.getpid(), "attempt": attempt}):
         stop = StopFlag(run, attempt, supervisor_pid=supervisor)
         _hear(signal.SIG_IGN if mode == "deaf" else lambda *_: stop.set())
-        (run.staging / "pid").write_text(str(os.getpid()))
         return Child(mode, run, attempt, stop_at, stop).work(resume)
 
 
@@ -96,14 +95,18 @@ class Child:
         if resume is not None:
             with self.run.ledger.open("ab") as ledger:
                 ledger.write(said)
-            (self.run.root / "pid").write_text(str(os.getpid()))
+            self._say_who_it_is()
             for path in self.run.staging.iterdir():
                 path.unlink()
             self.run.staging.rmdir()
             return next(state.step for state in find_states(self.run.root)[0] if state.path == resume)
         promote(self.run, now=datetime.now())
+        self._say_who_it_is()
         self.run.ledger.write_bytes(said)
         return 0
+
+    def _say_who_it_is(self) -> None:
+        (self.run.root / "pid").write_text(str(os.getpid()))
 
     def step(self, step: int, first: int) -> None:
         self.heart.beat(step - 1, "step")
