@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import demo_losses, demo_quality
+from benchmarks import demo_quality
 from lorasmith.demo.lesson import HELD_OUT, KNOWN_OF_EACH_SHAPE, PICTURES
 from lorasmith.demo.miniature import to_single_file
 from lorasmith.demo.scenes import SHAPES
@@ -86,7 +86,7 @@ def test_the_base_model_knows_what_it_was_taught() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(2400)
 def test_the_demo_teaches_what_the_base_has_never_seen(tmp_path: Path) -> None:
     done = _demo(tmp_path)
     assert done.returncode == 0, done.stderr
@@ -101,16 +101,6 @@ def test_the_demo_teaches_what_the_base_has_never_seen(tmp_path: Path) -> None:
         event for event in read_events(RunFolder(folder / "lora_output").ledger) if isinstance(event, StepCompleted)
     ]
     assert completed[-1].step == 300
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1500)
-def test_what_is_taught_ends_well_below_its_control_and_nothing_learned_stays_at_it(tmp_path: Path) -> None:
-    """One seed; three by the benchmark."""
-    found = demo_losses.measure(tmp_path, seeds=1, steps=300)
-    for measure in ("semantic", "color"):
-        assert found["seed 1"][measure]["ratio"] <= 0.7, found
-        assert found["lr 0"][measure]["ratio"] == pytest.approx(1.0, abs=0.01), found
 
 
 def _demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
