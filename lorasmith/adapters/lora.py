@@ -17,6 +17,7 @@ from lorasmith.adapters.base import Attachment
 from lorasmith.seeding import fold
 
 DOWN, UP = "lora_down.weight", "lora_up.weight"
+_ALIGNED_NUMBERS = 16  # float32 in 64 bytes
 
 
 class LoraLayer(nn.Module):
@@ -121,7 +122,7 @@ class Lora:
         bases = [_base_of(one) for one in attachments]
         order = list(dict.fromkeys(one.component for one in attachments))
         device = bases[0].weight.device
-        size = sum(rank * sum(base.weight.shape[:2]) for base in bases)
+        size = sum(_padded(rank * side) for base in bases for side in base.weight.shape[:2])
         flat = torch.zeros(size, device=device)
         gradient = torch.zeros(size, device=device)
         layers: dict[str, LoraLayer] = {}
@@ -136,8 +137,8 @@ class Lora:
                     continue
                 outputs, inputs = base.weight.shape[:2]
                 down = _view(flat, gradient, place, (rank, inputs))
-                up = _view(flat, gradient, place + down.numel(), (outputs, rank))
-                place += down.numel() + up.numel()
+                up = _view(flat, gradient, place + _padded(down.numel()), (outputs, rank))
+                place += _padded(down.numel()) + _padded(up.numel())
                 _start(down, seed, one.name)
                 layer = LoraLayer(base, (down, up), scale=alpha / rank, dropout=dropout)
                 setattr(one.parent, one.child, layer)
@@ -194,6 +195,12 @@ def _base_of(attachment: Attachment) -> nn.Linear | nn.Conv2d:
         plain = base.kernel_size == base.stride == (1, 1) and base.padding == (0, 0) and base.groups == 1
         assert plain, f"{attachment.name}: only convolutions that are linear layers of each pixel"
     return base
+
+
+def _padded(numbers: int) -> int:
+    """So many float32 numbers that the next view begins at a multiple of 64 bytes, as libraries ask of operands whose
+    products are to repeat. What pads is 0 and has no gradient."""
+    return -(-numbers // _ALIGNED_NUMBERS) * _ALIGNED_NUMBERS
 
 
 def _view(flat: Tensor, gradient: Tensor, place: int, shape: tuple[int, int]) -> nn.Parameter:

@@ -22,10 +22,12 @@ from lorasmith.data.folder import Scan
 from lorasmith.data.types import Example
 from lorasmith.errors import ExitCode, InputError
 from lorasmith.inputs import base_weights, split_examples
+from lorasmith.processor import read_processor
 from lorasmith.run_folder import RunFolder
 from lorasmith.runtime.planned_files import is_evaluated
 from lorasmith.runtime.planning import Measured, Unmeasured, largest_bucket
 from lorasmith.runtime.start import Start
+from lorasmith.runtime.worker_environment import worker_environment
 
 PICTURES = 4
 STEPS = 3
@@ -43,8 +45,7 @@ Launch = Callable[[list[str]], "subprocess.Popen[bytes]"]
 def launch_probe(arguments: list[str]) -> subprocess.Popen[bytes]:
     """A Python of its own, in a process group of its own; what libraries print there is nobody's business."""
     command = [sys.executable, "-P", "-m", "lorasmith.runtime.probe", *arguments]
-    search = [str(Path(__file__).resolve().parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(search)}
+    environment = worker_environment(os.environ, read_processor())
     apart: dict[str, Any] = {"start_new_session": True}
     if os.name == "nt":
         apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}  # type: ignore[attr-defined, unused-ignore]

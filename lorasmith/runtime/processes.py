@@ -15,6 +15,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from lorasmith.processor import read_processor
+from lorasmith.runtime.worker_environment import worker_environment
+
 # Asks one process to stop, as Ctrl+C does.
 INTERRUPT = signal.Signals["CTRL_BREAK_EVENT" if sys.platform == "win32" else "SIGINT"]
 STACK_SIGNAL = "SIGUSR1"  # a worker answers it by printing the stacks of all its threads
@@ -103,9 +106,7 @@ def launch_worker(arguments: list[str], output: IO[bytes] | None = None) -> Work
 
 def launch(command: list[str], output: IO[bytes] | None = None) -> WorkerProcess:
     """Starts `command` apart; what it prints goes to `output`."""
-    package_root = Path(__file__).resolve().parents[2]
-    search = [str(package_root), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(search), "PYTHONIOENCODING": "utf-8"}
+    environment = worker_environment(os.environ, read_processor())
     apart: dict[str, Any] = {"start_new_session": True}
     if os.name == "nt":
         apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}  # type: ignore[attr-defined, unused-ignore]

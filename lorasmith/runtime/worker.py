@@ -80,7 +80,9 @@ def _attempt(arguments: argparse.Namespace, run: RunFolder, stop: StopFlag) -> R
             from lorasmith.training import build
             from lorasmith.training.examples import Told
             from lorasmith.training.loop import train
+            from lorasmith.training.thread_waiting import threads_waiting_by_need
 
+            closing.enter_context(threads_waiting_by_need())
             heart = HeartbeatWriter(run.staging / run.heartbeat.name)
             told = Told(Ledger(run.early_ledger), heart, stop, arguments.attempt)
             closing.callback(told.close)

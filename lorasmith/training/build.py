@@ -23,7 +23,7 @@ from lorasmith.control import HeartbeatWriter, monotonic
 from lorasmith.data.cache import cache_folder
 from lorasmith.data.types import CachedExample, Example
 from lorasmith.errors import ModelError, ResumeError
-from lorasmith.events import DeviceChosen, Event, Warned
+from lorasmith.events import Event, Warned
 from lorasmith.families import image_encoder, load_family
 from lorasmith.families.base import ModelFamily
 from lorasmith.families.locate_clip import locate_clip
@@ -35,8 +35,9 @@ from lorasmith.promotion import Moves, moves_of, promote, remove_staging
 from lorasmith.run_folder import RunFolder, refusals_named, write_atomically
 from lorasmith.saved_states import DAMAGED, newest_good, set_aside
 from lorasmith.training.allocator import keep_freed_memory
+from lorasmith.training.arithmetic import checked_bits, settled_precision
 from lorasmith.training.checkpoint import check_room, restore_state, step_back
-from lorasmith.training.device import DTYPES, Device, choose_device, choose_precision, fingerprint
+from lorasmith.training.device import DTYPES, Device, choose_device, fingerprint
 from lorasmith.training.evaluation import Evaluator
 from lorasmith.training.evaluation_set import (
     EMPTY_CAPTION,
@@ -72,7 +73,8 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, tol
     config = load_run_toml(run.staging / run.config.name)
     device = choose_device(config.machine.device, threads=config.machine.threads)
     family = load_family(base_weights(config, Path()))
-    precision = _say_device(config, device, family, told)
+    precision = settled_precision(config, device, family, told)
+    differing = checked_bits(device, precision, told)
     check_optimizer(config.optimizer.name, config.optimizer.options)
     start = start_from(config.adapter, family) if resume is None else {}
     with ThreadPoolExecutor(max_workers=1) as pool:  # hashing gigabytes leaves the interpreter free to load
@@ -87,7 +89,7 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, tol
         config = _resolved(config, family, device, precision=precision, hashing=hashing)
     state = _fresh_state(config, _adapter(config, family, models, start), precision)
     batches = RunBatches(order_of(config, trained), cached, family, config.training.accumulation_steps, state)
-    marks, data = fingerprint(device, precision), data_identity(config, trained)
+    marks, data = fingerprint(device, precision, differing), data_identity(config, trained)
     warnings: tuple[Event, ...] = ()
     if resume is not None:
         changed = _restored(resume, state, config=config, data=data, marks=marks)
@@ -259,26 +261,6 @@ def _evaluator(
         measured_on=measured_on,
         comparer=comparer,
     )
-
-
-def _say_device(config: RunConfig, device: Device, family: ModelFamily, told: Told) -> str:
-    count = family.weights.denoiser_parameters or 0
-    precision, why = choose_precision(config.model.precision, device, denoiser_parameters=count)
-    event = DeviceChosen(
-        attempt=told.attempt,
-        time=time.time(),
-        device=str(device.torch_device),
-        name=device.name,
-        reason=device.reason,
-        precision=precision,
-        precision_reason=why,
-        threads=device.threads,
-    )
-    told.event(event)
-    if family.weights.prediction_source == "default":
-        fields = {"path": str(family.weights.path)}
-        told.event(Warned(attempt=told.attempt, time=time.time(), code="prediction_assumed", fields=fields))
-    return precision
 
 
 def _resolved(

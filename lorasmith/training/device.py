@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from lorasmith.errors import ConfigError
+from lorasmith.processor import read_processor
 
 # Under this, bf16 gains nothing on a CPU with units for it: the step is not bound by matrix products.
 CPU_BF16_PARAMETERS = 50_000_000
@@ -87,15 +88,18 @@ def choose_precision(wish: str, device: Device, *, denoiser_parameters: int) -> 
         return "fp16", "older_gpu"
     if device.torch_device.type == "mps":
         return "fp32", "no_bf16_units"
-    if _cpu_has("amx_bf16"):
+    if "amx_bf16" in read_processor().flags:
         if denoiser_parameters >= CPU_BF16_PARAMETERS:
             return "bf16", "cpu_bf16_units"
         return "fp32", "small_model"
     return "fp32", "no_bf16_units"
 
 
-def fingerprint(device: Device, precision: str) -> dict[str, Any]:
-    """What the bytes of a run depend on besides its config: continuing under another one is told."""
+def fingerprint(device: Device, precision: str, differing: tuple[str, ...] | None = ()) -> dict[str, Any]:
+    """What the bytes of a run depend on besides its config: a run that continues under another one says so.
+
+    `differing` is what `repeatability.self_check` found.
+    """
     packages = ("torch", "diffusers", "transformers", "numpy", "safetensors")
     return {
         "python": platform.python_version(),
@@ -104,8 +108,10 @@ def fingerprint(device: Device, precision: str) -> dict[str, Any]:
         "device": device.name,
         "cuda": torch.version.cuda or "",
         "cpu": torch.backends.cpu.get_cpu_capability(),
+        "mkl_mode": os.environ.get("MKL_CBWR", ""),
         "threads": device.threads,
         "precision": precision,
+        "self_check": "not made" if differing is None else ", ".join(differing) or "passed",
     }
 
 
@@ -151,23 +157,7 @@ def _checked(wish: str) -> torch.device:
 def _name_of(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return _cpu_line("model name") or platform.processor() or platform.machine()
-
-
-def _cpu_has(flag: str) -> bool:
-    return flag in _cpu_line("flags").split()
-
-
-def _cpu_line(key: str) -> str:
-    """A line of /proc/cpuinfo; "" where there is no such file or line."""
-    path = Path("/proc/cpuinfo")
-    if not path.exists():
-        return ""
-    for line in path.read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() == key:
-            return value.strip()
-    return ""
+    return read_processor().name
 
 
 def _has_nvidia() -> bool:

@@ -1,12 +1,12 @@
 """Which device, which arithmetic, and that memory running out is told from other errors."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 import torch
 
 from lorasmith.errors import ConfigError
+from lorasmith.processor import Processor
 from lorasmith.training import device as device_module
 from lorasmith.training.device import (
     CPU_BF16_PARAMETERS,
@@ -116,7 +116,8 @@ PARAMETERS = {"large": CPU_BF16_PARAMETERS, "small": CPU_BF16_PARAMETERS - 1}
 def test_precision_by_what_there_is(
     monkeypatch: pytest.MonkeyPatch, device: Device, flags: str, size: str, expected: tuple[str, str]
 ) -> None:
-    monkeypatch.setattr(device_module, "_cpu_line", lambda key: flags if key == "flags" else "")
+    processor = Processor(name="a processor", is_intel=True, flags=frozenset(flags.split()))
+    monkeypatch.setattr(device_module, "read_processor", lambda: processor)
     assert choose_precision("auto", device, denoiser_parameters=PARAMETERS[size]) == expected
 
 
@@ -188,9 +189,3 @@ def test_layers_draw_the_same_after_the_same_seed() -> None:
     seed_model(2**63 - 1)
     assert torch.equal(draw(), first)
     assert not torch.equal(draw(), first)
-
-
-def test_without_proc_the_processor_has_a_name_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Path, "exists", lambda self: False)
-    assert isinstance(device_module._name_of(torch.device("cpu")), str)
-    assert device_module._cpu_line("flags") == ""

@@ -1,0 +1,35 @@
+"""MKL's mode by processor, and what else every computing process is started with."""
+
+import os
+
+import pytest
+
+from lorasmith.processor import Processor
+from lorasmith.runtime.worker_environment import mkl_mode, worker_environment
+
+AVX512 = Processor("an Intel CPU", is_intel=True, flags=frozenset({"avx2", "avx512f"}))
+
+
+@pytest.mark.parametrize(
+    ("is_intel", "flags", "mode"),
+    [
+        (True, {"avx2", "avx512f"}, "AVX512"),
+        (True, {"avx2"}, "AVX2"),  # a mode that the CPU lacks would switch reproducibility off
+        (True, {"sse4_2"}, ""),
+        (False, {"avx2", "avx512f"}, ""),
+    ],
+)
+def test_the_best_mode_that_the_processor_has(is_intel: bool, flags: set[str], mode: str) -> None:
+    processor = Processor("a CPU", is_intel=is_intel, flags=frozenset(flags))
+    assert mkl_mode(processor) == mode
+    assert worker_environment({}, processor).get("MKL_CBWR", "") == mode
+
+
+def test_a_mode_that_the_user_chose_stays() -> None:
+    assert worker_environment({"MKL_CBWR": "COMPATIBLE"}, AVX512)["MKL_CBWR"] == "COMPATIBLE"
+
+
+def test_the_rest_of_the_environment_is_kept_and_the_package_found_first() -> None:
+    found = worker_environment({"HOME": "/home/me", "PYTHONPATH": "/mine"}, AVX512)
+    assert found["HOME"] == "/home/me"
+    assert found["PYTHONPATH"].split(os.pathsep)[1] == "/mine"

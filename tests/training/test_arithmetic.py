@@ -1,0 +1,28 @@
+"""What the ledger gets of the arithmetic of a run, through real runs in this process."""
+
+import pytest
+
+from lorasmith.events import DeviceChosen, RunStarted, Warned
+from lorasmith.training import arithmetic
+from tests.runs.workshop import Workshop
+
+
+def test_products_that_do_not_repeat_are_said_and_the_run_goes_on(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arithmetic, "self_check", lambda device, precision: ("matrix product", "norm"))
+    outcome = workshop.new(1)
+    (warned,) = [event for event in outcome.of(Warned) if event.code == "bits_not_repeatable"]
+    assert warned.fields == {"products": ["matrix product", "norm"]}
+    assert workshop.optimizer_steps() == {1}
+    (started,) = outcome.of(RunStarted)
+    assert started.fingerprint["self_check"] == "matrix product, norm"
+    events = list(map(type, outcome.events))
+    assert events.index(Warned) < events.index(RunStarted), "among the first lines"
+
+
+def test_a_machine_that_repeats_itself_has_no_warning(workshop: Workshop) -> None:
+    outcome = workshop.new(1)
+    assert not [event for event in outcome.of(Warned) if event.code == "bits_not_repeatable"]
+    assert [event.precision for event in outcome.of(DeviceChosen)] == ["fp32"]
+    assert [event.fingerprint["self_check"] for event in outcome.of(RunStarted)] == ["passed"]
