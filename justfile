@@ -6,6 +6,10 @@ default: lint test
 test:
     pytest -n 2 --dist loadfile
 
+# What else must hold on every push.
+ci:
+    pytest -n 2 --dist loadfile -m ci
+
 # The part to run all day.
 test-fast:
     pytest -n 2 --dist loadfile --ignore=tests/runs --ignore=tests/contracts

@@ -12,6 +12,16 @@ os.environ.pop("LORASMITH_LANG", None)
 
 pytest_plugins = ["tests.runs.fixtures"]
 
+TIERS = ("ci", "slow", "long", "special", "gpu")  # a test that has none of these is in the default tier
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keeps every test in a single tier, so that a tier is what its marker selects."""
+    for item in items:
+        found = [name for name in TIERS if item.get_closest_marker(name)]
+        if len(found) > 1:
+            raise pytest.UsageError(f"{item.nodeid} is in several tiers: {', '.join(found)}")
+
 
 @pytest.fixture(autouse=True, scope="session")
 def hangups_reach_children() -> Iterator[None]:
