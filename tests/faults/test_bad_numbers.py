@@ -44,6 +44,7 @@ def is_finite(folder: Path) -> bool:
     return all(bool(torch.isfinite(one).all()) for one in numbers)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("where", ["loss", "gradient", "weight"])
 def test_not_a_number(workshop: Workshop, where: str) -> None:
     outcome = started(workshop, where, EVERY)
@@ -64,6 +65,7 @@ def test_not_a_number(workshop: Workshop, where: str) -> None:
     assert workshop.optimizer_steps() == {STEPS}
 
 
+@pytest.mark.ci
 def test_a_nan_in_a_weight_names_what_it_was_met_with(workshop: Workshop) -> None:
     (stopped,) = started(workshop, "weight", EVERY).of(RunStopped)
     assert stopped.code == "non_finite"
@@ -71,6 +73,7 @@ def test_a_nan_in_a_weight_names_what_it_was_met_with(workshop: Workshop) -> Non
     assert len(stopped.fields["pictures"]) == len(stopped.fields["timesteps"]) == 1
 
 
+@pytest.mark.ci
 def test_memory_that_is_short_once(workshop: Workshop) -> None:
     outcome = started(workshop, "memory once", BATCH)
     assert outcome.exit_code == ExitCode.FINISHED
@@ -82,6 +85,7 @@ def test_memory_that_is_short_once(workshop: Workshop) -> None:
     assert workshop.optimizer_steps() == {STEPS}
 
 
+@pytest.mark.ci
 def test_memory_that_is_short_at_every_size(workshop: Workshop) -> None:
     outcome = started(workshop, "memory", BATCH)
     assert outcome.exit_code == ExitCode.NO_RESOURCE
@@ -93,6 +97,7 @@ def test_memory_that_is_short_at_every_size(workshop: Workshop) -> None:
     assert workshop.train_state()["step"] == STEPS
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("name", "code", "sentences"),
     [

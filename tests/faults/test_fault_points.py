@@ -51,7 +51,7 @@ Stages = dict[str, Stage | Followed]
 
 
 @pytest.fixture(scope="module")
-def stages(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stages]:
+def stages(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stages]:
     from lorasmith.demo.miniature import draw_pictures
     from lorasmith.reports import loss_log, tensorboard  # noqa: F401 - before the fork
 
@@ -69,7 +69,7 @@ def stages(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             else:
                 (folder / "lora_train_set").symlink_to(pictures)  # and the cache lies beside where that leads
             kind = LookedAtStage if scene.name == LOOKED_AT else Stage
-            made[scene.name] = kind(scene, Workshop(folder, miniature, patch), place)
+            made[scene.name] = kind(scene, Workshop(folder, base_model, patch), place)
         cold = made["cold"]
         assert isinstance(cold, Stage)
         made["followed"] = Followed(cold.events, place)

@@ -43,7 +43,7 @@ PHASES: dict[str, tuple[str, ...]] = {
 NOT_BEGUN = ("loading", "caching")
 COMPLETED = ("last save", "last evaluation", "report", "drawing")  # step N is completed
 EXPORTED = ("last evaluation", "report", "drawing")  # and all of it is on the disk
-DEFAULT = (("loading", 1), ("saving", 1), ("step", 2))
+IN_CI = (("loading", 1), ("saving", 1), ("step", 2))
 OF_PROGRAM = ("report", "drawing")  # after these there is nothing left to press at
 CASES = [(phase, presses) for phase in PHASES for presses in (1, 2) if presses == 1 or phase not in OF_PROGRAM]
 
@@ -130,7 +130,7 @@ def person(tmp_path: Path, workshop: Workshop) -> Person:
 
 @pytest.mark.parametrize(
     ("phase", "presses"),
-    [pytest.param(*one, marks=[] if one in DEFAULT else [pytest.mark.long]) for one in CASES],
+    [pytest.param(*one, marks=pytest.mark.ci if one in IN_CI else pytest.mark.long) for one in CASES],
 )
 def test_ctrl_c(person: Person, phase: str, presses: int) -> None:
     if phase == "caching":

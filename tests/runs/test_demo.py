@@ -42,6 +42,7 @@ def test_it_is_small_and_of_half_precision() -> None:
     assert (DEMO_MODEL / "README.md").is_file()
 
 
+@pytest.mark.ci
 def test_its_samples_show_what_was_asked_for() -> None:
     """Few captions here; all hundred in the slow suite."""
     measured = demo_quality.measure_base(20)
@@ -64,6 +65,7 @@ def test_as_a_single_file_it_is_the_same_model(tmp_path: Path) -> None:
     assert torch.equal(ours.tokenize(captions)["input_ids"], theirs.tokenize(captions)["input_ids"])
 
 
+@pytest.mark.ci
 def test_a_few_steps_of_the_demo_as_a_person_types_it(tmp_path: Path) -> None:
     done = _demo(tmp_path, "--steps", "3", "--lang", "zh-TW")
     assert done.returncode == 0, done.stderr

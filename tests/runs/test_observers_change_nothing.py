@@ -1,6 +1,7 @@
 """P3: how often something is saved, exported, measured, logged or shown does not change one bit of the weights."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +23,12 @@ CADENCES: dict[str, Values] = {
         ("export", "state_prefix"): "狀態目錄",
     },
 }
+
+
+@pytest.fixture(scope="module")
+def base_model(miniature: Path) -> Path:
+    """Bytes are compared: three levels, as the real model has more than two."""
+    return miniature
 
 
 @pytest.mark.parametrize("cadence", CADENCES.values(), ids=CADENCES)
