@@ -1,5 +1,6 @@
 """One thread everywhere: bytes depend on the thread count, and tests compare bytes. The suite may run under nohup."""
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -21,6 +22,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         found = [name for name in TIERS if item.get_closest_marker(name)]
         if len(found) > 1:
             raise pytest.UsageError(f"{item.nodeid} is in several tiers: {', '.join(found)}")
+
+
+def pytest_collection_finish() -> None:
+    """Spares what is loaded by now the garbage collector, which a run calls at each evaluation: it took most of one."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -5,6 +5,7 @@ Imports nothing heavy at the top: every folder of tests has these fixtures, and 
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import sys
@@ -25,7 +26,9 @@ def nano(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The smallest model that can be trained, as a diffusers folder: for tests of a run's life."""
     from lorasmith.demo.miniature import make_model
 
-    return make_model(tmp_path_factory.mktemp("models") / "nano", size="nano")
+    made = make_model(tmp_path_factory.mktemp("models") / "nano", size="nano")
+    gc.freeze()  # as in tests/conftest.py: by now diffusers is loaded
+    return made
 
 
 @pytest.fixture(scope="session")

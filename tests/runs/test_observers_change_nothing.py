@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lorasmith.events import Evaluated
-from lorasmith.training import evaluation
+from lorasmith.training import evaluation, samples
 from tests.families.tiny import tiny_clip
 from tests.runs.workshop import Values, Workshop
 
@@ -61,6 +61,7 @@ def test_looking_at_every_step_or_never_same_bytes(
 ) -> None:
     """Samples, validation, CLIP and the control, after every step; the pictures held out are the same ones."""
     monkeypatch.setattr(evaluation, "MOST_SHARE", 1.0)
+    monkeypatch.setattr(samples, "STEPS", 3)  # nobody looks at the pictures
     blind, watched = make_workshop("blind"), make_workshop("watched")
     clip = tiny_clip(watched.folder / "clip")
     looking: Values = {
