@@ -24,8 +24,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             raise pytest.UsageError(f"{item.nodeid} is in several tiers: {', '.join(found)}")
 
 
-def pytest_collection_finish() -> None:
+@pytest.fixture(autouse=True, scope="module")
+def little_to_look_through() -> None:
     """Spares what is loaded by now the garbage collector, which a run calls at each evaluation: it took most of one."""
+    gc.collect()
     gc.freeze()
 
 
