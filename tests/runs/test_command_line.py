@@ -93,9 +93,9 @@ def test_stopped_by_a_signal_and_finished_without_a_word(make_workshop: MakeWork
     """Without a terminal, `--continue` does what is owed."""
     straight, stopped = make_workshop("straight"), make_workshop("stopped")
     options = ("--dropout", "0.1", "--lr-schedule", "cosine")
-    assert run(straight, "--new", "--steps", "60", *options) == 0
-    assert interrupted(stopped, 5, "--new", "--steps", "60", *options) == 5
-    assert 5 <= stopped.train_state()["step"] < 60
+    assert run(straight, "--new", "--steps", "150", *options) == 0
+    assert interrupted(stopped, 5, "--new", "--steps", "150", *options) == 5
+    assert 5 <= stopped.train_state()["step"] < 150
     assert run(stopped, "--continue") == 0
-    assert stopped.train_state()["step"] == 60
+    assert stopped.train_state()["step"] == 150
     assert stopped.digest() == straight.digest()
