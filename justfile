@@ -2,11 +2,15 @@
 
 default: lint test
 
-# The whole suite that needs no GPU.
+# The default suite: under four minutes on two cores.
 test:
     pytest -n 2 --dist loadfile
 
-# The part to run all day.
+# What else must hold on every push: .ci/run has it too.
+ci:
+    pytest -n 2 --dist loadfile -m ci
+
+# Without the runs: a minute.
 test-fast:
     pytest -n 2 --dist loadfile --ignore=tests/runs --ignore=tests/contracts
 
@@ -31,6 +35,6 @@ long:
 gpu:
     pytest -m gpu
 
-# What takes minutes: full-size random models.
+# What takes minutes: full-size random models, the demo from start to end.
 slow:
-    pytest -m slow
+    pytest -n 2 --dist loadfile -m slow

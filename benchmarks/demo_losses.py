@@ -41,12 +41,9 @@ def measure(folder: Path, *, seeds: int, steps: int) -> dict[str, dict[str, dict
     return found
 
 
-def _run(folder: Path, name: str, steps: int, *options: str) -> dict[str, dict[str, float]]:
-    command = [sys.executable, "-m", "lorasmith", "train", "--new", "--steps", str(steps), "--output", name, *options]
-    command += ["--evaluate-examples", str(EXAMPLES)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "LORASMITH_LANG": "en"}
-    subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
-    events = surviving(read_events(RunFolder(folder / name).ledger))
+def measured_in(run: RunFolder, steps: int) -> dict[str, dict[str, float]]:
+    """The picture losses at the end of a run of so many steps against their control."""
+    events = surviving(read_events(run.ledger))
     evaluated = [event for event in events if isinstance(event, Evaluated)]
     control = next(event for event in evaluated if event.is_control)
     (end,) = [event for event in evaluated if event.step == steps and not event.is_control]
@@ -63,6 +60,14 @@ def _run(folder: Path, name: str, steps: int, *options: str) -> dict[str, dict[s
             "held out alone": round(few[0] / few[1], 3),
         }
     return result
+
+
+def _run(folder: Path, name: str, steps: int, *options: str) -> dict[str, dict[str, float]]:
+    command = [sys.executable, "-m", "lorasmith", "train", "--new", "--steps", str(steps), "--output", name, *options]
+    command += ["--evaluate-examples", str(EXAMPLES)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "LORASMITH_LANG": "en"}
+    subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
+    return measured_in(RunFolder(folder / name), steps)
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """One thread everywhere: bytes depend on the thread count, and tests compare bytes. The suite may run under nohup."""
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -11,6 +12,23 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("LORASMITH_LANG", None)
 
 pytest_plugins = ["tests.runs.fixtures"]
+
+TIERS = ("ci", "slow", "long", "special", "gpu")  # a test that has none of these is in the default tier
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keeps every test in a single tier, so that a tier is what its marker selects."""
+    for item in items:
+        found = [name for name in TIERS if item.get_closest_marker(name)]
+        if len(found) > 1:
+            raise pytest.UsageError(f"{item.nodeid} is in several tiers: {', '.join(found)}")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def little_to_look_through() -> None:
+    """Spares what is loaded by now the garbage collector, which a run calls at each evaluation: it took most of one."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -152,12 +152,12 @@ def test_the_kernel_s_own_short_write_leaves_no_torn_line(tmp_path: Path) -> Non
 # -- torn tails ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kept", range(len(encode(step(2)))))
-def test_a_line_torn_anywhere_is_cut_off_before_the_next(tmp_path: Path, kept: int) -> None:
+def test_a_line_torn_anywhere_is_cut_off_before_the_next(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
-    path.write_bytes(encode(step(1)) + encode(step(2))[:kept])
-    written(path, [step(3)])
-    assert path.read_bytes() == encode(step(1)) + encode(step(3))
+    for kept in range(len(encode(step(2)))):
+        path.write_bytes(encode(step(1)) + encode(step(2))[:kept])
+        written(path, [step(3)])
+        assert path.read_bytes() == encode(step(1)) + encode(step(3)), kept
 
 
 @pytest.mark.parametrize("content", [b"", encode(step(1)), b"no newline at all", b"\0" * 512])

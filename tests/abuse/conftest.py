@@ -13,22 +13,22 @@ from tests.runs.workshop import Workshop
 
 
 @pytest.fixture(scope="session")
-def single(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def single(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The miniature as one file that describes itself."""
-    return to_single_file(miniature, tmp_path_factory.mktemp("single") / "model.safetensors", with_configs=True)
+    return to_single_file(base_model, tmp_path_factory.mktemp("single") / "model.safetensors", with_configs=True)
 
 
 @pytest.fixture(scope="session")
-def pickled(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The miniature as torch pickles it."""
-    return to_single_file(miniature, tmp_path_factory.mktemp("pickled") / "model.ckpt", with_configs=False)
+def pickled(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model as torch pickles it."""
+    return to_single_file(base_model, tmp_path_factory.mktemp("pickled") / "model.ckpt", with_configs=False)
 
 
 @pytest.fixture(scope="session")
-def desk(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+def desk(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     folder = tmp_path_factory.mktemp("desk")
     draw_pictures(folder / "lora_train_set", 3, seed=1, size=(64, 64))
-    base = shutil.copytree(miniature, folder / "base")
+    base = shutil.copytree(base_model, folder / "base")
     with pytest.MonkeyPatch.context() as patch:
         made = Desk(folder, folder / "bad", Workshop(folder, base, patch))
         made.bad.mkdir()

@@ -61,16 +61,16 @@ def test_what_is_no_file(desk: Desk, bad: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["unet/config.json", "scheduler/scheduler_config.json", "tokenizer/vocab.json"])
-def test_a_folder_with_a_pipe_inside(desk: Desk, bad: Path, miniature: Path, name: str) -> None:
-    folder = shutil.copytree(miniature, bad / "model")
+def test_a_folder_with_a_pipe_inside(desk: Desk, bad: Path, base_model: Path, name: str) -> None:
+    folder = shutil.copytree(base_model, bad / "model")
     (folder / name).unlink()
     os.mkfifo(folder / name)
     refused(desk.folder, lambda: desk.new("fresh", base(folder)), "model_irregular")
 
 
 @pytest.mark.parametrize("name", ["unet/config.json", "tokenizer/vocab.json", "model_index.json"])
-def test_a_folder_with_a_giant_inside(desk: Desk, bad: Path, miniature: Path, name: str) -> None:
-    folder = shutil.copytree(miniature, bad / "model")
+def test_a_folder_with_a_giant_inside(desk: Desk, bad: Path, base_model: Path, name: str) -> None:
+    folder = shutil.copytree(base_model, bad / "model")
     with (folder / name).open("wb") as file:
         file.truncate(1 << 36)
     refused(desk.folder, lambda: desk.new("fresh", base(folder)), "model_damaged")
@@ -99,9 +99,9 @@ CONFIGS: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("file", "change"), CONFIGS, ids=[f"{file} {change}" for file, change in CONFIGS])
 def test_a_config_that_asks_for_the_moon(
-    desk: Desk, bad: Path, miniature: Path, file: str, change: dict[str, Any]
+    desk: Desk, bad: Path, base_model: Path, file: str, change: dict[str, Any]
 ) -> None:
-    folder = shutil.copytree(miniature, bad / "model")
+    folder = shutil.copytree(base_model, bad / "model")
     (folder / file).write_text(json.dumps(json.loads((folder / file).read_text()) | change))
     refused(desk.folder, lambda: desk.new("fresh", base(folder)), "model_damaged")
 
@@ -109,9 +109,9 @@ def test_a_config_that_asks_for_the_moon(
 @pytest.mark.parametrize(
     "change", [{"num_hidden_layers": None}, {"attention_head_dim": "x"}, {"down_block_types": ["os"]}]
 )
-def test_a_config_that_builds_nothing(bad: Path, miniature: Path, change: dict[str, Any]) -> None:
+def test_a_config_that_builds_nothing(bad: Path, base_model: Path, change: dict[str, Any]) -> None:
     """What no check foresees is what the library's constructor says: named too, by the worker."""
-    folder = shutil.copytree(miniature, bad / "model")
+    folder = shutil.copytree(base_model, bad / "model")
     component = "text_encoder" if "num_hidden_layers" in change else "unet"
     file = folder / component / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
@@ -127,8 +127,8 @@ def test_a_config_that_builds_nothing(bad: Path, miniature: Path, change: dict[s
 
 
 @pytest.mark.parametrize("places", ["../../../etc/passwd", "/etc/passwd", "a\0b", "x" * 5000, "\ud800"])
-def test_a_list_of_parts_that_leads_out(desk: Desk, bad: Path, miniature: Path, places: str) -> None:
-    folder = shutil.copytree(miniature, bad / "model")
+def test_a_list_of_parts_that_leads_out(desk: Desk, bad: Path, base_model: Path, places: str) -> None:
+    folder = shutil.copytree(base_model, bad / "model")
     whole = folder / "unet" / "diffusion_pytorch_model.safetensors"
     whole.unlink()
     whole.with_suffix(".safetensors.index.json").write_text(json.dumps({"weight_map": {"x": places}}))
@@ -187,8 +187,8 @@ def test_weights_that_are_no_numbers(bad: Path, single: Path, value: float, comp
     assert read_component(weights, others[component], torch.float32)
 
 
-def test_weights_that_are_no_numbers_end_the_start(desk: Desk, bad: Path, miniature: Path) -> None:
-    folder = shutil.copytree(miniature, bad / "model")
+def test_weights_that_are_no_numbers_end_the_start(desk: Desk, bad: Path, base_model: Path) -> None:
+    folder = shutil.copytree(base_model, bad / "model")
     file = folder / "unet" / "diffusion_pytorch_model.safetensors"
     tensors = safetensors.torch.load_file(file)
     tensors["conv_out.bias"][0] = float("nan")

@@ -25,13 +25,13 @@ ODD = ["a b'c\"d", "new\nline", "-rf", "e\u0301", "\x1b[2J%s{0}$(x)`y`", "x" * 2
 
 @pytest.mark.parametrize("name", ODD, ids=ascii)
 def test_a_run_of_odd_folders(
-    miniature: Path, shared_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    base_model: Path, shared_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """Where somebody stands, the pictures, and the run, all called so; begun, gone on with, begun anew."""
     folder = tmp_path / name
     draw_pictures(folder / name, 1, seed=1, size=(64, 64))
     (folder / ".lorasmith_cache").symlink_to(shared_cache)
-    workshop = Workshop(folder, miniature, monkeypatch, output=f"{name[:200]} out")
+    workshop = Workshop(folder, base_model, monkeypatch, output=f"{name[:200]} out")
     where = {("dataset", "folder"): name}
     assert workshop.new(1, where).exit_code == ExitCode.FINISHED
     assert workshop.go_on(1).exit_code == ExitCode.FINISHED
@@ -101,7 +101,7 @@ def test_names_that_are_no_text(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsysbinary: pytest.CaptureFixture[bytes],
-    miniature: Path,
+    base_model: Path,
     place: str,
 ) -> None:
     """The settings of a run are text: such a folder is refused, by a line that any terminal shows."""
@@ -111,7 +111,7 @@ def test_names_that_are_no_text(
     draw_pictures(here / data, 1, seed=1, size=(64, 64))
     monkeypatch.chdir(here)
     before = snapshot(tmp_path)
-    arguments = ["--base-model", str(miniature), "--data", data, "--output", odd if place == "output" else "out"]
+    arguments = ["--base-model", str(base_model), "--data", data, "--output", odd if place == "output" else "out"]
     assert main(["train", "--new", "--steps", "1", "--lang", "en", *arguments]) == ExitCode.BAD_INPUT
     said = capsysbinary.readouterr().err.decode()
     assert said.startswith("Error: `--") and "Traceback" not in said

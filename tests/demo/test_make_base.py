@@ -45,6 +45,7 @@ def made(work: Path, few_pictures: None) -> dict[str, nn.Module]:
     return make_base.make_base(work, TINY)
 
 
+@pytest.mark.ci
 def test_all_stages_from_nothing(made: dict[str, nn.Module], work: Path, tmp_path: Path) -> None:
     stored = torch.load(work / "latents.pt", weights_only=True)
     assert stored["latents"].shape == (40, 4, 16, 16)
@@ -59,6 +60,7 @@ def test_all_stages_from_nothing(made: dict[str, nn.Module], work: Path, tmp_pat
     assert sum(file.stat().st_size for file in folder.rglob("*")) < 20 * 2**20
 
 
+@pytest.mark.ci
 def test_a_copy_of_the_text_tower_is_trained_on_and_the_pair_stays(made: dict[str, nn.Module]) -> None:
     pair, encoder = made["clip"].state_dict(), made["text_encoder"].state_dict()
     name = next(one for one in encoder if one.endswith("layers.0.mlp.fc1.weight"))
@@ -67,6 +69,7 @@ def test_a_copy_of_the_text_tower_is_trained_on_and_the_pair_stays(made: dict[st
     assert torch.allclose(beside, encoder[name], atol=0.01)
 
 
+@pytest.mark.ci
 def test_interrupted_it_makes_the_same_model(made: dict[str, nn.Module], few_pictures: None, tmp_path: Path) -> None:
     make_base.make_base(tmp_path, TINY, stages=("vae",))
     make_base.make_base(tmp_path, TINY, stages=("clip",))
@@ -76,6 +79,7 @@ def test_interrupted_it_makes_the_same_model(made: dict[str, nn.Module], few_pic
             assert torch.equal(tensor, again[name].state_dict()[key]), (name, key)
 
 
+@pytest.mark.ci
 def test_a_written_folder_stands_in_for_the_stages_before(
     made: dict[str, nn.Module], few_pictures: None, tmp_path: Path
 ) -> None:

@@ -134,7 +134,7 @@ def slow() -> None:
 
 
 def poison(where: str) -> None:
-    """From the bad step on, each time it is done: not a number in its loss or gradient, or in a weight before it."""
+    """From the bad step on, each time it is done: not a number in its gradient, or in a weight before it."""
     from lorasmith.training import step
 
     real = step._sum_gradients
@@ -142,16 +142,16 @@ def poison(where: str) -> None:
     def poisoned(state: Any, parts: Any, number: int, beat: Any) -> Any:
         if number == BAD_STEP and where == "weight":
             state.adapter.flat[7] = float("nan")
-        epoch, loss, ids = real(state, parts, number, beat)
+        found = real(state, parts, number, beat)
         if number == BAD_STEP and where == "gradient":
             state.adapter.gradient()[7] = float("nan")
-        return epoch, loss * float("nan") if number == BAD_STEP and where == "loss" else loss, ids
+        return found
 
     step._sum_gradients = poisoned
 
 
-def short_of_memory(fails: Callable[[int, int], bool]) -> None:
-    """The forward of a slice fails where `fails` says so, by its size and the forwards so far."""
+def short_of_memory() -> None:
+    """Every forward but the first fails."""
     from lorasmith.training import step
 
     real = step.losses_of
@@ -160,7 +160,7 @@ def short_of_memory(fails: Callable[[int, int], bool]) -> None:
     def losses_of(parts: Any, batch: Any, draw: Any) -> Any:
         nonlocal calls
         calls += 1
-        if fails(len(batch), calls):
+        if calls >= 2:
             raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] data. DefaultCPUAllocator: can't allocate memory")
         return real(parts, batch, draw)
 
@@ -170,11 +170,9 @@ def short_of_memory(fails: Callable[[int, int], bool]) -> None:
 # What comes again with each worker.
 LASTING: dict[str, Callable[[], None]] = {
     "slow": slow,
-    "loss": lambda: poison("loss"),
     "gradient": lambda: poison("gradient"),
     "weight": lambda: poison("weight"),
-    "memory once": lambda: short_of_memory(lambda _, calls: calls == 2),
-    "memory": lambda: short_of_memory(lambda _, calls: calls >= 2),
+    "memory": short_of_memory,
 }
 # name -> (what is done to the worker, the phase it is silent in, a name that its stack must hold)
 HANGS: dict[str, tuple[Callable[[], None], str, str]] = {

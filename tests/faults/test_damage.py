@@ -52,12 +52,12 @@ class Shelf:
 
 
 @pytest.fixture(scope="module")
-def shelf(miniature: Path, shared_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
+def shelf(base_model: Path, shared_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
     folder = tmp_path_factory.mktemp("shelf")
     (folder / ".lorasmith_cache").symlink_to(shared_cache)
     draw_pictures(folder / "lora_train_set", 4, seed=1, size=(64, 64))
     with pytest.MonkeyPatch.context() as patch:
-        workshop, other = Workshop(folder, miniature, patch), Workshop(folder, miniature, patch, output="other")
+        workshop, other = Workshop(folder, base_model, patch), Workshop(folder, base_model, patch, output="other")
         workshop.new(2, SMALL)
         other.new(2, {**SMALL, ("", "seed"): 7})
         newest, before, _ = (state.path for state in find_states(workshop.run.root)[0])

@@ -1,6 +1,6 @@
 """How a run ends that cannot end well, or does not want to: through the command line, to exit code and report.
 
-(tests/runs/test_supervision.py has the same without command line and report, and more of it.) By default over
+(tests/runs/test_supervision.py has the same without command line and report, and more of it.) `-m ci` over
 tests/runtime/child.py, which takes no torch to start; `-m long` has the worker itself.
 """
 
@@ -72,10 +72,14 @@ def ended(workshop: Workshop, count: int, *options: str, how: str = "", fault: s
 
 
 def of_both(mode: str, worker: str) -> Sequence[Any]:
-    """The child by default, the worker in the long suite."""
-    return [pytest.param(f"child:{mode}", id="child"), pytest.param(f"worker:{worker}", id="worker", marks=LONG)]
+    """The child on every push, the worker in the long suite."""
+    return [
+        pytest.param(f"child:{mode}", id="child", marks=pytest.mark.ci),
+        pytest.param(f"worker:{worker}", id="worker", marks=LONG),
+    ]
 
 
+@pytest.mark.ci
 def test_one_that_is_done_and_does_not_leave(workshop: Workshop) -> None:
     """The worker itself, and the program as it is: its last word is on the disk, and its process hangs."""
     ending = ended(workshop, 2, fault="worker.told:1:hang")
@@ -135,6 +139,7 @@ def test_the_bytes_of_one_that_died_six_times(make_workshop: Callable[[str], Wor
     assert unlucky.digest() == undisturbed.digest()
 
 
+@pytest.mark.ci
 @pytest.mark.skipif(sys.platform != "linux", reason="the size of a pipe is set")
 @pytest.mark.parametrize("is_heard", [True, False])
 def test_one_that_nobody_listens_to(workshop: Workshop, is_heard: bool) -> None:

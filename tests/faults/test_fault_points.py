@@ -51,7 +51,7 @@ Stages = dict[str, Stage | Followed]
 
 
 @pytest.fixture(scope="module")
-def stages(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stages]:
+def stages(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stages]:
     from lorasmith.demo.miniature import draw_pictures
     from lorasmith.reports import loss_log, tensorboard  # noqa: F401 - before the fork
 
@@ -69,7 +69,7 @@ def stages(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             else:
                 (folder / "lora_train_set").symlink_to(pictures)  # and the cache lies beside where that leads
             kind = LookedAtStage if scene.name == LOOKED_AT else Stage
-            made[scene.name] = kind(scene, Workshop(folder, miniature, patch), place)
+            made[scene.name] = kind(scene, Workshop(folder, base_model, patch), place)
         cold = made["cold"]
         assert isinstance(cold, Stage)
         made["followed"] = Followed(cold.events, place)
@@ -133,16 +133,19 @@ def check_all(stages: Stages, chosen: list[tuple[str, str]]) -> None:
     assert not failed, f"{len(failed)} of {len(chosen)} cases (FAULT_SEED={SEED}):\n" + "\n".join(failed)
 
 
+@pytest.mark.ci
 def test_every_point_is_reached_by_a_small_run(stages: Stages) -> None:
     assert {point for _, point, _ in cases(stages)} == set(POINTS)
 
 
+@pytest.mark.ci
 def test_going_on_after_a_damaged_state_equals_a_run_without_one(stages: Stages) -> None:
     """The scenes are no worlds of their own: one target, one result."""
     assert stages["continued"].expected == stages["new"].expected == stages["other_disk"].expected
     assert stages["cold"].expected == stages["new"].expected
 
 
+@pytest.mark.ci
 @pytest.mark.timeout(900)  # each case has its own
 def test_each_point_once(stages: Stages) -> None:
     case = os.environ.get("FAULT_CASE", "")
@@ -166,12 +169,14 @@ def save_in_place(state: TrainState, run: RunFolder, facts: StateFacts, *, prefi
     return final, ""
 
 
+@pytest.mark.ci
 def test_a_writer_in_place_would_be_found(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "save_state", save_in_place)
     with pytest.raises(AssertionError):
         check_one(stages, "new", "state.file:8:kill")
 
 
+@pytest.mark.ci
 def test_a_state_without_its_optimizer_would_be_found(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
     restore = TrainState.restore
 

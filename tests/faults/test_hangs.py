@@ -82,7 +82,10 @@ def check(make_workshop: MakeWorkshop, name: str, launch_it: Launch, stall: floa
     assert workshop.digest() == undisturbed.digest()
 
 
-@pytest.mark.parametrize("name", [name for name in HANGS if name != "load"])  # that one waits long, as "cache" does
+@pytest.mark.parametrize(
+    "name",  # but "load": that one waits long, as "cache" does
+    [pytest.param(name, marks=[] if name == "save" else pytest.mark.ci) for name in HANGS if name != "load"],
+)
 def test_a_hang_is_found_and_mended(make_workshop: MakeWorkshop, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "ASK_SECONDS", 0.2)
     monkeypatch.setattr(processes, "TERMINATE_SECONDS", 0.2)
@@ -96,6 +99,7 @@ def test_a_hang_of_a_python_of_its_own(make_workshop: MakeWorkshop, name: str) -
     check(make_workshop, name, apart(name), stall=5.0)
 
 
+@pytest.mark.ci
 def test_one_that_only_became_slow_is_not_touched(make_workshop: MakeWorkshop) -> None:
     """Ten times as slow as its own first steps, slower than --stall-timeout and over the time of the whole run; a step
     is one micro-batch."""

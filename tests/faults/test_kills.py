@@ -42,7 +42,7 @@ pytestmark = [
 
 SEED = int(os.environ.get("FAULT_SEED", "1"))
 ONLY = os.environ.get("FAULT_RUN", "")
-KILLS = 20
+SOME_KILLS, KILLS = 4, 20
 MANY_KILLS = int(os.environ.get("FAULT_RUNS", "200"))
 MOST_A_RUN = 10
 REPEATS = {0: 1, 1: 1, 2: 1, 3: 2, 4: 2, 5: 2, 6: 2}  # of the workshop's pictures, by example id
@@ -223,12 +223,15 @@ def hits_of(done: Sequence[KilledRun]) -> int:
     return sum(len(one.kills) for one in done)
 
 
-def test_twenty_kills(make_workshop: MakeWorkshop) -> None:
-    kill_all(make_workshop, FORKED, KILLS)
+@pytest.mark.parametrize("kills", [SOME_KILLS, pytest.param(KILLS, marks=pytest.mark.ci)])
+def test_kills(make_workshop: MakeWorkshop, kills: int) -> None:
+    kill_all(make_workshop, FORKED, kills)
 
 
 @pytest.mark.parametrize(
-    "kills", [KILLS_WHILE_LOOKING, pytest.param(MANY_KILLS, marks=pytest.mark.long)], ids=["some", "many"]
+    "kills",
+    [pytest.param(KILLS_WHILE_LOOKING, marks=pytest.mark.ci), pytest.param(MANY_KILLS, marks=pytest.mark.long)],
+    ids=["some", "many"],
 )
 def test_kills_of_runs_that_are_looked_at(
     make_workshop: MakeWorkshop, monkeypatch: pytest.MonkeyPatch, kills: int

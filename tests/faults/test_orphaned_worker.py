@@ -38,6 +38,7 @@ def started(workshop: Workshop, *arguments: str) -> ForkedProgram:
         return ForkedProgram(workshop, typed(workshop, *arguments), output)
 
 
+@pytest.mark.ci
 def test_an_orphan_leaves_its_last_look_to_the_next_start(
     make_workshop: Callable[[str], Workshop], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -68,6 +69,7 @@ def test_an_orphan_leaves_its_last_look_to_the_next_start(
     check_best(workshop)
 
 
+@pytest.mark.ci
 def test_it_saves_and_leaves_and_nothing_is_done_twice(make_workshop: Callable[[str], Workshop]) -> None:
     workshop, undisturbed = make_workshop("orphaned"), make_workshop("undisturbed")
     program = started(workshop, "--new", "--steps", "100000", *OPTIONS)

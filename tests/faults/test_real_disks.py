@@ -233,6 +233,7 @@ def refused(workshop: Workshop, arguments: tuple[str, ...], before: Callable[[],
     assert tree(workshop.folder) == held
 
 
+@pytest.mark.ci
 @pytest.mark.skipif(sys.platform != "linux", reason="the rights of root are dropped as Linux has it")
 def test_a_folder_without_permission(workshop: Workshop) -> None:
     workshop.new(1)
@@ -259,7 +260,7 @@ def test_a_disk_that_is_mounted_read_only(small: Workshop) -> None:
 # -- many starts -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("count", [8, pytest.param(50, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [pytest.param(8, marks=pytest.mark.ci), pytest.param(50, marks=pytest.mark.long)])
 def test_of_many_starts_at_once_one_runs(make_workshop: Callable[[str], Workshop], count: int) -> None:
     """The others end with exit 3, and not a line, state, folder or byte is theirs."""
     undisturbed, workshop = make_workshop("undisturbed"), make_workshop("rushed")

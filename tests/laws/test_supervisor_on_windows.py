@@ -10,6 +10,7 @@ import pytest
 PROJECT = Path(__file__).parents[2]
 
 
+@pytest.mark.ci
 @pytest.mark.skipif(os.name == "nt", reason="there the supervisor's own tests are the proof")
 def test_the_supervisor_without_fcntl_killpg_and_sigkill() -> None:
     options = ["-q", "-p", "tests.runtime.as_on_windows", "-p", "no:cacheprovider"]

@@ -16,7 +16,7 @@ from tests.runs.workshop import Outcome, Workshop
 def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workshop]:
     """A folder with a cache of its own."""
     draw_pictures(tmp_path / "lora_train_set", 5, seed=3, size=(64, 64))
-    yield Workshop(tmp_path, make_model(tmp_path / "base"), monkeypatch)
+    yield Workshop(tmp_path, make_model(tmp_path / "base", size="nano"), monkeypatch)
 
 
 def encoded(outcome: Outcome) -> int:

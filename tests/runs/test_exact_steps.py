@@ -22,7 +22,7 @@ HISTORY = (("new", 5, 5), ("continue", 4, 9), ("stop", 20, 12), ("continue", Non
 
 def of_both_suites() -> list[Any]:
     """Each number at least once by default."""
-    slow = {(1, 3), (2, 3)}
+    slow = {(1, 3), (2, 3), (3, 1)}
     pairs = [(batch_size, accumulation) for batch_size in BATCH_SIZES for accumulation in ACCUMULATION]
     return [pytest.param(*one, marks=[pytest.mark.slow] if one in slow else []) for one in pairs]
 

@@ -1,6 +1,7 @@
 """On a CUDA device, where losses are read one step late: the same bytes after a stop, and whoever is looking on."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +19,12 @@ pytestmark = [
 
 
 CUDA: Values = {("machine", "device"): "cuda", ("adapter", "dropout"): 0.2, ("training", "batch_size"): 2}
+
+
+@pytest.fixture(scope="module")
+def base_model(miniature: Path) -> Path:
+    """Bytes are compared: three levels, as the real model has more than two."""
+    return miniature
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])

@@ -23,6 +23,12 @@ VALUES = {
 STEP = 3
 
 
+@pytest.fixture(scope="module")
+def base_model(miniature: Path) -> Path:
+    """Bytes are compared: three levels, as the real model has more than two."""
+    return miniature
+
+
 @pytest.fixture
 def loaded(workshop: Workshop) -> Loaded:
     stage(workshop.start_new(4, VALUES))

@@ -1,11 +1,12 @@
 """P3: how often something is saved, exported, measured, logged or shown does not change one bit of the weights."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from lorasmith.events import Evaluated
-from lorasmith.training import evaluation
+from lorasmith.training import evaluation, samples
 from tests.families.tiny import tiny_clip
 from tests.runs.workshop import Values, Workshop
 
@@ -22,6 +23,12 @@ CADENCES: dict[str, Values] = {
         ("export", "state_prefix"): "狀態目錄",
     },
 }
+
+
+@pytest.fixture(scope="module")
+def base_model(miniature: Path) -> Path:
+    """Bytes are compared: three levels, as the real model has more than two."""
+    return miniature
 
 
 @pytest.mark.parametrize("cadence", CADENCES.values(), ids=CADENCES)
@@ -54,6 +61,7 @@ def test_looking_at_every_step_or_never_same_bytes(
 ) -> None:
     """Samples, validation, CLIP and the control, after every step; the pictures held out are the same ones."""
     monkeypatch.setattr(evaluation, "MOST_SHARE", 1.0)
+    monkeypatch.setattr(samples, "STEPS", 3)  # nobody looks at the pictures
     blind, watched = make_workshop("blind"), make_workshop("watched")
     clip = tiny_clip(watched.folder / "clip")
     looking: Values = {

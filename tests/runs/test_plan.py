@@ -71,6 +71,7 @@ def own_cache(workshop: Workshop) -> Workshop:
     return workshop
 
 
+@pytest.mark.ci
 def test_a_run_writes_what_was_planned(own_cache: Workshop) -> None:
     start = own_cache.start_new(5, EVALUATED)
     before, times = tree(own_cache.folder), written_at(own_cache.folder)

@@ -29,10 +29,10 @@ FRESH, USED = "deep/down/fresh", "lora_output"
 
 
 @pytest.fixture(scope="module")
-def desk(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+def desk(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     folder = tmp_path_factory.mktemp("desk")
     draw_pictures(folder / "lora_train_set", 3, seed=1, size=(64, 64))
-    base = shutil.copytree(miniature, folder / "base")
+    base = shutil.copytree(base_model, folder / "base")
     with pytest.MonkeyPatch.context() as patch:
         made = Desk(folder, folder / "bad", Workshop(folder, base, patch))
         assert made.workshop.new(2).exit_code == ExitCode.FINISHED

@@ -13,13 +13,17 @@ from lorasmith.run_folder import RunFolder
 from tests.runs.watched import Process
 from tests.runs.workshop import tree
 
+CI = pytest.mark.ci
+
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunFolder:
     return RunFolder(tmp_path / "lora_output")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, *(pytest.param(one, marks=CI) for one in (signal.SIGTERM, signal.SIGHUP))]
+)
 def test_a_signal_is_a_stop_request(run: RunFolder, number: signal.Signals) -> None:
     with Process("obedient", run, 1000) as watched:
         watched.read_until("StepCompleted 2")
@@ -42,6 +46,7 @@ def test_a_second_ctrl_c_kills(run: RunFolder) -> None:
         assert [event.status for event in watched.said(WorkerEnded)] == [-signal.SIGKILL]
 
 
+@pytest.mark.ci
 def test_what_comes_in_twos_by_itself_is_one_stop_request(run: RunFolder) -> None:
     """A terminal that is closed; a launcher that passes on a Ctrl+C which came to the whole group already."""
     with Process("obedient", run, 100_000) as watched:
@@ -52,6 +57,7 @@ def test_what_comes_in_twos_by_itself_is_one_stop_request(run: RunFolder) -> Non
         assert [event.status for event in watched.said(WorkerEnded)] == [ExitCode.STOPPED]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("mode", "exit_code"),
     [("obedient", ExitCode.FINISHED), ("silent", ExitCode.NO_RESOURCE), ("lingers", ExitCode.FINISHED)],
@@ -63,6 +69,7 @@ def test_ends(run: RunFolder, mode: str, exit_code: ExitCode) -> None:
         assert sum(line.startswith("CacheProgress") for line in watched.lines) == 1
 
 
+@pytest.mark.ci
 def test_killed_before_there_was_a_run(run: RunFolder) -> None:
     with Process("dies_early", run, 5) as watched:
         assert watched.end() == ExitCode.CRASHED

@@ -1,6 +1,7 @@
 """Hangs, crashes, slow runs and orphans: a real supervisor process over a small real child; no torch anywhere.
 
-(tests/runs/test_stop_signals.py: what a person or the system asks for.)
+(tests/runs/test_stop_signals.py: what a person or the system asks for.) Some by default; a clock that the test sets has
+the others there, in tests/runs/test_restarts.py.
 """
 
 import os
@@ -12,12 +13,13 @@ from pathlib import Path
 import pytest
 
 from lorasmith.errors import ExitCode
-from lorasmith.events import GivenUp, LimitRaised, RunStopped, StepCompleted, Warned, WorkerHung, WorkerRestarted
+from lorasmith.events import GivenUp, RunStopped, StepCompleted, Warned, WorkerHung, WorkerRestarted
 from lorasmith.ledger import read_events
 from lorasmith.locking import facts_of_holder
 from lorasmith.run_folder import RunFolder
 from tests.runs.watched import Process, alive
 
+CI = pytest.mark.ci
 STALL = 0.4  # seconds; loading has six times as long
 
 
@@ -29,10 +31,10 @@ def run(tmp_path: Path) -> RunFolder:
 @pytest.mark.parametrize(
     ("mode", "phase", "limit", "steps"),
     [
-        ("stops", "step", STALL, [1, 2, 3, 4, 5]),
+        pytest.param("stops", "step", STALL, [1, 2, 3, 4, 5], marks=CI),
         ("sleeps", "step", STALL, [1, 2, 3, 4, 5]),
-        ("sleeps_saving", "saving", STALL, [1, 2, 3, 3, 4, 5]),
-        ("sleeps_loading", "loading", 6 * STALL, [1, 2, 3, 4, 5]),
+        pytest.param("sleeps_saving", "saving", STALL, [1, 2, 3, 3, 4, 5], marks=CI),
+        pytest.param("sleeps_loading", "loading", 6 * STALL, [1, 2, 3, 4, 5], marks=CI),
     ],
 )
 def test_a_hang_is_found_and_mended(run: RunFolder, mode: str, phase: str, limit: float, steps: list[int]) -> None:
@@ -53,6 +55,7 @@ def test_a_hang_is_found_and_mended(run: RunFolder, mode: str, phase: str, limit
         assert restarted.step == (None if phase == "loading" else 2)
 
 
+@pytest.mark.ci
 def test_one_that_hangs_again_and_again_is_given_up(run: RunFolder) -> None:
     """The first failure made progress, three restarts did not."""
     with Process("sleeps_always", run, 5, stall_timeout=0.2, quick=1) as watched:
@@ -71,56 +74,14 @@ def test_a_crash_is_mended(run: RunFolder) -> None:
         assert (restarted.after, restarted.step, restarted.reason) == ("crashed", 2, "exit status -9")
 
 
-def test_a_crash_that_comes_back_is_given_up(run: RunFolder) -> None:
-    with Process("dies_always", run, 5) as watched:
-        assert watched.end() == ExitCode.CRASHED
-        assert [event.in_vain for event in watched.said(WorkerRestarted)] == [1, 2, 3]
-        assert [event.code for event in watched.said(GivenUp)] == ["crashed_again"]
-        assert watched.steps() == [1, 2]
-
-
-def test_one_that_gets_further_each_time_finishes(run: RunFolder) -> None:
-    with Process("moves_on", run, 13) as watched:
-        assert watched.end() == ExitCode.FINISHED
-        assert watched.steps() == list(range(1, 14))
-        assert [event.in_vain for event in watched.said(WorkerRestarted)] == [1] * 6
-
-
+@pytest.mark.ci
 def test_no_restart_is_heeded(run: RunFolder) -> None:
     with Process("dies", run, 5, no_restart=1) as watched:
         assert watched.end() == ExitCode.CRASHED
         assert watched.said(WorkerRestarted) == [] and watched.said(GivenUp) == []
 
 
-def test_a_heart_that_beats_while_no_step_completes(run: RunFolder) -> None:
-    """The mission's third test: the time of the whole run is up, and nothing of it was a step."""
-    with Process("spins", run, 5, stall_timeout=0.3, max_seconds_per_step=0.1, quick=1) as watched:
-        assert watched.end() == ExitCode.STUCK
-        (given_up,) = watched.said(GivenUp)
-        assert (given_up.code, given_up.fields["step"]) == ("run_limit", 2)
-        assert watched.said(WorkerHung) == [] and watched.said(WorkerRestarted) == []
-        assert time.monotonic() - watched.began < 6 * 0.3 + 15
-
-
-def test_a_slow_run_that_moves_is_not_touched(run: RunFolder) -> None:
-    """Ten times as slow as its first steps, and over the time of the whole run: more time is all it gets."""
-    with Process("slows", run, 8, stall_timeout=0.15, max_seconds_per_step=0.01) as watched:
-        assert watched.end() == ExitCode.FINISHED
-        assert watched.steps() == list(range(1, 9))
-        assert watched.said(WorkerHung) == []
-        (raised,) = watched.said(LimitRaised)
-        assert raised.spent_seconds >= 0.9 and raised.limit_seconds > raised.spent_seconds
-
-
-def test_done_and_does_not_leave(run: RunFolder) -> None:
-    with Process("lingers", run, 5) as watched:
-        watched.read_until("RunStopped")
-        began = time.monotonic()
-        assert watched.end() == ExitCode.FINISHED
-        assert 2.0 <= time.monotonic() - began < 5.0
-
-
-@pytest.mark.parametrize("is_deaf", [False, True])
+@pytest.mark.parametrize("is_deaf", [pytest.param(False, marks=CI), True])
 def test_a_start_ends_an_orphan_and_goes_on(run: RunFolder, is_deaf: bool) -> None:
     """The worker lives, its supervisor does not: what it did up to its end counts, and what it says is not taken for
     the new one's word."""
@@ -147,6 +108,7 @@ def test_a_start_ends_an_orphan_and_goes_on(run: RunFolder, is_deaf: bool) -> No
             assert ends == ([(2, 0)] if is_deaf else [(1, 5), (2, 0)])
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("is_frozen", [False, True])
 def test_the_last_word_of_an_orphan_that_was_loading_is_not_the_new_worker_s(run: RunFolder, is_frozen: bool) -> None:
     """Both are the first attempt of a new run, and speak in the same staging folder: the orphan is gone, with all it
@@ -166,6 +128,7 @@ def test_the_last_word_of_an_orphan_that_was_loading_is_not_the_new_worker_s(run
             assert ends == [0]
 
 
+@pytest.mark.ci
 def test_no_two_workers_at_once(run: RunFolder) -> None:
     """A second start while the first is watched over is refused, and one worker is all there ever is."""
     with Process("obedient", run, 100_000) as first:
@@ -177,6 +140,7 @@ def test_no_two_workers_at_once(run: RunFolder) -> None:
         assert {event.attempt for event in read_events(run.ledger)} == {1}
 
 
+@pytest.mark.ci
 @pytest.mark.skipif(sys.platform == "win32", reason="groups of processes are told otherwise there")
 def test_a_supervisor_that_was_itself_stopped_holds_nothing_against_its_worker(run: RunFolder) -> None:
     """Longer than any limit, with the worker stopped too, as when a laptop sleeps."""

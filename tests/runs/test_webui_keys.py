@@ -20,6 +20,12 @@ from tests.runs.workshop import Workshop, load, stage
 STRONG = {("optimizer", "lr"): 3e-2, ("training", "max_grad_norm"): 0.0, ("training", "batch_size"): 2}
 
 
+@pytest.fixture(scope="module")
+def base_model(miniature: Path) -> Path:
+    """Numbers are compared: three levels, as the real model has more than two."""
+    return miniature
+
+
 def trained(workshop: Workshop, save_precision: str, values: Mapping[Any, Any] = STRONG) -> Loaded:
     """A few strong steps, exported; and the run loaded again from its state."""
     settings = {**values, ("export", "save_precision"): save_precision}

@@ -41,7 +41,6 @@ MODES = {
     "sleeps_saving": "sleeps while it saves, once",
     "waits_loading": "does not get beyond loading, and says that it was asked to stop",
     "spins": "beats, but completes nothing from the bad step on",
-    "slows": "takes ten times as long from the bad step on",
 }
 
 
@@ -121,8 +120,7 @@ class Child:
         while self.mode == "spins" and step >= BAD_STEP:
             time.sleep(STEP_SECONDS)
             self.heart.beat(step - 1, "step")
-        seconds = STEP_SECONDS * (10 if self.mode == "slows" and step >= BAD_STEP else 1)
-        time.sleep(seconds)
+        time.sleep(STEP_SECONDS)
         self.heart.beat(step - 1, "step", micro_batches=1)
         self.say(
             StepCompleted,
@@ -132,7 +130,7 @@ class Child:
             lr={"denoiser": 1e-4},
             grad_norm=1.0,
             example_ids=[0],
-            seconds=seconds,
+            seconds=STEP_SECONDS,
             peak_memory=0,
         )
         self.heart.beat(step, "step")

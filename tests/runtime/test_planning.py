@@ -78,8 +78,8 @@ def test_times_seen_is_the_missions_for_plain_settings() -> None:
     assert times_seen(500, 2 * 3.0, 10, 200) == 150  # steps x batch x accumulation x its repeats / the sum of repeats
 
 
-def test_pictures_and_passes(folder: Path, miniature: Path) -> None:
-    plan = planned(folder, miniature, 33)
+def test_pictures_and_passes(folder: Path, base_model: Path) -> None:
+    plan = planned(folder, base_model, 33)
     assert (plan.pictures, plan.repeats, plan.batches_per_epoch, plan.held_out) == (7, 11, 11, 0)
     assert plan.epochs == 3
     assert plan.times_seen == (3, 6)
@@ -91,23 +91,23 @@ def test_pictures_and_passes(folder: Path, miniature: Path) -> None:
     assert (plan.first_step, plan.stop_at, plan.steps, plan.is_new) == (0, 33, 33, True)
 
 
-def test_batches_that_are_not_full_are_not_counted_as_full(folder: Path, miniature: Path) -> None:
+def test_batches_that_are_not_full_are_not_counted_as_full(folder: Path, base_model: Path) -> None:
     """8 = 3 + 3 + 2 and 3: four batches a pass, so 8 steps are two passes, where 8 x 3 / 11 would say 2.2."""
-    plan = planned(folder, miniature, 8, {("training", "batch_size"): 3})
+    plan = planned(folder, base_model, 8, {("training", "batch_size"): 3})
     assert (plan.batches_per_epoch, plan.epochs) == (4, 2)
     assert plan.times_seen == (2, 4)
-    doubled = planned(folder, miniature, 8, {("training", "batch_size"): 3, ("training", "accumulation_steps"): 2})
+    doubled = planned(folder, base_model, 8, {("training", "batch_size"): 3, ("training", "accumulation_steps"): 2})
     assert (doubled.epochs, doubled.times_seen) == (4, (4, 8))
 
 
-def test_held_out_pictures_are_not_seen(folder: Path, miniature: Path) -> None:
-    plan = planned(folder, miniature, 10, {("dataset", "hold_out"): 2})
+def test_held_out_pictures_are_not_seen(folder: Path, base_model: Path) -> None:
+    plan = planned(folder, base_model, 10, {("dataset", "hold_out"): 2})
     assert (plan.pictures, plan.held_out) == (5, 2)
     assert sum(one.pictures for one in plan.buckets) == 5
 
 
-def test_without_a_trial_nothing_is_made_up(folder: Path, miniature: Path) -> None:
-    plan = planned(folder, miniature, 10)
+def test_without_a_trial_nothing_is_made_up(folder: Path, base_model: Path) -> None:
+    plan = planned(folder, base_model, 10)
     assert (plan.time, plan.disk) == (None, None)
     assert plan.measured == Unmeasured("not_probed", {})
     counts = {Path(one.path).parent.name: (one.least, one.most) for one in plan.files if ".lorasmith_cache" in one.path}
@@ -115,11 +115,11 @@ def test_without_a_trial_nothing_is_made_up(folder: Path, miniature: Path) -> No
     assert counts["text"][0] == 0
 
 
-def test_time_is_the_sum_of_what_it_is_spent_on(folder: Path, miniature: Path) -> None:
+def test_time_is_the_sum_of_what_it_is_spent_on(folder: Path, base_model: Path) -> None:
     """All in one size and full batches, so a step is a step of the trial. Saved at 0, 4, 8 and 10, exported at 4, 8 and
     the end, evaluated at 4 and 10 and once without the LoRA."""
     values = {**EVALUATED, ("cadence", "save_every"): 4, ("dataset", "folder"): "lora_train_set/2_test"}
-    time = planned(folder, miniature, 10, values, measured=MEASURED).time
+    time = planned(folder, base_model, 10, values, measured=MEASURED).time
     assert time is not None
     assert time.starting == 10
     assert time.encoding == 2 + 6 * 0.5 + 4 * 0.25
@@ -140,31 +140,31 @@ def test_time_is_the_sum_of_what_it_is_spent_on(folder: Path, miniature: Path) -
         (5000, 1),
     ],
 )
-def test_evaluations_take_a_tenth_of_the_time(folder: Path, miniature: Path, every: int, made: int) -> None:
+def test_evaluations_take_a_tenth_of_the_time(folder: Path, base_model: Path, every: int, made: int) -> None:
     """3000 steps of 1 s."""
     values = {**EVALUATED, ("evaluation", "every"): every, ("dataset", "folder"): "lora_train_set/2_test"}
-    time = planned(folder, miniature, 3000, values, measured=MEASURED).time
+    time = planned(folder, base_model, 3000, values, measured=MEASURED).time
     assert time is not None
     assert time.evaluating == 1.5 + (made + 1) * 8.0
 
 
-def test_many_held_out_pictures_make_an_evaluation_longer(folder: Path, miniature: Path) -> None:
+def test_many_held_out_pictures_make_an_evaluation_longer(folder: Path, base_model: Path) -> None:
     values = {**EVALUATED, ("dataset", "hold_out"): 3, ("evaluation", "every"): 10}
-    time = planned(folder, miniature, 10, values, measured=MEASURED).time
+    time = planned(folder, base_model, 10, values, measured=MEASURED).time
     assert time is not None
     assert time.evaluating == pytest.approx(1.5 + 2 * 4.0 * (0.8 * 2 + 0.2 * 3))
 
 
-def test_without_evaluation_there_is_none(folder: Path, miniature: Path) -> None:
-    plan = planned(folder, miniature, 10, measured=MEASURED)
+def test_without_evaluation_there_is_none(folder: Path, base_model: Path) -> None:
+    plan = planned(folder, base_model, 10, measured=MEASURED)
     assert plan.time is not None and plan.disk is not None
     assert (plan.time.evaluating, plan.disk.samples) == (0, 0)
     assert not [one for one in plan.files if "samples" in one.path]
 
 
-def test_smaller_pictures_and_batches_take_their_share(folder: Path, miniature: Path) -> None:
+def test_smaller_pictures_and_batches_take_their_share(folder: Path, base_model: Path) -> None:
     values = {("training", "batch_size"): 2}
-    plan = planned(folder, miniature, 20, values, measured=MEASURED)
+    plan = planned(folder, base_model, 20, values, measured=MEASURED)
     largest = max(one.width * one.height for one in plan.buckets)
     pixels = sum(one.repeats * one.pictures * (64 * 64 if one.repeats == 2 else _other(plan)) for one in plan.folders)
     assert plan.time is not None
@@ -176,13 +176,13 @@ def _other(plan: RunPlan) -> int:
     return next(one.width * one.height for one in plan.buckets if one.width != one.height)
 
 
-def test_room_on_the_disk(folder: Path, miniature: Path) -> None:
+def test_room_on_the_disk(folder: Path, base_model: Path) -> None:
     values = {**EVALUATED, ("cadence", "save_every"): 4, ("cadence", "keep_states"): 2}
-    disk = planned(folder, miniature, 10, values, measured=MEASURED).disk
+    disk = planned(folder, base_model, 10, values, measured=MEASURED).disk
     assert disk is not None
     assert disk.cache == 6 * 1000 + 4 * 100
     assert disk.states == 2 * 30_000
-    all_kept = planned(folder, miniature, 10, values | {("cadence", "keep_states"): 5}, measured=MEASURED).disk
+    all_kept = planned(folder, base_model, 10, values | {("cadence", "keep_states"): 5}, measured=MEASURED).disk
     assert all_kept is not None and all_kept.states == 20_000 + 3 * 30_000
     assert disk.exports == 3 * 7_000
     assert disk.samples == (3 + 1) * 2 * 500
@@ -190,24 +190,24 @@ def test_room_on_the_disk(folder: Path, miniature: Path) -> None:
     assert disk.total == disk.cache + disk.states + disk.exports + disk.samples + disk.logs
 
 
-def test_a_disk_too_small_is_seen(folder: Path, miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not planned(folder, miniature, 10, measured=MEASURED).lacks_room
+def test_a_disk_too_small_is_seen(folder: Path, base_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not planned(folder, base_model, 10, measured=MEASURED).lacks_room
     monkeypatch.setattr(planning.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-    assert planned(folder, miniature, 10, measured=MEASURED).lacks_room
+    assert planned(folder, base_model, 10, measured=MEASURED).lacks_room
 
 
-def test_steps_nobody_named(folder: Path, miniature: Path) -> None:
-    start = started(folder, miniature, 1)
+def test_steps_nobody_named(folder: Path, base_model: Path) -> None:
+    start = started(folder, base_model, 1)
     found = planning.look(start)
     assert planning.with_suggested_steps(start, found).stop_at == 200
 
 
-def test_as_json(folder: Path, miniature: Path) -> None:
-    plan = planned(folder, miniature, 10, measured=MEASURED)
+def test_as_json(folder: Path, base_model: Path) -> None:
+    plan = planned(folder, base_model, 10, measured=MEASURED)
     plain = json.loads(json.dumps(as_plain(plan)))
     assert plain["steps"] == 10
     assert plain["time"]["total"] == pytest.approx(plan.time.total if plan.time else None)
     assert plain["disk"]["total"] == (plan.disk.total if plan.disk else None)
     assert plain["measured"]["peak_memory"] == 123
     assert len(plain["files"]) == len(plan.files)
-    assert json.loads(json.dumps(as_plain(planned(folder, miniature, 10))))["time"] is None
+    assert json.loads(json.dumps(as_plain(planned(folder, base_model, 10))))["time"] is None

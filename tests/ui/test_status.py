@@ -18,11 +18,12 @@ def test_everything_is_in_a_wide_line() -> None:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-@pytest.mark.parametrize("width", range(10, 130))
-def test_the_line_fits_any_width_and_always_says_the_step(language: str, width: int) -> None:
-    line = status_line(Words(language), PROGRESS, width=width, only_ascii=False)
-    assert cells(line) <= width
-    assert "120/500" in line
+def test_the_line_fits_any_width_and_always_says_the_step(language: str) -> None:
+    words = Words(language)
+    for width in range(10, 130):
+        line = status_line(words, PROGRESS, width=width, only_ascii=False)
+        assert cells(line) <= width
+        assert "120/500" in line
 
 
 def test_the_time_left_outlives_the_average_and_the_speed() -> None:

@@ -57,6 +57,7 @@ def children() -> list[str]:
     return found
 
 
+@pytest.mark.ci
 @pytest.mark.skipif(os.name == "nt", reason="Ctrl+C is sent through a pseudo-terminal")
 def test_a_real_server_answers_with_every_step_and_ends_with_ctrl_c(here: Path) -> None:
     import pexpect
@@ -92,6 +93,7 @@ def test_a_real_server_answers_with_every_step_and_ends_with_ctrl_c(here: Path) 
     assert children() == []
 
 
+@pytest.mark.ci
 @pytest.mark.skipif(not Path("/proc/self").exists() or os.name == "nt", reason="looks for processes in /proc")
 def test_a_closed_window_leaves_no_server_behind(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = made_run(here / "lora_output", [begun(1), *stepped(1, 1)])
