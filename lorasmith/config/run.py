@@ -46,6 +46,11 @@ class RunConfig(Section):
     watch: WatchConfig = WatchConfig()
     export: ExportConfig = ExportConfig()
 
+    @property
+    def evaluate_every(self) -> int:
+        """Steps between evaluations; 0 never."""
+        return self.cadence.save_every if self.evaluation.every is None else self.evaluation.every
+
     def identity_fields(self) -> dict[str, Any]:
         """What the tensors of a state depend on, by option name: a state refuses a run that differs in one of them."""
         return {

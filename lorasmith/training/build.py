@@ -20,7 +20,7 @@ from lorasmith.adapters import adapter_kind
 from lorasmith.adapters.base import Adapter, Attachment
 from lorasmith.config import RunConfig, dump_run_toml, load_run_toml
 from lorasmith.control import HeartbeatWriter, monotonic
-from lorasmith.data.cache import cache_folder
+from lorasmith.data.cache_folder import cache_folder
 from lorasmith.data.types import CachedExample, Example
 from lorasmith.errors import ModelError, ResumeError
 from lorasmith.events import DeviceChosen, Event, Warned
@@ -195,13 +195,8 @@ def _stepped_back(loaded: Loaded, step: int) -> list[Event]:
     return warnings
 
 
-def _evaluate_every(config: RunConfig) -> int:
-    """Steps; 0 never."""
-    return config.cadence.save_every if config.evaluation.every is None else config.evaluation.every
-
-
 def _chosen(config: RunConfig, trained: tuple[Example, ...], held_out: tuple[Example, ...]) -> Chosen:
-    if _evaluate_every(config) == 0:
+    if config.evaluate_every == 0:
         return NOTHING_CHOSEN
     return choose(trained, held_out, count=config.evaluation.examples, seed=config.seed)
 
@@ -254,7 +249,7 @@ def _evaluator(
     return Evaluator(
         run=run,
         attempt=told.attempt,
-        every=_evaluate_every(config),
+        every=config.evaluate_every,
         settings=config.evaluation,
         measured_on=measured_on,
         comparer=comparer,
