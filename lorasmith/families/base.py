@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor, device, dtype, nn
 
-from lorasmith.diffusion.noise_schedules import Draw, Noised
+from lorasmith.diffusion.noise_schedules import Draws, Noised
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -81,7 +81,7 @@ class ModelFamily(Protocol):
     ) -> dict[str, Tensor]:
         """As `encode_captions`, through the models being trained, with gradient."""
 
-    def add_noise(self, latents: Tensor, draw: Draw) -> Noised:
+    def add_noise(self, latents: Tensor, draw: Draws) -> Noised:
         """Pure: the same latents and draw give the same numbers. Asks for "noise" (normal) and "timestep" (uniform)."""
 
     def predict(self, models: Mapping[str, nn.Module], noised: Noised, conditioning: Mapping[str, Tensor]) -> Tensor:

@@ -173,6 +173,13 @@ class RunBatches:
         epoch, ids = self.order.batch_at(self.position(step, micro), self.state.origin.epoch)
         return epoch, collate(self.cached, ids, self.family.collate_conditioning)
 
+    def examples_in(self, step: int) -> int:
+        """How many examples the micro-batches of a step hold together."""
+        epoch = self.state.origin.epoch
+        return sum(
+            len(self.order.batch_at(self.position(step, micro), epoch)[1]) for micro in range(self.accumulation_steps)
+        )
+
     def epoch_of(self, step: int) -> int:
         """The epoch of the last micro-batch of a completed step; the first epoch before the first step."""
         if step <= self.state.origin.step:

@@ -78,6 +78,14 @@ def test_every_pass_holds_every_picture_as_often_as_it_repeats(loaded: Loaded) -
         assert {one: ids.count(one) for one in ids} == {0: 1, 1: 1, 2: 1, 3: 2, 4: 2, 5: 2, 6: 2}
 
 
+def test_the_examples_of_a_step_are_counted_beforehand(loaded: Loaded) -> None:
+    """Six batches an epoch, one of them with a single example; a pass ends within a step, so do its counts."""
+    batches = loaded.batches
+    found = [sum(len(batches.at(step, micro)[1]) for micro in range(2)) for step in range(1, 13)]
+    assert [batches.examples_in(step) for step in range(1, 13)] == found
+    assert set(found) == {3, 4}
+
+
 def test_epochs_of_steps(loaded: Loaded) -> None:
     assert [loaded.batches.epoch_of(step) for step in range(8)] == [1, 1, 1, 1, 2, 2, 2, 3]
 
