@@ -14,7 +14,7 @@ from lorasmith.config import Request, RunConfig, load_flat_toml
 from lorasmith.data.order import AUTO_FROM, is_taught
 from lorasmith.errors import ConfigError, ExitCode, LockedError, ResourceError
 from lorasmith.locking import is_held
-from lorasmith.messages import LANGUAGES, choose_language
+from lorasmith.messages import choose_language
 from lorasmith.run_folder import RunFolder, run_at
 from lorasmith.ui.commands import typed
 from lorasmith.ui.folder_settings import read_folder_settings, remember_base_model
@@ -180,7 +180,7 @@ class _Desk:
 def words_of(config: Values, line: CommandLine, words: Words) -> Words:
     """The language that --config names counts as asked for, unless the command line names one."""
     wish: Any = config.get(LANG, "")
-    if line.values.get(LANG) or wish not in LANGUAGES:
+    if line.values.get(LANG) or not wish:
         return words
     return Words(choose_language(wish, "", os.environ))
 
