@@ -72,7 +72,8 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, tol
     config = load_run_toml(run.staging / run.config.name)
     device = choose_device(config.machine.device, threads=config.machine.threads)
     family = load_family(base_weights(config, Path()))
-    precision = _say_device(config, device, family, told)
+    before = None if resume is None else load_run_toml(run.config)
+    precision = _say_device(config, device, family, told, before=before)
     check_optimizer(config.optimizer.name, config.optimizer.options)
     start = start_from(config.adapter, family) if resume is None else {}
     with ThreadPoolExecutor(max_workers=1) as pool:  # hashing gigabytes leaves the interpreter free to load
@@ -101,7 +102,7 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, tol
     return Loaded(
         run=run,
         config=config,
-        before=None if resume is None else load_run_toml(run.config),
+        before=before,
         attempt=attempt,
         stop_at=stop_at,
         resumed_from=None if resume is None else state.step,
@@ -256,15 +257,22 @@ def _evaluator(
     )
 
 
-def _say_device(config: RunConfig, device: Device, family: ModelFamily, told: Told) -> str:
+def _say_device(config: RunConfig, device: Device, family: ModelFamily, told: Told, *, before: RunConfig | None) -> str:
+    """Chooses the precision, and records both choices with their reasons. `before`: the run that goes on had these
+    settings; what it was given then, nobody has asked for now."""
     count = family.weights.denoiser_parameters or 0
     precision, why = choose_precision(config.model.precision, device, denoiser_parameters=count)
+    device_reason = device.reason
+    if before is not None and why == "asked" and config.model.precision == before.model.precision:
+        why = "kept"
+    if before is not None and device_reason == "asked" and config.machine.device == before.machine.device:
+        device_reason = "kept"
     event = DeviceChosen(
         attempt=told.attempt,
         time=time.time(),
         device=str(device.torch_device),
         name=device.name,
-        reason=device.reason,
+        reason=device_reason,
         precision=precision,
         precision_reason=why,
         threads=device.threads,
