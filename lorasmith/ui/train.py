@@ -17,6 +17,7 @@ from lorasmith.locking import is_held
 from lorasmith.messages import choose_language
 from lorasmith.run_folder import RunFolder, run_at
 from lorasmith.ui.commands import typed
+from lorasmith.ui.encodings import words_in
 from lorasmith.ui.folder_settings import read_folder_settings, remember_base_model
 from lorasmith.ui.help_text import train_help
 from lorasmith.ui.options import EPOCHS, STEPS, CommandLine, Mode, Values, layered, parse, split_request
@@ -182,7 +183,8 @@ def words_of(config: Values, line: CommandLine, words: Words) -> Words:
     wish: Any = config.get(LANG, "")
     if line.values.get(LANG) or not wish:
         return words
-    return Words(choose_language(wish, "", os.environ))
+    language = choose_language(wish, "", os.environ)
+    return words if language in (words.language, words.asked) else words_in(language)
 
 
 def _refuse_if_held(run: RunFolder) -> None:

@@ -17,9 +17,15 @@ PROBLEMS_SHOWN = 50
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """Sentences in one language."""
+    """Sentences in one language, that of the screen."""
 
     language: str
+    asked: str = ""  # the language that was chosen, where the screen cannot show it
+
+    @property
+    def in_files(self) -> Words:
+        """Sentences for files, which can hold every language."""
+        return Words(self.asked) if self.asked else self
 
     def say(self, key: str, /, **fields: Any) -> str:
         """The sentence `key`; every field must be given."""
