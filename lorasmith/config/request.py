@@ -17,7 +17,7 @@ class Request(Section):
     """Steps to do: the target with --new, more than are saved with --continue."""
     epochs: int | None = option("epochs", None, ge=1, le=MOST_STEPS)
     """Instead of steps: passes over the pictures, turned into steps."""
-    output: str = option("output", "lora_output")
+    output: str = option("output", "lora_output", is_path=True)
     """The run folder."""
     lang: Literal["", "en", "zh-TW"] = option("lang", "")
     """Language of the messages; "" takes LORASMITH_LANG, then the locale."""

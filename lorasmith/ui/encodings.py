@@ -45,6 +45,11 @@ def shows_everything(stream: TextIO) -> bool:
     return codecs.lookup(_encoding(stream)).name.startswith("utf")
 
 
+def in_own_bytes(name: str) -> str:
+    """A name that a stream of ASCII passes on by its bytes in UTF-8: terminals show UTF-8, whatever the locale says."""
+    return name.encode().decode("ascii", "surrogateescape")
+
+
 def _encoding(stream: TextIO | None) -> str:
     return getattr(stream, "encoding", None) or "utf-8"
 
@@ -61,27 +66,27 @@ def _can_show(encoding: str, language: str) -> bool:
     return True
 
 
-def _replaced(error: UnicodeError) -> tuple[str | bytes, int]:
+def _replaced(error: UnicodeError) -> tuple[bytes, int]:
     """In place of what a stream cannot encode: a plain sign, or the number of a character as JSON has it.
 
     A file name that a locale of ASCII could not decode goes out by its own bytes where they are UTF-8.
     """
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    text = error.object[error.start : error.end]
-    if error.encoding not in ("ascii", "utf-8") or not UNDECODED.search(text):
-        return _ascii(text), error.end
-    parts = (_own_bytes(part) if UNDECODED.match(part) else _ascii(part).encode() for part in UNDECODED.split(text))
-    return b"".join(parts), error.end
+    parts = UNDECODED.split(error.object[error.start : error.end])
+    return b"".join(_bytes_of(part, error.encoding) for part in parts), error.end
 
 
-def _own_bytes(undecoded: str) -> bytes:
-    data = undecoded.encode("ascii", "surrogateescape")
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError:
-        return _ascii(undecoded).encode()
-    return data
+def _bytes_of(part: str, encoding: str) -> bytes:
+    """Of a part that is undecoded as a whole, or not at all."""
+    if UNDECODED.match(part):
+        data = part.encode("ascii", "surrogateescape")
+        try:
+            text = data.decode("utf-8")
+            return data if encoding in ("ascii", "utf-8") else text.encode(encoding)
+        except UnicodeError:
+            pass
+    return _ascii(part).encode(encoding)
 
 
 def _ascii(text: str) -> str:

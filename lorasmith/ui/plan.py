@@ -98,7 +98,7 @@ def _new(values: Values, words: Words, here: Path) -> Start:
     from lorasmith.runtime.starting import new_run
 
     settings, request = split_request(values)
-    return new_run(settings, request, state_prefix=words.say("state.prefix"), here=here)
+    return new_run(settings, request, state_prefix=words.state_prefix, here=here)
 
 
 def _continued(values: Values, line: CommandLine, here: Path) -> Start:

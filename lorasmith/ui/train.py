@@ -107,7 +107,7 @@ class _Desk:
             print(self._advice(split_request(values)[0]))
             values[STEPS] = Prompter(self.words).steps(default=DEFAULT_STEPS)
         settings, request = split_request(values)
-        prefix = self.words.say("state.prefix")
+        prefix = self.words.state_prefix
         start = self.engine.new_run(settings, request, state_prefix=prefix, here=self.here)
         if asked_model:  # only now: it is one that can be trained on
             self._remember(asked_model)

@@ -83,6 +83,27 @@ def test_a_terminal_that_cannot_show_chinese_gets_english(tmp_path: Path) -> Non
     assert done.stderr.startswith("Messages are in English")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="names are Unicode there, whatever the locale")
+@pytest.mark.parametrize(
+    ("here", "typed"),
+    [
+        (".", ["--new", "--steps", "1", "--base-model", "demo", "--data", "訓練 資料"]),
+        (".", ["--new", "--steps", "1", "--base-model", "demo", "--config", "mine.toml"]),
+        ("訓練 資料", ["--new", "--steps", "1", "--base-model", "demo"]),
+    ],
+)
+def test_a_path_that_the_locale_cannot_decode(tmp_path: Path, here: str, typed: list[str]) -> None:
+    """By arguments, by a config, by the current folder: the name as it is, the cause, and what to type."""
+    (tmp_path / "訓練 資料").mkdir()
+    (tmp_path / "mine.toml").write_text('data = "訓練 資料"\n', encoding="utf-8")
+    done = script(*typed, cwd=tmp_path / here, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    assert done.returncode == 2
+    told = done.stderr.splitlines()
+    assert "訓練 資料" in told[0] and "locale" in told[0] and "ascii" in told[0]
+    assert "PYTHONUTF8=1" in told[1] and len(told) == 2
+    assert not list((tmp_path / "訓練 資料").iterdir())
+
+
 def test_a_reader_that_leaves_ends_quietly(tmp_path: Path) -> None:
     command = f"{sys.executable} {ROOT / 'train_lora.py'} --help | true"
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
