@@ -195,10 +195,26 @@ def _refuse_if_held(run: RunFolder) -> None:
 
 
 def _engine() -> Engine:
-    from lorasmith.data.folder import repeats_in
+    """What each of these needs is imported when it is called: who is refused waits for nothing else."""
     from lorasmith.families.locate import find_checkpoints
-    from lorasmith.runtime.planning import suggested_steps
     from lorasmith.runtime.starting import continued_run, new_run, standing
+
+    return Engine(new_run, standing, continued_run, _supervise, find_checkpoints, _repeats_in, _suggested_steps)
+
+
+def _supervise(start: Start) -> Supervised:
     from lorasmith.runtime.supervisor import Supervisor
 
-    return Engine(new_run, standing, continued_run, Supervisor, find_checkpoints, repeats_in, suggested_steps)
+    return Supervisor(start)
+
+
+def _repeats_in(folder: Path) -> tuple[int, ...]:
+    from lorasmith.data.folder import repeats_in
+
+    return repeats_in(folder)
+
+
+def _suggested_steps(pictures: int) -> tuple[int, int | None]:
+    from lorasmith.runtime.planning import suggested_steps
+
+    return suggested_steps(pictures)
