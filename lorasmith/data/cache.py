@@ -118,6 +118,31 @@ class EncoderCache:
         self.set_aside.append(damaged)
 
 
+class HoldingCache(EncoderCache):
+    """A cache that keeps in memory what it has read or stored: each file is read and checked once, one that was just
+    written not at all. What `text_held` makes of a caption's tensors is kept of them; files stay as they are."""
+
+    def __init__(self, folder: Path, *, text_held: Callable[[Mapping[str, Tensor]], Tensors] = dict) -> None:
+        super().__init__(folder)
+        self._text_held = text_held
+        self._held: dict[tuple[str, str], Tensors] = {}
+
+    def load(self, kind: str, key: str) -> Tensors | None:
+        if (kind, key) not in self._held:
+            tensors = super().load(kind, key)
+            if tensors is None:
+                return None
+            self._hold(kind, key, tensors)
+        return self._held[kind, key]
+
+    def store(self, kind: str, key: str, tensors: Mapping[str, Tensor]) -> None:
+        super().store(kind, key, tensors)
+        self._hold(kind, key, tensors)
+
+    def _hold(self, kind: str, key: str, tensors: Mapping[str, Tensor]) -> None:
+        self._held[kind, key] = self._text_held(tensors) if kind == TEXT else dict(tensors)
+
+
 def _packed(tensors: Mapping[str, Tensor], key: str) -> bytes:
     plain = {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in tensors.items()}
     return bytes_of(plain, metadata={"sha256": _sha256(plain, key)})  # one entry: the order of several is random

@@ -76,6 +76,10 @@ class ModelFamily(Protocol):
     def collate_conditioning(self, cached: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """Conditionings of single captions, without batch dimension -> one of the batch."""
 
+    def conditioning_in(self, conditioning: Mapping[str, Tensor], precision: dtype) -> dict[str, Tensor]:
+        """The conditioning as `predict` shows it to a denoiser of that precision, for keeping it in less memory: it
+        predicts the same bits from either."""
+
     def encode_tokens(
         self, models: Mapping[str, nn.Module], tokens: Mapping[str, Tensor], *, clip_skip: int
     ) -> dict[str, Tensor]:

@@ -165,6 +165,9 @@ class StableDiffusion15:
     def collate_conditioning(self, cached: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         return {"prompt_embeds": torch.stack([one["prompt_embeds"] for one in cached])}
 
+    def conditioning_in(self, conditioning: Mapping[str, Tensor], precision: torch.dtype) -> dict[str, Tensor]:
+        return {name: value.to(precision) for name, value in conditioning.items()}
+
     def encode_tokens(
         self, models: Mapping[str, nn.Module], tokens: Mapping[str, Tensor], *, clip_skip: int
     ) -> dict[str, Tensor]:

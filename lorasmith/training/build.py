@@ -23,7 +23,7 @@ from lorasmith.control import HeartbeatWriter, monotonic
 from lorasmith.data.cache_folder import cache_folder
 from lorasmith.data.types import CachedExample, Example
 from lorasmith.errors import ModelError, ResumeError
-from lorasmith.events import DeviceChosen, Event, Warned
+from lorasmith.events import Event, Warned
 from lorasmith.families import image_encoder, load_family
 from lorasmith.families.base import ModelFamily
 from lorasmith.families.locate_clip import locate_clip
@@ -36,7 +36,7 @@ from lorasmith.run_folder import RunFolder, refusals_named, write_atomically
 from lorasmith.saved_states import DAMAGED, newest_good, set_aside
 from lorasmith.training.allocator import keep_freed_memory
 from lorasmith.training.checkpoint import check_room, restore_state, step_back
-from lorasmith.training.device import DTYPES, Device, choose_device, choose_precision, fingerprint
+from lorasmith.training.device import DTYPES, Device, choose_device, fingerprint
 from lorasmith.training.evaluation import Evaluator
 from lorasmith.training.evaluation_set import (
     EMPTY_CAPTION,
@@ -55,6 +55,7 @@ from lorasmith.training.loss_scaler import LossScaler
 from lorasmith.training.lr_schedules import lr_factor_at
 from lorasmith.training.measures import Comparer
 from lorasmith.training.optimizers import build_optimizer, check_optimizer
+from lorasmith.training.precision import say_device
 from lorasmith.training.recall import recall
 from lorasmith.training.state import Origin, TrainState
 from lorasmith.training.step import Parts
@@ -73,14 +74,14 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, tol
     device = choose_device(config.machine.device, threads=config.machine.threads)
     family = load_family(base_weights(config, Path()))
     before = None if resume is None else load_run_toml(run.config)
-    precision = _say_device(config, device, family, told, before=before)
+    precision = say_device(config, device, family, told, before=before)
     check_optimizer(config.optimizer.name, config.optimizer.options)
     start = start_from(config.adapter, family) if resume is None else {}
     with ThreadPoolExecutor(max_workers=1) as pool:  # hashing gigabytes leaves the interpreter free to load
         hashing = pool.submit(weights_sha256, family.weights)
         trained, held_out = split_examples(config, scan_for(config, family.weights, check_pixels=False))
         chosen = _chosen(config, trained, held_out)
-        cached, measured_on = _encoded(config, family, trained, chosen, device=device, told=told)
+        cached, measured_on = _encoded(config, family, trained, chosen, precision=precision, device=device, told=told)
         told.beat("loading")
         components = family.traits.text_encoders if config.adapter.train_text_encoder else ()
         models = family.load_models(trained=components, precision=DTYPES[precision], where=device.torch_device)
@@ -203,7 +204,14 @@ def _chosen(config: RunConfig, trained: tuple[Example, ...], held_out: tuple[Exa
 
 
 def _encoded(
-    config: RunConfig, family: ModelFamily, trained: tuple[Example, ...], chosen: Chosen, *, device: Device, told: Told
+    config: RunConfig,
+    family: ModelFamily,
+    trained: tuple[Example, ...],
+    chosen: Chosen,
+    *,
+    precision: str,
+    device: Device,
+    told: Told,
 ) -> tuple[list[CachedExample], EvaluationSet | None]:
     """What is trained on, and what is measured on; None where nothing is."""
     encoding = Encoding(
@@ -211,6 +219,7 @@ def _encoded(
         cache_folder(Path(config.dataset.folder)),
         clip_skip=config.model.clip_skip,
         trains_text=config.adapter.train_text_encoder,
+        precision=DTYPES[precision],
         device=device,
     )
     if not chosen.sampled:
@@ -255,33 +264,6 @@ def _evaluator(
         measured_on=measured_on,
         comparer=comparer,
     )
-
-
-def _say_device(config: RunConfig, device: Device, family: ModelFamily, told: Told, *, before: RunConfig | None) -> str:
-    """Chooses the precision, and records both choices with their reasons. `before`: the run that goes on had these
-    settings; what it was given then, nobody has asked for now."""
-    count = family.weights.denoiser_parameters or 0
-    precision, why = choose_precision(config.model.precision, device, denoiser_parameters=count)
-    device_reason = device.reason
-    if before is not None and why == "asked" and config.model.precision == before.model.precision:
-        why = "kept"
-    if before is not None and device_reason == "asked" and config.machine.device == before.machine.device:
-        device_reason = "kept"
-    event = DeviceChosen(
-        attempt=told.attempt,
-        time=time.time(),
-        device=str(device.torch_device),
-        name=device.name,
-        reason=device_reason,
-        precision=precision,
-        precision_reason=why,
-        threads=device.threads,
-    )
-    told.event(event)
-    if family.weights.prediction_source == "default":
-        fields = {"path": str(family.weights.path)}
-        told.event(Warned(attempt=told.attempt, time=time.time(), code="prediction_assumed", fields=fields))
-    return precision
 
 
 def _resolved(

@@ -3,21 +3,25 @@ import json
 import os
 import random
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 
+from lorasmith.data import cache as cache_module
 from lorasmith.data.cache import (
     LATENTS,
     TEXT,
     EncoderCache,
+    HoldingCache,
     encode_missing,
     find_missing,
     latents_key,
     load_examples,
     text_key,
 )
+from lorasmith.data.files import read_whole
 from lorasmith.data.folder import scan
 from lorasmith.data.types import CachedExample, Example, Offset, Size
 from lorasmith.errors import DatasetError, NonFiniteError, ResourceError, TrainerError
@@ -186,6 +190,38 @@ def test_with_a_trained_text_encoder_there_are_tokens(data: Path, cache: Encoder
     assert all(one.conditioning is None for one in loaded)
     assert loaded[0].tokens is not None
     assert loaded[0].tokens["ids"].tolist() == [len("picture 0")]
+
+
+def test_each_file_is_read_once(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And none that was just made; what is held is what was stored."""
+    reads: Counter[Path] = Counter()
+
+    def counted(path: Path, *, most: int) -> bytes:
+        data = read_whole(path, most=most)
+        reads[path] += 1
+        return data
+
+    monkeypatch.setattr(cache_module, "read_whole", counted)
+    examples = examples_in(data)
+    made = Encoders().fill(HoldingCache(tmp_path / "cache"), examples)
+    assert not reads
+    assert same(Encoders().fill(HoldingCache(tmp_path / "cache"), examples), made)
+    assert set(reads) == set((tmp_path / "cache").rglob("*.safetensors")) and set(reads.values()) == {1}
+
+
+@pytest.mark.parametrize("is_stored", [False, True])
+def test_text_is_held_in_less_precision_than_it_is_stored(data: Path, tmp_path: Path, is_stored: bool) -> None:
+    examples = examples_in(data)
+    if is_stored:
+        Encoders().fill(EncoderCache(tmp_path / "cache"), examples)
+    halved = HoldingCache(
+        tmp_path / "cache", text_held=lambda text: {"prompt_embeds": text["prompt_embeds"].bfloat16()}
+    )
+    for one in Encoders().fill(halved, examples):
+        assert one.conditioning is not None
+        assert (one.conditioning["prompt_embeds"].dtype, one.latents.dtype) == (torch.bfloat16, torch.float32)
+    stored = EncoderCache(tmp_path / "cache").load(TEXT, text_key(examples[0].caption, HASHES, 1))
+    assert stored is not None and stored["prompt_embeds"].dtype == torch.float32
 
 
 # -- damage ----------------------------------------------------------------------------------------

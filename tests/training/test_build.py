@@ -9,12 +9,12 @@ import pytest
 
 from lorasmith.demo.miniature import draw_pictures
 from lorasmith.errors import ExitCode
-from lorasmith.events import CheckpointSaved, DeviceChosen, RunStarted, StepCompleted, Warned
+from lorasmith.events import CheckpointSaved, RunStarted, StepCompleted, Warned
 from lorasmith.ledger import read_events
 from lorasmith.saved_states import find_states, set_aside
 from lorasmith.training import build
 from lorasmith.training.loop import Recorder
-from tests.runs.workshop import Outcome, Workshop, load, stage, tree
+from tests.runs.workshop import Workshop, load, stage, tree
 
 MakeWorkshop = Callable[[str], Workshop]
 EVERY: dict[tuple[str, str], Any] = {("cadence", "save_every"): 2, ("cadence", "keep_states"): 9}
@@ -217,18 +217,6 @@ def test_auto_is_stored_resolved(workshop: Workshop) -> None:
     assert len(model["base_sha256"]) == 64
     assert started.settings["machine"]["threads"] >= 1
     assert started.settings["lr_schedule"]["horizon_steps"] is None
-
-
-def test_what_the_run_had_so_far_was_not_asked_for_now(workshop: Workshop) -> None:
-    precision, where = ("model", "precision"), ("machine", "device")
-
-    def reasons(outcome: Outcome) -> tuple[str, str]:
-        (chosen,) = outcome.of(DeviceChosen)
-        return chosen.reason, chosen.precision_reason
-
-    assert reasons(workshop.new(1, {where: "cpu"}))[0] == "asked"
-    assert reasons(workshop.go_on(1)) == ("kept", "kept")
-    assert reasons(workshop.go_on(1, {precision: "bf16"})) == ("kept", "asked")
 
 
 def test_the_thread_count_is_set_again(workshop: Workshop) -> None:
