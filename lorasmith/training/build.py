@@ -57,6 +57,7 @@ from lorasmith.training.measures import Comparer
 from lorasmith.training.optimizers import build_optimizer, check_optimizer
 from lorasmith.training.precision import say_device
 from lorasmith.training.recall import recall
+from lorasmith.training.resume_check import say_if_not_exact
 from lorasmith.training.state import Origin, TrainState
 from lorasmith.training.step import Parts
 
@@ -74,8 +75,9 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, tol
     device = choose_device(config.machine.device, threads=config.machine.threads)
     family = load_family(base_weights(config, Path()))
     before = None if resume is None else load_run_toml(run.config)
-    precision = say_device(config, device, family, told, before=before)
+    precision = say_device(config.model.precision, device, family, told, kept=_kept(config, before))
     check_optimizer(config.optimizer.name, config.optimizer.options)
+    say_if_not_exact(config.optimizer, told, adapter=config.adapter.kind, where=device.torch_device)
     start = start_from(config.adapter, family) if resume is None else {}
     with ThreadPoolExecutor(max_workers=1) as pool:  # hashing gigabytes leaves the interpreter free to load
         hashing = pool.submit(weights_sha256, family.weights)
@@ -169,6 +171,17 @@ def begin(loaded: Loaded) -> Recorder:
         recorder.save(loaded.state)
         opened.pop_all()
     return recorder
+
+
+def _kept(config: RunConfig, before: RunConfig | None) -> set[str]:
+    """Which of "precision" and "device" are those that the run had before this start."""
+    if before is None:
+        return set()
+    same = {
+        "precision": config.model.precision == before.model.precision,
+        "device": config.machine.device == before.machine.device,
+    }
+    return {name for name, is_same in same.items() if is_same}
 
 
 def _with_moved_start(config: RunConfig, moves: Moves) -> RunConfig:

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 
-from lorasmith.config import RunConfig
 from lorasmith.events import DeviceChosen, Warned
 from lorasmith.families.base import ModelFamily
 from lorasmith.training.device import Device, choose_precision
 from lorasmith.training.examples import Told
 
 
-def say_device(config: RunConfig, device: Device, family: ModelFamily, told: Told, *, before: RunConfig | None) -> str:
-    """Chooses the precision, and records both choices with their reasons. `before`: the run that goes on had these
-    settings; what it was given then, nobody has asked for now."""
+def say_device(wish: str, device: Device, family: ModelFamily, told: Told, *, kept: Collection[str]) -> str:
+    """Chooses the precision, and records both choices with their reasons. `kept`: which of "precision" and "device" a
+    run that goes on has had so far, so that nobody has asked for it now."""
     count = family.weights.denoiser_parameters or 0
-    precision, why = choose_precision(config.model.precision, device, denoiser_parameters=count)
-    device_reason = device.reason
-    if before is not None and why == "asked" and config.model.precision == before.model.precision:
+    precision, why = choose_precision(wish, device, denoiser_parameters=count)
+    if why == "asked" and "precision" in kept:
         why = "kept"
-    if before is not None and device_reason == "asked" and config.machine.device == before.machine.device:
-        device_reason = "kept"
+    device_reason = "kept" if device.reason == "asked" and "device" in kept else device.reason
     event = DeviceChosen(
         attempt=told.attempt,
         time=time.time(),
