@@ -6,16 +6,19 @@ import hashlib
 import json
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lorasmith.config import RunConfig
 from lorasmith.config.sections import OPTIMIZER_NAMES
-from lorasmith.data.folder import Scan, scan
 from lorasmith.data.order import Order
 from lorasmith.data.types import Example
 from lorasmith.errors import ConfigError, ModelError
 from lorasmith.families.headers import read_header
 from lorasmith.families.locate import is_there, locate
 from lorasmith.families.recognize import BaseWeights, recognize
+
+if TYPE_CHECKING:
+    from lorasmith.data.folder import Scan
 
 _DEVICE = re.compile(r"auto|(cpu|cuda|mps)(:[0-9]{1,3})?")
 
@@ -65,6 +68,8 @@ def base_weights(config: RunConfig, here: Path) -> BaseWeights:
 
 def scan_for(config: RunConfig, weights: BaseWeights, *, check_pixels: bool) -> Scan:
     """The pictures of this config, cut for these weights."""
+    from lorasmith.data.folder import scan  # PIL, which those who are refused before need not wait for
+
     assert config.dataset.resolution is not None, "resolved when the run was made"
     return scan(
         Path(config.dataset.folder),

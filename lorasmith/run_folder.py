@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from lorasmith.errors import InputError, ResourceError
 from lorasmith.faults import fault_point
+from lorasmith.file_names import is_beyond_locale, name_beyond_locale
 
 IN_USE_SECONDS = 5.0  # how long a file that another program holds open on Windows is waited for
 IN_USE_PAUSE_SECONDS = 0.1
@@ -139,8 +140,11 @@ def run_at(here: Path, named: str) -> RunFolder:
     Raises:
         InputError: `output_unusable`, no file of a run can have such a path: it is too long, leads in a circle,
             or is the top of a disk.
+        ConfigError: `name_beyond_locale`.
     """
     run = RunFolder(Path(os.path.abspath(here / named)))  # noqa: PTH100 - resolving would follow the link
+    if is_beyond_locale(str(run.root)):
+        raise name_beyond_locale(str(run.root))
     if not run.root.name:  # the top of a disk: nothing can lie beside it
         raise InputError("output_unusable", folder=str(run.root), reason=os.strerror(errno.EINVAL))
     for path in (run.root, run.staging, run.backup / ("x" * LONGEST_INSIDE)):

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,16 @@ from lorasmith.run_folder import free_name, sync_folder
 
 MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 1
+ADAPTER = "adapter.safetensors"
+OPTIMIZER = "optimizer.pt"
+LR_SCHEDULE = "lr_scheduler.pt"
+RANDOM_STATES = "random_states.pkl"
+TRAIN_STATE = "train_state.json"
+STATE_FILES = (ADAPTER, OPTIMIZER, LR_SCHEDULE, RANDOM_STATES, TRAIN_STATE, MANIFEST)
+# The step in the names of exports and of folders of samples.
+STEP_IN_NAME = re.compile(r"(?:^|-)step-?([0-9]{8,})(?:\.safetensors)?$")
 # By these a state is known whose manifest cannot be read, or is gone.
-OWN_FILES = ("train_state.json", "adapter.safetensors", "optimizer.pt")
+OWN_FILES = (TRAIN_STATE, ADAPTER, OPTIMIZER)
 DAMAGED = ".damaged"  # the end of the name of a state that was set aside
 MOST_MANIFEST_BYTES = 2**20
 HASH_BLOCK = 1 << 20

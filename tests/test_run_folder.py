@@ -372,3 +372,11 @@ def test_the_top_of_a_disk_is_no_run_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         run_folder.run_at(tmp_path, "/")
     assert caught.value.code == "output_unusable"
+
+
+def test_a_folder_that_the_locale_cannot_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
+    with pytest.raises(InputError, match="name_beyond_locale"):
+        run_folder.run_at(tmp_path, "輸出")
+    with pytest.raises(InputError, match="name_beyond_locale"):
+        run_folder.run_at(tmp_path / "訓", "lora_output")

@@ -5,6 +5,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
+
+from lorasmith.file_names import is_beyond_locale, is_text
+
+BEYOND_LOCALE = "beyond_locale"  # type of the complaint about a name that the locale's encoding has no bytes for
 
 
 class Section(BaseModel):
@@ -18,8 +23,8 @@ class Section(BaseModel):
         """pydantic alone takes `true` for 1, and text that no file could hold."""
         if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
             raise ValueError("must not be true or false")
-        if isinstance(value, str) and not _is_text(value):
-            raise ValueError("must be text")
+        if isinstance(value, str):
+            _check_text(value, is_path=_is_path(cls.model_fields[str(info.field_name)]))
         return value
 
 
@@ -38,9 +43,10 @@ class Option:
         return self.name.replace("-", "_")
 
 
-def option(name: str, default: Any, **limits: Any) -> Any:
-    """A field that is the option `--name`; its help is the message `option.<name with _>`."""
-    return Field(default, json_schema_extra={"option": name}, **limits)
+def option(name: str, default: Any, *, is_path: bool = False, **limits: Any) -> Any:
+    """A field that is the option `--name`; its help is the message `option.<name with _>`. A path must be one that the
+    locale of this process can encode."""
+    return Field(default, json_schema_extra={"option": name, "is_path": is_path}, **limits)
 
 
 def options_of(section: str, model: type[BaseModel]) -> list[Option]:
@@ -53,12 +59,14 @@ def options_of(section: str, model: type[BaseModel]) -> list[Option]:
     return found
 
 
-def _is_text(value: str) -> bool:
-    """Whether UTF-8 has bytes for it, as it has none for the lone surrogates of a file name, and none is zero."""
-    if "\0" in value:
-        return False
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def _check_text(value: str, *, is_path: bool) -> None:
+    """Raises where no UTF-8 file can hold the text, as it can hold no undecoded bytes of a file name and no zero."""
+    if is_beyond_locale(value) and (is_path or not is_text(value)):
+        raise PydanticCustomError(BEYOND_LOCALE, "must be a name that the locale can encode")
+    if "\0" in value or not is_text(value):
+        raise ValueError("must be text")
+
+
+def _is_path(field: FieldInfo) -> bool:
+    extra = field.json_schema_extra
+    return isinstance(extra, dict) and extra.get("is_path") is True

@@ -1,8 +1,11 @@
 """What one start asks for, beyond what the run is: how far, where, in which language."""
 
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import field_validator
 
 from lorasmith.config.fields import Section, option
+from lorasmith.languages import language_named
 
 MOST_STEPS = 1_000_000_000
 
@@ -14,9 +17,14 @@ class Request(Section):
     """Steps to do: the target with --new, more than are saved with --continue."""
     epochs: int | None = option("epochs", None, ge=1, le=MOST_STEPS)
     """Instead of steps: passes over the pictures, turned into steps."""
-    output: str = option("output", "lora_output")
+    output: str = option("output", "lora_output", is_path=True)
     """The run folder."""
     lang: Literal["", "en", "zh-TW"] = option("lang", "")
     """Language of the messages; "" takes LORASMITH_LANG, then the locale."""
     verbose: bool = option("verbose", False)
     """Show debug logs."""
+
+    @field_validator("lang", mode="before")
+    @classmethod
+    def _by_any_name(cls, value: Any) -> Any:
+        return (language_named(value) or value) if isinstance(value, str) else value

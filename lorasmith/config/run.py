@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from lorasmith.config.fields import Option, Section, option, options_of
+from lorasmith.config.fields import BEYOND_LOCALE, Option, Section, option, options_of
 from lorasmith.config.request import Request
 from lorasmith.config.sections import (
     AdapterConfig,
@@ -23,6 +23,7 @@ from lorasmith.config.sections import (
     WatchConfig,
 )
 from lorasmith.errors import ConfigError
+from lorasmith.file_names import name_beyond_locale
 
 MOST_SHOWN = 200  # letters of a value in a message
 
@@ -45,6 +46,11 @@ class RunConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     watch: WatchConfig = WatchConfig()
     export: ExportConfig = ExportConfig()
+
+    @property
+    def evaluate_every(self) -> int:
+        """Steps between evaluations; 0 never."""
+        return self.cadence.save_every if self.evaluation.every is None else self.evaluation.every
 
     def identity_fields(self) -> dict[str, Any]:
         """What the tensors of a state depend on, by option name: a state refuses a run that differs in one of them."""
@@ -98,6 +104,8 @@ def validated(model: type[M], plain: Mapping[str, Any]) -> M:
         return model.model_validate(plain)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
+        if first["type"] == BEYOND_LOCALE:
+            raise name_beyond_locale(str(first["input"])) from None
         raise ConfigError(
             "config_value",
             option=_option_at(model, [str(part) for part in first["loc"]]),

@@ -19,7 +19,7 @@ DEVICES_OF_WINDOWS = r"con|prn|aux|nul|com[0-9]|lpt[0-9]"
 class ModelConfig(Section):
     """Which weights are trained on, and in which arithmetic."""
 
-    base_model: str = option("base-model", "")
+    base_model: str = option("base-model", "", is_path=True)
     """A diffusers folder, a single-file checkpoint, a hub id, or `demo`; "" until somebody names one."""
     family: str = "auto"
     """A key of `families.FAMILIES`, once recognised."""
@@ -38,7 +38,7 @@ class ModelConfig(Section):
 class DatasetConfig(Section):
     """Which pictures, and how they are cut."""
 
-    folder: str = option("data", "lora_train_set")
+    folder: str = option("data", "lora_train_set", is_path=True)
     """The folder of pictures, or of `N_name` folders."""
     resolution: int | None = option("resolution", None, ge=64, le=4096)
     """Pixels: a bucket holds at most resolution x resolution of them. None: the model's own."""
@@ -72,7 +72,7 @@ class AdapterConfig(Section):
     """Share of the inputs of each pair that is left out in training."""
     train_text_encoder: bool = option("train-text-encoder", False)
     """Train pairs in the text encoder too."""
-    init_from: str = option("init-from", "")
+    init_from: str = option("init-from", "", is_path=True)
     """A LoRA file to start from; "" starts with no change."""
 
 
@@ -158,7 +158,7 @@ class EvaluationConfig(Section):
     """How far each example's own latents are noised before they are drawn anew; 1 is pure generation."""
     sample_prompts: tuple[str, ...] = option("sample-prompt", ())
     """More samples, from these captions alone."""
-    clip_model: str = option("clip-model", "")
+    clip_model: str = option("clip-model", "", is_path=True)
     """Any CLIP of transformers, a folder or a hub id, for the semantic loss. "": the demo's where that is the base."""
 
 
@@ -176,7 +176,7 @@ class WatchConfig(Section):
 class ExportConfig(Section):
     """The file for the WebUI, and what the state folders are called."""
 
-    name: str = option("name", "last", min_length=1, max_length=120)
+    name: str = option("name", "last", is_path=True, min_length=1, max_length=120)
     """File name without `.safetensors`."""
     save_precision: Literal["fp32", "bf16", "fp16"] = option("save-precision", "fp16")
     """Of the exported tensors; alpha is float32 always."""

@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import struct
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +24,10 @@ from torch import Tensor
 from lorasmith.data.files import BadFileError, read_whole, shown
 from lorasmith.data.images import pixels
 from lorasmith.data.types import CachedExample, Example
-from lorasmith.errors import InputError, NonFiniteError, TrainerError
-from lorasmith.run_folder import RunFolder, write_atomically
+from lorasmith.errors import NonFiniteError, TrainerError
+from lorasmith.run_folder import write_atomically
 
 FORMAT = 1  # goes up with every change to how pixels are cut or tensors stored
-FOLDER_NAME = ".lorasmith_cache"
 MOST_BYTES = 1 << 30  # of one file: the latents of the largest picture, or a caption's embeddings, take some megabytes
 LATENTS, TEXT = "latents", "text"
 
@@ -120,6 +118,31 @@ class EncoderCache:
         self.set_aside.append(damaged)
 
 
+class HoldingCache(EncoderCache):
+    """A cache that keeps in memory what it has read or stored: each file is read and checked once, one that was just
+    written not at all. What `text_held` makes of a caption's tensors is kept of them; files stay as they are."""
+
+    def __init__(self, folder: Path, *, text_held: Callable[[Mapping[str, Tensor]], Tensors] = dict) -> None:
+        super().__init__(folder)
+        self._text_held = text_held
+        self._held: dict[tuple[str, str], Tensors] = {}
+
+    def load(self, kind: str, key: str) -> Tensors | None:
+        if (kind, key) not in self._held:
+            tensors = super().load(kind, key)
+            if tensors is None:
+                return None
+            self._hold(kind, key, tensors)
+        return self._held[kind, key]
+
+    def store(self, kind: str, key: str, tensors: Mapping[str, Tensor]) -> None:
+        super().store(kind, key, tensors)
+        self._hold(kind, key, tensors)
+
+    def _hold(self, kind: str, key: str, tensors: Mapping[str, Tensor]) -> None:
+        self._held[kind, key] = self._text_held(tensors) if kind == TEXT else dict(tensors)
+
+
 def _packed(tensors: Mapping[str, Tensor], key: str) -> bytes:
     plain = {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in tensors.items()}
     return bytes_of(plain, metadata={"sha256": _sha256(plain, key)})  # one entry: the order of several is random
@@ -142,43 +165,6 @@ def _sha256(tensors: Mapping[str, Tensor], key: str) -> str:
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def cache_folder(data_folder: Path, environment: Mapping[str, str] = os.environ) -> Path:
-    """`.lorasmith_cache` beside the data folder; the user's cache folder where that cannot be written, or is in a run.
-
-    Makes nothing: `EncoderCache.store` makes the folder when there is something to keep.
-
-    Raises:
-        InputError: `cache_not_writable`, neither can be written.
-    """
-    beside = Path(os.path.abspath(data_folder)).parent / FOLDER_NAME  # noqa: PTH100 - a link stays a link
-    choices = [] if _is_in_a_run(beside) else [beside]
-    choices.append(_user_cache(environment))
-    for folder in choices:
-        if _can_be_written(folder):
-            return folder
-    raise InputError("cache_not_writable", folders=", ".join(shown(folder) for folder in choices))
-
-
-def _is_in_a_run(path: Path) -> bool:
-    return any(RunFolder(parent).config.exists() or RunFolder(parent).ledger.exists() for parent in path.parents)
-
-
-def _user_cache(environment: Mapping[str, str]) -> Path:
-    named = environment.get("LOCALAPPDATA", "") if os.name == "nt" else environment.get("XDG_CACHE_HOME", "")
-    base = Path(named) if Path(named).is_absolute() else Path.home() / ".cache"
-    return base / "lorasmith"
-
-
-def _can_be_written(folder: Path) -> bool:
-    """Tried, as permissions alone do not tell on Windows or a read-only disk; what is tried leaves nothing."""
-    there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
-    try:
-        with tempfile.TemporaryFile(dir=there):
-            return True
-    except OSError:
-        return False
 
 
 # -- encoding --------------------------------------------------------------------------------------

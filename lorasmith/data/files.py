@@ -11,6 +11,7 @@ from typing import Any
 
 from lorasmith.data.types import Problem
 from lorasmith.errors import DatasetError
+from lorasmith.file_names import readable
 
 # Control characters, line and paragraph separators, and those that turn or hide text.
 _HIDDEN = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u200b-\\u200f\\u2028-\\u202e\\u2060-\\u2069\\ufeff]")
@@ -25,20 +26,15 @@ class BadFileError(DatasetError):
 
 
 def as_fields(problems: Iterable[Problem]) -> list[dict[str, Any]]:
-    """Problems as JSON values. Bytes of a path that are no text are shown as \\udcXX."""
+    """Problems as JSON values. Bytes of a path that are no text are shown as \\xXX."""
     return [{"path": shown(one.path), "reason": one.reason, "fields": one.fields} for one in problems]
 
 
 def shown(path: Path) -> str:
     """The path as text that any encoding of Unicode can hold, and that a terminal shows as it is read: what would move
-    its cursor or turn its direction of writing is shown as \\xXX or \\uXXXX."""
+    its cursor or turn its direction of writing is shown as \\xXX or \\uXXXX, undecoded bytes as \\xXX."""
     text = "".join(ascii(one)[1:-1] if _HIDDEN.match(one) else one for one in str(path))
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def is_text(name: str) -> bool:
-    """Whether a file name is Unicode: on Linux it may be any bytes, which a JSON or TOML file cannot hold."""
-    return not any("\ud800" <= character <= "\udfff" for character in name)
+    return readable(text)
 
 
 def read_whole(path: Path, *, most: int) -> bytes:

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorasmith.data import buckets, captions, images
-from lorasmith.data.files import BadFileError, as_fields, is_text, shown
+from lorasmith.data.files import BadFileError, as_fields, shown
 from lorasmith.data.types import Example, Problem, Size
 from lorasmith.errors import DatasetError
+from lorasmith.file_names import is_text, limited_encoding
 
 MOST_REPEATS = 10_000
 
@@ -213,7 +214,9 @@ def _caption(candidate: _Candidate) -> tuple[captions.CaptionText, list[Problem]
     """The words of a picture before the trigger word: its file's, else the class words; or what is wrong with them."""
     words = captions.CaptionText(candidate.place.class_words, has_more_lines=False)
     if not is_text(candidate.name):
-        return words, [Problem(candidate.image, "file_name", {})]
+        encoding = limited_encoding()
+        problem = ("file_name_locale", {"encoding": encoding}) if encoding else ("file_name", {})
+        return words, [Problem(candidate.image, *problem)]
     if candidate.caption_file is None:
         return words, []
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, device
 
 
 class Size(NamedTuple):
@@ -77,4 +77,15 @@ class Batch:
             conditioning=None if self.conditioning is None else {k: v[cut] for k, v in self.conditioning.items()},
             tokens=None if self.tokens is None else {k: v[cut] for k, v in self.tokens.items()},
             example_ids=self.example_ids[cut],
+        )
+
+    def to(self, where: device) -> Batch:
+        """This batch on another device; itself on the CPU, where every batch is made."""
+        if where.type == "cpu":
+            return self
+        return Batch(
+            latents=self.latents.to(where, non_blocking=True),
+            conditioning=None if self.conditioning is None else {k: v.to(where) for k, v in self.conditioning.items()},
+            tokens=None if self.tokens is None else {k: v.to(where) for k, v in self.tokens.items()},
+            example_ids=self.example_ids,
         )

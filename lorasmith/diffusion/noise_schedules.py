@@ -3,8 +3,9 @@
 Knows no model: what the denoiser is called and how it is run is the family's business.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -12,6 +13,16 @@ from torch import Tensor
 from lorasmith.seeding import fold
 
 Prediction = Literal["epsilon", "v_prediction"]
+
+
+class Draws(Protocol):
+    """The random numbers of a batch, by name."""
+
+    def normal(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """Standard normal numbers of `shape` (B, ...), float32, on the CPU."""
+
+    def uniform(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """Numbers of `shape` (B, ...) in (0, 1), float32, on the CPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +61,21 @@ class Draw:
 
     def _generator(self, name: str) -> torch.Generator:
         return torch.Generator().manual_seed(fold(self.seed, name, self.step, self.micro))
+
+
+@dataclass(frozen=True, slots=True)
+class OwnDraws:
+    """A draw of its own for each example, so that its numbers do not depend on the others in the batch."""
+
+    draws: Sequence[Draw]  # of one example each
+
+    def normal(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        assert shape[0] == len(self.draws)
+        return torch.cat([draw.normal(name, (1, *shape[1:])) for draw in self.draws])
+
+    def uniform(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        assert shape[0] == len(self.draws)
+        return torch.cat([draw.uniform(name, (1, *shape[1:])) for draw in self.draws])
 
 
 @dataclass(frozen=True, slots=True)

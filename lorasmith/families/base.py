@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor, device, dtype, nn
 
-from lorasmith.diffusion.noise_schedules import Draw, Noised
+from lorasmith.diffusion.noise_schedules import Draws, Noised
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -76,12 +76,16 @@ class ModelFamily(Protocol):
     def collate_conditioning(self, cached: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """Conditionings of single captions, without batch dimension -> one of the batch."""
 
+    def conditioning_in(self, conditioning: Mapping[str, Tensor], precision: dtype) -> dict[str, Tensor]:
+        """The conditioning as `predict` shows it to a denoiser of that precision, for keeping it in less memory: it
+        predicts the same bits from either."""
+
     def encode_tokens(
         self, models: Mapping[str, nn.Module], tokens: Mapping[str, Tensor], *, clip_skip: int
     ) -> dict[str, Tensor]:
         """As `encode_captions`, through the models being trained, with gradient."""
 
-    def add_noise(self, latents: Tensor, draw: Draw) -> Noised:
+    def add_noise(self, latents: Tensor, draw: Draws) -> Noised:
         """Pure: the same latents and draw give the same numbers. Asks for "noise" (normal) and "timestep" (uniform)."""
 
     def predict(self, models: Mapping[str, nn.Module], noised: Noised, conditioning: Mapping[str, Tensor]) -> Tensor:

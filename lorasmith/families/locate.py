@@ -69,6 +69,10 @@ def _looks_like_path(name: str) -> bool:
 
 def _fetched(hub_id: str) -> Path:
     """The snapshot of a repository in the hub's cache, fetched as far as needed."""
+    cache = Path(os.path.expandvars(expanded(str(_hub_cache(os.environ)))))
+    if _is_offline(os.environ) and not is_there(cache / f"models--{hub_id.replace('/', '--')}"):
+        # Here, as the library takes long to load, and would find nothing.
+        raise ModelError("base_model_not_found", base_model=hub_id, reason="offline")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         EntryNotFoundError,
@@ -142,6 +146,12 @@ def _checkpoints(folder: Path, depth: int) -> Iterator[Path]:
     if depth:
         for inside in _folders(folder):
             yield from _checkpoints(inside, depth - 1)
+
+
+def _is_offline(environment: Mapping[str, str]) -> bool:
+    """Whether huggingface_hub is told not to go online, by its documented variables."""
+    wish = environment.get("HF_HUB_OFFLINE") or environment.get("TRANSFORMERS_OFFLINE") or ""
+    return wish.upper() in ("1", "ON", "YES", "TRUE")
 
 
 def _hub_cache(environment: Mapping[str, str]) -> Path:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lorasmith.diffusion.noise_schedules import DdpmSchedule, Draw, Noised
+from lorasmith.diffusion.noise_schedules import DdpmSchedule, Draws, Noised
 from lorasmith.diffusion.sampling import ddim
 from lorasmith.errors import ModelError
 from lorasmith.exporting import kohya
@@ -165,6 +165,9 @@ class StableDiffusion15:
     def collate_conditioning(self, cached: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         return {"prompt_embeds": torch.stack([one["prompt_embeds"] for one in cached])}
 
+    def conditioning_in(self, conditioning: Mapping[str, Tensor], precision: torch.dtype) -> dict[str, Tensor]:
+        return {name: value.to(precision) for name, value in conditioning.items()}
+
     def encode_tokens(
         self, models: Mapping[str, nn.Module], tokens: Mapping[str, Tensor], *, clip_skip: int
     ) -> dict[str, Tensor]:
@@ -175,7 +178,7 @@ class StableDiffusion15:
 
     # -- the step ----------------------------------------------------------------------------------
 
-    def add_noise(self, latents: Tensor, draw: Draw) -> Noised:
+    def add_noise(self, latents: Tensor, draw: Draws) -> Noised:
         noise = draw.normal("noise", tuple(latents.shape)).to(latents.device)
         timesteps = self.schedule.timesteps(draw.uniform("timestep", (len(latents),))).to(latents.device)
         return self.schedule.add_noise(latents, noise, timesteps)

@@ -11,15 +11,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-LANGUAGES = {"en": "en.toml", "zh-TW": "zh_TW.toml"}
-FALLBACK = "en"
+from lorasmith.languages import ENGLISH, LANGUAGES, language_named
+
+__all__ = ["FALLBACK", "LANGUAGES", "choose_language", "has", "keys", "template", "tr"]
+
+FALLBACK = ENGLISH
 
 
 def choose_language(asked: str, configured: str, environment: Mapping[str, str]) -> str:
     """--lang, then LORASMITH_LANG, then `lorasmith.toml`, then the locale; English where none says otherwise."""
     for wish in (asked, environment.get("LORASMITH_LANG", ""), configured):
-        if wish in LANGUAGES:
-            return wish
+        if language := language_named(wish):
+            return language
     return _from_locale(environment)
 
 
@@ -49,7 +52,7 @@ def keys(language: str) -> frozenset[str]:
 
 @cache
 def _catalog(language: str) -> dict[str, str]:
-    file = Path(__file__).with_name(LANGUAGES[language])
+    file = Path(__file__).with_name(f"{language.replace('-', '_')}.toml")
     flat: dict[str, str] = {}
     _flatten("", tomllib.loads(file.read_text(encoding="utf-8")), flat)
     return flat
@@ -68,6 +71,4 @@ def _from_locale(environment: Mapping[str, str]) -> str:
     name = next((one for one in named if one), "")
     if not name and os.name == "nt":
         name = locale.getlocale()[0] or ""
-    tag = name.split(".")[0].replace("_", "-").lower()
-    traditional = tag.startswith(("zh-tw", "zh-hk", "zh-mo", "zh-hant")) or tag.startswith("chinese (traditional)")
-    return "zh-TW" if traditional else FALLBACK
+    return language_named(name) or FALLBACK

@@ -1,12 +1,10 @@
 """Which files a start will leave, before it does: whole paths, the times in their names as YYYYMMDD_HHMMSS.
 
-Only looks at what lies there. Knows no torch, so what the engine calls its files stands here a second time; a test
-holds the two together.
+Only looks at what lies there. Knows no torch, and takes every name from the place where the engine has it from.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,23 +12,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from lorasmith.config import RunConfig
+from lorasmith.data.cache_folder import cache_folder
 from lorasmith.events import BestChosen, Evaluated
 from lorasmith.ledger import read_events, surviving
 from lorasmith.promotion import export_name_of
 from lorasmith.runtime.start import Start
-from lorasmith.saved_states import MANIFEST, find_states
+from lorasmith.saved_states import STATE_FILES, STEP_IN_NAME, find_states
 
 TIME = "YYYYMMDD_HHMMSS"
-STATE_FILES = (
-    "adapter.safetensors",
-    "optimizer.pt",
-    "lr_scheduler.pt",
-    "random_states.pkl",
-    "train_state.json",
-    MANIFEST,
-)
-CACHE_NAME = ".lorasmith_cache"
-STEP_IN_NAME = re.compile(r"(?:^|-)step-?([0-9]{8,})(?:\.safetensors)?$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +45,13 @@ def cadence_of(start: Start) -> Cadence:
     config, first, last = start.config, start.first_step, start.stop_at
     exports = _multiples(config.cadence.save_every, first, last)
     saves = {*exports, *([last] if start.owes_steps else []), *([0] if start.is_new else [])}
-    evaluations = {*_multiples(_evaluate_every(config), first, last), last} if is_evaluated(config) else set()
+    evaluations = {*_multiples(config.evaluate_every, first, last), last} if is_evaluated(config) else set()
     return Cadence(tuple(sorted(saves)), tuple(exports), tuple(sorted(evaluations)))
 
 
 def is_evaluated(config: RunConfig) -> bool:
     """Whether pictures are drawn at all."""
-    return _evaluate_every(config) > 0
-
-
-def _evaluate_every(config: RunConfig) -> int:
-    return config.cadence.save_every if config.evaluation.every is None else config.evaluation.every
+    return config.evaluate_every > 0
 
 
 def planned_files(
@@ -102,7 +87,7 @@ def planned_files(
     found.add(report.with_suffix(".html"))
     if find_spec("matplotlib") is not None:
         found.add(run.training_logs / f"lora_training_curves_{TIME}.png")
-    cache = Path(config.dataset.folder).parent / CACHE_NAME
+    cache = cache_folder(Path(config.dataset.folder))
     for kind, (least, most) in zip(("latents", "text"), encoded, strict=True):
         found.add(cache / kind / "*.safetensors", least, most)
     for target in _moved_aside(start):

@@ -24,6 +24,16 @@ DISK_CODES = frozenset({"disk_full", "disk_too_full"})
 LOADING = frozenset({"loading", "caching", "compiling"})
 
 
+def stall_limit(stall_timeout: float, median_micro_batch: float, *, phase: str, has_stepped: bool) -> float:
+    """Seconds without a sign of life after which a worker counts as stuck. The supervisor ends it by this rule, and
+    `lorasmith logs` shows it by this rule.
+
+    `median_micro_batch`: seconds, 0 where none was measured; `has_stepped`: whether this attempt completed a step.
+    """
+    limit = max(stall_timeout, MICRO_BATCHES * median_micro_batch)
+    return max(limit, FIRST_TIMES * stall_timeout) if phase in LOADING or not has_stepped else limit
+
+
 @dataclass(slots=True)
 class WatchedTime:
     """Seconds in which somebody looked. A watcher that was itself stopped, or asleep with the whole machine, has seen
@@ -101,14 +111,12 @@ class Silence:
     @property
     def step_limit(self) -> float:
         """Seconds, once there is a measure."""
-        return max(self._stall_timeout, MICRO_BATCHES * self._median)
+        return stall_limit(self._stall_timeout, self._median, phase="step", has_stepped=True)
 
     @property
     def limit(self) -> float:
         """Seconds, where the worker is now."""
-        if self.phase in LOADING or not self._has_stepped:
-            return max(FIRST_TIMES * self._stall_timeout, self.step_limit)
-        return self.step_limit
+        return stall_limit(self._stall_timeout, self._median, phase=self.phase, has_stepped=self._has_stepped)
 
     @property
     def is_broken(self) -> bool:

@@ -85,7 +85,8 @@ def main(argv: list[str]) -> int:
 def _look_into_cache(folder: Path) -> CacheLook:
     """What the start would have to encode. Where that is nothing the trial gets copies, as the run would not load the
     encoders then either."""
-    from lorasmith.data.cache import TEXT, EncodedBy, EncoderCache, cache_folder, find_missing
+    from lorasmith.data.cache import TEXT, EncodedBy, EncoderCache, find_missing
+    from lorasmith.data.cache_folder import cache_folder
     from lorasmith.families import load_family
     from lorasmith.training.evaluation_set import EMPTY_CAPTION, choose
 
@@ -113,7 +114,8 @@ def _look_into_cache(folder: Path) -> CacheLook:
 
 
 def _copy_cached(folder: Path, theirs: EncoderCache, encoded_by: EncodedBy, weights: BaseWeights) -> None:
-    from lorasmith.data.cache import LATENTS, TEXT, EncoderCache, cache_folder
+    from lorasmith.data.cache import LATENTS, TEXT, EncoderCache
+    from lorasmith.data.cache_folder import cache_folder
     from lorasmith.training.evaluation_set import EMPTY_CAPTION
 
     run = RunFolder(folder / "lora_output")

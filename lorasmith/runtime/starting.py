@@ -9,12 +9,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lorasmith.config import RunConfig, load_run_toml
 from lorasmith.config.request import Request
-from lorasmith.data.folder import Scan
-from lorasmith.data.images import EXTENSIONS
 from lorasmith.data.order import split_held_out
 from lorasmith.errors import ConfigError, ExitCode, ModelError, NoStateError, ResumeError
 from lorasmith.events import AdapterExported, BestChosen, CheckpointSaved, RunStarted, RunStopped
@@ -25,6 +23,9 @@ from lorasmith.ledger import read_events, surviving
 from lorasmith.run_folder import RunFolder, run_at
 from lorasmith.runtime.start import Start
 from lorasmith.saved_states import SavedState, damage_of, find_states, newest_good
+
+if TYPE_CHECKING:
+    from lorasmith.data.folder import Scan
 
 Values = Mapping[tuple[str, str], Any]
 
@@ -176,6 +177,8 @@ def _check_folders(run: RunFolder, config: RunConfig, here: Path) -> None:
 
 def _holds_pictures(folder: Path) -> bool:
     """A run has its own in folders of their own."""
+    from lorasmith.data.images import EXTENSIONS  # and PIL, which a start that is refused need not wait for
+
     return folder.is_dir() and any(one.suffix.lower() in EXTENSIONS for one in folder.iterdir())
 
 

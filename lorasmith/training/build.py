@@ -20,7 +20,7 @@ from lorasmith.adapters import adapter_kind
 from lorasmith.adapters.base import Adapter, Attachment
 from lorasmith.config import RunConfig, dump_run_toml, load_run_toml
 from lorasmith.control import HeartbeatWriter, monotonic
-from lorasmith.data.cache import cache_folder
+from lorasmith.data.cache_folder import cache_folder
 from lorasmith.data.types import CachedExample, Example
 from lorasmith.errors import ModelError, ResumeError
 from lorasmith.events import Event, Warned
@@ -35,7 +35,6 @@ from lorasmith.promotion import Moves, moves_of, promote, remove_staging
 from lorasmith.run_folder import RunFolder, refusals_named, write_atomically
 from lorasmith.saved_states import DAMAGED, newest_good, set_aside
 from lorasmith.training.allocator import keep_freed_memory
-from lorasmith.training.arithmetic import checked_bits, settled_precision
 from lorasmith.training.checkpoint import check_room, restore_state, step_back
 from lorasmith.training.device import DTYPES, Device, choose_device, fingerprint
 from lorasmith.training.evaluation import Evaluator
@@ -56,7 +55,9 @@ from lorasmith.training.loss_scaler import LossScaler
 from lorasmith.training.lr_schedules import lr_factor_at
 from lorasmith.training.measures import Comparer
 from lorasmith.training.optimizers import build_optimizer, check_optimizer
+from lorasmith.training.precision import checked_bits, say_device
 from lorasmith.training.recall import recall
+from lorasmith.training.resume_check import say_if_not_exact
 from lorasmith.training.state import Origin, TrainState
 from lorasmith.training.step import Parts
 
@@ -73,15 +74,17 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, tol
     config = load_run_toml(run.staging / run.config.name)
     device = choose_device(config.machine.device, threads=config.machine.threads)
     family = load_family(base_weights(config, Path()))
-    precision = settled_precision(config, device, family, told)
+    before = None if resume is None else load_run_toml(run.config)
+    precision = say_device(config.model.precision, device, family, told, kept=_kept(config, before))
     differing = checked_bits(device, precision, told)
     check_optimizer(config.optimizer.name, config.optimizer.options)
+    say_if_not_exact(config.optimizer, told, adapter=config.adapter.kind, where=device.torch_device)
     start = start_from(config.adapter, family) if resume is None else {}
     with ThreadPoolExecutor(max_workers=1) as pool:  # hashing gigabytes leaves the interpreter free to load
         hashing = pool.submit(weights_sha256, family.weights)
         trained, held_out = split_examples(config, scan_for(config, family.weights, check_pixels=False))
         chosen = _chosen(config, trained, held_out)
-        cached, measured_on = _encoded(config, family, trained, chosen, device=device, told=told)
+        cached, measured_on = _encoded(config, family, trained, chosen, precision=precision, device=device, told=told)
         told.beat("loading")
         components = family.traits.text_encoders if config.adapter.train_text_encoder else ()
         models = family.load_models(trained=components, precision=DTYPES[precision], where=device.torch_device)
@@ -103,7 +106,7 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, tol
     return Loaded(
         run=run,
         config=config,
-        before=None if resume is None else load_run_toml(run.config),
+        before=before,
         attempt=attempt,
         stop_at=stop_at,
         resumed_from=None if resume is None else state.step,
@@ -171,6 +174,17 @@ def begin(loaded: Loaded) -> Recorder:
     return recorder
 
 
+def _kept(config: RunConfig, before: RunConfig | None) -> set[str]:
+    """Which of "precision" and "device" are those that the run had before this start."""
+    if before is None:
+        return set()
+    same = {
+        "precision": config.model.precision == before.model.precision,
+        "device": config.machine.device == before.machine.device,
+    }
+    return {name for name, is_same in same.items() if is_same}
+
+
 def _with_moved_start(config: RunConfig, moves: Moves) -> RunConfig:
     """Where --init-from names a file of the old run: an attempt that has to begin anew finds it in the backup."""
     for source, target in moves:
@@ -197,19 +211,21 @@ def _stepped_back(loaded: Loaded, step: int) -> list[Event]:
     return warnings
 
 
-def _evaluate_every(config: RunConfig) -> int:
-    """Steps; 0 never."""
-    return config.cadence.save_every if config.evaluation.every is None else config.evaluation.every
-
-
 def _chosen(config: RunConfig, trained: tuple[Example, ...], held_out: tuple[Example, ...]) -> Chosen:
-    if _evaluate_every(config) == 0:
+    if config.evaluate_every == 0:
         return NOTHING_CHOSEN
     return choose(trained, held_out, count=config.evaluation.examples, seed=config.seed)
 
 
 def _encoded(
-    config: RunConfig, family: ModelFamily, trained: tuple[Example, ...], chosen: Chosen, *, device: Device, told: Told
+    config: RunConfig,
+    family: ModelFamily,
+    trained: tuple[Example, ...],
+    chosen: Chosen,
+    *,
+    precision: str,
+    device: Device,
+    told: Told,
 ) -> tuple[list[CachedExample], EvaluationSet | None]:
     """What is trained on, and what is measured on; None where nothing is."""
     encoding = Encoding(
@@ -217,6 +233,7 @@ def _encoded(
         cache_folder(Path(config.dataset.folder)),
         clip_skip=config.model.clip_skip,
         trains_text=config.adapter.train_text_encoder,
+        precision=DTYPES[precision],
         device=device,
     )
     if not chosen.sampled:
@@ -256,7 +273,7 @@ def _evaluator(
     return Evaluator(
         run=run,
         attempt=told.attempt,
-        every=_evaluate_every(config),
+        every=config.evaluate_every,
         settings=config.evaluation,
         measured_on=measured_on,
         comparer=comparer,

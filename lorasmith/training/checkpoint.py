@@ -10,7 +10,6 @@ import io
 import json
 import os
 import pickle
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -38,16 +37,23 @@ from lorasmith.run_folder import (
     when_not_in_use,
     write_durably,
 )
-from lorasmith.saved_states import MANIFEST, SavedState, damage_of, find_states, sha256_of, write_manifest_bytes
+from lorasmith.saved_states import (
+    ADAPTER,
+    LR_SCHEDULE,
+    MANIFEST,
+    OPTIMIZER,
+    RANDOM_STATES,
+    STEP_IN_NAME,
+    TRAIN_STATE,
+    SavedState,
+    damage_of,
+    find_states,
+    sha256_of,
+    write_manifest_bytes,
+)
 from lorasmith.training.device import is_out_of_memory
 from lorasmith.training.state import Origin, TrainState
 
-ADAPTER = "adapter.safetensors"
-OPTIMIZER = "optimizer.pt"
-LR_SCHEDULE = "lr_scheduler.pt"
-RANDOM_STATES = "random_states.pkl"
-TRAIN_STATE = "train_state.json"
-STEP_IN_NAME = re.compile(r"(?:^|-)step-?([0-9]{8,})(?:\.safetensors)?$")
 ROOM_FOR_STATES = 2  # the disk must hold so many more states than there are before a run begins
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from lorasmith.data.cache import (
     TEXT,
     EncodedBy,
     EncoderCache,
+    HoldingCache,
     Missing,
     encode_missing,
     find_missing,
@@ -81,6 +83,7 @@ class Encoding:
     folder: Path
     clip_skip: int
     trains_text: bool
+    precision: torch.dtype  # of the denoiser, in which text embeddings are held
     device: Device
 
     @property
@@ -94,7 +97,8 @@ def cached_examples(
     """What the encoders make of each example, and of captions besides, from the cache; the encoders are loaded only
     where something lacks, one after the other, and are gone when this returns."""
     encoded_by = encoding.by
-    cache = EncoderCache(encoding.folder)
+    text_held = partial(encoding.family.conditioning_in, precision=encoding.precision)
+    cache = HoldingCache(encoding.folder, text_held=text_held)
     missing = find_missing(cache, examples, encoded_by)
     if encoded_by.caches_text:
         more = [one for one in dict.fromkeys(captions) if one not in missing.captions]
@@ -172,6 +176,13 @@ class RunBatches:
     def at(self, step: int, micro: int) -> tuple[int, Batch]:
         epoch, ids = self.order.batch_at(self.position(step, micro), self.state.origin.epoch)
         return epoch, collate(self.cached, ids, self.family.collate_conditioning)
+
+    def examples_in(self, step: int) -> int:
+        """How many examples the micro-batches of a step hold together."""
+        epoch = self.state.origin.epoch
+        return sum(
+            len(self.order.batch_at(self.position(step, micro), epoch)[1]) for micro in range(self.accumulation_steps)
+        )
 
     def epoch_of(self, step: int) -> int:
         """The epoch of the last micro-batch of a completed step; the first epoch before the first step."""

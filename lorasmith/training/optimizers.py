@@ -25,7 +25,12 @@ INSTALL = {"adamw8bit": "bitsandbytes", "lion": "lion-pytorch", "prodigy": "prod
 # These treat every number alike, so they get one flat tensor a group: a single call instead of hundreds.
 ELEMENTWISE = frozenset({"adamw", "lion"})
 # Ours to give: the parameters, the learning rate, and how the update is carried out.
-RESERVED = frozenset({"self", "params", "lr", "fused", "foreach", "capturable", "differentiable", "maximize"})
+RESERVED = frozenset(
+    {
+        *("self", "params", "lr", "fused", "foreach", "capturable", "differentiable", "maximize"),
+        *("use_triton", "fsdp_in_use"),  # lion-pytorch leaves the process where there is no triton
+    }
+)
 
 
 def build_optimizer(

@@ -6,7 +6,7 @@ measures nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,6 @@ from lorasmith.training.evaluation_set import EvaluationSet, SampleSpec, to_byte
 from lorasmith.training.examples import CachedText
 from lorasmith.training.halving import in_batches
 from lorasmith.training.step import Parts
-from lorasmith.training.validation import conditioning_of
 
 STEPS = 12
 """Of DDIM, over the whole schedule: at a strength below 1 that share of them."""
@@ -75,7 +74,7 @@ def _drawn(
     noise = torch.stack([_noise(one) for one in specs]).to(where)
     start = torch.stack([torch.zeros(shape) if one.cached is None else one.cached.latents for one in specs]).to(where)
     texts = [*[empty_caption] * len(specs), *(one.text for one in specs)]
-    conditioning = conditioning_of(parts, texts)
+    conditioning = _conditioning_of(parts, texts)
 
     def predict(sample: Tensor, timesteps: Tensor) -> Tensor:
         alive()
@@ -90,3 +89,14 @@ def _drawn(
 
 def _noise(spec: SampleSpec) -> Tensor:
     return torch.randn(spec.latents_shape, generator=torch.Generator().manual_seed(spec.seed))
+
+
+def _conditioning_of(parts: Parts, texts: Sequence[CachedText]) -> Mapping[str, Tensor]:
+    """Of a batch, where the models are; through the text encoder where that is trained."""
+    where = parts.device.torch_device
+    conditionings = [one.conditioning for one in texts if one.conditioning is not None]
+    if conditionings:
+        return {name: value.to(where) for name, value in parts.family.collate_conditioning(conditionings).items()}
+    tokens = [one.tokens for one in texts if one.tokens is not None]
+    stacked = {name: torch.stack([one[name] for one in tokens]).to(where) for name in tokens[0]}
+    return parts.family.encode_tokens(parts.models, stacked, clip_skip=parts.clip_skip)

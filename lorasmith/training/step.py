@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lorasmith.data.types import Batch
 from lorasmith.diffusion.losses import per_example_mse
-from lorasmith.diffusion.noise_schedules import Draw
+from lorasmith.diffusion.noise_schedules import Draw, Draws
 from lorasmith.errors import NonFiniteError, ResourceError
 from lorasmith.families.base import ModelFamily
 from lorasmith.seeding import fold
@@ -30,6 +30,9 @@ class Batches(Protocol):
 
     def at(self, step: int, micro: int) -> tuple[int, Batch]:
         """The epoch (from 1) and the micro-batch, on the CPU."""
+
+    def examples_in(self, step: int) -> int:
+        """How many examples the micro-batches of a step hold together; known without making one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,7 @@ class Repeat:
     gradient_checkpointing: bool | None = None
 
 
-def losses_of(parts: Parts, batch: Batch, draw: Draw) -> Tensor:
+def losses_of(parts: Parts, batch: Batch, draw: Draws) -> Tensor:
     """One loss per example, (B,), float32. Pure: the same arguments give the same numbers."""
     conditioning = batch.conditioning
     if conditioning is None:
@@ -109,9 +112,11 @@ def train_step(state: TrainState, parts: Parts, *, beat: Callable[[], None] = la
 def _sum_gradients(
     state: TrainState, parts: Parts, step: int, beat: Callable[[], None]
 ) -> tuple[int, Tensor, tuple[int, ...]]:
-    """Forward and backward of all micro-batches; leaves the step's gradient, scaled, in the adapter's buffer."""
+    """Forward and backward of all micro-batches; leaves the gradient of the mean loss over the step's examples,
+    scaled, in the adapter's buffer."""
     count = parts.accumulation_steps
     scale = 1.0 if state.scaler is None else state.scaler.scale
+    weight = scale / parts.batches.examples_in(step)
     gradients = TreeSum(count)
     losses: list[Tensor] = []
     ids: list[int] = []
@@ -119,7 +124,7 @@ def _sum_gradients(
     for micro in range(count):
         state.adapter.clear_gradient()
         epoch, batch = parts.batches.at(step, micro)
-        losses.append(_backward(state, parts, batch, step=step, micro=micro, scale=scale / count))
+        losses.append(_backward(state, parts, batch, step=step, micro=micro, weight=weight))
         ids += batch.example_ids
         gradient = state.adapter.gradient()
         gradients.add(micro, gradient.clone() if count > 1 else gradient)
@@ -130,8 +135,8 @@ def _sum_gradients(
     return epoch, torch.cat(losses).mean(), tuple(ids)
 
 
-def _backward(state: TrainState, parts: Parts, batch: Batch, *, step: int, micro: int, scale: float) -> Tensor:
-    """Adds the gradient of scale × the mean loss of one micro-batch to the buffer; its losses, (B,), detached.
+def _backward(state: TrainState, parts: Parts, batch: Batch, *, step: int, micro: int, weight: float) -> Tensor:
+    """Adds the gradient of weight × the sum of one micro-batch's losses to the buffer; its losses, (B,), detached.
 
     Cut into slices where memory ran out: each takes its rows of the whole micro-batch's draw.
     """
@@ -143,9 +148,9 @@ def _backward(state: TrainState, parts: Parts, batch: Batch, *, step: int, micro
     for number in range(slices):
         start, stop = size * number // slices, size * (number + 1) // slices
         seed_model(fold(parts.seed, "model", step, micro, number))
-        part = _moved(batch.rows(start, stop), where)
+        part = batch.rows(start, stop).to(where)
         loss = losses_of(parts, part, whole.rows(start))
-        (loss.sum() * (scale / size)).backward()  # type: ignore[no-untyped-call]
+        (loss.sum() * weight).backward()  # type: ignore[no-untyped-call]
         losses.append(loss.detach())
     return torch.cat(losses)
 
@@ -217,15 +222,4 @@ def _make_room(state: TrainState, parts: Parts, step: int) -> Repeat:
         "out_of_memory",
         micro_split=state.micro_split,
         gradient_checkpointing=state.gradient_checkpointing,
-    )
-
-
-def _moved(batch: Batch, where: torch.device) -> Batch:
-    if where.type == "cpu":
-        return batch
-    return Batch(
-        latents=batch.latents.to(where, non_blocking=True),
-        conditioning=None if batch.conditioning is None else {k: v.to(where) for k, v in batch.conditioning.items()},
-        tokens=None if batch.tokens is None else {k: v.to(where) for k, v in batch.tokens.items()},
-        example_ids=batch.example_ids,
     )

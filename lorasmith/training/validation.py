@@ -1,25 +1,21 @@
 """The training loss on examples that stay the same, at noise and timesteps that stay the same.
 
-The arithmetic is the step's own; nothing is trained here, and nothing of it is random.
+It is computed by the step's own `losses_of`; nothing is trained here, and nothing of it is random.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
-
+from lorasmith.data.collate import collate
 from lorasmith.data.types import CachedExample, Example
-from lorasmith.diffusion.losses import per_example_mse
-from lorasmith.diffusion.noise_schedules import Draw, Noised
+from lorasmith.diffusion.noise_schedules import Draw, OwnDraws
 from lorasmith.seeding import fold
-from lorasmith.training.examples import CachedText
 from lorasmith.training.halving import in_batches
-from lorasmith.training.step import Parts
+from lorasmith.training.step import Parts, losses_of
 
 QUANTILES = (0.125, 0.375, 0.625, 0.875)
 """Of the noise schedule: the middles of its quarters, from little noise to much."""
@@ -73,37 +69,19 @@ def validation_losses(
 
     def work(batch: Sequence[_Item]) -> list[float]:
         alive()
-        noised = [_noised(parts, one) for one in batch]
-        together = Noised(
-            sample=torch.cat([one.sample for one in noised]),
-            timesteps=torch.cat([one.timesteps for one in noised]),
-            target=torch.cat([one.target for one in noised]),
-        )
-        texts = [CachedText(one.cached.conditioning, one.cached.tokens) for one in batch]
-        prediction = parts.family.predict(parts.models, together, conditioning_of(parts, texts))
-        return [float(one) for one in per_example_mse(prediction, together.target)]
+        cached = collate([one.cached for one in batch], range(len(batch)), parts.family.collate_conditioning)
+        draws = OwnDraws([_draw(parts, one) for one in batch])
+        return [float(one) for one in losses_of(parts, cached.to(parts.device.torch_device), draws)]
 
     losses = in_batches(items, work, kind=lambda one: one.cached.latents.shape, at_once=at_once, device=parts.device)
     width = len(QUANTILES)
     return ValidationLosses(tuple(tuple(losses[at : at + width]) for at in range(0, len(losses), width)))
 
 
-def conditioning_of(parts: Parts, texts: Sequence[CachedText]) -> Mapping[str, Tensor]:
-    """Of a batch, where the models are; through the text encoder where that is trained."""
-    where = parts.device.torch_device
-    conditionings = [one.conditioning for one in texts if one.conditioning is not None]
-    if conditionings:
-        return {name: value.to(where) for name, value in parts.family.collate_conditioning(conditionings).items()}
-    tokens = [one.tokens for one in texts if one.tokens is not None]
-    stacked = {name: torch.stack([one[name] for one in tokens]).to(where) for name in tokens[0]}
-    return parts.family.encode_tokens(parts.models, stacked, clip_skip=parts.clip_skip)
-
-
-def _noised(parts: Parts, item: _Item) -> Noised:
+def _draw(parts: Parts, item: _Item) -> Draw:
     # A stream of its own: no step of training ever draws from it.
     seed = fold(parts.seed, "validation", item.example.image_sha256)
-    draw = Draw(seed, 0, QUANTILES.index(item.quantile), 1, quantile=item.quantile)
-    return parts.family.add_noise(item.cached.latents[None].to(parts.device.torch_device), draw)
+    return Draw(seed, 0, QUANTILES.index(item.quantile), 1, quantile=item.quantile)
 
 
 def _mean(values: Sequence[float]) -> float:

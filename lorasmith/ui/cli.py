@@ -6,7 +6,6 @@ Only the standard library is imported up here, so that even a missing dependency
 from __future__ import annotations
 
 import difflib
-import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -16,6 +15,8 @@ from pathlib import Path
 from lorasmith import __version__
 from lorasmith.errors import ConfigError, ExitCode, TrainerError
 from lorasmith.faults import check_fault
+from lorasmith.file_names import is_beyond_locale, name_beyond_locale
+from lorasmith.ui.encodings import in_own_bytes, make_streams_lenient, words_in
 from lorasmith.ui.words import Words, language_of
 
 # Each names a function (arguments, words, command) -> exit code, loaded when it is asked for.
@@ -43,10 +44,11 @@ def main(argv: Sequence[str] | None = None, *, script: str = "") -> int:
     `script` is how a command of its own, `python train_lora.py`, is called in texts.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    _make_streams_lenient()
-    words = Words(language_of(arguments, os.environ, Path.cwd()))
+    make_streams_lenient()
+    words = words_in(language_of(arguments, os.environ, Path.cwd()))
     try:
         check_fault()
+        _refuse_undecoded([*arguments, str(Path.cwd())])
         return _dispatch(arguments, words, script)
     except TrainerError as error:
         _complain(words, error.code, error.fields)
@@ -65,6 +67,17 @@ def main(argv: Sequence[str] | None = None, *, script: str = "") -> int:
         return int(ExitCode.FINISHED)
     finally:
         _flush()
+
+
+def _refuse_undecoded(names: Sequence[str]) -> None:
+    """What was typed, or lies above here, may be in characters that the locale does not know.
+
+    Raises:
+        ConfigError: `name_beyond_locale`.
+    """
+    for name in names:
+        if is_beyond_locale(name):
+            raise name_beyond_locale(name)
 
 
 def _dispatch(arguments: list[str], words: Words, script: str) -> int:
@@ -108,14 +121,9 @@ def _complain(words: Words, code: str, fields: dict[str, object]) -> None:
         option = str(fields["option"])
         otherwise = fields.get("expected", COMMAND_OPTIONS.get(option, ""))
         fields = {**fields, "expected": expected(words, option) or otherwise}
+    if code == "name_beyond_locale":
+        fields = {**fields, "name": in_own_bytes(str(fields["name"]))}
     print(*words.error(code, fields), sep="\n", file=sys.stderr)
-
-
-def _make_streams_lenient() -> None:
-    """A terminal that cannot show a sign shows another in its place, and never ends the program."""
-    for stream in (sys.stdin, sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
 
 
 def _flush() -> None:

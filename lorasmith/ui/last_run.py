@@ -28,15 +28,13 @@ from lorasmith.ledger import read_events
 from lorasmith.locking import is_held
 from lorasmith.reports.attempts import attempts_of
 from lorasmith.run_folder import RunFolder
+from lorasmith.runtime.policy import REMEMBERED, stall_limit
 from lorasmith.saved_states import SavedState, find_states
 from lorasmith.ui.measures import Measure, measures_of
 from lorasmith.ui.run_reading import RunReader
 
 Standing = Literal["none", "loading", "running", "ending", "stuck", "orphaned", "finished", "stopped", "failed", "died"]
 GOING_ON = frozenset({"loading", "running", "ending", "stuck", "orphaned"})
-# As the supervisor counts: a step may take 20 times the usual, loading and the first step 6 times the limit.
-SLOW_STEP_TIMES = 20
-LOADING_TIMES = 6
 REPORTS = "lora_training_*"
 STAMP_LENGTH = len("YYYYMMDD_HHMMSS")
 
@@ -135,7 +133,7 @@ def look(run: RunFolder, reader: RunReader, *, now: float) -> LastRun:
     ending = reader.ending(start.attempt) if start is not None else None
     curves = reader.curves
     points = curves.points
-    beat = _beat(run, [one.seconds for one in points[-50:]], is_staged=is_staged, start=start, now=now)
+    beat = _beat(run, [one.seconds for one in points[-REMEMBERED:]], is_staged=is_staged, start=start, now=now)
     own = read_events(run.supervisor_log)
     given_up = _given_up(own, start)
     standing = _standing(start, ending, beat, is_locked=is_locked, is_staged=is_staged)
@@ -207,22 +205,26 @@ def _beat(
     with suppress(FileNotFoundError):  # a start that has not come to its first beat is no older than its lock
         moved = max(moved, run.lock.stat().st_mtime)
     age = max(0.0, now - moved)
-    stall = _stall_timeout(run.staging / run.config.name if is_staged else run.config)
-    is_early = is_staged or start is None or beat.step <= (start.resumed_from or 0)
-    limit = LOADING_TIMES * stall if is_early else stall
-    if seconds and not is_early:
-        limit = max(limit, SLOW_STEP_TIMES * statistics.median(seconds))
+    stall_timeout, accumulation_steps = _settings(run.staging / run.config.name if is_staged else run.config)
+    limit = stall_limit(
+        stall_timeout,
+        # The ledger holds whole steps; the rule counts the micro-batches that they are made of.
+        statistics.median(seconds) / accumulation_steps if seconds else 0.0,
+        phase=beat.phase,
+        has_stepped=not is_staged and start is not None and beat.step > (start.resumed_from or 0),
+    )
     return Beat(beat.step, beat.phase, age, limit)
 
 
-def _stall_timeout(config: Path) -> float:
-    """Of the run's own settings."""
+def _settings(config: Path) -> tuple[float, int]:
+    """The stall time-out and the micro-batches of a step, of the run's own settings."""
     try:
-        return float(tomllib.loads(config.read_text(encoding="utf-8"))["watch"]["stall_timeout"])
+        plain = tomllib.loads(config.read_text(encoding="utf-8"))
+        return float(plain["watch"]["stall_timeout"]), int(plain["training"]["accumulation_steps"])
     except (OSError, ValueError, KeyError, TypeError):
         from lorasmith.config import RunConfig  # the one place with defaults; it takes a moment to load
 
-        return RunConfig().watch.stall_timeout
+        return RunConfig().watch.stall_timeout, RunConfig().training.accumulation_steps
 
 
 def _steps(reader: RunReader, start: RunStarted | None, done: int) -> Steps:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorasmith.errors import ExitCode
 from lorasmith.run_folder import RunFolder
+from lorasmith.ui.encodings import shows_everything
 from lorasmith.ui.switches import parse_switches, switches_help
 from lorasmith.ui.which_run import how_to_make_some, output_named, run_named, train_command
 from lorasmith.ui.words import Words
@@ -48,7 +49,7 @@ def logs(arguments: list[str], words: Words, command: str, *, wait: Wait = time.
         facts = watched.until_the_end() if "follow" in given else watched.look()
         from lorasmith.ui.logs_json import as_json
 
-        print(json.dumps(as_json(facts), ensure_ascii=False, indent=1))
+        print(json.dumps(as_json(facts), ensure_ascii=not shows_everything(sys.stdout), indent=1))
     elif "menu" in given and can_ask():
         _menu(watched, words, command, given)
     elif "follow" in given:

@@ -17,6 +17,7 @@ from lorasmith import __version__
 from lorasmith.config import load_flat_toml
 from lorasmith.errors import ConfigError, ExitCode
 from lorasmith.run_folder import run_at
+from lorasmith.ui.encodings import shows_everything
 from lorasmith.ui.folder_settings import read_folder_settings
 from lorasmith.ui.layout import two_columns, wrapped
 from lorasmith.ui.options import EPOCHS, STEPS, CommandLine, Values, layered, parse, split_request
@@ -59,7 +60,7 @@ def plan(arguments: list[str], words: Words, command: str) -> int:
     from lorasmith.runtime.planning import as_plain
 
     if asked.json:
-        print(json.dumps(as_plain(found), ensure_ascii=False, indent=1))
+        print(json.dumps(as_plain(found), ensure_ascii=not shows_everything(sys.stdout), indent=1))
     else:
         from lorasmith.ui.plan_view import show
 
@@ -97,7 +98,7 @@ def _new(values: Values, words: Words, here: Path) -> Start:
     from lorasmith.runtime.starting import new_run
 
     settings, request = split_request(values)
-    return new_run(settings, request, state_prefix=words.say("state.prefix"), here=here)
+    return new_run(settings, request, state_prefix=words.state_prefix, here=here)
 
 
 def _continued(values: Values, line: CommandLine, here: Path) -> Start:

@@ -12,8 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from lorasmith.data.findings import Finding
-from lorasmith.runtime.planned_files import STATE_FILES, TIME, PlannedFile
+from lorasmith.runtime.planned_files import TIME, PlannedFile
 from lorasmith.runtime.planning import NOT_PROBED, Measured, RunPlan, Unmeasured
+from lorasmith.saved_states import STATE_FILES
 from lorasmith.ui.status import clock, speed
 from lorasmith.ui.words import Words
 

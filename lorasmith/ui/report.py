@@ -38,7 +38,7 @@ def report(arguments: list[str], words: Words, command: str) -> int:
 
     from lorasmith.reports.making import make_reports  # PIL, and matplotlib when it draws: not for those refused above
 
-    files = make_reports(run, words)
+    files = make_reports(run, words.in_files)
     print(*report_lines(words, files), sep="\n")
     if not files.made:
         raise ResourceError("report_not_made", folder=str(run.training_logs))
@@ -47,7 +47,7 @@ def report(arguments: list[str], words: Words, command: str) -> int:
 
 def _remake(run: RunFolder, words: Words) -> None:
     """The files that otherwise follow a run as it goes."""
-    projections = projections_of(run, words.language)
+    projections = projections_of(run, words.in_files.language)
     for trouble in projections.remake():
         print(*words.warning("report_failed", {"path": trouble.path, "reason": trouble.reason}), sep="\n")
     for sink in projections.sinks:

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 
 from lorasmith.errors import ConfigError
-from lorasmith.messages import LANGUAGES
+from lorasmith.languages import LANGUAGES, language_named
 from lorasmith.ui.layout import two_columns, wrapped
 from lorasmith.ui.words import Words
 
@@ -60,5 +60,5 @@ def switches_help(words: Words, command: str, about: str, switches: dict[str, st
 
 
 def _refuse_language(lang: str | None) -> None:
-    if lang is not None and lang not in LANGUAGES:
+    if lang is not None and not language_named(lang):
         raise ConfigError("config_value", option="lang", value=repr(lang), expected=", ".join(LANGUAGES))

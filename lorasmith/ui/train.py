@@ -14,9 +14,10 @@ from lorasmith.config import Request, RunConfig, load_flat_toml
 from lorasmith.data.order import AUTO_FROM, is_taught
 from lorasmith.errors import ConfigError, ExitCode, LockedError, ResourceError
 from lorasmith.locking import is_held
-from lorasmith.messages import LANGUAGES, choose_language
+from lorasmith.messages import choose_language
 from lorasmith.run_folder import RunFolder, run_at
 from lorasmith.ui.commands import typed
+from lorasmith.ui.encodings import words_in
 from lorasmith.ui.folder_settings import read_folder_settings, remember_base_model
 from lorasmith.ui.help_text import train_help
 from lorasmith.ui.options import EPOCHS, STEPS, CommandLine, Mode, Values, layered, parse, split_request
@@ -106,7 +107,7 @@ class _Desk:
             print(self._advice(split_request(values)[0]))
             values[STEPS] = Prompter(self.words).steps(default=DEFAULT_STEPS)
         settings, request = split_request(values)
-        prefix = self.words.say("state.prefix")
+        prefix = self.words.state_prefix
         start = self.engine.new_run(settings, request, state_prefix=prefix, here=self.here)
         if asked_model:  # only now: it is one that can be trained on
             self._remember(asked_model)
@@ -180,9 +181,10 @@ class _Desk:
 def words_of(config: Values, line: CommandLine, words: Words) -> Words:
     """The language that --config names counts as asked for, unless the command line names one."""
     wish: Any = config.get(LANG, "")
-    if line.values.get(LANG) or wish not in LANGUAGES:
+    if line.values.get(LANG) or not wish:
         return words
-    return Words(choose_language(wish, "", os.environ))
+    language = choose_language(wish, "", os.environ)
+    return words if language in (words.language, words.asked) else words_in(language)
 
 
 def _refuse_if_held(run: RunFolder) -> None:
@@ -193,10 +195,26 @@ def _refuse_if_held(run: RunFolder) -> None:
 
 
 def _engine() -> Engine:
-    from lorasmith.data.folder import repeats_in
+    """What each of these needs is imported when it is called: who is refused waits for nothing else."""
     from lorasmith.families.locate import find_checkpoints
-    from lorasmith.runtime.planning import suggested_steps
     from lorasmith.runtime.starting import continued_run, new_run, standing
+
+    return Engine(new_run, standing, continued_run, _supervise, find_checkpoints, _repeats_in, _suggested_steps)
+
+
+def _supervise(start: Start) -> Supervised:
     from lorasmith.runtime.supervisor import Supervisor
 
-    return Engine(new_run, standing, continued_run, Supervisor, find_checkpoints, repeats_in, suggested_steps)
+    return Supervisor(start)
+
+
+def _repeats_in(folder: Path) -> tuple[int, ...]:
+    from lorasmith.data.folder import repeats_in
+
+    return repeats_in(folder)
+
+
+def _suggested_steps(pictures: int) -> tuple[int, int | None]:
+    from lorasmith.runtime.planning import suggested_steps
+
+    return suggested_steps(pictures)

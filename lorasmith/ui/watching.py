@@ -87,7 +87,7 @@ def _follow(
                 continue
             followed.has_begun = followed.has_begun or isinstance(event, RunStarted)
             if isinstance(event, WorkerStarted) and projections is None:
-                projections = projections_of(start.run, words.language)  # while the worker loads
+                projections = projections_of(start.run, words.in_files.language)  # while the worker loads
             troubles: list[Trouble] = []
             average = None
             if projections is not None:
@@ -123,4 +123,4 @@ def _report(start: Start, display: Display, words: Words) -> None:
     # Here, because what draws is not to be loaded while a run trains.
     from lorasmith.reports.making import make_reports
 
-    display.reported(make_reports(start.run, words))
+    display.reported(make_reports(start.run, words.in_files))

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorasmith.messages import choose_language, has, template, tr
+from lorasmith.file_names import is_beyond_locale
+from lorasmith.messages import FALLBACK, choose_language, has, template, tr
 
 FOLDER_SETTINGS = "lorasmith.toml"
 PROBLEMS_SHOWN = 50
@@ -17,9 +18,21 @@ PROBLEMS_SHOWN = 50
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """Sentences in one language."""
+    """Sentences in one language, that of the screen."""
 
     language: str
+    asked: str = ""  # the language that was chosen, where the screen cannot show it
+
+    @property
+    def in_files(self) -> Words:
+        """Sentences for files, which can hold every language."""
+        return Words(self.asked) if self.asked else self
+
+    @property
+    def state_prefix(self) -> str:
+        """The first part of the names of state folders; in English where the locale has no bytes for it."""
+        prefix = self.say("state.prefix")
+        return Words(FALLBACK).say("state.prefix") if is_beyond_locale(prefix) else prefix
 
     def say(self, key: str, /, **fields: Any) -> str:
         """The sentence `key`; every field must be given."""

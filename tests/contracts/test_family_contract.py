@@ -164,6 +164,20 @@ def test_the_prediction_depends_on_everything_it_is_given(loaded: Loaded) -> Non
         assert not torch.equal(prediction, loaded.family.predict(loaded.models, moved, captions))
 
 
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float32])
+def test_conditioning_held_in_the_denoisers_precision_predicts_the_same_bits(
+    loaded: Loaded, precision: torch.dtype
+) -> None:
+    models = loaded.family.load_models(trained=[], precision=precision, where=CPU)
+    noised = loaded.family.add_noise(loaded.latents(1), Draw(5, 7, 1, 1))
+    captions = loaded.family.encode_captions(loaded.encoders, ["a red circle"])
+    held = loaded.family.conditioning_in(captions, precision)
+    assert {one.dtype for one in held.values() if one.is_floating_point()} == {precision}
+    with torch.no_grad():
+        whole, less = (loaded.family.predict(models, noised, one) for one in (captions, held))
+    assert torch.equal(whole, less)
+
+
 def test_gradients_reach_every_target(loaded: Loaded) -> None:
     targets = loaded.family.targets(loaded.models)
     layers = [loaded.models[one.component].get_submodule(one.path) for one in targets]

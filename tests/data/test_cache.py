@@ -3,25 +3,28 @@ import json
 import os
 import random
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 
+from lorasmith.data import cache as cache_module
 from lorasmith.data.cache import (
     LATENTS,
     TEXT,
     EncoderCache,
-    cache_folder,
+    HoldingCache,
     encode_missing,
     find_missing,
     latents_key,
     load_examples,
     text_key,
 )
+from lorasmith.data.files import read_whole
 from lorasmith.data.folder import scan
 from lorasmith.data.types import CachedExample, Example, Offset, Size
-from lorasmith.errors import DatasetError, InputError, NonFiniteError, ResourceError, TrainerError
+from lorasmith.errors import DatasetError, NonFiniteError, ResourceError, TrainerError
 from tests.data.drawing import put_picture
 from tests.data.fake_encoders import HASHES, Encoders
 
@@ -189,6 +192,38 @@ def test_with_a_trained_text_encoder_there_are_tokens(data: Path, cache: Encoder
     assert loaded[0].tokens["ids"].tolist() == [len("picture 0")]
 
 
+def test_each_file_is_read_once(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And none that was just made; what is held is what was stored."""
+    reads: Counter[Path] = Counter()
+
+    def counted(path: Path, *, most: int) -> bytes:
+        data = read_whole(path, most=most)
+        reads[path] += 1
+        return data
+
+    monkeypatch.setattr(cache_module, "read_whole", counted)
+    examples = examples_in(data)
+    made = Encoders().fill(HoldingCache(tmp_path / "cache"), examples)
+    assert not reads
+    assert same(Encoders().fill(HoldingCache(tmp_path / "cache"), examples), made)
+    assert set(reads) == set((tmp_path / "cache").rglob("*.safetensors")) and set(reads.values()) == {1}
+
+
+@pytest.mark.parametrize("is_stored", [False, True])
+def test_text_is_held_in_less_precision_than_it_is_stored(data: Path, tmp_path: Path, is_stored: bool) -> None:
+    examples = examples_in(data)
+    if is_stored:
+        Encoders().fill(EncoderCache(tmp_path / "cache"), examples)
+    halved = HoldingCache(
+        tmp_path / "cache", text_held=lambda text: {"prompt_embeds": text["prompt_embeds"].bfloat16()}
+    )
+    for one in Encoders().fill(halved, examples):
+        assert one.conditioning is not None
+        assert (one.conditioning["prompt_embeds"].dtype, one.latents.dtype) == (torch.bfloat16, torch.float32)
+    stored = EncoderCache(tmp_path / "cache").load(TEXT, text_key(examples[0].caption, HASHES, 1))
+    assert stored is not None and stored["prompt_embeds"].dtype == torch.float32
+
+
 # -- damage ----------------------------------------------------------------------------------------
 
 
@@ -353,37 +388,3 @@ def test_tensors_of_any_kind_come_back(cache: EncoderCache) -> None:
     data = cache.path(TEXT, "key").read_bytes()
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     assert len(header["__metadata__"]["sha256"]) == 64
-
-
-def test_the_cache_lies_beside_the_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    user = {"XDG_CACHE_HOME": str(tmp_path / "user"), "LOCALAPPDATA": str(tmp_path / "user")}
-    (tmp_path / "data").mkdir()
-    assert cache_folder(tmp_path / "data", user) == tmp_path / ".lorasmith_cache"
-    monkeypatch.chdir(tmp_path)
-    assert cache_folder(Path("data"), user) == tmp_path / ".lorasmith_cache"
-    assert cache_folder(Path("data/../data"), user) == tmp_path / ".lorasmith_cache"
-    (tmp_path / "link").symlink_to(tmp_path / "data" / "deeper")
-    assert cache_folder(tmp_path / "link", user) == tmp_path / ".lorasmith_cache"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "link"]  # asking makes nothing
-
-
-def test_else_in_the_users_cache_folder(tmp_path: Path) -> None:
-    user = {"XDG_CACHE_HOME": str(tmp_path / "user"), "LOCALAPPDATA": str(tmp_path / "user")}
-    (tmp_path / "run" / "samples" / "data").mkdir(parents=True)
-    (tmp_path / "run" / "run.toml").touch()
-    assert cache_folder(tmp_path / "run" / "samples" / "data", user) == tmp_path / "user" / "lorasmith"
-    (tmp_path / "beside").mkdir()
-    (tmp_path / "beside" / ".lorasmith_cache").touch()  # a file where the folder would be
-    assert cache_folder(tmp_path / "beside" / "data", user) == tmp_path / "user" / "lorasmith"
-    (tmp_path / "user").touch()
-    with pytest.raises(InputError) as caught:
-        cache_folder(tmp_path / "beside" / "data", user)
-    assert caught.value.code == "cache_not_writable"
-
-
-@pytest.mark.skipif(os.name == "nt", reason="Windows has its own variable")
-def test_a_relative_cache_home_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / ".lorasmith_cache").touch()
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    found = cache_folder(tmp_path / "data", {"XDG_CACHE_HOME": "relative"})
-    assert found == tmp_path / "home" / ".cache" / "lorasmith"

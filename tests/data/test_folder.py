@@ -137,7 +137,15 @@ def test_a_name_that_is_not_text_is_a_problem(tmp_path: Path) -> None:
     name = os.fsencode(tmp_path) + b"/caf\xe9.png"
     shutil.copy(put_picture(tmp_path / "a.png"), name)
     problems = refused(tmp_path).fields["problems"]
-    assert [(one["path"], one["reason"]) for one in problems] == [(f"{tmp_path}/caf\\udce9.png", "file_name")]
+    assert [(one["path"], one["reason"]) for one in problems] == [(f"{tmp_path}/caf\\xe9.png", "file_name")]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are Unicode elsewhere")
+def test_a_name_that_the_locale_cannot_decode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy(put_picture(tmp_path / "a.png"), os.fsencode(tmp_path) + b"/caf\xe9.png")
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
+    (problem,) = refused(tmp_path).fields["problems"]
+    assert (problem["reason"], problem["fields"]) == ("file_name_locale", {"encoding": "ascii"})
 
 
 # -- hints -----------------------------------------------------------------------------------------

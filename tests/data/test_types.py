@@ -42,6 +42,15 @@ def test_slices_make_up_the_whole_and_copy_nothing() -> None:
     assert all(part.latents.untyped_storage().data_ptr() == whole.latents.data_ptr() for part in parts)
 
 
+def test_a_batch_moves_as_a_whole() -> None:
+    whole = batch(trains_text=False)
+    assert whole.to(torch.device("cpu")) is whole
+    moved = whole.to(torch.device("meta"))
+    assert moved.conditioning is not None
+    assert {one.device.type for one in (moved.latents, *moved.conditioning.values())} == {"meta"}
+    assert moved.example_ids == whole.example_ids
+
+
 def test_sizes_are_told_apart_by_name() -> None:
     assert (Size(width=3, height=2).width, Offset(left=1, top=0).top) == (3, 0)
     assert Size(3, 2) == (3, 2)

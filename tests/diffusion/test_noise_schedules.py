@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lorasmith.diffusion.noise_schedules import DdpmSchedule, Draw
+from lorasmith.diffusion.noise_schedules import DdpmSchedule, Draw, OwnDraws
 
 SD15: dict[str, Any] = {
     "beta_start": 0.00085,
@@ -223,6 +223,15 @@ def test_the_variance_is_kept() -> None:
     for timestep in (0, 300, 999):
         sample = schedule().add_noise(latents, noise, torch.tensor([timestep])).sample
         assert math.isclose(sample.var().item(), 1.0, abs_tol=0.03)
+
+
+def test_own_draws_do_not_depend_on_the_others() -> None:
+    draws = [Draw(seed, 0, 1, 1, quantile=quantile) for seed, quantile in ((5, None), (6, 0.375))]
+    both = OwnDraws(draws)
+    for row, draw in enumerate(draws):
+        assert torch.equal(both.normal("noise", (2, 4, 8, 8))[row : row + 1], draw.normal("noise", (1, 4, 8, 8)))
+        assert torch.equal(both.uniform("timestep", (2,))[row : row + 1], draw.uniform("timestep", (1,)))
+    assert not torch.equal(*both.normal("noise", (2, 4, 8, 8)))
 
 
 def test_a_fixed_quantile_is_no_draw() -> None:

@@ -21,6 +21,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
         calls.append((repo_id, allow_patterns))
         raise LocalEntryNotFoundError("not here")
 
+    monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     return calls
 
@@ -99,6 +100,7 @@ def test_a_hub_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def download(*_: object, **__: object) -> str:
         raise error
 
+    monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     with pytest.raises(ModelError, match="base_model_not_found") as caught:
         locate("owner/model", near=tmp_path)
@@ -126,6 +128,7 @@ def test_only_one_kind_of_weights_is_fetched(tmp_path: Path, monkeypatch: pytest
                 (snapshot / name).touch()
         return str(snapshot)
 
+    monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert locate("owner/model", near=tmp_path) == snapshot
     fetched = {one.relative_to(snapshot).as_posix() for one in snapshot.rglob("*") if one.is_file()}

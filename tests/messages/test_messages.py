@@ -35,6 +35,9 @@ def test_hints_are_optional() -> None:
         ("", "", {"LANG": "zh_CN.UTF-8"}, "en"),
         ("", "", {"LC_ALL": "C", "LANG": "zh_TW"}, "en"),
         ("", "", {"LC_MESSAGES": "zh_TW", "LANG": "en_US"}, "zh-TW"),
+        ("zh_TW", "en", {}, "zh-TW"),
+        ("", "en", {"LORASMITH_LANG": "zh-hant"}, "zh-TW"),
+        ("", "zh_tw", {"LANG": "en_US"}, "zh-TW"),
         ("nonsense", "nonsense", {}, "en"),
     ],
 )

@@ -1,4 +1,5 @@
-"""P4's bones: the gradient of a micro-batch is a function of (seed, step, micro-batch number) alone."""
+"""P4's bones: the gradient of a micro-batch is a function of (seed, step, micro-batch number), whose weight is known
+before anything is computed: by the number of examples in the step."""
 
 import subprocess
 import sys
@@ -39,7 +40,7 @@ def gradient_of(loaded: Loaded, micro: int) -> Tensor:
     state, parts = loaded.state, loaded.parts
     state.adapter.clear_gradient()
     _, batch = parts.batches.at(STEP, micro)
-    _backward(state, parts, batch, step=STEP, micro=micro, scale=1 / parts.accumulation_steps)
+    _backward(state, parts, batch, step=STEP, micro=micro, weight=1 / parts.batches.examples_in(STEP))
     return state.adapter.gradient().clone()
 
 

@@ -6,12 +6,10 @@ from typing import Any
 import pytest
 
 from lorasmith.config import RunConfig
-from lorasmith.data import cache
 from lorasmith.run_folder import RunFolder
 from lorasmith.runtime import planned_files
 from lorasmith.runtime.planned_files import cadence_of
 from lorasmith.runtime.start import Start
-from lorasmith.training import checkpoint
 
 EVERY, EVALUATE = ("cadence", "save_every"), ("evaluation", "every")
 
@@ -29,13 +27,14 @@ def files(one: Start, *, samples: int = 4, by_clock: bool = False) -> dict[str, 
     return {Path(file.path).relative_to(base).as_posix(): (file.least, file.most) for file in found}
 
 
-def test_the_names_are_the_engines() -> None:
-    """What writes them needs torch, which a plan does without."""
-    theirs = {checkpoint.ADAPTER, checkpoint.OPTIMIZER, checkpoint.LR_SCHEDULE, checkpoint.RANDOM_STATES}
-    theirs |= {checkpoint.TRAIN_STATE, checkpoint.MANIFEST}
-    assert set(planned_files.STATE_FILES) == theirs
-    assert cache.FOLDER_NAME == planned_files.CACHE_NAME
-    assert checkpoint.STEP_IN_NAME.pattern == planned_files.STEP_IN_NAME.pattern
+def test_the_cache_is_where_the_run_will_have_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.setenv(variable, str(tmp_path / "user"))
+    assert ".lorasmith_cache/latents/*.safetensors" in files(start(tmp_path, 10))
+    (tmp_path / ".lorasmith_cache").touch()  # a file where the folder would be
+    found = files(start(tmp_path, 10))
+    assert "user/lorasmith/latents/*.safetensors" in found
+    assert not any(name.startswith(".lorasmith_cache") for name in found)
 
 
 @pytest.mark.parametrize(

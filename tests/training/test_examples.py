@@ -1,10 +1,14 @@
 """Encode once, hand out by number, and say what is going on meanwhile."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 
 from lorasmith.control import HeartbeatWriter, StopFlag, read_heartbeat, request_stop
+from lorasmith.data import cache
+from lorasmith.data.files import read_whole
 from lorasmith.errors import StopAsked
 from lorasmith.events import CacheProgress
 from lorasmith.ledger import Ledger, read_events
@@ -78,6 +82,14 @@ def test_every_pass_holds_every_picture_as_often_as_it_repeats(loaded: Loaded) -
         assert {one: ids.count(one) for one in ids} == {0: 1, 1: 1, 2: 1, 3: 2, 4: 2, 5: 2, 6: 2}
 
 
+def test_the_examples_of_a_step_are_counted_beforehand(loaded: Loaded) -> None:
+    """Six batches an epoch, one of them with a single example; a pass ends within a step, so do its counts."""
+    batches = loaded.batches
+    found = [sum(len(batches.at(step, micro)[1]) for micro in range(2)) for step in range(1, 13)]
+    assert [batches.examples_in(step) for step in range(1, 13)] == found
+    assert set(found) == {3, 4}
+
+
 def test_epochs_of_steps(loaded: Loaded) -> None:
     assert [loaded.batches.epoch_of(step) for step in range(8)] == [1, 1, 1, 1, 2, 2, 2, 3]
 
@@ -92,6 +104,30 @@ def test_a_new_origin_begins_its_own_epoch(loaded: Loaded) -> None:
     pass_of_four = [loaded.batches.at(11 + place // 2, place % 2)[1].example_ids for place in range(6)]
     assert batch.example_ids == pass_of_four[0]
     assert first is not None
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp32", torch.float32)])
+def test_a_run_reads_each_cached_file_once_and_holds_text_as_the_denoiser_sees_it(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, precision: str, dtype: torch.dtype
+) -> None:
+    values = {("evaluation", "every"): 2, ("dataset", "hold_out"): 1, ("model", "precision"): precision}
+    stage(workshop.start_new(4, values))
+    load(workshop.run, stop_at=4)  # fills the cache
+    reads: Counter[Path] = Counter()
+
+    def counted(path: Path, *, most: int) -> bytes:
+        reads[path] += 1
+        return read_whole(path, most=most)
+
+    monkeypatch.setattr(cache, "read_whole", counted)
+    found = load(workshop.run, stop_at=4)
+    assert set(reads.values()) == {1}
+    measured_on = found.evaluator.measured_on
+    assert measured_on is not None and measured_on.empty_caption.conditioning is not None
+    held = [one.conditioning for one in found.batches.cached]
+    held += [measured_on.empty_caption.conditioning, *(one.text.conditioning for one in measured_on.specs)]
+    assert {tensor.dtype for one in held if one is not None for tensor in one.values()} == {dtype}
+    assert {one.latents.dtype for one in found.batches.cached} == {torch.float32}
 
 
 def test_the_encoders_are_gone(loaded: Loaded) -> None:

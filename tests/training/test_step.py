@@ -1,6 +1,7 @@
 """One step on a family of one layer: the mathematics against a few lines of plain torch."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -37,18 +38,27 @@ class Layer:
         return rows.view_as(noised.sample) + conditioning["text"]
 
 
+@dataclass(frozen=True)
 class Batches:
-    """Micro-batches made from their number."""
+    """Micro-batches made from their number, of these sizes."""
+
+    sizes: tuple[int, ...]
 
     def at(self, step: int, micro: int) -> tuple[int, Batch]:
         generator = torch.Generator().manual_seed(100 * step + micro)
-        latents = torch.randn(BATCH, 3, 2, 4, generator=generator)
-        ids = tuple(range(micro * BATCH, (micro + 1) * BATCH))
-        text = torch.randn(BATCH, 1, 1, 4, generator=generator)
+        size, first = self.sizes[micro], sum(self.sizes[:micro])
+        latents = torch.randn(size, 3, 2, 4, generator=generator)
+        text = torch.randn(size, 1, 1, 4, generator=generator)
+        ids = tuple(range(first, first + size))
         return step, Batch(latents=latents, conditioning={"text": text}, tokens=None, example_ids=ids)
 
+    def examples_in(self, _step: int) -> int:
+        return sum(self.sizes)
 
-def made(*, accumulation: int = 1, optimizer: str = "adamw", **other: Any) -> tuple[TrainState, Parts]:
+
+def made(
+    *, accumulation: int = 1, optimizer: str = "adamw", sizes: tuple[int, ...] = (), **other: Any
+) -> tuple[TrainState, Parts]:
     torch.manual_seed(1)
     denoiser = nn.Sequential(nn.Linear(4, 4))
     denoiser.requires_grad_(False)
@@ -61,10 +71,10 @@ def made(*, accumulation: int = 1, optimizer: str = "adamw", **other: Any) -> tu
         seed=SEED,
         family=Layer(),  # type: ignore[arg-type]
         models={"denoiser": denoiser},
-        batches=Batches(),
+        batches=Batches(sizes or (BATCH,) * accumulation),
         device=other.pop("device", CPU),
         clip_skip=1,
-        accumulation_steps=accumulation,
+        accumulation_steps=len(sizes) or accumulation,
         max_grad_norm=other.pop("max_grad_norm", 0.0),
         base_lrs={"denoiser": LR},
         lr_factor_at=partial(lambda step: 0.5 if step == 1 else 1.0),
@@ -74,12 +84,12 @@ def made(*, accumulation: int = 1, optimizer: str = "adamw", **other: Any) -> tu
     return state, parts
 
 
-def plain_gradient(state: TrainState, parts: Parts, step: int, accumulation: int) -> tuple[Tensor, float]:
+def plain_gradient(state: TrainState, parts: Parts, step: int) -> tuple[Tensor, float]:
     """The gradient of the mean loss over all examples of the step, by autograd over the whole."""
     losses = []
-    for micro in range(accumulation):
+    for micro in range(parts.accumulation_steps):
         batch = parts.batches.at(step, micro)[1]
-        losses.append(losses_of(parts, batch, Draw(SEED, step, micro, BATCH)))
+        losses.append(losses_of(parts, batch, Draw(SEED, step, micro, len(batch))))
     mean = torch.cat(losses).mean()
     found = torch.autograd.grad(mean, state.adapter.parameters("denoiser"))
     return torch.cat([one.flatten() for one in found]), float(mean.detach())
@@ -101,7 +111,7 @@ def test_losses_are_per_example_and_pure() -> None:
 def test_the_gradient_is_that_of_the_mean(accumulation: int, split: int) -> None:
     state, parts = made(accumulation=accumulation)
     state.micro_split = split
-    expected, loss = plain_gradient(state, parts, 1, accumulation)
+    expected, loss = plain_gradient(state, parts, 1)
     result = train_step(state, parts)
     assert isinstance(result, StepResult)
     torch.testing.assert_close(state.adapter.gradient(), expected)
@@ -112,10 +122,22 @@ def test_the_gradient_is_that_of_the_mean(accumulation: int, split: int) -> None
     assert result.lr == {"denoiser": LR * 0.5}
 
 
+@pytest.mark.parametrize("split", [1, 2])
+def test_every_example_of_a_step_weighs_the_same(split: int) -> None:
+    """The last micro-batch of a bucket may be smaller: the loss that is reported is the one that was minimised."""
+    state, parts = made(sizes=(4, 1, 3))
+    state.micro_split = split
+    expected, loss = plain_gradient(state, parts, 1)
+    result = train_step(state, parts)
+    assert isinstance(result, StepResult)
+    torch.testing.assert_close(state.adapter.gradient(), expected)
+    assert float(result.loss) == pytest.approx(loss)
+
+
 def test_the_update_is_the_optimizers() -> None:
     state, parts = made()
     parameter = nn.Parameter(state.adapter.flat.clone())
-    parameter.grad = plain_gradient(state, parts, 1, 1)[0]
+    parameter.grad = plain_gradient(state, parts, 1)[0]
     torch.optim.AdamW([parameter], lr=LR * 0.5).step()
     train_step(state, parts)
     torch.testing.assert_close(state.adapter.flat, parameter.detach())
@@ -124,7 +146,7 @@ def test_the_update_is_the_optimizers() -> None:
 @pytest.mark.parametrize(("bound", "is_clipped"), [(1e-3, True), (1e6, False), (0.0, False)])
 def test_clipping(bound: float, is_clipped: bool) -> None:
     state, parts = made(max_grad_norm=bound)
-    expected, _ = plain_gradient(state, parts, 1, 1)
+    expected, _ = plain_gradient(state, parts, 1)
     result = train_step(state, parts)
     assert isinstance(result, StepResult)
     assert float(result.grad_norm) == pytest.approx(float(expected.norm()))  # before

@@ -7,6 +7,7 @@ import torch
 
 from lorasmith.diffusion.noise_schedules import Draw
 from lorasmith.seeding import fold
+from lorasmith.training import validation
 from lorasmith.training.loaded import Loaded
 from lorasmith.training.step import losses_of
 from lorasmith.training.validation import QUANTILES, ValidationLosses, validation_losses
@@ -32,7 +33,7 @@ def validated(loaded: Loaded, at_once: int = 8) -> ValidationLosses:
 
 def test_it_is_the_loss_of_the_step(loaded: Loaded) -> None:
     assert loaded.evaluator.measured_on is not None
-    found = validated(loaded).table
+    found = validated(loaded, at_once=1).table
     for (example, cached), row in zip(loaded.evaluator.measured_on.validated, found, strict=True):
         from lorasmith.data.collate import collate
 
@@ -40,7 +41,15 @@ def test_it_is_the_loss_of_the_step(loaded: Loaded) -> None:
         for number, (quantile, loss) in enumerate(zip(QUANTILES, row, strict=True)):
             draw = Draw(fold(42, "validation", example.image_sha256), 0, number, 1, quantile=quantile)
             with torch.no_grad():
-                assert loss == pytest.approx(float(losses_of(loaded.parts, batch, draw)), rel=1e-5)
+                assert loss == float(losses_of(loaded.parts, batch, draw))
+
+
+def test_what_the_step_minimises_is_what_is_validated(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a loss is weighted by one day, validation weighs by it too."""
+    plain = validated(loaded).table
+    monkeypatch.setattr(validation, "losses_of", lambda *given: 2 * losses_of(*given))
+    for row, other in zip(validated(loaded).table, plain, strict=True):
+        assert row == tuple(2 * one for one in other)
 
 
 def test_the_quantiles_are_those_of_the_schedule(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from lorasmith.errors import LockedError
 from lorasmith.ui import cli
 
 ROOT = Path(__file__).resolve().parents[2]
-HEAVY = ("torch", "matplotlib", "tensorboard", "PIL", "rich", "numpy", "transformers", "diffusers")
+HEAVY = ("torch", "matplotlib", "tensorboard", "PIL", "rich", "numpy", "transformers", "diffusers", "huggingface_hub")
 
 
 def script(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -33,7 +34,8 @@ NAMES_OF_NOTHING = ["--optimizer sgd", "--device foo", "--init-from nope"]
 @pytest.mark.parametrize(
     "typed",
     ["--help", "--version", "--stepz 3", "--steps 0", "--new --continue", "--lr x", ""]
-    + ["--new --steps 5 --base-model /no/such/model"]
+    + ["--new --steps 5 --base-model /no/such/model", "--new --steps 5 --base-model owner/name"]
+    + ["--new --steps 5 --base-model demo", "--continue --steps 5"]
     + [f"--new --steps 5 --base-model demo {one}" for one in NAMES_OF_NOTHING],
 )
 def test_help_and_bad_arguments_load_nothing_heavy(typed: str, tmp_path: Path) -> None:
@@ -45,18 +47,17 @@ def test_help_and_bad_arguments_load_nothing_heavy(typed: str, tmp_path: Path) -
     done = subprocess.run(
         [sys.executable, "-c", program, *typed.split()],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "hub")},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
     )
     expected = 0 if typed in ("--help", "--version") else 2
-    # "" asks for a mode, and a base model is looked for after the engine was imported: those are allowed PIL, "" numpy.
-    loaded = done.stdout.splitlines()[-1]
-    assert loaded.startswith(f"{expected} ")
-    if typed:
-        assert loaded.replace("'PIL'", "" if "--base-model" in typed else "'PIL'") == f"{expected} []"
-    assert not any(f"'{name}'" in loaded for name in ("torch", "rich", "tensorboard", "matplotlib"))
+    expected = 4 if typed.startswith("--continue") else expected
+    # What is said of a data folder comes from what reads pictures.
+    allowed = {"PIL", "numpy"} if typed.endswith("demo") else set()
+    status, _, loaded = done.stdout.splitlines()[-1].partition(" ")
+    assert (int(status), set(ast.literal_eval(loaded)) - allowed) == (expected, set())
     assert not list(tmp_path.iterdir())
 
 
@@ -76,10 +77,32 @@ def test_an_error_is_on_stderr_in_the_readers_language(tmp_path: Path) -> None:
     assert done.stderr == "錯誤：`--steps` 不能是 '0'：整數，至少 1，最多 1000000000\n"
 
 
-def test_a_stream_that_cannot_show_a_sign_ends_nothing(tmp_path: Path) -> None:
+def test_a_terminal_that_cannot_show_chinese_gets_english(tmp_path: Path) -> None:
     done = script("--help", "--lang", "zh-TW", cwd=tmp_path, PYTHONUTF8="0", PYTHONIOENCODING="ascii")
     assert done.returncode == 0
-    assert "--steps N" in done.stdout
+    assert done.stdout.startswith("Usage: ") and "--steps N" in done.stdout
+    assert done.stderr.startswith("Messages are in English")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are Unicode there, whatever the locale")
+@pytest.mark.parametrize(
+    ("here", "typed"),
+    [
+        (".", ["--new", "--steps", "1", "--base-model", "demo", "--data", "訓練 資料"]),
+        (".", ["--new", "--steps", "1", "--base-model", "demo", "--config", "mine.toml"]),
+        ("訓練 資料", ["--new", "--steps", "1", "--base-model", "demo"]),
+    ],
+)
+def test_a_path_that_the_locale_cannot_decode(tmp_path: Path, here: str, typed: list[str]) -> None:
+    """By arguments, by a config, by the current folder: the name as it is, the cause, and what to type."""
+    (tmp_path / "訓練 資料").mkdir()
+    (tmp_path / "mine.toml").write_text('data = "訓練 資料"\n', encoding="utf-8")
+    done = script(*typed, cwd=tmp_path / here, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    assert done.returncode == 2
+    told = done.stderr.splitlines()
+    assert "訓練 資料" in told[0] and "locale" in told[0] and "ascii" in told[0]
+    assert "PYTHONUTF8=1" in told[1] and len(told) == 2
+    assert not list((tmp_path / "訓練 資料").iterdir())
 
 
 def test_a_reader_that_leaves_ends_quietly(tmp_path: Path) -> None:

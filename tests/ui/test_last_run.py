@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 
+from lorasmith.config import RunConfig, dump_run_toml
+from lorasmith.control import Heartbeat
 from lorasmith.events import Event, GivenUp, StepRepeated, Warned, WorkerRestarted
 from lorasmith.locking import FolderLock
 from lorasmith.run_folder import RunFolder
+from lorasmith.runtime.policy import Silence
 from lorasmith.ui.last_run import LastRun, look
 from lorasmith.ui.run_reading import RunReader
 from tests.ui.made_runs import (
@@ -113,6 +116,22 @@ def test_a_slow_run_is_given_its_time(tmp_path: Path, seconds: float, limit: flo
     with FolderLock(run.lock):
         assert seen(run, later=limit - 1).standing == "running"
         assert seen(run, later=limit + 5).standing == "stuck"
+
+
+def test_a_run_is_stuck_when_its_supervisor_says_so(tmp_path: Path) -> None:
+    """The rule counts micro-batches: eight make a step of 800 s here, and a worker may be silent for 20 x 100 s."""
+    run = made_run(tmp_path, [begun(10), *stepped(1, 4, seconds=800.0)])
+    run.config.write_bytes(dump_run_toml(RunConfig().with_values({("training", "accumulation_steps"): 8})))
+    beat(run, 4, "step")
+    silence = Silence(RunConfig().watch.stall_timeout)
+    silence.look(0.0, Heartbeat(step=3, phase="step", beat=0))
+    for number in range(1, 9):
+        silence.look(100.0, Heartbeat(step=3, phase="step", beat=number, micro_batches=number))
+    silence.step_completed(800.0)
+    with FolderLock(run.lock):
+        assert seen(run, later=silence.limit - 5).standing == "running"
+        assert seen(run, later=silence.limit + 5).standing == "stuck"
+    assert silence.limit == 2000.0
 
 
 def test_the_first_step_is_given_more(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_every_event_can_be_shown(language: str) -> None:
     assert len(shown.out.lines) == 13
 
 
-@pytest.mark.parametrize("reason", ["asked", "first_available", "no_accelerator", "torch_without_cuda"])
+@pytest.mark.parametrize("reason", ["asked", "kept", "first_available", "no_accelerator", "torch_without_cuda"])
 def test_the_first_line_names_the_device_and_why(reason: str) -> None:
     shown = Shown(warnings=(("prodigy_lr", {"lr": 0.1}),))
     shown.display.show(device(reason))
@@ -122,7 +122,7 @@ def test_the_first_line_names_the_device_and_why(reason: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "reason", ["asked", "gpu_bf16_units", "older_gpu", "cpu_bf16_units", "no_bf16_units", "small_model"]
+    "reason", ["asked", "kept", "gpu_bf16_units", "older_gpu", "cpu_bf16_units", "no_bf16_units", "small_model"]
 )
 def test_every_reason_for_a_precision_has_words(reason: str) -> None:
     Shown().display.show(device(precision_reason=reason))

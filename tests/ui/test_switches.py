@@ -34,6 +34,7 @@ def test_what_was_typed() -> None:
         (["--output"], "option_without_value", {"option": "output", "expected": "FOLDER"}),
         (["--output", "--follow"], "option_without_value", {"option": "output", "expected": "FOLDER"}),
         (["--follow=yes"], "option_flag", {"option": "follow"}),
+        (["--lang", "zh_CN"], "config_value", {"option": "lang", "value": "'zh_CN'", "expected": "en, zh-TW"}),
         (["--lang", "fr"], "config_value", {"option": "lang", "value": "'fr'", "expected": "en, zh-TW"}),
     ],
 )

@@ -132,7 +132,7 @@ def test_a_wrong_config_is_refused(text: str, code: str) -> None:
 
 
 def test_a_config_may_name_the_language(capsys: pytest.CaptureFixture[str]) -> None:
-    Path("mine.toml").write_text("lang = 'zh-TW'\n")
+    Path("mine.toml").write_text("lang = 'zh_TW'\n")
     run("--new --steps 3 --base-model demo --config mine.toml")
     assert "達到最大訓練步數 3" in capsys.readouterr().out
     run("--new --steps 3 --base-model demo --config mine.toml --lang en")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,12 @@ import pytest
 from lorasmith.ui.words import PROBLEMS_SHOWN, Words, language_of
 
 EN, ZH = Words("en"), Words("zh-TW")
+
+
+def test_state_folders_have_a_name_that_the_locale_can_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Words("zh-TW").state_prefix == "狀態目錄"
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
+    assert Words("zh-TW").state_prefix == Words("en").state_prefix == "state"
 
 
 def test_an_error_is_a_sentence_and_a_hint() -> None:

@@ -1,10 +1,10 @@
-"""In which arithmetic a run is computed, and whether that repeats itself here: settled before anything is loaded."""
+"""The precision that a run computes in and whether it repeats itself here, with the events that name both."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 
-from lorasmith.config import RunConfig
 from lorasmith.events import DeviceChosen, Warned
 from lorasmith.families.base import ModelFamily
 from lorasmith.training.device import DTYPES, Device, choose_precision
@@ -12,16 +12,20 @@ from lorasmith.training.examples import Told
 from lorasmith.training.repeatability import self_check
 
 
-def settled_precision(config: RunConfig, device: Device, family: ModelFamily, told: Told) -> str:
-    """The precision of the run; the ledger gets it together with the device, and why each was taken."""
+def say_device(wish: str, device: Device, family: ModelFamily, told: Told, *, kept: Collection[str]) -> str:
+    """Chooses the precision, and records both choices with their reasons. `kept`: which of "precision" and "device" a
+    run that goes on has had so far, so that nobody has asked for it now."""
     count = family.weights.denoiser_parameters or 0
-    precision, why = choose_precision(config.model.precision, device, denoiser_parameters=count)
+    precision, why = choose_precision(wish, device, denoiser_parameters=count)
+    if why == "asked" and "precision" in kept:
+        why = "kept"
+    device_reason = "kept" if device.reason == "asked" and "device" in kept else device.reason
     event = DeviceChosen(
         attempt=told.attempt,
         time=time.time(),
         device=str(device.torch_device),
         name=device.name,
-        reason=device.reason,
+        reason=device_reason,
         precision=precision,
         precision_reason=why,
         threads=device.threads,

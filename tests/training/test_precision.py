@@ -1,16 +1,28 @@
-"""What the ledger gets of the arithmetic of a run, through real runs in this process."""
+"""What is said of device and precision. Through real runs in this process."""
 
 import pytest
 
 from lorasmith.events import DeviceChosen, RunStarted, Warned
-from lorasmith.training import arithmetic
-from tests.runs.workshop import Workshop
+from lorasmith.training import precision as precision_module
+from tests.runs.workshop import Outcome, Workshop
+
+
+def test_what_the_run_had_so_far_was_not_asked_for_now(workshop: Workshop) -> None:
+    precision, where = ("model", "precision"), ("machine", "device")
+
+    def reasons(outcome: Outcome) -> tuple[str, str]:
+        (chosen,) = outcome.of(DeviceChosen)
+        return chosen.reason, chosen.precision_reason
+
+    assert reasons(workshop.new(1, {where: "cpu"}))[0] == "asked"
+    assert reasons(workshop.go_on(1)) == ("kept", "kept")
+    assert reasons(workshop.go_on(1, {precision: "bf16"})) == ("kept", "asked")
 
 
 def test_products_that_do_not_repeat_are_said_and_the_run_goes_on(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(arithmetic, "self_check", lambda device, precision: ("matrix product", "norm"))
+    monkeypatch.setattr(precision_module, "self_check", lambda device, precision: ("matrix product", "norm"))
     outcome = workshop.new(1)
     (warned,) = [event for event in outcome.of(Warned) if event.code == "bits_not_repeatable"]
     assert warned.fields == {"products": ["matrix product", "norm"]}
