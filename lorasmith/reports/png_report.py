@@ -38,7 +38,7 @@ def png_report(summary: RunSummary, language: str) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    font = _font(language)
+    font = font_for(language)
     if font is None:
         language = FALLBACK
     settings = {"font.family": [*([font] if font else []), "sans-serif"], "axes.unicode_minus": False}
@@ -140,7 +140,7 @@ def _control(chart: Chart, language: str) -> str:
     return tr(language, "chart.control_validation" if chart.name == "total" else "chart.control")
 
 
-def _font(language: str) -> str | None:
+def font_for(language: str) -> str | None:
     """A font that has the signs of the language; "" where any has them, None where none was found."""
     if language == FALLBACK:
         return ""

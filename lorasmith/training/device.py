@@ -46,6 +46,13 @@ class Device:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
 
+    def own_memory(self) -> dict[str, int] | None:
+        """Bytes `free` and in `total` of a GPU; None where the device uses the computer's memory."""
+        if self.torch_device.type != "cuda":
+            return None
+        free, total = torch.cuda.mem_get_info(self.torch_device)
+        return {"free": free, "total": total}
+
     def release_memory(self) -> None:
         """After something large was dropped."""
         gc.collect()
@@ -111,7 +118,7 @@ def fingerprint(device: Device, precision: str, differing: tuple[str, ...] | Non
         "mkl_mode": os.environ.get("MKL_CBWR", ""),
         "threads": device.threads,
         "precision": precision,
-        "self_check": "not made" if differing is None else ", ".join(differing) or "passed",
+        "self_check": "not_made" if differing is None else ", ".join(differing) or "passed",
     }
 
 

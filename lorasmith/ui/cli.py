@@ -27,6 +27,7 @@ COMMANDS = {
     "logs": "lorasmith.ui.logs:logs",
     "report": "lorasmith.ui.report:report",
     "tensorboard": "lorasmith.ui.tensorboard:tensorboard",
+    "doctor": "lorasmith.ui.doctor:doctor",
 }
 # Where the name of a package is not that of its module.
 PACKAGES = {"PIL": "pillow", "tomli_w": "tomli-w"}

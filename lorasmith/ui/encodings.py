@@ -32,7 +32,7 @@ def make_streams_lenient() -> None:
 
 def words_in(language: str) -> Words:
     """The sentences in that language, or in English where a stream cannot show it, with a line that says so."""
-    encoding = next((one for one in map(_encoding, (sys.stdout, sys.stderr)) if not _can_show(one, language)), "")
+    encoding = next((one for one in map(encoding_of, (sys.stdout, sys.stderr)) if not can_show(one, language)), "")
     if not encoding:
         return Words(language)
     words = Words(FALLBACK, asked=language)
@@ -42,7 +42,7 @@ def words_in(language: str) -> Words:
 
 def shows_everything(stream: TextIO) -> bool:
     """Whether the stream takes every character there is."""
-    return codecs.lookup(_encoding(stream)).name.startswith("utf")
+    return codecs.lookup(encoding_of(stream)).name.startswith("utf")
 
 
 def in_own_bytes(name: str) -> str:
@@ -50,11 +50,12 @@ def in_own_bytes(name: str) -> str:
     return name.encode().decode("ascii", "surrogateescape")
 
 
-def _encoding(stream: TextIO | None) -> str:
+def encoding_of(stream: TextIO | None) -> str:
+    """The name of a stream's encoding; UTF-8 for one that has none."""
     return getattr(stream, "encoding", None) or "utf-8"
 
 
-def _can_show(encoding: str, language: str) -> bool:
+def can_show(encoding: str, language: str) -> bool:
     """Whether the encoding has every letter of the language's sentences; other signs have a replacement."""
     if codecs.lookup(encoding).name.startswith("utf"):
         return True

@@ -1,0 +1,19 @@
+"""The facts of this machine, found in this process."""
+
+import json
+
+import pytest
+
+from lorasmith.runtime import examine
+from lorasmith.training.device import choose_device
+
+
+def test_the_facts_are_those_that_a_run_would_have(capsys: pytest.CaptureFixture[str]) -> None:
+    assert examine.main() == 0
+    facts = json.loads(capsys.readouterr().out)
+    device = choose_device("auto", threads=0)
+    assert (facts["device"], facts["device_name"]) == (str(device.torch_device), device.name)
+    assert (facts["threads"], facts["self_check"]) == (device.threads, "passed")
+    assert {"torch", "diffusers", "safetensors"} <= facts["packages"].keys()
+    assert facts["precision"].keys() == {"sd15", "small"}
+    assert 0 < facts["memory_free"] <= facts["memory_total"]
