@@ -127,7 +127,7 @@ def test_a_cache_filled_anew_holds_the_same_bits(make_workshop: MakeWorkshop, ro
         cache = workshop.folder / ".lorasmith_cache"
         cache.unlink()  # the link to the one that all tests share
         train(workshop, "--new", *ROWS[row])
-        files = {path.relative_to(cache): path.read_bytes() for path in cache.rglob("*.safetensors")}
+        files = {path.relative_to(cache): path.read_bytes() for path in cache.rglob("*") if path.is_file()}
         found.append((files, workshop.digest()))
     assert found[0][0] and found[0] == found[1]
 
