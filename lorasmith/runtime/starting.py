@@ -13,14 +13,13 @@ from typing import Any
 
 from lorasmith.config import RunConfig, load_run_toml
 from lorasmith.config.request import Request
-from lorasmith.data.folder import Scan
-from lorasmith.data.images import EXTENSIONS
+from lorasmith.data.names import extension_of, readable
 from lorasmith.data.order import split_held_out
 from lorasmith.errors import ConfigError, ExitCode, ModelError, NoStateError, ResumeError
 from lorasmith.events import AdapterExported, BestChosen, CheckpointSaved, RunStarted, RunStopped
 from lorasmith.families.locate import expanded, is_there
 from lorasmith.families.recognize import check_clip_skip
-from lorasmith.inputs import base_weights, check_init_from, check_names, scan_for, steps_of_epochs
+from lorasmith.inputs import base_weights, check_init_from, check_names, notices, scan_for, steps_of_epochs
 from lorasmith.ledger import read_events, surviving
 from lorasmith.run_folder import RunFolder, run_at
 from lorasmith.runtime.start import Start
@@ -75,7 +74,7 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
     if request.steps is None and request.epochs is None:
         raise ConfigError("steps_unnamed")
     stop_at = request.steps or steps_of_epochs(config, found, request.epochs or 0)
-    return Start(run, config, stop_at, is_new=True, first_step=0, warnings=_warnings(config, found, stop_at))
+    return Start(run, config, stop_at, is_new=True, first_step=0, warnings=tuple(notices(config, found, stop_at)))
 
 
 def standing(run: RunFolder) -> Standing:
@@ -137,7 +136,7 @@ def continued_run(run: RunFolder, values: Values, request: Request, *, from_stat
         is_new=False,
         first_step=state.step,
         resume=state.path,
-        warnings=_warnings(config, found, stop_at),
+        warnings=tuple(notices(config, found, stop_at)),
     )
 
     def replanned() -> Start:
@@ -176,7 +175,8 @@ def _check_folders(run: RunFolder, config: RunConfig, here: Path) -> None:
 
 def _holds_pictures(folder: Path) -> bool:
     """A run has its own in folders of their own."""
-    return folder.is_dir() and any(one.suffix.lower() in EXTENSIONS for one in folder.iterdir())
+    kinds = readable()
+    return folder.is_dir() and any(extension_of(one.name) in kinds for one in folder.iterdir())
 
 
 def _check_identity(before: RunConfig, after: RunConfig) -> None:
@@ -242,18 +242,3 @@ def _remembered(base_model: str, here: Path) -> str:
     """A link stays a link: where it leads next month is meant to be used then."""
     path = here / base_model
     return os.path.abspath(path) if is_there(path) else base_model  # noqa: PTH100 - resolving would follow the link
-
-
-def _warnings(config: RunConfig, found: Scan, stop_at: int) -> tuple[tuple[str, dict[str, Any]], ...]:
-    warnings: list[tuple[str, dict[str, Any]]] = []
-    for hint in found.hints:
-        warnings.append((hint.reason, {"path": str(hint.path), **hint.fields}))
-    for problem in found.problems:
-        fields = {"path": str(problem.path), "reason": problem.reason, "fields": problem.fields}
-        warnings.append(("picture_skipped", fields))
-    horizon = config.lr_schedule.horizon_steps
-    if horizon is not None and stop_at > horizon and config.lr_schedule.shape != "constant":
-        warnings.append(("lr_horizon_passed", {"horizon": horizon, "target": stop_at}))
-    if config.optimizer.name == "prodigy" and config.optimizer.lr < 0.1:
-        warnings.append(("prodigy_lr", {"lr": config.optimizer.lr}))
-    return tuple(warnings)

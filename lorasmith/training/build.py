@@ -29,7 +29,7 @@ from lorasmith.families.base import ModelFamily
 from lorasmith.families.locate_clip import locate_clip
 from lorasmith.families.recognize import weights_sha256
 from lorasmith.faults import fault_point
-from lorasmith.inputs import base_weights, data_identity, order_of, scan_for, split_examples
+from lorasmith.inputs import base_weights, data_identity, notices, order_of, scan_for, split_examples
 from lorasmith.ledger import PatientLedger, read_events
 from lorasmith.promotion import Moves, moves_of, promote, remove_staging
 from lorasmith.run_folder import RunFolder, refusals_named, write_atomically
@@ -58,6 +58,7 @@ from lorasmith.training.optimizers import build_optimizer, check_optimizer
 from lorasmith.training.recall import recall
 from lorasmith.training.state import Origin, TrainState
 from lorasmith.training.step import Parts
+from lorasmith.training.unseen_words import unseen_words
 
 
 def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, told: Told) -> Loaded:
@@ -77,7 +78,10 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, tol
     start = start_from(config.adapter, family) if resume is None else {}
     with ThreadPoolExecutor(max_workers=1) as pool:  # hashing gigabytes leaves the interpreter free to load
         hashing = pool.submit(weights_sha256, family.weights)
-        trained, held_out = split_examples(config, scan_for(config, family.weights, check_pixels=False))
+        found = scan_for(config, family.weights, check_pixels=False)
+        for code, fields in [*notices(config, found, stop_at), *unseen_words(config, family, found.examples)]:
+            told.warn(code, **fields)
+        trained, held_out = split_examples(config, found)
         chosen = _chosen(config, trained, held_out)
         cached, measured_on = _encoded(config, family, trained, chosen, device=device, told=told)
         told.beat("loading")
@@ -276,8 +280,7 @@ def _say_device(config: RunConfig, device: Device, family: ModelFamily, told: To
     )
     told.event(event)
     if family.weights.prediction_source == "default":
-        fields = {"path": str(family.weights.path)}
-        told.event(Warned(attempt=told.attempt, time=time.time(), code="prediction_assumed", fields=fields))
+        told.warn("prediction_assumed", path=str(family.weights.path))
     return precision
 
 

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from lorasmith.messages import choose_language, has, template, tr
+from lorasmith.ui.layout import cells
 
 FOLDER_SETTINGS = "lorasmith.toml"
 PROBLEMS_SHOWN = 50
+NAMES_WIDTH = 76  # cells: names that fit stand on one line
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,8 @@ class Words:
         lines += [f"  {self.problem(one)}" for one in problems[:PROBLEMS_SHOWN]]
         if len(problems) > PROBLEMS_SHOWN:
             lines.append("  " + self.say("message.more_problems", count=len(problems) - PROBLEMS_SHOWN))
+        for one in fields.get("findings", []):
+            lines += self.finding(one["code"], one["fields"])
         if self.knows(f"error.{code}.hint"):
             lines.append(self.say("message.hint", text=self._filled(f"error.{code}.hint", fields)))
         return lines
@@ -47,18 +51,38 @@ class Words:
     def problem(self, problem: Mapping[str, Any]) -> str:
         """What is wrong with one file."""
         reason, fields = problem["reason"], problem.get("fields", {})
-        key = f"problem.{reason}.text"
-        text = self._filled(key, fields) if self.knows(key) else f"{reason} {_plain(fields)}".strip()
+        is_known = self.knows(f"problem.{reason}.text")
+        text = self._filled(f"problem.{reason}.text", fields) if is_known else f"{reason} {_plain(fields)}".strip()
         return self.say("message.problem", path=problem["path"], text=text)
 
+    def finding(self, code: str, fields: Mapping[str, Any]) -> list[str]:
+        """Something about the dataset as lines: what it is and how many there are, the first names, what to do."""
+        lines = [self.say("message.note", text=self._filled(f"finding.{code}.text", fields))]
+        lines += [f"  {line}" for line in self._names(fields)]
+        if self.knows(f"finding.{code}.hint"):
+            lines.append("  " + self.say("message.hint", text=self._filled(f"finding.{code}.hint", fields)))
+        return lines
+
+    def _names(self, fields: Mapping[str, Any]) -> list[str]:
+        """The first names of a finding, on one line if they fit."""
+        if "groups" in fields:
+            names, more = [" = ".join(group) for group in fields["groups"]], fields.get("more", 0)
+        else:
+            names = list(fields.get("files", []))
+            more = fields.get("count", len(names)) - len(names)
+        if more > 0:
+            names.append(self.say("message.more_names", count=more))
+        line = ", ".join(names)
+        return [line] if line and cells(line) <= NAMES_WIDTH else names
+
     def warning(self, code: str, fields: Mapping[str, Any]) -> list[str]:
-        """A warning as lines. What is odd about one file and does not stop the run is told like a problem."""
+        """A warning as lines; findings among them, which a run's ledger keeps as warnings."""
+        if self.knows(f"finding.{code}.text"):
+            return self.finding(code, fields)
         if self.knows(f"warning.{code}.text"):
             if code == "picture_skipped":
                 fields = {"problem": self.problem(fields)}
             text = self._filled(f"warning.{code}.text", fields)
-        elif "path" in fields and self.knows(f"problem.{code}.text"):
-            text = self.problem({"path": fields["path"], "reason": code, "fields": fields})
         else:
             text = f"{code} {_plain(fields)}".strip()
         lines = [self.say("message.warning", text=text)]
