@@ -5,13 +5,14 @@ Every InputError that can be seen without reading tensors is raised here.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lorasmith.config import RunConfig, load_run_toml
+from lorasmith.config import RunConfig, load_run_toml, options
 from lorasmith.config.request import Request
 from lorasmith.data.names import extension_of, readable
 from lorasmith.data.order import split_held_out
@@ -23,7 +24,10 @@ from lorasmith.inputs import base_weights, check_init_from, check_names, notices
 from lorasmith.ledger import read_events, surviving
 from lorasmith.run_folder import RunFolder, run_at
 from lorasmith.runtime.start import Start
-from lorasmith.saved_states import SavedState, damage_of, find_states, newest_good
+from lorasmith.saved_states import SavedState, damage_listed, damage_of, find_states, newest_good
+from lorasmith.training.lr_schedules import lr_factor_at
+
+LR_TOLERANCE = 0.01  # a smaller share is no jump
 
 Values = Mapping[tuple[str, str], Any]
 
@@ -89,7 +93,7 @@ def standing(run: RunFolder) -> Standing:
         raise NoStateError("no_run", folder=str(run.root))
     good, damaged = newest_good(run.root)
     if good is None:
-        raise NoStateError("no_usable_state", folder=str(run.root), damaged=[path.name for path in damaged])
+        raise NoStateError("no_usable_state", folder=str(run.root), problems=damage_listed(damaged))
     recorded = [event.step for event in events if isinstance(event, CheckpointSaved)]
     done = max([good.step, *recorded])
     target = started[-1].stop_at if started else good.step
@@ -136,7 +140,7 @@ def continued_run(run: RunFolder, values: Values, request: Request, *, from_stat
         is_new=False,
         first_step=state.step,
         resume=state.path,
-        warnings=tuple(notices(config, found, stop_at)),
+        warnings=(*notices(config, found, stop_at), *_lr_jump(before, config, state.step, (now.target, stop_at))),
     )
 
     def replanned() -> Start:
@@ -145,6 +149,37 @@ def continued_run(run: RunFolder, values: Values, request: Request, *, from_stat
         return continued_run(run, values, request, from_state=from_state, here=here)
 
     return replace(start, replan=replanned)
+
+
+def differing_settings(config: RunConfig, values: Values, here: Path) -> list[str]:
+    """The names of those settings that are not what a run goes on with; what a run resolves itself does not count."""
+    resolved = _absolute({at: value for at, value in values.items() if value not in ("auto", "")}, here)
+    if ("adapter", "init_from") in resolved:
+        resolved["adapter", "init_from"] = _named_path(str(resolved["adapter", "init_from"]), here)
+    ours, theirs = config.model_dump(), config.with_values(resolved).model_dump()
+    keys = {(one.section, one.field_name): one.key for one in options().values()}
+    differ = [
+        at for at in resolved if (ours[at[0]] if at[0] else ours)[at[1]] != (theirs[at[0]] if at[0] else theirs)[at[1]]
+    ]
+    return [keys[at] for at in differ]
+
+
+def _lr_jump(
+    before: RunConfig, config: RunConfig, step: int, ends: tuple[int, int]
+) -> list[tuple[str, dict[str, Any]]]:
+    """That the learning rate does not go on where it was, as its shape follows the target and that has moved; `ends`
+    are the old and the new one. What was asked for is no news."""
+    schedule, lr = config.lr_schedule, config.optimizer.lr
+    if schedule != before.lr_schedule or schedule.horizon_steps is not None or lr != before.optimizer.lr:
+        return []
+    was, now = (
+        lr * lr_factor_at(step + 1, shape=schedule.shape, warmup_steps=schedule.warmup_steps, horizon_steps=end)
+        for end in ends
+    )
+    if math.isclose(was, now, rel_tol=LR_TOLERANCE):
+        return []
+    fields = {"before": f"{was:.3g}", "now": f"{now:.3g}", "horizon_before": ends[0], "horizon": ends[1]}
+    return [("lr_jumps", fields)]
 
 
 def _check_settings(config: RunConfig, request: Request) -> None:

@@ -33,7 +33,7 @@ from lorasmith.inputs import base_weights, data_identity, notices, order_of, sca
 from lorasmith.ledger import PatientLedger, read_events
 from lorasmith.promotion import Moves, moves_of, promote, remove_staging
 from lorasmith.run_folder import RunFolder, refusals_named, write_atomically
-from lorasmith.saved_states import DAMAGED, newest_good, set_aside
+from lorasmith.saved_states import DAMAGED, damage_in, newest_good, set_aside
 from lorasmith.training.allocator import keep_freed_memory
 from lorasmith.training.checkpoint import check_room, restore_state, step_back
 from lorasmith.training.device import DTYPES, Device, choose_device, choose_precision, fingerprint
@@ -190,7 +190,8 @@ def _stepped_back(loaded: Loaded, step: int) -> list[Event]:
     # Told by what lies there: whoever renamed it may have died before he could say so.
     said = {event.fields.get("aside") for event in read_events(run.ledger) if isinstance(event, Warned)}
     for aside in sorted(one.name for one in run.root.glob(f"*{DAMAGED}") if one.name not in said):
-        fields: dict[str, Any] = {"state": aside.removesuffix(DAMAGED), "aside": aside}
+        damage = damage_in(run.root / aside)
+        fields: dict[str, Any] = {"state": aside.removesuffix(DAMAGED), "aside": aside, "damage": damage}
         warnings.append(Warned(attempt=attempt, time=time.time(), code="state_set_aside", fields=fields))
     backup = step_back(run, step, now=datetime.now())
     if backup is not None:

@@ -93,7 +93,17 @@ class Words:
     def _filled(self, key: str, fields: Mapping[str, Any]) -> str:
         """A sentence about something read from a ledger, where another version may have left a field out."""
         needed = {name: "?" for _, name, _, _ in string.Formatter().parse(template(self.language, key)) if name}
-        return self.say(key, **{**needed, **{name: _shown(value) for name, value in fields.items()}})
+        shown = {name: _shown(value) for name, value in fields.items()}
+        if "damage" in fields:
+            shown["damage"] = self._damage(str(fields["damage"]))
+        return self.say(key, **{**needed, **shown})
+
+    def _damage(self, damage: str) -> str:
+        """What `saved_states.damage_of` found: the file of a state, and what is wrong with it."""
+        kind, _, file = damage.partition(":")
+        if self.knows(f"damage.{kind}"):
+            return self.say(f"damage.{kind}", file=file)
+        return self.say("damage.unreadable", file=damage)
 
 
 def language_of(arguments: Sequence[str], environment: Mapping[str, str], here: Path) -> str:

@@ -56,6 +56,20 @@ def test_equal_files_stand_together() -> None:
     assert EN.finding("duplicates", fields)[1] == "  a.png = b.png, c.png = d.png, and 1 more"
 
 
+def test_damage_names_the_file_and_what_differs() -> None:
+    fields = {"state": "state_1", "aside": "state_1.damaged", "damage": "content:optimizer.pt"}
+    assert EN.warning("state_set_aside", fields) == [
+        "Warning: The state `state_1` is damaged: `optimizer.pt` does not hold the bytes that were saved: "
+        "its SHA-256 is another one. It was renamed to `state_1.damaged`, and an older one is used"
+    ]
+    problems = [{"path": "state_1", "reason": "state_damaged", "fields": {"damage": "missing:adapter.safetensors"}}]
+    lines = EN.error("no_usable_state", {"folder": "f", "problems": problems})
+    assert lines[1] == "  state_1: `adapter.safetensors` is missing"
+    assert (
+        "`train_state.json` cannot be read" in EN.error("state_damaged", {"path": "p", "damage": "train_state.json"})[0]
+    )
+
+
 def test_what_was_left_out_is_a_warning() -> None:
     skipped = {"path": "a.png", "reason": "picture_empty", "fields": {}}
     assert EN.warning("picture_skipped", skipped) == ["Warning: Left out: a.png: is empty"]
