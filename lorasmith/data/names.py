@@ -58,6 +58,7 @@ OTHER_WORDS = frozenset(
         *(".tags", ".text", ".tsv", ".wd14", ".xlsx", ".xml", ".yaml", ".yml"),
     ]
 )
+_TABLES = frozenset([".csv", ".jsonl", ".parquet", ".tsv", ".xlsx"])
 _WORDS_OF_ALL = frozenset(["captions", "dataset", "meta_cap", "meta_clean", "meta_lat", "metadata", "prompts", "tags"])
 _NO_CAPTIONS = ("readme", "license", "licence", "copying")
 
@@ -166,7 +167,8 @@ def may_hold_captions(name: str, common: frozenset[str]) -> bool:
     """Whether a file that is not read as a caption may have been meant as one, of such a picture or of all."""
     if extension_of(name) not in OTHER_WORDS or not common:
         return False
-    return _stem(name).casefold() in _WORDS_OF_ALL or belongs_to(name, common)
+    is_of_all = extension_of(name) in _TABLES or _stem(name).casefold() in _WORDS_OF_ALL
+    return is_of_all or belongs_to(name, common)
 
 
 def _by(names: Iterable[str], key: Callable[[str], str]) -> dict[str, str]:

@@ -53,7 +53,7 @@ def test_caption_files_that_are_left_over() -> None:
 
 def test_other_files_that_may_be_captions() -> None:
     common = names.common_names(["a.png"])
-    meant = ["a.json", "A.PNG.json", "metadata.jsonl", "a.docx"]
+    meant = ["a.json", "A.PNG.json", "metadata.json", "final_prompts.parquet", "a.docx"]
     assert [one for one in [*meant, "b.json", "a.npz", "a.txt"] if names.may_hold_captions(one, common)] == meant
     assert not names.may_hold_captions("metadata.jsonl", frozenset())
 

@@ -36,7 +36,7 @@ def test_codes_and_fields_of_another_version_are_shown_as_they_are() -> None:
 def test_a_finding_names_how_many_the_first_and_what_to_do() -> None:
     fields = {"count": 5, "files": ["a.cr2", "b.psd", "c.psd"], "kinds": ".cr2, .psd \u00d74"}
     assert EN.finding("kind_unreadable", fields) == [
-        "Note: files that are not used, as no picture is read from their kind: 5 (.cr2, .psd \u00d74)",
+        "Note: files no picture is read from, not used: 5 (.cr2, .psd \u00d74)",
         "  a.cr2, b.psd, c.psd, and 2 more",
         "  hint: save as PNG or JPEG what you want to train on",
     ]
