@@ -14,6 +14,7 @@ from lorasmith.ui.layout import cells
 
 FOLDER_SETTINGS = "lorasmith.toml"
 PROBLEMS_SHOWN = 50
+DAMAGE_KINDS = ("missing", "size", "content", "manifest")
 NAMES_WIDTH = 76  # cells: names that fit stand on one line
 
 
@@ -101,7 +102,7 @@ class Words:
     def _damage(self, damage: str) -> str:
         """What `saved_states.damage_of` found: the file of a state, and what is wrong with it."""
         kind, _, file = damage.partition(":")
-        if self.knows(f"damage.{kind}"):
+        if kind in DAMAGE_KINDS:
             return self.say(f"damage.{kind}", file=file)
         return self.say("damage.unreadable", file=damage)
 
