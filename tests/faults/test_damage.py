@@ -215,7 +215,11 @@ def test_the_run_goes_on_from_the_one_before(shelf: Shelf, name: str, tmp_path: 
         assert (back.code, back.fields["step"]) == ("stepped_back", 1)  # the LoRA of step 2, which is done again
         assert (warning.code, warning.fields) == (
             "state_set_aside",
-            {"state": spoilt.name, "aside": f"{spoilt.name}.damaged"},
+            {
+                "state": spoilt.name,
+                "aside": f"{spoilt.name}.damaged",
+                "damage": "manifest" if name == "manifest.json" else f"content:{name}",
+            },
         )
         assert all(spoilt.name in Words(one).warning(warning.code, warning.fields)[0] for one in LANGUAGES)
         assert tree(workshop.run.root / f"{spoilt.name}.damaged") == held
