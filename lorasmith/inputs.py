@@ -6,10 +6,11 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lorasmith.config import RunConfig
 from lorasmith.config.sections import OPTIMIZER_NAMES
+from lorasmith.data.files import shown
 from lorasmith.data.order import Order
 from lorasmith.data.types import Example
 from lorasmith.errors import ConfigError, ModelError
@@ -79,6 +80,21 @@ def scan_for(config: RunConfig, weights: BaseWeights, *, check_pixels: bool) -> 
         skip_bad=config.dataset.skip_bad_pictures,
         check_pixels=check_pixels,
     )
+
+
+def notices(config: RunConfig, found: Scan, stop_at: int) -> list[tuple[str, dict[str, Any]]]:
+    """What a person should know of a start, as (code, fields): the findings of the dataset first, then what was left
+    out and settings that may not do what is expected. The same in the parent and in the worker."""
+    noted = [(one.code, one.fields) for one in found.findings]
+    for problem in found.problems:
+        fields = {"path": shown(problem.path), "reason": problem.reason, "fields": problem.fields}
+        noted.append(("picture_skipped", fields))
+    horizon = config.lr_schedule.horizon_steps
+    if horizon is not None and stop_at > horizon and config.lr_schedule.shape != "constant":
+        noted.append(("lr_horizon_passed", {"horizon": horizon, "target": stop_at}))
+    if config.optimizer.name == "prodigy" and config.optimizer.lr < 0.1:
+        noted.append(("prodigy_lr", {"lr": config.optimizer.lr}))
+    return noted
 
 
 def split_examples(config: RunConfig, found: Scan) -> tuple[tuple[Example, ...], tuple[Example, ...]]:

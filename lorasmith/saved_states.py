@@ -12,6 +12,7 @@ import json
 import os
 import re
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,16 @@ def damage_of(state: SavedState) -> str | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return "manifest"
     return None
+
+
+def damage_in(folder: Path) -> str:
+    """What is wrong with a folder that holds no usable state, as `damage_of` says it."""
+    return damage_of(SavedState(folder, 0, "")) or "manifest"
+
+
+def damage_listed(folders: Iterable[Path]) -> list[dict[str, Any]]:
+    """Damaged states as the problems of an error: {path, reason, fields}."""
+    return [{"path": one.name, "reason": "state_damaged", "fields": {"damage": damage_in(one)}} for one in folders]
 
 
 def newest_good(root: Path) -> tuple[SavedState | None, list[Path]]:

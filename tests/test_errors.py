@@ -1,4 +1,6 @@
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -50,3 +52,10 @@ def test_an_error_carries_a_code_and_fields_also_one_called_code() -> None:
     assert json.loads(json.dumps(error.fields)) == {"code": 7, "path": "圖.png"}
     assert str(error) == "some_code(code=7, path='圖.png')"
     assert "some_code" in repr(error)
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh-TW.md"])
+def test_the_readme_lists_every_exit_code(name: str) -> None:
+    text = (Path(__file__).parents[1] / name).read_text(encoding="utf-8")
+    listed = [int(code) for code in re.findall(r"^\| ([0-9]+) \|", text, re.MULTILINE)]
+    assert listed == [int(code) for code in ExitCode]

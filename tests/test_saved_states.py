@@ -11,6 +11,7 @@ import pytest
 from lorasmith.saved_states import (
     MANIFEST,
     SavedState,
+    damage_listed,
     damage_of,
     find_states,
     newest_good,
@@ -269,3 +270,19 @@ def test_states_are_known_without_torch(tmp_path: Path) -> None:
     )
     done = subprocess.check_output([sys.executable, "-c", program], cwd=Path(__file__).parents[1])
     assert done.split() == [b"7", b"False"]
+
+
+def test_damage_is_listed_with_its_file(tmp_path: Path) -> None:
+    for name in ("cut", "gone", "other", "bare"):
+        put(tmp_path / name, 1)
+    (tmp_path / "cut" / "optimizer.pt").write_bytes(b"x")
+    (tmp_path / "gone" / "adapter.safetensors").unlink()
+    (tmp_path / "other" / "optimizer.pt").write_bytes(b"Moments" * 50 + b"1")
+    (tmp_path / "bare" / MANIFEST).unlink()
+    listed = damage_listed(tmp_path / name for name in ("cut", "gone", "other", "bare"))
+    assert [(one["path"], one["fields"]["damage"]) for one in listed] == [
+        ("cut", "size:optimizer.pt"),
+        ("gone", "missing:adapter.safetensors"),
+        ("other", "content:optimizer.pt"),
+        ("bare", "manifest"),
+    ]

@@ -43,14 +43,27 @@ def read_whole(path: Path, *, most: int) -> bytes:
     Raises:
         BadFileError: `file_missing`, `file_unreadable`, `file_irregular`, or `file_too_big` over `most` bytes.
     """
+    return _read(path, most=most, count=None)
+
+
+def read_head(path: Path, count: int) -> bytes:
+    """The first `count` bytes of a regular file, or all there are.
+
+    Raises:
+        BadFileError: as `read_whole`, whatever the size.
+    """
+    return _read(path, most=None, count=count)
+
+
+def _read(path: Path, *, most: int | None, count: int | None) -> bytes:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             raise BadFileError(path, "file_irregular")
-        if status.st_size > most:
+        if most is not None and status.st_size > most:
             raise BadFileError(path, "file_too_big", bytes=status.st_size, most=most)
         with path.open("rb") as file:
-            return file.read(status.st_size)  # not more, should it be growing
+            return file.read(status.st_size if count is None else count)  # not more, should it be growing
     except FileNotFoundError:
         raise BadFileError(path, "file_missing") from None
     except OSError as error:

@@ -1,79 +1,84 @@
-"""What a person may want to know about pictures that can all be trained on: nothing here stops a run.
+"""What a person should know about a dataset that can be trained on: nothing here stops a run.
 
-Only looks at what a scan found and at the names in the folders. Knows no sentences and no steps.
+One list for `plan`, `train`, the ledger and the report. Knows no sentences and no steps.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorasmith.data import captions
 from lorasmith.data.files import shown
 from lorasmith.data.types import Example, Size
 
-MOST_CUT_OFF = 0.25  # share of a picture
+MAX_CUT_OFF = 0.25  # share of a picture
 ENLARGED = 1.1  # a side may grow by a tenth before it is worth a word
+NAMES = 3  # files that a finding names; `count` says how many there are
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The sentence `finding.<code>`; `fields` hold JSON values, `files` among them: all that it is about."""
+    """The sentence `finding.<code>`; `fields` hold JSON values: `count`, and `files`, the first names."""
 
     code: str
     fields: dict[str, Any]
 
 
-def findings(examples: Sequence[Example]) -> tuple[Finding, ...]:
-    """Everything of note, in a fixed order; none for pictures that are as they should be."""
-    found: list[Finding] = []
-    wordless = [one for one in examples if not one.caption]
-    without_file = [one for one in _without_caption_file(examples) if one.caption]
-    _add(found, "no_words", wordless)
-    _add(found, "no_caption_file", without_file)
+def finding(code: str, names: Sequence[str | Path], **fields: Any) -> list[Finding]:
+    """One finding about these files, by their names in the dataset; none where there are no files."""
+    if not names:
+        return []
+    files = [shown(Path(one)) for one in names[:NAMES]]
+    return [Finding(code, {"count": len(names), "files": files, **fields})]
+
+
+def of_examples(examples: Sequence[Example], root: Path, *, uncaptioned: frozenset[Path]) -> list[Finding]:
+    """What is odd about pictures and their words, in a fixed order; `uncaptioned` have no caption file."""
+
+    def about(code: str, chosen: Iterable[Example], **fields: Any) -> list[Finding]:
+        return finding(code, [one.image.relative_to(root) for one in chosen], **fields)
+
+    without = [one for one in examples if one.image in uncaptioned]
+    wordless = [one for one in without if not one.caption]
+    found = about("no_words", wordless)
+    found += about("no_caption_file", (one for one in without if one.caption))
     distinct = {one.caption for one in examples}
-    if len(distinct) == 1 and len({one.image_sha256 for one in examples}) > 1 and not wordless:
-        _add(found, "captions_equal", examples, caption=examples[0].caption)
-    _add_duplicates(found, examples)
+    if len(distinct) == 1 and len({one.image_sha256 for one in examples}) > 1 and distinct != {""}:
+        found += about("captions_equal", examples, caption=examples[0].caption)
+    found += _duplicates(examples, root)
     small = [one for one in examples if _growth(one) > ENLARGED]
     if small:
         smallest = min(small, key=lambda one: one.original.width * one.original.height).original
-        _add(found, "enlarged", small, width=smallest.width, height=smallest.height)
-    _add(found, "cut_off", [one for one in examples if _cut_off(one) > MOST_CUT_OFF], percent=round(MOST_CUT_OFF * 100))
-    return tuple(found)
+        found += about("enlarged", small, width=smallest.width, height=smallest.height)
+    cut = [one for one in examples if _cut_off(one) > MAX_CUT_OFF]
+    return found + about("cut_off", cut, percent=round(MAX_CUT_OFF * 100))
 
 
-def _add(found: list[Finding], code: str, about: Sequence[Example], **fields: Any) -> None:
-    if about:
-        files = [shown(one.image) for one in about]
-        found.append(Finding(code, {"count": len(files), "files": files, **fields}))
+def of_long_captions(
+    examples: Sequence[Example], root: Path, *, first_unseen: Callable[[str], str], limit: int
+) -> list[Finding]:
+    """Captions of which the text encoder does not see the end; `first_unseen` gives the first tag that is cut off, ""
+    where all of a caption is seen."""
+    tags: Mapping[str, str] = {caption: first_unseen(caption) for caption in {one.caption for one in examples}}
+    cut = [one for one in examples if tags[one.caption]]
+    names = [one.image.relative_to(root) for one in cut]
+    return finding("captions_cut", names, limit=limit, tag=tags[cut[0].caption]) if cut else []
 
 
-def _add_duplicates(found: list[Finding], examples: Sequence[Example]) -> None:
-    """`count` is of the pictures that are too many; `groups` holds the files that are equal."""
+def _duplicates(examples: Sequence[Example], root: Path) -> list[Finding]:
+    """`count` is of the pictures that are too many; `groups` holds the first files that are equal."""
     by_bytes: dict[str, list[str]] = defaultdict(list)
     for one in examples:
-        by_bytes[one.image_sha256].append(shown(one.image))
+        by_bytes[one.image_sha256].append(shown(one.image.relative_to(root)))
     groups = [files for files in by_bytes.values() if len(files) > 1]
-    if groups:
-        files = [file for group in groups for file in group]
-        count = len(files) - len(groups)
-        found.append(Finding("duplicates", {"count": count, "files": files, "groups": groups}))
-
-
-def _without_caption_file(examples: Iterable[Example]) -> list[Example]:
-    beside: dict[Path, dict[str, str]] = {}
-    lacking = []
-    for one in examples:
-        folder = one.image.parent
-        if folder not in beside:
-            beside[folder] = captions.caption_files(entry.name for entry in folder.iterdir())
-        if captions.find_caption(one.image.name, beside[folder]) is None:
-            lacking.append(one)
-    return lacking
+    if not groups:
+        return []
+    count = sum(map(len, groups)) - len(groups)
+    shown_groups = [files[:NAMES] for files in groups[:NAMES]]
+    return [Finding("duplicates", {"count": count, "groups": shown_groups, "more": len(groups) - len(shown_groups)})]
 
 
 def _growth(one: Example) -> float:

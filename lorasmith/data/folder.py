@@ -5,23 +5,19 @@ Only looks, never writes. Knows nothing of torch, tokens and order; nothing is r
 
 import hashlib
 import json
-import re
-import stat
 import unicodedata
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lorasmith.data import buckets, captions, images
+from lorasmith.data import buckets, captions, findings, images, names, plugins, unused
 from lorasmith.data.files import BadFileError, as_fields, shown
+from lorasmith.data.findings import Finding
 from lorasmith.data.types import Example, Problem, Size
+from lorasmith.data.unused import Layout, Place
 from lorasmith.errors import DatasetError
 from lorasmith.file_names import is_text, limited_encoding
 
 MOST_REPEATS = 10_000
-
-_REPEATS_FIRST = re.compile(r"([0-9]{1,18})_(.*)", re.DOTALL)
-_REPEATS_LAST = re.compile(r"(.+)_([0-9]{1,18})", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,25 +26,16 @@ class Scan:
 
     examples: tuple[Example, ...]  # sorted by path, the same on every machine
     problems: tuple[Problem, ...]  # of what was left out; without skip_bad there are none
-    hints: tuple[Problem, ...]  # nothing is wrong, but it may not be what was meant
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """A folder whose pictures are used."""
-
-    folder: Path
-    repeats: int
-    class_words: str
+    findings: tuple[Finding, ...]  # what is not used, or not as a person may expect
 
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A picture file that was not looked into yet."""
+    """A picture file that was not opened yet."""
 
     image: Path
     name: str  # relative to the dataset folder
-    place: _Place
+    place: Place
     caption_file: Path | None
 
 
@@ -62,16 +49,18 @@ def scan(
 
     Raises:
         DatasetError: `dataset_missing`, `dataset_not_folder`, `dataset_unreadable`; `dataset_empty`, or
-            `dataset_folder_names` where the names of the sub-folders are why; `dataset_problems`, all of them listed,
-            without `skip_bad`; `dataset_nothing_left` with it.
+            `dataset_folder_names` or `dataset_other_folder` where the names of the sub-folders are why;
+            `dataset_problems`, all of them listed, without `skip_bad`; `dataset_nothing_left` with it.
     """
-    candidates, problems, hints = _candidates(folder)
+    layout, problems = _layout(folder)
+    candidates = _candidates(layout)
     if not candidates and not problems:
-        raise _nothing_found(folder, hints)
+        raise _nothing_found(layout)
 
     sizes = buckets.buckets(resolution, size_multiple)
     examples = []
-    has_more_lines = []
+    has_more_lines: list[Path] = []
+    is_empty: list[Path] = []
     for candidate in candidates:
         text, found = _caption(candidate)
         try:
@@ -81,8 +70,10 @@ def scan(
         if found:
             problems += found
             continue
-        if text.has_more_lines:
-            has_more_lines.append(candidate.caption_file or candidate.image)
+        if candidate.caption_file is not None and text.has_more_lines:
+            has_more_lines.append(candidate.caption_file)
+        if candidate.caption_file is not None and not text.caption:
+            is_empty.append(candidate.caption_file)
         examples.append(_example(candidate, captions.with_trigger(text.caption, trigger_word), size, sha256, sizes))
 
     if problems and not (skip_bad and examples):
@@ -90,121 +81,113 @@ def scan(
         if skip_bad:
             raise DatasetError("dataset_nothing_left", folder=shown(folder), count=len(listed), problems=listed)
         raise DatasetError("dataset_problems", count=len(listed), problems=listed)
-    if has_more_lines:
-        hints.append(Problem(has_more_lines[0], "caption_more_lines", {"count": len(has_more_lines)}))
-    return Scan(tuple(examples), tuple(problems), tuple(hints))
+    noted = [*unused.of_layout(layout), *_pictures_without_extension(layout)]
+    noted += findings.finding("captions_empty", _relative(is_empty, folder))
+    noted += findings.finding("caption_more_lines", _relative(has_more_lines, folder))
+    uncaptioned = frozenset(one.image for one in candidates if one.caption_file is None)
+    noted += findings.of_examples(examples, folder, uncaptioned=uncaptioned)
+    return Scan(tuple(examples), tuple(problems), tuple(noted))
 
 
 def repeats_in(folder: Path) -> tuple[int, ...]:
-    """How often each picture of a folder counts, told by names alone: nothing is opened, so a bad picture counts too.
+    """How often each picture of a folder counts, by names alone: nothing is opened, so a bad picture counts too.
 
     Raises:
         DatasetError: as `scan`, where there is no folder or nothing in it is named like a picture.
     """
-    candidates, problems, hints = _candidates(folder)
+    layout, problems = _layout(folder)
+    candidates = _candidates(layout)
     if not candidates and not problems:
-        raise _nothing_found(folder, hints)
+        raise _nothing_found(layout)
     return tuple(one.place.repeats for one in candidates)
 
 
 # -- which files -----------------------------------------------------------------------------------
 
 
-def _candidates(folder: Path) -> tuple[list[_Candidate], list[Problem], list[Problem]]:
-    """(pictures in order, what is wrong with sub-folders, hints about those that are not used)."""
+def _layout(folder: Path) -> tuple[Layout, list[Problem]]:
+    """The folders that are used and those that are not, and what is wrong with some."""
     files, folders = _entries_of_root(folder)
-    places, problems, hints = _places(folder, folders)
-    found = list(_pictures(folder, _Place(folder, 1, ""), files))
-    for place in places:
-        try:
-            found += _pictures(folder, place, _entries(place.folder)[0])
-        except OSError as error:
-            problems.append(Problem(place.folder, "file_unreadable", {"detail": _said(error)}))
-    found.sort(key=lambda one: (unicodedata.normalize("NFC", one.name), one.name))
-    return found, problems, hints
+    places = [_place(folder, 1, "", (files, folders))]
+    problems: list[Problem] = []
+    others: list[str] = []
+    for name in folders:
+        path = folder / name
+        repeats, words = names.parsed_folder(name) or (0, "")
+        if repeats > MOST_REPEATS:
+            problems.append(Problem(path, "folder_repeats", {"repeats": repeats, "most": MOST_REPEATS}))
+        elif repeats:
+            try:
+                places.append(_place(path, repeats, captions.cleaned(words), unused.listed(path)))
+            except OSError as error:
+                problems.append(Problem(path, "file_unreadable", {"detail": _reason(error)}))
+        else:
+            others.append(name)
+    return Layout(folder, tuple(places), tuple(others)), problems
 
 
-def _entries_of_root(folder: Path) -> tuple[list[str], list[str]]:
+def _entries_of_root(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     try:
-        if not stat.S_ISDIR(folder.stat().st_mode):
+        folder.stat()
+        if not folder.is_dir():
             raise DatasetError("dataset_not_folder", folder=shown(folder))
-        return _entries(folder)
+        return unused.listed(folder)
     except (FileNotFoundError, NotADirectoryError):
         raise DatasetError("dataset_missing", folder=shown(folder)) from None
     except OSError as error:
-        raise DatasetError("dataset_unreadable", folder=shown(folder), detail=_said(error)) from error
+        raise DatasetError("dataset_unreadable", folder=shown(folder), detail=_reason(error)) from error
 
 
-def _entries(folder: Path) -> tuple[list[str], list[str]]:
-    """Names of (files, folders), links followed, sorted, without hidden ones."""
-    files: list[str] = []
-    folders: list[str] = []
-    for name in sorted(entry.name for entry in folder.iterdir()):
-        if not name.startswith("."):
-            (folders if _is_folder(folder / name) else files).append(name)
-    return files, folders
-
-
-def _said(error: OSError) -> str:
+def _reason(error: OSError) -> str:
     return error.strerror or type(error).__name__
 
 
-def _is_folder(path: Path) -> bool:
-    try:
-        return stat.S_ISDIR(path.stat().st_mode)
-    except OSError:  # a link to nothing or in a circle: a file with a problem, if it is called like a picture
-        return False
+def _place(path: Path, repeats: int, words: str, entries: tuple[tuple[str, ...], tuple[str, ...]]) -> Place:
+    files, folders = entries
+    readable = names.readable()
+    pictures = tuple(one for one in files if names.extension_of(one) in readable)
+    return Place(path, repeats, words, files, folders, pictures, names.paired(pictures, files))
 
 
-def _places(folder: Path, names: list[str]) -> tuple[list[_Place], list[Problem], list[Problem]]:
-    """(sub-folders that are used, what is wrong with others, hints about those that hold pictures and are not used)."""
-    places: list[_Place] = []
-    problems: list[Problem] = []
-    hints: list[Problem] = []
-    for name in names:
-        path = folder / name
-        if match := _REPEATS_FIRST.fullmatch(name):
-            repeats = int(match[1])
-            if repeats > MOST_REPEATS:
-                problems.append(Problem(path, "folder_repeats", {"repeats": repeats, "most": MOST_REPEATS}))
-            elif repeats:
-                places.append(_Place(path, repeats, captions.cleaned(unicodedata.normalize("NFC", match[2]))))
-            else:
-                hints.append(Problem(path, "folder_no_repeats", {}))
-        elif _holds_pictures(path):
-            last = _REPEATS_LAST.fullmatch(name)
-            right, reason = (f"{last[2]}_{last[1]}", "folder_reversed") if last else (f"1_{name}", "folder_unused")
-            hints.append(Problem(path, reason, {"right": shown(Path(right))}))
-    return places, problems, hints
+def _candidates(layout: Layout) -> list[_Candidate]:
+    """Every picture, sorted by its name in the dataset."""
+    found = []
+    for place in layout.places:
+        for name in place.pictures:
+            image = place.path / name
+            caption = place.paired.captions.get(name)
+            caption_file = None if caption is None else place.path / caption
+            found.append(_Candidate(image, image.relative_to(layout.root).as_posix(), place, caption_file))
+    return sorted(found, key=lambda one: (unicodedata.normalize("NFC", one.name), one.name))
 
 
-def _holds_pictures(folder: Path) -> bool:
-    try:
-        return any(_is_picture_name(name) for name in _entries(folder)[0])
-    except OSError:  # a folder that is not used anyway
-        return False
+def _pictures_without_extension(layout: Layout) -> list[Finding]:
+    """Files with no extension, or one that nothing is known of, which hold a picture all the same."""
+    known = {*names.readable(), *names.UNREADABLE, *names.CAPTIONS, *names.OTHER_WORDS}
+    found: list[Path] = []
+    for place in layout.places:
+        unknown = [one for one in place.files if names.extension_of(one) not in known and names.plugin_of(one) is None]
+        found += layout.named(place, (one for one in unknown if plugins.begins_like_a_picture(place.path / one)))
+    return findings.finding("picture_without_extension", found)
 
 
-def _is_picture_name(name: str) -> bool:
-    return name.lower().endswith(images.EXTENSIONS)
+def _nothing_found(layout: Layout) -> DatasetError:
+    folder = shown(layout.root)
+    meant, holding = unused.meant_folders(layout), unused.folders_with_pictures(layout)
+    if meant:
+        return DatasetError("dataset_other_folder", folder=folder, meant=shown(layout.root / meant[0]))
+    for name in holding:
+        if names.right_folder(name)[1] or len(holding) > 1:
+            right = shown(Path(names.right_folder(name)[0]))
+            return DatasetError("dataset_folder_names", folder=folder, found=shown(Path(name)), right=right)
+    if holding:
+        return DatasetError("dataset_other_folder", folder=folder, meant=shown(layout.root / holding[0]))
+    listed = [{"code": one.code, "fields": one.fields} for one in unused.of_layout(layout)]
+    return DatasetError("dataset_empty", folder=folder, types=" ".join(names.readable()), findings=listed)
 
 
-def _pictures(root: Path, place: _Place, names: list[str]) -> Iterator[_Candidate]:
-    beside = captions.caption_files(names)
-    for name in filter(_is_picture_name, names):
-        image = place.folder / name
-        caption = captions.find_caption(name, beside)
-        caption_file = None if caption is None else place.folder / caption
-        yield _Candidate(image, image.relative_to(root).as_posix(), place, caption_file)
-
-
-def _nothing_found(folder: Path, hints: list[Problem]) -> DatasetError:
-    for hint in hints:
-        if "right" in hint.fields:
-            found = shown(Path(hint.path.name))
-            return DatasetError("dataset_folder_names", folder=shown(folder), found=found, right=hint.fields["right"])
-    types = ", ".join(images.EXTENSIONS)
-    return DatasetError("dataset_empty", folder=shown(folder), types=types)
+def _relative(paths: list[Path], root: Path) -> list[Path]:
+    return list(dict.fromkeys(one.relative_to(root) for one in paths))
 
 
 # -- one picture -----------------------------------------------------------------------------------

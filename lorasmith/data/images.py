@@ -13,7 +13,6 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -21,6 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
+from lorasmith.data import plugins
 from lorasmith.data.files import BadFileError, read_whole
 from lorasmith.data.picture_parts import too_costly
 from lorasmith.data.types import Example, Problem, Size
@@ -29,16 +29,15 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 LEAST_SIDE = 64  # pixels
 MOST_PIXELS = 200_000_000  # what the largest phone sensors give; 0.8 GB once decoded, twice that where transparent
 # The decoders of these hold up to 18 bytes a pixel at once, those of others 4 to 12.
-MOST_PIXELS_OF = {"WEBP": 80_000_000, "JPEG2000": 80_000_000}
+MOST_PIXELS_OF = {"WEBP": 80_000_000, "JPEG2000": 80_000_000, "HEIF": 80_000_000, "JXL": 80_000_000}
 MOST_BYTES = 512 * 2**20
 
 # What is read whatever the extension says. Not here: formats that run other programs (EPS) or hold documents.
 # JPEG includes the several pictures in one file of phones (MPO), of which the first counts.
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM")
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM", "HEIF", "JXL")
 
 # What Pillow's readers raise on broken files, as fuzzing them shows; it has no exception of its own for that.
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError, AttributeError)
@@ -143,6 +142,7 @@ def _read(path: Path) -> bytes:
     costly = too_costly(data)
     if costly is not None:
         raise BadFileError(path, costly[0], **costly[1])
+    plugins.load_for(path, data)
     return data
 
 
@@ -176,7 +176,6 @@ def _opened(path: Path, source: IO[bytes]) -> Iterator[Image.Image]:
         Image.MAX_IMAGE_PIXELS = limit
 
 
-@cache
 def _formats() -> tuple[str, ...]:
     Image.init()
     return tuple(name for name in _FORMATS if name in Image.OPEN)
@@ -197,6 +196,8 @@ def _checked_size(path: Path, image: Image.Image) -> Size:
 
 def _orientation(image: Image.Image) -> int:
     """1 to 8 as EXIF counts them, known without decoding; 1 where the tag is missing, or cannot be read."""
+    if image.format == "JXL" and not getattr(image, "jpeg", False):
+        return 1  # it has been turned already, and the tag says how it lay before; not so in a JPEG that was packed
     try:
         if isinstance(image, PngImageFile) and "exif" not in image.info:
             late = _exif_behind_pixels(image)

@@ -17,6 +17,7 @@ MOST_SEGMENTS = 10_000  # of a JPEG: a scan comes with some tables, a profile or
 MOST_FILL = 1 << 16  # bytes between two segments of a JPEG that are neither's; encoders leave a few, if any
 MOST_PROFILES = 16  # the PNG standard has one
 MOST_OF_SLOW_PPM = 1 << 20  # bytes
+MOST_PIXELS_OF_JXL = 80_000_000  # its reader decodes all of a file only to tell the size
 PIXELS_PER_BYTE = 64 * 8  # a block of 8 x 8 pixels takes a bit at least, in Huffman's code
 
 # Of any number of FF the last one counts: a pattern that began with all of them would try again at each.
@@ -33,7 +34,7 @@ _EXTENSION, _FRAME = 0x21, 0x2C  # what a block of a GIF begins with
 def too_costly(data: bytes) -> tuple[str, dict[str, Any]] | None:
     """(reason of a problem, its fields) where these bytes ask for more work than a picture does; None where not.
 
-    Looks at JPEG, PNG, GIF, JPEG 2000 and PPM; the pixels of others cost what their sizes say.
+    Looks at JPEG, PNG, GIF, JPEG 2000, JPEG XL and PPM; the pixels of others cost what their sizes say.
     """
     for signature, look in _SIGNATURES.items():
         if data.startswith(signature):
@@ -135,11 +136,53 @@ def _of_ppm(data: bytes) -> tuple[str, dict[str, Any]] | None:
     return _too_many("PPM: byte", len(data), MOST_OF_SLOW_PPM)
 
 
+def _of_jpeg_xl(data: bytes) -> tuple[str, dict[str, Any]] | None:
+    """The size stands at the beginning of the codestream, packed into some bits."""
+    start = 0 if data.startswith(_JXL_CODESTREAM) else data.find(_JXL_CODESTREAM, 12, 12 + MOST_FILL)
+    if start < 0:
+        return None  # its decoder says what is wrong with it
+    bits = _Bits(int.from_bytes(data[start + 2 : start + 18], "little"))
+    is_small = bits.take(1) == 1
+    height = bits.small_size() if is_small else bits.size()
+    ratio = bits.take(3)
+    if ratio:
+        across, down = _JXL_RATIOS[ratio - 1]
+        width = height * across // down
+    else:
+        width = bits.small_size() if is_small else bits.size()
+    if width * height <= MOST_PIXELS_OF_JXL:
+        return None
+    return "picture_too_many_pixels", {"width": width, "height": height, "most": MOST_PIXELS_OF_JXL}
+
+
+class _Bits:
+    """The fields of a JPEG XL header, the lowest bit first."""
+
+    def __init__(self, value: int) -> None:
+        self._value = value
+
+    def take(self, count: int) -> int:
+        taken = self._value & ((1 << count) - 1)
+        self._value >>= count
+        return taken
+
+    def small_size(self) -> int:
+        return (self.take(5) + 1) * 8
+
+    def size(self) -> int:
+        return self.take((9, 13, 18, 30)[self.take(2)]) + 1
+
+
+_JXL_CODESTREAM = b"\xff\x0a"
+_JXL_RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
+
 _SIGNATURES: dict[bytes, Callable[[bytes], tuple[str, dict[str, Any]] | None]] = {
     b"\xff\xd8": _of_jpeg,
     b"\x89PNG\r\n\x1a\n": _of_png,
     b"GIF8": _of_gif,
     b"\0\0\0\x0cjP  \r\n\x87\n": _of_jpeg2000,
+    b"\0\0\0\x0cJXL \r\n\x87\n": _of_jpeg_xl,
+    _JXL_CODESTREAM: _of_jpeg_xl,
     b"P": _of_ppm,
 }
 

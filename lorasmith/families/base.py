@@ -22,6 +22,7 @@ class FamilyTraits:
 
     name: str  # a key of FAMILIES
     latent_channels: int
+    caption_tokens: int  # of a caption that the text encoders see, without its start and end
     text_encoders: tuple[str, ...]  # the components that hold text encoders, in order
     base_model_version: str  # ss_base_model_version, without the suffix of v-prediction
     architecture: str  # modelspec.architecture
@@ -69,6 +70,9 @@ class ModelFamily(Protocol):
 
     def encode_captions(self, encoders: Encoders, captions: Sequence[str]) -> dict[str, Tensor]:
         """Captions -> the conditioning of `predict`, float32, first dimension the captions."""
+
+    def first_unseen_tag(self, caption: str) -> str:
+        """The first tag (what stands between commas) of which the text encoders do not see all; "" where they do."""
 
     def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
         """Captions -> what `encode_tokens` takes; needs no weights."""

@@ -22,11 +22,13 @@ from lorasmith.families.base import Encoders, FamilyTraits, Target
 from lorasmith.families.recognize import BaseWeights, check_clip_skip, component_sha256
 from lorasmith.families.stored_tensors import read_component
 from lorasmith.families.text_encoders import (
+    CAPTION_TOKENS,
     build_clip_text,
     clip_hidden_states,
     clip_input_ids,
     clip_tokenizer,
     clip_tokenizer_from,
+    first_unseen_tag,
     installed_name,
     published_name,
 )
@@ -46,6 +48,7 @@ class StableDiffusion15:
     traits = FamilyTraits(
         name="sd15",
         latent_channels=4,
+        caption_tokens=CAPTION_TOKENS,
         text_encoders=("text_encoder",),
         base_model_version="sd_v1",
         architecture="stable-diffusion-v1/lora",
@@ -161,6 +164,9 @@ class StableDiffusion15:
 
     def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
         return {"input_ids": clip_input_ids(self._tokenizer, captions)}
+
+    def first_unseen_tag(self, caption: str) -> str:
+        return first_unseen_tag(lambda: self._tokenizer, caption)
 
     def collate_conditioning(self, cached: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         return {"prompt_embeds": torch.stack([one["prompt_embeds"] for one in cached])}

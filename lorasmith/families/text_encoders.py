@@ -6,8 +6,11 @@ functions at the end keep every name outside this file the published one.
 
 from __future__ import annotations
 
+import bisect
 import json
-from collections.abc import Mapping, Sequence
+import re
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,6 +23,10 @@ from lorasmith.families.configs import clip_tokenizer_files, sd15_config
 
 MAX_TOKENS = 77
 """With the start and the end."""
+CAPTION_TOKENS = MAX_TOKENS - 2
+MOST_SHOWN = 40
+"""Characters of a tag in a message."""
+ELLIPSIS = "\u2026"
 
 
 def clip_tokenizer(files: Mapping[str, str] | None, *, source: Path) -> Any:
@@ -79,6 +86,32 @@ def clip_input_ids(tokenizer: Any, captions: Sequence[str]) -> Tensor:
         list(captions), padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
     )
     return encoded["input_ids"]
+
+
+def first_unseen_tag(tokenizer: Callable[[], Any], caption: str) -> str:
+    """The first tag of a caption that is cut off, whole or in part; "" where none is. `tokenizer` is called only for a
+    caption of more bytes than tokens fit, as no token is shorter than a byte."""
+    if len(unicodedata.normalize("NFC", caption).lower().encode()) <= CAPTION_TOKENS:
+        return ""
+    tokenize = tokenizer()
+
+    def is_over(end: int) -> bool:
+        ids = tokenize(caption[:end], truncation=True, max_length=MAX_TOKENS + 1)["input_ids"]
+        return len(ids) > MAX_TOKENS
+
+    if not is_over(len(caption)):
+        return ""
+    ends = [word.end() for word in re.finditer(r"[^\s,\uff0c\u3001]+", caption)] + [len(caption)]
+    cut = bisect.bisect_left(ends, True, key=is_over)
+    tags = list(re.finditer(r"[^,\uff0c\u3001]+", caption))
+    tag = next((one for one in tags if one.end() >= ends[cut]), tags[-1])
+    words = tag[0].strip()
+    if len(words) <= MOST_SHOWN:
+        return words
+    begin = max(ends[cut - 1] if cut else 0, tag.start())  # of the word that is cut, in a sentence
+    if ends[cut] - begin > MOST_SHOWN:  # a sentence without spaces
+        begin += max(0, bisect.bisect_left(range(begin, ends[cut]), True, key=is_over) - 1)
+    return caption[begin : min(begin + MOST_SHOWN, tag.end())].strip() + ELLIPSIS
 
 
 def clip_hidden_states(encoder: nn.Module, input_ids: Tensor, *, clip_skip: int) -> Tensor:

@@ -5,6 +5,7 @@ Knows no file, no words and no drawing; JSON, PNG and HTML show what is here.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -175,10 +176,19 @@ def summary_of(
         memorisation=memorisation(curves),
         samples=_samples(curves),
         repeated_steps=sum(isinstance(one, StepRepeated) for one in kept),
-        warnings=tuple(one for one in kept if isinstance(one, Warned)),
+        warnings=_warnings(kept),
         environment=_environment(events, newest),
         files=files,
     )
+
+
+def _warnings(kept: Sequence[Event]) -> tuple[Warned, ...]:
+    """Each once: every start finds the same about the same dataset."""
+    found: dict[str, Warned] = {}
+    for one in kept:
+        if isinstance(one, Warned):
+            found.setdefault(f"{one.code} {json.dumps(one.fields, sort_keys=True)}", one)
+    return tuple(found.values())
 
 
 def _pair(values: Sequence[Any]) -> tuple[Any, Any]:

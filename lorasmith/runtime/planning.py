@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lorasmith.data.findings import Finding, findings
+from lorasmith.data.findings import Finding
 from lorasmith.data.folder import Scan
 from lorasmith.data.order import plan_epoch
 from lorasmith.data.types import Example, Size
@@ -63,6 +63,7 @@ class Measured:
     export_bytes: int
     sample_bytes: int  # of a generated picture
     ledger_step_bytes: int
+    noticed: tuple[Finding, ...] = ()  # about captions: it takes a tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,8 +216,8 @@ def plan_of(
         epochs=work.steps * training.accumulation_steps / len(batches),
         times_seen=(min(seen), max(seen)),
         suggested_steps=suggested_steps(len(trained)),
-        warnings=start.warnings,
-        findings=findings(found.examples),
+        warnings=tuple(one for one in start.warnings if one[0] not in {noted.code for noted in found.findings}),
+        findings=(*found.findings, *(measured.noticed if isinstance(measured, Measured) else ())),
         free_bytes=_free(start.run.root),
         measured=measured,
         time=time,

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lorasmith.config import load_run_toml
+from lorasmith.data.findings import Finding
 from lorasmith.errors import ExitCode, TrainerError
 from lorasmith.events import (
     AdapterExported,
@@ -50,11 +51,12 @@ MOST_FIRST_STEPS = 2
 
 
 @dataclass(frozen=True, slots=True)
-class CacheLook:
-    """What the cache of the start lacks."""
+class WholeStart:
+    """What the start that is tried would find, which the trial with its few pictures does not."""
 
-    pictures: int
+    pictures: int  # that the cache lacks
     captions: int
+    noticed: tuple[Finding, ...]
 
 
 def main(argv: list[str]) -> int:
@@ -63,9 +65,9 @@ def main(argv: list[str]) -> int:
     folder: Path = asked.folder
     run = RunFolder(folder / "lora_output")
     gc.disable()  # as the worker does while it imports
-    lacking = CacheLook(0, 0)
+    whole = WholeStart(0, 0, ())
     with suppress(TrainerError, ModuleNotFoundError):  # the worker meets the same, and tells
-        lacking = _look_into_cache(folder)
+        whole = _whole_start(folder)
     status = worker.main(
         [str(run.root), "--attempt", "1", "--stop-at", str(asked.steps), "--supervisor", str(asked.supervisor)]
     )
@@ -75,20 +77,23 @@ def main(argv: list[str]) -> int:
     if ending is None:
         return status
     if ending.exit_code == ExitCode.FINISHED:
-        answer = {"measured": asdict(_measured(folder, run, events, lacking=lacking, launched=asked.launched))}
+        answer = {"measured": asdict(_measured(folder, run, events, whole=whole, launched=asked.launched))}
     else:
         answer = {"code": ending.code, "fields": ending.fields, "exit_code": ending.exit_code}
     (folder / ANSWER).write_text(json.dumps(answer), encoding="utf-8")
     return status
 
 
-def _look_into_cache(folder: Path) -> CacheLook:
-    """What the start would have to encode. Where that is nothing the trial gets copies, as the run would not load the
-    encoders then either."""
+def _whole_start(folder: Path) -> WholeStart:
+    """What the start would have to encode, and which captions it would cut.
+
+    Where nothing is to be encoded the trial gets copies, as the run would not load the encoders then either.
+    """
     from lorasmith.data.cache import TEXT, EncodedBy, EncoderCache, find_missing
     from lorasmith.data.cache_folder import cache_folder
     from lorasmith.families import load_family
     from lorasmith.training.evaluation_set import EMPTY_CAPTION, choose
+    from lorasmith.training.unseen_words import unseen_words
 
     class Untouched(EncoderCache):
         def _set_aside(self, path: Path) -> None:
@@ -99,7 +104,8 @@ def _look_into_cache(folder: Path) -> CacheLook:
     encoded_by = EncodedBy(
         family.encoder_hashes(), config.model.clip_skip, caches_text=not config.adapter.train_text_encoder
     )
-    trained, held_out = split_examples(config, scan_for(config, family.weights, check_pixels=False))
+    found = scan_for(config, family.weights, check_pixels=False)
+    trained, held_out = split_examples(config, found)
     examples, captions = list(trained), set[str]()
     if is_evaluated(config):
         examples += choose(trained, held_out, count=config.evaluation.examples, seed=config.seed).all
@@ -110,7 +116,8 @@ def _look_into_cache(folder: Path) -> CacheLook:
     lacking = [key for key in texts if theirs.load(TEXT, key) is None]
     if not len(missing) and not lacking:
         _copy_cached(folder, theirs, encoded_by, family.weights)
-    return CacheLook(len(missing.pictures), len(missing.captions) + len(lacking))
+    noticed = tuple(Finding(*one) for one in unseen_words(config, family, found.examples))
+    return WholeStart(len(missing.pictures), len(missing.captions) + len(lacking), noticed)
 
 
 def _copy_cached(folder: Path, theirs: EncoderCache, encoded_by: EncodedBy, weights: BaseWeights) -> None:
@@ -132,9 +139,7 @@ def _copy_cached(folder: Path, theirs: EncoderCache, encoded_by: EncodedBy, weig
         shutil.copyfile(theirs.path(kind, key), ours.path(kind, key))
 
 
-def _measured(
-    folder: Path, run: RunFolder, events: Sequence[Event], *, lacking: CacheLook, launched: float
-) -> Measured:
+def _measured(folder: Path, run: RunFolder, events: Sequence[Event], *, whole: WholeStart, launched: float) -> Measured:
     from lorasmith.training.device import choose_device
 
     config = load_run_toml(run.config)
@@ -160,8 +165,8 @@ def _measured(
         evaluation_seconds=evaluation,
         first_evaluation_seconds=first_evaluation,
         peak_memory=choose_device(config.machine.device, threads=config.machine.threads).peak_memory(),
-        pictures_to_encode=lacking.pictures,
-        captions_to_encode=lacking.captions,
+        pictures_to_encode=whole.pictures,
+        captions_to_encode=whole.captions,
         picture_bytes=_mean_size(folder / ".lorasmith_cache" / "latents"),
         caption_bytes=_mean_size(folder / ".lorasmith_cache" / "text"),
         first_state_bytes=_size(first),
@@ -169,6 +174,7 @@ def _measured(
         export_bytes=run.export(config.export.name).stat().st_size,
         sample_bytes=_mean_size(run.samples / "control"),
         ledger_step_bytes=max(len(encode(one)) for one in steps),
+        noticed=whole.noticed,
     )
 
 

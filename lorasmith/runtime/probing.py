@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lorasmith.config import RunConfig, dump_run_toml
+from lorasmith.data.findings import Finding
 from lorasmith.data.folder import Scan
 from lorasmith.data.types import Example
 from lorasmith.errors import ExitCode, InputError
@@ -146,7 +147,8 @@ def _answer(folder: Path, start: Start, launch: Launch) -> Measured | Unmeasured
         return Unmeasured("worker_died", {"status": status})
     if "measured" in plain:
         told = plain["measured"]
-        return Measured(**{**told, "first_steps_seconds": tuple(told["first_steps_seconds"])})
+        noticed = tuple(Finding(**one) for one in told["noticed"])
+        return Measured(**{**told, "first_steps_seconds": tuple(told["first_steps_seconds"]), "noticed": noticed})
     if plain["exit_code"] == ExitCode.BAD_INPUT and plain["code"] not in ITS_OWN_TROUBLE:
         raise InputError(plain["code"], **plain["fields"])
     return Unmeasured(plain["code"], plain["fields"])

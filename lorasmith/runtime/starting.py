@@ -5,27 +5,32 @@ Every InputError that can be seen without reading tensors is raised here.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorasmith.config import RunConfig, load_run_toml
+from lorasmith.config import RunConfig, load_run_toml, options
 from lorasmith.config.request import Request
+from lorasmith.data.names import extension_of, readable
 from lorasmith.data.order import split_held_out
 from lorasmith.errors import ConfigError, ExitCode, ModelError, NoStateError, ResumeError
 from lorasmith.events import AdapterExported, BestChosen, CheckpointSaved, RunStarted, RunStopped
 from lorasmith.families.locate import expanded, is_there
 from lorasmith.families.recognize import check_clip_skip
-from lorasmith.inputs import base_weights, check_init_from, check_names, scan_for, steps_of_epochs
+from lorasmith.inputs import base_weights, check_init_from, check_names, notices, scan_for, steps_of_epochs
 from lorasmith.ledger import read_events, surviving
 from lorasmith.run_folder import RunFolder, run_at
 from lorasmith.runtime.start import Start
-from lorasmith.saved_states import SavedState, damage_of, find_states, newest_good
+from lorasmith.saved_states import SavedState, damage_listed, damage_of, find_states, newest_good
+from lorasmith.training.lr_schedules import lr_factor_at
+
+LR_TOLERANCE = 0.01  # a smaller share is no jump
 
 if TYPE_CHECKING:
-    from lorasmith.data.folder import Scan
+    pass
 
 Values = Mapping[tuple[str, str], Any]
 
@@ -76,7 +81,7 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
     if request.steps is None and request.epochs is None:
         raise ConfigError("steps_unnamed")
     stop_at = request.steps or steps_of_epochs(config, found, request.epochs or 0)
-    return Start(run, config, stop_at, is_new=True, first_step=0, warnings=_warnings(config, found, stop_at))
+    return Start(run, config, stop_at, is_new=True, first_step=0, warnings=tuple(notices(config, found, stop_at)))
 
 
 def standing(run: RunFolder) -> Standing:
@@ -91,7 +96,7 @@ def standing(run: RunFolder) -> Standing:
         raise NoStateError("no_run", folder=str(run.root))
     good, damaged = newest_good(run.root)
     if good is None:
-        raise NoStateError("no_usable_state", folder=str(run.root), damaged=[path.name for path in damaged])
+        raise NoStateError("no_usable_state", folder=str(run.root), problems=damage_listed(damaged))
     recorded = [event.step for event in events if isinstance(event, CheckpointSaved)]
     done = max([good.step, *recorded])
     target = started[-1].stop_at if started else good.step
@@ -138,7 +143,7 @@ def continued_run(run: RunFolder, values: Values, request: Request, *, from_stat
         is_new=False,
         first_step=state.step,
         resume=state.path,
-        warnings=_warnings(config, found, stop_at),
+        warnings=(*notices(config, found, stop_at), *_lr_jump(before, config, state.step, (now.target, stop_at))),
     )
 
     def replanned() -> Start:
@@ -147,6 +152,37 @@ def continued_run(run: RunFolder, values: Values, request: Request, *, from_stat
         return continued_run(run, values, request, from_state=from_state, here=here)
 
     return replace(start, replan=replanned)
+
+
+def differing_settings(config: RunConfig, values: Values, here: Path) -> list[str]:
+    """The names of those settings that are not what a run goes on with; what a run resolves itself does not count."""
+    resolved = _absolute({at: value for at, value in values.items() if value not in ("auto", "")}, here)
+    if ("adapter", "init_from") in resolved:
+        resolved["adapter", "init_from"] = _named_path(str(resolved["adapter", "init_from"]), here)
+    ours, theirs = config.model_dump(), config.with_values(resolved).model_dump()
+    keys = {(one.section, one.field_name): one.key for one in options().values()}
+    differ = [
+        at for at in resolved if (ours[at[0]] if at[0] else ours)[at[1]] != (theirs[at[0]] if at[0] else theirs)[at[1]]
+    ]
+    return [keys[at] for at in differ]
+
+
+def _lr_jump(
+    before: RunConfig, config: RunConfig, step: int, ends: tuple[int, int]
+) -> list[tuple[str, dict[str, Any]]]:
+    """That the learning rate does not go on where it was, as its shape follows the target and that has moved; `ends`
+    are the old and the new one. What was asked for is no news."""
+    schedule, lr = config.lr_schedule, config.optimizer.lr
+    if schedule != before.lr_schedule or schedule.horizon_steps is not None or lr != before.optimizer.lr:
+        return []
+    was, now = (
+        lr * lr_factor_at(step + 1, shape=schedule.shape, warmup_steps=schedule.warmup_steps, horizon_steps=end)
+        for end in ends
+    )
+    if math.isclose(was, now, rel_tol=LR_TOLERANCE):
+        return []
+    fields = {"before": f"{was:.3g}", "now": f"{now:.3g}", "horizon_before": ends[0], "horizon": ends[1]}
+    return [("lr_jumps", fields)]
 
 
 def _check_settings(config: RunConfig, request: Request) -> None:
@@ -177,9 +213,8 @@ def _check_folders(run: RunFolder, config: RunConfig, here: Path) -> None:
 
 def _holds_pictures(folder: Path) -> bool:
     """A run has its own in folders of their own."""
-    from lorasmith.data.images import EXTENSIONS  # and PIL, which a start that is refused need not wait for
-
-    return folder.is_dir() and any(one.suffix.lower() in EXTENSIONS for one in folder.iterdir())
+    kinds = readable()
+    return folder.is_dir() and any(extension_of(one.name) in kinds for one in folder.iterdir())
 
 
 def _check_identity(before: RunConfig, after: RunConfig) -> None:
@@ -245,18 +280,3 @@ def _remembered(base_model: str, here: Path) -> str:
     """A link stays a link: where it leads next month is meant to be used then."""
     path = here / base_model
     return os.path.abspath(path) if is_there(path) else base_model  # noqa: PTH100 - resolving would follow the link
-
-
-def _warnings(config: RunConfig, found: Scan, stop_at: int) -> tuple[tuple[str, dict[str, Any]], ...]:
-    warnings: list[tuple[str, dict[str, Any]]] = []
-    for hint in found.hints:
-        warnings.append((hint.reason, {"path": str(hint.path), **hint.fields}))
-    for problem in found.problems:
-        fields = {"path": str(problem.path), "reason": problem.reason, "fields": problem.fields}
-        warnings.append(("picture_skipped", fields))
-    horizon = config.lr_schedule.horizon_steps
-    if horizon is not None and stop_at > horizon and config.lr_schedule.shape != "constant":
-        warnings.append(("lr_horizon_passed", {"horizon": horizon, "target": stop_at}))
-    if config.optimizer.name == "prodigy" and config.optimizer.lr < 0.1:
-        warnings.append(("prodigy_lr", {"lr": config.optimizer.lr}))
-    return tuple(warnings)

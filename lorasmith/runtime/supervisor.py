@@ -59,7 +59,7 @@ from lorasmith.runtime.policy import (
 from lorasmith.runtime.processes import Output, Watchable, end_process, launch_worker
 from lorasmith.runtime.start import Start
 from lorasmith.runtime.stop_signals import StopSignals
-from lorasmith.saved_states import newest_good
+from lorasmith.saved_states import damage_listed, newest_good
 
 POLL_SECONDS = 0.1
 ASKED_SECONDS = 0.1  # somebody who only asks whether a run is going on may have the lock for a moment
@@ -302,8 +302,8 @@ class Supervisor:
             return True
         if self._start.is_new and not self._has_saved:
             return True  # it had nothing to lose yet: once more from the beginning
-        names = [path.name for path in damaged]
-        self._give_up("no_usable_state", ExitCode.NO_STATE, folder=str(self._run.root), damaged=names)
+        listed = damage_listed(damaged)
+        self._give_up("no_usable_state", ExitCode.NO_STATE, folder=str(self._run.root), problems=listed)
         return False
 
     def _restarted(self, number: int, failure: Failure) -> Event:

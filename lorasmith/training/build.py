@@ -29,11 +29,11 @@ from lorasmith.families.base import ModelFamily
 from lorasmith.families.locate_clip import locate_clip
 from lorasmith.families.recognize import weights_sha256
 from lorasmith.faults import fault_point
-from lorasmith.inputs import base_weights, data_identity, order_of, scan_for, split_examples
+from lorasmith.inputs import base_weights, data_identity, notices, order_of, scan_for, split_examples
 from lorasmith.ledger import PatientLedger, read_events
 from lorasmith.promotion import Moves, moves_of, promote, remove_staging
 from lorasmith.run_folder import RunFolder, refusals_named, write_atomically
-from lorasmith.saved_states import DAMAGED, newest_good, set_aside
+from lorasmith.saved_states import DAMAGED, damage_in, newest_good, set_aside
 from lorasmith.training.allocator import keep_freed_memory
 from lorasmith.training.checkpoint import check_room, restore_state, step_back
 from lorasmith.training.device import DTYPES, Device, choose_device, fingerprint
@@ -60,6 +60,7 @@ from lorasmith.training.recall import recall
 from lorasmith.training.resume_check import say_if_not_exact
 from lorasmith.training.state import Origin, TrainState
 from lorasmith.training.step import Parts
+from lorasmith.training.unseen_words import unseen_words
 
 
 def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, told: Told) -> Loaded:
@@ -82,7 +83,7 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, tol
     start = start_from(config.adapter, family) if resume is None else {}
     with ThreadPoolExecutor(max_workers=1) as pool:  # hashing gigabytes leaves the interpreter free to load
         hashing = pool.submit(weights_sha256, family.weights)
-        trained, held_out = split_examples(config, scan_for(config, family.weights, check_pixels=False))
+        trained, held_out = _examples(config, family, stop_at, told)
         chosen = _chosen(config, trained, held_out)
         cached, measured_on = _encoded(config, family, trained, chosen, precision=precision, device=device, told=told)
         told.beat("loading")
@@ -202,13 +203,24 @@ def _stepped_back(loaded: Loaded, step: int) -> list[Event]:
     # Told by what lies there: whoever renamed it may have died before he could say so.
     said = {event.fields.get("aside") for event in read_events(run.ledger) if isinstance(event, Warned)}
     for aside in sorted(one.name for one in run.root.glob(f"*{DAMAGED}") if one.name not in said):
-        fields: dict[str, Any] = {"state": aside.removesuffix(DAMAGED), "aside": aside}
+        damage = damage_in(run.root / aside)
+        fields: dict[str, Any] = {"state": aside.removesuffix(DAMAGED), "aside": aside, "damage": damage}
         warnings.append(Warned(attempt=attempt, time=time.time(), code="state_set_aside", fields=fields))
     backup = step_back(run, step, now=datetime.now())
     if backup is not None:
         fields = {"step": step, "backup": str(backup)}
         warnings.append(Warned(attempt=attempt, time=time.time(), code="stepped_back", fields=fields))
     return warnings
+
+
+def _examples(
+    config: RunConfig, family: ModelFamily, stop_at: int, told: Told
+) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    """What is trained on and what is held out; what a person should know of the dataset becomes warnings."""
+    found = scan_for(config, family.weights, check_pixels=False)
+    for code, fields in [*notices(config, found, stop_at), *unseen_words(config, family, found.examples)]:
+        told.warn(code, **fields)
+    return split_examples(config, found)
 
 
 def _chosen(config: RunConfig, trained: tuple[Example, ...], held_out: tuple[Example, ...]) -> Chosen:

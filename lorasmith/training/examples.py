@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,6 +47,9 @@ class Told:
 
     def event(self, event: Event) -> None:
         self.ledger.append(event)
+
+    def warn(self, code: str, **fields: Any) -> None:
+        self.event(Warned(attempt=self.attempt, time=time.time(), code=code, fields=fields))
 
     def beat(self, phase: str) -> None:
         """A sign of life; here a stop request takes effect.
@@ -105,8 +109,7 @@ def cached_examples(
         lacking = tuple(one for one in more if cache.load(TEXT, encoded_by.text_key(one)) is None)
         missing = Missing(missing.pictures, missing.captions + lacking)
     for path in cache.set_aside:
-        fields = {"path": str(path)}
-        told.event(Warned(attempt=told.attempt, time=time.time(), code="cache_damaged", fields=fields))
+        told.warn("cache_damaged", path=str(path))
     if len(missing):
         told.cached(0, len(missing))
         _encode(encoding.family, missing, cache, encoded_by=encoded_by, device=encoding.device, told=told)

@@ -22,6 +22,7 @@ from lorasmith.exporting.write import SAVE_TYPES, write_export
 from lorasmith.families.base import ModelFamily
 from lorasmith.training.examples import RunBatches
 from lorasmith.training.optimizers import OPTIMIZERS
+from lorasmith.training.outcome import Notice, notice_of_file
 from lorasmith.training.state import TrainState
 
 # Readers show the most frequent few; a header of a million tags would only be slow to load.
@@ -91,6 +92,10 @@ class Exporter:
             components=list(state.adapter.components()),
             precision=SAVE_TYPES[self.config.export.save_precision],
         )
+
+    def notices(self, state: TrainState) -> list[Notice]:
+        """What a file of this state does not hold of it."""
+        return notice_of_file(state.adapter.tensors(), SAVE_TYPES[self.config.export.save_precision])
 
     def _facts(self, state: TrainState, stop_at: int) -> ExportFacts:
         config, traits = self.config, self.family.traits

@@ -56,6 +56,7 @@ def plan_of(loaded: Loaded) -> Plan:
         export_name=config.export.name,
         facts_at=partial(_facts, loaded),
         export=partial(loaded.exporter.export, stop_at=loaded.stop_at),
+        notices_of_file=loaded.exporter.notices,
     )
 
 

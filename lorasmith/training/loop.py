@@ -26,6 +26,7 @@ from lorasmith.saved_states import has_sha256, newest_good
 from lorasmith.training.best import BestKeeper
 from lorasmith.training.checkpoint import StateFacts, prune_states, save_state
 from lorasmith.training.evaluation import Evaluator
+from lorasmith.training.outcome import Notice, digest_of, notice_of_training
 from lorasmith.training.room import FULL, MOST_SECONDS, Room
 from lorasmith.training.state import TrainState
 from lorasmith.training.step import Parts, Repeat, StepResult, non_finite, train_step
@@ -46,6 +47,7 @@ class Plan:
     export_name: str
     facts_at: Callable[[TrainState], StateFacts]
     export: Callable[[TrainState, Path], tuple[Path, str]]  # writes and checks a LoRA; where it lies, and its SHA-256
+    notices_of_file: Callable[[TrainState], list[Notice]]  # what such a file does not hold
 
 
 @dataclass(slots=True)
@@ -242,6 +244,7 @@ def train(state: TrainState, parts: Parts, recorder: Recorder, stop: StopFlag) -
     """
     recorder.step_began = monotonic()
     recorder.lrs = tuple(group["lr"] for group in state.optimizer.param_groups)
+    first, before = state.step, digest_of(state.adapter)
     _owed_export(state, recorder)
     if recorder.owes_evaluation:
         recorder.evaluate(state, parts, stop)
@@ -261,6 +264,10 @@ def train(state: TrainState, parts: Parts, recorder: Recorder, stop: StopFlag) -
                 finish(state, recorder, stop)
         raise
     finish(state, recorder, stop)
+    lr = max(parts.base_lrs.values())
+    learned = notice_of_training(state.adapter, before=before, steps=state.step - first, lr=lr)
+    for code, fields in [*learned, *recorder.plan.notices_of_file(state)]:
+        recorder.warn(code, **fields)
     if state.step < recorder.plan.stop_at:
         return "asked"
     recorder.evaluate(state, parts, stop, is_end=True)

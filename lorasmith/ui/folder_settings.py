@@ -6,14 +6,20 @@ What a person wrote there is never changed: a line is added, and only where the 
 from __future__ import annotations
 
 import tomllib
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tomli_w
 
 from lorasmith.config import load_flat_toml
+from lorasmith.errors import ConfigError
 from lorasmith.run_folder import write_atomically
 from lorasmith.ui.options import Values
 from lorasmith.ui.words import FOLDER_SETTINGS
+
+if TYPE_CHECKING:
+    from lorasmith.runtime.start import Start
 
 
 def read_folder_settings(here: Path) -> Values:
@@ -24,6 +30,23 @@ def read_folder_settings(here: Path) -> Values:
     """
     path = here / FOLDER_SETTINGS
     return load_flat_toml(path) if path.exists() else {}
+
+
+def with_notice(start: Start, values: Values, here: Path) -> Start:
+    """A start that goes on, with a warning where the folder's settings, which it does not read, say something else;
+    `values` are those that were named for it."""
+    from lorasmith.runtime.starting import differing_settings
+
+    try:
+        settings = {at: value for at, value in read_folder_settings(here).items() if at not in values}
+        ours = {at: value for at, value in settings.items() if at[0] != "request"}
+        keys = differing_settings(start.config, ours, here)
+    except ConfigError:  # a file that is wrong does not stop a run that does not read it
+        return start
+    if not keys:
+        return start
+    notice = ("settings_differ", {"file": FOLDER_SETTINGS, "keys": keys})
+    return replace(start, warnings=(*start.warnings, notice))
 
 
 def remember_base_model(here: Path, base_model: str) -> bool:

@@ -29,7 +29,7 @@ from lorasmith.locking import is_held
 from lorasmith.reports.attempts import attempts_of
 from lorasmith.run_folder import RunFolder
 from lorasmith.runtime.policy import REMEMBERED, stall_limit
-from lorasmith.saved_states import SavedState, find_states
+from lorasmith.saved_states import SavedState, damage_in, find_states
 from lorasmith.ui.measures import Measure, measures_of
 from lorasmith.ui.run_reading import RunReader
 
@@ -309,7 +309,10 @@ def _in_the_ledger(reader: RunReader, standing: Standing, start: RunStarted | No
 
 
 def _in_the_files(files: Files, standing: Standing, start: RunStarted | None) -> list[Finding]:
-    found = [Finding("warning", "state_unusable", {"path": str(path)}) for path in files.damaged_states]
+    found = [
+        Finding("warning", "state_unusable", {"path": str(path), "damage": damage_in(path)})
+        for path in files.damaged_states
+    ]
     if start is not None and standing not in GOING_ON:
         if files.lora is None and standing != "died":
             found.append(Finding("warning", "lora_missing", {}))

@@ -18,7 +18,7 @@ from lorasmith.config import load_flat_toml
 from lorasmith.errors import ConfigError, ExitCode
 from lorasmith.run_folder import run_at
 from lorasmith.ui.encodings import shows_everything
-from lorasmith.ui.folder_settings import read_folder_settings
+from lorasmith.ui.folder_settings import read_folder_settings, with_notice
 from lorasmith.ui.layout import two_columns, wrapped
 from lorasmith.ui.options import EPOCHS, STEPS, CommandLine, Values, layered, parse, split_request
 from lorasmith.ui.train import BASE_MODEL, words_of
@@ -105,7 +105,8 @@ def _continued(values: Values, line: CommandLine, here: Path) -> Start:
     from lorasmith.runtime.starting import continued_run
 
     settings, request = split_request(values)
-    return continued_run(run_at(here, request.output), settings, request, from_state=line.from_state, here=here)
+    start = continued_run(run_at(here, request.output), settings, request, from_state=line.from_state, here=here)
+    return with_notice(start, values, here)
 
 
 def _parsed(arguments: list[str]) -> _Asked:

@@ -11,14 +11,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lorasmith.data.findings import Finding
 from lorasmith.runtime.planned_files import TIME, PlannedFile
 from lorasmith.runtime.planning import NOT_PROBED, Measured, RunPlan, Unmeasured
 from lorasmith.saved_states import STATE_FILES
 from lorasmith.ui.status import clock, speed
 from lorasmith.ui.words import Words
 
-FILES_SHOWN = 5  # of one finding
 MEBIBYTE = 2**20
 STEP = re.compile(r"(step-?)[0-9]{8,}")
 
@@ -120,7 +118,8 @@ class _View:
         """(line, style): what is odd about the pictures, what the run will warn of, what could not be measured."""
         plan, words = self._plan, self._words
         for finding in plan.findings:
-            yield from self._finding(finding)
+            for number, line in enumerate(words.finding(finding.code, finding.fields)):
+                yield line, "" if number else "yellow"
         for code, fields in plan.warnings:
             yield from ((line, "yellow") for line in words.warning(code, fields))
         if plan.disk is not None and plan.lacks_room:
@@ -133,16 +132,6 @@ class _View:
             yield from ((f"  {line}", "yellow") for line in words.error(plan.measured.code, plan.measured.fields))
         if not plan.findings and not plan.warnings:
             yield self._say("all_well"), "green"
-
-    def _finding(self, finding: Finding) -> Iterable[tuple[str, str]]:
-        text = self._words.say(f"finding.{finding.code}.text", **finding.fields)
-        yield self._words.say("plan.finding", text=text), "yellow"
-        groups = finding.fields.get("groups")
-        rows = [" = ".join(map(self._path, group)) for group in groups] if groups else finding.fields["files"]
-        for row in rows[:FILES_SHOWN]:
-            yield f"  {row if groups else self._path(row)}", ""
-        if len(rows) > FILES_SHOWN:
-            yield "  " + self._words.say("message.more_problems", count=len(rows) - FILES_SHOWN), ""
 
     def _table(self, name: str, columns: list[str]) -> Table:
         table = Table(title=self._words.say(f"plan.table.{name}"), title_justify="left", title_style="bold")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,8 @@ class Display:
         self._worker: WorkerEnded | None = None
         self._given_up: GivenUp | None = None
         self._average_loss: float | None = None
-        self._noticed = list(start.warnings)  # told below the device, which is the first line
+        self._noticed = list(start.warnings)  # shown below the device, which is the first line
+        self._shown_warnings: set[str] = set()  # those of a start, which its worker writes down too
 
     def warn(self, code: str, fields: Mapping[str, Any]) -> None:
         for line in self._words.warning(code, fields):
@@ -129,8 +131,15 @@ class Display:
 
     def _tell_noticed(self) -> None:
         for code, fields in self._noticed:
-            self.warn(code, fields)
+            self._warn_once(code, fields)
         self._noticed.clear()
+
+    def _warn_once(self, code: str, fields: Mapping[str, Any]) -> None:
+        """A dataset is as it is in the parent, in the worker, and in the next worker: it is shown once."""
+        key = f"{code} {json.dumps(fields, sort_keys=True)}"
+        if key not in self._shown_warnings:
+            self._shown_warnings.add(key)
+            self.warn(code, fields)
 
     def _worker_started(self, event: WorkerStarted) -> None:
         self._ending = self._worker = None  # of the one before
@@ -206,7 +215,11 @@ class Display:
         self._say("run.best", step=event.step, loss=measured(event.loss), path=self._path(event.path))
 
     def _warned(self, event: Warned) -> None:
-        self.warn(event.code, event.fields)
+        is_of_start = any(event.code == code for code, _ in self._start.warnings)
+        if is_of_start or self._words.knows(f"finding.{event.code}.text"):
+            self._warn_once(event.code, event.fields)
+        else:
+            self.warn(event.code, event.fields)
 
     def _stopped(self, event: RunStopped) -> None:
         self._ending = event

@@ -18,7 +18,7 @@ from lorasmith.messages import choose_language
 from lorasmith.run_folder import RunFolder, run_at
 from lorasmith.ui.commands import typed
 from lorasmith.ui.encodings import words_in
-from lorasmith.ui.folder_settings import read_folder_settings, remember_base_model
+from lorasmith.ui.folder_settings import read_folder_settings, remember_base_model, with_notice
 from lorasmith.ui.help_text import train_help
 from lorasmith.ui.options import EPOCHS, STEPS, CommandLine, Mode, Values, layered, parse, split_request
 from lorasmith.ui.prompts import Prompter, can_ask
@@ -125,7 +125,7 @@ class _Desk:
             values[STEPS] = Prompter(self.words).steps(default=owed)
         settings, request = split_request(values)
         start = self.engine.continued_run(run, settings, request, from_state=line.from_state, here=self.here)
-        return start, request
+        return with_notice(start, values, self.here), request
 
     def _offer_hold_out(self, values: Values) -> None:
         """Before the first run of a folder with enough pictures: some of them, so that the best step can be told."""

@@ -11,9 +11,12 @@ from typing import Any
 
 from lorasmith.file_names import is_beyond_locale
 from lorasmith.messages import FALLBACK, choose_language, has, template, tr
+from lorasmith.ui.layout import cells
 
 FOLDER_SETTINGS = "lorasmith.toml"
 PROBLEMS_SHOWN = 50
+DAMAGE_KINDS = ("missing", "size", "content", "manifest")
+NAMES_WIDTH = 76  # cells: names that fit stand on one line
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,8 @@ class Words:
         lines += [f"  {self.problem(one)}" for one in problems[:PROBLEMS_SHOWN]]
         if len(problems) > PROBLEMS_SHOWN:
             lines.append("  " + self.say("message.more_problems", count=len(problems) - PROBLEMS_SHOWN))
+        for one in fields.get("findings", []):
+            lines += self.finding(one["code"], one["fields"])
         if self.knows(f"error.{code}.hint"):
             lines.append(self.say("message.hint", text=self._filled(f"error.{code}.hint", fields)))
         return lines
@@ -60,18 +65,38 @@ class Words:
     def problem(self, problem: Mapping[str, Any]) -> str:
         """What is wrong with one file."""
         reason, fields = problem["reason"], problem.get("fields", {})
-        key = f"problem.{reason}.text"
-        text = self._filled(key, fields) if self.knows(key) else f"{reason} {_plain(fields)}".strip()
+        is_known = self.knows(f"problem.{reason}.text")
+        text = self._filled(f"problem.{reason}.text", fields) if is_known else f"{reason} {_plain(fields)}".strip()
         return self.say("message.problem", path=problem["path"], text=text)
 
+    def finding(self, code: str, fields: Mapping[str, Any]) -> list[str]:
+        """Something about the dataset as lines: what it is and how many there are, the first names, what to do."""
+        lines = [self.say("message.note", text=self._filled(f"finding.{code}.text", fields))]
+        lines += [f"  {line}" for line in self._names(fields)]
+        if self.knows(f"finding.{code}.hint"):
+            lines.append("  " + self.say("message.hint", text=self._filled(f"finding.{code}.hint", fields)))
+        return lines
+
+    def _names(self, fields: Mapping[str, Any]) -> list[str]:
+        """The first names of a finding, on one line if they fit."""
+        if "groups" in fields:
+            names, more = [" = ".join(group) for group in fields["groups"]], fields.get("more", 0)
+        else:
+            names = list(fields.get("files", []))
+            more = fields.get("count", len(names)) - len(names)
+        if more > 0:
+            names.append(self.say("message.more_names", count=more))
+        line = ", ".join(names)
+        return [line] if line and cells(line) <= NAMES_WIDTH else names
+
     def warning(self, code: str, fields: Mapping[str, Any]) -> list[str]:
-        """A warning as lines. What is odd about one file and does not stop the run is told like a problem."""
+        """A warning as lines; findings among them, which a run's ledger keeps as warnings."""
+        if self.knows(f"finding.{code}.text"):
+            return self.finding(code, fields)
         if self.knows(f"warning.{code}.text"):
             if code == "picture_skipped":
                 fields = {"problem": self.problem(fields)}
             text = self._filled(f"warning.{code}.text", fields)
-        elif "path" in fields and self.knows(f"problem.{code}.text"):
-            text = self.problem({"path": fields["path"], "reason": code, "fields": fields})
         else:
             text = f"{code} {_plain(fields)}".strip()
         lines = [self.say("message.warning", text=text)]
@@ -82,7 +107,17 @@ class Words:
     def _filled(self, key: str, fields: Mapping[str, Any]) -> str:
         """A sentence about something read from a ledger, where another version may have left a field out."""
         needed = {name: "?" for _, name, _, _ in string.Formatter().parse(template(self.language, key)) if name}
-        return self.say(key, **{**needed, **{name: _shown(value) for name, value in fields.items()}})
+        shown = {name: _shown(value) for name, value in fields.items()}
+        if "damage" in fields:
+            shown["damage"] = self._damage(str(fields["damage"]))
+        return self.say(key, **{**needed, **shown})
+
+    def _damage(self, damage: str) -> str:
+        """What `saved_states.damage_of` found: the file of a state, and what is wrong with it."""
+        kind, _, file = damage.partition(":")
+        if kind in DAMAGE_KINDS:
+            return self.say(f"damage.{kind}", file=file)
+        return self.say("damage.unreadable", file=damage)
 
 
 def language_of(arguments: Sequence[str], environment: Mapping[str, str], here: Path) -> str:

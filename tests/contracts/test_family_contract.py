@@ -75,6 +75,17 @@ def test_the_components_are_those_it_names(loaded: Loaded) -> None:
     assert set(only) == {"denoiser"}
 
 
+def test_it_says_what_of_a_caption_is_not_seen(loaded: Loaded) -> None:
+    """A caption of one token more than it names is cut, and the end of it changes nothing."""
+    family = loaded.family
+    fits = ", ".join("a" for _ in range(family.traits.caption_tokens // 2))
+    assert family.first_unseen_tag(fits) == ""
+    long = fits + ", a, b"
+    assert family.first_unseen_tag(long + ", c") in ("a", "b")
+    tokens = family.tokenize([long + ", c", long + ", d"])
+    assert all(torch.equal(value[0], value[1]) for value in tokens.values())
+
+
 def test_what_is_loaded_is_frozen(loaded: Loaded) -> None:
     for module in (*loaded.models.values(), *loaded.encoders.modules.values()):
         assert not module.training

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from lorasmith.data.captions import caption_files, cleaned, find_caption, read_caption, read_text, with_trigger
+from lorasmith.data.captions import cleaned, read_text, with_trigger
 from lorasmith.data.files import BadFileError
 
 DECODED = {
@@ -43,7 +43,6 @@ def test_decoded(tmp_path: Path, what: str) -> None:
     data, caption = DECODED[what]
     (tmp_path / "a.txt").write_bytes(data)
     assert read_text(tmp_path / "a.txt").caption == caption
-    assert read_caption(tmp_path / "a.png") == caption
 
 
 @pytest.mark.parametrize("what", REFUSED)
@@ -51,7 +50,7 @@ def test_refused_with_the_offset_of_the_byte(tmp_path: Path, what: str) -> None:
     data, reason, offset = REFUSED[what]
     (tmp_path / "a.txt").write_bytes(data)
     with pytest.raises(BadFileError) as caught:
-        read_caption(tmp_path / "a.png")
+        read_text(tmp_path / "a.txt")
     problem = caught.value.problem
     assert (problem.path, problem.reason, problem.fields["offset"]) == (tmp_path / "a.txt", reason, offset)
 
@@ -59,7 +58,7 @@ def test_refused_with_the_offset_of_the_byte(tmp_path: Path, what: str) -> None:
 def test_a_caption_of_10_mb_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"tag, " * 2_000_000)
     with pytest.raises(BadFileError) as caught:
-        read_caption(tmp_path / "a.png")
+        read_text(tmp_path / "a.txt")
     assert caught.value.problem.reason == "file_too_big"
 
 
@@ -71,34 +70,6 @@ def test_lines_that_are_not_used_are_known(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "image", "found"),
-    [
-        (["a.png"], "a.png", None),
-        (["a.txt"], "b.png", None),
-        (["a.caption"], "a.png", "a.caption"),
-        (["a.caption", "a.txt"], "a.png", "a.txt"),
-        (["a.TXT"], "a.JPG", "a.TXT"),
-        (["a.Caption"], "a.png", "a.Caption"),
-        (["a.TXT", "a.txt"], "a.png", "a.TXT"),  # one of both, always the same
-        (["a.b.txt", "a.txt"], "a.b.png", "a.b.txt"),
-        (["cafe\u0301.txt"], "caf\u00e9.png", "cafe\u0301.txt"),
-        (["caf\u00e9.txt"], "cafe\u0301.png", "caf\u00e9.txt"),
-        (["cafe\u0301.txt", "caf\u00e9.caption"], "caf\u00e9.png", "cafe\u0301.txt"),
-        ([".txt", "a.text"], "a.png", None),
-    ],
-)
-def test_which_file_belongs_to_a_picture(names: list[str], image: str, found: str | None) -> None:
-    assert find_caption(image, caption_files(names)) == found
-    assert find_caption(image, caption_files(reversed(names))) == found
-
-
-def test_no_file_is_something_else_than_an_empty_one(tmp_path: Path) -> None:
-    assert read_caption(tmp_path / "a.png") is None
-    (tmp_path / "a.txt").touch()
-    assert read_caption(tmp_path / "a.png") == ""
-
-
-@pytest.mark.parametrize(
     ("caption", "trigger", "whole"),
     [
         ("a cat", "sks", "sks, a cat"),
@@ -106,6 +77,12 @@ def test_no_file_is_something_else_than_an_empty_one(tmp_path: Path) -> None:
         ("a cat", " sks ", "sks, a cat"),
         ("", "sks", "sks"),
         ("", "", ""),
+        ("sks, a cat", "sks", "sks, a cat"),
+        ("Sks on grass", "sks", "Sks on grass"),
+        ("sks", "sks", "sks"),
+        ("sksdog, a cat", "sks", "sks, sksdog, a cat"),
+        ("a cat, sks", "sks", "sks, a cat, sks"),
+        ("sks_2, a cat", "sks", "sks, sks_2, a cat"),
     ],
 )
 def test_trigger_word(caption: str, trigger: str, whole: str) -> None:

@@ -1,14 +1,14 @@
-"""What is told of pictures that can all be trained on: each finding alone, and none where all is well."""
+"""What is said of pictures that can all be trained on: each finding alone, and none where all is well."""
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
-from lorasmith.data.findings import findings
-from lorasmith.data.folder import scan
-from lorasmith.data.types import Example
+from lorasmith.data.findings import of_long_captions
+from lorasmith.data.folder import Scan, scan
 
 Put = Callable[..., Path]
 
@@ -26,11 +26,20 @@ def put(tmp_path: Path) -> Put:
     return put
 
 
-def found(folder: Path, *, trigger_word: str = "") -> dict[str, dict[str, object]]:
-    examples: tuple[Example, ...] = scan(
-        folder / "data", resolution=64, size_multiple=8, trigger_word=trigger_word, skip_bad=False, check_pixels=False
-    ).examples
-    return {one.code: one.fields for one in findings(examples)}
+def scanned(folder: Path, *, trigger_word: str = "", resolution: int = 64) -> Scan:
+    return scan(
+        folder / "data",
+        resolution=resolution,
+        size_multiple=8,
+        trigger_word=trigger_word,
+        skip_bad=False,
+        check_pixels=False,
+    )
+
+
+def found(folder: Path, *, trigger_word: str = "", resolution: int = 64) -> dict[str, dict[str, Any]]:
+    scan = scanned(folder, trigger_word=trigger_word, resolution=resolution)
+    return {one.code: one.fields for one in scan.findings}
 
 
 def test_nothing_of_note(put: Put, tmp_path: Path) -> None:
@@ -45,18 +54,26 @@ def test_one_picture_is_not_called_the_same_as_itself(put: Put, tmp_path: Path) 
 
 
 def test_captions_that_are_missing(put: Put, tmp_path: Path) -> None:
-    lacking, empty = put("a.png", None), put("b.png", "", colour="blue")
-    named = put("3_cat/c.png", None, colour="green")
+    put("a.png", None)
+    put("b.png", "", colour="blue")
+    put("3_cat/c.png", None, colour="green")
     put("d.png", "words", colour="white")
     assert found(tmp_path) == {
-        "no_words": {"count": 2, "files": sorted([str(lacking), str(empty)])},
-        "no_caption_file": {"count": 1, "files": [str(named)]},
+        "no_words": {"count": 1, "files": ["a.png"]},
+        "captions_empty": {"count": 1, "files": ["b.txt"]},
+        "no_caption_file": {"count": 1, "files": ["3_cat/c.png"]},
     }
 
 
+def test_the_first_three_names_and_the_number_of_all(put: Put, tmp_path: Path) -> None:
+    for number in range(5):
+        put(f"{number}.png", None, size=(64, 64 + number))
+    assert found(tmp_path) == {"no_words": {"count": 5, "files": ["0.png", "1.png", "2.png"]}}
+
+
 def test_the_trigger_word_is_a_word(put: Put, tmp_path: Path) -> None:
-    lacking = put("a.png", None)
-    assert found(tmp_path, trigger_word="zorb") == {"no_caption_file": {"count": 1, "files": [str(lacking)]}}
+    put("a.png", None)
+    assert found(tmp_path, trigger_word="zorb") == {"no_caption_file": {"count": 1, "files": ["a.png"]}}
 
 
 def test_captions_that_are_all_equal(put: Put, tmp_path: Path) -> None:
@@ -69,27 +86,34 @@ def test_captions_that_are_all_equal(put: Put, tmp_path: Path) -> None:
 
 
 def test_pictures_that_are_there_twice(put: Put, tmp_path: Path) -> None:
-    equal = [put(name, name) for name in ("a.png", "b.png", "2_cat/c.png")]
+    for name in ("a.png", "b.png", "2_cat/c.png"):
+        put(name, name)
     put("d.png", "other", colour="blue")
-    row = found(tmp_path)["duplicates"]
-    assert row["count"] == 2
-    assert [set(group) for group in row["groups"]] == [{str(path) for path in equal}]  # type: ignore[attr-defined]
+    assert found(tmp_path)["duplicates"] == {"count": 2, "groups": [["2_cat/c.png", "a.png", "b.png"]], "more": 0}
 
 
 def test_pictures_smaller_than_they_are_trained_at(put: Put, tmp_path: Path) -> None:
     """Trained at up to 512 x 512, a picture of 100 x 80 is made five times as large."""
-    small = put("a.png", "small", size=(100, 80))
+    put("a.png", "small", size=(100, 80))
     put("b.png", "large", size=(600, 600))
-    examples = scan(
-        tmp_path / "data", resolution=512, size_multiple=64, trigger_word="", skip_bad=False, check_pixels=False
-    ).examples
-    (row,) = findings(examples)
-    assert row.code == "enlarged"
-    assert row.fields == {"count": 1, "files": [str(small)], "width": 100, "height": 80}
+    assert found(tmp_path, resolution=512) == {"enlarged": {"count": 1, "files": ["a.png"], "width": 100, "height": 80}}
 
 
 def test_pictures_of_which_much_is_cut_off(put: Put, tmp_path: Path) -> None:
-    long = put("a.png", "a banner", size=(1000, 64))
+    put("a.png", "a banner", size=(1000, 64))
     put("b.png", "a square", colour="blue")
     row = found(tmp_path)["cut_off"]
-    assert (row["count"], row["files"], row["percent"]) == (1, [str(long)], 25)
+    assert (row["count"], row["files"], row["percent"]) == (1, ["a.png"], 25)
+
+
+def test_captions_of_which_the_end_is_not_seen(put: Put, tmp_path: Path) -> None:
+    put("a.png", "short")
+    put("b.png", "long, lost, gone", colour="blue")
+    examples = scanned(tmp_path).examples
+
+    def first_unseen(caption: str) -> str:
+        return "lost" if len(caption) > 10 else ""
+
+    (row,) = of_long_captions(examples, tmp_path / "data", first_unseen=first_unseen, limit=75)
+    assert (row.code, row.fields) == ("captions_cut", {"count": 1, "files": ["b.png"], "limit": 75, "tag": "lost"})
+    assert of_long_captions(examples, tmp_path / "data", first_unseen=lambda _: "", limit=75) == []

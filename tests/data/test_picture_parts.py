@@ -75,3 +75,16 @@ def test_the_time_is_that_of_one_look_at_each_byte() -> None:
         began = time.process_time()
         assert too_costly(b"\xff\xd8" + filling) is not None
         assert time.process_time() - began < 5
+
+
+@pytest.mark.parametrize("is_in_container", [True, False])
+@pytest.mark.parametrize("size", [(64, 64), (8, 8), (100, 80), (513, 900), (640, 480), (1920, 1080), (1000, 500)])
+def test_the_size_of_a_jpeg_xl(size: tuple[int, int], is_in_container: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its reader would decode all of it first; here by the bits of its header."""
+    pytest.importorskip("pillow_jxl")
+    held = io.BytesIO()
+    Image.new("RGB", size).save(held, "JXL", use_container=is_in_container)
+    assert too_costly(held.getvalue()) is None
+    monkeypatch.setattr(picture_parts, "MOST_PIXELS_OF_JXL", 0)
+    found = too_costly(held.getvalue())
+    assert found == ("picture_too_many_pixels", {"width": size[0], "height": size[1], "most": 0})

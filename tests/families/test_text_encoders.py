@@ -31,6 +31,32 @@ def test_captions_are_folded_and_cut(tokenizer) -> None:
     assert 3 < ids[3].tolist().index(49407) < 30
 
 
+@pytest.mark.parametrize(
+    ("caption", "tag"),
+    [
+        ("a, " * 37 + "b", ""),  # 75 tokens
+        ("a, " * 37 + "b c", "b c"),
+        ("a, " * 38, ""),  # only a comma is lost
+        ("word " * 75, ""),
+        ("word " * 75 + "the tail of it", "the tail of it\u2026"),  # a sentence: from the word that is cut
+        (", ".join(f"tag number {number}" for number in range(30)), "tag number 17"),
+        ("\u8c93\u54aa\u5728\u8349\u5730\u4e0a\uff0c" * 20, "\u8c93\u54aa\u5728\u8349\u5730\u4e0a"),
+        ("x" * 300, ""),
+    ],
+)
+def test_the_first_tag_that_is_not_seen(tokenizer, caption: str, tag: str) -> None:
+    assert text_encoders.first_unseen_tag(lambda: tokenizer, caption) == tag
+
+
+def test_a_sentence_without_spaces_is_cut_where_it_ends(tokenizer) -> None:
+    caption = "\u8c93" * 20 + "\u72d7" * 100
+    assert text_encoders.first_unseen_tag(lambda: tokenizer, caption).startswith("\u72d7")
+
+
+def test_a_short_caption_needs_no_tokenizer() -> None:
+    assert text_encoders.first_unseen_tag(lambda: pytest.fail("loaded"), "a" * 75) == ""
+
+
 def test_no_file_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     text_encoders.clip_tokenizer(None, source=Path("here"))

@@ -20,7 +20,7 @@ import pytest
 from lorasmith import saved_states
 from lorasmith.demo.miniature import draw_pictures
 from lorasmith.errors import ExitCode
-from lorasmith.events import RunStarted, StepCompleted, Warned
+from lorasmith.events import RunStarted, StepCompleted
 from lorasmith.messages import LANGUAGES
 from lorasmith.saved_states import MANIFEST, find_states, newest_good
 from lorasmith.ui.words import Words
@@ -211,11 +211,15 @@ def test_the_run_goes_on_from_the_one_before(shelf: Shelf, name: str, tmp_path: 
         assert outcome.exit_code == ExitCode.FINISHED
         assert outcome.of(RunStarted)[0].resumed_from == 1
         assert [event.step for event in outcome.of(StepCompleted)] == [2, 3]
-        warning, back = outcome.of(Warned)
+        warning, back = outcome.warned
         assert (back.code, back.fields["step"]) == ("stepped_back", 1)  # the LoRA of step 2, which is done again
         assert (warning.code, warning.fields) == (
             "state_set_aside",
-            {"state": spoilt.name, "aside": f"{spoilt.name}.damaged"},
+            {
+                "state": spoilt.name,
+                "aside": f"{spoilt.name}.damaged",
+                "damage": "manifest" if name == "manifest.json" else f"content:{name}",
+            },
         )
         assert all(spoilt.name in Words(one).warning(warning.code, warning.fields)[0] for one in LANGUAGES)
         assert tree(workshop.run.root / f"{spoilt.name}.damaged") == held

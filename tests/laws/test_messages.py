@@ -144,6 +144,27 @@ def test_every_problem_has_a_sentence() -> None:
     assert lacking == []
 
 
+def test_every_finding_has_a_sentence_and_its_fields() -> None:
+    """`finding` gives `count` and `files`; what else a sentence needs it is given by name."""
+    lacking = []
+    for path, call in calls():
+        if called(call) not in ("finding", "about") or not call.args:
+            continue
+        code = text_of(call.args[0])
+        if code is None or not re.fullmatch(r"[a-z_]+", code):
+            continue
+        where = f"{name_of(path)}:{call.lineno} {code}"
+        if f"finding.{code}.text" not in keys(EN):
+            lacking.append(where)
+            continue
+        has = given(call)
+        hint = f"finding.{code}.hint"
+        needs = fields_of(EN, f"finding.{code}.text") | (fields_of(EN, hint) if hint in keys(EN) else set())
+        if has is not None and (missing := needs - has - {"count"}):
+            lacking.append(f"{where}: {sorted(missing)}")
+    assert lacking == []
+
+
 def test_every_key_that_is_said_is_there() -> None:
     exact, beginnings = spoken()
     assert exact - keys(EN) == set()

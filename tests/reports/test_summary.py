@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lorasmith.events import StepCompleted
+from lorasmith.events import StepCompleted, Warned
 from lorasmith.reports.summary import summary_of
 from tests.reports.made_up import best, evaluated, finished, saved, started, stepped, stopped, watched
 
@@ -72,3 +72,10 @@ def test_nothing_at_all_and_a_run_that_failed_at_once(tmp_path: Path) -> None:
     failed = [started(tmp_path, 9), stopped(0, "failed", code="disk_full", fields={"path": "x"}, exit_code=6)]
     found = summary_of(failed, watched(1, status=6))
     assert (found.done, found.ending.code, found.interruptions) == (0, "disk_full", 1)
+
+
+def test_a_warning_that_every_start_gives_is_kept_once(tmp_path: Path) -> None:
+    found = {"count": 1, "files": ["a.txt"]}
+    said = [Warned(attempt=attempt, time=0.0, code="captions_alone", fields=dict(found)) for attempt in (1, 2)]
+    other = Warned(attempt=2, time=0.0, code="captions_alone", fields={"count": 2, "files": ["a.txt", "b.txt"]})
+    assert summary_of([started(tmp_path, 9), *said, other], []).warnings == (said[0], other)

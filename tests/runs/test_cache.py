@@ -7,7 +7,7 @@ import pytest
 import safetensors.torch
 
 from lorasmith.demo.miniature import draw_pictures, make_model
-from lorasmith.events import CacheProgress, Warned
+from lorasmith.events import CacheProgress
 from lorasmith.ledger import read_events
 from tests.runs.workshop import Outcome, Workshop
 
@@ -45,7 +45,7 @@ def test_a_damaged_file_is_made_again_and_told(fresh: Workshop) -> None:
     damaged.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
     outcome = fresh.new(1)
     assert encoded(outcome) == 1
-    assert [one.code for one in outcome.of(Warned)] == ["cache_damaged"]
+    assert [one.code for one in outcome.warned] == ["cache_damaged"]
     assert damaged.read_bytes() == good
     assert damaged.with_name(damaged.name + ".damaged").exists()
 

@@ -15,7 +15,6 @@ from lorasmith.events import (
     Event,
     RunStarted,
     StepCompleted,
-    Warned,
 )
 from lorasmith.ledger import read_events, steps
 from lorasmith.training import evaluation, samples
@@ -177,9 +176,7 @@ def test_at_most_a_tenth_of_the_time_but_at_the_end(workshop: Workshop, monkeypa
     outcome = workshop.new(5, EVERY_TWO)
     measured = [event.step for event in outcome.of(Evaluated) if not event.is_control]
     assert measured == [2, 5]
-    assert [event.code for event in read_events(workshop.run.ledger) if type(event).__name__ == "Warned"] == [
-        "evaluation_less_often"
-    ]
+    assert [event.code for event in outcome.warned] == ["evaluation_less_often"]
 
 
 # -- stops and going on ----------------------------------------------------------------------------
@@ -255,7 +252,7 @@ def test_after_a_kill_while_measuring_less_is_done_at_once(workshop: Workshop, l
     heart.beat(1, "evaluating")
     heart.close()
     outcome = workshop.go_on(None)
-    assert [event.code for event in outcome.of(Warned)] == ([] if last_word else ["evaluation_died"])
+    assert [event.code for event in outcome.warned] == ([] if last_word else ["evaluation_died"])
     assert [event.step for event in outcome.of(Evaluated)] == [2, 2, 4]
 
 

@@ -322,7 +322,7 @@ def test_every_state_is_damaged(desk: Desk) -> None:
         other.unlink()
         found = refused_the_same(desk, (USED,), lambda output: desk.go_on(output, {}))
     assert found[0][:2] == ("no_usable_state", ExitCode.NO_STATE)
-    assert set(found[0][2]["damaged"]) == {path.name for path in states}
+    assert {one["path"] for one in found[0][2]["problems"]} == {path.name for path in states}
 
 
 def test_one_state_is_damaged_and_more_is_wrong(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,7 +159,10 @@ def test_with_no_good_state_left_it_does_not_begin_anew_in_silence(run: RunFolde
     watched = Watched(run, act, no_restart=False)
     (given_up,) = of(GivenUp, watched.follow())
     assert watched.exit_code == ExitCode.NO_STATE
-    assert (given_up.code, given_up.fields["damaged"]) == ("no_usable_state", ["state_1_0"])
+    assert given_up.code == "no_usable_state"
+    assert given_up.fields["problems"] == [
+        {"path": "state_1_0", "reason": "state_damaged", "fields": {"damage": "size:train_state.json"}}
+    ]
 
 
 def test_one_that_died_before_it_saved_anything_begins_anew(run: RunFolder) -> None:

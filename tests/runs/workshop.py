@@ -18,8 +18,9 @@ from torch import Tensor
 from lorasmith.config import Request, dump_run_toml
 from lorasmith.control import HeartbeatWriter, StopFlag, request_stop
 from lorasmith.errors import ExitCode
-from lorasmith.events import Event, StepCompleted
+from lorasmith.events import Event, StepCompleted, Warned
 from lorasmith.ledger import Ledger, read_events, steps, surviving
+from lorasmith.messages import has
 from lorasmith.run_folder import RunFolder
 from lorasmith.runtime import worker
 from lorasmith.runtime.start import Start
@@ -69,6 +70,11 @@ class Outcome:
 
     def of(self, kind: type[Event]) -> list[Any]:
         return [event for event in self.events if isinstance(event, kind)]
+
+    @property
+    def warned(self) -> list[Warned]:
+        """The warnings about the run; what is said of its dataset aside."""
+        return [event for event in self.of(Warned) if not has("en", f"finding.{event.code}.text")]
 
 
 @dataclass

@@ -9,7 +9,7 @@ import pytest
 
 from lorasmith.demo.miniature import draw_pictures
 from lorasmith.errors import ExitCode
-from lorasmith.events import CheckpointSaved, RunStarted, StepCompleted, Warned
+from lorasmith.events import CheckpointSaved, RunStarted, StepCompleted
 from lorasmith.ledger import read_events
 from lorasmith.saved_states import find_states, set_aside
 from lorasmith.training import build
@@ -50,7 +50,7 @@ def test_going_on_from_an_older_state(make_workshop: MakeWorkshop) -> None:
     assert {name: value for name, value in tree(backup).items() if value} == {
         name: value for name, value in before.items() if value and name in tree(backup)
     }
-    (warned,) = outcome.of(Warned)
+    (warned,) = outcome.warned
     assert (warned.code, warned.fields) == ("stepped_back", {"step": 2, "backup": str(backup)})
 
 
@@ -84,7 +84,7 @@ def test_nothing_moves_where_loading_fails(workshop: Workshop, monkeypatch: pyte
 def test_nothing_moves_without_a_named_state(workshop: Workshop) -> None:
     workshop.new(4, EVERY)
     outcome = workshop.go_on(1)
-    assert outcome.of(Warned) == []
+    assert outcome.warned == []
     assert not list(workshop.run.backup.glob("run_*"))
     assert workshop.states() == [5, 4, 2, 0]
 
@@ -100,7 +100,7 @@ def test_a_damaged_state_is_set_aside_and_the_next_one_used(make_workshop: MakeW
     damaged = hurt.state_folder()
     (damaged / "adapter.safetensors").write_bytes(b"x")
     outcome = hurt.go_on(2)
-    warned, moved = outcome.of(Warned)
+    warned, moved = outcome.warned
     assert (warned.code, warned.fields["state"]) == ("state_set_aside", damaged.name)
     # The export of step 4 is about to be written again: nothing is overwritten.
     assert (moved.code, moved.fields["step"]) == ("stepped_back", 2)
@@ -117,10 +117,10 @@ def test_one_set_aside_by_somebody_who_died_before_he_could_say_so_is_told_once(
     workshop.new(4, EVERY)
     set_aside(workshop.state_folder())
     first, second = workshop.go_on(None), workshop.go_on(1)
-    (told,) = [one.fields for one in first.of(Warned) if one.code == "state_set_aside"]
+    (told,) = [one.fields for one in first.warned if one.code == "state_set_aside"]
     assert told["aside"] == f"{told['state']}.damaged"
     assert (workshop.run.root / told["aside"]).is_dir()
-    assert second.of(Warned) == []
+    assert second.warned == []
 
 
 def test_a_state_without_a_readable_manifest_is_set_aside(workshop: Workshop) -> None:
@@ -128,7 +128,7 @@ def test_a_state_without_a_readable_manifest_is_set_aside(workshop: Workshop) ->
     damaged = workshop.state_folder()
     (damaged / "manifest.json").write_bytes(b"{")
     outcome = workshop.go_on(None)
-    assert [one.fields["state"] for one in outcome.of(Warned) if one.code == "state_set_aside"] == [damaged.name]
+    assert [one.fields["state"] for one in outcome.warned if one.code == "state_set_aside"] == [damaged.name]
     assert outcome.exit_code == ExitCode.FINISHED
     assert workshop.train_state()["step"] == 4
 
@@ -172,9 +172,9 @@ def test_other_pictures_begin_a_new_epoch(workshop: Workshop) -> None:
     assert [event.epoch for event in outcome.of(StepCompleted)] == [3]
     (started,) = outcome.of(RunStarted)
     assert len(started.examples) == 8
-    (warned,) = outcome.of(Warned)
+    (warned,) = outcome.warned
     assert (warned.code, warned.fields) == ("pictures_changed", {"new": 5, "gone": 4, "pictures": 8})
-    assert workshop.go_on(1).of(Warned) == []
+    assert workshop.go_on(1).warned == []
 
 
 def test_the_same_pictures_elsewhere_are_the_same_data(workshop: Workshop) -> None:
@@ -190,7 +190,7 @@ def test_other_software_is_told(workshop: Workshop, monkeypatch: pytest.MonkeyPa
     really = build.fingerprint
     monkeypatch.setattr(build, "fingerprint", lambda device, precision: {**really(device, precision), "torch": "9.9"})
     outcome = workshop.go_on(1)
-    (warned,) = outcome.of(Warned)
+    (warned,) = outcome.warned
     assert (warned.code, warned.attempt) == ("fingerprint_changed", 2)
     assert warned.fields["changed"].startswith("torch: ")
     assert outcome.exit_code == ExitCode.FINISHED
@@ -225,7 +225,7 @@ def test_the_thread_count_is_set_again(workshop: Workshop) -> None:
     workshop.new(1)
     torch.set_num_threads(2)
     outcome = workshop.go_on(1)
-    assert outcome.of(Warned) == []
+    assert outcome.warned == []
     assert torch.get_num_threads() == 1
 
 

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from lorasmith.config import RunConfig
 from lorasmith.errors import ConfigError
-from lorasmith.ui.folder_settings import read_folder_settings, remember_base_model
+from lorasmith.run_folder import RunFolder
+from lorasmith.runtime.start import Start
+from lorasmith.ui.folder_settings import read_folder_settings, remember_base_model, with_notice
 
 
 def test_no_file_no_settings(tmp_path: Path) -> None:
@@ -56,3 +59,15 @@ def test_a_file_without_a_place_for_it_is_left_alone(tmp_path: Path) -> None:
     file.write_text('base_model = ""\n')
     assert not remember_base_model(tmp_path, "demo")
     assert file.read_text() == 'base_model = ""\n'
+
+
+def test_what_a_run_that_goes_on_does_not_read_is_named(tmp_path: Path) -> None:
+    start = Start(RunFolder(tmp_path / "lora_output"), RunConfig(), 9, is_new=False, first_step=3)
+    assert with_notice(start, {}, tmp_path) == start
+    (tmp_path / "lorasmith.toml").write_text('rank = 16\nlr = 0.5\nlr_warmup = 3\nlang = "zh-TW"\n')
+    notice = ("settings_differ", {"file": "lorasmith.toml", "keys": ["lr", "lr_warmup"]})
+    assert with_notice(start, {}, tmp_path).warnings == (notice,)
+    named = {("optimizer", "lr"): 0.1, ("lr_schedule", "warmup_steps"): 1}
+    assert with_notice(start, named, tmp_path) == start
+    (tmp_path / "lorasmith.toml").write_text("rnak = 4\n")  # it would be an error with --new
+    assert with_notice(start, {}, tmp_path) == start

@@ -60,17 +60,11 @@ def test_a_range_where_it_is_not_certain(capsys: pytest.CaptureFixture[str], mad
     assert (row(page, "x/a.png"), row(page, "x/b.png")) == (["0–4"], ["2"])
 
 
-@pytest.mark.parametrize("language", ["en", "zh-TW"])
-def test_every_finding_has_its_sentence(capsys: pytest.CaptureFixture[str], made: RunPlan, language: str) -> None:
-    files = [f"/x/{number}.png" for number in range(9)]
-    fields = {"count": 9, "files": files, "width": 1, "height": 2, "percent": 25, "caption": "words"}
-    codes = ("no_words", "no_caption_file", "captions_equal", "enlarged", "cut_off")
-    found = [Finding(code, fields) for code in codes]
-    found.append(Finding("duplicates", {"count": 8, "files": files, "groups": [files]}))
-    page = shown(capsys, replace(made, findings=tuple(found)), language)
-    assert page.count("x/0.png") == 6
-    assert "x/5.png\n" not in page  # five of each are enough
-    assert "x/0.png = x/1.png" in page
+def test_findings_stand_below_the_tables(capsys: pytest.CaptureFixture[str], made: RunPlan) -> None:
+    found = Finding("captions_alone", {"count": 5, "files": ["a.txt", "b.txt", "c.txt"]})
+    page = shown(capsys, replace(made, findings=(found,)))
+    assert "\nNote: caption files without a picture: 5\n  a.txt, b.txt, c.txt, and 2 more\n" in page
+    assert "Nothing is wrong" not in page
 
 
 def test_what_was_not_measured_is_not_made_up(capsys: pytest.CaptureFixture[str], made: RunPlan) -> None:

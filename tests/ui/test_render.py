@@ -199,7 +199,7 @@ def test_a_stack_is_shown_where_it_is_wanted_or_kept_nowhere(verbose: bool, begu
         ("run_limit", {"seconds": 6000, "since": 400, "step": 4}, ExitCode.STUCK),
         ("worker_unkillable", {"pid": 77}, ExitCode.STUCK),
         ("crashed_again", {"restarts": 3, "reason": "KeyError"}, ExitCode.CRASHED),
-        ("no_usable_state", {"folder": "f", "damaged": ["a"]}, ExitCode.NO_STATE),
+        ("no_usable_state", {"folder": "f"}, ExitCode.NO_STATE),
     ],
 )
 def test_giving_up_says_why_and_how_to_go_on(code: str, fields: dict[str, Any], exit_code: ExitCode) -> None:

@@ -40,10 +40,44 @@ def test_codes_and_fields_of_another_version_are_shown_as_they_are() -> None:
     assert EN.warning("new_warning", {"x": 1}) == ["Warning: new_warning x: 1"]
 
 
-def test_what_is_odd_about_a_file_can_be_a_warning() -> None:
-    assert EN.warning("folder_reversed", {"path": "test_10", "right": "10_test"}) == [
-        "Warning: test_10: is not used: the number of repeats comes first, as in `10_test`"
+def test_a_finding_names_how_many_the_first_and_what_to_do() -> None:
+    fields = {"count": 5, "files": ["a.cr2", "b.psd", "c.psd"], "kinds": ".cr2, .psd \u00d74"}
+    assert EN.finding("kind_unreadable", fields) == [
+        "Note: files no picture is read from, not used: 5 (.cr2, .psd \u00d74)",
+        "  a.cr2, b.psd, c.psd, and 2 more",
+        "  hint: save as PNG or JPEG what you want to train on",
     ]
+    assert EN.warning("kind_unreadable", fields) == EN.finding("kind_unreadable", fields)
+
+
+def test_long_names_have_a_line_each() -> None:
+    names = [letter * 40 + ".txt" for letter in "abc"]
+    assert EN.finding("captions_alone", {"count": 4, "files": names})[1:] == [
+        *(f"  {name}" for name in names),
+        "  and 1 more",
+    ]
+
+
+def test_equal_files_stand_together() -> None:
+    fields = {"count": 3, "groups": [["a.png", "b.png"], ["c.png", "d.png"]], "more": 1}
+    assert EN.finding("duplicates", fields)[1] == "  a.png = b.png, c.png = d.png, and 1 more"
+
+
+def test_damage_names_the_file_and_what_differs() -> None:
+    fields = {"state": "state_1", "aside": "state_1.damaged", "damage": "content:optimizer.pt"}
+    assert EN.warning("state_set_aside", fields) == [
+        "Warning: The state `state_1` is damaged: `optimizer.pt` does not hold the bytes that were saved: "
+        "its SHA-256 is another one. It was renamed to `state_1.damaged`, and an older one is used"
+    ]
+    problems = [{"path": "state_1", "reason": "state_damaged", "fields": {"damage": "missing:adapter.safetensors"}}]
+    lines = EN.error("no_usable_state", {"folder": "f", "problems": problems})
+    assert lines[1] == "  state_1: `adapter.safetensors` is missing"
+    assert (
+        "`train_state.json` cannot be read" in EN.error("state_damaged", {"path": "p", "damage": "train_state.json"})[0]
+    )
+
+
+def test_what_was_left_out_is_a_warning() -> None:
     skipped = {"path": "a.png", "reason": "picture_empty", "fields": {}}
     assert EN.warning("picture_skipped", skipped) == ["Warning: Left out: a.png: is empty"]
 

@@ -1,0 +1,194 @@
+"""What the files and folders of a dataset are, as far as their names say. Opens nothing.
+
+Knows which kinds of pictures are read, with or without a plug-in of Pillow, which are not, and what systems leave
+behind in every folder.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+PICTURES = (
+    *(".apng", ".avif", ".bmp", ".dib", ".gif", ".j2c", ".j2k", ".jfif", ".jp2", ".jpc", ".jpe", ".jpeg", ".jpf"),
+    *(".jpg", ".jpx", ".mpo", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
+)
+CAPTIONS = (".txt", ".caption")  # in this order
+
+
+@dataclass(frozen=True, slots=True)
+class Plugin:
+    """A package that teaches Pillow a format."""
+
+    module: str
+    package: str
+    extensions: tuple[str, ...]
+
+    @property
+    def is_installed(self) -> bool:
+        return find_spec(self.module) is not None
+
+
+HEIF = Plugin("pillow_heif", "pillow-heif", (".heic", ".heics", ".heif", ".heifs", ".hif"))
+JPEG_XL = Plugin("pillow_jxl", "pillow-jxl-plugin", (".jxl",))
+PLUGINS = (HEIF, JPEG_XL)
+INSTALL = 'pip install "lorasmith[pictures]"'
+
+# Files that hold pictures which are not read from them: raw photographs, layers, films, documents, links.
+UNREADABLE = frozenset(
+    [
+        *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".iiq", ".kdc", ".mef", ".mos", ".mrw"),
+        *(".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f"),
+        *(".afphoto", ".ai", ".clip", ".kra", ".mdp", ".ora", ".procreate", ".psb", ".psd", ".sai", ".sai2", ".xcf"),
+        *(".3gp", ".avi", ".avifs", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"),
+        *(".webm", ".wmv", ".bpg", ".cur", ".dds", ".emf", ".eps", ".exr", ".hdr", ".icns", ".ico", ".jxr", ".pcx"),
+        *(".pdf", ".pfm", ".qoi", ".sgi", ".svg", ".svgz", ".tga", ".wdp", ".wmf", ".xbm", ".xpm"),
+        *(".7z", ".gz", ".rar", ".tar", ".zip", ".lnk"),
+    ]
+)
+# Files with words about pictures that no caption is read from.
+OTHER_WORDS = frozenset(
+    [
+        *(".cap", ".captions", ".csv", ".doc", ".docx", ".json", ".jsonl", ".md", ".odt", ".parquet", ".rtf", ".tag"),
+        *(".tags", ".text", ".tsv", ".wd14", ".xlsx", ".xml", ".yaml", ".yml"),
+    ]
+)
+_TABLES = frozenset([".csv", ".jsonl", ".parquet", ".tsv", ".xlsx"])
+_WORDS_OF_ALL = frozenset(["captions", "dataset", "meta_cap", "meta_clean", "meta_lat", "metadata", "prompts", "tags"])
+_NO_CAPTIONS = ("readme", "license", "licence", "copying")
+
+_LEFT_BY_SYSTEMS = frozenset(
+    [
+        *("__macosx", "__pycache__", "@eadir", "@recently-snapshot", "@recycle", "@tmp", "#recycle", "#snapshot"),
+        *("$recycle.bin", "recycler", "lost+found", "system volume information", "network trash folder"),
+        *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r"),
+    ]
+)
+_REPEATS_FIRST = re.compile(r"([0-9]{1,18})_(.*)", re.DOTALL)
+_REPEATS_LAST = re.compile(r"(.+)_([0-9]{1,18})", re.DOTALL)
+_REPEATS_SOMEHOW = re.compile(r"([0-9]{1,3})\s*[x\u00d7]?\s*[_\s.-]\s*(.*\S)", re.DOTALL)
+
+
+def is_of_system(name: str) -> bool:
+    """Whether a system or a program left the file or folder there, or it is hidden: passed over without a word."""
+    return name.startswith(".") or name.casefold() in _LEFT_BY_SYSTEMS or name.startswith("SYNOPHOTO_")
+
+
+def extension_of(name: str) -> str:
+    """In lower case, with its dot."""
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122 - a name, not a path
+
+
+def readable() -> tuple[str, ...]:
+    """The extensions of pictures that can be read here."""
+    return (*PICTURES, *(one for plugin in PLUGINS if plugin.is_installed for one in plugin.extensions))
+
+
+def plugin_of(name: str) -> Plugin | None:
+    """What the picture needs beyond Pillow, by its extension."""
+    extension = extension_of(name)
+    return next((plugin for plugin in PLUGINS if extension in plugin.extensions), None)
+
+
+def kinds(names: Iterable[str]) -> str:
+    """`.cr2 ×3, .psd`: the extensions, and how many files have each."""
+    counted = Counter(map(extension_of, names))
+    return ", ".join(f"{one} \u00d7{count}" if count > 1 else one for one, count in sorted(counted.items()))
+
+
+def parsed_folder(name: str) -> tuple[int, str] | None:
+    """(repeats, class words) of a folder named `N_words`; None where it is not."""
+    match = _REPEATS_FIRST.fullmatch(name)
+    return None if match is None else (int(match[1]), unicodedata.normalize("NFC", match[2]))
+
+
+def right_folder(name: str) -> tuple[str, bool]:
+    """(the name that such a folder needs, whether it seems to say a number of repeats in another way)."""
+    plain = unicodedata.normalize("NFKC", name).strip()
+    if parsed_folder(plain) is not None:
+        return plain, True
+    if match := _REPEATS_LAST.fullmatch(plain):
+        return f"{match[2]}_{match[1]}", True
+    if match := _REPEATS_SOMEHOW.fullmatch(plain):
+        return f"{match[1]}_{match[2]}", True
+    return f"1_{name}", False
+
+
+# -- captions --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Paired:
+    """The pictures of one folder and their caption files, by name."""
+
+    captions: Mapping[str, str]  # picture -> caption file; without those that have none
+    unused: tuple[str, ...]  # caption files that no picture uses
+
+
+def paired(pictures: Iterable[str], names: Iterable[str]) -> Paired:
+    """Which caption file each picture has: `a.txt` before `a.caption`, then `a.png.txt`, for `a.png`.
+
+    Of the files that are left over, a picture without one gets that of its name in another case or composition, with
+    one extension too many (`A.TXT`, `a.txt.txt`) or with that of the picture before it was converted.
+    """
+    texts = sorted(name for name in names if extension_of(name) in CAPTIONS)
+    exact = _by(texts, lambda stem: unicodedata.normalize("NFC", stem))
+    found: dict[str, str] = {}
+    pictures = list(pictures)
+    for picture in pictures:
+        keys = (unicodedata.normalize("NFC", one) for one in (_stem(picture), picture))
+        if match := next((exact[key] for key in keys if key in exact), None):
+            found[picture] = match
+    claimed = set(found.values())
+    loose = _by((one for one in texts if one not in claimed), _loose)
+    for picture in pictures:
+        if picture not in found and _loose(_stem(picture)) in loose:
+            found[picture] = loose[_loose(_stem(picture))]
+    claimed = set(found.values())
+    return Paired(found, tuple(one for one in texts if one not in claimed and not _is_no_caption(one)))
+
+
+def common_names(files: Iterable[str]) -> frozenset[str]:
+    """What `belongs_to` compares with: the names of files without what differs between a picture and its words."""
+    return frozenset(_loose(_stem(one)) for one in files)
+
+
+def belongs_to(name: str, common: frozenset[str]) -> bool:
+    """Whether a file with words has the name of one of the files that `common_names` was given."""
+    return _loose(_stem(name)) in common
+
+
+def may_hold_captions(name: str, common: frozenset[str]) -> bool:
+    """Whether a file that is not read as a caption may have been meant as one, of such a picture or of all."""
+    if extension_of(name) not in OTHER_WORDS or not common:
+        return False
+    is_of_all = extension_of(name) in _TABLES or _stem(name).casefold() in _WORDS_OF_ALL
+    return is_of_all or belongs_to(name, common)
+
+
+def _by(names: Iterable[str], key: Callable[[str], str]) -> dict[str, str]:
+    """The caption file of each stem, the kind that counts first."""
+    found: dict[str, str] = {}
+    for name in sorted(names, key=lambda one: (CAPTIONS.index(extension_of(one)), one)):
+        found.setdefault(key(_stem(name)), name)
+    return found
+
+
+def _stem(name: str) -> str:
+    return os.path.splitext(name)[0]  # noqa: PTH122 - a name, not a path
+
+
+def _loose(stem: str) -> str:
+    """What stems have in common that mean the same: no case, no composition, no second extension."""
+    while extension_of(stem) in (*CAPTIONS, *PICTURES) and _stem(stem):
+        stem = _stem(stem)
+    return unicodedata.normalize("NFC", stem).casefold().strip()
+
+
+def _is_no_caption(name: str) -> bool:
+    return _stem(name).casefold().startswith(_NO_CAPTIONS)
