@@ -5,7 +5,6 @@ Only the standard library is imported up here, so that even a missing dependency
 
 from __future__ import annotations
 
-import difflib
 import io
 import os
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 from lorasmith import __version__
 from lorasmith.errors import ConfigError, ExitCode, TrainerError
 from lorasmith.faults import check_fault
+from lorasmith.option_names import closest
 from lorasmith.ui.words import Words, language_of
 
 # Each names a function (arguments, words, command) -> exit code, loaded when it is asked for.
@@ -81,7 +81,9 @@ def _dispatch(arguments: list[str], words: Words, script: str) -> int:
         print(overview(words))
         return int(ExitCode.FINISHED if arguments else ExitCode.BAD_INPUT)
     given = name or arguments[0]
-    nearest = difflib.get_close_matches(given, COMMANDS, n=1, cutoff=0)[0]
+    nearest = closest(given, COMMANDS)
+    if not nearest:
+        raise ConfigError("command_unrecognised", given=given, commands=list(COMMANDS))
     raise ConfigError("command_unknown", given=given, nearest=nearest)
 
 

@@ -46,6 +46,7 @@ DEFAULTS: dict[str, Any] = {
     "resolution": None,
     "clip-skip": 1,
     "seed": 42,
+    "prediction": "auto",
     "precision": "auto",
     "save-precision": "fp16",
     "gradient-checkpointing": False,
@@ -228,7 +229,8 @@ def test_a_config_and_its_options_cannot_be_changed_from_outside() -> None:
         (("cadence", "keep_states"), 0, "keep-states"),
         (("export", "name"), "a/b", "name"),
         (("model", "precision"), "fp8", "precision"),
-        (("model", "prediction"), "x0", "model.prediction"),
+        (("model", "prediction"), "x0", "prediction"),
+        (("model", "zero_terminal_snr"), "maybe", "model.zero_terminal_snr"),
     ],
 )
 def test_a_value_that_does_not_fit_names_its_option(field: tuple[str, str], value: Any, option: str) -> None:
