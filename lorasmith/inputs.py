@@ -60,7 +60,7 @@ def base_weights(config: RunConfig, here: Path) -> BaseWeights:
     """
     if not config.model.base_model:
         raise ConfigError("base_model_unnamed")
-    return recognize(locate(config.model.base_model, near=here))
+    return recognize(locate(config.model.base_model, near=here), asked=config.model.prediction)
 
 
 def scan_for(config: RunConfig, weights: BaseWeights, *, check_pixels: bool) -> Scan:
