@@ -10,6 +10,7 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lorasmith.libraries import importing_library
 from lorasmith.messages import FALLBACK, tr
 from lorasmith.reports.charts import Chart, Line, four_charts, spread
 from lorasmith.reports.measures import why_empty, why_not
@@ -32,11 +33,12 @@ def png_report(summary: RunSummary, language: str) -> bytes:
     """The picture's bytes.
 
     Raises:
-        ModuleNotFoundError: matplotlib is not installed.
+        InputError: matplotlib cannot be imported.
     """
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    with importing_library():
+        from matplotlib import rc_context
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
 
     font = _font(language)
     if font is None:

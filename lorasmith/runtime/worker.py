@@ -26,6 +26,7 @@ from lorasmith.errors import ExitCode, InputError, LockedError, ResourceError, T
 from lorasmith.events import RunStopped
 from lorasmith.faults import fault_point
 from lorasmith.ledger import Ledger
+from lorasmith.libraries import PACKAGES, importing_library
 from lorasmith.locking import FolderLock
 from lorasmith.run_folder import RunFolder, no_space_named
 from lorasmith.runtime.processes import STACK_SIGNAL
@@ -77,9 +78,10 @@ def _attempt(arguments: argparse.Namespace, run: RunFolder, stop: StopFlag) -> R
         closing.callback(gc.enable)
         try:
             # Importing torch takes seconds, in which a stop must already be heard and a failure already be told.
-            from lorasmith.training import build
-            from lorasmith.training.examples import Told
-            from lorasmith.training.loop import train
+            with importing_library():
+                from lorasmith.training import build
+                from lorasmith.training.examples import Told
+                from lorasmith.training.loop import train
 
             heart = HeartbeatWriter(run.staging / run.heartbeat.name)
             told = Told(Ledger(run.early_ledger), heart, stop, arguments.attempt)
@@ -119,7 +121,7 @@ def _failure(error: Exception | SystemExit, attempt: int, step: int | None) -> R
         code, exit_code, fields = "disk_full", ExitCode.NO_RESOURCE, {"path": str(error.filename)}
     elif isinstance(error, ModuleNotFoundError) and not (error.name or "lorasmith").startswith("lorasmith"):
         module = str(error.name).split(".")[0]
-        fields = {"module": module, "command": f"pip install {module}"}
+        fields = {"module": module, "command": f"pip install {PACKAGES.get(module, module)}"}
         code, exit_code = "dependency_missing", ExitCode.BAD_INPUT
     else:
         code, exit_code, fields = "crashed", ExitCode.CRASHED, {"reason": f"{type(error).__name__}: {error}"}

@@ -15,6 +15,7 @@ from pathlib import Path
 from lorasmith import __version__
 from lorasmith.errors import ConfigError, ExitCode, TrainerError
 from lorasmith.faults import check_fault
+from lorasmith.libraries import PACKAGES, as_input_error
 from lorasmith.option_names import closest
 from lorasmith.ui.words import Words, language_of
 
@@ -27,8 +28,6 @@ COMMANDS = {
     "report": "lorasmith.ui.report:report",
     "tensorboard": "lorasmith.ui.tensorboard:tensorboard",
 }
-# Where the name of a package is not that of its module.
-PACKAGES = {"PIL": "pillow", "tomli_w": "tomli-w"}
 
 Command = Callable[[list[str], Words, str], int]
 
@@ -57,6 +56,10 @@ def main(argv: Sequence[str] | None = None, *, script: str = "") -> int:
         module = error.name.split(".")[0]
         command = f"pip install {PACKAGES.get(module, module)}"
         _complain(words, "dependency_missing", {"module": module, "command": command})
+        return int(ExitCode.BAD_INPUT)
+    except ImportError as error:  # it is there, and cannot be loaded
+        found = as_input_error(error)
+        _complain(words, found.code, found.fields)
         return int(ExitCode.BAD_INPUT)
     except (KeyboardInterrupt, AbandonedError):
         print(file=sys.stderr)
