@@ -87,10 +87,13 @@ def damage_of(state: SavedState) -> str | None:
     return None
 
 
-def newest_good(root: Path) -> tuple[SavedState | None, list[Path]]:
-    """The highest step that is whole; the damaged ones above it and those without a readable step. Changes nothing."""
+def newest_good(root: Path, *, most: int | None = None) -> tuple[SavedState | None, list[Path]]:
+    """The highest step, `most` at the most, that is whole; the damaged ones above it and those without a readable step.
+    Changes nothing."""
     states, damaged = find_states(root)
     for state in states:
+        if most is not None and state.step > most:
+            continue
         if damage_of(state) is None:
             return state, damaged
         damaged.append(state.path)

@@ -19,14 +19,16 @@ from lorasmith.data.order import split_held_out
 from lorasmith.errors import ConfigError, ExitCode, ModelError, NoStateError, ResumeError
 from lorasmith.events import AdapterExported, BestChosen, CheckpointSaved, RunStarted, RunStopped
 from lorasmith.families.locate import expanded, is_there
+from lorasmith.families.lora_files import LoraShape
 from lorasmith.families.recognize import check_clip_skip
 from lorasmith.inputs import base_weights, check_init_from, check_names, scan_for, steps_of_epochs
-from lorasmith.ledger import read_events, surviving
+from lorasmith.ledger import newest_trusted, read_events, surviving
 from lorasmith.run_folder import RunFolder, run_at
 from lorasmith.runtime.start import Start
 from lorasmith.saved_states import SavedState, damage_of, find_states, newest_good
 
 Values = Mapping[tuple[str, str], Any]
+Warnings = tuple[tuple[str, dict[str, Any]], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
     run = run_at(here, request.output)
     _check_settings(config, request)
     _check_folders(run, config, here)
-    check_init_from(config, here)
+    config, taken = _shaped_by_start(config, values, check_init_from(config, here), here)
     weights = base_weights(config, here)
     check_clip_skip(weights, config.model.clip_skip)
     resolution = config.dataset.resolution or weights.resolution
@@ -75,7 +77,20 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
     if request.steps is None and request.epochs is None:
         raise ConfigError("steps_unnamed")
     stop_at = request.steps or steps_of_epochs(config, found, request.epochs or 0)
-    return Start(run, config, stop_at, is_new=True, first_step=0, warnings=_warnings(config, found, stop_at))
+    warnings = (*taken, *_warnings(config, found, stop_at))
+    return Start(run, config, stop_at, is_new=True, first_step=0, warnings=warnings)
+
+
+def _shaped_by_start(
+    config: RunConfig, values: Values, start: LoraShape | None, here: Path
+) -> tuple[RunConfig, Warnings]:
+    """With the rank and alpha of --init-from, where no rank was asked for; and the line that says so."""
+    if start is None or start.rank is None or ("adapter", "rank") in values:
+        return config, ()
+    alpha = config.adapter.alpha or start.alpha or float(start.rank)
+    config = config.with_values({("adapter", "rank"): start.rank, ("adapter", "alpha"): alpha})
+    fields = {"path": str(here / config.adapter.init_from), "rank": start.rank, "alpha": alpha}
+    return config, (("init_from_shape_taken", fields),)
 
 
 def standing(run: RunFolder) -> Standing:
@@ -88,7 +103,7 @@ def standing(run: RunFolder) -> Standing:
     started = [event for event in events if isinstance(event, RunStarted)]
     if not started and not find_states(run.root)[0]:
         raise NoStateError("no_run", folder=str(run.root))
-    good, damaged = newest_good(run.root)
+    good, damaged = newest_good(run.root, most=newest_trusted(events))
     if good is None:
         raise NoStateError("no_usable_state", folder=str(run.root), damaged=[path.name for path in damaged])
     recorded = [event.step for event in events if isinstance(event, CheckpointSaved)]
@@ -244,7 +259,7 @@ def _remembered(base_model: str, here: Path) -> str:
     return os.path.abspath(path) if is_there(path) else base_model  # noqa: PTH100 - resolving would follow the link
 
 
-def _warnings(config: RunConfig, found: Scan, stop_at: int) -> tuple[tuple[str, dict[str, Any]], ...]:
+def _warnings(config: RunConfig, found: Scan, stop_at: int) -> Warnings:
     warnings: list[tuple[str, dict[str, Any]]] = []
     for hint in found.hints:
         warnings.append((hint.reason, {"path": str(hint.path), **hint.fields}))

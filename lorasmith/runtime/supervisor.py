@@ -31,7 +31,7 @@ from lorasmith.events import (
     WorkerRestarted,
     WorkerStarted,
 )
-from lorasmith.ledger import Follower, read_events
+from lorasmith.ledger import Follower, newest_trusted, read_events
 from lorasmith.locking import FolderLock
 from lorasmith.run_folder import RunFolder, no_space_named, on_windows, refusals_named, write_atomically
 from lorasmith.runtime.attempt import Attempt
@@ -129,7 +129,7 @@ class Supervisor:
 
     def newest_state(self) -> Path | None:
         """The newest state that can be continued from."""
-        good, _ = newest_good(self._run.root)
+        good, _ = newest_good(self._run.root, most=newest_trusted(read_events(self._run.ledger)))
         return None if good is None else good.path
 
     # -- one attempt -------------------------------------------------------------------------------

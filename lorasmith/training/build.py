@@ -160,6 +160,7 @@ def begin(loaded: Loaded) -> Recorder:
             best=known.best,
             exported=known.exported,
             owes_evaluation=known.owes_evaluation,
+            trust=known.trust,
             saved_step=-1 if loaded.resumed_from is None else loaded.resumed_from,
             saved_at=monotonic(),
             step_began=monotonic(),

@@ -15,6 +15,7 @@ from lorasmith.events import AdapterExported, Event, RunStarted, RunStopped, Ste
 from lorasmith.ledger import read_events, surviving
 from lorasmith.training.best import BestKeeper, best_of, comparable_best
 from lorasmith.training.loaded import Loaded
+from lorasmith.training.sanity import Trust, trusted
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class Recalled:
     exported: AdapterExported | None  # of the step that is gone on from
     owes_evaluation: bool  # of that step
     said: tuple[Event, ...]  # belongs into the ledger
+    trust: Trust  # by the losses so far
 
 
 def recall(loaded: Loaded) -> Recalled:
@@ -41,7 +43,8 @@ def recall(loaded: Loaded) -> Recalled:
         said += keeper.catch_up(events, examples=examples)
     exported = [one for one in events if isinstance(one, AdapterExported) and one.step == loaded.resumed_from]
     owes = _owes_evaluation(loaded, events)
-    return Recalled(keeper, exported[-1] if exported else None, owes, tuple(said))
+    trust = trusted((one.step, one.loss) for one in events if isinstance(one, StepCompleted))
+    return Recalled(keeper, exported[-1] if exported else None, owes, tuple(said), trust)
 
 
 def _told_of_pictures(loaded: Loaded, events: Sequence[Event]) -> tuple[Event, ...]:

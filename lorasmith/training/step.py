@@ -143,7 +143,7 @@ def _backward(state: TrainState, parts: Parts, batch: Batch, *, step: int, micro
     for number in range(slices):
         start, stop = size * number // slices, size * (number + 1) // slices
         seed_model(fold(parts.seed, "model", step, micro, number))
-        part = _moved(batch.rows(start, stop), where)
+        part = moved(batch.rows(start, stop), where)
         loss = losses_of(parts, part, whole.rows(start))
         (loss.sum() * (scale / size)).backward()  # type: ignore[no-untyped-call]
         losses.append(loss.detach())
@@ -220,7 +220,8 @@ def _make_room(state: TrainState, parts: Parts, step: int) -> Repeat:
     )
 
 
-def _moved(batch: Batch, where: torch.device) -> Batch:
+def moved(batch: Batch, where: torch.device) -> Batch:
+    """The batch on the device that computes."""
     if where.type == "cpu":
         return batch
     return Batch(
