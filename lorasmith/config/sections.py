@@ -140,6 +140,8 @@ class MachineConfig(Section):
     """`cuda`, `cuda:1`, `mps`, `cpu`; auto takes the first there is."""
     threads: int = 0
     """Of torch on the CPU, in each process; 0 until the first start has counted them."""
+    project: str = ".."
+    """Where from the run folder the project lies: in run.toml, paths inside it are kept relative to it."""
 
     @field_validator("device")
     @classmethod

@@ -10,6 +10,7 @@ from typing import Any
 
 import tomli_w
 
+from lorasmith.config import project_paths
 from lorasmith.config.run import MOST_SHOWN, RunConfig, options, validated
 from lorasmith.errors import ConfigError
 from lorasmith.option_names import refusal
@@ -55,11 +56,15 @@ def load_run_toml(path: Path) -> RunConfig:
     Raises:
         ConfigError: missing or damaged.
     """
-    return validated(RunConfig, _read(path, MOST_RUN_BYTES))
+    config = validated(RunConfig, _read(path, MOST_RUN_BYTES))
+    return config.with_values(project_paths.absolute(config, path.parent))
 
 
-def dump_run_toml(config: RunConfig) -> bytes:
-    """`config` as run.toml; what is None is left out, as TOML has no word for it."""
+def dump_run_toml(config: RunConfig, root: Path | None = None) -> bytes:
+    """`config` as run.toml; what is None is left out, as TOML has no word for it. With `root`, the run folder, paths
+    inside the project are relative to it, so that a project can be copied or moved as a whole."""
+    if root is not None:
+        config = config.with_values(project_paths.relative(config, root))
     return tomli_w.dumps(_without_none(config.model_dump(mode="json"))).encode()
 
 

@@ -24,6 +24,7 @@ from lorasmith.families.recognize import check_clip_skip
 from lorasmith.inputs import base_weights, check_init_from, check_names, scan_for, steps_of_epochs
 from lorasmith.ledger import newest_trusted, read_events, surviving
 from lorasmith.run_folder import RunFolder, run_at
+from lorasmith.runtime.moved import found_again, lines_about_places
 from lorasmith.runtime.start import Start
 from lorasmith.saved_states import SavedState, damage_of, find_states, newest_good
 
@@ -65,6 +66,7 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
             ("dataset", "folder"): str((here / config.dataset.folder).resolve()),
             ("model", "base_model"): _remembered(config.model.base_model, here),
             ("model", "family"): weights.family,
+            ("machine", "project"): _project(run, here),
             ("adapter", "alpha"): config.adapter.alpha or float(config.adapter.rank),
             ("adapter", "init_from"): _named_path(config.adapter.init_from, here),
             ("evaluation", "clip_model"): _named_path(config.evaluation.clip_model, here),
@@ -123,7 +125,9 @@ def continued_run(run: RunFolder, values: Values, request: Request, *, from_stat
     now = standing(run)
     if not run.config.exists():
         raise NoStateError("run_settings_lost", file=str(run.config), folder=str(run.root))
-    before = load_run_toml(run.config)
+    kept = load_run_toml(run.config)
+    events = read_events(run.ledger)
+    before = found_again(run, kept, events)
     config = before.with_values(_absolute(values, here))
     _check_settings(config, request)
     _check_identity(before, config)
@@ -152,11 +156,11 @@ def continued_run(run: RunFolder, values: Values, request: Request, *, from_stat
         is_new=False,
         first_step=state.step,
         resume=state.path,
-        warnings=_warnings(config, found, stop_at),
+        warnings=(*lines_about_places(run, config, events, asked=values), *_warnings(config, found, stop_at)),
     )
 
     def replanned() -> Start:
-        if standing(run) == now and load_run_toml(run.config) == before:
+        if standing(run) == now and load_run_toml(run.config) == kept:
             return start
         return continued_run(run, values, request, from_state=from_state, here=here)
 
@@ -247,6 +251,12 @@ def _absolute(values: Values, here: Path) -> dict[tuple[str, str], Any]:
     if ("model", "base_model") in resolved:
         resolved["model", "base_model"] = _remembered(str(resolved["model", "base_model"]), here)
     return resolved
+
+
+def _project(run: RunFolder, here: Path) -> str:
+    """Where a new run's project lies from its folder: where it was begun, or around a folder that lies elsewhere."""
+    root, here = run.root.absolute(), here.absolute()
+    return Path(os.path.relpath(here, root)).as_posix() if root.is_relative_to(here) and root != here else ".."
 
 
 def _named_path(name: str, here: Path) -> str:

@@ -371,7 +371,7 @@ class Supervisor:
         staged = RunFolder(self._run.staging)
         # Once the run has its place its own settings hold what `auto` has become: a restart is on the same terms.
         is_resolved = is_placed and self._run.config.exists()
-        settings = self._run.config.read_bytes() if is_resolved else dump_run_toml(self._start.config)
+        settings = self._run.config.read_bytes() if is_resolved else dump_run_toml(self._start.config, self._run.root)
         write_atomically(staged.config, settings)
 
     def _arguments(self, number: int) -> list[str]:

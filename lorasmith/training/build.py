@@ -131,13 +131,13 @@ def begin(loaded: Loaded) -> Recorder:
     if loaded.before is None:
         config = _with_moved_start(config, moves_of(run, now=now))
     with refusals_named(run.root):  # nothing was changed yet: a full disk is the user's to mend
-        write_atomically(run.staging / run.config.name, dump_run_toml(config))
+        write_atomically(run.staging / run.config.name, dump_run_toml(config, run.root))
     if loaded.before is None:
         promote(run, now=now)
     else:
         assert loaded.resumed_from is not None
         said += _stepped_back(loaded, loaded.resumed_from)
-        write_atomically(run.config, dump_run_toml(config))
+        write_atomically(run.config, dump_run_toml(config, run.root))
         remove_staging(run.staging)
     fault_point("run.placed")
     with ExitStack() as opened:
