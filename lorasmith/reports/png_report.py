@@ -107,7 +107,9 @@ def _draw(axes: Axes, line: Line, label: str) -> None:
         axes.plot(line.steps, line.values, color=colour, linewidth=0.9, label=label)
     elif line.errors:
         style = {"fmt": "o-", "capsize": 3, "markersize": 4.5, "linewidth": 1.8}
-        axes.errorbar(line.steps, line.values, yerr=line.errors, color=colour, label=label, **style)  # type: ignore[arg-type]
+        for number, one in enumerate(line.stretches()):
+            name = label if number == 0 else None  # once in the key
+            axes.errorbar(one.steps, one.values, yerr=one.errors, color=colour, label=name, **style)  # type: ignore[arg-type]
     else:
         marker = "o" if line.kind == "measured" or len(line.steps) == 1 else ""
         axes.plot(line.steps, line.values, color=colour, linewidth=2, marker=marker, markersize=5, label=label)

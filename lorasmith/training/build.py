@@ -204,7 +204,8 @@ def _evaluate_every(config: RunConfig) -> int:
 def _chosen(config: RunConfig, trained: tuple[Example, ...], held_out: tuple[Example, ...]) -> Chosen:
     if _evaluate_every(config) == 0:
         return NOTHING_CHOSEN
-    return choose(trained, held_out, count=config.evaluation.examples, seed=config.seed)
+    holds_out = bool(config.dataset.held_out)
+    return choose(trained, held_out, count=config.evaluation.examples, seed=config.seed, holds_out=holds_out)
 
 
 def _encoded(

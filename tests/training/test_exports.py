@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 from safetensors import safe_open
 
-from lorasmith.errors import ExitCode
+from lorasmith.errors import ExitCode, ModelError
 from lorasmith.events import RunStarted, WorkerRestarted
 from lorasmith.run_folder import RunFolder
 from lorasmith.training import build
@@ -131,3 +131,35 @@ def test_continuing_does_not_start_from_it_again(workshop: Workshop) -> None:
     workshop.new(1, {**EXACT, ("adapter", "init_from"): "start.safetensors"})
     start.unlink()
     assert workshop.go_on(1).exit_code == ExitCode.FINISHED
+
+
+def test_starting_from_a_lora_takes_its_rank_and_alpha(make_workshop: MakeWorkshop) -> None:
+    first, second = make_workshop("first"), make_workshop("second")
+    first.new(1, {**EXACT, ("adapter", "rank"): 3, ("adapter", "alpha"): 1.5})
+    start = second.start_new(1, {("adapter", "init_from"): str(first.run.export("last"))})
+    assert (start.config.adapter.rank, start.config.adapter.alpha) == (3, 1.5)
+    assert [code for code, _ in start.warnings] == ["init_from_shape_taken"]
+    assert second.watch(start).exit_code == ExitCode.FINISHED
+    asked = second.start_new(1, {("adapter", "init_from"): str(first.run.export("last")), ("adapter", "rank"): 8})
+    assert (asked.config.adapter.rank, asked.config.adapter.alpha) == (8, 8.0)
+
+
+def test_starting_from_a_lora_that_trains_the_text_encoder_too(make_workshop: MakeWorkshop) -> None:
+    first, second = make_workshop("first"), make_workshop("second")
+    trains: Values = {("adapter", "train_text_encoder"): True}
+    first.new(1, {**EXACT, **trains, ("adapter", "rank"): 2})
+    init_from: Values = {("adapter", "init_from"): str(first.run.export("last"))}
+    with pytest.raises(ModelError) as caught:
+        second.start_new(1, init_from)
+    assert caught.value.code == "init_from_text_encoder"
+    assert second.new(1, {**init_from, **trains}).exit_code == ExitCode.FINISHED
+
+
+@pytest.mark.parametrize(
+    ("content", "code"), [(b"<html>", "model_is_web_page"), (b"\x80\x02}q\x00.", "init_from_pickle")]
+)
+def test_starting_from_what_is_no_lora_file(workshop: Workshop, content: bytes, code: str) -> None:
+    (workshop.folder / "a.pt").write_bytes(content)
+    with pytest.raises(ModelError) as caught:
+        workshop.start_new(1, {("adapter", "init_from"): "a.pt"})
+    assert caught.value.code == code

@@ -14,6 +14,15 @@ from tests.runs.workshop import Workshop
 MakeWorkshop = Callable[[str], Workshop]
 
 
+def with_pictures(workshop: Workshop) -> Workshop:
+    """Its pictures inside, instead of behind a link."""
+    link = workshop.folder / "lora_train_set"
+    real = link.resolve()
+    link.unlink()
+    shutil.copytree(real, link)
+    return workshop
+
+
 def start_of(workshop: Workshop) -> Start:
     from lorasmith.config import Request
     from lorasmith.runtime.starting import continued_run
@@ -37,7 +46,7 @@ def as_older_versions_wrote_it(workshop: Workshop) -> None:
 
 
 def test_a_copy_trains_on_its_own_pictures_and_says_so(make_workshop: MakeWorkshop, tmp_path: Path) -> None:
-    workshop = make_workshop("first")
+    workshop = with_pictures(make_workshop("first"))
     workshop.new(1)
     assert said(start_of(workshop)) == {}
     copy = elsewhere(workshop, Path(shutil.copytree(workshop.folder, tmp_path / "copy")))
@@ -53,7 +62,7 @@ def test_a_copy_trains_on_its_own_pictures_and_says_so(make_workshop: MakeWorksh
 
 
 def test_a_project_that_was_moved_goes_on(make_workshop: MakeWorkshop, tmp_path: Path) -> None:
-    workshop = make_workshop("first")
+    workshop = with_pictures(make_workshop("first"))
     workshop.new(1)
     moved = elsewhere(workshop, workshop.folder.rename(tmp_path / "moved"))
     assert moved.go_on(1).exit_code == ExitCode.FINISHED
@@ -63,7 +72,7 @@ def test_a_project_that_was_moved_goes_on(make_workshop: MakeWorkshop, tmp_path:
 def test_an_output_that_was_moved_alone_finds_the_pictures_where_they_were(
     make_workshop: MakeWorkshop, tmp_path: Path
 ) -> None:
-    workshop = make_workshop("first")
+    workshop = with_pictures(make_workshop("first"))
     workshop.new(1)
     alone = elsewhere(workshop, tmp_path / "alone")
     alone.folder.mkdir()
@@ -75,7 +84,7 @@ def test_an_output_that_was_moved_alone_finds_the_pictures_where_they_were(
 
 def test_runs_of_older_versions(make_workshop: MakeWorkshop, tmp_path: Path) -> None:
     """In place as ever; a copy says whose pictures it reads; moved, those that lie beside it are found."""
-    workshop = make_workshop("first")
+    workshop = with_pictures(make_workshop("first"))
     workshop.new(1)
     as_older_versions_wrote_it(workshop)
     assert said(start_of(workshop)) == {}
