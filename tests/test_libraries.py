@@ -70,7 +70,7 @@ def test_the_error_below_a_library_s_own_counts(site: Path) -> None:
         "    raise RuntimeError('Failed to import lsm_outer (look up to see its traceback)') from error",
     )
     error = refused("lsm_outer")
-    assert (error.fields["module"], error.fields["reason"][:27]) == ("triton", "ImportError: DLL load faile")
+    assert (error.fields["module"], error.fields["reason"][:28]) == ("triton", "ImportError: DLL load failed")
 
 
 def test_what_is_not_there_is_to_be_installed(site: Path) -> None:

@@ -77,7 +77,7 @@ def test_an_unknown_key_is_named_with_the_nearest(tmp_path: Path, key: str, near
         ("v_parameterization", "config_foreign_key", {"ours": "prediction v_prediction"}),
         ("xformers", "config_needless_key", {}),
         ("min_snr_gamma", "config_unrecognised_key", {}),
-        ("nwe", "config_unrecognised_key", {}),
+        ("neww", "config_unrecognised_key", {}),
     ],
 )
 def test_another_trainer_s_key_is_answered_with_ours_and_nothing_far_fetched(

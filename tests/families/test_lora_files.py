@@ -17,7 +17,7 @@ def lora(path: Path, *layers: tuple[str, int, torch.Tensor]) -> Path:
     for module, rank, alpha in layers:
         tensors[f"{module}.lora_down.weight"] = torch.zeros(rank, 8)
         tensors[f"{module}.lora_up.weight"] = torch.zeros(8, rank)
-        tensors[f"{module}.alpha"] = alpha
+        tensors[f"{module}.alpha"] = alpha.clone()
     save_file(tensors, path)
     return path
 
