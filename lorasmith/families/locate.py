@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from lorasmith.errors import ModelError
+from lorasmith.libraries import importing_library
 
 DEMO_MODEL = Path(__file__).resolve().parents[1] / "demo" / "base_model"
 CHECKPOINT_SUFFIXES = (".safetensors", ".ckpt")
@@ -69,14 +70,15 @@ def _looks_like_path(name: str) -> bool:
 
 def _fetched(hub_id: str) -> Path:
     """The snapshot of a repository in the hub's cache, fetched as far as needed."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-    )
+    with importing_library():
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import (
+            EntryNotFoundError,
+            HfHubHTTPError,
+            HFValidationError,
+            LocalEntryNotFoundError,
+            OfflineModeIsEnabled,
+        )
 
     try:
         for kind in _WEIGHT_KINDS:

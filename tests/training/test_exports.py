@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 from safetensors import safe_open
 
-from lorasmith.errors import ExitCode, ModelError
+from lorasmith.errors import ExitCode, ModelError, ResumeError
 from lorasmith.events import RunStarted, WorkerRestarted
 from lorasmith.run_folder import RunFolder
 from lorasmith.training import build
@@ -163,3 +163,17 @@ def test_starting_from_what_is_no_lora_file(workshop: Workshop, content: bytes, 
     with pytest.raises(ModelError) as caught:
         workshop.start_new(1, {("adapter", "init_from"): "a.pt"})
     assert caught.value.code == code
+
+
+def test_the_prediction_that_was_asked_for_is_trained_and_named(make_workshop: MakeWorkshop) -> None:
+    """And a run that goes on keeps it, whatever its files say."""
+    asked, plain = make_workshop("asked"), make_workshop("plain")
+    asked.new(1, {("model", "prediction"): "v_prediction"})
+    plain.new(1)
+    assert (metadata(asked)["ss_base_model_version"], metadata(plain)["ss_base_model_version"]) == ("sd_v1_v", "sd_v1")
+    assert metadata(asked)["modelspec.prediction_type"] == "v"
+    assert asked.losses()[1] != plain.losses()[1]
+    assert asked.go_on(1).exit_code == ExitCode.FINISHED
+    with pytest.raises(ResumeError) as caught:
+        asked.go_on(1, {("model", "prediction"): "epsilon"})
+    assert caught.value.fields["option"] == "prediction"
