@@ -121,7 +121,7 @@ def test_a_library_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_library_of_our_own_that_is_missing_is_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(OPTIMIZERS, "adamw", "no_such_library:AdamW")
-    with pytest.raises(ImportError):
+    with pytest.raises(InputError, match="dependency_missing"):
         check_optimizer("adamw", {})
 
 
