@@ -98,6 +98,7 @@ OTHER: dict[tuple[str, str], Any] = {
     ("training", "gradient_checkpointing"): True,
     ("machine", "device"): "cpu",
     ("machine", "threads"): 3,
+    ("machine", "project"): "../..",
     ("cadence", "save_every"): 7,
     ("cadence", "save_minutes"): 0.0,
     ("cadence", "keep_states"): 9,
