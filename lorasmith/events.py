@@ -52,6 +52,7 @@ class RunStarted(Event):
     held_out: list[str] = field(default_factory=list)  # paths
     batches_per_epoch: int = 0
     fingerprint: dict[str, Any] = field(default_factory=dict)  # software, device, threads
+    root: str = ""  # the run folder as it was called; "" in ledgers of older versions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

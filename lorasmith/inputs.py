@@ -14,8 +14,9 @@ from lorasmith.data.files import shown
 from lorasmith.data.order import Order
 from lorasmith.data.types import Example
 from lorasmith.errors import ConfigError, ModelError
-from lorasmith.families.headers import read_header
+from lorasmith.families.headers import file_kind
 from lorasmith.families.locate import is_there, locate
+from lorasmith.families.lora_files import LoraShape, lora_shape
 from lorasmith.families.recognize import BaseWeights, recognize
 
 if TYPE_CHECKING:
@@ -37,22 +38,30 @@ def check_names(config: RunConfig) -> None:
         raise ConfigError("device_unknown", device=config.machine.device)
 
 
-def check_init_from(config: RunConfig, here: Path) -> None:
-    """That the LoRA to start from is there and is one by its header; whether it fits is told when it is loaded.
+def check_init_from(config: RunConfig, here: Path) -> LoraShape | None:
+    """What the LoRA to start from says of itself, None where none is named; whether it fits is told when it is loaded.
 
     Raises:
-        ModelError: `init_from_missing`, `init_from_unreadable`.
+        ModelError: `init_from_missing`, `init_from_unreadable`, `init_from_pickle`, `init_from_text_encoder`, or what
+            the file is in place of a model.
     """
     if not config.adapter.init_from:
-        return
+        return None
     path = here / config.adapter.init_from
     if not is_there(path):
         raise ModelError("init_from_missing", path=str(path))
     try:
-        read_header(path)
+        if path.is_file() and file_kind(path) == "pickle":
+            raise ModelError("init_from_pickle", path=str(path))
+        shape = lora_shape(path)
     except ModelError as error:
+        if error.code == "init_from_pickle" or error.code.startswith("model_is_"):
+            raise
         reason = str(error.fields.get("reason") or error.fields.get("where") or error.code)
         raise ModelError("init_from_unreadable", path=str(path), reason=reason) from error
+    if shape.has_text_encoder and not config.adapter.train_text_encoder:
+        raise ModelError("init_from_text_encoder", path=str(path))
+    return shape
 
 
 def base_weights(config: RunConfig, here: Path) -> BaseWeights:
@@ -64,7 +73,7 @@ def base_weights(config: RunConfig, here: Path) -> BaseWeights:
     """
     if not config.model.base_model:
         raise ConfigError("base_model_unnamed")
-    return recognize(locate(config.model.base_model, near=here))
+    return recognize(locate(config.model.base_model, near=here), asked=config.model.prediction)
 
 
 def scan_for(config: RunConfig, weights: BaseWeights, *, check_pixels: bool) -> Scan:

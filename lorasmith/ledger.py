@@ -22,6 +22,7 @@ from lorasmith.events import (
     Evaluated,
     Event,
     RunStarted,
+    RunStopped,
     StepCompleted,
     StepRepeated,
     decode,
@@ -171,6 +172,16 @@ def surviving(events: Iterable[Event]) -> list[Event]:
 def steps(events: Iterable[Event]) -> list[StepCompleted]:
     """The completed steps among them."""
     return [event for event in events if isinstance(event, StepCompleted)]
+
+
+def newest_trusted(events: Iterable[Event]) -> int | None:
+    """The step above which no state is gone on from, where the run ended because its own weights had grown too large:
+    from there each try would end the same way. None where it did not."""
+    ends = [event for event in events if isinstance(event, RunStarted | RunStopped)]
+    if not ends or not isinstance(ends[-1], RunStopped) or ends[-1].code != "non_finite_weights":
+        return None
+    saved = ends[-1].fields.get("saved")
+    return saved if isinstance(saved, int) else None
 
 
 def repair_tail(path: Path) -> None:

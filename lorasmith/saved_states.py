@@ -107,10 +107,13 @@ def damage_listed(folders: Iterable[Path]) -> list[dict[str, Any]]:
     return [{"path": one.name, "reason": "state_damaged", "fields": {"damage": damage_in(one)}} for one in folders]
 
 
-def newest_good(root: Path) -> tuple[SavedState | None, list[Path]]:
-    """The highest step that is whole; the damaged ones above it and those without a readable step. Changes nothing."""
+def newest_good(root: Path, *, most: int | None = None) -> tuple[SavedState | None, list[Path]]:
+    """The highest step, `most` at the most, that is whole; the damaged ones above it and those without a readable step.
+    Changes nothing."""
     states, damaged = find_states(root)
     for state in states:
+        if most is not None and state.step > most:
+            continue
         if damage_of(state) is None:
             return state, damaged
         damaged.append(state.path)

@@ -1,7 +1,7 @@
 """How a field of a section says that it is an option of `train`, and what every section has in common."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
@@ -20,12 +20,12 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _plain(cls, value: Any, info: ValidationInfo) -> Any:
-        """pydantic alone takes `true` for 1, and text that no file could hold."""
+        """pydantic alone takes `true` for 1, and text that no file could hold; and a choice in capitals for none."""
         if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
             raise ValueError("must not be true or false")
         if isinstance(value, str):
             _check_text(value, is_path=_is_path(cls.model_fields[str(info.field_name)]))
-        return value
+        return _as_listed(cls.model_fields[str(info.field_name)].annotation, value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,3 +70,11 @@ def _check_text(value: str, *, is_path: bool) -> None:
 def _is_path(field: FieldInfo) -> bool:
     extra = field.json_schema_extra
     return isinstance(extra, dict) and extra.get("is_path") is True
+
+
+def _as_listed(annotation: Any, value: Any) -> Any:
+    """A name of a list in small letters: `BF16` is `bf16`. The names of languages have letters of their own."""
+    parts = (annotation, *get_args(annotation))
+    choices = [choice for part in parts if get_origin(part) is Literal for choice in get_args(part)]
+    is_small = all(choice == choice.lower() for choice in choices)
+    return value.lower() if is_small and isinstance(value, str) and value.lower() in choices else value

@@ -25,8 +25,8 @@ class ModelConfig(Section):
     """A key of `families.FAMILIES`, once recognised."""
     base_sha256: str = ""
     """Of the weights, once read."""
-    prediction: Literal["auto", "epsilon", "v_prediction"] = "auto"
-    """What the denoiser predicts, once read."""
+    prediction: Literal["auto", "epsilon", "v_prediction"] = option("prediction", "auto")
+    """What the denoiser predicts; auto: as the files say, once read."""
     zero_terminal_snr: bool = False
     """Whether the noise schedule ends in pure noise, once read."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option("precision", "auto")
@@ -88,6 +88,11 @@ class OptimizerConfig(Section):
     options: dict[str, Any] = option("optimizer-option", {})
     """Passed to the optimizer's constructor, checked against its signature."""
 
+    @field_validator("name")
+    @classmethod
+    def _in_small_letters(cls, value: str) -> str:
+        return value.lower()  # other trainers write AdamW8bit
+
     @field_validator("options")
     @classmethod
     def _kept_by_toml(cls, value: dict[str, Any]) -> dict[str, Any]:
@@ -109,6 +114,7 @@ class LrScheduleConfig(Section):
     @field_validator("shape")
     @classmethod
     def _known_shape(cls, value: str) -> str:
+        value = value.lower()
         if not re.fullmatch(rf"({'|'.join(LR_SHAPES)})|cosine_with_restarts:[1-9][0-9]*", value):
             raise ValueError(f"must be one of {', '.join(LR_SHAPES)}[:CYCLES]")
         return value
@@ -134,6 +140,13 @@ class MachineConfig(Section):
     """`cuda`, `cuda:1`, `mps`, `cpu`; auto takes the first there is."""
     threads: int = 0
     """Of torch on the CPU, in each process; 0 until the first start has counted them."""
+    project: str = ".."
+    """Where from the run folder the project lies: in run.toml, paths inside it are kept relative to it."""
+
+    @field_validator("device")
+    @classmethod
+    def _in_small_letters(cls, value: str) -> str:
+        return value.lower()
 
 
 class CadenceConfig(Section):

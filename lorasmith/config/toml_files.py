@@ -1,17 +1,28 @@
 """The two kinds of TOML file: flat ones a person writes (`lorasmith.toml`, `--config`), and run.toml with sections."""
 
-import difflib
 import re
 import stat
 import tomllib
+import unicodedata
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
-from lorasmith.config.run import RunConfig, options, validated
+from lorasmith.config import project_paths
+from lorasmith.config.run import MOST_SHOWN, RunConfig, options, validated
 from lorasmith.errors import ConfigError
+from lorasmith.option_names import refusal
 
+REFUSALS = {
+    "foreign": "config_foreign_key",
+    "needless": "config_needless_key",
+    "mistyped": "config_unknown_key",
+    "unknown": "config_unrecognised_key",
+}
+PATHS = frozenset({"base-model", "data", "output", "init-from", "clip-model", "name"})
+"""Options whose text is a path: in "C:\\new" TOML reads `\\n` as the end of a line, without a complaint."""
 MOST_BYTES = 2**20
 MOST_RUN_BYTES = 64 * 2**20  # it lists the pictures that are held out
 MOST_DEPTH = 32
@@ -24,13 +35,17 @@ def load_flat_toml(path: Path) -> dict[tuple[str, str], Any]:
     """The settings a person wrote, {(section, field): value}, not yet validated; keys are option names with `_`.
 
     Raises:
-        ConfigError: no such file, not TOML, or an unknown key, named with the nearest valid one.
+        ConfigError: no such file, not TOML, an unknown key, named with ours where it is close to one or another
+            trainer's, or a path with a sign that `\\` made.
     """
     known = options()
     values: dict[tuple[str, str], Any] = {}
     for key, value in _read(path, MOST_BYTES).items():
         if key not in known:
-            raise ConfigError("config_unknown_key", file=str(path), key=key, nearest=_nearest(key, list(known)))
+            why, fields = refusal(key, known)
+            raise ConfigError(REFUSALS[why], file=str(path), key=key, **fields)
+        if known[key].name in PATHS and isinstance(value, str):
+            _check_path(path, key, value)
         values[known[key].section, known[key].field_name] = value
     return values
 
@@ -41,11 +56,15 @@ def load_run_toml(path: Path) -> RunConfig:
     Raises:
         ConfigError: missing or damaged.
     """
-    return validated(RunConfig, _read(path, MOST_RUN_BYTES))
+    config = validated(RunConfig, _read(path, MOST_RUN_BYTES))
+    return config.with_values(project_paths.absolute(config, path.parent))
 
 
-def dump_run_toml(config: RunConfig) -> bytes:
-    """`config` as run.toml; what is None is left out, as TOML has no word for it."""
+def dump_run_toml(config: RunConfig, root: Path | None = None) -> bytes:
+    """`config` as run.toml; what is None is left out, as TOML has no word for it. With `root`, the run folder, paths
+    inside the project are relative to it, so that a project can be copied or moved as a whole."""
+    if root is not None:
+        config = config.with_values(project_paths.relative(config, root))
     return tomli_w.dumps(_without_none(config.model_dump(mode="json"))).encode()
 
 
@@ -56,19 +75,49 @@ def _read(path: Path, most: int) -> dict[str, Any]:
             raise ConfigError("config_irregular", file=str(path))
         if status.st_size > most:
             raise ConfigError("config_too_big", file=str(path), bytes=status.st_size, most=most)
-        text = path.read_bytes().decode("utf-8-sig")
+        return _parsed(path, path.read_bytes().decode("utf-8-sig"))
+    except FileNotFoundError:
+        raise ConfigError("config_missing", file=str(path)) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError("config_encoding", file=str(path), byte=error.start) from None
+    except OSError as error:
+        raise ConfigError("config_unreadable", file=str(path), reason=str(error)) from None
+
+
+def _parsed(path: Path, text: str) -> dict[str, Any]:
+    try:
         if _DEEP.search(text) is not None:
             raise RecursionError
         values = tomllib.loads(text)
         if _is_deep(values):
             raise RecursionError
-        return values
-    except FileNotFoundError:
-        raise ConfigError("config_missing", file=str(path)) from None
     except RecursionError:
         raise ConfigError("config_too_deep", file=str(path), most=MOST_DEPTH) from None
-    except (OSError, ValueError) as error:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors
+    except ValueError as error:  # TOMLDecodeError is one, and so is a number of too many digits
+        if line := _line_with_backslash(text, str(error)):
+            raise ConfigError("config_backslash", file=str(path), line=line) from None
         raise ConfigError("config_unreadable", file=str(path), reason=str(error)) from None
+    return values
+
+
+def _line_with_backslash(text: str, complaint: str) -> str:
+    """The line that the parser complains about, where a backslash in double quotes can be why; else ""."""
+    place = re.search(r"at line ([0-9]+)", complaint)
+    lines = text.splitlines()
+    if place is None or int(place[1]) > len(lines):
+        return ""
+    line = lines[int(place[1]) - 1].strip()
+    return line[:MOST_SHOWN] if re.search(r'"[^"]*\\', line) else ""
+
+
+def _check_path(file: Path, key: str, value: str) -> None:
+    """Nothing where the value can be meant: a path may hold such a sign, where it is there."""
+    if not any(unicodedata.category(sign) == "Cc" for sign in value):
+        return
+    with suppress(OSError, ValueError):
+        if (file.parent / value).exists():
+            return
+    raise ConfigError("config_control_sign", file=str(file), key=key, value=value[:MOST_SHOWN])
 
 
 def _is_deep(values: Any) -> bool:
@@ -78,11 +127,6 @@ def _is_deep(values: Any) -> bool:
         inside = (one.values() if isinstance(one, dict) else one for one in level)
         level = [one for group in inside for one in group if isinstance(one, dict | list)]
     return bool(level)
-
-
-def _nearest(key: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(key.replace("-", "_"), known, n=1, cutoff=0)
-    return close[0]
 
 
 def _without_none(values: dict[str, Any]) -> dict[str, Any]:

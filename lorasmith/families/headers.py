@@ -29,7 +29,16 @@ MAX_ARCHIVE_DIRECTORY_BYTES = 32 * 2**20
 MAX_PICKLE_BYTES = 64 * 2**20
 """Of the pickle in a zip archive, which names the tensors; their numbers lie beside it."""
 
+_LEAST_TEXT = 8  # letters: fewer may be the beginning of anything
 _SHOWN = 120  # letters of a name in a message
+
+_OTHER_FILES: dict[str, tuple[bytes, ...]] = {  # code -> how such files begin, in small letters
+    "model_is_web_page": (b"<!doctype", b"<html", b"<head", b"<?xml", b"<!--"),
+    "model_is_lfs_pointer": (b"version https://git-lfs",),
+    "model_is_gguf": (b"gguf", b"ggml"),
+    "model_is_archive": (b"7z\xbc\xaf\x27\x1c", b"rar!\x1a", b"\x1f\x8b", b"pk\x05\x06"),
+    "model_is_picture": (b"\x89png", b"\xff\xd8\xff", b"gif8", b"riff", b"bm6"),
+}
 
 DTYPE_BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
@@ -61,7 +70,8 @@ def file_kind(path: Path) -> Literal["safetensors", "pickle"]:
 
     Raises:
         ModelError: `model_unreadable`, `model_truncated` (empty, or a zip archive without its end), `model_unknown`,
-            `model_damaged`, a zip archive that torch cannot have written.
+            `model_is_…` (a web page, a pointer of git-lfs, GGUF …), `model_damaged`, a zip archive that torch cannot
+            have written.
     """
     check_regular(path)
     start = _read_start(path, 16)
@@ -74,7 +84,22 @@ def file_kind(path: Path) -> Literal["safetensors", "pickle"]:
         return "pickle"
     if start[8:9] == b"{":
         return "safetensors"
-    raise ModelError("model_unknown", path=str(path))
+    raise _no_weights(path)
+
+
+def _no_weights(path: Path) -> ModelError:
+    """The error that says what a file is that holds no weights: often what a server sent in place of them."""
+    start = _read_start(path, 512)
+    for code, beginnings in _OTHER_FILES.items():
+        if start.lstrip().lower().startswith(beginnings):
+            return ModelError(code, path=str(path))
+    try:
+        text = start.decode("utf-8")
+    except UnicodeDecodeError as error:  # a letter may be cut in two at the end
+        text = start[: error.start].decode("utf-8") if error.start >= len(start) - 3 else ""
+    if len(text) >= _LEAST_TEXT and all(sign.isprintable() or sign.isspace() for sign in text):
+        return ModelError("model_is_text", path=str(path), begins=" ".join(text.split())[:_SHOWN])
+    return ModelError("model_unknown", path=str(path))
 
 
 def check_regular(path: Path) -> None:
@@ -181,7 +206,7 @@ def _check_torch_archive(path: Path) -> None:
         raise damaged from error
     pickles = [one for one in entries if one.filename == "data.pkl" or one.filename.endswith("/data.pkl")]
     if not pickles:
-        raise ModelError("model_unknown", path=str(path))
+        raise ModelError("model_is_archive", path=str(path))
     if any(one.compress_type != zipfile.ZIP_STORED or one.file_size != one.compress_size for one in entries):
         raise damaged
     if len({one.filename for one in entries}) != len(entries) or sum(one.file_size for one in entries) > size:

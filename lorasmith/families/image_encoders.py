@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from lorasmith.errors import ModelError
+from lorasmith.libraries import importing_library
 from lorasmith.metrics.clip import Preparation
 
 # Of CLIPImageProcessor, where its file leaves something out.
@@ -44,7 +45,8 @@ def load_clip(model: str) -> ClipImages:
     Raises:
         ModelError: `clip_model`, there is none, or it is no whole CLIP.
     """
-    from transformers import CLIPModel
+    with importing_library():
+        from transformers import CLIPModel
 
     folder = Path(model)
     try:

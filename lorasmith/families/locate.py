@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from lorasmith.errors import ModelError
+from lorasmith.libraries import importing_library
 
 DEMO_MODEL = Path(__file__).resolve().parents[1] / "demo" / "base_model"
 CHECKPOINT_SUFFIXES = (".safetensors", ".ckpt")
@@ -73,14 +74,15 @@ def _fetched(hub_id: str) -> Path:
     if _is_offline(os.environ) and not is_there(cache / f"models--{hub_id.replace('/', '--')}"):
         # Here, as the library takes long to load, and would find nothing.
         raise ModelError("base_model_not_found", base_model=hub_id, reason="offline")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-    )
+    with importing_library():
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import (
+            EntryNotFoundError,
+            HfHubHTTPError,
+            HFValidationError,
+            LocalEntryNotFoundError,
+            OfflineModeIsEnabled,
+        )
 
     try:
         for kind in _WEIGHT_KINDS:

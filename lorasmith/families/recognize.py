@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from math import prod
 from pathlib import Path
@@ -19,18 +18,19 @@ from typing import Any, Literal
 from lorasmith.errors import ModelError
 from lorasmith.families import config_checks, sd15_layout
 from lorasmith.families.configs import CLIP_TOKENS, sd15_config
+from lorasmith.families.foreign_files import INPUT_CHANNELS, LORA_KEY, Shapes, refuse_foreign, without_unet
 from lorasmith.families.headers import file_kind, read_header
 from lorasmith.families.small_files import check_tokenizer, read_json
+from lorasmith.families.yaml_beside import prediction_beside
 
 Layout = Literal["diffusers", "single_file", "pickle"]
 Prediction = Literal["epsilon", "v_prediction"]
-PredictionSource = Literal["scheduler_config", "header_key", "modelspec", "default"]
+Asked = Literal["auto", "epsilon", "v_prediction"]
+PredictionSource = Literal["asked", "scheduler_config", "header_key", "yaml", "modelspec", "default"]
 
 CONFIGS_KEY = "lorasmith.configs"
 """Metadata of a single file that describe it: JSON {"unet": …, "vae": …, "text_encoder": …, "scheduler": …,
 "tokenizer": {file name: text}}, the last two optional."""
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 _LAYERS = 12  # of a text encoder whose config does not say
 _SHOWN = 120  # letters of a name in a message
@@ -52,28 +52,31 @@ class BaseWeights:
     configs: Mapping[str, Any]  # "unet", "vae", "text_encoder", "scheduler"; "tokenizer": texts by file name, or None
 
 
-def recognize(path: Path) -> BaseWeights:
-    """What lies at `path`, a folder or a file that exists.
+def recognize(path: Path, *, asked: Asked = "auto") -> BaseWeights:
+    """What lies at `path`, a folder or a file that exists; `asked` is the prediction that the user or the run names.
 
     Raises:
-        ModelError: `model_unknown`, `model_truncated`, `model_damaged`, `model_unreadable`, `model_is_lora`,
-            `model_other_family`, `model_incomplete`, `model_vocabulary`, `model_configs_needed`, `model_prediction`.
+        ModelError: `model_unknown`, `model_truncated`, `model_damaged`, `model_unreadable`, `model_is_…`,
+            `model_other_family`, `model_incomplete`, `model_vocabulary`, `model_configs_needed`, `model_prediction`,
+            `model_yaml`.
     """
     if path.is_dir():
-        return _recognize_folder(path)
+        return _recognize_folder(path, asked)
     if file_kind(path) == "pickle":
-        return _unexamined(path)
+        return _unexamined(path, asked)
     header = read_header(path)
     shapes = {name: info.shape for name, info in header.tensors.items()}
-    return recognize_tensors(path, shapes, header.metadata, layout="single_file")
+    return recognize_tensors(path, shapes, header.metadata, layout="single_file", asked=asked)
 
 
-def recognize_tensors(path: Path, shapes: Shapes, metadata: Mapping[str, str], *, layout: Layout) -> BaseWeights:
-    """The same for a single file whose names and shapes are known; `path` is for the messages."""
-    _refuse_foreign(path, shapes)
+def recognize_tensors(
+    path: Path, shapes: Shapes, metadata: Mapping[str, str], *, layout: Layout, asked: Asked = "auto"
+) -> BaseWeights:
+    """The same for a single file whose names and shapes are known."""
+    refuse_foreign(path, shapes)
     parts = {name: sd15_layout.from_ldm(name, shapes) for name in sd15_layout.COMPONENTS}
     if not parts["unet"]:
-        raise ModelError("model_unknown", path=str(path))
+        raise without_unet(path, shapes)
     missing = [name for name, found in parts.items() if not found]
     if missing:
         raise ModelError("model_incomplete", path=str(path), missing=", ".join(missing))
@@ -81,7 +84,10 @@ def recognize_tensors(path: Path, shapes: Shapes, metadata: Mapping[str, str], *
     configs = _embedded_configs(path, metadata)
     if configs is None:
         configs = _deduced_configs(path, canonical)
-    scheduler, source = _marked_schedule(configs, shapes, metadata)
+    if asked == "auto":
+        scheduler, source = _marked_schedule(path, configs, shapes, metadata)
+    else:
+        scheduler, source = _asked_schedule(configs, shapes, asked)
     count = sum(prod(shape) for shape in canonical["unet"].values())
     return _described(path, layout, {**configs, "scheduler": scheduler}, source=source, parameters=count)
 
@@ -98,41 +104,6 @@ def check_clip_skip(weights: BaseWeights, clip_skip: int) -> None:
 
 
 # -- single files ----------------------------------------------------------------------------------
-
-_LORA_KEY = re.compile(
-    r"^(lora_(unet|te\d?|transformer)|lycoris)_|(^|[._])(lora_(down|up|mid|A|B)|lora\.(down|up)|hada_w1_[ab]|lokr_w[12])\b"
-)
-_FOREIGN_KEYS = (  # the start of a key that only this family has, after "model.diffusion_model."
-    ("joint_blocks.", "SD 3"),
-    ("distilled_guidance_layer.", "Chroma"),
-    ("single_stream_modulation.", "FLUX.2"),
-    ("double_blocks.", "FLUX"),
-    ("conditioner.embedders.", "SDXL"),
-    ("label_emb.", "SDXL"),
-    ("cond_stage_model.model.", "SD 2"),
-    ("txt_norm.weight", "Qwen-Image"),
-    ("cap_embedder.", "Lumina 2"),
-    ("head.modulation", "Wan"),
-    ("adaln_single.", "LTX"),
-)
-_INPUT_CHANNELS = {9: "SD 1.x inpainting", 8: "SD 1.x InstructPix2Pix"}
-
-
-def _refuse_foreign(path: Path, shapes: Shapes) -> None:
-    if any(_LORA_KEY.search(name) for name in shapes):
-        raise ModelError("model_is_lora", path=str(path))
-    prefix = sd15_layout.LDM_PREFIXES["unet"]
-    for name in shapes:
-        for start, family in _FOREIGN_KEYS:
-            if name.removeprefix(prefix).startswith(start):
-                raise ModelError("model_other_family", path=str(path), found=family)
-    channels = shapes.get(f"{prefix}input_blocks.0.0.weight", (0, 4))[1]
-    if channels != 4:
-        found = _INPUT_CHANNELS.get(channels, f"UNet with {channels} input channels")
-        raise ModelError("model_other_family", path=str(path), found=found)
-    projections = [shape for name, shape in shapes.items() if name.endswith(".proj_in.weight")]
-    if any(len(shape) == 2 for shape in projections):  # SD 1.x projects with 1x1 convolutions
-        raise ModelError("model_other_family", path=str(path), found="SD 2")
 
 
 def _embedded_configs(path: Path, metadata: Mapping[str, str]) -> dict[str, Any] | None:
@@ -160,18 +131,19 @@ def _deduced_configs(path: Path, shapes: Mapping[str, Shapes]) -> dict[str, Any]
 
 
 def _marked_schedule(
-    configs: Mapping[str, Any], shapes: Shapes, metadata: Mapping[str, str]
+    path: Path, configs: Mapping[str, Any], shapes: Shapes, metadata: Mapping[str, str]
 ) -> tuple[dict[str, Any], PredictionSource]:
-    """The scheduler's config and what told the prediction: marker keys, embedded configs, then ModelSpec metadata."""
-    embedded = configs.get("scheduler")
-    scheduler: dict[str, Any] = dict(embedded) if isinstance(embedded, dict) else sd15_config("scheduler")
-    if "ztsnr" in shapes:
-        scheduler["rescale_betas_zero_snr"] = True
+    """The scheduler's config and what told the prediction: marker keys, embedded configs, the `.yaml` beside the file,
+    then ModelSpec metadata."""
+    scheduler = _schedule_of(configs, shapes)
     if "v_pred" in shapes:
         scheduler["prediction_type"] = "v_prediction"
         return scheduler, "header_key"
-    if isinstance(embedded, dict):
+    if isinstance(configs.get("scheduler"), dict):
         return scheduler, "scheduler_config"
+    if beside := prediction_beside(path):
+        scheduler["prediction_type"] = beside
+        return scheduler, "yaml"
     named = metadata.get("modelspec.prediction_type", "").strip().lower()
     if named:
         scheduler["prediction_type"] = {"v": "v_prediction", "v-prediction": "v_prediction"}.get(named, named)
@@ -179,21 +151,27 @@ def _marked_schedule(
     return scheduler, "default"
 
 
-def _unexamined(path: Path) -> BaseWeights:
-    configs = {name: sd15_config(name) for name in (*sd15_layout.COMPONENTS, "scheduler")} | {"tokenizer": None}
-    usual = _described(path, "pickle", configs, source="default", parameters=None)
-    return BaseWeights(
-        path=path,
-        layout="pickle",
-        family="",
-        prediction=usual.prediction,
-        zero_terminal_snr=usual.zero_terminal_snr,
-        prediction_source="default",
-        resolution=usual.resolution,
-        size_multiple=usual.size_multiple,
-        denoiser_parameters=None,
-        configs=configs,
-    )
+def _asked_schedule(
+    configs: Mapping[str, Any], shapes: Shapes, asked: Asked
+) -> tuple[dict[str, Any], PredictionSource]:
+    return {**_schedule_of(configs, shapes), "prediction_type": asked}, "asked"
+
+
+def _schedule_of(configs: Mapping[str, Any], shapes: Shapes) -> dict[str, Any]:
+    embedded = configs.get("scheduler")
+    scheduler: dict[str, Any] = dict(embedded) if isinstance(embedded, dict) else sd15_config("scheduler")
+    if "ztsnr" in shapes:
+        scheduler["rescale_betas_zero_snr"] = True
+    return scheduler
+
+
+def _unexamined(path: Path, asked: Asked) -> BaseWeights:
+    configs: dict[str, Any] = {name: sd15_config(name) for name in (*sd15_layout.COMPONENTS, "scheduler")}
+    source: PredictionSource = "default"
+    if asked != "auto":
+        configs["scheduler"], source = _asked_schedule(configs, {}, asked)
+    usual = _described(path, "pickle", {**configs, "tokenizer": None}, source=source, parameters=None)
+    return replace(usual, family="")
 
 
 # -- diffusers folders -----------------------------------------------------------------------------
@@ -239,7 +217,7 @@ def _shards(folder: Path, index: Path) -> list[Path]:
     return [index.parent / name for name in names]
 
 
-def _recognize_folder(folder: Path) -> BaseWeights:
+def _recognize_folder(folder: Path, asked: Asked) -> BaseWeights:
     index_file = folder / "model_index.json"
     if not index_file.is_file():
         if (folder / "unet").is_dir():
@@ -258,7 +236,10 @@ def _recognize_folder(folder: Path) -> BaseWeights:
     check_tokenizer(folder / "tokenizer")
     parameters = None if shapes["unet"] is None else sum(prod(shape) for shape in shapes["unet"].values())
     configs["tokenizer"] = None
-    return _described(folder, "diffusers", configs, source="scheduler_config", parameters=parameters)
+    source: PredictionSource = "scheduler_config"
+    if asked != "auto":
+        configs["scheduler"], source = _asked_schedule(configs, {}, asked)
+    return _described(folder, "diffusers", configs, source=source, parameters=parameters)
 
 
 def _folder_shapes(folder: Path, component: str) -> dict[str, tuple[int, ...]] | None:
@@ -272,7 +253,7 @@ def _folder_shapes(folder: Path, component: str) -> dict[str, tuple[int, ...]] |
 
 
 def _refuse_foreign_folder(folder: Path, unet: Mapping[str, Any], shapes: Shapes) -> None:
-    if any(_LORA_KEY.search(name) for name in shapes):
+    if any(LORA_KEY.search(name) for name in shapes):
         raise ModelError("model_is_lora", path=str(folder))
     found = ""
     if unet.get("addition_embed_type"):
@@ -280,7 +261,7 @@ def _refuse_foreign_folder(folder: Path, unet: Mapping[str, Any], shapes: Shapes
     elif unet.get("use_linear_projection"):
         found = "SD 2"
     elif (channels := unet.get("in_channels", 4)) != 4:
-        found = _INPUT_CHANNELS.get(channels, f"UNet with {channels} input channels")
+        found = INPUT_CHANNELS.get(channels, f"UNet with {channels} input channels")
     if found:
         raise ModelError("model_other_family", path=str(folder), found=found)
 

@@ -23,15 +23,16 @@ from lorasmith.families.recognize import BaseWeights, check_clip_skip, component
 from lorasmith.families.stored_tensors import read_component
 from lorasmith.families.text_encoders import (
     CAPTION_TOKENS,
-    build_clip_text,
     clip_hidden_states,
     clip_input_ids,
+    clip_text_builder,
     clip_tokenizer,
     clip_tokenizer_from,
     first_unseen_tag,
     installed_name,
     published_name,
 )
+from lorasmith.libraries import importing_library, is_memory_error
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -92,9 +93,13 @@ class StableDiffusion15:
         return models
 
     def _load(self, component: str, precision: torch.dtype, where: torch.device) -> nn.Module:
+        with importing_library():
+            build = _builder(component)
         try:
-            module = _build(component, self.weights.configs[component])
+            module = build(self.weights.configs[component])
         except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
+            if is_memory_error(error):
+                raise
             settings = f"{component}/config.json"  # no model can be built from them
             raise ModelError("model_damaged", path=str(self.weights.path), where=settings) from error
         tensors = read_component(self.weights, component, precision)
@@ -249,15 +254,19 @@ class StableDiffusion15:
         return pipeline
 
 
-def _build(component: str, config: Mapping[str, Any]) -> nn.Module:
-    """The library's module without weights, on the meta device: nothing is initialised only to be thrown away."""
+def _builder(component: str) -> Callable[[Mapping[str, Any]], nn.Module]:
+    """Imports the library; what makes its module from a config, without weights, on the meta device: nothing is
+    initialised only to be thrown away."""
     if component == "text_encoder":
-        return build_clip_text(config)
-    with torch.device("meta"):
-        if component == "unet":
-            from diffusers import UNet2DConditionModel
+        return clip_text_builder()
+    kind: Any
+    if component == "unet":
+        from diffusers import UNet2DConditionModel as kind
+    else:
+        from diffusers import AutoencoderKL as kind
 
-            return UNet2DConditionModel.from_config(dict(config))
-        from diffusers import AutoencoderKL
+    def build(config: Mapping[str, Any]) -> nn.Module:
+        with torch.device("meta"):
+            return kind.from_config(dict(config))
 
-        return AutoencoderKL.from_config(dict(config))
+    return build

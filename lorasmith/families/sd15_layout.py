@@ -75,10 +75,20 @@ _VAE_PARTS = {
     "mid.block_1": "mid_block.resnets.0",
     "mid.block_2": "mid_block.resnets.1",
     "mid.attn_1.norm": "mid_block.attentions.0.group_norm",
+    "mid.attn_1.group_norm": "mid_block.attentions.0.group_norm",
     "mid.attn_1.q": "mid_block.attentions.0.to_q",
     "mid.attn_1.k": "mid_block.attentions.0.to_k",
     "mid.attn_1.v": "mid_block.attentions.0.to_v",
     "mid.attn_1.proj_out": "mid_block.attentions.0.to_out.0",
+    # as programs that merged models with diffusers' names have left them
+    "mid.attn_1.to_q": "mid_block.attentions.0.to_q",
+    "mid.attn_1.to_k": "mid_block.attentions.0.to_k",
+    "mid.attn_1.to_v": "mid_block.attentions.0.to_v",
+    "mid.attn_1.to_out.0": "mid_block.attentions.0.to_out.0",
+    "mid.attn_1.query": "mid_block.attentions.0.to_q",
+    "mid.attn_1.key": "mid_block.attentions.0.to_k",
+    "mid.attn_1.value": "mid_block.attentions.0.to_v",
+    "mid.attn_1.proj_attn": "mid_block.attentions.0.to_out.0",
     "nin_shortcut": "conv_shortcut",
     "norm_out": "conv_norm_out",
 }
@@ -133,7 +143,7 @@ def _vae_name(name: str, levels: int) -> str:
     """ "decoder.up.3.block.0.conv1.weight" -> "decoder.up_blocks.0.resnets.0.conv1.weight"; "" for the loss."""
     if name.startswith("loss."):
         return ""
-    name = _replace_parts(name, _VAE_PARTS)
+    name = _replace_parts(_replace_parts(name, _VAE_PARTS), _OLD_VAE_ATTENTION)
     match = re.fullmatch(r"(encoder\.down|decoder\.up)\.(\d+)\.(block|downsample|upsample)\.(.+)", name)
     if match is None:
         return name

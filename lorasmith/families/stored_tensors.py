@@ -11,6 +11,7 @@ import struct
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from torch import Tensor
 from lorasmith.errors import ModelError
 from lorasmith.families import sd15_layout
 from lorasmith.families.headers import TensorInfo, file_kind, read_header
+from lorasmith.families.numpy_stand_ins import STAND_INS
 from lorasmith.families.recognize import BaseWeights, component_files, recognize_tensors
 
 MOST_SHARED = 4  # tensors may share their numbers: all of them together may be so many times the file
@@ -83,7 +85,8 @@ def examine_pickle(weights: BaseWeights) -> BaseWeights:
         ModelError: as `recognize` does, and `model_pickle_refused`.
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in load_pickle(weights.path).items()}
-    return recognize_tensors(weights.path, shapes, {}, layout="pickle")
+    asked = weights.prediction if weights.prediction_source == "asked" else "auto"
+    return recognize_tensors(weights.path, shapes, {}, layout="pickle", asked=asked)
 
 
 def load_pickle(path: Path) -> dict[str, Tensor]:
@@ -93,7 +96,7 @@ def load_pickle(path: Path) -> dict[str, Tensor]:
         ModelError: `model_pickle_refused` where anything else is in it, `model_damaged`.
     """
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals(list(STAND_INS)):
             warnings.filterwarnings("ignore", "Detected pickle protocol")  # what it does not know, it refuses
             if _is_zip(path) and path.suffix.lower() != ".safetensors":
                 # mapped, so that one component does not cost the memory of all
@@ -108,8 +111,20 @@ def load_pickle(path: Path) -> dict[str, Tensor]:
     state = content.get("state_dict", content) if isinstance(content, dict) else {}
     if not isinstance(state, dict):
         return {}
-    found = {name: value for name, value in state.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    found = _named_tensors(state)
     _check_plain(path, found)
+    return found
+
+
+def _named_tensors(state: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """The tensors of a table by name; those of a table inside as `table.name`, as files of other kinds have them."""
+    named = {name: value for name, value in state.items() if isinstance(name, str)}
+    inside = {name: value for name, value in named.items() if isinstance(value, dict)}
+    found = {name: value for name, value in named.items() if isinstance(value, Tensor)}
+    for table, members in inside.items():
+        for name, value in members.items():
+            if isinstance(name, str) and isinstance(value, Tensor):
+                found.setdefault(f"{table}.{name}", value)
     return found
 
 

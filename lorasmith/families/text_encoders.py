@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from lorasmith.errors import ModelError
 from lorasmith.families.configs import clip_tokenizer_files, sd15_config
+from lorasmith.libraries import importing_library
 
 MAX_TOKENS = 77
 """With the start and the end."""
@@ -53,7 +54,8 @@ def clip_tokenizer_from(folder: Path, *, source: Path) -> Any:
     Raises:
         ModelError: `model_tokenizer`.
     """
-    from transformers import CLIPTokenizer
+    with importing_library():
+        from transformers import CLIPTokenizer
 
     try:
         _check_vocabulary(folder)
@@ -123,17 +125,22 @@ def clip_hidden_states(encoder: nn.Module, input_ids: Tensor, *, clip_skip: int)
 # -- building --------------------------------------------------------------------------------------
 
 
-def build_clip_text(config: Mapping[str, Any]) -> nn.Module:
-    """transformers' CLIPTextModel without weights (on the meta device), but for its table of positions."""
+def clip_text_builder() -> Callable[[Mapping[str, Any]], nn.Module]:
+    """Imports transformers; what makes its CLIPTextModel from a config, without weights (on the meta device), but for
+    its table of positions."""
     from transformers import CLIPTextConfig
     from transformers.models.clip.modeling_clip import CLIPTextModel
 
-    known = {name: value for name, value in config.items() if name not in ("architectures", "_name_or_path", "dtype")}
-    with torch.device("meta"):
-        encoder = CLIPTextModel(CLIPTextConfig(**known))
-    embeddings = _stack(encoder).embeddings
-    embeddings.position_ids = torch.arange(config["max_position_embeddings"])[None]
-    return encoder
+    def build(config: Mapping[str, Any]) -> nn.Module:
+        left_out = ("architectures", "_name_or_path", "dtype")
+        known = {name: value for name, value in config.items() if name not in left_out}
+        with torch.device("meta"):
+            encoder = CLIPTextModel(CLIPTextConfig(**known))
+        embeddings = _stack(encoder).embeddings
+        embeddings.position_ids = torch.arange(config["max_position_embeddings"])[None]
+        return encoder
+
+    return build
 
 
 def installed_name(encoder: nn.Module, name: str) -> str:

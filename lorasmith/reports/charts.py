@@ -6,7 +6,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import floor, isfinite, log10
 
-from lorasmith.reports.measures import MEASURES, PICTURE_MEASURES, VALIDATION, error_of, value_of
+from lorasmith.reports.measures import (
+    MEASURES,
+    PICTURE_MEASURES,
+    VALIDATION,
+    error_of,
+    validation_changes,
+    value_of,
+)
 from lorasmith.reports.summary import TOTAL, RunSummary
 
 LEARNING_RATE = "lr"
@@ -23,6 +30,16 @@ class Line:
     steps: tuple[float, ...]
     values: tuple[float, ...]
     errors: tuple[float, ...] = ()  # standard error of each value; none: not known
+    changes: tuple[float, ...] = ()  # steps from which on it is measured on other pictures: no line leads there
+
+    def stretches(self) -> tuple[Line, ...]:
+        """The line cut where its pictures changed."""
+        starts = [0, *(number for number, step in enumerate(self.steps) if number and step in self.changes)]
+        ends = [*starts[1:], len(self.steps)]
+        return tuple(
+            Line(self.kind, self.steps[start:end], self.values[start:end], self.errors[start:end])
+            for start, end in zip(starts, ends, strict=True)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +127,9 @@ def _line(summary: RunSummary, measure: str) -> Line:
     found = [one for one in summary.curves.evaluations if value_of(one, measure) is not None]
     errors = tuple(error_of(one) or 0.0 for one in found) if measure == VALIDATION else ()
     values = tuple(value for one in found if (value := value_of(one, measure)) is not None)
-    return Line("validation" if measure == VALIDATION else "measured", tuple(one.step for one in found), values, errors)
+    kind = "validation" if measure == VALIDATION else "measured"
+    changes = tuple(float(step) for step in validation_changes(found)) if measure == VALIDATION else ()
+    return Line(kind, tuple(one.step for one in found), values, errors, changes)
 
 
 def _best_step(summary: RunSummary) -> int | None:
@@ -125,7 +144,7 @@ def _is_on_trained(summary: RunSummary) -> bool:
 def thinned(line: Line, most: int) -> Line:
     """A line of at most about 2 x `most` points that looks the same: lowest and highest of each stretch."""
     count = len(line.steps)
-    if count <= 2 * most or line.errors:
+    if count <= 2 * most or line.errors or line.changes:
         return line
     chosen: list[int] = [0]
     for number in range(most):

@@ -5,18 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from lorasmith.errors import InputError
 from lorasmith.reports.projections import Trouble
 
 
 @dataclass(frozen=True, slots=True)
 class ReportFiles:
-    """What was made; a file that could not be is None, and `troubles` or `missing` says why."""
+    """What was made; a file that could not be is None, and `troubles` or `lacking` says why."""
 
     json: Path | None
     png: Path | None
     html: Path | None
     troubles: tuple[Trouble, ...] = ()
-    missing: str = ""  # the package without which there is no PNG
+    lacking: InputError | None = None  # the library without which there is no PNG
 
     @property
     def made(self) -> tuple[Path, ...]:

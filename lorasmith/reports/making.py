@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from lorasmith.errors import InputError
 from lorasmith.ledger import read_events
 from lorasmith.reports.files import ReportFiles
 from lorasmith.reports.html_report import html_report
@@ -34,13 +35,13 @@ def make_reports(run: RunFolder, words: Speech, *, now: datetime | None = None) 
         return ReportFiles(None, None, None, tuple(making.troubles))
     json = making.written(paths.json, lambda: json_report(summary, now=now))
     html = making.written(paths.html, lambda: html_report(summary, words, root=run.root, now=now))
-    png, missing = None, ""
+    png, lacking = None, None
     try:
         png = making.written(paths.png, lambda: png_report(summary, words.language))
-    except ModuleNotFoundError as error:
-        missing = (error.name or "matplotlib").split(".")[0]
+    except InputError as error:
+        lacking = error
         log.debug("%s", error)
-    return ReportFiles(json, png, html, tuple(making.troubles), missing)
+    return ReportFiles(json, png, html, tuple(making.troubles), lacking)
 
 
 def read_summary(run: RunFolder) -> RunSummary:
@@ -75,7 +76,7 @@ class _Making:
     def _done(self, path: Path, action: Callable[[], None]) -> bool:
         try:
             action()
-        except ModuleNotFoundError:
+        except InputError:  # a library that cannot be imported
             raise
         except Exception as error:  # a run that is over is not failed by a library that cannot draw it
             log.debug("%s: %s", path, error, exc_info=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import fsum, hypot, sqrt
 
 from lorasmith.events import Evaluated
@@ -63,3 +64,15 @@ def why_not(language: str, code: str) -> str:
 def why_empty(language: str, code: str) -> str:
     """Why a chart has nothing to draw: nothing was due yet, or it could not be measured."""
     return tr(language, f"chart.empty.{code}") if has(language, f"chart.empty.{code}") else why_not(language, code)
+
+
+def validation_changes(evaluations: Iterable[Evaluated]) -> tuple[int, ...]:
+    """The steps from which on the validation loss is measured on other pictures than before: they cannot be compared.
+    Ledgers of older versions do not say."""
+    found, before = [], ""
+    for evaluation in evaluations:
+        pictures = str((evaluation.validation or {}).get("pictures") or "")
+        if before and pictures and pictures != before:
+            found.append(evaluation.step)
+        before = pictures or before
+    return tuple(found)

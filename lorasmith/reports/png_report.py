@@ -10,6 +10,7 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lorasmith.libraries import importing_library
 from lorasmith.messages import FALLBACK, tr
 from lorasmith.reports.charts import Chart, Line, four_charts, spread
 from lorasmith.reports.measures import why_empty, why_not
@@ -32,11 +33,12 @@ def png_report(summary: RunSummary, language: str) -> bytes:
     """The picture's bytes.
 
     Raises:
-        ModuleNotFoundError: matplotlib is not installed.
+        InputError: matplotlib cannot be imported.
     """
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    with importing_library():
+        from matplotlib import rc_context
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
 
     font = font_for(language)
     if font is None:
@@ -105,7 +107,9 @@ def _draw(axes: Axes, line: Line, label: str) -> None:
         axes.plot(line.steps, line.values, color=colour, linewidth=0.9, label=label)
     elif line.errors:
         style = {"fmt": "o-", "capsize": 3, "markersize": 4.5, "linewidth": 1.8}
-        axes.errorbar(line.steps, line.values, yerr=line.errors, color=colour, label=label, **style)  # type: ignore[arg-type]
+        for number, one in enumerate(line.stretches()):
+            name = label if number == 0 else None  # once in the key
+            axes.errorbar(one.steps, one.values, yerr=one.errors, color=colour, label=name, **style)  # type: ignore[arg-type]
     else:
         marker = "o" if line.kind == "measured" or len(line.steps) == 1 else ""
         axes.plot(line.steps, line.values, color=colour, linewidth=2, marker=marker, markersize=5, label=label)

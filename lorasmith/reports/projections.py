@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from lorasmith.errors import ResourceError
+from lorasmith.errors import InputError, ResourceError
 from lorasmith.events import CheckpointSaved, Evaluated, Event, RunStarted, RunStopped, StepCompleted
 from lorasmith.ledger import read_events
+from lorasmith.libraries import importing_library
 from lorasmith.messages import FALLBACK
 from lorasmith.reports.curves import CurveFold, Curves, Point
 from lorasmith.run_folder import RunFolder
@@ -64,6 +65,7 @@ class Projections:
 
     ledger: Path
     sinks: Sequence[Sink]
+    lacking: InputError | None = None  # why there are no curves for TensorBoard: training can do without them
     _followers: list[_Follower] = field(init=False)
     _fold: CurveFold = field(init=False, default_factory=CurveFold)
     _last_step: int = field(init=False, default=0)
@@ -147,12 +149,18 @@ class Projections:
 
 
 def projections_of(run: RunFolder, language: str = FALLBACK) -> Projections:
-    """TensorBoard and the CSV of one run; what could not be measured is told in `language`."""
+    """TensorBoard and the CSV of one run; the CSV alone where TensorBoard cannot be imported. What could not be
+    measured is told in `language`."""
     # Here, because tensorboard takes a quarter of a second to import, which belongs into the time the worker loads.
     from lorasmith.reports.loss_log import LossLog
-    from lorasmith.reports.tensorboard import TensorBoardFile
 
-    return Projections(run.ledger, [TensorBoardFile(run, language), LossLog(run.loss_log)])
+    sinks: list[Sink] = [LossLog(run.loss_log)]
+    try:
+        with importing_library():
+            from lorasmith.reports.tensorboard import TensorBoardFile
+    except InputError as error:
+        return Projections(run.ledger, sinks, lacking=error)
+    return Projections(run.ledger, [TensorBoardFile(run, language), *sinks])
 
 
 def reason_of(error: Exception) -> str:

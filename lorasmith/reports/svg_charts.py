@@ -41,8 +41,11 @@ def chart_figure(chart: Chart, language: str) -> Markup:
             element("p", element("strong", tr(language, "chart.none")), element("span", prose(reason)), cls="none"),
             cls="chart",
         )
-    note = element("p", prose(_gaps(chart, language)), cls="quiet") if chart.gaps else ""
-    return element("figure", heading, _svg(chart, language, title), _key(chart, language), note, cls="chart")
+    notes = [element("p", prose(_gaps(chart, language)), cls="quiet")] if chart.gaps else []
+    if changes := sorted({round(step) for line in chart.lines for step in line.changes}):
+        told = tr(language, "chart.changes", steps=", ".join(map(str, changes)))
+        notes.append(element("p", prose(told), cls="quiet"))
+    return element("figure", heading, _svg(chart, language, title), _key(chart, language), *notes, cls="chart")
 
 
 def _svg(chart: Chart, language: str, title: str) -> Markup:
@@ -77,8 +80,11 @@ def _horizontal(at: float) -> Markup:
 def _curve(line: Line, scale: _Scale, language: str) -> Markup:
     drawn = thinned(line, MOST_POINTS)
     pairs = list(zip(drawn.steps, drawn.values, strict=True))
-    places = " ".join(f"{scale.x(step):.1f},{scale.y(value):.1f}" for step, value in pairs)
-    parts = [element("polyline", points=places, cls=("line", line.kind))]
+    parts = []
+    for stretch in drawn.stretches():
+        stretched = zip(stretch.steps, stretch.values, strict=True)
+        places = " ".join(f"{scale.x(step):.1f},{scale.y(value):.1f}" for step, value in stretched)
+        parts.append(element("polyline", points=places, cls=("line", line.kind)))
     if line.kind in ("measured", "validation") or len(pairs) == 1:
         errors = drawn.errors or (0.0,) * len(pairs)
         for (step, value), error in zip(pairs, errors, strict=True):

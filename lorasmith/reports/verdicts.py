@@ -94,8 +94,8 @@ def recommended(curves: Curves, exports: Sequence[Export], *, are_gone: bool = F
         return Recommendation("not_evaluated", **plain)
     if not any(map(is_held_out, measured)):
         return Recommendation("trained_pictures", **plain)
-    compared = next(_examples(one) for one in reversed(measured) if is_held_out(one))
-    usable = [one for one in measured if is_held_out(one) and one.step in files and _examples(one) == compared]
+    newest = next(one for one in reversed(measured) if is_held_out(one))
+    usable = [one for one in measured if is_held_out(one) and one.step in files and _compares(one, newest)]
     if not usable:
         return Recommendation("not_evaluated", **plain)
     best = min(usable, key=_loss)
@@ -134,6 +134,7 @@ def over_training(curves: Curves) -> OverTraining:
     held_out = [one for one in measured if is_held_out(one)]
     if not held_out:
         return OverTraining("trained_pictures")
+    held_out = [one for one in held_out if _compares(one, held_out[-1])]
     if len(held_out) < LEAST_FOR_OVER_TRAINING:
         return OverTraining("too_few")
     best, last = min(held_out, key=_loss), held_out[-1]
@@ -197,10 +198,12 @@ def _loss(evaluation: Evaluated) -> float:
     return loss
 
 
-def _examples(evaluation: Evaluated) -> int | None:
-    """On how many pictures it was measured: means over other sets are not compared."""
-    count = (evaluation.validation or {}).get("examples")
-    return None if count is None else int(count)
+def _compares(one: Evaluated, other: Evaluated) -> bool:
+    """Whether both were measured on the same pictures: means over other sets are not compared. Ledgers of older
+    versions tell their number alone."""
+    first, second = one.validation or {}, other.validation or {}
+    named = {validation["pictures"] for validation in (first, second) if validation.get("pictures")}
+    return first.get("examples") == second.get("examples") and len(named) < 2
 
 
 def _is_within_error(one: Evaluated, other: Evaluated) -> bool:
@@ -210,7 +213,7 @@ def _is_within_error(one: Evaluated, other: Evaluated) -> bool:
 
 
 def _against_control(best: Evaluated, control: Evaluated | None) -> str:
-    if control is None or value_of(control, VALIDATION) is None or _examples(control) != _examples(best):
+    if control is None or value_of(control, VALIDATION) is None or not _compares(control, best):
         return "unknown"
     if _is_within_error(best, control):
         return "undecided"

@@ -19,10 +19,12 @@ from lorasmith.data.order import split_held_out
 from lorasmith.errors import ConfigError, ExitCode, ModelError, NoStateError, ResumeError
 from lorasmith.events import AdapterExported, BestChosen, CheckpointSaved, RunStarted, RunStopped
 from lorasmith.families.locate import expanded, is_there
+from lorasmith.families.lora_files import LoraShape
 from lorasmith.families.recognize import check_clip_skip
 from lorasmith.inputs import base_weights, check_init_from, check_names, notices, scan_for, steps_of_epochs
-from lorasmith.ledger import read_events, surviving
+from lorasmith.ledger import newest_trusted, read_events, surviving
 from lorasmith.run_folder import RunFolder, run_at
+from lorasmith.runtime.moved import found_again, lines_about_places
 from lorasmith.runtime.start import Start
 from lorasmith.saved_states import SavedState, damage_listed, damage_of, find_states, newest_good
 from lorasmith.training.lr_schedules import lr_factor_at
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     pass
 
 Values = Mapping[tuple[str, str], Any]
+Warnings = tuple[tuple[str, dict[str, Any]], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,7 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
     run = run_at(here, request.output)
     _check_settings(config, request)
     _check_folders(run, config, here)
-    check_init_from(config, here)
+    config, taken = _shaped_by_start(config, values, check_init_from(config, here), here)
     weights = base_weights(config, here)
     check_clip_skip(weights, config.model.clip_skip)
     resolution = config.dataset.resolution or weights.resolution
@@ -69,6 +72,7 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
             ("dataset", "folder"): str((here / config.dataset.folder).resolve()),
             ("model", "base_model"): _remembered(config.model.base_model, here),
             ("model", "family"): weights.family,
+            ("machine", "project"): _project(run, here),
             ("adapter", "alpha"): config.adapter.alpha or float(config.adapter.rank),
             ("adapter", "init_from"): _named_path(config.adapter.init_from, here),
             ("evaluation", "clip_model"): _named_path(config.evaluation.clip_model, here),
@@ -81,7 +85,20 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
     if request.steps is None and request.epochs is None:
         raise ConfigError("steps_unnamed")
     stop_at = request.steps or steps_of_epochs(config, found, request.epochs or 0)
-    return Start(run, config, stop_at, is_new=True, first_step=0, warnings=tuple(notices(config, found, stop_at)))
+    warnings = (*taken, *notices(config, found, stop_at))
+    return Start(run, config, stop_at, is_new=True, first_step=0, warnings=warnings)
+
+
+def _shaped_by_start(
+    config: RunConfig, values: Values, start: LoraShape | None, here: Path
+) -> tuple[RunConfig, Warnings]:
+    """With the rank and alpha of --init-from, where no rank was asked for; and the line that says so."""
+    if start is None or start.rank is None or ("adapter", "rank") in values:
+        return config, ()
+    alpha = config.adapter.alpha or start.alpha or float(start.rank)
+    config = config.with_values({("adapter", "rank"): start.rank, ("adapter", "alpha"): alpha})
+    fields = {"path": str(here / config.adapter.init_from), "rank": start.rank, "alpha": alpha}
+    return config, (("init_from_shape_taken", fields),)
 
 
 def standing(run: RunFolder) -> Standing:
@@ -94,7 +111,7 @@ def standing(run: RunFolder) -> Standing:
     started = [event for event in events if isinstance(event, RunStarted)]
     if not started and not find_states(run.root)[0]:
         raise NoStateError("no_run", folder=str(run.root))
-    good, damaged = newest_good(run.root)
+    good, damaged = newest_good(run.root, most=newest_trusted(events))
     if good is None:
         raise NoStateError("no_usable_state", folder=str(run.root), problems=damage_listed(damaged))
     recorded = [event.step for event in events if isinstance(event, CheckpointSaved)]
@@ -114,7 +131,9 @@ def continued_run(run: RunFolder, values: Values, request: Request, *, from_stat
     now = standing(run)
     if not run.config.exists():
         raise NoStateError("run_settings_lost", file=str(run.config), folder=str(run.root))
-    before = load_run_toml(run.config)
+    kept = load_run_toml(run.config)
+    events = read_events(run.ledger)
+    before = found_again(run, kept, events)
     config = before.with_values(_absolute(values, here))
     _check_settings(config, request)
     _check_identity(before, config)
@@ -143,11 +162,15 @@ def continued_run(run: RunFolder, values: Values, request: Request, *, from_stat
         is_new=False,
         first_step=state.step,
         resume=state.path,
-        warnings=(*notices(config, found, stop_at), *_lr_jump(before, config, state.step, (now.target, stop_at))),
+        warnings=(
+            *lines_about_places(run, config, events, asked=values),
+            *notices(config, found, stop_at),
+            *_lr_jump(before, config, state.step, (now.target, stop_at)),
+        ),
     )
 
     def replanned() -> Start:
-        if standing(run) == now and load_run_toml(run.config) == before:
+        if standing(run) == now and load_run_toml(run.config) == kept:
             return start
         return continued_run(run, values, request, from_state=from_state, here=here)
 
@@ -270,6 +293,12 @@ def _absolute(values: Values, here: Path) -> dict[tuple[str, str], Any]:
     if ("model", "base_model") in resolved:
         resolved["model", "base_model"] = _remembered(str(resolved["model", "base_model"]), here)
     return resolved
+
+
+def _project(run: RunFolder, here: Path) -> str:
+    """Where a new run's project lies from its folder: where it was begun, or around a folder that lies elsewhere."""
+    root, here = run.root.absolute(), here.absolute()
+    return Path(os.path.relpath(here, root)).as_posix() if root.is_relative_to(here) and root != here else ".."
 
 
 def _named_path(name: str, here: Path) -> str:

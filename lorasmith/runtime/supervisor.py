@@ -31,7 +31,7 @@ from lorasmith.events import (
     WorkerRestarted,
     WorkerStarted,
 )
-from lorasmith.ledger import Follower, read_events
+from lorasmith.ledger import Follower, newest_trusted, read_events
 from lorasmith.locking import FolderLock
 from lorasmith.run_folder import RunFolder, no_space_named, on_windows, refusals_named, write_atomically
 from lorasmith.runtime.attempt import Attempt
@@ -129,7 +129,7 @@ class Supervisor:
 
     def newest_state(self) -> Path | None:
         """The newest state that can be continued from."""
-        good, _ = newest_good(self._run.root)
+        good, _ = newest_good(self._run.root, most=newest_trusted(read_events(self._run.ledger)))
         return None if good is None else good.path
 
     # -- one attempt -------------------------------------------------------------------------------
@@ -371,7 +371,7 @@ class Supervisor:
         staged = RunFolder(self._run.staging)
         # Once the run has its place its own settings hold what `auto` has become: a restart is on the same terms.
         is_resolved = is_placed and self._run.config.exists()
-        settings = self._run.config.read_bytes() if is_resolved else dump_run_toml(self._start.config)
+        settings = self._run.config.read_bytes() if is_resolved else dump_run_toml(self._start.config, self._run.root)
         write_atomically(staged.config, settings)
 
     def _arguments(self, number: int) -> list[str]:

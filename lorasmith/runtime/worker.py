@@ -26,6 +26,7 @@ from lorasmith.errors import ExitCode, InputError, LockedError, ResourceError, T
 from lorasmith.events import RunStopped
 from lorasmith.faults import fault_point
 from lorasmith.ledger import Ledger
+from lorasmith.libraries import PACKAGES, importing_library
 from lorasmith.locking import FolderLock
 from lorasmith.run_folder import RunFolder, no_space_named
 from lorasmith.runtime.processes import STACK_SIGNAL
@@ -77,10 +78,11 @@ def _attempt(arguments: argparse.Namespace, run: RunFolder, stop: StopFlag) -> R
         closing.callback(gc.enable)
         try:
             # Importing torch takes seconds, in which a stop must already be heard and a failure already be told.
-            from lorasmith.training import build
-            from lorasmith.training.examples import Told
-            from lorasmith.training.loop import train
-            from lorasmith.training.thread_waiting import threads_waiting_by_need
+            with importing_library():
+                from lorasmith.training import begin, build
+                from lorasmith.training.examples import Told
+                from lorasmith.training.loop import train
+                from lorasmith.training.thread_waiting import threads_waiting_by_need
 
             closing.enter_context(threads_waiting_by_need())
             heart = HeartbeatWriter(run.staging / run.heartbeat.name)
@@ -94,7 +96,7 @@ def _attempt(arguments: argparse.Namespace, run: RunFolder, stop: StopFlag) -> R
                     )
             except ResourceError as error:
                 raise InputError(error.code, **error.fields) from error  # nothing was begun: the user's to mend
-            recorder = build.begin(loaded)
+            recorder = begin.begin(loaded)
             closing.callback(recorder.close)
             try:
                 reason = train(loaded.state, loaded.parts, recorder, stop)
@@ -121,7 +123,7 @@ def _failure(error: Exception | SystemExit, attempt: int, step: int | None) -> R
         code, exit_code, fields = "disk_full", ExitCode.NO_RESOURCE, {"path": str(error.filename)}
     elif isinstance(error, ModuleNotFoundError) and not (error.name or "lorasmith").startswith("lorasmith"):
         module = str(error.name).split(".")[0]
-        fields = {"module": module, "command": f"pip install {module}"}
+        fields = {"module": module, "command": f"pip install {PACKAGES.get(module, module)}"}
         code, exit_code = "dependency_missing", ExitCode.BAD_INPUT
     else:
         code, exit_code, fields = "crashed", ExitCode.CRASHED, {"reason": f"{type(error).__name__}: {error}"}

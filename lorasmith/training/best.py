@@ -6,9 +6,10 @@ Its export is kept as a file of its own. Knows nothing of how losses are measure
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lorasmith.errors import ResourceError
 from lorasmith.events import AdapterExported, BestChosen, Evaluated, Event, Warned
@@ -25,13 +26,18 @@ def best_of(events: Sequence[Event]) -> BestChosen | None:
     return chosen[-1] if chosen else None
 
 
-def comparable_best(events: Sequence[Event], *, examples: int) -> BestChosen | None:
-    """The best so far that a validation loss over so many held-out examples can be held against."""
+def is_comparable(validation: Mapping[str, Any], *, examples: int, pictures: str) -> bool:
+    """Whether a validation loss was measured on these pictures; of older versions by their number alone."""
+    return validation.get("examples") == examples and validation.get("pictures") in (None, "", pictures)
+
+
+def comparable_best(events: Sequence[Event], *, examples: int, pictures: str = "") -> BestChosen | None:
+    """The best so far that a validation loss over these held-out examples can be held against."""
     best = best_of(events)
     for event in events:
         if best is not None and isinstance(event, Evaluated) and event.step == best.step and not event.is_control:
             described = event.validation or {}
-            if described.get("is_held_out") and described.get("examples") == examples:
+            if described.get("is_held_out") and is_comparable(described, examples=examples, pictures=pictures):
                 return best
     return None
 
@@ -86,7 +92,7 @@ class BestKeeper:
                 tried = [path]
         return tried
 
-    def catch_up(self, events: Sequence[Event], *, examples: int) -> list[Event]:
+    def catch_up(self, events: Sequence[Event], *, examples: int, pictures: str = "") -> list[Event]:
         """Looks at the newest evaluation, over so many held-out examples, where a start died before it had looked."""
         newest: Evaluated | None = None
         was_looked_at = False
@@ -98,7 +104,9 @@ class BestKeeper:
                 newest, was_looked_at = event, False
             elif isinstance(event, BestChosen) or (isinstance(event, Warned) and event.code in (NOT_KEPT, NO_ROOM)):
                 was_looked_at = True
-        if newest is None or was_looked_at or (newest.validation or {}).get("examples") != examples:
+        if newest is None or was_looked_at:
+            return []
+        if not is_comparable(newest.validation or {}, examples=examples, pictures=pictures):
             return []
         return self.look_at(newest, exported.get(newest.step))
 

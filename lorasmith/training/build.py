@@ -8,8 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,8 +16,7 @@ from torch import Tensor, nn
 
 from lorasmith.adapters import adapter_kind
 from lorasmith.adapters.base import Adapter, Attachment
-from lorasmith.config import RunConfig, dump_run_toml, load_run_toml
-from lorasmith.control import HeartbeatWriter, monotonic
+from lorasmith.config import RunConfig, load_run_toml
 from lorasmith.data.cache_folder import cache_folder
 from lorasmith.data.types import CachedExample, Example
 from lorasmith.errors import ModelError, ResumeError
@@ -28,14 +25,10 @@ from lorasmith.families import image_encoder, load_family
 from lorasmith.families.base import ModelFamily
 from lorasmith.families.locate_clip import locate_clip
 from lorasmith.families.recognize import weights_sha256
-from lorasmith.faults import fault_point
 from lorasmith.inputs import base_weights, data_identity, notices, order_of, scan_for, split_examples
-from lorasmith.ledger import PatientLedger, read_events
-from lorasmith.promotion import Moves, moves_of, promote, remove_staging
-from lorasmith.run_folder import RunFolder, refusals_named, write_atomically
-from lorasmith.saved_states import DAMAGED, damage_in, newest_good, set_aside
+from lorasmith.run_folder import RunFolder
 from lorasmith.training.allocator import keep_freed_memory
-from lorasmith.training.checkpoint import check_room, restore_state, step_back
+from lorasmith.training.checkpoint import check_room, restore_state
 from lorasmith.training.device import DTYPES, Device, choose_device, fingerprint
 from lorasmith.training.evaluation import Evaluator
 from lorasmith.training.evaluation_set import (
@@ -49,14 +42,12 @@ from lorasmith.training.evaluation_set import (
 from lorasmith.training.examples import Encoding, RunBatches, Told, cached_examples
 from lorasmith.training.exports import Exporter, fill_adapter, start_from
 from lorasmith.training.frozen_layers import speed_up_frozen
-from lorasmith.training.loaded import Loaded, plan_of, run_started
-from lorasmith.training.loop import Recorder
+from lorasmith.training.loaded import Loaded
 from lorasmith.training.loss_scaler import LossScaler
 from lorasmith.training.lr_schedules import lr_factor_at
 from lorasmith.training.measures import Comparer
 from lorasmith.training.optimizers import build_optimizer, check_optimizer
 from lorasmith.training.precision import checked_bits, say_device
-from lorasmith.training.recall import recall
 from lorasmith.training.resume_check import say_if_not_exact
 from lorasmith.training.state import Origin, TrainState
 from lorasmith.training.step import Parts
@@ -125,56 +116,6 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, tol
     )
 
 
-def begin(loaded: Loaded) -> Recorder:
-    """Takes the run's place: the old run to the backup with --new, the config, RunStarted, the state of step 0.
-
-    With --continue: what lies above the state that is gone on from is moved to the backup, or set aside where damaged.
-    """
-    run, config = loaded.run, loaded.config
-    loaded.told.close()
-    said = read_events(run.early_ledger)
-    now = datetime.now()
-    if loaded.before is None:
-        config = _with_moved_start(config, moves_of(run, now=now))
-    with refusals_named(run.root):  # nothing was changed yet: a full disk is the user's to mend
-        write_atomically(run.staging / run.config.name, dump_run_toml(config))
-    if loaded.before is None:
-        promote(run, now=now)
-    else:
-        assert loaded.resumed_from is not None
-        said += _stepped_back(loaded, loaded.resumed_from)
-        write_atomically(run.config, dump_run_toml(config))
-        remove_staging(run.staging)
-    fault_point("run.placed")
-    with ExitStack() as opened:
-        ledger = opened.enter_context(PatientLedger(run.ledger))
-        for event in [*said, *loaded.warnings, run_started(loaded)]:
-            ledger.append(event)
-        known = recall(loaded)
-        for event in known.said:
-            ledger.append(event)
-        ledger.sync()
-        fault_point("run.started")
-        heart = HeartbeatWriter(run.heartbeat)
-        opened.callback(heart.close)
-        recorder = Recorder(
-            run=run,
-            ledger=ledger,
-            heart=heart,
-            plan=plan_of(loaded),
-            evaluator=loaded.evaluator,
-            best=known.best,
-            exported=known.exported,
-            owes_evaluation=known.owes_evaluation,
-            saved_step=-1 if loaded.resumed_from is None else loaded.resumed_from,
-            saved_at=monotonic(),
-            step_began=monotonic(),
-        )
-        recorder.save(loaded.state)
-        opened.pop_all()
-    return recorder
-
-
 def _kept(config: RunConfig, before: RunConfig | None) -> set[str]:
     """Which of "precision" and "device" are those that the run had before this start."""
     if before is None:
@@ -184,33 +125,6 @@ def _kept(config: RunConfig, before: RunConfig | None) -> set[str]:
         "device": config.machine.device == before.machine.device,
     }
     return {name for name, is_same in same.items() if is_same}
-
-
-def _with_moved_start(config: RunConfig, moves: Moves) -> RunConfig:
-    """Where --init-from names a file of the old run: an attempt that has to begin anew finds it in the backup."""
-    for source, target in moves:
-        if source == Path(config.adapter.init_from):
-            return config.with_values({("adapter", "init_from"): str(target)})
-    return config
-
-
-def _stepped_back(loaded: Loaded, step: int) -> list[Event]:
-    """Leaves nothing in the run folder that --continue could take for newer than `step`; what was done, as warnings."""
-    run, attempt = loaded.run, loaded.attempt
-    warnings: list[Event] = []
-    for folder in newest_good(run.root)[1]:
-        set_aside(folder)
-    # Told by what lies there: whoever renamed it may have died before he could say so.
-    said = {event.fields.get("aside") for event in read_events(run.ledger) if isinstance(event, Warned)}
-    for aside in sorted(one.name for one in run.root.glob(f"*{DAMAGED}") if one.name not in said):
-        damage = damage_in(run.root / aside)
-        fields: dict[str, Any] = {"state": aside.removesuffix(DAMAGED), "aside": aside, "damage": damage}
-        warnings.append(Warned(attempt=attempt, time=time.time(), code="state_set_aside", fields=fields))
-    backup = step_back(run, step, now=datetime.now())
-    if backup is not None:
-        fields = {"step": step, "backup": str(backup)}
-        warnings.append(Warned(attempt=attempt, time=time.time(), code="stepped_back", fields=fields))
-    return warnings
 
 
 def _examples(
@@ -226,7 +140,8 @@ def _examples(
 def _chosen(config: RunConfig, trained: tuple[Example, ...], held_out: tuple[Example, ...]) -> Chosen:
     if config.evaluate_every == 0:
         return NOTHING_CHOSEN
-    return choose(trained, held_out, count=config.evaluation.examples, seed=config.seed)
+    holds_out = bool(config.dataset.held_out)
+    return choose(trained, held_out, count=config.evaluation.examples, seed=config.seed, holds_out=holds_out)
 
 
 def _encoded(

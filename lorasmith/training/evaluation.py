@@ -37,6 +37,7 @@ MOST_SHARE = 0.1
 """Of the wall time of a start, for all its evaluations but the first, whose time nobody knows before, and the last."""
 MODEL_FAILED, NOT_WRITTEN = "base_model_failed", "samples_not_written"
 DIED, OFF = "evaluation_died", "evaluation_off"
+HELD_OUT_GONE = "held_out_gone"
 AT_ONCE = 8
 """Pictures, or predictions for the validation loss, in a batch."""
 PICTURE_MEASURES = ("visual", "semantic", "color")
@@ -202,6 +203,9 @@ class Evaluator:
 
     def _validation(self, parts: Parts, unavailable: dict[str, str], alive: Pulse) -> dict[str, Any] | None:
         assert self.measured_on is not None
+        if not self.measured_on.validated:
+            unavailable["validation"] = HELD_OUT_GONE
+            return None
         try:
             losses = validation_losses(parts, self.measured_on.validated, at_once=self.at_once, alive=alive)
         except (RuntimeError, MemoryError) as error:
@@ -212,7 +216,7 @@ class Evaluator:
         if not losses.is_finite:
             unavailable["validation"] = NOT_FINITE
             return None
-        return losses.described(is_held_out=self.measured_on.is_held_out)
+        return losses.described(is_held_out=self.measured_on.is_held_out, pictures=self.measured_on.pictures)
 
     def _samples(self, parts: Parts, unavailable: dict[str, str], alive: Pulse) -> list[Sample]:
         """Without any where they cannot be made: then nothing about pictures is measured."""

@@ -5,6 +5,7 @@ Knows no model and no file of the run.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from lorasmith.training.examples import CachedText
 
 MOST_VALIDATED = 32
 """Held-out examples that the validation loss is measured on."""
+IDENTITY_LETTERS = 16
 EMPTY_CAPTION = ""
 """What guidance leads away from."""
 SEEDS = 1 << 32
@@ -64,19 +66,34 @@ class EvaluationSet:
     specs: tuple[SampleSpec, ...]
     empty_caption: CachedText
 
+    @property
+    def pictures(self) -> str:
+        """The identity of what the validation loss is measured on."""
+        return pictures_identity([example for example, _ in self.validated])
+
 
 NOTHING_CHOSEN = Chosen((), (), False)
 
 
-def choose(trained: Sequence[Example], held_out: Sequence[Example], *, count: int, seed: int) -> Chosen:
+def pictures_identity(examples: Sequence[Example]) -> str:
+    """Of the pictures a validation loss is measured on, by their bytes: two losses compare where it is the same."""
+    hashes = sorted(example.image_sha256 for example in examples)
+    return hashlib.sha256("\n".join(hashes).encode()).hexdigest()[:IDENTITY_LETTERS]
+
+
+def choose(
+    trained: Sequence[Example], held_out: Sequence[Example], *, count: int, seed: int, holds_out: bool = False
+) -> Chosen:
     """`count` examples to make samples for, held-out ones first, then those of what is taught; and those the validation
     loss is measured on: of the held-out ones up to MOST_VALIDATED, else the same as for the samples.
 
-    In an order drawn by the pictures' bytes: no folder's first pictures, and the same whatever else is added.
+    In an order drawn by the pictures' bytes: no folder's first pictures, and the same whatever else is added. Where a
+    run that `holds_out` pictures has none of them left, none are validated: what is trained on is no stand-in.
     """
     apart = _drawn(held_out, seed)
     sampled = (apart + _drawn(trained, seed))[:count]
-    return Chosen(tuple(apart[:MOST_VALIDATED] or sampled), tuple(sampled), bool(apart))
+    validated = apart[:MOST_VALIDATED] or ([] if holds_out else sampled)
+    return Chosen(tuple(validated), tuple(sampled), bool(apart) or holds_out)
 
 
 def _drawn(examples: Sequence[Example], seed: int) -> list[Example]:

@@ -103,6 +103,7 @@ def run_started(loaded: Loaded) -> RunStarted:
         held_out=[str(one.image) for one in loaded.held_out],
         batches_per_epoch=loaded.batches.order.batches_per_epoch,
         fingerprint=dict(loaded.fingerprint),
+        root=str(loaded.run.root.absolute()),
     )
 
 

@@ -28,6 +28,7 @@ from lorasmith.training.checkpoint import StateFacts, prune_states, save_state
 from lorasmith.training.evaluation import Evaluator
 from lorasmith.training.outcome import Notice, digest_of, notice_of_training
 from lorasmith.training.room import FULL, MOST_SECONDS, Room
+from lorasmith.training.sanity import Trust, blamed_on_adapter
 from lorasmith.training.state import TrainState
 from lorasmith.training.step import Parts, Repeat, StepResult, non_finite, train_step
 
@@ -66,6 +67,7 @@ class Recorder:
     lrs: tuple[float, ...] = ()  # of the last step that was applied, by group
     exported: AdapterExported | None = None  # the newest
     owes_evaluation: bool = False  # of the step that is gone on from
+    trust: Trust = field(default_factory=Trust)
     room: Room = field(default_factory=Room)
 
     def beat(self, step: int, phase: str, *, micro_batches: int = 0) -> None:
@@ -107,6 +109,7 @@ class Recorder:
         )
         self.step_began = now
         self.ledger.append(event)
+        self.trust.add(result.step, loss)
         fault_point("step.told")
         self.lrs = tuple(result.lr.values())
         self.beat(result.step, "step")
@@ -140,7 +143,8 @@ class Recorder:
             self.warn("room_again", step=state.step)
         with suppress(ResourceError):  # the state is whole without its line; that waits for the room pruning makes
             self.ledger.sync()
-        prune_states(self.run, keep=plan.keep_states, protect=self.best.protected)
+        protect = self.best.protected | self.trust.protected(state, self.run.root)
+        prune_states(self.run, keep=plan.keep_states, protect=protect)
         self.step_began = monotonic()
 
     def warn(self, code: str, **fields: Any) -> None:
@@ -158,9 +162,12 @@ class Recorder:
             self.step_began = monotonic()
 
     def export_if_room(self, state: TrainState, path: Path) -> None:
-        """On a full disk there is none of this step, and that is said."""
+        """On a full disk, or with numbers too large for the file, there is none of this step, and that is said."""
         try:
             self.export(state, path)
+        except NonFiniteError as error:
+            self.warn(error.code, **error.fields)
+            self.step_began = monotonic()
         except ResourceError as error:
             if error.code != FULL:
                 raise
@@ -192,7 +199,12 @@ class Recorder:
 
     def export(self, state: TrainState, path: Path) -> None:
         self.beat(state.step, "exporting")
-        written, sha256 = self.plan.export(state, path)
+        try:
+            written, sha256 = self.plan.export(state, path)
+        except ExportError as error:
+            if error.fields["reason"] != "not_finite":
+                raise
+            raise NonFiniteError("export_too_large", step=state.step, path=path.name) from error
         self.exported = AdapterExported(
             attempt=self.plan.attempt, time=time.time(), step=state.step, path=written.name, sha256=sha256
         )
@@ -253,9 +265,14 @@ def train(state: TrainState, parts: Parts, recorder: Recorder, stop: StopFlag) -
     except NonFiniteError as error:
         if error.code == "non_finite":  # nothing of that step was applied, so what stands is whole
             _take_back(state, recorder, error.fields["step"] - 1)
-            # Too large for the file's precision: the state has the numbers whole. Or no room to the end: what is to be
-            # told is still why the run ends.
-            with suppress(ExportError, ResourceError):
+            recorder.beat(state.step, "step")
+            blamed = blamed_on_adapter(error, state, parts, trust=recorder.trust, root=recorder.run.root)
+            if blamed is not None:  # neither exported nor gone on from, but nothing is lost
+                with suppress(NonFiniteError, ResourceError):
+                    recorder.save(state)
+                raise blamed from error
+            # Too large for the file, or no room to the end: what is to be told is still why the run ends.
+            with suppress(NonFiniteError, ResourceError):
                 finish(state, recorder, stop)
         raise
     except ResourceError as error:

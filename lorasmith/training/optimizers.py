@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from lorasmith.adapters.base import Adapter
-from lorasmith.errors import ConfigError
+from lorasmith.errors import ConfigError, InputError
+from lorasmith.libraries import importing_library
 
 OPTIMIZERS = {
     "adamw": "torch.optim:AdamW",
@@ -79,11 +80,14 @@ def _class_of(name: str) -> type[torch.optim.Optimizer]:
         raise ConfigError("optimizer_unknown", optimizer=name, accepted=", ".join(OPTIMIZERS))
     module, _, attribute = OPTIMIZERS[name].partition(":")
     try:
-        kind: type[torch.optim.Optimizer] = getattr(import_module(module), attribute)
-    except ImportError as error:
-        if name not in INSTALL:
+        with importing_library():
+            library = import_module(module)
+    except InputError as error:
+        if error.code != "dependency_missing" or name not in INSTALL:
             raise
-        raise ConfigError("optimizer_not_installed", optimizer=name, package=INSTALL[name], reason=str(error)) from None
+        reason = str(error.fields["reason"])
+        raise ConfigError("optimizer_not_installed", optimizer=name, package=INSTALL[name], reason=reason) from None
+    kind: type[torch.optim.Optimizer] = getattr(library, attribute)
     return kind
 
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from math import fsum
 
 from lorasmith.control import read_heartbeat
-from lorasmith.events import AdapterExported, Event, RunStarted, RunStopped, StepCompleted, Warned
+from lorasmith.events import AdapterExported, Evaluated, Event, RunStarted, RunStopped, StepCompleted, Warned
 from lorasmith.ledger import read_events, surviving
 from lorasmith.training.best import BestKeeper, best_of, comparable_best
 from lorasmith.training.loaded import Loaded
+from lorasmith.training.sanity import Trust, trusted
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class Recalled:
     exported: AdapterExported | None  # of the step that is gone on from
     owes_evaluation: bool  # of that step
     said: tuple[Event, ...]  # belongs into the ledger
+    trust: Trust  # by the losses so far
 
 
 def recall(loaded: Loaded) -> Recalled:
@@ -33,15 +35,19 @@ def recall(loaded: Loaded) -> Recalled:
     said = [*_told_of_pictures(loaded, events)]
     said += loaded.evaluator.recall(events, has_died=_died_measuring(loaded, events))
     measured_on = loaded.evaluator.measured_on
-    examples = len(measured_on.validated) if measured_on is not None and measured_on.is_held_out else None
-    best = best_of(events) if examples is None else comparable_best(events, examples=examples)
+    is_apart = measured_on is not None and measured_on.is_held_out and measured_on.validated
+    examples = len(measured_on.validated) if measured_on is not None and is_apart else None
+    pictures = "" if measured_on is None else measured_on.pictures
+    said += _told_of_validation(loaded, events, pictures)
+    best = best_of(events) if examples is None else comparable_best(events, examples=examples, pictures=pictures)
     keeper = BestKeeper(loaded.run, loaded.attempt, loaded.config.export.name, best)
     said += keeper.put_back(events)
     if examples is not None:
-        said += keeper.catch_up(events, examples=examples)
+        said += keeper.catch_up(events, examples=examples, pictures=pictures)
     exported = [one for one in events if isinstance(one, AdapterExported) and one.step == loaded.resumed_from]
     owes = _owes_evaluation(loaded, events)
-    return Recalled(keeper, exported[-1] if exported else None, owes, tuple(said))
+    trust = trusted((one.step, one.loss) for one in events if isinstance(one, StepCompleted))
+    return Recalled(keeper, exported[-1] if exported else None, owes, tuple(said), trust)
 
 
 def _told_of_pictures(loaded: Loaded, events: Sequence[Event]) -> tuple[Event, ...]:
@@ -56,6 +62,23 @@ def _told_of_pictures(loaded: Loaded, events: Sequence[Event]) -> tuple[Event, .
         return ()
     fields = {"new": (now - before).total(), "gone": (before - now).total(), "pictures": now.total()}
     return (Warned(attempt=loaded.attempt, time=time.time(), code="pictures_changed", fields=fields),)
+
+
+def _told_of_validation(loaded: Loaded, events: Sequence[Event], pictures: str) -> tuple[Event, ...]:
+    """Where the validation loss is measured on other pictures than it was, or on none any more: that is to be said, as
+    its curve goes on from there as another one."""
+    if not loaded.evaluator.is_on:
+        return ()
+    measured = [
+        one.validation for one in events if isinstance(one, Evaluated) and one.validation and not one.is_control
+    ]
+    before = measured[-1] if measured else {}
+    if before.get("pictures") in (None, "", pictures):
+        return ()
+    expected = len(loaded.config.dataset.held_out)
+    fields = {"step": loaded.resumed_from or 0, "left": len({one.image_sha256 for one in loaded.held_out})}
+    code = "held_out_changed" if expected else "validation_pictures_changed"
+    return (Warned(attempt=loaded.attempt, time=time.time(), code=code, fields={**fields, "held_out": expected}),)
 
 
 def _died_measuring(loaded: Loaded, events: Sequence[Event]) -> bool:

@@ -31,7 +31,7 @@ class ValidationLosses:
     def is_finite(self) -> bool:
         return all(math.isfinite(one) for row in self.table for one in row)
 
-    def described(self, *, is_held_out: bool) -> dict[str, Any]:
+    def described(self, *, is_held_out: bool, pictures: str = "") -> dict[str, Any]:
         """As it stands in the ledger. The error is that of a mean over examples: their standard deviation over the
         square root of their number; None for a single one."""
         by_example = [_mean(row) for row in self.table]
@@ -44,6 +44,7 @@ class ValidationLosses:
             "standard_error": error,
             "examples": count,
             "is_held_out": is_held_out,
+            "pictures": pictures,
             "quantiles": list(QUANTILES),
             "by_quantile": [_mean(column) for column in zip(*self.table, strict=True)],
             "by_example": by_example,

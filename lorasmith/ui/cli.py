@@ -5,7 +5,6 @@ Only the standard library is imported up here, so that even a missing dependency
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -16,6 +15,8 @@ from lorasmith import __version__
 from lorasmith.errors import ConfigError, ExitCode, TrainerError
 from lorasmith.faults import check_fault
 from lorasmith.file_names import is_beyond_locale, name_beyond_locale
+from lorasmith.libraries import PACKAGES, as_input_error
+from lorasmith.option_names import closest
 from lorasmith.ui.encodings import in_own_bytes, make_streams_lenient, words_in
 from lorasmith.ui.words import Words, language_of
 
@@ -29,8 +30,6 @@ COMMANDS = {
     "tensorboard": "lorasmith.ui.tensorboard:tensorboard",
     "doctor": "lorasmith.ui.doctor:doctor",
 }
-# Where the name of a package is not that of its module.
-PACKAGES = {"PIL": "pillow", "tomli_w": "tomli-w"}
 
 Command = Callable[[list[str], Words, str], int]
 
@@ -60,6 +59,10 @@ def main(argv: Sequence[str] | None = None, *, script: str = "") -> int:
         module = error.name.split(".")[0]
         command = f"pip install {PACKAGES.get(module, module)}"
         _complain(words, "dependency_missing", {"module": module, "command": command})
+        return int(ExitCode.BAD_INPUT)
+    except ImportError as error:  # it is there, and cannot be loaded
+        found = as_input_error(error)
+        _complain(words, found.code, found.fields)
         return int(ExitCode.BAD_INPUT)
     except (KeyboardInterrupt, AbandonedError):
         print(file=sys.stderr)
@@ -95,7 +98,9 @@ def _dispatch(arguments: list[str], words: Words, script: str) -> int:
         print(overview(words))
         return int(ExitCode.FINISHED if arguments else ExitCode.BAD_INPUT)
     given = name or arguments[0]
-    nearest = difflib.get_close_matches(given, COMMANDS, n=1, cutoff=0)[0]
+    nearest = closest(given, COMMANDS)
+    if not nearest:
+        raise ConfigError("command_unrecognised", given=given, commands=list(COMMANDS))
     raise ConfigError("command_unknown", given=given, nearest=nearest)
 
 

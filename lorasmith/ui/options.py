@@ -6,7 +6,6 @@ Defaults, types and ranges are the model's; here is only how they are typed.
 from __future__ import annotations
 
 import argparse
-import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any, Literal, NoReturn
 from lorasmith.config import Option, Request, RunConfig, options
 from lorasmith.config.run import validated
 from lorasmith.errors import ConfigError
+from lorasmith.option_names import refusal
 from lorasmith.ui.expected import is_flag, is_repeated, kinds
 
 Values = dict[tuple[str, str], Any]
@@ -25,6 +25,12 @@ Mode = Literal["", "new", "continue"]
 COMMAND_OPTIONS = {"new": "", "continue": "", "from": "STATE|best", "config": "FILE", "version": "", "help": ""}
 STEPS, EPOCHS = ("request", "steps"), ("request", "epochs")
 OPTIMIZER_OPTIONS = ("optimizer", "options")
+REFUSALS = {
+    "foreign": "option_foreign",
+    "needless": "option_needless",
+    "mistyped": "option_unknown",
+    "unknown": "option_unrecognised",
+}
 ABSENT = "\0absent"  # an option without its value; nobody can type this
 
 
@@ -134,8 +140,8 @@ def _refuse_unknown(rest: Sequence[str]) -> None:
         raise ConfigError("argument_unexpected", argument=word)
     given = word.split("=")[0]
     known = [f"--{name}" for name in COMMAND_OPTIONS] + [f"--{one.name}" for one in options().values()]
-    nearest = difflib.get_close_matches(given.replace("_", "-"), known, n=1, cutoff=0)[0]
-    raise ConfigError("option_unknown", option=given, nearest=nearest)
+    why, fields = refusal(given, known)
+    raise ConfigError(REFUSALS[why], option=given, **fields)
 
 
 def _mode(given: Mapping[str, Any]) -> Mode:

@@ -297,10 +297,8 @@ def report_lines(words: Words, files: ReportFiles) -> list[str]:
     lines = []
     for trouble in files.troubles:
         lines += words.warning("report_failed", {"path": trouble.path, "reason": trouble.reason})
-    if files.missing:
-        lines += words.warning(
-            "report_without_png", {"module": files.missing, "command": f"pip install {files.missing}"}
-        )
+    if files.lacking is not None:
+        lines += words.warning("report_without_png", files.lacking.fields)
     return [*lines, *(words.say("report_command.made", path=shortened(path)) for path in files.made)]
 
 

@@ -48,6 +48,8 @@ def report(arguments: list[str], words: Words, command: str) -> int:
 def _remake(run: RunFolder, words: Words) -> None:
     """The files that otherwise follow a run as it goes."""
     projections = projections_of(run, words.in_files.language)
+    if projections.lacking is not None:
+        print(*words.warning("curves_left_out", projections.lacking.fields), sep="\n")
     for trouble in projections.remake():
         print(*words.warning("report_failed", {"path": trouble.path, "reason": trouble.reason}), sep="\n")
     for sink in projections.sinks:

@@ -5,12 +5,12 @@ Nothing slow is imported, so that `--help` answers at once.
 
 from __future__ import annotations
 
-import difflib
 import shutil
 from collections.abc import Mapping, Sequence
 
 from lorasmith.errors import ConfigError
 from lorasmith.languages import LANGUAGES, language_named
+from lorasmith.option_names import closest
 from lorasmith.ui.layout import two_columns, wrapped
 from lorasmith.ui.words import Words
 
@@ -33,8 +33,11 @@ def parse_switches(arguments: Sequence[str], known: Mapping[str, str]) -> dict[s
             raise ConfigError("argument_unexpected", argument=word)
         if name not in known or not (word.startswith("--") or word == "-h"):
             flags = [f"--{one}" for one in known]
-            nearest = difflib.get_close_matches(word.replace("_", "-"), flags, n=1, cutoff=0)[0]
-            raise ConfigError("option_unknown", option=word.split("=")[0], nearest=nearest)
+            given_name = word.split("=")[0]
+            nearest = closest(given_name, flags)
+            if not nearest:
+                raise ConfigError("option_unrecognised", option=given_name)
+            raise ConfigError("option_unknown", option=given_name, nearest=nearest)
         if not known[name]:
             if has_value:
                 raise ConfigError("option_flag", option=name)

@@ -88,6 +88,8 @@ def _follow(
             followed.has_begun = followed.has_begun or isinstance(event, RunStarted)
             if isinstance(event, WorkerStarted) and projections is None:
                 projections = projections_of(start.run, words.in_files.language)  # while the worker loads
+                if projections.lacking is not None:
+                    display.warn("curves_left_out", projections.lacking.fields)
             troubles: list[Trouble] = []
             average = None
             if projections is not None:

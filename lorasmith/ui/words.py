@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unicodedata import category
 
 from lorasmith.file_names import is_beyond_locale
 from lorasmith.messages import FALLBACK, choose_language, has, template, tr
@@ -17,6 +18,7 @@ FOLDER_SETTINGS = "lorasmith.toml"
 PROBLEMS_SHOWN = 50
 DAMAGE_KINDS = ("missing", "size", "content", "manifest")
 NAMES_WIDTH = 76  # cells: names that fit stand on one line
+OF_MANY_LINES = frozenset({"reason", "problem"})  # fields that hold what a library or another sentence says
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class Words:
 
     def say(self, key: str, /, **fields: Any) -> str:
         """The sentence `key`; every field must be given."""
-        return tr(self.language, key, **fields)
+        return tr(self.language, key, **{name: visible(value, keep="\n") for name, value in fields.items()})
 
     def knows(self, key: str) -> bool:
         return has(self.language, key)
@@ -107,7 +109,7 @@ class Words:
     def _filled(self, key: str, fields: Mapping[str, Any]) -> str:
         """A sentence about something read from a ledger, where another version may have left a field out."""
         needed = {name: "?" for _, name, _, _ in string.Formatter().parse(template(self.language, key)) if name}
-        shown = {name: _shown(value) for name, value in fields.items()}
+        shown = {name: _shown(name, value) for name, value in fields.items()}
         if "damage" in fields:
             shown["damage"] = self._damage(str(fields["damage"]))
         return self.say(key, **{**needed, **shown})
@@ -139,8 +141,20 @@ def _configured_language(path: Path) -> str:
     return found if isinstance(found, str) else ""
 
 
-def _shown(value: Any) -> Any:
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
+def visible(value: Any, *, keep: str = "") -> Any:
+    """A text with its control characters escaped, `keep` aside: in a path they would move the cursor, or hide."""
+    if not isinstance(value, str):
+        return value
+    return "".join(_escaped(sign) if sign not in keep and category(sign) == "Cc" else sign for sign in value)
+
+
+def _escaped(sign: str) -> str:
+    return sign.encode("unicode_escape").decode("ascii")
+
+
+def _shown(name: str, value: Any) -> Any:
+    text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
+    return visible(text, keep="\n" if name in OF_MANY_LINES else "")
 
 
 def _plain(fields: Mapping[str, Any]) -> str:

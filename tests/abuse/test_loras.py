@@ -27,8 +27,9 @@ def start(desk: Desk, path: Path) -> Callable[[], Any]:
 @pytest.mark.parametrize("what", [one for one in (*HEADERS, *ARCHIVES) if one not in WITHOUT_SAYING])
 def test_a_file_is_refused_at_once(desk: Desk, bad: Path, what: str) -> None:
     path = bad / "x.safetensors"
-    path.write_bytes({**HEADERS, **ARCHIVES}[what][0]())
-    refused(desk.folder, start(desk, path), "init_from_unreadable")
+    content, code = {**HEADERS, **ARCHIVES}[what]
+    path.write_bytes(content())
+    refused(desk.folder, start(desk, path), code if code.startswith("model_is_") else "init_from_unreadable")
 
 
 def test_a_pickle_and_things_that_are_no_files(desk: Desk, bad: Path) -> None:
@@ -37,7 +38,7 @@ def test_a_pickle_and_things_that_are_no_files(desk: Desk, bad: Path) -> None:
     (bad / "zero").symlink_to("/dev/zero")
     (bad / "circle").symlink_to("circle")
     for name, code in (
-        ("pickle.pt", "init_from_unreadable"),
+        ("pickle.pt", "init_from_pickle"),
         ("pipe", "init_from_unreadable"),
         ("zero", "init_from_unreadable"),
         ("circle", "init_from_missing"),

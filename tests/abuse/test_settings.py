@@ -29,13 +29,13 @@ FILES: dict[str, tuple[bytes, str]] = {
     "a number of many digits": (b"rank = " + b"9" * MANY, "config_unreadable"),
     "a number of many digits in another base": (b"seed = 0x" + b"f" * MANY, "config_value"),
     "10 MB": (b"# " + b"x" * 10_000_000, "config_too_big"),
-    "a hundred thousand keys": (b"".join(b"k%d = 1\n" % one for one in range(60_000)), "config_unknown_key"),
+    "a hundred thousand keys": (b"".join(b"k%d = 1\n" % one for one in range(60_000)), "config_unrecognised_key"),
     "the same key twice": (b"rank = 1\nrank = 2", "config_unreadable"),
     "zeros": (bytes(1000), "config_unreadable"),
-    "UTF-16": ("rank = 4".encode("utf-16"), "config_unreadable"),
-    "a pickle": (b"\x80\x04\x95\0\0\0\0\0\0\0\0.", "config_unreadable"),
-    "a prototype": (b"__class__ = 1\n", "config_unknown_key"),
-    "a key in capitals with a terminal's sign": (b'"\\u001b[2J" = 1\n', "config_unknown_key"),
+    "UTF-16": ("rank = 4".encode("utf-16"), "config_encoding"),
+    "a pickle": (b"\x80\x04\x95\0\0\0\0\0\0\0\0.", "config_encoding"),
+    "a prototype": (b"__class__ = 1\n", "config_unrecognised_key"),
+    "a key in capitals with a terminal's sign": (b'"\\u001b[2J" = 1\n', "config_unrecognised_key"),
 }
 
 
@@ -60,7 +60,7 @@ def test_a_run_s_own_settings_that_were_changed(desk: Desk) -> None:
         for content, code in (
             (b"a." * MANY + b"a = 1", "config_too_deep"),
             (b"", "base_model_unnamed"),
-            (b"\xff\xfe", "config_unreadable"),
+            (b"\xff\xfe", "config_encoding"),
             (b"seed = 'x'", "config_value"),
             (b"[model]\nunknown = 1", "config_value"),
             (file.read_bytes()[:200], "config_unreadable"),

@@ -46,6 +46,7 @@ DEFAULTS: dict[str, Any] = {
     "resolution": None,
     "clip-skip": 1,
     "seed": 42,
+    "prediction": "auto",
     "precision": "auto",
     "save-precision": "fp16",
     "gradient-checkpointing": False,
@@ -97,6 +98,7 @@ OTHER: dict[tuple[str, str], Any] = {
     ("training", "gradient_checkpointing"): True,
     ("machine", "device"): "cpu",
     ("machine", "threads"): 3,
+    ("machine", "project"): "../..",
     ("cadence", "save_every"): 7,
     ("cadence", "save_minutes"): 0.0,
     ("cadence", "keep_states"): 9,
@@ -228,7 +230,8 @@ def test_a_config_and_its_options_cannot_be_changed_from_outside() -> None:
         (("cadence", "keep_states"), 0, "keep-states"),
         (("export", "name"), "a/b", "name"),
         (("model", "precision"), "fp8", "precision"),
-        (("model", "prediction"), "x0", "model.prediction"),
+        (("model", "prediction"), "x0", "prediction"),
+        (("model", "zero_terminal_snr"), "maybe", "model.zero_terminal_snr"),
     ],
 )
 def test_a_value_that_does_not_fit_names_its_option(field: tuple[str, str], value: Any, option: str) -> None:

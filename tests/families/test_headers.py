@@ -91,9 +91,14 @@ def test_a_header_longer_than_the_file(tmp_path: Path, length: int, code: str) -
     ("content", "code"),
     [
         (b"", "model_truncated"),
-        (b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", "model_unknown"),
-        (b"hello", "model_unknown"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "model_unknown"),
+        (b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", "model_is_picture"),
+        (b"hello hello \xe8\xb2\x93"[:-1], "model_is_text"),
+        (b'{"error":"Access to model x is restricted"}', "model_is_text"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "model_is_lfs_pointer"),
+        (b"\n<!DOCTYPE html><html>", "model_is_web_page"),
+        (b"GGUF\x03\0\0\0" + bytes(100), "model_is_gguf"),
+        (b"7z\xbc\xaf\x27\x1c" + bytes(100), "model_is_archive"),
+        (bytes(range(9, 200)), "model_unknown"),
         (b"PK\x03\x04" + bytes(100), "model_truncated"),
     ],
 )
@@ -109,7 +114,7 @@ def test_a_zip_archive_is_a_checkpoint_only_with_a_pickle_inside(tmp_path: Path)
         with zipfile.ZipFile(tmp_path / name, "w") as archive:
             archive.writestr(inside, b"x")
     assert file_kind(tmp_path / "model.ckpt") == "pickle"
-    with pytest.raises(ModelError, match="model_unknown"):
+    with pytest.raises(ModelError, match="model_is_archive"):
         file_kind(tmp_path / "pictures.zip")
 
 

@@ -198,7 +198,7 @@ def tag(key: str, value: str) -> Callable[[dict[str, tuple[int, ...]], dict[str,
         (put("double_blocks.0.img_attn.qkv.weight", 8, 8), "model_other_family", {"found": "FLUX"}),
         (drop("first_stage_model."), "model_incomplete", {"missing": "vae"}),
         (drop("cond_stage_model."), "model_incomplete", {"missing": "text_encoder"}),
-        (drop(UNET), "model_unknown", {}),
+        (drop(UNET), "model_is_vae", {}),
         (put(TEXT + "embeddings.token_embedding.weight", 49_410, 64), "model_vocabulary", {"rows": 49_410}),
         (put(TEXT + "embeddings.token_embedding.weight", 49_408, 128), "model_other_family", {}),
         (put(TEXT + "embeddings.token_embedding.weight", 49_408, 65), "model_configs_needed", {}),
@@ -237,8 +237,9 @@ def test_a_truncated_checkpoint(narrow, tmp_path: Path) -> None:
 
 
 def test_a_part_of_a_folder_is_no_model(miniature) -> None:
-    with pytest.raises(ModelError, match="model_unknown"):
-        recognize(miniature.folder / "unet" / "diffusion_pytorch_model.safetensors")
+    for part, code in (("unet", "model_is_unet"), ("vae", "model_is_vae"), ("text_encoder", "model_is_text_encoder")):
+        with pytest.raises(ModelError, match=code):
+            recognize(next((miniature.folder / part).glob("*.safetensors")))
 
 
 @pytest.mark.parametrize(

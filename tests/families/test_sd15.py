@@ -19,7 +19,7 @@ from lorasmith.families import load_family
 from lorasmith.families.configs import sd15_config
 from lorasmith.families.recognize import recognize
 from lorasmith.families.sd15 import StableDiffusion15
-from lorasmith.families.text_encoders import build_clip_text
+from lorasmith.families.text_encoders import clip_text_builder
 
 CPU = torch.device("cpu")
 
@@ -233,7 +233,7 @@ def real() -> dict[str, nn.Module]:
 
     with torch.device("meta"):
         denoiser = UNet2DConditionModel.from_config(sd15_config("unet"))
-    return {"denoiser": denoiser, "text_encoder": build_clip_text(sd15_config("text_encoder"))}
+    return {"denoiser": denoiser, "text_encoder": clip_text_builder()(sd15_config("text_encoder"))}
 
 
 def webui_names_sha256(names: list[str]) -> str:

@@ -88,6 +88,23 @@ def test_old_names_of_the_vaes_attention() -> None:
     assert found == dict(zip([*new, "encoder.conv_in.weight"], [*old, "encoder.conv_in.weight"], strict=True))
 
 
+@pytest.mark.parametrize(
+    ("stem", "parts"),
+    [
+        ("mid.attn_1", ("norm", "q", "k", "v", "proj_out")),
+        ("mid.attn_1", ("norm", "to_q", "to_k", "to_v", "to_out.0")),
+        ("mid.attn_1", ("group_norm", "query", "key", "value", "proj_attn")),
+        ("mid_block.attentions.0", ("group_norm", "to_q", "to_k", "to_v", "to_out.0")),
+        ("mid_block.attentions.0", ("group_norm", "query", "key", "value", "proj_attn")),
+    ],
+)
+def test_all_names_of_the_vaes_attention_in_a_single_file(stem: str, parts: tuple[str, ...]) -> None:
+    stored = [f"first_stage_model.encoder.{stem}.{part}.weight" for part in parts]
+    found = sd15_layout.from_ldm("vae", stored)
+    new = [f"encoder.mid_block.attentions.0.{one}.weight" for one in ("group_norm", "to_q", "to_k", "to_v", "to_out.0")]
+    assert found == dict(zip(new, stored, strict=True))
+
+
 def test_a_foreign_name_stays_foreign() -> None:
     """So that loading sees it as left over."""
     names = ["model.diffusion_model.controls.0.weight"]

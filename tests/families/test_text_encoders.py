@@ -84,7 +84,7 @@ def test_files_that_are_no_tokenizer(files: dict[str, str]) -> None:
 @pytest.fixture(scope="module")
 def encoder():
     config = sd15_config("text_encoder") | {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 1}
-    built = text_encoders.build_clip_text(config | {"num_hidden_layers": 3, "vocab_size": 100})
+    built = text_encoders.clip_text_builder()(config | {"num_hidden_layers": 3, "vocab_size": 100})
     generator = torch.Generator().manual_seed(0)
     filled = {name: torch.randn(one.shape, generator=generator) * 0.1 for name, one in built.state_dict().items()}
     built.load_state_dict(filled, assign=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lorasmith.training import build
+from lorasmith.training import begin as begin_module
 from lorasmith.training.loaded import Loaded
 from lorasmith.training.loop import Recorder
 from lorasmith.training.room import Room
@@ -61,7 +61,7 @@ def small_disk(
     workshop: Workshop, disk: SmallDisk, clock: Clock, monkeypatch: pytest.MonkeyPatch, at_step: Callable[[int], None]
 ) -> Iterator[Record]:
     """`at_step` is called when a step is completed, before anything is written of it."""
-    begin, done = build.begin, Recorder.step_done
+    begin, done = begin_module.begin, Recorder.step_done
 
     def begun(loaded: Loaded) -> Recorder:
         recorder = begin(loaded)
@@ -73,6 +73,6 @@ def small_disk(
         done(self, parts, result)
 
     with monkeypatch.context() as patch, watched(workshop.folder, disk.refuse) as record:
-        patch.setattr(build, "begin", begun)
+        patch.setattr(begin_module, "begin", begun)
         patch.setattr(Recorder, "step_done", step_done)
         yield record

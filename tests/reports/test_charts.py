@@ -62,3 +62,12 @@ def test_bounds_have_air_and_outliers_are_known() -> None:
     assert padded(0.0, 1.0) == (0.0, 1.06)
     assert padded(0.5, 0.5) == (0.45, 0.55)
     assert spread([*range(100), 10_000], 0.98) == 98
+
+
+def test_a_line_is_cut_where_its_pictures_changed() -> None:
+    line = Line("validation", (1, 2, 3, 4), (5.0, 6.0, 7.0, 8.0), (0.1, 0.2, 0.3, 0.4), (3.0,))
+    assert [(one.steps, one.values, one.errors) for one in line.stretches()] == [
+        ((1, 2), (5.0, 6.0), (0.1, 0.2)),
+        ((3, 4), (7.0, 8.0), (0.3, 0.4)),
+    ]
+    assert [one.steps for one in Line("lr", (1, 2), (0.0, 0.0)).stretches()] == [(1, 2)]

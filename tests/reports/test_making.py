@@ -17,6 +17,7 @@ from lorasmith.messages import LANGUAGES
 from lorasmith.reports import making
 from lorasmith.reports.making import make_reports, read_summary
 from lorasmith.run_folder import RunFolder
+from lorasmith.ui.render import report_lines
 from lorasmith.ui.words import Words
 from tests.reports.made_up import evaluated, finished, saved, started, stepped, stopped, watched, written
 from tests.reports.page import parsed
@@ -57,7 +58,7 @@ def test_every_end_has_its_report(tmp_path: Path, name: str) -> None:
     run = written(tmp_path / "lora_output", events, watching)
     for language in LANGUAGES:
         files = make_reports(run, Words(language), now=NOW)
-        assert files.troubles == () and files.missing == ""
+        assert files.troubles == () and files.lacking is None
         assert files.json is not None and files.png is not None and files.html is not None
         found = json.loads(files.json.read_bytes())
         assert (found["ending"]["reason"], found["done"]) == (reason, done)
@@ -98,8 +99,30 @@ def test_without_matplotlib_the_rest_is_made(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     run = written(tmp_path / "lora_output", [started(DATA, 9)])
     files = make_reports(run, Words("en"), now=NOW)
-    assert (files.png, files.missing, len(files.made), files.troubles) == (None, "matplotlib", 2, ())
+    assert (files.png, len(files.made), files.troubles) == (None, 2, ())
+    assert files.lacking is not None
+    assert (files.lacking.code, files.lacking.fields["module"]) == ("dependency_missing", "matplotlib")
     assert not list(run.training_logs.glob("*.png"))
+
+
+def test_a_matplotlib_that_cannot_be_loaded_is_named_and_the_rest_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [one for one in sys.modules if one.split(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    place = tmp_path / "site-packages" / "matplotlib"
+    place.mkdir(parents=True)
+    (place / "__init__.py").write_text("raise AttributeError('_ARRAY_API not found')")
+    monkeypatch.syspath_prepend(place.parent)
+    files = make_reports(written(tmp_path / "lora_output", [started(DATA, 9)]), Words("en"), now=NOW)
+    assert (files.png, len(files.made), files.troubles) == (None, 2, ())
+    assert files.lacking is not None and files.lacking.fields == {
+        "module": "matplotlib",
+        "reason": "AttributeError: _ARRAY_API not found",
+        "command": "pip install --force-reinstall matplotlib",
+    }
+    (line, hint, *_) = report_lines(Words("en"), files)
+    assert "_ARRAY_API" in line and "lorasmith report" in hint
 
 
 @pytest.mark.parametrize(
@@ -113,7 +136,7 @@ def test_a_library_that_cannot_draw_costs_its_own_file_only(
 
     monkeypatch.setattr(making, "png_report", broken)
     files = make_reports(written(tmp_path / "lora_output", [started(DATA, 9)]), Words("en"), now=NOW)
-    assert (files.png, files.missing, len(files.made)) == (None, "", 2)
+    assert (files.png, files.lacking, len(files.made)) == (None, None, 2)
     (trouble,) = files.troubles
     assert trouble.path.endswith(".png") and str(error) in trouble.reason
 

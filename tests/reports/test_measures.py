@@ -6,8 +6,18 @@ from pathlib import Path
 
 import pytest
 
+from lorasmith.events import Evaluated
 from lorasmith.messages import LANGUAGES
-from lorasmith.reports.measures import difference, error_of, is_held_out, reason_of, value_of, why_empty, why_not
+from lorasmith.reports.measures import (
+    difference,
+    error_of,
+    is_held_out,
+    reason_of,
+    validation_changes,
+    value_of,
+    why_empty,
+    why_not,
+)
 from tests.reports.made_up import evaluated
 
 
@@ -36,3 +46,13 @@ def test_reasons_have_words_and_unknown_ones_are_shown_as_they_are(language: str
     assert why_not(language, "code_of_the_future") == "code_of_the_future"
     assert why_empty(language, "not_evaluated") != "not_evaluated"
     assert why_empty(language, "no_clip_model") == why_not(language, "no_clip_model")
+
+
+def test_where_the_pictures_of_the_validation_loss_changed() -> None:
+    def measured(step: int, pictures: str | None) -> Evaluated:
+        validation = {"loss": 1.0, "pictures": pictures} if pictures is not None else None
+        return Evaluated(attempt=1, time=0.0, step=step, is_control=False, validation=validation)
+
+    told = [measured(1, ""), measured(2, "a"), measured(3, "a"), measured(4, None), measured(5, "b"), measured(6, "b")]
+    assert validation_changes(told) == (5,)
+    assert validation_changes(told[:2]) == ()  # a ledger of an older version, gone on with

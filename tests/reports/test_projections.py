@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,6 +127,29 @@ def test_a_folder_that_cannot_be_written_does_not_end_the_run(tmp_path: Path) ->
         told = played(projections, ledger, [run_started(2), step(1), step(2), SAVED])
     assert len(told) == 2
     projections.close()
+
+
+def test_a_tensorboard_that_cannot_be_loaded_costs_its_own_file_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a protobuf of another age: its classes cannot be made, which is a TypeError."""
+    for name in [one for one in sys.modules if one.split(".")[0] == "tensorboard"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, "lorasmith.reports.tensorboard", raising=False)
+    place = tmp_path / "site-packages" / "tensorboard"
+    place.mkdir(parents=True)
+    (place / "__init__.py").write_text("raise TypeError('Descriptors cannot be created directly.')")
+    monkeypatch.syspath_prepend(place.parent)
+    run = RunFolder(tmp_path / "lora_output")
+    run.root.mkdir()
+    projections = projections_of(run)
+    with Ledger(run.ledger) as ledger:
+        assert played(projections, ledger, [run_started(2), step(1), step(2), SAVED]) == []
+    projections.close()
+    assert projections.lacking is not None
+    assert projections.lacking.fields["reason"] == "TypeError: Descriptors cannot be created directly."
+    assert len(run.loss_log.read_text(encoding="utf-8").splitlines()) == 3
+    assert not run.tensorboard.exists()
 
 
 def test_both_files_of_a_run_say_the_same(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 """What is measured in a run, through real runs: events, files, the control, the best step, stops and going on."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from lorasmith.control import HeartbeatWriter
 from lorasmith.errors import ConfigError, ExitCode, NoStateError
@@ -15,6 +17,7 @@ from lorasmith.events import (
     Event,
     RunStarted,
     StepCompleted,
+    Warned,
 )
 from lorasmith.ledger import read_events, steps
 from lorasmith.training import evaluation, samples
@@ -322,3 +325,29 @@ def test_from_best_where_its_state_is_gone(workshop: Workshop, monkeypatch: pyte
     with pytest.raises(NoStateError) as caught:
         workshop.go_on(1, from_state="best")
     assert caught.value.code == "state_unknown"
+
+
+def test_a_held_out_picture_that_is_gone_is_said_and_the_loss_is_measured_on_those_left(workshop: Workshop) -> None:
+    """And with all of them gone on none: what is trained on is no stand-in for them."""
+    workshop.new(2, EVERY_TWO)
+    held_out = [Path(path) for path in started_of(workshop).held_out]
+    held_out[0].unlink()
+    outcome = workshop.go_on(2)
+    (warned,) = [one for one in outcome.of(Warned) if one.code == "held_out_changed"]
+    assert warned.fields == {"step": 2, "left": 1, "held_out": 2}
+    first, second = [one for one in workshop.events() if isinstance(one, Evaluated) and not one.is_control][-2:]
+    assert first.validation and second.validation
+    assert (first.validation["examples"], second.validation["examples"]) == (2, 1)
+    assert second.validation["is_held_out"] and first.validation["pictures"] != second.validation["pictures"]
+    assert workshop.go_on(2).of(Warned) == []  # said once
+
+    Image.new("RGB", (64, 64)).save(held_out[1])  # changed: it counts as new
+    outcome = workshop.go_on(2)
+    assert [one.code for one in outcome.of(Warned)][-1] == "held_out_changed"
+    last = [one for one in outcome.of(Evaluated) if not one.is_control][-1]
+    assert (last.validation, last.unavailable["validation"]) == (None, "held_out_gone")
+    assert str(held_out[1]) in {one["path"] for one in outcome.of(RunStarted)[0].examples}
+
+
+def started_of(workshop: Workshop) -> RunStarted:
+    return next(one for one in workshop.events() if isinstance(one, RunStarted))

@@ -9,14 +9,15 @@ import safetensors.torch
 import torch
 
 from lorasmith.errors import ExitCode
-from lorasmith.events import RunStarted, RunStopped, StepCompleted
+from lorasmith.events import RunStarted, RunStopped, StepCompleted, Warned
 from lorasmith.families.sd15 import StableDiffusion15
 from lorasmith.ledger import read_events
+from lorasmith.runtime.supervisor import Supervisor
 from lorasmith.training import step as step_module
 from lorasmith.training.device import Device
 from lorasmith.training.state import TrainState
 from lorasmith.training.step import Parts
-from tests.runs.workshop import Outcome, Values, Workshop
+from tests.runs.workshop import InProcess, Outcome, Values, Workshop
 
 MakeWorkshop = Callable[[str], Workshop]
 STEPS, BAD = 5, 3
@@ -96,7 +97,7 @@ def test_names_what_the_step_was_made_of(make_workshop: MakeWorkshop, monkeypatc
     assert stopped.fields == {
         "step": BAD,
         "pictures": [names[one] for one in seen.of(StepCompleted)[BAD - 1].example_ids],
-        "timesteps": timesteps[-2] + timesteps[-1],
+        "timesteps": timesteps[2 * BAD - 2] + timesteps[2 * BAD - 1],
     }
     json.dumps(stopped.fields)
 
@@ -153,7 +154,7 @@ def test_weights_that_overflow_are_not_saved(workshop: Workshop) -> None:
     outcome = workshop.new(3, {("optimizer", "lr"): 1e39})
     assert outcome.exit_code == ExitCode.NON_FINITE
     (stopped,) = outcome.of(RunStopped)
-    assert stopped.code == "weights_non_finite"
+    assert (stopped.code, stopped.fields["saved"]) == ("non_finite_weights", 0)
     assert workshop.states() == [0]
     assert not workshop.run.export("last").exists()
     assert not [path for path in workshop.run.root.iterdir() if path.name.endswith(".tmp")]
@@ -173,5 +174,58 @@ def test_a_run_that_diverged_keeps_its_reason(workshop: Workshop) -> None:
     outcome = workshop.new(5, {("optimizer", "lr"): 1e5})
     assert outcome.exit_code == ExitCode.NON_FINITE
     (stopped,) = outcome.of(RunStopped)
-    assert stopped.code == "non_finite"
+    assert stopped.code == "non_finite_weights"
     assert workshop.train_state()["step"] == stopped.fields["step"] - 1
+
+
+@pytest.mark.parametrize(
+    ("lr", "extra"),
+    [
+        (1e10, {}),
+        (1e10, {("cadence", "save_every"): 1, ("cadence", "keep_states"): 1}),
+        (1e10, {("optimizer", "name"): "lion", ("training", "accumulation_steps"): 2}),
+        (1e20, {("cadence", "save_every"): 1}),
+    ],
+)
+def test_a_rate_far_too_large_can_be_gone_back_from(make_workshop: MakeWorkshop, lr: float, extra: Values) -> None:
+    """The state after the blow-up is kept and not gone on from: from there each try would end the same way."""
+    broken, fresh = make_workshop("broken"), make_workshop("fresh")
+    outcome = broken.new(STEPS, {("optimizer", "lr"): lr, **extra})
+    assert outcome.exit_code == ExitCode.NON_FINITE
+    (stopped,) = outcome.of(RunStopped)
+    assert (stopped.code, stopped.fields["saved"]) == ("non_finite_weights", 0)
+    assert not broken.run.export("last").exists()
+    supervisor = Supervisor(broken.start_new(STEPS), launch=InProcess)  # type: ignore[arg-type]
+    named = supervisor.newest_state()
+    assert named is not None and named.name == stopped.fields["state"]
+    again = broken.go_on(None, {("optimizer", "lr"): 1e-4})
+    assert again.exit_code == ExitCode.FINISHED
+    (started,) = again.of(RunStarted)
+    assert (started.resumed_from, started.stop_at) == (0, STEPS)
+    fresh.new(STEPS, {("optimizer", "lr"): 1e-4, **extra})
+    assert broken.digest() == fresh.digest()
+
+
+def test_after_good_steps_the_last_state_before_the_trouble_is_gone_on_from(workshop: Workshop) -> None:
+    every_step: Values = {("optimizer", "lr"): 1e-4, ("cadence", "save_every"): 1}
+    workshop.new(3, every_step)
+    outcome = workshop.go_on(3, {("optimizer", "lr"): 1e10})
+    assert outcome.exit_code == ExitCode.NON_FINITE
+    (stopped,) = outcome.of(RunStopped)
+    assert (stopped.code, stopped.step, stopped.fields["saved"]) == ("non_finite_weights", 4, 3)
+    assert workshop.go_on(None).exit_code == ExitCode.NON_FINITE  # the same rate ends the same way
+    again = workshop.go_on(None, {("optimizer", "lr"): 1e-4})
+    assert (again.exit_code, again.of(RunStarted)[0].resumed_from) == (ExitCode.FINISHED, 3)
+    assert workshop.train_state()["step"] == 6
+
+
+def test_numbers_too_large_for_the_file_s_precision_are_no_crash(workshop: Workshop) -> None:
+    """Finite in float32, infinite in the file: the state is whole, and another precision writes it."""
+    outcome = workshop.new(1, {("optimizer", "lr"): 1e6, ("cadence", "save_every"): 1})
+    assert outcome.exit_code == ExitCode.NON_FINITE
+    assert outcome.of(RunStopped)[0].code == "export_too_large"
+    assert outcome.of(Warned)[-1].code == "export_too_large"
+    assert workshop.states() == [1, 0]
+    assert workshop.go_on(None, {("export", "save_precision"): "fp32"}).exit_code == ExitCode.FINISHED
+    exported = safetensors.torch.load_file(workshop.run.export("last"))
+    assert all(torch.isfinite(one).all() for one in exported.values())

@@ -15,6 +15,7 @@ from lorasmith.ledger import read_events
 from lorasmith.locking import FolderLock, facts_of_holder, is_held
 from lorasmith.runtime import worker
 from lorasmith.runtime.processes import launch
+from lorasmith.training import begin as begin_module
 from lorasmith.training import build
 from lorasmith.training.loop import Recorder
 from tests.runs.workshop import Workshop, stage, tree
@@ -98,7 +99,7 @@ def test_the_exit_code_tells_where_not_even_the_last_line_can_be_written(
     def full(*_: Any) -> Any:
         raise ResourceError("disk_full", path="/x")
 
-    monkeypatch.setattr(build, "begin", full)
+    monkeypatch.setattr(begin_module, "begin", full)
     monkeypatch.setattr(worker.Ledger, "sync", full)
     assert attempt(staged) == ExitCode.NO_RESOURCE
     assert "disk_full" in capsys.readouterr().err
@@ -146,13 +147,13 @@ def test_while_another_worker_lives_it_does_nothing(staged: Workshop, monkeypatc
 
 def test_it_says_who_it_is_and_lets_go(staged: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
-    begin = build.begin
+    begin = begin_module.begin
 
     def looked(*given: Any) -> Any:
         seen.append((is_held(staged.run.worker_lock), facts_of_holder(staged.run.worker_lock)))
         return begin(*given)
 
-    monkeypatch.setattr(build, "begin", looked)
+    monkeypatch.setattr(begin_module, "begin", looked)
     assert attempt(staged) == ExitCode.FINISHED
     assert seen == [(True, {"pid": os.getpid(), "attempt": 1})]
     assert not staged.run.worker_lock.exists()

@@ -9,10 +9,10 @@ import safetensors.torch
 import torch
 from safetensors import safe_open
 
-from lorasmith.errors import ExitCode
+from lorasmith.errors import ExitCode, ModelError, ResumeError
 from lorasmith.events import RunStarted, WorkerRestarted
 from lorasmith.run_folder import RunFolder
-from lorasmith.training import build
+from lorasmith.training import begin as begin_module
 from tests.runs.workshop import Values, Workshop
 
 MakeWorkshop = Callable[[str], Workshop]
@@ -103,7 +103,7 @@ def test_starting_from_the_lora_of_the_run_that_makes_room(
 ) -> None:
     """A worker that dies when the old run lies in the backup, and nothing is saved yet: the next one finds the file."""
     unlucky, straight = make_workshop("unlucky"), make_workshop("straight")
-    promote, times = build.promote, []
+    promote, times = begin_module.promote, []
 
     def dies_once(run: RunFolder, *, now: datetime) -> None:
         promote(run, now=now)
@@ -114,9 +114,9 @@ def test_starting_from_the_lora_of_the_run_that_makes_room(
     for workshop in (unlucky, straight):
         workshop.new(2, EXACT)
         if workshop is unlucky:
-            monkeypatch.setattr(build, "promote", dies_once)
+            monkeypatch.setattr(begin_module, "promote", dies_once)
         outcome = workshop.new(2, {**EXACT, ("adapter", "init_from"): str(workshop.run.export("last"))})
-        monkeypatch.setattr(build, "promote", promote)
+        monkeypatch.setattr(begin_module, "promote", promote)
         assert outcome.exit_code == ExitCode.FINISHED
         assert len(outcome.of(WorkerRestarted)) == (workshop is unlucky)
     assert len(times) == 2
@@ -131,3 +131,49 @@ def test_continuing_does_not_start_from_it_again(workshop: Workshop) -> None:
     workshop.new(1, {**EXACT, ("adapter", "init_from"): "start.safetensors"})
     start.unlink()
     assert workshop.go_on(1).exit_code == ExitCode.FINISHED
+
+
+def test_starting_from_a_lora_takes_its_rank_and_alpha(make_workshop: MakeWorkshop) -> None:
+    first, second = make_workshop("first"), make_workshop("second")
+    first.new(1, {**EXACT, ("adapter", "rank"): 3, ("adapter", "alpha"): 1.5})
+    start = second.start_new(1, {("adapter", "init_from"): str(first.run.export("last"))})
+    assert (start.config.adapter.rank, start.config.adapter.alpha) == (3, 1.5)
+    assert [code for code, _ in start.warnings] == ["init_from_shape_taken"]
+    assert second.watch(start).exit_code == ExitCode.FINISHED
+    asked = second.start_new(1, {("adapter", "init_from"): str(first.run.export("last")), ("adapter", "rank"): 8})
+    assert (asked.config.adapter.rank, asked.config.adapter.alpha) == (8, 8.0)
+
+
+def test_starting_from_a_lora_that_trains_the_text_encoder_too(make_workshop: MakeWorkshop) -> None:
+    first, second = make_workshop("first"), make_workshop("second")
+    trains: Values = {("adapter", "train_text_encoder"): True}
+    first.new(1, {**EXACT, **trains, ("adapter", "rank"): 2})
+    init_from: Values = {("adapter", "init_from"): str(first.run.export("last"))}
+    with pytest.raises(ModelError) as caught:
+        second.start_new(1, init_from)
+    assert caught.value.code == "init_from_text_encoder"
+    assert second.new(1, {**init_from, **trains}).exit_code == ExitCode.FINISHED
+
+
+@pytest.mark.parametrize(
+    ("content", "code"), [(b"<html>", "model_is_web_page"), (b"\x80\x02}q\x00.", "init_from_pickle")]
+)
+def test_starting_from_what_is_no_lora_file(workshop: Workshop, content: bytes, code: str) -> None:
+    (workshop.folder / "a.pt").write_bytes(content)
+    with pytest.raises(ModelError) as caught:
+        workshop.start_new(1, {("adapter", "init_from"): "a.pt"})
+    assert caught.value.code == code
+
+
+def test_the_prediction_that_was_asked_for_is_trained_and_named(make_workshop: MakeWorkshop) -> None:
+    """And a run that goes on keeps it, whatever its files say."""
+    asked, plain = make_workshop("asked"), make_workshop("plain")
+    asked.new(1, {("model", "prediction"): "v_prediction"})
+    plain.new(1)
+    assert (metadata(asked)["ss_base_model_version"], metadata(plain)["ss_base_model_version"]) == ("sd_v1_v", "sd_v1")
+    assert metadata(asked)["modelspec.prediction_type"] == "v"
+    assert asked.losses()[1] != plain.losses()[1]
+    assert asked.go_on(1).exit_code == ExitCode.FINISHED
+    with pytest.raises(ResumeError) as caught:
+        asked.go_on(1, {("model", "prediction"): "epsilon"})
+    assert caught.value.fields["option"] == "prediction"

@@ -125,7 +125,7 @@ def test_minutes_count_from_the_newest_state(workshop: Workshop, monkeypatch: py
 
     monkeypatch.setattr(Recorder, "step_done", step_done)
     monkeypatch.setattr(loop, "monotonic", lambda: clock[0])
-    monkeypatch.setattr("lorasmith.training.build.monotonic", lambda: clock[0])
+    monkeypatch.setattr("lorasmith.training.begin.monotonic", lambda: clock[0])
     outcome = workshop.new(6, {("cadence", "save_minutes"): 1.0, ("cadence", "keep_states"): 9})
     # 25 s a step: the look before step 3 is written down finds 50 s, the one before step 4 75 s.
     assert [event.step for event in outcome.of(CheckpointSaved)] == [0, 4, 6]

@@ -1,5 +1,6 @@
 """Optimizers by name: options against their signatures, one group a component, flat or shaped as they need."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from torch import nn
 
 from lorasmith.adapters.base import Attachment
 from lorasmith.adapters.lora import Lora
-from lorasmith.errors import ConfigError
+from lorasmith.errors import ConfigError, InputError
 from lorasmith.training import optimizers
 from lorasmith.training.optimizers import ELEMENTWISE, OPTIMIZERS, build_optimizer, check_optimizer, set_lr
 
@@ -120,7 +121,7 @@ def test_a_library_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_library_of_our_own_that_is_missing_is_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(OPTIMIZERS, "adamw", "no_such_library:AdamW")
-    with pytest.raises(ImportError):
+    with pytest.raises(InputError, match="dependency_missing"):
         check_optimizer("adamw", {})
 
 
@@ -144,3 +145,16 @@ def test_adamw_can_be_gated_on_the_device(adapter: Lora) -> None:
     assert torch.equal(adapter.flat, before)
     assert [float(one["step"]) for one in built.state_dict()["state"].values()] == counted
     assert all(torch.isfinite(one["exp_avg_sq"]).all() for one in built.state_dict()["state"].values())
+
+
+def test_a_library_that_is_there_and_cannot_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As bitsandbytes without its CUDA: to install it is no help then."""
+    place = tmp_path / "site-packages" / "lsm_bits"
+    place.mkdir(parents=True)
+    (place / "__init__.py").write_text("raise RuntimeError('CUDA Setup failed despite GPU being available.')")
+    monkeypatch.syspath_prepend(place.parent)
+    monkeypatch.setitem(OPTIMIZERS, "adamw8bit", "lsm_bits:AdamW8bit")
+    with pytest.raises(InputError) as caught:
+        check_optimizer("adamw8bit", {})
+    assert (caught.value.code, caught.value.fields["module"]) == ("library_broken", "lsm_bits")
+    assert caught.value.fields["reason"] == "RuntimeError: CUDA Setup failed despite GPU being available."

@@ -6,7 +6,8 @@ import pytest
 
 from lorasmith.config import options
 from lorasmith.errors import ConfigError
-from lorasmith.ui.options import layered, parse, split_request
+from lorasmith.option_names import OURS
+from lorasmith.ui.options import COMMAND_OPTIONS, layered, parse, split_request
 
 
 def test_values_have_the_types_of_the_model() -> None:
@@ -28,7 +29,7 @@ def test_values_have_the_types_of_the_model() -> None:
 def test_every_option_of_the_model_is_on_the_command_line() -> None:
     texts = {"optimizer_option": "a=1", "hold_out": "1", "lr_schedule": "linear", "lang": "en"}
     for key, option in options().items():
-        text = texts.get(key, {"precision": "fp32", "save_precision": "fp32"}.get(key, "true"))
+        text = texts.get(key, {"precision": "fp32", "save_precision": "fp32", "prediction": "epsilon"}.get(key, "true"))
         for candidate in (text, "1", "0.5", "512"):
             try:
                 values = parse([f"--{option.name}", candidate]).values
@@ -54,7 +55,11 @@ def test_optimizer_options_are_toml_values_or_text() -> None:
     [
         ("--stepz 3", "option_unknown", {"option": "--stepz", "nearest": "--steps"}),
         ("--save_every=3", "option_unknown", {"option": "--save_every", "nearest": "--save-every"}),
-        ("--batch 3", "option_unknown", {"option": "--batch"}),  # no abbreviations: they change with every option added
+        (
+            "--batch 3",
+            "option_unknown",
+            {"option": "--batch", "nearest": "--batch-size"},
+        ),  # no abbreviations: they change with every option added
         ("500", "argument_unexpected", {"argument": "500"}),
         ("--steps", "option_without_value", {"option": "steps"}),
         ("--steps --new", "option_without_value", {"option": "steps"}),
@@ -82,6 +87,67 @@ def test_what_is_wrong_is_named(typed: str, code: str, fields: dict[str, Any]) -
         parse(typed.split())
     assert caught.value.code == code
     assert fields.items() <= caught.value.fields.items()
+
+
+@pytest.mark.parametrize(
+    ("typed", "ours"),
+    [
+        ("--learning_rate", "--lr"),
+        ("--network_dim", "--rank"),
+        ("--network_alpha", "--alpha"),
+        ("--max_train_steps", "--steps"),
+        ("--resume", "--continue"),
+        ("--output_name", "--name"),
+        ("--output_dir", "--output"),
+        ("--train_data_dir", "--data"),
+        ("--pretrained_model_name_or_path", "--base-model"),
+        ("--network_weights", "--init-from"),
+        ("--optimizer_type", "--optimizer"),
+        ("--mixed_precision", "--precision"),
+        ("--train_batch_size", "--batch-size"),
+        ("--gradient_accumulation_steps", "--accumulate"),
+        ("--lr_scheduler", "--lr-schedule"),
+        ("--lr_warmup_steps", "--lr-warmup"),
+        ("--save_every_n_steps", "--save-every"),
+        ("--v_parameterization", "--prediction v_prediction"),
+    ],
+)
+def test_another_trainer_s_option_is_answered_with_ours(typed: str, ours: str) -> None:
+    for given in (f"{typed}=3", typed.replace("_", "-")):
+        with pytest.raises(ConfigError) as caught:
+            parse([given])
+        assert (caught.value.code, caught.value.fields["ours"]) == ("option_foreign", ours)
+
+
+def test_all_answers_name_options_there_are() -> None:
+    for answer in OURS.values():
+        name = answer.split()[0].removeprefix("--")
+        assert name in COMMAND_OPTIONS or name in {option.name for option in options().values()}
+
+
+@pytest.mark.parametrize(
+    "typed", ["--nwe", "--neww", "--form", "--min_snr_gamma", "--noise_offset", "--dim", "-n", "--"]
+)
+def test_nothing_far_fetched_and_nothing_that_moves_a_run_is_suggested(typed: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse([typed, "3"])
+    assert (caught.value.code, "nearest" in caught.value.fields) == ("option_unrecognised", False)
+
+
+@pytest.mark.parametrize(
+    ("typed", "at", "value"),
+    [
+        (["--optimizer", "AdamW8bit"], ("optimizer", "name"), "adamw8bit"),
+        (["--lr-schedule", "Cosine_with_Restarts:3"], ("lr_schedule", "shape"), "cosine_with_restarts:3"),
+        (["--precision", "BF16"], ("model", "precision"), "bf16"),
+        (["--save-precision", "FP16"], ("export", "save_precision"), "fp16"),
+        (["--device", "CUDA:1"], ("machine", "device"), "cuda:1"),
+        (["--hold-out", "Auto"], ("dataset", "hold_out"), "auto"),
+        (["--prediction", "V_Prediction"], ("model", "prediction"), "v_prediction"),
+    ],
+)
+def test_names_in_any_case_of_letters(typed: list[str], at: tuple[str, str], value: str) -> None:
+    assert parse(typed).values == {at: value}
 
 
 @pytest.mark.parametrize("typed", ["--help", "-h", "--new --help", "--help --stepz"])

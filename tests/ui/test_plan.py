@@ -70,7 +70,7 @@ def test_what_is_odd_is_told(here: Path, capsys: pytest.CaptureFixture[str]) -> 
         ("--steps 2 --epochs 2", "steps_and_epochs"),
         ("--base-model nowhere", "base_model_not_found"),
         ("--continue", "no_run"),
-        ("--no-such", "option_unknown"),
+        ("--no-such", "option_unrecognised"),
     ],
 )
 def test_bad_input_is_refused_as_by_train(here: Path, typed: str, code: str) -> None:

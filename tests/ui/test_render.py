@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lorasmith.config import RunConfig
-from lorasmith.errors import ExitCode
+from lorasmith.errors import ExitCode, InputError
 from lorasmith.events import (
     EVENTS,
     AdapterExported,
@@ -331,7 +331,8 @@ def test_what_was_measured_is_told_and_what_could_not_be_is_na() -> None:
 def test_the_reports_are_named_and_what_could_not_be_made_is_told() -> None:
     shown = Shown()
     page = Path.cwd() / "training_logs" / "x.html"
-    shown.display.reported(ReportFiles(None, None, page, (Trouble("x.json", "full"),), "matplotlib"))
+    lacking = InputError("dependency_missing", module="matplotlib", reason="gone", command="pip install matplotlib")
+    shown.display.reported(ReportFiles(None, None, page, (Trouble("x.json", "full"),), lacking))
     assert shown.out.lines[0] == "Warning: Cannot write the report `x.json`: full"
     assert "pip install matplotlib" in shown.text
     assert shown.out.lines[-1] == "Report: `training_logs/x.html`"

@@ -113,3 +113,10 @@ def test_a_field_may_be_called_key() -> None:
     for language in ("en", "zh-TW"):
         lines = Words(language).error("config_unknown_key", {"file": "a.toml", "key": "rnak", "nearest": "rank"})
         assert "rnak" in lines[0]
+
+
+def test_control_characters_are_shown_escaped() -> None:
+    (line,) = EN.error("config_missing", {"file": "a\x1b[2J\nb\x07\x9b.toml"})
+    assert line == r"Error: There is no file `a\x1b[2J\nb\x07\x9b.toml`"
+    assert EN.say("run.finished", path="a\x1b]b") == r"The LoRA is in `a\x1b]b`"
+    assert EN.error("crashed", {"reason": "two\nlines\x1b"})[0].endswith("two\nlines\\x1b")

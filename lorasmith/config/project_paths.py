@@ -1,0 +1,48 @@
+"""Paths of a run that lie inside its project: relative in run.toml, absolute everywhere else.
+
+A relative one begins with `./`, which no hub id does. Those outside, and those of older versions, are absolute in the
+file too.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from lorasmith.config.run import RunConfig
+
+MARK = "./"
+PATHS = (("dataset", "folder"), ("model", "base_model"), ("adapter", "init_from"), ("evaluation", "clip_model"))
+
+
+def project_of(config: RunConfig, root: Path) -> Path:
+    """The project of the run in `root`; its staging folder, which lies beside it, gives the same."""
+    return Path(os.path.normpath(root.absolute() / config.machine.project))
+
+
+def relative(config: RunConfig, root: Path) -> dict[tuple[str, str], Any]:
+    """The paths inside the project as run.toml has them."""
+    project = project_of(config, root)
+    found = {}
+    for at in PATHS:
+        path = Path(_value(config, at))
+        for folder in (project, project.resolve()):
+            if path.is_absolute() and path.is_relative_to(folder):
+                found[at] = MARK + path.relative_to(folder).as_posix()
+                break
+    return found
+
+
+def absolute(config: RunConfig, root: Path) -> dict[tuple[str, str], Any]:
+    """The way back. The folder of pictures with its links followed, as it is when it is first named."""
+    project = project_of(config, root)
+    found = {}
+    for at in PATHS:
+        value = _value(config, at)
+        if value.startswith(MARK):
+            path = Path(os.path.normpath(project / value))
+            found[at] = str(path.resolve() if at == ("dataset", "folder") else path)
+    return found
+
+
+def _value(config: RunConfig, at: tuple[str, str]) -> str:
+    return str(getattr(getattr(config, at[0]), at[1]))

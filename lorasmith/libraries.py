@@ -1,0 +1,134 @@
+"""A library that cannot be imported, as an error that names it, its last line, and what to type.
+
+The field's commonest failure is a library beside this program that was built for another torch. Diffusers and
+transformers import what they find, and pass on what that raises: as an ImportError, a RuntimeError, or anything else.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import PurePath
+
+from lorasmith.errors import InputError
+
+# What importing a library raises that is there and cannot be loaded, as issues of other trainers show.
+FAILURES = (
+    ImportError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    AttributeError,
+    ValueError,
+    LookupError,
+    NameError,
+    AssertionError,
+    SyntaxError,
+    SystemError,
+)
+PACKAGES = {
+    "PIL": "pillow",
+    "flash_attn": "flash-attn",
+    "google": "protobuf",
+    "huggingface_hub": "huggingface-hub",
+    "skimage": "scikit-image",
+    "tomli_w": "tomli-w",
+    "yaml": "pyyaml",
+}
+"""Where the name of a package is not that of its module."""
+
+UNNEEDED = frozenset(
+    {
+        "apex", "deepspeed", "flash_attn", "flash_attn_interface", "flax", "jax", "jaxlib", "keras", "kernels", "onnx",
+        "onnxruntime", "optimum", "peft", "sageattention", "tensorflow", "torchao", "torchaudio", "torchvision",
+        "triton", "xformers",
+    }
+)  # fmt: skip
+"""Libraries this program does without: taking one away that cannot be loaded is the shortest way on."""
+
+_FRAMEWORKS = frozenset({"torch", "transformers", "diffusers", "accelerate", "numpy"})  # they import the others
+_NO_MEMORY = re.compile(r"can't allocate memory|out of memory|paging file is too small|Cannot allocate memory")
+_MOST_SHOWN = 200  # letters of a reason
+
+
+@contextmanager
+def importing_library() -> Iterator[None]:
+    """Turns the failure of an import inside into an error that a person can act on.
+
+    Raises:
+        InputError: `dependency_missing`, `library_broken`; both with `module`, `reason` and `command`.
+        MemoryError: there was too little memory.
+    """
+    try:
+        yield
+    except FAILURES as error:
+        root = _root(error)
+        if is_memory_error(root):
+            raise MemoryError(str(root)) from error
+        if isinstance(root, ImportError) and (root.name or "").split(".")[0] == "lorasmith":
+            raise
+        raise as_input_error(root) from error
+
+
+def is_memory_error(error: BaseException) -> bool:
+    """Whether it says that memory ran out, in the words of torch or of a system."""
+    if isinstance(error, OSError) and (error.errno == errno.ENOMEM or getattr(error, "winerror", None) == 1455):
+        return True
+    return isinstance(error, RuntimeError | OSError) and _NO_MEMORY.search(str(error)) is not None
+
+
+def _root(error: BaseException) -> BaseException:
+    """What a library's own error was made from."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def as_input_error(error: BaseException) -> InputError:
+    """`dependency_missing` or `library_broken`, by what an import raised."""
+    name = (error.name or "") if isinstance(error, ImportError) else ""
+    module = name.split(".")[0]
+    if isinstance(error, ModuleNotFoundError) and module and not _is_installed(module):
+        command = f"pip install {PACKAGES.get(module, module)}"
+        return InputError("dependency_missing", module=module, reason=_last_line(error), command=command)
+    if not (module and isinstance(error, ImportError) and "cannot import name" in str(error)):
+        module = _culprit(error) or module
+    package = PACKAGES.get(module, module)
+    how = "uninstall" if module in UNNEEDED else "install --force-reinstall"
+    return InputError(
+        "library_broken", module=module or "?", reason=_last_line(error), command=f"pip {how} {package}".strip()
+    )
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return sys.modules.get(module) is not None or find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _culprit(error: BaseException) -> str:
+    """The library in whose files it happened: the innermost that is not one of those which import all others."""
+    found = [_library_of(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
+    named = [library for library in found if library]
+    others = [library for library in named if library not in _FRAMEWORKS]
+    return (others or named or [""])[-1]
+
+
+def _library_of(file: str) -> str:
+    """ ".../site-packages/xformers/ops.py" -> "xformers"; "" for a file that belongs to no installed library."""
+    parts = PurePath(file).parts
+    for number, part in enumerate(parts[:-1]):
+        if part in ("site-packages", "dist-packages"):
+            return PurePath(parts[number + 1]).stem
+    return ""
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__)[:_MOST_SHOWN]

@@ -1,0 +1,80 @@
+"""Where the pictures, the base model and the folder of a run lie by now, and the lines that say so where that is
+elsewhere than at its last start: a project can have been copied or moved, whole or in part.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lorasmith.config import RunConfig
+from lorasmith.config.project_paths import project_of
+from lorasmith.events import Event, RunStarted
+from lorasmith.families.locate import is_there
+from lorasmith.run_folder import RunFolder
+
+_OPTIONS = {
+    ("dataset", "folder"): "data",
+    ("model", "base_model"): "base-model",
+    ("evaluation", "clip_model"): "clip-model",
+}
+
+Warnings = tuple[tuple[str, dict[str, Any]], ...]
+
+
+def found_again(run: RunFolder, config: RunConfig, events: Sequence[Event]) -> RunConfig:
+    """The settings a run keeps, with paths that lead nowhere any more replaced: by what was there at the last start, or
+    by what lies in the project under the same name."""
+    before = _settings_before(events)
+    project = project_of(config, run.root)
+    values = {}
+    for at in _OPTIONS:
+        path = Path(getattr(getattr(config, at[0]), at[1]))
+        if not path.is_absolute() or is_there(path):
+            continue
+        others = [Path(_text(before, at) or path), project / path.name, run.root.absolute().parent / path.name]
+        there = [other for other in others if is_there(other)]
+        if there:
+            values[at] = str(there[0].resolve() if at == ("dataset", "folder") else there[0])
+    return config.with_values(values)
+
+
+def lines_about_places(
+    run: RunFolder, config: RunConfig, events: Sequence[Event], *, asked: Mapping[tuple[str, str], Any]
+) -> Warnings:
+    """What lies elsewhere than at the last start, but for what the user has just named."""
+    started = [event for event in events if isinstance(event, RunStarted)]
+    if not started:
+        return ()
+    found: list[tuple[str, dict[str, Any]]] = []
+    root = str(run.root.absolute())
+    if started[-1].root and not _same(started[-1].root, root):
+        found.append(("run_elsewhere", {"before": started[-1].root, "now": root}))
+    for at, option in _OPTIONS.items():
+        was, now = _text(started[-1].settings, at), str(getattr(getattr(config, at[0]), at[1]))
+        if at not in asked and was and Path(was).is_absolute() and not _same(was, now):
+            found.append(("path_elsewhere", {"option": option, "before": was, "now": now}))
+    folder = Path(config.dataset.folder)
+    beside = project_of(config, run.root) / folder.name
+    is_old = not started[-1].root  # then nobody knows whether this is a copy
+    if is_old and ("dataset", "folder") not in asked and beside.is_dir() and not _same(str(beside), str(folder)):
+        found.append(("data_beside_unused", {"folder": str(folder), "beside": str(beside)}))
+    return tuple(found)
+
+
+def _same(one: str, other: str) -> bool:
+    return one == other or os.path.realpath(one) == os.path.realpath(other)
+
+
+def _settings_before(events: Sequence[Event]) -> Mapping[str, Any]:
+    started = [event for event in events if isinstance(event, RunStarted)]
+    return started[-1].settings if started else {}
+
+
+def _text(settings: Mapping[str, Any], at: tuple[str, str]) -> str:
+    """A path out of a ledger, which may be of another version."""
+    section = settings.get(at[0])
+    value = section.get(at[1]) if isinstance(section, dict) else None
+    return value if isinstance(value, str) else ""

@@ -1,0 +1,127 @@
+"""A library that is there and cannot be loaded: it is named, with its last line and what to type."""
+
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lorasmith.demo.miniature import make_model
+from lorasmith.errors import InputError
+from lorasmith.libraries import importing_library, is_memory_error
+
+DLL = "raise ImportError('DLL load failed while importing _C: The specified module could not be found.')"
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "site-packages"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+    return folder
+
+
+def library(site: Path, name: str, text: str) -> None:
+    (site / name).mkdir()
+    (site / name / "__init__.py").write_text(text)
+
+
+def refused(name: str) -> InputError:
+    with pytest.raises(InputError) as caught, importing_library():
+        __import__(name)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (DLL, "ImportError: DLL load failed while importing _C: The specified module could not be found."),
+        (
+            "raise RuntimeError('a\\n\\noperator torchvision::nms does not exist')",
+            "RuntimeError: operator torchvision::nms",
+        ),
+        ("raise OSError('libcudart.so.11.0: cannot open shared object file')", "OSError: libcudart.so.11.0"),
+        ("import numpy\nnumpy.nothing_there", "AttributeError: module 'numpy' has no attribute"),
+        ("1 +", "SyntaxError: invalid syntax"),
+    ],
+)
+def test_it_is_named_with_its_last_line(site: Path, text: str, reason: str) -> None:
+    library(site, "lsm_broken", text)
+    error = refused("lsm_broken")
+    assert (error.code, error.fields["reason"][: len(reason)]) == ("library_broken", reason)
+    if not text.endswith("+"):  # a file that is no Python has no frame of its own
+        assert error.fields["module"] == "lsm_broken"
+        assert error.fields["command"] == "pip install --force-reinstall lsm_broken"
+
+
+def test_one_that_is_not_needed_is_to_be_taken_away(site: Path) -> None:
+    library(site, "xformers", DLL)
+    assert refused("xformers").fields["command"] == "pip uninstall xformers"
+
+
+def test_the_error_below_a_library_s_own_counts(site: Path) -> None:
+    """As diffusers passes on what it met."""
+    library(site, "triton", DLL)
+    library(
+        site,
+        "lsm_outer",
+        "try:\n    import triton\nexcept ImportError as error:\n"
+        "    raise RuntimeError('Failed to import lsm_outer (look up to see its traceback)') from error",
+    )
+    error = refused("lsm_outer")
+    assert (error.fields["module"], error.fields["reason"][:28]) == ("triton", "ImportError: DLL load failed")
+
+
+def test_what_is_not_there_is_to_be_installed(site: Path) -> None:
+    error = refused("lsm_nowhere")
+    assert (error.code, error.fields["command"]) == ("dependency_missing", "pip install lsm_nowhere")
+    library(site, "lsm_half", "import lsm_half.ops")
+    error = refused("lsm_half")
+    assert (error.code, error.fields["module"]) == ("library_broken", "lsm_half")
+
+
+def test_a_name_that_another_library_no_longer_has(site: Path) -> None:
+    library(site, "lsm_old", "")
+    library(site, "lsm_new", "from lsm_old import cached_download")
+    error = refused("lsm_new")
+    assert (error.fields["module"], "cached_download" in error.fields["reason"]) == ("lsm_old", True)
+
+
+def test_too_little_memory_is_no_damage(site: Path) -> None:
+    library(site, "lsm_big", "raise OSError('The paging file is too small for this operation to complete')")
+    with pytest.raises(MemoryError), importing_library():
+        __import__("lsm_big")
+    assert is_memory_error(OSError(errno.ENOMEM, "no"))
+    assert is_memory_error(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"))
+    assert not is_memory_error(RuntimeError("Trying to create tensor with negative dimension"))
+
+
+def test_our_own_mistakes_are_not_hidden() -> None:
+    with pytest.raises(ImportError), importing_library():
+        __import__("lorasmith.nothing")
+    with pytest.raises(ZeroDivisionError), importing_library():
+        _ = 1 / 0
+
+
+def test_a_broken_xformers_beside_diffusers_is_named_and_not_the_model(tmp_path: Path) -> None:
+    """Diffusers imports it because its package says that it is there."""
+    site = tmp_path / "site-packages"
+    site.mkdir()
+    library(site, "xformers", DLL)
+    info = site / "xformers-0.0.30.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: xformers\nVersion: 0.0.30\n")
+    model = make_model(tmp_path / "model")
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import torch\nfrom pathlib import Path\nfrom lorasmith.errors import InputError\n"
+        "from lorasmith.families import load_family\nfrom lorasmith.families.recognize import recognize\n"
+        "try: load_family(recognize(Path(sys.argv[2]))).load_models(trained=[], precision=torch.float32,"
+        " where=torch.device('cpu'))\n"
+        "except InputError as error: print(error.code, error.fields['module'], error.fields['command'], sep='|')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(site), str(model)], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split("\n")[-2:] == ["library_broken|xformers|pip uninstall xformers", ""], done.stderr
