@@ -55,7 +55,8 @@ def make_model(
     """Writes a diffusers folder and returns it. The weights are a function of (size, seed) alone.
 
     "nano": 2 levels of one layer each, 64 px; "miniature": 3 levels, 64 px; both with a vocabulary of some hundred
-    tokens. "narrow": every layer of the real model, 128 px, CLIP's vocabulary; "sd15": the real architecture, 512 px, 859.5 M parameters in the UNet (4.3 GB in float32).
+    tokens. "narrow": every layer of the real model, 128 px, CLIP's vocabulary; "sd15": the real architecture, 512 px,
+    859.5 M parameters in the UNet (4.3 GB in float32).
     """
     layout = LAYOUTS[size]
     files = clip_tokenizer_files() if layout.has_clip_vocabulary else own_vocabulary()
