@@ -54,8 +54,9 @@ def make_model(
 ) -> Path:
     """Writes a diffusers folder and returns it. The weights are a function of (size, seed) alone.
 
-    "miniature": 3 levels, 64 px, a vocabulary of some hundred tokens; "narrow": every layer of the real model, 128 px,
-    CLIP's vocabulary; "sd15": the real architecture, 512 px, 859.5 M parameters in the UNet (4.3 GB in float32).
+    "nano": 2 levels of one layer each, 64 px; "miniature": 3 levels, 64 px; both with a vocabulary of some hundred
+    tokens. "narrow": every layer of the real model, 128 px, CLIP's vocabulary; "sd15": the real architecture, 512 px,
+    859.5 M parameters in the UNet (4.3 GB in float32).
     """
     layout = LAYOUTS[size]
     files = clip_tokenizer_files() if layout.has_clip_vocabulary else own_vocabulary()

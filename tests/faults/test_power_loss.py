@@ -31,6 +31,7 @@ from tests.faults.power_loss import Laid, Moment, Tree, moments
 from tests.faults.watched_files import Change, Record, watched
 from tests.runs.workshop import Values, Workshop, digest, load, stage
 
+pytestmark = pytest.mark.timeout(900)  # thousands of disks, perhaps on a busy machine
 SEED = 1
 FEW = 4  # orders of one moment: all of what was pending is lost, or none, or some
 MOST = 1_000_000  # orders of one moment: there is none with so many
