@@ -18,8 +18,8 @@ from lorasmith.run_folder import refusals_named, write_atomically
 from lorasmith.saved_states import DAMAGED, damage_in, newest_good, set_aside
 from lorasmith.training.checkpoint import step_back
 from lorasmith.training.loaded import Loaded, plan_of, run_started
-from lorasmith.training.loop import Recorder
 from lorasmith.training.recall import recall
+from lorasmith.training.recorder import Recorder
 
 
 def begin(loaded: Loaded) -> Recorder:

@@ -16,7 +16,7 @@ from lorasmith.training.checkpoint import StateFacts
 from lorasmith.training.evaluation import Evaluator
 from lorasmith.training.examples import RunBatches, Told
 from lorasmith.training.exports import Exporter
-from lorasmith.training.loop import Plan
+from lorasmith.training.recorder import Plan
 from lorasmith.training.state import TrainState
 from lorasmith.training.step import Parts
 

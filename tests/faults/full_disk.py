@@ -14,7 +14,7 @@ import pytest
 
 from lorasmith.training import begin as begin_module
 from lorasmith.training.loaded import Loaded
-from lorasmith.training.loop import Recorder
+from lorasmith.training.recorder import Recorder
 from lorasmith.training.room import Room
 from tests.faults.watched_files import Record, watched
 from tests.runs.workshop import Workshop

@@ -25,7 +25,7 @@ from lorasmith.runtime.starting import standing
 from lorasmith.saved_states import MANIFEST, OWN_FILES, SavedState, has_sha256, newest_good, write_manifest_bytes
 from lorasmith.training.best import BestKeeper, best_of
 from lorasmith.training.checkpoint import load_state
-from lorasmith.training.loop import Recorder
+from lorasmith.training.recorder import Recorder
 from tests.faults.looked_at import EVALUATED, know_losses
 from tests.faults.power_loss import Laid, Moment, Tree, moments
 from tests.faults.watched_files import Change, Record, watched

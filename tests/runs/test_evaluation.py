@@ -22,7 +22,7 @@ from lorasmith.events import (
 from lorasmith.ledger import read_events, steps
 from lorasmith.training import evaluation, samples
 from lorasmith.training.evaluation import Evaluator
-from lorasmith.training.loop import Recorder
+from lorasmith.training.recorder import Recorder
 from tests.families.tiny import tiny_clip
 from tests.runs.workshop import Outcome, Workshop, tree
 

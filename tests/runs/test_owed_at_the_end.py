@@ -14,7 +14,7 @@ from lorasmith.errors import ConfigError, ExitCode
 from lorasmith.events import AdapterExported, BestChosen, Evaluated, StepCompleted, WorkerRestarted
 from lorasmith.runtime.starting import continued_run
 from lorasmith.training import loop
-from lorasmith.training.loop import Recorder
+from lorasmith.training.recorder import Recorder
 from tests.faults.forked import in_child
 from tests.faults.looked_at import EVALUATED, check_best, know_losses, told
 from tests.runs.workshop import Outcome, Values, Workshop, tree

@@ -30,7 +30,7 @@ from lorasmith.saved_states import find_states, newest_good
 from lorasmith.training import build
 from lorasmith.training.examples import Told
 from lorasmith.training.loaded import Loaded
-from lorasmith.training.loop import Recorder
+from lorasmith.training.recorder import Recorder
 
 Values = Mapping[tuple[str, str], Any]
 QUIET: Values = {("cadence", "save_minutes"): 0.0, ("cadence", "save_every"): 0, ("evaluation", "every"): 0}

@@ -17,7 +17,7 @@ from lorasmith.runtime import worker
 from lorasmith.runtime.processes import launch
 from lorasmith.training import begin as begin_module
 from lorasmith.training import build
-from lorasmith.training.loop import Recorder
+from lorasmith.training.recorder import Recorder
 from tests.runs.workshop import Workshop, stage, tree
 
 

@@ -13,7 +13,7 @@ from lorasmith.events import CheckpointSaved, RunStarted, StepCompleted
 from lorasmith.ledger import read_events
 from lorasmith.saved_states import find_states, set_aside
 from lorasmith.training import build
-from lorasmith.training.loop import Recorder
+from lorasmith.training.recorder import Recorder
 from tests.runs.workshop import Workshop, load, stage, tree
 
 MakeWorkshop = Callable[[str], Workshop]
@@ -188,7 +188,7 @@ def test_the_same_pictures_elsewhere_are_the_same_data(workshop: Workshop) -> No
 def test_other_software_is_told(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     workshop.new(1)
     really = build.fingerprint
-    monkeypatch.setattr(build, "fingerprint", lambda device, precision: {**really(device, precision), "torch": "9.9"})
+    monkeypatch.setattr(build, "fingerprint", lambda *given: {**really(*given), "torch": "9.9"})
     outcome = workshop.go_on(1)
     (warned,) = outcome.warned
     assert (warned.code, warned.attempt) == ("fingerprint_changed", 2)

@@ -9,7 +9,7 @@ from lorasmith.events import AdapterExported, CheckpointSaved, Event, RunStarted
 from lorasmith.ledger import Ledger
 from lorasmith.training import loop
 from lorasmith.training.device import Device
-from lorasmith.training.loop import Recorder
+from lorasmith.training.recorder import Recorder
 from tests.runs.workshop import Workshop
 
 EVERY_TWO: dict[tuple[str, str], Any] = {("cadence", "save_every"): 2}

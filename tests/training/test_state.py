@@ -13,7 +13,7 @@ from lorasmith.training.state import Origin, TrainState
 
 
 def made(scaler: LossScaler | None = None) -> TrainState:
-    attachment = Attachment("one", "denoiser", nn.Sequential(nn.Linear(4, 3)), "0")
+    attachment = Attachment("one", "denoiser", nn.Sequential(nn.Linear(8, 16)), "0")
     adapter = Lora.attach([attachment], rank=2, alpha=2.0, dropout=0.0, seed=1)
     return TrainState(
         0, adapter, build_optimizer("adamw", adapter, base_lrs={"denoiser": 1.0}, options={}), scaler, Origin(0, 1)

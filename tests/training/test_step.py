@@ -62,7 +62,7 @@ def made(
     torch.manual_seed(1)
     denoiser = nn.Sequential(nn.Linear(4, 4))
     denoiser.requires_grad_(False)
-    adapter = Lora.attach([Attachment("one", "denoiser", denoiser, "0")], rank=2, alpha=2.0, dropout=0.0, seed=1)
+    adapter = Lora.attach([Attachment("one", "denoiser", denoiser, "0")], rank=4, alpha=4.0, dropout=0.0, seed=1)
     with torch.no_grad():
         adapter.flat.add_(0.1)  # a pair that is zero has no gradient in its first half
     built = build_optimizer(optimizer, adapter, base_lrs={"denoiser": LR}, options={})
