@@ -100,7 +100,7 @@ def test_while_the_folder_is_being_looked_at(own: Workshop, monkeypatch: pytest.
     """Listed, and gone when it is opened; a caption too."""
     first, second = pictures(own)[:2]
     second.with_suffix(".txt").write_text("words")
-    real = folder._pictures
+    real = folder._candidates
 
     def listed(*given: Any) -> Any:
         found = list(real(*given))
@@ -109,7 +109,7 @@ def test_while_the_folder_is_being_looked_at(own: Workshop, monkeypatch: pytest.
             second.with_suffix(".txt").unlink()
         return found
 
-    monkeypatch.setattr(folder, "_pictures", listed)
+    monkeypatch.setattr(folder, "_candidates", listed)
     before = {name for name in tree(own.folder) if not name.startswith("lora_train_set")}
     with pytest.raises(folder.DatasetError) as caught:
         own.start_new(2)

@@ -18,7 +18,8 @@ REASONS = {
     "training/begin.py": "the names of backups",
     "training/build.py": "what the export says of when training began",
     "training/exports.py": "what the export says of when training ended",
-    "training/loop.py": "the names of states and backups",
+    "training/loop.py": "the names of backups",
+    "training/recorder.py": "the names of states",
     "ui/last_run.py": "how old what is shown is",
     "ui/logs.py": "how old what is shown is",
 }

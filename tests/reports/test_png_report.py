@@ -58,10 +58,10 @@ def test_what_could_not_be_measured_is_said_in_its_panel(
 
 def test_chinese_is_written_where_a_font_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "chinese_fonts", lambda: ["No Such Font", "DejaVu Sans"])
-    assert module._font("zh-TW") == "DejaVu Sans"
+    assert module.font_for("zh-TW") == "DejaVu Sans"
     monkeypatch.setattr(module, "chinese_fonts", lambda: ["No Such Font"])
-    assert module._font("zh-TW") is None
-    assert module._font("en") == ""
+    assert module.font_for("zh-TW") is None
+    assert module.font_for("en") == ""
     monkeypatch.undo()
     assert "Microsoft JhengHei" in module.chinese_fonts()
 

@@ -154,7 +154,7 @@ def test_a_clip_that_is_none_ends_nothing(workshop: Workshop) -> None:
 
 
 def test_the_time_of_looking_is_no_step_s(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lorasmith.training import loop
+    from lorasmith.training import loop, recorder
 
     clock = [0.0]
     step, evaluate = loop.train_step, Evaluator.evaluate
@@ -169,7 +169,8 @@ def test_the_time_of_looking_is_no_step_s(workshop: Workshop, monkeypatch: pytes
 
     monkeypatch.setattr(loop, "train_step", train_step)
     monkeypatch.setattr(Evaluator, "evaluate", looking)
-    monkeypatch.setattr(loop, "monotonic", lambda: clock[0])
+    for module in (loop, recorder):
+        monkeypatch.setattr(module, "monotonic", lambda: clock[0])
     outcome = workshop.new(5, EVERY_TWO)
     assert [event.seconds for event in outcome.of(StepCompleted)] == [2.0] * 5
 
@@ -339,7 +340,7 @@ def test_a_held_out_picture_that_is_gone_is_said_and_the_loss_is_measured_on_tho
     assert first.validation and second.validation
     assert (first.validation["examples"], second.validation["examples"]) == (2, 1)
     assert second.validation["is_held_out"] and first.validation["pictures"] != second.validation["pictures"]
-    assert workshop.go_on(2).of(Warned) == []  # said once
+    assert workshop.go_on(2).warned == []  # said once
 
     Image.new("RGB", (64, 64)).save(held_out[1])  # changed: it counts as new
     outcome = workshop.go_on(2)

@@ -13,7 +13,7 @@ from lorasmith.config import Request
 from lorasmith.errors import ConfigError, ExitCode
 from lorasmith.events import AdapterExported, BestChosen, Evaluated, StepCompleted, WorkerRestarted
 from lorasmith.runtime.starting import continued_run
-from lorasmith.training import loop
+from lorasmith.training import recorder
 from lorasmith.training.recorder import Recorder
 from tests.faults.forked import in_child
 from tests.faults.looked_at import EVALUATED, check_best, know_losses, told
@@ -118,14 +118,14 @@ def test_a_step_whose_state_was_saved_gets_its_file_too(
 def test_a_file_whose_line_was_lost_is_told(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is not told cannot be the best."""
     know_losses(monkeypatch, {2: 0.4, 3: 0.5})
-    deaths, made = iter([True]), loop.AdapterExported
+    deaths, made = iter([True]), recorder.AdapterExported
 
     def line(**fields: Any) -> AdapterExported:
         if next(deaths, False):
             raise RuntimeError("as if killed")
         return made(**fields)
 
-    monkeypatch.setattr(loop, "AdapterExported", line)
+    monkeypatch.setattr(recorder, "AdapterExported", line)
     outcome = workshop.new(3, LOOKED_AT)
     assert len(outcome.of(WorkerRestarted)) == 1
     assert [event.step for event in outcome.of(AdapterExported)] == [2, 3]

@@ -106,7 +106,8 @@ def test_a_damaged_state_is_set_aside_and_the_next_one_used(make_workshop: MakeW
     assert (moved.code, moved.fields["step"]) == ("stepped_back", 2)
     assert [path.name for path in Path(moved.fields["backup"]).iterdir()] == ["last-step00000004.safetensors"]
     assert (hurt.run.root / warned.fields["aside"] / "adapter.safetensors").read_bytes() == b"x"
-    assert not damaged.exists()
+    # Its name is free, and may be that of a state saved within the same second.
+    assert not damaged.exists() or (damaged / "adapter.safetensors").read_bytes() != b"x"
     (started,) = outcome.of(RunStarted)
     assert (started.resumed_from, started.stop_at) == (2, 6)
     assert [event.step for event in outcome.of(StepCompleted)] == [3, 4, 5, 6]

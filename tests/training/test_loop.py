@@ -7,7 +7,7 @@ import pytest
 from lorasmith.errors import ExitCode
 from lorasmith.events import AdapterExported, CheckpointSaved, Event, RunStarted, RunStopped, StepCompleted
 from lorasmith.ledger import Ledger
-from lorasmith.training import loop
+from lorasmith.training import loop, recorder
 from lorasmith.training.device import Device
 from lorasmith.training.recorder import Recorder
 from tests.runs.workshop import Workshop
@@ -69,7 +69,7 @@ def test_a_late_reader_runs_one_step_ahead(workshop: Workshop, monkeypatch: pyte
 def test_steps_are_on_the_disk_before_their_state(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     """A power cut may not leave a state whose steps the ledger does not have."""
     seen: list[str] = []
-    append, sync, save_state = Ledger.append, Ledger.sync, loop.save_state
+    append, sync, save_state = Ledger.append, Ledger.sync, recorder.save_state
 
     def appended(self: Ledger, event: Event) -> None:
         seen.append(type(event).__name__)
@@ -85,7 +85,7 @@ def test_steps_are_on_the_disk_before_their_state(workshop: Workshop, monkeypatc
 
     monkeypatch.setattr(Ledger, "append", appended)
     monkeypatch.setattr(Ledger, "sync", synced)
-    monkeypatch.setattr(loop, "save_state", saving)
+    monkeypatch.setattr(recorder, "save_state", saving)
     workshop.new(2)
     begun = seen[seen.index("RunStarted") :]
     assert begun[:6] == ["RunStarted", "sync", "sync", "save_state", "CheckpointSaved", "sync"]
@@ -124,7 +124,8 @@ def test_minutes_count_from_the_newest_state(workshop: Workshop, monkeypatch: py
         done(self, parts, result)
 
     monkeypatch.setattr(Recorder, "step_done", step_done)
-    monkeypatch.setattr(loop, "monotonic", lambda: clock[0])
+    for module in (loop, recorder):
+        monkeypatch.setattr(module, "monotonic", lambda: clock[0])
     monkeypatch.setattr("lorasmith.training.begin.monotonic", lambda: clock[0])
     outcome = workshop.new(6, {("cadence", "save_minutes"): 1.0, ("cadence", "keep_states"): 9})
     # 25 s a step: the look before step 3 is written down finds 50 s, the one before step 4 75 s.
@@ -135,7 +136,7 @@ def test_minutes_count_from_the_newest_state(workshop: Workshop, monkeypatch: py
 def test_seconds_are_those_of_the_step(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     """Loading, saving and exporting have their own time."""
     clock = [0.0]
-    step, save = loop.train_step, loop.save_state
+    step, save = loop.train_step, recorder.save_state
 
     def train_step(state: Any, parts: Any, **how: Any) -> Any:
         clock[0] += 2.0
@@ -146,8 +147,9 @@ def test_seconds_are_those_of_the_step(workshop: Workshop, monkeypatch: pytest.M
         return save(*arguments, **named)
 
     monkeypatch.setattr(loop, "train_step", train_step)
-    monkeypatch.setattr(loop, "save_state", saving)
-    monkeypatch.setattr(loop, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(recorder, "save_state", saving)
+    for module in (loop, recorder):
+        monkeypatch.setattr(module, "monotonic", lambda: clock[0])
     outcome = workshop.new(4, EVERY_TWO)
     assert [event.seconds for event in outcome.of(StepCompleted)] == [2.0] * 4
     assert [event.seconds for event in outcome.of(CheckpointSaved)] == [1000.0] * 3
