@@ -4,33 +4,30 @@ A process has other addresses, another hash seed, another environment and other 
 thread, and were green on processors on which two threads gave other bytes in every process.
 """
 
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
 
-from lorasmith.ledger import read_events, steps
+from tests.runs.fresh import train, train_killed_at
 from tests.runs.workshop import Workshop
 
 pytestmark = [pytest.mark.ci, pytest.mark.timeout(900)]
 
 MakeWorkshop = Callable[[str], Workshop]
-PROJECT = Path(__file__).parents[2]
 SHIM = Path(__file__).with_name("shifted.c")
-SMALL = ("--steps", "6", "--rank", "3", "--evaluate-every", "0")
+SMALL = ("--rank", "3", "--evaluate-every", "0")
+SIX = ("--steps", "6")
 # Sums over many rows, two sizes of pictures, dropout and both models.
 TEXT = ("--train-text-encoder", "--batch-size", "2", "--accumulate", "2", "--dropout", "0.1")
 ROWS = {
-    "fp32": ("--precision", "fp32", "--batch-size", "1"),
-    "fp32-text-encoder": ("--precision", "fp32", *TEXT),
-    "bf16-text-encoder": ("--precision", "bf16", *TEXT),
+    "fp32": ("--precision", "fp32", "--batch-size", "1", *SMALL),
+    "fp32-text-encoder": ("--precision", "fp32", *TEXT, *SMALL),
+    "bf16-text-encoder": ("--precision", "bf16", *TEXT, *SMALL),
 }
 
 
@@ -51,23 +48,6 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return library
 
 
-def train(workshop: Workshop, *arguments: str, threads: int = 2, around: Mapping[str, str] | None = None) -> None:
-    """Trains as a person does, in a process of its own."""
-    command, environment = _command(workshop, *arguments), _environment(threads, around or {})
-    done = subprocess.run(command, cwd=workshop.folder, env=environment, capture_output=True, timeout=600)
-    assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
-
-
-def _command(workshop: Workshop, *arguments: str) -> list[str]:
-    model = ["--base-model", str(workshop.base_model), *SMALL] if "--new" in arguments else []
-    return [sys.executable, str(PROJECT / "train_lora.py"), *model, *arguments]
-
-
-def _environment(threads: int, around: Mapping[str, str]) -> dict[str, str]:
-    inherited = {name: value for name, value in os.environ.items() if name != "MKL_CBWR"}
-    return {**inherited, "OMP_NUM_THREADS": str(threads), **around}
-
-
 @contextmanager
 def busy_neighbour() -> Iterator[None]:
     """A program that wants a whole core."""
@@ -80,46 +60,33 @@ def busy_neighbour() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_what_is_around_a_run_changes_no_bit(make_workshop: MakeWorkshop, row: str) -> None:
-    options = ROWS[row]
-    surroundings = {
+def test_what_is_around_a_run_changes_no_bit(make_workshop: MakeWorkshop, shim: Path, row: str) -> None:
+    """Hash seed, environment, heap; where each tensor lies, which means something on every processor; a neighbour."""
+    surroundings: dict[str, dict[str, str]] = {
         "plain": {},
-        "hashes": {"PYTHONHASHSEED": "4711", "LARGE": "x" * 100_000},
-        "heap": {"PYTHONMALLOC": "malloc", "MALLOC_ARENA_MAX": "1", "PYTHONHASHSEED": "1"},
+        "other": {"PYTHONHASHSEED": "4711", "LARGE": "x" * 100_000, "PYTHONMALLOC": "malloc", "MALLOC_ARENA_MAX": "1"},
+        "elsewhere": {"LD_PRELOAD": str(shim), "SHIFT_SEED": "1"},
+        "elsewhere again": {"LD_PRELOAD": str(shim), "SHIFT_SEED": "2"},
+        "busy": {},
     }
     found = {}
     for name, around in surroundings.items():
         workshop = make_workshop(name)
-        train(workshop, "--new", *options, around=around)
+        with busy_neighbour() if name == "busy" else nullcontext():
+            train(workshop, "--new", *SIX, *ROWS[row], around=around)
         found[name] = (workshop.losses(), workshop.digest())
-    assert found["hashes"] == found["plain"]
-    assert found["heap"] == found["plain"]
+    assert {name for name, bits in found.items() if bits != found["plain"]} == set()
 
 
-@pytest.mark.parametrize("row", ROWS)
-def test_where_memory_lies_changes_no_bit(make_workshop: MakeWorkshop, shim: Path, row: str) -> None:
-    """Means something on every processor: each tensor of a run lies elsewhere than in the other run."""
-    options = ROWS[row]
-    found = []
-    for seed in ("1", "2"):
-        workshop = make_workshop(seed)
-        train(workshop, "--new", *options, around={"LD_PRELOAD": str(shim), "SHIFT_SEED": seed})
-        found.append((workshop.losses(), workshop.digest()))
-    assert found[0] == found[1]
-
-
-@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
-@pytest.mark.parametrize("threads", [2, 3])
-def test_a_busy_neighbour_changes_no_bit(make_workshop: MakeWorkshop, threads: int) -> None:
+def test_more_threads_than_cores_repeat_too(make_workshop: MakeWorkshop) -> None:
     alone, crowded = make_workshop("alone"), make_workshop("crowded")
-    train(alone, "--new", *ROWS["fp32-text-encoder"], threads=threads)
+    train(alone, "--new", *SIX, *ROWS["fp32-text-encoder"], threads=3)
     with busy_neighbour():
-        train(crowded, "--new", *ROWS["fp32-text-encoder"], threads=threads)
+        train(crowded, "--new", *SIX, *ROWS["fp32-text-encoder"], threads=3)
     assert crowded.digest() == alone.digest()
 
 
-@pytest.mark.parametrize("row", ["fp32", "bf16-text-encoder"])
-def test_a_cache_filled_anew_holds_the_same_bits(make_workshop: MakeWorkshop, row: str) -> None:
+def test_a_cache_filled_anew_holds_the_same_bits(make_workshop: MakeWorkshop) -> None:
     """The encoders repeat too: what another process cached is what this one would."""
     found = []
     for name in ("first", "second"):
@@ -129,7 +96,7 @@ def test_a_cache_filled_anew_holds_the_same_bits(make_workshop: MakeWorkshop, ro
         cache.unlink()  # both are links, and the cache that all tests share lies beside the real pictures
         pictures.unlink()
         shutil.copytree(shared, pictures)
-        train(workshop, "--new", *ROWS[row])
+        train(workshop, "--new", *SIX, *ROWS["fp32"])
         files = {path.relative_to(cache): path.read_bytes() for path in cache.rglob("*") if path.is_file()}
         found.append((files, workshop.digest()))
     assert found[0][0] and found[0] == found[1]
@@ -146,21 +113,6 @@ def test_stopped_and_killed_runs_end_with_the_bytes_of_one_that_never_stopped(
     train(pieces, "--continue", "--steps", "1")
     train(pieces, "--continue", "--steps", "6")
     assert pieces.digest() == straight.digest()
-    _train_killed_at(killed, 4, "--new", "--steps", "12", "--save-every", "3", *options)
+    train_killed_at(killed, 4, "--new", "--steps", "12", "--save-every", "3", *options)
     train(killed, "--continue")
     assert killed.digest() == straight.digest()
-
-
-def _train_killed_at(workshop: Workshop, step: int, *arguments: str) -> None:
-    """Kills supervisor and worker once that step is recorded."""
-    command, environment = _command(workshop, *arguments), _environment(2, {})
-    supervisor = subprocess.Popen(
-        command, cwd=workshop.folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    give_up_at = time.monotonic() + 300
-    while not steps(read_events(workshop.run.ledger))[step - 1 :]:
-        assert supervisor.poll() is None and time.monotonic() < give_up_at
-        time.sleep(0.01)
-    supervisor.send_signal(signal.SIGKILL)
-    supervisor.wait()
-    # The worker sees it at its next step boundary, and saves there: the next start meets both.
