@@ -12,6 +12,7 @@ from lorasmith.config import RunConfig
 from lorasmith.config.sections import OPTIMIZER_NAMES
 from lorasmith.data.files import shown
 from lorasmith.data.order import Order
+from lorasmith.data.seen import decoded
 from lorasmith.data.types import Example
 from lorasmith.errors import ConfigError, ModelError
 from lorasmith.families.headers import file_kind
@@ -76,8 +77,8 @@ def base_weights(config: RunConfig, here: Path) -> BaseWeights:
     return recognize(locate(config.model.base_model, near=here), asked=config.model.prediction)
 
 
-def scan_for(config: RunConfig, weights: BaseWeights, *, check_pixels: bool) -> Scan:
-    """The pictures of this config, cut for these weights."""
+def scan_for(config: RunConfig, weights: BaseWeights, *, check_pixels: bool, seen: bytes = b"") -> Scan:
+    """The pictures of this config, cut for these weights; `seen` is what `data.seen` kept of a scan before."""
     from lorasmith.data.folder import scan  # PIL, which those who are refused before need not wait for
 
     assert config.dataset.resolution is not None, "resolved when the run was made"
@@ -88,6 +89,7 @@ def scan_for(config: RunConfig, weights: BaseWeights, *, check_pixels: bool) -> 
         trigger_word=config.dataset.trigger_word,
         skip_bad=config.dataset.skip_bad_pictures,
         check_pixels=check_pixels,
+        seen=decoded(seen) if seen else {},
     )
 
 

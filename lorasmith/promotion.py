@@ -32,7 +32,7 @@ from lorasmith.run_folder import (
 PLAN = "promotion.json"
 CARRIED_OUT = "promotion.done.json"  # what the plan is called from then on: a rename needs no room on the disk
 # What lies in a staging folder for the time of loading only.
-PASSING = ("early.jsonl", "heartbeat", "stop.request")
+PASSING = ("early.jsonl", "heartbeat", "pictures.json", "stop.request")
 
 
 Moves = list[tuple[Path, Path]]

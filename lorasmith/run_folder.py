@@ -94,6 +94,11 @@ class RunFolder:
         return self.staging / "early.jsonl"
 
     @property
+    def staged_pictures(self) -> Path:
+        """What was read of the pictures before the worker was started; gone when data have loaded."""
+        return self.staging / "pictures.json"
+
+    @property
     def backup(self) -> Path:
         return self.root.with_name(self.root.name + "_backup")
 

@@ -8,16 +8,19 @@ import json
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from lorasmith.data import buckets, captions, findings, images, names, plugins, unused
 from lorasmith.data.files import BadFileError, as_fields, shown
 from lorasmith.data.findings import Finding
+from lorasmith.data.seen import Seen, SeenFile, file_facts, unchanged
 from lorasmith.data.types import Example, Problem, Size
 from lorasmith.data.unused import Layout, Place
 from lorasmith.errors import DatasetError
 from lorasmith.file_names import is_text, limited_encoding
 
 MOST_REPEATS = 10_000
+NOTHING_SEEN: Seen = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,7 @@ class Scan:
     examples: tuple[Example, ...]  # sorted by path, the same on every machine
     problems: tuple[Problem, ...]  # of what was left out; without skip_bad there are none
     findings: tuple[Finding, ...]  # what is not used, or not as a person may expect
+    seen: Seen  # the files of the examples, for a scan that follows
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +44,20 @@ class _Candidate:
 
 
 def scan(
-    folder: Path, *, resolution: int, size_multiple: int, trigger_word: str, skip_bad: bool, check_pixels: bool
+    folder: Path,
+    *,
+    resolution: int,
+    size_multiple: int,
+    trigger_word: str,
+    skip_bad: bool,
+    check_pixels: bool,
+    seen: Seen = NOTHING_SEEN,
 ) -> Scan:
     """Every picture straight in `folder` (1 repeat) and in its `N_name` sub-folders (N repeats, class words `name`).
 
     Without `check_pixels` the headers are believed, which is enough when the same folder was checked a moment ago; with
-    `skip_bad` the pixels are checked always, as two scans must leave out the same pictures.
+    `skip_bad` the pixels are checked always, as two scans must leave out the same pictures. A file that an
+    earlier scan has `seen` is not read again where it has not changed.
 
     Raises:
         DatasetError: `dataset_missing`, `dataset_not_folder`, `dataset_unreadable`; `dataset_empty`, or
@@ -59,12 +71,13 @@ def scan(
 
     sizes = buckets.buckets(resolution, size_multiple)
     examples = []
+    read: dict[str, SeenFile] = {}
     has_more_lines: list[Path] = []
     is_empty: list[Path] = []
     for candidate in candidates:
         text, found = _caption(candidate)
         try:
-            size, sha256 = images.inspect(candidate.image, decode=check_pixels or skip_bad)
+            picture = _picture(candidate.image, seen, decode=check_pixels or skip_bad)
         except BadFileError as error:
             found.append(error.problem)
         if found:
@@ -74,7 +87,8 @@ def scan(
             has_more_lines.append(candidate.caption_file)
         if candidate.caption_file is not None and not text.caption:
             is_empty.append(candidate.caption_file)
-        examples.append(_example(candidate, captions.with_trigger(text.caption, trigger_word), size, sha256, sizes))
+        read[str(candidate.image)] = picture
+        examples.append(_example(candidate, captions.with_trigger(text.caption, trigger_word), picture, sizes))
 
     if problems and not (skip_bad and examples):
         listed = as_fields(problems)
@@ -86,7 +100,7 @@ def scan(
     noted += findings.finding("caption_more_lines", _relative(has_more_lines, folder))
     uncaptioned = frozenset(one.image for one in candidates if one.caption_file is None)
     noted += findings.of_examples(examples, folder, uncaptioned=uncaptioned)
-    return Scan(tuple(examples), tuple(problems), tuple(noted))
+    return Scan(tuple(examples), tuple(problems), tuple(noted), read)
 
 
 def repeats_in(folder: Path) -> tuple[int, ...]:
@@ -208,16 +222,26 @@ def _caption(candidate: _Candidate) -> tuple[captions.CaptionText, list[Problem]
         return words, [error.problem]
 
 
-def _example(candidate: _Candidate, caption: str, size: Size, sha256: str, sizes: tuple[Size, ...]) -> Example:
-    resized, bucket, crop = buckets.fit(size, sizes)
+def _picture(path: Path, seen: Seen, *, decode: bool) -> SeenFile:
+    """Raises BadFileError where the file is no picture that can be used."""
+    known = unchanged(path, seen)
+    if known is not None:
+        return known
+    facts = file_facts(path) or (0, 0)  # before it is read: a change in between is seen as one
+    size, sha256 = images.inspect(path, decode=decode)
+    return SeenFile(*facts, size, sha256)
+
+
+def _example(candidate: _Candidate, caption: str, picture: SeenFile, sizes: tuple[Size, ...]) -> Example:
+    resized, bucket, crop = buckets.fit(picture.size, sizes)
     return Example(
         image=candidate.image,
         caption=caption,
         repeats=candidate.place.repeats,
-        original=size,
+        original=picture.size,
         resized=resized,
         bucket=bucket,
         crop=crop,
-        image_sha256=sha256,
-        fingerprint=hashlib.sha256(json.dumps([sha256, caption]).encode()).hexdigest(),
+        image_sha256=picture.sha256,
+        fingerprint=hashlib.sha256(json.dumps([picture.sha256, caption]).encode()).hexdigest(),
     )

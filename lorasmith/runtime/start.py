@@ -22,6 +22,7 @@ class Start:
     first_step: int  # steps done before
     resume: Path | None = None  # the state to go on from
     warnings: tuple[tuple[str, dict[str, Any]], ...] = ()  # (code, fields)
+    seen: bytes = field(default=b"", compare=False)  # what was read of the pictures, as `data.seen` keeps it
     # The same wish, by how the run stands when it is called.
     replan: Callable[[], Start] | None = field(default=None, compare=False)
 

@@ -16,6 +16,7 @@ from lorasmith.config import RunConfig, load_run_toml, options
 from lorasmith.config.request import Request
 from lorasmith.data.names import extension_of, readable
 from lorasmith.data.order import split_held_out
+from lorasmith.data.seen import encoded
 from lorasmith.errors import ConfigError, ExitCode, ModelError, NoStateError, ResumeError
 from lorasmith.events import AdapterExported, BestChosen, CheckpointSaved, RunStarted, RunStopped
 from lorasmith.families.locate import expanded, is_there
@@ -86,7 +87,8 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
         raise ConfigError("steps_unnamed")
     stop_at = request.steps or steps_of_epochs(config, found, request.epochs or 0)
     warnings = (*taken, *notices(config, found, stop_at))
-    return Start(run, config, stop_at, is_new=True, first_step=0, warnings=warnings)
+    seen = encoded(found.seen)
+    return Start(run, config, stop_at, is_new=True, first_step=0, warnings=warnings, seen=seen)
 
 
 def _shaped_by_start(
@@ -162,6 +164,7 @@ def continued_run(run: RunFolder, values: Values, request: Request, *, from_stat
         is_new=False,
         first_step=state.step,
         resume=state.path,
+        seen=encoded(found.seen),
         warnings=(
             *lines_about_places(run, config, events, asked=values),
             *notices(config, found, stop_at),

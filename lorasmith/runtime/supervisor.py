@@ -373,6 +373,7 @@ class Supervisor:
         is_resolved = is_placed and self._run.config.exists()
         settings = self._run.config.read_bytes() if is_resolved else dump_run_toml(self._start.config, self._run.root)
         write_atomically(staged.config, settings)
+        write_atomically(self._run.staged_pictures, self._start.seen)
 
     def _arguments(self, number: int) -> list[str]:
         arguments = [str(self._run.root), "--attempt", str(number), "--stop-at", str(self._start.stop_at)]

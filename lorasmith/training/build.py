@@ -74,7 +74,7 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, tol
     start = start_from(config.adapter, family) if resume is None else {}
     with ThreadPoolExecutor(max_workers=1) as pool:  # hashing gigabytes leaves the interpreter free to load
         hashing = pool.submit(weights_sha256, family.weights)
-        trained, held_out = _examples(config, family, stop_at, told)
+        trained, held_out = _examples(config, family, stop_at, told, seen=_seen(run))
         chosen = _chosen(config, trained, held_out)
         cached, measured_on = _encoded(config, family, trained, chosen, precision=precision, device=device, told=told)
         told.beat("loading")
@@ -127,11 +127,16 @@ def _kept(config: RunConfig, before: RunConfig | None) -> set[str]:
     return {name for name, is_same in same.items() if is_same}
 
 
+def _seen(run: RunFolder) -> bytes:
+    """What the supervisor left of its scan; b"" where it left nothing."""
+    return run.staged_pictures.read_bytes() if run.staged_pictures.exists() else b""
+
+
 def _examples(
-    config: RunConfig, family: ModelFamily, stop_at: int, told: Told
+    config: RunConfig, family: ModelFamily, stop_at: int, told: Told, *, seen: bytes
 ) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
     """What is trained on and what is held out; what a person should know of the dataset becomes warnings."""
-    found = scan_for(config, family.weights, check_pixels=False)
+    found = scan_for(config, family.weights, check_pixels=False, seen=seen)
     for code, fields in [*notices(config, found, stop_at), *unseen_words(config, family, found.examples)]:
         told.warn(code, **fields)
     return split_examples(config, found)
