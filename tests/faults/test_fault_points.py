@@ -22,7 +22,7 @@ from lorasmith.errors import ExitCode
 from lorasmith.faults import POINTS, fault_point
 from lorasmith.run_folder import RunFolder
 from lorasmith.saved_states import MANIFEST, write_manifest_bytes
-from lorasmith.training import checkpoint, loop
+from lorasmith.training import checkpoint, recorder
 from lorasmith.training.checkpoint import StateFacts
 from lorasmith.training.state import TrainState
 from tests.faults import forked
@@ -171,7 +171,7 @@ def save_in_place(state: TrainState, run: RunFolder, facts: StateFacts, *, prefi
 
 @pytest.mark.ci
 def test_a_writer_in_place_would_be_found(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "save_state", save_in_place)
+    monkeypatch.setattr(recorder, "save_state", save_in_place)
     with pytest.raises(AssertionError):
         check_one(stages, "new", "state.file:8:kill")
 
