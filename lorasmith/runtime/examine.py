@@ -36,12 +36,12 @@ def _facts() -> dict[str, Any]:
         )
         for name, size in (("sd15", SD15_PARAMETERS), ("small", SMALL_PARAMETERS))
     }
-    precision = precisions["sd15"]["precision"]
-    self_check(device.torch_device, DTYPES["fp32"])  # whatever a library sets up when it is first used
+    checked = sorted({"fp32", *(found["precision"] for found in precisions.values())})
     began = time.perf_counter()
-    differing = self_check(device.torch_device, DTYPES[precision])
+    results = [self_check(device.torch_device, DTYPES[precision]) for precision in checked]
     seconds = time.perf_counter() - began
-    marks = fingerprint(device, precision, differing)
+    differing = None if None in results else tuple(dict.fromkeys(name for found in results for name in found or ()))
+    marks = fingerprint(device, checked[0], differing)
     return {
         "packages": {
             "python": platform.python_version(),
@@ -59,6 +59,7 @@ def _facts() -> dict[str, Any]:
         "precision": precisions,
         "self_check": marks["self_check"],
         "self_check_seconds": round(seconds, 3),
+        "self_check_precisions": checked,
         "memory_total": psutil.virtual_memory().total,
         "memory_free": psutil.virtual_memory().available,
         "device_memory": device.own_memory(),

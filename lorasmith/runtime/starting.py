@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lorasmith.config import RunConfig, load_run_toml, options
 from lorasmith.config.request import Request
@@ -31,9 +31,6 @@ from lorasmith.saved_states import SavedState, damage_listed, damage_of, find_st
 from lorasmith.training.lr_schedules import lr_factor_at
 
 LR_TOLERANCE = 0.01  # a smaller share is no jump
-
-if TYPE_CHECKING:
-    pass
 
 Values = Mapping[tuple[str, str], Any]
 Warnings = tuple[tuple[str, dict[str, Any]], ...]
@@ -136,7 +133,9 @@ def continued_run(run: RunFolder, values: Values, request: Request, *, from_stat
     kept = load_run_toml(run.config)
     events = read_events(run.ledger)
     before = found_again(run, kept, events)
-    config = before.with_values(_absolute(values, here))
+    # `auto` asks for nothing: what it has become is the run's own.
+    asked = {key: value for key, value in values.items() if not (key == ("model", "prediction") and value == "auto")}
+    config = before.with_values(_absolute(asked, here))
     _check_settings(config, request)
     _check_identity(before, config)
     if ("adapter", "init_from") in values:

@@ -86,6 +86,7 @@ class Supervisor:
         self._attempt: Attempt | None = None
         self._last_word: GivenUp | None = None
         self.exit_code = ExitCode.CRASHED
+        self.has_placed = False  # whether a worker has changed the run folder, though it may not have said so
 
     def events(self) -> Iterator[Event | None]:
         """Every event of this start as it happens; None about ten times a second when nothing did.
@@ -188,6 +189,7 @@ class Supervisor:
         while True:
             status = now.process.poll()
             is_staged = self._run.staging.exists()
+            self.has_placed |= not is_staged
             news = early.read(self._run.early_ledger) if is_staged else late.read(self._run.ledger)
             if is_staged:
                 heard += len(news)

@@ -12,7 +12,7 @@ from lorasmith.config import RunConfig, dump_run_toml
 from lorasmith.control import HeartbeatWriter, monotonic
 from lorasmith.events import Event, Warned
 from lorasmith.faults import fault_point
-from lorasmith.ledger import PatientLedger, read_events
+from lorasmith.ledger import PatientLedger, newest_trusted, read_events
 from lorasmith.promotion import Moves, moves_of, promote, remove_staging
 from lorasmith.run_folder import refusals_named, write_atomically
 from lorasmith.saved_states import DAMAGED, damage_in, newest_good, set_aside
@@ -85,7 +85,8 @@ def _stepped_back(loaded: Loaded, step: int) -> list[Event]:
     """Leaves nothing in the run folder that --continue could take for newer than `step`; what was done, as warnings."""
     run, attempt = loaded.run, loaded.attempt
     warnings: list[Event] = []
-    for folder in newest_good(run.root)[1]:
+    most = newest_trusted(read_events(run.ledger))
+    for folder in {*newest_good(run.root)[1], *newest_good(run.root, most=most)[1]}:
         set_aside(folder)
     # Told by what lies there: whoever renamed it may have died before he could say so.
     said = {event.fields.get("aside") for event in read_events(run.ledger) if isinstance(event, Warned)}

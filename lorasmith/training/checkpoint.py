@@ -163,7 +163,9 @@ def restore_state(
     if described["data_identity"] != data_identity:
         state.origin = Origin(step=state.step, epoch=described["epoch"] + 1)
     was = described["fingerprint"]
-    return {name: [was.get(name), now] for name, now in fingerprint.items() if was.get(name) != now}
+    # A version that did not record something had none of it, but what was not checked cannot have changed.
+    recorded = {name: now for name, now in fingerprint.items() if name in was or name != "self_check"}
+    return {name: [was.get(name, ""), now] for name, now in recorded.items() if was.get(name, "") != now}
 
 
 def step_back(run: RunFolder, step: int, *, now: datetime) -> Path | None:

@@ -9,8 +9,10 @@ from functools import partial
 from typing import Any
 
 from lorasmith.config import RunConfig, options
+from lorasmith.config.project_paths import PATHS
 from lorasmith.data.types import Example
 from lorasmith.events import Event, RunStarted
+from lorasmith.ledger import read_events
 from lorasmith.run_folder import RunFolder
 from lorasmith.training.checkpoint import StateFacts
 from lorasmith.training.evaluation import Evaluator
@@ -89,7 +91,7 @@ def run_started(loaded: Loaded) -> RunStarted:
         resumed_from=loaded.resumed_from,
         stop_at=loaded.stop_at,
         settings=loaded.config.model_dump(mode="json"),
-        changed=_changed(loaded.before, loaded.config),
+        changed=_changed(loaded),
         examples=[
             {
                 "path": str(one.image),
@@ -107,17 +109,22 @@ def run_started(loaded: Loaded) -> RunStarted:
     )
 
 
-def _changed(before: RunConfig | None, after: RunConfig) -> dict[str, list[Any]]:
-    """Settings that --continue changed, by option name."""
-    if before is None:
+def _changed(loaded: Loaded) -> dict[str, list[Any]]:
+    """Settings that are not those of the last start, by option name; a path only where run.toml named another one too:
+    a project may have been moved, and a start that was killed has left its settings there and no word of them."""
+    if loaded.before is None:
         return {}
-    old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
+    kept, new = loaded.before.model_dump(mode="json"), loaded.config.model_dump(mode="json")
+    starts = [one for one in read_events(loaded.run.ledger) if isinstance(one, RunStarted)]
+    old = starts[-1].settings if starts and starts[-1].settings else kept
     changed = {}
     for option in options().values():
         if option.section == "request":
             continue
-        was = old[option.section] if option.section else old
-        now = new[option.section] if option.section else new
-        if was[option.field_name] != now[option.field_name]:
-            changed[option.name] = [was[option.field_name], now[option.field_name]]
+        was, is_kept, now = (
+            (one.get(option.section, {}) if option.section else one).get(option.field_name) for one in (old, kept, new)
+        )
+        is_path = (option.section, option.field_name) in PATHS
+        if was is not None and was != now and not (is_path and is_kept == now):
+            changed[option.name] = [was, now]
     return changed

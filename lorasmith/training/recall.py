@@ -77,7 +77,8 @@ def _told_of_validation(loaded: Loaded, events: Sequence[Event], pictures: str) 
         return ()
     expected = len(loaded.config.dataset.held_out)
     fields = {"step": loaded.resumed_from or 0, "left": len({one.image_sha256 for one in loaded.held_out})}
-    code = "held_out_changed" if expected else "validation_pictures_changed"
+    code = "held_out_changed" if fields["left"] else "held_out_none_left"
+    code = code if expected else "validation_pictures_changed"
     return (Warned(attempt=loaded.attempt, time=time.time(), code=code, fields={**fields, "held_out": expected}),)
 
 

@@ -102,7 +102,10 @@ def _engine_rows(words: Words, facts: dict[str, Any]) -> list[tuple[str, str]]:
         "threads": words.say("doctor.threads_of", threads=facts["threads"], cores=facts["cores"]),
         **precisions,
         "check": words.say(
-            f"doctor.{check}", products=facts["self_check"], seconds=f"{facts['self_check_seconds']:.2f}"
+            f"doctor.{check}",
+            products=facts["self_check"],
+            precisions=", ".join(facts["self_check_precisions"]),
+            seconds=f"{facts['self_check_seconds']:.2f}",
         ),
         "mkl": facts["mkl_mode"] or "-",
         "packages": ", ".join(f"{name} {found}" for name, found in facts["packages"].items()),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import select
 import sys
 from collections import deque
+from contextlib import suppress
 from typing import TextIO
 
 PIECE = 1000  # characters; a pipe that has room at all has room for 4096 bytes
@@ -22,11 +24,13 @@ class Outlet:
         self._out = out
         self._kept: deque[str] = deque(maxlen=MOST_PIECES)
         self.encoding = getattr(out, "encoding", None) or "utf-8"
+        self._terminal = _own_handle(out)
+        self._rest = b""  # of a piece that the terminal took a part of
 
     @property
     def is_behind(self) -> bool:
         """Whether something waits to be taken."""
-        return bool(self._kept)
+        return bool(self._kept or self._rest)
 
     def isatty(self) -> bool:
         return self._out.isatty()
@@ -41,9 +45,23 @@ class Outlet:
         Raises:
             OSError: it is gone.
         """
+        if self._terminal is not None:
+            self._offer(self._terminal)
+            return
         while self._kept and self._takes():
             self._out.write(self._kept.popleft())
             self._out.flush()
+
+    def _offer(self, terminal: int) -> None:
+        """To a terminal, which may have room for a part of a piece only."""
+        self._out.flush()  # what others have printed comes first
+        while self.is_behind:
+            if not self._rest:
+                self._rest = self._kept.popleft().encode(self.encoding, getattr(self._out, "errors", None) or "strict")
+            try:
+                self._rest = self._rest[os.write(terminal, self._rest) :]
+            except BlockingIOError:
+                return
 
     def _takes(self) -> bool:
         if sys.platform == "win32":
@@ -56,3 +74,12 @@ class Outlet:
         asked = select.poll()
         asked.register(handle, select.POLLOUT)
         return bool(asked.poll(0))
+
+
+def _own_handle(out: TextIO) -> int | None:
+    """The terminal behind `out`, opened anew so that writing to it never waits: a terminal with room for a byte says
+    that it takes something. None where there is none."""
+    if sys.platform != "win32":
+        with suppress(OSError, AttributeError):
+            return os.open(os.ttyname(out.fileno()), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
+    return None

@@ -96,21 +96,23 @@ class Display:
         if type(event) in handlers:
             handlers[type(event)](event)
 
-    def finish(self, exit_code: ExitCode, newest_state: Path | None) -> None:
-        """How it ended, where everything is, what can be done next. Call after the screen was closed."""
+    def finish(self, exit_code: ExitCode, newest_state: Path | None, *, has_placed: bool = False) -> None:
+        """How it ended, where everything is, what can be done next. Call after the screen was closed. `has_placed`: the
+        run folder was changed, even where no event says so."""
         self._tell_noticed()
         if exit_code == ExitCode.FINISHED:
             self._finished()
             return
         if exit_code != ExitCode.STOPPED:
-            self._failed(exit_code)
+            self._failed(exit_code, has_placed=has_placed)
         elif self._begun:
             self._say("run.stopped", step=self._step, stop_at=self._stop_at)
         else:
             self._say("error.stopped_before_start.text")
         if exit_code in CAN_GO_ON and newest_state is not None:
             self._say("run.newest_state", path=self._path(str(newest_state)))
-            self._say("run.go_on", command=f"{self._command} --continue")
+            if exit_code != ExitCode.NON_FINITE:  # it would end in the same way: the error says what to change
+                self._say("run.go_on", command=f"{self._command} --continue")
 
     def reported(self, files: ReportFiles) -> None:
         """Where the reports are, and what of them could not be made."""
@@ -261,7 +263,7 @@ class Display:
         self._say("run.next_curves", command=curves, file=self._path(str(run.loss_log)))
         self._say("run.next_more", command=f"{self._command} --continue --steps 200")
 
-    def _failed(self, exit_code: ExitCode) -> None:
+    def _failed(self, exit_code: ExitCode, *, has_placed: bool) -> None:
         ending = self._ending
         if self._given_up is not None:
             code, fields = self._given_up.code, self._given_up.fields
@@ -283,7 +285,16 @@ class Display:
         elif is_our_fault:
             self._say("run.details", path=self._path(str(self._start.run.ledger)))
         if not self._begun:
+            self._before_the_first_step(has_placed=has_placed)
+
+    def _before_the_first_step(self, *, has_placed: bool) -> None:
+        """What a start that never came to its first step has left."""
+        if not has_placed:
             self._say("run.nothing_changed")
+        elif self._start.is_new:
+            self._say("run.old_one_moved", backup=self._path(str(self._start.run.backup)))
+        else:
+            self._say("run.settings_written")
 
     def _say(self, key: str, **fields: Any) -> None:
         self._screen.line(self._words.say(key, **fields))

@@ -28,6 +28,7 @@ class Supervised(Protocol):
     """What a supervisor gives to those who watch."""
 
     exit_code: ExitCode
+    has_placed: bool
 
     def events(self) -> Iterator[Event | None]:
         """What happens, None while nothing does; handles stop signals; ends with the run."""
@@ -52,7 +53,7 @@ def watch(
         _follow(supervisor, followed, display=display, screen=screen, start=start, words=words)
         # There is nothing left to stop: the report is made, and the exit status stands.
         with StopSignals(ENDINGS) as stops:
-            display.finish(supervisor.exit_code, supervisor.newest_state())
+            display.finish(supervisor.exit_code, supervisor.newest_state(), has_placed=supervisor.has_placed)
             if followed.has_begun or _has_failed(start, supervisor.exit_code):
                 _report(start, display, words)
             _say_the_rest((screen, errors), stops)

@@ -71,6 +71,8 @@ class FakeSupervisor:
     pause: float = 0.0
     exit_code: ExitCode = ExitCode.CRASHED
 
+    has_placed = False
+
     def newest_state(self) -> Path | None:
         return self.start.run.root / "state_x" if self.start.run.root.exists() else None
 

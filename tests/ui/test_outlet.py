@@ -4,7 +4,9 @@ runs.)"""
 import io
 import os
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TextIO
 
 import pytest
@@ -77,3 +79,35 @@ def test_a_stream_in_memory_takes_everything() -> None:
     assert (out.getvalue(), outlet.is_behind) == ("", True)
     outlet.flush()
     assert (out.getvalue(), outlet.is_behind) == ("a" * 5000, False)
+
+
+@pytest.mark.parametrize("screen_of", [LiveScreen, PlainScreen])
+@pytest.mark.parametrize("line", ["x" * 47, "字" * 90, "x" * 333])
+def test_a_terminal_that_nobody_reads_holds_nobody_up(screen_of: type[PlainScreen | LiveScreen], line: str) -> None:
+    """It says that it takes something while it has room for a byte of it."""
+    import pty
+
+    reader, terminal = pty.openpty()
+    with open(terminal, "w", encoding="utf-8") as out:
+        screen = screen_of(out)
+        done = threading.Event()
+
+        def write() -> None:
+            for _ in range(900):
+                screen.line(line)
+            done.set()
+
+        writer = threading.Thread(target=write, daemon=True)
+        writer.start()
+        was_held_up = not done.wait(30)
+        os.set_blocking(reader, False)
+        got = b""
+        while len(got.split()) < 900:
+            with suppress(BlockingIOError):
+                got += os.read(reader, 1 << 16)
+            if done.is_set():
+                screen.tick()
+        writer.join()
+    os.close(reader)
+    assert not was_held_up
+    assert got.decode().split() == [line] * 900

@@ -263,13 +263,28 @@ def failed(shown: Shown, code: str, exit_code: ExitCode, **fields: Any) -> None:
     shown.display.finish(exit_code, Path.cwd() / "lora_output" / "state_x")
 
 
+def test_memory_that_ran_out_is_gone_on_from_as_it_is() -> None:
+    shown = Shown()
+    shown.display.show(run_started(3))
+    failed(shown, "out_of_memory", ExitCode.NO_RESOURCE, step=2)
+    assert "Go on: `lorasmith train --continue`" in shown.text
+
+
+def test_an_end_before_the_first_step_says_what_was_changed() -> None:
+    untouched, placed = Shown(), Shown()
+    untouched.display.finish(ExitCode.NO_RESOURCE, None)
+    assert "nothing was changed" in untouched.text
+    placed.display.finish(ExitCode.NO_RESOURCE, None, has_placed=True)
+    assert "nothing was changed" not in placed.text and "lora_output_backup" in placed.text
+
+
 def test_a_failure_says_why_and_how_to_go_on() -> None:
     shown = Shown()
     shown.display.show(run_started(3))
     failed(shown, "non_finite", ExitCode.NON_FINITE, step=2, pictures=["a.png"], timesteps=[7])
     assert shown.errors.lines[0].startswith("Error: The loss or the gradient of step 2")
     assert shown.errors.lines[1].startswith("hint: ")
-    assert "Go on: `lorasmith train --continue`" in shown.text
+    assert "Go on: " not in shown.text  # it would end in the same way: the hint says what to change
     assert "lora_output/state_x" in shown.text
     assert "Traceback" not in shown.text
 

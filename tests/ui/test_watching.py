@@ -159,7 +159,7 @@ def test_ctrl_c_when_the_run_is_over_changes_no_exit_status(
 ) -> None:
     """Wherever it falls between the last event and the last line."""
 
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Display, name, interrupted)
