@@ -74,9 +74,10 @@ def sleep() -> None:
 
 
 def read() -> None:
-    from lorasmith.data import images
+    """Of a caption: pictures are not read again while loading where they have not changed."""
+    from lorasmith.data import captions
 
-    at_call(images, "read_whole", 2, read_a_pipe)
+    at_call(captions, "read_whole", 2, read_a_pipe)
 
 
 def cache() -> None:
