@@ -344,7 +344,7 @@ def test_a_held_out_picture_that_is_gone_is_said_and_the_loss_is_measured_on_tho
 
     Image.new("RGB", (64, 64)).save(held_out[1])  # changed: it counts as new
     outcome = workshop.go_on(2)
-    assert [one.code for one in outcome.of(Warned)][-1] == "held_out_changed"
+    assert [one.code for one in outcome.of(Warned)][-1] == "held_out_none_left"
     last = [one for one in outcome.of(Evaluated) if not one.is_control][-1]
     assert (last.validation, last.unavailable["validation"]) == (None, "held_out_gone")
     assert str(held_out[1]) in {one["path"] for one in outcome.of(RunStarted)[0].examples}
