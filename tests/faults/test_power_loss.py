@@ -239,7 +239,7 @@ def test_what_was_saved_last_is_there(recorded: Known, laid: Laid, workshop: Wor
 
 
 @pytest.mark.parametrize(
-    "most", [pytest.param(200, marks=pytest.mark.ci), pytest.param(max(250, 25 * RUNS), marks=pytest.mark.long)]
+    "most", [pytest.param(400, marks=pytest.mark.ci), pytest.param(max(400, 25 * RUNS), marks=pytest.mark.long)]
 )
 def test_what_was_looked_at_is_there(
     workshop: Workshop, laid: Laid, monkeypatch: pytest.MonkeyPatch, most: int
