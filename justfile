@@ -12,7 +12,7 @@ ci:
 
 # Without the runs: a minute.
 test-fast:
-    pytest -n 2 --dist loadfile --ignore=tests/runs --ignore=tests/contracts
+    pytest -n 2 --dist loadfile --ignore=tests/end_to_end --ignore=tests/contracts
 
 lint: types
     ruff check .

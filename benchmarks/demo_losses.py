@@ -20,9 +20,9 @@ from statistics import fmean
 import tomli_w
 
 from lorasmith.demo.lesson import HELD_OUT, SETTINGS, draw_lesson
-from lorasmith.events import Evaluated, RunStarted
-from lorasmith.ledger import read_events, surviving
-from lorasmith.run_folder import RunFolder
+from lorasmith.runs.events import Evaluated, RunStarted
+from lorasmith.runs.layout import RunFolder
+from lorasmith.runs.ledger import read_events, surviving
 
 EXAMPLES = 12
 MEASURES = ("visual", "semantic", "color")

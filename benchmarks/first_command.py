@@ -18,8 +18,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lorasmith.ledger import read_events, steps
-from lorasmith.run_folder import RunFolder
+from lorasmith.runs.layout import RunFolder
+from lorasmith.runs.ledger import read_events, steps
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -26,10 +26,10 @@ from torch.nn.functional import mse_loss
 
 from lorasmith.adapters.base import Attachment
 from lorasmith.adapters.lora import Lora
+from lorasmith.engine.allocator import keep_freed_memory
+from lorasmith.engine.frozen_layers import speed_up_frozen
 from lorasmith.families import load_family
 from lorasmith.families.recognize import recognize
-from lorasmith.training.allocator import keep_freed_memory
-from lorasmith.training.frozen_layers import speed_up_frozen
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # The layers of Stable Diffusion's attention blocks: 192 in version 1.5.

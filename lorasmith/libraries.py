@@ -53,7 +53,7 @@ UNNEEDED = frozenset(
 
 _FRAMEWORKS = frozenset({"torch", "transformers", "diffusers", "accelerate", "numpy"})  # they import the others
 _NO_MEMORY = re.compile(r"can't allocate memory|out of memory|paging file is too small|Cannot allocate memory")
-_MOST_SHOWN = 200  # letters of a reason
+_MAX_SHOWN = 200  # letters of a reason
 
 
 @contextmanager
@@ -131,4 +131,4 @@ def _library_of(file: str) -> str:
 
 def _last_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__)[:_MOST_SHOWN]
+    return (f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__)[:_MAX_SHOWN]

@@ -13,7 +13,7 @@ from typing import Literal
 Refusal = Literal["foreign", "needless", "mistyped", "unknown"]
 
 CLOSE = 0.75  # of difflib's ratio: `--stepz` is close to `--steps`, `--network-dim` to nothing
-LEAST_BEGINNING = 3  # letters
+MIN_BEGINNING = 3  # letters
 
 # These move files or steps away: nobody may type one because a message suggested it.
 NEVER_GUESSED = frozenset({"--new", "--from"})
@@ -106,7 +106,7 @@ def closest(given: str, known: Iterable[str]) -> str:
     something away."""
     harmless = {plain_name(name): name for name in known if name not in NEVER_GUESSED}
     longer = [name for name in harmless if name.startswith(plain_name(given))]
-    if len(longer) == 1 and len(plain_name(given)) >= LEAST_BEGINNING:
+    if len(longer) == 1 and len(plain_name(given)) >= MIN_BEGINNING:
         return harmless[longer[0]]
     close = difflib.get_close_matches(plain_name(given), list(harmless), n=1, cutoff=CLOSE)
     return harmless[close[0]] if close else ""

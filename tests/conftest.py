@@ -11,7 +11,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("LORASMITH_LANG", None)
 
-pytest_plugins = ["tests.runs.fixtures"]
+pytest_plugins = ["tests.end_to_end.fixtures"]
 
 TIERS = ("ci", "slow", "long", "special", "gpu")  # a test that has none of these is in the default tier
 

@@ -57,5 +57,5 @@ class Adapter(Protocol):
     def set_training(self, training: bool) -> None:
         """Dropout on or off."""
 
-    def set_strength(self, strength: float) -> None:
+    def set_multiplier(self, multiplier: float) -> None:
         """Scales the whole change: 1 in training, 0 shows the base model."""

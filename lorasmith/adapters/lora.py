@@ -1,4 +1,4 @@
-"""LoRA: beside each frozen layer a pair of thin matrices whose product is added to its weights (arXiv 2106.09685).
+"""LoRA: beside each frozen layer a pair of low_rank matrices whose product is added to its weights (arXiv 2106.09685).
 
 Knows linear layers and 1x1 convolutions; nothing of models, optimizers, files or names beyond those it is given.
 """
@@ -21,7 +21,7 @@ _ALIGNED_NUMBERS = 16  # float32 in 64 bytes
 
 
 class LoraLayer(nn.Module):
-    """base(x) + strength * scale * up(down(dropout(x))).
+    """base(x) + multiplier * scale * up(down(dropout(x))).
 
     `down` (rank, in) and `up` (out, rank) are float32 whatever the precision of the base; they are rounded to that of
     the activations where they meet them.
@@ -35,16 +35,16 @@ class LoraLayer(nn.Module):
         self.down, self.up = pair
         self.kernel = tuple(base.weight.shape[2:])
         self.scale = scale
-        self.strength = 1.0
+        self.multiplier = 1.0
         self.dropout = dropout
         self.drops = False
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.base(x)
-        if self.strength == 0:
+        if self.multiplier == 0:
             return y
         kept = dropout(x, self.dropout) if self.drops and self.dropout else x
-        changed: Tensor = _Change.apply(y, kept, self.down, self.up, self.strength * self.scale)  # type: ignore[no-untyped-call]
+        changed: Tensor = _Change.apply(y, kept, self.down, self.up, self.multiplier * self.scale)  # type: ignore[no-untyped-call]
         return changed
 
 
@@ -52,7 +52,7 @@ class _Change(torch.autograd.Function):
     """y + scale * up(down(x)), without a tensor of y's size for the second part alone.
 
     Channels are the last dimension of (..., in), and the second of (B, in, h, w): 4 dimensions are a picture's. Keeps x
-    and the thin product for the gradients.
+    and the low_rank product for the gradients.
     """
 
     @staticmethod
@@ -61,37 +61,37 @@ class _Change(torch.autograd.Function):
         ctx.scale = scale
         if x.ndim == 4:
             pixels = x.flatten(2)  # (B, in, hw)
-            thin = torch.matmul(down, pixels)  # (B, rank, hw)
-            ctx.save_for_backward(pixels, thin, down, up)
-            return torch.baddbmm(y.flatten(2), up.expand(len(x), *up.shape), thin, alpha=scale).view_as(y)
+            low_rank = torch.matmul(down, pixels)  # (B, rank, hw)
+            ctx.save_for_backward(pixels, low_rank, down, up)
+            return torch.baddbmm(y.flatten(2), up.expand(len(x), *up.shape), low_rank, alpha=scale).view_as(y)
         rows = x.reshape(-1, x.shape[-1])
-        thin = rows @ down.t()  # (rows, rank)
-        ctx.save_for_backward(rows, thin, down, up)
-        return torch.addmm(y.reshape(-1, y.shape[-1]), thin, up.t(), alpha=scale).view_as(y)
+        low_rank = rows @ down.t()  # (rows, rank)
+        ctx.save_for_backward(rows, low_rank, down, up)
+        return torch.addmm(y.reshape(-1, y.shape[-1]), low_rank, up.t(), alpha=scale).view_as(y)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, None]:
-        x, thin, down, up = ctx.saved_tensors
+        x, low_rank, down, up = ctx.saved_tensors
         _, wants_x, wants_down, wants_up, _ = ctx.needs_input_grad
         to_x = to_down = to_up = None
         if gradient.ndim == 4:
-            changed = gradient.flatten(2)  # (B, out, hw)
-            to_thin = torch.matmul(up.t(), changed).mul_(ctx.scale)
+            grad_output = gradient.flatten(2)  # (B, out, hw)
+            grad_low_rank = torch.matmul(up.t(), grad_output).mul_(ctx.scale)
             if wants_down:
-                to_down = torch.bmm(to_thin, x.transpose(1, 2)).sum(0)
+                to_down = torch.bmm(grad_low_rank, x.transpose(1, 2)).sum(0)
             if wants_up:
-                to_up = torch.bmm(changed, thin.transpose(1, 2)).sum(0).mul_(ctx.scale)
+                to_up = torch.bmm(grad_output, low_rank.transpose(1, 2)).sum(0).mul_(ctx.scale)
             if wants_x:
-                to_x = torch.matmul(down.t(), to_thin).view(len(x), -1, *gradient.shape[2:])
+                to_x = torch.matmul(down.t(), grad_low_rank).view(len(x), -1, *gradient.shape[2:])
         else:
-            changed = gradient.reshape(-1, gradient.shape[-1])
-            to_thin = (changed @ up).mul_(ctx.scale)  # (rows, rank)
+            grad_output = gradient.reshape(-1, gradient.shape[-1])
+            grad_low_rank = (grad_output @ up).mul_(ctx.scale)  # (rows, rank)
             if wants_down:
-                to_down = to_thin.t() @ x
+                to_down = grad_low_rank.t() @ x
             if wants_up:
-                to_up = (changed.t() @ thin).mul_(ctx.scale)
+                to_up = (grad_output.t() @ low_rank).mul_(ctx.scale)
             if wants_x:
-                to_x = (to_thin @ down).view(*gradient.shape[:-1], -1)
+                to_x = (grad_low_rank @ down).view(*gradient.shape[:-1], -1)
         return gradient, to_x, to_down, to_up, None
 
 
@@ -175,9 +175,9 @@ class Lora:
         for layer in self._layers.values():
             layer.drops = training
 
-    def set_strength(self, strength: float) -> None:
+    def set_multiplier(self, multiplier: float) -> None:
         for layer in self._layers.values():
-            layer.strength = strength
+            layer.multiplier = multiplier
 
     def _named_views(self) -> dict[str, tuple[nn.Parameter, tuple[int, ...]]]:
         """Tensor name -> the view of it, and its shape in files."""

@@ -7,15 +7,15 @@ from pydantic import field_validator
 from lorasmith.config.fields import Section, option
 from lorasmith.languages import language_named
 
-MOST_STEPS = 1_000_000_000
+MAX_STEPS = 1_000_000_000
 
 
 class Request(Section):
     """The options of one start. Not stored with the run, not part of its identity."""
 
-    steps: int | None = option("steps", None, ge=1, le=MOST_STEPS)
+    steps: int | None = option("steps", None, ge=1, le=MAX_STEPS)
     """Steps to do: the target with --new, more than are saved with --continue."""
-    epochs: int | None = option("epochs", None, ge=1, le=MOST_STEPS)
+    epochs: int | None = option("epochs", None, ge=1, le=MAX_STEPS)
     """Instead of steps: passes over the pictures, turned into steps."""
     output: str = option("output", "lora_output", is_path=True)
     """The run folder."""

@@ -25,7 +25,7 @@ from lorasmith.config.sections import (
 from lorasmith.errors import ConfigError
 from lorasmith.file_names import name_beyond_locale
 
-MOST_SHOWN = 200  # letters of a value in a message
+MAX_SHOWN = 200  # letters of a value in a message
 
 
 class RunConfig(Section):
@@ -117,7 +117,7 @@ def validated(model: type[M], plain: Mapping[str, Any]) -> M:
 def _shown(value: Any) -> str:
     """A value as a message can hold it."""
     try:
-        return repr(value)[:MOST_SHOWN]
+        return repr(value)[:MAX_SHOWN]
     except ValueError:  # a number of more digits than Python writes out
         return type(value).__name__
 

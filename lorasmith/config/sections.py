@@ -10,9 +10,9 @@ from lorasmith.config.fields import Section, option
 
 OPTIMIZER_NAMES = ("adamw", "adamw8bit", "adafactor", "lion", "prodigy")
 LR_SHAPES = ("constant", "linear", "cosine", "cosine_with_restarts")
-MOST_BATCH = 65_536
-MOST_SECONDS = 1_000_000  # eleven days; the system's clocks take no time however long
-MOST_NAME_BYTES = 180  # a file name has room for 255, and backups, steps and temporary names add to this one
+MAX_BATCH = 65_536
+MAX_SECONDS = 1_000_000  # eleven days; the system's clocks take no time however long
+MAX_NAME_BYTES = 180  # a file name has room for 255, and backups, steps and temporary names add to this one
 DEVICES_OF_WINDOWS = r"con|prn|aux|nul|com[0-9]|lpt[0-9]"
 
 
@@ -123,9 +123,9 @@ class LrScheduleConfig(Section):
 class TrainingConfig(Section):
     """The step."""
 
-    batch_size: int = option("batch-size", 1, ge=1, le=MOST_BATCH)
+    batch_size: int = option("batch-size", 1, ge=1, le=MAX_BATCH)
     """Examples in a micro-batch."""
-    accumulation_steps: int = option("accumulate", 1, ge=1, le=MOST_BATCH)
+    accumulation_steps: int = option("accumulate", 1, ge=1, le=MAX_BATCH)
     """Micro-batches in a step."""
     max_grad_norm: float = option("max-grad-norm", 1.0, ge=0)
     """Gradients with a larger norm are scaled down to it; 0 never."""
@@ -154,7 +154,7 @@ class CadenceConfig(Section):
 
     save_every: int = option("save-every", 100, ge=0)
     """Steps between states, each with an export; 0 never."""
-    save_minutes: float = option("save-minutes", 10.0, ge=0, le=MOST_SECONDS)
+    save_minutes: float = option("save-minutes", 10.0, ge=0, le=MAX_SECONDS)
     """Minutes between states without an export; 0 never."""
     keep_states: int = option("keep-states", 3, ge=1)
     """The newest so many are kept."""
@@ -178,9 +178,9 @@ class EvaluationConfig(Section):
 class WatchConfig(Section):
     """When a run counts as stuck. Cannot change what is learned."""
 
-    stall_timeout: float = option("stall-timeout", 300.0, gt=0, le=MOST_SECONDS)
+    stall_timeout: float = option("stall-timeout", 300.0, gt=0, le=MAX_SECONDS)
     """Seconds without a sign of life, at least."""
-    max_seconds_per_step: float = option("max-seconds-per-step", 30.0, gt=0, le=MOST_SECONDS)
+    max_seconds_per_step: float = option("max-seconds-per-step", 30.0, gt=0, le=MAX_SECONDS)
     """Seconds between completed steps that the whole of a start may take on average."""
     no_restart: bool = option("no-restart", False)
     """Never start a crashed or hung worker again."""
@@ -203,8 +203,8 @@ class ExportConfig(Section):
             raise ValueError("must be a plain file name")
         if re.fullmatch(DEVICES_OF_WINDOWS, value.partition(".")[0].rstrip(), re.IGNORECASE):
             raise ValueError("must not be the name of a device on Windows")
-        if len(value.encode()) > MOST_NAME_BYTES:
-            raise ValueError(f"must be at most {MOST_NAME_BYTES} bytes long")
+        if len(value.encode()) > MAX_NAME_BYTES:
+            raise ValueError(f"must be at most {MAX_NAME_BYTES} bytes long")
         return value
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import tomli_w
 
 from lorasmith.config import project_paths
-from lorasmith.config.run import MOST_SHOWN, RunConfig, options, validated
+from lorasmith.config.run import MAX_SHOWN, RunConfig, options, validated
 from lorasmith.errors import ConfigError
 from lorasmith.option_names import refusal
 
@@ -23,12 +23,12 @@ REFUSALS = {
 }
 PATHS = frozenset({"base-model", "data", "output", "init-from", "clip-model", "name"})
 """Options whose text is a path: in "C:\\new" TOML reads `\\n` as the end of a line, without a complaint."""
-MOST_BYTES = 2**20
-MOST_RUN_BYTES = 64 * 2**20  # it lists the pictures that are held out
-MOST_DEPTH = 32
+MAX_BYTES = 2**20
+MAX_RUN_BYTES = 64 * 2**20  # it lists the pictures that are held out
+MAX_DEPTH = 32
 # A key of more parts, which makes so many tables in each other; the parser's time grows with the square of them.
 _PART = r"""(?:[A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*"""
-_DEEP = re.compile(rf"(?:^[ \t]*\[{{0,2}}|[{{,])[ \t]*(?:{_PART}){{{MOST_DEPTH}}}", re.MULTILINE)
+_DEEP = re.compile(rf"(?:^[ \t]*\[{{0,2}}|[{{,])[ \t]*(?:{_PART}){{{MAX_DEPTH}}}", re.MULTILINE)
 
 
 def load_flat_toml(path: Path) -> dict[tuple[str, str], Any]:
@@ -40,7 +40,7 @@ def load_flat_toml(path: Path) -> dict[tuple[str, str], Any]:
     """
     known = options()
     values: dict[tuple[str, str], Any] = {}
-    for key, value in _read(path, MOST_BYTES).items():
+    for key, value in _read(path, MAX_BYTES).items():
         if key not in known:
             why, fields = refusal(key, known)
             raise ConfigError(REFUSALS[why], file=str(path), key=key, **fields)
@@ -56,7 +56,7 @@ def load_run_toml(path: Path) -> RunConfig:
     Raises:
         ConfigError: missing or damaged.
     """
-    config = validated(RunConfig, _read(path, MOST_RUN_BYTES))
+    config = validated(RunConfig, _read(path, MAX_RUN_BYTES))
     return config.with_values(project_paths.absolute(config, path.parent))
 
 
@@ -92,7 +92,7 @@ def _parsed(path: Path, text: str) -> dict[str, Any]:
         if _is_deep(values):
             raise RecursionError
     except RecursionError:
-        raise ConfigError("config_too_deep", file=str(path), most=MOST_DEPTH) from None
+        raise ConfigError("config_too_deep", file=str(path), most=MAX_DEPTH) from None
     except ValueError as error:  # TOMLDecodeError is one, and so is a number of too many digits
         if line := _line_with_backslash(text, str(error)):
             raise ConfigError("config_backslash", file=str(path), line=line) from None
@@ -107,7 +107,7 @@ def _line_with_backslash(text: str, complaint: str) -> str:
     if place is None or int(place[1]) > len(lines):
         return ""
     line = lines[int(place[1]) - 1].strip()
-    return line[:MOST_SHOWN] if re.search(r'"[^"]*\\', line) else ""
+    return line[:MAX_SHOWN] if re.search(r'"[^"]*\\', line) else ""
 
 
 def _check_path(file: Path, key: str, value: str) -> None:
@@ -117,13 +117,13 @@ def _check_path(file: Path, key: str, value: str) -> None:
     with suppress(OSError, ValueError):
         if (file.parent / value).exists():
             return
-    raise ConfigError("config_control_sign", file=str(file), key=key, value=value[:MOST_SHOWN])
+    raise ConfigError("config_control_sign", file=str(file), key=key, value=value[:MAX_SHOWN])
 
 
 def _is_deep(values: Any) -> bool:
-    """Whether tables and lists stand in each other deeper than MOST_DEPTH."""
+    """Whether tables and lists stand in each other deeper than MAX_DEPTH."""
     level = [values]
-    for _ in range(MOST_DEPTH):
+    for _ in range(MAX_DEPTH):
         inside = (one.values() if isinstance(one, dict) else one for one in level)
         level = [one for group in inside for one in group if isinstance(one, dict | list)]
     return bool(level)

@@ -25,10 +25,10 @@ from lorasmith.data.files import BadFileError, read_whole, shown
 from lorasmith.data.images import pixels
 from lorasmith.data.types import CachedExample, Example
 from lorasmith.errors import NonFiniteError, TrainerError
-from lorasmith.run_folder import write_atomically
+from lorasmith.runs.layout import write_atomically
 
 FORMAT = 1  # goes up with every change to how pixels are cut or tensors stored
-MOST_BYTES = 1 << 30  # of one file: the latents of the largest picture, or a caption's embeddings, take some megabytes
+MAX_BYTES = 1 << 30  # of one file: the latents of the largest picture, or a caption's embeddings, take some megabytes
 LATENTS, TEXT = "latents", "text"
 
 Tensors = dict[str, Tensor]
@@ -90,7 +90,7 @@ class EncoderCache:
         """
         path = self.path(kind, key)
         try:
-            return _unpacked(read_whole(path, most=MOST_BYTES), key)
+            return _unpacked(read_whole(path, most=MAX_BYTES), key)
         except BadFileError as error:
             if error.problem.reason != "file_missing":
                 self._set_aside(path)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lorasmith.data.files import shown
 from lorasmith.errors import InputError
-from lorasmith.run_folder import RunFolder
+from lorasmith.runs.layout import RunFolder
 
 FOLDER_NAME = ".lorasmith_cache"
 

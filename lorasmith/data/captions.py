@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lorasmith.data.files import BadFileError, read_whole
 
-MOST_BYTES = 2**20
+MAX_BYTES = 2**20
 
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -34,10 +34,10 @@ def read_text(path: Path) -> CaptionText:
     """UTF-8 with or without byte order mark, UTF-16 with one; any line ends.
 
     Raises:
-        BadFileError: `caption_encoding` or `caption_nul`, with the offset of the byte; `file_too_big` over MOST_BYTES;
+        BadFileError: `caption_encoding` or `caption_nul`, with the offset of the byte; `file_too_big` over MAX_BYTES;
             what `read_whole` raises.
     """
-    data = read_whole(path, most=MOST_BYTES)
+    data = read_whole(path, most=MAX_BYTES)
     mark, encoding = next(pair for pair in _BYTE_ORDER_MARKS if data.startswith(pair[0]))
     try:
         text = data[len(mark) :].decode(encoding)

@@ -19,7 +19,7 @@ from lorasmith.data.unused import Layout, Place
 from lorasmith.errors import DatasetError
 from lorasmith.file_names import is_text, limited_encoding
 
-MOST_REPEATS = 10_000
+MAX_REPEATS = 10_000
 NOTHING_SEEN: Seen = MappingProxyType({})
 
 
@@ -128,8 +128,8 @@ def _layout(folder: Path) -> tuple[Layout, list[Problem]]:
     for name in folders:
         path = folder / name
         repeats, words = names.parsed_folder(name) or (0, "")
-        if repeats > MOST_REPEATS:
-            problems.append(Problem(path, "folder_repeats", {"repeats": repeats, "most": MOST_REPEATS}))
+        if repeats > MAX_REPEATS:
+            problems.append(Problem(path, "folder_repeats", {"repeats": repeats, "most": MAX_REPEATS}))
         elif repeats:
             try:
                 places.append(_place(path, repeats, captions.cleaned(words), unused.listed(path)))

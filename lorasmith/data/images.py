@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-LEAST_SIDE = 64  # pixels
-MOST_PIXELS = 200_000_000  # what the largest phone sensors give; 0.8 GB once decoded, twice that where transparent
+MIN_SIDE = 64  # pixels
+MAX_PIXELS = 200_000_000  # what the largest phone sensors give; 0.8 GB once decoded, twice that where transparent
 # The decoders of these hold up to 18 bytes a pixel at once, those of others 4 to 12.
-MOST_PIXELS_OF = {"WEBP": 80_000_000, "JPEG2000": 80_000_000, "HEIF": 80_000_000, "JXL": 80_000_000}
-MOST_BYTES = 512 * 2**20
+MAX_PIXELS_OF = {"WEBP": 80_000_000, "JPEG2000": 80_000_000, "HEIF": 80_000_000, "JXL": 80_000_000}
+MAX_BYTES = 512 * 2**20
 
 # What is read whatever the extension says. Not here: formats that run other programs (EPS) or hold documents.
 # JPEG includes the several pictures in one file of phones (MPO), of which the first counts.
@@ -63,7 +63,7 @@ def read_size(path: Path) -> Size:
     """Width and height as seen, after EXIF orientation, from the header alone.
 
     Raises:
-        BadFileError: not a picture of a known kind, over MOST_PIXELS, a side under LEAST_SIDE.
+        BadFileError: not a picture of a known kind, over MAX_PIXELS, a side under MIN_SIDE.
     """
     return inspect(path, decode=False)[0]
 
@@ -136,7 +136,7 @@ def pixels(example: Example) -> NDArray[np.float32]:
 
 
 def _read(path: Path) -> bytes:
-    data = read_whole(path, most=MOST_BYTES)
+    data = read_whole(path, most=MAX_BYTES)
     if not data:
         raise BadFileError(path, "picture_empty")
     costly = too_costly(data)
@@ -186,11 +186,11 @@ def _checked_size(path: Path, image: Image.Image) -> Size:
     width, height = image.size
     if isinstance(image, TiffImageFile):  # newer versions of Pillow have turned it by now, older ones have not
         width, height = int(image.tag_v2[256]), int(image.tag_v2[257])
-    most = MOST_PIXELS_OF.get(image.format or "", MOST_PIXELS)
+    most = MAX_PIXELS_OF.get(image.format or "", MAX_PIXELS)
     if width * height > most:
         raise BadFileError(path, "picture_too_many_pixels", width=width, height=height, most=most)
-    if min(width, height) < LEAST_SIDE:
-        raise BadFileError(path, "picture_too_small", width=width, height=height, least=LEAST_SIDE)
+    if min(width, height) < MIN_SIDE:
+        raise BadFileError(path, "picture_too_small", width=width, height=height, least=MIN_SIDE)
     return Size(height, width) if _orientation(image) >= 5 else Size(width, height)
 
 

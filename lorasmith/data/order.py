@@ -18,7 +18,7 @@ AUTO_FROM = 20  # distinct pictures: `auto` holds out one of every so many
 T = TypeVar("T")
 
 
-def is_taught(repeats: Sequence[int]) -> list[bool]:
+def is_main_subject(repeats: Sequence[int]) -> list[bool]:
     """Which pictures show what is taught: those that repeat at least half as often as the most repeated. The others
     keep what the base model knows, and measuring on them would say nothing of what was learned."""
     most = max(repeats, default=0)
@@ -37,7 +37,7 @@ def split_held_out(pictures: Sequence[tuple[str, int]], hold_out: int | Literal[
     repeats: dict[str, int] = {}
     for sha, times in pictures:
         repeats[sha] = max(times, repeats.get(sha, 0))
-    taught = [sha for sha, is_one in zip(repeats, is_taught(list(repeats.values())), strict=True) if is_one]
+    taught = [sha for sha, is_one in zip(repeats, is_main_subject(list(repeats.values())), strict=True) if is_one]
     wanted = len(taught) // AUTO_FROM if hold_out == "auto" else hold_out
     if wanted and wanted >= len(taught):
         raise ConfigError("hold_out_too_many", hold_out=wanted, pictures=len(taught))

@@ -11,13 +11,13 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-MOST_SCANS = 500  # encoders make about ten
-MOST_CHUNKS = 100_000  # a PNG of 200 million pixels has about 25,000 of the usual 8 KiB
-MOST_SEGMENTS = 10_000  # of a JPEG: a scan comes with some tables, a profile or an XMP in hundreds at most
-MOST_FILL = 1 << 16  # bytes between two segments of a JPEG that are neither's; encoders leave a few, if any
-MOST_PROFILES = 16  # the PNG standard has one
-MOST_OF_SLOW_PPM = 1 << 20  # bytes
-MOST_PIXELS_OF_JXL = 80_000_000  # its reader decodes all of a file only to tell the size
+MAX_SCANS = 500  # encoders make about ten
+MAX_CHUNKS = 100_000  # a PNG of 200 million pixels has about 25,000 of the usual 8 KiB
+MAX_SEGMENTS = 10_000  # of a JPEG: a scan comes with some tables, a profile or an XMP in hundreds at most
+MAX_FILL = 1 << 16  # bytes between two segments of a JPEG that are neither's; encoders leave a few, if any
+MAX_PROFILES = 16  # the PNG standard has one
+MAX_OF_SLOW_PPM = 1 << 20  # bytes
+MAX_PIXELS_OF_JXL = 80_000_000  # its reader decodes all of a file only to tell the size
 PIXELS_PER_BYTE = 64 * 8  # a block of 8 x 8 pixels takes a bit at least, in Huffman's code
 
 # Of any number of FF the last one counts: a pattern that began with all of them would try again at each.
@@ -44,7 +44,7 @@ def too_costly(data: bytes) -> tuple[str, dict[str, Any]] | None:
 
 def _of_jpeg(data: bytes) -> tuple[str, dict[str, Any]] | None:
     """Walks from marker to marker to the end of the first picture: what phones append is not looked at."""
-    may_have_many = data.count(bytes([0xFF, _SCAN])) > MOST_SCANS
+    may_have_many = data.count(bytes([0xFF, _SCAN])) > MAX_SCANS
     scans, segments, place = 0, 0, 2
     while (found := _MARKER.search(data, place)) is not None:
         marker, fill, place = found[1][0], found.start() - place, found.end()
@@ -71,12 +71,12 @@ def _of_jpeg(data: bytes) -> tuple[str, dict[str, Any]] | None:
 
 
 def _over_limits(fill: int, segments: int, scans: int) -> tuple[str, dict[str, Any]] | None:
-    if fill > MOST_FILL:
-        return _too_many("JPEG: fill byte", fill, MOST_FILL)
-    if segments > MOST_SEGMENTS:
-        return _too_many("JPEG: segment", segments, MOST_SEGMENTS)
-    if scans > MOST_SCANS:
-        return _too_many("JPEG: scan", scans, MOST_SCANS)
+    if fill > MAX_FILL:
+        return _too_many("JPEG: fill byte", fill, MAX_FILL)
+    if segments > MAX_SEGMENTS:
+        return _too_many("JPEG: segment", segments, MAX_SEGMENTS)
+    if scans > MAX_SCANS:
+        return _too_many("JPEG: scan", scans, MAX_SCANS)
     return None
 
 
@@ -86,10 +86,10 @@ def _of_png(data: bytes) -> tuple[str, dict[str, Any]] | None:
         length, kind = struct.unpack_from(">I4s", data, place)
         chunks += 1
         profiles += kind == b"iCCP"
-        if chunks > MOST_CHUNKS:
-            return _too_many("PNG: chunk", chunks, MOST_CHUNKS)
-        if profiles > MOST_PROFILES:
-            return _too_many("PNG: iCCP", profiles, MOST_PROFILES)
+        if chunks > MAX_CHUNKS:
+            return _too_many("PNG: chunk", chunks, MAX_CHUNKS)
+        if profiles > MAX_PROFILES:
+            return _too_many("PNG: iCCP", profiles, MAX_PROFILES)
         if kind == b"IEND":
             break
         place += length + 12
@@ -104,12 +104,12 @@ def _of_gif(data: bytes) -> tuple[str, dict[str, Any]] | None:
         place += 1
         if data[place - 1] == _EXTENSION:
             place += 1
-            while place < len(data) and data[place] and parts <= MOST_CHUNKS:
+            while place < len(data) and data[place] and parts <= MAX_CHUNKS:
                 place += data[place] + 1
                 parts += 1
         parts += 1
-        if parts > MOST_CHUNKS:
-            return _too_many("GIF: block", parts, MOST_CHUNKS)
+        if parts > MAX_CHUNKS:
+            return _too_many("GIF: block", parts, MAX_CHUNKS)
     return None
 
 
@@ -119,8 +119,8 @@ def _of_jpeg2000(data: bytes) -> tuple[str, dict[str, Any]] | None:
     while place + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, place)
         boxes += 1
-        if boxes > MOST_CHUNKS:
-            return _too_many("JPEG 2000: box", boxes, MOST_CHUNKS)
+        if boxes > MAX_CHUNKS:
+            return _too_many("JPEG 2000: box", boxes, MAX_CHUNKS)
         if kind == b"jp2c" or length == 0:
             break
         if length == 1:  # then the real one follows, in 8 bytes
@@ -131,14 +131,14 @@ def _of_jpeg2000(data: bytes) -> tuple[str, dict[str, Any]] | None:
 
 def _of_ppm(data: bytes) -> tuple[str, dict[str, Any]] | None:
     """Numbers as text, comments and unusual ranges are read one by one."""
-    if len(data) <= MOST_OF_SLOW_PPM or _QUICK_PPM.match(data):
+    if len(data) <= MAX_OF_SLOW_PPM or _QUICK_PPM.match(data):
         return None
-    return _too_many("PPM: byte", len(data), MOST_OF_SLOW_PPM)
+    return _too_many("PPM: byte", len(data), MAX_OF_SLOW_PPM)
 
 
 def _of_jpeg_xl(data: bytes) -> tuple[str, dict[str, Any]] | None:
     """The size stands at the beginning of the codestream, packed into some bits."""
-    start = 0 if data.startswith(_JXL_CODESTREAM) else data.find(_JXL_CODESTREAM, 12, 12 + MOST_FILL)
+    start = 0 if data.startswith(_JXL_CODESTREAM) else data.find(_JXL_CODESTREAM, 12, 12 + MAX_FILL)
     if start < 0:
         return None  # its decoder says what is wrong with it
     bits = _Bits(int.from_bytes(data[start + 2 : start + 18], "little"))
@@ -150,9 +150,9 @@ def _of_jpeg_xl(data: bytes) -> tuple[str, dict[str, Any]] | None:
         width = height * across // down
     else:
         width = bits.small_size() if is_small else bits.size()
-    if width * height <= MOST_PIXELS_OF_JXL:
+    if width * height <= MAX_PIXELS_OF_JXL:
         return None
-    return "picture_too_many_pixels", {"width": width, "height": height, "most": MOST_PIXELS_OF_JXL}
+    return "picture_too_many_pixels", {"width": width, "height": height, "most": MAX_PIXELS_OF_JXL}
 
 
 class _Bits:

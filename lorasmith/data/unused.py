@@ -14,7 +14,7 @@ from pathlib import Path
 from lorasmith.data import names
 from lorasmith.data.files import shown
 from lorasmith.data.findings import Finding, finding
-from lorasmith.run_folder import RunFolder
+from lorasmith.runs.layout import RunFolder
 
 MAX_ENTRIES = 50_000  # that are looked through below folders that are not used
 

@@ -10,13 +10,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-MOST_LEVELS = 8
-MOST_LAYERS = 100
-MOST_CHANNELS = 65_536
-MOST_TOKENS = 1_000_000
-MOST_POSITIONS = 65_536
-MOST_TIMESTEPS = 10_000
-MOST_SIDE = 4096  # pixels of a latent
+MAX_LEVELS = 8
+MAX_LAYERS = 100
+MAX_CHANNELS = 65_536
+MAX_TOKENS = 1_000_000
+MAX_POSITIONS = 65_536
+MAX_TIMESTEPS = 10_000
+MAX_SIDE = 4096  # pixels of a latent
 
 
 def wrong_setting(configs: Mapping[str, Any]) -> str:
@@ -32,9 +32,9 @@ def wrong_setting(configs: Mapping[str, Any]) -> str:
 
 
 def _wrong_in_unet(config: Mapping[str, Any]) -> str:
-    if not _is_count(config.get("sample_size", 64), MOST_SIDE):
+    if not _is_count(config.get("sample_size", 64), MAX_SIDE):
         return "sample_size"
-    if not _is_count(config.get("cross_attention_dim", 768), MOST_CHANNELS):
+    if not _is_count(config.get("cross_attention_dim", 768), MAX_CHANNELS):
         return "cross_attention_dim"
     return _wrong_levels(config)
 
@@ -47,29 +47,29 @@ def _wrong_in_vae(config: Mapping[str, Any]) -> str:
 
 def _wrong_levels(config: Mapping[str, Any]) -> str:
     widths, layers = config.get("block_out_channels"), config.get("layers_per_block", 2)
-    if not isinstance(widths, list) or not 0 < len(widths) <= MOST_LEVELS:
+    if not isinstance(widths, list) or not 0 < len(widths) <= MAX_LEVELS:
         return "block_out_channels"
-    if not all(_is_count(width, MOST_CHANNELS) for width in widths):
+    if not all(_is_count(width, MAX_CHANNELS) for width in widths):
         return "block_out_channels"
-    if not all(_is_count(one, MOST_LAYERS) for one in (layers if isinstance(layers, list) else [layers])):
+    if not all(_is_count(one, MAX_LAYERS) for one in (layers if isinstance(layers, list) else [layers])):
         return "layers_per_block"
     return ""
 
 
 def _wrong_in_text_encoder(config: Mapping[str, Any]) -> str:
     limits = {
-        "num_hidden_layers": MOST_LAYERS,
-        "hidden_size": MOST_CHANNELS,
-        "intermediate_size": MOST_CHANNELS,
-        "num_attention_heads": MOST_CHANNELS,
-        "vocab_size": MOST_TOKENS,
-        "max_position_embeddings": MOST_POSITIONS,
+        "num_hidden_layers": MAX_LAYERS,
+        "hidden_size": MAX_CHANNELS,
+        "intermediate_size": MAX_CHANNELS,
+        "num_attention_heads": MAX_CHANNELS,
+        "vocab_size": MAX_TOKENS,
+        "max_position_embeddings": MAX_POSITIONS,
     }
     return next((name for name, most in limits.items() if name in config and not _is_count(config[name], most)), "")
 
 
 def _wrong_in_scheduler(config: Mapping[str, Any]) -> str:
-    if not _is_count(config.get("num_train_timesteps", 1000), MOST_TIMESTEPS):
+    if not _is_count(config.get("num_train_timesteps", 1000), MAX_TIMESTEPS):
         return "num_train_timesteps"
     start, end = config.get("beta_start", 0.0001), config.get("beta_end", 0.02)
     if not (_is_positive(start) and _is_positive(end) and start <= end < 1):

@@ -29,7 +29,7 @@ MAX_ARCHIVE_DIRECTORY_BYTES = 32 * 2**20
 MAX_PICKLE_BYTES = 64 * 2**20
 """Of the pickle in a zip archive, which names the tensors; their numbers lie beside it."""
 
-_LEAST_TEXT = 8  # letters: fewer may be the beginning of anything
+_MIN_TEXT = 8  # letters: fewer may be the beginning of anything
 _SHOWN = 120  # letters of a name in a message
 
 _OTHER_FILES: dict[str, tuple[bytes, ...]] = {  # code -> how such files begin, in small letters
@@ -97,7 +97,7 @@ def _no_weights(path: Path) -> ModelError:
         text = start.decode("utf-8")
     except UnicodeDecodeError as error:  # a letter may be cut in two at the end
         text = start[: error.start].decode("utf-8") if error.start >= len(start) - 3 else ""
-    if len(text) >= _LEAST_TEXT and all(sign.isprintable() or sign.isspace() for sign in text):
+    if len(text) >= _MIN_TEXT and all(sign.isprintable() or sign.isspace() for sign in text):
         return ModelError("model_is_text", path=str(path), begins=" ".join(text.split())[:_SHOWN])
     return ModelError("model_unknown", path=str(path))
 

@@ -9,8 +9,8 @@ from typing import Any
 from lorasmith.errors import ModelError
 from lorasmith.families.headers import check_regular
 
-MOST_JSON_BYTES = 16 * 2**20
-MOST_TOKENIZER_BYTES = 64 * 2**20
+MAX_JSON_BYTES = 16 * 2**20
+MAX_TOKENIZER_BYTES = 64 * 2**20
 
 
 def check_tokenizer(folder: Path) -> None:
@@ -24,7 +24,7 @@ def check_tokenizer(folder: Path) -> None:
     for file in sorted(folder.iterdir()):
         if not file.is_dir():
             check_regular(file)
-            if file.stat().st_size > MOST_TOKENIZER_BYTES:
+            if file.stat().st_size > MAX_TOKENIZER_BYTES:
                 raise ModelError("model_damaged", path=str(file), where="tokenizer")
 
 
@@ -35,7 +35,7 @@ def read_json(path: Path) -> dict[str, Any]:
         ModelError: `model_damaged`, `model_irregular`, `model_unreadable`.
     """
     check_regular(path)
-    if path.stat().st_size > MOST_JSON_BYTES:
+    if path.stat().st_size > MAX_JSON_BYTES:
         raise ModelError("model_damaged", path=str(path), where="JSON")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -22,7 +22,7 @@ from lorasmith.families.headers import TensorInfo, file_kind, read_header
 from lorasmith.families.numpy_stand_ins import STAND_INS
 from lorasmith.families.recognize import BaseWeights, component_files, recognize_tensors
 
-MOST_SHARED = 4  # tensors may share their numbers: all of them together may be so many times the file
+MAX_SHARED = 4  # tensors may share their numbers: all of them together may be so many times the file
 
 # What torch's unpickler raises on broken files, as fuzzing it shows.
 _BROKEN = (
@@ -135,7 +135,7 @@ def _check_plain(path: Path, tensors: Mapping[str, Tensor]) -> None:
         if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized or tensor.is_complex():
             raise ModelError("model_damaged", path=str(path), where="pickle")
         sizes += tensor.numel() * tensor.element_size()
-    if sizes > MOST_SHARED * path.stat().st_size:
+    if sizes > MAX_SHARED * path.stat().st_size:
         raise ModelError("model_damaged", path=str(path), where="pickle")
 
 

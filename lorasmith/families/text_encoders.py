@@ -25,7 +25,7 @@ from lorasmith.libraries import importing_library
 MAX_TOKENS = 77
 """With the start and the end."""
 CAPTION_TOKENS = MAX_TOKENS - 2
-MOST_SHOWN = 40
+MAX_SHOWN = 40
 """Characters of a tag in a message."""
 ELLIPSIS = "\u2026"
 
@@ -108,12 +108,12 @@ def first_unseen_tag(tokenizer: Callable[[], Any], caption: str) -> str:
     tags = list(re.finditer(r"[^,\uff0c\u3001]+", caption))
     tag = next((one for one in tags if one.end() >= ends[cut]), tags[-1])
     words = tag[0].strip()
-    if len(words) <= MOST_SHOWN:
+    if len(words) <= MAX_SHOWN:
         return words
     begin = max(ends[cut - 1] if cut else 0, tag.start())  # of the word that is cut, in a sentence
-    if ends[cut] - begin > MOST_SHOWN:  # a sentence without spaces
+    if ends[cut] - begin > MAX_SHOWN:  # a sentence without spaces
         begin += max(0, bisect.bisect_left(range(begin, ends[cut]), True, key=is_over) - 1)
-    return caption[begin : min(begin + MOST_SHOWN, tag.end())].strip() + ELLIPSIS
+    return caption[begin : min(begin + MAX_SHOWN, tag.end())].strip() + ELLIPSIS
 
 
 def clip_hidden_states(encoder: nn.Module, input_ids: Tensor, *, clip_skip: int) -> Tensor:

@@ -10,8 +10,8 @@ from typing import Any, Literal
 from lorasmith.errors import ModelError
 from lorasmith.families.headers import check_regular
 
-MOST_YAML_BYTES = 2**20
-MOST_DEPTH = 64
+MAX_YAML_BYTES = 2**20
+MAX_DEPTH = 64
 
 _PREDICTIONS: dict[str, Literal["epsilon", "v_prediction"]] = {"v": "v_prediction", "eps": "epsilon"}
 
@@ -40,14 +40,14 @@ def _content(file: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        if file.stat().st_size > MOST_YAML_BYTES:
+        if file.stat().st_size > MAX_YAML_BYTES:
             raise ModelError("model_yaml", path=str(file), reason=f"{file.stat().st_size} bytes")
         text = file.read_bytes().decode("utf-8-sig")
         events = yaml.parse(text, Loader=yaml.SafeLoader)
         depth = 0
         for event in events:
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > MOST_DEPTH or isinstance(event, yaml.AliasEvent):  # an alias could make a giant of a line
+            if depth > MAX_DEPTH or isinstance(event, yaml.AliasEvent):  # an alias could make a giant of a line
                 raise ModelError("model_yaml", path=str(file), reason="aliases, or too deep")
         content = yaml.safe_load(text)
     except OSError as error:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from lorasmith.events import (
+from lorasmith.runs.events import (
     Event,
     GivenUp,
     RunStarted,

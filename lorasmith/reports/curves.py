@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import fsum
 
-from lorasmith.events import BestChosen, Evaluated, Event, RunStarted, StepCompleted
+from lorasmith.runs.events import BestChosen, Evaluated, Event, RunStarted, StepCompleted
 
 DENOISER = "denoiser"
 

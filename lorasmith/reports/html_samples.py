@@ -13,9 +13,9 @@ from lorasmith.reports.speech import NOTHING, Speech, file_name, short
 from lorasmith.reports.summary import RunSummary, SampleRow
 from lorasmith.reports.verdicts import Nearest
 
-MOST_ROWS = 12
-MOST_STEPS = 6
-MOST_PAIRS = 4
+MAX_ROWS = 12
+MAX_STEPS = 6
+MAX_PAIRS = 4
 
 
 def samples(summary: RunSummary, words: Speech, *, root: Path, embedder: Embedder) -> Markup:
@@ -24,21 +24,21 @@ def samples(summary: RunSummary, words: Speech, *, root: Path, embedder: Embedde
     if not summary.samples:
         return element("section", title, element("p", words.say("report.no_samples"), cls="quiet"))
     steps = chosen_steps(summary)
-    rows = [_row(row, steps, summary, words, root, embedder) for row in summary.samples[:MOST_ROWS]]
+    rows = [_row(row, steps, summary, words, root, embedder) for row in summary.samples[:MAX_ROWS]]
     notes = [element("p", words.say("report.samples_note"), cls="quiet")]
-    left_out = len(summary.samples) - MOST_ROWS
+    left_out = len(summary.samples) - MAX_ROWS
     if left_out > 0:
         notes.append(element("p", words.say("report.samples_left_out", count=left_out), cls="quiet"))
     return element("section", title, *notes, *rows)
 
 
 def chosen_steps(summary: RunSummary) -> list[int]:
-    """At most MOST_STEPS of the steps with samples: first, last, the one to use, and some between."""
+    """At most MAX_STEPS of the steps with samples: first, last, the one to use, and some between."""
     steps = [one.step for one in summary.curves.evaluations if one.samples]
-    if len(steps) <= MOST_STEPS:
+    if len(steps) <= MAX_STEPS:
         return steps
     last = len(steps) - 1
-    places = {round(number * last / (MOST_STEPS - 1)) for number in range(MOST_STEPS)}
+    places = {round(number * last / (MAX_STEPS - 1)) for number in range(MAX_STEPS)}
     if summary.use.step in steps and (best := steps.index(summary.use.step)) not in places:
         between = [one for one in places if one not in (0, last)]
         places.remove(min(between, key=lambda one: abs(one - best)))
@@ -94,7 +94,7 @@ def _gone(words: Speech) -> Markup:
 
 def likeness(summary: RunSummary, words: Speech, *, root: Path, embedder: Embedder) -> Markup:
     """The samples most like a training picture, each beside it."""
-    found = summary.memorisation.samples[:MOST_PAIRS]
+    found = summary.memorisation.samples[:MAX_PAIRS]
     if not found:
         return Markup("")
     pairs = [_pair(one, words, root, embedder) for one in found]

@@ -11,7 +11,7 @@ from lorasmith.reports.speech import NOTHING, Speech, clock, file_name, moment, 
 from lorasmith.reports.summary import FileRecord, RunSummary
 
 HAPPENED = ("WorkerHung", "WorkerRestarted", "LimitRaised")  # events of the supervisor that there are words for
-MOST_PICTURES = 200  # rows; the JSON has them all
+MAX_PICTURES = 200  # rows; the JSON has them all
 Row = Sequence[str]
 
 
@@ -38,16 +38,16 @@ def data(summary: RunSummary, words: Speech) -> Markup:
             "×".join(map(str, one.bucket)) or NOTHING,
             str(one.times_seen),
         )
-        for one in found.pictures[:MOST_PICTURES]
+        for one in found.pictures[:MAX_PICTURES]
     ]
     rows += [(file_name(path), NOTHING, NOTHING, words.say("report.data.held_out_row")) for path in found.held_out]
     columns = [words.say(f"report.data.column.{name}") for name in ("picture", "repeats", "bucket", "seen")]
     more = []
     if rows:
         more.append(folded(words.say("report.data.each"), _table(columns, rows)))
-    if len(found.pictures) > MOST_PICTURES:
+    if len(found.pictures) > MAX_PICTURES:
         more.append(
-            element("p", words.say("report.data.left_out", count=len(found.pictures) - MOST_PICTURES), cls="quiet")
+            element("p", words.say("report.data.left_out", count=len(found.pictures) - MAX_PICTURES), cls="quiet")
         )
     return element("section", element("h2", words.say("report.data.title")), _facts(facts), *more)
 

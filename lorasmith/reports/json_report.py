@@ -8,9 +8,9 @@ from datetime import datetime
 from typing import Any
 
 from lorasmith import __version__
-from lorasmith.events import Evaluated
 from lorasmith.reports.curves import Curves
 from lorasmith.reports.summary import RunSummary
+from lorasmith.runs.events import Evaluated
 
 FORMAT = 1
 

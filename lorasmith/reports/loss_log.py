@@ -8,13 +8,13 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from lorasmith.events import Evaluated
 from lorasmith.faults import fault_point
-from lorasmith.ledger import read_events
 from lorasmith.messages import FALLBACK
 from lorasmith.reports.curves import Curves, Point, curves_of
 from lorasmith.reports.measures import PICTURE_MEASURES, reason_of, value_of, why_not
-from lorasmith.run_folder import no_space_named, write_atomically
+from lorasmith.runs.events import Evaluated
+from lorasmith.runs.layout import map_disk_full, write_atomically
+from lorasmith.runs.ledger import read_events
 
 COLUMNS = (
     "step",
@@ -45,7 +45,7 @@ class LossLog:
 
     def remake(self, curves: Curves) -> None:
         """Replaces the file by the rows of these curves, whole or not at all."""
-        with no_space_named(self._asked):
+        with map_disk_full(self._asked):
             self._asked.parent.mkdir(parents=True, exist_ok=True)
         measured = {one.step: one for one in curves.evaluations}
         rows = [_row(point, measured.get(point.step)) for point in curves.points]
@@ -53,7 +53,7 @@ class LossLog:
 
     def append(self, point: Point) -> None:
         """One row more, handed to the operating system before this returns."""
-        with no_space_named(self._path), self._path.open("ab") as file:
+        with map_disk_full(self._path), self._path.open("ab") as file:
             file.write(_rows([_row(point, None)]))
             file.flush()
             fault_point("csv.appended")

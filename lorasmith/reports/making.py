@@ -12,7 +12,6 @@ from datetime import datetime
 from pathlib import Path
 
 from lorasmith.errors import InputError
-from lorasmith.ledger import read_events
 from lorasmith.reports.files import ReportFiles
 from lorasmith.reports.html_report import html_report
 from lorasmith.reports.json_report import json_report
@@ -20,7 +19,8 @@ from lorasmith.reports.png_report import png_report
 from lorasmith.reports.projections import Trouble, reason_of
 from lorasmith.reports.speech import Speech
 from lorasmith.reports.summary import RunSummary, summary_of
-from lorasmith.run_folder import RunFolder, no_space_named, write_atomically
+from lorasmith.runs.layout import RunFolder, map_disk_full, write_atomically
+from lorasmith.runs.ledger import read_events
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class _Making:
         return written[0] if written else None
 
     def _make(self, folder: Path) -> None:
-        with no_space_named(folder):
+        with map_disk_full(folder):
             folder.mkdir(parents=True, exist_ok=True)
 
     def _done(self, path: Path, action: Callable[[], None]) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from math import fsum, hypot, sqrt
 
-from lorasmith.events import Evaluated
 from lorasmith.messages import has, tr
+from lorasmith.runs.events import Evaluated
 
 PICTURE_MEASURES = ("visual", "semantic", "color")
 VALIDATION = "validation"

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Protocol
 
 from lorasmith.errors import InputError, ResourceError
-from lorasmith.events import CheckpointSaved, Evaluated, Event, RunStarted, RunStopped, StepCompleted
-from lorasmith.ledger import read_events
 from lorasmith.libraries import importing_library
 from lorasmith.messages import FALLBACK
 from lorasmith.reports.curves import CurveFold, Curves, Point
-from lorasmith.run_folder import RunFolder
+from lorasmith.runs.events import CheckpointSaved, Evaluated, Event, RunStarted, RunStopped, StepCompleted
+from lorasmith.runs.layout import RunFolder
+from lorasmith.runs.ledger import read_events
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 Trend = Literal["falling", "rising", "level", "too_few"]
 BLOCKS = 12  # of a curve, whose means are compared for the trend
-LEAST_FOR_TREND = 4
+MIN_FOR_TREND = 4
 CERTAIN = 1.645  # standard deviations: 95 of 100 curves without a trend stay below
 
 
@@ -56,7 +56,7 @@ def summarised(
 def trend_of(values: Sequence[float]) -> Trend:
     """Which way a curve goes, by the Mann-Kendall test (Mann 1945, Econometrica 13, 245-259) on the means of up to
     BLOCKS blocks of it; "level" where chance explains it too."""
-    if len(values) < LEAST_FOR_TREND:
+    if len(values) < MIN_FOR_TREND:
         return "too_few"
     count = min(BLOCKS, len(values))
     cuts = [len(values) * number // count for number in range(count + 1)]

@@ -12,19 +12,6 @@ from dataclasses import dataclass, field
 from math import fsum
 from typing import Any
 
-from lorasmith.events import (
-    AdapterExported,
-    BestChosen,
-    CheckpointSaved,
-    DeviceChosen,
-    Evaluated,
-    Event,
-    RunStarted,
-    StepCompleted,
-    StepRepeated,
-    Warned,
-)
-from lorasmith.ledger import surviving
 from lorasmith.reports.attempts import Attempt, Ending, attempts_of
 from lorasmith.reports.curves import Curves, curves_of
 from lorasmith.reports.measures import MEASURES, VALIDATION, is_held_out, reason_of, value_of
@@ -39,6 +26,19 @@ from lorasmith.reports.verdicts import (
     recommended,
     sample_key,
 )
+from lorasmith.runs.events import (
+    AdapterExported,
+    BestChosen,
+    CheckpointSaved,
+    DeviceChosen,
+    Evaluated,
+    Event,
+    RunStarted,
+    StepCompleted,
+    StepRepeated,
+    Warned,
+)
+from lorasmith.runs.ledger import surviving
 
 TOTAL = "total"
 

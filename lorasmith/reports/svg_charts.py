@@ -10,7 +10,7 @@ from lorasmith.reports.speech import short
 
 WIDTH, HEIGHT = 440, 236
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 28  # room around the plot
-MOST_POINTS = 260
+MAX_POINTS = 260
 TICKS = 5
 
 
@@ -78,7 +78,7 @@ def _horizontal(at: float) -> Markup:
 
 
 def _curve(line: Line, scale: _Scale, language: str) -> Markup:
-    drawn = thinned(line, MOST_POINTS)
+    drawn = thinned(line, MAX_POINTS)
     pairs = list(zip(drawn.steps, drawn.values, strict=True))
     parts = []
     for stretch in drawn.stretches():

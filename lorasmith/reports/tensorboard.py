@@ -22,13 +22,13 @@ from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from lorasmith.events import Evaluated
 from lorasmith.faults import fault_point
-from lorasmith.ledger import read_events
 from lorasmith.messages import FALLBACK
 from lorasmith.reports.curves import Curves, Point, curves_of
 from lorasmith.reports.measures import MEASURES, reason_of, value_of, why_not
-from lorasmith.run_folder import RunFolder, no_space_named
+from lorasmith.runs.events import Evaluated
+from lorasmith.runs.layout import RunFolder, map_disk_full
+from lorasmith.runs.ledger import read_events
 
 PATTERN = "events.out.tfevents.*"
 PNG_HEAD = b"\x89PNG\r\n\x1a\n"
@@ -53,7 +53,7 @@ class TensorBoardFile:
         """A new file with these curves takes the place of the older ones, once it is whole."""
         with suppress(OSError):  # what a full disk did not take is written anew below
             self.close()
-        with no_space_named(self._folder):
+        with map_disk_full(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
             older = sorted(self._folder.glob(PATTERN))
             final = self._folder / _file_name(older)
@@ -86,7 +86,7 @@ class TensorBoardFile:
     def append(self, point: Point) -> None:
         """One record, handed to the operating system before this returns: a TensorBoard that runs shows it."""
         assert self._file is not None
-        with no_space_named(self._folder):
+        with map_disk_full(self._folder):
             _write(self._file, _record(point))
             self._file.flush()
             fault_point("tensorboard.appended")
@@ -95,7 +95,7 @@ class TensorBoardFile:
         """What was measured, and the samples it was measured on."""
         del curves  # what is there stays as it is
         assert self._file is not None
-        with no_space_named(self._folder):
+        with map_disk_full(self._folder):
             _write(self._file, self._measures(evaluation))
             self._file.flush()
 

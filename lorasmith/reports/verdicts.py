@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lorasmith.events import Evaluated
 from lorasmith.reports.curves import Curves
 from lorasmith.reports.measures import VALIDATION, difference, error_of, is_held_out, value_of
+from lorasmith.runs.events import Evaluated
 
 COPY_SIMILARITY = 0.97  # cosine of CLIP embeddings above which two pictures look the same to it
-LEAST_FOR_OVER_TRAINING = 3
+MIN_FOR_OVER_TRAINING = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ def over_training(curves: Curves) -> OverTraining:
     if not held_out:
         return OverTraining("trained_pictures")
     held_out = [one for one in held_out if _compares(one, held_out[-1])]
-    if len(held_out) < LEAST_FOR_OVER_TRAINING:
+    if len(held_out) < MIN_FOR_OVER_TRAINING:
         return OverTraining("too_few")
     best, last = min(held_out, key=_loss), held_out[-1]
     averages = {point.step: point.average_loss for point in curves.points}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from lorasmith.events import RunStopped, WorkerHung
-from lorasmith.runtime.policy import Silence
+from lorasmith.runs.events import RunStopped, WorkerHung
+from lorasmith.runtime.policy import StallDetector
 from lorasmith.runtime.processes import Output, Watchable, is_stopped, stack_of
 
 
@@ -21,7 +21,7 @@ class Attempt:
     leave_by: float = 0.0
     hung: WorkerHung | None = None
     is_over_limit: bool = False
-    is_wished: bool = False  # somebody else asked it to stop: a web page, a script
+    stop_requested_by_user: bool = False  # somebody else asked it to stop: a web page, a script
     is_gone: bool = True  # False: nothing could end it
 
     @property
@@ -31,7 +31,7 @@ class Attempt:
             return str(self.ending.fields.get("reason", self.ending.code))
         return "" if self.hung is not None else f"exit status {self.process.poll()}"
 
-    def found_hung(self, silence: Silence) -> WorkerHung:
+    def found_hung(self, silence: StallDetector) -> WorkerHung:
         """Notes where it hangs, with the stacks of its threads."""
         is_halted = is_stopped(self.process.pid)
         self.hung = WorkerHung(

@@ -26,8 +26,8 @@ def main() -> int:
 def _facts() -> dict[str, Any]:
     import psutil
 
-    from lorasmith.training.device import DTYPES, choose_device, choose_precision, fingerprint
-    from lorasmith.training.repeatability import self_check
+    from lorasmith.engine.device import DTYPES, choose_device, choose_precision, fingerprint
+    from lorasmith.engine.repeatability import self_check
 
     device = choose_device("auto", threads=0)
     precisions = {

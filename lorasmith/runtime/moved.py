@@ -11,9 +11,9 @@ from typing import Any
 
 from lorasmith.config import RunConfig
 from lorasmith.config.project_paths import project_of
-from lorasmith.events import Event, RunStarted
 from lorasmith.families.locate import is_there
-from lorasmith.run_folder import RunFolder
+from lorasmith.runs.events import Event, RunStarted
+from lorasmith.runs.layout import RunFolder
 
 _OPTIONS = {
     ("dataset", "folder"): "data",

@@ -6,9 +6,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from lorasmith.errors import ResourceError
-from lorasmith.events import Event
-from lorasmith.ledger import Ledger
-from lorasmith.run_folder import no_space_named
+from lorasmith.runs.events import Event
+from lorasmith.runs.layout import map_disk_full
+from lorasmith.runs.ledger import Ledger
 
 
 class OwnLog:
@@ -32,7 +32,7 @@ class OwnLog:
         self._is_open = True
         if not self._waiting:
             return
-        with suppress(ResourceError, OSError), no_space_named(self._path), Ledger(self._path) as log:
+        with suppress(ResourceError, OSError), map_disk_full(self._path), Ledger(self._path) as log:
             while self._waiting:
                 log.append(self._waiting[0])
                 del self._waiting[0]

@@ -10,14 +10,14 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Literal
 
-from lorasmith.control import Heartbeat
 from lorasmith.errors import ExitCode
+from lorasmith.runs.process_files import Heartbeat
 
 FIRST_TIMES = 6  # so many stall time-outs for what has no measure yet: loading, compiling, an attempt's first step
 MICRO_BATCHES = 20  # so many median micro-batches without a sign of life are one too many
 SLOW_STEPS = 2.0  # a step may take so many times the median one before the whole-run limit counts it as none
-MOST_RESTARTS = 3  # in a row, without a step that was not reached before
-MOST_AT_ONCE_SECONDS = 1.0  # ten times as long as two looks are apart
+MAX_RESTARTS = 3  # in a row, without a step that was not reached before
+MAX_AT_ONCE_SECONDS = 1.0  # ten times as long as two looks are apart
 REMEMBERED = 501
 DISK_CODES = frozenset({"disk_full", "disk_too_full"})
 # Encoders are loaded in the course of caching, so that has the patience of loading.
@@ -35,7 +35,7 @@ def stall_limit(stall_timeout: float, median_micro_batch: float, *, phase: str, 
 
 
 @dataclass(slots=True)
-class WatchedTime:
+class ObservedClock:
     """Seconds in which somebody looked. A watcher that was itself stopped, or asleep with the whole machine, has seen
     nothing: of the time between two looks no more than a second counts."""
 
@@ -43,12 +43,12 @@ class WatchedTime:
 
     def passed(self, now: float) -> float:
         """Since the last look; never negative."""
-        seconds = min(max(0.0, now - self._last), MOST_AT_ONCE_SECONDS)
+        seconds = min(max(0.0, now - self._last), MAX_AT_ONCE_SECONDS)
         self._last = now
         return seconds
 
 
-class Silence:
+class StallDetector:
     """The first rule: how long the training thread may go without a sign of life."""
 
     def __init__(self, stall_timeout: float) -> None:
@@ -127,7 +127,7 @@ class Silence:
         self._median = statistics.median(self._measured_seconds)
 
 
-class Backlog:
+class DeferredLinesNotice:
     """Whether it must be said that lines of the ledger wait for room: once, until a state is saved again."""
 
     def __init__(self) -> None:
@@ -139,7 +139,7 @@ class Backlog:
         return is_news
 
 
-class Budget:
+class TimeBudget:
     """The whole-run limit: seconds between completed steps, over all attempts of one start."""
 
     def __init__(self, max_seconds_per_step: float, steps: int, stall_timeout: float) -> None:
@@ -258,7 +258,7 @@ class Restarts:
         if self.highest > self._before:
             self._before = self.highest
             self.in_vain = 0
-        if self._no_restart or self.in_vain >= MOST_RESTARTS:
+        if self._no_restart or self.in_vain >= MAX_RESTARTS:
             return False
         self.in_vain += 1
         return True

@@ -22,7 +22,7 @@ from lorasmith.runtime.worker_environment import worker_environment
 INTERRUPT = signal.Signals["CTRL_BREAK_EVENT" if sys.platform == "win32" else "SIGINT"]
 STACK_SIGNAL = "SIGUSR1"  # a worker answers it by printing the stacks of all its threads
 STACK_SECONDS = 1.0
-MOST_OUTPUT = 1 << 20  # bytes
+MAX_OUTPUT = 1 << 20  # bytes
 KEPT_OUTPUT = 1 << 14
 ASK_SECONDS = 2.0
 TERMINATE_SECONDS = 1.0
@@ -51,7 +51,7 @@ class Output:
 
     def trim(self) -> None:
         """Empties a file that has become too large, but for its end."""
-        if self.size() > MOST_OUTPUT:
+        if self.size() > MAX_OUTPUT:
             kept = self.text().encode()
             with suppress(OSError):  # where it cannot be, it is tried again
                 self.file.truncate(0)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lorasmith.config import RunConfig
-from lorasmith.run_folder import RunFolder
+from lorasmith.runs.layout import RunFolder
 
 
 @dataclass(frozen=True, slots=True)

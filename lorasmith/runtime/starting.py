@@ -17,18 +17,18 @@ from lorasmith.config.request import Request
 from lorasmith.data.names import extension_of, readable
 from lorasmith.data.order import split_held_out
 from lorasmith.data.seen import encoded
+from lorasmith.engine.lr_schedules import lr_factor_at
 from lorasmith.errors import ConfigError, ExitCode, ModelError, NoStateError, ResumeError
-from lorasmith.events import AdapterExported, BestChosen, CheckpointSaved, RunStarted, RunStopped
 from lorasmith.families.locate import expanded, is_there
 from lorasmith.families.lora_files import LoraShape
 from lorasmith.families.recognize import check_clip_skip
 from lorasmith.inputs import base_weights, check_init_from, check_names, notices, scan_for, steps_of_epochs
-from lorasmith.ledger import newest_trusted, read_events, surviving
-from lorasmith.run_folder import RunFolder, run_at
+from lorasmith.runs.events import AdapterExported, BestChosen, CheckpointSaved, RunStarted, RunStopped
+from lorasmith.runs.layout import RunFolder, run_at
+from lorasmith.runs.ledger import newest_trusted, read_events, surviving
+from lorasmith.runs.states import SavedState, damage_listed, damage_of, find_states, newest_good
 from lorasmith.runtime.moved import found_again, lines_about_places
 from lorasmith.runtime.start import Start
-from lorasmith.saved_states import SavedState, damage_listed, damage_of, find_states, newest_good
-from lorasmith.training.lr_schedules import lr_factor_at
 
 LR_TOLERANCE = 0.01  # a smaller share is no jump
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from types import FrameType, TracebackType
 from typing import Any
 
-from lorasmith.control import STOP_SIGNALS, monotonic
+from lorasmith.runs.process_files import STOP_SIGNALS, monotonic
 
 INTERRUPTS = ("SIGINT", "SIGBREAK")  # what a person presses
 ENDINGS = tuple(name for name in STOP_SIGNALS if name not in INTERRUPTS)  # what a system or a closed terminal sends

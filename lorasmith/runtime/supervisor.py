@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from lorasmith.config import dump_run_toml
-from lorasmith.control import monotonic, read_heartbeat, request_stop, stop_is_requested
 from lorasmith.errors import ExitCode, ResourceError
-from lorasmith.events import (
+from lorasmith.runs.events import (
     AdapterExported,
     CheckpointSaved,
     Event,
@@ -31,35 +30,36 @@ from lorasmith.events import (
     WorkerRestarted,
     WorkerStarted,
 )
-from lorasmith.ledger import Follower, newest_trusted, read_events
-from lorasmith.locking import FolderLock
-from lorasmith.run_folder import RunFolder, no_space_named, on_windows, refusals_named, write_atomically
+from lorasmith.runs.layout import RunFolder, map_disk_full, map_write_errors, on_windows, write_atomically
+from lorasmith.runs.ledger import Follower, newest_trusted, read_events
+from lorasmith.runs.locks import FolderLock
+from lorasmith.runs.process_files import monotonic, read_heartbeat, request_stop, stop_is_requested
+from lorasmith.runs.states import damage_listed, newest_good
 from lorasmith.runtime.attempt import Attempt
-from lorasmith.runtime.leftovers import (
+from lorasmith.runtime.cleanup import (
     clear_staging,
     end_orphan,
     leave_no_staging,
-    let_go_for_the_dead,
     refuse_foreign_staging,
+    remove_stale_worker_lock,
     remove_unfinished,
 )
 from lorasmith.runtime.own_log import OwnLog
 from lorasmith.runtime.policy import (
     DISK_CODES,
     FAILURE_EXITS,
-    Backlog,
-    Budget,
+    DeferredLinesNotice,
     Ended,
     Failure,
+    ObservedClock,
     Restarts,
-    Silence,
-    WatchedTime,
+    StallDetector,
+    TimeBudget,
     meaning_of,
 )
 from lorasmith.runtime.processes import Output, Watchable, end_process, launch_worker
 from lorasmith.runtime.start import Start
 from lorasmith.runtime.stop_signals import StopSignals
-from lorasmith.saved_states import damage_listed, newest_good
 
 POLL_SECONDS = 0.1
 ASKED_SECONDS = 0.1  # somebody who only asks whether a run is going on may have the lock for a moment
@@ -97,7 +97,7 @@ class Supervisor:
                 cannot be done.
         """
         with ExitStack() as held:
-            with refusals_named(self._run.root):
+            with map_write_errors(self._run.root):
                 held.enter_context(FolderLock(self._run.lock, wait_seconds=ASKED_SECONDS))
                 held.enter_context(self._stops)
                 refuse_foreign_staging(self._run)
@@ -158,17 +158,17 @@ class Supervisor:
             now = self._attempt = Attempt(number, process, output)
             self._silence.attempt_began()
             self._budget.attempt_began()
-            self._time = WatchedTime(monotonic())
+            self._time = ObservedClock(monotonic())
             pids = {"worker_pid": process.pid, "supervisor_pid": os.getpid()}
             yield self._log.add(WorkerStarted(attempt=number, time=time.time(), **pids))
             yield from self._followed(now, late)
             status = process.poll()
             said = "" if status == 0 else output.text()
         if now.hung is None and not now.is_over_limit:
-            now.is_wished = stop_is_requested(self._run, number)
+            now.stop_requested_by_user = stop_is_requested(self._run, number)
         with suppress(OSError):  # the next start takes it away
             self._run.stop_request.unlink(missing_ok=True)
-        let_go_for_the_dead(self._run)
+        remove_stale_worker_lock(self._run)
         status = int(ExitCode.STUCK) if status is None else status
         yield self._log.add(WorkerEnded(attempt=number, time=time.time(), status=status, output=said))
         return Ended(
@@ -176,7 +176,7 @@ class Supervisor:
             said=None if now.ending is None else now.ending.exit_code,
             is_hung=now.hung is not None,
             is_over_limit=now.is_over_limit or not now.is_gone,
-            is_asked=self._stops.is_asked or now.is_wished,
+            is_asked=self._stops.is_asked or now.stop_requested_by_user,
             is_complete=self._exported_step == self._start.stop_at,
             is_out_of_room=self._begun and (now.ending is None or now.ending.code in DISK_CODES),
         )
@@ -237,7 +237,7 @@ class Supervisor:
 
     def _hung(self, now: Attempt) -> Iterator[Event]:
         yield self._log.add(now.found_hung(self._silence))
-        self._end_in_need(now)
+        self._terminate_worker(now)
 
     def _over_limit(self, now: Attempt) -> Iterator[Event]:
         """More time for a run that is moving; the end of one that is not."""
@@ -254,11 +254,11 @@ class Supervisor:
             )
             return
         now.is_over_limit = True
-        self._end_in_need(now)
+        self._terminate_worker(now)
 
-    def _end_in_need(self, now: Attempt) -> None:
+    def _terminate_worker(self, now: Attempt) -> None:
         """Whose request is no wish of anybody."""
-        now.is_wished = stop_is_requested(self._run, now.number)
+        now.stop_requested_by_user = stop_is_requested(self._run, now.number)
         self._ask_to_stop(now)
         now.is_gone = end_process(now.process, is_asked=True)
 
@@ -274,7 +274,7 @@ class Supervisor:
             self._restarts.step_completed(event.step)
         elif isinstance(event, CheckpointSaved):
             self._has_saved = True
-            self._backlog = Backlog()
+            self._backlog = DeferredLinesNotice()
         elif isinstance(event, AdapterExported) and event.path == self._run.export(self._start.config.export.name).name:
             self._exported_step = event.step
         elif isinstance(event, RunStopped):
@@ -354,10 +354,10 @@ class Supervisor:
 
     def _set_rules(self) -> None:
         watch, start = self._start.config.watch, self._start
-        self._silence = Silence(watch.stall_timeout)
-        self._budget = Budget(watch.max_seconds_per_step, start.stop_at - start.first_step, watch.stall_timeout)
+        self._silence = StallDetector(watch.stall_timeout)
+        self._budget = TimeBudget(watch.max_seconds_per_step, start.stop_at - start.first_step, watch.stall_timeout)
         self._restarts = Restarts(start.first_step, no_restart=watch.no_restart)
-        self._backlog = Backlog()
+        self._backlog = DeferredLinesNotice()
         self._resume = start.resume
 
     def _next_attempt(self) -> int:
@@ -368,7 +368,7 @@ class Supervisor:
 
     def _stage(self, *, is_placed: bool) -> None:
         """The config that the worker reads; it takes its place in the run when everything has loaded."""
-        with no_space_named(self._run.staging):
+        with map_disk_full(self._run.staging):
             self._run.staging.mkdir(parents=True)
         staged = RunFolder(self._run.staging)
         # Once the run has its place its own settings hold what `auto` has become: a restart is on the same terms.
@@ -394,4 +394,4 @@ class Supervisor:
         """Of a supervisor that leaves before its worker did."""
         if self._attempt is not None:
             end_process(self._attempt.process, at_once=True)
-            let_go_for_the_dead(self._run)
+            remove_stale_worker_lock(self._run)

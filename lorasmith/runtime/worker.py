@@ -21,14 +21,14 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from lorasmith.control import STOP_SIGNALS, HeartbeatWriter, StopFlag
 from lorasmith.errors import ExitCode, InputError, LockedError, ResourceError, TrainerError
-from lorasmith.events import RunStopped
 from lorasmith.faults import fault_point
-from lorasmith.ledger import Ledger
 from lorasmith.libraries import PACKAGES, importing_library
-from lorasmith.locking import FolderLock
-from lorasmith.run_folder import RunFolder, no_space_named
+from lorasmith.runs.events import RunStopped
+from lorasmith.runs.layout import RunFolder, map_disk_full
+from lorasmith.runs.ledger import Ledger
+from lorasmith.runs.locks import FolderLock
+from lorasmith.runs.process_files import STOP_SIGNALS, HeartbeatWriter, StopFlag
 from lorasmith.runtime.processes import STACK_SIGNAL
 
 PREDECESSOR_SECONDS = 10.0  # that one which was just killed may take to be gone
@@ -58,7 +58,7 @@ def main(argv: list[str]) -> int:
 def _told(arguments: argparse.Namespace, run: RunFolder, stop: StopFlag) -> int:
     """Does the attempt and writes down how it ended."""
     ending = _attempt(arguments, run, stop)
-    # Told where the run stands: in its own ledger, or beside it while it has not taken its place.
+    # StartupContext where the run stands: in its own ledger, or beside it while it has not taken its place.
     try:
         with Ledger(run.early_ledger if run.staging.exists() else run.ledger) as ledger:
             ledger.append(ending)
@@ -77,29 +77,33 @@ def _attempt(arguments: argparse.Namespace, run: RunFolder, stop: StopFlag) -> R
     with ExitStack() as closing:
         closing.callback(gc.enable)
         try:
-            # Importing torch takes seconds, in which a stop must already be heard and a failure already be told.
+            # Importing torch takes seconds, in which a stop must already be heard and a failure already be reported.
             with importing_library():
-                from lorasmith.training import begin, build
-                from lorasmith.training.examples import Told
-                from lorasmith.training.loop import train
-                from lorasmith.training.thread_waiting import threads_waiting_by_need
+                from lorasmith.engine.examples import StartupContext
+                from lorasmith.engine.thread_waiting import threads_waiting_by_need
+                from lorasmith.session import begin, build
+                from lorasmith.session.loop import train
 
             closing.enter_context(threads_waiting_by_need())
             heart = HeartbeatWriter(run.staging / run.heartbeat.name)
-            told = Told(Ledger(run.early_ledger), heart, stop, arguments.attempt)
-            closing.callback(told.close)
+            startup = StartupContext(Ledger(run.early_ledger), heart, stop, arguments.attempt)
+            closing.callback(startup.close)
             gc.enable()
             try:
-                with no_space_named(run.root):
+                with map_disk_full(run.root):
                     loaded = build.load(
-                        run, attempt=arguments.attempt, stop_at=arguments.stop_at, resume=arguments.resume, told=told
+                        run,
+                        attempt=arguments.attempt,
+                        stop_at=arguments.stop_at,
+                        resume=arguments.resume,
+                        startup=startup,
                     )
             except ResourceError as error:
                 raise InputError(error.code, **error.fields) from error  # nothing was begun: the user's to mend
             recorder = begin.begin(loaded)
             closing.callback(recorder.close)
             try:
-                reason = train(loaded.state, loaded.parts, recorder, stop)
+                reason = train(loaded.state, loaded.context, recorder, stop)
             finally:
                 step = loaded.state.step
             return RunStopped(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 HEIGHT = 5
 LABEL = 9  # cells for the numbers at the left
-LEAST_COLUMNS = 8
+MIN_COLUMNS = 8
 # The dots of a braille cell, two columns of four, as bits.
 DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 EMPTY_BRAILLE = 0x2800
@@ -18,7 +18,7 @@ def chart(points: Sequence[tuple[int, float]], *, width: int, only_ascii: bool, 
     first and last step below. Several steps in one column are drawn as their mean. No line where there is no point.
     """
     columns = width - LABEL - 2
-    if not points or columns < LEAST_COLUMNS:
+    if not points or columns < MIN_COLUMNS:
         return []
     across, down = (1, 1) if only_ascii else (2, 4)
     values = _resampled(points, columns * across)

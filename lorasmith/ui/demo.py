@@ -13,7 +13,7 @@ from lorasmith.config.request import Request
 from lorasmith.config.run import validated
 from lorasmith.errors import ConfigError, ExitCode
 from lorasmith.messages import LANGUAGES
-from lorasmith.run_folder import RunFolder, no_space_named, write_atomically
+from lorasmith.runs.layout import RunFolder, map_disk_full, write_atomically
 from lorasmith.ui.commands import typed
 from lorasmith.ui.layout import two_columns
 from lorasmith.ui.switches import parse_switches
@@ -53,7 +53,7 @@ def demo(arguments: list[str], words: Words, command: str, *, engine: Engine | N
         return int(ExitCode.FINISHED)
     folder = (Path.cwd() / asked.folder).absolute()
     try:
-        with no_space_named(folder):
+        with map_disk_full(folder):
             _check_folder(folder, asked.folder)
             _prepare(folder, asked.lang)
     except OSError as error:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lorasmith.control import Heartbeat, read_heartbeat
-from lorasmith.events import (
+from lorasmith.reports.attempts import attempts_of
+from lorasmith.runs.events import (
     AdapterExported,
     BestChosen,
     Event,
@@ -24,12 +24,12 @@ from lorasmith.events import (
     StepRepeated,
     WorkerEnded,
 )
-from lorasmith.ledger import read_events
-from lorasmith.locking import is_held
-from lorasmith.reports.attempts import attempts_of
-from lorasmith.run_folder import RunFolder
+from lorasmith.runs.layout import RunFolder
+from lorasmith.runs.ledger import read_events
+from lorasmith.runs.locks import is_held
+from lorasmith.runs.process_files import Heartbeat, read_heartbeat
+from lorasmith.runs.states import SavedState, damage_in, find_states
 from lorasmith.runtime.policy import REMEMBERED, stall_limit
-from lorasmith.saved_states import SavedState, damage_in, find_states
 from lorasmith.ui.measures import Measure, measures_of
 from lorasmith.ui.run_reading import RunReader
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorasmith.errors import ExitCode
-from lorasmith.run_folder import RunFolder
+from lorasmith.runs.layout import RunFolder
 from lorasmith.ui.encodings import shows_everything
 from lorasmith.ui.switches import parse_switches, switches_help
 from lorasmith.ui.which_run import how_to_make_some, output_named, run_named, train_command

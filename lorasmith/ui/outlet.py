@@ -10,10 +10,10 @@ from contextlib import suppress
 from typing import TextIO
 
 PIECE = 1000  # characters; a pipe that has room at all has room for 4096 bytes
-MOST_PIECES = 2000
+MAX_PIECES = 2000
 
 
-class Outlet:
+class NonBlockingWriter:
     """What `out` does not take now (a pager that is not scrolled, a terminal held by Ctrl+S) is kept, and offered again
     at each call; of more than some 2000 lines the oldest are given up.
 
@@ -22,7 +22,7 @@ class Outlet:
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
-        self._kept: deque[str] = deque(maxlen=MOST_PIECES)
+        self._kept: deque[str] = deque(maxlen=MAX_PIECES)
         self.encoding = getattr(out, "encoding", None) or "utf-8"
         self._terminal = _own_handle(out)
         self._rest = b""  # of a piece that the terminal took a part of

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from lorasmith import __version__
 from lorasmith.config import load_flat_toml
 from lorasmith.errors import ConfigError, ExitCode
-from lorasmith.run_folder import run_at
+from lorasmith.runs.layout import run_at
 from lorasmith.ui.encodings import shows_everything
 from lorasmith.ui.folder_settings import read_folder_settings, with_notice
 from lorasmith.ui.layout import two_columns, wrapped
@@ -25,7 +25,7 @@ from lorasmith.ui.train import BASE_MODEL, words_of
 from lorasmith.ui.words import Words
 
 if TYPE_CHECKING:
-    from lorasmith.runtime.planning import RunPlan
+    from lorasmith.planning.plan import RunPlan
     from lorasmith.runtime.start import Start
 
 OWN_OPTIONS = ("no-probe", "json", "help")
@@ -57,7 +57,7 @@ def plan(arguments: list[str], words: Words, command: str) -> int:
     here = Path.cwd()
     found = _plan(asked, config, words, here)
     # rich, and what only a plan needs: not for those who are refused above
-    from lorasmith.runtime.planning import as_plain
+    from lorasmith.planning.plan import as_plain
 
     if asked.json:
         print(json.dumps(as_plain(found), ensure_ascii=not shows_everything(sys.stdout), indent=1))
@@ -82,16 +82,16 @@ def _plan(asked: _Asked, config: Values, words: Words, here: Path) -> RunPlan:
     start = _new(values, words, here) if is_new else _continued(values, asked.line, here)
     checking_seconds = time.perf_counter() - began
 
-    from lorasmith.runtime import planning, probing
+    from lorasmith.planning import plan, probing
 
-    found = planning.look(start)
+    found = plan.look(start)
     if steps_assumed:
-        start = planning.with_suggested_steps(start, found)
-    measured: planning.Measured | planning.Unmeasured = planning.Unmeasured(planning.NOT_PROBED, {})
+        start = plan.with_suggested_steps(start, found)
+    measured: plan.ProbeResult | plan.Unmeasured = plan.Unmeasured(plan.NOT_PROBED, {})
     if not asked.no_probe:
         print(words.say("plan.probing"), file=sys.stderr, flush=True)
         measured = probing.probe(start, found)
-    return planning.plan_of(start, found, measured, steps_assumed=steps_assumed, checking_seconds=checking_seconds)
+    return plan.plan_of(start, found, measured, steps_assumed=steps_assumed, checking_seconds=checking_seconds)
 
 
 def _new(values: Values, words: Words, here: Path) -> Start:

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lorasmith.runtime.planned_files import TIME, PlannedFile
-from lorasmith.runtime.planning import NOT_PROBED, Measured, RunPlan, Unmeasured
-from lorasmith.saved_states import STATE_FILES
+from lorasmith.planning.files import TIME, PlannedFile
+from lorasmith.planning.plan import NOT_PROBED, ProbeResult, RunPlan, Unmeasured
+from lorasmith.runs.states import STATE_FILES
 from lorasmith.ui.status import clock, speed
 from lorasmith.ui.words import Words
 
@@ -83,7 +83,7 @@ class _View:
         plan, missing = self._plan, self._words.say("plan.missing")
         rows: list[tuple[str, str]] = []
         memory = 0
-        if isinstance(plan.measured, Measured):
+        if isinstance(plan.measured, ProbeResult):
             one = plan.measured
             memory = one.peak_memory
             rows.append((self._row("device"), f"{one.device} ({one.device_name}), {one.precision}"))

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from lorasmith.errors import ExitCode
-from lorasmith.events import (
+from lorasmith.reports.files import ReportFiles
+from lorasmith.reports.measures import MEASURES, value_of
+from lorasmith.reports.speech import measured
+from lorasmith.runs.events import (
     AdapterExported,
     BestChosen,
     CacheProgress,
@@ -28,10 +31,7 @@ from lorasmith.events import (
     WorkerRestarted,
     WorkerStarted,
 )
-from lorasmith.reports.files import ReportFiles
-from lorasmith.reports.measures import MEASURES, value_of
-from lorasmith.reports.speech import measured
-from lorasmith.runtime.policy import MOST_RESTARTS
+from lorasmith.runtime.policy import MAX_RESTARTS
 from lorasmith.runtime.start import Start
 from lorasmith.ui.commands import typed
 from lorasmith.ui.screens import Screen
@@ -239,7 +239,7 @@ class Display:
     def _restarted(self, event: WorkerRestarted) -> None:
         if event.after == "crashed":
             self._screen.line(self._words.say("watched.crashed", reason=event.reason), "warning")
-        restarts = {"in_vain": event.in_vain, "most": MOST_RESTARTS}
+        restarts = {"in_vain": event.in_vain, "most": MAX_RESTARTS}
         if event.step is None:
             self._say("watched.begun_again", **restarts)
         else:

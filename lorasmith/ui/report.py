@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from lorasmith.errors import ExitCode, NoStateError, ResourceError
-from lorasmith.locking import is_held
 from lorasmith.reports.projections import projections_of
-from lorasmith.run_folder import RunFolder
+from lorasmith.runs.layout import RunFolder
+from lorasmith.runs.locks import is_held
 from lorasmith.ui.render import report_lines, shortened
 from lorasmith.ui.switches import parse_switches, switches_help
 from lorasmith.ui.which_run import run_named

@@ -9,7 +9,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from lorasmith.events import (
+from lorasmith.reports.curves import CurveFold, Curves
+from lorasmith.runs.events import (
     DeviceChosen,
     Event,
     RunStarted,
@@ -18,8 +19,7 @@ from lorasmith.events import (
     Warned,
     decode,
 )
-from lorasmith.ledger import surviving
-from lorasmith.reports.curves import CurveFold, Curves
+from lorasmith.runs.ledger import surviving
 from lorasmith.ui.status import Pace
 
 

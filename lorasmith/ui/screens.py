@@ -14,7 +14,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.text import Text
 
-from lorasmith.ui.outlet import Outlet
+from lorasmith.ui.outlet import NonBlockingWriter
 
 Mood = Literal["", "good", "warning", "bad", "quiet"]
 Compose = Callable[[int | None, bool], str]  # (width in cells, None in a file; whether only ASCII shows) -> one line
@@ -48,7 +48,7 @@ class PlainScreen:
     """Lines only, no carriage return. A status becomes a line every tenth of the work or every 10 s."""
 
     def __init__(self, out: TextIO, *, now: Callable[[], float] = time.monotonic) -> None:
-        self._out = Outlet(out)
+        self._out = NonBlockingWriter(out)
         self._now = now
         self._told_at = now()
         self._told_tenth = 0
@@ -80,7 +80,7 @@ class LiveScreen:
     """A terminal: the status stays at the bottom, lines go above it. Honours NO_COLOR."""
 
     def __init__(self, out: TextIO, *, now: Callable[[], float] = time.monotonic) -> None:
-        self._out = Outlet(out)
+        self._out = NonBlockingWriter(out)
         file = cast(TextIO, self._out)
         self._console = Console(file=file, highlight=False, markup=False, emoji=False, force_terminal=True)
         self._live: Live | None = None

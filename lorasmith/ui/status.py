@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from lorasmith.ui.layout import cells
 from lorasmith.ui.words import Words
 
-LEAST_BAR = 10
-MOST_BAR = 40
+MIN_BAR = 10
+MAX_BAR = 40
 RECENT = 50  # steps over which the speed is taken
 
 
@@ -62,16 +62,16 @@ def status_line(words: Words, progress: Progress, *, width: int | None, only_asc
     if width is None:
         return "  ".join([count, *parts.values()])
     # The speed goes before the bar does, the bar before anything else.
-    if _room(width, count, parts) < LEAST_BAR:
+    if _room(width, count, parts) < MIN_BAR:
         del parts["speed"]
     for least_needed in ("average", "left", "loss"):
         if _room(width, count, parts) < -1:
             del parts[least_needed]
     numbers = "  ".join([count, *parts.values()])
     room = _room(width, count, parts)
-    if room < LEAST_BAR:
+    if room < MIN_BAR:
         return numbers
-    return f"{bar(progress.share, min(room, MOST_BAR), only_ascii=only_ascii)} {numbers}"
+    return f"{bar(progress.share, min(room, MAX_BAR), only_ascii=only_ascii)} {numbers}"
 
 
 def _room(width: int, count: str, parts: dict[str, str]) -> int:

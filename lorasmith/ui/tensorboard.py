@@ -19,8 +19,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from lorasmith.control import STOP_SIGNALS, monotonic
 from lorasmith.errors import ConfigError, ExitCode, InputError
+from lorasmith.runs.process_files import STOP_SIGNALS, monotonic
 from lorasmith.ui.switches import parse_switches, switches_help
 from lorasmith.ui.which_run import how_to_make_some, output_named, run_named, train_command
 from lorasmith.ui.words import Words
@@ -36,8 +36,8 @@ PORTS_TRIED = 50
 ANSWER_SECONDS = 60.0
 POLL_SECONDS = 0.2
 END_SECONDS = 3.0
-MOST_POINTS = 10_000_000  # of a curve: every step, where TensorBoard would thin them out (its 0 means none to some)
-MOST_IMAGES = 200
+MAX_POINTS = 10_000_000  # of a curve: every step, where TensorBoard would thin them out (its 0 means none to some)
+MAX_IMAGES = 200
 REASON_CHARACTERS = 300
 
 Wait = Callable[[float], None]
@@ -163,7 +163,7 @@ def _start(folder: Path, port: int, told: IO[bytes]) -> subprocess.Popen[bytes]:
 
     command = [sys.executable, "-P", "-W", "ignore", "-m", "tensorboard.main"]
     command += ["--logdir", str(folder), "--host", HOST, "--port", str(port), "--reload_interval", "5"]
-    command += ["--samples_per_plugin", f"scalars={MOST_POINTS},images={MOST_IMAGES}"]
+    command += ["--samples_per_plugin", f"scalars={MAX_POINTS},images={MAX_IMAGES}"]
     apart: dict[str, Any] = {"start_new_session": True}
     if os.name == "nt":
         apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}  # type: ignore[attr-defined, unused-ignore]

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from lorasmith import __version__
 from lorasmith.config import Request, RunConfig, load_flat_toml
-from lorasmith.data.order import AUTO_FROM, is_taught
+from lorasmith.data.order import AUTO_FROM, is_main_subject
 from lorasmith.errors import ConfigError, ExitCode, LockedError, ResourceError
-from lorasmith.locking import is_held
 from lorasmith.messages import choose_language
-from lorasmith.run_folder import RunFolder, run_at
+from lorasmith.runs.layout import RunFolder, run_at
+from lorasmith.runs.locks import is_held
 from lorasmith.ui.commands import typed
 from lorasmith.ui.encodings import words_in
 from lorasmith.ui.folder_settings import read_folder_settings, remember_base_model, with_notice
@@ -66,7 +66,7 @@ def train(
     here = here or Path.cwd()
     config = load_flat_toml(line.config) if line.config is not None else {}
     words = words_of(config, line, words)
-    desk = _Desk(words, here, engine or _engine())
+    desk = StartResolver(words, here, engine or _engine())
     mode = line.mode or desk.ask_mode(layered(config, line.values))
     start, request = desk.new(line, config) if mode == "new" else desk.continued(line, config)
 
@@ -78,7 +78,7 @@ def train(
 
 
 @dataclass(frozen=True, slots=True)
-class _Desk:
+class StartResolver:
     """Where the settings of a start come together and what is missing is asked for."""
 
     words: Words
@@ -133,7 +133,7 @@ class _Desk:
         if run_at(self.here, request.output).ledger.exists():
             return
         folder = RunConfig().with_values(settings).dataset.folder
-        pictures = sum(is_taught(self.engine.repeats_in(self.here / folder)))
+        pictures = sum(is_main_subject(self.engine.repeats_in(self.here / folder)))
         if pictures >= AUTO_FROM and Prompter(self.words).hold_out(pictures=pictures, count=pictures // AUTO_FROM):
             values[HOLD_OUT] = "auto"
 
@@ -215,6 +215,6 @@ def _repeats_in(folder: Path) -> tuple[int, ...]:
 
 
 def _suggested_steps(pictures: int) -> tuple[int, int | None]:
-    from lorasmith.runtime.planning import suggested_steps
+    from lorasmith.planning.plan import suggested_steps
 
     return suggested_steps(pictures)

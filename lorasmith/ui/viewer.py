@@ -22,9 +22,9 @@ from lorasmith.ui.measures import Measure
 from lorasmith.ui.status import bar, clock, speed
 from lorasmith.ui.words import Words
 
-MOST_WIDTH = 120
-LEAST_CURVE = 44  # cells for a curve beside the table; narrower, it goes below
-MOST_FINDINGS = 6
+MAX_WIDTH = 120
+MIN_CURVE = 44  # cells for a curve beside the table; narrower, it goes below
+MAX_FINDINGS = 6
 GAP = 2
 BAR = 30
 COLUMNS = ("newest", "first", "lowest", "control", "trend")
@@ -53,7 +53,7 @@ class RunView:
         self._here = here
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        width = min(options.max_width, MOST_WIDTH)
+        width = min(options.max_width, MAX_WIDTH)
         only_ascii = options.ascii_only or console.legacy_windows
         parts: list[RenderableType] = [self._headline(width)]
         if self._facts.starts:
@@ -96,12 +96,12 @@ class RunView:
     def _findings(self, width: int) -> list[RenderableType]:
         found = self._facts.findings
         parts: list[RenderableType] = []
-        for one in found[:MOST_FINDINGS]:
+        for one in found[:MAX_FINDINGS]:
             style = "red" if one.kind == "error" else "yellow"
             lines = [line for sentence in self._sentences(one) for line in wrapped(sentence, width)]
             parts.append(Text("\n".join(lines), style=style))
-        if len(found) > MOST_FINDINGS:
-            parts.append(Text(self._words.say("message.more_problems", count=len(found) - MOST_FINDINGS)))
+        if len(found) > MAX_FINDINGS:
+            parts.append(Text(self._words.say("message.more_problems", count=len(found) - MAX_FINDINGS)))
         return parts
 
     def _sentences(self, finding: Finding) -> list[str]:
@@ -121,7 +121,7 @@ class RunView:
             columns.remove(next(one for one in GIVEN_UP if one in columns))
             losses = self._losses(columns)
         room = width - _cells_of(console, losses) - GAP
-        if room < LEAST_CURVE:
+        if room < MIN_CURVE:
             return [losses, "", *self._curve(width, only_ascii)]
         both = Table.grid(padding=(0, GAP, 0, 0))
         both.add_row(losses, Group(*self._curve(room, only_ascii)))

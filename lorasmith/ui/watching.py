@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Protocol
 
 from lorasmith.errors import ExitCode
-from lorasmith.events import Event, RunStarted, WorkerStarted
 from lorasmith.reports.projections import Projections, Trouble, projections_of
+from lorasmith.runs.events import Event, RunStarted, WorkerStarted
 from lorasmith.runtime.start import Start
 from lorasmith.runtime.stop_signals import ENDINGS, StopSignals
 from lorasmith.ui.render import Display

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
-from lorasmith.run_folder import RunFolder, run_at
+from lorasmith.runs.layout import RunFolder, run_at
 from lorasmith.ui.commands import typed
 from lorasmith.ui.words import FOLDER_SETTINGS, Words
 

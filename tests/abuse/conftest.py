@@ -8,8 +8,8 @@ import pytest
 
 from lorasmith.demo.miniature import draw_pictures, to_single_file
 from lorasmith.errors import ExitCode
-from tests.runs.refusals import Desk
-from tests.runs.workshop import Workshop
+from tests.end_to_end.refusals import Desk
+from tests.end_to_end.workshop import Workshop
 
 
 @pytest.fixture(scope="session")

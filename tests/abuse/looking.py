@@ -11,12 +11,12 @@ from pathlib import Path
 
 from lorasmith.data import images
 
-MOST_MIB = 1024  # of address space: what the libraries take, and one picture of 9000 x 9000
+MAX_MIB = 1024  # of address space: what the libraries take, and one picture of 9000 x 9000
 
 
 def main(folder: str) -> None:
     images._formats()
-    resource.setrlimit(resource.RLIMIT_AS, (MOST_MIB << 20, MOST_MIB << 20))
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_MIB << 20, MAX_MIB << 20))
     resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
     found = {}
     for path in sorted(Path(folder).iterdir()):

@@ -94,10 +94,10 @@ def ours(folder: Path) -> None:
     import pytest
     import torch  # noqa: F401 - what is imported runs code of its own, and is not what is looked at
 
-    from lorasmith.saved_states import MANIFEST, find_states, write_manifest_bytes
-    from lorasmith.training import build  # noqa: F401
-    from tests.runs.refusals import Desk
-    from tests.runs.workshop import Workshop
+    from lorasmith.runs.states import MANIFEST, find_states, write_manifest_bytes
+    from lorasmith.session import build  # noqa: F401
+    from tests.end_to_end.refusals import Desk
+    from tests.end_to_end.workshop import Workshop
 
     desk_folder = folder / "desk"
     found = {}
@@ -156,7 +156,7 @@ def put(desk: Any, payload: Call) -> dict[str, dict[tuple[str, str], Any]]:
 
 def cached(desk: Any, payload: Call) -> str:
     """A run whose cache holds the payload in place of everything; how it ended, and how many files it took for good."""
-    from lorasmith.events import Warned
+    from lorasmith.runs.events import Warned
 
     files = sorted((desk.folder / ".lorasmith_cache").rglob("*.safetensors"))
     for number, path in enumerate(files):
@@ -169,7 +169,7 @@ def cached(desk: Any, payload: Call) -> str:
 
 def read(folder: Path, file: str, state: Any) -> str:
     """What reading a state does that is signed: the very calls of `training.checkpoint`."""
-    from lorasmith.training.checkpoint import load_state
+    from lorasmith.session.checkpoint import load_state
 
     try:
         load_state(state, None)  # type: ignore[arg-type]

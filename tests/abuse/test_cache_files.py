@@ -14,9 +14,9 @@ import torch
 
 from lorasmith.data.cache import TEXT, EncoderCache
 from lorasmith.errors import ExitCode
-from lorasmith.events import Warned
+from lorasmith.runs.events import Warned
 from tests.abuse.payloads import PAYLOADS, as_archive
-from tests.runs.workshop import Workshop
+from tests.end_to_end.workshop import Workshop
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="kinds of files that Windows has not")
 TENSORS = {"a": torch.arange(9.0)}

@@ -16,7 +16,7 @@ from lorasmith.errors import ExitCode
 from lorasmith.messages import LANGUAGES
 from tests.abuse.refused import UNSHOWABLE, refused, sentences
 from tests.data.drawing import put_picture
-from tests.runs.refusals import Desk
+from tests.end_to_end.refusals import Desk
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="names and kinds of files that Windows has not")
 DATA = {("dataset", "folder"): "bad"}

@@ -9,9 +9,9 @@ import pytest
 
 from lorasmith.data import cache, folder
 from lorasmith.errors import ExitCode
-from lorasmith.events import Evaluated, RunStarted, RunStopped
+from lorasmith.runs.events import Evaluated, RunStarted, RunStopped
 from tests.data.drawing import put_picture
-from tests.runs.workshop import QUIET, Workshop, tree
+from tests.end_to_end.workshop import QUIET, Workshop, tree
 
 EVALUATED = {**QUIET, ("evaluation", "every"): 2, ("evaluation", "examples"): 2}
 
@@ -122,7 +122,7 @@ def test_all_of_them_go_while_it_trains(
     make_workshop: Callable[[str], Workshop], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is trained on and what is compared with them was read by then: the bytes and the measures are the same."""
-    from lorasmith.training import step as step_module
+    from lorasmith.engine import step as step_module
 
     undisturbed, workshop = make_workshop("undisturbed"), make_workshop("robbed")
     expected = undisturbed.new(3, EVALUATED).of(Evaluated)

@@ -14,7 +14,7 @@ from lorasmith.errors import ModelError
 from lorasmith.exporting.kohya import from_kohya
 from tests.abuse.model_files import ARCHIVES, HEADERS, pickled, truncations
 from tests.abuse.refused import refused
-from tests.runs.refusals import Desk
+from tests.end_to_end.refusals import Desk
 
 # An empty header is a LoRA without layers, and a header may be a model's: that is told by who loads it.
 WITHOUT_SAYING = ("nothing", "no model", "configs in configs")

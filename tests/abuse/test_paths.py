@@ -11,12 +11,12 @@ import pytest
 
 from lorasmith.demo.miniature import draw_pictures
 from lorasmith.errors import ExitCode, InputError
-from lorasmith.run_folder import LONGEST_INSIDE, RunFolder, run_at
+from lorasmith.runs.layout import LONGEST_INSIDE, RunFolder, run_at
 from lorasmith.ui.cli import main
 from tests.abuse.refused import UNSHOWABLE, refused, snapshot
 from tests.data.drawing import put_picture
-from tests.runs.refusals import Desk
-from tests.runs.workshop import Workshop
+from tests.end_to_end.refusals import Desk
+from tests.end_to_end.workshop import Workshop
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="names that Windows has not")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.abuse.payloads import MARK, PAYLOADS, STATE_FILES, TRIPPED
-from tests.runs.refusals import Desk
+from tests.end_to_end.refusals import Desk
 
 ROOT = Path(__file__).resolve().parents[2]
 

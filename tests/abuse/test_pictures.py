@@ -12,11 +12,11 @@ from lorasmith.data import images
 from lorasmith.data.files import BadFileError
 from tests.abuse.bombs import PICTURES
 from tests.abuse.refused import refused
-from tests.runs.refusals import Desk
+from tests.end_to_end.refusals import Desk
 
 ROOT = Path(__file__).resolve().parents[2]
-MOST_SECONDS = 1.5  # of computing, each
-MOST_MIB = 300
+MAX_SECONDS = 1.5  # of computing, each
+MAX_MIB = 300
 
 
 def put(folder: Path, only: str = "") -> dict[str, str]:
@@ -47,11 +47,11 @@ def test_each_has_its_reason_or_none(looked: tuple[dict[str, str], dict[str, lis
 
 
 def test_each_takes_little_time(looked: tuple[dict[str, str], dict[str, list]]) -> None:
-    assert {name: row[1] for name, row in looked[1].items() if row[1] > MOST_SECONDS} == {}
+    assert {name: row[1] for name, row in looked[1].items() if row[1] > MAX_SECONDS} == {}
 
 
 def test_each_takes_little_memory(looked: tuple[dict[str, str], dict[str, list]]) -> None:
-    assert {name: row[2] for name, row in looked[1].items() if row[2] > MOST_MIB} == {}
+    assert {name: row[2] for name, row in looked[1].items() if row[2] > MAX_MIB} == {}
 
 
 def test_all_of_them_are_listed_before_anything_is_written(desk: Desk, bad: Path) -> None:

@@ -11,10 +11,10 @@ import pytest
 
 from lorasmith.config import RunConfig, load_flat_toml, load_run_toml
 from lorasmith.config.sections import OPTIMIZER_NAMES
+from lorasmith.engine.optimizers import OPTIMIZERS
 from lorasmith.errors import ConfigError
-from lorasmith.training.optimizers import OPTIMIZERS
 from tests.abuse.refused import refused
-from tests.runs.refusals import Changed, Desk
+from tests.end_to_end.refusals import Changed, Desk
 
 ROOT = Path(__file__).resolve().parents[2]
 MANY = 100_000

@@ -1,6 +1,6 @@
 """States that are trouble: set aside or refused, the newest good one used, and nothing is believed that is not checked.
 
-(Truncations and flipped bits: tests/test_saved_states.py, tests/faults.)
+(Truncations and flipped bits: tests/runs/test_states.py, tests/faults.)
 """
 
 import json
@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from lorasmith.errors import ExitCode
-from lorasmith.saved_states import MANIFEST, OWN_FILES, SavedState, damage_of, find_states, write_manifest_bytes
+from lorasmith.runs.states import MANIFEST, OWN_FILES, SavedState, damage_of, find_states, write_manifest_bytes
 from tests.abuse.refused import refused, snapshot
-from tests.runs.refusals import Desk
+from tests.end_to_end.refusals import Desk
 
 
 @pytest.fixture

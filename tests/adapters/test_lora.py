@@ -55,14 +55,14 @@ def expected(base: nn.Module, adapter: Lora, x: Tensor, *, strength: float = 1.0
 def test_it_adds_the_change(kind: str) -> None:
     owner, base, adapter, x = attached(kind)
     torch.testing.assert_close(owner(x), expected(base, adapter, x))
-    adapter.set_strength(0.6)
+    adapter.set_multiplier(0.6)
     torch.testing.assert_close(owner(x), expected(base, adapter, x, strength=0.6))
 
 
 @pytest.mark.parametrize("kind", BASES)
 def test_strength_zero_is_the_base_to_the_bit(kind: str) -> None:
     owner, base, adapter, x = attached(kind)
-    adapter.set_strength(0)
+    adapter.set_multiplier(0)
     assert torch.equal(owner(x), base(x))
 
 

@@ -147,9 +147,9 @@ def test_strength_scales_the_whole_change(kind: str) -> None:
     chain, adapter = make(kind)
     moved(adapter)
     changed = chain(inputs())
-    adapter.set_strength(0)
+    adapter.set_multiplier(0)
     assert torch.equal(chain(inputs()), Chain()(inputs()))
-    adapter.set_strength(1)
+    adapter.set_multiplier(1)
     assert torch.equal(chain(inputs()), changed) and not torch.equal(changed, Chain()(inputs()))
 
 

@@ -48,15 +48,15 @@ def test_what_is_cut_off_is_another_s_to_say(data: bytes) -> None:
 def test_scans_of_the_first_picture_alone_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Phones append a film, in which anything may stand."""
     data = encoded("JPEG", progressive=True)
-    monkeypatch.setattr(picture_parts, "MOST_SCANS", data.count(b"\xff\xda"))
+    monkeypatch.setattr(picture_parts, "MAX_SCANS", data.count(b"\xff\xda"))
     assert too_costly(data + b"\xff\xda\0\0" * 1000) is None
-    monkeypatch.setattr(picture_parts, "MOST_SCANS", data.count(b"\xff\xda") - 1)
+    monkeypatch.setattr(picture_parts, "MAX_SCANS", data.count(b"\xff\xda") - 1)
     found = too_costly(data)
     assert found is not None and found[0] == "picture_too_many_parts"
 
 
 def test_what_stands_in_a_comment_is_no_scan(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(picture_parts, "MOST_SCANS", 20)
+    monkeypatch.setattr(picture_parts, "MAX_SCANS", 20)
     assert too_costly(encoded("JPEG", comment=b"\xff\xda" * 1000)) is None
 
 
@@ -85,6 +85,6 @@ def test_the_size_of_a_jpeg_xl(size: tuple[int, int], is_in_container: bool, mon
     held = io.BytesIO()
     Image.new("RGB", size).save(held, "JXL", use_container=is_in_container)
     assert too_costly(held.getvalue()) is None
-    monkeypatch.setattr(picture_parts, "MOST_PIXELS_OF_JXL", 0)
+    monkeypatch.setattr(picture_parts, "MAX_PIXELS_OF_JXL", 0)
     found = too_costly(held.getvalue())
     assert found == ("picture_too_many_pixels", {"width": size[0], "height": size[1], "most": 0})

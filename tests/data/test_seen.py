@@ -10,7 +10,7 @@ from lorasmith.data import images
 from lorasmith.data.seen import SeenFile, decoded, encoded, file_facts, unchanged
 from lorasmith.data.types import Size
 from lorasmith.demo.miniature import draw_pictures
-from tests.runs.workshop import Workshop
+from tests.end_to_end.workshop import Workshop
 
 
 def test_the_way_back() -> None:

@@ -1,7 +1,7 @@
 from collections import Counter
 from pathlib import Path
 
-from lorasmith.data.order import is_taught
+from lorasmith.data.order import is_main_subject
 from lorasmith.demo.lesson import (
     GROUNDS,
     HELD_OUT,
@@ -39,7 +39,7 @@ def test_what_the_base_knows_is_among_them_and_nothing_it_is_measured_by() -> No
     assert Counter(scene.shape for scene in scenes) == dict.fromkeys(SHAPES, KNOWN_OF_EACH_SHAPE)
     assert not any(is_held_out(scene) for scene in scenes)
     assert not {scene.ground for scene in scenes} & set(NEW_GROUNDS), "the concept is tried where nothing was trained"
-    assert is_taught([REPEATS, KNOWN_REPEATS]) == [True, False], "all that is held out is of the concept"
+    assert is_main_subject([REPEATS, KNOWN_REPEATS]) == [True, False], "all that is held out is of the concept"
 
 
 def test_pictures_with_their_captions_and_nothing_drawn_over(tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ def test_anything_else_is_damaged(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_giant_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(small_files, "MOST_JSON_BYTES", 10)
-    monkeypatch.setattr(small_files, "MOST_TOKENIZER_BYTES", 10)
+    monkeypatch.setattr(small_files, "MAX_JSON_BYTES", 10)
+    monkeypatch.setattr(small_files, "MAX_TOKENIZER_BYTES", 10)
     (tmp_path / "a.json").write_text('{"a": 1}')
     assert read_json(tmp_path / "a.json") == {"a": 1}
     check_tokenizer(tmp_path)

@@ -8,7 +8,7 @@ import pytest
 
 from lorasmith.errors import ModelError
 from lorasmith.families.recognize import BaseWeights, recognize
-from lorasmith.families.yaml_beside import MOST_YAML_BYTES, prediction_beside
+from lorasmith.families.yaml_beside import MAX_YAML_BYTES, prediction_beside
 
 # The beginning of the file that Stable Diffusion 2's authors published, as SD 1.x models for v-prediction carry it.
 PUBLISHED = """model:
@@ -51,7 +51,7 @@ def test_none_there(tmp_path: Path) -> None:
         (b"model: !!python/object/apply:os.system ['touch ran']", "model_yaml"),
         (b"a: &a [x, x]\nmodel: [*a, *a]", "model_yaml"),
         (b"[" * 2000, "model_yaml"),
-        (b"#" * (MOST_YAML_BYTES + 1), "model_yaml"),
+        (b"#" * (MAX_YAML_BYTES + 1), "model_yaml"),
     ],
 )
 def test_what_cannot_be_read_is_refused_and_nothing_runs(

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from lorasmith import faults
 from lorasmith.errors import ExitCode
-from lorasmith.events import Event
-from lorasmith.ledger import Ledger, read_events
 from lorasmith.reports.projections import projections_of
-from lorasmith.run_folder import RunFolder
+from lorasmith.runs.events import Event
+from lorasmith.runs.layout import RunFolder
+from lorasmith.runs.ledger import Ledger, read_events
 from tests.faults.forked import in_child
 
 OWN = ("csv.", "tensorboard.", "file.", "folder.")  # the points that are theirs; the ledger has its own cases

@@ -11,8 +11,8 @@ from typing import IO
 
 from lorasmith.runtime.supervisor import Supervisor
 from lorasmith.ui import cli
+from tests.end_to_end.workshop import Workshop
 from tests.faults.forked_worker import ForkedProcess, ForkedWorker
-from tests.runs.workshop import Workshop
 
 PROGRAM = 2  # train_lora.py's own place in what is typed: after the interpreter and itself come the arguments
 

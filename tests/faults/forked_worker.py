@@ -17,7 +17,7 @@ from lorasmith.runtime import worker
 from lorasmith.runtime.processes import INTERRUPT, STACK_SIGNAL, kill_tree, terminate_tree
 
 Harm = Callable[[list[str]], None]
-MOST_HANDLES = 1024
+MAX_HANDLES = 1024
 
 
 class ForkedProcess:
@@ -85,7 +85,7 @@ def _live(arguments: list[str], output: IO[bytes], harm: Harm) -> None:
         for number in (1, 2):
             os.dup2(handle, number)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.closerange(3, MOST_HANDLES)  # no lock is inherited
+        os.closerange(3, MAX_HANDLES)  # no lock is inherited
         worker._settle(arguments)
         harm(arguments)
         status = worker.main(arguments)

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from lorasmith.training import begin as begin_module
-from lorasmith.training.loaded import Loaded
-from lorasmith.training.recorder import Recorder
-from lorasmith.training.room import Room
+from lorasmith.session import begin as begin_module
+from lorasmith.session.disk_full import DiskFullRetry
+from lorasmith.session.loaded import Loaded
+from lorasmith.session.recorder import Recorder
+from tests.end_to_end.workshop import Workshop
 from tests.faults.watched_files import Record, watched
-from tests.runs.workshop import Workshop
 
 
 @dataclass
@@ -65,12 +65,12 @@ def small_disk(
 
     def begun(loaded: Loaded) -> Recorder:
         recorder = begin(loaded)
-        recorder.room = Room(now=clock.read, sleep=clock.sleep)
+        recorder.room = DiskFullRetry(now=clock.read, sleep=clock.sleep)
         return recorder
 
-    def step_done(self: Recorder, parts: Any, result: Any) -> None:
+    def step_done(self: Recorder, context: Any, result: Any) -> None:
         at_step(result.step)
-        done(self, parts, result)
+        done(self, context, result)
 
     with monkeypatch.context() as patch, watched(workshop.folder, disk.refuse) as record:
         patch.setattr(begin_module, "begin", begun)

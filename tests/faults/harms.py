@@ -62,13 +62,13 @@ def at_call(module: Any, name: str, number: int, act: Callable[[], Any]) -> None
 
 
 def stop() -> None:
-    from lorasmith.training import step
+    from lorasmith.engine import step
 
     at_call(step, "losses_of", BAD_STEP, stop_here)
 
 
 def sleep() -> None:
-    from lorasmith.training import step
+    from lorasmith.engine import step
 
     at_call(step, "losses_of", BAD_STEP, sleep_here)
 
@@ -94,7 +94,7 @@ def load() -> None:
 
 def save() -> None:
     """Nothing of a state of step 2 has its name yet."""
-    from lorasmith.training import checkpoint
+    from lorasmith.session import checkpoint
 
     at_call(checkpoint, "write_manifest_bytes", 2, sleep_here)
 
@@ -106,19 +106,19 @@ def export() -> None:
 
 
 def evaluate() -> None:
-    from lorasmith.training import evaluation
+    from lorasmith.evaluation import evaluator
 
-    at_call(evaluation, "generate", 1, sleep_here)
+    at_call(evaluator, "generate", 1, sleep_here)
 
 
 def slow() -> None:
     """From a step on each takes more than ten times as long as its own first ones, what is computed counted in."""
-    from lorasmith.training import step
+    from lorasmith.engine import step
 
     real = step._sum_gradients
     began: list[float] = []
 
-    def summed(state: Any, parts: Any, number: int, beat: Any) -> Any:
+    def summed(state: Any, context: Any, number: int, beat: Any) -> Any:
         def slow_beat() -> None:
             time.sleep(max(0.0, ends_at - time.monotonic()))
             beat()
@@ -129,21 +129,21 @@ def slow() -> None:
             first = began[: FIRST_STEPS + 1]
             seconds = SLOW * max(STEP_SECONDS, median(after - before for before, after in pairwise(first)))
         ends_at = began[-1] + seconds
-        return real(state, parts, number, slow_beat)
+        return real(state, context, number, slow_beat)
 
     step._sum_gradients = summed
 
 
 def poison(where: str) -> None:
     """From the bad step on, each time it is done: not a number in its gradient, or in a weight before it."""
-    from lorasmith.training import step
+    from lorasmith.engine import step
 
     real = step._sum_gradients
 
-    def poisoned(state: Any, parts: Any, number: int, beat: Any) -> Any:
+    def poisoned(state: Any, context: Any, number: int, beat: Any) -> Any:
         if number == BAD_STEP and where == "weight":
             state.adapter.flat[7] = float("nan")
-        found = real(state, parts, number, beat)
+        found = real(state, context, number, beat)
         if number == BAD_STEP and where == "gradient":
             state.adapter.gradient()[7] = float("nan")
         return found
@@ -153,17 +153,17 @@ def poison(where: str) -> None:
 
 def short_of_memory() -> None:
     """Every forward but the first fails."""
-    from lorasmith.training import step
+    from lorasmith.engine import step
 
     real = step.losses_of
     calls = 0
 
-    def losses_of(parts: Any, batch: Any, draw: Any) -> Any:
+    def losses_of(context: Any, batch: Any, draw: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls >= 2:
             raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] data. DefaultCPUAllocator: can't allocate memory")
-        return real(parts, batch, draw)
+        return real(context, batch, draw)
 
     step.losses_of = losses_of
 

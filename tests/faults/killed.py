@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Protocol
 
-from lorasmith.control import read_heartbeat
 from lorasmith.errors import ExitCode
-from lorasmith.locking import facts_of_holder, is_held
-from lorasmith.runtime.policy import MOST_RESTARTS
-from tests.runs.test_command_line import typed
-from tests.runs.watched import alive
-from tests.runs.workshop import Workshop
+from lorasmith.runs.locks import facts_of_holder, is_held
+from lorasmith.runs.process_files import read_heartbeat
+from lorasmith.runtime.policy import MAX_RESTARTS
+from tests.end_to_end.test_command_line import typed
+from tests.end_to_end.watched import alive
+from tests.end_to_end.workshop import Workshop
 
 VICTIMS = ("worker", "supervisor", "both")
 LOOK_SECONDS = 0.005
@@ -89,7 +89,7 @@ class KilledRun:
                     command = list(self.new)
                     continue
                 # Killed; or its workers were, four times in a row without a step between: then the supervisor gives up.
-                gave_up = status == ExitCode.CRASHED and len(self.kills) - before > MOST_RESTARTS
+                gave_up = status == ExitCode.CRASHED and len(self.kills) - before > MAX_RESTARTS
                 assert status == -signal.SIGKILL or gave_up, f"exit {status}: {self._output()}"
                 command = ["--continue"]
         finally:

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from lorasmith.events import BestChosen, Evaluated
-from lorasmith.training import evaluation, samples
-from lorasmith.training.evaluation import Evaluator
-from tests.runs.workshop import Workshop
+from lorasmith.evaluation import evaluator, samples
+from lorasmith.evaluation.evaluator import Evaluator
+from lorasmith.runs.events import BestChosen, Evaluated
+from tests.end_to_end.workshop import Workshop
 
 EVALUATED: Mapping[tuple[str, str], Any] = {
     ("evaluation", "every"): 2,
@@ -23,12 +23,12 @@ EVALUATED: Mapping[tuple[str, str], Any] = {
 def know_losses(patch: pytest.MonkeyPatch, losses: Mapping[int, float]) -> None:
     """Of the steps that are looked at, where the real ones hardly differ. Steps are shorter than looking at them here,
     and nobody looks at the pictures."""
-    patch.setattr(evaluation, "MOST_SHARE", 1.0)
+    patch.setattr(evaluator, "MAX_SHARE", 1.0)
     patch.setattr(samples, "STEPS", 3)
     real = Evaluator._validation
 
-    def validation(self: Evaluator, parts: Any, unavailable: dict[str, str], alive: Any) -> Any:
-        described = real(self, parts, unavailable, alive)
+    def validation(self: Evaluator, context: Any, unavailable: dict[str, str], alive: Any) -> Any:
+        described = real(self, context, unavailable, alive)
         assert described is not None
         described["loss"] = losses[alive.step]
         return described

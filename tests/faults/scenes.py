@@ -21,20 +21,20 @@ import safetensors.torch
 from lorasmith import faults
 from lorasmith.config import Request
 from lorasmith.errors import ConfigError, ExitCode, NoStateError
-from lorasmith.events import CheckpointSaved, RunStarted, StepCompleted
-from lorasmith.ledger import read_events, steps, surviving
-from lorasmith.locking import FolderLock
-from lorasmith.promotion import PLAN
 from lorasmith.reports.projections import projections_of
+from lorasmith.runs.events import CheckpointSaved, RunStarted, StepCompleted
+from lorasmith.runs.ledger import read_events, steps, surviving
+from lorasmith.runs.locks import FolderLock
+from lorasmith.runs.promotion import PLAN
+from lorasmith.runs.states import damage_of, find_states, newest_good
 from lorasmith.runtime import supervisor as supervisor_module
-from lorasmith.runtime.leftovers import clear_staging, remove_unfinished
+from lorasmith.runtime.cleanup import clear_staging, remove_unfinished
 from lorasmith.runtime.start import Start
 from lorasmith.runtime.starting import continued_run, standing
 from lorasmith.runtime.supervisor import Supervisor
-from lorasmith.saved_states import damage_of, find_states, newest_good
+from tests.end_to_end.workshop import InProcess, Values, Workshop, digest
 from tests.faults.forked import in_child
 from tests.faults.looked_at import EVALUATED
-from tests.runs.workshop import InProcess, Values, Workshop, digest
 
 SAVE_EVERY = 2
 TARGET = 5
@@ -282,7 +282,7 @@ def _other_disk() -> Iterator[None]:
     rename = Path.rename
 
     def refusing(self: Path, target: Any) -> Path:
-        if any(part.endswith("_backup") for part in Path(target).parts) != any(
+        if any(part.endswith("_backup") for part in Path(target).context) != any(
             part.endswith("_backup") for part in self.parts
         ):
             raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(self))

@@ -4,13 +4,13 @@ import shutil
 from pathlib import Path
 
 from lorasmith.errors import ExitCode
-from lorasmith.events import Warned
-from lorasmith.ledger import read_events
-from lorasmith.saved_states import find_states, newest_good
-from lorasmith.training.best import NO_ROOM
+from lorasmith.evaluation.best import NO_ROOM
+from lorasmith.runs.events import Warned
+from lorasmith.runs.ledger import read_events
+from lorasmith.runs.states import find_states, newest_good
+from tests.end_to_end.workshop import Workshop
 from tests.faults.looked_at import check_best, told
 from tests.faults.scenes import Scene, check_nothing_is_left_over, check_states, copy_of, files_of, result_of
-from tests.runs.workshop import Workshop
 
 WITHOUT_ROOM = {NO_ROOM, "export_left_out"}  # no LoRA that could be the best: said where it happens
 

@@ -1,7 +1,7 @@
 """Numbers that are none, and memory that runs out, in the real worker under the real supervisor: it ends with its own
 exit code, is never started again, everything good is kept, and there is a way on.
 
-(tests/runs/test_not_finite.py and test_out_of_memory.py have each place and each device within one process.)
+(tests/end_to_end/test_not_finite.py and test_out_of_memory.py have each place and each device within one process.)
 """
 
 import json
@@ -15,14 +15,14 @@ import safetensors.torch
 import torch
 
 from lorasmith.errors import ExitCode
-from lorasmith.events import RunStarted, RunStopped, StepCompleted, StepRepeated, WorkerRestarted, WorkerStarted
+from lorasmith.runs.events import RunStarted, RunStopped, StepCompleted, StepRepeated, WorkerRestarted, WorkerStarted
+from lorasmith.runs.states import damage_of, find_states
 from lorasmith.runtime import supervisor as supervisor_module
 from lorasmith.runtime.supervisor import Supervisor
-from lorasmith.saved_states import damage_of, find_states
 from lorasmith.ui.cli import main
+from tests.end_to_end.workshop import Outcome, Workshop
 from tests.faults.forked_worker import ForkedWorker
 from tests.faults.harms import BAD_STEP, harm
-from tests.runs.workshop import Outcome, Workshop
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 STEPS = 5

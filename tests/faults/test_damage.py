@@ -1,6 +1,6 @@
 """Damage to a state, of every kind and in every file: found, the state set aside, the one before it used, and told.
 
-(What a single kind looks like from inside: tests/test_saved_states.py; what is put there on purpose: tests/abuse.)
+(What a single kind looks like from inside: tests/runs/test_states.py; what is put there on purpose: tests/abuse.)
 """
 
 import json
@@ -17,14 +17,14 @@ from typing import Any
 
 import pytest
 
-from lorasmith import saved_states
 from lorasmith.demo.miniature import draw_pictures
 from lorasmith.errors import ExitCode
-from lorasmith.events import RunStarted, StepCompleted
 from lorasmith.messages import LANGUAGES
-from lorasmith.saved_states import MANIFEST, find_states, newest_good
+from lorasmith.runs import states
+from lorasmith.runs.events import RunStarted, StepCompleted
+from lorasmith.runs.states import MANIFEST, find_states, newest_good
 from lorasmith.ui.words import Words
-from tests.runs.workshop import Workshop, tree
+from tests.end_to_end.workshop import Workshop, tree
 
 SEED = 20261126
 FLIPS = int(os.environ.get("FAULT_RUNS", "200"))  # of each file
@@ -115,7 +115,7 @@ def test_without_the_hashes_they_would_not_be(shelf: Shelf, monkeypatch: pytest.
         listed = json.loads((path.parent / MANIFEST).read_bytes())["files"]
         return str(listed[path.name]["sha256"])
 
-    monkeypatch.setattr(saved_states, "sha256_of", believed)
+    monkeypatch.setattr(states, "sha256_of", believed)
     with Tried(shelf, "optimizer.pt") as tried:
         for place in range(0, len(tried.whole), len(tried.whole) // 50):
             tried.content(tried.whole[:place] + bytes([tried.whole[place] ^ 1]) + tried.whole[place + 1 :], str(place))

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from lorasmith import ledger as ledger_module
-from lorasmith.control import read_heartbeat, request_stop
 from lorasmith.errors import ExitCode, TrainerError
-from lorasmith.events import CheckpointSaved, Event, GivenUp, RunStopped, StepCompleted, Warned
-from lorasmith.ledger import read_events
 from lorasmith.messages import LANGUAGES
-from lorasmith.saved_states import newest_good
+from lorasmith.runs import ledger as ledger_module
+from lorasmith.runs.events import CheckpointSaved, Event, GivenUp, RunStopped, StepCompleted, Warned
+from lorasmith.runs.ledger import read_events
+from lorasmith.runs.process_files import read_heartbeat, request_stop
+from lorasmith.runs.states import newest_good
 from lorasmith.ui.words import Words
+from tests.end_to_end.workshop import Workshop, tree
 from tests.faults.full_disk import Clock, SmallDisk, small_disk
-from tests.runs.workshop import Workshop, tree
 
 MakeWorkshop = Callable[[str], Workshop]
 EVERY_TWO: dict[tuple[str, str], Any] = {("cadence", "save_every"): 2, ("cadence", "keep_states"): 2}
@@ -203,7 +203,7 @@ def test_what_waits_in_memory_is_bounded(make_workshop: MakeWorkshop, monkeypatc
     """With so many lines waiting training itself waits, as at the end, and then goes on."""
     undisturbed, workshop = make_workshop("undisturbed"), make_workshop("full")
     undisturbed.new(9, EVERY_TWO)
-    monkeypatch.setattr(ledger_module, "MOST_WAITING", 4)
+    monkeypatch.setattr(ledger_module, "MAX_WAITING", 4)
     disk, clock = SmallDisk(), Clock()
     clock.at = lambda seconds: setattr(disk, "is_full", seconds < 30)
     steps_at: list[tuple[int, float]] = []

@@ -1,6 +1,6 @@
 """How a run ends that cannot end well, or does not want to: through the command line, to exit code and report.
 
-(tests/runs/test_supervision.py has the same without command line and report, and more of it.) `-m ci` over
+(tests/end_to_end/test_supervision.py has the same without command line and report, and more of it.) `-m ci` over
 tests/runtime/child.py, which takes no torch to start; `-m long` has the worker itself.
 """
 
@@ -17,10 +17,10 @@ import pytest
 
 from lorasmith import faults
 from lorasmith.errors import ExitCode
-from lorasmith.events import Event, GivenUp, LimitRaised, RunStopped, WorkerEnded, WorkerHung, WorkerRestarted
-from lorasmith.ledger import read_events, steps
-from tests.runs.test_command_line import PROJECT
-from tests.runs.workshop import Workshop
+from lorasmith.runs.events import Event, GivenUp, LimitRaised, RunStopped, WorkerEnded, WorkerHung, WorkerRestarted
+from lorasmith.runs.ledger import read_events, steps
+from tests.end_to_end.test_command_line import PROJECT
+from tests.end_to_end.workshop import Workshop
 
 pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="signals"),

@@ -1,6 +1,6 @@
 """The whole program, as it is started, while somebody sets the system's clock: libfaketime stands before the real one.
 
-(tests/runs/test_unlucky_runs.py has the same with a clock that is injected, in every suite.)
+(tests/end_to_end/test_unlucky_runs.py has the same with a clock that is injected, in every suite.)
 """
 
 import os
@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from lorasmith.errors import ExitCode
-from lorasmith.events import CheckpointSaved, RunStarted, WorkerHung, WorkerRestarted
-from lorasmith.ledger import read_events
-from tests.runs.workshop import Workshop
+from lorasmith.runs.events import CheckpointSaved, RunStarted, WorkerHung, WorkerRestarted
+from lorasmith.runs.ledger import read_events
+from tests.end_to_end.workshop import Workshop
 
 PROJECT = Path(__file__).parents[2]
 SLEEPING = Path(__file__).parent / "faked"

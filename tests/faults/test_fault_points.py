@@ -18,24 +18,24 @@ from typing import Any
 
 import pytest
 
+from lorasmith.engine.state import TrainState
 from lorasmith.errors import ExitCode
 from lorasmith.faults import POINTS, fault_point
-from lorasmith.run_folder import RunFolder
-from lorasmith.saved_states import MANIFEST, write_manifest_bytes
-from lorasmith.training import checkpoint, recorder
-from lorasmith.training.checkpoint import StateFacts
-from lorasmith.training.state import TrainState
+from lorasmith.runs.layout import RunFolder
+from lorasmith.runs.states import MANIFEST, write_manifest_bytes
+from lorasmith.session import checkpoint, recorder
+from lorasmith.session.checkpoint import StateFacts
+from tests.end_to_end.workshop import Workshop
 from tests.faults import forked
 from tests.faults.followed import Followed
 from tests.faults.looked_at import know_losses
 from tests.faults.scenes import LOOKED_AT, SCENES
 from tests.faults.staged import LookedAtStage, Stage
-from tests.runs.workshop import Workshop
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no fork there")
 
 SEED = int(os.environ.get("FAULT_SEED", "6"))
-MOST_TENS = os.environ.get("FAULT_RUNS", "")
+MAX_TENS = os.environ.get("FAULT_RUNS", "")
 ACTIONS = ("kill", "exception", "no_space")
 # What a start may end with: a crash of the worker is restarted, one of the supervisor is a traceback.
 EXITS = {
@@ -193,8 +193,8 @@ def test_a_state_without_its_optimizer_would_be_found(stages: Stages, monkeypatc
 @pytest.mark.parametrize("scene", [*(one.name for one in SCENES), "followed"])
 def test_every_occurrence_of_every_point(stages: Stages, scene: str) -> None:
     chosen = all_of(stages)
-    if MOST_TENS:
-        chosen = random.Random(SEED).sample(chosen, min(10 * int(MOST_TENS), len(chosen)))
+    if MAX_TENS:
+        chosen = random.Random(SEED).sample(chosen, min(10 * int(MAX_TENS), len(chosen)))
     chosen = [one for one in chosen if one[0] == scene]
     began = time.monotonic()
     check_all(stages, chosen)

@@ -1,6 +1,6 @@
 """The real worker hangs under the real supervisor: it is found in time, its stack is kept, another goes on, same bytes.
 
-(tests/runs/test_supervision.py has the rules with a child without torch.)
+(tests/end_to_end/test_supervision.py has the rules with a child without torch.)
 """
 
 import sys
@@ -13,14 +13,14 @@ from typing import IO, Any
 import pytest
 
 from lorasmith.errors import ExitCode
-from lorasmith.events import LimitRaised, StepCompleted, WorkerEnded, WorkerHung, WorkerRestarted
-from lorasmith.ledger import read_events
+from lorasmith.runs.events import LimitRaised, StepCompleted, WorkerEnded, WorkerHung, WorkerRestarted
+from lorasmith.runs.ledger import read_events
 from lorasmith.runtime import processes
 from lorasmith.runtime.processes import Watchable, WorkerProcess, launch
 from lorasmith.runtime.supervisor import Supervisor
+from tests.end_to_end.workshop import Outcome, Workshop
 from tests.faults.forked_worker import ForkedWorker
 from tests.faults.harms import FIRST_STEPS, HANGS, SLOW, STEP_SECONDS, harm
-from tests.runs.workshop import Outcome, Workshop
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="forks, signals and pipes that Windows has not")
 MakeWorkshop = Callable[[str], Workshop]

@@ -15,10 +15,10 @@ import pexpect
 import pytest
 
 from lorasmith.errors import ExitCode
-from lorasmith.ledger import read_events, steps
-from lorasmith.run_folder import RunFolder
-from lorasmith.saved_states import newest_good
-from tests.runs.workshop import Workshop, tree
+from lorasmith.runs.layout import RunFolder
+from lorasmith.runs.ledger import read_events, steps
+from lorasmith.runs.states import newest_good
+from tests.end_to_end.workshop import Workshop, tree
 
 PROJECT = Path(__file__).parents[2]
 HELD = Path(__file__).parent / "held"

@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 
 from lorasmith.errors import ExitCode
-from tests.runs.workshop import Workshop, stage
+from tests.end_to_end.workshop import Workshop, stage
 
 PROJECT = Path(__file__).parents[2]
 STEPS = 3
 WORKER = """
 import os, signal, sys
 from pathlib import Path
-from lorasmith import run_folder
+from lorasmith.runs import layout
 from lorasmith.runtime import worker
-from lorasmith.training import checkpoint
+from lorasmith.session import checkpoint
 
-victim, real = sys.argv[1], run_folder.write_durably
+victim, real = sys.argv[1], layout.write_durably
 
 def write_durably(path, data):
     if victim in str(path):
@@ -28,7 +28,7 @@ def write_durably(path, data):
         os.kill(os.getpid(), signal.SIGKILL)
     real(path, data)
 
-run_folder.write_durably = checkpoint.write_durably = write_durably
+layout.write_durably = checkpoint.write_durably = write_durably
 sys.exit(worker.main(sys.argv[2:]))
 """
 

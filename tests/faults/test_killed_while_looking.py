@@ -13,15 +13,15 @@ import pytest
 import safetensors.torch
 
 from lorasmith.errors import ExitCode
-from lorasmith.events import BestChosen, Evaluated, WorkerRestarted
-from lorasmith.ledger import Ledger
+from lorasmith.evaluation import best, evaluator
+from lorasmith.evaluation.evaluator import Evaluator
+from lorasmith.runs.events import BestChosen, Evaluated, WorkerRestarted
+from lorasmith.runs.ledger import Ledger
 from lorasmith.runtime.supervisor import Supervisor
-from lorasmith.training import best, evaluation
-from lorasmith.training.evaluation import Evaluator
+from tests.end_to_end.workshop import Workshop, digest
 from tests.faults.forked_worker import ForkedWorker
 from tests.faults.harms import is_first
 from tests.faults.looked_at import EVALUATED, check_best, know_losses, told
-from tests.runs.workshop import Workshop, digest
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="forks")
 COUNT, DIES_AT = 8, 4
@@ -34,7 +34,7 @@ def die() -> None:
 
 
 def while_measuring() -> None:
-    real = evaluation.generate
+    real = evaluator.generate
 
     def generate(*given: Any, **more: Any) -> Any:
         if at["step"] == DIES_AT:
@@ -42,7 +42,7 @@ def while_measuring() -> None:
         return real(*given, **more)
 
     at = following_steps()
-    evaluation.generate = generate
+    evaluator.generate = generate
 
 
 def before_it_is_told() -> None:

@@ -21,17 +21,17 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 
-from lorasmith.events import Evaluated, Warned, WorkerEnded, WorkerRestarted
-from lorasmith.ledger import read_events, steps
-from lorasmith.locking import is_held
+from lorasmith.evaluation.evaluator import OFF
 from lorasmith.reports.projections import projections_of
-from lorasmith.saved_states import newest_good
-from lorasmith.training.evaluation import OFF
+from lorasmith.runs.events import Evaluated, Warned, WorkerEnded, WorkerRestarted
+from lorasmith.runs.ledger import read_events, steps
+from lorasmith.runs.locks import is_held
+from lorasmith.runs.states import newest_good
+from tests.end_to_end.test_command_line import typed
+from tests.end_to_end.workshop import Workshop, digest
 from tests.faults.forked_program import ForkedProgram
 from tests.faults.killed import PATIENCE_SECONDS, VICTIMS, Begin, KilledRun, begin_apart
 from tests.faults.looked_at import check_best, know_losses, measured
-from tests.runs.test_command_line import typed
-from tests.runs.workshop import Workshop, digest
 
 MakeWorkshop = Callable[[str], Workshop]
 
@@ -44,7 +44,7 @@ SEED = int(os.environ.get("FAULT_SEED", "1"))
 ONLY = os.environ.get("FAULT_RUN", "")
 SOME_KILLS, KILLS = 4, 20
 MANY_KILLS = int(os.environ.get("FAULT_RUNS", "200"))
-MOST_A_RUN = 10
+MAX_A_RUN = 10
 REPEATS = {0: 1, 1: 1, 2: 1, 3: 2, 4: 2, 5: 2, 6: 2}  # of the workshop's pictures, by example id
 REPEATS_BUT_ONE = {0: 1, 1: 1, 2: 2, 3: 2, 4: 2, 5: 2}  # where one of the first three is held out
 OPTIONS = ("--save-every", "3", "--rank", "4", "--dropout", "0.1", "--lr-schedule", "cosine")
@@ -184,7 +184,7 @@ def kill_all(make_workshop: MakeWorkshop, manner: Manner, kills: int) -> None:
     for number in [int(ONLY)] if ONLY else count(1):
         workshop = make_workshop(f"killed{number}")
         _with_a_cache_of_its_own(workshop)
-        most = min(MOST_A_RUN, kills - hits_of(done))
+        most = min(MAX_A_RUN, kills - hits_of(done))
         draw = random.Random(f"{SEED}/{number}")
         one = KilledRun(
             workshop,

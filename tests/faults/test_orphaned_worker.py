@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from lorasmith.errors import ExitCode
-from lorasmith.events import Evaluated, RunStopped, WorkerStarted
-from lorasmith.ledger import read_events, steps
-from lorasmith.locking import is_held
-from lorasmith.training.evaluation import Evaluator
+from lorasmith.evaluation.evaluator import Evaluator
+from lorasmith.runs.events import Evaluated, RunStopped, WorkerStarted
+from lorasmith.runs.ledger import read_events, steps
+from lorasmith.runs.locks import is_held
+from tests.end_to_end.test_command_line import typed
+from tests.end_to_end.watched import alive
+from tests.end_to_end.workshop import Values, Workshop
 from tests.faults.forked_program import ForkedProgram
 from tests.faults.looked_at import EVALUATED, check_best, know_losses, told
-from tests.runs.test_command_line import typed
-from tests.runs.watched import alive
-from tests.runs.workshop import Values, Workshop
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="forks")
 PATIENCE_SECONDS = 60.0

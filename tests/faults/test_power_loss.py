@@ -18,18 +18,18 @@ from typing import Any
 import pytest
 
 from lorasmith.errors import ExitCode, NoStateError
-from lorasmith.events import Event
-from lorasmith.ledger import read_events, steps, surviving
-from lorasmith.run_folder import RunFolder
+from lorasmith.evaluation.best import BestKeeper, best_of
+from lorasmith.runs.events import Event
+from lorasmith.runs.layout import RunFolder
+from lorasmith.runs.ledger import read_events, steps, surviving
+from lorasmith.runs.states import MANIFEST, OWN_FILES, SavedState, has_sha256, newest_good, write_manifest_bytes
 from lorasmith.runtime.starting import standing
-from lorasmith.saved_states import MANIFEST, OWN_FILES, SavedState, has_sha256, newest_good, write_manifest_bytes
-from lorasmith.training.best import BestKeeper, best_of
-from lorasmith.training.checkpoint import load_state
-from lorasmith.training.recorder import Recorder
+from lorasmith.session.checkpoint import load_state
+from lorasmith.session.recorder import Recorder
+from tests.end_to_end.workshop import Values, Workshop, digest, load, stage
 from tests.faults.looked_at import EVALUATED, know_losses
 from tests.faults.power_loss import Laid, Moment, Tree, moments
 from tests.faults.watched_files import Change, Record, watched
-from tests.runs.workshop import Values, Workshop, digest, load, stage
 
 pytestmark = pytest.mark.timeout(900)  # thousands of disks, perhaps on a busy machine
 SEED = 1

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from lorasmith.config import RunConfig, dump_run_toml
-from lorasmith.promotion import promote
-from lorasmith.run_folder import RunFolder
-from lorasmith.runtime.leftovers import clear_staging
-from lorasmith.saved_states import MANIFEST, OWN_FILES, newest_good, write_manifest_bytes
+from lorasmith.runs.layout import RunFolder
+from lorasmith.runs.promotion import promote
+from lorasmith.runs.states import MANIFEST, OWN_FILES, newest_good, write_manifest_bytes
+from lorasmith.runtime.cleanup import clear_staging
 from tests.faults.power_loss import Laid, moments
 from tests.faults.watched_files import Record, watched
 

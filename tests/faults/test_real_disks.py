@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 
-from lorasmith.control import read_heartbeat
 from lorasmith.errors import ExitCode
-from lorasmith.events import CheckpointSaved, RunStarted, StepCompleted, Warned, WorkerStarted
-from lorasmith.ledger import read_events, steps
-from lorasmith.locking import FolderLock
-from lorasmith.saved_states import newest_good
-from tests.runs.workshop import Workshop, digest, tree
+from lorasmith.runs.events import CheckpointSaved, RunStarted, StepCompleted, Warned, WorkerStarted
+from lorasmith.runs.ledger import read_events, steps
+from lorasmith.runs.locks import FolderLock
+from lorasmith.runs.process_files import read_heartbeat
+from lorasmith.runs.states import newest_good
+from tests.end_to_end.workshop import Workshop, digest, tree
 
 PROJECT = Path(__file__).parents[2]
 STEPS = 240

@@ -17,7 +17,7 @@ from lorasmith.families import FAMILIES
 ROOT = Path(__file__).resolve().parents[2]
 CONTRACTS = ROOT / ".importlinter"
 LINT = "from importlinter.cli import lint_imports_command as lint; lint(['--no-cache'])"
-# Of torch, what only `training/device.py` may know: the machine, repeatability, other processes.
+# Of torch, what only `engine/device.py` may know: the machine, repeatability, other processes.
 MACHINE = ("distributed", "compile", "autocast", "use_deterministic_algorithms", "cuda", "set_num_threads")
 
 
@@ -58,13 +58,13 @@ def test_each_contract_can_break(tmp_path: Path) -> None:
     shutil.copy(CONTRACTS, tmp_path)
     shutil.copytree(ROOT / "lorasmith", tmp_path / "lorasmith", ignore=shutil.ignore_patterns("__pycache__"))
     crimes = {
-        "One direction of knowledge": ("data/order.py", "import lorasmith.training.loop"),
+        "One direction of knowledge": ("data/order.py", "import lorasmith.session.loop"),
         "No torch above the worker, by no detour": ("events.py", "import torch"),
         "The supervisor shares files": ("runtime/supervisor.py", "import lorasmith.data.folder"),
-        "The engine does not speak to people": ("training/loop.py", "import lorasmith.messages"),
-        "A family answers questions": ("families/sd15.py", "import lorasmith.ledger"),
-        "Training knows families": ("training/step.py", "import lorasmith.families.sd15"),
-        "Only training.build sees all parts": ("training/state.py", "import lorasmith.training.build"),
+        "The engine does not speak to people": ("session/loop.py", "import lorasmith.messages"),
+        "A family answers questions": ("families/sd15.py", "import lorasmith.runs.ledger"),
+        "Training knows families": ("engine/step.py", "import lorasmith.families.sd15"),
+        "Only training.build sees all parts": ("engine/state.py", "import lorasmith.session.build"),
         "The mathematics of diffusion": ("diffusion/losses.py", "import lorasmith.config"),
     }
     for file, line in crimes.values():
@@ -92,12 +92,12 @@ def test_every_family_and_adapter_of_the_tables_is_in_the_contracts() -> None:
     families = {module_of(entry) for entry in FAMILIES.values()}
     adapters = {module_of(entry) for entry in ADAPTERS.values()}
     assert set(contract("families")["modules"]) == families
-    assert families | adapters <= set(contract("training-knows-protocols")["forbidden_modules"])
+    assert families | adapters <= set(contract("the-engine-knows-protocols")["forbidden_modules"])
 
 
-def test_every_module_of_training_but_build_is_in_the_contract() -> None:
-    listed = set(contract("one-composition-root")["source_modules"])
-    assert listed == set(modules_in("lorasmith.training")) - {"lorasmith.training", "lorasmith.training.build"}
+def test_every_module_of_session_but_build_is_in_the_contract() -> None:
+    listed = set(contract("one-composition-root")["source_modules"]) - {"lorasmith.engine", "lorasmith.evaluation"}
+    assert listed == set(modules_in("lorasmith.session")) - {"lorasmith.session", "lorasmith.session.build"}
 
 
 def test_one_file_knows_the_machine() -> None:
@@ -109,7 +109,7 @@ def test_one_file_knows_the_machine() -> None:
             knowing[path.relative_to(ROOT).as_posix()] = found
     # The demo's base model is made outside any run, on a CPU.
     making = {"lorasmith/demo/base_parts.py", "lorasmith/demo/make_base.py"}
-    assert set(knowing) == {"lorasmith/training/device.py", *making}, knowing
+    assert set(knowing) == {"lorasmith/engine/device.py", *making}, knowing
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).parents[2]
+RESTARTS = "tests/end_to_end/test_restarts.py"
 
 
 @pytest.mark.ci
@@ -15,7 +16,14 @@ PROJECT = Path(__file__).parents[2]
 def test_the_supervisor_without_fcntl_killpg_and_sigkill() -> None:
     options = ["-q", "-p", "tests.runtime.as_on_windows", "-p", "no:cacheprovider"]
     found = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, "tests/runtime/test_supervisor.py", "tests/runs/test_restarts.py"],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            *options,
+            "tests/runtime/test_supervisor.py",
+            "tests/end_to_end/test_restarts.py",
+        ],
         cwd=PROJECT,
         capture_output=True,
         text=True,

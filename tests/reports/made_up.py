@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from lorasmith.config import RunConfig
-from lorasmith.events import (
+from lorasmith.runs.events import (
     AdapterExported,
     BestChosen,
     CheckpointSaved,
@@ -24,8 +24,8 @@ from lorasmith.events import (
     WorkerEnded,
     WorkerStarted,
 )
-from lorasmith.ledger import Ledger
-from lorasmith.run_folder import RunFolder
+from lorasmith.runs.layout import RunFolder
+from lorasmith.runs.ledger import Ledger
 
 T0 = 1_780_000_000.0
 HELD_OUT = 4

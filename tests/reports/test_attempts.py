@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lorasmith.events import GivenUp, WorkerEnded, WorkerHung, WorkerRestarted
 from lorasmith.reports.attempts import attempts_of
+from lorasmith.runs.events import GivenUp, WorkerEnded, WorkerHung, WorkerRestarted
 from tests.reports.made_up import T0, started, stepped, stopped, watched
 
 HUNG = WorkerHung(

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from lorasmith.events import Warned
-from lorasmith.ledger import surviving
 from lorasmith.reports.curves import CurveFold, curves_of, steps_per_epoch
+from lorasmith.runs.events import Warned
+from lorasmith.runs.ledger import surviving
 from tests.reports.made_up import best, evaluated
 from tests.ui.fake_engine import run_started, step
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lorasmith.reports.elements import Markup
-from lorasmith.reports.html_samples import MOST_ROWS, MOST_STEPS, chosen_steps, likeness, samples
+from lorasmith.reports.html_samples import MAX_ROWS, MAX_STEPS, chosen_steps, likeness, samples
 from lorasmith.reports.pictures import Embedder
 from lorasmith.reports.summary import RunSummary, summary_of
 from lorasmith.ui.words import Words
@@ -26,14 +26,14 @@ def test_of_many_steps_some_are_shown_with_the_first_the_last_and_the_best(tmp_p
     found = summary_of(events, [])
     found = replace(found, use=replace(found.use, step=18, loss=0.1))
     steps = chosen_steps(found)
-    assert len(steps) == MOST_STEPS
+    assert len(steps) == MAX_STEPS
     assert (steps[0], steps[-1]) == (1, 40) and 18 in steps
 
 
 def test_rows_beyond_what_a_page_holds_are_counted(summary: RunSummary, tmp_path: Path) -> None:
     many = replace(summary, samples=summary.samples * 5)
     page = parsed(samples(many, EN, root=tmp_path, embedder=Embedder()))
-    assert f"Rows left out: {15 - MOST_ROWS}" in page.text
+    assert f"Rows left out: {15 - MAX_ROWS}" in page.text
 
 
 def test_without_samples_it_says_so(summary: RunSummary, tmp_path: Path) -> None:

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from lorasmith.events import LimitRaised, Warned, WorkerEnded, WorkerHung, WorkerRestarted
 from lorasmith.messages import LANGUAGES
 from lorasmith.reports.attempts import Happening
 from lorasmith.reports.html_tables import (
-    MOST_PICTURES,
+    MAX_PICTURES,
     attempts,
     data,
     environment,
@@ -20,6 +19,7 @@ from lorasmith.reports.html_tables import (
     warnings,
 )
 from lorasmith.reports.summary import Picture, RunSummary, summary_of
+from lorasmith.runs.events import LimitRaised, Warned, WorkerEnded, WorkerHung, WorkerRestarted
 from lorasmith.ui.words import Words
 from tests.reports.made_up import T0, started, stepped, watched
 from tests.reports.page import parsed
@@ -72,7 +72,7 @@ def test_pictures_and_how_often_they_were_seen(summary: RunSummary) -> None:
     text = parsed(data(summary, EN)).text
     assert "10_leaf/leaf_00.png 10 64×64" in text
     assert "10_leaf/leaf_15.png – – held out" in text
-    many = replace(summary.data, pictures=tuple(Picture(f"x/{number}.png", 1) for number in range(MOST_PICTURES + 7)))
+    many = replace(summary.data, pictures=tuple(Picture(f"x/{number}.png", 1) for number in range(MAX_PICTURES + 7)))
     assert "in the JSON: 7" in parsed(data(replace(summary, data=many), EN)).text
 
 

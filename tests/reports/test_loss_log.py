@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from lorasmith.errors import ResourceError
-from lorasmith.ledger import Ledger
 from lorasmith.reports.curves import curves_of
 from lorasmith.reports.loss_log import LossLog, remake_loss_log
+from lorasmith.runs.ledger import Ledger
 from tests.reports.made_up import evaluated
 from tests.ui.fake_engine import T0, run_started, step
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lorasmith.events import Event
 from lorasmith.messages import LANGUAGES
 from lorasmith.reports import making
 from lorasmith.reports.making import make_reports, read_summary
-from lorasmith.run_folder import RunFolder
+from lorasmith.runs.events import Event
+from lorasmith.runs.layout import RunFolder
 from lorasmith.ui.render import report_lines
 from lorasmith.ui.words import Words
 from tests.reports.made_up import evaluated, finished, saved, started, stepped, stopped, watched, written

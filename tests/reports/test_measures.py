@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from lorasmith.events import Evaluated
 from lorasmith.messages import LANGUAGES
 from lorasmith.reports.measures import (
     difference,
@@ -18,6 +17,7 @@ from lorasmith.reports.measures import (
     why_empty,
     why_not,
 )
+from lorasmith.runs.events import Evaluated
 from tests.reports.made_up import evaluated
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from lorasmith.events import CheckpointSaved, DeviceChosen, Evaluated, Event, RunStopped
-from lorasmith.ledger import Ledger
 from lorasmith.reports.curves import Curves, Point, curves_of
 from lorasmith.reports.projections import Projections, projections_of
-from lorasmith.run_folder import RunFolder
+from lorasmith.runs.events import CheckpointSaved, DeviceChosen, Evaluated, Event, RunStopped
+from lorasmith.runs.layout import RunFolder
+from lorasmith.runs.ledger import Ledger
 from tests.reports.made_up import evaluated
 from tests.ui.fake_engine import T0, run_started, step
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lorasmith.events import StepCompleted, Warned
 from lorasmith.reports.summary import summary_of
+from lorasmith.runs.events import StepCompleted, Warned
 from tests.reports.made_up import best, evaluated, finished, saved, started, stepped, stopped, watched
 
 

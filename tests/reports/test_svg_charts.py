@@ -8,7 +8,7 @@ import pytest
 from lorasmith.messages import LANGUAGES
 from lorasmith.reports.charts import Chart, Line, four_charts, more_charts
 from lorasmith.reports.summary import RunSummary, summary_of
-from lorasmith.reports.svg_charts import HEIGHT, MOST_POINTS, WIDTH, chart_figure
+from lorasmith.reports.svg_charts import HEIGHT, MAX_POINTS, WIDTH, chart_figure
 from tests.reports.made_up import finished
 from tests.reports.page import parsed
 
@@ -22,7 +22,7 @@ def test_every_chart_is_drawn_inside_its_picture(summary: RunSummary, language: 
         for line in page.all("polyline"):
             places = [tuple(map(float, pair.split(","))) for pair in line["points"].split()]
             assert all(0 <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in places)
-            assert len(places) <= 2 * MOST_POINTS + 2
+            assert len(places) <= 2 * MAX_POINTS + 2
 
 
 def test_values_are_told_where_the_pointer_rests(summary: RunSummary) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from lorasmith.events import Evaluated
 from lorasmith.reports.curves import Curves, curves_of
 from lorasmith.reports.verdicts import Export, memorisation, over_training, recommended
+from lorasmith.runs.events import Evaluated
 from tests.reports.made_up import evaluated, started, stepped
 
 EXPORTS = [Export(step, f"last-step{step}", "e") for step in (10, 20, 30)]

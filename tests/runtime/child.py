@@ -13,15 +13,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from lorasmith.control import STOP_SIGNALS, HeartbeatWriter, StopFlag
 from lorasmith.errors import ExitCode
-from lorasmith.events import CacheProgress, CheckpointSaved, RunStarted, RunStopped, StepCompleted
-from lorasmith.ledger import Ledger
-from lorasmith.locking import FolderLock
-from lorasmith.promotion import promote
-from lorasmith.run_folder import RunFolder
+from lorasmith.runs.events import CacheProgress, CheckpointSaved, RunStarted, RunStopped, StepCompleted
+from lorasmith.runs.layout import RunFolder
+from lorasmith.runs.ledger import Ledger
+from lorasmith.runs.locks import FolderLock
+from lorasmith.runs.process_files import STOP_SIGNALS, HeartbeatWriter, StopFlag
+from lorasmith.runs.promotion import promote
+from lorasmith.runs.states import MANIFEST, OWN_FILES, find_states, write_manifest_bytes
 from lorasmith.runtime.worker import _settle
-from lorasmith.saved_states import MANIFEST, OWN_FILES, find_states, write_manifest_bytes
 
 STEP_SECONDS = 0.02
 BAD_STEP = 3
@@ -109,12 +109,12 @@ class Child:
 
     def step(self, step: int, first: int) -> None:
         self.heart.beat(step - 1, "step")
-        is_bad = step == BAD_STEP
-        if (self.mode == "dies_always" and is_bad) or (self.mode == "moves_on" and step == first + 3):
+        found_inf = step == BAD_STEP
+        if (self.mode == "dies_always" and found_inf) or (self.mode == "moves_on" and step == first + 3):
             os.kill(os.getpid(), signal.SIGKILL)
-        if self.mode == "stops" and is_bad and self.attempt == 1:
+        if self.mode == "stops" and found_inf and self.attempt == 1:
             os.kill(os.getpid(), signal.SIGSTOP)
-        if is_bad:
+        if found_inf:
             self.sleep_in("sleeps")
             self.sleep_in("sleeps_always")
         while self.mode == "spins" and step >= BAD_STEP:
@@ -134,7 +134,7 @@ class Child:
             peak_memory=0,
         )
         self.heart.beat(step, "step")
-        if self.mode == "dies" and is_bad and self.attempt == 1:
+        if self.mode == "dies" and found_inf and self.attempt == 1:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def end(self, step: int) -> int:

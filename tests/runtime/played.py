@@ -10,13 +10,13 @@ from typing import IO, Any
 
 from lorasmith.config import RunConfig
 from lorasmith.errors import ExitCode
-from lorasmith.events import CheckpointSaved, Event, RunStarted, RunStopped, StepCompleted
-from lorasmith.ledger import Ledger, read_events
-from lorasmith.promotion import promote
-from lorasmith.run_folder import RunFolder
+from lorasmith.runs.events import CheckpointSaved, Event, RunStarted, RunStopped, StepCompleted
+from lorasmith.runs.layout import RunFolder
+from lorasmith.runs.ledger import Ledger, read_events
+from lorasmith.runs.promotion import promote
+from lorasmith.runs.states import MANIFEST, OWN_FILES, write_manifest_bytes
 from lorasmith.runtime.start import Start
 from lorasmith.runtime.supervisor import Supervisor
-from lorasmith.saved_states import MANIFEST, OWN_FILES, write_manifest_bytes
 
 Act = Callable[["Played", int], int | None]  # called at each look; the exit status once it has ended
 

@@ -1,11 +1,11 @@
-"""Why an attempt ended, in words of whoever can tell. (tests/runs/test_restarts.py has attempts that hang.)"""
+"""Why an attempt ended, in words of whoever can tell. (tests/end_to_end/test_restarts.py has attempts that hang.)"""
 
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from lorasmith.events import RunStopped, WorkerHung
+from lorasmith.runs.events import RunStopped, WorkerHung
 from lorasmith.runtime.attempt import Attempt
 
 AT: dict[str, Any] = {"attempt": 1, "time": 0.0}

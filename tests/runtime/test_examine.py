@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from lorasmith.engine.device import choose_device
 from lorasmith.runtime import examine
-from lorasmith.training.device import choose_device
 
 
 def test_the_facts_are_those_that_a_run_would_have(capsys: pytest.CaptureFixture[str]) -> None:

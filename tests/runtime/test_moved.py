@@ -7,9 +7,9 @@ from typing import Any
 
 from lorasmith.config import dump_run_toml, load_run_toml
 from lorasmith.errors import ExitCode
-from lorasmith.events import RunStarted
+from lorasmith.runs.events import RunStarted
 from lorasmith.runtime.start import Start
-from tests.runs.workshop import Workshop
+from tests.end_to_end.workshop import Workshop
 
 MakeWorkshop = Callable[[str], Workshop]
 

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from lorasmith.errors import ResourceError
-from lorasmith.events import Warned
-from lorasmith.ledger import Ledger, read_events
+from lorasmith.runs.events import Warned
+from lorasmith.runs.ledger import Ledger, read_events
 from lorasmith.runtime.own_log import OwnLog
 
 

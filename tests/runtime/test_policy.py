@@ -4,16 +4,16 @@ from itertools import product
 
 import pytest
 
-from lorasmith.control import Heartbeat
 from lorasmith.errors import ExitCode
+from lorasmith.runs.process_files import Heartbeat
 from lorasmith.runtime.policy import (
-    MOST_AT_ONCE_SECONDS,
-    Backlog,
-    Budget,
+    MAX_AT_ONCE_SECONDS,
+    DeferredLinesNotice,
     Ended,
+    ObservedClock,
     Restarts,
-    Silence,
-    WatchedTime,
+    StallDetector,
+    TimeBudget,
     meaning_of,
 )
 
@@ -29,19 +29,19 @@ MINUTE, DAY, YEARS = 60.0, 86_400.0, 10 * 365 * 86_400.0
     [
         ([0.0, 0.1, 0.3], [0.1, 0.2]),
         ([5.0, 5.0], [0.0]),
-        ([0.0, 3600.0, 3600.1], [MOST_AT_ONCE_SECONDS, 0.1]),  # the watcher slept
+        ([0.0, 3600.0, 3600.1], [MAX_AT_ONCE_SECONDS, 0.1]),  # the watcher slept
         ([100.0, 40.0, 40.5], [0.0, 0.5]),  # no clock of a system does this; it would harm nobody
     ],
 )
 def test_only_time_in_which_somebody_looked_counts(looks: list[float], passed: list[float]) -> None:
-    watched = WatchedTime(looks[0])
+    watched = ObservedClock(looks[0])
     assert [watched.passed(now) for now in looks[1:]] == pytest.approx(passed)
 
 
 # -- the first rule --------------------------------------------------------------------------------
 
 
-def beats(silence: Silence, *rows: tuple[float, str, int]) -> None:
+def beats(silence: StallDetector, *rows: tuple[float, str, int]) -> None:
     """(seconds since the last look, phase, beat) each; with every beat one more micro-batch is done."""
     for seconds, phase, beat in rows:
         silence.look(seconds, Heartbeat(step=0, phase=phase, beat=beat, micro_batches=beat))
@@ -63,7 +63,7 @@ def beats(silence: Silence, *rows: tuple[float, str, int]) -> None:
     ],
 )
 def test_each_phase_has_its_patience(phase: str, has_stepped: bool, limit: float) -> None:
-    silence = Silence(100)
+    silence = StallDetector(100)
     silence.attempt_began()
     beats(silence, (1.0, phase, 1))
     if has_stepped:
@@ -76,7 +76,7 @@ def test_each_phase_has_its_patience(phase: str, has_stepped: bool, limit: float
 
 
 def test_before_the_first_beat_it_is_loading() -> None:
-    silence = Silence(100)
+    silence = StallDetector(100)
     silence.attempt_began()
     assert (silence.phase, silence.step, silence.limit) == ("loading", 0, 600)
     silence.look(600.1, None)
@@ -88,7 +88,7 @@ def test_before_the_first_beat_it_is_loading() -> None:
     [([1.0] * 5, 100.0), ([5.0] * 5, 100.0), ([6.0] * 5, 120.0), ([30.0, 30.0, 30.0, 1000.0], 600.0)],
 )
 def test_twenty_median_micro_batches_where_that_is_longer(seconds: list[float], limit: float) -> None:
-    silence = Silence(100)
+    silence = StallDetector(100)
     silence.step_completed(0.0)
     beats(silence, (0.0, "step", 1))
     for number, one in enumerate(seconds, 2):
@@ -97,7 +97,7 @@ def test_twenty_median_micro_batches_where_that_is_longer(seconds: list[float], 
 
 
 def test_several_beats_between_two_looks_share_the_time() -> None:
-    silence = Silence(1)
+    silence = StallDetector(1)
     silence.step_completed(0.0)
     beats(silence, (0.0, "step", 1), (10.0, "step", 11), (10.0, "step", 21))
     assert silence.limit == pytest.approx(20.0)
@@ -106,7 +106,7 @@ def test_several_beats_between_two_looks_share_the_time() -> None:
 @pytest.mark.parametrize("looks_apart", [0.1, 0.9, 3.0])
 def test_what_beats_at_the_ends_of_a_step_is_no_micro_batch(looks_apart: float) -> None:
     """As the worker does it, one micro-batch a step: a beat before it, one after it, one when the step is told."""
-    silence = Silence(1)
+    silence = StallDetector(1)
     silence.step_completed(0.0)
     done, told = 5.0, 5.1  # seconds into each step of six
     for number in range(int(100 / looks_apart)):
@@ -120,7 +120,7 @@ def test_what_beats_at_the_ends_of_a_step_is_no_micro_batch(looks_apart: float) 
 
 def test_steps_with_a_save_after_each_measure_themselves() -> None:
     """Then no two beats follow each other within a step: without a measure a slow machine would count as stuck."""
-    silence = Silence(300)
+    silence = StallDetector(300)
     beats(silence, (400.0, "step", 1))
     silence.step_completed(400.0)
     for beat in range(2, 12, 2):
@@ -131,7 +131,7 @@ def test_steps_with_a_save_after_each_measure_themselves() -> None:
 
 
 def test_a_step_with_beats_in_it_adds_nothing_of_its_own() -> None:
-    silence = Silence(1)
+    silence = StallDetector(1)
     for beat in range(1, 40):
         beats(silence, (1.0, "step", beat))
         if beat % 8 == 0:
@@ -140,7 +140,7 @@ def test_a_step_with_beats_in_it_adds_nothing_of_its_own() -> None:
 
 
 def test_what_lies_between_phases_or_attempts_is_no_micro_batch() -> None:
-    silence = Silence(1)
+    silence = StallDetector(1)
     silence.step_completed(0.0)
     beats(silence, (0.0, "step", 1), (50.0, "saving", 2), (50.0, "step", 3))
     silence.attempt_began()
@@ -152,7 +152,7 @@ def test_what_lies_between_phases_or_attempts_is_no_micro_batch() -> None:
 def test_a_run_that_becomes_ten_times_as_slow_is_not_touched() -> None:
     """One micro-batch a step, at any speed."""
     for seconds in (0.01, 1.0, 60.0, 3600.0):
-        silence = Silence(300)
+        silence = StallDetector(300)
         for beat in range(1, 60):
             beats(silence, (seconds * (1 if beat < 5 else 10), "step", beat))
             silence.step_completed(0.0)
@@ -162,7 +162,7 @@ def test_a_run_that_becomes_ten_times_as_slow_is_not_touched() -> None:
 
 
 def test_the_same_beat_again_and_one_that_cannot_be_read_are_no_sign_of_life() -> None:
-    silence = Silence(1)
+    silence = StallDetector(1)
     silence.step_completed(0.0)
     beats(silence, (0.0, "step", 5), (0.6, "step", 5))
     silence.look(0.6, None)
@@ -179,12 +179,12 @@ def test_the_same_beat_again_and_one_that_cannot_be_read_are_no_sign_of_life() -
     [(30, 200, 300, 6000), (30, 10, 300, 1800), (30, 0, 300, 1800), (0.1, 50, 1, 6)],
 )
 def test_the_time_of_a_whole_run(per_step: float, steps: int, stall_timeout: float, limit: float) -> None:
-    assert Budget(per_step, steps, stall_timeout).limit == limit
+    assert TimeBudget(per_step, steps, stall_timeout).limit == limit
 
 
 @pytest.mark.parametrize("phase", ["loading", "caching", "saving", "exporting", "evaluating", "compiling"])
 def test_only_steps_count(phase: str) -> None:
-    budget = Budget(1, 1, 1)
+    budget = TimeBudget(1, 1, 1)
     budget.look(YEARS, phase)
     assert (budget.spent, budget.is_reached) == (0, False)
     budget.look(6.0, "step")
@@ -193,14 +193,14 @@ def test_only_steps_count(phase: str) -> None:
 
 def test_a_step_counts_as_long_as_it_says() -> None:
     """Not as long as was watched: a save may have come between two looks."""
-    budget = Budget(1, 100, 1)
+    budget = TimeBudget(1, 100, 1)
     budget.look(9.0, "step")
     budget.step_completed(2.0)
     assert (budget.spent, budget.since_step, budget.seconds_per_step) == (2.0, 0.0, 2.0)
 
 
 def test_what_an_attempt_did_not_live_to_complete_counts_too() -> None:
-    budget = Budget(1, 1, 1)
+    budget = TimeBudget(1, 1, 1)
     for _ in range(3):
         budget.attempt_began()
         budget.look(2.0, "step")
@@ -219,7 +219,7 @@ def test_what_an_attempt_did_not_live_to_complete_counts_too() -> None:
     ],
 )
 def test_whether_a_run_is_moving(steps: list[float], since: float, patience: float, is_moving: bool) -> None:
-    budget = Budget(1, 1, 1)
+    budget = TimeBudget(1, 1, 1)
     for seconds in steps:
         budget.step_completed(seconds)
     budget.look(since, "step")
@@ -228,7 +228,7 @@ def test_whether_a_run_is_moving(steps: list[float], since: float, patience: flo
 
 @pytest.mark.parametrize("seconds", [0.5, 31.0, 900.0, 7200.0])
 def test_a_slow_run_that_moves_is_never_out_of_time(seconds: float) -> None:
-    budget, raised = Budget(30, 50, 300), 0
+    budget, raised = TimeBudget(30, 50, 300), 0
     for step in range(1, 51):
         for _ in range(100):
             budget.look(seconds / 100, "step")
@@ -245,7 +245,7 @@ def test_a_slow_run_that_moves_is_never_out_of_time(seconds: float) -> None:
 
 def test_a_run_whose_ledger_is_silent_moves_by_its_beats() -> None:
     """On a full disk the steps are told of later: a run is not out of time for that."""
-    silence, budget = Silence(300), Budget(1, 10, 1)
+    silence, budget = StallDetector(300), TimeBudget(1, 10, 1)
     for number in range(1, 400):
         if silence.look(1.0, Heartbeat(step=number // 4, phase="step", beat=number, waiting=number)):
             budget.moved()
@@ -261,7 +261,7 @@ def test_a_run_whose_ledger_is_silent_moves_by_its_beats() -> None:
 
 
 def test_a_beat_of_another_phase_or_attempt_completes_no_step() -> None:
-    silence = Silence(300)
+    silence = StallDetector(300)
     for step, phase, beat in ((500, "step", 9), (0, "loading", 1), (500, "step", 9), (10, "step", 1), (10, "step", 2)):
         assert not silence.look(1.0, Heartbeat(step=step, phase=phase, beat=beat, waiting=1))
     assert silence.look(1.0, Heartbeat(step=11, phase="step", beat=3, waiting=1))
@@ -269,12 +269,12 @@ def test_a_beat_of_another_phase_or_attempt_completes_no_step() -> None:
 
 
 def test_a_backlog_is_news_once() -> None:
-    backlog = Backlog()
+    backlog = DeferredLinesNotice()
     assert [backlog.is_news(waiting) for waiting in (0, 0, 1, 2, 0, 3, 0)] == [False, False, True] + [False] * 4
 
 
 def test_it_learns_from_what_was_measured() -> None:
-    budget = Budget(1, 10, 1)
+    budget = TimeBudget(1, 10, 1)
     for seconds in (3.0, 4.0, 100.0):
         budget.step_completed(seconds)
     budget.raise_for(20)

@@ -13,7 +13,7 @@ import pytest
 
 from lorasmith.runtime import processes
 from lorasmith.runtime.processes import Output, WorkerProcess, end_process, is_stopped, launch, stack_of
-from tests.runs.watched import alive
+from tests.end_to_end.watched import alive
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and /proc")
 DEAF = "import signal\nfor one in (signal.SIGINT, signal.SIGTERM): signal.signal(one, signal.SIG_IGN)\n"
@@ -55,14 +55,14 @@ def test_of_too_much_the_end_is_kept(output: Output) -> None:
     )
     while process.poll() is None:
         output.trim()
-        assert output.size() < 4 * processes.MOST_OUTPUT
+        assert output.size() < 4 * processes.MAX_OUTPUT
     output.trim()
-    assert output.size() <= processes.MOST_OUTPUT
+    assert output.size() <= processes.MAX_OUTPUT
     assert output.text().endswith("end") and len(output.text()) <= processes.KEPT_OUTPUT
 
 
 def test_what_is_trimmed_goes_on_at_the_end(output: Output) -> None:
-    output.file.write(b"a" * (processes.MOST_OUTPUT + 1) + b"\nlast")
+    output.file.write(b"a" * (processes.MAX_OUTPUT + 1) + b"\nlast")
     output.trim()
     output.file.seek(0)  # as a reader leaves it
     output.file.write(b"\nmore")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lorasmith.config import RunConfig
-from lorasmith.run_folder import RunFolder
+from lorasmith.runs.layout import RunFolder
 from lorasmith.runtime.start import Start
 
 

@@ -1,4 +1,4 @@
-"""What a start is worked out to be. (What is refused: tests/runs/test_refuses_without_a_trace.py.)"""
+"""What a start is worked out to be. (What is refused: tests/end_to_end/test_refuses_without_a_trace.py.)"""
 
 import os
 import shutil
@@ -11,13 +11,13 @@ import pytest
 from lorasmith.config import Request, load_run_toml
 from lorasmith.demo.miniature import draw_pictures
 from lorasmith.errors import ConfigError, ExitCode, NoStateError
-from lorasmith.events import RunStarted
-from lorasmith.ledger import read_events
-from lorasmith.run_folder import RunFolder, run_at
+from lorasmith.runs.events import RunStarted
+from lorasmith.runs.layout import RunFolder, run_at
+from lorasmith.runs.ledger import read_events
+from lorasmith.runs.states import MANIFEST, find_states, write_manifest_bytes
 from lorasmith.runtime.start import Start
 from lorasmith.runtime.starting import continued_run, differing_settings, new_run, standing
-from lorasmith.saved_states import MANIFEST, find_states, write_manifest_bytes
-from tests.runs.workshop import QUIET, Workshop
+from tests.end_to_end.workshop import QUIET, Workshop
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Counted in this process. (tests/runs/test_stop_signals.py has a supervisor that is told by them.)"""
+"""Counted in this process. (tests/end_to_end/test_stop_signals.py has a supervisor that is told by them.)"""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The supervisor over workers that are played by functions. (tests/runs/test_stop_signals.py has real processes.)"""
+"""The supervisor over workers played by functions. (tests/end_to_end/test_stop_signals.py has real processes.)"""
 
 import errno
 import os
@@ -13,9 +13,8 @@ from typing import Any
 
 import pytest
 
-from lorasmith.control import stop_is_requested
 from lorasmith.errors import ConfigError, ExitCode, LockedError
-from lorasmith.events import (
+from lorasmith.runs.events import (
     CacheProgress,
     GivenUp,
     RunStopped,
@@ -24,13 +23,14 @@ from lorasmith.events import (
     WorkerEnded,
     WorkerStarted,
 )
-from lorasmith.ledger import Ledger, read_events
-from lorasmith.locking import FolderLock
-from lorasmith.promotion import move, promote
-from lorasmith.run_folder import RunFolder
+from lorasmith.runs.layout import RunFolder
+from lorasmith.runs.ledger import Ledger, read_events
+from lorasmith.runs.locks import FolderLock
+from lorasmith.runs.process_files import stop_is_requested
+from lorasmith.runs.promotion import move, promote
+from lorasmith.runs.states import MANIFEST, OWN_FILES, write_manifest_bytes
 from lorasmith.runtime import supervisor as supervisor_module
-from lorasmith.saved_states import MANIFEST, OWN_FILES, write_manifest_bytes
-from tests.runs.workshop import tree
+from tests.end_to_end.workshop import tree
 from tests.runtime.played import Played, Watched
 
 ROOT = Path(__file__).parents[2]
@@ -292,7 +292,7 @@ def test_half_a_promotion_is_finished(run: RunFolder, monkeypatch: pytest.Monkey
             move(source, target)
 
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr("lorasmith.promotion.move", move_one)
+            patch.setattr("lorasmith.runs.promotion.move", move_one)
             promote(run, now=datetime(2026, 1, 2))
         assert len(names & {path.name for path in run.root.iterdir()}) == 2
         return -9

@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from lorasmith.control import request_stop
 from lorasmith.errors import ConfigError, ExitCode, NonFiniteError, ResourceError
-from lorasmith.events import CheckpointSaved, RunStarted, RunStopped, StepCompleted
-from lorasmith.ledger import read_events
-from lorasmith.locking import FolderLock, facts_of_holder, is_held
+from lorasmith.runs.events import CheckpointSaved, RunStarted, RunStopped, StepCompleted
+from lorasmith.runs.ledger import read_events
+from lorasmith.runs.locks import FolderLock, facts_of_holder, is_held
+from lorasmith.runs.process_files import request_stop
 from lorasmith.runtime import worker
 from lorasmith.runtime.processes import launch
-from lorasmith.training import begin as begin_module
-from lorasmith.training import build
-from lorasmith.training.recorder import Recorder
-from tests.runs.workshop import Workshop, stage, tree
+from lorasmith.session import begin as begin_module
+from lorasmith.session import build
+from lorasmith.session.recorder import Recorder
+from tests.end_to_end.workshop import Workshop, stage, tree
 
 
 def attempt(workshop: Workshop, *more: str) -> int:
@@ -83,10 +83,10 @@ def test_failures_while_loading(
 def test_a_disk_that_fills_up_later_is_no_bad_input(staged: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     done = Recorder.step_done
 
-    def full(self: Recorder, parts: Any, result: Any) -> None:
+    def full(self: Recorder, context: Any, result: Any) -> None:
         if result.step == 3:
             raise OSError(errno.ENOSPC, "No space left on device", str(self.run.ledger))
-        done(self, parts, result)
+        done(self, context, result)
 
     monkeypatch.setattr(Recorder, "step_done", full)
     assert attempt(staged) == ExitCode.NO_RESOURCE
@@ -122,8 +122,8 @@ def test_stops_with_its_state_saved_when_its_supervisor_dies(staged: Workshop, m
     monkeypatch.setattr(os, "getppid", lambda: parent[0])
     done = Recorder.step_done
 
-    def step_done(self: Recorder, parts: Any, result: Any) -> None:
-        done(self, parts, result)
+    def step_done(self: Recorder, context: Any, result: Any) -> None:
+        done(self, context, result)
         if result.step == 2:
             parent[0] = 1
 
@@ -187,7 +187,7 @@ def test_state_and_target_are_on_disk_before_the_first_step(staged: Workshop, mo
     def killed(*_: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lorasmith.training.loop.train", killed)
+    monkeypatch.setattr("lorasmith.session.loop.train", killed)
     with pytest.raises(KeyboardInterrupt):
         attempt(staged)
     events = read_events(staged.run.ledger)

@@ -22,8 +22,8 @@ def sleep_in_forward() -> None:
 
 
 def main(how: str, arguments: list[str]) -> int:
-    from lorasmith.training import loop as loop_module
-    from lorasmith.training import step as step_module
+    from lorasmith.engine import step as step_module
+    from lorasmith.session import loop as loop_module
 
     real, real_step = step_module.losses_of, loop_module.train_step
     calls = 0
@@ -39,13 +39,13 @@ def main(how: str, arguments: list[str]) -> int:
             os.kill(os.getpid(), signal.SIGSTOP if how == "stop" else signal.SIGKILL)
         return real(*given)
 
-    def train_step(state: Any, parts: Any, *, beat: Any) -> Any:
+    def train_step(state: Any, context: Any, *, beat: Any) -> Any:
         while how == "spin" and state.step == BAD_STEP - 1:
             beat()
             time.sleep(0.05)
         if how == "kill_same" and state.step == BAD_STEP - 1:
             os.kill(os.getpid(), signal.SIGKILL)
-        return real_step(state, parts, beat=beat)
+        return real_step(state, context, beat=beat)
 
     step_module.losses_of = losses_of  # type: ignore[assignment]
     loop_module.train_step = train_step

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import IO
 
 from lorasmith.config import RunConfig
-from lorasmith.run_folder import RunFolder
+from lorasmith.runs.layout import RunFolder
+from lorasmith.runs.states import newest_good
 from lorasmith.runtime import processes
 from lorasmith.runtime.processes import WorkerProcess, launch
 from lorasmith.runtime.start import Start
 from lorasmith.runtime.supervisor import Supervisor
-from lorasmith.saved_states import newest_good
 
 
 def main(mode: str, folder: str, count: str, *settings: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from lorasmith.config import RunConfig
 from lorasmith.errors import ConfigError, ExitCode, NoStateError
-from lorasmith.events import (
+from lorasmith.runs.events import (
     AdapterExported,
     CacheProgress,
     CheckpointSaved,
@@ -25,8 +25,8 @@ from lorasmith.events import (
     WorkerEnded,
     WorkerStarted,
 )
-from lorasmith.ledger import Ledger, read_events, surviving
-from lorasmith.run_folder import RunFolder
+from lorasmith.runs.layout import RunFolder
+from lorasmith.runs.ledger import Ledger, read_events, surviving
 from lorasmith.runtime.start import Start
 from lorasmith.ui.train import Engine
 

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lorasmith.config import RunConfig, dump_run_toml
-from lorasmith.control import HeartbeatWriter
-from lorasmith.events import (
+from lorasmith.runs.events import (
     AdapterExported,
     BestChosen,
     CheckpointSaved,
@@ -22,8 +21,9 @@ from lorasmith.events import (
     WorkerEnded,
     WorkerStarted,
 )
-from lorasmith.ledger import Ledger
-from lorasmith.run_folder import RunFolder
+from lorasmith.runs.layout import RunFolder
+from lorasmith.runs.ledger import Ledger
+from lorasmith.runs.process_files import HeartbeatWriter
 
 T0 = 1_700_000_000.0
 LORA_BYTES = 3 * 1024 * 1024

@@ -1,4 +1,4 @@
-"""`lorasmith demo`: the folder it makes, and what it refuses. The training itself: tests/runs/test_demo.py."""
+"""`lorasmith demo`: the folder it makes, and what it refuses. The training itself: tests/end_to_end/test_demo.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image
 
 from lorasmith.demo import lesson
 from lorasmith.errors import ConfigError
-from lorasmith.run_folder import write_atomically
+from lorasmith.runs.layout import write_atomically
 from lorasmith.ui.demo import demo
 from lorasmith.ui.words import Words
 from tests.ui.fake_engine import FakeEngine

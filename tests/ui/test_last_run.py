@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from lorasmith.config import RunConfig, dump_run_toml
-from lorasmith.control import Heartbeat
-from lorasmith.events import Event, GivenUp, StepRepeated, Warned, WorkerRestarted
-from lorasmith.locking import FolderLock
-from lorasmith.run_folder import RunFolder
-from lorasmith.runtime.policy import Silence
+from lorasmith.runs.events import Event, GivenUp, StepRepeated, Warned, WorkerRestarted
+from lorasmith.runs.layout import RunFolder
+from lorasmith.runs.locks import FolderLock
+from lorasmith.runs.process_files import Heartbeat
+from lorasmith.runtime.policy import StallDetector
 from lorasmith.ui.last_run import LastRun, look
 from lorasmith.ui.run_reading import RunReader
 from tests.ui.made_runs import (
@@ -123,7 +123,7 @@ def test_a_run_is_stuck_when_its_supervisor_says_so(tmp_path: Path) -> None:
     run = made_run(tmp_path, [begun(10), *stepped(1, 4, seconds=800.0)])
     run.config.write_bytes(dump_run_toml(RunConfig().with_values({("training", "accumulation_steps"): 8})))
     beat(run, 4, "step")
-    silence = Silence(RunConfig().watch.stall_timeout)
+    silence = StallDetector(RunConfig().watch.stall_timeout)
     silence.look(0.0, Heartbeat(step=3, phase="step", beat=0))
     for number in range(1, 9):
         silence.look(100.0, Heartbeat(step=3, phase="step", beat=number, micro_batches=number))

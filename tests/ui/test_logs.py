@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from lorasmith.errors import ConfigError
-from lorasmith.locking import FolderLock
 from lorasmith.messages import LANGUAGES
+from lorasmith.runs.locks import FolderLock
 from lorasmith.ui.logs import logs
 from lorasmith.ui.words import Words
 from tests.ui.made_runs import add, beat, begun, ended, finished_run, made_run, stepped

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lorasmith.run_folder import RunFolder
+from lorasmith.runs.layout import RunFolder
 from lorasmith.ui.last_run import look
 from lorasmith.ui.logs_json import as_json
 from lorasmith.ui.run_reading import RunReader

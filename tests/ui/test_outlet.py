@@ -1,5 +1,6 @@
-"""A reader that does not read holds nobody up, and misses nothing once it does. (tests/runs/test_terminal.py: whole
-runs.)"""
+"""A reader that does not read holds nobody up, and misses nothing once it does.
+
+(tests/end_to_end/test_terminal.py: whole runs.)"""
 
 import io
 import os
@@ -11,7 +12,7 @@ from typing import TextIO
 
 import pytest
 
-from lorasmith.ui.outlet import MOST_PIECES, Outlet
+from lorasmith.ui.outlet import MAX_PIECES, NonBlockingWriter
 from lorasmith.ui.screens import LiveScreen, PlainScreen
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="nobody can ask a pipe there whether it takes anything")
@@ -63,18 +64,18 @@ def test_what_moves_is_not_drawn_for_nobody(pipe: tuple[int, TextIO]) -> None:
 
 
 def test_the_oldest_is_given_up_where_nobody_ever_reads(pipe: tuple[int, TextIO]) -> None:
-    outlet = Outlet(pipe[1])
-    for _ in range(MOST_PIECES):
+    outlet = NonBlockingWriter(pipe[1])
+    for _ in range(MAX_PIECES):
         outlet.write("x" * 1000)
         outlet.flush()
-    for number in range(MOST_PIECES):
+    for number in range(MAX_PIECES):
         outlet.write(str(number))
-    assert list(outlet._kept) == [str(number) for number in range(MOST_PIECES)]
+    assert list(outlet._kept) == [str(number) for number in range(MAX_PIECES)]
 
 
 def test_a_stream_in_memory_takes_everything() -> None:
     out = io.StringIO()
-    outlet = Outlet(out)
+    outlet = NonBlockingWriter(out)
     outlet.write("a" * 5000)
     assert (out.getvalue(), outlet.is_behind) == ("", True)
     outlet.flush()

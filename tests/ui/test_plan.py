@@ -1,4 +1,4 @@
-"""The command `plan`, without a trial. (With one, and against real runs: tests/runs/test_plan.py.)"""
+"""The command `plan`, without a trial. (With one, and against real runs: tests/end_to_end/test_plan.py.)"""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from lorasmith.errors import ConfigError, DatasetError, ExitCode, InputError
 from lorasmith.ui.plan import plan
 from lorasmith.ui.words import Words
-from tests.runs.workshop import Workshop, tree
+from tests.end_to_end.workshop import Workshop, tree
 
 
 @pytest.fixture

@@ -6,19 +6,19 @@ from pathlib import Path
 import pytest
 
 from lorasmith.data.findings import Finding
-from lorasmith.runtime import planning
-from lorasmith.runtime.planned_files import PlannedFile
-from lorasmith.runtime.planning import RunPlan, Unmeasured, plan_of
+from lorasmith.planning import plan
+from lorasmith.planning.files import PlannedFile
+from lorasmith.planning.plan import RunPlan, Unmeasured, plan_of
 from lorasmith.ui.plan_view import show
 from lorasmith.ui.words import Words
-from tests.runs.workshop import Workshop
-from tests.runtime.test_planning import MEASURED
+from tests.end_to_end.workshop import Workshop
+from tests.planning.test_plan import MEASURED
 
 
 @pytest.fixture
 def made(workshop: Workshop) -> RunPlan:
     start = workshop.start_new(250, {("cadence", "save_every"): 100, ("evaluation", "every"): 0})
-    return plan_of(start, planning.look(start), MEASURED)
+    return plan_of(start, plan.look(start), MEASURED)
 
 
 def shown(capsys: pytest.CaptureFixture[str], plan: RunPlan, language: str = "en", here: Path = Path("/")) -> str:

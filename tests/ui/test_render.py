@@ -8,7 +8,10 @@ import pytest
 
 from lorasmith.config import RunConfig
 from lorasmith.errors import ExitCode, InputError
-from lorasmith.events import (
+from lorasmith.messages import LANGUAGES
+from lorasmith.reports.files import ReportFiles
+from lorasmith.reports.projections import Trouble
+from lorasmith.runs.events import (
     EVENTS,
     AdapterExported,
     BestChosen,
@@ -26,10 +29,7 @@ from lorasmith.events import (
     WorkerRestarted,
     WorkerStarted,
 )
-from lorasmith.messages import LANGUAGES
-from lorasmith.reports.files import ReportFiles
-from lorasmith.reports.projections import Trouble
-from lorasmith.run_folder import RunFolder
+from lorasmith.runs.layout import RunFolder
 from lorasmith.runtime.start import Start
 from lorasmith.ui.render import Display
 from lorasmith.ui.screens import Compose, Mood

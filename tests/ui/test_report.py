@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from lorasmith.errors import ConfigError, ExitCode, NoStateError, ResourceError
-from lorasmith.locking import FolderLock
-from lorasmith.run_folder import RunFolder
+from lorasmith.runs.layout import RunFolder
+from lorasmith.runs.locks import FolderLock
 from lorasmith.ui.report import report
 from lorasmith.ui.words import Words
 from tests.reports.made_up import evaluated, finished, started, stepped, watched, written

@@ -3,7 +3,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from lorasmith.events import Warned, encode
+from lorasmith.runs.events import Warned, encode
 from lorasmith.ui.run_reading import RunReader
 from tests.ui.made_runs import T0, add, begun, device, ended, made_run, stepped
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from lorasmith.errors import ConfigError, ExitCode, LockedError, NoStateError, TrainerError
-from lorasmith.ledger import read_events, steps
-from lorasmith.locking import FolderLock
+from lorasmith.runs.ledger import read_events, steps
+from lorasmith.runs.locks import FolderLock
 from lorasmith.ui.train import train
 from lorasmith.ui.words import Words
 from tests.ui.fake_engine import FakeEngine

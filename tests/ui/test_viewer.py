@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from lorasmith.messages import LANGUAGES, has
-from lorasmith.run_folder import RunFolder
+from lorasmith.runs.layout import RunFolder
 from lorasmith.ui.last_run import Finding, LastRun, Standing, look
 from lorasmith.ui.layout import cells
 from lorasmith.ui.run_reading import RunReader

@@ -15,9 +15,9 @@ import pytest
 
 from lorasmith.config import RunConfig
 from lorasmith.errors import ExitCode
-from lorasmith.events import Event, RunStopped, WorkerStarted
 from lorasmith.reports import making
-from lorasmith.run_folder import RunFolder
+from lorasmith.runs.events import Event, RunStopped, WorkerStarted
+from lorasmith.runs.layout import RunFolder
 from lorasmith.runtime.start import Start
 from lorasmith.ui.render import Display
 from lorasmith.ui.screens import LastingScreen, PlainScreen

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-MOST_SECONDS = 60.0
+MAX_SECONDS = 60.0
 WORKER = "lorasmith.runtime.worker"
 
 
@@ -19,7 +19,7 @@ def hold() -> None:
     Path(os.environ["HELD_FILE"]).touch()
     run = Path(sys.orig_argv[sys.orig_argv.index(WORKER) + 1])
     requests = (run / "stop.request", run.with_name(run.name + ".starting") / "stop.request")
-    give_up_at = time.monotonic() + MOST_SECONDS
+    give_up_at = time.monotonic() + MAX_SECONDS
     while time.monotonic() < give_up_at:
         if os.environ.get("HELD_FOR_GOOD") != "1" and any(map(os.path.exists, requests)):
             return
@@ -29,7 +29,7 @@ def hold() -> None:
 def hold_until_interrupted() -> None:
     """The program itself hears Ctrl+C."""
     Path(os.environ["HELD_FILE"]).touch()
-    time.sleep(MOST_SECONDS)
+    time.sleep(MAX_SECONDS)
 
 
 def at_call(module: Any, name: str, number: int, act: Callable[[], None] = hold) -> None:
@@ -59,13 +59,13 @@ def caching() -> None:
 
 
 def step() -> None:
-    from lorasmith.training import step as step_module
+    from lorasmith.engine import step as step_module
 
     at_call(step_module, "losses_of", 3)
 
 
 def saving(number: int) -> None:
-    from lorasmith.training import checkpoint
+    from lorasmith.session import checkpoint
 
     at_call(checkpoint, "write_manifest_bytes", number)
 
@@ -77,9 +77,9 @@ def exporting() -> None:
 
 
 def evaluating() -> None:
-    from lorasmith.training import evaluation
+    from lorasmith.evaluation import evaluator
 
-    at_call(evaluation, "generate", 1)
+    at_call(evaluator, "generate", 1)
 
 
 def report() -> None:

@@ -1,0 +1,1 @@
+"""What was learned: validation loss, sample pictures, picture metrics, the best step."""

@@ -1,0 +1,184 @@
+"""What a run is measured on, settled once: which examples, from which noise. A function of pictures, seed and settings.
+
+Knows no model and no file of the run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lorasmith.config.sections import EvaluationConfig
+from lorasmith.data.images import pixels
+from lorasmith.data.order import is_main_subject
+from lorasmith.data.types import CachedExample, Example, Size
+from lorasmith.engine.examples import CachedText
+from lorasmith.seeding import fold
+
+MAX_VALIDATED = 32
+"""Held-out examples that the validation loss is measured on."""
+IDENTITY_LETTERS = 16
+EMPTY_CAPTION = ""
+"""What guidance leads away from."""
+SEEDS = 1 << 32
+"""Seeds of samples lie below it, as the WebUI's do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The examples, before anything of them is encoded."""
+
+    validated: tuple[Example, ...]
+    sampled: tuple[Example, ...]
+    is_held_out: bool  # the validated ones; False: they are trained on
+
+    @property
+    def all(self) -> tuple[Example, ...]:
+        """Each once."""
+        return tuple(dict.fromkeys((*self.validated, *self.sampled)))
+
+
+@dataclass(frozen=True, slots=True)
+class SampleSpec:
+    """A picture to be generated, the same one at every evaluation but for what was learned."""
+
+    name: str  # of its file, without suffix
+    prompt: str
+    seed: int
+    strength: float
+    text: CachedText
+    original: Example | None  # what it is begun from and compared with; None for a prompt alone
+    latents_shape: tuple[int, int, int]  # (C, h, w)
+    cached: CachedExample | None  # of the original
+    pixels: NDArray[np.uint8] | None  # (H, W, 3), the original as it is trained on
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationSet:
+    """Everything that is measured, encoded."""
+
+    validated: tuple[tuple[Example, CachedExample], ...]
+    is_held_out: bool
+    specs: tuple[SampleSpec, ...]
+    empty_caption: CachedText
+
+    @property
+    def pictures(self) -> str:
+        """The identity of what the validation loss is measured on."""
+        return pictures_identity([example for example, _ in self.validated])
+
+
+NOTHING_CHOSEN = Chosen((), (), False)
+
+
+def pictures_identity(examples: Sequence[Example]) -> str:
+    """Of the pictures a validation loss is measured on, by their bytes: two losses compare where it is the same."""
+    hashes = sorted(example.image_sha256 for example in examples)
+    return hashlib.sha256("\n".join(hashes).encode()).hexdigest()[:IDENTITY_LETTERS]
+
+
+def choose(
+    trained: Sequence[Example], held_out: Sequence[Example], *, count: int, seed: int, holds_out: bool = False
+) -> Chosen:
+    """`count` examples to make samples for, held-out ones first, then those of what is taught; and those the validation
+    loss is measured on: of the held-out ones up to MAX_VALIDATED, else the same as for the samples.
+
+    In an order drawn by the pictures' bytes: no folder's first pictures, and the same whatever else is added. Where a
+    run that `holds_out` pictures has none of them left, none are validated: what is trained on is no stand-in.
+    """
+    apart = _drawn(held_out, seed)
+    sampled = (apart + _drawn(trained, seed))[:count]
+    validated = apart[:MAX_VALIDATED] or ([] if holds_out else sampled)
+    return Chosen(tuple(validated), tuple(sampled), bool(apart) or holds_out)
+
+
+def _drawn(examples: Sequence[Example], seed: int) -> list[Example]:
+    """Equal pictures once; what is taught before what only reminds."""
+    taught = is_main_subject([one.repeats for one in examples])
+    ranks = [
+        (not is_first, fold(seed, "evaluated", one.image_sha256))
+        for one, is_first in zip(examples, taught, strict=True)
+    ]
+    distinct: dict[str, Example] = {}
+    for number in sorted(range(len(examples)), key=ranks.__getitem__):
+        distinct.setdefault(examples[number].image_sha256, examples[number])
+    return list(distinct.values())
+
+
+def evaluation_set(
+    chosen: Chosen,
+    cached: Mapping[Example, CachedExample],
+    texts: Mapping[str, CachedText],
+    *,
+    settings: EvaluationConfig,
+    resolution: int,
+    size_multiple: int,
+    seed: int,
+) -> EvaluationSet:
+    """`cached` holds `chosen.all`; `texts` the empty caption and the sample prompts.
+
+    Raises:
+        BadFileError: a picture changed since the folder was looked at.
+    """
+    specs = []
+    for number, example in enumerate(chosen.sampled, start=1):
+        one = cached[example]
+        channels, height, width = one.latents.shape
+        specs.append(
+            SampleSpec(
+                name=f"example-{number:02d}",
+                prompt=example.caption,
+                seed=fold(seed, "sample", example.image_sha256) % SEEDS,
+                strength=settings.strength,
+                text=CachedText(one.conditioning, one.tokens),
+                original=example,
+                latents_shape=(channels, height, width),
+                cached=one,
+                pixels=picture_of(example),
+            )
+        )
+    if settings.sample_prompts and specs:
+        example, shape = chosen.sampled[0], specs[0].latents_shape
+        side = max(size_multiple, resolution // size_multiple * size_multiple)
+        square = (shape[0], *_latent_sides(Size(side, side), example.bucket, shape))
+        specs += [
+            SampleSpec(
+                name=f"prompt-{number:02d}",
+                prompt=prompt,
+                seed=fold(seed, "sample prompt", number, prompt) % SEEDS,
+                strength=1.0,
+                text=texts[prompt],
+                original=None,
+                latents_shape=square,
+                cached=None,
+                pixels=None,
+            )
+            for number, prompt in enumerate(settings.sample_prompts, start=1)
+        ]
+    validated = tuple((example, cached[example]) for example in chosen.validated)
+    return EvaluationSet(validated, chosen.is_held_out, tuple(specs), texts[EMPTY_CAPTION])
+
+
+def _latent_sides(wanted: Size, bucket: Size, shape: tuple[int, int, int]) -> tuple[int, int]:
+    """Height and width of latents, by the proportion of an example's own."""
+    factor = bucket.width // shape[2]
+    return wanted.height // factor, wanted.width // factor
+
+
+def picture_of(example: Example) -> NDArray[np.uint8]:
+    """(H, W, 3), cut as it is trained on.
+
+    Raises:
+        BadFileError: the file changed since the folder was looked at.
+    """
+    return to_bytes(pixels(example))
+
+
+def to_bytes(pixels_of_one: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """(3, H, W) in about [-1, 1] -> (H, W, 3) in 0..255. What is not a number becomes black."""
+    scaled = np.nan_to_num((pixels_of_one.transpose(1, 2, 0) + 1.0) * 127.5, nan=0.0, posinf=255.0, neginf=0.0)
+    return np.ascontiguousarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8))

@@ -1,0 +1,171 @@
+"""How far samples are from the pictures they were made for, and which picture of the training set each is most like.
+
+Nothing is made up: what cannot be measured is None, with a code.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lorasmith.data.types import Example
+from lorasmith.engine.device import is_out_of_memory
+from lorasmith.errors import DatasetError, ModelError
+from lorasmith.evaluation.choose import picture_of
+from lorasmith.evaluation.samples import Sample
+from lorasmith.metrics.clip import ImageEncoder, embeddings, semantic_losses
+from lorasmith.metrics.color import color_losses
+from lorasmith.metrics.ssim import ssim_losses
+
+MAX_COMPARED_EACH_TIME = 64
+"""Training pictures up to which the most alike is looked for at every evaluation; else at the last one alone."""
+NO_CLIP_MODEL, CLIP_FAILED = "no_clip_model", "clip_failed"
+NOT_FINITE, OUT_OF_MEMORY, PICTURE_CHANGED = "not_finite", "out_of_memory", "picture_changed"
+
+
+@dataclass(slots=True)
+class PictureScores:
+    """One entry for each sample, in order."""
+
+    visual: list[float | None]
+    semantic: list[float | None]
+    color: list[float | None]
+    nearest: list[tuple[Path, float] | None]
+    unavailable: dict[str, str] = field(default_factory=dict)  # measure -> code
+
+    def mean(self, measure: str, samples: Sequence[Sample]) -> float | None:
+        """Over the samples that have an original; None unless all of them were measured, so that means stay those of
+        the same pictures."""
+        values: list[float | None] = getattr(self, measure)
+        compared = [value for value, one in zip(values, samples, strict=True) if one.spec.original is not None]
+        known = [value for value in compared if value is not None]
+        return math.fsum(known) / len(known) if known and len(known) == len(compared) else None
+
+
+@dataclass(slots=True)
+class PictureMetrics:
+    """Keeps the embeddings of the pictures that stay the same; the CLIP model itself is loaded and dropped each time.
+
+    `problem` says why there is none; a model that fails once is not tried again.
+    """
+
+    clip: Path | None
+    load: Callable[[str], ImageEncoder]
+    trained: tuple[Example, ...]
+    problem: str = NO_CLIP_MODEL
+    failure: ModelError | None = None  # not told yet
+    _originals: dict[str, Tensor] = field(default_factory=dict)  # by SHA-256
+    _training: Tensor | None = None  # (trained, D)
+
+    def measure(self, samples: Sequence[Sample], *, is_end: bool, alive: Callable[[], None]) -> PictureScores:
+        """All measures of all samples. `alive` is called at each picture."""
+        blank: list[float | None] = [None] * len(samples)
+        measured = PictureScores([*blank], [*blank], [*blank], [None] * len(samples))
+        if not samples:
+            return measured
+        for number, one in enumerate(samples):
+            original = one.spec.pixels
+            if original is None:
+                continue
+            alive()
+            if not one.is_finite:
+                measured.unavailable |= dict.fromkeys(("visual", "color", "semantic"), NOT_FINITE)
+                continue
+            (measured.visual[number],) = ssim_losses(one.picture[None], original[None])
+            (color,) = color_losses(one.picture[None], original[None])
+            if math.isfinite(color):
+                measured.color[number] = color
+            else:
+                measured.unavailable["color"] = NOT_FINITE
+        self._compare(samples, measured, is_end=is_end, alive=alive)
+        return measured
+
+    def _compare(
+        self, samples: Sequence[Sample], measured: PictureScores, *, is_end: bool, alive: Callable[[], None]
+    ) -> None:
+        """What needs CLIP."""
+        what = "semantic"
+        try:
+            encoder = self._encoder()
+            if encoder is None:
+                measured.unavailable["semantic"] = self.problem
+                return
+            rows = _embedded(encoder, [one.picture for one in samples], alive)
+            self._semantic(encoder, samples, rows, measured, alive=alive)
+            what = "nearest"
+            if is_end or len(self.trained) <= MAX_COMPARED_EACH_TIME:
+                self._nearest(encoder, samples, rows, measured, alive=alive)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            measured.unavailable[what] = OUT_OF_MEMORY
+
+    def _semantic(
+        self,
+        encoder: ImageEncoder,
+        samples: Sequence[Sample],
+        rows: Tensor,
+        measured: PictureScores,
+        *,
+        alive: Callable[[], None],
+    ) -> None:
+        for number, (one, row) in enumerate(zip(samples, rows, strict=True)):
+            original = one.spec.original
+            if original is None or one.spec.pixels is None or not one.is_finite:
+                continue
+            key = original.image_sha256
+            if key not in self._originals:
+                self._originals[key] = _embedded(encoder, [one.spec.pixels], alive)[0]
+            (loss,) = semantic_losses(row[None], self._originals[key][None])
+            if math.isfinite(loss):
+                measured.semantic[number] = loss
+            else:
+                measured.unavailable["semantic"] = NOT_FINITE
+
+    def _nearest(
+        self,
+        encoder: ImageEncoder,
+        samples: Sequence[Sample],
+        rows: Tensor,
+        measured: PictureScores,
+        *,
+        alive: Callable[[], None],
+    ) -> None:
+        if self._training is None:
+            try:
+                self._training = torch.cat([_embedded(encoder, [picture_of(one)], alive) for one in self.trained])
+            except (DatasetError, OSError):  # a picture is not what it was: then no nearest one is named
+                measured.unavailable["nearest"] = PICTURE_CHANGED
+                return
+        similarity, place = (rows @ self._training.T).max(dim=1)
+        for number, one in enumerate(samples):
+            if one.is_finite and math.isfinite(float(similarity[number])):
+                measured.nearest[number] = (self.trained[int(place[number])].image, float(similarity[number]))
+
+    def _encoder(self) -> ImageEncoder | None:
+        if self.clip is None:
+            return None
+        try:
+            return self.load(str(self.clip))
+        except ModelError as error:
+            self.failed(error)
+            return None
+
+    def failed(self, error: ModelError) -> None:
+        """From here on there is no CLIP."""
+        self.clip, self.problem, self.failure = None, CLIP_FAILED, error
+
+
+def _embedded(encoder: ImageEncoder, pictures: Sequence[NDArray[np.uint8]], alive: Callable[[], None]) -> Tensor:
+    rows = []
+    for picture in pictures:
+        alive()
+        rows.append(embeddings(encoder, [picture]))
+    return torch.cat(rows)

@@ -1,0 +1,104 @@
+"""Pictures of what was learned: generated from the evaluation examples and from prompts.
+
+A small loop of its own around the family's prediction, so that what trains is what is looked at. Writes no file and
+measures nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lorasmith.diffusion.noise_schedules import Noised
+from lorasmith.engine.examples import CachedText
+from lorasmith.engine.oom import map_in_batches
+from lorasmith.engine.step import StepContext
+from lorasmith.evaluation.choose import EvaluationSet, SampleSpec, to_bytes
+
+STEPS = 12
+"""Of DDIM, over the whole schedule: at a strength below 1 that share of them."""
+GUIDANCE = 3.0
+"""How much further than the prediction without the caption the one with it is followed: classifier-free guidance (Ho &
+Salimans 2021). Less than people use to make pictures: these are measured, and strong guidance oversaturates colours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A generated picture."""
+
+    spec: SampleSpec
+    picture: NDArray[np.uint8]  # (H, W, 3)
+    is_finite: bool
+
+
+def generate(
+    context: StepContext, measured_on: EvaluationSet, *, at_once: int, alive: Callable[[], None]
+) -> list[Sample]:
+    """One for each of `measured_on.specs`, in order; `at_once` of them in a batch, each predicted with and without its
+    caption. The VAE is loaded for this and gone afterwards. `alive` is called
+    at each prediction and each picture.
+
+    Raises:
+        RuntimeError: out of memory with a single picture.
+        ModelError, OSError: the base model is not there any more.
+    """
+    specs = measured_on.specs
+
+    def work(batch: Sequence[SampleSpec]) -> list[Tensor]:
+        return _drawn(context, batch, measured_on.empty_caption, alive=alive)
+
+    latents = map_in_batches(
+        specs, work, kind=lambda one: (one.latents_shape, one.strength), at_once=at_once, device=context.device
+    )
+    alive()
+    vae = context.family.load_encoders(clip_skip=context.clip_skip, where=context.device.torch_device, only=("vae",))
+    samples = []
+    for spec, one in zip(specs, latents, strict=True):
+        alive()
+        decoded = context.family.decode_latents(vae, one[None].to(context.device.torch_device))[0].float().cpu()
+        is_finite = bool(torch.isfinite(decoded).all())
+        samples.append(Sample(spec, to_bytes(decoded.numpy()), is_finite))
+    del vae
+    context.device.release_memory()
+    return samples
+
+
+def _drawn(
+    context: StepContext, specs: Sequence[SampleSpec], empty_caption: CachedText, *, alive: Callable[[], None]
+) -> list[Tensor]:
+    """Latents of one shape and strength, (C, h, w) on the CPU each. Each noise is a function of its own seed."""
+    where, shape = context.device.torch_device, specs[0].latents_shape
+    noise = torch.stack([_noise(one) for one in specs]).to(where)
+    start = torch.stack([torch.zeros(shape) if one.cached is None else one.cached.latents for one in specs]).to(where)
+    texts = [*[empty_caption] * len(specs), *(one.text for one in specs)]
+    conditioning = _conditioning_of(context, texts)
+
+    def predict(sample: Tensor, timesteps: Tensor) -> Tensor:
+        alive()
+        both = torch.cat([sample, sample])
+        noised = Noised(sample=both, timesteps=torch.cat([timesteps, timesteps]), target=both)
+        without, with_caption = context.family.predict(context.models, noised, conditioning).float().chunk(2)
+        return without + GUIDANCE * (with_caption - without)
+
+    drawn = context.family.denoise(predict, start, noise, strength=specs[0].strength, steps=STEPS)
+    return list(drawn.cpu())
+
+
+def _noise(spec: SampleSpec) -> Tensor:
+    return torch.randn(spec.latents_shape, generator=torch.Generator().manual_seed(spec.seed))
+
+
+def _conditioning_of(context: StepContext, texts: Sequence[CachedText]) -> Mapping[str, Tensor]:
+    """Of a batch, where the models are; through the text encoder where that is trained."""
+    where = context.device.torch_device
+    conditionings = [one.conditioning for one in texts if one.conditioning is not None]
+    if conditionings:
+        return {name: value.to(where) for name, value in context.family.collate_conditioning(conditionings).items()}
+    tokens = [one.tokens for one in texts if one.tokens is not None]
+    stacked = {name: torch.stack([one[name] for one in tokens]).to(where) for name in tokens[0]}
+    return context.family.encode_tokens(context.models, stacked, clip_skip=context.clip_skip)

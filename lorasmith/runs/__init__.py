@@ -1,0 +1,1 @@
+"""A run on disk: names, events, ledger, states and locks. No torch."""

@@ -1,0 +1,212 @@
+"""The truth about a run: an append-only file of events, one writer, many readers.
+
+TensorBoard, the CSV, reports and the viewer are folds over it and can be deleted and made again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from lorasmith.errors import ResourceError
+from lorasmith.faults import fault_point
+from lorasmith.runs.events import (
+    AdapterExported,
+    BestChosen,
+    CheckpointSaved,
+    Evaluated,
+    Event,
+    RunStarted,
+    RunStopped,
+    StepCompleted,
+    StepRepeated,
+    decode,
+    encode,
+)
+from lorasmith.runs.layout import map_disk_full
+
+# Events about a step: those of a step that was later cancelled never happened.
+AboutStep = StepCompleted | StepRepeated | CheckpointSaved | AdapterExported | Evaluated | BestChosen
+
+# Lines that may wait in memory for room on the disk, a kilobyte each: beyond that training itself waits.
+MAX_WAITING = 50_000
+
+
+class Ledger:
+    """The writer. Opening it repairs a tail torn by a crash."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        repair_tail(path)
+        self._file = path.open("ab", buffering=0)
+
+    def append(self, event: Event) -> None:
+        """One event, handed to the operating system before this returns: it survives the death of the process.
+
+        Raises:
+            ResourceError: the disk is full; nothing of the line is left, so the next one begins a line of its own.
+        """
+        rest = memoryview(encode(event))
+        begin = os.fstat(self._file.fileno()).st_size
+        with map_disk_full(self._path):
+            try:
+                fault_point("ledger.appending")
+                while rest:  # the system may take a part only, as it does when the disk is about to be full
+                    taken = self._file.write(rest)
+                    if not taken:
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                    rest = rest[taken:]
+                fault_point("ledger.appended")
+            except BaseException:
+                self._file.truncate(begin)
+                raise
+
+    def sync(self) -> None:
+        """Waits until all of it is on the disk: it survives a power cut."""
+        with map_disk_full(self._path):
+            os.fsync(self._file.fileno())
+            fault_point("ledger.synced")
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class PatientLedger(Ledger):
+    """The writer of a run that goes on while the disk is full: lines that it does not take wait, in order.
+
+    What waits is lost with the process. So is the work it tells of: no state is saved before `sync` has come back.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._waiting: deque[Event] = deque()
+
+    @property
+    def waiting(self) -> int:
+        """Lines that are not in the file yet."""
+        return len(self._waiting)
+
+    @property
+    def holds_no_more(self) -> bool:
+        """Whether so much waits that nothing should be done that adds to it."""
+        return len(self._waiting) >= MAX_WAITING
+
+    def append(self, event: Event) -> None:
+        """As a Ledger; on a full disk the line waits for the next call of any kind."""
+        self._waiting.append(event)
+        with suppress(ResourceError):
+            self._write()
+
+    def sync(self) -> None:
+        """Waits until all of it is on the disk.
+
+        Raises:
+            ResourceError: the disk is still full.
+        """
+        self._write()
+        super().sync()
+
+    def close(self) -> None:
+        """Can be called again. Tries once more; what finds no room now is lost."""
+        if not self._file.closed:
+            with suppress(ResourceError):
+                self._write()
+        super().close()
+
+    def _write(self) -> None:
+        while self._waiting:
+            super().append(self._waiting[0])
+            self._waiting.popleft()
+
+
+class Follower:
+    """A reader that comes back for more. Opens the file anew each time, so the folder it lies in may move meanwhile."""
+
+    def __init__(self) -> None:
+        self._offset = 0
+
+    def read(self, path: Path) -> list[Event]:
+        """The whole events since the last call; a line still being written waits for the next."""
+        try:
+            with path.open("rb") as file:
+                file.seek(self._offset)
+                data = file.read()
+        except FileNotFoundError:
+            return []
+        whole = data[: data.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        return list(_decoded(whole.splitlines()))
+
+
+def read_events(path: Path) -> list[Event]:
+    """Every whole event in the file, in order; none where there is no file."""
+    return Follower().read(path)
+
+
+def surviving(events: Iterable[Event]) -> list[Event]:
+    """What has happened in the end: attempt n that resumed from step k cancels every event of earlier attempts about a
+    step > k. Starts, warnings and endings of attempts did happen, and stay."""
+    kept: list[Event] = []
+    for event in events:
+        if isinstance(event, RunStarted) and event.resumed_from is not None:
+            state, attempt = event.resumed_from, event.attempt
+            kept = [one for one in kept if one.attempt >= attempt or _step_of(one) <= state]
+        kept.append(event)
+    return kept
+
+
+def steps(events: Iterable[Event]) -> list[StepCompleted]:
+    """The completed steps among them."""
+    return [event for event in events if isinstance(event, StepCompleted)]
+
+
+def newest_trusted(events: Iterable[Event]) -> int | None:
+    """The step above which no state is gone on from, where the run ended because its own weights had grown too large:
+    from there each try would end the same way. None where it did not."""
+    ends = [event for event in events if isinstance(event, RunStarted | RunStopped)]
+    if not ends or not isinstance(ends[-1], RunStopped) or ends[-1].code != "non_finite_weights":
+        return None
+    saved = ends[-1].fields.get("saved")
+    return saved if isinstance(saved, int) else None
+
+
+def repair_tail(path: Path) -> None:
+    """Cuts off a last line that a crash left unfinished, so that the next event begins a line of its own."""
+    if not path.exists():
+        return
+    data = path.read_bytes()
+    if data and not data.endswith(b"\n"):
+        with path.open("rb+") as file:
+            file.truncate(data.rfind(b"\n") + 1)
+            fault_point("ledger.cut")
+            os.fsync(file.fileno())
+
+
+def _decoded(lines: Iterable[bytes]) -> Iterator[Event]:
+    for line in lines:
+        try:
+            event = decode(line)
+        except (ValueError, RecursionError):
+            continue  # a line that a power cut filled with zeros says nothing; the others still do
+        if event is not None:
+            yield event
+
+
+def _step_of(event: Event) -> int:
+    if isinstance(event, Evaluated) and event.is_control:
+        return 0  # measured with the adapter off: it holds whatever becomes of the step it was taken at
+    return event.step if isinstance(event, AboutStep) else 0

@@ -1,0 +1,144 @@
+"""What supervisor and worker share besides the ledger: the heartbeat, the stop request, and what an exit means."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from lorasmith.faults import fault_point
+from lorasmith.runs.layout import RunFolder, map_disk_full, write_atomically
+
+HEARTBEAT_BYTES = 128
+WINDOWS_SYNCHRONIZE = 0x00100000  # the right to wait for a process
+# Those of them that this platform has are stop requests, to the supervisor and to the worker.
+STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """The last sign of life of the training thread."""
+
+    step: int
+    phase: str  # loading, compiling, caching, step, saving, exporting, evaluating
+    beat: int  # counts up: a reader sees progress without trusting a clock
+    micro_batches: int = 0  # done by this attempt
+    waiting: int = 0  # lines of the ledger that the disk has no room for
+
+
+class HeartbeatWriter:
+    """Overwrites a file of fixed size in place, so that from the second beat on it works on a full disk too."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with map_disk_full(path):
+            self._file = path.open("wb", buffering=0)
+        self._beat = self._micro_batches = 0
+
+    def beat(self, step: int, phase: str, *, micro_batches: int = 0, waiting: int = 0) -> None:
+        """Called by the training thread at each unit of work, so that a hung step is seen. `micro_batches`: done since
+        the last call.
+
+        Raises:
+            ResourceError: the disk is full.
+        """
+        self._beat += 1
+        self._micro_batches += micro_batches
+        plain = {"step": step, "phase": phase, "beat": self._beat, "micro_batches": self._micro_batches}
+        text = json.dumps({**plain, "waiting": waiting} if waiting else plain)
+        with map_disk_full(self._path):
+            self._file.seek(0)
+            self._file.write(text.ljust(HEARTBEAT_BYTES).encode())
+            fault_point("heartbeat.written")
+
+    def close(self) -> None:
+        """Can be called again."""
+        self._file.close()
+
+
+def read_heartbeat(path: Path) -> Heartbeat | None:
+    """The last beat; None before the first, or while it is being overwritten."""
+    try:
+        plain = json.loads(path.read_bytes())
+        return Heartbeat(
+            step=plain["step"],
+            phase=plain["phase"],
+            beat=plain["beat"],
+            micro_batches=plain.get("micro_batches", 0),
+            waiting=plain.get("waiting", 0),
+        )
+    except (FileNotFoundError, PermissionError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+class StopFlag:
+    """Whether the worker is asked to stop: by a signal, by the request file of its own attempt, or by the death of its
+    supervisor."""
+
+    def __init__(self, run: RunFolder, attempt: int, *, supervisor_pid: int | None) -> None:
+        self._run = run
+        self._attempt = attempt
+        self._supervisor = None if supervisor_pid is None else _Parent(supervisor_pid)
+        self._signalled = False
+
+    def set(self) -> None:
+        """From a signal handler."""
+        self._signalled = True
+
+    def requested(self) -> bool:
+        return self._signalled or self.is_orphaned() or stop_is_requested(self._run, self._attempt)
+
+    def is_orphaned(self) -> bool:
+        """Whether the supervisor is gone: from then on somebody else may own the run."""
+        return self._supervisor is not None and self._supervisor.is_gone()
+
+
+class _Parent:
+    """The process that has started this one."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._handle = 0
+        if sys.platform == "win32":  # a child keeps the number there when its parent is gone: a handle tells
+            import ctypes
+
+            self._handle = ctypes.windll.kernel32.OpenProcess(WINDOWS_SYNCHRONIZE, False, pid)
+
+    def is_gone(self) -> bool:
+        if sys.platform == "win32":
+            import ctypes
+
+            return not self._handle or ctypes.windll.kernel32.WaitForSingleObject(self._handle, 0) == 0
+        return os.getppid() != self._pid
+
+
+def request_stop(run: RunFolder, attempt: int) -> None:
+    """Asks the worker of that attempt to finish its step, save and leave; in the staging folder while there is one.
+
+    Lost where that folder is taken away in the same moment: whoever wants to be sure asks again.
+    """
+    path = run.staging / run.stop_request.name if run.staging.exists() else run.stop_request
+    try:
+        write_atomically(path, json.dumps({"attempt": attempt}).encode())
+    except FileNotFoundError:
+        return
+
+
+def stop_is_requested(run: RunFolder, attempt: int) -> bool:
+    """Whether there is a request for this very attempt: one that was left over from an earlier one is ignored."""
+    for path in (run.staging / run.stop_request.name, run.stop_request):
+        try:
+            plain = json.loads(path.read_bytes())
+        except (FileNotFoundError, PermissionError, ValueError):
+            continue  # there is none, or it is just being put there, or it is not ours
+        if isinstance(plain, dict) and plain.get("attempt") == attempt:
+            return True
+    return False
+
+
+def monotonic() -> float:
+    """Seconds by a clock that nobody sets; the only clock by which anything is decided."""
+    return time.monotonic()

@@ -1,0 +1,160 @@
+"""The states of a run as they lie on disk: which there are, whether they are whole, which is the newest good one.
+
+Reads manifests and hashes only, so it works without torch; what the tensors mean is `training.checkpoint`'s business.
+A state is found by what it holds, never by its name or its date.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lorasmith.faults import fault_point
+from lorasmith.runs.layout import free_name, sync_folder
+
+MANIFEST = "manifest.json"
+MANIFEST_FORMAT = 1
+ADAPTER = "adapter.safetensors"
+OPTIMIZER = "optimizer.pt"
+LR_SCHEDULE = "lr_scheduler.pt"
+RANDOM_STATES = "random_states.pkl"
+TRAIN_STATE = "train_state.json"
+STATE_FILES = (ADAPTER, OPTIMIZER, LR_SCHEDULE, RANDOM_STATES, TRAIN_STATE, MANIFEST)
+# The step in the names of exports and of folders of samples.
+STEP_IN_NAME = re.compile(r"(?:^|-)step-?([0-9]{8,})(?:\.safetensors)?$")
+# By these a state is known whose manifest cannot be read, or is gone.
+OWN_FILES = (TRAIN_STATE, ADAPTER, OPTIMIZER)
+DAMAGED = ".damaged"  # the end of the name of a state that was set aside
+MAX_MANIFEST_BYTES = 2**20
+HASH_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class SavedState:
+    """A folder with a manifest that can be read. Whether its files are whole is `damage_of`'s answer."""
+
+    path: Path
+    step: int
+    identity: str
+
+
+def write_manifest_bytes(folder: Path, *, step: int, identity: str) -> bytes:
+    """The manifest of the files now in `folder`: size and SHA-256 of each, and its own SHA-256."""
+    files = {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in sorted(folder.iterdir())}
+    manifest = {"format": MANIFEST_FORMAT, "step": step, "identity": identity, "files": files}
+    return json.dumps({**manifest, "sha256": _own_sha256(manifest)}, indent=1, sort_keys=True).encode()
+
+
+def find_states(root: Path) -> tuple[list[SavedState], list[Path]]:
+    """The states in a run folder, highest step first, and the folders of states whose manifest is unreadable or gone.
+
+    A folder that holds a `manifest.json` of something else and no file of ours is none of our business.
+    """
+    found: list[SavedState] = []
+    unreadable: list[Path] = []
+    if not root.is_dir():
+        return found, unreadable
+    for folder in sorted(root.iterdir()):
+        if not folder.is_dir() or folder.name.startswith(".") or folder.suffix == DAMAGED:
+            continue
+        try:
+            manifest = _manifest_of(folder)
+            found.append(SavedState(folder, int(manifest["step"]), str(manifest["identity"])))
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+            if any((folder / name).is_file() for name in OWN_FILES):
+                unreadable.append(folder)
+    return sorted(found, key=lambda state: (state.step, state.path.name), reverse=True), unreadable
+
+
+def damage_of(state: SavedState) -> str | None:
+    """What is wrong with a state: "missing:NAME", "size:NAME", "content:NAME", "manifest"; None if whole."""
+    try:
+        manifest = _manifest_of(state.path)
+        if manifest.pop("sha256") != _own_sha256(manifest) or manifest["format"] != MANIFEST_FORMAT:
+            return "manifest"
+        listed = manifest["files"]
+        for name in OWN_FILES:
+            if name not in listed:
+                return f"missing:{name}"
+        for name, facts in listed.items():
+            path = state.path / name
+            if not path.is_file():
+                return f"missing:{name}"
+            if path.stat().st_size != facts["bytes"]:
+                return f"size:{name}"
+            if sha256_of(path) != facts["sha256"]:
+                return f"content:{name}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return "manifest"
+    return None
+
+
+def damage_in(folder: Path) -> str:
+    """What is wrong with a folder that holds no usable state, as `damage_of` says it."""
+    return damage_of(SavedState(folder, 0, "")) or "manifest"
+
+
+def damage_listed(folders: Iterable[Path]) -> list[dict[str, Any]]:
+    """Damaged states as the problems of an error: {path, reason, fields}."""
+    return [{"path": one.name, "reason": "state_damaged", "fields": {"damage": damage_in(one)}} for one in folders]
+
+
+def newest_good(root: Path, *, most: int | None = None) -> tuple[SavedState | None, list[Path]]:
+    """The highest step, `most` at the most, that is whole; the damaged ones above it and those without a readable step.
+    Changes nothing."""
+    states, damaged = find_states(root)
+    for state in states:
+        if most is not None and state.step > most:
+            continue
+        if damage_of(state) is None:
+            return state, damaged
+        damaged.append(state.path)
+    return None, damaged
+
+
+def set_aside(folder: Path) -> Path:
+    """Renames a damaged state so that it is not taken again; nothing of it is deleted."""
+    target = free_name(folder.with_name(folder.name + DAMAGED))
+    folder.rename(target)
+    fault_point("state.set_aside")
+    sync_folder(folder.parent)
+    return target
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(HASH_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def has_sha256(path: Path, sha256: str) -> bool:
+    """Whether there is a file of these very bytes."""
+    try:
+        return sha256_of(path) == sha256
+    except FileNotFoundError:
+        return False
+
+
+def _manifest_of(folder: Path) -> Any:
+    """What the manifest of a folder says; OSError where it is no file of a manifest's size."""
+    path = folder / MANIFEST
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_MANIFEST_BYTES:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), str(path))
+    return json.loads(path.read_bytes())
+
+
+def _own_sha256(manifest: dict[str, Any]) -> str:
+    """Of a manifest without this very entry: a flipped bit in a step or an identity is damage too."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()

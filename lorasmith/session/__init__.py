@@ -1,0 +1,1 @@
+"""A run's life in the worker: load, begin, steps, saves, exports."""

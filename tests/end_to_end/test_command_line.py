@@ -1,0 +1,101 @@
+"""P2 through the mission's own commands: fresh processes, options as a person types them, stops by signal."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from lorasmith.runs.ledger import read_events, steps
+from lorasmith.runtime import supervisor as supervisor_module
+from lorasmith.runtime.supervisor import Supervisor
+from lorasmith.ui.cli import main
+from tests.end_to_end.workshop import InProcess, Workshop
+
+MakeWorkshop = Callable[[str], Workshop]
+PROJECT = Path(__file__).parents[2]
+STEPS = 12
+PRODIGY = ("--optimizer", "prodigy", "--lr", "1")
+COSINE = ("--lr-schedule", "cosine", "--lr-horizon", str(STEPS))
+RESTARTS = ("--lr-schedule", "cosine_with_restarts:2", "--lr-horizon", str(STEPS), "--lr-warmup", "3")
+LINEAR = ("--lr-schedule", "linear", "--lr-horizon", str(STEPS))
+ROWS: dict[str, tuple[int, tuple[str, ...]]] = {
+    "adamw-cosine-dropout": (5, (*COSINE, "--dropout", "0.2", "--batch-size", "2", "--evaluate-every", "0")),
+    "adamw-everything": (7, (*RESTARTS, "--accumulate", "3", "--batch-size", "2", "--gradient-checkpointing",
+                             "--train-text-encoder", "--text-encoder-lr", "5e-5", "--dropout", "0.1")),
+    "adamw-fp16": (1, ("--precision", "fp16", "--max-grad-norm", "0", "--rank", "4", "--alpha", "2",
+                       "--optimizer-option", "betas=[0.8, 0.95]", "--optimizer-option", "weight_decay=0.1")),
+    "adafactor-linear": (10, ("--optimizer", "adafactor", *LINEAR)),
+    "lion-bf16": (8, ("--optimizer", "lion", "--precision", "bf16")),
+    "prodigy-cosine": (2, (*PRODIGY, *COSINE, "--train-text-encoder")),
+}  # fmt: skip
+DEFAULT, IN_CI = "adamw-cosine-dropout", "adamw-everything"
+
+
+def typed(workshop: Workshop, *arguments: str) -> list[str]:
+    model = ["--base-model", str(workshop.base_model)] if "--new" in arguments else []
+    return [sys.executable, str(PROJECT / "train_lora.py"), *arguments, *model]
+
+
+def run(workshop: Workshop, *arguments: str) -> int:
+    return subprocess.run(typed(workshop, *arguments), cwd=workshop.folder, capture_output=True, timeout=120).returncode
+
+
+def interrupted(workshop: Workshop, at_least: int, *arguments: str) -> int:
+    """Asked to stop by SIGTERM once `at_least` steps are done; the exit code."""
+    child = subprocess.Popen(
+        typed(workshop, *arguments), cwd=workshop.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    for _ in range(1200):
+        if child.poll() is not None or len(steps(read_events(workshop.run.ledger))) >= at_least:
+            break
+        time.sleep(0.02)
+    if child.poll() is None:
+        os.kill(child.pid, signal.SIGTERM)
+    return child.wait(timeout=60)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [pytest.param(one, marks=pytest.mark.ci if one == IN_CI else pytest.mark.slow) for one in ROWS if one != DEFAULT],
+)
+def test_two_starts_equal_one(make_workshop: MakeWorkshop, row: str) -> None:
+    first, options = ROWS[row]
+    straight, pieces = make_workshop("straight"), make_workshop("pieces")
+    assert run(straight, "--new", "--steps", str(STEPS), *options) == 0
+    assert run(pieces, "--new", "--steps", str(first), *options) == 0
+    assert run(pieces, "--continue", "--steps", str(STEPS - first)) == 0
+    assert pieces.losses() == straight.losses()
+    assert pieces.digest() == straight.digest()
+
+
+def test_two_starts_equal_one_in_this_process(make_workshop: MakeWorkshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same lines; the run that is never interrupted has no processes of its own."""
+    first, options = ROWS[DEFAULT]
+    straight, pieces = make_workshop("straight"), make_workshop("pieces")
+    assert run(pieces, "--new", "--steps", str(first), *options) == 0
+    assert run(pieces, "--continue", "--steps", str(STEPS - first)) == 0
+    monkeypatch.chdir(straight.folder)
+    monkeypatch.setattr(supervisor_module, "Supervisor", partial(Supervisor, launch=InProcess))
+    assert main(["train", *typed(straight, "--new", "--steps", str(STEPS), *options)[2:]]) == 0
+    assert pieces.losses() == straight.losses()
+    assert pieces.digest() == straight.digest()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="SIGTERM ends a process at once there")
+def test_stopped_by_a_signal_and_finished_without_a_word(make_workshop: MakeWorkshop) -> None:
+    """Without a terminal, `--continue` does what is owed."""
+    straight, stopped = make_workshop("straight"), make_workshop("stopped")
+    options = ("--dropout", "0.1", "--lr-schedule", "cosine")
+    assert run(straight, "--new", "--steps", "150", *options) == 0
+    assert interrupted(stopped, 5, "--new", "--steps", "150", *options) == 5
+    assert 5 <= stopped.train_state()["step"] < 150
+    assert run(stopped, "--continue") == 0
+    assert stopped.train_state()["step"] == 150
+    assert stopped.digest() == straight.digest()

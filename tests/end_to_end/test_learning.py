@@ -1,0 +1,116 @@
+"""It learns: a LoRA lowers the loss on its own pictures, and only there, and only with a learning rate."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor
+
+from lorasmith.data.collate import collate
+from lorasmith.data.types import Batch
+from lorasmith.demo.miniature import draw_pictures, make_model
+from lorasmith.diffusion.noise_schedules import Draw
+from lorasmith.engine.step import losses_of
+from lorasmith.errors import ExitCode
+from lorasmith.session.loaded import Loaded
+from tests.end_to_end.workshop import Workshop, load, stage
+
+pytestmark = pytest.mark.slow
+
+PRETRAINING_STEPS = 250
+STEPS = 60
+LEARNING = {("training", "batch_size"): 4}
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A miniature whose whole UNet was trained briefly on drawn pictures of its own; a folder with `base` in it."""
+    folder = tmp_path_factory.mktemp("taught")
+    make_model(folder / "base")
+    draw_pictures(folder / "lora_train_set", 24, seed=11, size=(64, 64), repeats=1)
+    with pytest.MonkeyPatch.context() as patch:
+        workshop = Workshop(folder, folder / "base", patch)
+        stage(workshop.start_new(1))
+        loaded = load(workshop.run, stop_at=1)
+    final = _pretrain(loaded, folder / "base")
+    assert final < 0.8, "predicting zero gives 1.0: nothing was learned that a LoRA could build on"
+    return folder
+
+
+def _pretrain(loaded: Loaded, base: Path) -> float:
+    cached = loaded.batches.cached
+    latents = torch.stack([one.latents for one in cached])
+    embeds = torch.stack([one.conditioning["prompt_embeds"] for one in cached])
+    unet = UNet2DConditionModel.from_pretrained(base, subfolder="unet").train()
+    optimizer = torch.optim.AdamW(unet.parameters(), lr=2e-3)
+    torch.use_deterministic_algorithms(False)
+    losses: list[float] = []
+    for step in range(PRETRAINING_STEPS):
+        rows = torch.randperm(len(cached), generator=torch.Generator().manual_seed(step))[:6]
+        draw = Draw(5, step, 0, len(rows))
+        noised = loaded.context.family.add_noise(latents[rows], draw)
+        loss = (unet(noised.sample, noised.timesteps, embeds[rows]).sample - noised.target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = 2e-3 * (1 - step / PRETRAINING_STEPS)
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    unet.save_pretrained(base / "unet")
+    return sum(losses[-50:]) / 50
+
+
+def mean_loss(loaded: Loaded) -> float:
+    """Over every trained picture, at noise and timesteps that are the same whenever this is asked."""
+    loaded.state.adapter.set_training(False)
+    total: list[Tensor] = []
+    with torch.no_grad():
+        for number in range(len(loaded.trained)):
+            batch = _batch_of(loaded, number)
+            total += [losses_of(loaded.context, batch, Draw(99, number, micro, 1)) for micro in range(12)]
+    return float(torch.cat(total).mean())
+
+
+def _batch_of(loaded: Loaded, number: int) -> Batch:
+    return collate(loaded.batches.cached, [number], loaded.context.family.collate_conditioning)
+
+
+def before_and_after(own: Workshop, strange: Path, lr: float) -> tuple[float, ...]:
+    """The loss on its own pictures before and after training, then on another set's before and after."""
+    values = {**LEARNING, ("optimizer", "lr"): lr}
+    assert own.new(STEPS, values).exit_code == ExitCode.FINISHED
+    found = []
+    for pictures in (own.folder / "lora_train_set", strange):
+        for resume in (None, own.state_folder()):
+            stage(own.start_new(STEPS, {**values, ("dataset", "folder"): str(pictures)}))
+            found.append(mean_loss(load(own.run, stop_at=STEPS + 1, resume=resume)))
+            shutil.rmtree(own.run.staging)
+    return tuple(found)
+
+
+@pytest.fixture
+def own(taught: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
+    folder = tmp_path / "own"
+    draw_pictures(folder / "lora_train_set", 4, seed=77, size=(64, 64), repeats=1)
+    return Workshop(folder, taught / "base", monkeypatch)
+
+
+@pytest.fixture
+def strange(tmp_path: Path) -> Path:
+    draw_pictures(tmp_path / "strange", 4, seed=500, size=(64, 64), repeats=1)
+    return tmp_path / "strange"
+
+
+def test_the_loss_falls_on_its_own_pictures(own: Workshop, strange: Path) -> None:
+    before, after, other_before, other_after = before_and_after(own, strange, lr=3e-3)
+    figures = f"own {before:.4f} -> {after:.4f}, other {other_before:.4f} -> {other_after:.4f}"
+    assert after <= 0.9 * before, figures
+    assert other_after > 0.9 * other_before, figures
+
+
+def test_not_without_a_learning_rate(own: Workshop, strange: Path) -> None:
+    before, after, _, _ = before_and_after(own, strange, lr=0.0)
+    assert after == before

@@ -1,0 +1,92 @@
+"""P3: how often something is saved, exported, measured, logged or shown does not change one bit of the weights."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lorasmith.evaluation import evaluator, samples
+from lorasmith.runs.events import Evaluated
+from tests.end_to_end.workshop import Values, Workshop
+from tests.families.tiny import tiny_clip
+
+MakeWorkshop = Callable[[str], Workshop]
+STEPS = 7
+CADENCES: dict[str, Values] = {
+    "every step": {("cadence", "save_every"): 1},
+    "every third, all kept": {("cadence", "save_every"): 3, ("cadence", "keep_states"): 50},
+    "by the clock, always due": {("cadence", "save_minutes"): 1e-9},
+    "one kept": {("cadence", "save_every"): 2, ("cadence", "keep_states"): 1},
+    "other names, other precision": {
+        ("export", "name"): "mine",
+        ("export", "save_precision"): "fp32",
+        ("export", "state_prefix"): "狀態目錄",
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def base_model(miniature: Path) -> Path:
+    """Bytes are compared: three levels, as the real model has more than two."""
+    return miniature
+
+
+@pytest.mark.parametrize("cadence", CADENCES.values(), ids=CADENCES)
+def test_other_cadences_same_bytes(make_workshop: MakeWorkshop, cadence: Values) -> None:
+    values = {("adapter", "dropout"): 0.1, ("training", "batch_size"): 2}
+    quiet, busy = make_workshop("quiet"), make_workshop("busy")
+    quiet.new(STEPS, values)
+    busy.new(STEPS, {**values, **cadence})
+    assert busy.losses() == quiet.losses()
+    assert busy.digest() == quiet.digest()
+
+
+WATCHED: dict[str, Values] = {
+    "dropout": {("adapter", "dropout"): 0.3, ("training", "batch_size"): 2},
+    "text encoder": {("adapter", "train_text_encoder"): True, ("adapter", "dropout"): 0.1},
+    "checkpointing, accumulated": {("training", "gradient_checkpointing"): True, ("training", "accumulation_steps"): 2},
+    "half precision": {("model", "precision"): "bf16", ("adapter", "dropout"): 0.1},
+}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pytest.param(values, id=name, marks=[] if name == "dropout" else pytest.mark.slow)
+        for name, values in WATCHED.items()
+    ],
+)
+def test_looking_at_every_step_or_never_same_bytes(
+    make_workshop: MakeWorkshop, monkeypatch: pytest.MonkeyPatch, values: Values
+) -> None:
+    """Samples, validation, CLIP and the control, after every step; the pictures held out are the same ones."""
+    monkeypatch.setattr(evaluator, "MAX_SHARE", 1.0)
+    monkeypatch.setattr(samples, "STEPS", 3)  # nobody looks at the pictures
+    blind, watched = make_workshop("blind"), make_workshop("watched")
+    clip = tiny_clip(watched.folder / "clip")
+    looking: Values = {
+        ("evaluation", "every"): 1,
+        ("evaluation", "examples"): 1,
+        ("evaluation", "sample_prompts"): ("a red ring",),
+        ("evaluation", "clip_model"): str(clip),
+    }
+    apart: Values = {("dataset", "hold_out"): 1, **values}
+    blind.new(3, apart)
+    outcome = watched.new(3, {**apart, **looking})
+    assert [event.step for event in outcome.of(Evaluated) if not event.is_control] == [1, 2, 3]
+    assert watched.losses() == blind.losses()
+    assert watched.digest() == blind.digest()
+
+
+def test_states_and_exports_follow_the_cadence(workshop: Workshop) -> None:
+    workshop.new(7, {("cadence", "save_every"): 2, ("cadence", "keep_states"): 2})
+    assert workshop.states() == [7, 6]
+    exports = sorted(path.name for path in workshop.run.root.glob("*.safetensors"))
+    steps = [f"last-step{step:08d}.safetensors" for step in (2, 4, 6)]
+    assert exports == [*steps, "last.safetensors"]
+
+
+def test_minutes_save_states_without_exports(workshop: Workshop) -> None:
+    workshop.new(3, {("cadence", "save_minutes"): 1e-9})
+    assert workshop.states() == [3, 2, 1]
+    assert [path.name for path in workshop.run.root.glob("*.safetensors")] == ["last.safetensors"]

@@ -1,0 +1,159 @@
+"""P2: stopped anywhere and continued, a run ends with the same bytes as one that never stopped."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lorasmith.engine import frozen_layers
+from lorasmith.engine import step as step_module
+from lorasmith.engine.state import TrainState
+from lorasmith.engine.step import StepContext
+from lorasmith.errors import ExitCode
+from lorasmith.runs.events import StepRepeated
+from tests.end_to_end.workshop import Values, Workshop
+
+MakeWorkshop = Callable[[str], Workshop]
+STEPS = 9
+PER_EPOCH = 6  # batches of two: four pictures twice in one bucket, three once in the other
+STOPS = {"first": 1, "mid_epoch": 4, "epoch_boundary": PER_EPOCH, "last": STEPS - 1}
+BASE: Values = {("training", "batch_size"): 2, ("lr_schedule", "horizon_steps"): STEPS, ("optimizer", "lr"): 1e-3}
+PRODIGY: Values = {("optimizer", "lr"): 1.0}
+OPTIMIZERS: dict[str, Values] = {
+    "adamw": {},
+    "adafactor": {},
+    "lion": {},
+    "prodigy": PRODIGY,
+}
+SHAPES = ("constant", "linear", "cosine", "cosine_with_restarts:2")
+
+
+@pytest.fixture(scope="module")
+def base_model(miniature: Path) -> Path:
+    """Bytes are compared: three levels, as the real model has more than two."""
+    return miniature
+
+
+def settings(optimizer: str = "adamw", shape: str = "constant", **more: Any) -> Values:
+    return {
+        **BASE,
+        ("optimizer", "name"): optimizer,
+        ("lr_schedule", "shape"): shape,
+        **OPTIMIZERS[optimizer],
+        **more.get("values", {}),
+    }
+
+
+EVERYTHING: Values = {
+    ("adapter", "dropout"): 0.2,
+    ("adapter", "train_text_encoder"): True,
+    ("optimizer", "text_encoder_lr"): 5e-4,
+    ("training", "accumulation_steps"): 2,
+    ("training", "gradient_checkpointing"): True,
+}
+
+
+def rows() -> Iterator[Any]:
+    """Every optimizer with every stop and every shape, and every stop with every shape: a Latin square. By default a
+    part of it that has each of them once, and all ways of training together."""
+    for one, name in enumerate(OPTIMIZERS):
+        for other, where in enumerate(STOPS):
+            shape = SHAPES[one ^ other]
+            values = settings(name, shape, values={("lr_schedule", "warmup_steps"): 3 * (other % 2)})
+            tier = [] if other == BY_DEFAULT[one] else [pytest.mark.ci]
+            yield pytest.param(values, STOPS[where], id=f"{name}-{where}-{shape}", marks=tier)
+    yield pytest.param(settings(values=EVERYTHING), 2, id="everything")
+    yield pytest.param(settings(values={("model", "precision"): "bf16"}), 4, id="bf16", marks=pytest.mark.ci)
+
+
+BY_DEFAULT = (0, 2, 3, 1)  # of each optimizer the stop: with these no shape comes twice
+
+
+@pytest.mark.parametrize(("values", "stop_at"), list(rows()))
+def test_stop_and_continue_equals_straight(make_workshop: MakeWorkshop, values: Values, stop_at: int) -> None:
+    straight, stopped, pieces = (make_workshop(name) for name in ("straight", "stopped", "pieces"))
+    assert straight.new(STEPS, values).exit_code == ExitCode.FINISHED
+
+    assert stopped.new(STEPS, values, stop_after=stop_at).exit_code == ExitCode.STOPPED
+    assert stopped.train_state()["step"] == stop_at
+    assert stopped.go_on(None).exit_code == ExitCode.FINISHED
+
+    assert pieces.new(stop_at, values).exit_code == ExitCode.FINISHED
+    assert pieces.go_on(STEPS - stop_at).exit_code == ExitCode.FINISHED
+
+    for other in (stopped, pieces):
+        assert other.train_state()["step"] == STEPS
+        assert other.losses() == straight.losses()
+        assert other.digest() == straight.digest()
+
+
+def test_a_cold_optimizer_ends_elsewhere(make_workshop: MakeWorkshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The comparison above can fail: the same run with the optimizer's state thrown away is another one."""
+    straight, cold = make_workshop("straight"), make_workshop("cold")
+    straight.new(STEPS, settings())
+    cold.new(4, settings())
+    restore = TrainState.restore
+
+    def forget(self: TrainState, counters: Any, adapter: Any, optimizer: Any) -> None:
+        restore(self, counters, adapter, {**optimizer, "state": {}})
+
+    monkeypatch.setattr(TrainState, "restore", forget)
+    cold.go_on(STEPS - 4)
+    assert cold.train_state()["step"] == STEPS
+    assert cold.digest() != straight.digest()
+
+
+def test_fp16_with_two_overflows(make_workshop: MakeWorkshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps 2 and 6 overflow once each: they are done again with half the scale, and not counted twice."""
+    values = settings(values={("model", "precision"): "fp16"})
+    sum_gradients = step_module._sum_gradients
+    poisoned: set[int] = set()
+
+    def overflowing(state: TrainState, context: StepContext, step: int, beat: Any) -> Any:
+        found = sum_gradients(state, context, step, beat)
+        if step in (2, 6) and step not in poisoned:
+            poisoned.add(step)
+            state.adapter.gradient()[3] = float("inf")
+        return found
+
+    monkeypatch.setattr(step_module, "_sum_gradients", overflowing)
+    straight, stopped = make_workshop("straight"), make_workshop("stopped")
+    outcome = straight.new(STEPS, values)
+    assert outcome.exit_code == ExitCode.FINISHED
+    assert [(one.step, one.scale) for one in outcome.of(StepRepeated)] == [(2, 2.0**15), (6, 2.0**14)]
+    poisoned.clear()
+    stopped.new(STEPS, values, stop_after=4)
+    assert stopped.train_state()["counters"]["scaler"] == {"scale": 2.0**15, "good_steps": 3}
+    stopped.go_on(None)
+    assert straight.optimizer_steps() == {STEPS}
+    assert stopped.losses() == straight.losses()
+    assert stopped.digest() == straight.digest()
+
+
+def test_with_every_layer_in_its_fast_form(make_workshop: MakeWorkshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The miniature's layers are too small for it; here they take the way of a real model's."""
+    monkeypatch.setattr(frozen_layers, "_FEWEST_WEIGHTS", 0)
+    straight, pieces = make_workshop("straight"), make_workshop("pieces")
+    straight.new(STEPS, settings())
+    pieces.new(4, settings())
+    pieces.go_on(STEPS - 4)
+    assert pieces.digest() == straight.digest()
+
+
+@pytest.mark.slow
+def test_in_processes_of_their_own(make_workshop: MakeWorkshop) -> None:
+    """The same through real processes: fresh interpreters, nothing carried over in memory."""
+    values = settings("adamw", "cosine", values={("adapter", "dropout"): 0.1})
+    straight, pieces = make_workshop("straight"), make_workshop("pieces")
+    assert straight.new(STEPS, values).exit_code == ExitCode.FINISHED
+    assert pieces.new(4, values, apart=True).exit_code == ExitCode.FINISHED
+    assert pieces.go_on(STEPS - 4, apart=True).exit_code == ExitCode.FINISHED
+    assert pieces.digest() == straight.digest()
+
+
+def test_another_seed_ends_elsewhere(make_workshop: MakeWorkshop) -> None:
+    one, other = make_workshop("one"), make_workshop("other")
+    one.new(3, settings())
+    other.new(3, {**settings(), ("", "seed"): 43})
+    assert one.digest()[0] != other.digest()[0]

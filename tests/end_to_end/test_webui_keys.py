@@ -1,0 +1,110 @@
+"""P8 after real training: the exported file, merged into the base by the formula, does what training's adapter does."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor
+
+from lorasmith.demo.miniature import draw_pictures, make_model
+from lorasmith.diffusion.noise_schedules import Draw
+from lorasmith.errors import ExitCode
+from lorasmith.exporting.kohya import merged_delta
+from lorasmith.session.loaded import Loaded
+from tests.end_to_end.workshop import Workshop, load, stage
+
+STRONG = {("optimizer", "lr"): 3e-2, ("training", "max_grad_norm"): 0.0, ("training", "batch_size"): 2}
+
+
+@pytest.fixture(scope="module")
+def base_model(miniature: Path) -> Path:
+    """Numbers are compared: three levels, as the real model has more than two."""
+    return miniature
+
+
+def trained(workshop: Workshop, save_precision: str, values: Mapping[Any, Any] = STRONG) -> Loaded:
+    """A few strong steps, exported; and the run loaded again from its state."""
+    settings = {**values, ("export", "save_precision"): save_precision}
+    assert workshop.new(3, settings).exit_code == ExitCode.FINISHED
+    start = workshop.start_new(3, settings)
+    stage(start)
+    return load(start.run, stop_at=4, resume=workshop.state_folder())
+
+
+def outputs(loaded: Loaded) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+    """(noisy latents, timesteps, the denoiser's output with the adapter as it trains, the conditioning)."""
+    context = loaded.context
+    _, batch = context.batches.at(4, 0)
+    noised = context.family.add_noise(batch.latents, Draw(7, 1, 0, len(batch)))
+    loaded.state.adapter.set_training(False)
+    assert batch.conditioning is not None
+    with torch.no_grad():
+        predicted = context.family.predict(context.models, noised, batch.conditioning)
+    return noised.sample, noised.timesteps, predicted, batch.conditioning
+
+
+def merged_output(base: Path, lora: Mapping[str, Tensor], loaded: Loaded) -> Tensor:
+    """Of a fresh UNet of diffusers with alpha / rank * up @ down added to its weights."""
+    sample, timesteps, _, conditioning = outputs(loaded)
+    unet = UNet2DConditionModel.from_pretrained(base, subfolder="unet").eval()
+    layers = {"lora_unet_" + name.replace(".", "_"): module for name, module in unet.named_modules()}
+    for key in [key for key in lora if key.endswith(".lora_down.weight")]:
+        module = key.removesuffix(".lora_down.weight")
+        down, up = lora[key].float(), lora[f"{module}.lora_up.weight"].float()
+        with torch.no_grad():
+            weight = layers[module].weight
+            weight += merged_delta(down, up, float(lora[f"{module}.alpha"])).reshape(weight.shape)
+    with torch.no_grad():
+        result: Tensor = unet(sample, timesteps, conditioning["prompt_embeds"]).sample
+    return result
+
+
+def check_effect(workshop: Workshop, loaded: Loaded, *, bound: float) -> None:
+    lora = safetensors.torch.load_file(workshop.run.export("last"))
+    predicted = outputs(loaded)[2]
+    loaded.state.adapter.set_multiplier(0.0)
+    base = outputs(loaded)[2]
+    loaded.state.adapter.set_multiplier(1.0)
+    difference = float((merged_output(workshop.base_model, lora, loaded) - predicted).abs().max())
+    change = float((predicted - base).abs().max())
+    assert difference <= bound * float(predicted.std())
+    assert change >= 1000 * difference
+    # The comparison can fail: one module left out of the file is seen.
+    left_out = sorted(lora)[0].split(".")[0]
+    without = {key: value for key, value in lora.items() if not key.startswith(left_out + ".")}
+    assert float((merged_output(workshop.base_model, without, loaded) - predicted).abs().max()) > 10 * bound
+
+
+def test_the_export_does_what_the_adapter_does(workshop: Workshop) -> None:
+    check_effect(workshop, trained(workshop, "fp32"), bound=1e-5)
+
+
+def test_fp16_stays_within_its_rounding(workshop: Workshop) -> None:
+    loaded = trained(workshop, "fp16")
+    lora = safetensors.torch.load_file(workshop.run.export("last"))
+    exact = loaded.context.family.to_kohya(loaded.state.adapter.tensors(), alpha=16.0)
+    assert lora.keys() == exact.keys()
+    for key, value in lora.items():
+        if key.endswith(".alpha"):
+            assert value.dtype == torch.float32 and float(value) == 16.0
+        else:
+            assert value.dtype == torch.float16
+            bound = exact[key].abs() * 2.0**-11 + 2.0**-25
+            assert bool(((value.float() - exact[key]).abs() <= bound).all())
+
+
+@pytest.mark.slow
+def test_at_full_size(tmp_path: Path, shared_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SD 1.5's own size: 192 modules, 576 keys; and diffusers' own loader takes the file whole."""
+    draw_pictures(tmp_path / "lora_train_set", 2, seed=1, size=(128, 128))
+    workshop = Workshop(tmp_path, make_model(tmp_path / "base", size="sd15"), monkeypatch)
+    values = {**STRONG, ("training", "batch_size"): 1, ("dataset", "resolution"): 128, ("optimizer", "lr"): 3e-3}
+    # A CPU with bf16 units would take bf16, whose rounding hides what is looked for here.
+    values |= {("model", "precision"): "fp32"}
+    loaded = trained(workshop, "fp32", values)
+    assert len(safetensors.torch.load_file(workshop.run.export("last"))) == 576
+    check_effect(workshop, loaded, bound=1e-4)

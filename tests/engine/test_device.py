@@ -1,0 +1,191 @@
+"""Which device, which arithmetic, and that memory running out is told from other errors."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from lorasmith.engine import device as device_module
+from lorasmith.engine.device import (
+    CPU_BF16_PARAMETERS,
+    DTYPES,
+    Device,
+    choose_device,
+    choose_precision,
+    fingerprint,
+    is_out_of_memory,
+    seed_model,
+)
+from lorasmith.errors import ConfigError
+from lorasmith.processor import Processor
+
+CPU = Device(torch.device("cpu"), "a processor", "no_accelerator", 1)
+CUDA = Device(torch.device("cuda"), "a card", "first_available", 1)
+MPS = Device(torch.device("mps"), "mps", "first_available", 1)
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """A machine without any accelerator."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(device_module, "_has_nvidia", lambda: False)
+    return monkeypatch
+
+
+def test_cpu_and_why(bare: pytest.MonkeyPatch) -> None:
+    chosen = choose_device("auto", threads=0)
+    assert (chosen.torch_device.type, chosen.reason) == ("cpu", "no_accelerator")
+    assert chosen.name
+    assert choose_device("cpu", threads=0).reason == "asked"
+
+
+def test_a_card_that_torch_cannot_use_is_told(bare: pytest.MonkeyPatch) -> None:
+    bare.setattr(device_module, "_has_nvidia", lambda: True)
+    bare.setattr(torch.version, "cuda", None)
+    assert choose_device("auto", threads=0).reason == "torch_without_cuda"
+    bare.setattr(torch.version, "cuda", "12.8")
+    assert choose_device("auto", threads=0).reason == "no_accelerator"
+
+
+def test_cuda_first_then_mps(bare: pytest.MonkeyPatch) -> None:
+    bare.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert choose_device("auto", threads=0).torch_device.type == "mps"
+    bare.setattr(torch.cuda, "is_available", lambda: True)
+    bare.setattr(torch.cuda, "get_device_name", lambda _: "a card")
+    chosen = choose_device("auto", threads=0)
+    assert (chosen.torch_device.type, chosen.name, chosen.reason) == ("cuda", "a card", "first_available")
+
+
+@pytest.mark.parametrize(
+    ("wish", "code"),
+    [
+        ("cuda", "device_missing"),
+        ("cuda:1", "device_missing"),
+        ("mps", "device_missing"),
+        ("tpu", "device_unknown"),
+        ("meta", "device_unknown"),
+        ("cuda:x", "device_unknown"),
+        ("", "device_unknown"),
+    ],
+)
+def test_devices_that_are_not_there(bare: pytest.MonkeyPatch, wish: str, code: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        choose_device(wish, threads=0)
+    assert (caught.value.code, caught.value.fields) == (code, {"device": wish})
+
+
+def test_a_card_beyond_the_last(bare: pytest.MonkeyPatch) -> None:
+    bare.setattr(torch.cuda, "is_available", lambda: True)
+    bare.setattr(torch.cuda, "device_count", lambda: 1)
+    bare.setattr(torch.cuda, "get_device_name", lambda _: "a card")
+    assert choose_device("cuda:0", threads=0).reason == "asked"
+    with pytest.raises(ConfigError, match="device_missing"):
+        choose_device("cuda:1", threads=0)
+
+
+def test_the_recorded_thread_count_is_set(bare: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(1)
+    assert choose_device("auto", threads=0).threads == 1
+    assert choose_device("auto", threads=2).threads == 2
+    assert torch.get_num_threads() == 2
+    assert torch.are_deterministic_algorithms_enabled()
+
+
+PARAMETERS = {"large": CPU_BF16_PARAMETERS, "small": CPU_BF16_PARAMETERS - 1}
+
+
+@pytest.mark.parametrize(
+    ("device", "flags", "size", "expected"),
+    [
+        (CPU, "avx2", "large", ("fp32", "no_bf16_units")),
+        (CPU, "avx512_bf16", "large", ("fp32", "no_bf16_units")),
+        (CPU, "amx_bf16 amx_tile", "large", ("bf16", "cpu_bf16_units")),
+        (CPU, "amx_bf16 amx_tile", "small", ("fp32", "small_model")),
+        (MPS, "", "large", ("fp32", "no_bf16_units")),
+    ],
+)
+def test_precision_by_what_there_is(
+    monkeypatch: pytest.MonkeyPatch, device: Device, flags: str, size: str, expected: tuple[str, str]
+) -> None:
+    processor = Processor(name="a processor", is_intel=True, flags=frozenset(flags.split()))
+    monkeypatch.setattr(device_module, "read_processor", lambda: processor)
+    assert choose_precision("auto", device, denoiser_parameters=PARAMETERS[size]) == expected
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"),
+    [((7, 5), ("fp16", "older_gpu")), ((8, 0), ("bf16", "gpu_bf16_units")), ((9, 0), ("bf16", "gpu_bf16_units"))],
+)
+def test_precision_of_a_card(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], expected: tuple[str, str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert choose_precision("auto", CUDA, denoiser_parameters=1) == expected
+
+
+@pytest.mark.parametrize("wish", sorted(DTYPES))
+def test_precision_as_asked(wish: str) -> None:
+    assert choose_precision(wish, CPU, denoiser_parameters=1) == (wish, "asked")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (MemoryError(), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("can't allocate memory"), False),
+    ],
+)
+def test_memory_running_out(error: Exception, expected: bool) -> None:
+    assert is_out_of_memory(error) is expected
+
+
+def test_torch_says_it_as_we_expect() -> None:
+    """An allocation no machine can serve."""
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**55, dtype=torch.uint8)
+    assert is_out_of_memory(caught.value)
+
+
+@pytest.mark.parametrize(("device", "late"), [(CPU, False), (CUDA, True), (MPS, True)])
+def test_reading_late(device: Device, late: bool) -> None:
+    assert device.is_async is late
+
+
+def test_memory_in_use() -> None:
+    assert CPU.peak_memory() > 10 * 2**20
+    CPU.release_memory()
+
+
+def test_memory_is_unknown_where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert CPU.peak_memory() == 0
+
+
+def test_the_fingerprint_names_what_bytes_depend_on() -> None:
+    marks = fingerprint(CPU, "fp32")
+    assert marks["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert (marks["device"], marks["threads"], marks["precision"]) == ("a processor", 1, "fp32")
+    assert fingerprint(CPU, "fp32") == marks
+
+
+def test_layers_draw_the_same_after_the_same_seed() -> None:
+    draw: Callable[[], torch.Tensor] = lambda: torch.rand(3)  # noqa: E731
+    seed_model(2**63 - 1)
+    first = draw()
+    seed_model(2**63 - 1)
+    assert torch.equal(draw(), first)
+    assert not torch.equal(draw(), first)

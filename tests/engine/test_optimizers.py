@@ -1,0 +1,160 @@
+"""Optimizers by name: options against their signatures, one group a component, flat or shaped as they need."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from lorasmith.adapters.base import Attachment
+from lorasmith.adapters.lora import Lora
+from lorasmith.engine import optimizers
+from lorasmith.engine.optimizers import ELEMENTWISE, OPTIMIZERS, build_optimizer, check_optimizer, set_lr
+from lorasmith.errors import ConfigError, InputError
+
+LRS = {"denoiser": 1e-2, "text_encoder": 1e-3}
+HERE = ("adamw", "adafactor", "lion", "prodigy")
+
+
+@pytest.fixture
+def adapter() -> Lora:
+    """Two layers of the denoiser, one of a text encoder, and a gradient that is 1 everywhere."""
+    parent = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 24), nn.Linear(24, 8))  # nothing pads their views
+    attachments = [
+        Attachment("a", "denoiser", parent, "0"),
+        Attachment("b", "denoiser", parent, "1"),
+        Attachment("c", "text_encoder", parent, "2"),
+    ]
+    made = Lora.attach(attachments, rank=2, alpha=2.0, dropout=0.0, seed=1)
+    made.gradient().fill_(1.0)
+    return made
+
+
+def refused(name: str, options: dict[str, Any], adapter: Lora) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        build_optimizer(name, adapter, base_lrs=LRS, options=options)
+    return caught.value
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_updates_reach_the_adapter_by_component(adapter: Lora, name: str) -> None:
+    """With the rate of one component at 0 only the other moves."""
+    lrs = {"denoiser": 1.0 if name == "prodigy" else 1e-2, "text_encoder": 0.0}
+    built = build_optimizer(name, adapter, base_lrs=lrs, options={})
+    before = adapter.flat.clone()
+    for _ in range(2):
+        built.step()
+    moved = adapter.flat != before
+    denoiser, text = adapter.components()["denoiser"], adapter.components()["text_encoder"]
+    assert moved[denoiser].all()
+    assert not moved[text].any()
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_flat_where_all_numbers_are_treated_alike(adapter: Lora, name: str) -> None:
+    built = build_optimizer(name, adapter, base_lrs=LRS, options={})
+    assert [group["lr"] for group in built.param_groups] == list(LRS.values())
+    shapes = [[tuple(one.shape) for one in group["params"]] for group in built.param_groups]
+    if name in ELEMENTWISE:
+        sizes = [part.stop - part.start for part in adapter.components().values()]
+        assert shapes == [[(size,)] for size in sizes]
+    else:
+        assert shapes == [[(2, 8), (16, 2), (2, 16), (24, 2)], [(2, 24), (8, 2)]]
+    for group, part in zip(built.param_groups, adapter.components().values(), strict=True):
+        flat = torch.cat([one.detach().flatten() for one in group["params"]])
+        assert torch.equal(flat, adapter.flat[part])
+        assert all(one.grad is not None for one in group["params"])
+
+
+@pytest.mark.parametrize("name", sorted(ELEMENTWISE))
+def test_flat_and_shaped_are_the_same_mathematics(adapter: Lora, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    twin = Lora.attach(
+        [Attachment("a", "denoiser", nn.Sequential(nn.Linear(8, 16)), "0")], rank=2, alpha=2.0, dropout=0.0, seed=1
+    )
+    other = Lora.attach(
+        [Attachment("a", "denoiser", nn.Sequential(nn.Linear(8, 16)), "0")], rank=2, alpha=2.0, dropout=0.0, seed=1
+    )
+    flat = build_optimizer(name, twin, base_lrs={"denoiser": 1e-2}, options={"weight_decay": 0.1})
+    monkeypatch.setattr(optimizers, "ELEMENTWISE", frozenset())
+    shaped = build_optimizer(name, other, base_lrs={"denoiser": 1e-2}, options={"weight_decay": 0.1})
+    for number in range(3):
+        gradient = torch.randn(twin.flat.numel(), generator=torch.Generator().manual_seed(number))
+        for adapter_, built in ((twin, flat), (other, shaped)):
+            adapter_.gradient().copy_(gradient)
+            built.step()
+    torch.testing.assert_close(twin.flat, other.flat, rtol=1e-6, atol=1e-7)
+
+
+def test_an_unknown_name(adapter: Lora) -> None:
+    error = refused("sgd", {}, adapter)
+    assert error.code == "optimizer_unknown"
+    assert error.fields["accepted"] == ", ".join(OPTIMIZERS)
+
+
+@pytest.mark.parametrize("option", ["momentum", "lr", "params", "fused", "foreach", "self"])
+def test_an_option_that_is_not_theirs_to_give(adapter: Lora, option: str) -> None:
+    error = refused("adamw", {option: 1}, adapter)
+    assert (error.code, error.fields["option"]) == ("optimizer_unknown_option", option)
+    accepted = error.fields["accepted"].split(", ")
+    assert "betas" in accepted
+    assert option not in accepted
+
+
+@pytest.mark.parametrize("options", [{"betas": [2.0, 0.9]}, {"eps": "small"}, {"betas": 0.9}, {"weight_decay": -1.0}])
+def test_a_value_that_it_does_not_take(adapter: Lora, options: dict[str, Any]) -> None:
+    assert refused("adamw", options, adapter).code == "optimizer_option_value"
+
+
+def test_lists_become_tuples(adapter: Lora) -> None:
+    built = build_optimizer("adamw", adapter, base_lrs=LRS, options={"betas": [0.8, 0.95], "eps": 1e-6})
+    assert built.defaults["betas"] == (0.8, 0.95)
+    assert built.defaults["eps"] == 1e-6
+
+
+def test_a_library_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(OPTIMIZERS, "prodigy", "no_such_library:Prodigy")
+    with pytest.raises(ConfigError) as caught:
+        check_optimizer("prodigy", {})
+    assert (caught.value.code, caught.value.fields["package"]) == ("optimizer_not_installed", "prodigyopt")
+
+
+def test_a_library_of_our_own_that_is_missing_is_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(OPTIMIZERS, "adamw", "no_such_library:AdamW")
+    with pytest.raises(InputError, match="dependency_missing"):
+        check_optimizer("adamw", {})
+
+
+def test_rates_follow_the_factor(adapter: Lora) -> None:
+    built = build_optimizer("adamw", adapter, base_lrs=LRS, options={})
+    assert set_lr(built, list(LRS.values()), 0.5) == {0: 5e-3, 1: 5e-4}
+    assert [group["lr"] for group in built.param_groups] == [5e-3, 5e-4]
+    assert set_lr(built, list(LRS.values()), 1.0) == {0: 1e-2, 1: 1e-3}  # of the base, not of what it was
+
+
+def test_adamw_can_be_gated_on_the_device(adapter: Lora) -> None:
+    """What reading late rests on: with found_inf set nothing moves, not even its own count."""
+    built = build_optimizer("adamw", adapter, base_lrs=LRS, options={})
+    built.step()
+    before, state = adapter.flat.clone(), built.state_dict()["state"]
+    counted = [float(one["step"]) for one in state.values()]
+    adapter.gradient().fill_(float("nan"))
+    built.found_inf = torch.ones(())  # type: ignore[attr-defined]
+    built.grad_scale = None  # type: ignore[attr-defined]
+    built.step()
+    assert torch.equal(adapter.flat, before)
+    assert [float(one["step"]) for one in built.state_dict()["state"].values()] == counted
+    assert all(torch.isfinite(one["exp_avg_sq"]).all() for one in built.state_dict()["state"].values())
+
+
+def test_a_library_that_is_there_and_cannot_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As bitsandbytes without its CUDA: to install it is no help then."""
+    place = tmp_path / "site-packages" / "lsm_bits"
+    place.mkdir(parents=True)
+    (place / "__init__.py").write_text("raise RuntimeError('CUDA Setup failed despite GPU being available.')")
+    monkeypatch.syspath_prepend(place.parent)
+    monkeypatch.setitem(OPTIMIZERS, "adamw8bit", "lsm_bits:AdamW8bit")
+    with pytest.raises(InputError) as caught:
+        check_optimizer("adamw8bit", {})
+    assert (caught.value.code, caught.value.fields["module"]) == ("library_broken", "lsm_bits")
+    assert caught.value.fields["reason"] == "RuntimeError: CUDA Setup failed despite GPU being available."

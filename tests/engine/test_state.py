@@ -1,0 +1,60 @@
+"""What a state remembers besides its tensors comes back as it was."""
+
+import json
+
+import torch
+from torch import nn
+
+from lorasmith.adapters.base import Attachment
+from lorasmith.adapters.lora import Lora
+from lorasmith.engine.loss_scaler import LossScaler
+from lorasmith.engine.optimizers import build_optimizer
+from lorasmith.engine.state import Origin, TrainState
+
+
+def made(scaler: LossScaler | None = None) -> TrainState:
+    attachment = Attachment("one", "denoiser", nn.Sequential(nn.Linear(8, 16)), "0")
+    adapter = Lora.attach([attachment], rank=2, alpha=2.0, dropout=0.0, seed=1)
+    return TrainState(
+        0, adapter, build_optimizer("adamw", adapter, base_lrs={"denoiser": 1.0}, options={}), scaler, Origin(0, 1)
+    )
+
+
+def moved(scaler: LossScaler | None) -> TrainState:
+    state = made(scaler)
+    state.adapter.gradient().fill_(1.0)
+    state.optimizer.step()
+    state.step, state.origin, state.micro_split, state.gradient_checkpointing = 7, Origin(3, 2), 4, True
+    return state
+
+
+def restored(state: TrainState, into: TrainState) -> TrainState:
+    counters = json.loads(json.dumps(state.counters()))  # as in a file
+    into.restore(counters, state.adapter.tensors(), state.optimizer.state_dict())
+    return into
+
+
+def test_the_way_back() -> None:
+    state = moved(LossScaler(scale=2.0**10, good_steps=5))
+    other = restored(state, made(LossScaler()))
+    assert other.counters() == state.counters()
+    assert (other.step, other.origin, other.micro_split, other.gradient_checkpointing) == (7, Origin(3, 2), 4, True)
+    assert other.scaler == LossScaler(scale=2.0**10, good_steps=5)
+    assert torch.equal(other.adapter.flat, state.adapter.flat)
+    (one,), (two,) = other.optimizer.state.values(), state.optimizer.state.values()
+    assert torch.equal(one["exp_avg"], two["exp_avg"])
+
+
+def test_what_is_restored_is_what_is_trained() -> None:
+    """The optimizer still holds the adapter's own numbers, not copies."""
+    other = restored(moved(None), made())
+    before = other.adapter.flat.clone()
+    other.adapter.gradient().fill_(1.0)
+    other.optimizer.step()
+    assert not torch.equal(other.adapter.flat, before)
+
+
+def test_another_precision_needs_another_scaler() -> None:
+    """--continue with --precision fp32 drops the scaler, with fp16 a new one begins."""
+    assert restored(moved(LossScaler(scale=8.0)), made()).scaler is None
+    assert restored(moved(None), made(LossScaler())).scaler == LossScaler()

@@ -1,0 +1,144 @@
+"""Pictures of what was learned: fixed, batched together, and each a function of its own seed."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from lorasmith.evaluation import samples as module
+from lorasmith.evaluation.choose import EvaluationSet
+from lorasmith.evaluation.samples import GUIDANCE, STEPS, Sample, generate
+from lorasmith.session.loaded import Loaded
+from tests.end_to_end.workshop import Workshop, load, stage
+
+
+@pytest.fixture
+def loaded(workshop: Workshop) -> Loaded:
+    workshop.run.root.mkdir()
+    values = {
+        ("evaluation", "every"): 2,
+        ("evaluation", "sample_prompts"): ("a red ring",),
+        ("training", "batch_size"): 2,
+    }
+    stage(workshop.start_new(4, values))
+    return load(workshop.run, stop_at=4)
+
+
+def measured_on(loaded: Loaded) -> EvaluationSet:
+    assert loaded.evaluator.measured_on is not None
+    return loaded.evaluator.measured_on
+
+
+def generated(loaded: Loaded, chosen: EvaluationSet | None = None) -> list[Sample]:
+    with torch.no_grad():
+        return generate(loaded.context, chosen or measured_on(loaded), at_once=8, alive=lambda: None)
+
+
+def pictures(found: list[Sample]) -> list[bytes]:
+    return [one.picture.tobytes() for one in found]
+
+
+def test_each_has_the_size_of_its_example(loaded: Loaded) -> None:
+    found = generated(loaded)
+    assert [one.spec.name for one in found] == ["example-01", "example-02", "example-03", "example-04", "prompt-01"]
+    for one in found[:4]:
+        assert one.spec.original is not None
+        bucket = one.spec.original.bucket
+        assert one.picture.shape == (bucket.height, bucket.width, 3)
+    assert found[4].picture.shape == (64, 64, 3)
+    assert all(one.is_finite and one.picture.dtype == np.uint8 for one in found)
+    assert len(set(pictures(found))) == 5
+
+
+def test_the_same_again(loaded: Loaded) -> None:
+    first = generated(loaded)
+    torch.manual_seed(7)
+    assert pictures(generated(loaded)) == pictures(first)
+
+
+def test_the_caption_the_seed_and_the_strength_count(loaded: Loaded) -> None:
+    chosen = measured_on(loaded)
+    spec = chosen.specs[0]
+    plain = pictures(generated(loaded, replace(chosen, specs=(spec,))))
+    for other in (
+        replace(spec, seed=spec.seed + 1),
+        replace(spec, strength=0.2),
+        replace(spec, text=chosen.specs[1].text),
+    ):
+        assert pictures(generated(loaded, replace(chosen, specs=(other,)))) != plain
+
+
+def test_little_strength_stays_near_the_example(loaded: Loaded) -> None:
+    chosen = measured_on(loaded)
+    spec = chosen.specs[0]
+    distances = []
+    assert spec.cached is not None
+    encoders = loaded.context.family.load_encoders(clip_skip=1, where=torch.device("cpu"))
+    reference = loaded.context.family.decode_latents(encoders, spec.cached.latents[None])[0].permute(1, 2, 0).numpy()
+    for strength in (0.05, 0.9):
+        (found,) = generated(loaded, replace(chosen, specs=(replace(spec, strength=strength),)))
+        distances.append(float(np.abs(found.picture / 127.5 - 1 - np.clip(reference, -1, 1)).mean()))
+    assert distances[0] < 0.5 * distances[1]
+
+
+def test_what_is_asked_of_the_model(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With and without the caption in one batch, all of a shape together, and a sign of life for each."""
+    family = type(loaded.context.family)
+    predict, sizes, beats = family.predict, [], []
+
+    def watched(self: object, models: object, noised: object, conditioning: object) -> torch.Tensor:
+        sizes.append(len(noised.sample))  # type: ignore[attr-defined]
+        return predict(self, models, noised, conditioning)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(family, "predict", watched)
+    chosen = measured_on(loaded)
+    with torch.no_grad():
+        generate(loaded.context, chosen, at_once=8, alive=lambda: beats.append(1))
+    shapes = [one.latents_shape for one in chosen.specs[:4]]
+    counts = sorted(shapes.count(one) for one in set(shapes))
+    made = round(STEPS * 0.6)
+    assert sorted(sizes) == sorted([2] * STEPS + [2 * count for count in counts for _ in range(made)])
+    assert len(beats) >= len(sizes) + len(chosen.specs)
+
+
+def test_guidance_leads_away_from_the_empty_caption(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(module, "STEPS", 1)
+    family = type(loaded.context.family)
+
+    def predict(self: object, models: object, noised: object, conditioning: object) -> torch.Tensor:
+        sample = noised.sample  # type: ignore[attr-defined]
+        return torch.cat([torch.full_like(one, value) for one, value in zip(sample.chunk(2), (1.0, 3.0), strict=True)])
+
+    def denoise(self: object, predict: object, latents: torch.Tensor, noise: torch.Tensor, **how: object) -> object:
+        seen.append(predict(noise, torch.zeros(len(noise))))  # type: ignore[operator]
+        return latents
+
+    monkeypatch.setattr(family, "predict", predict)
+    monkeypatch.setattr(family, "denoise", denoise)
+    generated(loaded)
+    assert {float(one) for batch in seen for one in batch.unique()} == {1 + GUIDANCE * 2}
+
+
+def test_half_as_many_where_memory_runs_out(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = generated(loaded)
+    family = type(loaded.context.family)
+    predict = family.predict
+
+    def tight(self: object, models: object, noised: object, conditioning: object) -> torch.Tensor:
+        if len(noised.sample) > 2:  # type: ignore[attr-defined]
+            raise torch.OutOfMemoryError
+        return predict(self, models, noised, conditioning)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(family, "predict", tight)
+    for one, other in zip(generated(loaded), expected, strict=True):
+        assert np.abs(one.picture.astype(int) - other.picture.astype(int)).max() <= 1
+
+
+def test_what_is_no_number_is_seen(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    family = type(loaded.context.family)
+    monkeypatch.setattr(family, "denoise", lambda self, predict, latents, noise, **how: latents * torch.nan)
+    found = generated(loaded)
+    assert not any(one.is_finite for one in found)
+    assert all(not one.picture.any() for one in found)

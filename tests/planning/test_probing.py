@@ -1,0 +1,150 @@
+"""How a trial is prepared, waited for and given up on. (What it measures: test_probe.py.)"""
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lorasmith.config import load_run_toml
+from lorasmith.errors import ExitCode, InputError
+from lorasmith.planning import plan, probing
+from lorasmith.planning.plan import ProbeResult, Unmeasured
+from lorasmith.planning.probing import ANSWER, PLAN, probe
+from tests.end_to_end.workshop import Values, Workshop
+from tests.planning.test_plan import MEASURED
+
+
+class Process:
+    """Stands in for a trial: does `action` in its folder, then ends with `status`, or never where that is None."""
+
+    def __init__(self, folder: Path, action: Callable[[Path], None], status: int | None) -> None:
+        action(folder)
+        self._status = status
+        self.was_killed = False
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self._status is None and timeout is not None:
+            raise subprocess.TimeoutExpired("probe", timeout)
+        return self._status or 0
+
+    def poll(self) -> int | None:
+        return self._status
+
+    def kill(self) -> None:
+        self.was_killed = True
+
+
+def answer(
+    workshop: Workshop,
+    action: Callable[[Path], None],
+    *,
+    status: int | None = 0,
+    values: Values | None = None,
+    seen: list[Process] | None = None,
+) -> Any:
+    start = workshop.start_new(5, values)
+
+    def launch(arguments: list[str]) -> Any:
+        process = Process(Path(arguments[0]), action, status)
+        if seen is not None:
+            seen.append(process)
+        return process
+
+    return probe(start, plan.look(start), launch=launch)
+
+
+def write(plain: dict[str, Any]) -> Callable[[Path], None]:
+    return lambda folder: (folder / ANSWER).write_text(json.dumps(plain)) and None  # type: ignore[func-returns-value]
+
+
+def test_what_was_measured_comes_back(workshop: Workshop) -> None:
+    plain = json.loads(json.dumps(plan.asdict(MEASURED)))
+    found = answer(workshop, write({"measured": plain}))
+    assert found == MEASURED
+    assert isinstance(found, ProbeResult)
+
+
+def test_the_folder_is_gone_afterwards(workshop: Workshop) -> None:
+    folders: list[Path] = []
+    answer(workshop, folders.append)
+    assert len(folders) == 1
+    assert not folders[0].exists()
+
+
+def test_a_process_that_dies_without_a_word(workshop: Workshop) -> None:
+    assert answer(workshop, lambda _: None, status=-9) == Unmeasured("worker_died", {"status": -9})
+
+
+def test_a_process_that_hangs_is_ended(workshop: Workshop) -> None:
+    seen: list[Process] = []
+    values = {("watch", "stall_timeout"): 7.0}
+    assert answer(workshop, lambda _: None, status=None, values=values, seen=seen) == Unmeasured(
+        "probe_stalled", {"seconds": 42}
+    )
+    assert seen[0].was_killed
+
+
+def test_bad_input_is_the_runs_too(workshop: Workshop) -> None:
+    plain = {"code": "device_missing", "fields": {"device": "cuda"}, "exit_code": int(ExitCode.BAD_INPUT)}
+    with pytest.raises(InputError) as caught:
+        answer(workshop, write(plain), status=2)
+    assert (caught.value.code, caught.value.fields) == ("device_missing", {"device": "cuda"})
+
+
+@pytest.mark.parametrize(
+    ("code", "exit_code"),
+    [("disk_too_full", ExitCode.BAD_INPUT), ("out_of_memory", ExitCode.NO_RESOURCE), ("crashed", ExitCode.CRASHED)],
+)
+def test_other_failures_leave_the_plan_without_numbers(workshop: Workshop, code: str, exit_code: ExitCode) -> None:
+    plain = {"code": code, "fields": {"reason": "x"}, "exit_code": int(exit_code)}
+    assert answer(workshop, write(plain), status=int(exit_code)) == Unmeasured(code, {"reason": "x"})
+
+
+def test_no_place_for_it(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(probing.shutil, "copyfile", full)
+    found = answer(workshop, lambda _: None)
+    assert found.code == "probe_no_place"
+    assert found.fields["reason"] == "No space left on device"
+
+
+def test_the_trial_is_like_the_start(workshop: Workshop) -> None:
+    """But for the pictures, how far it goes and what it saves."""
+    values: Values = {
+        ("training", "batch_size"): 3,
+        ("adapter", "rank"): 5,
+        ("dataset", "trigger_word"): "zorb",
+        ("lr_schedule", "warmup_steps"): 4,
+        ("dataset", "hold_out"): 1,
+    }
+    looked: dict[str, Any] = {}
+
+    def look(folder: Path) -> None:
+        staged = load_run_toml(folder / "lora_output.starting" / "run.toml")
+        looked["config"], looked["whole"] = staged, load_run_toml(folder / PLAN)
+        (pictures,) = (folder / "data").iterdir()
+        looked["folder"] = pictures.name
+        looked["captions"] = sorted(path.read_text() for path in pictures.glob("*.txt"))
+
+    answer(workshop, look, values=values)
+    config, whole = looked["config"], looked["whole"]
+    assert (config.training, config.adapter, config.model) == (whole.training, whole.adapter, whole.model)
+    assert looked["folder"] == "3_"  # so often each that batches of 3 are full
+    assert len(looked["captions"]) == 4
+    assert all(caption.startswith("zorb, a ") for caption in looked["captions"])
+    assert (config.dataset.trigger_word, config.dataset.held_out) == ("", ())
+    assert config.lr_schedule.horizon_steps == 5  # the target of the start, not of the trial
+    assert (config.cadence.save_every, config.evaluation.every) == (0, 0)
+
+
+def test_pictures_of_the_largest_size_with_different_words(workshop: Workshop) -> None:
+    found = plan.look(workshop.start_new(1)).examples
+    largest = plan.largest_bucket(found)
+    few = probing.chosen(found)
+    assert {one.bucket for one in few} == {largest}
+    assert len({one.image_sha256 for one in few}) == len(few) <= probing.PICTURES

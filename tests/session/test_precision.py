@@ -1,0 +1,40 @@
+"""What is said of device and precision. Through real runs in this process."""
+
+import pytest
+
+from lorasmith.runs.events import DeviceChosen, RunStarted, Warned
+from lorasmith.session import precision as precision_module
+from tests.end_to_end.workshop import Outcome, Workshop
+
+
+def test_what_the_run_had_so_far_was_not_asked_for_now(workshop: Workshop) -> None:
+    precision, where = ("model", "precision"), ("machine", "device")
+
+    def reasons(outcome: Outcome) -> tuple[str, str]:
+        (chosen,) = outcome.of(DeviceChosen)
+        return chosen.reason, chosen.precision_reason
+
+    assert reasons(workshop.new(1, {where: "cpu"}))[0] == "asked"
+    assert reasons(workshop.go_on(1)) == ("kept", "kept")
+    assert reasons(workshop.go_on(1, {precision: "bf16"})) == ("kept", "asked")
+
+
+def test_products_that_do_not_repeat_are_said_and_the_run_goes_on(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision_module, "self_check", lambda device, precision: ("matrix product", "norm"))
+    outcome = workshop.new(1)
+    (warned,) = [event for event in outcome.of(Warned) if event.code == "bits_not_repeatable"]
+    assert warned.fields == {"products": ["matrix product", "norm"]}
+    assert workshop.optimizer_steps() == {1}
+    (started,) = outcome.of(RunStarted)
+    assert started.fingerprint["self_check"] == "matrix product, norm"
+    events = list(map(type, outcome.events))
+    assert events.index(Warned) < events.index(RunStarted), "among the first lines"
+
+
+def test_a_machine_that_repeats_itself_has_no_warning(workshop: Workshop) -> None:
+    outcome = workshop.new(1)
+    assert not [event for event in outcome.of(Warned) if event.code == "bits_not_repeatable"]
+    assert [event.precision for event in outcome.of(DeviceChosen)] == ["fp32"]
+    assert [event.fingerprint["self_check"] for event in outcome.of(RunStarted)] == ["passed"]
