@@ -1,4 +1,4 @@
-"""The words: a code and fields in, a sentence in the reader's language out. Read from TOML, one file a language.
+"""The words: a code and fields in, a sentence in the reader's language out. Read from TOML, a folder a language.
 
 Only `ui` and `reports` may import this; the engine deals in codes.
 """
@@ -52,9 +52,10 @@ def keys(language: str) -> frozenset[str]:
 
 @cache
 def _catalog(language: str) -> dict[str, str]:
-    file = Path(__file__).with_name(f"{language.replace('-', '_')}.toml")
+    folder = Path(__file__).with_name(language.replace("-", "_"))
     flat: dict[str, str] = {}
-    _flatten("", tomllib.loads(file.read_text(encoding="utf-8")), flat)
+    for file in sorted(folder.glob("*.toml")):
+        _flatten("", tomllib.loads(file.read_text(encoding="utf-8")), flat)
     return flat
 
 

@@ -200,7 +200,7 @@ def test_chinese_stands_only_in_catalogs_and_guides() -> None:
     files = [*modules(), *scripts()]
     for pattern in ("*.toml", "*.sh", "*.yml", "*.yaml", "*.cfg", "justfile", ".ci/*", ".github/**/*"):
         files += [path for path in ROOT.glob(pattern) if path.is_file()]
-    files += [path for path in PACKAGE.rglob("*.toml") if path.parent.name != "messages"]
+    files += [path for path in PACKAGE.rglob("*.toml") if "messages" not in path.parts]
     assert [name_of(path) for path in files if CJK.search(path.read_text(encoding="utf-8", errors="replace"))] == []
 
 

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import tomllib
+from pathlib import Path
+
 import pytest
 
+from lorasmith import messages
 from lorasmith.messages import choose_language, has, keys, template, tr
 
 
@@ -43,3 +47,12 @@ def test_hints_are_optional() -> None:
 )
 def test_who_chooses_the_language(asked: str, configured: str, environment: dict[str, str], language: str) -> None:
     assert choose_language(asked, configured, environment) == language
+
+
+@pytest.mark.parametrize("language", ["en", "zh_TW"])
+def test_a_sentence_stands_in_one_file(language: str) -> None:
+    """A second one of the same key would silently win by the order of the files' names."""
+    tables: list[str] = []
+    for file in sorted((Path(messages.__file__).parent / language).glob("*.toml")):
+        tables += tomllib.loads(file.read_text(encoding="utf-8"))
+    assert len(tables) == len(set(tables)), tables
