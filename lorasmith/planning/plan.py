@@ -176,7 +176,7 @@ def times_seen(steps: int, examples_per_step: float, repeats: int, sum_of_repeat
 
 def look(start: Start) -> Scan:
     """The pictures of a start that was worked out a moment ago."""
-    weights = base_weights(start.config, Path())
+    weights = base_weights(start.config)
     return scan_for(start.config, weights, check_pixels=False)
 
 

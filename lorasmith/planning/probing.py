@@ -124,7 +124,7 @@ def steps_of(config: RunConfig) -> int:
 
 def is_small(config: RunConfig) -> bool:
     """Whether the model is so quick that more of it can be tried."""
-    parameters = base_weights(config, Path()).denoiser_parameters
+    parameters = base_weights(config).denoiser_parameters
     return parameters is not None and parameters < SMALL_MODEL_PARAMETERS
 
 
