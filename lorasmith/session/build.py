@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lorasmith.adapters import adapter_kind
-from lorasmith.adapters.base import Adapter, Attachment
+from lorasmith.adapters.base import Adapter
 from lorasmith.config import RunConfig, load_run_toml
 from lorasmith.data.cache_folder import cache_folder
 from lorasmith.data.types import CachedExample, Example
@@ -240,15 +240,9 @@ def _adapter(
     config: RunConfig, family: ModelFamily, models: Mapping[str, nn.Module], start: dict[str, Tensor]
 ) -> Adapter:
     """Attached, holding what it starts from; then the frozen layers are made fast."""
-    attachments = []
-    for target in family.targets(models):
-        parent, _, child = target.path.rpartition(".")
-        attachments.append(
-            Attachment(target.name, target.component, models[target.component].get_submodule(parent), child)
-        )
     assert config.adapter.alpha is not None, "resolved when the run was made"
     adapter = adapter_kind(config.adapter.kind).attach(
-        attachments,
+        family.targets(models),
         rank=config.adapter.rank,
         alpha=config.adapter.alpha,
         dropout=config.adapter.dropout,
