@@ -85,10 +85,9 @@ def scan_for(config: RunConfig, weights: BaseWeights, *, check_pixels: bool, see
     """The pictures of this config, cut for these weights; `seen` is what `data.seen` kept of a scan before."""
     from lorasmith.data.folder import scan  # PIL, which those who are refused before need not wait for
 
-    assert config.dataset.resolution is not None, "resolved when the run was made"
     return scan(
         Path(config.dataset.folder),
-        resolution=config.dataset.resolution,
+        resolution=config.dataset.resolved_resolution(weights.resolution),
         size_multiple=weights.size_multiple,
         trigger_word=config.dataset.trigger_word,
         skip_bad=config.dataset.skip_bad_pictures,

@@ -106,7 +106,7 @@ def _trial_config(start: Start, data: Path) -> RunConfig:
             ("dataset", "trigger_word"): "",  # it stands in the captions already
             ("dataset", "hold_out"): 0,
             ("dataset", "held_out"): (),
-            ("lr_schedule", "horizon_steps"): config.lr_schedule.horizon_steps or start.stop_at,
+            ("lr_schedule", "horizon_steps"): config.lr_schedule.resolved_horizon(start.stop_at),
             ("cadence", "save_every"): 0,
             ("cadence", "save_minutes"): 0.0,
             ("cadence", "keep_states"): 2,  # the first and the last: both are looked at

@@ -22,7 +22,7 @@ from lorasmith.ui.folder_settings import read_folder_settings, with_notice
 from lorasmith.ui.layout import two_columns, wrapped
 from lorasmith.ui.options import EPOCHS, STEPS, CommandLine, Values, layered, parse, split_request
 from lorasmith.ui.train import BASE_MODEL, words_of
-from lorasmith.ui.words import Words
+from lorasmith.ui.translator import Translator
 
 if TYPE_CHECKING:
     from lorasmith.planning.plan import RunPlan
@@ -39,7 +39,7 @@ class _Asked:
     json: bool
 
 
-def plan(arguments: list[str], words: Words, command: str) -> int:
+def plan(arguments: list[str], words: Translator, command: str) -> int:
     """Runs the command; the exit status.
 
     Raises:
@@ -68,7 +68,7 @@ def plan(arguments: list[str], words: Words, command: str) -> int:
     return int(ExitCode.FINISHED)
 
 
-def _plan(asked: _Asked, config: Values, words: Words, here: Path) -> RunPlan:
+def _plan(asked: _Asked, config: Values, words: Translator, here: Path) -> RunPlan:
     began = time.perf_counter()
     values = asked.line.values
     is_new = asked.line.mode != "continue"
@@ -94,7 +94,7 @@ def _plan(asked: _Asked, config: Values, words: Words, here: Path) -> RunPlan:
     return plan.plan_of(start, found, measured, steps_assumed=steps_assumed, checking_seconds=checking_seconds)
 
 
-def _new(values: Values, words: Words, here: Path) -> Start:
+def _new(values: Values, words: Translator, here: Path) -> Start:
     from lorasmith.runtime.starting import new_run
 
     settings, request = split_request(values)
@@ -115,7 +115,7 @@ def _parsed(arguments: list[str]) -> _Asked:
     return _Asked(line, no_probe="--no-probe" in arguments, json="--json" in arguments)
 
 
-def _help(words: Words, command: str) -> list[str]:
+def _help(words: Translator, command: str) -> list[str]:
     width = min(shutil.get_terminal_size().columns, 120)
     rest = words.say("help.rest")
     rows = [(f"--{name}", words.say(f"plan.help.{name}")) for name in OWN_OPTIONS]

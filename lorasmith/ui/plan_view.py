@@ -15,13 +15,13 @@ from lorasmith.planning.files import TIME, PlannedFile
 from lorasmith.planning.plan import NOT_PROBED, ProbeResult, RunPlan, Unmeasured
 from lorasmith.runs.states import STATE_FILES
 from lorasmith.ui.status import clock, speed
-from lorasmith.ui.words import Words
+from lorasmith.ui.translator import Translator
 
 MEBIBYTE = 2**20
 STEP = re.compile(r"(step-?)[0-9]{8,}")
 
 
-def show(words: Words, plan: RunPlan, here: Path) -> None:
+def show(words: Translator, plan: RunPlan, here: Path) -> None:
     """Prints the whole plan on stdout."""
     console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
@@ -42,7 +42,7 @@ def show(words: Words, plan: RunPlan, here: Path) -> None:
 
 
 class _View:
-    def __init__(self, words: Words, plan: RunPlan, here: Path) -> None:
+    def __init__(self, words: Translator, plan: RunPlan, here: Path) -> None:
         self._words = words
         self._plan = plan
         self._here = here

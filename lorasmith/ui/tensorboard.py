@@ -22,8 +22,8 @@ from typing import IO, TYPE_CHECKING, Any
 from lorasmith.errors import ConfigError, ExitCode, InputError
 from lorasmith.runs.process_files import STOP_SIGNALS, monotonic
 from lorasmith.ui.switches import parse_switches, switches_help
+from lorasmith.ui.translator import Translator
 from lorasmith.ui.which_run import how_to_make_some, output_named, run_named, train_command
-from lorasmith.ui.words import Words
 
 if TYPE_CHECKING:
     import subprocess
@@ -43,7 +43,7 @@ REASON_CHARACTERS = 300
 Wait = Callable[[float], None]
 
 
-def tensorboard(arguments: list[str], words: Words, command: str, *, wait: Wait = time.sleep) -> int:
+def tensorboard(arguments: list[str], words: Translator, command: str, *, wait: Wait = time.sleep) -> int:
     """Shows the curves until Ctrl+C; the exit status.
 
     Raises:
@@ -78,7 +78,7 @@ def has_screen(environment: Mapping[str, str]) -> bool:
     return sys.platform in ("win32", "darwin") or any(environment.get(name) for name in names)
 
 
-def _serve(folder: Path, port: int, words: Words, *, opens_browser: bool, wait: Wait) -> None:
+def _serve(folder: Path, port: int, words: Translator, *, opens_browser: bool, wait: Wait) -> None:
     """From the start of the process to a stop signal, after which it is gone."""
     with tempfile.TemporaryFile() as told, _stop_signals() as stops:
         process = _start(folder, port, told)
