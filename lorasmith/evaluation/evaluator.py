@@ -30,8 +30,9 @@ from lorasmith.evaluation.metrics import NOT_FINITE, OUT_OF_MEMORY, PictureMetri
 from lorasmith.evaluation.samples import Sample, generate
 from lorasmith.evaluation.validation import validation_losses
 from lorasmith.faults import fault_point
+from lorasmith.runs.durable import write_atomically
 from lorasmith.runs.events import Evaluated, Event, RunStarted, Warned
-from lorasmith.runs.layout import RunFolder, free_name, write_atomically
+from lorasmith.runs.layout import RunFolder, free_name
 from lorasmith.runs.process_files import monotonic
 
 MODEL_FAILED, NOT_WRITTEN = "base_model_failed", "samples_not_written"

@@ -12,8 +12,8 @@ from lorasmith.faults import fault_point
 from lorasmith.messages import FALLBACK
 from lorasmith.reports.curves import Curves, Point, curves_of
 from lorasmith.reports.measures import PICTURE_MEASURES, reason_of, value_of, why_not
+from lorasmith.runs.durable import map_disk_full, write_atomically
 from lorasmith.runs.events import Evaluated
-from lorasmith.runs.layout import map_disk_full, write_atomically
 from lorasmith.runs.ledger import read_events
 
 COLUMNS = (

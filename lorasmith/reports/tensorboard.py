@@ -26,8 +26,9 @@ from lorasmith.faults import fault_point
 from lorasmith.messages import FALLBACK
 from lorasmith.reports.curves import Curves, Point, curves_of
 from lorasmith.reports.measures import MEASURES, reason_of, value_of, why_not
+from lorasmith.runs.durable import map_disk_full
 from lorasmith.runs.events import Evaluated
-from lorasmith.runs.layout import RunFolder, map_disk_full
+from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.ledger import read_events
 
 PATTERN = "events.out.tfevents.*"
