@@ -142,7 +142,7 @@ def continued_run(run: RunFolder, values: Values, request: Request, *, from_stat
         raise ConfigError("init_from_with_continue")
     if config.dataset.hold_out != before.dataset.hold_out:
         raise ConfigError("hold_out_fixed", before=before.dataset.hold_out)
-    weights = base_weights(config, here)
+    weights = base_weights(config)
     check_clip_skip(weights, config.model.clip_skip)
     if weights.layout != "pickle" and weights.family != before.model.family:
         raise ModelError("base_model_other_family", found=weights.family, expected=before.model.family)

@@ -65,7 +65,7 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, sta
     keep_freed_memory()
     config = load_run_toml(run.staging / run.config.name)
     device = choose_device(config.machine.device, threads=config.machine.threads)
-    family = load_family(base_weights(config, Path()))
+    family = load_family(base_weights(config))
     before = None if resume is None else load_run_toml(run.config)
     precision = say_device(config.model.precision, device, family, startup, kept=_kept(config, before))
     differing = checked_bits(device, precision, startup)
