@@ -21,7 +21,7 @@ from lorasmith.engine.lr_schedules import lr_factor_at
 from lorasmith.errors import ConfigError, ExitCode, ModelError, NoStateError, ResumeError
 from lorasmith.families.locate import expanded, is_there
 from lorasmith.families.lora_files import LoraShape
-from lorasmith.families.recognize import check_clip_skip
+from lorasmith.families.weights import check_clip_skip
 from lorasmith.inputs import base_weights, check_init_from, check_names, notices, scan_for, steps_of_epochs
 from lorasmith.runs.events import AdapterExported, BestChosen, CheckpointSaved, RunStarted, RunStopped
 from lorasmith.runs.layout import RunFolder, run_at

@@ -6,26 +6,26 @@ import pytest
 import torch
 
 from lorasmith.errors import ModelError
-from lorasmith.families import text_encoders
-from lorasmith.families.configs import sd15_config
+from lorasmith.families import clip
+from lorasmith.families.sd15.layout import usual_config
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return text_encoders.clip_tokenizer(None, source=Path("here"))
+    return clip.clip_tokenizer(None, source=Path("here"))
 
 
 def test_golden_tokens(tokenizer) -> None:
-    (ids,) = text_encoders.clip_input_ids(tokenizer, ["a photo of a cat"]).tolist()
+    (ids,) = clip.clip_input_ids(tokenizer, ["a photo of a cat"]).tolist()
     assert ids[:7] == [49406, 320, 1125, 539, 320, 2368, 49407]
     assert ids[7:] == [49407] * 70
 
 
 def test_captions_are_folded_and_cut(tokenizer) -> None:
-    ids = text_encoders.clip_input_ids(tokenizer, ["A  PHOTO\nof a cat", "cat " * 200, "", "一隻貓 🐈"])
+    ids = clip.clip_input_ids(tokenizer, ["A  PHOTO\nof a cat", "cat " * 200, "", "一隻貓 🐈"])
     assert ids.shape == (4, 77)
     assert ids.dtype == torch.int64
-    assert ids[0].tolist() == text_encoders.clip_input_ids(tokenizer, ["a photo of a cat"])[0].tolist()
+    assert ids[0].tolist() == clip.clip_input_ids(tokenizer, ["a photo of a cat"])[0].tolist()
     assert ids[1].tolist() == [49406, *[2368] * 75, 49407]
     assert ids[2].tolist() == [49406, *[49407] * 76]
     assert 3 < ids[3].tolist().index(49407) < 30
@@ -45,21 +45,21 @@ def test_captions_are_folded_and_cut(tokenizer) -> None:
     ],
 )
 def test_the_first_tag_that_is_not_seen(tokenizer, caption: str, tag: str) -> None:
-    assert text_encoders.first_unseen_tag(lambda: tokenizer, caption) == tag
+    assert clip.first_unseen_tag(lambda: tokenizer, caption) == tag
 
 
 def test_a_sentence_without_spaces_is_cut_where_it_ends(tokenizer) -> None:
     caption = "\u8c93" * 20 + "\u72d7" * 100
-    assert text_encoders.first_unseen_tag(lambda: tokenizer, caption).startswith("\u72d7")
+    assert clip.first_unseen_tag(lambda: tokenizer, caption).startswith("\u72d7")
 
 
 def test_a_short_caption_needs_no_tokenizer() -> None:
-    assert text_encoders.first_unseen_tag(lambda: pytest.fail("loaded"), "a" * 75) == ""
+    assert clip.first_unseen_tag(lambda: pytest.fail("loaded"), "a" * 75) == ""
 
 
 def test_no_file_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    text_encoders.clip_tokenizer(None, source=Path("here"))
+    clip.clip_tokenizer(None, source=Path("here"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -77,14 +77,14 @@ def test_no_file_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 )
 def test_files_that_are_no_tokenizer(files: dict[str, str]) -> None:
     with pytest.raises(ModelError, match="model_tokenizer") as caught:
-        text_encoders.clip_tokenizer(files, source=Path("model.safetensors"))
+        clip.clip_tokenizer(files, source=Path("model.safetensors"))
     assert caught.value.fields == {"path": "model.safetensors"}
 
 
 @pytest.fixture(scope="module")
 def encoder():
-    config = sd15_config("text_encoder") | {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 1}
-    built = text_encoders.clip_text_builder()(config | {"num_hidden_layers": 3, "vocab_size": 100})
+    config = usual_config("text_encoder") | {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 1}
+    built = clip.clip_text_builder()(config | {"num_hidden_layers": 3, "vocab_size": 100})
     generator = torch.Generator().manual_seed(0)
     filled = {name: torch.randn(one.shape, generator=generator) * 0.1 for name, one in built.state_dict().items()}
     built.load_state_dict(filled, assign=True)
@@ -94,14 +94,14 @@ def encoder():
 @torch.no_grad()
 def test_clip_skip_counts_from_the_last_layer(encoder) -> None:
     ids = torch.arange(77)[None]
-    last = text_encoders.clip_hidden_states(encoder, ids, clip_skip=1)
+    last = clip.clip_hidden_states(encoder, ids, clip_skip=1)
     assert torch.equal(last, encoder(input_ids=ids).last_hidden_state)
-    second = text_encoders.clip_hidden_states(encoder, ids, clip_skip=2)
+    second = clip.clip_hidden_states(encoder, ids, clip_skip=2)
     assert not torch.equal(second, last)
     stack = encoder.text_model if hasattr(encoder, "text_model") else encoder
     del stack.encoder.layers[2]
     try:
-        assert torch.equal(text_encoders.clip_hidden_states(encoder, ids, clip_skip=1), second)
+        assert torch.equal(clip.clip_hidden_states(encoder, ids, clip_skip=1), second)
     finally:
         stack.encoder.layers.append(torch.nn.Identity())
 
@@ -110,7 +110,7 @@ def test_names_do_not_depend_on_the_installed_library() -> None:
     layer = "text_model.encoder.layers.0.self_attn.q_proj"
     flat, nested = torch.nn.Module(), torch.nn.Module()
     nested.text_model = torch.nn.Module()
-    assert text_encoders.installed_name(flat, layer) == "encoder.layers.0.self_attn.q_proj"
-    assert text_encoders.installed_name(nested, layer) == layer
+    assert clip.installed_name(flat, layer) == "encoder.layers.0.self_attn.q_proj"
+    assert clip.installed_name(nested, layer) == layer
     for encoder in (flat, nested):
-        assert text_encoders.published_name(text_encoders.installed_name(encoder, layer)) == layer
+        assert clip.published_name(clip.installed_name(encoder, layer)) == layer

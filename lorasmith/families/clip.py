@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from lorasmith.errors import ModelError
-from lorasmith.families.configs import clip_tokenizer_files, sd15_config
+from lorasmith.families.clip_bpe import clip_tokenizer_files, tokenizer_config
 from lorasmith.libraries import importing_library
 
 MAX_TOKENS = 77
@@ -38,9 +38,7 @@ def clip_tokenizer(files: Mapping[str, str] | None, *, source: Path) -> Any:
     Raises:
         ModelError: `model_tokenizer`, the files are no CLIP vocabulary.
     """
-    texts = {"tokenizer_config.json": json.dumps(sd15_config("tokenizer"))} | dict(
-        clip_tokenizer_files() if files is None else files
-    )
+    texts = {"tokenizer_config.json": tokenizer_config()} | dict(clip_tokenizer_files() if files is None else files)
     # every version of transformers reads a folder; what its constructor takes differs from one to the next
     with TemporaryDirectory(prefix="lorasmith-") as folder:
         for name, text in texts.items():

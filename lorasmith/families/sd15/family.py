@@ -19,9 +19,7 @@ from lorasmith.diffusion.sampling import ddim
 from lorasmith.errors import ModelError
 from lorasmith.exporting import kohya
 from lorasmith.families.base import Encoders, FamilyTraits
-from lorasmith.families.recognize import BaseWeights, check_clip_skip, component_sha256
-from lorasmith.families.stored_tensors import read_component
-from lorasmith.families.text_encoders import (
+from lorasmith.families.clip import (
     CAPTION_TOKENS,
     clip_hidden_states,
     clip_input_ids,
@@ -32,7 +30,9 @@ from lorasmith.families.text_encoders import (
     installed_name,
     published_name,
 )
-from lorasmith.libraries import importing_library, is_memory_error
+from lorasmith.families.identity import component_sha256
+from lorasmith.families.loading import Build, load_component, on_meta_device
+from lorasmith.families.weights import BaseWeights, TextSettings, check_clip_skip
 from lorasmith.targets import TargetModule
 
 if TYPE_CHECKING:
@@ -57,8 +57,10 @@ class StableDiffusion15:
         implementation="diffusers",
     )
 
-    def __init__(self, weights: BaseWeights) -> None:
+    def __init__(self, weights: BaseWeights, text: TextSettings) -> None:
+        check_clip_skip(weights, text.clip_skip)
         self.weights = weights
+        self.text = text
 
     @cached_property
     def schedule(self) -> DdpmSchedule:
@@ -69,8 +71,8 @@ class StableDiffusion15:
             beta_end=config.get("beta_end", 0.02),
             num_train_timesteps=config.get("num_train_timesteps", 1000),
             beta_schedule=config.get("beta_schedule", "linear"),
-            prediction=self.weights.prediction,
-            zero_terminal_snr=self.weights.zero_terminal_snr,
+            prediction=self.weights.noise.prediction,
+            zero_terminal_snr=self.weights.noise.zero_terminal_snr,
         )
 
     # -- loading -----------------------------------------------------------------------------------
@@ -94,40 +96,15 @@ class StableDiffusion15:
         return models
 
     def _load(self, component: str, precision: torch.dtype, where: torch.device) -> nn.Module:
-        with importing_library():
-            build = _builder(component)
-        try:
-            module = build(self.weights.configs[component])
-        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
-            if is_memory_error(error):
-                raise
-            settings = f"{component}/config.json"  # no model can be built from them
-            raise ModelError("model_damaged", path=str(self.weights.path), where=settings) from error
-        tensors = read_component(self.weights, component, precision)
-        if component == "text_encoder":
-            tensors = {installed_name(module, name): tensor for name, tensor in tensors.items()}
-        self._fill(module, component, tensors)
-        return module.requires_grad_(False).eval().to(where)
-
-    def _fill(self, module: nn.Module, component: str, tensors: dict[str, Tensor]) -> None:
-        """Puts the tensors where the module has none yet. Every one must be there, and in the UNet no other."""
-        expected = module.state_dict()
-        wrong = [name for name in expected if name not in tensors]
-        if component == "unet":
-            wrong += [name for name in tensors if name not in expected]
-        chosen = {}
-        for name in expected.keys() & tensors.keys():
-            tensor, shape = tensors[name], expected[name].shape
-            if tensor.ndim == 4 and len(shape) == 2:  # single files keep the VAE's attention as 1x1 convolutions
-                tensor = tensor.flatten(1)
-            if tensor.shape != shape:
-                wrong.append(name)
-            chosen[name] = tensor
-        if wrong:
-            raise ModelError(
-                "model_layers", path=str(self.weights.path), component=component, count=len(wrong), first=min(wrong)
-            )
-        module.load_state_dict(chosen, strict=True, assign=True)
+        return load_component(
+            self.weights,
+            component,
+            _BUILDERS[component],
+            dtype=precision,
+            device=where,
+            allows_extra=component != "unet",
+            installed_name=installed_name if component == "text_encoder" else lambda _, name: name,
+        )
 
     @cached_property
     def _tokenizer(self) -> Any:
@@ -242,7 +219,7 @@ class StableDiffusion15:
     def pipeline(self, models: Mapping[str, nn.Module], encoders: Encoders) -> DiffusionPipeline:
         from diffusers import DDIMScheduler, StableDiffusionPipeline
 
-        settings = {"timestep_spacing": "trailing"} if self.weights.zero_terminal_snr else {}
+        settings = {"timestep_spacing": "trailing"} if self.weights.noise.zero_terminal_snr else {}
         scheduler = DDIMScheduler.from_config({**self.weights.configs["scheduler"], **settings})
         pipeline: Any = StableDiffusionPipeline(
             vae=encoders.modules["vae"],
@@ -257,19 +234,16 @@ class StableDiffusion15:
         return pipeline
 
 
-def _builder(component: str) -> Callable[[Mapping[str, Any]], nn.Module]:
-    """Imports the library; what makes its module from a config, without weights, on the meta device: nothing is
-    initialised only to be thrown away."""
-    if component == "text_encoder":
-        return clip_text_builder()
-    kind: Any
-    if component == "unet":
-        from diffusers import UNet2DConditionModel as kind
-    else:
-        from diffusers import AutoencoderKL as kind
+def _unet_builder() -> Build:
+    from diffusers import UNet2DConditionModel
 
-    def build(config: Mapping[str, Any]) -> nn.Module:
-        with torch.device("meta"):
-            return kind.from_config(dict(config))
+    return on_meta_device(UNet2DConditionModel)
 
-    return build
+
+def _vae_builder() -> Build:
+    from diffusers import AutoencoderKL
+
+    return on_meta_device(AutoencoderKL)
+
+
+_BUILDERS = {"unet": _unet_builder, "vae": _vae_builder, "text_encoder": clip_text_builder}

@@ -1,4 +1,4 @@
-"""The names Stable Diffusion 1.x gives its tensors, and what their shapes tell about the model. Reads no file.
+"""The names that Stable Diffusion 1.x gives its tensors, and the configs that follow from their shapes.
 
 A checkpoint has one of two layouts: a diffusers folder, or the original single file (latent-diffusion, "LDM"). The
 names used here ("canonical") are those of published diffusers folders.
@@ -6,22 +6,30 @@ names used here ("canonical") are those of published diffusers folders.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
-from lorasmith.families.configs import sd15_config
-
-COMPONENTS = ("unet", "vae", "text_encoder")
+from lorasmith.families.foreign_files import UNET_PREFIX
+from lorasmith.families.weights import ComponentNames
 
 LDM_PREFIXES = {
-    "unet": "model.diffusion_model.",
+    "unet": UNET_PREFIX,
     "vae": "first_stage_model.",
     "text_encoder": "cond_stage_model.transformer.",
 }
 """What the names of each component begin with in a single file."""
 
 Shape = tuple[int, ...]
+_CONFIGS = Path(__file__).parent / "configs"
+
+
+def usual_config(component: str) -> dict[str, Any]:
+    """The published config of "unet", "vae", "text_encoder" or "scheduler": a new copy."""
+    content: dict[str, Any] = json.loads((_CONFIGS / f"{component}.json").read_text(encoding="utf-8"))
+    return content
 
 
 def from_ldm(component: str, names: Iterable[str]) -> dict[str, str]:
@@ -49,6 +57,20 @@ def from_diffusers(component: str, names: Iterable[str]) -> dict[str, str]:
         found.pop("", None)
         return found
     return {name: name for name in names}
+
+
+NAMES = ComponentNames(
+    weight_stems={"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"},
+    config_files={
+        "unet": "unet/config.json",
+        "vae": "vae/config.json",
+        "text_encoder": "text_encoder/config.json",
+        "scheduler": "scheduler/scheduler_config.json",
+    },
+    tokenizers={"text_encoder": "tokenizer"},
+    from_single_file=from_ldm,
+    from_folder=from_diffusers,
+)
 
 
 # -- names -----------------------------------------------------------------------------------------
@@ -189,14 +211,14 @@ def _unet_config(shapes: Mapping[str, Shape]) -> dict[str, Any]:
     levels = _count(shapes, "down_blocks")
     widths = [shapes[f"down_blocks.{level}.resnets.0.conv1.weight"][0] for level in range(levels)]
     attends = [f"down_blocks.{level}.attentions.0.proj_in.weight" in shapes for level in range(levels)]
-    config = sd15_config("unet")
+    config = usual_config("unet")
     if any(width % config["norm_num_groups"] for width in widths):
         raise UnusualShapesError
     contexts = {shape[1] for name, shape in shapes.items() if name.endswith("attn2.to_k.weight")}
     if len(contexts) != 1:
         raise UnusualShapesError
-    down = ["CrossAttnDownBlock2D" if one else "DownBlock2D" for one in attends]
-    up = ["CrossAttnUpBlock2D" if one else "UpBlock2D" for one in reversed(attends)]
+    down = ["CrossAttnDownBlock2D" if attended else "DownBlock2D" for attended in attends]
+    up = ["CrossAttnUpBlock2D" if attended else "UpBlock2D" for attended in reversed(attends)]
     return config | {
         "in_channels": shapes["conv_in.weight"][1],
         "out_channels": shapes["conv_out.weight"][0],
@@ -211,7 +233,7 @@ def _unet_config(shapes: Mapping[str, Shape]) -> dict[str, Any]:
 def _vae_config(shapes: Mapping[str, Shape]) -> dict[str, Any]:
     levels = _count(shapes, "encoder.down_blocks")
     widths = [shapes[f"encoder.down_blocks.{level}.resnets.0.conv1.weight"][0] for level in range(levels)]
-    config = sd15_config("vae")
+    config = usual_config("vae")
     if any(width % config["norm_num_groups"] for width in widths):
         raise UnusualShapesError
     return config | {
@@ -227,7 +249,7 @@ def _text_config(shapes: Mapping[str, Shape]) -> dict[str, Any]:
     tokens, width = shapes["text_model.embeddings.token_embedding.weight"]
     if width % 64:
         raise UnusualShapesError
-    return sd15_config("text_encoder") | {
+    return usual_config("text_encoder") | {
         "vocab_size": tokens,
         "hidden_size": width,
         "projection_dim": width,

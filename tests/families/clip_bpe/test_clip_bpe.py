@@ -1,12 +1,11 @@
-"""The small files that the package carries."""
+"""CLIP's vocabulary as the package carries it."""
 
 import json
 import subprocess
 import sys
 
-import pytest
-
-from lorasmith.families.configs import CLIP_TOKENS, clip_tokenizer_files, clip_vocabulary, sd15_config
+from lorasmith.families import clip_bpe
+from lorasmith.families.clip_bpe import CLIP_TOKENS, clip_tokenizer_files, clip_vocabulary
 
 
 def test_the_vocabulary_is_clips() -> None:
@@ -32,22 +31,14 @@ def test_the_files_of_a_tokenizer_hold_the_same() -> None:
     assert files["merges.txt"].splitlines()[1:] == [" ".join(pair) for pair in merges]
 
 
-@pytest.mark.parametrize("component", ["unet", "vae", "text_encoder", "scheduler", "tokenizer"])
-def test_a_config_is_ones_own_copy(component: str) -> None:
-    sd15_config(component)["changed"] = True
-    assert "changed" not in sd15_config(component)
-
-
 def test_the_licence_of_the_merges_lies_beside_them() -> None:
-    from lorasmith.families import configs
-
-    folder = configs._HERE / "clip_bpe"
-    assert "Permission is hereby granted, free of charge" in (folder / "LICENSE").read_text()
+    assert "Permission is hereby granted, free of charge" in (clip_bpe._HERE / "LICENSE").read_text()
 
 
 def test_it_needs_the_standard_library_only() -> None:
     code = (
-        "import sys, lorasmith.families.configs as c; c.clip_vocabulary(); print({'torch', 'numpy'} & set(sys.modules))"
+        "import sys, lorasmith.families.clip_bpe as clip; clip.clip_vocabulary()\n"
+        "print({'torch', 'numpy'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -1,5 +1,6 @@
-"""What is said beside a checkpoint, and files there that are trouble."""
+"""Where a checkpoint names its prediction, and `.yaml` files beside it that are trouble."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -7,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from lorasmith.errors import ModelError
-from lorasmith.families.recognize import BaseWeights, recognize
-from lorasmith.families.yaml_beside import MAX_YAML_BYTES, prediction_beside
+from lorasmith.families.noise_settings import MAX_YAML_BYTES, prediction_beside
+from lorasmith.families.recognize import recognize
+from lorasmith.families.weights import BaseWeights
+from tests.families.tiny import edited
 
 # The beginning of the file that Stable Diffusion 2's authors published, as SD 1.x models for v-prediction carry it.
 PUBLISHED = """model:
@@ -72,7 +75,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
 
 
 def summary(weights: BaseWeights) -> tuple[str, bool, str]:
-    return weights.prediction, weights.zero_terminal_snr, weights.prediction_source
+    return weights.noise.prediction, weights.noise.zero_terminal_snr, weights.noise.source
 
 
 def test_the_prediction_that_is_asked_for_counts_before_all_others(narrow, miniature, tmp_path: Path) -> None:
@@ -92,3 +95,40 @@ def test_the_yaml_beside_a_single_file_names_the_prediction(narrow, tmp_path: Pa
         False,
         "yaml",
     )
+
+
+def scheduled(folder: Path, out: Path, **changes: object) -> Path:
+    copy = shutil.copytree(folder, out)
+    file = copy / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    return copy
+
+
+def test_prediction_of_a_folder(miniature, tmp_path: Path) -> None:
+    changed = scheduled(miniature.folder, tmp_path / "v", prediction_type="v_prediction", rescale_betas_zero_snr=True)
+    assert summary(recognize(changed)) == ("v_prediction", True, "scheduler_config")
+
+
+@pytest.mark.parametrize(
+    ("keys", "metadata", "expected"),
+    [
+        ([], {}, ("epsilon", False, "default")),
+        (["v_pred"], {}, ("v_prediction", False, "header_key")),
+        (["v_pred", "ztsnr"], {}, ("v_prediction", True, "header_key")),
+        (["ztsnr"], {"modelspec.prediction_type": "v"}, ("v_prediction", True, "modelspec")),
+        ([], {"modelspec.prediction_type": "v"}, ("v_prediction", False, "modelspec")),
+        ([], {"modelspec.prediction_type": "v_prediction"}, ("v_prediction", False, "modelspec")),
+        ([], {"modelspec.prediction_type": "epsilon"}, ("epsilon", False, "modelspec")),
+        (["v_pred"], {"modelspec.prediction_type": "epsilon"}, ("v_prediction", False, "header_key")),
+    ],
+)
+def test_prediction_of_a_single_file(
+    narrow, tmp_path: Path, keys: list[str], metadata: dict[str, str], expected: tuple[str, bool, str]
+) -> None:
+    def mark(shapes: dict[str, tuple[int, ...]], into: dict[str, str]) -> None:
+        shapes.update(dict.fromkeys(keys, (0,)))
+        into.update(metadata)
+
+    weights = recognize(edited(narrow.single, tmp_path / "x.safetensors", mark))
+    assert summary(weights) == expected
+    assert weights.configs["scheduler"]["prediction_type"] == expected[0]

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from lorasmith.demo import layouts
-from lorasmith.families import sd15_layout
-from lorasmith.families.configs import sd15_config
+from lorasmith.families.sd15.layout import NAMES, from_diffusers, from_ldm, usual_config
 
 
 def original_names(component: str, config: dict[str, Any]) -> list[str]:
@@ -43,11 +42,11 @@ UNETS = [
 def test_unet_names_are_the_librarys(changes: dict[str, Any]) -> None:
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
-    config = sd15_config("unet") | changes
+    config = usual_config("unet") | changes
     names = original_names("unet", config)
     stored = {name: torch.tensor(number) for number, name in enumerate(names)}
     converted = convert_ldm_unet_checkpoint(dict(stored), config)
-    ours = {ours: stored[theirs] for ours, theirs in sd15_layout.from_ldm("unet", names).items()}
+    ours = {ours: stored[theirs] for ours, theirs in from_ldm("unet", names).items()}
     assert ours == converted
     assert len(ours) == len(names) > 100
 
@@ -55,11 +54,11 @@ def test_unet_names_are_the_librarys(changes: dict[str, Any]) -> None:
 def test_vae_names_are_the_librarys() -> None:
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
-    config = sd15_config("vae")
+    config = usual_config("vae")
     names = original_names("vae", config)
     stored = {name: torch.full((1, 1, 1, 1), float(number)) for number, name in enumerate(names)}
     converted = convert_ldm_vae_checkpoint(dict(stored), config)
-    ours = {ours: stored[theirs].item() for ours, theirs in sd15_layout.from_ldm("vae", names).items()}
+    ours = {ours: stored[theirs].item() for ours, theirs in from_ldm("vae", names).items()}
     assert ours == {name: tensor.flatten()[0].item() for name, tensor in converted.items()}
     assert len(ours) == len(names) > 100
 
@@ -68,7 +67,7 @@ def test_vae_names_are_the_librarys() -> None:
 def test_text_names_with_and_without_text_model(prefix: str) -> None:
     inner = ["embeddings.token_embedding.weight", "encoder.layers.0.mlp.fc1.bias", "final_layer_norm.weight"]
     stored = [f"cond_stage_model.transformer.{prefix}{name}" for name in [*inner, "embeddings.position_ids"]]
-    found = sd15_layout.from_ldm("text_encoder", stored)
+    found = from_ldm("text_encoder", stored)
     assert list(found) == ["text_model." + name for name in inner]
     assert list(found.values()) == stored[:3]
 
@@ -76,14 +75,14 @@ def test_text_names_with_and_without_text_model(prefix: str) -> None:
 def test_what_no_layer_holds_is_left_out() -> None:
     names = ["model_ema.diffusion_modelinput_blocks00weight", "model_ema.decay", "alphas_cumprod", "v_pred"]
     names += ["first_stage_model.loss.logvar", "cond_stage_model.transformer.text_projection.weight"]
-    for component in sd15_layout.COMPONENTS:
-        assert sd15_layout.from_ldm(component, names) == {}
+    for component in NAMES.components:
+        assert from_ldm(component, names) == {}
 
 
 def test_old_names_of_the_vaes_attention() -> None:
     stem = "encoder.mid_block.attentions.0"
     old = [f"{stem}.{part}.weight" for part in ("group_norm", "query", "key", "value", "proj_attn")]
-    found = sd15_layout.from_diffusers("vae", [*old, "encoder.conv_in.weight"])
+    found = from_diffusers("vae", [*old, "encoder.conv_in.weight"])
     new = [f"{stem}.{part}.weight" for part in ("group_norm", "to_q", "to_k", "to_v", "to_out.0")]
     assert found == dict(zip([*new, "encoder.conv_in.weight"], [*old, "encoder.conv_in.weight"], strict=True))
 
@@ -100,7 +99,7 @@ def test_old_names_of_the_vaes_attention() -> None:
 )
 def test_all_names_of_the_vaes_attention_in_a_single_file(stem: str, parts: tuple[str, ...]) -> None:
     stored = [f"first_stage_model.encoder.{stem}.{part}.weight" for part in parts]
-    found = sd15_layout.from_ldm("vae", stored)
+    found = from_ldm("vae", stored)
     new = [f"encoder.mid_block.attentions.0.{one}.weight" for one in ("group_norm", "to_q", "to_k", "to_v", "to_out.0")]
     assert found == dict(zip(new, stored, strict=True))
 
@@ -108,4 +107,10 @@ def test_all_names_of_the_vaes_attention_in_a_single_file(stem: str, parts: tupl
 def test_a_foreign_name_stays_foreign() -> None:
     """So that loading sees it as left over."""
     names = ["model.diffusion_model.controls.0.weight"]
-    assert sd15_layout.from_ldm("unet", names) == {"controls.0.weight": names[0]}
+    assert from_ldm("unet", names) == {"controls.0.weight": names[0]}
+
+
+@pytest.mark.parametrize("component", ["unet", "vae", "text_encoder", "scheduler"])
+def test_a_config_is_a_copy_of_its_own(component: str) -> None:
+    usual_config(component)["changed"] = True
+    assert "changed" not in usual_config(component)

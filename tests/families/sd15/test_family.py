@@ -16,10 +16,10 @@ from lorasmith.demo.miniature import make_model, to_single_file
 from lorasmith.diffusion.noise_schedules import Draw
 from lorasmith.errors import ModelError
 from lorasmith.families import load_family
-from lorasmith.families.configs import sd15_config
+from lorasmith.families.clip import clip_text_builder
 from lorasmith.families.recognize import recognize
-from lorasmith.families.sd15 import StableDiffusion15
-from lorasmith.families.text_encoders import clip_text_builder
+from lorasmith.families.sd15.family import StableDiffusion15
+from lorasmith.families.sd15.layout import usual_config
 
 CPU = torch.device("cpu")
 
@@ -232,8 +232,8 @@ def real() -> dict[str, nn.Module]:
     from diffusers import UNet2DConditionModel
 
     with torch.device("meta"):
-        denoiser = UNet2DConditionModel.from_config(sd15_config("unet"))
-    return {"denoiser": denoiser, "text_encoder": clip_text_builder()(sd15_config("text_encoder"))}
+        denoiser = UNet2DConditionModel.from_config(usual_config("unet"))
+    return {"denoiser": denoiser, "text_encoder": clip_text_builder()(usual_config("text_encoder"))}
 
 
 def webui_names_sha256(names: list[str]) -> str:
@@ -303,7 +303,7 @@ def test_the_schedule_follows_the_model(tmp_path: Path, prediction: str, zero: b
             path = make_model(tmp_path / "narrow", size="narrow", prediction=prediction, zero_terminal_snr=zero)
         path = to_single_file(path, tmp_path / f"model{suffix}", with_configs=layout == "single")
     family = family_of(path)
-    assert (family.weights.prediction, family.weights.zero_terminal_snr) == (prediction, zero)
+    assert (family.weights.noise.prediction, family.weights.noise.zero_terminal_snr) == (prediction, zero)
     theirs = DDIMScheduler.from_config(family.weights.configs["scheduler"])
     assert torch.allclose(family.schedule.alphas_cumprod, theirs.alphas_cumprod, atol=2e-6)
     assert (family.schedule.alphas_cumprod[-1].item() < 1e-12) == zero
