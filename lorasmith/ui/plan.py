@@ -46,11 +46,8 @@ def plan(arguments: list[str], words: Translator, command: str) -> int:
         TrainerError: the run would be refused for it.
     """
     asked = _parsed(arguments)
-    if asked.line.wants == "help":
-        print("\n".join(_help(words, command)))
-        return int(ExitCode.FINISHED)
-    if asked.line.wants == "version":
-        print(f"lorasmith {__version__}")
+    if asked.line.wants:
+        print(f"lorasmith {__version__}" if asked.line.wants == "version" else "\n".join(_help(words, command)))
         return int(ExitCode.FINISHED)
     config = load_flat_toml(asked.line.config) if asked.line.config is not None else {}
     words = words_of(config, asked.line, words)
