@@ -9,6 +9,7 @@ from typing import Any
 
 from lorasmith.errors import ExitCode
 from lorasmith.reading.evaluations import METRICS, value_of
+from lorasmith.reading.pace import Pace
 from lorasmith.reports.files import ReportFiles
 from lorasmith.reports.speech import measured
 from lorasmith.runs.events import (
@@ -35,7 +36,7 @@ from lorasmith.runtime.policy import MAX_RESTARTS
 from lorasmith.runtime.start import Start
 from lorasmith.ui.commands import typed
 from lorasmith.ui.screens import Screen
-from lorasmith.ui.status import Pace, Progress, speed, status_line
+from lorasmith.ui.status import Progress, speed, status_line
 from lorasmith.ui.words import Words
 
 LAST_LINES = 20  # of what a worker printed that died without a word
