@@ -1,4 +1,4 @@
-"""Where a run stands at this moment: its summary, whether it still runs, its files and its problems.
+"""Where a run stands at this moment: its summary, whether it still runs, its files and what is wrong.
 
 Knows no words and no screen. Nothing is guessed: what is not known is None.
 """
@@ -42,7 +42,7 @@ class Beat:
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class Notice:
     """Something that is wrong: the sentence `error.<code>` or `warning.<code>`."""
 
     kind: Literal["error", "warning"]
@@ -66,7 +66,7 @@ class RunStatus:
     seconds_per_step: float | None
     seconds_left: float | None  # while it runs
     files: RunFiles
-    problems: tuple[Problem, ...]
+    notices: tuple[Notice, ...]
 
     @property
     def is_going_on(self) -> bool:
@@ -123,10 +123,10 @@ def read_status(reader: RunReader, *, now: float) -> RunStatus:
     is_going_on = standing in GOING_ON
     pace = reader.fold.pace.seconds_per_step or None
     files = find_files(run, summary, starts[0] if starts else None)
-    problems = [
-        *_problems_of_ending(standing, ending, beat, summary),
-        *_problems_of_ledger(reader.lines, reader.fold, summary, start, is_going_on=is_going_on),
-        *_problems_of_files(files, standing, start),
+    notices = [
+        *_notices_of_ending(standing, ending, beat, summary),
+        *_notices_of_ledger(reader.lines, reader.fold, summary, start, is_going_on=is_going_on),
+        *_notices_of_files(files, standing, start),
     ]
     return RunStatus(
         run=run,
@@ -141,7 +141,7 @@ def read_status(reader: RunReader, *, now: float) -> RunStatus:
         seconds_per_step=pace if is_going_on else summary.speed.mean_seconds,
         seconds_left=pace * max(0, (summary.stop_at or 0) - summary.done) if pace and standing == "running" else None,
         files=files,
-        problems=tuple(problems),
+        notices=tuple(notices),
     )
 
 
@@ -224,46 +224,46 @@ def _unavailable(summary: RunSummary, *, is_going_on: bool) -> dict[str, str]:
     return found | {metric: summary.unavailable.get(metric, otherwise) for metric in missing}
 
 
-def _problems_of_ending(
+def _notices_of_ending(
     standing: Standing, ending: Ending | None, beat: Beat | None, summary: RunSummary
-) -> Iterator[Problem]:
+) -> Iterator[Notice]:
     if standing == "failed" and ending is not None:
-        yield Problem("error", ending.code, dict(ending.fields))
+        yield Notice("error", ending.code, dict(ending.fields))
     elif standing == "stuck" and beat is not None:
         age, limit = round(beat.age_seconds), round(beat.limit_seconds)
-        yield Problem("error", "run_stuck", {"seconds": age, "limit": limit, "phase": beat.phase})
+        yield Notice("error", "run_stuck", {"seconds": age, "limit": limit, "phase": beat.phase})
     elif standing == "died" and ending is not None and ending.status is not None:
-        yield Problem("error", "worker_died", {"status": ending.status})
+        yield Notice("error", "worker_died", {"status": ending.status})
     elif standing == "died":
-        yield Problem("error", "run_died", {"step": summary.done})
+        yield Notice("error", "run_died", {"step": summary.done})
     elif standing == "orphaned":
-        yield Problem("warning", "run_orphaned", {})
+        yield Notice("warning", "run_orphaned", {})
 
 
-def _problems_of_ledger(
+def _notices_of_ledger(
     lines: Follower, fold: RunFold, summary: RunSummary, start: RunStarted | None, *, is_going_on: bool
-) -> Iterator[Problem]:
+) -> Iterator[Notice]:
     attempt = None if start is None else start.attempt
     warned = [event for event in fold.others if isinstance(event, Warned) and event.attempt == attempt]
     for event in each_once(warned):
-        yield Problem("warning", event.code, dict(event.fields))
+        yield Notice("warning", event.code, dict(event.fields))
     if lines.is_torn and not is_going_on:
-        yield Problem("warning", "ledger_torn", {})
+        yield Notice("warning", "ledger_torn", {})
     if lines.unreadable:
-        yield Problem("warning", "ledger_unreadable", {"count": lines.unreadable})
+        yield Notice("warning", "ledger_unreadable", {"count": lines.unreadable})
     if lines.unknown:
-        yield Problem("warning", "ledger_unknown", {"count": lines.unknown})
+        yield Notice("warning", "ledger_unknown", {"count": lines.unknown})
     count = len(fold.points)
     if missing := summary.done - count if count else 0:
-        yield Problem("warning", "ledger_steps_missing", {"count": missing, "done": summary.done})
+        yield Notice("warning", "ledger_steps_missing", {"count": missing, "done": summary.done})
 
 
-def _problems_of_files(files: RunFiles, standing: Standing, start: RunStarted | None) -> Iterator[Problem]:
+def _notices_of_files(files: RunFiles, standing: Standing, start: RunStarted | None) -> Iterator[Notice]:
     for path in files.damaged_states:
-        yield Problem("warning", "state_unusable", {"path": str(path), "damage": damage_in(path)})
+        yield Notice("warning", "state_unusable", {"path": str(path), "damage": damage_in(path)})
     if start is None or standing in GOING_ON:
         return
     if files.lora is None and standing != "died":
-        yield Problem("warning", "lora_missing", {})
+        yield Notice("warning", "lora_missing", {})
     if not files.states:
-        yield Problem("warning", "states_missing", {})
+        yield Notice("warning", "states_missing", {})

@@ -17,8 +17,8 @@ from lorasmith.errors import ExitCode
 from lorasmith.runs.layout import RunFolder
 from lorasmith.ui.encodings import shows_everything
 from lorasmith.ui.switches import parse_switches, switches_help
+from lorasmith.ui.translator import Translator
 from lorasmith.ui.which_run import how_to_make_some, output_named, run_named, train_command
-from lorasmith.ui.words import Words
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,7 +32,7 @@ PLAIN_SECONDS = 10.0  # between two lines where nothing can be redrawn
 Wait = Callable[[float], None]
 
 
-def logs(arguments: list[str], words: Words, command: str, *, wait: Wait = time.sleep) -> int:
+def logs(arguments: list[str], words: Translator, command: str, *, wait: Wait = time.sleep) -> int:
     """Shows the last run and returns the exit status.
 
     Raises:
@@ -58,7 +58,7 @@ def logs(arguments: list[str], words: Words, command: str, *, wait: Wait = time.
     return int(ExitCode.FINISHED)
 
 
-def _menu(view: _LogView, words: Words, command: str, given: dict[str, str]) -> None:
+def _menu(view: _LogView, words: Translator, command: str, given: dict[str, str]) -> None:
     from lorasmith.ui.logs_menu import menu
     from lorasmith.ui.tensorboard import tensorboard
 
@@ -74,7 +74,9 @@ def can_ask() -> bool:
 class _LogView:
     """The view of a run, shown once or again and again."""
 
-    def __init__(self, run: RunFolder, output: str | None, here: Path, words: Words, command: str, wait: Wait) -> None:
+    def __init__(
+        self, run: RunFolder, output: str | None, here: Path, words: Translator, command: str, wait: Wait
+    ) -> None:
         from lorasmith.reading.reader import RunReader
 
         self._here = here

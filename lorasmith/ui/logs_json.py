@@ -57,7 +57,7 @@ def as_json(status: RunStatus) -> dict[str, Any]:
         "starts": status.starts,
         "restarts": summary.restarts,
         "files": _files(status.files),
-        "findings": [asdict(problem) for problem in status.problems],
+        "findings": [asdict(notice) for notice in status.notices],
     }
 
 

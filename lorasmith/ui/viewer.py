@@ -15,16 +15,16 @@ from rich.table import Table
 from rich.text import Text
 
 from lorasmith.reading.evaluations import VALIDATION, error_of, is_held_out
-from lorasmith.reading.status import Problem, RunStatus
+from lorasmith.reading.status import Notice, RunStatus
 from lorasmith.reports.reasons import why_not
 from lorasmith.ui.chart import chart
 from lorasmith.ui.layout import cells, wrapped
 from lorasmith.ui.status import bar, clock, speed
-from lorasmith.ui.words import Words
+from lorasmith.ui.translator import Translator
 
 MAX_WIDTH = 120
 MIN_CURVE = 44  # cells for a curve beside the table; narrower, it goes below
-MAX_PROBLEMS = 6
+MAX_NOTICES = 6
 GAP = 2
 BAR = 30
 COLUMNS = ("newest", "first", "lowest", "control", "trend")
@@ -46,7 +46,7 @@ CAN_GO_ON = ("stopped", "failed", "died")
 class RunView:
     """The screen of a status; it fits itself to the console that prints it."""
 
-    def __init__(self, words: Words, status: RunStatus, *, train_command: str, here: Path) -> None:
+    def __init__(self, words: Translator, status: RunStatus, *, train_command: str, here: Path) -> None:
         self._words = words
         self._status = status
         self._summary = status.summary
@@ -59,7 +59,7 @@ class RunView:
         parts: list[RenderableType] = [self._headline(width)]
         if self._status.starts:
             parts.append(Text("\n".join(wrapped(self._steps(width, only_ascii), width))))
-        parts += self._problems(width)
+        parts += self._notices(width)
         if self._status.starts:
             parts += ["", *self._losses_and_curve(console, width, only_ascii), *self._notes(width), ""]
             parts.append(self._rest(width))
@@ -96,23 +96,23 @@ class RunView:
             )
         return "  ".join(parts)
 
-    def _problems(self, width: int) -> list[RenderableType]:
-        problems = self._status.problems
+    def _notices(self, width: int) -> list[RenderableType]:
+        notices = self._status.notices
         parts: list[RenderableType] = []
-        for problem in problems[:MAX_PROBLEMS]:
-            style = "red" if problem.kind == "error" else "yellow"
-            lines = [line for sentence in self._sentences(problem) for line in wrapped(sentence, width)]
+        for notice in notices[:MAX_NOTICES]:
+            style = "red" if notice.kind == "error" else "yellow"
+            lines = [line for sentence in self._sentences(notice) for line in wrapped(sentence, width)]
             parts.append(Text("\n".join(lines), style=style))
-        if len(problems) > MAX_PROBLEMS:
-            parts.append(Text(self._words.say("message.more_problems", count=len(problems) - MAX_PROBLEMS)))
+        if len(notices) > MAX_NOTICES:
+            parts.append(Text(self._words.say("message.more_problems", count=len(notices) - MAX_NOTICES)))
         return parts
 
-    def _sentences(self, problem: Problem) -> list[str]:
-        fields = problem.fields
+    def _sentences(self, notice: Notice) -> list[str]:
+        fields = notice.fields
         if "path" in fields:
             fields = {**fields, "path": self._path(Path(fields["path"]))}
-        sentences = self._words.error if problem.kind == "error" else self._words.warning
-        return sentences(problem.code, fields)
+        sentences = self._words.error if notice.kind == "error" else self._words.warning
+        return sentences(notice.code, fields)
 
     # -- the losses --------------------------------------------------------------------------------
 
@@ -290,7 +290,7 @@ class RunView:
         return str(path.relative_to(self._here)) if path.is_relative_to(self._here) else str(path)
 
 
-def progress_line(words: Words, status: RunStatus) -> str:
+def progress_line(words: Translator, status: RunStatus) -> str:
     """The status in one line, for a file or a pipe."""
     summary, newest = status.summary, status.newest
     parts = [words.say("logs.steps", done=summary.done, asked=summary.stop_at)] if status.starts else []

@@ -35,20 +35,20 @@ def seen(run: RunFolder, *, later: float = 0.0) -> RunStatus:
 
 
 def codes(status: RunStatus) -> list[tuple[str, str]]:
-    return [(problem.kind, problem.code) for problem in status.problems]
+    return [(notice.kind, notice.code) for notice in status.notices]
 
 
 def test_nothing_there(tmp_path: Path) -> None:
     for root in (tmp_path / "nowhere", tmp_path):
         status = seen(RunFolder(root))
-        assert (status.standing, status.starts, status.problems, status.is_going_on) == ("none", 0, (), False)
+        assert (status.standing, status.starts, status.notices, status.is_going_on) == ("none", 0, (), False)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_that_went_well(tmp_path: Path) -> None:
     run = finished_run(tmp_path / "lora_output")
     status = seen(run)
-    assert (status.standing, status.problems, status.is_going_on) == ("finished", (), False)
+    assert (status.standing, status.notices, status.is_going_on) == ("finished", (), False)
     assert (status.summary.stop_at, status.summary.done, status.start_done) == (20, 20, 20)
     assert (status.seconds_per_step, status.summary.speed.stepping_seconds, status.seconds_left) == (2.0, 40.0, None)
     assert (status.device, status.summary.restarts) == ("cuda:0 bf16", 0)
@@ -85,7 +85,7 @@ def test_a_run_without_a_sign_of_life(tmp_path: Path) -> None:
         status = seen(run, later=305)
     assert (status.standing, status.is_going_on) == ("stuck", True)
     assert codes(status) == [("error", "run_stuck")]
-    fields = status.problems[0].fields
+    fields = status.notices[0].fields
     assert (fields["seconds"], fields["limit"]) == (305, 300)
 
 
@@ -187,7 +187,7 @@ def test_a_stop_that_was_asked_for_is_nothing_wrong(tmp_path: Path) -> None:
     run = finished_run(tmp_path / "lora_output")
     add(run.ledger, begun(40, attempt=2, resumed_from=20), *stepped(21, 25, attempt=2), ended(25, "asked", attempt=2))
     status = seen(run)
-    assert (status.standing, status.problems) == ("stopped", ())
+    assert (status.standing, status.notices) == ("stopped", ())
     found = status.summary
     assert (found.stop_at, found.done, found.asked_steps, status.start_done, status.resumed_from) == (40, 25, 20, 5, 20)
 
@@ -237,13 +237,13 @@ def test_missing_steps_and_files(tmp_path: Path) -> None:
     run = made_run(tmp_path, [begun(10), *stepped(3, 10), ended(10)])
     (run.root / "state_y.damaged").mkdir()
     status = seen(run)
-    assert [problem.code for problem in status.problems] == [
+    assert [notice.code for notice in status.notices] == [
         "ledger_steps_missing",
         "state_unusable",
         "lora_missing",
         "states_missing",
     ]
-    assert status.problems[0].fields == {"count": 2, "done": 10}
+    assert status.notices[0].fields == {"count": 2, "done": 10}
 
 
 def test_the_losses_as_they_are_and_on_average(tmp_path: Path) -> None:

@@ -7,11 +7,11 @@ from lorasmith.reading.summary import RunSummary, summary_of
 from lorasmith.reports.elements import Markup
 from lorasmith.reports.html_samples import MAX_ROWS, MAX_STEPS, chosen_steps, likeness, samples
 from lorasmith.reports.pictures import Embedder
-from lorasmith.ui.words import Words
+from lorasmith.ui.translator import Translator
 from tests.reading.made_up import evaluated, started, stepped
 from tests.reports.page import parsed
 
-EN = Words("en")
+EN = Translator("en")
 
 
 def test_each_row_goes_from_the_original_to_the_last_step(summary: RunSummary, drawn: tuple[Path, Path]) -> None:

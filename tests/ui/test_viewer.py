@@ -10,11 +10,11 @@ from rich.console import Console
 
 from lorasmith.messages import LANGUAGES, has
 from lorasmith.reading.reader import RunReader
-from lorasmith.reading.status import Problem, RunStatus, Standing, read_status
+from lorasmith.reading.status import Notice, RunStatus, Standing, read_status
 from lorasmith.runs.layout import RunFolder
 from lorasmith.ui.layout import cells
+from lorasmith.ui.translator import Translator
 from lorasmith.ui.viewer import RunView, progress_line
-from lorasmith.ui.words import Words
 from tests.reading.made_runs import begun, ended, evaluated, finished_run, made_run, stepped
 
 
@@ -26,7 +26,7 @@ def drawn(status: RunStatus, *, width: int = 100, language: str = "en", encoding
     out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
     console = Console(file=out, width=width, color_system=None, highlight=False, markup=False, emoji=False)
     here = status.run.root.parent
-    console.print(RunView(Words(language), status, train_command="lorasmith train", here=here))
+    console.print(RunView(Translator(language), status, train_command="lorasmith train", here=here))
     out.flush()
     out.seek(0)
     return out.read()
@@ -78,7 +78,7 @@ def test_every_standing_has_its_sentence(tmp_path: Path, language: str) -> None:
         going_on = replace(status, standing=standing)
         if going_on.is_going_on and standing != "running":
             assert has(language, f"logs.short.{standing}")
-            assert progress_line(Words(language), going_on)
+            assert progress_line(Translator(language), going_on)
     assert len(found) == len(Standing.__args__)  # type: ignore[attr-defined]
 
 
@@ -92,8 +92,8 @@ def test_what_is_wrong_stands_on_top_with_what_to_do(tmp_path: Path) -> None:
 
 def test_more_findings_than_a_screen_takes_are_counted(tmp_path: Path) -> None:
     status = status_of(finished_run(tmp_path / "r"))
-    many = tuple(Problem("warning", "state_unusable", {"path": f"s{number}"}) for number in range(9))
-    text = drawn(replace(status, problems=many))
+    many = tuple(Notice("warning", "state_unusable", {"path": f"s{number}"}) for number in range(9))
+    text = drawn(replace(status, notices=many))
     assert "`s5`" in text and "`s6`" not in text and "and 3 more" in text
 
 
@@ -128,10 +128,10 @@ def test_where_nothing_was_ever_done_it_draws_its_headline_alone(tmp_path: Path)
 def test_a_start_that_has_said_nothing_yet_is_loading(tmp_path: Path) -> None:
     status = replace(status_of(RunFolder(tmp_path / "r")), standing="loading")
     assert drawn(status) == "`r`: a start is loading (loading the model)\n"
-    assert progress_line(Words("en"), status) == "loading"
+    assert progress_line(Translator("en"), status) == "loading"
 
 
 def test_progress_in_a_line(tmp_path: Path) -> None:
     status = status_of(made_run(tmp_path, [begun(10), *stepped(1, 4)]))
-    line = progress_line(Words("en"), replace(status, standing="running", seconds_left=12.0))
+    line = progress_line(Translator("en"), replace(status, standing="running", seconds_left=12.0))
     assert line == "4 of 10 steps  loss 0.9960  average 0.9975  left 0:00:12"
