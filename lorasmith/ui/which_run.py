@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lorasmith.runs.durable import on_windows
-from lorasmith.runs.layout import RunFolder, , run_at
+from lorasmith.runs.layout import RunFolder, run_at
 from lorasmith.ui.translator import FOLDER_SETTINGS, Translator
 
 DEFAULT_OUTPUT = "lora_output"
