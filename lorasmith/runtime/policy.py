@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import statistics
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,6 +33,14 @@ def stall_limit(stall_timeout: float, median_micro_batch: float, *, phase: str, 
     """
     limit = max(stall_timeout, MICRO_BATCHES * median_micro_batch)
     return max(limit, FIRST_TIMES * stall_timeout) if phase in LOADING or not has_stepped else limit
+
+
+def median_micro_batch(step_seconds: Sequence[float], accumulation_steps: int) -> float:
+    """Returns the median seconds of a micro-batch for `stall_limit`, for readers of the ledger, which holds whole steps
+    only. Counts the newest REMEMBERED steps; 0 where there is none.
+    """
+    recent = step_seconds[-REMEMBERED:]
+    return statistics.median(recent) / accumulation_steps if recent else 0.0
 
 
 @dataclass(slots=True)
