@@ -44,7 +44,7 @@ from lorasmith.runs.states import SavedState, find_states
 from lorasmith.runtime import worker
 
 if TYPE_CHECKING:
-    from lorasmith.data.cache import EncodedBy, EncoderCache
+    from lorasmith.data.cache import CacheKeys, EncoderCache
     from lorasmith.families.weights import BaseWeights
 
 MAX_FIRST_STEPS = 2
@@ -89,39 +89,38 @@ def _whole_start(folder: Path) -> WholeStart:
 
     Where nothing is to be encoded the trial gets copies, as the run would not load the encoders then either.
     """
-    from lorasmith.data.cache import TEXT, EncodedBy, EncoderCache, find_missing
+    from lorasmith.data.cache import EncoderCache
     from lorasmith.data.cache_folder import cache_folder
+    from lorasmith.data.encode import Encoded, read_cached
+    from lorasmith.engine.encode import cache_keys
     from lorasmith.evaluation.choose import EMPTY_CAPTION, choose
     from lorasmith.families import load_family
+    from lorasmith.families.weights import TextSettings
     from lorasmith.session.unseen_words import unseen_words
 
     class Untouched(EncoderCache):
         def _set_aside(self, path: Path) -> None:
-            """A damaged file counts as lacking; it is the run that renames it."""
+            """Leaves a damaged file, which counts as missing, to the run."""
 
     config = load_run_toml(folder / PLAN)
-    family = load_family(base_weights(config, Path()))
-    encoded_by = EncodedBy(
-        family.encoder_hashes(), config.model.clip_skip, caches_text=not config.adapter.train_text_encoder
-    )
+    family = load_family(base_weights(config, Path()), TextSettings(clip_skip=config.model.clip_skip))
+    keys = cache_keys(family, trained=family.traits.text_encoders if config.adapter.train_text_encoder else ())
     found = scan_for(config, family.weights, check_pixels=False)
     trained, held_out = split_examples(config, found)
-    examples, captions = list(trained), set[str]()
+    examples, captions = list(trained), []
     if is_evaluated(config):
         examples += choose(trained, held_out, count=config.evaluation.examples, seed=config.seed).all
-        captions = {EMPTY_CAPTION, *config.evaluation.sample_prompts} - {one.caption for one in examples}
+        captions = [EMPTY_CAPTION, *config.evaluation.sample_prompts]
     theirs = Untouched(cache_folder(Path(config.dataset.folder)))
-    missing = find_missing(theirs, examples, encoded_by)
-    texts = [encoded_by.text_key(one) for one in captions] if encoded_by.caches_text else []
-    lacking = [key for key in texts if theirs.load(TEXT, key) is None]
-    if not len(missing) and not lacking:
-        _copy_cached(folder, theirs, encoded_by, family.weights)
+    missing = read_cached(theirs, examples, captions, into=Encoded(keys, keys.dtype))
+    if not len(missing):
+        _copy_cached(folder, theirs, keys, family.weights)
     noticed = tuple(Finding(*one) for one in unseen_words(config, family, found.examples))
-    return WholeStart(len(missing.pictures), len(missing.captions) + len(lacking), noticed)
+    return WholeStart(len(missing.pictures), len(missing.captions), noticed)
 
 
-def _copy_cached(folder: Path, theirs: EncoderCache, encoded_by: EncodedBy, weights: BaseWeights) -> None:
-    from lorasmith.data.cache import LATENTS, TEXT, EncoderCache
+def _copy_cached(folder: Path, theirs: EncoderCache, keys: CacheKeys, weights: BaseWeights) -> None:
+    from lorasmith.data.cache import IMAGES, TEXT, EncoderCache
     from lorasmith.data.cache_folder import cache_folder
     from lorasmith.evaluation.choose import EMPTY_CAPTION
 
@@ -129,11 +128,11 @@ def _copy_cached(folder: Path, theirs: EncoderCache, encoded_by: EncodedBy, weig
     trial = load_run_toml(run.staging / run.config.name)
     ours = EncoderCache(cache_folder(Path(trial.dataset.folder)))
     examples = scan_for(trial, weights, check_pixels=False).examples
-    needed = {(LATENTS, encoded_by.latents_key(one)) for one in examples}
-    if encoded_by.caches_text:
-        needed |= {(TEXT, encoded_by.text_key(one.caption)) for one in examples}
+    needed = {(IMAGES, keys.latents_key(one)) for one in examples}
+    if keys.caches_text:
+        needed |= {(TEXT, keys.text_key(one.caption)) for one in examples}
         if is_evaluated(trial):
-            needed.add((TEXT, encoded_by.text_key(EMPTY_CAPTION)))
+            needed.add((TEXT, keys.text_key(EMPTY_CAPTION)))
     for kind, key in needed:
         ours.path(kind, key).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(theirs.path(kind, key), ours.path(kind, key))
