@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lorasmith.data.files import BadFileError, read_whole
 from lorasmith.data.types import Example
-from lorasmith.runs.layout import write_atomically
+from lorasmith.runs.durable import write_atomically
 
 FORMAT = 1  # goes up with every change to how pixels are cut or tensors stored
 MAX_BYTES = 1 << 30  # of one file: the latents of the largest picture, or a caption's embeddings, take some megabytes

@@ -69,7 +69,7 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, sta
     keep_freed_memory()
     config = load_run_toml(run.staging / run.config.name)
     device = choose_device(config.machine.device, threads=config.machine.threads)
-    family = load_family(base_weights(config, Path()), TextSettings(clip_skip=config.model.clip_skip))
+    family = load_family(base_weights(config), TextSettings(clip_skip=config.model.clip_skip))
     before = None if resume is None else load_run_toml(run.config)
     precision = say_device(config.model.precision, device, family, startup, kept=_kept(config, before))
     differing = checked_bits(device, precision, startup)
@@ -178,15 +178,14 @@ def _encoded(
     examples = [*trained, *(one for one in chosen.all if one not in known)]
     captions = [EMPTY_CAPTION, *config.evaluation.sample_prompts]
     cached, texts = encode(examples, captions)
-    assert config.dataset.resolution is not None, "resolved when the run was made"
-    multiple = family.weights.size_multiple
+    resolution, multiple = config.dataset.resolved_resolution(family.weights.resolution), family.weights.size_multiple
     measured_on = evaluation_set(
         chosen,
         dict(zip(examples, cached, strict=True)),
         texts,
         family.example_inputs,
         settings=config.evaluation,
-        side=max(multiple, config.dataset.resolution // multiple * multiple),
+        side=max(multiple, resolution // multiple * multiple),
         seed=config.seed,
     )
     return cached[: len(trained)], measured_on
@@ -249,11 +248,10 @@ def _adapter(
     config: RunConfig, family: ModelFamily, models: Mapping[str, nn.Module], start: dict[str, Tensor]
 ) -> Adapter:
     """Attached, holding what it starts from; then the frozen layers are made fast."""
-    assert config.adapter.alpha is not None, "resolved when the run was made"
     adapter = adapter_kind(config.adapter.kind).attach(
         family.target_modules(models),
         rank=config.adapter.rank,
-        alpha=config.adapter.alpha,
+        alpha=config.adapter.resolved_alpha,
         dropout=config.adapter.dropout,
         seed=config.seed,
     )
@@ -266,8 +264,8 @@ def _adapter(
 
 
 def _base_lrs(config: RunConfig, adapter: Adapter) -> dict[str, float]:
-    text = config.optimizer.lr if config.optimizer.text_encoder_lr is None else config.optimizer.text_encoder_lr
-    return {name: config.optimizer.lr if name == "denoiser" else text for name in adapter.components()}
+    denoiser, text = config.optimizer.lr, config.optimizer.resolved_text_encoder_lr
+    return {name: denoiser if name == "denoiser" else text for name in adapter.components()}
 
 
 def _fresh_state(config: RunConfig, adapter: Adapter, precision: str) -> TrainState:
@@ -316,7 +314,7 @@ def _step_context(
             lr_factor_at,
             shape=config.lr_schedule.shape,
             warmup_steps=config.lr_schedule.warmup_steps,
-            horizon_steps=config.lr_schedule.horizon_steps or stop_at,
+            horizon_steps=config.lr_schedule.resolved_horizon(stop_at),
         ),
         set_checkpointing=partial(family.set_checkpointing, models),
         picture_names=[one.image.name for one in trained],
