@@ -62,7 +62,7 @@ class DatasetConfig(Section):
 class AdapterConfig(Section):
     """What is trained."""
 
-    kind: Literal["lora"] = "lora"
+    kind: str = "lora"
     """A key of `adapters.ADAPTERS`."""
     rank: int = option("rank", 16, ge=1, le=1024)
     """Inner size of each pair of matrices."""

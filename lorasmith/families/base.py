@@ -105,16 +105,5 @@ class ModelFamily(Protocol):
     def set_checkpointing(self, models: Mapping[str, nn.Module], enabled: bool) -> None:
         """Whether the denoiser computes its activations twice instead of keeping them."""
 
-    def to_kohya(self, tensors: Mapping[str, Tensor], *, alpha: float) -> dict[str, Tensor]:
-        """The adapter's tensors, by target name -> the WebUI's names, with an alpha (float32) for each module."""
-
-    def from_kohya(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The way back, for --init-from: the change each pair makes stays the same; alpha is folded into the up matrix
-        so that the scale is 1 (alpha = rank).
-
-        Raises:
-            ModelError: a key that is not of this family.
-        """
-
     def pipeline(self, models: Mapping[str, nn.Module], encoders: Encoders) -> DiffusionPipeline:
         """For generating samples."""

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from lorasmith.diffusion.noise_schedules import DdpmSchedule, Draws, Noised
 from lorasmith.diffusion.sampling import ddim
 from lorasmith.errors import ModelError
-from lorasmith.exporting import kohya
 from lorasmith.families.base import Encoders, FamilyTraits
 from lorasmith.families.recognize import BaseWeights, check_clip_skip, component_sha256
 from lorasmith.families.stored_tensors import read_component
@@ -232,12 +231,6 @@ class StableDiffusion15:
             denoiser.enable_gradient_checkpointing()
         else:
             denoiser.disable_gradient_checkpointing()
-
-    def to_kohya(self, tensors: Mapping[str, Tensor], *, alpha: float) -> dict[str, Tensor]:
-        return kohya.to_kohya(tensors, family=self.traits.name, alpha=alpha)
-
-    def from_kohya(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return kohya.from_kohya(tensors, family=self.traits.name)
 
     def pipeline(self, models: Mapping[str, nn.Module], encoders: Encoders) -> DiffusionPipeline:
         from diffusers import DDIMScheduler, StableDiffusionPipeline

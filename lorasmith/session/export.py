@@ -1,4 +1,4 @@
-"""The LoRA file of a run: what it says about itself, and starting from one that is there already."""
+"""Exports the adapter of a run as a LoRA file, with metadata about the run."""
 
 from __future__ import annotations
 
@@ -9,69 +9,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import safetensors.torch
-from safetensors import SafetensorError
-from torch import Tensor
-
-from lorasmith.adapters.base import Adapter
-from lorasmith.config import AdapterConfig, RunConfig
+from lorasmith.config import RunConfig
 from lorasmith.data.types import Example
 from lorasmith.engine.examples import RunBatches
 from lorasmith.engine.optimizers import OPTIMIZERS
 from lorasmith.engine.state import TrainState
-from lorasmith.errors import ModelError
 from lorasmith.exporting.metadata import BucketFacts, ExportFacts, FolderFacts, count_tags
+from lorasmith.exporting.name_table import name_table
+from lorasmith.exporting.names import to_file
 from lorasmith.exporting.write import SAVE_TYPES, write_export
 from lorasmith.families.base import ModelFamily
+from lorasmith.session.init_from import layer_settings
 from lorasmith.session.outcome import Notice, notice_of_file
 
 # Readers show the most frequent few; a header of a million tags would only be slow to load.
 MAX_TAGS = 1000
 
 
-def start_from(config: AdapterConfig, family: ModelFamily) -> dict[str, Tensor]:
-    """The tensors of --init-from by the adapter's names; none where nothing is named.
-
-    The change they make stays the same: the up matrices are scaled for this run's alpha.
-
-    Raises:
-        ModelError: no such file, not a LoRA of this family, or of another rank.
-    """
-    if not config.init_from:
-        return {}
-    path = Path(config.init_from)
-    try:
-        stored = safetensors.torch.load_file(path)
-    except FileNotFoundError:
-        raise ModelError("init_from_missing", path=str(path)) from None
-    except (OSError, SafetensorError) as error:
-        raise ModelError("init_from_unreadable", path=str(path), reason=str(error)) from None
-    tensors = family.from_kohya(stored)
-    for name, tensor in tensors.items():
-        rank = tensor.shape[0] if name.endswith(".lora_down.weight") else tensor.shape[1]
-        if rank != config.rank:
-            raise ModelError("init_from_rank", path=str(path), found=rank, rank=config.rank)
-    assert config.alpha is not None
-    scale = config.rank / config.alpha
-    return {name: tensor * scale if ".lora_up." in name else tensor for name, tensor in tensors.items()}
-
-
-def fill_adapter(adapter: Adapter, start: dict[str, Tensor], config: AdapterConfig) -> None:
-    """Puts the tensors of --init-from in place; layers the file does not have keep their untouched start.
-
-    Raises:
-        ModelError: a layer that this adapter does not have, or another shape: the file is for another base model.
-    """
-    own = adapter.tensors()
-    for name, tensor in start.items():
-        if name not in own or own[name].shape != tensor.shape:
-            raise ModelError("init_from_other_model", path=config.init_from, key=name)
-    adapter.load_tensors({**own, **start})
-
-
 @dataclass(frozen=True, slots=True)
 class Exporter:
-    """Writes the adapter of a run under the WebUI's names."""
+    """Writes the adapter of a run under the names of files."""
 
     config: RunConfig
     family: ModelFamily
@@ -81,16 +38,17 @@ class Exporter:
     attempt_began: float  # wall clock, seconds since 1970
 
     def export(self, state: TrainState, path: Path, *, stop_at: int) -> tuple[Path, str]:
-        """Written, checked, and only then under its name; where it lies and the SHA-256 of the file."""
-        assert self.config.adapter.alpha is not None
-        tensors = self.family.to_kohya(state.adapter.tensors(), alpha=self.config.adapter.alpha)
+        """Writes and checks the file, gives it its name, and returns its path and SHA-256."""
+        adapter, table = state.adapter, name_table(self.family.traits.name)
+        settings = {target: layer.settings for target, layer in adapter.layers.items()}
         return write_export(
             path,
-            tensors,
+            to_file(adapter.tensors(), adapter.kind, table, settings),
             self._facts(state, stop_at),
-            family=self.family.traits.name,
-            components=list(state.adapter.components()),
             precision=SAVE_TYPES[self.config.export.save_precision],
+            kind=adapter.kind,
+            table=table,
+            layers=adapter.layers,
         )
 
     def notices(self, state: TrainState) -> list[Notice]:
@@ -98,7 +56,8 @@ class Exporter:
         return notice_of_file(state.adapter.tensors(), SAVE_TYPES[self.config.export.save_precision])
 
     def _facts(self, state: TrainState, stop_at: int) -> ExportFacts:
-        config, traits = self.config, self.family.traits
+        config, traits, kind = self.config, self.family.traits, state.adapter.kind
+        settings = layer_settings(config.adapter)
         per_epoch = self.batches.order.batches_per_epoch
         text_lr = config.optimizer.lr if config.optimizer.text_encoder_lr is None else config.optimizer.text_encoder_lr
         return ExportFacts(
@@ -116,9 +75,11 @@ class Exporter:
             prediction=self.family.weights.prediction,
             zero_terminal_snr=config.model.zero_terminal_snr,
             clip_skip=config.model.clip_skip,
-            rank=config.adapter.rank,
-            alpha=float(config.adapter.alpha or config.adapter.rank),
-            dropout=config.adapter.dropout,
+            network_module=kind.network_module,
+            network_args=kind.network_args,
+            rank=settings.rank,
+            alpha=settings.alpha,
+            dropout=settings.dropout,
             lr=config.optimizer.lr,
             denoiser_lr=config.optimizer.lr,
             text_encoder_lr=text_lr if config.adapter.train_text_encoder else None,
