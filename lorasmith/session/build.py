@@ -41,8 +41,8 @@ from lorasmith.evaluation.evaluator import Evaluator
 from lorasmith.evaluation.metrics import PictureMetrics
 from lorasmith.families import image_encoder, load_family
 from lorasmith.families.base import ModelFamily
-from lorasmith.families.locate_clip import locate_clip
-from lorasmith.families.recognize import weights_sha256
+from lorasmith.families.identity import weights_sha256
+from lorasmith.families.locate import locate_clip
 from lorasmith.inputs import base_weights, data_identity, notices, order_of, scan_for, split_examples
 from lorasmith.runs.events import Event, Warned
 from lorasmith.runs.layout import RunFolder
@@ -66,15 +66,13 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, sta
     keep_freed_memory()
     config = load_run_toml(run.staging / run.config.name)
     device = choose_device(config.machine.device, threads=config.machine.threads)
-    family = load_family(base_weights(config, Path()))
+    family = load_family(base_weights(config))
     before = None if resume is None else load_run_toml(run.config)
     precision = say_device(config.model.precision, device, family, startup, kept=_kept(config, before))
     differing = checked_bits(device, precision, startup)
     check_optimizer(config.optimizer.name, config.optimizer.options)
     say_if_not_exact(config.optimizer, startup, adapter=config.adapter.kind, where=device.torch_device)
-    start: dict[str, Tensor] = {}
-    if resume is None:
-        start = read_init_from(config.adapter, adapter_kind(config.adapter.kind), family.traits.name)
+    start = read_init_from(config.adapter, family.traits.name) if resume is None else {}
     with ThreadPoolExecutor(max_workers=1) as pool:  # hashing gigabytes leaves the interpreter free to load
         hashing = pool.submit(weights_sha256, family.weights)
         trained, held_out = _examples(config, family, stop_at, startup, seen=_seen(run))
@@ -177,13 +175,12 @@ def _encoded(
     examples = [*trained, *(one for one in chosen.all if one not in known)]
     captions = [EMPTY_CAPTION, *config.evaluation.sample_prompts]
     cached, texts = cached_examples(encoding, examples, captions, startup=startup)
-    assert config.dataset.resolution is not None, "resolved when the run was made"
     measured_on = evaluation_set(
         chosen,
         dict(zip(examples, cached, strict=True)),
         texts,
         settings=config.evaluation,
-        resolution=config.dataset.resolution,
+        resolution=config.dataset.resolved_resolution(family.weights.resolution),
         size_multiple=family.weights.size_multiple,
         seed=config.seed,
     )
@@ -231,8 +228,8 @@ def _resolved(
         {
             ("model", "family"): family.weights.family,
             ("model", "base_sha256"): sha256,
-            ("model", "prediction"): family.weights.prediction,
-            ("model", "zero_terminal_snr"): family.weights.zero_terminal_snr,
+            ("model", "prediction"): family.weights.noise.prediction,
+            ("model", "zero_terminal_snr"): family.weights.noise.zero_terminal_snr,
             ("model", "precision"): precision,
             ("machine", "threads"): device.threads,
         }
@@ -255,8 +252,8 @@ def _adapter(
 
 
 def _base_lrs(config: RunConfig, adapter: FlatAdapter) -> dict[str, float]:
-    text = config.optimizer.lr if config.optimizer.text_encoder_lr is None else config.optimizer.text_encoder_lr
-    return {name: config.optimizer.lr if name == "denoiser" else text for name in adapter.groups()}
+    denoiser, text = config.optimizer.lr, config.optimizer.resolved_text_encoder_lr
+    return {name: denoiser if name == "denoiser" else text for name in adapter.groups()}
 
 
 def _fresh_state(config: RunConfig, adapter: FlatAdapter, precision: str) -> TrainState:
@@ -306,7 +303,7 @@ def _step_context(
             lr_factor_at,
             shape=config.lr_schedule.shape,
             warmup_steps=config.lr_schedule.warmup_steps,
-            horizon_steps=config.lr_schedule.horizon_steps or stop_at,
+            horizon_steps=config.lr_schedule.resolved_horizon(stop_at),
         ),
         set_checkpointing=partial(family.set_checkpointing, models),
         picture_names=[one.image.name for one in trained],

@@ -19,7 +19,6 @@ from lorasmith.exporting.name_table import name_table
 from lorasmith.exporting.names import to_file
 from lorasmith.exporting.write import SAVE_TYPES, write_export
 from lorasmith.families.base import ModelFamily
-from lorasmith.session.init_from import layer_settings
 from lorasmith.session.outcome import Notice, notice_of_file
 
 # Readers show the most frequent few; a header of a million tags would only be slow to load.
@@ -57,9 +56,7 @@ class Exporter:
 
     def _facts(self, state: TrainState, stop_at: int) -> ExportFacts:
         config, traits, kind = self.config, self.family.traits, state.adapter.kind
-        settings = layer_settings(config.adapter)
         per_epoch = self.batches.order.batches_per_epoch
-        text_lr = config.optimizer.lr if config.optimizer.text_encoder_lr is None else config.optimizer.text_encoder_lr
         return ExportFacts(
             run_id=config.identity(),
             name=config.export.name,
@@ -72,17 +69,17 @@ class Exporter:
             base_model_version=traits.base_model_version,
             architecture=traits.architecture,
             implementation=traits.implementation,
-            prediction=self.family.weights.prediction,
+            prediction=self.family.weights.noise.prediction,
             zero_terminal_snr=config.model.zero_terminal_snr,
             clip_skip=config.model.clip_skip,
             network_module=kind.network_module,
             network_args=kind.network_args,
-            rank=settings.rank,
-            alpha=settings.alpha,
-            dropout=settings.dropout,
+            rank=config.adapter.rank,
+            alpha=config.adapter.resolved_alpha,
+            dropout=config.adapter.dropout,
             lr=config.optimizer.lr,
             denoiser_lr=config.optimizer.lr,
-            text_encoder_lr=text_lr if config.adapter.train_text_encoder else None,
+            text_encoder_lr=config.optimizer.resolved_text_encoder_lr if config.adapter.train_text_encoder else None,
             optimizer=OPTIMIZERS[config.optimizer.name].replace(":", "."),
             optimizer_options=config.optimizer.options,
             lr_schedule=config.lr_schedule.shape,
@@ -100,7 +97,7 @@ class Exporter:
             buckets=_buckets(self.trained),
             mean_aspect_error=_mean_aspect_error(self.trained),
             held_out=self.held_out,
-            resolution=config.dataset.resolution or 0,
+            resolution=config.dataset.resolved_resolution(self.family.weights.resolution),
             trigger_word=config.dataset.trigger_word,
         )
 

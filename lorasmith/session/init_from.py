@@ -8,7 +8,8 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from lorasmith.adapters.base import AdapterKind, LayerSettings, by_layer
+from lorasmith.adapters import adapter_kind
+from lorasmith.adapters.base import LayerSettings, by_layer
 from lorasmith.adapters.flat import FlatAdapter
 from lorasmith.config import AdapterConfig
 from lorasmith.errors import ModelError
@@ -18,11 +19,10 @@ from lorasmith.exporting.names import from_file
 
 def layer_settings(config: AdapterConfig) -> LayerSettings:
     """The settings of every layer of a run."""
-    assert config.alpha is not None, "resolved when the run was made"
-    return LayerSettings(config.rank, config.alpha, config.dropout)
+    return LayerSettings(config.rank, config.resolved_alpha, config.dropout)
 
 
-def read_init_from(config: AdapterConfig, kind: AdapterKind, family: str) -> dict[str, Tensor]:
+def read_init_from(config: AdapterConfig, family: str) -> dict[str, Tensor]:
     """The tensors of --init-from by the adapter's names, with a scale of 1; none where no file is named.
 
     Raises:
@@ -37,7 +37,7 @@ def read_init_from(config: AdapterConfig, kind: AdapterKind, family: str) -> dic
         raise ModelError("init_from_missing", path=str(path)) from None
     except (OSError, SafetensorError) as error:
         raise ModelError("init_from_unreadable", path=str(path), reason=str(error)) from None
-    table = name_table(family)
+    kind, table = adapter_kind(config.kind), name_table(family)
     tensors = from_file(stored, kind, table)
     for target, layer in by_layer(tensors, kind).items():
         shapes = {suffix: tuple(tensor.shape) for suffix, tensor in layer.items()}

@@ -19,7 +19,7 @@ from lorasmith.engine.optimizers import build_optimizer
 from lorasmith.engine.state import Origin, TrainState
 from lorasmith.errors import InputError, NonFiniteError, NoStateError, ResourceError, ResumeError
 from lorasmith.faults import choose_fault
-from lorasmith.runs import layout
+from lorasmith.runs import durable
 from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.states import SavedState, damage_of, find_states, sha256_of, write_manifest_bytes
 from lorasmith.runtime.cleanup import remove_unfinished
@@ -189,7 +189,7 @@ def test_a_disk_that_does_not_keep_what_it_was_given(run: RunFolder, monkeypatch
 def test_a_kill_leaves_nothing_that_looks_like_a_state(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """The folder is hidden until it is whole, and the manifest is written last."""
     seen: list[str] = []
-    really = layout.write_durably
+    really = durable.write_durably
 
     def watched(path: Path, data: bytes) -> None:
         really(path, data)
