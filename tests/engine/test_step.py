@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lorasmith.adapters.lora import Lora
 from lorasmith.data.types import Batch
 from lorasmith.diffusion.noise_schedules import Draw, Noised
 from lorasmith.engine import step as step_module
@@ -19,7 +18,7 @@ from lorasmith.engine.optimizers import build_optimizer
 from lorasmith.engine.state import Origin, TrainState
 from lorasmith.engine.step import Repeat, StepContext, StepResult, losses_of, non_finite, train_step
 from lorasmith.errors import NonFiniteError, ResourceError
-from lorasmith.targets import TargetModule
+from tests.adapters.making import attached_to_all
 
 CPU = Device(torch.device("cpu"), "", "asked", 1)
 SEED, BATCH, LR = 5, 4, 0.1
@@ -32,6 +31,9 @@ class Layer:
         noise = draw.normal("noise", tuple(latents.shape))
         timesteps = (draw.uniform("timestep", (len(latents),)) * 10).long()
         return Noised(sample=latents + noise, timesteps=timesteps, target=noise)
+
+    def conditioning(self, models: Mapping[str, nn.Module], inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"text": inputs["text"]}
 
     def predict(self, models: Mapping[str, nn.Module], noised: Noised, conditioning: dict[str, Tensor]) -> Tensor:
         rows = models["denoiser"](noised.sample.flatten(1, 2))  # 4 dimensions would be taken for a convolution's
@@ -50,7 +52,7 @@ class Batches:
         latents = torch.randn(size, 3, 2, 4, generator=generator)
         text = torch.randn(size, 1, 1, 4, generator=generator)
         ids = tuple(range(first, first + size))
-        return step, Batch(latents=latents, conditioning={"text": text}, tokens=None, example_ids=ids)
+        return step, Batch({"latents": latents, "text": text}, example_ids=ids)
 
     def examples_in(self, _step: int) -> int:
         return sum(self.sizes)
@@ -62,7 +64,7 @@ def made(
     torch.manual_seed(1)
     denoiser = nn.Sequential(nn.Linear(4, 4))
     denoiser.requires_grad_(False)
-    adapter = Lora.attach([TargetModule("one", "denoiser", denoiser, "0")], rank=4, alpha=4.0, dropout=0.0, seed=1)
+    adapter = attached_to_all(denoiser, rank=4)
     with torch.no_grad():
         adapter.flat.add_(0.1)  # a pair that is zero has no gradient in its first half
     built = build_optimizer(optimizer, adapter, base_lrs={"denoiser": LR}, options={})
@@ -73,7 +75,6 @@ def made(
         models={"denoiser": denoiser},
         batches=Batches(sizes or (BATCH,) * accumulation),
         device=other.pop("device", CPU),
-        clip_skip=1,
         accumulation_steps=len(sizes) or accumulation,
         max_grad_norm=other.pop("max_grad_norm", 0.0),
         base_lrs={"denoiser": LR},
