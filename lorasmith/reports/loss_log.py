@@ -13,8 +13,8 @@ from lorasmith.messages import FALLBACK
 from lorasmith.reading.evaluations import PICTURE_METRICS, reason_of, value_of
 from lorasmith.reading.fold import Curves, Point
 from lorasmith.reports.reasons import why_not
+from lorasmith.runs.durable import map_disk_full, write_atomically
 from lorasmith.runs.events import Evaluated
-from lorasmith.runs.layout import map_disk_full, write_atomically
 
 COLUMNS = (
     "step",

@@ -19,7 +19,8 @@ from lorasmith.reports.charts import Chart, four_charts, more_charts
 from lorasmith.reports.json_report import json_report
 from lorasmith.reports.projections import reason_of
 from lorasmith.reports.translator import Translator
-from lorasmith.runs.layout import RunFolder, map_disk_full, write_atomically
+from lorasmith.runs.durable import map_disk_full, write_atomically
+from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.ledger import read_events
 
 log = logging.getLogger(__name__)

@@ -85,15 +85,10 @@ def render_page(
         trouble=ending_lines(summary, words),
         over_training_mood=OVER_TRAINING_MOODS.get(summary.over_training.verdict, ""),
         memorisation_mood=MEMORISATION_MOODS.get(summary.memorisation.verdict, ""),
-        metrics=METRICS,
-        picture_metrics=PICTURE_METRICS,
         charts=charts,
         why_no_charts=why_no_charts,
         why_no_loss=lambda name: why_empty(words.language, summary.unavailable.get(name, NOT_EVALUATED)),
         sample_steps=sample_steps(summary),
-        max_rows=MAX_SAMPLE_ROWS,
-        max_pairs=MAX_PAIRS,
-        max_pictures=MAX_PICTURES,
         data_facts=_data_facts(summary, words),
         picture_rows=_picture_rows(summary, words),
         chosen_settings=chosen,
@@ -103,7 +98,6 @@ def render_page(
             for one in summary.changes
         ],
         attempt_rows=[_attempt_row(one, words) for one in summary.attempts],
-        known_happenings=HAPPENINGS,
         speed_facts=_speed_facts(summary, words),
         environment_facts=[(name, setting_text(value)) for name, value in summary.environment.items()],
         version=__version__,
@@ -119,6 +113,14 @@ def _template() -> Template:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, loader=FileSystemLoader(HERE), trim_blocks=True, lstrip_blocks=True
     )
+    environment.globals |= {
+        "metrics": METRICS,
+        "picture_metrics": PICTURE_METRICS,
+        "known_happenings": HAPPENINGS,
+        "max_rows": MAX_SAMPLE_ROWS,
+        "max_pairs": MAX_PAIRS,
+        "max_pictures": MAX_PICTURES,
+    }
     numbers = ("short", "loss_text", "with_error", "percent", "duration", "local_time", "setting_text", "file_name")
     environment.filters |= {name: getattr(translator, name) for name in numbers}
     for function in (prose, key_of, notes_of, reason_of_empty, short_fields):

@@ -27,8 +27,9 @@ from lorasmith.messages import FALLBACK
 from lorasmith.reading.evaluations import METRICS, reason_of, value_of
 from lorasmith.reading.fold import Curves, Point
 from lorasmith.reports.reasons import why_not
+from lorasmith.runs.durable import map_disk_full
 from lorasmith.runs.events import Evaluated
-from lorasmith.runs.layout import RunFolder, map_disk_full
+from lorasmith.runs.layout import RunFolder
 
 PATTERN = "events.out.tfevents.*"
 PNG_HEAD = b"\x89PNG\r\n\x1a\n"

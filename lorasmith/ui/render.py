@@ -36,7 +36,7 @@ from lorasmith.runtime.start import Start
 from lorasmith.ui.commands import typed
 from lorasmith.ui.screens import Screen
 from lorasmith.ui.status import Pace, Progress, speed, status_line
-from lorasmith.ui.words import Words
+from lorasmith.ui.translator import Translator
 
 LAST_LINES = 20  # of what a worker printed that died without a word
 # After these a run can go on from its newest state.
@@ -47,7 +47,7 @@ class Display:
     """One start of one run on a screen; `errors` is the screen for what went wrong."""
 
     def __init__(
-        self, words: Words, screen: Screen, errors: Screen, *, start: Start, command: str, verbose: bool
+        self, words: Translator, screen: Screen, errors: Screen, *, start: Start, command: str, verbose: bool
     ) -> None:
         self._words = words
         self._screen = screen
@@ -303,7 +303,7 @@ class Display:
         return shortened(self._start.run.root / path)
 
 
-def report_lines(words: Words, files: ReportFiles) -> list[str]:
+def report_lines(words: Translator, files: ReportFiles) -> list[str]:
     """Where the reports are, the page first, after what could not be made."""
     lines = []
     for code, fields in files.warnings:

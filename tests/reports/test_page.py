@@ -29,7 +29,7 @@ from lorasmith.reports.page import (
     settings_of,
 )
 from lorasmith.runs.events import LimitRaised, Warned, WorkerEnded, WorkerHung, WorkerRestarted
-from lorasmith.ui.words import Words
+from lorasmith.ui.translator import Translator
 from tests.reading.made_up import T0, evaluated, finished, started, stepped, stopped, watched
 from tests.reports.html import Page, parsed
 
@@ -50,13 +50,13 @@ def html_of(summary: RunSummary, root: Path, language: str = "en") -> str:
     """The page with its charts."""
     charts = (*four_charts(summary), *more_charts(summary))
     drawn = [(chart, "" if chart.is_empty else draw_svg(chart, language)) for chart in charts]
-    return render_page(summary, Words(language), root=root, now=NOW, charts=drawn).decode()
+    return render_page(summary, Translator(language), root=root, now=NOW, charts=drawn).decode()
 
 
 def page_of(summary: RunSummary, root: Path = NOWHERE, language: str = "en", **changes: Any) -> Page:
     """The page without charts; of a summary with these changes."""
     changed = replace(summary, **changes)
-    return parsed(render_page(changed, Words(language), root=root, now=NOW, charts=[]).decode())
+    return parsed(render_page(changed, Translator(language), root=root, now=NOW, charts=[]).decode())
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -129,8 +129,8 @@ def test_a_run_that_failed_at_once_has_a_page(tmp_path: Path, language: str) -> 
     events = [started(tmp_path, 9), stopped(0, "failed", code="out_of_memory", fields={"step": 1}, exit_code=6)]
     page = parsed(html_of(summary_of(events, watched(1, status=6)), tmp_path, language))
     assert page.all("svg") == []
-    assert Words(language).say("chart.empty.not_stepped") in page.text
-    assert Words(language).error("out_of_memory", {"step": 1})[0] in page.text
+    assert Translator(language).say("chart.empty.not_stepped") in page.text
+    assert Translator(language).error("out_of_memory", {"step": 1})[0] in page.text
 
 
 def test_what_could_not_be_measured_is_said_in_its_chart(drawn: tuple[Path, Path]) -> None:
@@ -142,7 +142,7 @@ def test_what_could_not_be_measured_is_said_in_its_chart(drawn: tuple[Path, Path
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_code_has_words(summary: RunSummary, language: str) -> None:
-    say = Words(language).say
+    say = Translator(language).say
     uses = ("nothing_exported", "exports_gone", "not_evaluated", "trained_pictures", "best", "best_is_last",
             "not_distinguishable", "error_unknown")  # fmt: skip
     for reason in uses:
