@@ -1,4 +1,4 @@
-"""What can be said of a curve in a few numbers. Plain arithmetic; knows no event."""
+"""A curve in a few numbers. Plain arithmetic; knows no event."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import fsum, sqrt
-from statistics import median
 from typing import Literal
 
 Trend = Literal["falling", "rising", "level", "too_few"]
@@ -27,14 +26,14 @@ class MetricSummary:
     least_step: int | None = None
     mean: float | None = None
     trend: Trend = "too_few"
-    baseline: float | None = None  # the same measure with the adapter off
+    baseline: float | None = None  # the same metric with the adapter off
     share_of_baseline: float | None = None  # final / baseline
 
 
 def summarize(
     steps: Sequence[int], values: Sequence[float], *, baseline: float | None = None, smooth: Sequence[float] = ()
 ) -> MetricSummary:
-    """A curve in numbers; the trend is that of `values`, first and final those of `smooth` where it is given."""
+    """Returns a curve in numbers: mean and trend of `values`; first, final and least of `smooth` where it is given."""
     if not values:
         return MetricSummary(0, baseline=baseline)
     shown = smooth or values
@@ -54,8 +53,9 @@ def summarize(
 
 
 def trend_of(values: Sequence[float]) -> Trend:
-    """Which way a curve goes, by the Mann-Kendall test (Mann 1945, Econometrica 13, 245-259) on the means of up to
-    BLOCKS blocks of it; "level" where chance explains it too."""
+    """Returns the direction of a curve by the Mann-Kendall test (Mann 1945, Econometrica 13, 245-259) on the means of
+    up to BLOCKS blocks of it; "level" where chance explains it too.
+    """
     if len(values) < MIN_FOR_TREND:
         return "too_few"
     count = min(BLOCKS, len(values))
@@ -65,29 +65,3 @@ def trend_of(values: Sequence[float]) -> Trend:
     if abs(rises) - 1 < CERTAIN * sqrt(count * (count - 1) * (2 * count + 5) / 18):
         return "level"
     return "rising" if rises > 0 else "falling"
-
-
-@dataclass(frozen=True, slots=True)
-class Speed:
-    """How long it took; seconds, bytes."""
-
-    steps: int
-    median_seconds: float | None  # of a step
-    mean_seconds: float | None
-    slowest_seconds: float | None
-    slowest_step: int | None
-    stepping_seconds: float  # in steps
-    evaluating_seconds: float
-    saving_seconds: float
-    wall_seconds: float  # of all attempts, what was cancelled included
-    peak_memory: int  # bytes; 0: not known
-
-
-def seconds_of(
-    steps: Sequence[int], seconds: Sequence[float]
-) -> tuple[float | None, float | None, float | None, int | None]:
-    """Median, mean, the longest and its step."""
-    if not seconds:
-        return None, None, None, None
-    slowest = max(range(len(seconds)), key=seconds.__getitem__)
-    return median(seconds), fsum(seconds) / len(seconds), seconds[slowest], steps[slowest]

@@ -10,20 +10,21 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from math import fsum
+from statistics import median
 from typing import Any
 
 from lorasmith.reading.attempts import Attempt, Ending, attempts_of
 from lorasmith.reading.evaluations import METRICS, VALIDATION, is_held_out, reason_of, value_of
 from lorasmith.reading.fold import Curves, RunFold, fold_of
-from lorasmith.reading.statistics import MetricSummary, Speed, seconds_of, summarize
+from lorasmith.reading.statistics import MetricSummary, summarize
 from lorasmith.reading.verdicts import (
     Export,
     Memorisation,
     OverTraining,
     Recommendation,
-    memorisation,
-    over_training,
-    recommended,
+    find_memorisation,
+    find_over_training,
+    recommend,
     sample_key,
 )
 from lorasmith.runs.events import (
@@ -99,6 +100,22 @@ class FileRecord:
     step: int
     sha256: str
     is_there: bool | None  # None: unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Durations in seconds, memory in bytes."""
+
+    steps: int
+    median_seconds: float | None  # of a step
+    mean_seconds: float | None
+    slowest_seconds: float | None
+    slowest_step: int | None
+    stepping_seconds: float  # in steps
+    evaluating_seconds: float
+    saving_seconds: float
+    wall_seconds: float  # of all attempts, cancelled steps included
+    peak_memory: int  # 0: unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,9 +205,9 @@ def summary_of_fold(
         unavailable={metric: code for metric in METRICS if (code := _why_never(curves, metric))},
         validation_is_held_out=any(held_out) if held_out else None,
         speed=_speed(fold.others, curves, attempts),
-        use=recommended(curves, _usable(files), are_gone=any(file.kind != "state" for file in files)),
-        over_training=over_training(curves),
-        memorisation=memorisation(curves),
+        use=recommend(curves, _usable(files), are_gone=any(file.kind != "state" for file in files)),
+        over_training=find_over_training(curves),
+        memorisation=find_memorisation(curves),
         samples=_samples(curves),
         repeated_steps=sum(isinstance(event, StepRepeated) for event in fold.others),
         warnings=tuple(each_once(event for event in fold.others if isinstance(event, Warned))),
@@ -215,7 +232,7 @@ def _pair(values: Sequence[Any]) -> tuple[Any, Any]:
 def _data(starts: Sequence[RunStarted], curves: Curves) -> Data:
     """The pictures of the newest start, each with how often the steps that count have shown it."""
     paths = {start.attempt: [str(example.get("path", "")) for example in start.examples] for start in starts}
-    shown = Counter((point.event.attempt, number) for point in curves.points for number in point.event.example_ids)
+    shown = Counter((point.attempt, number) for point in curves.points for number in point.example_ids)
     seen: Counter[str] = Counter()
     for (attempt, number), times in shown.items():
         known = paths.get(attempt, [])
@@ -265,19 +282,20 @@ def _why_never(curves: Curves, metric: str) -> str:
 
 
 def _speed(others: Sequence[Event], curves: Curves, attempts: Sequence[Attempt]) -> Speed:
-    seconds = [point.seconds for point in curves.points]
-    typical, mean, slowest, slowest_step = seconds_of([point.step for point in curves.points], seconds)
+    points = curves.points
+    seconds = [point.seconds for point in points]
+    slowest = max(points, key=lambda point: point.seconds, default=None)
     return Speed(
-        steps=len(seconds),
-        median_seconds=typical,
-        mean_seconds=mean,
-        slowest_seconds=slowest,
-        slowest_step=slowest_step,
+        steps=len(points),
+        median_seconds=median(seconds) if points else None,
+        mean_seconds=fsum(seconds) / len(points) if points else None,
+        slowest_seconds=None if slowest is None else slowest.seconds,
+        slowest_step=None if slowest is None else slowest.step,
         stepping_seconds=fsum(seconds),
         evaluating_seconds=fsum(event.seconds for event in others if isinstance(event, Evaluated)),
         saving_seconds=fsum(event.seconds for event in others if isinstance(event, CheckpointSaved)),
         wall_seconds=fsum(attempt.seconds for attempt in attempts),
-        peak_memory=max((point.event.peak_memory for point in curves.points), default=0),
+        peak_memory=max((point.peak_memory for point in points), default=0),
     )
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import median
 
 from lorasmith.reading.summary import summary_of
 from lorasmith.runs.events import StepCompleted, Warned
@@ -19,6 +20,9 @@ def test_a_finished_run(tmp_path: Path) -> None:
     assert sorted(found.samples[0].by_step) == [75, 150, 225, 300]
     assert found.samples[0].baseline is not None
     assert found.speed.evaluating_seconds == 5 * 3.1
+    seconds = {event.step: event.seconds for event in events if isinstance(event, StepCompleted)}
+    assert found.speed.slowest_step == max(seconds, key=seconds.__getitem__)
+    assert found.speed.median_seconds == median(seconds.values())
     assert found.environment["device_type"] == "cpu"
 
 
