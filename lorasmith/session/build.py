@@ -59,7 +59,7 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, sta
 
     Raises:
         InputError: what the parent could not see without reading tensors.
-        StopAsked: a stop was requested meanwhile.
+        StopRequested: a stop was requested meanwhile.
     """
     startup.beat("loading")
     keep_freed_memory()
