@@ -10,20 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorasmith.reading.evaluations import VALIDATION, difference, error_of, is_held_out, value_of
+from lorasmith.reading.files import FileRecord
 from lorasmith.reading.fold import Curves
+from lorasmith.reading.pictures import sample_key
 from lorasmith.runs.events import Evaluated
 
 COPY_SIMILARITY = 0.97  # cosine of CLIP embeddings above which two pictures look the same to it
 MIN_FOR_OVER_TRAINING = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Export:
-    """A LoRA file as the ledger records it."""
-
-    step: int
-    path: str
-    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +72,14 @@ class Memorisation:
     samples: tuple[Nearest, ...] = ()  # the most similar first
 
 
-def recommend(curves: Curves, exports: Sequence[Export], *, are_gone: bool = False) -> Recommendation:
-    """Returns the step with the lowest validation loss on held-out pictures among those that have an export.
-
-    `are_gone`: there were exports, and none exists any more.
-    """
-    if not exports:
-        return Recommendation("exports_gone" if are_gone else "nothing_exported")
-    files: dict[int, Export] = {}
-    for export in exports:
-        files.setdefault(export.step, export)
+def recommend(curves: Curves, records: Sequence[FileRecord]) -> Recommendation:
+    """Returns the step with the lowest validation loss on held-out pictures among those that have an export."""
+    exports = [file for file in records if file.kind != "state"]
+    present = [file for file in exports if file.is_there is not False]
+    if not present:
+        return Recommendation("exports_gone" if exports else "nothing_exported")
+    # Of the files of a step the best is preferred: its name stays.
+    files = {file.step: file for file in sorted(reversed(present), key=lambda file: file.kind == "best")}
     newest = files[max(files)]
     reason, validated = _validated(curves)
     usable = [evaluation for evaluation in validated if evaluation.step in files]
@@ -157,11 +148,6 @@ def find_memorisation(curves: Curves) -> Memorisation:
         )
         return Memorisation("copies" if is_copy else "none", evaluation.step, tuple(found))
     return Memorisation("not_measured")
-
-
-def sample_key(sample: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Returns what comparable samples of different steps share: the picture, the caption and the seed."""
-    return str(sample.get("example") or ""), str(sample.get("prompt") or ""), str(sample.get("seed"))
 
 
 def _validated(curves: Curves) -> tuple[str, list[Evaluated]]:

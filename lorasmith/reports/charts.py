@@ -14,7 +14,8 @@ from lorasmith.reading.evaluations import (
     validation_changes,
     value_of,
 )
-from lorasmith.reading.summary import TOTAL, RunSummary
+from lorasmith.reading.metrics import TOTAL
+from lorasmith.reading.summary import RunSummary
 
 LEARNING_RATE = "lr"
 ON_TRAINED = "validation_on_trained"

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lorasmith.reading.evaluations import PICTURE_METRICS
-from lorasmith.reading.summary import RunSummary, SampleRow
+from lorasmith.reading.pictures import SampleRow
+from lorasmith.reading.summary import RunSummary
 from lorasmith.reading.verdicts import Nearest
 from lorasmith.reports.elements import Markup, element
 from lorasmith.reports.pictures import Embedder

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from lorasmith.reading.evaluations import METRICS
-from lorasmith.reading.statistics import MetricSummary
-from lorasmith.reading.summary import TOTAL, RunSummary
+from lorasmith.reading.metrics import TOTAL, MetricSummary
+from lorasmith.reading.summary import RunSummary
 from lorasmith.reports.charts import NOT_EVALUATED
 from lorasmith.reports.elements import Markup, element, joined, prose
 from lorasmith.reports.reasons import why_empty

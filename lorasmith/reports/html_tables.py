@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 
 from lorasmith.config import options
 from lorasmith.reading.attempts import Attempt, Happening
-from lorasmith.reading.summary import FileRecord, RunSummary
+from lorasmith.reading.files import FileRecord
+from lorasmith.reading.summary import RunSummary
 from lorasmith.reports.elements import Markup, element, joined, prose
 from lorasmith.reports.speech import NOTHING, Speech, clock, file_name, moment, plain, share, short, size
 

@@ -243,8 +243,12 @@ class RunView:
             yield "states", self._say("logs.states_of", count=len(files.states), step=newest.step, path=path)
         if files.samples is not None:
             yield "samples", self._path(files.samples)
-        logs = {"logs.tensorboard_at": files.tensorboard, "logs.table_at": files.loss_log}
-        yield "logs", self._listed(self._say(key, path=self._path(path)) for key, path in logs.items() if path)
+        logs = []
+        if files.tensorboard is not None:
+            logs.append(self._say("logs.tensorboard_at", path=self._path(files.tensorboard)))
+        if files.loss_log is not None:
+            logs.append(self._say("logs.table_at", path=self._path(files.loss_log)))
+        yield "logs", self._listed(logs)
         yield "reports", self._count_and_newest(files.reports)
         if self._status.standing in CAN_GO_ON and files.states:
             yield "next", f"`{self._train_command} --continue`"

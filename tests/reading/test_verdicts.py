@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
+from lorasmith.reading.files import FileRecord
 from lorasmith.reading.fold import Curves, curves_of
-from lorasmith.reading.verdicts import Export, find_memorisation, find_over_training, recommend
+from lorasmith.reading.verdicts import find_memorisation, find_over_training, recommend
 from lorasmith.runs.events import Evaluated
 from tests.reading.made_up import evaluated, started, stepped
 
-EXPORTS = [Export(step, f"last-step{step}", "e") for step in (10, 20, 30)]
+EXPORTS = [FileRecord("export", f"last-step{step}", step, "e", None) for step in (10, 20, 30)]
 
 
 def measured(step: int, loss: float, *, error: float | None = 0.01, **more: Any) -> Evaluated:
@@ -63,11 +64,11 @@ def test_means_over_another_number_of_pictures_are_not_compared() -> None:
     ],
 )
 def test_without_held_out_pictures_nothing_is_chosen(
-    evaluations: tuple[Evaluated, ...], exports: list[Export], reason: str, step: int | None
+    evaluations: tuple[Evaluated, ...], exports: list[FileRecord], reason: str, step: int | None
 ) -> None:
     found = recommend(curves(*evaluations), exports)
     assert (found.reason, found.step, found.loss) == (reason, step, None)
-    assert recommend(curves(), [], are_gone=True).reason == "exports_gone"
+    assert recommend(curves(), [replace(export, is_there=False) for export in EXPORTS]).reason == "exports_gone"
 
 
 @pytest.mark.parametrize(("last", "verdict"), [(0.40, "seen"), (0.305, "within_error"), (0.29, "not_seen")])

@@ -7,7 +7,7 @@ import pytest
 
 from lorasmith.messages import LANGUAGES
 from lorasmith.reading.attempts import Ending
-from lorasmith.reading.statistics import Trend
+from lorasmith.reading.metrics import Trend
 from lorasmith.reading.summary import RunSummary
 from lorasmith.reports.html_sections import answer, head, losses, signs, tiles, trouble
 from lorasmith.ui.translator import Translator

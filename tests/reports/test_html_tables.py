@@ -7,7 +7,8 @@ import pytest
 
 from lorasmith.messages import LANGUAGES
 from lorasmith.reading.attempts import Happening
-from lorasmith.reading.summary import Picture, RunSummary, summary_of
+from lorasmith.reading.pictures import Picture
+from lorasmith.reading.summary import RunSummary, summary_of
 from lorasmith.reports.html_tables import (
     MAX_PICTURES,
     attempts,

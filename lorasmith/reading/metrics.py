@@ -1,4 +1,4 @@
-"""A curve in a few numbers. Plain arithmetic; knows no event."""
+"""The metrics of a run, each in a few numbers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from itertools import pairwise
 from math import fsum, sqrt
 from typing import Literal
 
+from lorasmith.reading.evaluations import METRICS, reason_of, value_of
+from lorasmith.reading.fold import Curves
+
+TOTAL = "total"
 Trend = Literal["falling", "rising", "level", "too_few"]
 BLOCKS = 12  # of a curve, whose means are compared for the trend
 MIN_FOR_TREND = 4
@@ -28,6 +32,30 @@ class MetricSummary:
     trend: Trend = "too_few"
     baseline: float | None = None  # the same metric with the adapter off
     share_of_baseline: float | None = None  # final / baseline
+
+
+def summarize_metrics(curves: Curves) -> dict[str, MetricSummary]:
+    """Returns the total loss and every metric in numbers; those of the total are smoothed."""
+    points = curves.points
+    averages = [point.average_loss for point in points]
+    found = {TOTAL: summarize([point.step for point in points], [point.loss for point in points], smooth=averages)}
+    for metric in METRICS:
+        values = {event.step: value for event in curves.evaluations if (value := value_of(event, metric)) is not None}
+        baseline = None if curves.baseline is None else value_of(curves.baseline, metric)
+        found[metric] = summarize([*values], [*values.values()], baseline=baseline)
+    return found
+
+
+def why_unavailable(curves: Curves) -> dict[str, str]:
+    """Returns the newest reason code of each metric that was due and has no value at all."""
+    return {metric: code for metric in METRICS if (code := _why_never(curves, metric))}
+
+
+def _why_never(curves: Curves, metric: str) -> str:
+    if any(value_of(event, metric) is not None for event in curves.evaluations):
+        return ""
+    tried = [*reversed(curves.evaluations), *([curves.baseline] if curves.baseline else [])]
+    return next((code for event in tried if (code := reason_of(event, metric))), "")
 
 
 def summarize(

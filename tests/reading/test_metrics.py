@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from lorasmith.reading.statistics import summarize, trend_of
+from lorasmith.reading.metrics import summarize, trend_of
 
 
 def test_a_curve_in_numbers() -> None:
