@@ -34,6 +34,11 @@ class TrainState:
     gradient_checkpointing: bool = False  # also switched on when memory ran out
     found_inf: Tensor | None = None  # on the device: a step was not finite, so none since was applied; never saved set
 
+    @property
+    def loss_scale(self) -> float:
+        """The factor on the loss: 1 without a loss scaler."""
+        return 1.0 if self.scaler is None else self.scaler.scale
+
     def counters(self) -> dict[str, Any]:
         """All but the tensors, as plain values."""
         return {

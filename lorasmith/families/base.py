@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor, device, dtype, nn
 
-from lorasmith.diffusion.noise_schedules import Draws, Noised
+from lorasmith.diffusion.process import NoiseProcess
+from lorasmith.diffusion.sampling import SamplingDefaults
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -27,6 +28,7 @@ class FamilyTraits:
     base_model_version: str  # ss_base_model_version, without the suffix of v-prediction
     architecture: str  # modelspec.architecture
     implementation: str  # modelspec.implementation
+    sampling: SamplingDefaults
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,23 +91,17 @@ class ModelFamily(Protocol):
     ) -> dict[str, Tensor]:
         """As `encode_captions`, through the models being trained, with gradient."""
 
-    def add_noise(self, latents: Tensor, draw: Draws) -> Noised:
-        """Pure: the same latents and draw give the same numbers. Asks for "noise" (normal) and "timestep" (uniform)."""
+    def noise_process(self) -> NoiseProcess:
+        """How the weights were trained to remove noise, on the CPU."""
 
-    def predict(self, models: Mapping[str, nn.Module], noised: Noised, conditioning: Mapping[str, Tensor]) -> Tensor:
-        """The denoiser's output, (B, C, h, w), in its own precision."""
-
-    def denoise(
+    def predict(
         self,
-        predict: Callable[[Tensor, Tensor], Tensor],
-        latents: Tensor,
-        noise: Tensor,
-        *,
-        strength: float,
-        steps: int,
+        models: Mapping[str, nn.Module],
+        noisy_latents: Tensor,
+        timesteps: Tensor,
+        conditioning: Mapping[str, Tensor],
     ) -> Tensor:
-        """Latents (B, C, h, w) noised to `strength` in (0, 1] and drawn anew in `steps` * `strength` steps; at 1 from
-        `noise` alone. `predict(sample, timesteps)` is `predict` with what the caller adds to it, in float32."""
+        """Noisy latents (B, C, h, w) at timesteps (B,) -> the denoiser's output, (B, C, h, w), in its own precision."""
 
     def decode_latents(self, encoders: Encoders, latents: Tensor) -> Tensor:
         """(1, C, h, w) as `encode_images` gives them -> (1, 3, H, W), about in [-1, 1], float32."""

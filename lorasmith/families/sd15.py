@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lorasmith.diffusion.noise_schedules import DdpmSchedule, Draws, Noised
-from lorasmith.diffusion.sampling import ddim
+from lorasmith.diffusion.process import DdpmProcess
+from lorasmith.diffusion.sampling import SamplingDefaults
 from lorasmith.errors import ModelError
 from lorasmith.exporting import kohya
 from lorasmith.families.base import Encoders, FamilyTraits, Target
@@ -54,23 +54,11 @@ class StableDiffusion15:
         base_model_version="sd_v1",
         architecture="stable-diffusion-v1/lora",
         implementation="diffusers",
+        sampling=SamplingDefaults(steps=12, guidance=3.0),
     )
 
     def __init__(self, weights: BaseWeights) -> None:
         self.weights = weights
-
-    @cached_property
-    def schedule(self) -> DdpmSchedule:
-        """As `scheduler_config.json` has it, with the defaults that diffusers gives to what it leaves out."""
-        config = self.weights.configs["scheduler"]
-        return DdpmSchedule.build(
-            beta_start=config.get("beta_start", 0.0001),
-            beta_end=config.get("beta_end", 0.02),
-            num_train_timesteps=config.get("num_train_timesteps", 1000),
-            beta_schedule=config.get("beta_schedule", "linear"),
-            prediction=self.weights.prediction,
-            zero_terminal_snr=self.weights.zero_terminal_snr,
-        )
 
     # -- loading -----------------------------------------------------------------------------------
 
@@ -189,32 +177,34 @@ class StableDiffusion15:
 
     # -- the step ----------------------------------------------------------------------------------
 
-    def add_noise(self, latents: Tensor, draw: Draws) -> Noised:
-        noise = draw.normal("noise", tuple(latents.shape)).to(latents.device)
-        timesteps = self.schedule.timesteps(draw.uniform("timestep", (len(latents),))).to(latents.device)
-        return self.schedule.add_noise(latents, noise, timesteps)
+    def noise_process(self) -> DdpmProcess:
+        """As `scheduler_config.json` has it, with the defaults that diffusers gives to what it leaves out."""
+        config = self.weights.configs["scheduler"]
+        return DdpmProcess.build(
+            beta_start=config.get("beta_start", 0.0001),
+            beta_end=config.get("beta_end", 0.02),
+            num_train_timesteps=config.get("num_train_timesteps", 1000),
+            beta_schedule=config.get("beta_schedule", "linear"),
+            prediction=self.weights.prediction,
+            zero_terminal_snr=self.weights.zero_terminal_snr,
+        )
 
-    def predict(self, models: Mapping[str, nn.Module], noised: Noised, conditioning: Mapping[str, Tensor]) -> Tensor:
+    def predict(
+        self,
+        models: Mapping[str, nn.Module],
+        noisy_latents: Tensor,
+        timesteps: Tensor,
+        conditioning: Mapping[str, Tensor],
+    ) -> Tensor:
         denoiser: Any = models["denoiser"]
         precision = denoiser.conv_in.weight.dtype  # never a target: an adapter's float32 must not show here
         (prediction,) = denoiser(
-            noised.sample.to(precision),
-            noised.timesteps,
+            noisy_latents.to(precision),
+            timesteps,
             encoder_hidden_states=conditioning["prompt_embeds"].to(precision),
             return_dict=False,
         )
         return prediction
-
-    def denoise(
-        self,
-        predict: Callable[[Tensor, Tensor], Tensor],
-        latents: Tensor,
-        noise: Tensor,
-        *,
-        strength: float,
-        steps: int,
-    ) -> Tensor:
-        return ddim(predict, self.schedule, latents, noise, strength=strength, steps=steps)
 
     @torch.no_grad()
     def decode_latents(self, encoders: Encoders, latents: Tensor) -> Tensor:

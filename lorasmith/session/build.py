@@ -19,15 +19,19 @@ from lorasmith.adapters.base import Adapter, Attachment
 from lorasmith.config import RunConfig, load_run_toml
 from lorasmith.data.cache_folder import cache_folder
 from lorasmith.data.types import CachedExample, Example
+from lorasmith.diffusion.draw import NoiseOptions
+from lorasmith.diffusion.objective import MSE
 from lorasmith.engine.allocator import keep_freed_memory
 from lorasmith.engine.device import DTYPES, Device, choose_device, fingerprint
 from lorasmith.engine.examples import Encoding, RunBatches, StartupContext, cached_examples
+from lorasmith.engine.execution import EagerExecution, losses_of
 from lorasmith.engine.frozen_layers import speed_up_frozen
 from lorasmith.engine.loss_scaler import LossScaler
 from lorasmith.engine.lr_schedules import lr_factor_at
 from lorasmith.engine.optimizers import build_optimizer, check_optimizer
 from lorasmith.engine.state import Origin, TrainState
 from lorasmith.engine.step import StepContext
+from lorasmith.engine.world import SingleProcess
 from lorasmith.errors import ModelError, ResumeError
 from lorasmith.evaluation.choose import (
     EMPTY_CAPTION,
@@ -300,13 +304,21 @@ def _step_context(
     stop_at: int,
     trained: tuple[Example, ...],
 ) -> StepContext:
+    process = family.noise_process().to(device.torch_device)
+    clip_skip = config.model.clip_skip
+    losses = partial(losses_of, family, models, process=process, objective=MSE, clip_skip=clip_skip)
     return StepContext(
         seed=config.seed,
         family=family,
         models=models,
+        process=process,
+        noise_options=NoiseOptions(),
+        losses=losses,
+        execution=EagerExecution(losses, device),
+        world=SingleProcess(),
         batches=batches,
         device=device,
-        clip_skip=config.model.clip_skip,
+        clip_skip=clip_skip,
         accumulation_steps=config.training.accumulation_steps,
         max_grad_norm=config.training.max_grad_norm,
         base_lrs=_base_lrs(config, batches.state.adapter),

@@ -107,17 +107,17 @@ def test_a_cold_optimizer_ends_elsewhere(make_workshop: MakeWorkshop, monkeypatc
 def test_fp16_with_two_overflows(make_workshop: MakeWorkshop, monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps 2 and 6 overflow once each: they are done again with half the scale, and not counted twice."""
     values = settings(values={("model", "precision"): "fp16"})
-    sum_gradients = step_module._sum_gradients
+    really = step_module._forward_backward
     poisoned: set[int] = set()
 
-    def overflowing(state: TrainState, context: StepContext, step: int, beat: Any) -> Any:
-        found = sum_gradients(state, context, step, beat)
+    def overflowing(state: TrainState, context: StepContext, *, step: int, **which: Any) -> Any:
+        found = really(state, context, step=step, **which)
         if step in (2, 6) and step not in poisoned:
             poisoned.add(step)
             state.adapter.gradient()[3] = float("inf")
         return found
 
-    monkeypatch.setattr(step_module, "_sum_gradients", overflowing)
+    monkeypatch.setattr(step_module, "_forward_backward", overflowing)
     straight, stopped = make_workshop("straight"), make_workshop("stopped")
     outcome = straight.new(STEPS, values)
     assert outcome.exit_code == ExitCode.FINISHED

@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from lorasmith.errors import ModelError, ResourceError
-from lorasmith.evaluation import evaluator, samples
+from lorasmith.evaluation import evaluator
 from lorasmith.evaluation.evaluator import Evaluator, undisturbed
 from lorasmith.evaluation.validation import ValidationLosses
 from lorasmith.runs.events import Evaluated, Event, RunStarted, Warned
 from lorasmith.session.loaded import Loaded
 from tests.end_to_end.workshop import Workshop, digest, load, stage
+from tests.evaluation.few_steps import sample_in
 
 Clock = list[float]
 
@@ -26,7 +27,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def loaded(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> Loaded:
-    monkeypatch.setattr(samples, "STEPS", 3)  # nobody looks at the pictures
+    sample_in(monkeypatch, 3)  # nobody looks at the pictures
     workshop.run.root.mkdir()
     values = {
         ("evaluation", "every"): 2,
