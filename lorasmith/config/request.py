@@ -1,4 +1,4 @@
-"""What one start asks for, beyond what the run is: how far, where, in which language."""
+"""What a start asks for beyond the settings of the run: how many steps, where, in which language."""
 
 from typing import Any, Literal
 
@@ -11,17 +11,17 @@ MAX_STEPS = 1_000_000_000
 
 
 class Request(Section):
-    """The options of one start. Not stored with the run, not part of its identity."""
+    """The options of a single start. They are not stored with the run and are no part of its identity."""
 
-    steps: int | None = option("steps", None, ge=1, le=MAX_STEPS)
+    steps: int | None = option("steps", None, effect="learning", common=True, ge=1, le=MAX_STEPS)
     """Steps to do: the target with --new, more than are saved with --continue."""
-    epochs: int | None = option("epochs", None, ge=1, le=MAX_STEPS)
+    epochs: int | None = option("epochs", None, effect="learning", common=True, ge=1, le=MAX_STEPS)
     """Instead of steps: passes over the pictures, turned into steps."""
-    output: str = option("output", "lora_output", is_path=True)
+    output: str = option("output", "lora_output", effect="cadence", common=True, holds="path")
     """The run folder."""
-    lang: Literal["", "en", "zh-TW"] = option("lang", "")
+    lang: Literal["", "en", "zh-TW"] = option("lang", "", effect="cadence", common=True)
     """Language of the messages; "" takes LORASMITH_LANG, then the locale."""
-    verbose: bool = option("verbose", False)
+    verbose: bool = option("verbose", False, effect="cadence")
     """Show debug logs."""
 
     @field_validator("lang", mode="before")

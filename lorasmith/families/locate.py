@@ -28,16 +28,19 @@ _WEIGHT_KINDS = (
 )
 
 
-def locate(base_model: str, *, near: Path) -> Path:
-    """A folder or file that exists, absolute: a path (relative ones start at `near`), else a hub id, which is fetched.
+def locate(base_model: str, *, near: Path | None) -> Path:
+    """Finds the base model: an existing path, else the bundled model, else a hub id, which is fetched.
+
+    `near`: the folder where relative paths start. None: a relative `base_model` is a name, whatever files there are.
+    Returns an absolute path.
 
     Raises:
         ModelError: `base_model_not_found` with a `reason`: "path", "name" (not a hub id either),
             "hub" (no such repository, or no access), "offline" (not reachable, and not in the cache).
     """
-    path = near / expanded(base_model)
-    if base_model and is_there(path):
-        return path.absolute()
+    path = expanded(base_model)
+    if base_model and (near is not None or path.is_absolute()) and is_there((near or Path()) / path):
+        return ((near or Path()) / path).absolute()
     if base_model == "demo":
         return DEMO_MODEL
     if _looks_like_path(base_model):

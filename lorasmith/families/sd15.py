@@ -18,7 +18,7 @@ from lorasmith.diffusion.process import DdpmProcess
 from lorasmith.diffusion.sampling import SamplingDefaults
 from lorasmith.errors import ModelError
 from lorasmith.exporting import kohya
-from lorasmith.families.base import Encoders, FamilyTraits, Target
+from lorasmith.families.base import Encoders, FamilyTraits
 from lorasmith.families.recognize import BaseWeights, check_clip_skip, component_sha256
 from lorasmith.families.stored_tensors import read_component
 from lorasmith.families.text_encoders import (
@@ -33,6 +33,7 @@ from lorasmith.families.text_encoders import (
     published_name,
 )
 from lorasmith.libraries import importing_library, is_memory_error
+from lorasmith.targets import TargetModule
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -127,16 +128,18 @@ class StableDiffusion15:
             raise ModelError("model_tokenizer", path=str(self.weights.path))
         return tokenizer
 
-    def targets(self, models: Mapping[str, nn.Module]) -> list[Target]:
+    def targets(self, models: Mapping[str, nn.Module]) -> list[TargetModule]:
         found = []
-        for path, _ in models["denoiser"].named_modules():
-            if _DENOISER_TARGETS.fullmatch(path):
-                found.append(Target(f"denoiser.{path}", "denoiser", path))
-        if "text_encoder" in models:
-            for path, _ in models["text_encoder"].named_modules():
-                name = published_name(path)
-                if _TEXT_TARGETS.fullmatch(name):
-                    found.append(Target(f"text_encoder.{name}", "text_encoder", path))
+        for component, pattern in (("denoiser", _DENOISER_TARGETS), ("text_encoder", _TEXT_TARGETS)):
+            if component not in models:
+                continue
+            for path, _ in models[component].named_modules():
+                name = path if component == "denoiser" else published_name(path)
+                if pattern.fullmatch(name):
+                    target = TargetModule.inside(
+                        models[component], path, name=f"{component}.{name}", component=component
+                    )
+                    found.append(target)
         return found
 
     # -- encoding ----------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 from lorasmith.config import RunConfig, options
-from lorasmith.config.project_paths import PATHS
 from lorasmith.data.types import Example
 from lorasmith.engine.examples import RunBatches, StartupContext
 from lorasmith.engine.state import TrainState
@@ -70,7 +69,7 @@ def _facts(loaded: Loaded, state: TrainState) -> StateFacts:
         seed=config.seed,
         lr_schedule={
             **config.lr_schedule.model_dump(),
-            "horizon_steps": config.lr_schedule.horizon_steps or loaded.stop_at,
+            "horizon_steps": config.lr_schedule.resolved_horizon(loaded.stop_at),
         },
         described={
             "step": state.step,
@@ -124,7 +123,7 @@ def _changed(loaded: Loaded) -> dict[str, list[Any]]:
         was, is_kept, now = (
             (one.get(option.section, {}) if option.section else one).get(option.field_name) for one in (old, kept, new)
         )
-        is_path = (option.section, option.field_name) in PATHS
+        is_path = option.facts.holds == "path"
         if was is not None and was != now and not (is_path and is_kept == now):
             changed[option.name] = [was, now]
     return changed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from lorasmith.runs.layout import on_windows
+from lorasmith.runs.durable import on_windows
 
 
 def typed(words: Sequence[str]) -> str:

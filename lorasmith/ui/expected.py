@@ -9,18 +9,18 @@ from typing import Any, Literal, Union
 import annotated_types as limits
 
 from lorasmith.config import Option, options
-from lorasmith.ui.words import Words
+from lorasmith.ui.translator import Translator
 
 KINDS = {int: "integer", float: "number", str: "text", bool: "flag", dict: "pairs", tuple: "text"}
 
 
-def expected(words: Words, name: str) -> str:
+def expected(words: Translator, name: str) -> str:
     """What the option called `name` takes; "" where there is no such option."""
     found = options().get(name.replace("-", "_"))
     return "" if found is None else expectation(words, found)
 
 
-def expectation(words: Words, option: Option) -> str:
+def expectation(words: Translator, option: Option) -> str:
     """Kind and range of an option, or a sentence of its own where its field is checked by more than these."""
     if words.knows(f"expected.of.{option.key}"):
         return words.say(f"expected.of.{option.key}")

@@ -9,12 +9,12 @@ from lorasmith.config import Option, options
 from lorasmith.ui.expected import is_flag, metavar
 from lorasmith.ui.layout import two_columns, wrapped
 from lorasmith.ui.options import COMMAND_OPTIONS
-from lorasmith.ui.words import Words
+from lorasmith.ui.translator import Translator
 
 LEFT = 34
 
 
-def train_help(words: Words, command: str) -> str:
+def train_help(words: Translator, command: str) -> str:
     """The whole page, as wide as the terminal."""
     width = min(shutil.get_terminal_size().columns, 120)
     rest = words.say("help.rest")
@@ -32,7 +32,7 @@ def term(option: Option) -> str:
     return _term(option.name, "" if is_flag(option) else metavar(option))
 
 
-def meaning(words: Words, option: Option) -> str:
+def meaning(words: Translator, option: Option) -> str:
     """What it does, and its default where a number or word says it."""
     text = words.say(f"option.{option.key}")
     default = shown_default(option)

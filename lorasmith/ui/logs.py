@@ -17,8 +17,8 @@ from lorasmith.errors import ExitCode
 from lorasmith.runs.layout import RunFolder
 from lorasmith.ui.encodings import shows_everything
 from lorasmith.ui.switches import parse_switches, switches_help
+from lorasmith.ui.translator import Translator
 from lorasmith.ui.which_run import how_to_make_some, output_named, run_named, train_command
-from lorasmith.ui.words import Words
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,7 +33,7 @@ PLAIN_SECONDS = 10.0  # between two lines where nothing can be redrawn
 Wait = Callable[[float], None]
 
 
-def logs(arguments: list[str], words: Words, command: str, *, wait: Wait = time.sleep) -> int:
+def logs(arguments: list[str], words: Translator, command: str, *, wait: Wait = time.sleep) -> int:
     """Shows the last run; the exit status.
 
     Raises:
@@ -59,7 +59,7 @@ def logs(arguments: list[str], words: Words, command: str, *, wait: Wait = time.
     return int(ExitCode.FINISHED)
 
 
-def _menu(watched: _Watched, words: Words, command: str, given: dict[str, str]) -> None:
+def _menu(watched: _Watched, words: Translator, command: str, given: dict[str, str]) -> None:
     from lorasmith.ui.logs_menu import menu
     from lorasmith.ui.tensorboard import tensorboard
 
@@ -75,7 +75,9 @@ def can_ask() -> bool:
 class _Watched:
     """One run, looked at once or again and again."""
 
-    def __init__(self, run: RunFolder, output: str | None, here: Path, words: Words, command: str, wait: Wait) -> None:
+    def __init__(
+        self, run: RunFolder, output: str | None, here: Path, words: Translator, command: str, wait: Wait
+    ) -> None:
         from lorasmith.ui.run_reading import RunReader
 
         self._run = run

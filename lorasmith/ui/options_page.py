@@ -10,15 +10,15 @@ from lorasmith.messages import LANGUAGES
 from lorasmith.ui.expected import expectation
 from lorasmith.ui.help_text import shown_default, term
 from lorasmith.ui.options import COMMAND_OPTIONS
-from lorasmith.ui.words import Words
+from lorasmith.ui.translator import Translator
 
 
 def page() -> str:
     """The whole file."""
-    return "\n".join(_table(Words(language)) for language in LANGUAGES)
+    return "\n".join(_table(Translator(language)) for language in LANGUAGES)
 
 
-def _table(words: Words) -> str:
+def _table(words: Translator) -> str:
     say = words.say
     titles = [say(f"options_page.{column}") for column in ("option", "default", "takes", "meaning")]
     rows = [

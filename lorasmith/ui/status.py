@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from lorasmith.ui.layout import cells
-from lorasmith.ui.words import Words
+from lorasmith.ui.translator import Translator
 
 MIN_BAR = 10
 MAX_BAR = 40
@@ -50,7 +50,7 @@ class Progress:
         return self.step / self.stop_at
 
 
-def status_line(words: Words, progress: Progress, *, width: int | None, only_ascii: bool) -> str:
+def status_line(words: Translator, progress: Progress, *, width: int | None, only_ascii: bool) -> str:
     """Bar and numbers; what does not fit is left out, the least needed first. No width: all the numbers, no bar."""
     count = words.say("status.steps", step=progress.step, stop_at=progress.stop_at)
     parts = {
@@ -86,7 +86,7 @@ def bar(share: float, width: int, *, only_ascii: bool) -> str:
     return done * full + rest * (width - full)
 
 
-def speed(words: Words, seconds_per_step: float) -> str:
+def speed(words: Translator, seconds_per_step: float) -> str:
     """Seconds a step, or steps a second where that is the larger number."""
     if seconds_per_step <= 0:
         return words.say("status.speed_unknown")

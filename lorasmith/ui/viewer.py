@@ -14,13 +14,13 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from lorasmith.reports.measures import why_not
+from lorasmith.reports.reasons import why_not
 from lorasmith.ui.chart import chart
 from lorasmith.ui.last_run import Finding, LastRun
 from lorasmith.ui.layout import cells, wrapped
 from lorasmith.ui.measures import Measure
 from lorasmith.ui.status import bar, clock, speed
-from lorasmith.ui.words import Words
+from lorasmith.ui.translator import Translator
 
 MAX_WIDTH = 120
 MIN_CURVE = 44  # cells for a curve beside the table; narrower, it goes below
@@ -46,7 +46,7 @@ CAN_GO_ON = ("stopped", "failed", "died")
 class RunView:
     """Fits itself to the console it is printed on."""
 
-    def __init__(self, words: Words, facts: LastRun, *, train_command: str, here: Path) -> None:
+    def __init__(self, words: Translator, facts: LastRun, *, train_command: str, here: Path) -> None:
         self._words = words
         self._facts = facts
         self._train_command = train_command
@@ -273,7 +273,7 @@ class RunView:
         return str(path.relative_to(self._here)) if path.is_relative_to(self._here) else str(path)
 
 
-def progress_line(words: Words, facts: LastRun) -> str:
+def progress_line(words: Translator, facts: LastRun) -> str:
     """Where it stands in one line, for a file or a pipe."""
     parts = [words.say("logs.steps", done=facts.steps.done, asked=facts.steps.asked)] if facts.starts else []
     if facts.standing != "running":

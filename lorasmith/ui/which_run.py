@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lorasmith.runs.layout import RunFolder, run_at
 from lorasmith.ui.commands import typed
-from lorasmith.ui.words import FOLDER_SETTINGS, Words
+from lorasmith.ui.translator import FOLDER_SETTINGS, Translator
 
 DEFAULT_OUTPUT = "lora_output"
 
@@ -36,6 +36,6 @@ def train_command(command: str, output: str | None) -> str:
     return typed(train if output is None else [*train, "--output", output])
 
 
-def how_to_make_some(words: Words, run: RunFolder, *, train: str) -> list[str]:
+def how_to_make_some(words: Translator, run: RunFolder, *, train: str) -> list[str]:
     """What is said where there is nothing to show yet."""
     return [words.say("logs.nothing", folder=run.root), words.say("logs.make_some", command=train)]

@@ -9,9 +9,9 @@ from lorasmith.config.fields import Option, Section, option, options_of
 class Weather(Section):
     """A section for these tests."""
 
-    rain: float = option("rain-per-day", 0.5, ge=0)
-    storm: bool = option("storm", False)
-    days: int | None = option("days", None)
+    rain: float = option("rain-per-day", 0.5, effect="learning", ge=0)
+    storm: bool = option("storm", False, effect="cadence")
+    days: int | None = option("days", None, effect="learning")
     place: str = "Taipei"
 
 
@@ -67,7 +67,7 @@ def test_what_fits_is_taken() -> None:
 
 def test_a_default_that_does_not_fit_is_refused_too() -> None:
     class Wrong(Section):
-        rain: float = option("rain", -1.0, ge=0)
+        rain: float = option("rain", -1.0, effect="learning", ge=0)
 
     with pytest.raises(ValidationError):
         Wrong()

@@ -76,11 +76,15 @@ def test_what_is_no_hub_id_never_asks_the_hub(tmp_path: Path, hub: list[Any], na
     assert hub == []
 
 
-def test_demo_is_the_bundled_one_unless_there_is_a_folder_of_that_name(tmp_path: Path, hub: list[Any]) -> None:
+def test_demo_is_the_bundled_one_unless_there_is_a_folder_of_that_name(
+    tmp_path: Path, hub: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert locate("demo", near=tmp_path) == DEMO_MODEL
     assert (DEMO_MODEL / "model_index.json").is_file()
     (tmp_path / "demo").mkdir()
     assert locate("demo", near=tmp_path) == tmp_path / "demo"
+    monkeypatch.chdir(tmp_path)
+    assert locate("demo", near=None) == DEMO_MODEL
     assert hub == []
 
 

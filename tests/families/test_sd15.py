@@ -263,7 +263,7 @@ def test_targets_of_the_real_model_are_those_of_sd_scripts(narrow, real) -> None
     assert "text_encoder.text_model.encoder.layers.11.self_attn.q_proj" in text
     assert [one.component for one in targets] == ["denoiser"] * 192 + ["text_encoder"] * 72
     for one in targets:
-        layer = real[one.component].get_submodule(one.path)
+        layer = one.module
         assert isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1))
 
 
@@ -291,10 +291,8 @@ def test_a_trained_text_encoder_gets_gradients(miniature) -> None:
     models = family.load_models(trained=["text_encoder"], precision=torch.float32, where=CPU)
     encoders = family.load_encoders(clip_skip=2, where=CPU)
     tokens = family.tokenize(["a red circle"])
-    layer = models["text_encoder"].get_submodule(family.targets(models)[-1].path.replace("fc2", "fc1"))
-    first = models["text_encoder"].get_submodule(
-        next(one.path for one in family.targets(models) if one.component == "text_encoder")
-    )
+    in_text = [target for target in family.targets(models) if target.component == "text_encoder"]
+    layer, first = in_text[-1].parent.fc1, in_text[0].module
     for module in (layer, first):
         module.weight.requires_grad_(True)
     embeds = family.encode_tokens(models, tokens, clip_skip=2)["prompt_embeds"]

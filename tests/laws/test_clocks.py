@@ -15,7 +15,7 @@ REASONS = {
     "data/seen.py": "when a picture file was changed last",
     "reports/making.py": "the names and the date of a report",
     "reports/tensorboard.py": "what TensorBoard's own format says of when a file was begun",
-    "planning/probing.py": "seconds of a trial, told as an estimate",
+    "planning/probe.py": "seconds of a probe, which make an estimate",
     "session/begin.py": "the names of backups",
     "session/build.py": "what the export says of when training began",
     "session/export.py": "what the export says of when training ended",

@@ -5,7 +5,7 @@ import pytest
 from lorasmith.config import options
 from lorasmith.messages import LANGUAGES
 from lorasmith.ui.expected import expectation, expected, is_flag, is_repeated, metavar
-from lorasmith.ui.words import Words
+from lorasmith.ui.translator import Translator
 
 
 @pytest.mark.parametrize(
@@ -23,12 +23,12 @@ from lorasmith.ui.words import Words
     ],
 )
 def test_what_an_option_takes_is_read_off_the_model(name: str, text: str) -> None:
-    assert expected(Words("en"), name) == text
+    assert expected(Translator("en"), name) == text
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_option_has_an_expectation(language: str) -> None:
-    assert all(expectation(Words(language), option) for option in options().values())
+    assert all(expectation(Translator(language), option) for option in options().values())
 
 
 def test_what_stands_for_a_value() -> None:

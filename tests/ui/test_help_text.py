@@ -7,14 +7,14 @@ from lorasmith.messages import LANGUAGES
 from lorasmith.ui.help_text import meaning, shown_default, term, train_help
 from lorasmith.ui.layout import cells
 from lorasmith.ui.options import COMMAND_OPTIONS
-from lorasmith.ui.words import Words
+from lorasmith.ui.translator import Translator
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("columns", [70, 80, 200])
 def test_every_option_is_there_and_fits(language: str, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
-    text = train_help(Words(language), "python train_lora.py")
+    text = train_help(Translator(language), "python train_lora.py")
     for name in [*COMMAND_OPTIONS, *(option.name for option in options().values())]:
         assert f"\n  --{name}" in text
     assert max(cells(line) for line in text.splitlines()[1:]) <= columns
@@ -27,8 +27,8 @@ def test_defaults_come_from_the_model() -> None:
     assert {
         shown_default(known[name]) for name in ("alpha", "steps", "verbose", "trigger_word", "optimizer_option")
     } == {""}
-    assert meaning(Words("en"), known["rank"]).endswith(" [16]")
-    assert "[" not in meaning(Words("en"), known["verbose"])
+    assert meaning(Translator("en"), known["rank"]).endswith(" [16]")
+    assert "[" not in meaning(Translator("en"), known["verbose"])
 
 
 def test_a_flag_has_no_value() -> None:

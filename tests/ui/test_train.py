@@ -9,7 +9,7 @@ from lorasmith.errors import ConfigError, ExitCode, LockedError, NoStateError, T
 from lorasmith.runs.ledger import read_events, steps
 from lorasmith.runs.locks import FolderLock
 from lorasmith.ui.train import train
-from lorasmith.ui.words import Words
+from lorasmith.ui.translator import Translator
 from tests.ui.fake_engine import FakeEngine
 
 RANK = ("adapter", "rank")
@@ -22,7 +22,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(typed: str, fake: FakeEngine | None = None, language: str = "en") -> int:
     fake = fake or FakeEngine()
-    return train(typed.split(), Words(language), "python train_lora.py", engine=fake.engine())
+    return train(typed.split(), Translator(language), "python train_lora.py", engine=fake.engine())
 
 
 def refused(typed: str) -> TrainerError:
@@ -144,7 +144,7 @@ def test_help_and_version_need_nothing(typed: str, capsys: pytest.CaptureFixture
     def nobody(*_: Any) -> Any:
         raise AssertionError("the engine was asked")
 
-    assert train([typed], Words("en"), "lorasmith train") == 0
+    assert train([typed], Translator("en"), "lorasmith train") == 0
     assert capsys.readouterr().out
 
 

@@ -13,8 +13,8 @@ from lorasmith.runs.layout import RunFolder
 from lorasmith.ui.last_run import Finding, LastRun, Standing, look
 from lorasmith.ui.layout import cells
 from lorasmith.ui.run_reading import RunReader
+from lorasmith.ui.translator import Translator
 from lorasmith.ui.viewer import RunView, progress_line
-from lorasmith.ui.words import Words
 from tests.ui.made_runs import begun, ended, evaluated, finished_run, made_run, stepped
 
 
@@ -26,7 +26,7 @@ def drawn(facts: LastRun, *, width: int = 100, language: str = "en", encoding: s
     out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
     console = Console(file=out, width=width, color_system=None, highlight=False, markup=False, emoji=False)
     here = facts.run.root.parent
-    console.print(RunView(Words(language), facts, train_command="lorasmith train", here=here))
+    console.print(RunView(Translator(language), facts, train_command="lorasmith train", here=here))
     out.flush()
     out.seek(0)
     return out.read()
@@ -78,7 +78,7 @@ def test_every_standing_has_its_sentence(tmp_path: Path, language: str) -> None:
         going_on = replace(facts, standing=standing)
         if going_on.is_going_on and standing != "running":
             assert has(language, f"logs.short.{standing}")
-            assert progress_line(Words(language), going_on)
+            assert progress_line(Translator(language), going_on)
     assert len(found) == len(Standing.__args__)  # type: ignore[attr-defined]
 
 
@@ -126,10 +126,10 @@ def test_where_nothing_was_ever_done_it_draws_its_headline_alone(tmp_path: Path)
 def test_a_start_that_has_said_nothing_yet_is_loading(tmp_path: Path) -> None:
     facts = replace(facts_of(RunFolder(tmp_path / "r")), standing="loading")
     assert drawn(facts) == "`r`: a start is loading (loading the model)\n"
-    assert progress_line(Words("en"), facts) == "loading"
+    assert progress_line(Translator("en"), facts) == "loading"
 
 
 def test_progress_in_a_line(tmp_path: Path) -> None:
     facts = facts_of(made_run(tmp_path, [begun(10), *stepped(1, 4)]))
-    line = progress_line(Words("en"), replace(facts, standing="running", seconds_left=12.0))
+    line = progress_line(Translator("en"), replace(facts, standing="running", seconds_left=12.0))
     assert line == "4 of 10 steps  loss 0.9960  average 0.9975  left 0:00:12"

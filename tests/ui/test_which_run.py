@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from lorasmith.ui.translator import Translator
 from lorasmith.ui.which_run import how_to_make_some, output_named, run_named, train_command
-from lorasmith.ui.words import Words
 
 
 def test_the_folder_s_settings_may_name_the_run(tmp_path: Path) -> None:
@@ -25,7 +25,7 @@ def test_the_shown_command_is_of_the_same_kind() -> None:
 
 
 def test_where_there_is_none_it_is_said_how_to_make_one(tmp_path: Path) -> None:
-    nothing, command = how_to_make_some(Words("en"), run_named(None, tmp_path), train="lorasmith train")
+    nothing, command = how_to_make_some(Translator("en"), run_named(None, tmp_path), train="lorasmith train")
     assert str(tmp_path / "lora_output") in nothing
     assert "`lorasmith train --new --steps" in command
 

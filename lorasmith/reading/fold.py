@@ -46,20 +46,20 @@ class Curves:
     points: tuple[Point, ...]
     stop_at: int | None  # the newest target; None before the first start
     evaluations: tuple[Evaluated, ...] = ()  # of the adapter, one a step at most
-    control: Evaluated | None = None  # the same measures with the adapter off, drawn as step 0
+    baseline: Evaluated | None = None  # the same measures with the adapter off, drawn as step 0
     best: BestChosen | None = None
 
     def evaluation_at(self, step: int) -> Evaluated | None:
         return next((one for one in self.evaluations if one.step == step), None)
 
 
-class CurveFold:
+class RunFold:
     """The fold, one event at a time, for those who watch a run as it goes."""
 
     def __init__(self) -> None:
         self._points: list[Point] = []
         self._evaluations: dict[int, Evaluated] = {}
-        self._control: Evaluated | None = None
+        self._baseline: Evaluated | None = None
         self._bests: list[BestChosen] = []
         self._window = 1
         self._stop_at: int | None = None
@@ -95,12 +95,12 @@ class CurveFold:
 
     def held_in_place_of(self, event: Evaluated) -> Evaluated | None:
         """What was measured there before, or that same event."""
-        return self._control if event.is_control else self._evaluations.get(event.step)
+        return self._baseline if event.is_control else self._evaluations.get(event.step)
 
     def curves(self) -> Curves:
         measured = tuple(self._evaluations[step] for step in sorted(self._evaluations))
         best = self._bests[-1] if self._bests else None
-        return Curves(tuple(self._points), self._stop_at, measured, self._control, best)
+        return Curves(tuple(self._points), self._stop_at, measured, self._baseline, best)
 
     def _begin(self, event: RunStarted) -> None:
         """An attempt that resumed from step k cancels what earlier ones did after k."""
@@ -114,16 +114,16 @@ class CurveFold:
         self._bests = [one for one in self._bests if one.step <= event.resumed_from]
 
     def _measured(self, event: Evaluated) -> None:
-        """The newest measure of a step counts. A control holds whatever becomes of the step it was taken at."""
+        """The newest measure of a step counts. A baseline holds whatever becomes of the step it was taken at."""
         if event.is_control:
-            self._control = event
+            self._baseline = event
         else:
             self._evaluations[event.step] = event
 
 
 def curves_of(events: Iterable[Event]) -> Curves:
     """The curves of a whole ledger."""
-    fold = CurveFold()
+    fold = RunFold()
     for event in events:
         fold.add(event)
     return fold.curves()

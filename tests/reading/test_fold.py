@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from lorasmith.reports.curves import CurveFold, curves_of, steps_per_epoch
+from lorasmith.reading.fold import RunFold, curves_of, steps_per_epoch
 from lorasmith.runs.events import Warned
 from lorasmith.runs.ledger import surviving
-from tests.reports.made_up import best, evaluated
+from tests.reading.made_up import best, evaluated
 from tests.ui.fake_engine import run_started, step
 
 
@@ -39,7 +39,7 @@ def test_a_start_from_step_0_cancels_everything_before() -> None:
 
 
 def test_other_events_add_no_point_and_the_newest_target_counts() -> None:
-    fold = CurveFold()
+    fold = RunFold()
     assert fold.add(Warned(attempt=1, time=0, code="x")) is None
     assert fold.curves().stop_at is None
     fold.add(run_started(6))
@@ -57,7 +57,7 @@ def test_other_events_add_no_point_and_the_newest_target_counts() -> None:
 )
 def test_one_learning_rate_stands_for_the_run(lr: dict[str, float], main: float, others: dict[str, float]) -> None:
     event = step(1)
-    fold = CurveFold()
+    fold = RunFold()
     point = fold.add(type(event)(**{**{name: getattr(event, name) for name in event.__dataclass_fields__}, "lr": lr}))
     assert point is not None
     assert (point.denoiser_lr, point.other_lrs) == (main, others)
@@ -69,7 +69,7 @@ def test_cancelled_measures_and_bests_leave_no_trace_but_a_control_holds(tmp_pat
     events = [*first, best(2, 0.1), run_started(6, resumed_from=1, attempt=2), step(2, attempt=2)]
     found = curves_of(events)
     assert [one.step for one in found.evaluations] == [1]
-    assert found.control == control
+    assert found.baseline == control
     assert found.best is not None and found.best.step == 1
     assert found == curves_of(surviving(events))
     assert found.evaluation_at(1) is not None and found.evaluation_at(2) is None
@@ -77,7 +77,7 @@ def test_cancelled_measures_and_bests_leave_no_trace_but_a_control_holds(tmp_pat
 
 def test_a_step_that_was_measured_again_counts_once(tmp_path: Path) -> None:
     again = evaluated(1, tmp_path, share=0.5)
-    fold = CurveFold()
+    fold = RunFold()
     for event in (run_started(6), step(1), evaluated(1, tmp_path)):
         fold.add(event)
     assert fold.held_in_place_of(again) == evaluated(1, tmp_path)

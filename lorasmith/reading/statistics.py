@@ -16,7 +16,7 @@ CERTAIN = 1.645  # standard deviations: 95 of 100 curves without a trend stay be
 
 
 @dataclass(frozen=True, slots=True)
-class SeriesSummary:
+class MetricSummary:
     """A curve in numbers; None where it has no point."""
 
     count: int
@@ -27,19 +27,19 @@ class SeriesSummary:
     least_step: int | None = None
     mean: float | None = None
     trend: Trend = "too_few"
-    control: float | None = None  # the same measure with the adapter off
-    share_of_control: float | None = None  # final / control
+    baseline: float | None = None  # the same measure with the adapter off
+    share_of_baseline: float | None = None  # final / baseline
 
 
-def summarised(
-    steps: Sequence[int], values: Sequence[float], *, control: float | None = None, smooth: Sequence[float] = ()
-) -> SeriesSummary:
+def summarize(
+    steps: Sequence[int], values: Sequence[float], *, baseline: float | None = None, smooth: Sequence[float] = ()
+) -> MetricSummary:
     """A curve in numbers; the trend is that of `values`, first and final those of `smooth` where it is given."""
     if not values:
-        return SeriesSummary(0, control=control)
+        return MetricSummary(0, baseline=baseline)
     shown = smooth or values
     lowest = min(range(len(shown)), key=shown.__getitem__)
-    return SeriesSummary(
+    return MetricSummary(
         count=len(values),
         first=shown[0],
         final=shown[-1],
@@ -48,8 +48,8 @@ def summarised(
         least_step=steps[lowest],
         mean=fsum(values) / len(values),
         trend=trend_of(values),
-        control=control,
-        share_of_control=shown[-1] / control if control else None,
+        baseline=baseline,
+        share_of_baseline=shown[-1] / baseline if baseline else None,
     )
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from math import fsum, hypot, sqrt
 
-from lorasmith.messages import has, tr
 from lorasmith.runs.events import Evaluated
 
-PICTURE_MEASURES = ("visual", "semantic", "color")
+PICTURE_METRICS = ("visual", "semantic", "color")
 VALIDATION = "validation"
-MEASURES = (*PICTURE_MEASURES, VALIDATION)
+METRICS = (*PICTURE_METRICS, VALIDATION)
 
 
 def value_of(evaluation: Evaluated, measure: str) -> float | None:
@@ -54,16 +53,6 @@ def is_held_out(evaluation: Evaluated) -> bool:
 def reason_of(evaluation: Evaluated, measure: str) -> str:
     """The code of why there is no number; "" where there is one, or none is told."""
     return evaluation.unavailable.get(measure, "") if value_of(evaluation, measure) is None else ""
-
-
-def why_not(language: str, code: str) -> str:
-    """The sentence of a reason. A code of a newer version is shown as it is."""
-    return tr(language, f"unavailable.{code}") if has(language, f"unavailable.{code}") else code or "?"
-
-
-def why_empty(language: str, code: str) -> str:
-    """Why a chart has nothing to draw: nothing was due yet, or it could not be measured."""
-    return tr(language, f"chart.empty.{code}") if has(language, f"chart.empty.{code}") else why_not(language, code)
 
 
 def validation_changes(evaluations: Iterable[Evaluated]) -> tuple[int, ...]:

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lorasmith.reports.attempts import attempts_of
+from lorasmith.reading.attempts import attempts_of
 from lorasmith.runs.events import GivenUp, WorkerEnded, WorkerHung, WorkerRestarted
-from tests.reports.made_up import T0, started, stepped, stopped, watched
+from tests.reading.made_up import T0, started, stepped, stopped, watched
 
 HUNG = WorkerHung(
     attempt=1, time=T0 + 99, step=5, phase="step", silent_seconds=9, limit_seconds=5, stack="a\nb", is_stopped=False

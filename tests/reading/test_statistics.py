@@ -4,24 +4,24 @@ import random
 
 import pytest
 
-from lorasmith.reports.statistics import seconds_of, summarised, trend_of
+from lorasmith.reading.statistics import seconds_of, summarize, trend_of
 
 
 def test_a_curve_in_numbers() -> None:
-    found = summarised([10, 20, 30], [3.0, 1.0, 2.0], control=4.0)
+    found = summarize([10, 20, 30], [3.0, 1.0, 2.0], baseline=4.0)
     assert (found.count, found.first, found.final, found.final_step) == (3, 3.0, 2.0, 30)
-    assert (found.least, found.least_step, found.mean, found.share_of_control) == (1.0, 20, 2.0, 0.5)
+    assert (found.least, found.least_step, found.mean, found.share_of_baseline) == (1.0, 20, 2.0, 0.5)
     assert found.trend == "too_few"
 
 
 def test_nothing_stays_nothing() -> None:
-    found = summarised([], [], control=4.0)
-    assert (found.count, found.final, found.mean, found.control) == (0, None, None, 4.0)
-    assert summarised([1], [0.5], control=0.0).share_of_control is None
+    found = summarize([], [], baseline=4.0)
+    assert (found.count, found.final, found.mean, found.baseline) == (0, None, None, 4.0)
+    assert summarize([1], [0.5], baseline=0.0).share_of_baseline is None
 
 
 def test_first_last_and_lowest_are_of_the_smooth_curve() -> None:
-    found = summarised([1, 2], [9.0, 1.0], smooth=[9.0, 5.0])
+    found = summarize([1, 2], [9.0, 1.0], smooth=[9.0, 5.0])
     assert (found.final, found.least, found.mean) == (5.0, 5.0, 5.0)
 
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lorasmith.reports.summary import summary_of
+from lorasmith.reading.summary import summary_of
 from lorasmith.runs.events import StepCompleted, Warned
-from tests.reports.made_up import best, evaluated, finished, saved, started, stepped, stopped, watched
+from tests.reading.made_up import best, evaluated, finished, saved, started, stepped, stopped, watched
 
 
 def test_a_finished_run(tmp_path: Path) -> None:
@@ -13,11 +13,11 @@ def test_a_finished_run(tmp_path: Path) -> None:
     assert (found.asked_steps, found.stop_at, found.done, found.is_finished) == (300, 300, 300, True)
     assert (found.ending.reason, found.interruptions) == ("reached", 0)
     assert (found.use.step, found.use.path) == (150, "last-best.safetensors")
-    assert found.losses["visual"].control == 0.6
+    assert found.losses["visual"].baseline == 0.6
     assert found.losses["total"].count == 300
     assert len(found.samples) == 3
     assert sorted(found.samples[0].by_step) == [75, 150, 225, 300]
-    assert found.samples[0].control is not None
+    assert found.samples[0].baseline is not None
     assert found.speed.evaluating_seconds == 5 * 3.1
     assert found.environment["device_type"] == "cpu"
 

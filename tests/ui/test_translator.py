@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from lorasmith.ui.words import PROBLEMS_SHOWN, Words, language_of
+from lorasmith.ui.translator import PROBLEMS_SHOWN, Translator, language_of
 
-EN, ZH = Words("en"), Words("zh-TW")
+EN, ZH = Translator("en"), Translator("zh-TW")
 
 
 def test_state_folders_have_a_name_that_the_locale_can_write(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Words("zh-TW").state_prefix == "狀態目錄"
+    assert Translator("zh-TW").state_prefix == "狀態目錄"
     monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
-    assert Words("zh-TW").state_prefix == Words("en").state_prefix == "state"
+    assert Translator("zh-TW").state_prefix == Translator("en").state_prefix == "state"
 
 
 def test_an_error_is_a_sentence_and_a_hint() -> None:
@@ -111,7 +111,7 @@ def test_the_language_is_found_before_arguments_are_checked(
 
 def test_a_field_may_be_called_key() -> None:
     for language in ("en", "zh-TW"):
-        lines = Words(language).error("config_unknown_key", {"file": "a.toml", "key": "rnak", "nearest": "rank"})
+        lines = Translator(language).error("config_unknown_key", {"file": "a.toml", "key": "rnak", "nearest": "rank"})
         assert "rnak" in lines[0]
 
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lorasmith.reports.curves import Curves
-from lorasmith.reports.measures import VALIDATION, difference, error_of, is_held_out, value_of
+from lorasmith.reading.evaluations import VALIDATION, difference, error_of, is_held_out, value_of
+from lorasmith.reading.fold import Curves
 from lorasmith.runs.events import Evaluated
 
 COPY_SIMILARITY = 0.97  # cosine of CLIP embeddings above which two pictures look the same to it
@@ -43,7 +43,7 @@ class Recommendation:
     difference: float | None = None  # of the last one's loss from that of this step, and its standard error
     difference_error: float | None = None
     not_distinguishable: tuple[int, ...] = ()  # measured steps with an export, within the error of the best
-    against_control: str = "unknown"  # validation against the adapter off: better, worse, undecided, unknown
+    against_baseline: str = "unknown"  # validation against the adapter off: better, worse, undecided, unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Nearest:
     example: str | None  # the picture it was drawn from, where there is one
     nearest: str
     similarity: float
-    control_similarity: float | None  # the same with the adapter off
+    baseline_similarity: float | None  # the same with the adapter off
     is_from_itself: bool  # it was drawn from that very picture: likeness says nothing
 
 
@@ -122,7 +122,7 @@ def recommended(curves: Curves, exports: Sequence[Export], *, are_gone: bool = F
         difference=apart,
         difference_error=error,
         not_distinguishable=equal,
-        against_control=_against_control(best, curves.control),
+        against_baseline=_against_baseline(best, curves.baseline),
     )
 
 
@@ -156,14 +156,14 @@ def over_training(curves: Curves) -> OverTraining:
 def memorisation(curves: Curves) -> Memorisation:
     """How like the newest samples are to training pictures, beside the same with the adapter off."""
     for one in reversed(curves.evaluations):
-        found = [_nearest(sample, curves.control) for sample in one.samples if _has_nearest(sample)]
+        found = [_nearest(sample, curves.baseline) for sample in one.samples if _has_nearest(sample)]
         if not found:
             continue
         found.sort(key=lambda sample: sample.similarity, reverse=True)
         is_copy = any(
             not sample.is_from_itself
             and sample.similarity >= COPY_SIMILARITY
-            and sample.similarity > (sample.control_similarity or 0.0)
+            and sample.similarity > (sample.baseline_similarity or 0.0)
             for sample in found
         )
         return Memorisation("copies" if is_copy else "none", one.step, tuple(found))
@@ -179,15 +179,15 @@ def _has_nearest(sample: Mapping[str, Any]) -> bool:
     return bool(sample.get("nearest")) and sample.get("nearest_similarity") is not None
 
 
-def _nearest(sample: Mapping[str, Any], control: Evaluated | None) -> Nearest:
+def _nearest(sample: Mapping[str, Any], baseline: Evaluated | None) -> Nearest:
     example = sample.get("example")
-    same = [one for one in (control.samples if control else []) if sample_key(one) == sample_key(sample)]
+    same = [one for one in (baseline.samples if baseline else []) if sample_key(one) == sample_key(sample)]
     return Nearest(
         sample=str(sample.get("path", "")),
         example=None if example is None else str(example),
         nearest=str(sample["nearest"]),
         similarity=float(sample["nearest_similarity"]),
-        control_similarity=float(same[0]["nearest_similarity"]) if same and _has_nearest(same[0]) else None,
+        baseline_similarity=float(same[0]["nearest_similarity"]) if same and _has_nearest(same[0]) else None,
         is_from_itself=example == sample["nearest"],
     )
 
@@ -212,9 +212,9 @@ def _is_within_error(one: Evaluated, other: Evaluated) -> bool:
     return error is None or abs(apart) <= error
 
 
-def _against_control(best: Evaluated, control: Evaluated | None) -> str:
-    if control is None or value_of(control, VALIDATION) is None or not _compares(control, best):
+def _against_baseline(best: Evaluated, baseline: Evaluated | None) -> str:
+    if baseline is None or value_of(baseline, VALIDATION) is None or not _compares(baseline, best):
         return "unknown"
-    if _is_within_error(best, control):
+    if _is_within_error(best, baseline):
         return "undecided"
-    return "better" if _loss(best) < _loss(control) else "worse"
+    return "better" if _loss(best) < _loss(baseline) else "worse"

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from lorasmith.reports.curves import Curves, curves_of
-from lorasmith.reports.verdicts import Export, memorisation, over_training, recommended
+from lorasmith.reading.fold import Curves, curves_of
+from lorasmith.reading.verdicts import Export, memorisation, over_training, recommended
 from lorasmith.runs.events import Evaluated
-from tests.reports.made_up import evaluated, started, stepped
+from tests.reading.made_up import evaluated, started, stepped
 
 EXPORTS = [Export(step, f"last-step{step}", "e") for step in (10, 20, 30)]
 
@@ -19,23 +19,23 @@ def measured(step: int, loss: float, *, error: float | None = 0.01, **more: Any)
     return replace(evaluated(step, Path("data")), validation=validation)
 
 
-def curves(*evaluations: Evaluated, control: float | None = None) -> Curves:
+def curves(*evaluations: Evaluated, baseline: float | None = None) -> Curves:
     found = curves_of([started(Path("data"), 30), *stepped(range(1, 31)), *evaluations])
-    return found if control is None else replace(found, control=measured(0, control))
+    return found if baseline is None else replace(found, baseline=measured(0, baseline))
 
 
 def test_the_lowest_validation_loss_is_used_where_the_error_allows_to_say_so() -> None:
-    found = recommended(curves(measured(10, 0.5), measured(20, 0.3), measured(30, 0.4), control=0.6), EXPORTS)
+    found = recommended(curves(measured(10, 0.5), measured(20, 0.3), measured(30, 0.4), baseline=0.6), EXPORTS)
     assert (found.reason, found.step, found.path, found.last_step) == ("best", 20, "last-step20", 30)
     assert found.not_distinguishable == ()
-    assert found.against_control == "better"
+    assert found.against_baseline == "better"
     assert found.difference == pytest.approx(0.1)
 
 
 def test_a_difference_within_the_error_is_called_so() -> None:
-    found = recommended(curves(measured(10, 0.5), measured(20, 0.300), measured(30, 0.305), control=0.301), EXPORTS)
+    found = recommended(curves(measured(10, 0.5), measured(20, 0.300), measured(30, 0.305), baseline=0.301), EXPORTS)
     assert (found.reason, found.step, found.not_distinguishable) == ("not_distinguishable", 20, (30,))
-    assert found.against_control == "undecided"
+    assert found.against_baseline == "undecided"
 
 
 def test_only_steps_with_an_export_can_be_used() -> None:
@@ -93,7 +93,7 @@ def sample(similarity: float, *, example: str = "held.png", nearest: str = "trai
 
 
 @pytest.mark.parametrize(
-    ("now", "control", "verdict"),
+    ("now", "baseline", "verdict"),
     [
         (sample(0.99), sample(0.6), "copies"),
         (sample(0.99), sample(0.995), "none"),  # as like with the LoRA off
@@ -101,12 +101,12 @@ def sample(similarity: float, *, example: str = "held.png", nearest: str = "trai
         (sample(0.99, example="trained.png"), sample(0.6, example="trained.png"), "none"),  # drawn from it
     ],
 )
-def test_copies_of_training_pictures(now: dict[str, Any], control: dict[str, Any], verdict: str) -> None:
+def test_copies_of_training_pictures(now: dict[str, Any], baseline: dict[str, Any], verdict: str) -> None:
     found = replace(
-        curves(replace(measured(10, 0.1), samples=[now])), control=replace(measured(0, 0.1), samples=[control])
+        curves(replace(measured(10, 0.1), samples=[now])), baseline=replace(measured(0, 0.1), samples=[baseline])
     )
     assert memorisation(found).verdict == verdict
-    assert memorisation(found).samples[0].control_similarity == control["nearest_similarity"]
+    assert memorisation(found).samples[0].baseline_similarity == baseline["nearest_similarity"]
 
 
 def test_copies_are_not_measured_without_clip() -> None:

@@ -22,22 +22,22 @@ OF_MANY_LINES = frozenset({"reason", "problem"})  # fields that hold what a libr
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
+class Translator:
     """Sentences in one language, that of the screen."""
 
     language: str
     asked: str = ""  # the language that was chosen, where the screen cannot show it
 
     @property
-    def in_files(self) -> Words:
+    def in_files(self) -> Translator:
         """Sentences for files, which can hold every language."""
-        return Words(self.asked) if self.asked else self
+        return Translator(self.asked) if self.asked else self
 
     @property
     def state_prefix(self) -> str:
         """The first part of the names of state folders; in English where the locale has no bytes for it."""
         prefix = self.say("state.prefix")
-        return Words(FALLBACK).say("state.prefix") if is_beyond_locale(prefix) else prefix
+        return Translator(FALLBACK).say("state.prefix") if is_beyond_locale(prefix) else prefix
 
     def say(self, key: str, /, **fields: Any) -> str:
         """The sentence `key`; every field must be given."""

@@ -4,21 +4,16 @@ from dataclasses import replace
 from math import hypot
 from pathlib import Path
 
-import pytest
-
-from lorasmith.messages import LANGUAGES
-from lorasmith.reports.measures import (
+from lorasmith.reading.evaluations import (
     difference,
     error_of,
     is_held_out,
     reason_of,
     validation_changes,
     value_of,
-    why_empty,
-    why_not,
 )
 from lorasmith.runs.events import Evaluated
-from tests.reports.made_up import evaluated
+from tests.reading.made_up import evaluated
 
 
 def test_values_and_reasons(tmp_path: Path) -> None:
@@ -38,14 +33,6 @@ def test_the_error_of_a_difference_is_that_of_pairs_where_they_are_told(tmp_path
     assert difference(one, other) == (1.0, hypot(2.0, 1.0))
     other = replace(other, validation={"loss": 2.0, "standard_error": None, "by_example": [2.0]})
     assert difference(one, other) == (1.0, None)
-
-
-@pytest.mark.parametrize("language", LANGUAGES)
-def test_reasons_have_words_and_unknown_ones_are_shown_as_they_are(language: str) -> None:
-    assert "CLIP" in why_not(language, "no_clip_model")
-    assert why_not(language, "code_of_the_future") == "code_of_the_future"
-    assert why_empty(language, "not_evaluated") != "not_evaluated"
-    assert why_empty(language, "no_clip_model") == why_not(language, "no_clip_model")
 
 
 def test_where_the_pictures_of_the_validation_loss_changed() -> None:

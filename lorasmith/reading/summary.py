@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from math import fsum
 from typing import Any
 
-from lorasmith.reports.attempts import Attempt, Ending, attempts_of
-from lorasmith.reports.curves import Curves, curves_of
-from lorasmith.reports.measures import MEASURES, VALIDATION, is_held_out, reason_of, value_of
-from lorasmith.reports.statistics import SeriesSummary, Speed, seconds_of, summarised
-from lorasmith.reports.verdicts import (
+from lorasmith.reading.attempts import Attempt, Ending, attempts_of
+from lorasmith.reading.evaluations import METRICS, VALIDATION, is_held_out, reason_of, value_of
+from lorasmith.reading.fold import Curves, curves_of
+from lorasmith.reading.statistics import MetricSummary, Speed, seconds_of, summarize
+from lorasmith.reading.verdicts import (
     Export,
     Memorisation,
     OverTraining,
@@ -88,7 +88,7 @@ class SampleRow:
     example: str | None  # path of the picture they are compared with
     prompt: str
     seed: int | None
-    control: dict[str, Any] | None  # the sample with the adapter off
+    baseline: dict[str, Any] | None  # the sample with the adapter off
     by_step: dict[int, dict[str, Any]]
 
 
@@ -119,7 +119,7 @@ class RunSummary:
     changes: tuple[Change, ...]
     data: Data
     curves: Curves
-    losses: dict[str, SeriesSummary]  # total, and every measure
+    losses: dict[str, MetricSummary]  # total, and every measure
     unavailable: dict[str, str]  # measure -> code of why there is no number at all
     validation_is_held_out: bool | None  # None: not measured
     speed: Speed
@@ -168,7 +168,7 @@ def summary_of(
         data=_data(kept, starts, curves),
         curves=curves,
         losses=_losses(curves),
-        unavailable={measure: code for measure in MEASURES if (code := _why_never(curves, measure))},
+        unavailable={measure: code for measure in METRICS if (code := _why_never(curves, measure))},
         validation_is_held_out=any(held_out) if held_out else None,
         speed=_speed(kept, curves, attempts),
         use=recommended(curves, _usable(files), are_gone=any(one.kind != "state" for one in files)),
@@ -228,14 +228,14 @@ def _data(kept: Sequence[Event], starts: Sequence[RunStarted], curves: Curves) -
     )
 
 
-def _losses(curves: Curves) -> dict[str, SeriesSummary]:
+def _losses(curves: Curves) -> dict[str, MetricSummary]:
     points = curves.points
     averages = [one.average_loss for one in points]
-    found = {TOTAL: summarised([one.step for one in points], [one.loss for one in points], smooth=averages)}
-    for measure in MEASURES:
+    found = {TOTAL: summarize([one.step for one in points], [one.loss for one in points], smooth=averages)}
+    for measure in METRICS:
         values = {one.step: value for one in curves.evaluations if (value := value_of(one, measure)) is not None}
-        control = None if curves.control is None else value_of(curves.control, measure)
-        found[measure] = summarised([*values], [*values.values()], control=control)
+        baseline = None if curves.baseline is None else value_of(curves.baseline, measure)
+        found[measure] = summarize([*values], [*values.values()], baseline=baseline)
     return found
 
 
@@ -243,7 +243,7 @@ def _why_never(curves: Curves, measure: str) -> str:
     """The newest reason, where a measure was due and never taken."""
     if any(value_of(one, measure) is not None for one in curves.evaluations):
         return ""
-    tried = [*curves.evaluations, *([curves.control] if curves.control else [])]
+    tried = [*curves.evaluations, *([curves.baseline] if curves.baseline else [])]
     return next((code for one in reversed(tried) if (code := reason_of(one, measure))), "")
 
 
@@ -267,7 +267,7 @@ def _speed(kept: Sequence[Event], curves: Curves, attempts: Sequence[Attempt]) -
 def _samples(curves: Curves) -> tuple[SampleRow, ...]:
     """One row for each picture, caption and seed, in the order of the newest evaluation that has it."""
     rows: dict[tuple[str, str, str], SampleRow] = {}
-    for evaluation in [*reversed(curves.evaluations), *([curves.control] if curves.control else [])]:
+    for evaluation in [*reversed(curves.evaluations), *([curves.baseline] if curves.baseline else [])]:
         for sample in evaluation.samples:
             row = rows.get(sample_key(sample))
             if row is None:
@@ -276,7 +276,7 @@ def _samples(curves: Curves) -> tuple[SampleRow, ...]:
                 row = SampleRow(row.example, row.prompt, row.seed, sample, row.by_step)
             else:
                 row = SampleRow(
-                    row.example, row.prompt, row.seed, row.control, {evaluation.step: sample, **row.by_step}
+                    row.example, row.prompt, row.seed, row.baseline, {evaluation.step: sample, **row.by_step}
                 )
             rows[sample_key(sample)] = row
     return tuple(rows.values())
