@@ -18,7 +18,8 @@ from lorasmith.errors import ConfigError, ModelError
 from lorasmith.families.headers import file_kind
 from lorasmith.families.locate import is_there, locate
 from lorasmith.families.lora_files import LoraShape, lora_shape
-from lorasmith.families.recognize import BaseWeights, recognize
+from lorasmith.families.recognize import recognize
+from lorasmith.families.weights import BaseWeights
 
 if TYPE_CHECKING:
     from lorasmith.data.folder import Scan

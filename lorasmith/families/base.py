@@ -15,7 +15,7 @@ from lorasmith.targets import TargetModule
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-    from lorasmith.families.recognize import BaseWeights
+    from lorasmith.families.weights import BaseWeights
 
 
 @dataclass(frozen=True, slots=True)

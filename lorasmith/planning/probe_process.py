@@ -45,7 +45,7 @@ from lorasmith.runtime import worker
 
 if TYPE_CHECKING:
     from lorasmith.data.cache import EncodedBy, EncoderCache
-    from lorasmith.families.recognize import BaseWeights
+    from lorasmith.families.weights import BaseWeights
 
 MAX_FIRST_STEPS = 2
 

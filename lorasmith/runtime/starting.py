@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lorasmith.config import RunConfig, load_run_toml, options
-from lorasmith.config.request import Request
+from lorasmith.config import Request, RunConfig, load_run_toml, options
 from lorasmith.data.names import extension_of, readable
 from lorasmith.data.order import split_held_out
 from lorasmith.data.seen import encoded
@@ -21,7 +20,7 @@ from lorasmith.engine.lr_schedules import lr_factor_at
 from lorasmith.errors import ConfigError, ExitCode, ModelError, NoStateError, ResumeError
 from lorasmith.families.locate import expanded, is_there
 from lorasmith.families.lora_files import LoraShape
-from lorasmith.families.recognize import check_clip_skip
+from lorasmith.families.weights import check_clip_skip
 from lorasmith.inputs import base_weights, check_init_from, check_names, notices, scan_for, steps_of_epochs
 from lorasmith.runs.events import AdapterExported, BestChosen, CheckpointSaved, RunStarted, RunStopped
 from lorasmith.runs.layout import RunFolder, run_at

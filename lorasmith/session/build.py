@@ -45,8 +45,8 @@ from lorasmith.evaluation.evaluator import Evaluator
 from lorasmith.evaluation.metrics import PictureMetrics
 from lorasmith.families import image_encoder, load_family
 from lorasmith.families.base import ModelFamily
-from lorasmith.families.locate_clip import locate_clip
-from lorasmith.families.recognize import weights_sha256
+from lorasmith.families.identity import weights_sha256
+from lorasmith.families.locate import locate_clip
 from lorasmith.inputs import base_weights, data_identity, notices, order_of, scan_for, split_examples
 from lorasmith.runs.events import Event, Warned
 from lorasmith.runs.layout import RunFolder
@@ -63,7 +63,7 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, sta
 
     Raises:
         InputError: what the parent could not see without reading tensors.
-        StopAsked: a stop was requested meanwhile.
+        StopRequested: a stop was requested meanwhile.
     """
     startup.beat("loading")
     keep_freed_memory()
@@ -231,8 +231,8 @@ def _resolved(
         {
             ("model", "family"): family.weights.family,
             ("model", "base_sha256"): sha256,
-            ("model", "prediction"): family.weights.prediction,
-            ("model", "zero_terminal_snr"): family.weights.zero_terminal_snr,
+            ("model", "prediction"): family.weights.noise.prediction,
+            ("model", "zero_terminal_snr"): family.weights.noise.zero_terminal_snr,
             ("model", "precision"): precision,
             ("machine", "threads"): device.threads,
         }

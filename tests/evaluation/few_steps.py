@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from lorasmith.families.sd15 import StableDiffusion15
+from lorasmith.families.sd15.family import StableDiffusion15
 
 
 def sample_in(patch: pytest.MonkeyPatch, steps: int) -> None:
