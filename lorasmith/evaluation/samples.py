@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lorasmith.diffusion.sampling import denoise
+from lorasmith.engine.device import map_in_batches
 from lorasmith.engine.examples import CachedText
-from lorasmith.engine.oom import map_in_batches
 from lorasmith.engine.step import StepContext
 from lorasmith.evaluation.choose import EvaluationSet, SampleSpec, to_bytes
 

@@ -15,7 +15,7 @@ import torch
 from lorasmith.data.collate import collate
 from lorasmith.data.types import CachedExample, Example
 from lorasmith.diffusion.draw import Draw, Numbers, draw_numbers
-from lorasmith.engine.oom import map_in_batches
+from lorasmith.engine.device import map_in_batches
 from lorasmith.engine.step import StepContext
 from lorasmith.seeding import fold
 

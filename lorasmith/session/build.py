@@ -21,15 +21,13 @@ from lorasmith.data.cache_folder import cache_folder
 from lorasmith.data.types import CachedExample, Example
 from lorasmith.diffusion.draw import NoiseOptions
 from lorasmith.diffusion.objective import MSE
-from lorasmith.engine.allocator import keep_freed_memory
-from lorasmith.engine.device import DTYPES, Device, choose_device, fingerprint
+from lorasmith.engine.cpu import keep_freed_memory, speed_up_frozen
+from lorasmith.engine.device import DTYPES, Device, choose_device, environment
 from lorasmith.engine.examples import Encoding, RunBatches, StartupContext, cached_examples
 from lorasmith.engine.execution import EagerExecution, losses_of
-from lorasmith.engine.frozen_layers import speed_up_frozen
-from lorasmith.engine.loss_scaler import LossScaler
 from lorasmith.engine.lr_schedules import lr_factor_at
 from lorasmith.engine.optimizers import build_optimizer, check_optimizer
-from lorasmith.engine.state import Origin, TrainState
+from lorasmith.engine.state import LossScaler, Origin, TrainState
 from lorasmith.engine.step import StepContext
 from lorasmith.engine.world import SingleProcess
 from lorasmith.errors import ModelError, ResumeError
@@ -88,7 +86,7 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, sta
         config = _resolved(config, family, device, precision=precision, hashing=hashing)
     state = _fresh_state(config, _adapter(config, family, models, start), precision)
     batches = RunBatches(order_of(config, trained), cached, family, config.training.accumulation_steps, state)
-    marks, data = fingerprint(device, precision, differing), data_identity(config, trained)
+    marks, data = environment(device, precision, differing), data_identity(config, trained)
     warnings: tuple[Event, ...] = ()
     if resume is not None:
         changed = _restored(resume, state, config=config, data=data, marks=marks)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lorasmith.engine import frozen_layers
+from lorasmith.engine import cpu
 from lorasmith.engine import step as step_module
 from lorasmith.engine.state import TrainState
 from lorasmith.engine.step import StepContext
@@ -133,7 +133,7 @@ def test_fp16_with_two_overflows(make_workshop: MakeWorkshop, monkeypatch: pytes
 
 def test_with_every_layer_in_its_fast_form(make_workshop: MakeWorkshop, monkeypatch: pytest.MonkeyPatch) -> None:
     """The miniature's layers are too small for it; here they take the way of a real model's."""
-    monkeypatch.setattr(frozen_layers, "_FEWEST_WEIGHTS", 0)
+    monkeypatch.setattr(cpu, "_MIN_WEIGHTS", 0)
     straight, pieces = make_workshop("straight"), make_workshop("pieces")
     straight.new(STEPS, settings())
     pieces.new(4, settings())

@@ -11,8 +11,7 @@ from lorasmith.diffusion.draw import Draw
 from lorasmith.engine import step as step_module
 from lorasmith.engine.device import Device
 from lorasmith.engine.execution import EagerExecution
-from lorasmith.engine.loss_scaler import LossScaler
-from lorasmith.engine.state import TrainState
+from lorasmith.engine.state import LossScaler, TrainState
 from lorasmith.engine.step import Repeat, StepContext, StepResult, non_finite, numbers_at, train_step
 from lorasmith.errors import NonFiniteError, ResourceError
 from tests.engine.one_layer import BATCH, LR, SEED, made

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from lorasmith.engine.execution import EagerExecution
-from lorasmith.engine.loss_scaler import LossScaler
-from lorasmith.engine.state import TrainState
+from lorasmith.engine.state import LossScaler, TrainState
 from lorasmith.engine.step import Repeat, StepContext, StepResult, train_step
 from lorasmith.engine.tree_sum import TreeSum
 from lorasmith.engine.world import SingleProcess
