@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lorasmith.adapters import ADAPTERS
 from lorasmith.config import RunConfig
 from lorasmith.config.sections import OPTIMIZER_NAMES
 from lorasmith.data.files import shown
@@ -31,8 +32,11 @@ def check_names(config: RunConfig) -> None:
     """What only the worker can load, told by its name alone.
 
     Raises:
-        ConfigError: an optimizer or a device that does not exist anywhere.
+        ConfigError: an optimizer, a kind of adapter or a device that does not exist anywhere.
     """
+    if config.adapter.kind not in ADAPTERS:
+        kinds = ", ".join(ADAPTERS)
+        raise ConfigError("config_value", option="adapter.kind", value=repr(config.adapter.kind), expected=kinds)
     if config.optimizer.name not in OPTIMIZER_NAMES:
         accepted = ", ".join(OPTIMIZER_NAMES)
         raise ConfigError("optimizer_unknown", optimizer=config.optimizer.name, accepted=accepted)
@@ -136,6 +140,8 @@ def steps_of_epochs(config: RunConfig, found: Scan, epochs: int) -> int:
 def data_identity(config: RunConfig, trained: tuple[Example, ...]) -> str:
     """SHA-256 of what positions are counted over: the pictures as they are cut, batch size and accumulation."""
     training = config.training
-    rows = [[one.fingerprint, one.repeats, one.bucket, one.resized, one.crop] for one in trained]
+    rows = [
+        [example.example_hash, example.repeats, example.bucket, example.resized, example.crop] for example in trained
+    ]
     text = json.dumps([rows, training.batch_size, training.accumulation_steps], separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

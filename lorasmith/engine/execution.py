@@ -30,17 +30,13 @@ def losses_of(
     *,
     process: NoiseProcess,
     objective: Objective,
-    clip_skip: int,
 ) -> Tensor:
     """The loss of each example of a batch, (B,), float32; all arguments lie on the device of the models.
 
     The only definition of the loss: training minimises it, validation measures it. Pure, apart from dropout layers,
     which take their numbers from torch's global generator.
     """
-    conditioning = batch.conditioning
-    if conditioning is None:
-        assert batch.tokens is not None
-        conditioning = family.encode_tokens(models, batch.tokens, clip_skip=clip_skip)
+    conditioning = family.conditioning(models, batch.inputs)
     noised = apply_noise(process, batch.latents, numbers)
     prediction = family.predict(models, noised.noisy_latents, noised.timesteps, conditioning)
     return objective.losses(prediction, noised)

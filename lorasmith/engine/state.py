@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lorasmith.adapters.base import Adapter
+from lorasmith.adapters.flat import FlatAdapter
 
 INITIAL_SCALE = 2.0**16
 GROWTH_STEPS = 2000
@@ -56,7 +56,7 @@ class TrainState:
     """The state of training after `step` updates; the adapter is untouched at step 0."""
 
     step: int  # optimizer updates completed
-    adapter: Adapter
+    adapter: FlatAdapter
     optimizer: Optimizer
     scaler: LossScaler | None  # fp16 only
     origin: Origin

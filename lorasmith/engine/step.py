@@ -51,7 +51,6 @@ class StepContext:
     world: World
     batches: Batches
     device: Device
-    clip_skip: int
     accumulation_steps: int  # micro-batches in a step, of all processes together
     max_grad_norm: float  # 0: never clipped
     base_lrs: Mapping[str, float]  # by component

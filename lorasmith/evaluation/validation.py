@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from lorasmith.data.collate import collate
-from lorasmith.data.types import CachedExample, Example
+from lorasmith.data.types import Batch, CachedExample, Example
 from lorasmith.diffusion.draw import Draw, Numbers, draw_numbers
 from lorasmith.engine.device import map_in_batches
 from lorasmith.engine.step import StepContext
@@ -72,10 +71,11 @@ def validation_losses(
 
     def work(batch: Sequence[_Item]) -> list[float]:
         alive()
-        cached = collate([item.cached for item in batch], range(len(batch)), context.family.collate_conditioning)
+        inputs = context.family.collate([item.cached.inputs for item in batch])
         numbers = Numbers.joined([_numbers(context, item) for item in batch])
         where = context.device.torch_device
-        return [float(loss) for loss in context.losses(cached.to(where), numbers.to(where))]
+        losses = context.losses(Batch(inputs, tuple(range(len(batch)))).to(where), numbers.to(where))
+        return [float(loss) for loss in losses]
 
     losses = map_in_batches(
         items, work, kind=lambda item: item.cached.latents.shape, at_once=at_once, device=context.device

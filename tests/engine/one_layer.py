@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lorasmith.adapters.lora import Lora
 from lorasmith.data.types import Batch
 from lorasmith.diffusion.draw import NoiseOptions
 from lorasmith.diffusion.objective import MSE
@@ -19,7 +18,7 @@ from lorasmith.engine.optimizers import build_optimizer
 from lorasmith.engine.state import Origin, TrainState
 from lorasmith.engine.step import StepContext
 from lorasmith.engine.world import SingleProcess
-from lorasmith.targets import TargetModule
+from tests.adapters.making import attached_to_all
 
 CPU = Device(torch.device("cpu"), "", "asked", 1)
 SEED, BATCH, LR = 5, 4, 0.1
@@ -38,6 +37,9 @@ class Process:
 class Layer:
     """A family whose denoiser is one linear layer; answers what a step asks of a family."""
 
+    def conditioning(self, models: Mapping[str, nn.Module], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {"text": inputs["text"]}
+
     def predict(self, models: Mapping[str, nn.Module], x: Tensor, timesteps: Tensor, text: dict[str, Tensor]) -> Tensor:
         rows = models["denoiser"](x.flatten(1, 2))  # 4 dimensions would be taken for a convolution's
         return rows.view_as(x) + text["text"]
@@ -55,7 +57,7 @@ class Batches:
         latents = torch.randn(size, 3, 2, 4, generator=generator)
         text = torch.randn(size, 1, 1, 4, generator=generator)
         ids = tuple(range(first, first + size))
-        return step, Batch(latents=latents, conditioning={"text": text}, tokens=None, example_ids=ids)
+        return step, Batch({"latents": latents, "text": text}, example_ids=ids)
 
     def examples_in(self, _step: int) -> int:
         return sum(self.sizes)
@@ -67,14 +69,14 @@ def made(
     torch.manual_seed(1)
     denoiser = nn.Sequential(nn.Linear(4, 4))
     denoiser.requires_grad_(False)
-    adapter = Lora.attach([TargetModule("one", "denoiser", denoiser, "0")], rank=4, alpha=4.0, dropout=0.0, seed=1)
+    adapter = attached_to_all(denoiser, rank=4)
     with torch.no_grad():
         adapter.flat.add_(0.1)  # a pair that is zero has no gradient in its first half
     built = build_optimizer(optimizer, adapter, base_lrs={"denoiser": LR}, options={})
     state = TrainState(0, adapter, built, other.pop("scaler", None), Origin(0, 1))
     models = {"denoiser": denoiser}
     device = other.pop("device", CPU)
-    losses: Any = partial(losses_of, Layer(), models, process=Process(), objective=MSE, clip_skip=1)  # type: ignore[arg-type]
+    losses: Any = partial(losses_of, Layer(), models, process=Process(), objective=MSE)  # type: ignore[arg-type]
     context = StepContext(
         seed=SEED,
         family=Layer(),  # type: ignore[arg-type]
@@ -86,7 +88,6 @@ def made(
         world=other.pop("world", SingleProcess()),
         batches=Batches(sizes or (BATCH,) * accumulation),
         device=device,
-        clip_skip=1,
         accumulation_steps=len(sizes) or accumulation,
         max_grad_norm=other.pop("max_grad_norm", 0.0),
         base_lrs={"denoiser": LR},

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from lorasmith.data.types import Batch
 from lorasmith.diffusion.draw import Draw, Numbers, draw_numbers
 from lorasmith.diffusion.objective import Objective
 from lorasmith.engine.step import numbers_at
@@ -36,9 +37,7 @@ def test_it_is_the_loss_of_the_step(loaded: Loaded) -> None:
     assert loaded.evaluator.measured_on is not None
     found = validated(loaded, at_once=1).table
     for (example, cached), row in zip(loaded.evaluator.measured_on.validated, found, strict=True):
-        from lorasmith.data.collate import collate
-
-        batch = collate([cached], [0], loaded.context.family.collate_conditioning)
+        batch = Batch(loaded.context.family.collate([cached.inputs]), (0,))
         for number, (quantile, loss) in enumerate(zip(QUANTILES, row, strict=True)):
             draw = Draw(fold(42, "validation", example.image_sha256), 0, number)
             noise = draw_numbers(draw, tuple(batch.latents.shape)).noise
