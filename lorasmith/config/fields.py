@@ -6,7 +6,8 @@ that are kept relative) reads these declarations; no second list of options exis
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_origin
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
@@ -34,7 +35,7 @@ class Facts:
     name: str  # of the option, without dashes; of a recorded value: its name in the identity, "" where it has none
     is_option: bool = True
     common: bool = False  # shown by --help; --help-all shows every option
-    holds: Literal["", "path", "file name"] = ""  # a path inside the project is kept relative to it in run.toml
+    holds: Literal["", "path", "file_name"] = ""  # a path inside the project is kept relative to it in run.toml
     identified_by: str = ""  # the recorded field of the same section that stands for this one in the identity
     free_keys: tuple[str, ...] = ()  # keys of a table of options that are no part of the identity
 
@@ -76,6 +77,20 @@ class Option:
         """Its key in `lorasmith.toml` and `--config`: "save_every"."""
         return self.name.replace("-", "_")
 
+    @property
+    def kinds(self) -> list[type | tuple[Any, ...]]:
+        """The types it takes, `None` aside; a tuple stands for a choice of values."""
+        return [kind for kind in _alternatives(self.field.annotation) if kind is not type(None)]
+
+    @property
+    def is_flag(self) -> bool:
+        return self.kinds == [bool]
+
+    @property
+    def is_repeated(self) -> bool:
+        """Whether it may be given several times, with a K=V or a text each."""
+        return self.kinds in ([dict], [tuple])
+
 
 def option(
     name: str,
@@ -83,7 +98,7 @@ def option(
     *,
     effect: Effect,
     common: bool = False,
-    holds: Literal["", "path", "file name"] = "",
+    holds: Literal["", "path", "file_name"] = "",
     identified_by: str = "",
     free_keys: tuple[str, ...] = (),
     **limits: Any,
@@ -120,6 +135,15 @@ def declared(model: type[BaseModel]) -> Iterator[tuple[str, FieldInfo, Facts]]:
 def options_of(section: str, model: type[BaseModel]) -> list[Option]:
     """The options among the fields of `model`, in order."""
     return [Option(section, field, name, facts) for name, field, facts in declared(model) if facts.is_option]
+
+
+def _alternatives(annotation: Any) -> list[Any]:
+    """The types of a union, each without its arguments; a Literal becomes the tuple of its values."""
+    if get_origin(annotation) in (Union, UnionType):
+        return [kind for part in get_args(annotation) for kind in _alternatives(part)]
+    if get_origin(annotation) is Literal:
+        return [get_args(annotation)]
+    return [get_origin(annotation) or annotation]
 
 
 def _check_text(value: str, facts: Facts | None) -> None:

@@ -1,16 +1,15 @@
-"""The whole config of a run, its options, and its identity."""
+"""The whole config of a run, its options and its identity; and the request of a single start."""
 
 import hashlib
 import json
 from collections.abc import Mapping
 from functools import cache
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, field_validator
 
 from lorasmith.config.fields import BEYOND_LOCALE, Option, Section, declared, option, options_of
-from lorasmith.config.request import Request
 from lorasmith.config.sections import (
     AdapterConfig,
     CadenceConfig,
@@ -26,7 +25,9 @@ from lorasmith.config.sections import (
 )
 from lorasmith.errors import ConfigError
 from lorasmith.file_names import name_beyond_locale
+from lorasmith.languages import language_named
 
+MAX_STEPS = 1_000_000_000
 MAX_SHOWN = 200  # letters of a value in a message
 FIRST_IDENTITY = frozenset(
     {"base-model", "family", "prediction", "adapter", "rank", "alpha", "train-text-encoder", "seed"}
@@ -34,6 +35,26 @@ FIRST_IDENTITY = frozenset(
 )
 """What the identity of the first version held. A field that came later is part of it only where it is not at its
 default, so that runs made before it keep their identity."""
+
+
+class Request(Section):
+    """The options of a single start. They are not stored with the run and are no part of its identity."""
+
+    steps: int | None = option("steps", None, effect="learning", common=True, ge=1, le=MAX_STEPS)
+    """Steps to do: the target with --new, more than are saved with --continue."""
+    epochs: int | None = option("epochs", None, effect="learning", common=True, ge=1, le=MAX_STEPS)
+    """Instead of steps: passes over the pictures, turned into steps."""
+    output: str = option("output", "lora_output", effect="cadence", common=True, holds="path")
+    """The run folder."""
+    lang: Literal["", "en", "zh-TW"] = option("lang", "", effect="cadence", common=True)
+    """Language of the messages; "" takes LORASMITH_LANG, then the locale."""
+    verbose: bool = option("verbose", False, effect="cadence")
+    """Show debug logs."""
+
+    @field_validator("lang", mode="before")
+    @classmethod
+    def _by_any_name(cls, value: Any) -> Any:
+        return (language_named(value) or value) if isinstance(value, str) else value
 
 
 class RunConfig(Section):

@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lorasmith.config import RunConfig, load_run_toml, options
-from lorasmith.config.request import Request
+from lorasmith.config import Request, RunConfig, load_run_toml, options
 from lorasmith.data.names import extension_of, readable
 from lorasmith.data.order import split_held_out
 from lorasmith.data.seen import encoded

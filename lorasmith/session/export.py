@@ -11,7 +11,7 @@ from typing import Literal
 
 from lorasmith.config import RunConfig
 from lorasmith.data.types import Example
-from lorasmith.engine.examples import RunBatches
+from lorasmith.engine.batches import RunBatches
 from lorasmith.engine.optimizers import OPTIMIZERS
 from lorasmith.engine.state import TrainState
 from lorasmith.exporting.metadata import BucketFacts, ExportFacts, FolderFacts, count_tags

@@ -122,12 +122,13 @@ def overview(words: Translator) -> str:
 
 def _complain(words: Translator, code: str, fields: dict[str, object]) -> None:
     if code in ("config_value", "option_without_value"):
-        # What an option takes, in the reader's language. Here, because what it needs may be what is not installed.
-        from lorasmith.ui.expected import expected
+        # What an option takes, in the reader's language. Imported here, as the import that failed may be among these.
+        from lorasmith.ui.option_help import expected
         from lorasmith.ui.options import COMMAND_OPTIONS
 
         option = str(fields["option"])
-        otherwise = fields.get("expected", COMMAND_OPTIONS.get(option, ""))
+        own = {command_option.name: command_option.value for command_option in COMMAND_OPTIONS}
+        otherwise = fields.get("expected", own.get(option, ""))
         fields = {**fields, "expected": expected(words, option) or otherwise}
     if code == "name_beyond_locale":
         fields = {**fields, "name": in_own_bytes(str(fields["name"]))}

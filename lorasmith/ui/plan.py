@@ -45,11 +45,8 @@ def plan(arguments: list[str], words: Translator, command: str) -> int:
         TrainerError: the run would be refused for it.
     """
     given = _parsed(arguments)
-    if given.line.wants == "help":
-        print("\n".join(_help(words, command)))
-        return int(ExitCode.FINISHED)
-    if given.line.wants == "version":
-        print(f"lorasmith {__version__}")
+    if given.line.wants:
+        print(f"lorasmith {__version__}" if given.line.wants == "version" else "\n".join(_help(words, command)))
         return int(ExitCode.FINISHED)
     config = load_flat_toml(given.line.config) if given.line.config is not None else {}
     words = words_of(config, given.line, words)

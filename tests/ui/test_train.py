@@ -177,7 +177,7 @@ def test_the_first_run_offers_to_hold_some_pictures_out(
     arguments = "--new --steps 3 --base-model demo"
     values, left = asked_at_a_terminal(monkeypatch, arguments, answers, pictures=45)
     assert (values.get(HOLD_OUT), left) == (expected, [])
-    assert "Pictures: 45. Hold out 2," in capsys.readouterr().out
+    assert "Pictures: 45. Hold out 2 of them," in capsys.readouterr().out
     values, left = asked_at_a_terminal(monkeypatch, arguments, ["y"], pictures=45)  # there is a run now
     assert (HOLD_OUT in values, left) == (False, ["y"])
 

@@ -26,7 +26,7 @@ class CadenceConfig(Section):
 class ExportConfig(Section):
     """The LoRA file for the WebUI, and the names of state folders."""
 
-    name: str = option("name", "last", effect="cadence", common=True, holds="file name", min_length=1, max_length=120)
+    name: str = option("name", "last", effect="cadence", common=True, holds="file_name", min_length=1, max_length=120)
     """File name without `.safetensors`."""
     save_precision: Literal["fp32", "bf16", "fp16"] = option("save-precision", "fp16", effect="cadence")
     """Data type of the exported tensors; alpha is float32 always."""
