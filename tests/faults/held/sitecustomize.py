@@ -94,7 +94,7 @@ def drawing() -> None:
 
     class Finder(abc.MetaPathFinder):
         def find_spec(self, name: str, path: Any, target: Any = None) -> machinery.ModuleSpec | None:
-            if name == "lorasmith.reports.making":
+            if name == "lorasmith.reports.drawing":
                 hold_until_interrupted()
             return None
 
