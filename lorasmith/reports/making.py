@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lorasmith.errors import InputError
-from lorasmith.reading.summary import RunSummary, summary_of
+from lorasmith.reading.reader import read_summary
+from lorasmith.reading.summary import RunSummary
 from lorasmith.reports.charts import Chart, four_charts, more_charts
 from lorasmith.reports.json_report import json_report
 from lorasmith.reports.projections import reason_of
 from lorasmith.reports.translator import Translator
 from lorasmith.runs.durable import map_disk_full, write_atomically
 from lorasmith.runs.layout import RunFolder
-from lorasmith.runs.ledger import read_events
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -72,12 +72,6 @@ def make_reports(run: RunFolder, words: Translator, *, now: datetime | None = No
 
     files.html = _attempt(files, paths.html, page)
     return files
-
-
-def read_summary(run: RunFolder) -> RunSummary:
-    """The run as data, from its two ledgers and the names in its folder; what is torn or missing is left out."""
-    present = {path.name for path in run.root.iterdir()} if run.root.is_dir() else set()
-    return summary_of(read_events(run.ledger), read_events(run.supervisor_log), present=present)
 
 
 def _make_folder(folder: Path) -> Path:

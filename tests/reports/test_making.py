@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from lorasmith.messages import LANGUAGES
+from lorasmith.reading.reader import read_summary
 from lorasmith.reports import drawing, making
-from lorasmith.reports.making import make_reports, read_summary
+from lorasmith.reports.making import make_reports
 from lorasmith.runs.events import Event
 from lorasmith.runs.layout import RunFolder
 from lorasmith.ui.render import report_lines

@@ -14,8 +14,9 @@ from PIL import Image
 
 from lorasmith.messages import LANGUAGES
 from lorasmith.reading.attempts import Ending, Happening
-from lorasmith.reading.statistics import Trend
-from lorasmith.reading.summary import Picture, RunSummary, summary_of
+from lorasmith.reading.metrics import Trend
+from lorasmith.reading.pictures import Picture
+from lorasmith.reading.summary import RunSummary, summary_of
 from lorasmith.reports.charts import four_charts, more_charts
 from lorasmith.reports.drawing import COLOURS, draw_svg
 from lorasmith.reports.page import (
