@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from lorasmith.errors import ExitCode
 from lorasmith.reading.evaluations import METRICS, value_of
 from lorasmith.reading.pace import Pace
-from lorasmith.reports.files import ReportFiles
-from lorasmith.reports.speech import measured
+from lorasmith.reports.making import ReportFiles
+from lorasmith.reports.translator import loss_text
 from lorasmith.runs.events import (
     AdapterExported,
     BestChosen,
@@ -208,7 +208,7 @@ class Display:
         for measure in METRICS:
             value = value_of(event, measure)
             if value is not None or measure in event.unavailable:
-                number = "N/A" if value is None else measured(value)
+                number = "N/A" if value is None else loss_text(value)
                 shown.append(f"{self._words.say(f'report.loss.{measure}')} {number}")
         measures = " · ".join(shown)
         if event.is_control:
@@ -217,7 +217,7 @@ class Display:
             self._say("run.measured", step=event.step, measures=measures)
 
     def _best(self, event: BestChosen) -> None:
-        self._say("run.best", step=event.step, loss=measured(event.loss), path=self._path(event.path))
+        self._say("run.best", step=event.step, loss=loss_text(event.loss), path=self._path(event.path))
 
     def _warned(self, event: Warned) -> None:
         is_of_start = any(event.code == code for code, _ in self._start.warnings)
@@ -307,12 +307,10 @@ class Display:
 
 
 def report_lines(words: Translator, files: ReportFiles) -> list[str]:
-    """Where the reports are, the page first, and what of them could not be made."""
+    """Where the reports are, the page first, after what could not be made."""
     lines = []
-    for trouble in files.troubles:
-        lines += words.warning("report_failed", {"path": trouble.path, "reason": trouble.reason})
-    if files.lacking is not None:
-        lines += words.warning("report_without_png", files.lacking.fields)
+    for code, fields in files.warnings:
+        lines += words.warning(code, fields)
     return [*lines, *(words.say("report_command.made", path=shortened(path)) for path in files.made)]
 
 

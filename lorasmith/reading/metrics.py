@@ -1,4 +1,4 @@
-"""What can be said of a curve in a few numbers. Plain arithmetic; knows no event."""
+"""The metrics of a run, each in a few numbers."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import fsum, sqrt
-from statistics import median
 from typing import Literal
 
+from lorasmith.reading.evaluations import METRICS, reason_of, value_of
+from lorasmith.reading.fold import Curves
+
+TOTAL = "total"
 Trend = Literal["falling", "rising", "level", "too_few"]
 BLOCKS = 12  # of a curve, whose means are compared for the trend
 MIN_FOR_TREND = 4
@@ -27,14 +30,38 @@ class MetricSummary:
     least_step: int | None = None
     mean: float | None = None
     trend: Trend = "too_few"
-    baseline: float | None = None  # the same measure with the adapter off
+    baseline: float | None = None  # the same metric with the adapter off
     share_of_baseline: float | None = None  # final / baseline
+
+
+def summarize_metrics(curves: Curves) -> dict[str, MetricSummary]:
+    """Returns the total loss and every metric in numbers; those of the total are smoothed."""
+    points = curves.points
+    averages = [point.average_loss for point in points]
+    found = {TOTAL: summarize([point.step for point in points], [point.loss for point in points], smooth=averages)}
+    for metric in METRICS:
+        values = {event.step: value for event in curves.evaluations if (value := value_of(event, metric)) is not None}
+        baseline = None if curves.baseline is None else value_of(curves.baseline, metric)
+        found[metric] = summarize([*values], [*values.values()], baseline=baseline)
+    return found
+
+
+def why_unavailable(curves: Curves) -> dict[str, str]:
+    """Returns the newest reason code of each metric that was due and has no value at all."""
+    return {metric: code for metric in METRICS if (code := _why_never(curves, metric))}
+
+
+def _why_never(curves: Curves, metric: str) -> str:
+    if any(value_of(event, metric) is not None for event in curves.evaluations):
+        return ""
+    tried = [*reversed(curves.evaluations), *([curves.baseline] if curves.baseline else [])]
+    return next((code for event in tried if (code := reason_of(event, metric))), "")
 
 
 def summarize(
     steps: Sequence[int], values: Sequence[float], *, baseline: float | None = None, smooth: Sequence[float] = ()
 ) -> MetricSummary:
-    """A curve in numbers; the trend is that of `values`, first and final those of `smooth` where it is given."""
+    """Returns a curve in numbers: mean and trend of `values`; first, final and least of `smooth` where it is given."""
     if not values:
         return MetricSummary(0, baseline=baseline)
     shown = smooth or values
@@ -54,8 +81,9 @@ def summarize(
 
 
 def trend_of(values: Sequence[float]) -> Trend:
-    """Which way a curve goes, by the Mann-Kendall test (Mann 1945, Econometrica 13, 245-259) on the means of up to
-    BLOCKS blocks of it; "level" where chance explains it too."""
+    """Returns the direction of a curve by the Mann-Kendall test (Mann 1945, Econometrica 13, 245-259) on the means of
+    up to BLOCKS blocks of it; "level" where chance explains it too.
+    """
     if len(values) < MIN_FOR_TREND:
         return "too_few"
     count = min(BLOCKS, len(values))
@@ -65,29 +93,3 @@ def trend_of(values: Sequence[float]) -> Trend:
     if abs(rises) - 1 < CERTAIN * sqrt(count * (count - 1) * (2 * count + 5) / 18):
         return "level"
     return "rising" if rises > 0 else "falling"
-
-
-@dataclass(frozen=True, slots=True)
-class Speed:
-    """How long it took; seconds, bytes."""
-
-    steps: int
-    median_seconds: float | None  # of a step
-    mean_seconds: float | None
-    slowest_seconds: float | None
-    slowest_step: int | None
-    stepping_seconds: float  # in steps
-    evaluating_seconds: float
-    saving_seconds: float
-    wall_seconds: float  # of all attempts, what was cancelled included
-    peak_memory: int  # bytes; 0: not known
-
-
-def seconds_of(
-    steps: Sequence[int], seconds: Sequence[float]
-) -> tuple[float | None, float | None, float | None, int | None]:
-    """Median, mean, the longest and its step."""
-    if not seconds:
-        return None, None, None, None
-    slowest = max(range(len(seconds)), key=seconds.__getitem__)
-    return median(seconds), fsum(seconds) / len(seconds), seconds[slowest], steps[slowest]

@@ -42,7 +42,7 @@ class Page(HTMLParser):
     def loads(self) -> list[str]:
         """What it names that is not inside it."""
         found = [one[name] for _, one in self.elements for name in LOADING if name in one]
-        return [one for one in found if not one.startswith("data:image/jpeg;base64,")]
+        return [one for one in found if not one.startswith(("data:image/jpeg;base64,", "#"))]
 
 
 def parsed(html: str) -> Page:

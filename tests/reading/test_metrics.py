@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from lorasmith.reading.statistics import seconds_of, summarize, trend_of
+from lorasmith.reading.metrics import summarize, trend_of
 
 
 def test_a_curve_in_numbers() -> None:
@@ -37,8 +37,3 @@ def test_noise_alone_is_rarely_a_trend() -> None:
     assert found.count("level") > 80
     assert trend_of([1.0] * 20) == "level"
     assert trend_of([1.0, 0.5, 0.2]) == "too_few"
-
-
-def test_seconds() -> None:
-    assert seconds_of([1, 2, 3], [1.0, 6.0, 2.0]) == (2.0, 3.0, 6.0, 2)
-    assert seconds_of([], []) == (None, None, None, None)

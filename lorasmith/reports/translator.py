@@ -1,4 +1,4 @@
-"""Numbers and times as people read them, and what a report needs of the words. Knows no sentence itself."""
+"""What a report needs of the reader's language, and numbers and times as people read them. Knows no sentence itself."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 NOTHING = "–"
-KILO = 1024.0
+KIB = 1024.0
 
 
-class Speech(Protocol):
-    """The reader's language."""
+class Translator(Protocol):
+    """Sentences in the reader's language."""
 
     @property
     def language(self) -> str:
@@ -28,8 +28,8 @@ class Speech(Protocol):
         """A warning as lines; a code of another version too."""
 
 
-def short(value: float | None, *, digits: int = 3) -> str:
-    """A number as few digits can say it."""
+def short(value: float | None, digits: int = 3) -> str:
+    """A number with `digits` significant digits, without trailing zeros."""
     if value is None:
         return NOTHING
     if value == 0:
@@ -39,19 +39,24 @@ def short(value: float | None, *, digits: int = 3) -> str:
     return f"{value:.{max(1, digits - 1)}g}"
 
 
-def measured(value: float | None) -> str:
-    """A loss with three significant digits, those that are 0 too, so that columns line up."""
+def loss_text(value: float | None) -> str:
+    """A loss with three significant digits, trailing zeros included, so that columns line up."""
     if value is None:
         return NOTHING
     return f"{value:#.3g}" if 1e-3 <= abs(value) < 100 else short(value)
 
 
-def share(value: float | None) -> str:
-    """Percent."""
-    return NOTHING if value is None else f"{100 * value:.0f} %"
+def with_error(value: float | None, error: float | None) -> str:
+    """A number and its standard error, where that is known: `0.149 ± 0.013`."""
+    return short(value, 4) if error is None else f"{short(value, 4)} ± {short(error, 2)}"
 
 
-def clock(seconds: float) -> str:
+def percent(share: float | None) -> str:
+    """A share as whole percent: `57 %`."""
+    return NOTHING if share is None else f"{100 * share:.0f} %"
+
+
+def duration(seconds: float) -> str:
     """A time span: `0.42 s`, `12.3 s`, `4:05`, `1:04:05`."""
     if seconds < 60:
         return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.1f} s"
@@ -60,30 +65,30 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
 
 
-def moment(time: float | None) -> str:
-    """Wall-clock seconds as local time."""
+def local_time(time: float | None) -> str:
+    """Wall-clock seconds since 1970 as local date and time."""
     return NOTHING if time is None else datetime.fromtimestamp(time).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def size(count: int) -> str:
-    """Bytes."""
+def byte_size(count: int) -> str:
+    """Bytes as MB or GB (of 1024)."""
     if count <= 0:
         return NOTHING
-    amount = count / KILO**2
-    return f"{amount / KILO:.1f} GB" if amount >= 1000 else f"{amount:.0f} MB"
+    amount = count / KIB**2
+    return f"{amount / KIB:.1f} GB" if amount >= 1000 else f"{amount:.0f} MB"
 
 
-def plain(value: Any) -> str:
-    """A setting as it would be typed."""
+def setting_text(value: Any) -> str:
+    """The value of a setting as a person would type it."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if value is None or value in ("", [], {}):
         return NOTHING
     if isinstance(value, dict):
-        return ", ".join(f"{name}={plain(one)}" for name, one in value.items())
-    return ", ".join(map(plain, value)) if isinstance(value, list | tuple) else str(value)
+        return ", ".join(f"{name}={setting_text(part)}" for name, part in value.items())
+    return ", ".join(map(setting_text, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def file_name(path: str) -> str:
-    """The last two parts of a path: the folder says which concept a picture belongs to."""
+    """The last two parts of a path: the folder of a picture names its concept."""
     return "/".join(Path(path).parts[-2:])
