@@ -1,8 +1,8 @@
-"""The child: builds the run, trains it, and turns whatever goes wrong into an event and an exit code.
+"""The worker process: loads the run, trains it, and turns every failure into an event and an exit code.
 
-Started by the supervisor as `python -m lorasmith.runtime.worker RUN_FOLDER --attempt K --stop-at N [--resume STATE]`;
-the config is read from the folder. Says nothing to people. Holds a lock of its own while it lives: no two workers write
-one ledger, whatever became of their supervisors.
+The supervisor starts it as `python -m lorasmith.runtime.worker RUN_FOLDER --attempt K --stop-at N [--resume STATE]`; it
+reads the config from the folder and prints nothing. It holds a lock of its own: no two workers write one ledger, even
+if their supervisors were killed.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from lorasmith.runs.locks import FolderLock
 from lorasmith.runs.process_files import STOP_SIGNALS, HeartbeatWriter, StopFlag
 from lorasmith.runtime.processes import STACK_SIGNAL
 
-PREDECESSOR_SECONDS = 10.0  # that one which was just killed may take to be gone
+PREDECESSOR_SECONDS = 10.0  # a worker that was just killed may need this long to exit
 
 
 def main(argv: list[str]) -> int:
-    """Does one attempt and returns its exit code."""
+    """Runs one attempt and returns its exit code."""
     arguments = _parsed(argv)
     run = RunFolder(arguments.run_folder)
     stop = StopFlag(run, arguments.attempt, supervisor_pid=arguments.supervisor)
@@ -46,39 +46,39 @@ def main(argv: list[str]) -> int:
     facts = {"pid": os.getpid(), "attempt": arguments.attempt}
     try:
         with FolderLock(run.worker_lock, wait_seconds=PREDECESSOR_SECONDS, facts=facts):
-            # Looked at only now that the next supervisor would see the lock: there is no moment between the two.
-            return ExitCode.STOPPED if stop.is_orphaned() else _told(arguments, run, stop)
+            # Checked under the lock, where the next supervisor would find this worker: no orphan is overlooked.
+            return ExitCode.STOPPED if stop.is_orphaned() else _recorded_attempt(arguments, run, stop)
     except LockedError:
         return ExitCode.LOCKED
-    except OSError as error:  # of the lock itself: what goes wrong later has been turned into an exit code
+    except OSError as error:  # of the lock itself: later failures have become an exit code
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        return ExitCode.BAD_INPUT  # nothing was begun; where a run had, its supervisor knows
+        return ExitCode.BAD_INPUT  # nothing has begun; in the middle of a run its supervisor knows better
 
 
-def _told(arguments: argparse.Namespace, run: RunFolder, stop: StopFlag) -> int:
-    """Does the attempt and writes down how it ended."""
+def _recorded_attempt(arguments: argparse.Namespace, run: RunFolder, stop: StopFlag) -> int:
+    """Runs the attempt and records how it ended."""
     ending = _attempt(arguments, run, stop)
-    # StartupContext where the run stands: in its own ledger, or beside it while it has not taken its place.
+    # In the ledger of the run, or in the staging folder if the run has not taken its place.
     try:
         with Ledger(run.early_ledger if run.staging.exists() else run.ledger) as ledger:
             ledger.append(ending)
             ledger.sync()
         fault_point("worker.told")
     except (OSError, ResourceError):
-        traceback.print_exc()  # a full disk takes no last line: then the exit code alone tells
+        traceback.print_exc()  # the disk is full: only the exit code remains
     return ending.exit_code
 
 
 def _attempt(arguments: argparse.Namespace, run: RunFolder, stop: StopFlag) -> RunStopped:
-    """Loads, takes its place and trains; how it ended."""
+    """Loads the run, puts it in its place and trains it; returns how it ended."""
     step = None
-    # Importing makes millions of objects that stay: looking through them for garbage again and again costs a second.
+    # Imports create millions of permanent objects: garbage collection among them would cost a second.
     gc.disable()
     with ExitStack() as closing:
         closing.callback(gc.enable)
         try:
-            # Importing torch takes seconds, in which a stop must already be heard and a failure already be reported.
+            # The import of torch takes seconds, in which a stop request and a failure must be handled already.
             with importing_library():
                 from lorasmith.engine.thread_waiting import threads_waiting_by_need
                 from lorasmith.session import begin, build
@@ -100,7 +100,7 @@ def _attempt(arguments: argparse.Namespace, run: RunFolder, stop: StopFlag) -> R
                         startup=startup,
                     )
             except ResourceError as error:
-                raise InputError(error.code, **error.fields) from error  # nothing was begun: the user's to mend
+                raise InputError(error.code, **error.fields) from error  # nothing has begun: the user can fix it
             recorder = begin.begin(loaded)
             closing.callback(recorder.close)
             try:
@@ -114,7 +114,7 @@ def _attempt(arguments: argparse.Namespace, run: RunFolder, stop: StopFlag) -> R
                 reason=reason,
                 exit_code=ExitCode.FINISHED if reason == "reached" else ExitCode.STOPPED,
             )
-        # The boundary of the process: it becomes an event and an exit code. A library may have called sys.exit().
+        # The boundary of the process. A library may have called sys.exit().
         except (Exception, SystemExit) as error:  # noqa: BLE001
             return _failure(error, arguments.attempt, step)
 
@@ -150,13 +150,13 @@ def _parsed(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--attempt", type=int, required=True)
     parser.add_argument("--stop-at", type=int, required=True)
     parser.add_argument("--resume", type=Path)
-    parser.add_argument("--supervisor", type=int, help="process id; the worker stops when that process is gone")
-    parser.add_argument("--stacks-every", type=float, help="seconds; where no signal can ask for the stacks")
+    parser.add_argument("--supervisor", type=int, help="process id; the worker stops when that process has exited")
+    parser.add_argument("--stacks-every", type=float, help="seconds; where no signal requests the stacks")
     return parser.parse_args(argv)
 
 
 class _Lossy(io.RawIOBase):
-    """A file that what libraries print goes to: where it cannot be written, it is lost, and training goes on."""
+    """A stream for the output of libraries that loses what cannot be written, so that training continues."""
 
     def __init__(self, handle: int) -> None:
         self._handle = handle
@@ -179,21 +179,21 @@ def _lossy(handle: int) -> io.TextIOWrapper:
 
 
 def _settle(argv: list[str]) -> None:
-    """What a process of its own sets up before anything else: streams that cannot fail, and stacks for its watcher."""
+    """Sets up the process: streams that cannot fail, and stacks on request of the supervisor."""
     sys.stdout, sys.stderr = _lossy(1), _lossy(2)
     faulthandler.enable(2)
     if STACK_SIGNAL in signal.Signals.__members__:
         faulthandler.register(signal.Signals[STACK_SIGNAL], 2, all_threads=True)
     every = _parsed(argv).stacks_every
     if every is not None:
-        # Once a stall time-out: of a worker that was silent for so long, one falls into its silence.
+        # Once per stall time-out: in that time a worker that hangs prints its stacks at least once.
         faulthandler.dump_traceback_later(every, repeat=True, file=2)
 
 
 if __name__ == "__main__":
     _settle(sys.argv[1:])
     status = main(sys.argv[1:])
-    # Everything is on disk: taking down torch's modules one by one would cost two seconds.
+    # Everything is on disk: an orderly teardown of torch's modules would take two seconds.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
