@@ -7,7 +7,7 @@ Knows no file and no drawing.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import fsum
 
 from lorasmith.reading.attempts import AttemptLog
@@ -16,45 +16,14 @@ from lorasmith.runs.events import BestChosen, Evaluated, Event, RunStarted, Step
 from lorasmith.runs.ledger import is_cancelled
 
 DENOISER = "denoiser"
+_STEP_FIELDS = [known.name for known in fields(StepCompleted)]
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point(StepCompleted):
     """A completed step on the curves."""
 
-    event: StepCompleted
     average_loss: float  # mean loss of the last epoch's worth of steps, this step included
-
-    @property
-    def step(self) -> int:
-        return self.event.step
-
-    @property
-    def epoch(self) -> int:
-        return self.event.epoch
-
-    @property
-    def loss(self) -> float:
-        return self.event.loss
-
-    @property
-    def lr(self) -> dict[str, float]:
-        """The learning rates by component."""
-        return self.event.lr
-
-    @property
-    def grad_norm(self) -> float:
-        return self.event.grad_norm
-
-    @property
-    def seconds(self) -> float:
-        """The duration of the step."""
-        return self.event.seconds
-
-    @property
-    def time(self) -> float:
-        """Wall clock at its end, seconds since 1970."""
-        return self.event.time
 
     @property
     def denoiser_lr(self) -> float:
@@ -102,7 +71,8 @@ class RunFold:
             return None
         recent = self.points[max(0, len(self.points) - self._window + 1) :]
         losses = [*(point.loss for point in recent), event.loss]
-        self.points.append(Point(event, fsum(losses) / len(losses)))
+        plain = {name: getattr(event, name) for name in _STEP_FIELDS}
+        self.points.append(Point(**plain, average_loss=fsum(losses) / len(losses)))
         self.pace.add(event.step, event.time, event.seconds)
         return self.points[-1]
 
@@ -140,8 +110,8 @@ class RunFold:
     def _restart(self, start: RunStarted) -> None:
         kept: list[Point] = []
         for point in self.points:
-            if is_cancelled(point.event, start):
-                self.attempts[point.event.attempt].cancelled_steps += 1
+            if is_cancelled(point, start):
+                self.attempts[point.attempt].cancelled_steps += 1
             else:
                 kept.append(point)
         self.points = kept

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lorasmith.errors import ExitCode
 from lorasmith.reading.evaluations import METRICS, value_of
 from lorasmith.reading.pace import Pace
-from lorasmith.reports.files import ReportFiles
-from lorasmith.reports.speech import measured
+from lorasmith.reports.making import ReportFiles
+from lorasmith.reports.translator import loss_text
 from lorasmith.runs.events import (
     AdapterExported,
     BestChosen,
@@ -33,11 +33,13 @@ from lorasmith.runs.events import (
     WorkerStarted,
 )
 from lorasmith.runtime.policy import MAX_RESTARTS
-from lorasmith.runtime.start import Start
 from lorasmith.ui.screens import Screen
 from lorasmith.ui.status import Progress, speed, status_line
 from lorasmith.ui.translator import Translator
 from lorasmith.ui.which_run import typed
+
+if TYPE_CHECKING:
+    from lorasmith.runtime.preflight import Start
 
 LAST_LINES = 20  # of what a worker printed that died without a word
 # After these a run can go on from its newest state.
@@ -206,7 +208,7 @@ class Display:
         for measure in METRICS:
             value = value_of(event, measure)
             if value is not None or measure in event.unavailable:
-                number = "N/A" if value is None else measured(value)
+                number = "N/A" if value is None else loss_text(value)
                 shown.append(f"{self._words.say(f'report.loss.{measure}')} {number}")
         measures = " · ".join(shown)
         if event.is_control:
@@ -215,7 +217,7 @@ class Display:
             self._say("run.measured", step=event.step, measures=measures)
 
     def _best(self, event: BestChosen) -> None:
-        self._say("run.best", step=event.step, loss=measured(event.loss), path=self._path(event.path))
+        self._say("run.best", step=event.step, loss=loss_text(event.loss), path=self._path(event.path))
 
     def _warned(self, event: Warned) -> None:
         is_of_start = any(event.code == code for code, _ in self._start.warnings)
@@ -305,12 +307,10 @@ class Display:
 
 
 def report_lines(words: Translator, files: ReportFiles) -> list[str]:
-    """Where the reports are, the page first, and what of them could not be made."""
+    """Where the reports are, the page first, after what could not be made."""
     lines = []
-    for trouble in files.troubles:
-        lines += words.warning("report_failed", {"path": trouble.path, "reason": trouble.reason})
-    if files.lacking is not None:
-        lines += words.warning("report_without_png", files.lacking.fields)
+    for code, fields in files.warnings:
+        lines += words.warning(code, fields)
     return [*lines, *(words.say("report_command.made", path=shortened(path)) for path in files.made)]
 
 

@@ -134,7 +134,7 @@ import sys
 from pathlib import Path
 from lorasmith.config import Request
 from lorasmith.errors import InputError
-from lorasmith.runtime.starting import new_run
+from lorasmith.runtime.preflight import new_run
 for values in ({("optimizer", "name"): "sgd"}, {("machine", "device"): "foo"}, {("adapter", "init_from"): "nope"}):
     try: new_run(values, Request(steps=1), state_prefix="s", here=Path(sys.argv[1]))
     except InputError as error: print(error.code)

@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 
 from lorasmith.config import RunConfig
-from lorasmith.errors import ExitCode, InputError
+from lorasmith.errors import ExitCode
 from lorasmith.messages import LANGUAGES
-from lorasmith.reports.files import ReportFiles
-from lorasmith.reports.projections import Trouble
+from lorasmith.reports.making import ReportFiles
 from lorasmith.runs.events import (
     EVENTS,
     AdapterExported,
@@ -30,7 +29,7 @@ from lorasmith.runs.events import (
     WorkerStarted,
 )
 from lorasmith.runs.layout import RunFolder
-from lorasmith.runtime.start import Start
+from lorasmith.runtime.preflight import Start
 from lorasmith.ui.render import Display
 from lorasmith.ui.screens import Compose, Mood
 from lorasmith.ui.translator import Translator
@@ -346,8 +345,9 @@ def test_what_was_measured_is_told_and_what_could_not_be_is_na() -> None:
 def test_the_reports_are_named_and_what_could_not_be_made_is_told() -> None:
     shown = Shown()
     page = Path.cwd() / "training_logs" / "x.html"
-    lacking = InputError("dependency_missing", module="matplotlib", reason="gone", command="pip install matplotlib")
-    shown.display.reported(ReportFiles(None, None, page, (Trouble("x.json", "full"),), lacking))
+    missing = {"path": "x.png", "module": "matplotlib", "reason": "gone", "command": "pip install matplotlib"}
+    warnings = [("report_failed", {"path": "x.json", "reason": "full"}), ("report_without_library", missing)]
+    shown.display.reported(ReportFiles(html=page, warnings=warnings))
     assert shown.out.lines[0] == "Warning: Cannot write the report `x.json`: full"
     assert "pip install matplotlib" in shown.text
     assert shown.out.lines[-1] == "Report: `training_logs/x.html`"

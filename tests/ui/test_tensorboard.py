@@ -14,7 +14,7 @@ import pytest
 
 from lorasmith.errors import ConfigError, InputError
 from lorasmith.messages import LANGUAGES
-from lorasmith.reports.tensorboard import remake_tensorboard
+from lorasmith.reports.projections import projections_of
 from lorasmith.ui import tensorboard as module
 from lorasmith.ui.tensorboard import free_port, has_screen, tensorboard
 from lorasmith.ui.translator import Translator
@@ -63,7 +63,7 @@ def test_a_real_server_answers_with_every_step_and_ends_with_ctrl_c(here: Path) 
     import pexpect
 
     run = made_run(here / "lora_output", [begun(STEPS), *stepped(1, STEPS), ended(STEPS)])
-    remake_tensorboard(run)
+    projections_of(run).rewrite()
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "LORASMITH_LANG": "en", "COLUMNS": "200"}
     with listening() as taken:
         port = taken.getsockname()[1]
@@ -97,7 +97,7 @@ def test_a_real_server_answers_with_every_step_and_ends_with_ctrl_c(here: Path) 
 @pytest.mark.skipif(not Path("/proc/self").exists() or os.name == "nt", reason="looks for processes in /proc")
 def test_a_closed_window_leaves_no_server_behind(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = made_run(here / "lora_output", [begun(1), *stepped(1, 1)])
-    remake_tensorboard(run)
+    projections_of(run).rewrite()
     program = "import sys\nfrom lorasmith.ui.cli import main\nsys.exit(main(['tensorboard', '--no-browser']))"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.DEVNULL) as child:
