@@ -104,7 +104,7 @@ def scan_for(config: RunConfig, weights: BaseWeights, *, check_pixels: bool, see
 def notices(config: RunConfig, found: Scan, stop_at: int) -> list[tuple[str, dict[str, Any]]]:
     """What a person should know of a start, as (code, fields): the findings of the dataset first, then what was left
     out and settings that may not do what is expected. The same in the parent and in the worker."""
-    noted = [(one.code, one.fields) for one in found.findings]
+    noted = [(finding.code, finding.fields) for finding in found.findings]
     for problem in found.problems:
         fields = {"path": shown(problem.path), "reason": problem.reason, "fields": problem.fields}
         noted.append(("picture_skipped", fields))
@@ -119,15 +119,15 @@ def notices(config: RunConfig, found: Scan, stop_at: int) -> list[tuple[str, dic
 def split_examples(config: RunConfig, found: Scan) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
     """The examples that are trained on, and those held out at --new: told by their bytes."""
     held_out = frozenset(config.dataset.held_out)
-    trained = tuple(one for one in found.examples if one.image_sha256 not in held_out)
+    trained = tuple(example for example in found.examples if example.image_sha256 not in held_out)
     if not trained:
         raise ConfigError("hold_out_too_many", hold_out=len(held_out), pictures=len(found.examples))
-    return trained, tuple(one for one in found.examples if one.image_sha256 in held_out)
+    return trained, tuple(example for example in found.examples if example.image_sha256 in held_out)
 
 
 def order_of(config: RunConfig, trained: tuple[Example, ...]) -> Order:
     """Which examples meet in which micro-batch."""
-    places = [(one.bucket, one.repeats) for one in trained]
+    places = [(example.bucket, example.repeats) for example in trained]
     return Order(places, batch_size=config.training.batch_size, seed=config.seed)
 
 

@@ -33,7 +33,7 @@ def fit(original: Size, buckets: Iterable[Size]) -> tuple[Size, Size, Offset]:
     `resized` is the whole picture at the smallest size that covers the bucket: one side is the bucket's own. Among
     buckets that keep as much, the one with most pixels is taken, then the first in order.
     """
-    bucket = min(buckets, key=lambda one: (_lost(original, one), -one.width * one.height, one))
+    bucket = min(buckets, key=lambda size: (_lost(original, size), -size.width * size.height, size))
     width, height = original
     if bucket.width * height >= bucket.height * width:  # the width decides, and something of the height is cut off
         resized = Size(bucket.width, max(_rounded(height * bucket.width, width), bucket.height))

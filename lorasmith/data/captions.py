@@ -52,7 +52,8 @@ def read_text(path: Path) -> CaptionText:
 
 def cleaned(text: str) -> str:
     """Control characters and runs of white space as one space, none at the ends."""
-    return " ".join("".join(" " if unicodedata.category(one) == "Cc" else one for one in text).split())
+    without_controls = (" " if unicodedata.category(sign) == "Cc" else sign for sign in text)
+    return " ".join("".join(without_controls).split())
 
 
 def with_trigger(caption: str, trigger_word: str) -> str:

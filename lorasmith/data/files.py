@@ -27,13 +27,13 @@ class BadFileError(DatasetError):
 
 def as_fields(problems: Iterable[Problem]) -> list[dict[str, Any]]:
     """Problems as JSON values. Bytes of a path that are no text are shown as \\xXX."""
-    return [{"path": shown(one.path), "reason": one.reason, "fields": one.fields} for one in problems]
+    return [{"path": shown(problem.path), "reason": problem.reason, "fields": problem.fields} for problem in problems]
 
 
 def shown(path: Path) -> str:
     """The path as text that any encoding of Unicode can hold, and that a terminal shows as it is read: what would move
     its cursor or turn its direction of writing is shown as \\xXX or \\uXXXX, undecoded bytes as \\xXX."""
-    text = "".join(ascii(one)[1:-1] if _HIDDEN.match(one) else one for one in str(path))
+    text = "".join(ascii(character)[1:-1] if _HIDDEN.match(character) else character for character in str(path))
     return readable(text)
 
 

@@ -98,7 +98,7 @@ def scan(
     noted = [*unused.of_layout(layout), *_pictures_without_extension(layout)]
     noted += findings.finding("captions_empty", _relative(is_empty, folder))
     noted += findings.finding("caption_more_lines", _relative(has_more_lines, folder))
-    uncaptioned = frozenset(one.image for one in candidates if one.caption_file is None)
+    uncaptioned = frozenset(candidate.image for candidate in candidates if candidate.caption_file is None)
     noted += findings.of_examples(examples, folder, uncaptioned=uncaptioned)
     return Scan(tuple(examples), tuple(problems), tuple(noted), read)
 
@@ -113,7 +113,7 @@ def repeats_in(folder: Path) -> tuple[int, ...]:
     candidates = _candidates(layout)
     if not candidates and not problems:
         raise _nothing_found(layout)
-    return tuple(one.place.repeats for one in candidates)
+    return tuple(candidate.place.repeats for candidate in candidates)
 
 
 # -- which files -----------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ def _reason(error: OSError) -> str:
 def _place(path: Path, repeats: int, words: str, entries: tuple[tuple[str, ...], tuple[str, ...]]) -> Place:
     files, folders = entries
     readable = names.readable()
-    pictures = tuple(one for one in files if names.extension_of(one) in readable)
+    pictures = tuple(file for file in files if names.extension_of(file) in readable)
     return Place(path, repeats, words, files, folders, pictures, names.paired(pictures, files))
 
 
@@ -172,7 +172,7 @@ def _candidates(layout: Layout) -> list[_Candidate]:
             caption = place.paired.captions.get(name)
             caption_file = None if caption is None else place.path / caption
             found.append(_Candidate(image, image.relative_to(layout.root).as_posix(), place, caption_file))
-    return sorted(found, key=lambda one: (unicodedata.normalize("NFC", one.name), one.name))
+    return sorted(found, key=lambda candidate: (unicodedata.normalize("NFC", candidate.name), candidate.name))
 
 
 def _pictures_without_extension(layout: Layout) -> list[Finding]:
@@ -180,8 +180,9 @@ def _pictures_without_extension(layout: Layout) -> list[Finding]:
     known = {*names.readable(), *names.UNREADABLE, *names.CAPTIONS, *names.OTHER_WORDS}
     found: list[Path] = []
     for place in layout.places:
-        unknown = [one for one in place.files if names.extension_of(one) not in known and names.plugin_of(one) is None]
-        found += layout.named(place, (one for one in unknown if plugins.begins_like_a_picture(place.path / one)))
+        others = (file for file in place.files if names.extension_of(file) not in known)
+        unknown = [file for file in others if names.plugin_of(file) is None]
+        found += layout.named(place, (file for file in unknown if plugins.begins_like_a_picture(place.path / file)))
     return findings.finding("picture_without_extension", found)
 
 
@@ -196,12 +197,12 @@ def _nothing_found(layout: Layout) -> DatasetError:
             return DatasetError("dataset_folder_names", folder=folder, found=shown(Path(name)), right=right)
     if holding:
         return DatasetError("dataset_other_folder", folder=folder, meant=shown(layout.root / holding[0]))
-    listed = [{"code": one.code, "fields": one.fields} for one in unused.of_layout(layout)]
+    listed = [{"code": finding.code, "fields": finding.fields} for finding in unused.of_layout(layout)]
     return DatasetError("dataset_empty", folder=folder, types=" ".join(names.readable()), findings=listed)
 
 
 def _relative(paths: list[Path], root: Path) -> list[Path]:
-    return list(dict.fromkeys(one.relative_to(root) for one in paths))
+    return list(dict.fromkeys(path.relative_to(root) for path in paths))
 
 
 # -- one picture -----------------------------------------------------------------------------------

@@ -86,7 +86,7 @@ def extension_of(name: str) -> str:
 
 def readable() -> tuple[str, ...]:
     """The extensions of pictures that can be read here."""
-    return (*PICTURES, *(one for plugin in PLUGINS if plugin.is_installed for one in plugin.extensions))
+    return (*PICTURES, *(extension for plugin in PLUGINS if plugin.is_installed for extension in plugin.extensions))
 
 
 def plugin_of(name: str) -> Plugin | None:
@@ -98,7 +98,9 @@ def plugin_of(name: str) -> Plugin | None:
 def kinds(names: Iterable[str]) -> str:
     """`.cr2 ×3, .psd`: the extensions, and how many files have each."""
     counted = Counter(map(extension_of, names))
-    return ", ".join(f"{one} \u00d7{count}" if count > 1 else one for one, count in sorted(counted.items()))
+    return ", ".join(
+        f"{extension} \u00d7{count}" if count > 1 else extension for extension, count in sorted(counted.items())
+    )
 
 
 def parsed_folder(name: str) -> tuple[int, str] | None:
@@ -141,21 +143,21 @@ def paired(pictures: Iterable[str], names: Iterable[str]) -> Paired:
     found: dict[str, str] = {}
     pictures = list(pictures)
     for picture in pictures:
-        keys = (unicodedata.normalize("NFC", one) for one in (_stem(picture), picture))
+        keys = (unicodedata.normalize("NFC", key) for key in (_stem(picture), picture))
         if match := next((exact[key] for key in keys if key in exact), None):
             found[picture] = match
     claimed = set(found.values())
-    loose = _by((one for one in texts if one not in claimed), _loose)
+    loose = _by((text for text in texts if text not in claimed), _loose)
     for picture in pictures:
         if picture not in found and _loose(_stem(picture)) in loose:
             found[picture] = loose[_loose(_stem(picture))]
     claimed = set(found.values())
-    return Paired(found, tuple(one for one in texts if one not in claimed and not _is_no_caption(one)))
+    return Paired(found, tuple(text for text in texts if text not in claimed and not _is_no_caption(text)))
 
 
 def common_names(files: Iterable[str]) -> frozenset[str]:
     """What `belongs_to` compares with: the names of files without what differs between a picture and its words."""
-    return frozenset(_loose(_stem(one)) for one in files)
+    return frozenset(_loose(_stem(file)) for file in files)
 
 
 def belongs_to(name: str, common: frozenset[str]) -> bool:
@@ -174,7 +176,7 @@ def may_hold_captions(name: str, common: frozenset[str]) -> bool:
 def _by(names: Iterable[str], key: Callable[[str], str]) -> dict[str, str]:
     """The caption file of each stem, the kind that counts first."""
     found: dict[str, str] = {}
-    for name in sorted(names, key=lambda one: (CAPTIONS.index(extension_of(one)), one)):
+    for name in sorted(names, key=lambda name: (CAPTIONS.index(extension_of(name)), name)):
         found.setdefault(key(_stem(name)), name)
     return found
 

@@ -22,7 +22,7 @@ def is_main_subject(repeats: Sequence[int]) -> list[bool]:
     """Which pictures show what is taught: those that repeat at least half as often as the most repeated. The others
     keep what the base model knows, and measuring on them would say nothing of what was learned."""
     most = max(repeats, default=0)
-    return [2 * one >= most for one in repeats]
+    return [2 * times >= most for times in repeats]
 
 
 def split_held_out(pictures: Sequence[tuple[str, int]], hold_out: int | Literal["auto"], seed: int) -> frozenset[str]:

@@ -13,7 +13,7 @@ from lorasmith.data.files import BadFileError, read_head
 from lorasmith.data.names import HEIF, INSTALL, JPEG_XL, Plugin
 
 _HEAD = 16  # bytes that tell a kind of picture
-_BRANDS = {b"ftyp" + one: HEIF for one in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")}
+_BRANDS = {b"ftyp" + brand: HEIF for brand in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")}
 _MAY_BE_AVIF = (b"ftypmif1", b"ftypmsf1")
 _SIGNATURES = {b"\xff\x0a": JPEG_XL, b"\0\0\0\x0cJXL \r\n\x87\n": JPEG_XL}
 _OTHERS = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")

@@ -40,7 +40,7 @@ def unchanged(path: Path, seen: Seen) -> SeenFile | None:
 
 def encoded(seen: Seen) -> bytes:
     """As JSON."""
-    rows = {path: [one.length, one.modified_ns, list(one.size), one.sha256] for path, one in seen.items()}
+    rows = {path: [file.length, file.modified_ns, list(file.size), file.sha256] for path, file in seen.items()}
     return json.dumps(rows).encode()
 
 

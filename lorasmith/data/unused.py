@@ -42,7 +42,7 @@ class Layout:
 
     def named(self, place: Place, files: Iterable[str]) -> list[Path]:
         """Relative to the root."""
-        return [(place.path / one).relative_to(self.root) for one in files]
+        return [(place.path / file).relative_to(self.root) for file in files]
 
 
 def listed(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -100,9 +100,9 @@ def _of_kinds(layout: Layout) -> list[Finding]:
     lacking: list[Path] = []
     unreadable: list[Path] = []
     for place in layout.places:
-        others = [one for one in place.files if one not in place.pictures]
-        lacking += layout.named(place, (one for one in others if names.plugin_of(one) is not None))
-        unreadable += layout.named(place, (one for one in others if names.extension_of(one) in names.UNREADABLE))
+        others = [file for file in place.files if file not in place.pictures]
+        lacking += layout.named(place, (file for file in others if names.plugin_of(file) is not None))
+        unreadable += layout.named(place, (file for file in others if names.extension_of(file) in names.UNREADABLE))
     found = finding("plugin_missing", lacking, kinds=names.kinds(map(str, lacking)), command=names.INSTALL)
     return found + finding("kind_unreadable", unreadable, kinds=names.kinds(map(str, unreadable)))
 
@@ -150,7 +150,7 @@ def pictures_below(folder: Path) -> Iterator[Path]:
         if _is_of_a_run(path):
             folders.clear()
             continue
-        folders[:] = sorted(one for one in folders if not names.is_of_system(one))
+        folders[:] = sorted(name for name in folders if not names.is_of_system(name))
         for name in sorted(files):
             if not names.is_of_system(name) and _is_picture(name):
                 yield path / name
@@ -172,7 +172,7 @@ def _own_pictures(folder: Path) -> bool:
 
 def _holds_dataset(folder: Path) -> bool:
     try:
-        numbered = [folder / one for one in listed(folder)[1] if names.parsed_folder(one) is not None]
+        numbered = [folder / name for name in listed(folder)[1] if names.parsed_folder(name) is not None]
     except OSError:
         return False
     return not _is_of_a_run(folder) and any(map(_own_pictures, numbered))
@@ -196,15 +196,15 @@ def _of_captions(layout: Layout) -> list[Finding]:
     others: list[Path] = []
     for place in layout.places:
         captions = place.paired.captions
-        lacking = names.common_names(one for one in place.pictures if one not in captions)
+        lacking = names.common_names(picture for picture in place.pictures if picture not in captions)
         used, not_read = names.common_names(place.pictures), names.common_names(_not_read(place))
-        unused = [one for one in place.paired.unused if not names.belongs_to(one, not_read)]
-        second += layout.named(place, (one for one in unused if names.belongs_to(one, used)))
-        alone += layout.named(place, (one for one in unused if not names.belongs_to(one, used)))
+        unused = [text for text in place.paired.unused if not names.belongs_to(text, not_read)]
+        second += layout.named(place, (text for text in unused if names.belongs_to(text, used)))
+        alone += layout.named(place, (text for text in unused if not names.belongs_to(text, used)))
         counts = Counter(captions.values())
-        shared += layout.named(place, (one for one, caption in captions.items() if counts[caption] > 1))
-        others += layout.named(place, (one for one in place.files if names.may_hold_captions(one, lacking)))
-        elsewhere += [one.relative_to(layout.root) for one in _captions_in_folders(place, layout, lacking)]
+        shared += layout.named(place, (picture for picture, caption in captions.items() if counts[caption] > 1))
+        others += layout.named(place, (file for file in place.files if names.may_hold_captions(file, lacking)))
+        elsewhere += [path.relative_to(layout.root) for path in _captions_in_folders(place, layout, lacking)]
     found = finding("captions_elsewhere", elsewhere, folder=shown(elsewhere[0].parent) if elsewhere else "")
     found += finding("captions_of_other_kind", others, kinds=names.kinds(map(str, others)))
     found += finding("captions_alone", alone)
@@ -231,5 +231,5 @@ def _captions_in_folders(place: Place, layout: Layout, lacking: frozenset[str]) 
             files = listed(folder)[0]
         except OSError:  # not there, or not to be read
             continue
-        texts = (one for one in files if names.extension_of(one) in names.CAPTIONS)
-        yield from (folder / one for one in texts if names.belongs_to(one, lacking))
+        texts = (file for file in files if names.extension_of(file) in names.CAPTIONS)
+        yield from (folder / text for text in texts if names.belongs_to(text, lacking))

@@ -97,10 +97,10 @@ def choose(
 
 def _drawn(examples: Sequence[Example], seed: int) -> list[Example]:
     """Equal pictures once; what is taught before what only reminds."""
-    taught = is_main_subject([one.repeats for one in examples])
+    taught = is_main_subject([example.repeats for example in examples])
     ranks = [
-        (not is_first, fold(seed, "evaluated", one.image_sha256))
-        for one, is_first in zip(examples, taught, strict=True)
+        (not is_first, fold(seed, "evaluated", example.image_sha256))
+        for example, is_first in zip(examples, taught, strict=True)
     ]
     distinct: dict[str, Example] = {}
     for number in sorted(range(len(examples)), key=ranks.__getitem__):

@@ -44,7 +44,7 @@ class PictureScores:
         """Over the samples that have an original; None unless all of them were measured, so that means stay those of
         the same pictures."""
         values: list[float | None] = getattr(self, measure)
-        compared = [value for value, one in zip(values, samples, strict=True) if one.spec.original is not None]
+        compared = [value for value, sample in zip(values, samples, strict=True) if sample.spec.original is not None]
         known = [value for value in compared if value is not None]
         return math.fsum(known) / len(known) if known and len(known) == len(compared) else None
 
@@ -70,16 +70,16 @@ class PictureMetrics:
         measured = PictureScores([*blank], [*blank], [*blank], [None] * len(samples))
         if not samples:
             return measured
-        for number, one in enumerate(samples):
-            original = one.spec.pixels
+        for number, sample in enumerate(samples):
+            original = sample.spec.pixels
             if original is None:
                 continue
             alive()
-            if not one.is_finite:
+            if not sample.is_finite:
                 measured.unavailable |= dict.fromkeys(("visual", "color", "semantic"), NOT_FINITE)
                 continue
-            (measured.visual[number],) = ssim_losses(one.picture[None], original[None])
-            (color,) = color_losses(one.picture[None], original[None])
+            (measured.visual[number],) = ssim_losses(sample.picture[None], original[None])
+            (color,) = color_losses(sample.picture[None], original[None])
             if math.isfinite(color):
                 measured.color[number] = color
             else:
@@ -97,7 +97,7 @@ class PictureMetrics:
             if encoder is None:
                 measured.unavailable["semantic"] = self.problem
                 return
-            rows = _embedded(encoder, [one.picture for one in samples], alive)
+            rows = _embedded(encoder, [sample.picture for sample in samples], alive)
             self._semantic(encoder, samples, rows, measured, alive=alive)
             what = "nearest"
             if is_end or len(self.trained) <= MAX_COMPARED_EACH_TIME:
@@ -116,13 +116,13 @@ class PictureMetrics:
         *,
         alive: Callable[[], None],
     ) -> None:
-        for number, (one, row) in enumerate(zip(samples, rows, strict=True)):
-            original = one.spec.original
-            if original is None or one.spec.pixels is None or not one.is_finite:
+        for number, (sample, row) in enumerate(zip(samples, rows, strict=True)):
+            original = sample.spec.original
+            if original is None or sample.spec.pixels is None or not sample.is_finite:
                 continue
             key = original.image_sha256
             if key not in self._originals:
-                self._originals[key] = _embedded(encoder, [one.spec.pixels], alive)[0]
+                self._originals[key] = _embedded(encoder, [sample.spec.pixels], alive)[0]
             (loss,) = semantic_losses(row[None], self._originals[key][None])
             if math.isfinite(loss):
                 measured.semantic[number] = loss
@@ -140,13 +140,14 @@ class PictureMetrics:
     ) -> None:
         if self._training is None:
             try:
-                self._training = torch.cat([_embedded(encoder, [picture_of(one)], alive) for one in self.trained])
+                rows_of = [_embedded(encoder, [picture_of(example)], alive) for example in self.trained]
+                self._training = torch.cat(rows_of)
             except (DatasetError, OSError):  # a picture is not what it was: then no nearest one is named
                 measured.unavailable["nearest"] = PICTURE_CHANGED
                 return
         similarity, place = (rows @ self._training.T).max(dim=1)
-        for number, one in enumerate(samples):
-            if one.is_finite and math.isfinite(float(similarity[number])):
+        for number, sample in enumerate(samples):
+            if sample.is_finite and math.isfinite(float(similarity[number])):
                 measured.nearest[number] = (self.trained[int(place[number])].image, float(similarity[number]))
 
     def _encoder(self) -> ImageEncoder | None:

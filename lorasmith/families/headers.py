@@ -207,14 +207,14 @@ def _check_torch_archive(path: Path) -> None:
         raise ModelError("model_truncated", path=str(path), size=size) from error
     except (ValueError, OverflowError, struct.error, NotImplementedError, OSError) as error:
         raise damaged from error
-    pickles = [one for one in entries if one.filename == "data.pkl" or one.filename.endswith("/data.pkl")]
+    pickles = [entry for entry in entries if entry.filename == "data.pkl" or entry.filename.endswith("/data.pkl")]
     if not pickles:
         raise ModelError("model_is_archive", path=str(path))
-    if any(one.compress_type != zipfile.ZIP_STORED or one.file_size != one.compress_size for one in entries):
+    if any(entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size for entry in entries):
         raise damaged
-    if len({one.filename for one in entries}) != len(entries) or sum(one.file_size for one in entries) > size:
+    if len({entry.filename for entry in entries}) != len(entries) or sum(entry.file_size for entry in entries) > size:
         raise damaged
-    if any(one.file_size > MAX_PICKLE_BYTES for one in pickles):
+    if any(entry.file_size > MAX_PICKLE_BYTES for entry in pickles):
         raise damaged
 
 

@@ -100,5 +100,5 @@ def _preparation(config: Mapping[str, Any]) -> Preparation:
 
 
 def _three(values: Any) -> tuple[float, float, float]:
-    red, green, blue = (float(one) for one in values)
+    red, green, blue = (float(value) for value in values)
     return red, green, blue

@@ -176,9 +176,9 @@ def _hub_snapshots(cache: Path) -> Iterator[Path]:
     for repository in _folders(cache):
         if not repository.name.startswith("models--"):
             continue
-        usable = [one for one in _folders(repository / "snapshots") if _is_stable_diffusion(one)]
+        usable = [snapshot for snapshot in _folders(repository / "snapshots") if _is_stable_diffusion(snapshot)]
         if usable:
-            yield max(usable, key=lambda one: one.stat().st_mtime_ns)
+            yield max(usable, key=lambda snapshot: snapshot.stat().st_mtime_ns)
 
 
 def _is_stable_diffusion(folder: Path) -> bool:

@@ -59,9 +59,9 @@ def caching() -> None:
 
 
 def step() -> None:
-    from lorasmith.engine import step as step_module
+    from lorasmith.engine.execution import EagerExecution
 
-    at_call(step_module, "losses_of", 3)
+    at_call(EagerExecution, "forward_backward", 3)
 
 
 def saving(number: int) -> None:

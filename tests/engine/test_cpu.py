@@ -1,15 +1,16 @@
-"""Fast layers compute what the plain ones do, again and again the same, and leave alone what they cannot do."""
+"""Fast layers compute what the plain layers do, repeatably; glibc keeps freed memory; other systems are left alone."""
 
 import copy
+import ctypes
+import platform
+import sys
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from lorasmith.engine import frozen_layers
-from lorasmith.engine.frozen_layers import FrozenConv2d, FrozenLinear, PixelwiseConv2d, speed_up_frozen
-
-pytestmark = pytest.mark.skipif(not frozen_layers._operators_are_there(), reason="this torch has no oneDNN")
+from lorasmith.engine import cpu
+from lorasmith.engine.cpu import FrozenConv2d, FrozenLinear, PixelwiseConv2d, keep_freed_memory, speed_up_frozen
 
 LAYERS = {
     "3x3": (lambda: nn.Conv2d(128, 64, 3, padding=1), (2, 128, 9, 7)),
@@ -26,7 +27,9 @@ LAYERS = {
 
 
 def made(kind: str, precision: torch.dtype = torch.float32) -> tuple[nn.Module, nn.Module, Tensor]:
-    """A plain layer, the same one made fast, an input."""
+    """A plain layer, its fast form, an input."""
+    if not cpu._has_operators():
+        pytest.skip("this torch has no oneDNN")
     generator = torch.Generator().manual_seed(2)
     make, shape = LAYERS[kind]
     plain = make().to(precision).requires_grad_(False)
@@ -54,7 +57,7 @@ def difference(one: Tensor, other: Tensor) -> float:
 @pytest.fixture(autouse=True)
 def small_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is computed does not depend on the size from which it is worth it."""
-    monkeypatch.setattr(frozen_layers, "_FEWEST_WEIGHTS", 0)
+    monkeypatch.setattr(cpu, "_MIN_WEIGHTS", 0)
 
 
 @pytest.mark.parametrize("kind", LAYERS)
@@ -88,7 +91,7 @@ def test_few_pixels_and_many_go_different_ways_to_one_result(kind: str, monkeypa
     plain, fast, x = made(kind)
     results = {}
     for way, channels in (("columns", 0), ("convolution", 10**9)):
-        monkeypatch.setattr(frozen_layers, "_CHANNELS_PER_PIXEL", channels)
+        monkeypatch.setattr(cpu, "_CHANNELS_PER_PIXEL", channels)
         results[way] = both_ways(fast, x)
         assert type(fast(x.clone().requires_grad_()).grad_fn).__name__.startswith(
             "_Convolution" if way == "columns" else "Convolution"
@@ -148,7 +151,7 @@ def test_what_it_leaves_alone() -> None:
 
 
 def test_a_torch_without_the_operators(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frozen_layers, "_NEEDED_OPERATORS", ("_an_operator_nobody_has",))
+    monkeypatch.setattr(cpu, "_NEEDED_OPERATORS", ("_an_operator_nobody_has",))
     assert speed_up_frozen(nn.Sequential(nn.Linear(64, 128).requires_grad_(False))) == 0
 
 
@@ -161,8 +164,36 @@ def test_no_second_copy_of_the_weights_but_of_1x1_convolutions() -> None:
         assert more == (next(plain.parameters()).numel() if isinstance(fast, PixelwiseConv2d) else 0)
 
 
+@pytest.mark.skipif(not cpu._has_operators(), reason="this torch has no oneDNN")
 def test_small_layers_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frozen_layers, "_FEWEST_WEIGHTS", 64 * 32)
+    monkeypatch.setattr(cpu, "_MIN_WEIGHTS", 64 * 32)
     model = nn.Sequential(nn.Linear(64, 32), nn.Linear(32, 63)).requires_grad_(False)
     assert speed_up_frozen(model) == 1
     assert [type(layer) for layer in model] == [FrozenLinear, nn.Linear]
+
+
+# -- memory ----------------------------------------------------------------------------------------
+
+
+def test_glibc_takes_them() -> None:
+    assert keep_freed_memory() is (sys.platform == "linux" and platform.libc_ver()[0] == "glibc")
+
+
+def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(name: object) -> None:
+        raise AssertionError("no library is to be opened")
+
+    monkeypatch.setattr(ctypes, "CDLL", never)
+    for system in ("win32", "darwin"):
+        monkeypatch.setattr(sys, "platform", system)
+        assert keep_freed_memory() is False
+
+
+def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Musl:
+        def mallopt(self, *settings: int) -> int:
+            raise AssertionError("not glibc's")
+
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Musl())
+    assert keep_freed_memory() is False
