@@ -95,7 +95,7 @@ class StopFlag:
         return self._signalled or self.is_orphaned() or stop_requested(self._run, self._attempt)
 
     def is_orphaned(self) -> bool:
-        """Whether the supervisor has exited: from then on another one may own the run."""
+        """Whether the supervisor has exited: from then on another supervisor may own the run."""
         if self._supervisor_pid is None:
             return False
         if on_windows():  # a child keeps the number of a parent that has exited

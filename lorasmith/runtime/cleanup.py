@@ -140,8 +140,8 @@ def _is_released(path: Path, seconds: float) -> bool:
 
 
 def _has_open(pid: int, path: Path) -> bool:
-    """Whether the process has the file open. Another process may have this number by now; so may one here, if the
-    number is that of a process in another container or on another machine."""
+    """Whether the process has the file open. Another process may have this number by now, or the number may belong to
+    a process in another container or on another machine."""
     import psutil
 
     try:

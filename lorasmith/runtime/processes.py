@@ -68,7 +68,7 @@ class WorkerProcess(subprocess.Popen[bytes]):
 
     def interrupt(self) -> None:
         """Sends the signal of Ctrl+C to this process alone."""
-        with suppress(OSError, ValueError):  # it is gone, or has no console
+        with suppress(OSError, ValueError):  # it has exited, or has no console
             self.send_signal(INTERRUPT)
 
     def dump_stacks(self) -> bool:
@@ -173,7 +173,7 @@ def end_process(process: Watchable, *, start_with: Ending = "terminate") -> bool
 def end_tree(pid: int, *, kill: bool = False) -> None:
     """Terminates or kills a process started by `launch` and every process that it has started."""
     if hasattr(os, "killpg"):
-        with suppress(ProcessLookupError, PermissionError):  # it is gone, or about to be
+        with suppress(ProcessLookupError, PermissionError):  # it has exited, or is about to
             os.killpg(pid, signal.SIGKILL if kill else signal.SIGTERM)
         return
     import psutil
