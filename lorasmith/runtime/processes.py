@@ -112,11 +112,11 @@ def launch(command: list[str], output: IO[bytes] | int | None = None) -> WorkerP
     """Starts `command` in its own process group, with its output in `output`."""
     environment = worker_environment(os.environ, read_processor())
     return WorkerProcess(
-        command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment, **own_group()
+        command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment, **_own_group()
     )
 
 
-def own_group() -> dict[str, Any]:
+def _own_group() -> dict[str, Any]:
     """Arguments of Popen that start a process in a process group of its own: Ctrl+C does not reach it."""
     if os.name == "nt":
         return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}  # type: ignore[attr-defined, unused-ignore]
