@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from lorasmith.messages import tr
-from lorasmith.reading.evaluations import PICTURE_METRICS, VALIDATION, error_of, validation_changes, value_of
-from lorasmith.reading.metrics import TOTAL
+from lorasmith.reading.metrics import PICTURE_METRICS, TOTAL, VALIDATION, error_of, validation_changes, value_of
 from lorasmith.reading.summary import RunSummary
 from lorasmith.reports.reasons import why_empty, why_not
 

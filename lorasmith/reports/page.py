@@ -16,7 +16,7 @@ from lorasmith import __version__
 from lorasmith.config import options
 from lorasmith.libraries import importing_library
 from lorasmith.reading.attempts import Attempt, Happening
-from lorasmith.reading.evaluations import METRICS, PICTURE_METRICS
+from lorasmith.reading.metrics import METRICS, PICTURE_METRICS
 from lorasmith.reading.summary import RunSummary
 from lorasmith.reports import translator
 from lorasmith.reports.charts import NOT_EVALUATED, Chart, key_of, notes_of, reason_of_empty

@@ -15,7 +15,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from lorasmith.reading.evaluations import VALIDATION, error_of, is_held_out
+from lorasmith.reading.metrics import VALIDATION, error_of, is_held_out
 from lorasmith.reading.status import Notice, RunStatus
 from lorasmith.reports.reasons import why_not
 from lorasmith.ui.chart import chart
