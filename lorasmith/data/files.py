@@ -1,4 +1,4 @@
-"""Reading one file that somebody put in the dataset folder, whatever it is: it never blocks and never fills the memory.
+"""Reads a file that somebody put in the dataset folder, whatever it is: never blocks and never fills the memory.
 
 Knows nothing of pictures and captions.
 """
@@ -18,7 +18,7 @@ _HIDDEN = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u200b-\\u200f\\u2028-\\u202e\\u20
 
 
 class BadFileError(DatasetError):
-    """One file that cannot be used; `problem` says why. Its fields are those of `dataset_problems` with one problem."""
+    """A file that cannot be used; `problem` has the reason. Its fields are those of `dataset_problems`."""
 
     def __init__(self, path: Path, reason: str, **fields: Any) -> None:
         self.problem = Problem(path, reason, fields)
@@ -26,7 +26,7 @@ class BadFileError(DatasetError):
 
 
 def as_fields(problems: Iterable[Problem]) -> list[dict[str, Any]]:
-    """Problems as JSON values. Bytes of a path that are no text are shown as \\xXX."""
+    """Problems as JSON values. Bytes of a path that are not text are shown as \\xXX."""
     return [{"path": shown(problem.path), "reason": problem.reason, "fields": problem.fields} for problem in problems]
 
 

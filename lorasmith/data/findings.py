@@ -1,6 +1,6 @@
-"""What a person should know about a dataset that can be trained on: nothing here stops a run.
+"""Findings: facts that a person should know about a dataset that can be trained on. None of them stops a run.
 
-One list for `plan`, `train`, the ledger and the report. Knows no sentences and no steps.
+The same list serves `plan`, `train`, the ledger and the report. Knows no sentences and no steps.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from lorasmith.data.files import shown
 from lorasmith.data.types import Example, Size
 
 MAX_CUT_OFF = 0.25  # share of a picture
-ENLARGED = 1.1  # a side may grow by a tenth before it is worth a word
+ENLARGED = 1.1  # a side may grow by a tenth before that is a finding
 NAMES = 3  # files that a finding names; `count` says how many there are
 
 
@@ -28,7 +28,7 @@ class Finding:
 
 
 def finding(code: str, names: Sequence[str | Path], **fields: Any) -> list[Finding]:
-    """One finding about these files, by their names in the dataset; none where there are no files."""
+    """A finding about these files, by their names in the dataset; no finding where there are no files."""
     if not names:
         return []
     files = [shown(Path(name)) for name in names[:NAMES]]
@@ -36,7 +36,7 @@ def finding(code: str, names: Sequence[str | Path], **fields: Any) -> list[Findi
 
 
 def of_examples(examples: Sequence[Example], root: Path, *, uncaptioned: frozenset[Path]) -> list[Finding]:
-    """What is odd about pictures and their words, in a fixed order; `uncaptioned` have no caption file."""
+    """Findings about pictures and captions, in a fixed order; `uncaptioned` are pictures without a caption file."""
 
     def about(code: str, chosen: Iterable[Example], **fields: Any) -> list[Finding]:
         return finding(code, [example.image.relative_to(root) for example in chosen], **fields)
@@ -60,8 +60,8 @@ def of_examples(examples: Sequence[Example], root: Path, *, uncaptioned: frozens
 def of_long_captions(
     examples: Sequence[Example], root: Path, *, first_unseen: Callable[[str], str], limit: int
 ) -> list[Finding]:
-    """Captions of which the text encoder does not see the end; `first_unseen` gives the first tag that is cut off, ""
-    where all of a caption is seen."""
+    """The finding about captions that are too long for the text encoder. `first_unseen` gives the first tag that is cut
+    off a caption; "" where none is."""
     tags: Mapping[str, str] = {caption: first_unseen(caption) for caption in {example.caption for example in examples}}
     cut = [example for example in examples if tags[example.caption]]
     names = [example.image.relative_to(root) for example in cut]
@@ -69,7 +69,7 @@ def of_long_captions(
 
 
 def _duplicates(examples: Sequence[Example], root: Path) -> list[Finding]:
-    """`count` is of the pictures that are too many; `groups` holds the first files that are equal."""
+    """The finding about equal files: `count` is the number of superfluous pictures, `groups` the first equal files."""
     by_bytes: dict[str, list[str]] = defaultdict(list)
     for example in examples:
         by_bytes[example.image_sha256].append(shown(example.image.relative_to(root)))
@@ -82,7 +82,7 @@ def _duplicates(examples: Sequence[Example], root: Path) -> list[Finding]:
 
 
 def _growth(example: Example) -> float:
-    """How many times as wide the picture is made."""
+    """The factor by which the picture is enlarged."""
     return example.resized.width / example.original.width
 
 

@@ -1,6 +1,6 @@
-"""What lies in a dataset folder and is not trained on, told by names alone: nothing is opened.
+"""Finds files and folders of a dataset that are not trained on, by names alone: nothing is opened.
 
-Knows which folders are used and which caption file each picture has; how pictures are read is not its business.
+Knows which folders are used and which caption file each picture has; does not know how pictures are read.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lorasmith.data.files import shown
 from lorasmith.data.findings import Finding, finding
 from lorasmith.runs.layout import RunFolder
 
-MAX_ENTRIES = 50_000  # that are looked through below folders that are not used
+MAX_ENTRIES = 50_000  # that are searched below folders that are not used
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +41,12 @@ class Layout:
     others: tuple[str, ...]  # folders in the root that are not used
 
     def named(self, place: Place, files: Iterable[str]) -> list[Path]:
-        """Relative to the root."""
+        """The files' paths relative to the root."""
         return [(place.path / file).relative_to(self.root) for file in files]
 
 
 def listed(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names of (files, folders), links followed, sorted, without hidden ones and those that systems leave behind.
+    """Names of (files, folders), links followed, sorted, without hidden names and those that systems leave behind.
 
     Raises:
         OSError: the folder cannot be read.
@@ -62,12 +62,12 @@ def listed(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
-    except OSError:  # a link in a circle: a file with a problem, if it is called like a picture
+    except OSError:  # a circular link: a file with a problem, if it is named like a picture
         return False
 
 
 def of_layout(layout: Layout) -> list[Finding]:
-    """Every finding about what is not used, or not as its name suggests."""
+    """All findings about files and folders that are not used, or not as their names suggest."""
     found = _of_root(layout)
     found += _of_kinds(layout)
     found += _of_folders(layout)
@@ -89,7 +89,7 @@ def folders_with_pictures(layout: Layout) -> list[str]:
 
 
 def _of_root(layout: Layout) -> list[Finding]:
-    """A folder `10_name` that was named itself: its name says nothing there."""
+    """The finding about a folder `10_name` that is the dataset itself, so that its number has no effect."""
     if not layout.places[0].pictures or (parsed := names.parsed_folder(layout.root.name)) is None:
         return []
     fields = {"name": shown(Path(layout.root.name)), "above": shown(layout.root.parent), "repeats": parsed[0]}
@@ -142,8 +142,8 @@ def _advice(layout: Layout, code: str, folders: Sequence[str]) -> dict[str, str]
 
 
 def pictures_below(folder: Path) -> Iterator[Path]:
-    """Pictures in a folder and below it, of kinds that can be read with a plug-in too; no more than are in the first
-    MAX_ENTRIES entries, and not those of a run."""
+    """Pictures in a folder and below it, also of kinds that need a plug-in; searches the first MAX_ENTRIES entries, and
+    no run's folder."""
     seen = 0
     for place, folders, files in os.walk(folder):
         path = Path(place)
@@ -179,7 +179,7 @@ def _holds_dataset(folder: Path) -> bool:
 
 
 def _is_of_a_run(folder: Path) -> bool:
-    """The samples, backups and curves of a run beside or in the dataset are no pictures of somebody's."""
+    """Whether a folder holds the samples, backups and curves of a run, which are no pictures to train on."""
     run = RunFolder(folder)
     is_backup = folder.name.endswith("_backup") and any(folder.glob("run_*"))
     return run.ledger.exists() or run.config.exists() or is_backup or folder.name == "training_logs"
@@ -213,15 +213,15 @@ def _of_captions(layout: Layout) -> list[Finding]:
 
 
 def _not_read(place: Place) -> Iterator[str]:
-    """Files whose caption does not lack its picture: that lies there, only it cannot be read."""
+    """Pictures of kinds that cannot be read; their captions are not without a picture."""
     for name in place.files:
         if names.extension_of(name) in names.UNREADABLE or (name not in place.pictures and names.plugin_of(name)):
             yield name
 
 
 def _captions_in_folders(place: Place, layout: Layout, lacking: frozenset[str]) -> Iterator[Path]:
-    """Caption files for pictures that have none, in a folder of their own: below the pictures, or beside their folder
-    in one that is not used."""
+    """Caption files, in a folder of their own, for pictures that have none: below the pictures, or in an unused folder
+    beside theirs."""
     folders = [place.path / name for name in place.folders if names.parsed_folder(name) is None]
     if place is not layout.places[0]:
         for name in layout.others:
@@ -229,7 +229,7 @@ def _captions_in_folders(place: Place, layout: Layout, lacking: frozenset[str]) 
     for folder in folders if lacking else []:
         try:
             files = listed(folder)[0]
-        except OSError:  # not there, or not to be read
+        except OSError:  # missing or unreadable
             continue
         texts = (file for file in files if names.extension_of(file) in names.CAPTIONS)
         yield from (folder / text for text in texts if names.belongs_to(text, lacking))

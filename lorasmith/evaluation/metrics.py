@@ -25,14 +25,14 @@ from lorasmith.metrics.color import color_losses
 from lorasmith.metrics.ssim import ssim_losses
 
 MAX_COMPARED_EACH_TIME = 64
-"""Training pictures up to which the most alike is looked for at every evaluation; else at the last one alone."""
+"""Number of training pictures up to which the most similar is searched at every evaluation; else only at the last."""
 NO_CLIP_MODEL, CLIP_FAILED = "no_clip_model", "clip_failed"
 NOT_FINITE, OUT_OF_MEMORY, PICTURE_CHANGED = "not_finite", "out_of_memory", "picture_changed"
 
 
 @dataclass(slots=True)
 class PictureScores:
-    """One entry for each sample, in order."""
+    """The scores of samples, an entry for each in order."""
 
     visual: list[float | None]
     semantic: list[float | None]
@@ -41,8 +41,8 @@ class PictureScores:
     unavailable: dict[str, str] = field(default_factory=dict)  # measure -> code
 
     def mean(self, measure: str, samples: Sequence[Sample]) -> float | None:
-        """Over the samples that have an original; None unless all of them were measured, so that means stay those of
-        the same pictures."""
+        """Mean over the samples that have an original; None unless all of them were measured, so that the means of all
+        evaluations are of the same pictures."""
         values: list[float | None] = getattr(self, measure)
         compared = [value for value, sample in zip(values, samples, strict=True) if sample.spec.original is not None]
         known = [value for value in compared if value is not None]
@@ -51,21 +51,22 @@ class PictureScores:
 
 @dataclass(slots=True)
 class PictureMetrics:
-    """Keeps the embeddings of the pictures that stay the same; the CLIP model itself is loaded and dropped each time.
+    """Compares samples with pictures. Keeps the embeddings of pictures that stay the same; the CLIP model itself is
+    loaded and dropped each time.
 
-    `problem` says why there is none; a model that fails once is not tried again.
+    `problem` is the code of the reason why there is no CLIP; a model that fails once is not tried again.
     """
 
     clip: Path | None
     load: Callable[[str], ImageEncoder]
     trained: tuple[Example, ...]
     problem: str = NO_CLIP_MODEL
-    failure: ModelError | None = None  # not told yet
+    failure: ModelError | None = None  # not reported yet
     _originals: dict[str, Tensor] = field(default_factory=dict)  # by SHA-256
     _training: Tensor | None = None  # (trained, D)
 
     def measure(self, samples: Sequence[Sample], *, is_end: bool, alive: Callable[[], None]) -> PictureScores:
-        """All measures of all samples. `alive` is called at each picture."""
+        """Measures all samples. `alive` is called at each picture."""
         blank: list[float | None] = [None] * len(samples)
         measured = PictureScores([*blank], [*blank], [*blank], [None] * len(samples))
         if not samples:
@@ -90,7 +91,7 @@ class PictureMetrics:
     def _compare(
         self, samples: Sequence[Sample], measured: PictureScores, *, is_end: bool, alive: Callable[[], None]
     ) -> None:
-        """What needs CLIP."""
+        """Adds the measures that need CLIP."""
         what = "semantic"
         try:
             encoder = self._encoder()
@@ -142,7 +143,7 @@ class PictureMetrics:
             try:
                 rows_of = [_embedded(encoder, [picture_of(example)], alive) for example in self.trained]
                 self._training = torch.cat(rows_of)
-            except (DatasetError, OSError):  # a picture is not what it was: then no nearest one is named
+            except (DatasetError, OSError):  # a picture has changed: then no nearest picture is named
                 measured.unavailable["nearest"] = PICTURE_CHANGED
                 return
         similarity, place = (rows @ self._training.T).max(dim=1)
@@ -160,7 +161,7 @@ class PictureMetrics:
             return None
 
     def failed(self, error: ModelError) -> None:
-        """From here on there is no CLIP."""
+        """Records that CLIP is not available from here on."""
         self.clip, self.problem, self.failure = None, CLIP_FAILED, error
 
 
