@@ -98,7 +98,7 @@ def draw_svg(chart: Chart, language: str) -> str:
         figure.patch.set_visible(False)
         axes.patch.set_visible(False)
         file = io.StringIO()
-        figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+        figure.savefig(file, format="svg")
     return _as_element(file.getvalue(), tr(language, f"chart.title.{chart.title}"))
 
 

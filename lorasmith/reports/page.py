@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -106,6 +107,7 @@ def render_page(
     return page.encode(errors="replace")
 
 
+@cache
 def _template() -> Template:
     with importing_library():
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
