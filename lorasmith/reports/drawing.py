@@ -139,7 +139,7 @@ def _draw_panel(axes: Axes, chart: Chart, language: str, key_lines: int) -> None
 
 
 def _draw_chart(axes: Axes, chart: Chart, language: str, *, font_size: float) -> None:
-    """Everything of a chart but its title and key."""
+    """A chart without its title and key."""
     _draw_frame(axes, font_size=font_size)
     axes.set_xlim(-0.015 * chart.last_step, 1.015 * chart.last_step)
     for series in chart.series:
