@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from lorasmith.errors import ConfigError
+from lorasmith.libraries import is_memory_error
 from lorasmith.processor import read_processor
 
 # Under this, bf16 gains nothing on a CPU with units for it: the step is not bound by matrix products.
@@ -123,10 +124,8 @@ def fingerprint(device: Device, precision: str, differing: tuple[str, ...] | Non
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: on the CPU torch says so with a plain RuntimeError."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    """Whether memory ran out; on the CPU torch raises a plain RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or is_memory_error(error)
 
 
 def seed_model(seed: int) -> None:

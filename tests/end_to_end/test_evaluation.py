@@ -194,7 +194,7 @@ def test_a_stop_while_looking_ends_the_looking(workshop: Workshop, monkeypatch: 
     def stopping(self: Recorder, step: int, phase: str, **how: int) -> None:
         beat(self, step, phase, **how)
         if phase == "evaluating":
-            request_stop(workshop.run, self.plan.attempt)
+            request_stop(workshop.run, self.attempt)
 
     monkeypatch.setattr(Recorder, "beat", stopping)
     outcome = workshop.new(4, EVERY_TWO)
@@ -213,7 +213,7 @@ def test_a_stop_at_the_last_look_is_no_failure(workshop: Workshop, monkeypatch: 
     def stopping(self: Recorder, step: int, phase: str, **how: int) -> None:
         beat(self, step, phase, **how)
         if phase == "evaluating" and step == 3:
-            request_stop(workshop.run, self.plan.attempt)
+            request_stop(workshop.run, self.attempt)
 
     monkeypatch.setattr(Recorder, "beat", stopping)
     outcome = workshop.new(3, EVERY_TWO)

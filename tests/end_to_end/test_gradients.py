@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lorasmith.engine.step import _backward, _sum_gradients
 from lorasmith.engine.tree_sum import TreeSum
-from lorasmith.session.loaded import Loaded
+from lorasmith.session.loaded import LoadedRun
 from tests.end_to_end.workshop import Workshop, load, stage
 
 VALUES = {
@@ -31,12 +31,12 @@ def base_model(miniature: Path) -> Path:
 
 
 @pytest.fixture
-def loaded(workshop: Workshop) -> Loaded:
+def loaded(workshop: Workshop) -> LoadedRun:
     stage(workshop.start_new(4, VALUES))
     return load(workshop.run, stop_at=4)
 
 
-def gradient_of(loaded: Loaded, micro: int) -> Tensor:
+def gradient_of(loaded: LoadedRun, micro: int) -> Tensor:
     state, context = loaded.state, loaded.context
     state.adapter.clear_gradient()
     _, batch = context.batches.at(STEP, micro)
@@ -44,12 +44,12 @@ def gradient_of(loaded: Loaded, micro: int) -> Tensor:
     return state.adapter.gradient().clone()
 
 
-def step_gradient(loaded: Loaded) -> Tensor:
+def step_gradient(loaded: LoadedRun) -> Tensor:
     _sum_gradients(loaded.state, loaded.context, STEP, lambda: None)
     return loaded.state.adapter.gradient().clone()
 
 
-def test_another_order_of_computing(loaded: Loaded) -> None:
+def test_another_order_of_computing(loaded: LoadedRun) -> None:
     whole = step_gradient(loaded)
     tree = TreeSum(3)
     for micro in (2, 0, 1):
@@ -60,7 +60,7 @@ def test_another_order_of_computing(loaded: Loaded) -> None:
 
 
 @pytest.mark.slow
-def test_each_in_a_fresh_process(loaded: Loaded, workshop: Workshop, tmp_path: Path) -> None:
+def test_each_in_a_fresh_process(loaded: LoadedRun, workshop: Workshop, tmp_path: Path) -> None:
     tree = TreeSum(3)
     for micro in range(3):
         file = tmp_path / f"{micro}.safetensors"
@@ -71,11 +71,11 @@ def test_each_in_a_fresh_process(loaded: Loaded, workshop: Workshop, tmp_path: P
     assert torch.equal(tree.total(), step_gradient(loaded))
 
 
-def test_another_micro_batch_has_another_gradient(loaded: Loaded) -> None:
+def test_another_micro_batch_has_another_gradient(loaded: LoadedRun) -> None:
     assert not torch.equal(gradient_of(loaded, 0), gradient_of(loaded, 1))
 
 
-def test_slices_take_their_part_of_the_draw(loaded: Loaded) -> None:
+def test_slices_take_their_part_of_the_draw(loaded: LoadedRun) -> None:
     """Cut in two, a micro-batch has the same noise and timesteps; the sum differs by rounding (and dropout) only."""
     adapter = loaded.state.adapter
     adapter.set_training(False)

@@ -14,7 +14,7 @@ from lorasmith.demo.miniature import draw_pictures, make_model
 from lorasmith.diffusion.noise_schedules import Draw
 from lorasmith.engine.step import losses_of
 from lorasmith.errors import ExitCode
-from lorasmith.session.loaded import Loaded
+from lorasmith.session.loaded import LoadedRun
 from tests.end_to_end.workshop import Workshop, load, stage
 
 pytestmark = pytest.mark.slow
@@ -39,7 +39,7 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _pretrain(loaded: Loaded, base: Path) -> float:
+def _pretrain(loaded: LoadedRun, base: Path) -> float:
     cached = loaded.batches.cached
     latents = torch.stack([one.latents for one in cached])
     embeds = torch.stack([one.conditioning["prompt_embeds"] for one in cached])
@@ -63,7 +63,7 @@ def _pretrain(loaded: Loaded, base: Path) -> float:
     return sum(losses[-50:]) / 50
 
 
-def mean_loss(loaded: Loaded) -> float:
+def mean_loss(loaded: LoadedRun) -> float:
     """Over every trained picture, at noise and timesteps that are the same whenever this is asked."""
     loaded.state.adapter.set_training(False)
     total: list[Tensor] = []
@@ -74,7 +74,7 @@ def mean_loss(loaded: Loaded) -> float:
     return float(torch.cat(total).mean())
 
 
-def _batch_of(loaded: Loaded, number: int) -> Batch:
+def _batch_of(loaded: LoadedRun, number: int) -> Batch:
     return collate(loaded.batches.cached, [number], loaded.context.family.collate_conditioning)
 
 

@@ -10,12 +10,12 @@ from lorasmith.engine.step import losses_of
 from lorasmith.evaluation import validation
 from lorasmith.evaluation.validation import QUANTILES, ValidationLosses, validation_losses
 from lorasmith.seeding import fold
-from lorasmith.session.loaded import Loaded
+from lorasmith.session.loaded import LoadedRun
 from tests.end_to_end.workshop import Workshop, load, stage
 
 
 @pytest.fixture
-def loaded(workshop: Workshop) -> Loaded:
+def loaded(workshop: Workshop) -> LoadedRun:
     workshop.run.root.mkdir()
     stage(workshop.start_new(4, {("evaluation", "every"): 2, ("dataset", "hold_out"): 3}))
     return load(workshop.run, stop_at=4)
@@ -25,13 +25,13 @@ def quiet() -> None:
     """Nobody watches."""
 
 
-def validated(loaded: Loaded, at_once: int = 8) -> ValidationLosses:
+def validated(loaded: LoadedRun, at_once: int = 8) -> ValidationLosses:
     assert loaded.evaluator.measured_on is not None
     with torch.no_grad():
         return validation_losses(loaded.context, loaded.evaluator.measured_on.validated, at_once=at_once, alive=quiet)
 
 
-def test_it_is_the_loss_of_the_step(loaded: Loaded) -> None:
+def test_it_is_the_loss_of_the_step(loaded: LoadedRun) -> None:
     assert loaded.evaluator.measured_on is not None
     found = validated(loaded, at_once=1).table
     for (example, cached), row in zip(loaded.evaluator.measured_on.validated, found, strict=True):
@@ -44,7 +44,7 @@ def test_it_is_the_loss_of_the_step(loaded: Loaded) -> None:
                 assert loss == float(losses_of(loaded.context, batch, draw))
 
 
-def test_what_the_step_minimises_is_what_is_validated(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_step_minimises_is_what_is_validated(loaded: LoadedRun, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever a loss is weighted by one day, validation weighs by it too."""
     plain = validated(loaded).table
     monkeypatch.setattr(validation, "losses_of", lambda *given: 2 * losses_of(*given))
@@ -52,7 +52,7 @@ def test_what_the_step_minimises_is_what_is_validated(loaded: Loaded, monkeypatc
         assert row == tuple(2 * one for one in other)
 
 
-def test_the_quantiles_are_those_of_the_schedule(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_quantiles_are_those_of_the_schedule(loaded: LoadedRun, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: set[int] = set()
     predict = type(loaded.context.family).predict
 
@@ -65,7 +65,7 @@ def test_the_quantiles_are_those_of_the_schedule(loaded: Loaded, monkeypatch: py
     assert seen == {125, 375, 625, 875}
 
 
-def test_it_is_the_same_again_and_alone(loaded: Loaded) -> None:
+def test_it_is_the_same_again_and_alone(loaded: LoadedRun) -> None:
     first = validated(loaded)
     torch.manual_seed(99)
     assert validated(loaded) == first
@@ -73,7 +73,7 @@ def test_it_is_the_same_again_and_alone(loaded: Loaded) -> None:
         assert row == pytest.approx(other, rel=1e-5)
 
 
-def test_half_as_many_where_memory_runs_out(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_as_many_where_memory_runs_out(loaded: LoadedRun, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = validated(loaded)
     predict, sizes = type(loaded.context.family).predict, []
 

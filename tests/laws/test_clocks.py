@@ -19,8 +19,7 @@ REASONS = {
     "session/begin.py": "the names of backups",
     "session/build.py": "what the export says of when training began",
     "session/export.py": "what the export says of when training ended",
-    "session/loop.py": "the names of backups",
-    "session/recorder.py": "the names of states",
+    "session/outputs.py": "the names of states and backups",
     "ui/last_run.py": "how old what is shown is",
     "ui/logs.py": "how old what is shown is",
 }
