@@ -1,12 +1,11 @@
-"""What a run is: frozen sections, and the only place with defaults. Imports nothing heavier than pydantic.
+"""The settings of a run in frozen sections, and the only place with their defaults. Imports pydantic, nothing slower.
 
-Inert: reading a config starts nothing, opens nothing and fills nothing in. What `auto` becomes on this machine is
-decided by whoever can see the machine, and stored resolved.
+Reading a config has no effects. Code that knows the machine and the base model decides what `auto` becomes, and stores
+the result in the config.
 """
 
 from lorasmith.config.fields import Option
-from lorasmith.config.request import Request
-from lorasmith.config.run import RunConfig, options
+from lorasmith.config.run import Request, RunConfig, options
 from lorasmith.config.sections import (
     AdapterConfig,
     CadenceConfig,

@@ -8,10 +8,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lorasmith.config.run import RunConfig
+from lorasmith.config.run import RunConfig, options
 
 MARK = "./"
-PATHS = (("dataset", "folder"), ("model", "base_model"), ("adapter", "init_from"), ("evaluation", "clip_model"))
 
 
 def project_of(config: RunConfig, root: Path) -> Path:
@@ -23,7 +22,7 @@ def relative(config: RunConfig, root: Path) -> dict[tuple[str, str], Any]:
     """The paths inside the project as run.toml has them."""
     project = project_of(config, root)
     found = {}
-    for at in PATHS:
+    for at in _paths():
         path = Path(_value(config, at))
         for folder in (project, project.resolve()):
             if path.is_absolute() and path.is_relative_to(folder):
@@ -36,12 +35,20 @@ def absolute(config: RunConfig, root: Path) -> dict[tuple[str, str], Any]:
     """The way back. The folder of pictures with its links followed, as it is when it is first named."""
     project = project_of(config, root)
     found = {}
-    for at in PATHS:
+    for at in _paths():
         value = _value(config, at)
         if value.startswith(MARK):
             path = Path(os.path.normpath(project / value))
             found[at] = str(path.resolve() if at == ("dataset", "folder") else path)
     return found
+
+
+def _paths() -> list[tuple[str, str]]:
+    return [
+        (known.section, known.field_name)
+        for known in options().values()
+        if known.facts.holds == "path" and known.section != "request"
+    ]
 
 
 def _value(config: RunConfig, at: tuple[str, str]) -> str:

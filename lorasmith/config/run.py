@@ -1,14 +1,15 @@
-"""The whole config of a run, its options, and its identity."""
+"""The whole config of a run, its options and its identity; and the request of a single start."""
 
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from functools import cache
+from types import MappingProxyType
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, field_validator
 
-from lorasmith.config.fields import BEYOND_LOCALE, Option, Section, option, options_of
-from lorasmith.config.request import Request
+from lorasmith.config.fields import BEYOND_LOCALE, Option, Section, declared, option, options_of
 from lorasmith.config.sections import (
     AdapterConfig,
     CadenceConfig,
@@ -24,17 +25,45 @@ from lorasmith.config.sections import (
 )
 from lorasmith.errors import ConfigError
 from lorasmith.file_names import name_beyond_locale
+from lorasmith.languages import language_named
 
+MAX_STEPS = 1_000_000_000
 MAX_SHOWN = 200  # letters of a value in a message
+FIRST_IDENTITY = frozenset(
+    {"base-model", "family", "prediction", "adapter", "rank", "alpha", "train-text-encoder", "seed"}
+    | {"optimizer", "optimizer-option"}
+)
+"""What the identity of the first version held. A field that came later is part of it only where it is not at its
+default, so that runs made before it keep their identity."""
+
+
+class Request(Section):
+    """The options of a single start. They are not stored with the run and are no part of its identity."""
+
+    steps: int | None = option("steps", None, effect="learning", common=True, ge=1, le=MAX_STEPS)
+    """Steps to do: the target with --new, more than are saved with --continue."""
+    epochs: int | None = option("epochs", None, effect="learning", common=True, ge=1, le=MAX_STEPS)
+    """Instead of steps: passes over the pictures, turned into steps."""
+    output: str = option("output", "lora_output", effect="cadence", common=True, holds="path")
+    """The run folder."""
+    lang: Literal["", "en", "zh-TW"] = option("lang", "", effect="cadence", common=True)
+    """Language of the messages; "" takes LORASMITH_LANG, then the locale."""
+    verbose: bool = option("verbose", False, effect="cadence")
+    """Show debug logs."""
+
+    @field_validator("lang", mode="before")
+    @classmethod
+    def _by_any_name(cls, value: Any) -> Any:
+        return (language_named(value) or value) if isinstance(value, str) else value
 
 
 class RunConfig(Section):
     """Everything that decides what a run learns.
 
-    Resolved at --new; kept as run.toml in the run folder, replaced atomically where --continue changes what it may.
+    run.toml in the run folder keeps it. --continue replaces that file atomically where settings changed.
     """
 
-    seed: int = option("seed", 42, ge=0, lt=2**63)
+    seed: int = option("seed", 42, effect="identity", common=True, ge=0, lt=2**63)
     model: ModelConfig = ModelConfig()
     dataset: DatasetConfig = DatasetConfig()
     adapter: AdapterConfig = AdapterConfig()
@@ -49,23 +78,26 @@ class RunConfig(Section):
 
     @property
     def evaluate_every(self) -> int:
-        """Steps between evaluations; 0 never."""
+        """Steps between evaluations, those between saved states where it is unset; 0 never."""
         return self.cadence.save_every if self.evaluation.every is None else self.evaluation.every
 
+    def identity_values(self) -> dict[str, Any]:
+        """The settings whose effect is `identity`, by option name."""
+        found: dict[str, Any] = {}
+        for section, model in _parts(type(self)):
+            part = getattr(self, section) if section else self
+            for field_name, _, facts in declared(model):
+                if facts.effect == "identity" and facts.name and not facts.identified_by:
+                    value = getattr(part, field_name)
+                    free = facts.free_keys
+                    found[facts.name] = {k: v for k, v in value.items() if k not in free} if free else value
+        return found
+
     def identity_fields(self) -> dict[str, Any]:
-        """What the tensors of a state depend on, by option name: a state refuses a run that differs in one of them."""
-        return {
-            "base-model": self.model.base_sha256,
-            "family": self.model.family,
-            "prediction": self.model.prediction,
-            "adapter": self.adapter.kind,
-            "rank": self.adapter.rank,
-            "alpha": self.adapter.alpha,
-            "train-text-encoder": self.adapter.train_text_encoder,
-            "seed": self.seed,
-            "optimizer": self.optimizer.name,
-            "optimizer-option": {k: v for k, v in self.optimizer.options.items() if k != "lr"},
-        }
+        """What the tensors of a state depend on, by option name: a state refuses a run that differs in any of it."""
+        defaults = type(self)().identity_values()
+        values = self.identity_values().items()
+        return {name: value for name, value in values if name in FIRST_IDENTITY or value != defaults[name]}
 
     def identity(self) -> str:
         """SHA-256 of `identity_fields` as canonical JSON."""
@@ -84,22 +116,29 @@ class RunConfig(Section):
         return validated(RunConfig, plain)
 
 
-def options() -> dict[str, Option]:
-    """Every option of `train` that is a setting, by its TOML key."""
-    found = options_of("request", Request)
-    for name, field in RunConfig.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            found += options_of(name, kind)
-    found += [one for one in options_of("", RunConfig)]
-    return {one.key: one for one in found}
+@cache
+def options() -> Mapping[str, Option]:
+    """Every option of `train` that is a setting, by its TOML key: those of a start first."""
+    own = [item for section, model in _parts(RunConfig) for item in options_of(section, model)]
+    return MappingProxyType({item.key: item for item in [*options_of("request", Request), *own]})
+
+
+def _parts(config: type[RunConfig]) -> list[tuple[str, type[Section]]]:
+    """The sections of a run's config by name, and the config's own fields as section ""."""
+    kinds = {name: field.annotation for name, field in config.model_fields.items()}
+    sections = [(name, kind) for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Section)]
+    return [*sections, ("", config)]
 
 
 M = TypeVar("M", bound=BaseModel)
 
 
 def validated(model: type[M], plain: Mapping[str, Any]) -> M:
-    """`model` from plain values, with pydantic's complaint turned into ours."""
+    """`model` from plain values.
+
+    Raises:
+        ConfigError: in place of pydantic's complaint; `option` names the option it is about.
+    """
     try:
         return model.model_validate(plain)
     except ValidationError as error:
@@ -124,8 +163,8 @@ def _shown(value: Any) -> str:
 
 def _option_at(model: type[BaseModel], location: list[str]) -> str:
     """The option a complaint is about: `--rank` rather than `adapter.rank`."""
-    for one in options().values():
-        where = [one.section, one.field_name] if one.section and model is RunConfig else [one.field_name]
+    for known in options().values():
+        where = [known.section, known.field_name] if known.section and model is RunConfig else [known.field_name]
         if location[: len(where)] == where:
-            return one.name
+            return known.name
     return ".".join(location)

@@ -21,8 +21,6 @@ REFUSALS = {
     "mistyped": "config_unknown_key",
     "unknown": "config_unrecognised_key",
 }
-PATHS = frozenset({"base-model", "data", "output", "init-from", "clip-model", "name"})
-"""Options whose text is a path: in "C:\\new" TOML reads `\\n` as the end of a line, without a complaint."""
 MAX_BYTES = 2**20
 MAX_RUN_BYTES = 64 * 2**20  # it lists the pictures that are held out
 MAX_DEPTH = 32
@@ -44,7 +42,7 @@ def load_flat_toml(path: Path) -> dict[tuple[str, str], Any]:
         if key not in known:
             why, fields = refusal(key, known)
             raise ConfigError(REFUSALS[why], file=str(path), key=key, **fields)
-        if known[key].name in PATHS and isinstance(value, str):
+        if known[key].facts.holds and isinstance(value, str):
             _check_path(path, key, value)
         values[known[key].section, known[key].field_name] = value
     return values

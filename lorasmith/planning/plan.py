@@ -104,7 +104,7 @@ def times_seen(steps: int, examples_per_step: float, repeats: int, sum_of_repeat
 
 def scan_of(start: Start) -> Scan:
     """Scans the pictures of a start whose files were checked a moment ago."""
-    return scan_for(start.config, base_weights(start.config, Path()), check_pixels=False)
+    return scan_for(start.config, base_weights(start.config), check_pixels=False)
 
 
 def with_suggested_steps(start: Start, found: Scan) -> Start:

@@ -117,7 +117,7 @@ def steps_of(config: RunConfig) -> int:
 
 def is_small(config: RunConfig) -> bool:
     """Whether the model is so fast that a probe can do more steps and samples."""
-    parameters = base_weights(config, Path()).denoiser_parameters
+    parameters = base_weights(config).denoiser_parameters
     return parameters is not None and parameters < SMALL_MODEL_PARAMETERS
 
 

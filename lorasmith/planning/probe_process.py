@@ -45,7 +45,7 @@ from lorasmith.runtime import worker
 
 if TYPE_CHECKING:
     from lorasmith.data.cache import EncodedBy, EncoderCache
-    from lorasmith.families.recognize import BaseWeights
+    from lorasmith.families.weights import BaseWeights
 
 MAX_FIRST_STEPS = 2
 
@@ -98,7 +98,7 @@ def _whole_start(folder: Path) -> WholeStart:
             """A damaged file counts as missing; only the run renames it."""
 
     config = load_run_toml(folder / PLAN)
-    family = load_family(base_weights(config, Path()))
+    family = load_family(base_weights(config))
     encoded_by = EncodedBy(
         family.encoder_hashes(), config.model.clip_skip, caches_text=not config.adapter.train_text_encoder
     )

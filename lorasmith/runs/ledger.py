@@ -1,4 +1,4 @@
-"""The truth about a run: an append-only file of events, one writer, many readers.
+"""The ledger of a run: an append-only file of events with a single writer and many readers.
 
 TensorBoard, the CSV, reports and the viewer are folds over it and can be deleted and made again.
 """
@@ -31,15 +31,15 @@ from lorasmith.runs.events import (
     encode,
 )
 
-# Events about a step: those of a step that was later cancelled never happened.
+# Events about a step, which a later start may cancel.
 AboutStep = StepCompleted | StepRepeated | CheckpointSaved | AdapterExported | Evaluated | BestChosen
 
-# Lines that may wait in memory for room on the disk, a kilobyte each: beyond that training itself waits.
+# Maximum number of lines kept in memory while the disk is full, a kilobyte each: beyond that training itself waits.
 MAX_WAITING = 50_000
 
 
 class Ledger:
-    """The writer. Opening it repairs a tail torn by a crash."""
+    """Writes a ledger. Opening it repairs a tail torn by a crash."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -47,10 +47,10 @@ class Ledger:
         self._file = path.open("ab", buffering=0)
 
     def append(self, event: Event) -> None:
-        """One event, handed to the operating system before this returns: it survives the death of the process.
+        """Writes an event. It is with the operating system when this returns, so it survives the death of the process.
 
         Raises:
-            ResourceError: the disk is full; nothing of the line is left, so the next one begins a line of its own.
+            ResourceError: the disk is full; nothing of the line is left in the file.
         """
         rest = memoryview(encode(event))
         begin = os.fstat(self._file.fileno()).st_size
@@ -68,7 +68,7 @@ class Ledger:
                 raise
 
     def sync(self) -> None:
-        """Waits until all of it is on the disk: it survives a power cut."""
+        """Waits until the file is on the disk and survives a power cut."""
         with map_disk_full(self._path):
             os.fsync(self._file.fileno())
             fault_point("ledger.synced")
@@ -86,9 +86,9 @@ class Ledger:
 
 
 class PatientLedger(Ledger):
-    """The writer of a run that goes on while the disk is full: lines that it does not take wait, in order.
+    """A ledger for a run that goes on while the disk is full: it keeps lines that cannot be written in memory.
 
-    What waits is lost with the process. So is the work it tells of: no state is saved before `sync` has come back.
+    Lines in memory are lost with the process. So is the work they describe: no state is saved before `sync` succeeds.
     """
 
     def __init__(self, path: Path) -> None:
@@ -97,22 +97,22 @@ class PatientLedger(Ledger):
 
     @property
     def waiting(self) -> int:
-        """Lines that are not in the file yet."""
+        """Number of lines kept in memory."""
         return len(self._waiting)
 
     @property
     def holds_no_more(self) -> bool:
-        """Whether so much waits that nothing should be done that adds to it."""
+        """Whether so many lines are in memory that training should wait."""
         return len(self._waiting) >= MAX_WAITING
 
     def append(self, event: Event) -> None:
-        """As a Ledger; on a full disk the line waits for the next call of any kind."""
+        """Writes an event; on a full disk it is kept in memory until the next call of any method."""
         self._waiting.append(event)
         with suppress(ResourceError):
             self._write()
 
     def sync(self) -> None:
-        """Waits until all of it is on the disk.
+        """Writes the lines in memory and waits until the file is on the disk.
 
         Raises:
             ResourceError: the disk is still full.
@@ -121,7 +121,7 @@ class PatientLedger(Ledger):
         super().sync()
 
     def close(self) -> None:
-        """Can be called again. Tries once more; what finds no room now is lost."""
+        """Tries to write the lines in memory once more and closes the file. May be called again."""
         if not self._file.closed:
             with suppress(ResourceError):
                 self._write()
@@ -134,49 +134,77 @@ class PatientLedger(Ledger):
 
 
 class Follower:
-    """A reader that comes back for more. Opens the file anew each time, so the folder it lies in may move meanwhile."""
+    """The reader of a ledger file that may still grow. It opens the file at each read, so the folder may move between
+    two reads. A line that cannot be read is counted and skipped.
+    """
 
     def __init__(self) -> None:
-        self._offset = 0
+        self.offset = 0  # bytes read so far
+        self.unreadable = 0  # lines that are no event, as those that a power cut filled with zeros
+        self.unknown = 0  # lines with an event of another version
+        self.is_torn = False  # whether the file ended within a line at the last read
 
     def read(self, path: Path) -> list[Event]:
-        """The whole events since the last call; a line still being written waits for the next."""
+        """Returns the events of the whole lines since the last call; an unfinished line waits for the next call."""
         try:
             with path.open("rb") as file:
-                file.seek(self._offset)
+                file.seek(self.offset)
                 data = file.read()
         except FileNotFoundError:
             return []
         whole = data[: data.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        return list(_decoded(whole.splitlines()))
+        self.offset += len(whole)
+        self.is_torn = len(whole) < len(data)
+        return list(self._decoded(whole))
+
+    def _decoded(self, whole: bytes) -> Iterator[Event]:
+        for line in whole.splitlines():
+            try:
+                event = decode(line)
+            except (ValueError, RecursionError):
+                self.unreadable += 1
+                continue
+            if event is None:
+                self.unknown += 1
+            else:
+                yield event
 
 
 def read_events(path: Path) -> list[Event]:
-    """Every whole event in the file, in order; none where there is no file."""
+    """Reads all complete events of a file, in order; none if there is no file."""
     return Follower().read(path)
 
 
+def is_cancelled(event: Event, start: RunStarted) -> bool:
+    """Whether `start`, which resumes from step k, cancels `event`: an event of an earlier attempt about a step > k.
+
+    Starts, warnings and endings are about no step and are never cancelled. Nor is an evaluation of the baseline: it
+    holds whatever becomes of the step at which it was made.
+    """
+    if start.resumed_from is None or event.attempt >= start.attempt or not isinstance(event, AboutStep):
+        return False
+    is_baseline = isinstance(event, Evaluated) and event.is_control
+    return not is_baseline and event.step > start.resumed_from
+
+
 def surviving(events: Iterable[Event]) -> list[Event]:
-    """What has happened in the end: attempt n that resumed from step k cancels every event of earlier attempts about a
-    step > k. Starts, warnings and endings of attempts did happen, and stay."""
+    """Returns the events that count in the end: those that no later start cancels."""
     kept: list[Event] = []
     for event in events:
-        if isinstance(event, RunStarted) and event.resumed_from is not None:
-            state, attempt = event.resumed_from, event.attempt
-            kept = [one for one in kept if one.attempt >= attempt or _step_of(one) <= state]
+        if isinstance(event, RunStarted):
+            kept = [earlier for earlier in kept if not is_cancelled(earlier, event)]
         kept.append(event)
     return kept
 
 
 def steps(events: Iterable[Event]) -> list[StepCompleted]:
-    """The completed steps among them."""
+    """The completed steps among the events."""
     return [event for event in events if isinstance(event, StepCompleted)]
 
 
 def newest_trusted(events: Iterable[Event]) -> int | None:
-    """The step above which no state is gone on from, where the run ended because its own weights had grown too large:
-    from there each try would end the same way. None where it did not."""
+    """The highest step whose state may be resumed, if the run ended because its own weights had grown too large: any
+    later state would end the same way. None if it did not end so."""
     ends = [event for event in events if isinstance(event, RunStarted | RunStopped)]
     if not ends or not isinstance(ends[-1], RunStopped) or ends[-1].code != "non_finite_weights":
         return None
@@ -185,7 +213,7 @@ def newest_trusted(events: Iterable[Event]) -> int | None:
 
 
 def repair_tail(path: Path) -> None:
-    """Cuts off a last line that a crash left unfinished, so that the next event begins a line of its own."""
+    """Removes a last line that a crash left unfinished."""
     if not path.exists():
         return
     data = path.read_bytes()
@@ -194,19 +222,3 @@ def repair_tail(path: Path) -> None:
             file.truncate(data.rfind(b"\n") + 1)
             fault_point("ledger.cut")
             os.fsync(file.fileno())
-
-
-def _decoded(lines: Iterable[bytes]) -> Iterator[Event]:
-    for line in lines:
-        try:
-            event = decode(line)
-        except (ValueError, RecursionError):
-            continue  # a line that a power cut filled with zeros says nothing; the others still do
-        if event is not None:
-            yield event
-
-
-def _step_of(event: Event) -> int:
-    if isinstance(event, Evaluated) and event.is_control:
-        return 0  # measured with the adapter off: it holds whatever becomes of the step it was taken at
-    return event.step if isinstance(event, AboutStep) else 0

@@ -1,4 +1,4 @@
-"""What supervisor and worker share besides the ledger: the heartbeat, the stop request, and what an exit means."""
+"""The files that supervisor and worker share besides the ledger: the heartbeat and the stop request."""
 
 from __future__ import annotations
 
@@ -6,32 +6,35 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lorasmith.faults import fault_point
 from lorasmith.runs.durable import map_disk_full, write_atomically
 from lorasmith.runs.layout import RunFolder
 
 HEARTBEAT_BYTES = 128
+SUPERVISOR = "supervisor"  # as the author of a stop request
 WINDOWS_SYNCHRONIZE = 0x00100000  # the right to wait for a process
-# Those of them that this platform has are stop requests, to the supervisor and to the worker.
+# Stop requests to the supervisor and to the worker, as far as the platform has these signals.
 STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
 
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """The last sign of life of the training thread."""
+    """The newest heartbeat of the training thread."""
 
     step: int
     phase: str  # loading, compiling, caching, step, saving, exporting, evaluating
-    beat: int  # counts up: a reader sees progress without trusting a clock
+    beat: int  # counts up, so that a reader sees progress without trusting a clock
     micro_batches: int = 0  # done by this attempt
-    waiting: int = 0  # lines of the ledger that the disk has no room for
+    waiting: int = 0  # lines of the ledger kept in memory because the disk is full
 
 
 class HeartbeatWriter:
-    """Overwrites a file of fixed size in place, so that from the second beat on it works on a full disk too."""
+    """Overwrites a file of fixed size in place: from the second beat on this also works on a full disk."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -40,8 +43,8 @@ class HeartbeatWriter:
         self._beat = self._micro_batches = 0
 
     def beat(self, step: int, phase: str, *, micro_batches: int = 0, waiting: int = 0) -> None:
-        """Called by the training thread at each unit of work, so that a hung step is seen. `micro_batches`: done since
-        the last call.
+        """Writes a heartbeat. The training thread calls this at each unit of work, so that a hung step is noticed;
+        `micro_batches` is their number since the last call.
 
         Raises:
             ResourceError: the disk is full.
@@ -56,12 +59,12 @@ class HeartbeatWriter:
             fault_point("heartbeat.written")
 
     def close(self) -> None:
-        """Can be called again."""
+        """Closes the file. May be called again."""
         self._file.close()
 
 
 def read_heartbeat(path: Path) -> Heartbeat | None:
-    """The last beat; None before the first, or while it is being overwritten."""
+    """Reads the newest heartbeat; None before the first one, or while it is being overwritten."""
     try:
         plain = json.loads(path.read_bytes())
         return Heartbeat(
@@ -76,7 +79,7 @@ def read_heartbeat(path: Path) -> Heartbeat | None:
 
 
 class StopFlag:
-    """Whether the worker is asked to stop: by a signal, by the request file of its own attempt, or by the death of its
+    """Whether a worker should stop: because of a signal, a request file for its attempt, or the death of its
     supervisor."""
 
     def __init__(self, run: RunFolder, attempt: int, *, supervisor_pid: int | None) -> None:
@@ -86,24 +89,24 @@ class StopFlag:
         self._signalled = False
 
     def set(self) -> None:
-        """From a signal handler."""
+        """Requests a stop; called by a signal handler."""
         self._signalled = True
 
     def requested(self) -> bool:
-        return self._signalled or self.is_orphaned() or stop_is_requested(self._run, self._attempt)
+        return self._signalled or self.is_orphaned() or stop_requested(self._run, self._attempt)
 
     def is_orphaned(self) -> bool:
-        """Whether the supervisor is gone: from then on somebody else may own the run."""
+        """Whether the supervisor is dead: from then on another process may own the run."""
         return self._supervisor is not None and self._supervisor.is_gone()
 
 
 class _Parent:
-    """The process that has started this one."""
+    """The process that started this process."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
         self._handle = 0
-        if sys.platform == "win32":  # a child keeps the number there when its parent is gone: a handle tells
+        if sys.platform == "win32":  # there a child keeps the id of a dead parent, so only a handle can tell
             import ctypes
 
             self._handle = ctypes.windll.kernel32.OpenProcess(WINDOWS_SYNCHRONIZE, False, pid)
@@ -116,30 +119,43 @@ class _Parent:
         return os.getppid() != self._pid
 
 
-def request_stop(run: RunFolder, attempt: int) -> None:
-    """Asks the worker of that attempt to finish its step, save and leave; in the staging folder while there is one.
+def request_stop(run: RunFolder, attempt: int, *, by_supervisor: bool = False) -> None:
+    """Writes a stop request for the worker of `attempt`, which then completes its step, saves and exits.
 
-    Lost where that folder is taken away in the same moment: whoever wants to be sure asks again.
+    The request lies in the staging folder while there is one. It is lost if that folder is removed at the same moment:
+    a caller that must be sure repeats it. `by_supervisor`: no person asked for this stop.
+
+    Raises:
+        ResourceError: the disk is full.
     """
     path = run.staging / run.stop_request.name if run.staging.exists() else run.stop_request
+    request = {"attempt": attempt, **({"by": SUPERVISOR} if by_supervisor else {})}
     try:
-        write_atomically(path, json.dumps({"attempt": attempt}).encode())
+        write_atomically(path, json.dumps(request).encode())
     except FileNotFoundError:
         return
 
 
-def stop_is_requested(run: RunFolder, attempt: int) -> bool:
-    """Whether there is a request for this very attempt: one that was left over from an earlier one is ignored."""
+def stop_requested(run: RunFolder, attempt: int) -> bool:
+    """Whether there is a stop request for `attempt`; a request for an earlier attempt is ignored."""
+    return any(request.get("attempt") == attempt for request in _stop_requests(run))
+
+
+def stop_requested_by_user(run: RunFolder, attempt: int) -> bool:
+    """Whether somebody else than the supervisor (a web page, a script) wrote the request."""
+    return any(request.get("attempt") == attempt and request.get("by") != SUPERVISOR for request in _stop_requests(run))
+
+
+def _stop_requests(run: RunFolder) -> Iterator[dict[str, Any]]:
     for path in (run.staging / run.stop_request.name, run.stop_request):
         try:
-            plain = json.loads(path.read_bytes())
+            request = json.loads(path.read_bytes())
         except (FileNotFoundError, PermissionError, ValueError):
-            continue  # there is none, or it is just being put there, or it is not ours
-        if isinstance(plain, dict) and plain.get("attempt") == attempt:
-            return True
-    return False
+            continue  # absent, being written, or not a request of this program
+        if isinstance(request, dict):
+            yield request
 
 
 def monotonic() -> float:
-    """Seconds by a clock that nobody sets; the only clock by which anything is decided."""
+    """Seconds of the monotonic clock, the only clock by which anything is decided."""
     return time.monotonic()

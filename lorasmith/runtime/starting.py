@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lorasmith.config import RunConfig, load_run_toml, options
-from lorasmith.config.request import Request
+from lorasmith.config import Request, RunConfig, load_run_toml, options
 from lorasmith.data.names import extension_of, readable
 from lorasmith.data.order import split_held_out
 from lorasmith.data.seen import encoded
@@ -21,7 +20,7 @@ from lorasmith.engine.lr_schedules import lr_factor_at
 from lorasmith.errors import ConfigError, ExitCode, ModelError, NoStateError, ResumeError
 from lorasmith.families.locate import expanded, is_there
 from lorasmith.families.lora_files import LoraShape
-from lorasmith.families.recognize import check_clip_skip
+from lorasmith.families.weights import check_clip_skip
 from lorasmith.inputs import base_weights, check_init_from, check_names, notices, scan_for, steps_of_epochs
 from lorasmith.runs.events import AdapterExported, BestChosen, CheckpointSaved, RunStarted, RunStopped
 from lorasmith.runs.layout import RunFolder, run_at
@@ -63,15 +62,14 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
     config, taken = _shaped_by_start(config, values, check_init_from(config, here), here)
     weights = base_weights(config, here)
     check_clip_skip(weights, config.model.clip_skip)
-    resolution = config.dataset.resolution or weights.resolution
     config = config.with_values(
         {
-            ("dataset", "resolution"): resolution,
+            ("dataset", "resolution"): config.dataset.resolved_resolution(weights.resolution),
             ("dataset", "folder"): str((here / config.dataset.folder).resolve()),
             ("model", "base_model"): _remembered(config.model.base_model, here),
             ("model", "family"): weights.family,
             ("machine", "project"): _project(run, here),
-            ("adapter", "alpha"): config.adapter.alpha or float(config.adapter.rank),
+            ("adapter", "alpha"): config.adapter.resolved_alpha,
             ("adapter", "init_from"): _named_path(config.adapter.init_from, here),
             ("evaluation", "clip_model"): _named_path(config.evaluation.clip_model, here),
         }
@@ -94,9 +92,10 @@ def _shaped_by_start(
     """With the rank and alpha of --init-from, where no rank was asked for; and the line that says so."""
     if start is None or start.rank is None or ("adapter", "rank") in values:
         return config, ()
-    alpha = config.adapter.alpha or start.alpha or float(start.rank)
+    alpha = config.adapter.alpha or start.alpha
     config = config.with_values({("adapter", "rank"): start.rank, ("adapter", "alpha"): alpha})
-    fields = {"path": str(here / config.adapter.init_from), "rank": start.rank, "alpha": alpha}
+    path = str(here / config.adapter.init_from)
+    fields = {"path": path, "rank": start.rank, "alpha": config.adapter.resolved_alpha}
     return config, (("init_from_shape_taken", fields),)
 
 
@@ -142,7 +141,7 @@ def continued_run(run: RunFolder, values: Values, request: Request, *, from_stat
         raise ConfigError("init_from_with_continue")
     if config.dataset.hold_out != before.dataset.hold_out:
         raise ConfigError("hold_out_fixed", before=before.dataset.hold_out)
-    weights = base_weights(config, here)
+    weights = base_weights(config)
     check_clip_skip(weights, config.model.clip_skip)
     if weights.layout != "pickle" and weights.family != before.model.family:
         raise ModelError("base_model_other_family", found=weights.family, expected=before.model.family)
@@ -244,7 +243,7 @@ def _holds_pictures(folder: Path) -> bool:
 
 def _check_identity(before: RunConfig, after: RunConfig) -> None:
     """What the tensors of the states depend on cannot change."""
-    old, new = before.identity_fields(), after.identity_fields()
+    old, new = before.identity_values(), after.identity_values()
     for option, value in old.items():
         if new[option] != value:
             raise ResumeError("identity_changed", option=option, before=str(value), now=str(new[option]))

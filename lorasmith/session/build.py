@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lorasmith.adapters import adapter_kind
-from lorasmith.adapters.base import Adapter, Attachment
+from lorasmith.adapters.base import Adapter
 from lorasmith.config import RunConfig, load_run_toml
 from lorasmith.data.cache_folder import cache_folder
 from lorasmith.data.types import CachedExample, Example
@@ -41,8 +41,8 @@ from lorasmith.evaluation.evaluator import Evaluator
 from lorasmith.evaluation.metrics import PictureMetrics
 from lorasmith.families import image_encoder, load_family
 from lorasmith.families.base import ModelFamily
-from lorasmith.families.locate_clip import locate_clip
-from lorasmith.families.recognize import weights_sha256
+from lorasmith.families.identity import weights_sha256
+from lorasmith.families.locate import locate_clip
 from lorasmith.inputs import base_weights, data_identity, notices, order_of, scan_for, split_examples
 from lorasmith.runs.events import Event, Warned
 from lorasmith.runs.layout import RunFolder
@@ -59,13 +59,13 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, sta
 
     Raises:
         InputError: what the parent could not see without reading tensors.
-        StopAsked: a stop was requested meanwhile.
+        StopRequested: a stop was requested meanwhile.
     """
     startup.beat("loading")
     keep_freed_memory()
     config = load_run_toml(run.staging / run.config.name)
     device = choose_device(config.machine.device, threads=config.machine.threads)
-    family = load_family(base_weights(config, Path()))
+    family = load_family(base_weights(config))
     before = None if resume is None else load_run_toml(run.config)
     precision = say_device(config.model.precision, device, family, startup, kept=_kept(config, before))
     differing = checked_bits(device, precision, startup)
@@ -174,13 +174,12 @@ def _encoded(
     examples = [*trained, *(one for one in chosen.all if one not in known)]
     captions = [EMPTY_CAPTION, *config.evaluation.sample_prompts]
     cached, texts = cached_examples(encoding, examples, captions, startup=startup)
-    assert config.dataset.resolution is not None, "resolved when the run was made"
     measured_on = evaluation_set(
         chosen,
         dict(zip(examples, cached, strict=True)),
         texts,
         settings=config.evaluation,
-        resolution=config.dataset.resolution,
+        resolution=config.dataset.resolved_resolution(family.weights.resolution),
         size_multiple=family.weights.size_multiple,
         seed=config.seed,
     )
@@ -228,8 +227,8 @@ def _resolved(
         {
             ("model", "family"): family.weights.family,
             ("model", "base_sha256"): sha256,
-            ("model", "prediction"): family.weights.prediction,
-            ("model", "zero_terminal_snr"): family.weights.zero_terminal_snr,
+            ("model", "prediction"): family.weights.noise.prediction,
+            ("model", "zero_terminal_snr"): family.weights.noise.zero_terminal_snr,
             ("model", "precision"): precision,
             ("machine", "threads"): device.threads,
         }
@@ -240,17 +239,10 @@ def _adapter(
     config: RunConfig, family: ModelFamily, models: Mapping[str, nn.Module], start: dict[str, Tensor]
 ) -> Adapter:
     """Attached, holding what it starts from; then the frozen layers are made fast."""
-    attachments = []
-    for target in family.targets(models):
-        parent, _, child = target.path.rpartition(".")
-        attachments.append(
-            Attachment(target.name, target.component, models[target.component].get_submodule(parent), child)
-        )
-    assert config.adapter.alpha is not None, "resolved when the run was made"
     adapter = adapter_kind(config.adapter.kind).attach(
-        attachments,
+        family.targets(models),
         rank=config.adapter.rank,
-        alpha=config.adapter.alpha,
+        alpha=config.adapter.resolved_alpha,
         dropout=config.adapter.dropout,
         seed=config.seed,
     )
@@ -263,8 +255,8 @@ def _adapter(
 
 
 def _base_lrs(config: RunConfig, adapter: Adapter) -> dict[str, float]:
-    text = config.optimizer.lr if config.optimizer.text_encoder_lr is None else config.optimizer.text_encoder_lr
-    return {name: config.optimizer.lr if name == "denoiser" else text for name in adapter.components()}
+    denoiser, text = config.optimizer.lr, config.optimizer.resolved_text_encoder_lr
+    return {name: denoiser if name == "denoiser" else text for name in adapter.components()}
 
 
 def _fresh_state(config: RunConfig, adapter: Adapter, precision: str) -> TrainState:
@@ -314,7 +306,7 @@ def _step_context(
             lr_factor_at,
             shape=config.lr_schedule.shape,
             warmup_steps=config.lr_schedule.warmup_steps,
-            horizon_steps=config.lr_schedule.horizon_steps or stop_at,
+            horizon_steps=config.lr_schedule.resolved_horizon(stop_at),
         ),
         set_checkpointing=partial(family.set_checkpointing, models),
         picture_names=[one.image.name for one in trained],

@@ -51,8 +51,7 @@ def start_from(config: AdapterConfig, family: ModelFamily) -> dict[str, Tensor]:
         rank = tensor.shape[0] if name.endswith(".lora_down.weight") else tensor.shape[1]
         if rank != config.rank:
             raise ModelError("init_from_rank", path=str(path), found=rank, rank=config.rank)
-    assert config.alpha is not None
-    scale = config.rank / config.alpha
+    scale = config.rank / config.resolved_alpha
     return {name: tensor * scale if ".lora_up." in name else tensor for name, tensor in tensors.items()}
 
 
@@ -82,8 +81,7 @@ class Exporter:
 
     def export(self, state: TrainState, path: Path, *, stop_at: int) -> tuple[Path, str]:
         """Written, checked, and only then under its name; where it lies and the SHA-256 of the file."""
-        assert self.config.adapter.alpha is not None
-        tensors = self.family.to_kohya(state.adapter.tensors(), alpha=self.config.adapter.alpha)
+        tensors = self.family.to_kohya(state.adapter.tensors(), alpha=self.config.adapter.resolved_alpha)
         return write_export(
             path,
             tensors,
@@ -100,7 +98,6 @@ class Exporter:
     def _facts(self, state: TrainState, stop_at: int) -> ExportFacts:
         config, traits = self.config, self.family.traits
         per_epoch = self.batches.order.batches_per_epoch
-        text_lr = config.optimizer.lr if config.optimizer.text_encoder_lr is None else config.optimizer.text_encoder_lr
         return ExportFacts(
             run_id=config.identity(),
             name=config.export.name,
@@ -113,15 +110,15 @@ class Exporter:
             base_model_version=traits.base_model_version,
             architecture=traits.architecture,
             implementation=traits.implementation,
-            prediction=self.family.weights.prediction,
+            prediction=self.family.weights.noise.prediction,
             zero_terminal_snr=config.model.zero_terminal_snr,
             clip_skip=config.model.clip_skip,
             rank=config.adapter.rank,
-            alpha=float(config.adapter.alpha or config.adapter.rank),
+            alpha=config.adapter.resolved_alpha,
             dropout=config.adapter.dropout,
             lr=config.optimizer.lr,
             denoiser_lr=config.optimizer.lr,
-            text_encoder_lr=text_lr if config.adapter.train_text_encoder else None,
+            text_encoder_lr=config.optimizer.resolved_text_encoder_lr if config.adapter.train_text_encoder else None,
             optimizer=OPTIMIZERS[config.optimizer.name].replace(":", "."),
             optimizer_options=config.optimizer.options,
             lr_schedule=config.lr_schedule.shape,
@@ -139,7 +136,7 @@ class Exporter:
             buckets=_buckets(self.trained),
             mean_aspect_error=_mean_aspect_error(self.trained),
             held_out=self.held_out,
-            resolution=config.dataset.resolution or 0,
+            resolution=config.dataset.resolved_resolution(self.family.weights.resolution),
             trigger_word=config.dataset.trigger_word,
         )
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorasmith.config import RunConfig, options
-from lorasmith.config.project_paths import PATHS
 from lorasmith.data.types import Example
 from lorasmith.engine.examples import RunBatches, StartupContext
 from lorasmith.engine.state import TrainState
@@ -50,7 +49,7 @@ class LoadedRun:
             identity=config.identity(),
             data_identity=self.data_identity,
             seed=config.seed,
-            lr_schedule={**schedule.model_dump(), "horizon_steps": schedule.horizon_steps or self.stop_at},
+            lr_schedule={**schedule.model_dump(), "horizon_steps": schedule.resolved_horizon(self.stop_at)},
             described={
                 "step": state.step,
                 "epoch": self.batches.epoch_of(state.step),
@@ -108,7 +107,7 @@ def _changed(loaded: LoadedRun) -> dict[str, list[Any]]:
             (settings.get(option.section, {}) if option.section else settings).get(option.field_name)
             for settings in (old, kept, new)
         )
-        is_path = (option.section, option.field_name) in PATHS
+        is_path = option.facts.holds == "path"
         if was is not None and was != now and not (is_path and is_kept == now):
             changed[option.name] = [was, now]
     return changed

@@ -15,10 +15,10 @@ from lorasmith import __version__
 from lorasmith.errors import ConfigError, ExitCode, TrainerError
 from lorasmith.faults import check_fault
 from lorasmith.file_names import is_beyond_locale, name_beyond_locale
-from lorasmith.libraries import PACKAGES, as_input_error
+from lorasmith.libraries import PACKAGES, as_input_error, is_our_own
 from lorasmith.option_names import closest
-from lorasmith.ui.encodings import in_own_bytes, make_streams_lenient, words_in
-from lorasmith.ui.words import Words, language_of
+from lorasmith.ui.encodings import in_own_bytes, make_streams_lenient, translator_for
+from lorasmith.ui.translator import Translator, language_of
 
 # Each names a function (arguments, words, command) -> exit code, loaded when it is asked for.
 COMMANDS = {
@@ -31,7 +31,7 @@ COMMANDS = {
     "doctor": "lorasmith.ui.doctor:doctor",
 }
 
-Command = Callable[[list[str], Words, str], int]
+Command = Callable[[list[str], Translator, str], int]
 
 
 class AbandonedError(Exception):
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None, *, script: str = "") -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     make_streams_lenient()
-    words = words_in(language_of(arguments, os.environ, Path.cwd()))
+    words = translator_for(language_of(arguments, os.environ, Path.cwd()))
     try:
         check_fault()
         _refuse_undecoded([*arguments, str(Path.cwd())])
@@ -54,13 +54,15 @@ def main(argv: Sequence[str] | None = None, *, script: str = "") -> int:
         _complain(words, error.code, error.fields)
         return int(error.exit_code)
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] == "lorasmith":
+        if error.name is None or is_our_own(error):
             raise
         module = error.name.split(".")[0]
         command = f"pip install {PACKAGES.get(module, module)}"
         _complain(words, "dependency_missing", {"module": module, "command": command})
         return int(ExitCode.BAD_INPUT)
     except ImportError as error:  # it is there, and cannot be loaded
+        if is_our_own(error):
+            raise
         found = as_input_error(error)
         _complain(words, found.code, found.fields)
         return int(ExitCode.BAD_INPUT)
@@ -84,7 +86,7 @@ def _refuse_undecoded(names: Sequence[str]) -> None:
             raise name_beyond_locale(name)
 
 
-def _dispatch(arguments: list[str], words: Words, script: str) -> int:
+def _dispatch(arguments: list[str], words: Translator, script: str) -> int:
     name = next((one for one in arguments if not one.startswith("-")), "")
     if arguments and arguments[0] in COMMANDS:
         name = arguments[0]
@@ -104,7 +106,7 @@ def _dispatch(arguments: list[str], words: Words, script: str) -> int:
     raise ConfigError("command_unknown", given=given, nearest=nearest)
 
 
-def overview(words: Words) -> str:
+def overview(words: Translator) -> str:
     """What `lorasmith --help` prints: every command in a line."""
     lines = [
         words.say("help.about"),
@@ -118,14 +120,15 @@ def overview(words: Words) -> str:
     return "\n".join([*lines, "", words.say("help.more")])
 
 
-def _complain(words: Words, code: str, fields: dict[str, object]) -> None:
+def _complain(words: Translator, code: str, fields: dict[str, object]) -> None:
     if code in ("config_value", "option_without_value"):
-        # What an option takes, in the reader's language. Here, because what it needs may be what is not installed.
-        from lorasmith.ui.expected import expected
+        # What an option takes, in the reader's language. Imported here, as the import that failed may be among these.
+        from lorasmith.ui.option_help import expected
         from lorasmith.ui.options import COMMAND_OPTIONS
 
         option = str(fields["option"])
-        otherwise = fields.get("expected", COMMAND_OPTIONS.get(option, ""))
+        own = {command_option.name: command_option.value for command_option in COMMAND_OPTIONS}
+        otherwise = fields.get("expected", own.get(option, ""))
         fields = {**fields, "expected": expected(words, option) or otherwise}
     if code == "name_beyond_locale":
         fields = {**fields, "name": in_own_bytes(str(fields["name"]))}

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import tomli_w
 
-from lorasmith.config.request import Request
+from lorasmith.config import Request
 from lorasmith.config.run import validated
 from lorasmith.errors import ConfigError, ExitCode
 from lorasmith.messages import LANGUAGES
 from lorasmith.runs.durable import map_disk_full, write_atomically
 from lorasmith.runs.layout import RunFolder
-from lorasmith.ui.commands import typed
 from lorasmith.ui.layout import two_columns
 from lorasmith.ui.switches import parse_switches
 from lorasmith.ui.train import Engine, train
-from lorasmith.ui.words import FOLDER_SETTINGS, Words
+from lorasmith.ui.translator import FOLDER_SETTINGS, Translator
+from lorasmith.ui.which_run import typed
 
 DEFAULT_FOLDER = "lorasmith_demo"
 DEFAULT_STEPS = 300
@@ -42,7 +42,7 @@ class _Asked:
     wants_help: bool
 
 
-def demo(arguments: list[str], words: Words, command: str, *, engine: Engine | None = None) -> int:
+def demo(arguments: list[str], words: Translator, command: str, *, engine: Engine | None = None) -> int:
     """Makes the folder, trains in it, and says what to try next; the exit status of the training.
 
     Raises:
@@ -79,7 +79,7 @@ def _prepare(folder: Path, lang: str) -> None:
     draw_lesson(folder / "lora_train_set")
 
 
-def _next(words: Words, folder: Path, folder_typed: str) -> list[str]:
+def _next(words: Translator, folder: Path, folder_typed: str) -> list[str]:
     run = RunFolder(folder / Request().output)
     rows = [(" ".join([PROGRAM, *command]), words.say(f"demo.{key}")) for key, command in NEXT.items()]
     lines = ["", words.say("demo.lora", path=str(run.export("last"))), words.say("demo.next")]
@@ -111,7 +111,7 @@ def _parsed(arguments: list[str]) -> _Asked:
     return _Asked(folder, request.steps, request.lang, "help" in given)
 
 
-def _help(words: Words, command: str) -> str:
+def _help(words: Translator, command: str) -> str:
     meanings = {
         "steps": words.say("demo.steps_help", default=DEFAULT_STEPS),
         "lang": words.say("option.lang"),

@@ -15,7 +15,7 @@ from lorasmith.runtime.examination import examine, processor_facts
 from lorasmith.ui.encodings import can_show, encoding_of, shows_everything
 from lorasmith.ui.layout import two_columns
 from lorasmith.ui.switches import parse_switches, switches_help
-from lorasmith.ui.words import Words
+from lorasmith.ui.translator import Translator
 
 SWITCHES = {"json": "", "lang": "en|zh-TW", "help": ""}
 LEFT = 22
@@ -25,7 +25,7 @@ CHECKS = {"passed": "check_passed", "not_made": "check_not_made"}  # anything el
 GIB = 2**30
 
 
-def doctor(arguments: list[str], words: Words, command: str) -> int:
+def doctor(arguments: list[str], words: Translator, command: str) -> int:
     """Shows the machine; the exit status, FAILED where training could not begin.
 
     Raises:
@@ -57,7 +57,7 @@ def machine_facts() -> dict[str, Any]:
     }
 
 
-def doctor_lines(words: Words, facts: dict[str, Any]) -> list[str]:
+def doctor_lines(words: Translator, facts: dict[str, Any]) -> list[str]:
     """The screen: a row for each fact, and what can be mended last."""
 
     def row(key: str, value: str) -> tuple[str, str]:
@@ -81,7 +81,7 @@ def doctor_lines(words: Words, facts: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _engine_rows(words: Words, facts: dict[str, Any]) -> list[tuple[str, str]]:
+def _engine_rows(words: Translator, facts: dict[str, Any]) -> list[tuple[str, str]]:
     reason = words.say(f"device.{facts['device_reason']}")
     device = words.say("doctor.device_is", device=facts["device"], name=facts["device_name"], reason=reason)
     if facts["driver"] or facts["cuda"]:

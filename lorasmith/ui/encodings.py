@@ -12,7 +12,7 @@ import sys
 from typing import TextIO
 
 from lorasmith.messages import FALLBACK, keys, template
-from lorasmith.ui.words import Words
+from lorasmith.ui.translator import Translator
 
 # What sentences use beyond ASCII, as every terminal can show it.
 PLAIN_SIGNS = str.maketrans({"…": "...", "–": "-", "—": "-", "−": "-", "×": "x", "±": "+-", "·": "-", "✓": "ok"})
@@ -30,12 +30,12 @@ def make_streams_lenient() -> None:
             stream.reconfigure(errors=HANDLER)
 
 
-def words_in(language: str) -> Words:
+def translator_for(language: str) -> Translator:
     """The sentences in that language, or in English where a stream cannot show it, with a line that says so."""
     encoding = next((one for one in map(encoding_of, (sys.stdout, sys.stderr)) if not can_show(one, language)), "")
     if not encoding:
-        return Words(language)
-    words = Words(FALLBACK, asked=language)
+        return Translator(language)
+    words = Translator(FALLBACK, asked=language)
     print(words.say("message.language_not_shown", encoding=encoding), file=sys.stderr)
     return words
 

@@ -16,7 +16,7 @@ from lorasmith.config import load_flat_toml
 from lorasmith.errors import ConfigError
 from lorasmith.runs.durable import write_atomically
 from lorasmith.ui.options import Values
-from lorasmith.ui.words import FOLDER_SETTINGS
+from lorasmith.ui.translator import FOLDER_SETTINGS
 
 if TYPE_CHECKING:
     from lorasmith.runtime.start import Start

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lorasmith.ui.words import Words
+from lorasmith.ui.translator import Translator
 
 CHOICES = ("tensorboard", "summary", "leave")
 
 
-def menu(words: Words, *, show: Callable[[], None], tensorboard: Callable[[], object]) -> None:
+def menu(words: Translator, *, show: Callable[[], None], tensorboard: Callable[[], object]) -> None:
     """The summary first, then a choice until the person leaves: by its number, by nothing typed, or by Ctrl+C."""
     show()
     while True:

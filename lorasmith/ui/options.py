@@ -1,6 +1,7 @@
-"""The command line of `train`: one argument for each option of the config model, and the few that are no settings.
+"""Parses the command line of `train`: an argument for each option of the config model, and the few that are no
+settings.
 
-Defaults, types and ranges are the model's; here is only how they are typed.
+Defaults, types and ranges are the model's; this module knows only how they are typed.
 """
 
 from __future__ import annotations
@@ -10,19 +11,35 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn
 
 from lorasmith.config import Option, Request, RunConfig, options
 from lorasmith.config.run import validated
 from lorasmith.errors import ConfigError
 from lorasmith.option_names import refusal
-from lorasmith.ui.expected import is_flag, is_repeated, kinds
 
 Values = dict[tuple[str, str], Any]
 Mode = Literal["", "new", "continue"]
+Wants = Literal["", "help", "help-all", "version"]  # to read instead of to train
 
-# What is asked of this start and is no setting: (name, whether it takes a value).
-COMMAND_OPTIONS = {"new": "", "continue": "", "from": "STATE|best", "config": "FILE", "version": "", "help": ""}
+
+class CommandOption(NamedTuple):
+    """An option of the command that is no setting."""
+
+    name: str
+    value: str = ""  # what stands for its value in the help; "" for a flag
+    common: bool = False  # shown by --help
+
+
+COMMAND_OPTIONS = (
+    CommandOption("new", common=True),
+    CommandOption("continue", common=True),
+    CommandOption("from", "STATE|best", common=True),
+    CommandOption("config", "FILE", common=True),
+    CommandOption("version"),
+    CommandOption("help"),
+    CommandOption("help-all"),
+)
 STEPS, EPOCHS = ("request", "steps"), ("request", "epochs")
 OPTIMIZER_OPTIONS = ("optimizer", "options")
 REFUSALS = {
@@ -42,14 +59,19 @@ class CommandLine:
     from_state: str
     config: Path | None
     values: Values
-    wants: Literal["", "help", "version"]
+    wants: Wants
 
 
 class _Parser(argparse.ArgumentParser):
-    """Splits words into options. What is wrong with them is said elsewhere, in the reader's language."""
+    """Splits words into options. Leaves the wording of errors to the translator."""
 
     def error(self, message: str) -> NoReturn:
         raise argparse.ArgumentError(None, message)
+
+
+def option_names() -> list[str]:
+    """The names of all options of `train`, without dashes: those of the command, then the settings."""
+    return [*(own.name for own in COMMAND_OPTIONS), *(option.name for option in options().values())]
 
 
 def parse(arguments: Sequence[str]) -> CommandLine:
@@ -65,10 +87,10 @@ def parse(arguments: Sequence[str]) -> CommandLine:
         name = (error.argument_name or "").split("/")[0].lstrip("-")
         raise ConfigError("option_flag", option=name) from None
     given = {key: value for key, value in vars(typed).items() if value is not None}
-    if "help" in given:
-        return CommandLine("", "", None, {}, "help")
-    if "version" in given:
-        return CommandLine("", "", None, {}, "version")
+    readings: tuple[Wants, ...] = ("help", "help-all", "version")
+    for wants in readings:
+        if wants in given:
+            return CommandLine("", "", None, {}, wants)
     _refuse_unknown(rest)
     for key, value in given.items():
         if value == ABSENT or (isinstance(value, list) and ABSENT in value):
@@ -78,15 +100,17 @@ def parse(arguments: Sequence[str]) -> CommandLine:
         from_state=given.get("from", ""),
         config=Path(given["config"]) if "config" in given else None,
         values={
-            (one.section, one.field_name): _converted(one, given[key]) for key, one in options().items() if key in given
+            (option.section, option.field_name): _converted(option, given[key])
+            for key, option in options().items()
+            if key in given
         },
         wants="",
     )
 
 
 def layered(*layers: Mapping[tuple[str, str], Any]) -> Values:
-    """Settings where later layers win. Options of the optimizer are laid over each other one by one; steps and epochs
-    say the same thing, so the later layer's one takes the place of the earlier's other.
+    """Settings where later layers win. Options of the optimizer are merged by key; steps and epochs set the same
+    thing, so that either of them in a later layer replaces both of an earlier layer.
 
     Raises:
         ConfigError: one layer names both steps and epochs.
@@ -107,7 +131,7 @@ def layered(*layers: Mapping[tuple[str, str], Any]) -> Values:
 
 
 def split_request(values: Values) -> tuple[Values, Request]:
-    """The settings of the run, and what is asked of this start.
+    """The settings of the run, and the request of this start.
 
     Raises:
         ConfigError: a value of the request that it cannot take.
@@ -119,15 +143,15 @@ def split_request(values: Values) -> tuple[Values, Request]:
 
 def _build_parser() -> _Parser:
     parser = _Parser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name, value in COMMAND_OPTIONS.items():
-        flags = ["-h", "--help"] if name == "help" else [f"--{name}"]
-        if value:
-            parser.add_argument(*flags, dest=name, nargs="?", const=ABSENT)
+    for own in COMMAND_OPTIONS:
+        flags = ["-h", "--help"] if own.name == "help" else [f"--{own.name}"]
+        if own.value:
+            parser.add_argument(*flags, dest=own.name, nargs="?", const=ABSENT)
         else:
-            parser.add_argument(*flags, dest=name, action="store_const", const=True)
+            parser.add_argument(*flags, dest=own.name, action="store_const", const=True)
     for key, option in options().items():
-        const = "true" if is_flag(option) else ABSENT
-        action = "append" if is_repeated(option) else "store"
+        const = "true" if option.is_flag else ABSENT
+        action = "append" if option.is_repeated else "store"
         parser.add_argument(f"--{option.name}", dest=key, nargs="?", const=const, action=action)
     return parser
 
@@ -135,11 +159,11 @@ def _build_parser() -> _Parser:
 def _refuse_unknown(rest: Sequence[str]) -> None:
     if not rest:
         return
-    word = next((one for one in rest if one.startswith("-")), rest[0])
+    word = next((word for word in rest if word.startswith("-")), rest[0])
     if not word.startswith("-"):
         raise ConfigError("argument_unexpected", argument=word)
     given = word.split("=")[0]
-    known = [f"--{name}" for name in COMMAND_OPTIONS] + [f"--{one.name}" for one in options().values()]
+    known = [f"--{name}" for name in option_names()]
     why, fields = refusal(given, known)
     raise ConfigError(REFUSALS[why], option=given, **fields)
 
@@ -154,10 +178,10 @@ def _mode(given: Mapping[str, Any]) -> Mode:
 
 
 def _converted(option: Option, text: str | list[str]) -> Any:
-    """What was typed as the model's own value; the model refuses what it does not take."""
+    """The typed text as a value of the model, which refuses what it does not take."""
     plain: Any = text
-    if isinstance(text, list) and kinds(option) == [dict]:
-        plain = dict(_pair(option, one) for one in text)
+    if isinstance(text, list) and option.kinds == [dict]:
+        plain = dict(_pair(option, pair) for pair in text)
     if option.section == "request":
         return getattr(validated(Request, {option.field_name: plain}), option.field_name)
     config = RunConfig().with_values({(option.section, option.field_name): plain})
@@ -165,7 +189,7 @@ def _converted(option: Option, text: str | list[str]) -> Any:
 
 
 def _pair(option: Option, text: str) -> tuple[str, Any]:
-    """`betas=[0.9, 0.99]` -> its name and its value; what is no TOML value is taken as text."""
+    """The name and the value of `betas=[0.9, 0.99]`; what is no TOML value is taken as text."""
     name, sign, value = text.partition("=")
     if not sign or not name.strip():
         raise ConfigError("option_pair", option=option.name, given=text)

@@ -19,7 +19,7 @@ from lorasmith.ui.folder_settings import read_folder_settings, with_notice
 from lorasmith.ui.layout import two_columns, wrapped
 from lorasmith.ui.options import EPOCHS, STEPS, CommandLine, Values, layered, parse, split_request
 from lorasmith.ui.train import BASE_MODEL, words_of
-from lorasmith.ui.words import Words
+from lorasmith.ui.translator import Translator
 
 if TYPE_CHECKING:
     from lorasmith.planning.plan import RunPlan
@@ -38,18 +38,15 @@ class _Arguments:
     json: bool
 
 
-def plan(arguments: list[str], words: Words, command: str) -> int:
+def plan(arguments: list[str], words: Translator, command: str) -> int:
     """Runs the command and returns its exit status.
 
     Raises:
         TrainerError: the run would be refused for it.
     """
     given = _parsed(arguments)
-    if given.line.wants == "help":
-        print("\n".join(_help(words, command)))
-        return int(ExitCode.FINISHED)
-    if given.line.wants == "version":
-        print(f"lorasmith {__version__}")
+    if given.line.wants:
+        print(f"lorasmith {__version__}" if given.line.wants == "version" else "\n".join(_help(words, command)))
         return int(ExitCode.FINISHED)
     config = load_flat_toml(given.line.config) if given.line.config is not None else {}
     words = words_of(config, given.line, words)
@@ -67,7 +64,7 @@ def plan(arguments: list[str], words: Words, command: str) -> int:
     return int(ExitCode.FINISHED)
 
 
-def _plan(given: _Arguments, config: Values, words: Words, here: Path) -> RunPlan:
+def _plan(given: _Arguments, config: Values, words: Translator, here: Path) -> RunPlan:
     began = time.perf_counter()
     values = given.line.values
     is_new = given.line.mode != "continue"
@@ -95,7 +92,7 @@ def _plan(given: _Arguments, config: Values, words: Words, here: Path) -> RunPla
     return plan.plan_of(start, found, measured, steps_assumed=steps_assumed, checking_seconds=checking_seconds)
 
 
-def _new(values: Values, words: Words, here: Path) -> Start:
+def _new(values: Values, words: Translator, here: Path) -> Start:
     from lorasmith.runtime.starting import new_run
 
     settings, request = split_request(values)
@@ -116,7 +113,7 @@ def _parsed(arguments: list[str]) -> _Arguments:
     return _Arguments(line, no_probe="--no-probe" in arguments, json="--json" in arguments)
 
 
-def _help(words: Words, command: str) -> list[str]:
+def _help(words: Translator, command: str) -> list[str]:
     width = min(shutil.get_terminal_size().columns, 120)
     rest = words.say("help.rest")
     rows = [(f"--{name}", words.say(f"plan.help.{name}")) for name in OWN_OPTIONS]

@@ -13,12 +13,12 @@ from rich.text import Text
 from lorasmith.planning.estimate import ProbeResult, Unmeasured
 from lorasmith.planning.plan import NOT_PROBED, RunPlan
 from lorasmith.ui.status import clock, speed
-from lorasmith.ui.words import Words
+from lorasmith.ui.translator import Translator
 
 MEBIBYTE = 2**20
 
 
-def show(words: Words, plan: RunPlan, here: Path) -> None:
+def show(words: Translator, plan: RunPlan, here: Path) -> None:
     """Prints the whole plan on stdout."""
     console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
@@ -39,7 +39,7 @@ def show(words: Words, plan: RunPlan, here: Path) -> None:
 
 
 class _View:
-    def __init__(self, words: Words, plan: RunPlan, here: Path) -> None:
+    def __init__(self, words: Translator, plan: RunPlan, here: Path) -> None:
         self._words = words
         self._plan = plan
         self._here = here

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lorasmith.ui.cli import AbandonedError
 from lorasmith.ui.options import Mode
-from lorasmith.ui.words import Words
+from lorasmith.ui.translator import Translator
 
 DEMO = "demo"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -28,7 +28,7 @@ def can_ask() -> bool:
 class Prompter:
     """Asks in one language."""
 
-    words: Words
+    words: Translator
 
     def mode(self, *, default: Mode) -> Mode:
         """A new LoRA or the one that is there."""

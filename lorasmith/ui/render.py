@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from lorasmith.errors import ExitCode
+from lorasmith.reading.evaluations import METRICS, value_of
+from lorasmith.reading.pace import Pace
 from lorasmith.reports.files import ReportFiles
-from lorasmith.reports.measures import MEASURES, value_of
 from lorasmith.reports.speech import measured
 from lorasmith.runs.events import (
     AdapterExported,
@@ -33,10 +34,10 @@ from lorasmith.runs.events import (
 )
 from lorasmith.runtime.policy import MAX_RESTARTS
 from lorasmith.runtime.start import Start
-from lorasmith.ui.commands import typed
 from lorasmith.ui.screens import Screen
-from lorasmith.ui.status import Pace, Progress, speed, status_line
-from lorasmith.ui.words import Words
+from lorasmith.ui.status import Progress, speed, status_line
+from lorasmith.ui.translator import Translator
+from lorasmith.ui.which_run import typed
 
 LAST_LINES = 20  # of what a worker printed that died without a word
 # After these a run can go on from its newest state.
@@ -47,7 +48,7 @@ class Display:
     """One start of one run on a screen; `errors` is the screen for what went wrong."""
 
     def __init__(
-        self, words: Words, screen: Screen, errors: Screen, *, start: Start, command: str, verbose: bool
+        self, words: Translator, screen: Screen, errors: Screen, *, start: Start, command: str, verbose: bool
     ) -> None:
         self._words = words
         self._screen = screen
@@ -202,7 +203,7 @@ class Display:
 
     def _measured(self, event: Evaluated) -> None:
         shown = []
-        for measure in MEASURES:
+        for measure in METRICS:
             value = value_of(event, measure)
             if value is not None or measure in event.unavailable:
                 number = "N/A" if value is None else measured(value)
@@ -303,7 +304,7 @@ class Display:
         return shortened(self._start.run.root / path)
 
 
-def report_lines(words: Words, files: ReportFiles) -> list[str]:
+def report_lines(words: Translator, files: ReportFiles) -> list[str]:
     """Where the reports are, the page first, and what of them could not be made."""
     lines = []
     for trouble in files.troubles:

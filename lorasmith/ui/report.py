@@ -10,13 +10,13 @@ from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.locks import is_held
 from lorasmith.ui.render import report_lines, shortened
 from lorasmith.ui.switches import parse_switches, switches_help
+from lorasmith.ui.translator import Translator
 from lorasmith.ui.which_run import run_named
-from lorasmith.ui.words import Words
 
 SWITCHES = {"output": "FOLDER", "lang": "en|zh-TW", "help": ""}
 
 
-def report(arguments: list[str], words: Words, command: str) -> int:
+def report(arguments: list[str], words: Translator, command: str) -> int:
     """Makes JSON, PNG, page, CSV and TensorBoard again; the exit status.
 
     Raises:
@@ -45,7 +45,7 @@ def report(arguments: list[str], words: Words, command: str) -> int:
     return int(ExitCode.FINISHED)
 
 
-def _remake(run: RunFolder, words: Words) -> None:
+def _remake(run: RunFolder, words: Translator) -> None:
     """The files that otherwise follow a run as it goes."""
     projections = projections_of(run, words.in_files.language)
     if projections.lacking is not None:

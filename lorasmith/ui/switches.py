@@ -12,7 +12,7 @@ from lorasmith.errors import ConfigError
 from lorasmith.languages import LANGUAGES, language_named
 from lorasmith.option_names import closest
 from lorasmith.ui.layout import two_columns, wrapped
-from lorasmith.ui.words import Words
+from lorasmith.ui.translator import Translator
 
 LEFT = 24
 
@@ -52,7 +52,7 @@ def parse_switches(arguments: Sequence[str], known: Mapping[str, str]) -> dict[s
     return given
 
 
-def switches_help(words: Words, command: str, about: str, switches: dict[str, str]) -> str:
+def switches_help(words: Translator, command: str, about: str, switches: dict[str, str]) -> str:
     """The page of a command with few options."""
     width = min(shutil.get_terminal_size().columns, 120)
     usage = words.say("help.usage", command=command, rest=words.say("logs.help.rest"))

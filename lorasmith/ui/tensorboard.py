@@ -21,8 +21,8 @@ from lorasmith.errors import ConfigError, ExitCode, InputError
 from lorasmith.runs.process_files import monotonic
 from lorasmith.runtime.stop_signals import StopSignals
 from lorasmith.ui.switches import parse_switches, switches_help
+from lorasmith.ui.translator import Translator
 from lorasmith.ui.which_run import how_to_make_some, output_named, run_named, train_command
-from lorasmith.ui.words import Words
 
 if TYPE_CHECKING:
     import subprocess
@@ -42,7 +42,7 @@ REASON_CHARACTERS = 300
 Wait = Callable[[float], None]
 
 
-def tensorboard(arguments: list[str], words: Words, command: str, *, wait: Wait = time.sleep) -> int:
+def tensorboard(arguments: list[str], words: Translator, command: str, *, wait: Wait = time.sleep) -> int:
     """Shows the curves until Ctrl+C; the exit status.
 
     Raises:
@@ -77,26 +77,26 @@ def has_screen(environment: Mapping[str, str]) -> bool:
     return sys.platform in ("win32", "darwin") or any(environment.get(name) for name in names)
 
 
-def _serve(folder: Path, port: int, words: Words, *, opens_browser: bool, wait: Wait) -> None:
+def _serve(folder: Path, port: int, words: Translator, *, opens_browser: bool, wait: Wait) -> None:
     """From the start of the process to a stop signal, after which it is gone."""
     with tempfile.TemporaryFile() as told, StopSignals() as stops:
         process = _start(folder, port, told)
         try:
             address = f"http://{HOST}:{port}"
             give_up_at = monotonic() + ANSWER_SECONDS
-            while not stops.is_asked and not _answers(address):
+            while not stops.stop_requested and not _answers(address):
                 _refuse_dead(process, told)
                 if monotonic() >= give_up_at:
                     raise InputError("tensorboard_silent", seconds=round(ANSWER_SECONDS))
                 wait(POLL_SECONDS)
-            if not stops.is_asked:
+            if not stops.stop_requested:
                 print(words.say("tensorboard.ready", address=address))
                 print(words.say("tensorboard.leave"), flush=True)
                 if opens_browser:
                     import webbrowser
 
                     webbrowser.open(address)
-            while not stops.is_asked:
+            while not stops.stop_requested:
                 _refuse_dead(process, told)
                 wait(POLL_SECONDS)
         except KeyboardInterrupt:

@@ -16,13 +16,13 @@ from lorasmith.errors import ConfigError, ExitCode, LockedError, ResourceError
 from lorasmith.messages import choose_language
 from lorasmith.runs.layout import RunFolder, run_at
 from lorasmith.runs.locks import is_held
-from lorasmith.ui.commands import typed
-from lorasmith.ui.encodings import words_in
+from lorasmith.ui.encodings import translator_for
 from lorasmith.ui.folder_settings import read_folder_settings, remember_base_model, with_notice
-from lorasmith.ui.help_text import train_help
+from lorasmith.ui.option_help import train_help
 from lorasmith.ui.options import EPOCHS, STEPS, CommandLine, Mode, Values, layered, parse, split_request
 from lorasmith.ui.prompts import Prompter, can_ask
-from lorasmith.ui.words import FOLDER_SETTINGS, Words
+from lorasmith.ui.translator import FOLDER_SETTINGS, Translator
+from lorasmith.ui.which_run import typed
 
 if TYPE_CHECKING:
     from lorasmith.runtime.start import Start
@@ -49,7 +49,7 @@ class Engine:
 
 
 def train(
-    arguments: list[str], words: Words, command: str, *, engine: Engine | None = None, here: Path | None = None
+    arguments: list[str], words: Translator, command: str, *, engine: Engine | None = None, here: Path | None = None
 ) -> int:
     """Runs the command as if typed in the folder `here` (default: the current one); the exit status.
 
@@ -57,11 +57,11 @@ def train(
         TrainerError: refused before anything was changed.
     """
     line = parse(arguments)
-    if line.wants == "help":
-        print(train_help(words, command))
-        return int(ExitCode.FINISHED)
-    if line.wants == "version":
-        print(f"lorasmith {__version__}")
+    if line.wants:
+        shows_all = line.wants == "help-all"
+        print(
+            f"lorasmith {__version__}" if line.wants == "version" else train_help(words, command, shows_all=shows_all)
+        )
         return int(ExitCode.FINISHED)
     here = here or Path.cwd()
     config = load_flat_toml(line.config) if line.config is not None else {}
@@ -81,7 +81,7 @@ def train(
 class StartResolver:
     """Where the settings of a start come together and what is missing is asked for."""
 
-    words: Words
+    words: Translator
     here: Path
     engine: Engine
 
@@ -178,13 +178,13 @@ class StartResolver:
             print(*self.words.warning("base_model_not_remembered", fields), sep="\n")
 
 
-def words_of(config: Values, line: CommandLine, words: Words) -> Words:
+def words_of(config: Values, line: CommandLine, words: Translator) -> Translator:
     """The language that --config names counts as asked for, unless the command line names one."""
     wish: Any = config.get(LANG, "")
     if line.values.get(LANG) or not wish:
         return words
     language = choose_language(wish, "", os.environ)
-    return words if language in (words.language, words.asked) else words_in(language)
+    return words if language in (words.language, words.asked) else translator_for(language)
 
 
 def _refuse_if_held(run: RunFolder) -> None:

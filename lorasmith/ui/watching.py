@@ -19,7 +19,7 @@ from lorasmith.runtime.start import Start
 from lorasmith.runtime.stop_signals import ENDINGS, StopSignals
 from lorasmith.ui.render import Display
 from lorasmith.ui.screens import Screen, open_screen
-from lorasmith.ui.words import Words
+from lorasmith.ui.translator import Translator
 
 BEHIND_SECONDS = 0.1  # between two looks whether somebody reads on
 
@@ -38,7 +38,13 @@ class Supervised(Protocol):
 
 
 def watch(
-    start: Start, supervisor: Supervised, *, words: Words, command: str, verbose: bool, screen: Screen | None = None
+    start: Start,
+    supervisor: Supervised,
+    *,
+    words: Translator,
+    command: str,
+    verbose: bool,
+    screen: Screen | None = None,
 ) -> int:
     """Shows a run from start to end; the exit status.
 
@@ -76,7 +82,7 @@ class _Followed:
 
 
 def _follow(
-    supervisor: Supervised, followed: _Followed, *, display: Display, screen: Screen, start: Start, words: Words
+    supervisor: Supervised, followed: _Followed, *, display: Display, screen: Screen, start: Start, words: Translator
 ) -> None:
     """Shows and projects every event."""
     projections: Projections | None = None
@@ -108,7 +114,7 @@ def _follow(
 def _say_the_rest(screens: Sequence[Screen], stops: StopSignals) -> None:
     """To a reader that is slow, or whom nobody scrolls: until all is said, or nobody wants to hear it."""
     with suppress(KeyboardInterrupt):
-        while any(screen.is_behind for screen in screens) and not stops.is_asked:
+        while any(screen.is_behind for screen in screens) and not stops.stop_requested:
             time.sleep(BEHIND_SECONDS)
             for screen in screens:
                 screen.tick()
@@ -121,7 +127,7 @@ def _has_failed(start: Start, exit_code: ExitCode) -> bool:
     return failed and not start.is_new and start.run.ledger.is_file()
 
 
-def _report(start: Start, display: Display, words: Words) -> None:
+def _report(start: Start, display: Display, words: Translator) -> None:
     """Made after everything else has been told: what it meets changes no exit status."""
     # Here, because what draws is not to be loaded while a run trains.
     from lorasmith.reports.making import make_reports

@@ -1,25 +1,27 @@
-"""Which run somebody means who has typed no more than a command, and what is said where there is none yet."""
+"""Finds the run folder when --output is not given, and writes command lines as a user would type them."""
 
 from __future__ import annotations
 
+import shlex
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
+from lorasmith.runs.durable import on_windows
 from lorasmith.runs.layout import RunFolder, run_at
-from lorasmith.ui.commands import typed
-from lorasmith.ui.words import FOLDER_SETTINGS, Words
+from lorasmith.ui.translator import FOLDER_SETTINGS, Translator
 
 DEFAULT_OUTPUT = "lora_output"
 
 
 def run_named(output: str | None, here: Path) -> RunFolder:
-    """The run that --output names, else the one that the folder's settings name where it is there, else the usual."""
+    """The run that --output names, else the run that the folder's settings name if it exists, else the default."""
     named = output_named(output, here)
     return RunFolder(here / DEFAULT_OUTPUT) if named is None else run_at(here, named)
 
 
 def output_named(output: str | None, here: Path) -> str | None:
-    """What has to be typed after --output to mean that run; None: nothing has to be."""
+    """The value of --output that leads to that run; None where none is needed."""
     if output is not None:
         return output
     try:
@@ -30,12 +32,21 @@ def output_named(output: str | None, here: Path) -> str | None:
 
 
 def train_command(command: str, output: str | None) -> str:
-    """How to train from where `command` was typed, about the same run."""
+    """The command that trains the same run, of the same kind as the typed `command`."""
     *program, last = command.split()
     train = [*program, "train_lora.py" if last.endswith(".py") else "train"]
     return typed(train if output is None else [*train, "--output", output])
 
 
-def how_to_make_some(words: Words, run: RunFolder, *, train: str) -> list[str]:
-    """What is said where there is nothing to show yet."""
+def how_to_make_some(words: Translator, run: RunFolder, *, train: str) -> list[str]:
+    """The lines shown where there is no run yet."""
     return [words.say("logs.nothing", folder=run.root), words.say("logs.make_some", command=train)]
+
+
+def typed(words: Sequence[str]) -> str:
+    """A command line with the quotes that the system's shell needs: `cmd` and PowerShell have their own."""
+    if not on_windows():
+        return shlex.join(words)
+    from subprocess import list2cmdline  # a slow import, needed on Windows only
+
+    return list2cmdline(words)

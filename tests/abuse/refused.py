@@ -13,7 +13,7 @@ import pytest
 
 from lorasmith.errors import ExitCode, InputError
 from lorasmith.messages import LANGUAGES
-from lorasmith.ui.words import Words
+from lorasmith.ui.translator import Translator
 
 # Neither may stand in what is printed: they move the cursor or turn the direction of writing.
 UNSHOWABLE = [chr(one) for one in (*range(9), *range(11, 32), 0x7F, *range(0x80, 0xA0), *range(0x202A, 0x202F))]
@@ -33,7 +33,7 @@ def refused(folder: Path, start: Callable[[], Any], code: str, *, exit_code: int
 
 def sentences(language: str, code: str, fields: dict[str, Any]) -> str:
     """What is printed about an error: of a bounded length, and nothing that a terminal obeys."""
-    text = "\n".join(Words(language).error(code, fields))
+    text = "\n".join(Translator(language).error(code, fields))
     assert text.strip()
     text.encode()
     return text

@@ -1,4 +1,4 @@
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from pydantic import BaseModel, ValidationError
@@ -9,9 +9,9 @@ from lorasmith.config.fields import Option, Section, option, options_of
 class Weather(Section):
     """A section for these tests."""
 
-    rain: float = option("rain-per-day", 0.5, ge=0)
-    storm: bool = option("storm", False)
-    days: int | None = option("days", None)
+    rain: float = option("rain-per-day", 0.5, effect="learning", ge=0)
+    storm: bool = option("storm", False, effect="cadence")
+    days: int | None = option("days", None, effect="learning")
     place: str = "Taipei"
 
 
@@ -23,6 +23,18 @@ def test_a_field_says_that_it_is_an_option() -> None:
         ("days", "days", "weather", "days"),
     ]
     assert isinstance(found[0], Option) and found[0].field.default == 0.5
+
+
+def test_how_an_option_is_typed_follows_from_its_type() -> None:
+    class Odd(Section):
+        pairs: dict[str, int] = option("pair", {}, effect="learning")
+        texts: tuple[str, ...] = option("text", (), effect="learning")
+        choice: Literal["a", "b"] | int = option("choice", 3, effect="learning")
+
+    rain, storm, days, pairs, texts, choice = [*options_of("", Weather), *options_of("", Odd)]
+    assert [known.is_flag for known in (rain, storm, days)] == [False, True, False]
+    assert [known.is_repeated for known in (days, pairs, texts, choice)] == [False, True, True, False]
+    assert (days.kinds, choice.kinds) == ([int], [("a", "b"), int])
 
 
 def test_what_is_no_option_is_none() -> None:
@@ -67,7 +79,7 @@ def test_what_fits_is_taken() -> None:
 
 def test_a_default_that_does_not_fit_is_refused_too() -> None:
     class Wrong(Section):
-        rain: float = option("rain", -1.0, ge=0)
+        rain: float = option("rain", -1.0, effect="learning", ge=0)
 
     with pytest.raises(ValidationError):
         Wrong()

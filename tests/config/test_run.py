@@ -10,7 +10,8 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from lorasmith.config import Request, RunConfig, options
-from lorasmith.config.run import validated
+from lorasmith.config.fields import Section, declared, facts_of, option
+from lorasmith.config.run import _parts, validated
 from lorasmith.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -141,8 +142,8 @@ def test_no_two_fields_are_one_option() -> None:
     for model in (Request, RunConfig, *(type(getattr(RunConfig(), name)) for name in RunConfig.model_fields)):
         if isinstance(model, type) and issubclass(model, BaseModel):
             for field in model.model_fields.values():
-                extra = field.json_schema_extra
-                names += [extra["option"]] if isinstance(extra, dict) and "option" in extra else []
+                facts = facts_of(field)
+                names += [facts.name] if facts is not None and facts.is_option else []
     assert Counter(names) == Counter(list(DEFAULTS))
 
 
@@ -184,6 +185,50 @@ def test_the_order_of_options_is_no_part_of_it() -> None:
     one = RunConfig().with_values({("optimizer", "options"): {"a": 1, "b": 2}})
     other = RunConfig().with_values({("optimizer", "options"): {"b": 2, "a": 1}})
     assert one.identity() == other.identity()
+
+
+def test_the_identity_of_a_run_that_exists_stays_what_it_is() -> None:
+    """The list and the hashes of the version that had the identity written out by hand."""
+    names = ["base-model", "family", "prediction", "adapter", "rank", "alpha", "train-text-encoder", "seed"]
+    assert set(RunConfig().identity_fields()) == {*names, "optimizer", "optimizer-option"}
+    assert RunConfig().identity() == "f298b7419081cf80d09194cbeef3d5451f8ec7f16b5bbb7595768e2f207e4132"
+    made = RunConfig().with_values(
+        {
+            ("model", "base_sha256"): "ab" * 32,
+            ("model", "family"): "sd15",
+            ("model", "prediction"): "epsilon",
+            ("adapter", "alpha"): 8.0,
+            ("adapter", "train_text_encoder"): True,
+            ("optimizer", "options"): {"lr": 1.0, "betas": [0.9, 0.99], "weight_decay": 0.01},
+        }
+    )
+    assert made.identity() == "0ecc5324d76692e9b4bc9575f3585bdf98f010e92024ff4a9cb1eba12fc0c538"
+
+
+def test_a_field_that_came_later_leaves_older_runs_alone() -> None:
+    class Later(RunConfig):
+        conv_rank: int | None = option("conv-rank", None, effect="identity")
+        loss: str = option("loss", "mse", effect="learning")
+
+    assert Later().identity() == Later(loss="huber").identity() == RunConfig().identity()
+    assert Later(conv_rank=4).identity_fields() == {**RunConfig().identity_fields(), "conv-rank": 4}
+
+
+def test_every_field_declares_its_effect() -> None:
+    """A law: nobody adds a setting without saying what changes when it changes."""
+    for name, model in [("request", Request), *_parts(RunConfig)]:
+        bare = {
+            field
+            for field, info in model.model_fields.items()
+            if facts_of(info) is None and not isinstance(info.default, Section)
+        }
+        assert not bare, f"{name}: option(..., effect=...) or recorded(..., effect=...)"
+    stand_ins = {
+        (section, facts.identified_by) for section, model in _parts(RunConfig) for _, _, facts in declared(model)
+    }
+    for section, field in stand_ins - {(section, "") for section, _ in stand_ins}:
+        facts = facts_of(dict(_parts(RunConfig))[section].model_fields[field])
+        assert facts is not None and facts.effect == "identity" and facts.name
 
 
 def test_what_differs_has_the_name_a_person_typed() -> None:
@@ -283,5 +328,41 @@ def test_what_is_no_path_may_be_in_any_language(monkeypatch: pytest.MonkeyPatch)
 
 def test_every_path_is_known_as_one() -> None:
     """The options whose value the system takes as a name."""
-    marked = {name for name, one in options().items() if dict(one.field.json_schema_extra or {})["is_path"]}  # type: ignore[arg-type]
+    marked = {name for name, known in options().items() if known.facts.holds}
     assert marked == {"base_model", "data", "init_from", "clip_model", "name", "output"}
+
+
+# -- the request of a start ------------------------------------------------------------------------
+
+
+def test_nothing_is_asked_for_by_default() -> None:
+    assert Request().model_dump() == {
+        "steps": None,
+        "epochs": None,
+        "output": "lora_output",
+        "lang": "",
+        "verbose": False,
+    }
+
+
+@pytest.mark.parametrize("field", ["steps", "epochs"])
+@pytest.mark.parametrize("value", [0, -3, "abc", 1.5, True])
+def test_steps_are_a_number_of_at_least_one(field: str, value: object) -> None:
+    with pytest.raises(ValidationError):
+        Request.model_validate({field: value})
+    assert getattr(Request.model_validate({field: 1}), field) == 1
+
+
+@pytest.mark.parametrize("lang", ["de", "zh_CN", "english please"])
+def test_only_the_languages_there_are(lang: str) -> None:
+    with pytest.raises(ValidationError):
+        Request.model_validate({"lang": lang})
+
+
+@pytest.mark.parametrize(("lang", "meant"), [("zh_TW.UTF-8", "zh-TW"), ("zh-hant", "zh-TW"), ("EN", "en"), ("", "")])
+def test_a_language_by_any_of_its_names(lang: str, meant: str) -> None:
+    assert Request.model_validate({"lang": lang}).lang == meant
+
+
+def test_what_one_start_asks_is_no_part_of_the_run() -> None:
+    assert not set(Request.model_fields) & set(RunConfig.model_fields)

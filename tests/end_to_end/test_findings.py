@@ -12,7 +12,7 @@ from lorasmith.reports.making import read_summary
 from lorasmith.runs.events import DeviceChosen, Warned
 from lorasmith.runs.ledger import read_events
 from lorasmith.ui.render import Display
-from lorasmith.ui.words import Words
+from lorasmith.ui.translator import Translator
 from tests.data.drawing import put_picture
 from tests.end_to_end.trial import tried
 from tests.end_to_end.workshop import Workshop
@@ -75,7 +75,7 @@ def test_one_list_everywhere(faulty: Workshop, monkeypatch: pytest.MonkeyPatch) 
 def test_it_is_shown_once(faulty: Workshop, monkeypatch: pytest.MonkeyPatch, language: str) -> None:
     """By the parent at once, by the worker again, and once more by the worker that takes its place."""
     without_plugins(monkeypatch)
-    start, paper, words = faulty.start_new(1), Paper(), Words(language)
+    start, paper, words = faulty.start_new(1), Paper(), Translator(language)
     display = Display(words, paper, Paper(), start=start, command="lorasmith train", verbose=False)
     device = DeviceChosen(
         attempt=1,
@@ -97,7 +97,7 @@ def test_it_is_shown_once(faulty: Workshop, monkeypatch: pytest.MonkeyPatch, lan
 
 
 def test_only_what_cannot_be_used_is_named_by_the_refusal(tmp_path: Path) -> None:
-    lines = Words("en").error(
+    lines = Translator("en").error(
         "dataset_empty",
         {
             "folder": "x",

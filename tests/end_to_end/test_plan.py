@@ -18,8 +18,8 @@ from lorasmith.planning.plan import RunPlan
 from lorasmith.runtime.start import Start
 from lorasmith.runtime.starting import continued_run
 from lorasmith.runtime.supervisor import Supervisor
+from lorasmith.ui.translator import Translator
 from lorasmith.ui.watching import watch
-from lorasmith.ui.words import Words
 from tests.end_to_end.trial import tried
 from tests.end_to_end.workshop import InProcess, Values, Workshop, tree
 
@@ -44,7 +44,7 @@ def assert_as_planned(workshop: Workshop, made: RunPlan, before: dict[str, int])
 
 def ran(start: Start) -> int:
     supervisor = Supervisor(start, launch=InProcess)  # type: ignore[arg-type]
-    return watch(start, supervisor, words=Words("en"), command="lorasmith train", verbose=False)
+    return watch(start, supervisor, words=Translator("en"), command="lorasmith train", verbose=False)
 
 
 @pytest.fixture

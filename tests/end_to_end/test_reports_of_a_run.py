@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from lorasmith.messages import tr
 from lorasmith.reports.making import make_reports
 from lorasmith.ui import cli
-from lorasmith.ui.words import Words
+from lorasmith.ui.translator import Translator
 from tests.end_to_end.test_command_line import typed
 from tests.end_to_end.workshop import Workshop
 from tests.faults.forked_program import ForkedProgram
@@ -77,7 +77,7 @@ def test_a_run_that_was_stopped_and_continued_three_times(workshop: Workshop) ->
     """Real ones: their ledgers, read by the report."""
 
     def reported() -> dict[str, Any]:
-        files = make_reports(workshop.run, Words("en"))
+        files = make_reports(workshop.run, Translator("en"))
         assert files.json is not None and files.troubles == ()
         found: dict[str, Any] = json.loads(files.json.read_bytes())
         return found

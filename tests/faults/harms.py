@@ -87,7 +87,7 @@ def cache() -> None:
 
 
 def load() -> None:
-    from lorasmith.families.sd15 import StableDiffusion15
+    from lorasmith.families.sd15.family import StableDiffusion15
 
     at_call(StableDiffusion15, "load_models", 1, sleep_here)
 
@@ -96,7 +96,7 @@ def save() -> None:
     """Nothing of a state of step 2 has its name yet."""
     from lorasmith.session import checkpoint
 
-    at_call(checkpoint, "write_manifest_bytes", 2, sleep_here)
+    at_call(checkpoint, "manifest_bytes", 2, sleep_here)
 
 
 def export() -> None:

@@ -23,7 +23,7 @@ from lorasmith.messages import LANGUAGES
 from lorasmith.runs import states
 from lorasmith.runs.events import RunStarted, StepCompleted
 from lorasmith.runs.states import MANIFEST, find_states, newest_good
-from lorasmith.ui.words import Words
+from lorasmith.ui.translator import Translator
 from tests.end_to_end.workshop import Workshop, tree
 
 SEED = 20261126
@@ -221,7 +221,7 @@ def test_the_run_goes_on_from_the_one_before(shelf: Shelf, name: str, tmp_path: 
                 "damage": "manifest" if name == "manifest.json" else f"content:{name}",
             },
         )
-        assert all(spoilt.name in Words(one).warning(warning.code, warning.fields)[0] for one in LANGUAGES)
+        assert all(spoilt.name in Translator(one).warning(warning.code, warning.fields)[0] for one in LANGUAGES)
         assert tree(workshop.run.root / f"{spoilt.name}.damaged") == held
         straight = Workshop(here, shelf.workshop.base_model, patch, output="straight")
         straight.new(3, SMALL)

@@ -15,7 +15,7 @@ from lorasmith.runs.events import CheckpointSaved, Event, GivenUp, RunStopped, S
 from lorasmith.runs.ledger import read_events
 from lorasmith.runs.process_files import read_heartbeat, request_stop
 from lorasmith.runs.states import newest_good
-from lorasmith.ui.words import Words
+from lorasmith.ui.translator import Translator
 from tests.end_to_end.workshop import Workshop, tree
 from tests.faults.full_disk import Clock, SmallDisk, small_disk
 
@@ -36,7 +36,7 @@ def is_told(events: list[Event]) -> bool:
     """Each warning has a sentence of its own in each language."""
     for one in events:
         if isinstance(one, Warned):
-            texts = {"".join(Words(language).warning(one.code, one.fields)) for language in LANGUAGES}
+            texts = {"".join(Translator(language).warning(one.code, one.fields)) for language in LANGUAGES}
             assert len(texts) == len(LANGUAGES) and not any(text.startswith(one.code) for text in texts)
     return True
 
@@ -140,7 +140,7 @@ def test_at_the_end_it_gives_up_after_ten_minutes(make_workshop: MakeWorkshop, m
     assert stopped.code == "disk_stayed_full"
     assert (stopped.fields["state"], stopped.fields["saved"], stopped.fields["step"]) == (good.path.name, 2, 5)
     for language in LANGUAGES:
-        assert good.path.name in Words(language).error(stopped.code, stopped.fields)[0]
+        assert good.path.name in Translator(language).error(stopped.code, stopped.fields)[0]
     assert workshop.go_on(None).exit_code == ExitCode.FINISHED
     assert workshop.digest() == undisturbed.digest()
     assert workshop.losses() == undisturbed.losses()

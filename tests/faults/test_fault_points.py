@@ -22,7 +22,7 @@ from lorasmith.engine.state import TrainState
 from lorasmith.errors import ExitCode
 from lorasmith.faults import POINTS, fault_point
 from lorasmith.runs.layout import RunFolder
-from lorasmith.runs.states import MANIFEST, write_manifest_bytes
+from lorasmith.runs.states import MANIFEST, manifest_bytes
 from lorasmith.session import checkpoint, recorder
 from lorasmith.session.checkpoint import StateFacts
 from tests.end_to_end.workshop import Workshop
@@ -165,7 +165,7 @@ def save_in_place(state: TrainState, run: RunFolder, facts: StateFacts, *, prefi
     for name, data in checkpoint._files_of(state, facts).items():
         (final / name).write_bytes(data)
         fault_point("state.file")
-    (final / MANIFEST).write_bytes(write_manifest_bytes(final, step=state.step, identity=facts.identity))
+    (final / MANIFEST).write_bytes(manifest_bytes(final, step=state.step, identity=facts.identity))
     return final, ""
 
 

@@ -22,7 +22,7 @@ from lorasmith.evaluation.best import BestKeeper, best_of
 from lorasmith.runs.events import Event
 from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.ledger import read_events, steps, surviving
-from lorasmith.runs.states import MANIFEST, OWN_FILES, SavedState, has_sha256, newest_good, write_manifest_bytes
+from lorasmith.runs.states import MANIFEST, OWN_FILES, SavedState, has_sha256, manifest_bytes, newest_good
 from lorasmith.runtime.starting import standing
 from lorasmith.session.checkpoint import load_state
 from lorasmith.session.outputs import Outputs
@@ -298,7 +298,7 @@ def naive(root: Path, step: int, *, in_place: bool) -> dict[str, bytes]:
             file.write(content)
     manifest = folder / MANIFEST
     manifest.unlink(missing_ok=True)
-    content = write_manifest_bytes(folder, step=step, identity="i")
+    content = manifest_bytes(folder, step=step, identity="i")
     with manifest.open("wb") as file:
         file.write(content)
     if not in_place:

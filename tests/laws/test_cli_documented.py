@@ -5,13 +5,13 @@ from __future__ import annotations
 from lorasmith.config import options
 from lorasmith.messages import LANGUAGES, keys
 from lorasmith.ui.cli import COMMANDS
+from lorasmith.ui.option_help import page
 from lorasmith.ui.options import COMMAND_OPTIONS
-from lorasmith.ui.options_page import page
 from tests.laws.source_tree import ROOT
 
 
 def test_every_option_has_help_in_every_language_and_no_help_is_for_nothing() -> None:
-    expected = {f"option.{key}" for key in [*options(), *COMMAND_OPTIONS]}
+    expected = {f"option.{key}" for key in [*options(), *(own.name for own in COMMAND_OPTIONS)]}
     for language in LANGUAGES:
         assert {key for key in keys(language) if key.startswith("option.")} == expected
 
@@ -29,4 +29,4 @@ def test_every_command_has_help_in_every_language() -> None:
 
 def test_the_page_of_options_is_what_the_model_says() -> None:
     written = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
-    assert written == page(), "run `python -m lorasmith.ui.options_page > docs/options.md`"
+    assert written == page(), "run `python -m lorasmith.ui.option_help > docs/options.md`"

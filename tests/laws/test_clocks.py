@@ -11,7 +11,7 @@ OF = {"time", "datetime", "date"}
 # Module -> what it reads the time for, beside the `time` that an event is told with.
 REASONS = {
     "families/locate.py": "the order in which a person is offered what lies in the hub's cache",
-    "families/recognize.py": "whether a hash that is kept in memory is still the file's, together with the size",
+    "families/identity.py": "whether a hash that is kept in memory is still the file's, together with the size",
     "data/seen.py": "when a picture file was changed last",
     "reports/making.py": "the names and the date of a report",
     "reports/tensorboard.py": "what TensorBoard's own format says of when a file was begun",
@@ -20,8 +20,9 @@ REASONS = {
     "session/build.py": "what the export says of when training began",
     "session/export.py": "what the export says of when training ended",
     "session/outputs.py": "the names of states and backups",
-    "ui/last_run.py": "how old what is shown is",
-    "ui/logs.py": "how old what is shown is",
+    "reading/files.py": "which reports are those of an older run in the same folder",
+    "reading/status.py": "the age of a heartbeat that is shown",
+    "ui/logs.py": "the age of a heartbeat that is shown",
 }
 
 

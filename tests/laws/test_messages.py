@@ -18,7 +18,7 @@ from tests.laws.source_tree import PACKAGE, ROOT, called, docstrings, modules, n
 EN, OTHERS = "en", [language for language in LANGUAGES if language != "en"]
 ERRORS = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Exception)}
 SPEAKING = {"tr", "say", "_say", "has", "knows", "template"}
-# Fields that Words puts in itself, so whoever raises the code need not.
+# Fields that Translator puts in itself, so whoever raises the code need not.
 FILLED_BY_UI = {"option_without_value": {"expected"}, "picture_skipped": {"problem"}}
 # A sentence-like literal that is no sentence -> why.
 NOT_SENTENCES: dict[str, str] = {

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from lorasmith.messages import LANGUAGES
+from lorasmith.reading.summary import RunSummary, summary_of
 from lorasmith.reports.html_report import html_report, part
-from lorasmith.reports.summary import RunSummary, summary_of
-from lorasmith.ui.words import Words
-from tests.reports.made_up import finished, started, stopped, watched
+from lorasmith.ui.translator import Translator
+from tests.reading.made_up import finished, started, stopped, watched
 from tests.reports.page import parsed
 
 NOW = datetime(2026, 5, 28, 20, 30)
@@ -22,7 +22,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 
 
 def page_of(summary: RunSummary, root: Path, language: str = "en") -> str:
-    return html_report(summary, Words(language), root=root, now=NOW).decode()
+    return html_report(summary, Translator(language), root=root, now=NOW).decode()
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -72,8 +72,8 @@ def test_a_run_that_failed_at_once_has_a_page(tmp_path: Path, language: str) -> 
     events = [started(tmp_path, 9), stopped(0, "failed", code="out_of_memory", fields={"step": 1}, exit_code=6)]
     page = parsed(page_of(summary_of(events, watched(1, status=6)), tmp_path, language))
     assert page.all("svg") == []
-    assert Words(language).say("chart.empty.not_stepped") in page.text
-    assert Words(language).error("out_of_memory", {"step": 1})[0] in page.text
+    assert Translator(language).say("chart.empty.not_stepped") in page.text
+    assert Translator(language).error("out_of_memory", {"step": 1})[0] in page.text
 
 
 def test_what_could_not_be_measured_is_said_in_its_chart(drawn: tuple[Path, Path]) -> None:

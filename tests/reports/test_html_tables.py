@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from lorasmith.messages import LANGUAGES
-from lorasmith.reports.attempts import Happening
+from lorasmith.reading.attempts import Happening
+from lorasmith.reading.summary import Picture, RunSummary, summary_of
 from lorasmith.reports.html_tables import (
     MAX_PICTURES,
     attempts,
@@ -18,13 +19,12 @@ from lorasmith.reports.html_tables import (
     speed,
     warnings,
 )
-from lorasmith.reports.summary import Picture, RunSummary, summary_of
 from lorasmith.runs.events import LimitRaised, Warned, WorkerEnded, WorkerHung, WorkerRestarted
-from lorasmith.ui.words import Words
-from tests.reports.made_up import T0, started, stepped, watched
+from lorasmith.ui.translator import Translator
+from tests.reading.made_up import T0, started, stepped, watched
 from tests.reports.page import parsed
 
-EN = Words("en")
+EN = Translator("en")
 HAPPENED = [
     WorkerHung(
         attempt=1,
@@ -46,7 +46,7 @@ def test_what_the_supervisor_saw_is_told_with_its_stack(tmp_path: Path, language
     ended = WorkerEnded(attempt=1, time=T0 + 9, status=-9, output="last\nwords")
     events = [started(tmp_path, 9), *stepped(range(1, 6))]
     found = summary_of(events, [*watched(1, status=None), *HAPPENED, ended])
-    page = parsed(attempts(found, Words(language)))
+    page = parsed(attempts(found, Translator(language)))
     assert len(page.all("pre")) == 2
     for told in ("61", "A B", "last words", "(-9)"):
         assert told in page.text

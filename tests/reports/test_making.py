@@ -18,8 +18,8 @@ from lorasmith.reports.making import make_reports, read_summary
 from lorasmith.runs.events import Event
 from lorasmith.runs.layout import RunFolder
 from lorasmith.ui.render import report_lines
-from lorasmith.ui.words import Words
-from tests.reports.made_up import evaluated, finished, saved, started, stepped, stopped, watched, written
+from lorasmith.ui.translator import Translator
+from tests.reading.made_up import evaluated, finished, saved, started, stepped, stopped, watched, written
 from tests.reports.page import parsed
 
 NOW = datetime(2026, 5, 28, 20, 30, 1)
@@ -57,7 +57,7 @@ def test_every_end_has_its_report(tmp_path: Path, name: str) -> None:
     events, watching, reason, done = ENDS[name]
     run = written(tmp_path / "lora_output", events, watching)
     for language in LANGUAGES:
-        files = make_reports(run, Words(language), now=NOW)
+        files = make_reports(run, Translator(language), now=NOW)
         assert files.troubles == () and files.lacking is None
         assert files.json is not None and files.png is not None and files.html is not None
         found = json.loads(files.json.read_bytes())
@@ -76,7 +76,7 @@ def test_an_old_ledger_with_a_torn_last_line_and_events_nobody_knows(tmp_path: P
     torn = '{"event": "StepCompleted", "attempt": 1, "ti'
     run.ledger.write_text("\n".join([json.dumps(first), unknown, "no json", *lines[1:], torn]))
     before = run.ledger.read_bytes()
-    files = make_reports(run, Words("en"), now=NOW)
+    files = make_reports(run, Translator("en"), now=NOW)
     assert len(files.made) == 3
     assert read_summary(run).done == 4
     assert run.ledger.read_bytes() == before  # a reader mends nothing
@@ -85,7 +85,7 @@ def test_an_old_ledger_with_a_torn_last_line_and_events_nobody_knows(tmp_path: P
 def test_names_share_one_stamp_and_a_later_report_replaces_nothing(tmp_path: Path) -> None:
     run = written(tmp_path / "lora_output", [started(DATA, 9)])
     for _ in range(2):
-        make_reports(run, Words("en"), now=NOW)
+        make_reports(run, Translator("en"), now=NOW)
     assert sorted(path.name for path in run.training_logs.iterdir()) == sorted(
         f"lora_training_{name}"
         for mark in ("20260528_203001", "20260528_203001_2")
@@ -98,7 +98,7 @@ def test_without_matplotlib_the_rest_is_made(tmp_path: Path, monkeypatch: pytest
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     run = written(tmp_path / "lora_output", [started(DATA, 9)])
-    files = make_reports(run, Words("en"), now=NOW)
+    files = make_reports(run, Translator("en"), now=NOW)
     assert (files.png, len(files.made), files.troubles) == (None, 2, ())
     assert files.lacking is not None
     assert (files.lacking.code, files.lacking.fields["module"]) == ("dependency_missing", "matplotlib")
@@ -114,14 +114,14 @@ def test_a_matplotlib_that_cannot_be_loaded_is_named_and_the_rest_is_made(
     place.mkdir(parents=True)
     (place / "__init__.py").write_text("raise AttributeError('_ARRAY_API not found')")
     monkeypatch.syspath_prepend(place.parent)
-    files = make_reports(written(tmp_path / "lora_output", [started(DATA, 9)]), Words("en"), now=NOW)
+    files = make_reports(written(tmp_path / "lora_output", [started(DATA, 9)]), Translator("en"), now=NOW)
     assert (files.png, len(files.made), files.troubles) == (None, 2, ())
     assert files.lacking is not None and files.lacking.fields == {
         "module": "matplotlib",
         "reason": "AttributeError: _ARRAY_API not found",
         "command": "pip install --force-reinstall matplotlib",
     }
-    (line, hint, *_) = report_lines(Words("en"), files)
+    (line, hint, *_) = report_lines(Translator("en"), files)
     assert "_ARRAY_API" in line and "lorasmith report" in hint
 
 
@@ -135,7 +135,7 @@ def test_a_library_that_cannot_draw_costs_its_own_file_only(
         raise error
 
     monkeypatch.setattr(making, "png_report", broken)
-    files = make_reports(written(tmp_path / "lora_output", [started(DATA, 9)]), Words("en"), now=NOW)
+    files = make_reports(written(tmp_path / "lora_output", [started(DATA, 9)]), Translator("en"), now=NOW)
     assert (files.png, files.lacking, len(files.made)) == (None, None, 2)
     (trouble,) = files.troubles
     assert trouble.path.endswith(".png") and str(error) in trouble.reason
@@ -144,7 +144,7 @@ def test_a_library_that_cannot_draw_costs_its_own_file_only(
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     run = written(tmp_path / "lora_output", [started(DATA, 9)])
     run.training_logs.write_text("a file in its place")
-    files = make_reports(run, Words("en"), now=NOW)
+    files = make_reports(run, Translator("en"), now=NOW)
     assert files.made == ()
     assert [one.path for one in files.troubles] == [str(run.training_logs)]
 
@@ -156,7 +156,7 @@ def test_a_full_disk_is_told_and_leaves_no_half_file(tmp_path: Path, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    files = make_reports(run, Words("en"), now=NOW)
+    files = make_reports(run, Translator("en"), now=NOW)
     assert [one.reason for one in files.troubles] == ["No space left on device"] * 3
     assert list(run.training_logs.iterdir()) == []
 
@@ -170,6 +170,6 @@ def test_a_ledger_that_cannot_be_summed_up_is_told(tmp_path: Path, monkeypatch: 
         raise ValueError("no such thing")
 
     monkeypatch.setattr(making, "read_summary", broken)
-    files = make_reports(written(tmp_path / "lora_output", [started(DATA, 9)]), Words("en"), now=NOW)
+    files = make_reports(written(tmp_path / "lora_output", [started(DATA, 9)]), Translator("en"), now=NOW)
     assert files.made == ()
     assert [one.reason for one in files.troubles] == ["ValueError: no such thing"]

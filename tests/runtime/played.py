@@ -14,7 +14,7 @@ from lorasmith.runs.events import CheckpointSaved, Event, RunStarted, RunStopped
 from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.ledger import Ledger, read_events
 from lorasmith.runs.promotion import promote
-from lorasmith.runs.states import MANIFEST, OWN_FILES, write_manifest_bytes
+from lorasmith.runs.states import MANIFEST, OWN_FILES, manifest_bytes
 from lorasmith.runtime.start import Start
 from lorasmith.runtime.supervisor import Supervisor
 
@@ -43,8 +43,8 @@ class Played:
             self.status = self._act(self, self._looks)
         return self.status
 
-    def ask(self) -> None:
-        self._asked_to("ask", -2)
+    def interrupt(self) -> None:
+        self._asked_to("interrupt", -2)
 
     def dump_stacks(self) -> bool:
         self.output.write(b'Thread 0x1 (most recent call first):\n  File "forward.py", line 7\n')
@@ -96,7 +96,7 @@ class Played:
         folder.mkdir()
         for name in OWN_FILES:
             (folder / name).write_text(str(step))
-        (folder / MANIFEST).write_bytes(write_manifest_bytes(folder, step=step, identity=""))
+        (folder / MANIFEST).write_bytes(manifest_bytes(folder, step=step, identity=""))
         self.say(self.event(CheckpointSaved, step=step, path=folder.name, sha256="", seconds=0.0))
 
     def beat(self, step: int, phase: str, beat: int, waiting: int = 0) -> None:

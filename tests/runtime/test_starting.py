@@ -14,7 +14,7 @@ from lorasmith.errors import ConfigError, ExitCode, NoStateError
 from lorasmith.runs.events import RunStarted
 from lorasmith.runs.layout import RunFolder, run_at
 from lorasmith.runs.ledger import read_events
-from lorasmith.runs.states import MANIFEST, find_states, write_manifest_bytes
+from lorasmith.runs.states import MANIFEST, find_states, manifest_bytes
 from lorasmith.runtime.start import Start
 from lorasmith.runtime.starting import continued_run, differing_settings, new_run, standing
 from tests.end_to_end.workshop import QUIET, Workshop
@@ -64,6 +64,18 @@ def test_paths_typed_here_hold_elsewhere(done: Workshop) -> None:
     assert go_on(done, {("dataset", "folder"): "lora_train_set"}, steps=1).config.dataset.folder == str(
         done.folder / "lora_train_set"
     )
+
+
+def test_a_run_in_a_folder_called_like_its_base_model_is_trained(
+    make_workshop: Callable[[str], Workshop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The output folder exists by the time the worker loads the model `demo`; the name was resolved before."""
+    workshop = make_workshop("named")
+    workshop.output = "demo"
+    monkeypatch.setattr("lorasmith.families.locate.DEMO_MODEL", workshop.base_model)
+    monkeypatch.chdir(workshop.folder)
+    assert workshop.new(1, {("model", "base_model"): "demo"}).exit_code == ExitCode.FINISHED
+    assert workshop.go_on(1).exit_code == ExitCode.FINISHED
 
 
 @pytest.mark.parametrize(
@@ -160,7 +172,7 @@ def test_a_plan_is_made_anew_where_the_run_has_moved_on(done: Workshop) -> None:
     shutil.copytree(done.state_folder(), state)
     try:
         (state / MANIFEST).unlink()
-        (state / MANIFEST).write_bytes(write_manifest_bytes(state, step=6, identity=owed.config.identity()))
+        (state / MANIFEST).write_bytes(manifest_bytes(state, step=6, identity=owed.config.identity()))
         anew = more.again()
         assert (anew.first_step, anew.stop_at, anew.resume) == (6, 9, state)
         with pytest.raises(ConfigError, match="nothing_owed"):

@@ -15,7 +15,6 @@ import pytest
 import torch
 from torch import nn
 
-from lorasmith.adapters.base import Attachment
 from lorasmith.adapters.lora import Lora
 from lorasmith.engine.optimizers import build_optimizer
 from lorasmith.engine.state import Origin, TrainState
@@ -23,7 +22,7 @@ from lorasmith.errors import InputError, NonFiniteError, NoStateError, ResourceE
 from lorasmith.faults import choose_fault
 from lorasmith.runs import durable
 from lorasmith.runs.layout import RunFolder
-from lorasmith.runs.states import SavedState, damage_of, find_states, sha256_of, write_manifest_bytes
+from lorasmith.runs.states import SavedState, damage_of, find_states, manifest_bytes, sha256_of
 from lorasmith.runtime.cleanup import remove_unfinished
 from lorasmith.session import checkpoint
 from lorasmith.session.checkpoint import (
@@ -35,6 +34,7 @@ from lorasmith.session.checkpoint import (
     save_state,
     step_back,
 )
+from lorasmith.targets import TargetModule
 from tests.end_to_end.workshop import digest, tree
 
 NOW = datetime(2026, 1, 2, 3, 4, 5)
@@ -52,7 +52,7 @@ FILES = {
 def made(step: int = 0, *, optimizer: str = "adamw") -> TrainState:
     """A small state after `step` updates with gradients of its own."""
     parent = nn.Sequential(nn.Linear(4, 3))
-    adapter = Lora.attach([Attachment("one", "denoiser", parent, "0")], rank=2, alpha=2.0, dropout=0.0, seed=1)
+    adapter = Lora.attach([TargetModule("one", "denoiser", parent, "0")], rank=2, alpha=2.0, dropout=0.0, seed=1)
     built = build_optimizer(optimizer, adapter, base_lrs={"denoiser": 1e-2}, options={})
     state = TrainState(0, adapter, built, None, Origin(0, 1))
     for number in range(step):
@@ -253,7 +253,7 @@ def test_what_somebody_else_put_there_and_signed_is_damage(run: RunFolder, file:
     folder = save(run, made(1))
     (folder / file).write_bytes(content)
     (folder / "manifest.json").unlink()
-    (folder / "manifest.json").write_bytes(write_manifest_bytes(folder, step=1, identity="identity"))
+    (folder / "manifest.json").write_bytes(manifest_bytes(folder, step=1, identity="identity"))
     with pytest.raises(NoStateError, match="state_damaged") as caught:
         restore(folder, made())
     assert caught.value.fields["damage"] == file

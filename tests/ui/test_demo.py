@@ -12,10 +12,10 @@ from lorasmith.demo import lesson
 from lorasmith.errors import ConfigError
 from lorasmith.runs.durable import write_atomically
 from lorasmith.ui.demo import demo
-from lorasmith.ui.words import Words
+from lorasmith.ui.translator import Translator
 from tests.ui.fake_engine import FakeEngine
 
-EN = Words("en")
+EN = Translator("en")
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +96,7 @@ def test_what_it_does_not_take(tmp_path: Path, typed: str, code: str) -> None:
 
 def test_help_says_what_it_does_in_both_languages(capsys: pytest.CaptureFixture[str]) -> None:
     for language, word in (("en", "no download"), ("zh-TW", "不必下載")):
-        assert demo(["--help"], Words(language), "lorasmith demo") == 0
+        assert demo(["--help"], Translator(language), "lorasmith demo") == 0
         shown = capsys.readouterr().out
         assert word in shown
         assert "300" in shown

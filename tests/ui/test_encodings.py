@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from lorasmith.ui import cli
-from lorasmith.ui.encodings import make_streams_lenient, shows_everything, words_in
-from lorasmith.ui.words import Words
-from tests.ui.made_runs import finished_run
+from lorasmith.ui.encodings import make_streams_lenient, shows_everything, translator_for
+from lorasmith.ui.translator import Translator
+from tests.reading.made_runs import finished_run
 
 Read = Callable[[], tuple[str, str]]
 Streams = Callable[[str, str], Read]
@@ -54,9 +54,9 @@ def streams(monkeypatch: pytest.MonkeyPatch) -> Streams:
 )
 def test_english_where_a_stream_lacks_the_characters(streams: Streams, out: str, err: str, lacks: str) -> None:
     read = streams(out, err)
-    words = words_in("zh-TW")
-    assert words == (Words("en", asked="zh-TW") if lacks else Words("zh-TW"))
-    assert words.in_files == Words("zh-TW")
+    words = translator_for("zh-TW")
+    assert words == (Translator("en", asked="zh-TW") if lacks else Translator("zh-TW"))
+    assert words.in_files == Translator("zh-TW")
     text = read()[1]
     assert text.count("\n") == bool(lacks)
     assert not lacks or all(one in text for one in (lacks, "PYTHONUTF8=1", "chcp 65001"))
@@ -64,7 +64,7 @@ def test_english_where_a_stream_lacks_the_characters(streams: Streams, out: str,
 
 def test_english_is_shown_by_every_stream(streams: Streams) -> None:
     read = streams("ascii", "ascii")
-    assert words_in("en") == Words("en")
+    assert translator_for("en") == Translator("en")
     assert read() == ("", "")
 
 

@@ -13,11 +13,11 @@ from lorasmith.errors import ConfigError
 from lorasmith.messages import LANGUAGES
 from lorasmith.runs.locks import FolderLock
 from lorasmith.ui.logs import logs
-from lorasmith.ui.words import Words
-from tests.ui.made_runs import add, beat, begun, ended, finished_run, made_run, stepped
+from lorasmith.ui.translator import Translator
+from tests.reading.made_runs import add, beat, begun, ended, finished_run, made_run, stepped
 
 ROOT = Path(__file__).parents[2]
-WORDS = Words("en")
+WORDS = Translator("en")
 
 
 @pytest.fixture(autouse=True)
@@ -127,7 +127,7 @@ def test_bad_arguments_are_refused() -> None:
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_help_names_every_option(language: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert logs(["--help"], Words(language), "lorasmith logs") == 0
+    assert logs(["--help"], Translator(language), "lorasmith logs") == 0
     page = capsys.readouterr().out
     for option in ("--follow", "--json", "--menu", "--output FOLDER", "--lang en|zh-TW", "--help"):
         assert option in page

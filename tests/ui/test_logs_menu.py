@@ -6,7 +6,7 @@ import pytest
 
 from lorasmith.messages import LANGUAGES
 from lorasmith.ui.logs_menu import menu
-from lorasmith.ui.words import Words
+from lorasmith.ui.translator import Translator
 
 
 def chosen(monkeypatch: pytest.MonkeyPatch, *answers: str | type[BaseException], language: str = "en") -> list[str]:
@@ -21,7 +21,7 @@ def chosen(monkeypatch: pytest.MonkeyPatch, *answers: str | type[BaseException],
         raise answer
 
     monkeypatch.setattr("builtins.input", ask)
-    menu(Words(language), show=lambda: done.append("summary"), tensorboard=lambda: done.append("tensorboard"))
+    menu(Translator(language), show=lambda: done.append("summary"), tensorboard=lambda: done.append("tensorboard"))
     assert list(left) == []  # it did not leave before the last answer
     return done
 

@@ -7,7 +7,7 @@ import pytest
 from lorasmith.config import options
 from lorasmith.errors import ConfigError
 from lorasmith.option_names import OURS
-from lorasmith.ui.options import COMMAND_OPTIONS, layered, parse, split_request
+from lorasmith.ui.options import layered, option_names, parse, split_request
 
 
 def test_values_have_the_types_of_the_model() -> None:
@@ -122,7 +122,7 @@ def test_another_trainer_s_option_is_answered_with_ours(typed: str, ours: str) -
 def test_all_answers_name_options_there_are() -> None:
     for answer in OURS.values():
         name = answer.split()[0].removeprefix("--")
-        assert name in COMMAND_OPTIONS or name in {option.name for option in options().values()}
+        assert name in option_names()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 
 from lorasmith.errors import ConfigError, DatasetError, ExitCode, InputError
 from lorasmith.ui.plan import plan
-from lorasmith.ui.words import Words
+from lorasmith.ui.translator import Translator
 from tests.end_to_end.workshop import Workshop, tree
 
 
@@ -19,7 +19,7 @@ def here(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def said(capsys: pytest.CaptureFixture[str], *typed: str, language: str = "en") -> str:
-    assert plan([*typed, "--no-probe"], Words(language), "lorasmith plan") == ExitCode.FINISHED
+    assert plan([*typed, "--no-probe"], Translator(language), "lorasmith plan") == ExitCode.FINISHED
     return capsys.readouterr().out
 
 
@@ -76,7 +76,7 @@ def test_what_is_odd_is_told(here: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_bad_input_is_refused_as_by_train(here: Path, typed: str, code: str) -> None:
     before = tree(here)
     with pytest.raises(InputError) as caught:
-        plan([*typed.split(), "--no-probe"], Words("en"), "lorasmith plan")
+        plan([*typed.split(), "--no-probe"], Translator("en"), "lorasmith plan")
     assert caught.value.code == code
     assert tree(here) == before
 
@@ -84,12 +84,12 @@ def test_bad_input_is_refused_as_by_train(here: Path, typed: str, code: str) -> 
 def test_without_a_base_model(here: Path) -> None:
     (here / "lorasmith.toml").unlink()
     with pytest.raises(ConfigError, match="base_model_unnamed"):
-        plan(["--no-probe"], Words("en"), "lorasmith plan")
+        plan(["--no-probe"], Translator("en"), "lorasmith plan")
 
 
 def test_all_bad_pictures_are_listed(here: Path) -> None:
     for name in ("a.png", "b.png"):
         (here / "lora_train_set" / name).write_bytes(b"")
     with pytest.raises(DatasetError) as caught:
-        plan(["--no-probe"], Words("en"), "lorasmith plan")
+        plan(["--no-probe"], Translator("en"), "lorasmith plan")
     assert [Path(one["path"]).name for one in caught.value.fields["problems"]] == ["a.png", "b.png"]

@@ -10,7 +10,7 @@ from lorasmith.planning import plan
 from lorasmith.planning.estimate import Unmeasured
 from lorasmith.planning.plan import RunPlan, plan_of
 from lorasmith.ui.plan_view import show
-from lorasmith.ui.words import Words
+from lorasmith.ui.translator import Translator
 from tests.end_to_end.workshop import Workshop
 from tests.planning.test_plan import MEASURED
 
@@ -22,7 +22,7 @@ def made(workshop: Workshop) -> RunPlan:
 
 
 def shown(capsys: pytest.CaptureFixture[str], plan: RunPlan, language: str = "en", here: Path = Path("/")) -> str:
-    show(Words(language), plan, here)
+    show(Translator(language), plan, here)
     return capsys.readouterr().out
 
 

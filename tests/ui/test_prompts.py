@@ -92,7 +92,7 @@ def test_a_path_dropped_on_the_window_is_taken(folder: Path) -> None:
 def test_new_without_steps_asks_refuses_and_takes_enter_as_100(folder: Path) -> None:
     session = Session(folder, "--new --base-model demo")
     session.sees("fewer than 50 pictures 200–500")
-    session.sees("Pictures: 8; suggested: 200–400 steps, which shows each picture 25–50 times")
+    session.sees("Pictures: 8; suggested: 200–400 steps, so that each picture is seen 25–50 times")
     for wrong in ("0", "-3", "abc", "1.5"):
         session.sees("Steps [100]:")
         session.types(wrong)
@@ -105,7 +105,7 @@ def test_new_without_steps_asks_refuses_and_takes_enter_as_100(folder: Path) -> 
 
 def test_how_often_each_picture_is_seen_goes_by_the_batches(folder: Path) -> None:
     session = Session(folder, "--new --base-model demo --batch-size 2 --accumulate 2")
-    session.sees("Pictures: 8; suggested: 200–400 steps, which shows each picture 100–200 times")
+    session.sees("Pictures: 8; suggested: 200–400 steps, so that each picture is seen 100–200 times")
     session.child.sendeof()
     assert session.leaves() == 2
 

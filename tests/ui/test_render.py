@@ -33,7 +33,7 @@ from lorasmith.runs.layout import RunFolder
 from lorasmith.runtime.start import Start
 from lorasmith.ui.render import Display
 from lorasmith.ui.screens import Compose, Mood
-from lorasmith.ui.words import Words
+from lorasmith.ui.translator import Translator
 from tests.ui.fake_engine import T0, run_started, step
 
 AT: dict[str, Any] = {"attempt": 1, "time": T0}
@@ -65,7 +65,7 @@ class Shown:
         root = Path.cwd() / "lora_output"
         self.start = Start(RunFolder(root), RunConfig(), stop_at, True, 0, **start)
         self.display = Display(
-            Words(language), self.out, self.errors, start=self.start, command="lorasmith train", verbose=verbose
+            Translator(language), self.out, self.errors, start=self.start, command="lorasmith train", verbose=verbose
         )
 
     @property
@@ -208,7 +208,7 @@ def test_giving_up_says_why_and_how_to_go_on(code: str, fields: dict[str, Any], 
     shown.display.show(RunStopped(**AT, step=1, reason="failed", code="crashed", exit_code=70))
     shown.display.show(GivenUp(**AT, code=code, fields=fields, exit_code=int(exit_code)))
     shown.display.finish(exit_code, Path.cwd() / "lora_output" / "state_x")
-    assert shown.errors.lines[:2] == Words("en").error(code, fields)
+    assert shown.errors.lines[:2] == Translator("en").error(code, fields)
     assert shown.errors.lines[1].startswith("hint: ")
     assert ("lora_output/state_x" in shown.text) is (exit_code != ExitCode.NO_STATE)
 

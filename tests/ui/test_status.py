@@ -4,22 +4,22 @@ import pytest
 
 from lorasmith.messages import LANGUAGES
 from lorasmith.ui.layout import cells
-from lorasmith.ui.status import Pace, Progress, bar, clock, speed, status_line
-from lorasmith.ui.words import Words
+from lorasmith.ui.status import Progress, bar, clock, speed, status_line
+from lorasmith.ui.translator import Translator
 
 PROGRESS = Progress(step=120, stop_at=500, loss=0.12345, average_loss=0.2, seconds_per_step=1.5)
 
 
 def test_everything_is_in_a_wide_line() -> None:
-    line = status_line(Words("en"), PROGRESS, width=120, only_ascii=True)
+    line = status_line(Translator("en"), PROGRESS, width=120, only_ascii=True)
     numbers = "120/500  loss 0.1235  average 0.2000  1.50 s/step  left 0:09:30"
     assert line == "#" * 9 + "-" * 31 + " " + numbers
-    assert status_line(Words("en"), PROGRESS, width=None, only_ascii=True) == numbers
+    assert status_line(Translator("en"), PROGRESS, width=None, only_ascii=True) == numbers
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_the_line_fits_any_width_and_always_says_the_step(language: str) -> None:
-    words = Words(language)
+    words = Translator(language)
     for width in range(10, 130):
         line = status_line(words, PROGRESS, width=width, only_ascii=False)
         assert cells(line) <= width
@@ -27,7 +27,7 @@ def test_the_line_fits_any_width_and_always_says_the_step(language: str) -> None
 
 
 def test_the_time_left_outlives_the_average_and_the_speed() -> None:
-    assert status_line(Words("en"), PROGRESS, width=35, only_ascii=True) == "120/500  loss 0.1235  left 0:09:30"
+    assert status_line(Translator("en"), PROGRESS, width=35, only_ascii=True) == "120/500  loss 0.1235  left 0:09:30"
 
 
 def test_a_bar_is_full_only_at_the_end() -> None:
@@ -38,26 +38,7 @@ def test_a_bar_is_full_only_at_the_end() -> None:
 
 def test_times_and_speeds() -> None:
     assert clock(3723.4) == "1:02:03"
-    words = Words("en")
+    words = Translator("en")
     assert speed(words, 2.0) == "2.00 s/step"
     assert speed(words, 0.25) == "4.00 steps/s"
     assert speed(words, 0.0) == "- s/step"
-
-
-def test_the_pace_is_by_the_clock_so_saving_counts() -> None:
-    pace = Pace()
-    assert pace.seconds_per_step == 0
-    pace.add(1, 100.0, 0.5)
-    assert pace.seconds_per_step == 0.5
-    pace.add(2, 103.0, 0.5)
-    assert pace.seconds_per_step == 3.0
-    for number in range(3, 200):
-        pace.add(number, 103.0 + number, 0.5)
-    assert pace.seconds_per_step == 1.0  # what was long ago is forgotten
-
-
-def test_a_clock_that_is_set_back_gives_no_negative_time() -> None:
-    pace = Pace()
-    pace.add(1, 100.0, 0.5)
-    pace.add(2, 50.0, 0.5)
-    assert pace.seconds_per_step == 0.0

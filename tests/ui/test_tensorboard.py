@@ -17,11 +17,11 @@ from lorasmith.messages import LANGUAGES
 from lorasmith.reports.tensorboard import remake_tensorboard
 from lorasmith.ui import tensorboard as module
 from lorasmith.ui.tensorboard import free_port, has_screen, tensorboard
-from lorasmith.ui.words import Words
-from tests.ui.made_runs import begun, ended, made_run, stepped
+from lorasmith.ui.translator import Translator
+from tests.reading.made_runs import begun, ended, made_run, stepped
 
 ROOT = Path(__file__).parents[2]
-WORDS = Words("en")
+WORDS = Translator("en")
 STEPS = 1500  # more than TensorBoard keeps of a curve unless it is told to keep all
 
 
@@ -221,7 +221,7 @@ def test_what_is_no_port_is_refused(port: str) -> None:
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_help_names_every_option(language: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert tensorboard(["--help"], Words(language), "lorasmith tensorboard") == 0
+    assert tensorboard(["--help"], Translator(language), "lorasmith tensorboard") == 0
     page = capsys.readouterr().out
     for option in ("--port N", "--no-browser", "--output FOLDER", "--lang en|zh-TW", "--help"):
         assert option in page

@@ -9,7 +9,7 @@ from lorasmith.errors import ConfigError, ExitCode, LockedError, NoStateError, T
 from lorasmith.runs.ledger import read_events, steps
 from lorasmith.runs.locks import FolderLock
 from lorasmith.ui.train import train
-from lorasmith.ui.words import Words
+from lorasmith.ui.translator import Translator
 from tests.ui.fake_engine import FakeEngine
 
 RANK = ("adapter", "rank")
@@ -22,7 +22,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(typed: str, fake: FakeEngine | None = None, language: str = "en") -> int:
     fake = fake or FakeEngine()
-    return train(typed.split(), Words(language), "python train_lora.py", engine=fake.engine())
+    return train(typed.split(), Translator(language), "python train_lora.py", engine=fake.engine())
 
 
 def refused(typed: str) -> TrainerError:
@@ -144,7 +144,7 @@ def test_help_and_version_need_nothing(typed: str, capsys: pytest.CaptureFixture
     def nobody(*_: Any) -> Any:
         raise AssertionError("the engine was asked")
 
-    assert train([typed], Words("en"), "lorasmith train") == 0
+    assert train([typed], Translator("en"), "lorasmith train") == 0
     assert capsys.readouterr().out
 
 
@@ -177,7 +177,7 @@ def test_the_first_run_offers_to_hold_some_pictures_out(
     arguments = "--new --steps 3 --base-model demo"
     values, left = asked_at_a_terminal(monkeypatch, arguments, answers, pictures=45)
     assert (values.get(HOLD_OUT), left) == (expected, [])
-    assert "Pictures: 45. Hold out 2," in capsys.readouterr().out
+    assert "Pictures: 45. Hold out 2 of them," in capsys.readouterr().out
     values, left = asked_at_a_terminal(monkeypatch, arguments, ["y"], pictures=45)  # there is a run now
     assert (HOLD_OUT in values, left) == (False, ["y"])
 

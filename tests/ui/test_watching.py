@@ -21,8 +21,8 @@ from lorasmith.runs.layout import RunFolder
 from lorasmith.runtime.start import Start
 from lorasmith.ui.render import Display
 from lorasmith.ui.screens import LastingScreen, PlainScreen
+from lorasmith.ui.translator import Translator
 from lorasmith.ui.watching import watch
-from lorasmith.ui.words import Words
 from tests.ui.fake_engine import FakeSupervisor
 
 
@@ -35,7 +35,7 @@ def watched(start: Start, **options: object) -> tuple[int, str]:
     out = io.StringIO()
     supervisor = FakeSupervisor(start, **options)  # type: ignore[arg-type]
     status = watch(
-        start, supervisor, words=Words("en"), command="lorasmith train", verbose=False, screen=PlainScreen(out)
+        start, supervisor, words=Translator("en"), command="lorasmith train", verbose=False, screen=PlainScreen(out)
     )
     return status, out.getvalue()
 
@@ -69,7 +69,7 @@ def test_a_screen_that_goes_away_ends_nothing(start: Start) -> None:
 
     supervisor = FakeSupervisor(start)
     screen = LastingScreen(PlainScreen(Closed()))
-    assert watch(start, supervisor, words=Words("en"), command="x", verbose=False, screen=screen) == 0
+    assert watch(start, supervisor, words=Translator("en"), command="x", verbose=False, screen=screen) == 0
     assert len(start.run.loss_log.read_text().splitlines()) == 6
 
 
@@ -88,7 +88,7 @@ def test_an_end_before_the_run_took_its_place_makes_no_report(start: Start) -> N
             yield RunStopped(**at, step=None, reason="failed", code="no_best_state", exit_code=2)
 
     out = io.StringIO()
-    words = Words("en")
+    words = Translator("en")
     assert watch(start, NeverBegun(start), words=words, command="x", verbose=False, screen=PlainScreen(out)) == 2
     assert not start.run.training_logs.exists()
     assert "Report" not in out.getvalue()
@@ -106,7 +106,7 @@ def test_a_run_that_is_not_taken_up_again_has_its_report(start: Start, exit_code
 
     watched(start)
     shutil.rmtree(start.run.training_logs)
-    out, words = io.StringIO(), Words("en")
+    out, words = io.StringIO(), Translator("en")
     again = replace(start, is_new=is_new, first_step=5, stop_at=9)
     assert watch(again, Loading(again), words=words, command="x", verbose=False, screen=PlainScreen(out)) == exit_code
     was_refused = exit_code in (ExitCode.BAD_INPUT, ExitCode.LOCKED, ExitCode.NO_STATE)
@@ -143,7 +143,7 @@ def test_a_signal_while_the_report_is_made_ends_nothing(
 ) -> None:
     make_reports = making.make_reports
 
-    def signalled(run: RunFolder, words: Words) -> Any:
+    def signalled(run: RunFolder, words: Translator) -> Any:
         os.kill(os.getpid(), number)
         return make_reports(run, words)
 
@@ -175,7 +175,9 @@ def test_ctrl_c_before_anything_is_watched_is_the_command_s(start: Start, monkey
             yield
 
     with pytest.raises(KeyboardInterrupt):
-        watch(start, Waiting(start), words=Words("en"), command="x", verbose=False, screen=PlainScreen(io.StringIO()))
+        watch(
+            start, Waiting(start), words=Translator("en"), command="x", verbose=False, screen=PlainScreen(io.StringIO())
+        )
 
 
 def test_nothing_that_draws_is_loaded_before_the_end() -> None:

@@ -1,9 +1,13 @@
 """Which run is meant where little was typed."""
 
+import shlex
 from pathlib import Path
 
-from lorasmith.ui.which_run import how_to_make_some, output_named, run_named, train_command
-from lorasmith.ui.words import Words
+import pytest
+
+from lorasmith.ui import which_run
+from lorasmith.ui.translator import Translator
+from lorasmith.ui.which_run import how_to_make_some, output_named, run_named, train_command, typed
 
 
 def test_the_folder_s_settings_may_name_the_run(tmp_path: Path) -> None:
@@ -25,7 +29,7 @@ def test_the_shown_command_is_of_the_same_kind() -> None:
 
 
 def test_where_there_is_none_it_is_said_how_to_make_one(tmp_path: Path) -> None:
-    nothing, command = how_to_make_some(Words("en"), run_named(None, tmp_path), train="lorasmith train")
+    nothing, command = how_to_make_some(Translator("en"), run_named(None, tmp_path), train="lorasmith train")
     assert str(tmp_path / "lora_output") in nothing
     assert "`lorasmith train --new --steps" in command
 
@@ -36,3 +40,15 @@ def test_what_is_to_be_typed_is_about_the_run_that_was_found(tmp_path: Path) -> 
     (tmp_path / "cat").mkdir()
     assert output_named(None, tmp_path) == "cat"
     assert output_named("dog", tmp_path) == "dog"
+
+
+def test_a_shell_reads_what_was_meant() -> None:
+    words = ["tensorboard", "--logdir", "我的 out/lo'gs"]
+    assert shlex.split(typed(words)) == words
+    assert typed(["lorasmith", "train"]) == "lorasmith train"
+
+
+def test_on_windows_names_are_in_double_quotes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(which_run, "on_windows", lambda: True)
+    assert typed(["cd", "D:\\示範"]) == "cd D:\\示範"
+    assert typed(["cd", "D:\\my lora"]) == 'cd "D:\\my lora"'

@@ -1,0 +1,35 @@
+"""Section `dataset`: the pictures, and how they are cut and held out."""
+
+from typing import Literal
+
+from pydantic import field_validator
+
+from lorasmith.config.fields import Section, option, recorded
+
+
+class DatasetConfig(Section):
+    """The pictures that are trained on, and how they are cut."""
+
+    folder: str = option("data", "lora_train_set", effect="learning", common=True, holds="path")
+    """The folder of pictures, or of `N_name` folders."""
+    resolution: int | None = option("resolution", None, effect="learning", common=True, ge=64, le=4096)
+    """Pixels: a bucket holds at most resolution x resolution of them. None: the base model's own, set at --new."""
+    trigger_word: str = option("trigger-word", "", effect="learning", common=True)
+    """Text put before every caption, with a comma."""
+    hold_out: int | Literal["auto"] = option("hold-out", 0, effect="learning", common=True)
+    """Number of pictures that are never trained on; `auto` is 1 in 20 from 20 pictures on."""
+    held_out: tuple[str, ...] = recorded((), effect="learning")
+    """SHA-256 of the pictures held out, fixed at --new."""
+    skip_bad_pictures: bool = option("skip-bad-pictures", False, effect="learning")
+    """Whether a run starts without the pictures and captions that cannot be read."""
+
+    @field_validator("hold_out")
+    @classmethod
+    def _not_negative(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 0:
+            raise ValueError("must not be negative")
+        return value
+
+    def resolved_resolution(self, base_resolution: int) -> int:
+        """`resolution`, or that of the base model where it is unset; in pixels."""
+        return base_resolution if self.resolution is None else self.resolution

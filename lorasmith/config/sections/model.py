@@ -1,0 +1,27 @@
+"""Section `model`: the base model, and the arithmetic it is used in."""
+
+from typing import Literal
+
+from lorasmith.config.fields import Section, option, recorded
+
+
+class ModelConfig(Section):
+    """The weights that a LoRA is trained on, and in which arithmetic."""
+
+    base_model: str = option(
+        "base-model", "", effect="identity", identified_by="base_sha256", common=True, holds="path"
+    )
+    """A diffusers folder, a single-file checkpoint, a hub id, or `demo`; "" until the user names a model."""
+    family: str = recorded("auto", effect="identity", name="family")
+    """A key of `families.FAMILIES`, once the model is recognised."""
+    base_sha256: str = recorded("", effect="identity", name="base-model")
+    """SHA-256 of the weights, once they are read."""
+    prediction: Literal["auto", "epsilon", "v_prediction"] = option("prediction", "auto", effect="identity")
+    """What the denoiser predicts; auto: what the model's files say, once they are read."""
+    zero_terminal_snr: bool = recorded(False, effect="learning")
+    """Whether the noise schedule ends in pure noise, once the model's files are read."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = option("precision", "auto", effect="learning")
+    """Data type of the frozen weights and the arithmetic; the adapter is float32 always. auto: chosen by the device
+    when the run is loaded."""
+    clip_skip: int = option("clip-skip", 1, effect="learning", ge=1, le=12)
+    """Layer of the text encoder that is used, counted from the end as the WebUI does: 1 is the last."""

@@ -1,0 +1,45 @@
+"""Sections `cadence` and `export`: when states are saved, and how the files of a run are named and written."""
+
+import re
+from typing import Literal
+
+from pydantic import field_validator
+
+from lorasmith.config.fields import Section, option, recorded
+from lorasmith.config.sections.watch import MAX_SECONDS
+
+MAX_NAME_BYTES = 180  # a file name may have 255 bytes, and backups, steps and temporary names add to this part
+DEVICES_OF_WINDOWS = r"con|prn|aux|nul|com[0-9]|lpt[0-9]"
+
+
+class CadenceConfig(Section):
+    """When states are saved."""
+
+    save_every: int = option("save-every", 100, effect="cadence", common=True, ge=0)
+    """Steps between states, each with an export; 0 never."""
+    save_minutes: float = option("save-minutes", 10.0, effect="cadence", ge=0, le=MAX_SECONDS)
+    """Minutes between states without an export; 0 never."""
+    keep_states: int = option("keep-states", 3, effect="cadence", ge=1)
+    """Number of newest states that are kept."""
+
+
+class ExportConfig(Section):
+    """The LoRA file for the WebUI, and the names of state folders."""
+
+    name: str = option("name", "last", effect="cadence", common=True, holds="file_name", min_length=1, max_length=120)
+    """File name without `.safetensors`."""
+    save_precision: Literal["fp32", "bf16", "fp16"] = option("save-precision", "fp16", effect="cadence")
+    """Data type of the exported tensors; alpha is float32 always."""
+    state_prefix: str = recorded("state", effect="cadence")
+    """First part of the names of state folders: in the language of the user who started the run."""
+
+    @field_validator("name")
+    @classmethod
+    def _a_file_name(cls, value: str) -> str:
+        if re.search(r'[\x00-\x1f<>:"/\\|?*]', value) or value.strip(" .") != value:
+            raise ValueError("must be a plain file name")
+        if re.fullmatch(DEVICES_OF_WINDOWS, value.partition(".")[0].rstrip(), re.IGNORECASE):
+            raise ValueError("must not be the name of a device on Windows")
+        if len(value.encode()) > MAX_NAME_BYTES:
+            raise ValueError(f"must be at most {MAX_NAME_BYTES} bytes long")
+        return value

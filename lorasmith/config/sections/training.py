@@ -1,0 +1,36 @@
+"""Sections `training` and `machine`: the step, and the device it is computed on."""
+
+from pydantic import field_validator
+
+from lorasmith.config.fields import Section, option, recorded
+
+MAX_BATCH = 65_536
+
+
+class TrainingConfig(Section):
+    """Size of a step, and what happens to its gradients."""
+
+    batch_size: int = option("batch-size", 1, effect="learning", common=True, ge=1, le=MAX_BATCH)
+    """Examples in a micro-batch."""
+    accumulation_steps: int = option("accumulate", 1, effect="learning", ge=1, le=MAX_BATCH)
+    """Micro-batches in a step."""
+    max_grad_norm: float = option("max-grad-norm", 1.0, effect="learning", ge=0)
+    """Gradients with a larger norm are scaled down to it; 0 never."""
+    gradient_checkpointing: bool = option("gradient-checkpointing", False, effect="learning", common=True)
+    """Whether activations are computed twice instead of kept: slower, less memory."""
+
+
+class MachineConfig(Section):
+    """The device, which is part of a run's fingerprint and not of its identity."""
+
+    device: str = option("device", "auto", effect="learning")
+    """`cuda`, `cuda:1`, `mps`, `cpu`; auto takes the first that is available, at each start anew."""
+    threads: int = recorded(0, effect="learning")
+    """Threads of torch on the CPU, in each process; 0 until the first start has counted them."""
+    project: str = recorded("..", effect="cadence")
+    """Path from the run folder to the project: in run.toml, paths inside the project are relative to it."""
+
+    @field_validator("device")
+    @classmethod
+    def _in_small_letters(cls, value: str) -> str:
+        return value.lower()
