@@ -154,7 +154,7 @@ def test_a_clip_that_is_none_ends_nothing(workshop: Workshop) -> None:
 
 
 def test_the_time_of_looking_is_no_step_s(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lorasmith.session import loop, recorder
+    from lorasmith.session import loop, outputs, recorder
 
     clock = [0.0]
     step, evaluate = loop.train_step, Evaluator.evaluate
@@ -169,7 +169,7 @@ def test_the_time_of_looking_is_no_step_s(workshop: Workshop, monkeypatch: pytes
 
     monkeypatch.setattr(loop, "train_step", train_step)
     monkeypatch.setattr(Evaluator, "evaluate", looking)
-    for module in (loop, recorder):
+    for module in (outputs, recorder):
         monkeypatch.setattr(module, "monotonic", lambda: clock[0])
     outcome = workshop.new(5, EVERY_TWO)
     assert [event.seconds for event in outcome.of(StepCompleted)] == [2.0] * 5

@@ -23,7 +23,7 @@ from lorasmith.errors import ExitCode
 from lorasmith.faults import POINTS, fault_point
 from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.states import MANIFEST, manifest_bytes
-from lorasmith.session import checkpoint, recorder
+from lorasmith.session import checkpoint, outputs
 from lorasmith.session.checkpoint import StateFacts
 from tests.end_to_end.workshop import Workshop
 from tests.faults import forked
@@ -171,7 +171,7 @@ def save_in_place(state: TrainState, run: RunFolder, facts: StateFacts, *, prefi
 
 @pytest.mark.ci
 def test_a_writer_in_place_would_be_found(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorder, "save_state", save_in_place)
+    monkeypatch.setattr(outputs, "save_state", save_in_place)
     with pytest.raises(AssertionError):
         check_one(stages, "new", "state.file:8:kill")
 
