@@ -24,9 +24,10 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
+from lorasmith.adapters.base import LayerSettings
+from lorasmith.adapters.flat import FlatAdapter
 from lorasmith.adapters.lora import Lora
-from lorasmith.engine.allocator import keep_freed_memory
-from lorasmith.engine.frozen_layers import speed_up_frozen
+from lorasmith.engine.cpu import keep_freed_memory, speed_up_frozen
 from lorasmith.families import load_family
 from lorasmith.families.recognize import recognize
 from lorasmith.targets import TargetModule
@@ -70,7 +71,7 @@ class PlainLora(nn.Module):
 def our_unet(folder: Path, precision: str, device: torch.device) -> nn.Module:
     """As the program loads it: into memory of its own, where diffusers maps the file."""
     family = load_family(recognize(folder))
-    return family.load_models(trained=(), precision=PRECISIONS[precision], where=device)["denoiser"]
+    return family.load_models(trained=(), dtype=PRECISIONS[precision], device=device)["denoiser"]
 
 
 def frozen_unet(folder: Path, precision: str, device: torch.device) -> UNet2DConditionModel:
@@ -105,7 +106,8 @@ def plain_update(unet: nn.Module, rank: int) -> Callable[[], None]:
 
 def our_update(unet: nn.Module, rank: int) -> Callable[[], None]:
     """The same with this project's pairs, in one flat buffer."""
-    adapter = Lora.attach(targets(unet), rank=rank, alpha=rank, dropout=0, seed=0)
+    settings = {target.name: LayerSettings(rank, rank) for target in targets(unet)}
+    adapter = FlatAdapter.attach(Lora(), targets(unet), settings, seed=0)
     if adapter.flat.device.type == "cpu":
         speed_up_frozen(unet)
     flat = nn.Parameter(adapter.flat)

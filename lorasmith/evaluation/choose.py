@@ -1,4 +1,4 @@
-"""What a run is measured on, settled once: which examples, from which noise. A function of pictures, seed and settings.
+"""Chooses the examples and the noise that a run is measured on: a function of pictures, seed and settings.
 
 Knows no model and no file of the run.
 """
@@ -6,68 +6,68 @@ Knows no model and no file of the run.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from lorasmith.config.sections import EvaluationConfig
 from lorasmith.data.images import pixels
 from lorasmith.data.order import is_main_subject
-from lorasmith.data.types import CachedExample, Example, Size
-from lorasmith.engine.examples import CachedText
+from lorasmith.data.types import LATENTS, CachedExample, Example, Inputs, Offset, Size
 from lorasmith.evaluation.limits import MAX_VALIDATED
 from lorasmith.seeding import fold
 
 IDENTITY_LETTERS = 16
 EMPTY_CAPTION = ""
-"""What guidance leads away from."""
+"""The caption of the unconditional prediction in classifier-free guidance."""
 SEEDS = 1 << 32
-"""Seeds of samples lie below it, as the WebUI's do."""
+"""Seeds of samples are below it, as the WebUI's are."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The examples, before anything of them is encoded."""
+    """The chosen examples, before they are encoded."""
 
     validated: tuple[Example, ...]
     sampled: tuple[Example, ...]
-    is_held_out: bool  # the validated ones; False: they are trained on
+    is_held_out: bool  # of the validated examples; False: they are trained on
 
     @property
     def all(self) -> tuple[Example, ...]:
-        """Each once."""
+        """Every chosen example once."""
         return tuple(dict.fromkeys((*self.validated, *self.sampled)))
 
 
 @dataclass(frozen=True, slots=True)
 class SampleSpec:
-    """A picture to be generated, the same one at every evaluation but for what was learned."""
+    """A picture to be generated: only the adapter differs between evaluations."""
 
     name: str  # of its file, without suffix
     prompt: str
     seed: int
     strength: float
-    text: CachedText
-    original: Example | None  # what it is begun from and compared with; None for a prompt alone
-    latents_shape: tuple[int, int, int]  # (C, h, w)
-    cached: CachedExample | None  # of the original
+    inputs: Inputs  # of the caption and the picture's geometry, without latents
+    original: Example | None  # the example that it starts from and is compared with; None for a prompt alone
+    latents_shape: tuple[int, ...]  # (C, h, w)
+    latents: Tensor | None  # of the original
     pixels: NDArray[np.uint8] | None  # (H, W, 3), the original as it is trained on
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationSet:
-    """Everything that is measured, encoded."""
+    """The examples and samples of every evaluation, encoded."""
 
     validated: tuple[tuple[Example, CachedExample], ...]
     is_held_out: bool
     specs: tuple[SampleSpec, ...]
-    empty_caption: CachedText
+    empty_caption: Inputs
 
     @property
     def pictures(self) -> str:
-        """The identity of what the validation loss is measured on."""
+        """The identity of the pictures that the validation loss is measured on."""
         return pictures_identity([example for example, _ in self.validated])
 
 
@@ -75,7 +75,7 @@ NOTHING_CHOSEN = Chosen((), (), False)
 
 
 def pictures_identity(examples: Sequence[Example]) -> str:
-    """Of the pictures a validation loss is measured on, by their bytes: two losses compare where it is the same."""
+    """Identity of the pictures of a validation loss, by their bytes: losses are comparable where it is the same."""
     hashes = sorted(example.image_sha256 for example in examples)
     return hashlib.sha256("\n".join(hashes).encode()).hexdigest()[:IDENTITY_LETTERS]
 
@@ -83,11 +83,12 @@ def pictures_identity(examples: Sequence[Example]) -> str:
 def choose(
     trained: Sequence[Example], held_out: Sequence[Example], *, count: int, seed: int, holds_out: bool = False
 ) -> Chosen:
-    """`count` examples to make samples for, held-out ones first, then those of what is taught; and those the validation
-    loss is measured on: of the held-out ones up to MAX_VALIDATED, else the same as for the samples.
+    """Chooses `count` examples for samples, held-out examples first, then those of the main subject; and examples for
+    the validation loss: up to MAX_VALIDATED held-out examples, or the samples' examples where none are held out.
 
-    In an order drawn by the pictures' bytes: no folder's first pictures, and the same whatever else is added. Where a
-    run that `holds_out` pictures has none of them left, none are validated: what is trained on is no stand-in.
+    Their order is drawn from the pictures' bytes, so it does not follow folders and stays the same when pictures are
+    added. Where a run that `holds_out` pictures has none of them left, none are validated: trained pictures are no
+    substitute.
     """
     apart = _drawn(held_out, seed)
     sampled = (apart + _drawn(trained, seed))[:count]
@@ -96,11 +97,11 @@ def choose(
 
 
 def _drawn(examples: Sequence[Example], seed: int) -> list[Example]:
-    """Equal pictures once; what is taught before what only reminds."""
-    taught = is_main_subject([one.repeats for one in examples])
+    """Distinct pictures in the drawn order; the main subject before regularisation pictures."""
+    is_main = is_main_subject([example.repeats for example in examples])
     ranks = [
-        (not is_first, fold(seed, "evaluated", one.image_sha256))
-        for one, is_first in zip(examples, taught, strict=True)
+        (not is_first, fold(seed, "evaluated", example.image_sha256))
+        for example, is_first in zip(examples, is_main, strict=True)
     ]
     distinct: dict[str, Example] = {}
     for number in sorted(range(len(examples)), key=ranks.__getitem__):
@@ -111,49 +112,49 @@ def _drawn(examples: Sequence[Example], seed: int) -> list[Example]:
 def evaluation_set(
     chosen: Chosen,
     cached: Mapping[Example, CachedExample],
-    texts: Mapping[str, CachedText],
+    texts: Mapping[str, Inputs],
+    example_inputs: Callable[[Example], Inputs],
     *,
     settings: EvaluationConfig,
-    resolution: int,
-    size_multiple: int,
+    side: int,
     seed: int,
 ) -> EvaluationSet:
-    """`cached` holds `chosen.all`; `texts` the empty caption and the sample prompts.
+    """The chosen examples and the sample prompts with their inputs. `cached` holds `chosen.all`, `texts` the empty
+    caption and the prompts; `side` is the width and height of a prompt's picture, in pixels.
 
     Raises:
-        BadFileError: a picture changed since the folder was looked at.
+        BadFileError: a picture changed since the folder was scanned.
     """
     specs = []
     for number, example in enumerate(chosen.sampled, start=1):
-        one = cached[example]
-        channels, height, width = one.latents.shape
+        inputs = dict(cached[example].inputs)
+        latents = inputs.pop(LATENTS)
         specs.append(
             SampleSpec(
                 name=f"example-{number:02d}",
                 prompt=example.caption,
                 seed=fold(seed, "sample", example.image_sha256) % SEEDS,
                 strength=settings.strength,
-                text=CachedText(one.conditioning, one.tokens),
+                inputs=inputs,
                 original=example,
-                latents_shape=(channels, height, width),
-                cached=one,
+                latents_shape=tuple(latents.shape),
+                latents=latents,
                 pixels=picture_of(example),
             )
         )
     if settings.sample_prompts and specs:
-        example, shape = chosen.sampled[0], specs[0].latents_shape
-        side = max(size_multiple, resolution // size_multiple * size_multiple)
-        square = (shape[0], *_latent_sides(Size(side, side), example.bucket, shape))
+        square = _square(chosen.sampled[0], Size(side, side))
+        shape = _latents_shape(square.bucket, chosen.sampled[0].bucket, specs[0].latents_shape)
         specs += [
             SampleSpec(
                 name=f"prompt-{number:02d}",
                 prompt=prompt,
                 seed=fold(seed, "sample prompt", number, prompt) % SEEDS,
                 strength=1.0,
-                text=texts[prompt],
+                inputs={**texts[prompt], **example_inputs(replace(square, caption=prompt))},
                 original=None,
-                latents_shape=square,
-                cached=None,
+                latents_shape=shape,
+                latents=None,
                 pixels=None,
             )
             for number, prompt in enumerate(settings.sample_prompts, start=1)
@@ -162,22 +163,27 @@ def evaluation_set(
     return EvaluationSet(validated, chosen.is_held_out, tuple(specs), texts[EMPTY_CAPTION])
 
 
-def _latent_sides(wanted: Size, bucket: Size, shape: tuple[int, int, int]) -> tuple[int, int]:
-    """Height and width of latents, by the proportion of an example's own."""
-    factor = bucket.width // shape[2]
-    return wanted.height // factor, wanted.width // factor
+def _square(example: Example, size: Size) -> Example:
+    """An example as if its picture had been of that size and were not cut: the geometry of a prompt's picture."""
+    return replace(example, original=size, resized=size, bucket=size, crop=Offset(0, 0))
+
+
+def _latents_shape(wanted: Size, bucket: Size, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of the latents of a picture of the wanted size, from the shape that belongs to a bucket."""
+    factor = bucket.width // shape[-1]
+    return (*shape[:-2], wanted.height // factor, wanted.width // factor)
 
 
 def picture_of(example: Example) -> NDArray[np.uint8]:
-    """(H, W, 3), cut as it is trained on.
+    """(H, W, 3): the picture, cut as for training.
 
     Raises:
-        BadFileError: the file changed since the folder was looked at.
+        BadFileError: the file changed since the folder was scanned.
     """
     return to_bytes(pixels(example))
 
 
 def to_bytes(pixels_of_one: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """(3, H, W) in about [-1, 1] -> (H, W, 3) in 0..255. What is not a number becomes black."""
+    """(3, H, W) in about [-1, 1] -> (H, W, 3) in 0..255. NaN becomes black."""
     scaled = np.nan_to_num((pixels_of_one.transpose(1, 2, 0) + 1.0) * 127.5, nan=0.0, posinf=255.0, neginf=0.0)
     return np.ascontiguousarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8))

@@ -69,9 +69,9 @@ def _attempt(arguments: argparse.Namespace, run: RunFolder, stop: StopFlag) -> R
         try:
             # Importing torch takes seconds, in which stop requests and failures must already have an effect.
             with _garbage_collection_off(), importing_library():
-                from lorasmith.engine.examples import StartupContext
                 from lorasmith.engine.thread_waiting import threads_waiting_by_need
                 from lorasmith.session import begin, build, loop
+                from lorasmith.session.startup import StartupContext
 
             closing.enter_context(threads_waiting_by_need())
             heart = HeartbeatWriter(run.staging / run.heartbeat.name)

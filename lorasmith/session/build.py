@@ -15,19 +15,23 @@ from typing import Any
 from torch import Tensor, nn
 
 from lorasmith.adapters import adapter_kind
-from lorasmith.adapters.base import Adapter
+from lorasmith.adapters.flat import FlatAdapter
 from lorasmith.config import RunConfig, load_run_toml
+from lorasmith.data.cache import EncoderCache
 from lorasmith.data.cache_folder import cache_folder
 from lorasmith.data.types import CachedExample, Example
-from lorasmith.engine.allocator import keep_freed_memory
-from lorasmith.engine.device import DTYPES, Device, choose_device, fingerprint
-from lorasmith.engine.examples import Encoding, RunBatches, StartupContext, cached_examples
-from lorasmith.engine.frozen_layers import speed_up_frozen
-from lorasmith.engine.loss_scaler import LossScaler
+from lorasmith.diffusion.draw import NoiseOptions
+from lorasmith.diffusion.objective import MSE
+from lorasmith.engine.batches import RunBatches
+from lorasmith.engine.cpu import keep_freed_memory, speed_up_frozen
+from lorasmith.engine.device import DTYPES, Device, choose_device, environment
+from lorasmith.engine.encode import Encoding, encoded_examples
+from lorasmith.engine.execution import EagerExecution, losses_of
 from lorasmith.engine.lr_schedules import lr_factor_at
 from lorasmith.engine.optimizers import build_optimizer, check_optimizer
-from lorasmith.engine.state import Origin, TrainState
+from lorasmith.engine.state import LossScaler, Origin, TrainState
 from lorasmith.engine.step import StepContext
+from lorasmith.engine.world import SingleProcess
 from lorasmith.errors import ModelError, ResumeError
 from lorasmith.evaluation.choose import (
     EMPTY_CAPTION,
@@ -43,14 +47,17 @@ from lorasmith.families import image_encoder, load_family
 from lorasmith.families.base import ModelFamily
 from lorasmith.families.identity import weights_sha256
 from lorasmith.families.locate import locate_clip
+from lorasmith.families.weights import TextSettings
 from lorasmith.inputs import base_weights, data_identity, notices, order_of, scan_for, split_examples
 from lorasmith.runs.events import Event, Warned
 from lorasmith.runs.layout import RunFolder
 from lorasmith.session.checkpoint import check_room, restore_state
-from lorasmith.session.export import Exporter, fill_adapter, start_from
+from lorasmith.session.export import Exporter
+from lorasmith.session.init_from import fill_adapter, layer_settings, read_init_from
 from lorasmith.session.loaded import LoadedRun
 from lorasmith.session.precision import checked_bits, say_device
 from lorasmith.session.resume_check import say_if_not_exact
+from lorasmith.session.startup import StartupContext
 from lorasmith.session.unseen_words import unseen_words
 
 
@@ -65,26 +72,26 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, sta
     keep_freed_memory()
     config = load_run_toml(run.staging / run.config.name)
     device = choose_device(config.machine.device, threads=config.machine.threads)
-    family = load_family(base_weights(config))
+    family = load_family(base_weights(config), TextSettings(clip_skip=config.model.clip_skip))
     before = None if resume is None else load_run_toml(run.config)
     precision = say_device(config.model.precision, device, family, startup, kept=_kept(config, before))
     differing = checked_bits(device, precision, startup)
     check_optimizer(config.optimizer.name, config.optimizer.options)
     say_if_not_exact(config.optimizer, startup, adapter=config.adapter.kind, where=device.torch_device)
-    start = start_from(config.adapter, family) if resume is None else {}
+    start = read_init_from(config.adapter, family.traits.name) if resume is None else {}
     with ThreadPoolExecutor(max_workers=1) as pool:  # hashing gigabytes leaves the interpreter free to load
         hashing = pool.submit(weights_sha256, family.weights)
         trained, held_out = _examples(config, family, stop_at, startup, seen=_seen(run))
         chosen = _chosen(config, trained, held_out)
         cached, measured_on = _encoded(config, family, trained, chosen, startup, precision=precision, device=device)
         startup.beat("loading")
-        components = family.traits.text_encoders if config.adapter.train_text_encoder else ()
-        models = family.load_models(trained=components, precision=DTYPES[precision], where=device.torch_device)
+        trained_text = _trained_text_encoders(config, family)
+        models = family.load_models(trained=trained_text, dtype=DTYPES[precision], device=device.torch_device)
         startup.beat("loading")
         config = _resolved(config, family, device, precision=precision, hashing=hashing)
     state = _fresh_state(config, _adapter(config, family, models, start), precision)
     batches = RunBatches(order_of(config, trained), cached, family, config.training.accumulation_steps, state)
-    marks, data = fingerprint(device, precision, differing), data_identity(config, trained)
+    marks, data = environment(device, precision, differing), data_identity(config, trained)
     warnings: tuple[Event, ...] = ()
     if resume is not None:
         changed = _restored(resume, state, config=config, data=data, marks=marks)
@@ -162,28 +169,33 @@ def _encoded(
     """What is trained on, and what is measured on; None where nothing is."""
     encoding = Encoding(
         family,
-        cache_folder(Path(config.dataset.folder)),
-        clip_skip=config.model.clip_skip,
-        trains_text=config.adapter.train_text_encoder,
-        precision=DTYPES[precision],
+        EncoderCache(cache_folder(Path(config.dataset.folder))),
+        trained=_trained_text_encoders(config, family),
+        dtype=DTYPES[precision],
         device=device,
     )
+    encode = partial(encoded_examples, encoding, damaged=startup.cache_damaged, progress=startup.cached)
     if not chosen.sampled:
-        return cached_examples(encoding, trained, startup=startup)[0], None
+        return encode(trained)[0], None
     known = set(trained)
     examples = [*trained, *(one for one in chosen.all if one not in known)]
     captions = [EMPTY_CAPTION, *config.evaluation.sample_prompts]
-    cached, texts = cached_examples(encoding, examples, captions, startup=startup)
+    cached, texts = encode(examples, captions)
+    resolution, multiple = config.dataset.resolved_resolution(family.weights.resolution), family.weights.size_multiple
     measured_on = evaluation_set(
         chosen,
         dict(zip(examples, cached, strict=True)),
         texts,
+        family.example_inputs,
         settings=config.evaluation,
-        resolution=config.dataset.resolved_resolution(family.weights.resolution),
-        size_multiple=family.weights.size_multiple,
+        side=max(multiple, resolution // multiple * multiple),
         seed=config.seed,
     )
     return cached[: len(trained)], measured_on
+
+
+def _trained_text_encoders(config: RunConfig, family: ModelFamily) -> tuple[str, ...]:
+    return family.traits.text_encoders if config.adapter.train_text_encoder else ()
 
 
 def _evaluator(
@@ -237,29 +249,25 @@ def _resolved(
 
 def _adapter(
     config: RunConfig, family: ModelFamily, models: Mapping[str, nn.Module], start: dict[str, Tensor]
-) -> Adapter:
+) -> FlatAdapter:
     """Attached, holding what it starts from; then the frozen layers are made fast."""
-    adapter = adapter_kind(config.adapter.kind).attach(
-        family.targets(models),
-        rank=config.adapter.rank,
-        alpha=config.adapter.resolved_alpha,
-        dropout=config.adapter.dropout,
-        seed=config.seed,
-    )
+    targets = family.target_modules(models)
+    settings = dict.fromkeys((target.name for target in targets), layer_settings(config.adapter))
+    adapter = FlatAdapter.attach(adapter_kind(config.adapter.kind), targets, settings, seed=config.seed)
     adapter.set_training(True)
     if start:
-        fill_adapter(adapter, start, config.adapter)
+        fill_adapter(adapter, start, config.adapter.init_from)
     for model in models.values():
         speed_up_frozen(model)
     return adapter
 
 
-def _base_lrs(config: RunConfig, adapter: Adapter) -> dict[str, float]:
+def _base_lrs(config: RunConfig, adapter: FlatAdapter) -> dict[str, float]:
     denoiser, text = config.optimizer.lr, config.optimizer.resolved_text_encoder_lr
-    return {name: denoiser if name == "denoiser" else text for name in adapter.components()}
+    return {name: denoiser if name == "denoiser" else text for name in adapter.groups()}
 
 
-def _fresh_state(config: RunConfig, adapter: Adapter, precision: str) -> TrainState:
+def _fresh_state(config: RunConfig, adapter: FlatAdapter, precision: str) -> TrainState:
     return TrainState(
         step=0,
         adapter=adapter,
@@ -292,13 +300,19 @@ def _step_context(
     stop_at: int,
     trained: tuple[Example, ...],
 ) -> StepContext:
+    process = family.noise_process().to(device.torch_device)
+    losses = partial(losses_of, family, models, process=process, objective=MSE)
     return StepContext(
         seed=config.seed,
         family=family,
         models=models,
+        process=process,
+        noise_options=NoiseOptions(),
+        losses=losses,
+        execution=EagerExecution(losses, device),
+        world=SingleProcess(),
         batches=batches,
         device=device,
-        clip_skip=config.model.clip_skip,
         accumulation_steps=config.training.accumulation_steps,
         max_grad_norm=config.training.max_grad_norm,
         base_lrs=_base_lrs(config, batches.state.adapter),

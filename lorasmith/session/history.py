@@ -58,7 +58,7 @@ def _changed_pictures(loaded: LoadedRun, events: Sequence[Event]) -> list[Event]
     if not starts or loaded.before is None or loaded.before.dataset != loaded.config.dataset:
         return []
     before = Counter((example["fingerprint"], example["repeats"]) for example in starts[-1].examples)
-    now = Counter((example.fingerprint, example.repeats) for example in loaded.trained)
+    now = Counter((example.example_hash, example.repeats) for example in loaded.trained)
     if before == now:
         return []
     fields = {"new": (now - before).total(), "gone": (before - now).total(), "pictures": now.total()}

@@ -9,7 +9,7 @@ from typing import Any
 
 from lorasmith.config import RunConfig, options
 from lorasmith.data.types import Example
-from lorasmith.engine.examples import RunBatches, StartupContext
+from lorasmith.engine.batches import RunBatches
 from lorasmith.engine.state import TrainState
 from lorasmith.engine.step import StepContext
 from lorasmith.evaluation.evaluator import Evaluator
@@ -18,6 +18,7 @@ from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.ledger import read_events
 from lorasmith.session.checkpoint import StateFacts
 from lorasmith.session.export import Exporter
+from lorasmith.session.startup import StartupContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ def run_started(loaded: LoadedRun) -> RunStarted:
         examples=[
             {
                 "path": str(example.image),
-                "fingerprint": example.fingerprint,
+                "fingerprint": example.example_hash,
                 "sha256": example.image_sha256,
                 "repeats": example.repeats,
                 "bucket": list(example.bucket),

@@ -56,7 +56,7 @@ def train(loaded: LoadedRun, outputs: Outputs, stop: StopFlag) -> StopReason:
 def _steps(state: TrainState, context: StepContext, outputs: Outputs, stop: StopFlag) -> None:
     """The training loop. The order of these lines is a contract."""
     recorder = outputs.recorder
-    while state.step < outputs.loaded.stop_at and not stop.requested():
+    while state.step < outputs.loaded.stop_at and not context.world.any(stop.requested()):
         recorder.begin_step(state.step)
         with recorder.flush_on_exit():  # reads the step before, while the device computes this one
             result = train_step(state, context, beat=partial(recorder.beat, state.step, "step", micro_batches=1))

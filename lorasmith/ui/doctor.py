@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lorasmith import __version__
-from lorasmith.errors import ExitCode
+from lorasmith.errors import ExitCode, InputError
 from lorasmith.runtime.examination import examine, processor_facts
 from lorasmith.ui.encodings import can_show, encoding_of, shows_everything
 from lorasmith.ui.layout import two_columns
@@ -116,12 +116,12 @@ def _engine_rows(words: Translator, facts: dict[str, Any]) -> list[tuple[str, st
 
 
 def _chinese_font() -> str:
-    """The font of pictures in Chinese; "" where there is none, or no library that draws."""
-    try:
-        from lorasmith.reports.png_report import font_for
+    """The font of charts in Chinese; "" where there is none, or matplotlib cannot be imported."""
+    from lorasmith.reports.drawing import font_for
 
+    try:
         return font_for(CHINESE) or ""
-    except ImportError:
+    except InputError:
         return ""
 
 

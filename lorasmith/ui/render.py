@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lorasmith.errors import ExitCode
-from lorasmith.reading.evaluations import METRICS, value_of
-from lorasmith.reading.pace import Pace
-from lorasmith.reports.files import ReportFiles
-from lorasmith.reports.speech import measured
+from lorasmith.reading.fold import RunFold
+from lorasmith.reading.metrics import METRICS, value_of
+from lorasmith.reports.making import ReportFiles
+from lorasmith.reports.translator import loss_text
 from lorasmith.runs.events import (
     AdapterExported,
     BestChosen,
@@ -33,11 +33,13 @@ from lorasmith.runs.events import (
     WorkerStarted,
 )
 from lorasmith.runtime.policy import MAX_RESTARTS
-from lorasmith.runtime.start import Start
 from lorasmith.ui.screens import Screen
 from lorasmith.ui.status import Progress, speed, status_line
 from lorasmith.ui.translator import Translator
 from lorasmith.ui.which_run import typed
+
+if TYPE_CHECKING:
+    from lorasmith.runtime.preflight import Start
 
 LAST_LINES = 20  # of what a worker printed that died without a word
 # After these a run can go on from its newest state.
@@ -56,7 +58,6 @@ class Display:
         self._start = start
         self._command = command
         self._verbose = verbose
-        self._pace = Pace()
         self._begun = False
         self._ending: RunStopped | None = None
         self._export: Path | None = None
@@ -64,7 +65,6 @@ class Display:
         self._stop_at = start.stop_at
         self._worker: WorkerEnded | None = None
         self._given_up: GivenUp | None = None
-        self._average_loss: float | None = None
         self._noticed = list(start.warnings)  # shown below the device, which is the first line
         self._shown_warnings: set[str] = set()  # those of a start, which its worker writes down too
 
@@ -72,9 +72,11 @@ class Display:
         for line in self._words.warning(code, fields):
             self._screen.line(line, "warning")
 
-    def show(self, event: Event, average_loss: float | None = None) -> None:
-        """The next event. `average_loss` goes with a completed step; events without a word to say pass by."""
-        self._average_loss = average_loss
+    def show(self, event: Event, fold: RunFold | None = None) -> None:
+        """Shows the next event of the run; some events have nothing to show. `fold` holds the run so far, this event
+        included; it is needed from the first step on.
+        """
+        self._fold = fold or RunFold()
         handlers: dict[type[Event], Callable[[Any], None]] = {
             WorkerStarted: self._worker_started,
             WorkerHung: self._hung,
@@ -160,7 +162,6 @@ class Display:
     def _started(self, event: RunStarted) -> None:
         self._begun = True
         self._stop_at = event.stop_at
-        self._pace = Pace()
         done = event.resumed_from or 0
         self._step = done
         is_new, owes_steps = event.resumed_from is None, event.stop_at > done
@@ -179,9 +180,8 @@ class Display:
 
     def _completed(self, event: StepCompleted) -> None:
         self._step = event.step
-        average_loss = event.loss if self._average_loss is None else self._average_loss
-        self._pace.add(event.step, event.time, event.seconds)
-        progress = Progress(event.step, self._stop_at, event.loss, average_loss, self._pace.seconds_per_step)
+        average_loss = event.loss if self._fold.newest is None else self._fold.newest.average_loss
+        progress = Progress(event.step, self._stop_at, event.loss, average_loss, self._fold.seconds_per_step)
 
         def compose(width: int | None, only_ascii: bool) -> str:
             return status_line(self._words, progress, width=width, only_ascii=only_ascii)
@@ -206,7 +206,7 @@ class Display:
         for measure in METRICS:
             value = value_of(event, measure)
             if value is not None or measure in event.unavailable:
-                number = "N/A" if value is None else measured(value)
+                number = "N/A" if value is None else loss_text(value)
                 shown.append(f"{self._words.say(f'report.loss.{measure}')} {number}")
         measures = " · ".join(shown)
         if event.is_control:
@@ -215,7 +215,7 @@ class Display:
             self._say("run.measured", step=event.step, measures=measures)
 
     def _best(self, event: BestChosen) -> None:
-        self._say("run.best", step=event.step, loss=measured(event.loss), path=self._path(event.path))
+        self._say("run.best", step=event.step, loss=loss_text(event.loss), path=self._path(event.path))
 
     def _warned(self, event: Warned) -> None:
         is_of_start = any(event.code == code for code, _ in self._start.warnings)
@@ -305,12 +305,10 @@ class Display:
 
 
 def report_lines(words: Translator, files: ReportFiles) -> list[str]:
-    """Where the reports are, the page first, and what of them could not be made."""
+    """Where the reports are, the page first, after what could not be made."""
     lines = []
-    for trouble in files.troubles:
-        lines += words.warning("report_failed", {"path": trouble.path, "reason": trouble.reason})
-    if files.lacking is not None:
-        lines += words.warning("report_without_png", files.lacking.fields)
+    for code, fields in files.warnings:
+        lines += words.warning(code, fields)
     return [*lines, *(words.say("report_command.made", path=shortened(path)) for path in files.made)]
 
 

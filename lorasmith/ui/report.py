@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 from lorasmith.errors import ExitCode, NoStateError, ResourceError
+from lorasmith.reports.making import make_reports
 from lorasmith.reports.projections import projections_of
 from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.locks import is_held
@@ -35,9 +37,6 @@ def report(arguments: list[str], words: Translator, command: str) -> int:
         print(words.say("report_command.going_on"))
     else:
         _remake(run, words)
-
-    from lorasmith.reports.making import make_reports  # PIL, and matplotlib when it draws: not for those refused above
-
     files = make_reports(run, words.in_files)
     print(*report_lines(words, files), sep="\n")
     if not files.made:
@@ -48,10 +47,10 @@ def report(arguments: list[str], words: Translator, command: str) -> int:
 def _remake(run: RunFolder, words: Translator) -> None:
     """The files that otherwise follow a run as it goes."""
     projections = projections_of(run, words.in_files.language)
-    if projections.lacking is not None:
-        print(*words.warning("curves_left_out", projections.lacking.fields), sep="\n")
-    for trouble in projections.remake():
-        print(*words.warning("report_failed", {"path": trouble.path, "reason": trouble.reason}), sep="\n")
+    if projections.missing_library is not None:
+        print(*words.warning("curves_left_out", projections.missing_library.fields), sep="\n")
+    for failure in projections.rewrite():
+        print(*words.warning("report_failed", asdict(failure)), sep="\n")
     for sink in projections.sinks:
         print(words.say("report_command.remade", path=shortened(sink.path)))
     projections.close()

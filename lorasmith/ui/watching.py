@@ -8,18 +8,21 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from lorasmith.errors import ExitCode
-from lorasmith.reports.projections import Projections, Trouble, projections_of
+from lorasmith.reports.making import make_reports
+from lorasmith.reports.projections import Projections, WriteFailure, projections_of
 from lorasmith.runs.events import Event, RunStarted, WorkerStarted
-from lorasmith.runtime.start import Start
 from lorasmith.runtime.stop_signals import ENDINGS, StopSignals
 from lorasmith.ui.render import Display
 from lorasmith.ui.screens import Screen, open_screen
 from lorasmith.ui.translator import Translator
+
+if TYPE_CHECKING:
+    from lorasmith.runtime.preflight import Start
 
 BEHIND_SECONDS = 0.1  # between two looks whether somebody reads on
 
@@ -95,16 +98,14 @@ def _follow(
             followed.has_begun = followed.has_begun or isinstance(event, RunStarted)
             if isinstance(event, WorkerStarted) and projections is None:
                 projections = projections_of(start.run, words.in_files.language)  # while the worker loads
-                if projections.lacking is not None:
-                    display.warn("curves_left_out", projections.lacking.fields)
-            troubles: list[Trouble] = []
-            average = None
+                if projections.missing_library is not None:
+                    display.warn("curves_left_out", projections.missing_library.fields)
+            failures: list[WriteFailure] = []
             if projections is not None:
-                troubles = projections.project(event)
-                average = projections.average_loss
-            display.show(event, average)
-            for trouble in troubles:
-                display.warn("projection_failed", {"path": trouble.path, "reason": trouble.reason})
+                failures = projections.project(event)
+            display.show(event, None if projections is None else projections.fold)
+            for failure in failures:
+                display.warn("projection_failed", asdict(failure))
     finally:
         screen.close()
         if projections is not None:
@@ -129,7 +130,4 @@ def _has_failed(start: Start, exit_code: ExitCode) -> bool:
 
 def _report(start: Start, display: Display, words: Translator) -> None:
     """Made after everything else has been told: what it meets changes no exit status."""
-    # Here, because what draws is not to be loaded while a run trains.
-    from lorasmith.reports.making import make_reports
-
     display.reported(make_reports(start.run, words.in_files))

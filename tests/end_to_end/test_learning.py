@@ -8,11 +8,10 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from lorasmith.data.collate import collate
 from lorasmith.data.types import Batch
 from lorasmith.demo.miniature import draw_pictures, make_model
-from lorasmith.diffusion.noise_schedules import Draw
-from lorasmith.engine.step import losses_of
+from lorasmith.diffusion.draw import Draw, draw_numbers
+from lorasmith.diffusion.process import apply_noise
 from lorasmith.errors import ExitCode
 from lorasmith.session.loaded import LoadedRun
 from tests.end_to_end.workshop import Workshop, load, stage
@@ -42,16 +41,16 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _pretrain(loaded: LoadedRun, base: Path) -> float:
     cached = loaded.batches.cached
     latents = torch.stack([one.latents for one in cached])
-    embeds = torch.stack([one.conditioning["prompt_embeds"] for one in cached])
+    embeds = torch.stack([one.inputs["prompt_embeds"] for one in cached])
     unet = UNet2DConditionModel.from_pretrained(base, subfolder="unet").train()
     optimizer = torch.optim.AdamW(unet.parameters(), lr=2e-3)
     torch.use_deterministic_algorithms(False)
     losses: list[float] = []
     for step in range(PRETRAINING_STEPS):
         rows = torch.randperm(len(cached), generator=torch.Generator().manual_seed(step))[:6]
-        draw = Draw(5, step, 0, len(rows))
-        noised = loaded.context.family.add_noise(latents[rows], draw)
-        loss = (unet(noised.sample, noised.timesteps, embeds[rows]).sample - noised.target).square().mean()
+        numbers = draw_numbers(Draw(5, step, 0), tuple(latents[rows].shape))
+        noised = apply_noise(loaded.context.process, latents[rows], numbers)
+        loss = (unet(noised.noisy_latents, noised.timesteps, embeds[rows]).sample - noised.target).square().mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
@@ -70,12 +69,13 @@ def mean_loss(loaded: LoadedRun) -> float:
     with torch.no_grad():
         for number in range(len(loaded.trained)):
             batch = _batch_of(loaded, number)
-            total += [losses_of(loaded.context, batch, Draw(99, number, micro, 1)) for micro in range(12)]
+            draws = [draw_numbers(Draw(99, number, micro), tuple(batch.latents.shape)) for micro in range(12)]
+            total += [loaded.context.losses(batch, numbers) for numbers in draws]
     return float(torch.cat(total).mean())
 
 
 def _batch_of(loaded: LoadedRun, number: int) -> Batch:
-    return collate(loaded.batches.cached, [number], loaded.context.family.collate_conditioning)
+    return Batch(loaded.context.family.collate([loaded.batches.cached[number].inputs]), (number,))
 
 
 def before_and_after(own: Workshop, strange: Path, lr: float) -> tuple[float, ...]:

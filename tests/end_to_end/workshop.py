@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from lorasmith.config import Request, dump_run_toml
-from lorasmith.engine.examples import StartupContext
 from lorasmith.errors import ExitCode
 from lorasmith.messages import has
 from lorasmith.runs.events import Event, StepCompleted, Warned
@@ -25,12 +24,12 @@ from lorasmith.runs.ledger import Ledger, read_events, steps, surviving
 from lorasmith.runs.process_files import HeartbeatWriter, StopFlag, request_stop
 from lorasmith.runs.states import find_states, newest_good
 from lorasmith.runtime import worker
-from lorasmith.runtime.start import Start
-from lorasmith.runtime.starting import continued_run, new_run
+from lorasmith.runtime.preflight import Start, continued_run, new_run
 from lorasmith.runtime.supervisor import Supervisor, launch_worker
 from lorasmith.session import build
 from lorasmith.session.loaded import LoadedRun
 from lorasmith.session.recorder import Recorder
+from lorasmith.session.startup import StartupContext
 
 Values = Mapping[tuple[str, str], Any]
 QUIET: Values = {("cadence", "save_minutes"): 0.0, ("cadence", "save_every"): 0, ("evaluation", "every"): 0}

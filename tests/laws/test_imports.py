@@ -67,6 +67,7 @@ def test_each_contract_can_break(tmp_path: Path) -> None:
         "The engine knows families": ("engine/step.py", "import lorasmith.families.sd15"),
         "Only session.build sees all parts": ("session/loop.py", "import lorasmith.session.build"),
         "Only session finds and recognises": ("engine/state.py", "import lorasmith.inputs"),
+        "Adapters and their files know no model": ("exporting/names.py", "import lorasmith.families.sd15.family"),
         "The mathematics of diffusion": ("diffusion/losses.py", "import lorasmith.config"),
     }
     for file, line in crimes.values():

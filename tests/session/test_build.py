@@ -188,8 +188,8 @@ def test_the_same_pictures_elsewhere_are_the_same_data(workshop: Workshop) -> No
 
 def test_other_software_is_told(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     workshop.new(1)
-    really = build.fingerprint
-    monkeypatch.setattr(build, "fingerprint", lambda *given: {**really(*given), "torch": "9.9"})
+    really = build.environment
+    monkeypatch.setattr(build, "environment", lambda *given: {**really(*given), "torch": "9.9"})
     outcome = workshop.go_on(1)
     (warned,) = outcome.warned
     assert (warned.code, warned.attempt) == ("fingerprint_changed", 2)

@@ -1,0 +1,341 @@
+"""Plans a start and checks it before anything is written, without torch: the answer is immediate.
+
+Every InputError that can be found without reading tensors is raised here.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from lorasmith.config import Request, RunConfig, load_run_toml, options
+from lorasmith.data.names import extension_of, readable
+from lorasmith.data.order import split_held_out
+from lorasmith.data.seen import encoded
+from lorasmith.engine.lr_schedules import lr_factor_at
+from lorasmith.errors import ConfigError, ExitCode, ModelError, NoStateError, ResumeError
+from lorasmith.families.locate import expanded, is_there
+from lorasmith.families.lora_files import LoraShape
+from lorasmith.families.weights import check_clip_skip
+from lorasmith.inputs import base_weights, check_init_from, check_names, notices, scan_for, steps_of_epochs
+from lorasmith.runs.events import AdapterExported, BestChosen, CheckpointSaved, RunStarted, RunStopped
+from lorasmith.runs.layout import RunFolder, run_at
+from lorasmith.runs.ledger import newest_trusted, read_events, surviving
+from lorasmith.runs.states import SavedState, damage_listed, damage_of, find_states, newest_good
+from lorasmith.runtime.moved import found_again, lines_about_places
+
+LR_TOLERANCE = 0.01  # a smaller share is no jump
+
+Values = Mapping[tuple[str, str], Any]
+Warnings = tuple[tuple[str, dict[str, Any]], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A start of a run, planned and checked; nothing has been written yet."""
+
+    run: RunFolder
+    config: RunConfig
+    stop_at: int
+    is_new: bool
+    first_step: int  # steps that are done already
+    resume: Path | None = None  # the state to continue from
+    warnings: Warnings = ()
+    seen: bytes = field(default=b"", compare=False)  # facts about the pictures' files, as `data.seen` encodes them
+    # Plans the same request again, for the run as it is at the time of the call.
+    replan: Callable[[], Start] | None = field(default=None, compare=False)
+
+    @property
+    def has_steps_left(self) -> bool:
+        """False: all steps are done, and only the export and evaluation at the end are missing."""
+        return self.first_step < self.stop_at
+
+    def replanned(self) -> Start:
+        """Returns this start as it must be now that the lock is held and nobody else can change the run.
+
+        Raises:
+            InputError: the start is no longer possible.
+        """
+        return self if self.replan is None else self.replan()
+
+
+@dataclass(frozen=True, slots=True)
+class RunProgress:
+    """How far a run has come."""
+
+    done: int  # the highest step that the ledger records as saved
+    stop_at: int  # of the newest start
+    state: SavedState  # the newest undamaged state
+
+    @property
+    def steps_left(self) -> int:
+        """The number of steps from the newest undamaged state to `stop_at`."""
+        return max(0, self.stop_at - self.state.step)
+
+
+def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) -> Start:
+    """Plans the start of a new run.
+
+    Raises:
+        InputError: of any kind; nothing was written.
+    """
+    config = RunConfig().with_values({**values, ("export", "state_prefix"): state_prefix})
+    run = run_at(here, request.output)
+    _check_settings(config, request)
+    _check_folders(run, config, here)
+    config, taken = _shaped_by_start(config, values, check_init_from(config, here), here)
+    weights = base_weights(config, here)
+    check_clip_skip(weights, config.model.clip_skip)
+    config = config.with_values(
+        {
+            ("dataset", "resolution"): config.dataset.resolved_resolution(weights.resolution),
+            ("dataset", "folder"): str((here / config.dataset.folder).resolve()),
+            ("model", "base_model"): _path_or_name(config.model.base_model, here),
+            ("model", "family"): weights.family,
+            ("machine", "project"): _project(run, here),
+            ("adapter", "alpha"): config.adapter.resolved_alpha,
+            ("adapter", "init_from"): _absolute_path(config.adapter.init_from, here),
+            ("evaluation", "clip_model"): _absolute_path(config.evaluation.clip_model, here),
+        }
+    )
+    found = scan_for(config, weights, check_pixels=True)
+    pictures = [(one.image_sha256, one.repeats) for one in found.examples]
+    held_out = split_held_out(pictures, config.dataset.hold_out, config.seed)
+    config = config.with_values({("dataset", "held_out"): tuple(sorted(held_out))})
+    if request.steps is None and request.epochs is None:
+        raise ConfigError("steps_unnamed")
+    stop_at = request.steps or steps_of_epochs(config, found, request.epochs or 0)
+    warnings = (*taken, *notices(config, found, stop_at))
+    seen = encoded(found.seen)
+    return Start(run, config, stop_at, is_new=True, first_step=0, warnings=warnings, seen=seen)
+
+
+def _shaped_by_start(
+    config: RunConfig, values: Values, start: LoraShape | None, here: Path
+) -> tuple[RunConfig, Warnings]:
+    """Takes rank and alpha of the LoRA in --init-from where no rank is set; returns a notice of that too."""
+    if start is None or start.rank is None or ("adapter", "rank") in values:
+        return config, ()
+    alpha = config.adapter.alpha or start.alpha
+    config = config.with_values({("adapter", "rank"): start.rank, ("adapter", "alpha"): alpha})
+    path = str(here / config.adapter.init_from)
+    fields = {"path": path, "rank": start.rank, "alpha": config.adapter.resolved_alpha}
+    return config, (("init_from_shape_taken", fields),)
+
+
+def progress_of(run: RunFolder) -> RunProgress:
+    """Reads how far the run in this folder has come.
+
+    Raises:
+        NoStateError: there is no run, or none of its states can be used.
+    """
+    events = surviving(read_events(run.ledger))
+    started = [event for event in events if isinstance(event, RunStarted)]
+    if not started and not find_states(run.root)[0]:
+        raise NoStateError("no_run", folder=str(run.root))
+    good, damaged = newest_good(run.root, most=newest_trusted(events))
+    if good is None:
+        raise NoStateError("no_usable_state", folder=str(run.root), problems=damage_listed(damaged))
+    recorded = [event.step for event in events if isinstance(event, CheckpointSaved)]
+    done = max([good.step, *recorded])
+    stop_at = started[-1].stop_at if started else good.step
+    return RunProgress(done, stop_at, good)
+
+
+def continued_run(run: RunFolder, values: Values, request: Request, *, from_state: str, here: Path) -> Start:
+    """Plans the start that continues a run; without `request.steps` it completes the steps that are left.
+
+    Its `replan` plans it anew if the run has changed by the time it is locked.
+
+    Raises:
+        InputError: of any kind, NoStateError among them; nothing was written.
+    """
+    now = progress_of(run)
+    if not run.config.exists():
+        raise NoStateError("run_settings_lost", file=str(run.config), folder=str(run.root))
+    kept = load_run_toml(run.config)
+    events = read_events(run.ledger)
+    before = found_again(run, kept, events)
+    # `auto` changes nothing: the run keeps what it was resolved to.
+    asked = {key: value for key, value in values.items() if not (key == ("model", "prediction") and value == "auto")}
+    config = before.with_values(_absolute(asked, here))
+    _check_settings(config, request)
+    _check_identity(before, config)
+    if ("adapter", "init_from") in values:
+        raise ConfigError("init_from_with_continue")
+    if config.dataset.hold_out != before.dataset.hold_out:
+        raise ConfigError("hold_out_fixed", before=before.dataset.hold_out)
+    weights = base_weights(config)
+    check_clip_skip(weights, config.model.clip_skip)
+    if weights.layout != "pickle" and weights.family != before.model.family:
+        raise ModelError("base_model_other_family", found=weights.family, expected=before.model.family)
+    found = scan_for(config, weights, check_pixels=True)
+    state, base_step = now.state, now.done
+    if from_state:
+        state = _named_state(run, from_state)
+        base_step = state.step
+    stop_at = base_step + request.steps if request.steps is not None else now.stop_at
+    if request.epochs is not None:
+        stop_at = base_step + steps_of_epochs(config, found, request.epochs)
+    if stop_at < state.step or (stop_at == state.step and _is_all_done(run, config.export.name, stop_at)):
+        raise ConfigError("nothing_owed", done=now.done, target=now.stop_at)
+    start = Start(
+        run,
+        config,
+        stop_at,
+        is_new=False,
+        first_step=state.step,
+        resume=state.path,
+        seen=encoded(found.seen),
+        warnings=(
+            *lines_about_places(run, config, events, asked=values),
+            *notices(config, found, stop_at),
+            *_lr_jump(before, config, state.step, (now.stop_at, stop_at)),
+        ),
+    )
+
+    def replanned() -> Start:
+        if progress_of(run) == now and load_run_toml(run.config) == kept:
+            return start
+        return continued_run(run, values, request, from_state=from_state, here=here)
+
+    return replace(start, replan=replanned)
+
+
+def differing_settings(config: RunConfig, values: Values, here: Path) -> list[str]:
+    """Names the settings in `values` that differ from `config`; `auto` and empty values do not count."""
+    resolved = _absolute({at: value for at, value in values.items() if value not in ("auto", "")}, here)
+    if ("adapter", "init_from") in resolved:
+        resolved["adapter", "init_from"] = _absolute_path(str(resolved["adapter", "init_from"]), here)
+    ours, theirs = config.model_dump(), config.with_values(resolved).model_dump()
+    keys = {(one.section, one.field_name): one.key for one in options().values()}
+    differ = [
+        at for at in resolved if (ours[at[0]] if at[0] else ours)[at[1]] != (theirs[at[0]] if at[0] else theirs)[at[1]]
+    ]
+    return [keys[at] for at in differ]
+
+
+def _lr_jump(
+    before: RunConfig, config: RunConfig, step: int, ends: tuple[int, int]
+) -> list[tuple[str, dict[str, Any]]]:
+    """A notice that the learning rate jumps, since its shape ends at `stop_at`, which has moved.
+
+    `ends`: the last step before and now. No notice for a change of the schedule or the rate itself.
+    """
+    schedule, lr = config.lr_schedule, config.optimizer.lr
+    if schedule != before.lr_schedule or schedule.horizon_steps is not None or lr != before.optimizer.lr:
+        return []
+    was, now = (
+        lr * lr_factor_at(step + 1, shape=schedule.shape, warmup_steps=schedule.warmup_steps, horizon_steps=end)
+        for end in ends
+    )
+    if math.isclose(was, now, rel_tol=LR_TOLERANCE):
+        return []
+    fields = {"before": f"{was:.3g}", "now": f"{now:.3g}", "horizon_before": ends[0], "horizon": ends[1]}
+    return [("lr_jumps", fields)]
+
+
+def _check_settings(config: RunConfig, request: Request) -> None:
+    """Refuses settings that contradict each other and names that do not exist."""
+    check_names(config)
+    if request.steps is not None and request.epochs is not None:
+        raise ConfigError("steps_and_epochs")
+    if config.optimizer.text_encoder_lr is not None and not config.adapter.train_text_encoder:
+        raise ConfigError("text_encoder_lr_unused")
+    horizon = config.lr_schedule.horizon_steps
+    if horizon is not None and config.lr_schedule.warmup_steps >= horizon:
+        raise ConfigError("warmup_beyond_horizon", warmup=config.lr_schedule.warmup_steps, horizon=horizon)
+
+
+def _check_folders(run: RunFolder, config: RunConfig, here: Path) -> None:
+    """Refuses a run folder that is a file, or that holds other things of the user."""
+    data = (here / config.dataset.folder).resolve()
+    model = (here / expanded(config.model.base_model)).resolve()
+    others = [here.resolve(), data, model] if is_there(model) else [here.resolve(), data]
+    root = run.root.resolve()
+    there = next(one for one in (run.root, *run.root.parents) if os.path.lexists(one))
+    if not there.is_dir():
+        raise ConfigError("output_not_folder", folder=str(there))
+    holds_other = any(root in (other, *other.parents) for other in others)
+    if holds_other or (data in root.parents and _holds_pictures(root) and not run.ledger.exists()):
+        raise ConfigError("output_holds_other", folder=str(run.root))
+
+
+def _holds_pictures(folder: Path) -> bool:
+    """Whether pictures lie directly in the folder: those of a run lie in folders inside it."""
+    kinds = readable()
+    return folder.is_dir() and any(extension_of(one.name) in kinds for one in folder.iterdir())
+
+
+def _check_identity(before: RunConfig, after: RunConfig) -> None:
+    """Refuses a change of the settings that the tensors in the states depend on."""
+    old, new = before.identity_values(), after.identity_values()
+    for option, value in old.items():
+        if new[option] != value:
+            raise ResumeError("identity_changed", option=option, before=str(value), now=str(new[option]))
+
+
+def _is_all_done(run: RunFolder, name: str, step: int) -> bool:
+    """Whether the export of the last step and the final evaluation are complete too: a run can die before them."""
+    path = run.export(name)
+    events = surviving(read_events(run.ledger))
+    if not path.exists() or not events:
+        return path.exists()
+    exports = [event for event in events if isinstance(event, AdapterExported) and event.step == step]
+    ends = [event for event in events if isinstance(event, RunStarted | RunStopped)]
+    has_finished = bool(ends) and isinstance(ends[-1], RunStopped) and ends[-1].exit_code == ExitCode.FINISHED
+    return has_finished and any(event.path == path.name for event in exports)
+
+
+def _named_state(run: RunFolder, name: str) -> SavedState:
+    if name == "best":
+        name = str(_best_step(run))
+    states, _ = find_states(run.root)
+    for state in states:
+        if name in (state.path.name, str(state.path), str(state.step)) or Path(name).resolve() == state.path.resolve():
+            damage = damage_of(state)
+            if damage is not None:
+                raise NoStateError("state_damaged", path=str(state.path), damage=damage)
+            return state
+    raise NoStateError("state_unknown", name=name, known=", ".join(state.path.name for state in states))
+
+
+def _best_step(run: RunFolder) -> int:
+    """Returns the step with the lowest validation loss on held-out pictures."""
+    chosen = [event.step for event in surviving(read_events(run.ledger)) if isinstance(event, BestChosen)]
+    if not chosen:
+        is_held_out = bool(load_run_toml(run.config).dataset.held_out)
+        raise ConfigError("best_not_chosen" if is_held_out else "no_best_state")
+    return chosen[-1]
+
+
+def _absolute(values: Values, here: Path) -> dict[tuple[str, str], Any]:
+    """Makes the paths in `values` absolute, so that the run can be continued from another folder."""
+    resolved = dict(values)
+    if ("dataset", "folder") in resolved:
+        resolved["dataset", "folder"] = str((here / str(resolved["dataset", "folder"])).resolve())
+    if ("evaluation", "clip_model") in resolved:
+        resolved["evaluation", "clip_model"] = _absolute_path(str(resolved["evaluation", "clip_model"]), here)
+    if ("model", "base_model") in resolved:
+        resolved["model", "base_model"] = _path_or_name(str(resolved["model", "base_model"]), here)
+    return resolved
+
+
+def _project(run: RunFolder, here: Path) -> str:
+    """The project of a new run, relative to its folder: the current folder if the run lies in it, else the parent."""
+    root, here = run.root.absolute(), here.absolute()
+    return Path(os.path.relpath(here, root)).as_posix() if root.is_relative_to(here) and root != here else ".."
+
+
+def _absolute_path(name: str, here: Path) -> str:
+    return _path_or_name(name, here) if name else ""
+
+
+def _path_or_name(base_model: str, here: Path) -> str:
+    """The absolute path, or the name of a model that is no path. A link is not followed: its target may change."""
+    path = here / base_model
+    return os.path.abspath(path) if is_there(path) else base_model  # noqa: PTH100 - resolving would follow the link
