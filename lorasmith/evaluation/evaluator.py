@@ -69,7 +69,7 @@ class Pulse:
 
 @dataclass(slots=True)
 class Evaluator:
-    """Made once a start; `recall` tells it what earlier starts have done."""
+    """Evaluates a run; made once for each start. `restore` reads the results of earlier starts."""
 
     run: RunFolder
     attempt: int
@@ -90,11 +90,11 @@ class Evaluator:
     def is_on(self) -> bool:
         return self.every > 0 and self.measured_on is not None
 
-    def recall(self, events: Sequence[Event], *, has_died: bool = False) -> list[Event]:
-        """Takes from the surviving events of the run what need not be done again.
+    def restore(self, events: Sequence[Event], *, has_died: bool = False) -> list[Event]:
+        """Restores the results of earlier starts from the surviving events of the run; returns warnings.
 
-        `has_died`: the last attempt was ended from outside while it was measuring, as happens where the system has no
-        memory left. Then one picture is made at a time; after the second time in a row, none in this start.
+        `has_died`: the last attempt was killed during an evaluation, as happens when the system runs out of memory.
+        Then one picture is made at a time; after the second time in a row this start does not evaluate.
         """
         self.began_at = monotonic()
         settings: Mapping[str, Any] = {}

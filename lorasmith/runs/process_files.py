@@ -22,7 +22,7 @@ STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """The last sign of life of the training thread."""
+    """The newest heartbeat of the training thread."""
 
     step: int
     phase: str  # loading, compiling, caching, step, saving, exporting, evaluating

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -13,6 +13,22 @@ INTERRUPTS = ("SIGINT", "SIGBREAK")  # sent by keys
 ENDINGS = tuple(name for name in STOP_SIGNALS if name not in INTERRUPTS)  # sent by the system or a closed terminal
 TERMINAL_CLOSED = "SIGHUP"
 SAME_PRESS_SECONDS = 0.2  # a launcher may pass on a Ctrl+C that this process has received already
+
+
+def handle_stop_signals(
+    handler: Callable[[int, FrameType | None], None], names: Sequence[str] = STOP_SIGNALS
+) -> dict[int, Any]:
+    """Installs `handler` for those of the signals that this platform has; returns the handlers it replaced.
+
+    A hang-up that is ignored, as by nohup, stays so: the run is meant to outlive its terminal.
+    """
+    replaced = {}
+    for name in names:
+        if name in signal.Signals.__members__:
+            number = signal.Signals[name]
+            if name != TERMINAL_CLOSED or signal.getsignal(number) is not signal.SIG_IGN:
+                replaced[int(number)] = signal.signal(number, handler)
+    return replaced
 
 
 class StopSignals:
@@ -32,12 +48,7 @@ class StopSignals:
         return self._presses > 1
 
     def __enter__(self) -> StopSignals:
-        for name in self._names:
-            if name in signal.Signals.__members__:
-                number = signal.Signals[name]
-                if name == TERMINAL_CLOSED and signal.getsignal(number) is signal.SIG_IGN:
-                    continue  # set by nohup: the run shall outlive its terminal
-                self._before[number] = signal.signal(number, self._count)
+        self._before = handle_stop_signals(self._count, self._names)
         return self
 
     def __exit__(
