@@ -45,11 +45,11 @@ def outputs(loaded: Loaded) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
     _, batch = context.batches.at(4, 0)
     noised = apply_noise(context.process, batch.latents, numbers_at(context, 1, 0, batch))
     loaded.state.adapter.set_training(False)
-    assert batch.conditioning is not None
     with torch.no_grad():
-        given = noised.noisy_latents, noised.timesteps, batch.conditioning
+        conditioning = context.family.conditioning(context.models, batch.inputs)
+        given = noised.noisy_latents, noised.timesteps, conditioning
         predicted = context.family.predict(context.models, *given)
-    return noised.noisy_latents, noised.timesteps, predicted, batch.conditioning
+    return noised.noisy_latents, noised.timesteps, predicted, conditioning
 
 
 def merged_output(base: Path, lora: Mapping[str, Tensor], loaded: Loaded) -> Tensor:

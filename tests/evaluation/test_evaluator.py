@@ -231,7 +231,7 @@ def test_a_stop_leaves_nothing_half_done(loaded: Loaded, after: int) -> None:
     assert [type(one) for one in told] in ([], [Evaluated])
     folders = sorted(path.name for path in loaded.run.samples.iterdir()) if loaded.run.samples.exists() else []
     assert folders == ["control"] * len(told)
-    assert loaded.evaluator.has_control == bool(told)
+    assert loaded.evaluator.has_baseline == bool(told)
     assert loaded.evaluator.evaluated_step == -1
     assert len(evaluated(loaded)) == 2 - len(told)
 
@@ -334,7 +334,7 @@ def test_what_was_measured_is_not_measured_again(loaded: Loaded) -> None:
         loaded.run, 2, 2, loaded.evaluator.settings, loaded.evaluator.measured_on, loaded.evaluator.comparer
     )
     fresh.recall([started(loaded, every=99), *events])
-    assert fresh.has_control
+    assert fresh.has_baseline
     assert fresh.evaluated_step == 0
     assert fresh.cost_seconds > 0
 
@@ -345,7 +345,7 @@ def test_another_control_gets_its_own_folder(loaded: Loaded, change: dict[str, A
     events = evaluated(loaded)
     kept = {path: path.read_bytes() for path in (loaded.run.samples / "control").iterdir()}
     loaded.evaluator.recall([started(loaded, **change), *events])
-    assert not loaded.evaluator.has_control
+    assert not loaded.evaluator.has_baseline
     loaded.state.step = 2
     control, _ = evaluated(loaded)
     assert isinstance(control, Evaluated)

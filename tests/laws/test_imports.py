@@ -60,6 +60,8 @@ def test_each_contract_can_break(tmp_path: Path) -> None:
     crimes = {
         "One direction of knowledge": ("data/order.py", "import lorasmith.session.loop"),
         "A reading goes from events": ("reading/fold.py", "import lorasmith.reading.summary"),
+        "The step uses an execution": ("engine/execution.py", "import lorasmith.engine.step"),
+        "Numbers are drawn before": ("diffusion/process.py", "import lorasmith.diffusion.sampling"),
         "No torch above the worker, by no detour": ("runs/events.py", "import torch"),
         "The supervisor shares files": ("runtime/supervisor.py", "import lorasmith.data.folder"),
         "The engine does not speak to people": ("reading/summary.py", "import lorasmith.messages"),
@@ -67,7 +69,7 @@ def test_each_contract_can_break(tmp_path: Path) -> None:
         "The engine knows families": ("engine/step.py", "import lorasmith.families.sd15"),
         "Only session.build sees all parts": ("engine/state.py", "import lorasmith.session.build"),
         "Adapters and their files know no model": ("exporting/names.py", "import lorasmith.families.sd15.family"),
-        "The mathematics of diffusion": ("diffusion/losses.py", "import lorasmith.config"),
+        "The mathematics of diffusion": ("diffusion/objective.py", "import lorasmith.config"),
     }
     for file, line in crimes.values():
         path = tmp_path / "lorasmith" / file
