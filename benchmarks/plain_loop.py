@@ -24,12 +24,12 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from lorasmith.adapters.base import Attachment
 from lorasmith.adapters.lora import Lora
 from lorasmith.engine.allocator import keep_freed_memory
 from lorasmith.engine.frozen_layers import speed_up_frozen
 from lorasmith.families import load_family
 from lorasmith.families.recognize import recognize
+from lorasmith.targets import TargetModule
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # The layers of Stable Diffusion's attention blocks: 192 in version 1.5.
@@ -78,21 +78,20 @@ def frozen_unet(folder: Path, precision: str, device: torch.device) -> UNet2DCon
     return unet.requires_grad_(False).eval()
 
 
-def targets(unet: nn.Module) -> list[Attachment]:
+def targets(unet: nn.Module) -> list[TargetModule]:
     found = []
     for path, _ in unet.named_modules():
         if TARGETS.fullmatch(path):
-            parent, _, child = path.rpartition(".")
-            found.append(Attachment(path, "denoiser", unet.get_submodule(parent), child))
+            found.append(TargetModule.inside(unet, path, name=path, component="denoiser"))
     return found
 
 
 def plain_update(unet: nn.Module, rank: int) -> Callable[[], None]:
     """Attaches textbook pairs and returns what turns their gradients into an update."""
-    for one in targets(unet):
-        base = one.parent.get_submodule(one.child)
+    for target in targets(unet):
+        base = target.module
         assert isinstance(base, nn.Linear | nn.Conv2d)
-        setattr(one.parent, one.child, PlainLora(base, rank).to(base.weight.device))
+        target.replace(PlainLora(base, rank).to(base.weight.device))
     trained = [parameter for parameter in unet.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=LR)
 

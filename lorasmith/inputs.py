@@ -18,7 +18,8 @@ from lorasmith.errors import ConfigError, ModelError
 from lorasmith.families.headers import file_kind
 from lorasmith.families.locate import is_there, locate
 from lorasmith.families.lora_files import LoraShape, lora_shape
-from lorasmith.families.recognize import BaseWeights, recognize
+from lorasmith.families.recognize import recognize
+from lorasmith.families.weights import BaseWeights
 
 if TYPE_CHECKING:
     from lorasmith.data.folder import Scan
@@ -65,8 +66,12 @@ def check_init_from(config: RunConfig, here: Path) -> LoraShape | None:
     return shape
 
 
-def base_weights(config: RunConfig, here: Path) -> BaseWeights:
-    """The base model, found and recognised.
+def base_weights(config: RunConfig, here: Path | None = None) -> BaseWeights:
+    """Finds and recognizes the base model.
+
+    `here`: the folder where relative paths start, while a new run is planned. Without it the config is that of a run,
+    whose paths are absolute: a folder that has come to lie under the name of a model (the output folder itself) does
+    not count.
 
     Raises:
         ConfigError: none is named.

@@ -1,7 +1,7 @@
-"""A library that cannot be imported, as an error that names it, its last line, and what to type.
+"""Reports a library that cannot be imported: which one, the last line of its error, and what to type.
 
-The field's commonest failure is a library beside this program that was built for another torch. Diffusers and
-transformers import what they find, and pass on what that raises: as an ImportError, a RuntimeError, or anything else.
+The field's commonest failure is a library that was built for another torch. Diffusers and transformers import what they
+find, and pass on what that raises: as an ImportError, a RuntimeError, or anything else.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ UNNEEDED = frozenset(
 )  # fmt: skip
 """Libraries this program does without: taking one away that cannot be loaded is the shortest way on."""
 
+_PACKAGE = PurePath(__file__).parent
 _FRAMEWORKS = frozenset({"torch", "transformers", "diffusers", "accelerate", "numpy"})  # they import the others
 _NO_MEMORY = re.compile(r"can't allocate memory|out of memory|paging file is too small|Cannot allocate memory")
 _MAX_SHOWN = 200  # letters of a reason
@@ -58,7 +59,8 @@ _MAX_SHOWN = 200  # letters of a reason
 
 @contextmanager
 def importing_library() -> Iterator[None]:
-    """Turns the failure of an import inside into an error that a person can act on.
+    """Turns the failure of an import inside into an error that a person can act on. A failure of this program's own
+    modules passes as it is.
 
     Raises:
         InputError: `dependency_missing`, `library_broken`; both with `module`, `reason` and `command`.
@@ -70,9 +72,21 @@ def importing_library() -> Iterator[None]:
         root = _root(error)
         if is_memory_error(root):
             raise MemoryError(str(root)) from error
-        if isinstance(root, ImportError) and (root.name or "").split(".")[0] == "lorasmith":
+        if is_our_own(root):
             raise
         raise as_input_error(root) from error
+
+
+def is_our_own(error: BaseException) -> bool:
+    """Whether a module of this program is at fault. The frame in which a library is imported proves nothing: an
+    ImportError names its module."""
+    if isinstance(error, ImportError) and error.name:
+        return error.name.split(".")[0] == "lorasmith"
+    if isinstance(error, SyntaxError):
+        file = error.filename or ""
+    else:
+        file = next((frame.filename for frame in reversed(traceback.extract_tb(error.__traceback__))), "")
+    return PurePath(file).is_relative_to(_PACKAGE)
 
 
 def is_memory_error(error: BaseException) -> bool:

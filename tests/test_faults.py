@@ -20,7 +20,7 @@ from tests.laws.source_tree import PACKAGE, ROOT, called, modules, parsed, text_
 WITHOUT_A_POINT = {
     "data/cache.py:_set_aside": "a cached file that cannot be read: it is encoded again whatever becomes of it",
     "demo/stages.py:_save": "the making of the bundled base model, which is no run",
-    "runs/layout.py:_replace": "write_atomically has the point behind it",
+    "runs/durable.py:_replace": "write_atomically has the point behind it",
 }
 SYNCS = ("fsync", "rename", "replace")
 

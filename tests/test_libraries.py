@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import lorasmith
 from lorasmith.demo.miniature import make_model
 from lorasmith.errors import InputError
 from lorasmith.libraries import importing_library, is_memory_error
@@ -102,6 +103,20 @@ def test_our_own_mistakes_are_not_hidden() -> None:
         __import__("lorasmith.nothing")
     with pytest.raises(ZeroDivisionError), importing_library():
         _ = 1 / 0
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [("1 +", SyntaxError), ("lsm_undefined", NameError), ("from lorasmith import lsm_nothing", ImportError)],
+)
+def test_a_module_of_ours_that_cannot_be_imported_is_no_broken_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, error: type[Exception]
+) -> None:
+    (tmp_path / "lsm_own.py").write_text(f"import numpy\n{text}\n")
+    monkeypatch.setattr(lorasmith, "__path__", [*lorasmith.__path__, str(tmp_path)])
+    monkeypatch.setattr("lorasmith.libraries._PACKAGE", tmp_path)
+    with pytest.raises(error), importing_library():
+        __import__("lorasmith.lsm_own")
 
 
 def test_a_broken_xformers_beside_diffusers_is_named_and_not_the_model(tmp_path: Path) -> None:

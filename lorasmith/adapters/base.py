@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor, nn
 
-
-@dataclass(frozen=True, slots=True)
-class Attachment:
-    """A layer to attach to, as the adapter needs it."""
-
-    name: str  # the adapter's tensors are called "<name>.<their own name>"
-    component: str  # "denoiser", "text_encoder": one group of parameters each
-    parent: nn.Module  # the layer's owner
-    child: str  # the attribute of `parent` that is replaced
+from lorasmith.targets import TargetModule
 
 
 class Adapter(Protocol):
-    """All trainable numbers lie in one flat float32 buffer, ordered by component, then attachment; parameters and their
+    """All trainable numbers lie in one flat float32 buffer, ordered by component, then target; parameters and their
     gradients are views into it and its gradient, so that clipping, checking, summing and updating are single calls.
     """
 
@@ -28,12 +19,10 @@ class Adapter(Protocol):
     """(P,) float32, on the device."""
 
     @classmethod
-    def attach(
-        cls, attachments: Sequence[Attachment], *, rank: int, alpha: float, dropout: float, seed: int
-    ) -> Adapter:
+    def attach(cls, targets: Sequence[TargetModule], *, rank: int, alpha: float, dropout: float, seed: int) -> Adapter:
         """Replaces each layer by one that adds the adapter's change.
 
-        At the start the change is zero; the initial numbers are a function of (seed, attachment name) alone.
+        At the start the change is zero; the initial numbers are a function of (seed, target's name) alone.
         """
 
     def components(self) -> dict[str, slice]:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout
 
-from lorasmith.adapters.base import Attachment
 from lorasmith.seeding import fold
+from lorasmith.targets import TargetModule
 
 DOWN, UP = "lora_down.weight", "lora_up.weight"
 _ALIGNED_NUMBERS = 16  # float32 in 64 bytes
@@ -114,13 +114,13 @@ class Lora:
         self._components = dict(components)
 
     @classmethod
-    def attach(cls, attachments: Sequence[Attachment], *, rank: int, alpha: float, dropout: float, seed: int) -> Lora:
+    def attach(cls, targets: Sequence[TargetModule], *, rank: int, alpha: float, dropout: float, seed: int) -> Lora:
         """`down` starts uniform in ±1/sqrt(in), which is Kaiming's for a slope of sqrt(5), `up` at zero."""
-        assert attachments, "nothing to attach to"
-        names = [one.name for one in attachments]
-        assert len(set(names)) == len(names), "two attachments of one name"
-        bases = [_base_of(one) for one in attachments]
-        order = list(dict.fromkeys(one.component for one in attachments))
+        assert targets, "nothing to attach to"
+        names = [target.name for target in targets]
+        assert len(set(names)) == len(names), "two targets of one name"
+        bases = [_base_of(target) for target in targets]
+        order = list(dict.fromkeys(target.component for target in targets))
         device = bases[0].weight.device
         size = sum(_padded(rank * side) for base in bases for side in base.weight.shape[:2])
         flat = torch.zeros(size, device=device)
@@ -132,17 +132,17 @@ class Lora:
         for component in order:
             begin = place
             views[component] = []
-            for one, base in zip(attachments, bases, strict=True):
-                if one.component != component:
+            for target, base in zip(targets, bases, strict=True):
+                if target.component != component:
                     continue
                 outputs, inputs = base.weight.shape[:2]
                 down = _view(flat, gradient, place, (rank, inputs))
                 up = _view(flat, gradient, place + _padded(down.numel()), (outputs, rank))
                 place += _padded(down.numel()) + _padded(up.numel())
-                _start(down, seed, one.name)
+                _start(down, seed, target.name)
                 layer = LoraLayer(base, (down, up), scale=alpha / rank, dropout=dropout)
-                setattr(one.parent, one.child, layer)
-                layers[one.name] = layer
+                target.replace(layer)
+                layers[target.name] = layer
                 views[component] += [down, up]
             components[component] = slice(begin, place)
         return cls(layers, views, components, flat=flat, gradient=gradient)
@@ -160,7 +160,7 @@ class Lora:
         self._gradient.zero_()
 
     def tensors(self) -> dict[str, Tensor]:
-        """Called `<attachment>.lora_down.weight` and `….lora_up.weight`; those of convolutions have 4 dimensions."""
+        """Called `<target>.lora_down.weight` and `….lora_up.weight`; those of convolutions have 4 dimensions."""
         return {name: view.detach().cpu().reshape(shape).clone() for name, (view, shape) in self._named_views().items()}
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
@@ -188,12 +188,12 @@ class Lora:
         return named
 
 
-def _base_of(attachment: Attachment) -> nn.Linear | nn.Conv2d:
-    base = attachment.parent.get_submodule(attachment.child)
-    assert isinstance(base, nn.Linear | nn.Conv2d), f"{attachment.name}: {type(base).__name__}"
+def _base_of(target: TargetModule) -> nn.Linear | nn.Conv2d:
+    base = target.module
+    assert isinstance(base, nn.Linear | nn.Conv2d), f"{target.name}: {type(base).__name__}"
     if isinstance(base, nn.Conv2d):
         plain = base.kernel_size == base.stride == (1, 1) and base.padding == (0, 0) and base.groups == 1
-        assert plain, f"{attachment.name}: only convolutions that are linear layers of each pixel"
+        assert plain, f"{target.name}: only convolutions that are linear layers of each pixel"
     return base
 
 

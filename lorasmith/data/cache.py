@@ -25,7 +25,7 @@ from lorasmith.data.files import BadFileError, read_whole, shown
 from lorasmith.data.images import pixels
 from lorasmith.data.types import CachedExample, Example
 from lorasmith.errors import NonFiniteError, TrainerError
-from lorasmith.runs.layout import write_atomically
+from lorasmith.runs.durable import write_atomically
 
 FORMAT = 1  # goes up with every change to how pixels are cut or tensors stored
 MAX_BYTES = 1 << 30  # of one file: the latents of the largest picture, or a caption's embeddings, take some megabytes

@@ -18,7 +18,7 @@ from torch import nn
 from lorasmith.demo import base_parts, layouts
 from lorasmith.demo.scenes import COLOURS, CONCEPT, SHAPES, SIZES
 from lorasmith.demo.tokenizers import own_vocabulary, write_tokenizer
-from lorasmith.families.text_encoders import published_name
+from lorasmith.families.clip import published_name
 
 if TYPE_CHECKING:
     from transformers.models.clip import CLIPTokenizer

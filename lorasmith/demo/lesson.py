@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lorasmith.demo.scenes import CONCEPT, SHAPES, Scene, draw, known_scenes
-from lorasmith.runs.layout import write_atomically
+from lorasmith.runs.durable import write_atomically
 from lorasmith.seeding import fold
 
 PICTURES = 28

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from lorasmith.demo import layouts
 from lorasmith.demo.layouts import LAYOUTS, ModelSize
 from lorasmith.demo.tokenizers import own_vocabulary, write_tokenizer
-from lorasmith.families.configs import clip_tokenizer_files
+from lorasmith.families.clip_bpe import clip_tokenizer_files
 from lorasmith.seeding import fold
 
 Shapes = Mapping[str, tuple[int, ...]]

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 
-from lorasmith.families.configs import clip_vocabulary
+from lorasmith.families.clip_bpe import clip_vocabulary
 
 # fmt: off
 WORDS = (

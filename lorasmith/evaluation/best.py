@@ -13,8 +13,9 @@ from typing import Any
 
 from lorasmith.errors import ResourceError
 from lorasmith.faults import fault_point
+from lorasmith.runs.durable import write_atomically
 from lorasmith.runs.events import AdapterExported, BestChosen, Evaluated, Event, Warned
-from lorasmith.runs.layout import RunFolder, write_atomically
+from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.states import has_sha256
 
 NOT_KEPT, NO_ROOM = "best_not_kept", "best_without_room"

@@ -17,10 +17,9 @@ from lorasmith.data.images import pixels
 from lorasmith.data.order import is_main_subject
 from lorasmith.data.types import CachedExample, Example, Size
 from lorasmith.engine.examples import CachedText
+from lorasmith.evaluation.limits import MAX_VALIDATED
 from lorasmith.seeding import fold
 
-MAX_VALIDATED = 32
-"""Held-out examples that the validation loss is measured on."""
 IDENTITY_LETTERS = 16
 EMPTY_CAPTION = ""
 """What guidance leads away from."""

@@ -25,16 +25,16 @@ from lorasmith.engine.state import TrainState
 from lorasmith.engine.step import StepContext
 from lorasmith.errors import ModelError, ResourceError
 from lorasmith.evaluation.choose import EvaluationSet
+from lorasmith.evaluation.limits import MAX_SHARE
 from lorasmith.evaluation.metrics import NOT_FINITE, OUT_OF_MEMORY, PictureMetrics, PictureScores
 from lorasmith.evaluation.samples import Sample, generate
 from lorasmith.evaluation.validation import validation_losses
 from lorasmith.faults import fault_point
+from lorasmith.runs.durable import write_atomically
 from lorasmith.runs.events import Evaluated, Event, RunStarted, Warned
-from lorasmith.runs.layout import RunFolder, free_name, write_atomically
+from lorasmith.runs.layout import RunFolder, free_name
 from lorasmith.runs.process_files import monotonic
 
-MAX_SHARE = 0.1
-"""Of the wall time of a start, for all its evaluations but the first, whose time nobody knows before, and the last."""
 MODEL_FAILED, NOT_WRITTEN = "base_model_failed", "samples_not_written"
 DIED, OFF = "evaluation_died", "evaluation_off"
 HELD_OUT_GONE = "held_out_gone"

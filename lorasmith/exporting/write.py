@@ -13,7 +13,7 @@ from torch import Tensor
 from lorasmith.exporting.file_format import data_bytes, header_bytes
 from lorasmith.exporting.metadata import ExportFacts, build_metadata, hashed_metadata, with_hashes
 from lorasmith.exporting.verify import ExportError, verify
-from lorasmith.runs.layout import write_atomically
+from lorasmith.runs.durable import write_atomically
 
 SAVE_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

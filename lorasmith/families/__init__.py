@@ -1,45 +1,67 @@
-"""The model families, by name. A literal table: listing the names loads nothing."""
+"""The table of model families. Listing it loads nothing."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from lorasmith.families.base import ModelFamily
-    from lorasmith.families.recognize import BaseWeights
+    from lorasmith.families.weights import BaseWeights, ModelFiles, TextSettings
     from lorasmith.metrics.clip import ImageEncoder
 
-FAMILIES = {
-    "sd15": "lorasmith.families.sd15:StableDiffusion15",
-}
 
+@dataclass(frozen=True, slots=True)
+class FamilyEntry:
+    """A row of the table: places of a family's two halves, as "module:attribute"."""
+
+    family: str  # a class that satisfies ModelFamily
+    recognizer: str  # a torch-free function: ModelFiles -> BaseWeights, or None where the model is of another family
+
+
+FAMILIES = {  # recognizers are asked in this order
+    "sd15": FamilyEntry(
+        "lorasmith.families.sd15.family:StableDiffusion15", "lorasmith.families.sd15.recognize:recognize"
+    ),
+}
 
 IMAGE_ENCODERS = {
     "clip": "lorasmith.families.image_encoders:load_clip",
 }
 
 
-def load_family(weights: BaseWeights) -> ModelFamily:
-    """The family of these weights; imports torch, loads no weights yet, except that a pickle is examined.
+def load_family(weights: BaseWeights, text: TextSettings | None = None) -> ModelFamily:
+    """The family of these weights, for captions read as `text` says. Imports torch; no weights are loaded yet, except
+    that a pickle is examined.
 
     Raises:
-        ModelError: a pickle that is refused, or is no model that can be trained on.
+        ModelError: a pickle that is refused, or is no model that can be trained on; `model_clip_skip`.
     """
+    from lorasmith.families.weights import TextSettings
+
     if not weights.family:
         weights = import_module("lorasmith.families.stored_tensors").examine_pickle(weights)
-    module, _, name = FAMILIES[weights.family].partition(":")
-    family: ModelFamily = getattr(import_module(module), name)(weights)
+    family: ModelFamily = _found(FAMILIES[weights.family].family)(weights, text or TextSettings())
     return family
 
 
-def image_encoder(kind: str) -> Callable[[str], ImageEncoder]:
-    """What loads a model of that kind from a folder; imports torch, loads no weights yet.
+def recognizers() -> list[Callable[[ModelFiles], BaseWeights | None]]:
+    """The recognizers of all families, in the order in which they are asked."""
+    return [_found(entry.recognizer) for entry in FAMILIES.values()]
 
-    The loader raises ModelError where there is no such model.
+
+def image_encoder(kind: str) -> Callable[[str], ImageEncoder]:
+    """The function that loads an image encoder of that kind from a folder. Imports torch; loads no weights yet.
+
+    That function raises ModelError where the folder holds no such model.
     """
-    module, _, name = IMAGE_ENCODERS[kind].partition(":")
-    load: Callable[[str], ImageEncoder] = getattr(import_module(module), name)
+    load: Callable[[str], ImageEncoder] = _found(IMAGE_ENCODERS[kind])
     return load
+
+
+def _found(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)

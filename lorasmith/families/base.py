@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from torch import Tensor, device, dtype, nn
 
 from lorasmith.diffusion.noise_schedules import Draws, Noised
+from lorasmith.targets import TargetModule
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-    from lorasmith.families.recognize import BaseWeights
+    from lorasmith.families.weights import BaseWeights
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +39,6 @@ class Encoders:
     clip_skip: int  # 1: the last layer
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A layer the adapter may attach to."""
-
-    name: str  # in this project and in exports, the same whatever the libraries' versions: "denoiser.mid_block.…"
-    component: str  # a key of the models: "denoiser", "text_encoder"
-    path: str  # inside the module as it is loaded here, for `get_submodule`
-
-
 class ModelFamily(Protocol):
     """Constructed with the weights that `families.recognize` found: `load_family(weights.family)(weights)`."""
 
@@ -62,7 +54,7 @@ class ModelFamily(Protocol):
     def load_models(self, *, trained: Collection[str], precision: dtype, where: device) -> dict[str, nn.Module]:
         """ "denoiser", and the text encoders named in `trained`: frozen weights of `precision`, in evaluation mode."""
 
-    def targets(self, models: Mapping[str, nn.Module]) -> list[Target]:
+    def targets(self, models: Mapping[str, nn.Module]) -> list[TargetModule]:
         """The layers the adapter attaches to, of every model given, in a fixed order: denoiser first."""
 
     def encode_images(self, encoders: Encoders, pixels: Tensor) -> Tensor:

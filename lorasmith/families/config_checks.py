@@ -1,13 +1,13 @@
-"""Whether the small configs of a model hold numbers that a model can be built from.
+"""Checks that the configs of a model hold numbers that a model can be built from.
 
-Checked before anything is built: a million layers or positions would be allocated before a weight is missed. Reads no
-file and knows no library.
+This comes before anything is built: a million layers or positions would be allocated before a missing weight is
+noticed. Reads no file and needs no library.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 MAX_LEVELS = 8
@@ -20,12 +20,14 @@ MAX_SIDE = 4096  # pixels of a latent
 
 
 def wrong_setting(configs: Mapping[str, Any]) -> str:
-    """The first setting of "unet", "vae", "text_encoder" or "scheduler" that cannot be, "unet: sample_size"; "" where
-    none is. A setting that is left out is fine where the libraries have a default for it."""
-    checks = (_wrong_in_unet, _wrong_in_vae, _wrong_in_text_encoder, _wrong_in_scheduler)
-    names = ("unet", "vae", "text_encoder", "scheduler")
-    for name, check in zip(names, checks, strict=True):
-        setting = check(configs[name])
+    """The first setting that cannot be, as "unet: sample_size"; "" where none is.
+
+    Checks "unet", "vae", "scheduler" and every "text_encoder…" that there is, by the names of diffusers' and
+    transformers' classes. A setting that is left out is fine where the libraries have a default for it.
+    """
+    for name, config in configs.items():
+        check = _wrong_in_text_encoder if name.startswith("text_encoder") else _CHECKS.get(name)
+        setting = check(config) if check is not None else ""
         if setting:
             return f"{name}: {setting}"
     return ""
@@ -51,7 +53,7 @@ def _wrong_levels(config: Mapping[str, Any]) -> str:
         return "block_out_channels"
     if not all(_is_count(width, MAX_CHANNELS) for width in widths):
         return "block_out_channels"
-    if not all(_is_count(one, MAX_LAYERS) for one in (layers if isinstance(layers, list) else [layers])):
+    if not all(_is_count(count, MAX_LAYERS) for count in (layers if isinstance(layers, list) else [layers])):
         return "layers_per_block"
     return ""
 
@@ -65,7 +67,7 @@ def _wrong_in_text_encoder(config: Mapping[str, Any]) -> str:
         "vocab_size": MAX_TOKENS,
         "max_position_embeddings": MAX_POSITIONS,
     }
-    return next((name for name, most in limits.items() if name in config and not _is_count(config[name], most)), "")
+    return next((name for name, limit in limits.items() if name in config and not _is_count(config[name], limit)), "")
 
 
 def _wrong_in_scheduler(config: Mapping[str, Any]) -> str:
@@ -77,9 +79,16 @@ def _wrong_in_scheduler(config: Mapping[str, Any]) -> str:
     return ""
 
 
-def _is_count(value: Any, most: int) -> bool:
-    return type(value) is int and 0 < value <= most
+def _is_count(value: Any, limit: int) -> bool:
+    return type(value) is int and 0 < value <= limit
 
 
 def _is_positive(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value) and value > 0
+
+
+_CHECKS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "unet": _wrong_in_unet,
+    "vae": _wrong_in_vae,
+    "scheduler": _wrong_in_scheduler,
+}

@@ -1,25 +1,27 @@
-"""What a file of weights is that is no Stable Diffusion 1.x model, told by the names and shapes of its tensors.
+"""Names what a model is that no family here recognizes, by the names and shapes of its tensors.
 
-Reads no file; what a file is that holds no weights at all is told by `headers`.
+Reads no tensor. A file that holds no weights at all is named by `headers`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
+from typing import Any
 
 from lorasmith.errors import ModelError
-from lorasmith.families import sd15_layout
+from lorasmith.families.headers import read_json
+from lorasmith.families.weights import ModelFiles, Shapes
 
-Shapes = Mapping[str, tuple[int, ...]]
+UNET_PREFIX = "model.diffusion_model."
+"""What the names of the denoiser's tensors begin with in a single file, in all families of latent-diffusion's code."""
 
 LORA_KEY = re.compile(
     r"^(lora_(unet|te\d?|transformer)|lycoris)_|(^|[._])(lora_(down|up|mid|A|B)|lora\.(down|up)|hada_w1_[ab]|lokr_w[12])\b"
 )
-INPUT_CHANNELS = {9: "SD 1.x inpainting", 8: "SD 1.x InstructPix2Pix"}
+_INPUT_CHANNELS = {9: "SD 1.x inpainting", 8: "SD 1.x InstructPix2Pix"}
 
-_FAMILIES = (  # the start of a key that only this family has, after "model.diffusion_model."
+_FAMILIES = (  # the start of a key that only this family has, after UNET_PREFIX
     ("joint_blocks.", "SD 3"),
     ("distilled_guidance_layer.", "Chroma"),
     ("single_stream_modulation.", "FLUX.2"),
@@ -37,7 +39,7 @@ _FAMILIES = (  # the start of a key that only this family has, after "model.diff
 _CONTROL_NET = re.compile(
     r"^control_model\.|(^|\.)(controlnet_(cond_embedding|down_blocks|mid_block)|input_hint_block)\."
 )
-_KINDS = (  # what a file is that has no UNet in it, by a key
+_KINDS = (  # kinds of files without a denoiser, by a key
     ("model_is_adapter", re.compile(r"^(image_proj|ip_adapter|adapter\.body|body\.\d+\.(in_conv|block1))\b")),
     ("model_is_embedding", re.compile(r"^(emb_params|clip_[lg]|string_to_param(\..*)?)$")),
     (
@@ -59,36 +61,62 @@ _KINDS = (  # what a file is that has no UNet in it, by a key
 _EMBEDDING_WIDTHS = (768, 1024, 1280)
 
 
-def refuse_foreign(path: Path, shapes: Shapes) -> None:
-    """Nothing where the weights may be those of Stable Diffusion 1.x.
+def refuse_adapters(files: ModelFiles) -> None:
+    """Returns where the file is no adapter to a model: no family is trained on those.
 
     Raises:
-        ModelError: `model_is_lora`, `model_is_controlnet`, `model_other_family`.
+        ModelError: `model_is_lora`, `model_is_controlnet`.
     """
-    if any(LORA_KEY.search(name) for name in shapes):
-        raise ModelError("model_is_lora", path=str(path))
-    if any(_CONTROL_NET.search(name) for name in shapes):
-        raise ModelError("model_is_controlnet", path=str(path))
-    prefix = sd15_layout.LDM_PREFIXES["unet"]
+    if any(LORA_KEY.search(name) for name in files.shapes):
+        raise ModelError("model_is_lora", path=str(files.path))
+    if any(_CONTROL_NET.search(name) for name in files.shapes):
+        raise ModelError("model_is_controlnet", path=str(files.path))
+
+
+def foreign_family(shapes: Shapes) -> str:
+    """The family of a single file, where it is a known one that has no recognizer here; else ""."""
     for name in shapes:
         for start, family in _FAMILIES:
-            if name.removeprefix(prefix).startswith(start):
-                raise ModelError("model_other_family", path=str(path), found=family)
-    channels = (*shapes.get(f"{prefix}input_blocks.0.0.weight", (0, 4)), 0, 0)[1]
+            if name.removeprefix(UNET_PREFIX).startswith(start):
+                return family
+    channels = (*shapes.get(f"{UNET_PREFIX}input_blocks.0.0.weight", (0, 4)), 0, 0)[1]
     if channels != 4:
-        found = INPUT_CHANNELS.get(channels, f"UNet with {channels} input channels")
-        raise ModelError("model_other_family", path=str(path), found=found)
+        return _by_channels(channels)
     projections = [shape for name, shape in shapes.items() if name.endswith(".proj_in.weight")]
-    if any(len(shape) == 2 for shape in projections):  # SD 1.x projects with 1x1 convolutions
-        raise ModelError("model_other_family", path=str(path), found="SD 2")
+    return "SD 2" if any(len(shape) == 2 for shape in projections) else ""  # SD 1.x projects with 1x1 convolutions
 
 
-def without_unet(path: Path, shapes: Shapes) -> ModelError:
-    """The error that says what a file is in which there is no UNet."""
+def foreign_unet(config: Mapping[str, Any]) -> str:
+    """The same by the config of a UNet in a diffusers folder."""
+    if config.get("addition_embed_type"):
+        return "SDXL"
+    if config.get("use_linear_projection"):
+        return "SD 2"
+    channels = config.get("in_channels", 4)
+    return "" if channels == 4 else _by_channels(channels)
+
+
+def unrecognized(files: ModelFiles) -> ModelError:
+    """The error that names what the files are, if only roughly."""
+    path = str(files.path)
+    found = _family_of_folder(files) if files.layout == "diffusers" else foreign_family(files.shapes)
+    if found:
+        return ModelError("model_other_family", path=path, found=found)
     for code, key in _KINDS:
-        if any(key.search(name) for name in shapes):
-            return ModelError(code, path=str(path))
-    rows = [shape for shape in shapes.values() if shape]
-    if rows and len(shapes) <= 3 and all(len(row) <= 2 and row[-1] in _EMBEDDING_WIDTHS for row in rows):
-        return ModelError("model_is_embedding", path=str(path))
-    return ModelError("model_unknown", path=str(path))
+        if any(key.search(name) for name in files.shapes):
+            return ModelError(code, path=path)
+    rows = [shape for shape in files.shapes.values() if shape]
+    if rows and len(files.shapes) <= 3 and all(len(row) <= 2 and row[-1] in _EMBEDDING_WIDTHS for row in rows):
+        return ModelError("model_is_embedding", path=path)
+    return ModelError("model_unknown", path=path)
+
+
+def _family_of_folder(files: ModelFiles) -> str:
+    unet = files.path / "unet" / "config.json"
+    has_plain_unet = unet.is_file() and not {"transformer", "text_encoder_2"} & files.index.keys()
+    named = foreign_unet(read_json(unet)) if has_plain_unet else ""
+    return named or str(files.index.get("_class_name", "?"))
+
+
+def _by_channels(channels: int) -> str:
+    return _INPUT_CHANNELS.get(channels, f"UNet with {channels} input channels")

@@ -1,4 +1,4 @@
-"""What a weights file says of itself in its first bytes: names, types, shapes and places of its tensors.
+"""Headers of weights files (names, types, shapes and places of tensors), and the small JSON files of a model folder.
 
 Reads no tensor, unpickles nothing, and knows no model.
 """
@@ -28,6 +28,9 @@ MAX_ARCHIVE_ENTRIES = 100_000
 MAX_ARCHIVE_DIRECTORY_BYTES = 32 * 2**20
 MAX_PICKLE_BYTES = 64 * 2**20
 """Of the pickle in a zip archive, which names the tensors; their numbers lie beside it."""
+
+MAX_JSON_BYTES = 16 * 2**20
+MAX_TOKENIZER_BYTES = 64 * 2**20
 
 _MIN_TEXT = 8  # letters: fewer may be the beginning of anything
 _SHOWN = 120  # letters of a name in a message
@@ -237,3 +240,41 @@ def _read_start(path: Path, count: int) -> bytes:
             return file.read(count)
     except OSError as error:
         raise ModelError("model_unreadable", path=str(path), reason=error.strerror or str(error)) from error
+
+
+# -- small files -----------------------------------------------------------------------------------
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Returns where a library can read the files of a tokenizer whole.
+
+    Raises:
+        ModelError: `model_damaged`, `model_irregular`, `model_unreadable`.
+    """
+    if not folder.is_dir():
+        raise ModelError("model_damaged", path=str(folder), where="tokenizer")
+    for file in sorted(folder.iterdir()):
+        if not file.is_dir():
+            check_regular(file)
+            if file.stat().st_size > MAX_TOKENIZER_BYTES:
+                raise ModelError("model_damaged", path=str(file), where="tokenizer")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Raises:
+        ModelError: `model_damaged`, `model_irregular`, `model_unreadable`.
+    """
+    check_regular(path)
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise ModelError("model_damaged", path=str(path), where="JSON")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError("model_unreadable", path=str(path), reason=error.strerror or str(error)) from error
+    except (ValueError, RecursionError) as error:
+        raise ModelError("model_damaged", path=str(path), where="JSON") from error
+    if not isinstance(content, dict):
+        raise ModelError("model_damaged", path=str(path), where="JSON")
+    return content

@@ -1,6 +1,7 @@
-"""Where a base model lies: a name as the user wrote it -> a path, and the checkpoints to offer where none is named.
+"""Finds models by name: the base model that a user names, checkpoints to offer where none is named, and the CLIP that
+pictures are measured with.
 
-Looks at names only; what the files are is `recognize`'s business. Torch-free; goes online only for a hub id.
+Reads names of files only; `recognize` tells what the files are. Needs no torch; goes online only for a hub id.
 """
 
 from __future__ import annotations
@@ -28,16 +29,19 @@ _WEIGHT_KINDS = (
 )
 
 
-def locate(base_model: str, *, near: Path) -> Path:
-    """A folder or file that exists, absolute: a path (relative ones start at `near`), else a hub id, which is fetched.
+def locate(base_model: str, *, near: Path | None) -> Path:
+    """Finds the base model: an existing path, else the bundled model, else a hub id, which is fetched.
+
+    `near`: the folder where relative paths start. None: a relative `base_model` is a name, whatever files there are.
+    Returns an absolute path.
 
     Raises:
         ModelError: `base_model_not_found` with a `reason`: "path", "name" (not a hub id either),
             "hub" (no such repository, or no access), "offline" (not reachable, and not in the cache).
     """
-    path = near / expanded(base_model)
-    if base_model and is_there(path):
-        return path.absolute()
+    path = expanded(base_model)
+    if base_model and (near is not None or path.is_absolute()) and is_there((near or Path()) / path):
+        return ((near or Path()) / path).absolute()
     if base_model == "demo":
         return DEMO_MODEL
     if _looks_like_path(base_model):
@@ -183,3 +187,36 @@ def _is_stable_diffusion(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     return '"StableDiffusionPipeline"' in index and (folder / "unet" / "config.json").is_file()
+
+
+# -- CLIP for measuring ----------------------------------------------------------------------------
+
+_CLIP_FILES = ("*.json", "*.safetensors")
+_CLIP_FOLDER = "clip"
+
+
+def locate_clip(name: str, *, base_model: Path) -> Path | None:
+    """A folder; None where nothing is named and the base model holds no `clip/` (the demo's does).
+
+    Raises:
+        ModelError: `clip_model`, there is no such folder or repository, or it cannot be reached.
+    """
+    if not name:
+        beside = base_model / _CLIP_FOLDER
+        return beside if (beside / "config.json").is_file() else None
+    path = Path(name).expanduser()
+    return path if path.is_dir() else _fetched_clip(name)
+
+
+def _fetched_clip(name: str) -> Path:
+    """The snapshot of a hub id: of the cache where it is there."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        try:
+            return Path(snapshot_download(name, allow_patterns=list(_CLIP_FILES), local_files_only=True))
+        except LocalEntryNotFoundError:
+            return Path(snapshot_download(name, allow_patterns=list(_CLIP_FILES)))
+    except (HFValidationError, HfHubHTTPError, OSError) as error:  # no such name, or it cannot be reached
+        raise ModelError("clip_model", model=name, reason=str(error).partition("\n")[0]) from error

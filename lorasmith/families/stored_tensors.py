@@ -1,7 +1,7 @@
-"""Reads tensors from the files that `recognize` has looked at: safetensors by their header, pickles unexecuted.
+"""Reads the tensors of recognized models: safetensors by their header, pickles without running anything in them.
 
-Everything read is a copy in memory of its own: a file that is replaced while training runs does no harm, and where the
-tensor lay in the file (its alignment) cannot move a result.
+Every tensor is a copy in memory of its own: a file that is replaced while training runs does no harm, and the place of
+the tensor in the file (its alignment) cannot change a result.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import pickle
 import struct
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ import torch
 from torch import Tensor
 
 from lorasmith.errors import ModelError
-from lorasmith.families import sd15_layout
+from lorasmith.families.folders import component_files
 from lorasmith.families.headers import TensorInfo, file_kind, read_header
 from lorasmith.families.numpy_stand_ins import STAND_INS
-from lorasmith.families.recognize import BaseWeights, component_files, recognize_tensors
+from lorasmith.families.recognize import recognize_pickle
+from lorasmith.families.weights import BaseWeights
 
-MAX_SHARED = 4  # tensors may share their numbers: all of them together may be so many times the file
+_Names = Callable[[Iterable[str]], dict[str, str]]  # names in a file -> canonical name: name in the file
+MAX_SHARED = 4  # tensors may share their numbers: the sum of their sizes may be this many times the file's size
 
 # What torch's unpickler raises on broken files, as fuzzing it shows.
 _BROKEN = (
@@ -48,45 +51,52 @@ _DTYPES = {
 }
 
 
-def read_component(weights: BaseWeights, component: str, precision: torch.dtype) -> dict[str, Tensor]:
-    """The tensors of "unet", "vae" or "text_encoder" under their canonical names, on the CPU.
+def read_component(weights: BaseWeights, component: str, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The tensors of a component under their canonical names, on the CPU.
 
     Raises:
         ModelError: the file has changed since it was recognised, is a pickle that is refused, or holds a number that is
-            not finite in this precision.
+            not finite in this type.
     """
-    found = _read(weights, component, precision)
+    found = _read(weights, component, dtype)
     for name, tensor in found.items():
-        # far faster than torch.isfinite of every number: what is not a number goes through to both
+        # Far faster than torch.isfinite of every number: what is not a number goes through to both.
         if tensor.numel() and not bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all()):
             raise ModelError("model_not_finite", path=str(weights.path), key=name)
     return found
 
 
-def _read(weights: BaseWeights, component: str, precision: torch.dtype) -> dict[str, Tensor]:
-    if weights.layout == "diffusers":
-        found: dict[str, Tensor] = {}
-        for file in component_files(weights.path, component):
-            found |= _read_file(file, component, precision)
-        return found
-    if weights.layout == "pickle":
-        stored = load_pickle(weights.path)
-        names = sd15_layout.from_ldm(component, stored)
-        return {ours: _copied(stored[theirs], precision) for ours, theirs in names.items()}
-    header = read_header(weights.path)
-    names = sd15_layout.from_ldm(component, header.tensors)
-    return _read_tensors(weights.path, ((ours, header.tensors[theirs]) for ours, theirs in names.items()), precision)
+def _read(weights: BaseWeights, component: str, dtype: torch.dtype) -> dict[str, Tensor]:
+    names = weights.names
+    if weights.layout != "diffusers":
+        return _read_file(weights.path, partial(names.from_single_file, component), dtype)
+    found: dict[str, Tensor] = {}
+    for file in component_files(weights.path, component, names):
+        found |= _read_file(file, partial(names.from_folder, component), dtype)
+    return found
+
+
+def _read_file(path: Path, canonical: _Names, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The tensors of a file that `canonical` names."""
+    if file_kind(path) == "pickle":
+        stored = load_pickle(path)
+        return {
+            ours: stored[theirs].to(dtype, copy=True, memory_format=torch.contiguous_format)
+            for ours, theirs in canonical(stored).items()
+        }
+    tensors = read_header(path).tensors
+    return _read_tensors(path, ((ours, tensors[theirs]) for ours, theirs in canonical(tensors).items()), dtype)
 
 
 def examine_pickle(weights: BaseWeights) -> BaseWeights:
-    """What `recognize` left open of a pickled checkpoint: loads it, and tells it by its keys.
+    """The weights of a pickled checkpoint that `recognize` left unexamined: loads it and recognizes it by its keys.
 
     Raises:
         ModelError: as `recognize` does, and `model_pickle_refused`.
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in load_pickle(weights.path).items()}
-    asked = weights.prediction if weights.prediction_source == "asked" else "auto"
-    return recognize_tensors(weights.path, shapes, {}, layout="pickle", asked=asked)
+    asked = weights.noise.prediction if weights.noise.source == "asked" else "auto"
+    return recognize_pickle(weights.path, shapes, asked=asked)
 
 
 def load_pickle(path: Path) -> dict[str, Tensor]:
@@ -144,23 +154,8 @@ def _is_zip(path: Path) -> bool:
         return file.read(4) == b"PK\x03\x04"
 
 
-def _read_file(path: Path, component: str, precision: torch.dtype) -> dict[str, Tensor]:
-    """One weight file of a diffusers folder."""
-    if file_kind(path) == "pickle":
-        stored = load_pickle(path)
-        names = sd15_layout.from_diffusers(component, stored)
-        return {ours: _copied(stored[theirs], precision) for ours, theirs in names.items()}
-    header = read_header(path)
-    names = sd15_layout.from_diffusers(component, header.tensors)
-    return _read_tensors(path, ((ours, header.tensors[theirs]) for ours, theirs in names.items()), precision)
-
-
-def _copied(tensor: Tensor, precision: torch.dtype) -> Tensor:
-    return tensor.to(precision, copy=True, memory_format=torch.contiguous_format)
-
-
-def _read_tensors(path: Path, wanted: Iterable[tuple[str, TensorInfo]], precision: torch.dtype) -> dict[str, Tensor]:
-    """Straight into the tensors' own memory, in the order of the file: no mapping, no second copy."""
+def _read_tensors(path: Path, wanted: Iterable[tuple[str, TensorInfo]], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Reads straight into the tensors' own memory, in the order of the file: no mapping, no second copy."""
     found = {}
     with path.open("rb") as file:
         for name, info in sorted(wanted, key=lambda item: item[1].start):
@@ -170,5 +165,5 @@ def _read_tensors(path: Path, wanted: Iterable[tuple[str, TensorInfo]], precisio
             file.seek(info.start)
             if file.readinto(raw.numpy()) != len(raw):  # type: ignore[arg-type]
                 raise ModelError("model_truncated", path=str(path), size=path.stat().st_size)
-            found[name] = raw.view(_DTYPES[info.dtype]).view(info.shape).to(precision)
+            found[name] = raw.view(_DTYPES[info.dtype]).view(info.shape).to(dtype)
     return found

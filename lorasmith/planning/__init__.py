@@ -1,1 +1,1 @@
-"""What a start would do and take."""
+"""`lorasmith plan`: what a start would do and cost. Takes no lock and writes nothing where the user's files are."""

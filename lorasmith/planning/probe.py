@@ -1,236 +1,149 @@
-"""The child of a plan: a worker's work on a small scale, and what it took. Says nothing to people.
+"""A probe: a few steps of a start in a temporary folder, to measure time, memory and disk space. Torch-free.
 
-Started as `python -m lorasmith.planning.probe FOLDER …`; FOLDER holds what `runtime.probing` put there, and takes the
-answer. What lies outside of it is only read.
+A process of its own trains on copies of a few pictures, with every setting of the start that the measurements depend
+on. Nothing is written where the user's files are.
 """
 
 from __future__ import annotations
 
-import argparse
-import gc
 import json
+import os
 import shutil
-import statistics
+import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass
-from itertools import pairwise
+import tempfile
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
 
-from lorasmith.config import load_run_toml
+from lorasmith.config import RunConfig, dump_run_toml
 from lorasmith.data.findings import Finding
-from lorasmith.errors import ExitCode, TrainerError
-from lorasmith.inputs import base_weights, scan_for, split_examples
-from lorasmith.planning.files import is_evaluated
-from lorasmith.planning.plan import ProbeResult
-from lorasmith.planning.probing import ANSWER, PLAN
-from lorasmith.runs.events import (
-    AdapterExported,
-    CacheProgress,
-    CheckpointSaved,
-    DeviceChosen,
-    Evaluated,
-    Event,
-    RunStarted,
-    RunStopped,
-    StepCompleted,
-    encode,
-)
+from lorasmith.data.folder import Scan
+from lorasmith.data.types import Example
+from lorasmith.errors import ExitCode, InputError
+from lorasmith.inputs import base_weights, split_examples
+from lorasmith.planning.estimate import ProbeResult, Unmeasured, largest_bucket
 from lorasmith.runs.layout import RunFolder
-from lorasmith.runs.ledger import read_events
-from lorasmith.runs.states import SavedState, find_states
-from lorasmith.runtime import worker
+from lorasmith.runtime.policy import FIRST_TIMES
+from lorasmith.runtime.processes import launch
+from lorasmith.runtime.start import Start
 
-if TYPE_CHECKING:
-    from lorasmith.data.cache import EncodedBy, EncoderCache
-    from lorasmith.families.recognize import BaseWeights
+PICTURES = 4
+STEPS = 3
+# Steps of a small model are short and the first ones are slower than the others; all samples can be drawn at once.
+SMALL_MODEL_PARAMETERS, STEPS_OF_SMALL = 50_000_000, 15
+# Errors about the probe's temporary folder, which say nothing about the run.
+ERRORS_OF_THE_PROBE = frozenset({"disk_full", "disk_too_full", "cache_not_writable"})
 
-MAX_FIRST_STEPS = 2
+# In the probe's folder: the run it makes, the settings of the whole start, and the answer.
+RUN, PLAN, ANSWER = "lora_output", "plan.toml", "answer.json"
 
-
-@dataclass(frozen=True, slots=True)
-class WholeStart:
-    """What the start that is tried would find, which the trial with its few pictures does not."""
-
-    pictures: int  # that the cache lacks
-    captions: int
-    noticed: tuple[Finding, ...]
+Launch = Callable[[list[str]], "subprocess.Popen[bytes]"]
 
 
-def main(argv: list[str]) -> int:
-    """Makes the trial, leaves the answer, returns the worker's exit code."""
-    asked = _parsed(argv)
-    folder: Path = asked.folder
-    run = RunFolder(folder / "lora_output")
-    gc.disable()  # as the worker does while it imports
-    whole = WholeStart(0, 0, ())
-    with suppress(TrainerError, ModuleNotFoundError):  # the worker meets the same, and tells
-        whole = _whole_start(folder)
-    status = worker.main(
-        [str(run.root), "--attempt", "1", "--stop-at", str(asked.steps), "--supervisor", str(asked.supervisor)]
-    )
-    events = read_events(run.ledger) or read_events(run.early_ledger)
-    answer: dict[str, Any]
-    ending = next((event for event in events if isinstance(event, RunStopped)), None)
-    if ending is None:
-        return status
-    if ending.exit_code == ExitCode.FINISHED:
-        answer = {"measured": asdict(_measured(folder, run, events, whole=whole, launched=asked.launched))}
-    else:
-        answer = {"code": ending.code, "fields": ending.fields, "exit_code": ending.exit_code}
-    (folder / ANSWER).write_text(json.dumps(answer), encoding="utf-8")
-    return status
+def launch_probe(arguments: list[str]) -> subprocess.Popen[bytes]:
+    """Starts the process of a probe; what libraries print there is dropped."""
+    return launch([sys.executable, "-P", "-m", "lorasmith.planning.probe_process", *arguments], subprocess.DEVNULL)
 
 
-def _whole_start(folder: Path) -> WholeStart:
-    """What the start would have to encode, and which captions it would cut.
+def probe(start: Start, found: Scan, *, launch: Launch = launch_probe) -> ProbeResult | Unmeasured:
+    """Runs a probe and returns its measurements, or why there are none.
 
-    Where nothing is to be encoded the trial gets copies, as the run would not load the encoders then either.
+    Raises:
+        InputError: the run would be refused for the same reason.
     """
-    from lorasmith.data.cache import TEXT, EncodedBy, EncoderCache, find_missing
-    from lorasmith.data.cache_folder import cache_folder
-    from lorasmith.evaluation.choose import EMPTY_CAPTION, choose
-    from lorasmith.families import load_family
-    from lorasmith.session.unseen_words import unseen_words
-
-    class Untouched(EncoderCache):
-        def _set_aside(self, path: Path) -> None:
-            """A damaged file counts as lacking; it is the run that renames it."""
-
-    config = load_run_toml(folder / PLAN)
-    family = load_family(base_weights(config, Path()))
-    encoded_by = EncodedBy(
-        family.encoder_hashes(), config.model.clip_skip, caches_text=not config.adapter.train_text_encoder
-    )
-    found = scan_for(config, family.weights, check_pixels=False)
-    trained, held_out = split_examples(config, found)
-    examples, captions = list(trained), set[str]()
-    if is_evaluated(config):
-        examples += choose(trained, held_out, count=config.evaluation.examples, seed=config.seed).all
-        captions = {EMPTY_CAPTION, *config.evaluation.sample_prompts} - {one.caption for one in examples}
-    theirs = Untouched(cache_folder(Path(config.dataset.folder)))
-    missing = find_missing(theirs, examples, encoded_by)
-    texts = [encoded_by.text_key(one) for one in captions] if encoded_by.caches_text else []
-    lacking = [key for key in texts if theirs.load(TEXT, key) is None]
-    if not len(missing) and not lacking:
-        _copy_cached(folder, theirs, encoded_by, family.weights)
-    noticed = tuple(Finding(*one) for one in unseen_words(config, family, found.examples))
-    return WholeStart(len(missing.pictures), len(missing.captions) + len(lacking), noticed)
+    with tempfile.TemporaryDirectory(prefix="lorasmith-plan-", ignore_cleanup_errors=True) as name:
+        folder = Path(name).resolve()
+        try:
+            _prepare(folder, start, found)
+        except OSError as error:
+            return Unmeasured("probe_no_place", {"folder": str(folder), "reason": error.strerror or str(error)})
+        return _answer(folder, start, launch)
 
 
-def _copy_cached(folder: Path, theirs: EncoderCache, encoded_by: EncodedBy, weights: BaseWeights) -> None:
-    from lorasmith.data.cache import LATENTS, TEXT, EncoderCache
-    from lorasmith.data.cache_folder import cache_folder
-    from lorasmith.evaluation.choose import EMPTY_CAPTION
-
-    run = RunFolder(folder / "lora_output")
-    trial = load_run_toml(run.staging / run.config.name)
-    ours = EncoderCache(cache_folder(Path(trial.dataset.folder)))
-    examples = scan_for(trial, weights, check_pixels=False).examples
-    needed = {(LATENTS, encoded_by.latents_key(one)) for one in examples}
-    if encoded_by.caches_text:
-        needed |= {(TEXT, encoded_by.text_key(one.caption)) for one in examples}
-        if is_evaluated(trial):
-            needed.add((TEXT, encoded_by.text_key(EMPTY_CAPTION)))
-    for kind, key in needed:
-        ours.path(kind, key).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(theirs.path(kind, key), ours.path(kind, key))
+def _prepare(folder: Path, start: Start, found: Scan) -> None:
+    """Stages the run of the probe as a supervisor does for its worker, and stores the settings of the whole start."""
+    trained, _ = split_examples(start.config, found)
+    _copy_pictures(folder / "data", chosen_pictures(trained), repeats=start.config.training.batch_size)
+    run = RunFolder(folder / RUN)
+    run.root.mkdir()
+    run.staging.mkdir()
+    (run.staging / run.config.name).write_bytes(dump_run_toml(_probe_config(start, folder / "data")))
+    (folder / PLAN).write_bytes(dump_run_toml(start.config))
 
 
-def _measured(
-    folder: Path, run: RunFolder, events: Sequence[Event], *, whole: WholeStart, launched: float
-) -> ProbeResult:
-    from lorasmith.engine.device import choose_device
+def chosen_pictures(trained: Sequence[Example]) -> list[Example]:
+    """A few distinct pictures of the largest bucket, with different captions as far as possible."""
+    bucket = largest_bucket(trained)
+    distinct = list({example.image_sha256: example for example in trained if example.bucket == bucket}.values())
+    by_caption = {example.caption: example for example in reversed(distinct)}
+    first = list(by_caption.values())[:PICTURES]
+    return first + [example for example in distinct if example not in first][: PICTURES - len(first)]
 
-    config = load_run_toml(run.config)
-    device = _the(events, DeviceChosen)
-    steps = [event for event in events if isinstance(event, StepCompleted)]
-    warm_up = min(MAX_FIRST_STEPS, len(steps) - 1)
-    encoders, picture, caption, encoding = _encoding(events, folder)
-    saved = _the(events, CheckpointSaved)
-    newest, first = find_states(run.root)[0]
-    evaluation, first_evaluation = _evaluation(events)
-    return ProbeResult(
-        device=device.device,
-        device_name=device.name,
-        precision=device.precision,
-        start_seconds=_the(events, RunStarted).time - launched - encoding,
-        encoders_seconds=encoders,
-        picture_seconds=picture,
-        caption_seconds=caption,
-        first_steps_seconds=tuple(one.seconds for one in steps[:warm_up]),
-        step_seconds=statistics.mean(one.seconds for one in steps[warm_up:]),
-        save_seconds=saved.seconds,
-        export_seconds=max(0.0, _the(events, AdapterExported).time - saved.time),
-        evaluation_seconds=evaluation,
-        first_evaluation_seconds=first_evaluation,
-        peak_memory=choose_device(config.machine.device, threads=config.machine.threads).peak_memory(),
-        pictures_to_encode=whole.pictures,
-        captions_to_encode=whole.captions,
-        picture_bytes=_mean_size(folder / ".lorasmith_cache" / "latents"),
-        caption_bytes=_mean_size(folder / ".lorasmith_cache" / "text"),
-        first_state_bytes=_size(first),
-        state_bytes=_size(newest),
-        export_bytes=run.export(config.export.name).stat().st_size,
-        sample_bytes=_mean_size(run.samples / "control"),
-        ledger_step_bytes=max(len(encode(one)) for one in steps),
-        noticed=whole.noticed,
+
+def _copy_pictures(data: Path, examples: Sequence[Example], *, repeats: int) -> None:
+    """Copies pictures and captions, with as many repeats as make every batch full."""
+    folder = data / f"{repeats}_"
+    folder.mkdir(parents=True)
+    for number, example in enumerate(examples):
+        shutil.copyfile(example.image, folder / f"{number}{example.image.suffix}")
+        (folder / f"{number}.txt").write_text(example.caption, encoding="utf-8")
+
+
+def _probe_config(start: Start, data: Path) -> RunConfig:
+    """The settings of the start, with the probe's pictures, no saves in between and a small evaluation at the end."""
+    config = start.config
+    return config.with_values(
+        {
+            ("dataset", "folder"): str(data),
+            ("dataset", "trigger_word"): "",  # the captions hold it already
+            ("dataset", "hold_out"): 0,
+            ("dataset", "held_out"): (),
+            ("lr_schedule", "horizon_steps"): config.lr_schedule.horizon_steps or start.stop_at,
+            ("cadence", "save_every"): 0,
+            ("cadence", "save_minutes"): 0.0,
+            ("cadence", "keep_states"): 2,  # the first and the last are measured
+            ("evaluation", "every"): steps_of(config) if config.evaluate_every else 0,
+            ("evaluation", "examples"): min(PICTURES, config.evaluation.examples) if is_small(config) else 1,
+            ("evaluation", "sample_prompts"): (),
+        }
     )
 
 
-def _encoding(events: Sequence[Event], folder: Path) -> tuple[float, float, float, float]:
-    """Seconds: loading the encoders, a picture, a caption, and all of it; zeros where nothing was encoded."""
-    told = [event for event in events if isinstance(event, CacheProgress)]
-    if len(told) < 2:
-        return 0.0, 0.0, 0.0, 0.0
-    each = [after.time - before.time for before, after in pairwise(told)]
-    pictures = len(list((folder / ".lorasmith_cache" / "latents").iterdir()))
-    # The first of each kind comes with what is loaded and set up once.
-    of_pictures, of_captions = each[1:pictures] or each[:1], each[pictures + 1 :] or each[pictures:]
-    picture = statistics.median(of_pictures)
-    caption = statistics.median(of_captions) if of_captions else 0.0
-    whole = sum(each)
-    once = whole - pictures * picture - (len(each) - pictures) * caption
-    return max(0.0, once), picture, caption, whole
+def steps_of(config: RunConfig) -> int:
+    """Number of steps of a probe."""
+    return STEPS_OF_SMALL if is_small(config) else STEPS
 
 
-def _evaluation(events: Sequence[Event]) -> tuple[float | None, float]:
-    """Seconds for each picture, None where none was drawn; and by which the first evaluation took longer."""
-    evaluated = [event for event in events if isinstance(event, Evaluated)]
-    if not evaluated or not evaluated[-1].samples:
-        return None, 0.0
-    first, last = evaluated[0], evaluated[-1]
-    return last.seconds / len(last.samples), max(0.0, first.seconds - last.seconds)
+def is_small(config: RunConfig) -> bool:
+    """Whether the model is so fast that a probe can do more steps and samples."""
+    parameters = base_weights(config).denoiser_parameters
+    return parameters is not None and parameters < SMALL_MODEL_PARAMETERS
 
 
-def _size(state: SavedState) -> int:
-    return sum(path.stat().st_size for path in state.path.iterdir())
-
-
-def _mean_size(folder: Path) -> int:
-    """Bytes of a file in there; 0 where there is none."""
-    sizes = [path.stat().st_size for path in folder.iterdir()] if folder.is_dir() else []
-    return round(statistics.mean(sizes)) if sizes else 0
-
-
-E = TypeVar("E", bound=Event)
-
-
-def _the(events: Sequence[Event], kind: type[E]) -> E:
-    """The last event of a kind; a trial that reached its end has one of each."""
-    return [event for event in events if isinstance(event, kind)][-1]
-
-
-def _parsed(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="lorasmith.planning.probe")
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--steps", type=int, required=True)
-    parser.add_argument("--launched", type=float, required=True, help="wall clock, seconds since 1970")
-    parser.add_argument("--supervisor", type=int, required=True, help="process id; the trial ends when it is gone")
-    return parser.parse_args(argv)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+def _answer(folder: Path, start: Start, launch: Launch) -> ProbeResult | Unmeasured:
+    """Runs the process, kills it if it takes longer than a run may take to load, and reads its answer."""
+    steps = steps_of(start.config)
+    began = time.time()
+    process = launch([str(folder), "--steps", str(steps), "--launched", repr(began), "--supervisor", str(os.getpid())])
+    patience = FIRST_TIMES * start.config.watch.stall_timeout
+    try:
+        status = process.wait(timeout=patience)
+    except subprocess.TimeoutExpired:
+        return Unmeasured("probe_stalled", {"seconds": round(patience)})
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    try:
+        plain = json.loads((folder / ANSWER).read_bytes())
+    except (OSError, ValueError):
+        return Unmeasured("worker_died", {"status": status})
+    if "measured" in plain:
+        measured = plain["measured"]
+        noticed = tuple(Finding(**finding) for finding in measured["noticed"])
+        first_steps = tuple(measured["first_steps_seconds"])
+        return ProbeResult(**{**measured, "first_steps_seconds": first_steps, "noticed": noticed})
+    if plain["exit_code"] == ExitCode.BAD_INPUT and plain["code"] not in ERRORS_OF_THE_PROBE:
+        raise InputError(plain["code"], **plain["fields"])
+    return Unmeasured(plain["code"], plain["fields"])

@@ -6,15 +6,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import floor, isfinite, log10
 
-from lorasmith.reports.measures import (
-    MEASURES,
-    PICTURE_MEASURES,
+from lorasmith.reading.evaluations import (
+    METRICS,
+    PICTURE_METRICS,
     VALIDATION,
     error_of,
     validation_changes,
     value_of,
 )
-from lorasmith.reports.summary import TOTAL, RunSummary
+from lorasmith.reading.summary import TOTAL, RunSummary
 
 LEARNING_RATE = "lr"
 ON_TRAINED = "validation_on_trained"
@@ -79,7 +79,7 @@ class Chart:
 
 def four_charts(summary: RunSummary) -> tuple[Chart, ...]:
     """Those of the PNG: total with its average and the validation loss, then the three picture losses."""
-    return (_total(summary), *(_measure(summary, measure) for measure in PICTURE_MEASURES))
+    return (_total(summary), *(_measure(summary, measure) for measure in PICTURE_METRICS))
 
 
 def more_charts(summary: RunSummary) -> tuple[Chart, ...]:
@@ -103,7 +103,7 @@ def _total(summary: RunSummary) -> Chart:
     validation = _line(summary, VALIDATION)
     if validation.steps:
         lines.append(validation)
-    control = summary.losses[VALIDATION].control
+    control = summary.losses[VALIDATION].baseline
     reason = "" if points else NOT_STEPPED
     return Chart(
         TOTAL, tuple(lines), control, reason, (), max(1, summary.done), _best_step(summary), _is_on_trained(summary)
@@ -111,13 +111,13 @@ def _total(summary: RunSummary) -> Chart:
 
 
 def _measure(summary: RunSummary, measure: str) -> Chart:
-    assert measure in MEASURES
+    assert measure in METRICS
     line = _line(summary, measure)
     reason = "" if line.steps else summary.unavailable.get(measure, NOT_EVALUATED)
     gaps = tuple(
         (one.step, one.unavailable[measure]) for one in summary.curves.evaluations if measure in one.unavailable
     )
-    control = summary.losses[measure].control
+    control = summary.losses[measure].baseline
     return Chart(
         measure, (line,), control, reason, gaps, max(1, summary.done), _best_step(summary), _is_on_trained(summary)
     )

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from lorasmith import __version__
+from lorasmith.reading.summary import RunSummary
 from lorasmith.reports.charts import four_charts, more_charts
 from lorasmith.reports.elements import Markup, element, joined, prose
 from lorasmith.reports.html_samples import likeness, samples
@@ -17,7 +18,6 @@ from lorasmith.reports.html_sections import answer, head, losses, signs, tiles
 from lorasmith.reports.html_tables import attempts, data, environment, files, settings, speed, warnings
 from lorasmith.reports.pictures import Embedder
 from lorasmith.reports.speech import Speech, moment
-from lorasmith.reports.summary import RunSummary
 from lorasmith.reports.svg_charts import chart_figure
 
 DOCTYPE = "<!doctype\nhtml>\n"

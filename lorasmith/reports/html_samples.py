@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lorasmith.reading.evaluations import PICTURE_METRICS
+from lorasmith.reading.summary import RunSummary, SampleRow
+from lorasmith.reading.verdicts import Nearest
 from lorasmith.reports.elements import Markup, element
-from lorasmith.reports.measures import PICTURE_MEASURES
 from lorasmith.reports.pictures import Embedder
 from lorasmith.reports.speech import NOTHING, Speech, file_name, short
-from lorasmith.reports.summary import RunSummary, SampleRow
-from lorasmith.reports.verdicts import Nearest
 
 MAX_ROWS = 12
 MAX_STEPS = 6
@@ -53,8 +53,8 @@ def _row(
     if row.example is not None:
         uri = embedder.uri(root / row.example)
         cards.append(_card(uri, words.say("report.original"), file_name(row.example), words, kind="original"))
-    if row.control is not None:
-        cards.append(_sample_card(row.control, words.say("report.lora_off"), words, root, embedder, kind="off"))
+    if row.baseline is not None:
+        cards.append(_sample_card(row.baseline, words.say("report.lora_off"), words, root, embedder, kind="off"))
     for step in steps:
         if step in row.by_step:
             label, kind = words.say("report.at_step", step=step), ""
@@ -76,7 +76,7 @@ def _sample_card(
 ) -> Markup:
     numbers = " · ".join(
         words.say(f"report.short.{measure}", value=short(float(sample[measure]), digits=2))
-        for measure in PICTURE_MEASURES
+        for measure in PICTURE_METRICS
         if sample.get(measure) is not None
     )
     return _card(embedder.uri(root / str(sample.get("path") or "")), label, numbers, words, kind=kind)
@@ -105,11 +105,11 @@ def likeness(summary: RunSummary, words: Speech, *, root: Path, embedder: Embedd
 
 def _pair(one: Nearest, words: Speech, root: Path, embedder: Embedder) -> Markup:
     told = words.say("report.similarity", similarity=f"{one.similarity:.3f}")
-    if one.control_similarity is not None:
+    if one.baseline_similarity is not None:
         told = words.say(
             "report.similarity_and_control",
             similarity=f"{one.similarity:.3f}",
-            control=f"{one.control_similarity:.3f}",
+            control=f"{one.baseline_similarity:.3f}",
         )
     own = element("small", words.say("report.from_itself")) if one.is_from_itself else ""
     return element(

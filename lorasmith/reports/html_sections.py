@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from lorasmith.reading.evaluations import METRICS
+from lorasmith.reading.statistics import MetricSummary
+from lorasmith.reading.summary import TOTAL, RunSummary
 from lorasmith.reports.charts import NOT_EVALUATED
 from lorasmith.reports.elements import Markup, element, joined, prose
-from lorasmith.reports.measures import MEASURES, why_empty
+from lorasmith.reports.reasons import why_empty
 from lorasmith.reports.speech import NOTHING, Speech, clock, measured, moment, share, short
-from lorasmith.reports.statistics import SeriesSummary
-from lorasmith.reports.summary import TOTAL, RunSummary
 
 MOODS = {"reached": "good", "asked": "notice", "failed": "bad", "died": "bad", "unknown": "notice"}
 OVER_TRAINING_MOODS = {"seen": "bad", "within_error": "notice", "not_seen": "good"}
@@ -57,8 +58,8 @@ def answer(summary: RunSummary, words: Speech) -> Markup:
         if use.not_distinguishable:
             steps = ", ".join(map(str, use.not_distinguishable))
             lines.append(element("p", words.say("report.equal_steps", steps=steps)))
-        if use.against_control != "unknown":
-            lines.append(element("p", words.say(f"against_control.{use.against_control}", control=_control(summary))))
+        if use.against_baseline != "unknown":
+            lines.append(element("p", words.say(f"against_control.{use.against_baseline}", control=_control(summary))))
     elif use.path and not summary.data.held_out:
         lines.append(element("p", prose(words.say("use.hint")), cls="quiet"))
     return element("section", element("h2", words.say("report.use")), *lines, cls="answer")
@@ -85,17 +86,17 @@ def _with_error(value: float | None, error: float | None) -> str:
 
 
 def _control(summary: RunSummary) -> str:
-    return short(summary.losses["validation"].control, digits=4)
+    return short(summary.losses["validation"].baseline, digits=4)
 
 
 def tiles(summary: RunSummary, words: Speech) -> Markup:
     """The numbers that are asked for first."""
     total = summary.losses[TOTAL]
     shown = [(words.say("report.tile.total"), measured(total.final), _trend(total, words))]
-    for measure in MEASURES:
+    for measure in METRICS:
         one = summary.losses[measure]
         if one.final is not None:
-            under = words.say("report.tile.of_control", share=share(one.share_of_control)) if one.control else ""
+            under = words.say("report.tile.of_control", share=share(one.share_of_baseline)) if one.baseline else ""
             shown.append((loss_name(summary, measure, words), measured(one.final), under))
     seconds = summary.speed.median_seconds
     seen = summary.data.times_seen
@@ -114,7 +115,7 @@ def tiles(summary: RunSummary, words: Speech) -> Markup:
     return element("dl", *boxes, cls="tiles")
 
 
-def _trend(series: SeriesSummary, words: Speech) -> str:
+def _trend(series: MetricSummary, words: Speech) -> str:
     return words.say(f"report.trend.{series.trend}")
 
 
@@ -129,7 +130,7 @@ def losses(summary: RunSummary, words: Speech) -> Markup:
     """Every loss in a row of numbers."""
     columns = ("loss", "first", "final", "least", "mean", "control", "of_control", "trend")
     header = element("tr", *(element("th", words.say(f"report.column.{name}"), scope="col") for name in columns))
-    rows = [_loss_row(summary, name, words) for name in (TOTAL, *MEASURES)]
+    rows = [_loss_row(summary, name, words) for name in (TOTAL, *METRICS)]
     table = element(
         "div", element("table", element("thead", header), element("tbody", *rows), cls="numbers"), cls="wide"
     )
@@ -146,8 +147,8 @@ def _loss_row(summary: RunSummary, name: str, words: Speech) -> Markup:
             "tr", title, element("td", prose(words.say("report.not_available", reason=reason)), colspan=7, cls="left")
         )
     least = f"{measured(one.least)} ({words.say('report.at_step', step=one.least_step)})"
-    cells = [measured(one.first), measured(one.final), least, measured(one.mean), measured(one.control)]
-    cells.append(share(one.share_of_control))
+    cells = [measured(one.first), measured(one.final), least, measured(one.mean), measured(one.baseline)]
+    cells.append(share(one.share_of_baseline))
     return element("tr", title, *(element("td", cell) for cell in cells), element("td", _trend(one, words)))
 
 

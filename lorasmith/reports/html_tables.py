@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from lorasmith.config import options
-from lorasmith.reports.attempts import Attempt, Happening
+from lorasmith.reading.attempts import Attempt, Happening
+from lorasmith.reading.summary import FileRecord, RunSummary
 from lorasmith.reports.elements import Markup, element, joined, prose
 from lorasmith.reports.speech import NOTHING, Speech, clock, file_name, moment, plain, share, short, size
-from lorasmith.reports.summary import FileRecord, RunSummary
 
 HAPPENED = ("WorkerHung", "WorkerRestarted", "LimitRaised")  # events of the supervisor that there are words for
 MAX_PICTURES = 200  # rows; the JSON has them all

@@ -8,11 +8,18 @@ from datetime import datetime
 from typing import Any
 
 from lorasmith import __version__
-from lorasmith.reports.curves import Curves
-from lorasmith.reports.summary import RunSummary
+from lorasmith.reading.fold import Curves
+from lorasmith.reading.summary import RunSummary
 from lorasmith.runs.events import Evaluated
 
 FORMAT = 1
+# The keys of the file where they differ from the names of the fields.
+KEYS = {
+    "baseline": "control",
+    "share_of_baseline": "share_of_control",
+    "against_baseline": "against_control",
+    "baseline_similarity": "control_similarity",
+}
 
 
 def json_report(summary: RunSummary, *, now: datetime) -> bytes:
@@ -30,7 +37,7 @@ def report_fields(summary: RunSummary, *, now: datetime) -> dict[str, Any]:
         "format": FORMAT,
         "program": {"name": "lorasmith", "version": __version__},
         "made_at": now.astimezone().isoformat(timespec="seconds"),
-        **asdict(summary),
+        **asdict(summary, dict_factory=_with_keys),
         "interruptions": summary.interruptions,
         "curves": _curves(summary.curves),
     }
@@ -41,6 +48,10 @@ def report_fields(summary: RunSummary, *, now: datetime) -> dict[str, Any]:
     if times:
         plain["data"] |= {"seen": {"least": min(times), "mean": sum(times) / len(times), "most": max(times)}}
     return plain
+
+
+def _with_keys(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {KEYS.get(name, name): value for name, value in fields}
 
 
 def iso(time: float | None) -> str | None:
@@ -60,7 +71,7 @@ def _curves(curves: Curves) -> dict[str, Any]:
         "grad_norm": [one.grad_norm for one in points],
         "seconds": [one.seconds for one in points],
         "evaluations": [_evaluation(one) for one in curves.evaluations],
-        "control": None if curves.control is None else _evaluation(curves.control),
+        "control": None if curves.baseline is None else _evaluation(curves.baseline),
         "best": None if curves.best is None else asdict(curves.best),
     }
 

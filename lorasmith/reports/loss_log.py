@@ -10,10 +10,11 @@ from pathlib import Path
 
 from lorasmith.faults import fault_point
 from lorasmith.messages import FALLBACK
-from lorasmith.reports.curves import Curves, Point, curves_of
-from lorasmith.reports.measures import PICTURE_MEASURES, reason_of, value_of, why_not
+from lorasmith.reading.evaluations import PICTURE_METRICS, reason_of, value_of
+from lorasmith.reading.fold import Curves, Point, curves_of
+from lorasmith.reports.reasons import why_not
+from lorasmith.runs.durable import map_disk_full, write_atomically
 from lorasmith.runs.events import Evaluated
-from lorasmith.runs.layout import map_disk_full, write_atomically
 from lorasmith.runs.ledger import read_events
 
 COLUMNS = (
@@ -74,7 +75,7 @@ def remake_loss_log(ledger: Path, path: Path) -> None:
 
 def _row(point: Point, evaluation: Evaluated | None) -> tuple[object, ...]:
     when = datetime.fromtimestamp(point.time).astimezone().isoformat(timespec="milliseconds")
-    cells = [_cell(evaluation, measure) for measure in PICTURE_MEASURES]
+    cells = [_cell(evaluation, measure) for measure in PICTURE_METRICS]
     reasons = "" if evaluation is None else _reasons(evaluation)
     return (point.step, point.epoch, point.loss, point.average_loss, *cells, point.denoiser_lr, when, reasons)
 
@@ -90,7 +91,7 @@ def _cell(evaluation: Evaluated | None, measure: str) -> object:
 def _reasons(evaluation: Evaluated) -> str:
     """Of every N/A in its row; those of the same reason together."""
     measures: dict[str, list[str]] = {}
-    for measure in PICTURE_MEASURES:
+    for measure in PICTURE_METRICS:
         if value_of(evaluation, measure) is None:
             measures.setdefault(why_not(LANGUAGE, reason_of(evaluation, measure)), []).append(measure)
     return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in measures.items())

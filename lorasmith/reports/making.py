@@ -12,14 +12,15 @@ from datetime import datetime
 from pathlib import Path
 
 from lorasmith.errors import InputError
+from lorasmith.reading.summary import RunSummary, summary_of
 from lorasmith.reports.files import ReportFiles
 from lorasmith.reports.html_report import html_report
 from lorasmith.reports.json_report import json_report
 from lorasmith.reports.png_report import png_report
 from lorasmith.reports.projections import Trouble, reason_of
 from lorasmith.reports.speech import Speech
-from lorasmith.reports.summary import RunSummary, summary_of
-from lorasmith.runs.layout import RunFolder, map_disk_full, write_atomically
+from lorasmith.runs.durable import map_disk_full, write_atomically
+from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.ledger import read_events
 
 log = logging.getLogger(__name__)

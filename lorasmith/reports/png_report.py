@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from lorasmith.libraries import importing_library
 from lorasmith.messages import FALLBACK, tr
+from lorasmith.reading.summary import RunSummary
 from lorasmith.reports.charts import Chart, Line, four_charts, spread
-from lorasmith.reports.measures import why_empty, why_not
-from lorasmith.reports.summary import RunSummary
+from lorasmith.reports.reasons import why_empty, why_not
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

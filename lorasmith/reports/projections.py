@@ -15,7 +15,7 @@ from typing import Protocol
 from lorasmith.errors import InputError, ResourceError
 from lorasmith.libraries import importing_library
 from lorasmith.messages import FALLBACK
-from lorasmith.reports.curves import CurveFold, Curves, Point
+from lorasmith.reading.fold import Curves, Point, RunFold
 from lorasmith.runs.events import CheckpointSaved, Evaluated, Event, RunStarted, RunStopped, StepCompleted
 from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.ledger import read_events
@@ -67,7 +67,7 @@ class Projections:
     sinks: Sequence[Sink]
     lacking: InputError | None = None  # why there are no curves for TensorBoard: training can do without them
     _followers: list[_Follower] = field(init=False)
-    _fold: CurveFold = field(init=False, default_factory=CurveFold)
+    _fold: RunFold = field(init=False, default_factory=RunFold)
     _last_step: int = field(init=False, default=0)
     _started: bool = field(init=False, default=False)
 
@@ -125,7 +125,7 @@ class Projections:
 
     def _remake(self) -> list[Trouble]:
         """All of them, so that one place in the ledger holds for all."""
-        self._fold = CurveFold()
+        self._fold = RunFold()
         for event in read_events(self.ledger):
             self._fold.add(event)
         curves = self._fold.curves()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lorasmith.messages import tr
 from lorasmith.reports.charts import Chart, Line, padded, spread, thinned, ticks, whole
 from lorasmith.reports.elements import Markup, element, joined, prose
-from lorasmith.reports.measures import why_empty, why_not
+from lorasmith.reports.reasons import why_empty, why_not
 from lorasmith.reports.speech import short
 
 WIDTH, HEIGHT = 440, 236

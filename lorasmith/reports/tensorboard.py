@@ -24,10 +24,12 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from lorasmith.faults import fault_point
 from lorasmith.messages import FALLBACK
-from lorasmith.reports.curves import Curves, Point, curves_of
-from lorasmith.reports.measures import MEASURES, reason_of, value_of, why_not
+from lorasmith.reading.evaluations import METRICS, reason_of, value_of
+from lorasmith.reading.fold import Curves, Point, curves_of
+from lorasmith.reports.reasons import why_not
+from lorasmith.runs.durable import map_disk_full
 from lorasmith.runs.events import Evaluated
-from lorasmith.runs.layout import RunFolder, map_disk_full
+from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.ledger import read_events
 
 PATTERN = "events.out.tfevents.*"
@@ -75,8 +77,8 @@ class TensorBoardFile:
             self._file = final.open("ab")
 
     def _write_all(self, file: IO[bytes], curves: Curves) -> None:
-        if curves.control is not None:
-            _write(file, self._measures(curves.control))
+        if curves.baseline is not None:
+            _write(file, self._measures(curves.baseline))
         measured = list(curves.evaluations)
         for point in curves.points:
             _write(file, _record(point))
@@ -107,7 +109,7 @@ class TensorBoardFile:
     def _measures(self, evaluation: Evaluated) -> Record:
         step = 0 if evaluation.is_control else evaluation.step
         values = []
-        for measure in MEASURES:
+        for measure in METRICS:
             value = value_of(evaluation, measure)
             if value is not None:
                 values.append(Summary.Value(tag=f"loss/{measure}", simple_value=value))

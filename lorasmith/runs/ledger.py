@@ -16,6 +16,7 @@ from typing import Self
 
 from lorasmith.errors import ResourceError
 from lorasmith.faults import fault_point
+from lorasmith.runs.durable import map_disk_full
 from lorasmith.runs.events import (
     AdapterExported,
     BestChosen,
@@ -29,7 +30,6 @@ from lorasmith.runs.events import (
     decode,
     encode,
 )
-from lorasmith.runs.layout import map_disk_full
 
 # Events about a step: those of a step that was later cancelled never happened.
 AboutStep = StepCompleted | StepRepeated | CheckpointSaved | AdapterExported | Evaluated | BestChosen

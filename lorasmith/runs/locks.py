@@ -18,7 +18,7 @@ from typing import Any
 
 from lorasmith.errors import LockedError
 from lorasmith.faults import fault_point
-from lorasmith.runs.layout import on_windows
+from lorasmith.runs.durable import on_windows
 
 AGAIN_SECONDS = 0.02
 FACTS_AT = 1  # bytes into the file: the first one is what Windows locks, and nobody else may read it then

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorasmith.faults import fault_point
-from lorasmith.runs.layout import RunFolder, map_disk_full, write_atomically
+from lorasmith.runs.durable import map_disk_full, write_atomically
+from lorasmith.runs.layout import RunFolder
 
 HEARTBEAT_BYTES = 128
 WINDOWS_SYNCHRONIZE = 0x00100000  # the right to wait for a process

@@ -17,17 +17,15 @@ from pathlib import Path
 from lorasmith.config import RunConfig, load_run_toml
 from lorasmith.errors import ConfigError
 from lorasmith.faults import fault_point
-from lorasmith.runs.layout import (
-    RunFolder,
-    free_name,
+from lorasmith.runs.durable import (
     make_folder,
     map_disk_full,
     map_write_errors,
     retry_while_open,
-    stamp,
     sync_folder,
     write_atomically,
 )
+from lorasmith.runs.layout import RunFolder, free_name, stamp
 
 PLAN = "promotion.json"
 CARRIED_OUT = "promotion.done.json"  # what the plan is called from then on: a rename needs no room on the disk

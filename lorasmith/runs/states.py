@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from lorasmith.faults import fault_point
-from lorasmith.runs.layout import free_name, sync_folder
+from lorasmith.runs.durable import sync_folder
+from lorasmith.runs.layout import free_name
 
 MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 1

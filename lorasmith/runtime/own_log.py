@@ -6,8 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from lorasmith.errors import ResourceError
+from lorasmith.runs.durable import map_disk_full
 from lorasmith.runs.events import Event
-from lorasmith.runs.layout import map_disk_full
 from lorasmith.runs.ledger import Ledger
 
 

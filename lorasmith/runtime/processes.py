@@ -104,15 +104,19 @@ def launch_worker(arguments: list[str], output: IO[bytes] | None = None) -> Work
     return launch([sys.executable, "-P", "-m", "lorasmith.runtime.worker", *arguments], output)
 
 
-def launch(command: list[str], output: IO[bytes] | None = None) -> WorkerProcess:
+def launch(command: list[str], output: IO[bytes] | int | None = None) -> WorkerProcess:
     """Starts `command` apart; what it prints goes to `output`."""
     environment = worker_environment(os.environ, read_processor())
-    apart: dict[str, Any] = {"start_new_session": True}
-    if os.name == "nt":
-        apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}  # type: ignore[attr-defined, unused-ignore]
     return WorkerProcess(
-        command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment, **apart
+        command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment, **own_group()
     )
+
+
+def own_group() -> dict[str, Any]:
+    """Arguments of Popen that start a process in a process group of its own: Ctrl+C does not reach it."""
+    if os.name == "nt":
+        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}  # type: ignore[attr-defined, unused-ignore]
+    return {"start_new_session": True}
 
 
 def stack_of(process: Watchable, output: Output) -> str:

@@ -20,7 +20,7 @@ from lorasmith.engine.lr_schedules import lr_factor_at
 from lorasmith.errors import ConfigError, ExitCode, ModelError, NoStateError, ResumeError
 from lorasmith.families.locate import expanded, is_there
 from lorasmith.families.lora_files import LoraShape
-from lorasmith.families.recognize import check_clip_skip
+from lorasmith.families.weights import check_clip_skip
 from lorasmith.inputs import base_weights, check_init_from, check_names, notices, scan_for, steps_of_epochs
 from lorasmith.runs.events import AdapterExported, BestChosen, CheckpointSaved, RunStarted, RunStopped
 from lorasmith.runs.layout import RunFolder, run_at
@@ -141,7 +141,7 @@ def continued_run(run: RunFolder, values: Values, request: Request, *, from_stat
         raise ConfigError("init_from_with_continue")
     if config.dataset.hold_out != before.dataset.hold_out:
         raise ConfigError("hold_out_fixed", before=before.dataset.hold_out)
-    weights = base_weights(config, here)
+    weights = base_weights(config)
     check_clip_skip(weights, config.model.clip_skip)
     if weights.layout != "pickle" and weights.family != before.model.family:
         raise ModelError("base_model_other_family", found=weights.family, expected=before.model.family)

@@ -16,6 +16,7 @@ from typing import IO, Any
 
 from lorasmith.config import dump_run_toml
 from lorasmith.errors import ExitCode, ResourceError
+from lorasmith.runs.durable import map_disk_full, map_write_errors, on_windows, write_atomically
 from lorasmith.runs.events import (
     AdapterExported,
     CheckpointSaved,
@@ -30,7 +31,7 @@ from lorasmith.runs.events import (
     WorkerRestarted,
     WorkerStarted,
 )
-from lorasmith.runs.layout import RunFolder, map_disk_full, map_write_errors, on_windows, write_atomically
+from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.ledger import Follower, newest_trusted, read_events
 from lorasmith.runs.locks import FolderLock
 from lorasmith.runs.process_files import monotonic, read_heartbeat, request_stop, stop_is_requested

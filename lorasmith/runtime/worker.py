@@ -24,8 +24,9 @@ from typing import Any
 from lorasmith.errors import ExitCode, InputError, LockedError, ResourceError, TrainerError
 from lorasmith.faults import fault_point
 from lorasmith.libraries import PACKAGES, importing_library
+from lorasmith.runs.durable import map_disk_full
 from lorasmith.runs.events import RunStopped
-from lorasmith.runs.layout import RunFolder, map_disk_full
+from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.ledger import Ledger
 from lorasmith.runs.locks import FolderLock
 from lorasmith.runs.process_files import STOP_SIGNALS, HeartbeatWriter, StopFlag

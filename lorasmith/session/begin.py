@@ -10,8 +10,8 @@ from typing import Any
 
 from lorasmith.config import RunConfig, dump_run_toml
 from lorasmith.faults import fault_point
+from lorasmith.runs.durable import map_write_errors, write_atomically
 from lorasmith.runs.events import Event, Warned
-from lorasmith.runs.layout import map_write_errors, write_atomically
 from lorasmith.runs.ledger import PatientLedger, newest_trusted, read_events
 from lorasmith.runs.process_files import HeartbeatWriter, monotonic
 from lorasmith.runs.promotion import Moves, moves_of, promote, remove_staging

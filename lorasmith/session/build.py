@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lorasmith.adapters import adapter_kind
-from lorasmith.adapters.base import Adapter, Attachment
+from lorasmith.adapters.base import Adapter
 from lorasmith.config import RunConfig, load_run_toml
 from lorasmith.data.cache_folder import cache_folder
 from lorasmith.data.types import CachedExample, Example
@@ -41,8 +41,8 @@ from lorasmith.evaluation.evaluator import Evaluator
 from lorasmith.evaluation.metrics import PictureMetrics
 from lorasmith.families import image_encoder, load_family
 from lorasmith.families.base import ModelFamily
-from lorasmith.families.locate_clip import locate_clip
-from lorasmith.families.recognize import weights_sha256
+from lorasmith.families.identity import weights_sha256
+from lorasmith.families.locate import locate_clip
 from lorasmith.inputs import base_weights, data_identity, notices, order_of, scan_for, split_examples
 from lorasmith.runs.events import Event, Warned
 from lorasmith.runs.layout import RunFolder
@@ -65,7 +65,7 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, sta
     keep_freed_memory()
     config = load_run_toml(run.staging / run.config.name)
     device = choose_device(config.machine.device, threads=config.machine.threads)
-    family = load_family(base_weights(config, Path()))
+    family = load_family(base_weights(config))
     before = None if resume is None else load_run_toml(run.config)
     precision = say_device(config.model.precision, device, family, startup, kept=_kept(config, before))
     differing = checked_bits(device, precision, startup)
@@ -227,8 +227,8 @@ def _resolved(
         {
             ("model", "family"): family.weights.family,
             ("model", "base_sha256"): sha256,
-            ("model", "prediction"): family.weights.prediction,
-            ("model", "zero_terminal_snr"): family.weights.zero_terminal_snr,
+            ("model", "prediction"): family.weights.noise.prediction,
+            ("model", "zero_terminal_snr"): family.weights.noise.zero_terminal_snr,
             ("model", "precision"): precision,
             ("machine", "threads"): device.threads,
         }
@@ -239,14 +239,8 @@ def _adapter(
     config: RunConfig, family: ModelFamily, models: Mapping[str, nn.Module], start: dict[str, Tensor]
 ) -> Adapter:
     """Attached, holding what it starts from; then the frozen layers are made fast."""
-    attachments = []
-    for target in family.targets(models):
-        parent, _, child = target.path.rpartition(".")
-        attachments.append(
-            Attachment(target.name, target.component, models[target.component].get_submodule(parent), child)
-        )
     adapter = adapter_kind(config.adapter.kind).attach(
-        attachments,
+        family.targets(models),
         rank=config.adapter.rank,
         alpha=config.adapter.resolved_alpha,
         dropout=config.adapter.dropout,

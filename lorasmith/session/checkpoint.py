@@ -27,16 +27,9 @@ from lorasmith.engine.device import is_out_of_memory
 from lorasmith.engine.state import Origin, TrainState
 from lorasmith.errors import InputError, NonFiniteError, NoStateError, ResourceError, ResumeError
 from lorasmith.faults import fault_point
+from lorasmith.runs.durable import map_disk_full, retry_while_open, sync_folder, write_durably
 from lorasmith.runs.events import BestChosen
-from lorasmith.runs.layout import (
-    RunFolder,
-    free_name,
-    map_disk_full,
-    retry_while_open,
-    stamp,
-    sync_folder,
-    write_durably,
-)
+from lorasmith.runs.layout import RunFolder, free_name, stamp
 from lorasmith.runs.ledger import read_events, surviving
 from lorasmith.runs.promotion import move
 from lorasmith.runs.states import (

@@ -110,7 +110,7 @@ class Exporter:
             base_model_version=traits.base_model_version,
             architecture=traits.architecture,
             implementation=traits.implementation,
-            prediction=self.family.weights.prediction,
+            prediction=self.family.weights.noise.prediction,
             zero_terminal_snr=config.model.zero_terminal_snr,
             clip_skip=config.model.clip_skip,
             rank=config.adapter.rank,

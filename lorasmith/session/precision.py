@@ -33,7 +33,7 @@ def say_device(
         threads=device.threads,
     )
     startup.event(event)
-    if family.weights.prediction_source == "default":
+    if family.weights.noise.source == "default":
         fields = {"path": str(family.weights.path)}
         startup.event(Warned(attempt=startup.attempt, time=time.time(), code="prediction_assumed", fields=fields))
     return precision

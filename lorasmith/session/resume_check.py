@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from lorasmith.adapters import adapter_kind
-from lorasmith.adapters.base import Adapter, Attachment
+from lorasmith.adapters.base import Adapter
 from lorasmith.config import OptimizerConfig
 from lorasmith.engine.examples import StartupContext
 from lorasmith.engine.optimizers import build_optimizer, set_lr
 from lorasmith.engine.state import Origin, TrainState
 from lorasmith.runs.events import Warned
+from lorasmith.targets import TargetModule
 
 BEFORE, AFTER = 3, 4  # steps before and after the state is saved
 SIZES = (640, 64, 24)  # of the layers between them: one pair large enough to be quantised, one not
@@ -72,8 +73,8 @@ def continues_exactly(name: str, options: Mapping[str, Any], *, adapter: str, lr
 def _made(name: str, options: Mapping[str, Any], *, adapter: str, lr: float, where: torch.device) -> TrainState:
     """The start of a training of two layers, the same each time."""
     layers = nn.Sequential(*(nn.Linear(size, after, device=where) for size, after in pairwise(SIZES)))
-    attachments = [Attachment(f"denoiser.{at}", "denoiser", layers, str(at)) for at in range(len(layers))]
-    made: Adapter = adapter_kind(adapter).attach(attachments, rank=RANK, alpha=float(RANK), dropout=0.0, seed=1)
+    targets = [TargetModule(f"denoiser.{at}", "denoiser", layers, str(at)) for at in range(len(layers))]
+    made: Adapter = adapter_kind(adapter).attach(targets, rank=RANK, alpha=float(RANK), dropout=0.0, seed=1)
     optimizer = build_optimizer(name, made, base_lrs={"denoiser": lr}, options=options)
     return TrainState(step=0, adapter=made, optimizer=optimizer, scaler=None, origin=Origin(step=0, epoch=1))
 

@@ -15,7 +15,7 @@ from lorasmith import __version__
 from lorasmith.errors import ConfigError, ExitCode, TrainerError
 from lorasmith.faults import check_fault
 from lorasmith.file_names import is_beyond_locale, name_beyond_locale
-from lorasmith.libraries import PACKAGES, as_input_error
+from lorasmith.libraries import PACKAGES, as_input_error, is_our_own
 from lorasmith.option_names import closest
 from lorasmith.ui.encodings import in_own_bytes, make_streams_lenient, translator_for
 from lorasmith.ui.translator import Translator, language_of
@@ -54,13 +54,15 @@ def main(argv: Sequence[str] | None = None, *, script: str = "") -> int:
         _complain(words, error.code, error.fields)
         return int(error.exit_code)
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] == "lorasmith":
+        if error.name is None or is_our_own(error):
             raise
         module = error.name.split(".")[0]
         command = f"pip install {PACKAGES.get(module, module)}"
         _complain(words, "dependency_missing", {"module": module, "command": command})
         return int(ExitCode.BAD_INPUT)
     except ImportError as error:  # it is there, and cannot be loaded
+        if is_our_own(error):
+            raise
         found = as_input_error(error)
         _complain(words, found.code, found.fields)
         return int(ExitCode.BAD_INPUT)

@@ -13,7 +13,8 @@ from lorasmith.config import Request
 from lorasmith.config.run import validated
 from lorasmith.errors import ConfigError, ExitCode
 from lorasmith.messages import LANGUAGES
-from lorasmith.runs.layout import RunFolder, map_disk_full, write_atomically
+from lorasmith.runs.durable import map_disk_full, write_atomically
+from lorasmith.runs.layout import RunFolder
 from lorasmith.ui.layout import two_columns
 from lorasmith.ui.switches import parse_switches
 from lorasmith.ui.train import Engine, train

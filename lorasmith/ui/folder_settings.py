@@ -14,7 +14,7 @@ import tomli_w
 
 from lorasmith.config import load_flat_toml
 from lorasmith.errors import ConfigError
-from lorasmith.runs.layout import write_atomically
+from lorasmith.runs.durable import write_atomically
 from lorasmith.ui.options import Values
 from lorasmith.ui.translator import FOLDER_SETTINGS
 

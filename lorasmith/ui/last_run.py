@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lorasmith.reports.attempts import attempts_of
+from lorasmith.reading.attempts import attempts_of
 from lorasmith.runs.events import (
     AdapterExported,
     BestChosen,

@@ -1,7 +1,4 @@
-"""`lorasmith plan`: what a start would do, shown before it is made. Changes nothing on disk and asks nothing.
-
-Knows how a plan is worked out, not how it is drawn.
-"""
+"""`lorasmith plan`: shows what a start would do and cost. Changes nothing on disk and asks nothing."""
 
 from __future__ import annotations
 
@@ -33,30 +30,32 @@ LEFT = 14
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _Arguments:
+    """The command line: options of `train`, and the switches of `plan`."""
+
     line: CommandLine
     no_probe: bool
     json: bool
 
 
 def plan(arguments: list[str], words: Translator, command: str) -> int:
-    """Runs the command; the exit status.
+    """Runs the command and returns its exit status.
 
     Raises:
         TrainerError: the run would be refused for it.
     """
-    asked = _parsed(arguments)
-    if asked.line.wants:
-        print(f"lorasmith {__version__}" if asked.line.wants == "version" else "\n".join(_help(words, command)))
+    given = _parsed(arguments)
+    if given.line.wants:
+        print(f"lorasmith {__version__}" if given.line.wants == "version" else "\n".join(_help(words, command)))
         return int(ExitCode.FINISHED)
-    config = load_flat_toml(asked.line.config) if asked.line.config is not None else {}
-    words = words_of(config, asked.line, words)
+    config = load_flat_toml(given.line.config) if given.line.config is not None else {}
+    words = words_of(config, given.line, words)
     here = Path.cwd()
-    found = _plan(asked, config, words, here)
-    # rich, and what only a plan needs: not for those who are refused above
+    found = _plan(given, config, words, here)
+    # imported late: bad arguments are refused without loading rich
     from lorasmith.planning.plan import as_plain
 
-    if asked.json:
+    if given.json:
         print(json.dumps(as_plain(found), ensure_ascii=not shows_everything(sys.stdout), indent=1))
     else:
         from lorasmith.ui.plan_view import show
@@ -65,29 +64,31 @@ def plan(arguments: list[str], words: Translator, command: str) -> int:
     return int(ExitCode.FINISHED)
 
 
-def _plan(asked: _Asked, config: Values, words: Translator, here: Path) -> RunPlan:
+def _plan(given: _Arguments, config: Values, words: Translator, here: Path) -> RunPlan:
     began = time.perf_counter()
-    values = asked.line.values
-    is_new = asked.line.mode != "continue"
+    values = given.line.values
+    is_new = given.line.mode != "continue"
     values = layered(read_folder_settings(here), config, values) if is_new else layered(config, values)
-    split_request(values)  # refuses before anything is looked at
+    split_request(values)  # checks the values before any file is read
     if is_new and not values.get(BASE_MODEL):
         raise ConfigError("base_model_unnamed")
     steps_assumed = is_new and STEPS not in values and EPOCHS not in values
     if steps_assumed:
         values[STEPS] = 1
-    start = _new(values, words, here) if is_new else _continued(values, asked.line, here)
+    start = _new(values, words, here) if is_new else _continued(values, given.line, here)
     checking_seconds = time.perf_counter() - began
 
-    from lorasmith.planning import plan, probing
+    from lorasmith.planning import plan
+    from lorasmith.planning.estimate import ProbeResult, Unmeasured
+    from lorasmith.planning.probe import probe
 
-    found = plan.look(start)
+    found = plan.scan_of(start)
     if steps_assumed:
         start = plan.with_suggested_steps(start, found)
-    measured: plan.ProbeResult | plan.Unmeasured = plan.Unmeasured(plan.NOT_PROBED, {})
-    if not asked.no_probe:
+    measured: ProbeResult | Unmeasured = Unmeasured(plan.NOT_PROBED, {})
+    if not given.no_probe:
         print(words.say("plan.probing"), file=sys.stderr, flush=True)
-        measured = probing.probe(start, found)
+        measured = probe(start, found)
     return plan.plan_of(start, found, measured, steps_assumed=steps_assumed, checking_seconds=checking_seconds)
 
 
@@ -106,10 +107,10 @@ def _continued(values: Values, line: CommandLine, here: Path) -> Start:
     return with_notice(start, values, here)
 
 
-def _parsed(arguments: list[str]) -> _Asked:
+def _parsed(arguments: list[str]) -> _Arguments:
     own = {f"--{name}" for name in OWN_OPTIONS if name != "help"}
-    line = parse([one for one in arguments if one not in own])
-    return _Asked(line, no_probe="--no-probe" in arguments, json="--json" in arguments)
+    line = parse([argument for argument in arguments if argument not in own])
+    return _Arguments(line, no_probe="--no-probe" in arguments, json="--json" in arguments)
 
 
 def _help(words: Translator, command: str) -> list[str]:

@@ -1,8 +1,7 @@
-"""A plan as tables on a terminal or in a file. Draws numbers and codes; works out none."""
+"""Prints a plan as tables, on a terminal or into a file."""
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,14 +10,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lorasmith.planning.files import TIME, PlannedFile
-from lorasmith.planning.plan import NOT_PROBED, ProbeResult, RunPlan, Unmeasured
-from lorasmith.runs.states import STATE_FILES
+from lorasmith.planning.estimate import ProbeResult, Unmeasured
+from lorasmith.planning.plan import NOT_PROBED, RunPlan
 from lorasmith.ui.status import clock, speed
 from lorasmith.ui.translator import Translator
 
 MEBIBYTE = 2**20
-STEP = re.compile(r"(step-?)[0-9]{8,}")
 
 
 def show(words: Translator, plan: RunPlan, here: Path) -> None:
@@ -50,8 +47,8 @@ class _View:
     def pictures(self) -> Table:
         plan = self._plan
         table = self._table("pictures", ["folder", "count", "repeats", "seen"])
-        for one in plan.folders:
-            table.add_row(one.name, str(one.pictures), str(one.repeats), _times(one.times_seen))
+        for folder in plan.folders:
+            table.add_row(folder.name, str(folder.pictures), str(folder.repeats), _times(folder.times_seen))
         table.add_section()
         table.add_row(self._row("sum"), str(plan.pictures), "", _range(*plan.times_seen))
         if plan.held_out:
@@ -60,8 +57,8 @@ class _View:
 
     def buckets(self) -> Table:
         table = self._table("buckets", ["bucket", "count", "batches"])
-        for one in self._plan.buckets:
-            table.add_row(f"{one.width} x {one.height}", str(one.pictures), str(one.batches))
+        for bucket in self._plan.buckets:
+            table.add_row(f"{bucket.width} x {bucket.height}", str(bucket.pictures), str(bucket.batches))
         return table
 
     def training(self) -> Table:
@@ -79,14 +76,15 @@ class _View:
         return self._pairs("training", rows)
 
     def cost(self) -> Table:
-        """Time, memory and disk; N/A where they were not measured."""
+        """Time, memory and disk; N/A if they were not measured."""
         plan, missing = self._plan, self._words.say("plan.missing")
         rows: list[tuple[str, str]] = []
         memory = 0
         if isinstance(plan.measured, ProbeResult):
-            one = plan.measured
-            memory = one.peak_memory
-            rows.append((self._row("device"), f"{one.device} ({one.device_name}), {one.precision}"))
+            measured = plan.measured
+            memory = measured.peak_memory
+            device = f"{measured.device} ({measured.device_name}), {measured.precision}"
+            rows.append((self._row("device"), device))
         if plan.time is None:
             rows.append((self._row("time"), missing))
         else:
@@ -106,16 +104,14 @@ class _View:
         return self._pairs("cost", rows)
 
     def files(self) -> Table:
-        table = self._table("files", ["file", "count"])
-        for path, least, most in _in_short(self._plan.files):
-            table.add_row(
-                self._path(path) + ("/" if path.endswith("/") else ""),
-                str(least) if least == most else f"{least}–{most}",
-            )
+        """Patterns of the files, relative to the current folder where possible."""
+        table = self._table("files", ["file"])
+        for path in self._plan.files:
+            table.add_row(str(Path(path).relative_to(self._here)) if Path(path).is_relative_to(self._here) else path)
         return table
 
     def notes(self) -> Iterable[tuple[str, str]]:
-        """(line, style): what is odd about the pictures, what the run will warn of, what could not be measured."""
+        """Yields (line, style): findings about the pictures, warnings of the run, and what was not measured."""
         plan, words = self._plan, self._words
         for finding in plan.findings:
             for number, line in enumerate(words.finding(finding.code, finding.fields)):
@@ -153,24 +149,6 @@ class _View:
 
     def _say(self, name: str, **fields: object) -> str:
         return self._words.say(f"plan.say.{name}", **fields)
-
-    def _path(self, path: str) -> str:
-        """As short as it can be from where the person is."""
-        full = Path(path)
-        return str(full.relative_to(self._here)) if full.is_relative_to(self._here) else path
-
-
-def _in_short(files: Iterable[PlannedFile]) -> list[tuple[str, int, int]]:
-    """(path, least, most): files that differ by their step alone on one line, a state as its folder."""
-    found: dict[str, tuple[int, int]] = {}
-    for one in files:
-        path = Path(STEP.sub(r"\1*", one.path))
-        if path.name == STATE_FILES[0] and path.parent.name.endswith(TIME):
-            found[f"{path.parent}/"] = (one.least, one.most)
-        elif path.name not in STATE_FILES or not path.parent.name.endswith(TIME):
-            least, most = found.get(str(path), (0, 0))
-            found[str(path)] = (least + one.least, most + one.most)
-    return [(path, *counts) for path, counts in found.items()]
 
 
 def _times(value: float) -> str:

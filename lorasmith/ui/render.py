@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lorasmith.errors import ExitCode
+from lorasmith.reading.evaluations import METRICS, value_of
 from lorasmith.reports.files import ReportFiles
-from lorasmith.reports.measures import MEASURES, value_of
 from lorasmith.reports.speech import measured
 from lorasmith.runs.events import (
     AdapterExported,
@@ -202,7 +202,7 @@ class Display:
 
     def _measured(self, event: Evaluated) -> None:
         shown = []
-        for measure in MEASURES:
+        for measure in METRICS:
             value = value_of(event, measure)
             if value is not None or measure in event.unavailable:
                 number = "N/A" if value is None else measured(value)

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from lorasmith.reports.curves import CurveFold, Curves
+from lorasmith.reading.fold import Curves, RunFold
 from lorasmith.runs.events import (
     DeviceChosen,
     Event,
@@ -34,7 +34,7 @@ class RunReader:
 
     def _forget(self) -> None:
         self._offset = 0
-        self._fold = CurveFold()
+        self._fold = RunFold()
         self._others: list[Event] = []  # all but completed steps, of which there may be very many
         self.pace = Pace()
         self.steps_completed = 0  # those that were cancelled later included

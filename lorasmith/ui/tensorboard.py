@@ -6,21 +6,20 @@ Knows what TensorBoard's command line is called and when it answers, nothing of 
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 from lorasmith.errors import ConfigError, ExitCode, InputError
-from lorasmith.runs.process_files import STOP_SIGNALS, monotonic
+from lorasmith.runs.process_files import monotonic
+from lorasmith.runtime.stop_signals import StopSignals
 from lorasmith.ui.switches import parse_switches, switches_help
 from lorasmith.ui.translator import Translator
 from lorasmith.ui.which_run import how_to_make_some, output_named, run_named, train_command
@@ -80,24 +79,24 @@ def has_screen(environment: Mapping[str, str]) -> bool:
 
 def _serve(folder: Path, port: int, words: Translator, *, opens_browser: bool, wait: Wait) -> None:
     """From the start of the process to a stop signal, after which it is gone."""
-    with tempfile.TemporaryFile() as told, _stop_signals() as stops:
+    with tempfile.TemporaryFile() as told, StopSignals() as stops:
         process = _start(folder, port, told)
         try:
             address = f"http://{HOST}:{port}"
             give_up_at = monotonic() + ANSWER_SECONDS
-            while not stops and not _answers(address):
+            while not stops.is_asked and not _answers(address):
                 _refuse_dead(process, told)
                 if monotonic() >= give_up_at:
                     raise InputError("tensorboard_silent", seconds=round(ANSWER_SECONDS))
                 wait(POLL_SECONDS)
-            if not stops:
+            if not stops.is_asked:
                 print(words.say("tensorboard.ready", address=address))
                 print(words.say("tensorboard.leave"), flush=True)
                 if opens_browser:
                     import webbrowser
 
                     webbrowser.open(address)
-            while not stops:
+            while not stops.is_asked:
                 _refuse_dead(process, told)
                 wait(POLL_SECONDS)
         except KeyboardInterrupt:
@@ -117,23 +116,6 @@ def free_port(asked: int) -> int:
         if _is_free(port):
             return port
     raise InputError("no_free_port", port=asked, last=last)
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """The stop signals that came meanwhile, Ctrl+C among them. Noted, not raised: the child has a session of its own,
-    and would live on if one came just when it is started."""
-    stops: list[int] = []
-    before: dict[int, Any] = {}
-    for name in STOP_SIGNALS:
-        if name in signal.Signals.__members__:
-            number = signal.Signals[name]
-            before[number] = signal.signal(number, lambda taken, _frame: stops.append(taken))
-    try:
-        yield stops
-    finally:
-        for taken, handler in before.items():
-            signal.signal(taken, handler)
 
 
 def _is_free(port: int) -> bool:
@@ -161,13 +143,12 @@ def _start(folder: Path, port: int, told: IO[bytes]) -> subprocess.Popen[bytes]:
     """The child, in a process group of its own: Ctrl+C comes here first, and it is ended from here."""
     import subprocess
 
+    from lorasmith.runtime.processes import own_group
+
     command = [sys.executable, "-P", "-W", "ignore", "-m", "tensorboard.main"]
     command += ["--logdir", str(folder), "--host", HOST, "--port", str(port), "--reload_interval", "5"]
     command += ["--samples_per_plugin", f"scalars={MAX_POINTS},images={MAX_IMAGES}"]
-    apart: dict[str, Any] = {"start_new_session": True}
-    if os.name == "nt":
-        apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}  # type: ignore[attr-defined, unused-ignore]
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=told, stderr=told, **apart)
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=told, stderr=told, **own_group())
 
 
 def _refuse_dead(process: subprocess.Popen[bytes], told: IO[bytes]) -> None:

@@ -14,7 +14,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from lorasmith.reports.measures import why_not
+from lorasmith.reports.reasons import why_not
 from lorasmith.ui.chart import chart
 from lorasmith.ui.last_run import Finding, LastRun
 from lorasmith.ui.layout import cells, wrapped

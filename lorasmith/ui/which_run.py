@@ -7,7 +7,8 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
-from lorasmith.runs.layout import RunFolder, on_windows, run_at
+from lorasmith.runs.durable import on_windows
+from lorasmith.runs.layout import RunFolder, run_at
 from lorasmith.ui.translator import FOLDER_SETTINGS, Translator
 
 DEFAULT_OUTPUT = "lora_output"

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, linear
 from torch.utils.checkpoint import checkpoint
 
-from lorasmith.adapters.base import Attachment
 from lorasmith.adapters.lora import Lora, LoraLayer, _Change
+from lorasmith.targets import TargetModule
 from tests.adapters.views import padding_of
 
 BASES = {
@@ -38,7 +38,7 @@ def attached(kind: str = "linear", *, dropout: float = 0.0, seed: int = 1) -> tu
         parameter.normal_(generator=generator)
     owner = Owner(base)
     adapter = Lora.attach(
-        [Attachment("one", "denoiser", owner, "child")], rank=3, alpha=1.5, dropout=dropout, seed=seed
+        [TargetModule("one", "denoiser", owner, "child")], rank=3, alpha=1.5, dropout=dropout, seed=seed
     )
     adapter.flat.normal_(generator=generator)
     return owner, base, adapter, torch.randn(shape, generator=generator)
@@ -71,7 +71,7 @@ def test_it_starts_as_the_base(kind: str) -> None:
     make, shape = BASES[kind]
     base = make()
     owner = Owner(base)
-    Lora.attach([Attachment("one", "denoiser", owner, "child")], rank=3, alpha=3, dropout=0, seed=1)
+    Lora.attach([TargetModule("one", "denoiser", owner, "child")], rank=3, alpha=3, dropout=0, seed=1)
     x = torch.randn(shape)
     assert torch.equal(owner(x), base(x))
 
@@ -174,8 +174,8 @@ def test_the_initial_numbers_depend_on_seed_and_name_alone() -> None:
     def start(names: list[str], seed: int) -> dict[str, Tensor]:
         owners = [Owner(nn.Linear(6, 10)) for _ in names]
         torch.manual_seed(len(names))
-        attachments = [Attachment(name, "denoiser", owner, "child") for name, owner in zip(names, owners, strict=True)]
-        return Lora.attach(attachments, rank=3, alpha=3, dropout=0, seed=seed).tensors()
+        targets = [TargetModule(name, "denoiser", owner, "child") for name, owner in zip(names, owners, strict=True)]
+        return Lora.attach(targets, rank=3, alpha=3, dropout=0, seed=seed).tensors()
 
     some, more, other = start(["b"], 1), start(["a", "b"], 1), start(["b"], 2)
     name = "b.lora_down.weight"
@@ -189,7 +189,7 @@ def test_the_initial_numbers_depend_on_seed_and_name_alone() -> None:
 def test_a_convolution_with_neighbours_is_refused() -> None:
     with pytest.raises(AssertionError, match="each pixel"):
         owner = Owner(nn.Conv2d(6, 10, 3, padding=1))
-        Lora.attach([Attachment("one", "denoiser", owner, "child")], rank=3, alpha=3, dropout=0, seed=1)
+        Lora.attach([TargetModule("one", "denoiser", owner, "child")], rank=3, alpha=3, dropout=0, seed=1)
 
 
 def test_a_base_replaced_later_is_used() -> None:
@@ -206,11 +206,11 @@ def test_a_base_replaced_later_is_used() -> None:
 def test_every_view_begins_at_a_multiple_of_64_bytes(rank: int) -> None:
     """Products of operands at other places may have other bits."""
     parent = nn.Module()
-    attachments = []
+    targets = []
     for number, (inputs, outputs) in enumerate([(5, 7), (10, 3), (8, 16)]):
         parent.add_module(str(number), nn.Linear(inputs, outputs))
-        attachments.append(Attachment(f"layer.{number}", "denoiser", parent, str(number)))
-    adapter = Lora.attach(attachments, rank=rank, alpha=1.0, dropout=0.0, seed=1)
+        targets.append(TargetModule(f"layer.{number}", "denoiser", parent, str(number)))
+    adapter = Lora.attach(targets, rank=rank, alpha=1.0, dropout=0.0, seed=1)
     for view in adapter.parameters("denoiser"):
         assert view.grad is not None
         assert view.data_ptr() % 64 == 0 and view.grad.data_ptr() % 64 == 0

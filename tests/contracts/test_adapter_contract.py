@@ -5,10 +5,11 @@ import torch
 from torch import Tensor, nn
 
 from lorasmith.adapters import ADAPTERS, adapter_kind
-from lorasmith.adapters.base import Adapter, Attachment
+from lorasmith.adapters.base import Adapter
+from lorasmith.targets import TargetModule
 from tests.adapters.views import padding_of
 
-# Text encoder first, and mixed: the buffer must not depend on how the attachments were sorted within a component.
+# Text encoder first, and mixed: the buffer must not depend on how the targets were sorted within a component.
 LAYERS = {
     "text_encoder.one": ("text_encoder", lambda: nn.Linear(8, 8)),
     "denoiser.one": ("denoiser", lambda: nn.Linear(8, 24)),
@@ -42,10 +43,8 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 def make(kind: str, *, seed: int = 1, dropout: float = 0.0) -> tuple[Chain, Adapter]:
     chain = Chain()
-    attachments = [
-        Attachment(name, component, chain, name.replace(".", "_")) for name, (component, _) in LAYERS.items()
-    ]
-    return chain, adapter_kind(kind).attach(attachments, rank=4, alpha=2.0, dropout=dropout, seed=seed)
+    targets = [TargetModule(name, component, chain, name.replace(".", "_")) for name, (component, _) in LAYERS.items()]
+    return chain, adapter_kind(kind).attach(targets, rank=4, alpha=2.0, dropout=dropout, seed=seed)
 
 
 def moved(adapter: Adapter, seed: int = 5) -> None:

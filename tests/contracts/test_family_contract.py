@@ -191,7 +191,7 @@ def test_conditioning_held_in_the_denoisers_precision_predicts_the_same_bits(
 
 def test_gradients_reach_every_target(loaded: Loaded) -> None:
     targets = loaded.family.targets(loaded.models)
-    layers = [loaded.models[one.component].get_submodule(one.path) for one in targets]
+    layers = [target.module for target in targets]
     tokens = loaded.family.tokenize(["a red circle"])
     for layer in layers:
         layer.weight.requires_grad_(True)
@@ -218,14 +218,13 @@ def test_targets_are_in_the_frozen_table(loaded: Loaded) -> None:
     assert components == sorted(components, key=order.index)
     assert set(components) == set(order)
     for one in targets:
-        layer = loaded.models[one.component].get_submodule(one.path)
-        assert published[one.name].kind == ("linear" if isinstance(layer, nn.Linear) else "conv1x1")
+        assert published[one.name].kind == ("linear" if isinstance(one.module, nn.Linear) else "conv1x1")
 
 
 def test_names_of_the_webui_and_back(loaded: Loaded) -> None:
     tensors = {}
     for one in loaded.family.targets(loaded.models):
-        out, inside, *kernel = loaded.models[one.component].get_submodule(one.path).weight.shape
+        out, inside, *kernel = one.module.weight.shape
         generator = torch.Generator().manual_seed(len(tensors))
         tensors[f"{one.name}.lora_down.weight"] = torch.randn((2, inside, *kernel), generator=generator)
         tensors[f"{one.name}.lora_up.weight"] = torch.randn((out, 2, *kernel), generator=generator)

@@ -52,7 +52,7 @@ def test_all_stages_from_nothing(made: dict[str, nn.Module], work: Path, tmp_pat
     assert stored["latents"].std().item() == pytest.approx(1.0, abs=1e-3)
     folder = write_base(tmp_path / "base", made, scaling_factor=stored["scaling_factor"])
     weights = recognize(folder)
-    assert (weights.family, weights.resolution, weights.prediction) == ("sd15", 128, "epsilon")
+    assert (weights.family, weights.resolution, weights.noise.prediction) == ("sd15", 128, "epsilon")
     models = load_family(weights).load_models(trained=(), precision=torch.float32, where=torch.device("cpu"))
     kept = models["denoiser"].state_dict()
     for name, tensor in made["unet"].state_dict().items():

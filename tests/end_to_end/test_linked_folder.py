@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lorasmith.errors import ExitCode, InputError
-from lorasmith.runs.layout import map_write_errors
+from lorasmith.runs.durable import map_write_errors
 from lorasmith.runs.locks import FolderLock
 from tests.end_to_end.workshop import Workshop
 

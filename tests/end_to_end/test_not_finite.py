@@ -13,7 +13,7 @@ from lorasmith.engine.device import Device
 from lorasmith.engine.state import TrainState
 from lorasmith.engine.step import StepContext
 from lorasmith.errors import ExitCode
-from lorasmith.families.sd15 import StableDiffusion15
+from lorasmith.families.sd15.family import StableDiffusion15
 from lorasmith.runs.events import RunStarted, RunStopped, StepCompleted, Warned
 from lorasmith.runs.ledger import read_events
 from lorasmith.runtime.supervisor import Supervisor

@@ -123,7 +123,7 @@ def test_then_activations_are_computed_twice(workshop: Workshop, monkeypatch: py
 
 
 def watch_checkpointing(monkeypatch: pytest.MonkeyPatch, seen: list[bool]) -> None:
-    from lorasmith.families.sd15 import StableDiffusion15
+    from lorasmith.families.sd15.family import StableDiffusion15
 
     really = StableDiffusion15.set_checkpointing
 

@@ -1,14 +1,14 @@
-"""A plan with its trial made in this process."""
+"""A plan whose probe runs in this process."""
 
 import os
 
-from lorasmith.planning import plan, probe, probing
+from lorasmith.planning import plan, probe, probe_process
 from lorasmith.planning.plan import RunPlan
 from lorasmith.runtime.start import Start
 
 
 class HereAndNow:
-    """Stands in for the process of a trial."""
+    """Stands in for the process of a probe."""
 
     def __init__(self, arguments: list[str]) -> None:
         cut = arguments.index("--supervisor") + 1
@@ -17,7 +17,7 @@ class HereAndNow:
 
     def wait(self, timeout: float | None = None) -> int:
         if self._status is None:
-            self._status = probe.main(self._arguments)
+            self._status = probe_process.main(self._arguments)
         return self._status
 
     def poll(self) -> int | None:
@@ -28,5 +28,5 @@ class HereAndNow:
 
 
 def tried(start: Start) -> RunPlan:
-    found = plan.look(start)
-    return plan.plan_of(start, found, probing.probe(start, found, launch=HereAndNow))  # type: ignore[arg-type]
+    found = plan.scan_of(start)
+    return plan.plan_of(start, found, probe.probe(start, found, launch=HereAndNow))  # type: ignore[arg-type]

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from lorasmith.adapters.base import Attachment
 from lorasmith.adapters.lora import Lora
 from lorasmith.engine import optimizers
 from lorasmith.engine.optimizers import ELEMENTWISE, OPTIMIZERS, build_optimizer, check_optimizer, set_lr
 from lorasmith.errors import ConfigError, InputError
+from lorasmith.targets import TargetModule
 
 LRS = {"denoiser": 1e-2, "text_encoder": 1e-3}
 HERE = ("adamw", "adafactor", "lion", "prodigy")
@@ -21,12 +21,12 @@ HERE = ("adamw", "adafactor", "lion", "prodigy")
 def adapter() -> Lora:
     """Two layers of the denoiser, one of a text encoder, and a gradient that is 1 everywhere."""
     parent = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 24), nn.Linear(24, 8))  # nothing pads their views
-    attachments = [
-        Attachment("a", "denoiser", parent, "0"),
-        Attachment("b", "denoiser", parent, "1"),
-        Attachment("c", "text_encoder", parent, "2"),
+    targets = [
+        TargetModule("a", "denoiser", parent, "0"),
+        TargetModule("b", "denoiser", parent, "1"),
+        TargetModule("c", "text_encoder", parent, "2"),
     ]
-    made = Lora.attach(attachments, rank=2, alpha=2.0, dropout=0.0, seed=1)
+    made = Lora.attach(targets, rank=2, alpha=2.0, dropout=0.0, seed=1)
     made.gradient().fill_(1.0)
     return made
 
@@ -70,10 +70,10 @@ def test_flat_where_all_numbers_are_treated_alike(adapter: Lora, name: str) -> N
 @pytest.mark.parametrize("name", sorted(ELEMENTWISE))
 def test_flat_and_shaped_are_the_same_mathematics(adapter: Lora, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     twin = Lora.attach(
-        [Attachment("a", "denoiser", nn.Sequential(nn.Linear(8, 16)), "0")], rank=2, alpha=2.0, dropout=0.0, seed=1
+        [TargetModule("a", "denoiser", nn.Sequential(nn.Linear(8, 16)), "0")], rank=2, alpha=2.0, dropout=0.0, seed=1
     )
     other = Lora.attach(
-        [Attachment("a", "denoiser", nn.Sequential(nn.Linear(8, 16)), "0")], rank=2, alpha=2.0, dropout=0.0, seed=1
+        [TargetModule("a", "denoiser", nn.Sequential(nn.Linear(8, 16)), "0")], rank=2, alpha=2.0, dropout=0.0, seed=1
     )
     flat = build_optimizer(name, twin, base_lrs={"denoiser": 1e-2}, options={"weight_decay": 0.1})
     monkeypatch.setattr(optimizers, "ELEMENTWISE", frozenset())

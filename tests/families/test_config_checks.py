@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 
 from lorasmith.families.config_checks import wrong_setting
-from lorasmith.families.configs import sd15_config
+from lorasmith.families.sd15.layout import usual_config
 
 NAMES = ("unet", "vae", "text_encoder", "scheduler")
 
 
 def configs(component: str = "", **changes: Any) -> dict[str, Any]:
-    found = {name: sd15_config(name) for name in NAMES}
+    found = {name: usual_config(name) for name in NAMES}
     if component:
         found[component] |= changes
     return found

@@ -1,14 +1,17 @@
 """The header of a safetensors file: good ones are read, and every way to be broken has its error."""
 
 import json
+import os
 import struct
+import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from lorasmith.errors import ModelError
-from lorasmith.families.headers import TensorInfo, file_kind, read_header
+from lorasmith.families import headers
+from lorasmith.families.headers import TensorInfo, check_tokenizer, file_kind, read_header, read_json
 
 
 def written(folder: Path, header: object, data: bytes, *, length: int | None = None) -> Path:
@@ -121,3 +124,44 @@ def test_a_zip_archive_is_a_checkpoint_only_with_a_pickle_inside(tmp_path: Path)
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="model_unreadable"):
         read_header(tmp_path / "gone.safetensors")
+
+
+# -- small files -----------------------------------------------------------------------------------
+
+
+def test_a_table_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"a": "é"}', encoding="utf-8")
+    assert read_json(tmp_path / "a.json") == {"a": "é"}
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff", b"[" * 100_000])
+def test_anything_else_is_damaged(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(ModelError, match="model_damaged"):
+        read_json(tmp_path / "a.json")
+
+
+def test_a_giant_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(headers, "MAX_JSON_BYTES", 10)
+    monkeypatch.setattr(headers, "MAX_TOKENIZER_BYTES", 10)
+    (tmp_path / "a.json").write_text('{"a": 1}')
+    assert read_json(tmp_path / "a.json") == {"a": 1}
+    check_tokenizer(tmp_path)
+    (tmp_path / "a.json").write_text('{"a": 100000}')
+    for read, path in ((read_json, tmp_path / "a.json"), (check_tokenizer, tmp_path)):
+        with pytest.raises(ModelError, match="model_damaged"):
+            read(path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pipes in folders")
+def test_a_pipe_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.json")
+    for read, path in ((read_json, tmp_path / "a.json"), (check_tokenizer, tmp_path)):
+        with pytest.raises(ModelError, match="model_irregular"):
+            read(path)
+
+
+def test_a_tokenizer_is_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer").touch()
+    with pytest.raises(ModelError, match="model_damaged"):
+        check_tokenizer(tmp_path / "tokenizer")

@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from lorasmith.errors import ModelError
-from lorasmith.families.locate import DEMO_MODEL, find_checkpoints, locate
+from lorasmith.families.locate import DEMO_MODEL, find_checkpoints, locate, locate_clip
 
 
 @pytest.fixture
@@ -76,11 +76,15 @@ def test_what_is_no_hub_id_never_asks_the_hub(tmp_path: Path, hub: list[Any], na
     assert hub == []
 
 
-def test_demo_is_the_bundled_one_unless_there_is_a_folder_of_that_name(tmp_path: Path, hub: list[Any]) -> None:
+def test_demo_is_the_bundled_one_unless_there_is_a_folder_of_that_name(
+    tmp_path: Path, hub: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert locate("demo", near=tmp_path) == DEMO_MODEL
     assert (DEMO_MODEL / "model_index.json").is_file()
     (tmp_path / "demo").mkdir()
     assert locate("demo", near=tmp_path) == tmp_path / "demo"
+    monkeypatch.chdir(tmp_path)
+    assert locate("demo", near=None) == DEMO_MODEL
     assert hub == []
 
 
@@ -229,3 +233,61 @@ def test_the_list_is_bounded(tmp_path: Path) -> None:
     for number in range(120):
         touched(tmp_path / "models" / "checkpoints" / f"{number:03d}.ckpt")
     assert len(find_checkpoints(tmp_path, {"HF_HUB_CACHE": str(tmp_path / "none")})) <= 100
+
+
+# -- CLIP for measuring ----------------------------------------------------------------------------
+
+
+def clip_in(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+def test_none_is_named_and_none_is_there(tmp_path: Path) -> None:
+    assert locate_clip("", base_model=tmp_path) is None
+    (tmp_path / "clip").mkdir()
+    assert locate_clip("", base_model=tmp_path) is None
+    assert locate_clip("", base_model=tmp_path / "model.safetensors") is None
+
+
+def test_the_base_model_has_one(tmp_path: Path) -> None:
+    own = clip_in(tmp_path / "model" / "clip")
+    assert locate_clip("", base_model=tmp_path / "model") == own
+
+
+def test_the_one_that_is_named_comes_first(tmp_path: Path) -> None:
+    clip_in(tmp_path / "model" / "clip")
+    other = clip_in(tmp_path / "fashion")
+    assert locate_clip(str(other), base_model=tmp_path / "model") == other
+
+
+def test_a_hub_id_of_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def snapshot(name: str, **how: object) -> str:
+        asked.append((name, how.get("local_files_only", False)))
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    assert locate_clip("patrickjohncyh/fashion-clip", base_model=tmp_path / "model") == tmp_path
+    assert asked == [("patrickjohncyh/fashion-clip", True)]
+
+
+def test_what_is_neither_is_named(tmp_path: Path) -> None:
+    for name in (str(tmp_path / "no where"), "three/part/name"):
+        with pytest.raises(ModelError) as caught:
+            locate_clip(name, base_model=tmp_path)
+        assert (caught.value.code, caught.value.fields["model"]) == ("clip_model", name)
+
+
+def test_what_cannot_be_reached_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def snapshot(name: str, **how: object) -> str:
+        raise LocalEntryNotFoundError("offline\nmore")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    with pytest.raises(ModelError) as caught:
+        locate_clip("some/clip", base_model=tmp_path)
+    assert caught.value.fields["reason"] == "offline"

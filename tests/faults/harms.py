@@ -87,7 +87,7 @@ def cache() -> None:
 
 
 def load() -> None:
-    from lorasmith.families.sd15 import StableDiffusion15
+    from lorasmith.families.sd15.family import StableDiffusion15
 
     at_call(StableDiffusion15, "load_models", 1, sleep_here)
 

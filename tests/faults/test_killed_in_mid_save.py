@@ -16,11 +16,11 @@ STEPS = 3
 WORKER = """
 import os, signal, sys
 from pathlib import Path
-from lorasmith.runs import layout
+from lorasmith.runs import durable
 from lorasmith.runtime import worker
 from lorasmith.session import checkpoint
 
-victim, real = sys.argv[1], layout.write_durably
+victim, real = sys.argv[1], durable.write_durably
 
 def write_durably(path, data):
     if victim in str(path):
@@ -28,7 +28,7 @@ def write_durably(path, data):
         os.kill(os.getpid(), signal.SIGKILL)
     real(path, data)
 
-layout.write_durably = checkpoint.write_durably = write_durably
+durable.write_durably = checkpoint.write_durably = write_durably
 sys.exit(worker.main(sys.argv[2:]))
 """
 

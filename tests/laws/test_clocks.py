@@ -11,11 +11,11 @@ OF = {"time", "datetime", "date"}
 # Module -> what it reads the time for, beside the `time` that an event is told with.
 REASONS = {
     "families/locate.py": "the order in which a person is offered what lies in the hub's cache",
-    "families/recognize.py": "whether a hash that is kept in memory is still the file's, together with the size",
+    "families/identity.py": "whether a hash that is kept in memory is still the file's, together with the size",
     "data/seen.py": "when a picture file was changed last",
     "reports/making.py": "the names and the date of a report",
     "reports/tensorboard.py": "what TensorBoard's own format says of when a file was begun",
-    "planning/probing.py": "seconds of a trial, told as an estimate",
+    "planning/probe.py": "seconds of a probe, which make an estimate",
     "session/begin.py": "the names of backups",
     "session/build.py": "what the export says of when training began",
     "session/export.py": "what the export says of when training ended",

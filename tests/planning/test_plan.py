@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,9 @@ import pytest
 from lorasmith.config import Request
 from lorasmith.demo.miniature import draw_pictures
 from lorasmith.planning import plan
-from lorasmith.planning.plan import ProbeResult, RunPlan, Unmeasured, as_plain, plan_of, suggested_steps, times_seen
+from lorasmith.planning.estimate import ProbeResult, Unmeasured
+from lorasmith.planning.plan import RunPlan, as_plain, file_patterns, plan_of, suggested_steps, times_seen
+from lorasmith.runs.layout import RunFolder
 from lorasmith.runtime.start import Start
 from lorasmith.runtime.starting import new_run
 from tests.end_to_end.workshop import QUIET
@@ -62,7 +65,7 @@ def planned(
     folder: Path, model: Path, steps: int, values: dict[tuple[str, str], Any] | None = None, *, measured: Any = None
 ) -> RunPlan:
     start = started(folder, model, steps, values)
-    return plan_of(start, plan.look(start), measured or Unmeasured("not_probed", {}))
+    return plan_of(start, plan.scan_of(start), measured or Unmeasured("not_probed", {}))
 
 
 @pytest.mark.parametrize(
@@ -110,84 +113,6 @@ def test_without_a_trial_nothing_is_made_up(folder: Path, base_model: Path) -> N
     plan = planned(folder, base_model, 10)
     assert (plan.time, plan.disk) == (None, None)
     assert plan.measured == Unmeasured("not_probed", {})
-    counts = {Path(one.path).parent.name: (one.least, one.most) for one in plan.files if ".lorasmith_cache" in one.path}
-    assert counts["latents"] == (0, 7)
-    assert counts["text"][0] == 0
-
-
-def test_time_is_the_sum_of_what_it_is_spent_on(folder: Path, base_model: Path) -> None:
-    """All in one size and full batches, so a step is a step of the trial. Saved at 0, 4, 8 and 10, exported at 4, 8 and
-    the end, evaluated at 4 and 10 and once without the LoRA."""
-    values = {**EVALUATED, ("cadence", "save_every"): 4, ("dataset", "folder"): "lora_train_set/2_test"}
-    time = planned(folder, base_model, 10, values, measured=MEASURED).time
-    assert time is not None
-    assert time.starting == 10
-    assert time.encoding == 2 + 6 * 0.5 + 4 * 0.25
-    assert time.steps == 3 + 1.5 + 8 * 1.0
-    assert time.saving == 4 * 0.5 + 3 * 0.25
-    # Two pictures of 4 s each at the first, at the end, and for the control; there is no time for the one at step 8.
-    assert time.evaluating == 1.5 + 3 * 8.0
-    assert time.total == 10 + 6 + 12.5 + 2.75 + time.evaluating
-    assert time.seconds_per_step == 1.0
-
-
-@pytest.mark.parametrize(
-    ("every", "made"),
-    [
-        (1000, 3),  # as often as asked
-        (72, 42),  # 72 s between two of 8 s are just a tenth
-        (71, 22),  # so every second one
-        (5000, 1),
-    ],
-)
-def test_evaluations_take_a_tenth_of_the_time(folder: Path, base_model: Path, every: int, made: int) -> None:
-    """3000 steps of 1 s."""
-    values = {**EVALUATED, ("evaluation", "every"): every, ("dataset", "folder"): "lora_train_set/2_test"}
-    time = planned(folder, base_model, 3000, values, measured=MEASURED).time
-    assert time is not None
-    assert time.evaluating == 1.5 + (made + 1) * 8.0
-
-
-def test_many_held_out_pictures_make_an_evaluation_longer(folder: Path, base_model: Path) -> None:
-    values = {**EVALUATED, ("dataset", "hold_out"): 3, ("evaluation", "every"): 10}
-    time = planned(folder, base_model, 10, values, measured=MEASURED).time
-    assert time is not None
-    assert time.evaluating == pytest.approx(1.5 + 2 * 4.0 * (0.8 * 2 + 0.2 * 3))
-
-
-def test_without_evaluation_there_is_none(folder: Path, base_model: Path) -> None:
-    plan = planned(folder, base_model, 10, measured=MEASURED)
-    assert plan.time is not None and plan.disk is not None
-    assert (plan.time.evaluating, plan.disk.samples) == (0, 0)
-    assert not [one for one in plan.files if "samples" in one.path]
-
-
-def test_smaller_pictures_and_batches_take_their_share(folder: Path, base_model: Path) -> None:
-    values = {("training", "batch_size"): 2}
-    plan = planned(folder, base_model, 20, values, measured=MEASURED)
-    largest = max(one.width * one.height for one in plan.buckets)
-    pixels = sum(one.repeats * one.pictures * (64 * 64 if one.repeats == 2 else _other(plan)) for one in plan.folders)
-    assert plan.time is not None
-    assert plan.time.seconds_per_step == pytest.approx(pixels / (plan.batches_per_epoch * 2 * largest))
-    assert 0.8 < plan.time.seconds_per_step < 1
-
-
-def _other(plan: RunPlan) -> int:
-    return next(one.width * one.height for one in plan.buckets if one.width != one.height)
-
-
-def test_room_on_the_disk(folder: Path, base_model: Path) -> None:
-    values = {**EVALUATED, ("cadence", "save_every"): 4, ("cadence", "keep_states"): 2}
-    disk = planned(folder, base_model, 10, values, measured=MEASURED).disk
-    assert disk is not None
-    assert disk.cache == 6 * 1000 + 4 * 100
-    assert disk.states == 2 * 30_000
-    all_kept = planned(folder, base_model, 10, values | {("cadence", "keep_states"): 5}, measured=MEASURED).disk
-    assert all_kept is not None and all_kept.states == 20_000 + 3 * 30_000
-    assert disk.exports == 3 * 7_000
-    assert disk.samples == (3 + 1) * 2 * 500
-    assert disk.logs > 10 * 400
-    assert disk.total == disk.cache + disk.states + disk.exports + disk.samples + disk.logs
 
 
 def test_a_disk_too_small_is_seen(folder: Path, base_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,7 +123,7 @@ def test_a_disk_too_small_is_seen(folder: Path, base_model: Path, monkeypatch: p
 
 def test_steps_nobody_named(folder: Path, base_model: Path) -> None:
     start = started(folder, base_model, 1)
-    found = plan.look(start)
+    found = plan.scan_of(start)
     assert plan.with_suggested_steps(start, found).stop_at == 200
 
 
@@ -209,5 +134,42 @@ def test_as_json(folder: Path, base_model: Path) -> None:
     assert plain["time"]["total"] == pytest.approx(plan.time.total if plan.time else None)
     assert plain["disk"]["total"] == (plan.disk.total if plan.disk else None)
     assert plain["measured"]["peak_memory"] == 123
-    assert len(plain["files"]) == len(plan.files)
+    assert [file["path"] for file in plain["files"]] == list(plan.files)
     assert json.loads(json.dumps(as_plain(planned(folder, base_model, 10))))["time"] is None
+
+
+def files(start: Start, folder: Path) -> set[str]:
+    return {Path(path).relative_to(folder).as_posix() for path in file_patterns(start)}
+
+
+def test_files_follow_the_settings(folder: Path, base_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    curves, best = "training_logs/lora_training_curves_YYYYMMDD_HHMMSS.png", "lora_output/last-best.safetensors"
+    found = files(started(folder, base_model, 10, EVALUATED), folder)
+    assert {"lora_output/samples/*/*.png", "training_logs/training_loss_log.txt"} <= found
+    assert best not in found and "lora_output/last-step*.safetensors" not in found
+    assert not any(path.startswith("lora_output_backup") for path in found)
+    held_out = {**EVALUATED, ("dataset", "hold_out"): 1, ("cadence", "save_every"): 4}
+    assert {best, "lora_output/last-step*.safetensors"} <= files(started(folder, base_model, 10, held_out), folder)
+    for modules, is_there in ((object(), True), (None, False)):
+        monkeypatch.setattr(plan, "find_spec", lambda _, found=modules: found)
+        assert (curves in files(started(folder, base_model, 10), folder)) == is_there
+
+
+def test_what_an_earlier_run_left_goes_to_the_backup(base_model: Path, folder: Path, tmp_path: Path) -> None:
+    start = replace(started(folder, base_model, 10), run=RunFolder(tmp_path / "lora_output"))
+    start.run.root.mkdir()
+    start.run.export("last").touch()
+    moved = {path for path in file_patterns(start) if Path(path).is_relative_to(start.run.backup)}
+    names = {"last_backup_YYYYMMDD_HHMMSS.safetensors", "run_YYYYMMDD_HHMMSS/*"}
+    assert moved == {str(start.run.backup / name) for name in names}
+
+
+def test_the_cache_is_where_the_run_will_have_it(
+    folder: Path, base_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    start = started(folder, base_model, 10)
+    start = replace(start, config=start.config.with_values({("dataset", "folder"): str(tmp_path / "data")}))
+    (tmp_path / ".lorasmith_cache").touch()  # a file where the folder would be
+    assert str(tmp_path / "lorasmith" / "*" / "*.safetensors") in file_patterns(start)

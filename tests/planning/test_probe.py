@@ -1,56 +1,152 @@
-"""What a trial measures, and that it only looks."""
+"""How a probe is prepared, waited for and given up on. (What it measures: test_probe_process.py.)"""
+
+import json
+import subprocess
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from lorasmith.config import load_run_toml
 from lorasmith.errors import ExitCode, InputError
-from lorasmith.planning.plan import ProbeResult, Unmeasured
-from tests.end_to_end.trial import tried
-from tests.end_to_end.workshop import Values, Workshop, tree
-
-EVALUATED: Values = {("cadence", "save_every"): 2, ("evaluation", "every"): None, ("evaluation", "examples"): 2}
-
-
-@pytest.fixture
-def own_cache(workshop: Workshop) -> Workshop:
-    """As the first time in a folder: nothing is encoded yet."""
-    (workshop.folder / ".lorasmith_cache").unlink()
-    return workshop
+from lorasmith.planning import plan
+from lorasmith.planning import probe as module
+from lorasmith.planning.estimate import ProbeResult, Unmeasured, largest_bucket
+from lorasmith.planning.probe import ANSWER, PLAN, probe
+from tests.end_to_end.workshop import Values, Workshop
+from tests.planning.test_plan import MEASURED
 
 
-def test_what_a_trial_measures(own_cache: Workshop) -> None:
-    made = tried(own_cache.start_new(5, EVALUATED))
-    one = made.measured
-    assert isinstance(one, ProbeResult)
-    assert one.pictures_to_encode == 7
-    assert one.step_seconds > 0 and one.picture_seconds > 0 and one.evaluation_seconds is not None
-    assert own_cache.new(5, EVALUATED).exit_code == ExitCode.FINISHED
-    state = own_cache.state_folder()
-    assert one.export_bytes == pytest.approx(own_cache.run.export("last").stat().st_size, rel=0.01)
-    assert 0 < one.first_state_bytes < one.state_bytes
-    assert one.state_bytes == pytest.approx(sum(path.stat().st_size for path in state.iterdir()), rel=0.01)
+class Process:
+    """Stands in for a trial: does `action` in its folder, then ends with `status`, or never where that is None."""
+
+    def __init__(self, folder: Path, action: Callable[[Path], None], status: int | None) -> None:
+        action(folder)
+        self._status = status
+        self.was_killed = False
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self._status is None and timeout is not None:
+            raise subprocess.TimeoutExpired("probe", timeout)
+        return self._status or 0
+
+    def poll(self) -> int | None:
+        return self._status
+
+    def kill(self) -> None:
+        self.was_killed = True
 
 
-def test_a_damaged_file_of_the_cache_stays_where_it_is(own_cache: Workshop) -> None:
-    assert own_cache.new(1).exit_code == ExitCode.FINISHED
-    file = sorted((own_cache.folder / ".lorasmith_cache" / "latents").iterdir())[0]
-    file.write_bytes(file.read_bytes()[:-1])
-    before = tree(own_cache.folder)
-    made = tried(own_cache.start_new(1))
-    assert tree(own_cache.folder) == before
-    assert isinstance(made.measured, ProbeResult)
-    assert made.measured.pictures_to_encode == 1
+def answer(
+    workshop: Workshop,
+    action: Callable[[Path], None],
+    *,
+    status: int | None = 0,
+    values: Values | None = None,
+    seen: list[Process] | None = None,
+) -> Any:
+    start = workshop.start_new(5, values)
+
+    def launch(arguments: list[str]) -> Any:
+        process = Process(Path(arguments[0]), action, status)
+        if seen is not None:
+            seen.append(process)
+        return process
+
+    return probe(start, plan.scan_of(start), launch=launch)
 
 
-def test_what_the_worker_refuses_is_refused(workshop: Workshop) -> None:
-    start = workshop.start_new(5, {("optimizer", "options"): {"bias": True}})
-    before = tree(workshop.folder)
-    with pytest.raises(InputError, match="optimizer_unknown_option"):
-        tried(start)
-    assert tree(workshop.folder) == before
+def write(plain: dict[str, Any]) -> Callable[[Path], None]:
+    return lambda folder: (folder / ANSWER).write_text(json.dumps(plain)) and None  # type: ignore[func-returns-value]
 
 
-def test_a_trial_that_fails_leaves_a_plan_without_time(workshop: Workshop) -> None:
-    made = tried(workshop.start_new(5, {("optimizer", "lr"): 1e30}))
-    assert isinstance(made.measured, Unmeasured)
-    assert made.measured.code in ("non_finite", "non_finite_weights", "weights_non_finite")
-    assert (made.time, made.disk, made.pictures) == (None, None, 7)
+def test_what_was_measured_comes_back(workshop: Workshop) -> None:
+    plain = json.loads(json.dumps(asdict(MEASURED)))
+    found = answer(workshop, write({"measured": plain}))
+    assert found == MEASURED
+    assert isinstance(found, ProbeResult)
+
+
+def test_the_folder_is_gone_afterwards(workshop: Workshop) -> None:
+    folders: list[Path] = []
+    answer(workshop, folders.append)
+    assert len(folders) == 1
+    assert not folders[0].exists()
+
+
+def test_a_process_that_dies_without_a_word(workshop: Workshop) -> None:
+    assert answer(workshop, lambda _: None, status=-9) == Unmeasured("worker_died", {"status": -9})
+
+
+def test_a_process_that_hangs_is_ended(workshop: Workshop) -> None:
+    seen: list[Process] = []
+    values = {("watch", "stall_timeout"): 7.0}
+    assert answer(workshop, lambda _: None, status=None, values=values, seen=seen) == Unmeasured(
+        "probe_stalled", {"seconds": 42}
+    )
+    assert seen[0].was_killed
+
+
+def test_bad_input_is_the_runs_too(workshop: Workshop) -> None:
+    plain = {"code": "device_missing", "fields": {"device": "cuda"}, "exit_code": int(ExitCode.BAD_INPUT)}
+    with pytest.raises(InputError) as caught:
+        answer(workshop, write(plain), status=2)
+    assert (caught.value.code, caught.value.fields) == ("device_missing", {"device": "cuda"})
+
+
+@pytest.mark.parametrize(
+    ("code", "exit_code"),
+    [("disk_too_full", ExitCode.BAD_INPUT), ("out_of_memory", ExitCode.NO_RESOURCE), ("crashed", ExitCode.CRASHED)],
+)
+def test_other_failures_leave_the_plan_without_numbers(workshop: Workshop, code: str, exit_code: ExitCode) -> None:
+    plain = {"code": code, "fields": {"reason": "x"}, "exit_code": int(exit_code)}
+    assert answer(workshop, write(plain), status=int(exit_code)) == Unmeasured(code, {"reason": "x"})
+
+
+def test_no_place_for_it(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module.shutil, "copyfile", full)
+    found = answer(workshop, lambda _: None)
+    assert found.code == "probe_no_place"
+    assert found.fields["reason"] == "No space left on device"
+
+
+def test_the_trial_is_like_the_start(workshop: Workshop) -> None:
+    """But for the pictures, how far it goes and what it saves."""
+    values: Values = {
+        ("training", "batch_size"): 3,
+        ("adapter", "rank"): 5,
+        ("dataset", "trigger_word"): "zorb",
+        ("lr_schedule", "warmup_steps"): 4,
+        ("dataset", "hold_out"): 1,
+    }
+    looked: dict[str, Any] = {}
+
+    def look(folder: Path) -> None:
+        staged = load_run_toml(folder / "lora_output.starting" / "run.toml")
+        looked["config"], looked["whole"] = staged, load_run_toml(folder / PLAN)
+        (pictures,) = (folder / "data").iterdir()
+        looked["folder"] = pictures.name
+        looked["captions"] = sorted(path.read_text() for path in pictures.glob("*.txt"))
+
+    answer(workshop, look, values=values)
+    config, whole = looked["config"], looked["whole"]
+    assert (config.training, config.adapter, config.model) == (whole.training, whole.adapter, whole.model)
+    assert looked["folder"] == "3_"  # so often each that batches of 3 are full
+    assert len(looked["captions"]) == 4
+    assert all(caption.startswith("zorb, a ") for caption in looked["captions"])
+    assert (config.dataset.trigger_word, config.dataset.held_out) == ("", ())
+    assert config.lr_schedule.horizon_steps == 5  # the target of the start, not of the trial
+    assert (config.cadence.save_every, config.evaluation.every) == (0, 0)
+
+
+def test_pictures_of_the_largest_size_with_different_words(workshop: Workshop) -> None:
+    found = plan.scan_of(workshop.start_new(1)).examples
+    largest = largest_bucket(found)
+    few = module.chosen_pictures(found)
+    assert {one.bucket for one in few} == {largest}
+    assert len({one.image_sha256 for one in few}) == len(few) <= module.PICTURES

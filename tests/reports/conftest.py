@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lorasmith.reports.summary import RunSummary, summary_of
-from tests.reports.made_up import draw_pictures, finished, watched
+from lorasmith.reading.summary import RunSummary, summary_of
+from tests.reading.made_up import draw_pictures, finished, watched
 
 
 @pytest.fixture(scope="session")

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from lorasmith.reading.summary import summary_of
 from lorasmith.reports.charts import Line, four_charts, more_charts, padded, spread, thinned, ticks, whole
-from lorasmith.reports.summary import summary_of
-from tests.reports.made_up import finished, started
+from tests.reading.made_up import finished, started
 
 
 def test_the_four_charts_and_their_controls(tmp_path: Path) -> None:

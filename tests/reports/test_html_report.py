@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from lorasmith.messages import LANGUAGES
+from lorasmith.reading.summary import RunSummary, summary_of
 from lorasmith.reports.html_report import html_report, part
-from lorasmith.reports.summary import RunSummary, summary_of
 from lorasmith.ui.translator import Translator
-from tests.reports.made_up import finished, started, stopped, watched
+from tests.reading.made_up import finished, started, stopped, watched
 from tests.reports.page import parsed
 
 NOW = datetime(2026, 5, 28, 20, 30)

@@ -3,12 +3,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from lorasmith.reading.summary import RunSummary, summary_of
 from lorasmith.reports.elements import Markup
 from lorasmith.reports.html_samples import MAX_ROWS, MAX_STEPS, chosen_steps, likeness, samples
 from lorasmith.reports.pictures import Embedder
-from lorasmith.reports.summary import RunSummary, summary_of
 from lorasmith.ui.translator import Translator
-from tests.reports.made_up import evaluated, started, stepped
+from tests.reading.made_up import evaluated, started, stepped
 from tests.reports.page import parsed
 
 EN = Translator("en")
@@ -43,7 +43,7 @@ def test_without_samples_it_says_so(summary: RunSummary, tmp_path: Path) -> None
 
 
 def test_a_sample_drawn_from_its_nearest_picture_is_told_apart(summary: RunSummary, drawn: tuple[Path, Path]) -> None:
-    own = replace(summary.memorisation.samples[0], is_from_itself=True, control_similarity=None)
+    own = replace(summary.memorisation.samples[0], is_from_itself=True, baseline_similarity=None)
     changed = replace(summary, memorisation=replace(summary.memorisation, samples=(own,)))
     page = parsed(likeness(changed, EN, root=drawn[0], embedder=Embedder()))
     assert "drawn from this very picture" in page.text

@@ -6,10 +6,10 @@ from typing import get_args
 import pytest
 
 from lorasmith.messages import LANGUAGES
-from lorasmith.reports.attempts import Ending
+from lorasmith.reading.attempts import Ending
+from lorasmith.reading.statistics import Trend
+from lorasmith.reading.summary import RunSummary
 from lorasmith.reports.html_sections import answer, head, losses, signs, tiles, trouble
-from lorasmith.reports.statistics import Trend
-from lorasmith.reports.summary import RunSummary
 from lorasmith.ui.translator import Translator
 from tests.reports.page import parsed
 
@@ -24,7 +24,7 @@ USES = (
 def test_every_answer_has_words(summary: RunSummary, language: str, reason: str) -> None:
     words = Translator(language)
     for against in ("better", "worse", "undecided", "unknown"):
-        use = replace(summary.use, reason=reason, against_control=against)
+        use = replace(summary.use, reason=reason, against_baseline=against)
         text = parsed(answer(replace(summary, use=use), words)).text
         assert words.say(f"use.{reason}", step=150, last_step=300) in text
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from lorasmith.messages import LANGUAGES
-from lorasmith.reports.attempts import Happening
+from lorasmith.reading.attempts import Happening
+from lorasmith.reading.summary import Picture, RunSummary, summary_of
 from lorasmith.reports.html_tables import (
     MAX_PICTURES,
     attempts,
@@ -18,10 +19,9 @@ from lorasmith.reports.html_tables import (
     speed,
     warnings,
 )
-from lorasmith.reports.summary import Picture, RunSummary, summary_of
 from lorasmith.runs.events import LimitRaised, Warned, WorkerEnded, WorkerHung, WorkerRestarted
 from lorasmith.ui.translator import Translator
-from tests.reports.made_up import T0, started, stepped, watched
+from tests.reading.made_up import T0, started, stepped, watched
 from tests.reports.page import parsed
 
 EN = Translator("en")

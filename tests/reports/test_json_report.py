@@ -5,9 +5,9 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
+from lorasmith.reading.summary import RunSummary, summary_of
 from lorasmith.reports.json_report import iso, json_report
-from lorasmith.reports.summary import RunSummary, summary_of
-from tests.reports.made_up import finished, started, watched
+from tests.reading.made_up import finished, started, watched
 
 NOW = datetime(2026, 5, 28, 20, 30)
 KEYS = {
@@ -29,6 +29,8 @@ def test_it_has_every_key_and_every_step(summary: RunSummary) -> None:
     assert set(found["losses"]["color"]) >= {"first", "final", "least", "mean", "control", "trend"}
     assert [one["step"] for one in found["curves"]["evaluations"]] == [75, 150, 225, 300]
     assert found["curves"]["control"]["visual"] == 0.6
+    assert found["use"]["against_control"] == "better" and found["samples"][0]["control"]
+    assert found["memorisation"]["samples"][0]["control_similarity"] and found["losses"]["color"]["share_of_control"]
     assert found["use"]["step"] == 150
     assert all(len(one["sha256"]) == 64 for one in found["files"])
     assert found["data"]["seen"]["least"] <= found["data"]["seen"]["mean"] <= found["data"]["seen"]["most"]

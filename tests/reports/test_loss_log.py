@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from lorasmith.errors import ResourceError
-from lorasmith.reports.curves import curves_of
+from lorasmith.reading.fold import curves_of
 from lorasmith.reports.loss_log import LossLog, remake_loss_log
 from lorasmith.runs.ledger import Ledger
-from tests.reports.made_up import evaluated
+from tests.reading.made_up import evaluated
 from tests.ui.fake_engine import T0, run_started, step
 
 HEADER = "step,epoch,total_loss,average_loss,visual_loss,semantic_loss,color_loss,learning_rate,timestamp,unavailable"

@@ -19,7 +19,7 @@ from lorasmith.runs.events import Event
 from lorasmith.runs.layout import RunFolder
 from lorasmith.ui.render import report_lines
 from lorasmith.ui.translator import Translator
-from tests.reports.made_up import evaluated, finished, saved, started, stepped, stopped, watched, written
+from tests.reading.made_up import evaluated, finished, saved, started, stepped, stopped, watched, written
 from tests.reports.page import parsed
 
 NOW = datetime(2026, 5, 28, 20, 30, 1)

@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from lorasmith.reports.pictures import SIDE, Embedder
-from tests.reports.made_up import leaf
+from tests.reading.made_up import leaf
 
 
 def test_a_picture_becomes_small_and_part_of_the_page(tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from lorasmith.messages import LANGUAGES, tr
+from lorasmith.reading.summary import RunSummary, summary_of
 from lorasmith.reports import png_report as module
-from lorasmith.reports.measures import why_not
 from lorasmith.reports.png_report import DOTS_PER_INCH, INCHES, png_report
-from lorasmith.reports.summary import RunSummary, summary_of
-from tests.reports.made_up import finished, started, stepped
+from lorasmith.reports.reasons import why_not
+from tests.reading.made_up import finished, started, stepped
 
 
 def opened(data: bytes) -> Image.Image:

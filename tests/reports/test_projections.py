@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from lorasmith.reports.curves import Curves, Point, curves_of
+from lorasmith.reading.fold import Curves, Point, curves_of
 from lorasmith.reports.projections import Projections, projections_of
 from lorasmith.runs.events import CheckpointSaved, DeviceChosen, Evaluated, Event, RunStopped
 from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.ledger import Ledger
-from tests.reports.made_up import evaluated
+from tests.reading.made_up import evaluated
 from tests.ui.fake_engine import T0, run_started, step
 
 SAVED = CheckpointSaved(attempt=1, time=T0, step=3, path="s", sha256="", seconds=0.0)
@@ -44,7 +44,7 @@ class ListSink:
 
     def measured(self, evaluation: Evaluated, curves: Curves) -> None:
         self._check()
-        assert evaluation in (curves.control, *curves.evaluations)
+        assert evaluation in (curves.baseline, *curves.evaluations)
         self.evaluations.append(0 if evaluation.is_control else evaluation.step)
 
     def close(self) -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from lorasmith.messages import LANGUAGES
+from lorasmith.reading.summary import RunSummary, summary_of
 from lorasmith.reports.charts import Chart, Line, four_charts, more_charts
-from lorasmith.reports.summary import RunSummary, summary_of
 from lorasmith.reports.svg_charts import HEIGHT, MAX_POINTS, WIDTH, chart_figure
-from tests.reports.made_up import finished
+from tests.reading.made_up import finished
 from tests.reports.page import parsed
 
 

@@ -11,11 +11,11 @@ import pytest
 from tensorboard.compat.proto.event_pb2 import Event as Record
 
 from lorasmith.messages import tr
-from lorasmith.reports.curves import curves_of
+from lorasmith.reading.fold import curves_of
 from lorasmith.reports.tensorboard import PATTERN, TensorBoardFile, remake_tensorboard, scalars
 from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.ledger import Ledger
-from tests.reports.made_up import evaluated, started, stepped, written
+from tests.reading.made_up import evaluated, started, stepped, written
 from tests.ui.fake_engine import T0, run_started, step
 
 EVENTS = [run_started(5), *(step(number) for number in range(1, 6))]

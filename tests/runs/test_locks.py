@@ -16,7 +16,7 @@ import pytest
 
 from lorasmith.errors import InputError, LockedError
 from lorasmith.runs import locks
-from lorasmith.runs.layout import map_write_errors
+from lorasmith.runs.durable import map_write_errors
 from lorasmith.runs.locks import FolderLock, facts_of_holder, is_held
 
 ROOT = Path(__file__).resolve().parents[2]

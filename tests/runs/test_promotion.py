@@ -347,7 +347,7 @@ def test_a_full_disk_of_the_backup_is_named_and_loses_nothing(
 
 
 def test_what_a_program_on_windows_holds_open_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lorasmith.runs import layout
+    from lorasmith.runs import durable
 
     real, tries = Path.rename, []
 
@@ -357,8 +357,8 @@ def test_what_a_program_on_windows_holds_open_is_waited_for(tmp_path: Path, monk
             raise PermissionError(errno.EACCES, "in use")
         return real(self, target)
 
-    monkeypatch.setattr(layout, "on_windows", lambda: True)
-    monkeypatch.setattr(layout.time, "sleep", lambda _: None)
+    monkeypatch.setattr(durable, "on_windows", lambda: True)
+    monkeypatch.setattr(durable.time, "sleep", lambda _: None)
     monkeypatch.setattr(Path, "rename", rename)
     promote(make(tmp_path), now=NOW)
     assert tree(tmp_path) == PROMOTED and tries.count("logs") == 4

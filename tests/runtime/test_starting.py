@@ -66,6 +66,18 @@ def test_paths_typed_here_hold_elsewhere(done: Workshop) -> None:
     )
 
 
+def test_a_run_in_a_folder_called_like_its_base_model_is_trained(
+    make_workshop: Callable[[str], Workshop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The output folder exists by the time the worker loads the model `demo`; the name was resolved before."""
+    workshop = make_workshop("named")
+    workshop.output = "demo"
+    monkeypatch.setattr("lorasmith.families.locate.DEMO_MODEL", workshop.base_model)
+    monkeypatch.chdir(workshop.folder)
+    assert workshop.new(1, {("model", "base_model"): "demo"}).exit_code == ExitCode.FINISHED
+    assert workshop.go_on(1).exit_code == ExitCode.FINISHED
+
+
 @pytest.mark.parametrize(
     ("epochs", "batch_size", "accumulation", "steps"),
     [(1, 1, 1, 10), (2, 1, 1, 20), (1, 3, 1, 4), (3, 3, 1, 12), (1, 1, 3, 4), (3, 1, 4, 8)],

@@ -15,13 +15,12 @@ import pytest
 import torch
 from torch import nn
 
-from lorasmith.adapters.base import Attachment
 from lorasmith.adapters.lora import Lora
 from lorasmith.engine.optimizers import build_optimizer
 from lorasmith.engine.state import Origin, TrainState
 from lorasmith.errors import InputError, NonFiniteError, NoStateError, ResourceError, ResumeError
 from lorasmith.faults import choose_fault
-from lorasmith.runs import layout
+from lorasmith.runs import durable
 from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.states import SavedState, damage_of, find_states, sha256_of, write_manifest_bytes
 from lorasmith.runtime.cleanup import remove_unfinished
@@ -35,6 +34,7 @@ from lorasmith.session.checkpoint import (
     save_state,
     step_back,
 )
+from lorasmith.targets import TargetModule
 from tests.end_to_end.workshop import digest, tree
 
 NOW = datetime(2026, 1, 2, 3, 4, 5)
@@ -52,7 +52,7 @@ FILES = {
 def made(step: int = 0, *, optimizer: str = "adamw") -> TrainState:
     """A small state after `step` updates with gradients of its own."""
     parent = nn.Sequential(nn.Linear(4, 3))
-    adapter = Lora.attach([Attachment("one", "denoiser", parent, "0")], rank=2, alpha=2.0, dropout=0.0, seed=1)
+    adapter = Lora.attach([TargetModule("one", "denoiser", parent, "0")], rank=2, alpha=2.0, dropout=0.0, seed=1)
     built = build_optimizer(optimizer, adapter, base_lrs={"denoiser": 1e-2}, options={})
     state = TrainState(0, adapter, built, None, Origin(0, 1))
     for number in range(step):
@@ -191,7 +191,7 @@ def test_a_disk_that_does_not_keep_what_it_was_given(run: RunFolder, monkeypatch
 def test_a_kill_leaves_nothing_that_looks_like_a_state(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """The folder is hidden until it is whole, and the manifest is written last."""
     seen: list[str] = []
-    really = layout.write_durably
+    really = durable.write_durably
 
     def watched(path: Path, data: bytes) -> None:
         really(path, data)

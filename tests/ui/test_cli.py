@@ -176,9 +176,12 @@ def test_failures_are_sentences_and_exit_codes(
     assert "Traceback" not in captured.err
 
 
-def test_a_missing_module_of_our_own_is_a_bug_and_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lorasmith.ui.train.train", raising(ModuleNotFoundError("", name="lorasmith.nothing")))
-    with pytest.raises(ModuleNotFoundError):
+@pytest.mark.parametrize("kind", [ModuleNotFoundError, ImportError])
+def test_a_missing_module_of_our_own_is_a_bug_and_not_hidden(
+    monkeypatch: pytest.MonkeyPatch, kind: type[ImportError]
+) -> None:
+    monkeypatch.setattr("lorasmith.ui.train.train", raising(kind("", name="lorasmith.nothing")))
+    with pytest.raises(kind):
         cli.main(["train"])
 
 

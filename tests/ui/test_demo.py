@@ -10,7 +10,7 @@ from PIL import Image
 
 from lorasmith.demo import lesson
 from lorasmith.errors import ConfigError
-from lorasmith.runs.layout import write_atomically
+from lorasmith.runs.durable import write_atomically
 from lorasmith.ui.demo import demo
 from lorasmith.ui.translator import Translator
 from tests.ui.fake_engine import FakeEngine

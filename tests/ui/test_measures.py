@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from lorasmith.reports.curves import curves_of
+from lorasmith.reading.fold import curves_of
 from lorasmith.runs.events import Event
 from lorasmith.ui.measures import Measure, measures_of
 from tests.ui.made_runs import begun, evaluated, stepped

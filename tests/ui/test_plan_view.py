@@ -7,8 +7,8 @@ import pytest
 
 from lorasmith.data.findings import Finding
 from lorasmith.planning import plan
-from lorasmith.planning.files import PlannedFile
-from lorasmith.planning.plan import RunPlan, Unmeasured, plan_of
+from lorasmith.planning.estimate import Unmeasured
+from lorasmith.planning.plan import RunPlan, plan_of
 from lorasmith.ui.plan_view import show
 from lorasmith.ui.translator import Translator
 from tests.end_to_end.workshop import Workshop
@@ -18,7 +18,7 @@ from tests.planning.test_plan import MEASURED
 @pytest.fixture
 def made(workshop: Workshop) -> RunPlan:
     start = workshop.start_new(250, {("cadence", "save_every"): 100, ("evaluation", "every"): 0})
-    return plan_of(start, plan.look(start), MEASURED)
+    return plan_of(start, plan.scan_of(start), MEASURED)
 
 
 def shown(capsys: pytest.CaptureFixture[str], plan: RunPlan, language: str = "en", here: Path = Path("/")) -> str:
@@ -47,17 +47,10 @@ def test_numbers_stand_beside_their_names(capsys: pytest.CaptureFixture[str], ma
     assert page.rstrip().endswith("nothing was changed")
 
 
-def test_files_that_differ_by_their_step_stand_on_one_line(capsys: pytest.CaptureFixture[str], made: RunPlan) -> None:
-    page = shown(capsys, made, here=Path(made.files[0].path).parents[2])
-    assert row(page, "lora_output/last-step*.safetensors") == ["2"]
-    assert row(page, "lora_output/state_YYYYMMDD_HHMMSS/") == ["3"]
-    assert "optimizer.pt" not in page
-
-
-def test_a_range_where_it_is_not_certain(capsys: pytest.CaptureFixture[str], made: RunPlan) -> None:
-    files = (PlannedFile("/x/a.png", 0, 4), PlannedFile("/x/b.png", 2, 2))
-    page = shown(capsys, replace(made, files=files))
-    assert (row(page, "x/a.png"), row(page, "x/b.png")) == (["0–4"], ["2"])
+def test_files_are_patterns_from_here(capsys: pytest.CaptureFixture[str], made: RunPlan, workshop: Workshop) -> None:
+    page = shown(capsys, made, here=workshop.folder)
+    for pattern in ("last.safetensors", "last-step*.safetensors", "state_YYYYMMDD_HHMMSS/*"):
+        assert row(page, f"lora_output/{pattern}") == []
 
 
 def test_findings_stand_below_the_tables(capsys: pytest.CaptureFixture[str], made: RunPlan) -> None:

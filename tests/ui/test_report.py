@@ -10,7 +10,7 @@ from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.locks import FolderLock
 from lorasmith.ui.report import report
 from lorasmith.ui.translator import Translator
-from tests.reports.made_up import evaluated, finished, started, stepped, watched, written
+from tests.reading.made_up import evaluated, finished, started, stepped, watched, written
 
 COMMAND = "lorasmith report"
 

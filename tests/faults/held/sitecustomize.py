@@ -47,7 +47,7 @@ def at_call(module: Any, name: str, number: int, act: Callable[[], None] = hold)
 
 
 def loading() -> None:
-    from lorasmith.families.sd15 import StableDiffusion15
+    from lorasmith.families.sd15.family import StableDiffusion15
 
     at_call(StableDiffusion15, "load_models", 1)
 

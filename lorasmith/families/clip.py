@@ -1,0 +1,160 @@
+"""CLIP's tokenizer and text encoder, as functions that families share. Knows no family, and never goes online.
+
+The libraries' names for the text encoder's layers have changed over time (`text_model.` came and went); the two
+functions at the end keep every name outside this file the published one.
+"""
+
+from __future__ import annotations
+
+import bisect
+import json
+import re
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lorasmith.errors import ModelError
+from lorasmith.families.clip_bpe import clip_tokenizer_files, tokenizer_config
+from lorasmith.libraries import importing_library
+
+MAX_TOKENS = 77
+"""With the start and the end."""
+CAPTION_TOKENS = MAX_TOKENS - 2
+MAX_SHOWN = 40
+"""Characters of a tag in a message."""
+ELLIPSIS = "\u2026"
+
+
+def clip_tokenizer(files: Mapping[str, str] | None, *, source: Path) -> Any:
+    """transformers' CLIPTokenizer from the texts of its files by name; None: CLIP's own vocabulary.
+
+    `source` is what the message names.
+
+    Raises:
+        ModelError: `model_tokenizer`, the files are no CLIP vocabulary.
+    """
+    texts = {"tokenizer_config.json": tokenizer_config()} | dict(clip_tokenizer_files() if files is None else files)
+    # every version of transformers reads a folder; what its constructor takes differs from one to the next
+    with TemporaryDirectory(prefix="lorasmith-") as folder:
+        for name, text in texts.items():
+            (Path(folder) / Path(name).name).write_text(text, encoding="utf-8")
+        return clip_tokenizer_from(Path(folder), source=source)
+
+
+def clip_tokenizer_from(folder: Path, *, source: Path) -> Any:
+    """The same from a folder.
+
+    Raises:
+        ModelError: `model_tokenizer`.
+    """
+    with importing_library():
+        from transformers import CLIPTokenizer
+
+    try:
+        _check_vocabulary(folder)
+        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError("model_tokenizer", path=str(source)) from error
+
+
+def _check_vocabulary(folder: Path) -> None:
+    """Raises ValueError where the tokenizers library would raise a bare Exception. A folder of a newer library may
+    hold `tokenizer.json` alone."""
+    if not (folder / "vocab.json").is_file():
+        json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        return
+    vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+    if not (
+        isinstance(vocabulary, dict) and all(type(number) is int and number >= 0 for number in vocabulary.values())
+    ):
+        raise ValueError("vocab.json")
+    lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
+    for line in lines[1:] if lines[0].startswith("#version") else lines:
+        parts = line.split(" ")
+        if line and not (len(parts) == 2 and {*parts, "".join(parts)} <= vocabulary.keys()):
+            raise ValueError("merges.txt")
+
+
+def clip_input_ids(tokenizer: Any, captions: Sequence[str]) -> Tensor:
+    """(B, 77) int64: padded with the tokenizer's own padding, what is too long cut off."""
+    encoded = tokenizer(
+        list(captions), padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
+    )
+    return encoded["input_ids"]
+
+
+def first_unseen_tag(tokenizer: Callable[[], Any], caption: str) -> str:
+    """The first tag of a caption that is cut off, whole or in part; "" where none is. `tokenizer` is called only for a
+    caption of more bytes than tokens fit, as no token is shorter than a byte."""
+    if len(unicodedata.normalize("NFC", caption).lower().encode()) <= CAPTION_TOKENS:
+        return ""
+    tokenize = tokenizer()
+
+    def is_over(end: int) -> bool:
+        ids = tokenize(caption[:end], truncation=True, max_length=MAX_TOKENS + 1)["input_ids"]
+        return len(ids) > MAX_TOKENS
+
+    if not is_over(len(caption)):
+        return ""
+    ends = [word.end() for word in re.finditer(r"[^\s,\uff0c\u3001]+", caption)] + [len(caption)]
+    cut = bisect.bisect_left(ends, True, key=is_over)
+    tags = list(re.finditer(r"[^,\uff0c\u3001]+", caption))
+    tag = next((one for one in tags if one.end() >= ends[cut]), tags[-1])
+    words = tag[0].strip()
+    if len(words) <= MAX_SHOWN:
+        return words
+    begin = max(ends[cut - 1] if cut else 0, tag.start())  # of the word that is cut, in a sentence
+    if ends[cut] - begin > MAX_SHOWN:  # a sentence without spaces
+        begin += max(0, bisect.bisect_left(range(begin, ends[cut]), True, key=is_over) - 1)
+    return caption[begin : min(begin + MAX_SHOWN, tag.end())].strip() + ELLIPSIS
+
+
+def clip_hidden_states(encoder: nn.Module, input_ids: Tensor, *, clip_skip: int) -> Tensor:
+    """(B, 77) -> (B, 77, D) in the encoder's precision: the layer `clip_skip` from the end, through the final norm."""
+    layers = encoder(input_ids=input_ids, output_hidden_states=True, return_dict=True).hidden_states
+    return _stack(encoder).final_layer_norm(layers[-clip_skip])
+
+
+# -- building --------------------------------------------------------------------------------------
+
+
+def clip_text_builder() -> Callable[[Mapping[str, Any]], nn.Module]:
+    """Imports transformers; what makes its CLIPTextModel from a config, without weights (on the meta device), but for
+    its table of positions."""
+    from transformers import CLIPTextConfig
+    from transformers.models.clip.modeling_clip import CLIPTextModel
+
+    def build(config: Mapping[str, Any]) -> nn.Module:
+        left_out = ("architectures", "_name_or_path", "dtype")
+        known = {name: value for name, value in config.items() if name not in left_out}
+        with torch.device("meta"):
+            encoder = CLIPTextModel(CLIPTextConfig(**known))
+        embeddings = _stack(encoder).embeddings
+        embeddings.position_ids = torch.arange(config["max_position_embeddings"])[None]
+        return encoder
+
+    return build
+
+
+def installed_name(encoder: nn.Module, name: str) -> str:
+    """ "text_model.encoder.layers.0.…" -> the same layer in the installed library."""
+    return name if _has_text_model(encoder) else name.removeprefix("text_model.")
+
+
+def published_name(name: str) -> str:
+    """The way back."""
+    return "text_model." + name.removeprefix("text_model.")
+
+
+def _has_text_model(encoder: nn.Module) -> bool:
+    return "text_model" in dict(encoder.named_children())
+
+
+def _stack(encoder: nn.Module) -> Any:
+    """The module that holds embeddings, layers and final norm."""
+    return encoder.get_submodule("text_model") if _has_text_model(encoder) else encoder

@@ -1,0 +1,98 @@
+"""Values that describe a base model: what lies at its path, and what a family's recognizer found there.
+
+Needs no torch and reads no file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from lorasmith.errors import ModelError
+
+Layout = Literal["diffusers", "single_file", "pickle"]
+Prediction = Literal["epsilon", "v_prediction"]
+RequestedPrediction = Literal["auto", "epsilon", "v_prediction"]
+PredictionSource = Literal["asked", "scheduler_config", "header_key", "yaml", "modelspec", "default"]
+Shapes = Mapping[str, tuple[int, ...]]
+"""Shapes of tensors by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """What is known of a model before any tensor is read: the question that each family's recognizer answers."""
+
+    path: Path
+    layout: Layout
+    requested: RequestedPrediction  # what the user or the run asks for
+    shapes: Shapes = field(default_factory=dict)  # of the tensors of a single file or a pickle
+    metadata: Mapping[str, str] = field(default_factory=dict)  # of a safetensors file
+    index: Mapping[str, Any] = field(default_factory=dict)  # model_index.json of a diffusers folder
+    is_examined: bool = True  # False: a pickle, whose tensors are known only after loading
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentNames:
+    """Where a family's checkpoints hold their components, in a diffusers folder and in a single file."""
+
+    weight_stems: Mapping[str, str]  # component -> stem of its weight files in a folder; the keys are all components
+    config_files: Mapping[str, str]  # config -> its file in a folder
+    tokenizers: Mapping[str, str]  # text encoder -> folder of its tokenizer
+    from_single_file: Callable[[str, Iterable[str]], dict[str, str]]
+    """(component, names in the file) -> canonical name: name in the file, without tensors of other components."""
+    from_folder: Callable[[str, Iterable[str]], dict[str, str]]
+    """The same for the names in the component's files of a folder."""
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        return tuple(self.weight_stems)
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseSettings:
+    """The noise process that the model was trained with, as far as runs record it."""
+
+    prediction: Prediction
+    zero_terminal_snr: bool
+    source: PredictionSource  # where `prediction` was found; "default": nowhere, so it is the family's usual one
+
+
+@dataclass(frozen=True, slots=True)
+class BaseWeights:
+    """A base model that can be trained on."""
+
+    path: Path
+    layout: Layout
+    family: str  # a key of FAMILIES; "" while a pickle is unexamined
+    noise: NoiseSettings
+    resolution: int  # pixels, the model's own
+    size_multiple: int  # pixels: both sides of a picture must be multiples of it
+    denoiser_parameters: int | None  # None where only loading tells
+    max_clip_skip: int | None  # layers of the text encoder; None where a family has no such setting
+    configs: Mapping[str, Any]  # by component; "scheduler"; "tokenizer": texts by file name, or None
+    names: ComponentNames
+
+
+@dataclass(frozen=True, slots=True)
+class TextSettings:
+    """How captions are read by the text encoders."""
+
+    clip_skip: int = 1  # which layer of CLIP is taken, counted from the last one; 1 is the last
+    max_tokens: int | None = None  # of a caption, without start and end; None: as many as the family allows
+
+    def identity(self) -> dict[str, int]:
+        """The parts of a cache key that depend on these settings."""
+        tokens = {} if self.max_tokens is None else {"max_tokens": self.max_tokens}
+        return {"clip_skip": self.clip_skip, **tokens}
+
+
+def check_clip_skip(weights: BaseWeights, clip_skip: int) -> None:
+    """Returns where the text encoder has that many layers.
+
+    Raises:
+        ModelError: `model_clip_skip`.
+    """
+    if weights.max_clip_skip is not None and clip_skip > weights.max_clip_skip:
+        raise ModelError("model_clip_skip", asked=clip_skip, layers=weights.max_clip_skip)

@@ -1,0 +1,34 @@
+"""The layers of a model that an adapter attaches to: what model families name and adapters replace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, slots=True)
+class TargetModule:
+    """A layer inside a loaded model, with its owner, so that an adapter can put its own layer in that place."""
+
+    name: str  # in states and key tables, the same for every version of the libraries: "denoiser.mid_block.…"
+    component: str  # the model's key: "denoiser", "text_encoder"
+    parent: nn.Module  # the module that owns the layer
+    child: str  # the layer's attribute of `parent`
+
+    @classmethod
+    def inside(cls, model: nn.Module, path: str, *, name: str, component: str) -> TargetModule:
+        """The layer at `path` of `model`, as `get_submodule` takes it."""
+        parent, _, child = path.rpartition(".")
+        return cls(name, component, model.get_submodule(parent), child)
+
+    @property
+    def module(self) -> nn.Module:
+        """The layer that is in this place now."""
+        return self.parent.get_submodule(self.child)
+
+    def replace(self, module: nn.Module) -> None:
+        """Puts another layer in this place."""
+        setattr(self.parent, self.child, module)

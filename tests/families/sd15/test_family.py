@@ -1,0 +1,361 @@
+"""Stable Diffusion 1.x: the same model from every layout to the bit, its targets, its encoders, its schedule."""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lorasmith.demo.miniature import make_model, to_single_file
+from lorasmith.diffusion.noise_schedules import Draw
+from lorasmith.errors import ModelError
+from lorasmith.families import load_family
+from lorasmith.families.clip import clip_text_builder
+from lorasmith.families.recognize import recognize
+from lorasmith.families.sd15.family import StableDiffusion15
+from lorasmith.families.sd15.layout import usual_config
+
+CPU = torch.device("cpu")
+
+
+def family_of(path: Path) -> StableDiffusion15:
+    family = load_family(recognize(path))
+    assert isinstance(family, StableDiffusion15)
+    return family
+
+
+def all_modules(family: StableDiffusion15) -> dict[str, nn.Module]:
+    models = family.load_models(trained=["text_encoder"], precision=torch.float32, where=CPU)
+    encoders = family.load_encoders(clip_skip=1, where=CPU).modules
+    return models | {"vae": encoders["vae"], "frozen_text_encoder": encoders["text_encoder"]}
+
+
+def outputs(family: StableDiffusion15, *, clip_skip: int) -> dict[str, Tensor]:
+    """What each part makes of the same input."""
+    encoders = family.load_encoders(clip_skip=clip_skip, where=CPU)
+    models = family.load_models(trained=[], precision=torch.float32, where=CPU)
+    pixels = torch.rand((1, 3, 64, 64), generator=torch.Generator().manual_seed(1)) * 2 - 1
+    conditioning = family.encode_captions(encoders, ["a photo of a cat", "a red circle"])
+    latents = family.encode_images(encoders, pixels).expand(2, -1, -1, -1)
+    noised = family.add_noise(latents, Draw(0, 1, 0, 2))
+    with torch.no_grad():
+        prediction = family.predict(models, noised, conditioning)
+    return {"latents": latents, "sample": noised.sample, "target": noised.target, "out": prediction, **conditioning}
+
+
+def assert_equal(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
+@pytest.fixture(scope="module")
+def layouts(narrow, miniature, tmp_path_factory):
+    """Pairs that hold the same model."""
+    root = tmp_path_factory.mktemp("layouts")
+    old = to_single_file(narrow.folder, root / "old.safetensors", with_configs=False, has_text_model=False)
+    bare = shutil.copytree(narrow.folder, root / "old_folder")
+    legacy_folder(bare)
+    legacy = root / "legacy.ckpt"
+    torch.save(torch.load(narrow.ckpt, weights_only=True), legacy, _use_new_zipfile_serialization=False)
+    return {
+        "single": (narrow.folder, narrow.single),
+        "old single": (narrow.folder, old),
+        "ckpt": (narrow.folder, narrow.ckpt),
+        "ckpt before zip": (narrow.folder, legacy),
+        "old folder": (narrow.folder, bare),
+        "with its configs": (miniature.folder, miniature.single),
+    }
+
+
+def legacy_folder(folder: Path) -> None:
+    """As published in 2022: pickled weights, other names in the VAE's attention, numbers of positions kept."""
+    from safetensors.torch import load_file
+
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    for part, stem, pickled in (
+        ("vae", "diffusion_pytorch_model", "diffusion_pytorch_model.bin"),
+        ("text_encoder", "model", "pytorch_model.bin"),
+    ):
+        file = folder / part / f"{stem}.safetensors"
+        tensors = load_file(file)
+        for new, name in old.items():
+            if part == "vae":
+                tensors = {
+                    key.replace(f"attentions.0.{new}.", f"attentions.0.{name}."): one for key, one in tensors.items()
+                }
+        if part == "text_encoder":
+            tensors["text_model.embeddings.position_ids"] = torch.arange(77)[None]
+        torch.save(tensors, folder / part / pickled)
+        file.unlink()
+
+
+LAYOUTS = ["single", "old single", "ckpt", "ckpt before zip", "old folder", "with its configs"]
+
+
+@cache
+def reference_modules(folder: Path) -> dict[str, nn.Module]:
+    return all_modules(family_of(folder))
+
+
+@cache
+def reference_outputs(folder: Path, clip_skip: int) -> dict[str, Tensor]:
+    return outputs(family_of(folder), clip_skip=clip_skip)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_holds_the_same_weights(layouts, layout: str) -> None:
+    reference, path = layouts[layout]
+    folder, other = reference_modules(reference), all_modules(family_of(path))
+    assert set(folder) == {"denoiser", "text_encoder", "vae", "frozen_text_encoder"}
+    for component, module in folder.items():
+        assert_equal(module.state_dict(), other[component].state_dict())
+
+
+@pytest.mark.parametrize(("layout", "clip_skip"), [*((one, 1) for one in LAYOUTS), ("single", 2)])
+def test_every_layout_gives_the_same_outputs(layouts, layout: str, clip_skip: int) -> None:
+    reference, path = layouts[layout]
+    folder, other = reference_outputs(reference, clip_skip), outputs(family_of(path), clip_skip=clip_skip)
+    assert_equal(folder, other)
+    assert all(bool(tensor.isfinite().all()) for tensor in folder.values())
+
+
+def test_the_weights_are_those_the_library_loads(narrow) -> None:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextModel
+
+    ours = all_modules(family_of(narrow.folder))
+    assert_equal(
+        ours["denoiser"].state_dict(), UNet2DConditionModel.from_pretrained(narrow.folder / "unet").state_dict()
+    )
+    assert_equal(ours["vae"].state_dict(), AutoencoderKL.from_pretrained(narrow.folder / "vae").state_dict())
+    theirs = CLIPTextModel.from_pretrained(narrow.folder / "text_encoder")
+    assert_equal(ours["text_encoder"].state_dict(), theirs.state_dict())
+    ids = torch.arange(77)[None]
+    with torch.no_grad():
+        assert torch.equal(ours["text_encoder"](ids).last_hidden_state, theirs(ids).last_hidden_state)
+
+
+# -- loading ---------------------------------------------------------------------------------------
+
+
+def test_models_are_frozen_evaluating_and_of_the_precision(miniature) -> None:
+    models = family_of(miniature.folder).load_models(trained=["text_encoder"], precision=torch.bfloat16, where=CPU)
+    for module in models.values():
+        assert not module.training
+        assert not any(one.is_meta for one in (*module.parameters(), *module.buffers()))
+        assert {(one.dtype, one.requires_grad) for one in module.parameters()} == {(torch.bfloat16, False)}
+
+
+def test_half_precision_files_become_what_is_asked(miniature, tmp_path: Path) -> None:
+    file = to_single_file(miniature.folder, tmp_path / "half.safetensors", with_configs=True, precision=torch.float16)
+    full = family_of(miniature.folder).load_models(trained=[], precision=torch.float32, where=CPU)["denoiser"]
+    half = family_of(file).load_models(trained=[], precision=torch.float32, where=CPU)["denoiser"]
+    for name, tensor in half.state_dict().items():
+        assert torch.equal(tensor, full.state_dict()[name].half().float())
+
+
+def test_sharded_and_fp16_folders_load(miniature, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(miniature.folder, tmp_path / "model")
+    whole = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(whole)
+    places = {name: f"part-{number % 2}.safetensors" for number, name in enumerate(tensors)}
+    for file in set(places.values()):
+        save_file({name: one for name, one in tensors.items() if places[name] == file}, whole.with_name(file))
+    whole.with_suffix(".safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    whole.unlink()
+    vae = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    vae.rename(vae.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    ours, theirs = (all_modules(family_of(path)) for path in (folder, miniature.folder))
+    for component in ("denoiser", "vae"):
+        assert_equal(ours[component].state_dict(), theirs[component].state_dict())
+
+
+def test_the_file_may_vanish_after_loading(miniature, tmp_path: Path) -> None:
+    file = Path(shutil.copy(miniature.single, tmp_path / "model.safetensors"))
+    denoiser = family_of(file).load_models(trained=[], precision=torch.float32, where=CPU)["denoiser"]
+    before = {name: tensor.clone() for name, tensor in denoiser.state_dict().items()}
+    file.write_bytes(b"")
+    assert_equal(denoiser.state_dict(), before)
+
+
+@pytest.mark.parametrize("change", ["missing", "left over", "size"])
+def test_layers_that_do_not_fit(miniature, tmp_path: Path, change: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(miniature.folder, tmp_path / "model")
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    if change == "missing":
+        del tensors["conv_out.bias"]
+    elif change == "size":
+        tensors["conv_out.bias"] = torch.zeros(5)
+    else:
+        tensors["conv_out.more"] = torch.zeros(4)
+    save_file(tensors, file)
+    with pytest.raises(ModelError) as caught:
+        family_of(folder).load_models(trained=[], precision=torch.float32, where=CPU)
+    assert caught.value.code == "model_layers"
+    assert caught.value.fields["count"] == 1
+    assert caught.value.fields["first"].startswith("conv_out.")
+
+
+def test_a_tokenizer_larger_than_the_embedding(miniature, narrow, tmp_path: Path) -> None:
+    folder = shutil.copytree(miniature.folder, tmp_path / "model", ignore=shutil.ignore_patterns("tokenizer"))
+    shutil.copytree(narrow.folder / "tokenizer", folder / "tokenizer")
+    with pytest.raises(ModelError, match="model_tokenizer"):
+        family_of(folder).tokenize(["a"])
+
+
+def test_a_tokenizer_saved_by_the_installed_library(miniature, tmp_path: Path) -> None:
+    family = family_of(miniature.folder)
+    folder = shutil.copytree(miniature.folder, tmp_path / "model", ignore=shutil.ignore_patterns("tokenizer"))
+    family._tokenizer.save_pretrained(folder / "tokenizer")
+    captions = ["a red circle on a blue background", "something else"]
+    assert_equal(family_of(folder).tokenize(captions), family.tokenize(captions))
+
+
+# -- targets ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def real() -> dict[str, nn.Module]:
+    """The published architecture, without weights."""
+    from diffusers import UNet2DConditionModel
+
+    with torch.device("meta"):
+        denoiser = UNet2DConditionModel.from_config(usual_config("unet"))
+    return {"denoiser": denoiser, "text_encoder": clip_text_builder()(usual_config("text_encoder"))}
+
+
+def webui_names_sha256(names: list[str]) -> str:
+    names = [re.sub(r"^denoiser\.", "lora_unet_", re.sub(r"^text_encoder\.", "lora_te_", name)) for name in names]
+    names = [name.replace(".", "_") for name in names]
+    return hashlib.sha256("".join(f"{name}\n" for name in sorted(names)).encode()).hexdigest()
+
+
+def test_targets_of_the_real_model_are_those_of_sd_scripts(narrow, real) -> None:
+    targets = family_of(narrow.folder).targets(real)
+    denoiser = [one.name for one in targets if one.component == "denoiser"]
+    text = [one.name for one in targets if one.component == "text_encoder"]
+    assert (len(denoiser), len(text), len(targets)) == (192, 72, 264)
+    assert webui_names_sha256(denoiser) == "f8c8f334e2e0607c1193ab29e2dc20d1987e8d15cf4cb8f27056de5125f33198"
+    assert webui_names_sha256(text) == "dba0564f7193eb83b6e8623967c2430f768b4d399da04c2311abae861fea19d6"
+    assert "text_encoder.text_model.encoder.layers.11.self_attn.q_proj" in text
+    assert [one.component for one in targets] == ["denoiser"] * 192 + ["text_encoder"] * 72
+    for one in targets:
+        layer = one.module
+        assert isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1))
+
+
+def test_targets_without_the_text_encoder(narrow, real) -> None:
+    assert len(family_of(narrow.folder).targets({"denoiser": real["denoiser"]})) == 192
+
+
+# -- encoding and noise ----------------------------------------------------------------------------
+
+
+def test_latents_are_the_scaled_mean(miniature) -> None:
+    family = family_of(miniature.folder)
+    encoders = family.load_encoders(clip_skip=1, where=CPU)
+    pixels = torch.rand(1, 3, 64, 96) * 2 - 1
+    latents = family.encode_images(encoders, pixels)
+    assert latents.shape == (1, 4, 8, 12)
+    with torch.no_grad():
+        posterior = encoders.modules["vae"].encode(pixels).latent_dist
+    assert torch.equal(latents, posterior.mode() * 0.18215)
+    assert torch.equal(latents, family.encode_images(encoders, pixels))
+
+
+def test_a_trained_text_encoder_gets_gradients(miniature) -> None:
+    family = family_of(miniature.folder)
+    models = family.load_models(trained=["text_encoder"], precision=torch.float32, where=CPU)
+    encoders = family.load_encoders(clip_skip=2, where=CPU)
+    tokens = family.tokenize(["a red circle"])
+    in_text = [target for target in family.targets(models) if target.component == "text_encoder"]
+    layer, first = in_text[-1].parent.fc1, in_text[0].module
+    for module in (layer, first):
+        module.weight.requires_grad_(True)
+    embeds = family.encode_tokens(models, tokens, clip_skip=2)["prompt_embeds"]
+    assert torch.allclose(embeds, family.encode_captions(encoders, ["a red circle"])["prompt_embeds"], atol=1e-5)
+    embeds.sum().backward()
+    assert first.weight.grad is not None
+    assert layer.weight.grad is None  # the last layer is skipped
+
+
+@pytest.mark.parametrize(("prediction", "zero"), [("epsilon", False), ("v_prediction", False), ("v_prediction", True)])
+@pytest.mark.parametrize("layout", ["folder", "single", "ckpt"])
+def test_the_schedule_follows_the_model(tmp_path: Path, prediction: str, zero: bool, layout: str) -> None:
+    from diffusers import DDIMScheduler
+
+    path = make_model(tmp_path / "model", prediction=prediction, zero_terminal_snr=zero)
+    if layout != "folder":
+        suffix = ".safetensors" if layout == "single" else ".ckpt"
+        if layout == "ckpt":  # without configs it must be told by CLIP's vocabulary and 32 groups
+            path = make_model(tmp_path / "narrow", size="narrow", prediction=prediction, zero_terminal_snr=zero)
+        path = to_single_file(path, tmp_path / f"model{suffix}", with_configs=layout == "single")
+    family = family_of(path)
+    assert (family.weights.noise.prediction, family.weights.noise.zero_terminal_snr) == (prediction, zero)
+    theirs = DDIMScheduler.from_config(family.weights.configs["scheduler"])
+    assert torch.allclose(family.schedule.alphas_cumprod, theirs.alphas_cumprod, atol=2e-6)
+    assert (family.schedule.alphas_cumprod[-1].item() < 1e-12) == zero
+    latents = torch.randn(3, 4, 8, 8)
+    noised = family.add_noise(latents, Draw(7, 2, 1, 3))
+    noise = Draw(7, 2, 1, 3).normal("noise", (3, 4, 8, 8))
+    assert torch.allclose(noised.sample, theirs.add_noise(latents, noise, noised.timesteps), atol=1e-5)
+    expected = noise if prediction == "epsilon" else theirs.get_velocity(latents, noise, noised.timesteps)
+    assert torch.allclose(noised.target, expected, atol=1e-5)
+
+
+def test_predict_runs_in_the_denoisers_precision(miniature) -> None:
+    family = family_of(miniature.folder)
+    models = family.load_models(trained=[], precision=torch.bfloat16, where=CPU)
+    noised = family.add_noise(torch.randn(2, 4, 8, 8), Draw(0, 1, 0, 2))
+    with torch.no_grad():
+        out = family.predict(models, noised, {"prompt_embeds": torch.randn(2, 77, 64)})
+    assert (out.dtype, out.shape) == (torch.bfloat16, (2, 4, 8, 8))
+
+
+def test_kohya_names_there_and_back(miniature) -> None:
+    family = family_of(miniature.folder)
+    tensors = {
+        "denoiser.mid_block.attentions.0.proj_in.lora_down.weight": torch.randn(4, 64, 1, 1),
+        "denoiser.mid_block.attentions.0.proj_in.lora_up.weight": torch.randn(64, 4, 1, 1),
+        "text_encoder.text_model.encoder.layers.1.mlp.fc1.lora_down.weight": torch.randn(4, 64),
+        "text_encoder.text_model.encoder.layers.1.mlp.fc1.lora_up.weight": torch.randn(256, 4),
+    }
+    named = family.to_kohya(tensors, alpha=4.0)
+    assert "lora_te_text_model_encoder_layers_1_mlp_fc1.alpha" in named
+    assert_equal(family.from_kohya(named), tensors)
+
+
+def test_the_pipeline_draws_a_picture(miniature) -> None:
+    family = family_of(miniature.folder)
+    encoders = family.load_encoders(clip_skip=1, where=CPU)
+    models = family.load_models(trained=[], precision=torch.float32, where=CPU)
+    pipeline = family.pipeline(models, encoders)
+    pipeline.set_progress_bar_config(disable=True)
+    pictures = pipeline("a red circle", num_inference_steps=2, height=64, width=64, output_type="np").images
+    assert pictures.shape == (1, 64, 64, 3)
+    assert pipeline.unet is models["denoiser"]
+
+
+def test_nothing_is_fetched(narrow, miniature, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise AssertionError("the network was asked")
+
+    for call in ("connect", "connect_ex", "sendto"):
+        monkeypatch.setattr(f"socket.socket.{call}", refused)
+    monkeypatch.setattr("socket.getaddrinfo", refused)
+    for path in (narrow.folder, narrow.single, narrow.ckpt, miniature.single):
+        family = family_of(path)
+        outputs(family, clip_skip=2)
+        family.encoder_hashes()

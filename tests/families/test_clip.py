@@ -1,0 +1,116 @@
+"""CLIP's tokens against golden ones, and its layers whatever the installed library calls them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lorasmith.errors import ModelError
+from lorasmith.families import clip
+from lorasmith.families.sd15.layout import usual_config
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return clip.clip_tokenizer(None, source=Path("here"))
+
+
+def test_golden_tokens(tokenizer) -> None:
+    (ids,) = clip.clip_input_ids(tokenizer, ["a photo of a cat"]).tolist()
+    assert ids[:7] == [49406, 320, 1125, 539, 320, 2368, 49407]
+    assert ids[7:] == [49407] * 70
+
+
+def test_captions_are_folded_and_cut(tokenizer) -> None:
+    ids = clip.clip_input_ids(tokenizer, ["A  PHOTO\nof a cat", "cat " * 200, "", "一隻貓 🐈"])
+    assert ids.shape == (4, 77)
+    assert ids.dtype == torch.int64
+    assert ids[0].tolist() == clip.clip_input_ids(tokenizer, ["a photo of a cat"])[0].tolist()
+    assert ids[1].tolist() == [49406, *[2368] * 75, 49407]
+    assert ids[2].tolist() == [49406, *[49407] * 76]
+    assert 3 < ids[3].tolist().index(49407) < 30
+
+
+@pytest.mark.parametrize(
+    ("caption", "tag"),
+    [
+        ("a, " * 37 + "b", ""),  # 75 tokens
+        ("a, " * 37 + "b c", "b c"),
+        ("a, " * 38, ""),  # only a comma is lost
+        ("word " * 75, ""),
+        ("word " * 75 + "the tail of it", "the tail of it\u2026"),  # a sentence: from the word that is cut
+        (", ".join(f"tag number {number}" for number in range(30)), "tag number 17"),
+        ("\u8c93\u54aa\u5728\u8349\u5730\u4e0a\uff0c" * 20, "\u8c93\u54aa\u5728\u8349\u5730\u4e0a"),
+        ("x" * 300, ""),
+    ],
+)
+def test_the_first_tag_that_is_not_seen(tokenizer, caption: str, tag: str) -> None:
+    assert clip.first_unseen_tag(lambda: tokenizer, caption) == tag
+
+
+def test_a_sentence_without_spaces_is_cut_where_it_ends(tokenizer) -> None:
+    caption = "\u8c93" * 20 + "\u72d7" * 100
+    assert clip.first_unseen_tag(lambda: tokenizer, caption).startswith("\u72d7")
+
+
+def test_a_short_caption_needs_no_tokenizer() -> None:
+    assert clip.first_unseen_tag(lambda: pytest.fail("loaded"), "a" * 75) == ""
+
+
+def test_no_file_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    clip.clip_tokenizer(None, source=Path("here"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"vocab.json": "{", "merges.txt": ""},
+        {"vocab.json": "[]", "merges.txt": ""},
+        {"vocab.json": '{"a": "b"}', "merges.txt": ""},
+        {"vocab.json": '{"a": 0}', "merges.txt": "#version: 0.2\na b\n"},
+        {"vocab.json": '{"a": 0, "b": 1, "ab": 2}', "merges.txt": "#version: 0.2\nab\n"},
+        {"vocab.json": '{"a": 0}'},
+        {},
+    ],
+)
+def test_files_that_are_no_tokenizer(files: dict[str, str]) -> None:
+    with pytest.raises(ModelError, match="model_tokenizer") as caught:
+        clip.clip_tokenizer(files, source=Path("model.safetensors"))
+    assert caught.value.fields == {"path": "model.safetensors"}
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    config = usual_config("text_encoder") | {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 1}
+    built = clip.clip_text_builder()(config | {"num_hidden_layers": 3, "vocab_size": 100})
+    generator = torch.Generator().manual_seed(0)
+    filled = {name: torch.randn(one.shape, generator=generator) * 0.1 for name, one in built.state_dict().items()}
+    built.load_state_dict(filled, assign=True)
+    return built.eval()
+
+
+@torch.no_grad()
+def test_clip_skip_counts_from_the_last_layer(encoder) -> None:
+    ids = torch.arange(77)[None]
+    last = clip.clip_hidden_states(encoder, ids, clip_skip=1)
+    assert torch.equal(last, encoder(input_ids=ids).last_hidden_state)
+    second = clip.clip_hidden_states(encoder, ids, clip_skip=2)
+    assert not torch.equal(second, last)
+    stack = encoder.text_model if hasattr(encoder, "text_model") else encoder
+    del stack.encoder.layers[2]
+    try:
+        assert torch.equal(clip.clip_hidden_states(encoder, ids, clip_skip=1), second)
+    finally:
+        stack.encoder.layers.append(torch.nn.Identity())
+
+
+def test_names_do_not_depend_on_the_installed_library() -> None:
+    layer = "text_model.encoder.layers.0.self_attn.q_proj"
+    flat, nested = torch.nn.Module(), torch.nn.Module()
+    nested.text_model = torch.nn.Module()
+    assert clip.installed_name(flat, layer) == "encoder.layers.0.self_attn.q_proj"
+    assert clip.installed_name(nested, layer) == layer
+    for encoder in (flat, nested):
+        assert clip.published_name(clip.installed_name(encoder, layer)) == layer
