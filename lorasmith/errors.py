@@ -10,7 +10,7 @@ TrainerError                     code, fields, exit_code
 ├─ LockedError                   another run holds the folder                   LOCKED 3
 ├─ ResourceError                 out of memory, disk full                       NO_RESOURCE 6
 ├─ NonFiniteError                loss, gradient or weight                       NON_FINITE 8
-└─ StopAsked                     a stop request before there was a run          STOPPED 5
+└─ StopRequested                 a stop request before there was a run          STOPPED 5
 
 An error carries a code and fields, never a sentence: the sentences are in `messages/`, under `error.<code>`.
 """
@@ -98,7 +98,7 @@ class NonFiniteError(TrainerError):
     exit_code = ExitCode.NON_FINITE
 
 
-class StopAsked(TrainerError):
+class StopRequested(TrainerError):
     """A stop was requested while model and data were loading; no step was begun."""
 
     exit_code = ExitCode.STOPPED

@@ -136,6 +136,8 @@ def steps_of_epochs(config: RunConfig, found: Scan, epochs: int) -> int:
 def data_identity(config: RunConfig, trained: tuple[Example, ...]) -> str:
     """SHA-256 of what positions are counted over: the pictures as they are cut, batch size and accumulation."""
     training = config.training
-    rows = [[one.fingerprint, one.repeats, one.bucket, one.resized, one.crop] for one in trained]
+    rows = [
+        [example.example_hash, example.repeats, example.bucket, example.resized, example.crop] for example in trained
+    ]
     text = json.dumps([rows, training.batch_size, training.accumulation_steps], separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

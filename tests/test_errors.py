@@ -16,7 +16,7 @@ CODES = {
     "ResumeError": 2,
     "NoStateError": 4,
     "LockedError": 3,
-    "StopAsked": 5,
+    "StopRequested": 5,
     "ResourceError": 6,
     "NonFiniteError": 8,
     "TrainerError": 70,
@@ -41,7 +41,7 @@ def test_what_the_user_can_mend_is_an_input_error(name: str) -> None:
     assert issubclass(kinds()[name], errors.InputError)
 
 
-@pytest.mark.parametrize("name", ["LockedError", "ResourceError", "NonFiniteError", "StopAsked"])
+@pytest.mark.parametrize("name", ["LockedError", "ResourceError", "NonFiniteError", "StopRequested"])
 def test_what_the_user_cannot_mend_is_none(name: str) -> None:
     assert not issubclass(kinds()[name], errors.InputError)
 

@@ -132,8 +132,8 @@ def test_a_broken_xformers_beside_diffusers_is_named_and_not_the_model(tmp_path:
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "import torch\nfrom pathlib import Path\nfrom lorasmith.errors import InputError\n"
         "from lorasmith.families import load_family\nfrom lorasmith.families.recognize import recognize\n"
-        "try: load_family(recognize(Path(sys.argv[2]))).load_models(trained=[], precision=torch.float32,"
-        " where=torch.device('cpu'))\n"
+        "try: load_family(recognize(Path(sys.argv[2]))).load_models(trained=[], dtype=torch.float32,"
+        " device=torch.device('cpu'))\n"
         "except InputError as error: print(error.code, error.fields['module'], error.fields['command'], sep='|')"
     )
     done = subprocess.run(

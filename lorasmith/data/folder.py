@@ -243,5 +243,5 @@ def _example(candidate: _Candidate, caption: str, picture: SeenFile, sizes: tupl
         bucket=bucket,
         crop=crop,
         image_sha256=picture.sha256,
-        fingerprint=hashlib.sha256(json.dumps([picture.sha256, caption]).encode()).hexdigest(),
+        example_hash=hashlib.sha256(json.dumps([picture.sha256, caption]).encode()).hexdigest(),
     )

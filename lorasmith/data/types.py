@@ -1,13 +1,18 @@
-"""What flows from the folder to the step: an example, what is cached of it, and a batch."""
+"""Values on the way from the folder to the step: an example, its inputs to the model, and a batch of those."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from torch import Tensor, device
+
+LATENTS = "latents"
+Inputs = Mapping[str, "Tensor"]
+"""Tensors by the family's own names; the latents are called LATENTS in every family."""
 
 
 class Size(NamedTuple):
@@ -26,7 +31,7 @@ class Offset(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A picture with its caption, and how it is cut to its bucket."""
+    """A picture with its caption, and the geometry of its cut to its bucket."""
 
     image: Path
     caption: str
@@ -36,7 +41,7 @@ class Example:
     bucket: Size  # pixels trained on
     crop: Offset  # of the bucket inside the resized picture
     image_sha256: str  # of the file's bytes: hold-out, and part of the key of its latents
-    fingerprint: str  # of image_sha256 and caption: identity in the ledger
+    example_hash: str  # SHA-256 over image_sha256 and caption: identity in the ledger
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,42 +55,41 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class CachedExample:
-    """What the encoders made of an example. `conditioning` is None where a text encoder is trained."""
+    """The inputs of an example: what the frozen encoders made of it, tokens for the trained ones, and whatever else its
+    family derives from it."""
 
-    latents: Tensor  # (C, h, w), the posterior's mean, scaled as the denoiser wants them, float32
-    conditioning: dict[str, Tensor] | None  # the family's own names, without a batch dimension
-    tokens: dict[str, Tensor] | None  # instead of conditioning where a text encoder is trained
+    inputs: Inputs  # without a batch dimension; equal pictures and equal captions share their tensors
+
+    @property
+    def latents(self) -> Tensor:
+        """(C, h, w): the mean of the VAE's posterior, scaled as the denoiser expects it."""
+        return self.inputs[LATENTS]
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One micro-batch, all of one bucket."""
+    """A micro-batch of examples of the same bucket."""
 
-    latents: Tensor  # (B, C, h, w), as in CachedExample
-    conditioning: dict[str, Tensor] | None
-    tokens: dict[str, Tensor] | None
+    inputs: Inputs  # first dimension B
     example_ids: tuple[int, ...]  # indices into the run's list of trained examples
 
     def __len__(self) -> int:
         return len(self.example_ids)
 
+    @property
+    def latents(self) -> Tensor:
+        """(B, C, h, w)."""
+        return self.inputs[LATENTS]
+
     def rows(self, start: int, stop: int) -> Batch:
         """The examples start..stop-1 of this batch, as views."""
         cut = slice(start, stop)
-        return Batch(
-            latents=self.latents[cut],
-            conditioning=None if self.conditioning is None else {k: v[cut] for k, v in self.conditioning.items()},
-            tokens=None if self.tokens is None else {k: v[cut] for k, v in self.tokens.items()},
-            example_ids=self.example_ids[cut],
-        )
+        return Batch({name: value[cut] for name, value in self.inputs.items()}, self.example_ids[cut])
 
     def to(self, where: device) -> Batch:
         """This batch on another device; itself on the CPU, where every batch is made."""
         if where.type == "cpu":
             return self
         return Batch(
-            latents=self.latents.to(where, non_blocking=True),
-            conditioning=None if self.conditioning is None else {k: v.to(where) for k, v in self.conditioning.items()},
-            tokens=None if self.tokens is None else {k: v.to(where) for k, v in self.tokens.items()},
-            example_ids=self.example_ids,
+            {name: value.to(where, non_blocking=True) for name, value in self.inputs.items()}, self.example_ids
         )

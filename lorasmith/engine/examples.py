@@ -29,7 +29,7 @@ from lorasmith.data.order import Order
 from lorasmith.data.types import Batch, CachedExample, Example
 from lorasmith.engine.device import Device
 from lorasmith.engine.state import TrainState
-from lorasmith.errors import StopAsked, TrainerError
+from lorasmith.errors import StopRequested, TrainerError
 from lorasmith.families.base import ModelFamily
 from lorasmith.runs.events import CacheProgress, Event, Warned
 from lorasmith.runs.ledger import Ledger
@@ -55,11 +55,11 @@ class StartupContext:
         """A sign of life; here a stop request takes effect.
 
         Raises:
-            StopAsked: nothing was begun yet, so there is nothing to save.
+            StopRequested: nothing was begun yet, so there is nothing to save.
         """
         self.heart.beat(0, phase)
         if self.stop.requested():
-            raise StopAsked("stopped_before_start")
+            raise StopRequested("stopped_before_start")
 
     def close(self) -> None:
         """Lets go of the staging folder's files, which can then be moved on any system. Can be called again."""

@@ -44,7 +44,6 @@ class StepContext:
     models: Mapping[str, nn.Module]
     batches: Batches
     device: Device
-    clip_skip: int
     accumulation_steps: int
     max_grad_norm: float  # 0: never clipped
     base_lrs: Mapping[str, float]  # by component
@@ -79,10 +78,7 @@ class Repeat:
 
 def losses_of(context: StepContext, batch: Batch, draw: Draws) -> Tensor:
     """One loss per example, (B,), float32. Pure: the same arguments give the same numbers."""
-    conditioning = batch.conditioning
-    if conditioning is None:
-        assert batch.tokens is not None
-        conditioning = context.family.encode_tokens(context.models, batch.tokens, clip_skip=context.clip_skip)
+    conditioning = context.family.conditioning(context.models, batch.inputs)
     noised = context.family.add_noise(batch.latents, draw)
     prediction = context.family.predict(context.models, noised, conditioning)
     return per_example_mse(prediction, noised.target)

@@ -6,17 +6,17 @@ Knows no model and no file of the run.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from lorasmith.config.sections import EvaluationConfig
 from lorasmith.data.images import pixels
 from lorasmith.data.order import is_main_subject
-from lorasmith.data.types import CachedExample, Example, Size
-from lorasmith.engine.examples import CachedText
+from lorasmith.data.types import LATENTS, CachedExample, Example, Inputs, Offset, Size
 from lorasmith.evaluation.limits import MAX_VALIDATED
 from lorasmith.seeding import fold
 
@@ -49,10 +49,10 @@ class SampleSpec:
     prompt: str
     seed: int
     strength: float
-    text: CachedText
-    original: Example | None  # what it is begun from and compared with; None for a prompt alone
-    latents_shape: tuple[int, int, int]  # (C, h, w)
-    cached: CachedExample | None  # of the original
+    inputs: Inputs  # of the caption and the picture's geometry, without latents
+    original: Example | None  # the example that it starts from and is compared with; None for a prompt alone
+    latents_shape: tuple[int, ...]  # (C, h, w)
+    latents: Tensor | None  # of the original
     pixels: NDArray[np.uint8] | None  # (H, W, 3), the original as it is trained on
 
 
@@ -63,7 +63,7 @@ class EvaluationSet:
     validated: tuple[tuple[Example, CachedExample], ...]
     is_held_out: bool
     specs: tuple[SampleSpec, ...]
-    empty_caption: CachedText
+    empty_caption: Inputs
 
     @property
     def pictures(self) -> str:
@@ -111,49 +111,49 @@ def _drawn(examples: Sequence[Example], seed: int) -> list[Example]:
 def evaluation_set(
     chosen: Chosen,
     cached: Mapping[Example, CachedExample],
-    texts: Mapping[str, CachedText],
+    texts: Mapping[str, Inputs],
+    example_inputs: Callable[[Example], Inputs],
     *,
     settings: EvaluationConfig,
-    resolution: int,
-    size_multiple: int,
+    side: int,
     seed: int,
 ) -> EvaluationSet:
-    """`cached` holds `chosen.all`; `texts` the empty caption and the sample prompts.
+    """The chosen examples and the sample prompts with their inputs. `cached` holds `chosen.all`, `texts` the empty
+    caption and the prompts; `side` is the width and height of a prompt's picture, in pixels.
 
     Raises:
         BadFileError: a picture changed since the folder was looked at.
     """
     specs = []
     for number, example in enumerate(chosen.sampled, start=1):
-        one = cached[example]
-        channels, height, width = one.latents.shape
+        inputs = dict(cached[example].inputs)
+        latents = inputs.pop(LATENTS)
         specs.append(
             SampleSpec(
                 name=f"example-{number:02d}",
                 prompt=example.caption,
                 seed=fold(seed, "sample", example.image_sha256) % SEEDS,
                 strength=settings.strength,
-                text=CachedText(one.conditioning, one.tokens),
+                inputs=inputs,
                 original=example,
-                latents_shape=(channels, height, width),
-                cached=one,
+                latents_shape=tuple(latents.shape),
+                latents=latents,
                 pixels=picture_of(example),
             )
         )
     if settings.sample_prompts and specs:
-        example, shape = chosen.sampled[0], specs[0].latents_shape
-        side = max(size_multiple, resolution // size_multiple * size_multiple)
-        square = (shape[0], *_latent_sides(Size(side, side), example.bucket, shape))
+        square = _square(chosen.sampled[0], Size(side, side))
+        shape = _latents_shape(square.bucket, chosen.sampled[0].bucket, specs[0].latents_shape)
         specs += [
             SampleSpec(
                 name=f"prompt-{number:02d}",
                 prompt=prompt,
                 seed=fold(seed, "sample prompt", number, prompt) % SEEDS,
                 strength=1.0,
-                text=texts[prompt],
+                inputs={**texts[prompt], **example_inputs(replace(square, caption=prompt))},
                 original=None,
-                latents_shape=square,
-                cached=None,
+                latents_shape=shape,
+                latents=None,
                 pixels=None,
             )
             for number, prompt in enumerate(settings.sample_prompts, start=1)
@@ -162,10 +162,15 @@ def evaluation_set(
     return EvaluationSet(validated, chosen.is_held_out, tuple(specs), texts[EMPTY_CAPTION])
 
 
-def _latent_sides(wanted: Size, bucket: Size, shape: tuple[int, int, int]) -> tuple[int, int]:
-    """Height and width of latents, by the proportion of an example's own."""
-    factor = bucket.width // shape[2]
-    return wanted.height // factor, wanted.width // factor
+def _square(example: Example, size: Size) -> Example:
+    """An example as if its picture had been of that size and were not cut: the geometry of a prompt's picture."""
+    return replace(example, original=size, resized=size, bucket=size, crop=Offset(0, 0))
+
+
+def _latents_shape(wanted: Size, bucket: Size, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of the latents of a picture of the wanted size, from the shape that belongs to a bucket."""
+    factor = bucket.width // shape[-1]
+    return (*shape[:-2], wanted.height // factor, wanted.width // factor)
 
 
 def picture_of(example: Example) -> NDArray[np.uint8]:

@@ -6,7 +6,7 @@ measures nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lorasmith.data.types import Inputs
 from lorasmith.diffusion.noise_schedules import Noised
-from lorasmith.engine.examples import CachedText
 from lorasmith.engine.oom import map_in_batches
 from lorasmith.engine.step import StepContext
 from lorasmith.evaluation.choose import EvaluationSet, SampleSpec, to_bytes
@@ -56,7 +56,7 @@ def generate(
         specs, work, kind=lambda one: (one.latents_shape, one.strength), at_once=at_once, device=context.device
     )
     alive()
-    vae = context.family.load_encoders(clip_skip=context.clip_skip, where=context.device.torch_device, only=("vae",))
+    vae = context.family.load_encoders(context.device.torch_device, only=("vae",))
     samples = []
     for spec, one in zip(specs, latents, strict=True):
         alive()
@@ -69,14 +69,15 @@ def generate(
 
 
 def _drawn(
-    context: StepContext, specs: Sequence[SampleSpec], empty_caption: CachedText, *, alive: Callable[[], None]
+    context: StepContext, specs: Sequence[SampleSpec], empty_caption: Inputs, *, alive: Callable[[], None]
 ) -> list[Tensor]:
     """Latents of one shape and strength, (C, h, w) on the CPU each. Each noise is a function of its own seed."""
     where, shape = context.device.torch_device, specs[0].latents_shape
     noise = torch.stack([_noise(one) for one in specs]).to(where)
-    start = torch.stack([torch.zeros(shape) if one.cached is None else one.cached.latents for one in specs]).to(where)
-    texts = [*[empty_caption] * len(specs), *(one.text for one in specs)]
-    conditioning = _conditioning_of(context, texts)
+    start = torch.stack([torch.zeros(shape) if spec.latents is None else spec.latents for spec in specs]).to(where)
+    rows = [*({**spec.inputs, **empty_caption} for spec in specs), *(spec.inputs for spec in specs)]
+    inputs = {name: value.to(where) for name, value in context.family.collate(rows).items()}
+    conditioning = context.family.conditioning(context.models, inputs)
 
     def predict(sample: Tensor, timesteps: Tensor) -> Tensor:
         alive()
@@ -91,14 +92,3 @@ def _drawn(
 
 def _noise(spec: SampleSpec) -> Tensor:
     return torch.randn(spec.latents_shape, generator=torch.Generator().manual_seed(spec.seed))
-
-
-def _conditioning_of(context: StepContext, texts: Sequence[CachedText]) -> Mapping[str, Tensor]:
-    """Of a batch, where the models are; through the text encoder where that is trained."""
-    where = context.device.torch_device
-    conditionings = [one.conditioning for one in texts if one.conditioning is not None]
-    if conditionings:
-        return {name: value.to(where) for name, value in context.family.collate_conditioning(conditionings).items()}
-    tokens = [one.tokens for one in texts if one.tokens is not None]
-    stacked = {name: torch.stack([one[name] for one in tokens]).to(where) for name in tokens[0]}
-    return context.family.encode_tokens(context.models, stacked, clip_skip=context.clip_skip)

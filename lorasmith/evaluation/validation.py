@@ -10,8 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from lorasmith.data.collate import collate
-from lorasmith.data.types import CachedExample, Example
+from lorasmith.data.types import Batch, CachedExample, Example
 from lorasmith.diffusion.noise_schedules import Draw, OwnDraws
 from lorasmith.engine.oom import map_in_batches
 from lorasmith.engine.step import StepContext, losses_of
@@ -70,7 +69,8 @@ def validation_losses(
 
     def work(batch: Sequence[_Item]) -> list[float]:
         alive()
-        cached = collate([one.cached for one in batch], range(len(batch)), context.family.collate_conditioning)
+        inputs = context.family.collate([item.cached.inputs for item in batch])
+        cached = Batch(inputs, tuple(range(len(batch))))
         draws = OwnDraws([_draw(context, one) for one in batch])
         return [float(one) for one in losses_of(context, cached.to(context.device.torch_device), draws)]
 

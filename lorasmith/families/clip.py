@@ -10,7 +10,7 @@ import bisect
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,9 +22,8 @@ from lorasmith.errors import ModelError
 from lorasmith.families.clip_bpe import clip_tokenizer_files, tokenizer_config
 from lorasmith.libraries import importing_library
 
-MAX_TOKENS = 77
-"""With the start and the end."""
-CAPTION_TOKENS = MAX_TOKENS - 2
+CAPTION_TOKENS = 75
+"""The most that CLIP's 77 positions hold besides the start and the end."""
 MAX_SHOWN = 40
 """Characters of a tag in a message."""
 ELLIPSIS = "\u2026"
@@ -80,31 +79,32 @@ def _check_vocabulary(folder: Path) -> None:
             raise ValueError("merges.txt")
 
 
-def clip_input_ids(tokenizer: Any, captions: Sequence[str]) -> Tensor:
-    """(B, 77) int64: padded with the tokenizer's own padding, what is too long cut off."""
-    encoded = tokenizer(
-        list(captions), padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
-    )
-    return encoded["input_ids"]
+def clip_input_ids(tokenizer: Any, caption: str, *, tokens: int = CAPTION_TOKENS) -> Tensor:
+    """(tokens + 2,) int64: padded with the tokenizer's own padding; a longer caption is cut off."""
+    encoded = tokenizer(caption, padding="max_length", max_length=tokens + 2, truncation=True, return_tensors="pt")
+    ids: Tensor = encoded["input_ids"][0]
+    return ids
 
 
-def first_unseen_tag(tokenizer: Callable[[], Any], caption: str) -> str:
-    """The first tag of a caption that is cut off, whole or in part; "" where none is. `tokenizer` is called only for a
-    caption of more bytes than tokens fit, as no token is shorter than a byte."""
-    if len(unicodedata.normalize("NFC", caption).lower().encode()) <= CAPTION_TOKENS:
+def first_unseen_tag(tokenizer: Callable[[], Any], caption: str, *, tokens: int = CAPTION_TOKENS) -> str:
+    """The first tag of a caption that is cut off after so many tokens, whole or in part; "" where none is.
+
+    `tokenizer` is called only for a caption of more bytes than tokens, as no token is shorter than a byte.
+    """
+    if len(unicodedata.normalize("NFC", caption).lower().encode()) <= tokens:
         return ""
     tokenize = tokenizer()
 
     def is_over(end: int) -> bool:
-        ids = tokenize(caption[:end], truncation=True, max_length=MAX_TOKENS + 1)["input_ids"]
-        return len(ids) > MAX_TOKENS
+        ids = tokenize(caption[:end], truncation=True, max_length=tokens + 3)["input_ids"]
+        return len(ids) > tokens + 2
 
     if not is_over(len(caption)):
         return ""
     ends = [word.end() for word in re.finditer(r"[^\s,\uff0c\u3001]+", caption)] + [len(caption)]
     cut = bisect.bisect_left(ends, True, key=is_over)
     tags = list(re.finditer(r"[^,\uff0c\u3001]+", caption))
-    tag = next((one for one in tags if one.end() >= ends[cut]), tags[-1])
+    tag = next((tag for tag in tags if tag.end() >= ends[cut]), tags[-1])
     words = tag[0].strip()
     if len(words) <= MAX_SHOWN:
         return words

@@ -44,7 +44,7 @@ from lorasmith.runs.states import SavedState, find_states
 from lorasmith.runtime import worker
 
 if TYPE_CHECKING:
-    from lorasmith.data.cache import EncodedBy, EncoderCache
+    from lorasmith.data.cache import CacheKeys, EncoderCache
     from lorasmith.families.weights import BaseWeights
 
 MAX_FIRST_STEPS = 2
@@ -88,9 +88,12 @@ def _whole_start(folder: Path) -> WholeStart:
 
     If nothing is missing, the probe's cache receives copies, since the run will not load the encoders either.
     """
-    from lorasmith.data.cache import TEXT, EncodedBy, EncoderCache, find_missing
+    from lorasmith.data.cache import EncoderCache
+    from lorasmith.data.encode import Encoded, read_cached
+    from lorasmith.engine.encode import cache_keys
     from lorasmith.evaluation.choose import EMPTY_CAPTION, choose
     from lorasmith.families import load_family
+    from lorasmith.families.weights import TextSettings
     from lorasmith.session.unseen_words import unseen_words
 
     class Untouched(EncoderCache):
@@ -98,40 +101,36 @@ def _whole_start(folder: Path) -> WholeStart:
             """A damaged file counts as missing; only the run renames it."""
 
     config = load_run_toml(folder / PLAN)
-    family = load_family(base_weights(config))
-    encoded_by = EncodedBy(
-        family.encoder_hashes(), config.model.clip_skip, caches_text=not config.adapter.train_text_encoder
-    )
+    family = load_family(base_weights(config), TextSettings(clip_skip=config.model.clip_skip))
+    keys = cache_keys(family, trained=family.traits.text_encoders if config.adapter.train_text_encoder else ())
     found = scan_for(config, family.weights, check_pixels=False)
     trained, held_out = split_examples(config, found)
-    examples, captions = list(trained), set[str]()
+    examples, captions = list(trained), list[str]()
     if config.evaluate_every:
         examples += choose(trained, held_out, count=config.evaluation.examples, seed=config.seed).all
-        captions = {EMPTY_CAPTION, *config.evaluation.sample_prompts} - {example.caption for example in examples}
+        captions = [EMPTY_CAPTION, *config.evaluation.sample_prompts]
     theirs = Untouched(cache_folder(Path(config.dataset.folder)))
-    missing = find_missing(theirs, examples, encoded_by)
-    keys = [encoded_by.text_key(caption) for caption in captions] if encoded_by.caches_text else []
-    missing_captions = [key for key in keys if theirs.load(TEXT, key) is None]
-    if not len(missing) and not missing_captions:
-        _copy_cached(folder, theirs, encoded_by, family.weights)
+    missing = read_cached(theirs, examples, captions, into=Encoded(keys, keys.dtype))
+    if not len(missing):
+        _copy_cached(folder, theirs, keys, family.weights)
     noticed = tuple(Finding(*notice) for notice in unseen_words(config, family, found.examples))
-    return WholeStart(len(missing.pictures), len(missing.captions) + len(missing_captions), noticed)
+    return WholeStart(len(missing.pictures), len(missing.captions), noticed)
 
 
-def _copy_cached(folder: Path, theirs: EncoderCache, encoded_by: EncodedBy, weights: BaseWeights) -> None:
+def _copy_cached(folder: Path, theirs: EncoderCache, keys: CacheKeys, weights: BaseWeights) -> None:
     """Copies the cached files of the probe's pictures into its own cache."""
-    from lorasmith.data.cache import LATENTS, TEXT, EncoderCache
+    from lorasmith.data.cache import IMAGES, TEXT, EncoderCache
     from lorasmith.evaluation.choose import EMPTY_CAPTION
 
     run = RunFolder(folder / RUN)
     config = load_run_toml(run.staging / run.config.name)
     ours = EncoderCache(cache_folder(Path(config.dataset.folder)))
     examples = scan_for(config, weights, check_pixels=False).examples
-    needed = {(LATENTS, encoded_by.latents_key(example)) for example in examples}
-    if encoded_by.caches_text:
-        needed |= {(TEXT, encoded_by.text_key(example.caption)) for example in examples}
+    needed = {(IMAGES, keys.latents_key(example)) for example in examples}
+    if keys.caches_text:
+        needed |= {(TEXT, keys.text_key(example.caption)) for example in examples}
         if config.evaluate_every:
-            needed.add((TEXT, encoded_by.text_key(EMPTY_CAPTION)))
+            needed.add((TEXT, keys.text_key(EMPTY_CAPTION)))
     for kind, key in needed:
         ours.path(kind, key).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(theirs.path(kind, key), ours.path(kind, key))

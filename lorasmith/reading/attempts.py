@@ -1,8 +1,8 @@
-"""The starts of a run and how each ended, folded from the worker's ledger and the supervisor's. Knows no words."""
+"""The attempts of a run and how each ended, from the worker's ledger and the supervisor's. Knows no words."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -22,17 +22,17 @@ from lorasmith.runs.events import (
 class Ending:
     """How an attempt ended: the sentence `ending.<reason>`."""
 
-    reason: str  # reached, asked, failed; died: gone without a word; unknown: nobody wrote an end
+    reason: str  # reached, asked, failed; died: it wrote no ending; unknown: nobody wrote one
     code: str = ""  # of the error, where it failed
     fields: dict[str, Any] = field(default_factory=dict)
     exit_code: int | None = None
     status: int | None = None  # of the process, negative for a signal
-    output: str = ""  # the end of what it printed, where it went wrong
+    output: str = ""  # the last lines that it printed, where it went wrong
 
 
 @dataclass(frozen=True, slots=True)
 class Happening:
-    """Something else the supervisor wrote down, as a hang with its stack."""
+    """Another event that the supervisor wrote, as a hang with its stack."""
 
     kind: str  # name of the event
     time: float
@@ -47,17 +47,17 @@ class Attempt:
     began: float | None  # wall clock, seconds since 1970
     ended: float | None
     is_restart: bool  # started by the same supervisor as the attempt before, not by a person
-    resumed_from: int | None  # the step of the state; None: new, or it never loaded
+    resumed_from: int | None  # the step of the state; None: a new run, or it never loaded
     stop_at: int | None  # None: it never loaded
-    last_step: int | None  # the last one completed, None: none
-    cancelled_steps: int  # of those it completed, done again by later attempts
+    last_step: int | None  # the last completed step; None: there is none
+    cancelled_steps: int  # completed, then done again by later attempts
     changed: dict[str, list[Any]]  # option -> [before, now]
     ending: Ending
     happenings: tuple[Happening, ...] = ()
 
     @property
     def is_interrupted(self) -> bool:
-        """Whether it ended as nobody had asked for."""
+        """Whether it ended although nobody asked for it."""
         return self.ending.reason not in ("reached", "asked")
 
     @property
@@ -66,58 +66,71 @@ class Attempt:
         return max(0.0, self.ended - self.began) if self.began is not None and self.ended is not None else 0.0
 
 
-def attempts_of(events: Sequence[Event], supervisor_events: Sequence[Event]) -> tuple[Attempt, ...]:
-    """Every attempt that either ledger knows, in order."""
-    numbers = sorted({one.attempt for one in [*events, *supervisor_events]})
-    found: list[Attempt] = []
-    for number in numbers:
-        own = [one for one in events if one.attempt == number]
-        watching = [one for one in supervisor_events if one.attempt == number]
-        later = [one for one in events if isinstance(one, RunStarted) and one.attempt > number]
-        is_restart = any(isinstance(one, WorkerRestarted) for one in watching)
-        found.append(_attempt(number, own, watching, later, is_restart=is_restart))
-    return tuple(found)
+@dataclass(slots=True)
+class AttemptLog:
+    """The worker's own events of one attempt, in a few facts."""
+
+    number: int
+    start: RunStarted | None = None
+    stopped: RunStopped | None = None
+    last_step: int | None = None
+    cancelled_steps: int = 0
+    times: tuple[float, ...] = ()  # of the earliest and the latest event
+
+    def add(self, event: Event) -> None:
+        """Takes the next event of this attempt."""
+        times = (*self.times, event.time)
+        self.times = (min(times), max(times))
+        if isinstance(event, RunStarted):
+            self.start = self.start or event
+        elif isinstance(event, RunStopped):
+            self.stopped = event
+        elif isinstance(event, StepCompleted):
+            self.last_step = max(self.last_step or 0, event.step)
 
 
-def _attempt(
-    number: int, own: list[Event], watching: list[Event], later: list[RunStarted], *, is_restart: bool
-) -> Attempt:
-    start = next((one for one in own if isinstance(one, RunStarted)), None)
-    steps = [one.step for one in own if isinstance(one, StepCompleted)]
-    kept = min([one.resumed_from for one in later if one.resumed_from is not None], default=max(steps, default=0))
-    times = [one.time for one in [*own, *watching]]
+def attempts_of(logs: Mapping[int, AttemptLog], supervisor_events: Sequence[Event]) -> tuple[Attempt, ...]:
+    """Returns every attempt that either ledger knows, in order."""
+    watching: dict[int, list[Event]] = {}
+    for event in supervisor_events:
+        watching.setdefault(event.attempt, []).append(event)
+    numbers = sorted({*logs, *watching})
+    return tuple(_attempt(logs.get(number) or AttemptLog(number), watching.get(number, [])) for number in numbers)
+
+
+def _attempt(log: AttemptLog, watching: list[Event]) -> Attempt:
+    start = log.start
+    times = [*log.times, *(event.time for event in watching)]
     happenings = [
-        Happening(type(one).__name__, one.time, _fields(one))
-        for one in watching
-        if not isinstance(one, WorkerStarted | WorkerEnded | GivenUp)
+        Happening(type(event).__name__, event.time, _fields(event))
+        for event in watching
+        if not isinstance(event, WorkerStarted | WorkerEnded | GivenUp)
     ]
     return Attempt(
-        number=number,
+        number=log.number,
         began=min(times, default=None),
         ended=max(times, default=None),
-        is_restart=is_restart,
+        is_restart=any(isinstance(event, WorkerRestarted) for event in watching),
         resumed_from=None if start is None else start.resumed_from,
         stop_at=None if start is None else start.stop_at,
-        last_step=max(steps, default=None),
-        cancelled_steps=sum(step > kept for step in set(steps)),
+        last_step=log.last_step,
+        cancelled_steps=log.cancelled_steps,
         changed={} if start is None else dict(start.changed),
-        ending=_ending(own, watching),
+        ending=_ending(log.stopped, watching),
         happenings=tuple(happenings),
     )
 
 
-def _ending(own: list[Event], watching: list[Event]) -> Ending:
-    """What the supervisor gave up is given up; else a worker that said how it ended is believed; else its exit status
-    tells what little it can."""
-    said = next((one for one in reversed(own) if isinstance(one, RunStopped)), None)
-    gone = next((one for one in reversed(watching) if isinstance(one, WorkerEnded)), None)
-    given_up = next((one for one in reversed(watching) if isinstance(one, GivenUp)), None)
-    status, output = (None, "") if gone is None else (gone.status, gone.output)
+def _ending(stopped: RunStopped | None, watching: list[Event]) -> Ending:
+    """Prefers the supervisor's decision to give up, then the worker's own ending, then its exit status."""
+    ended = next((event for event in reversed(watching) if isinstance(event, WorkerEnded)), None)
+    given_up = next((event for event in reversed(watching) if isinstance(event, GivenUp)), None)
+    status, output = (None, "") if ended is None else (ended.status, ended.output)
     if given_up is not None:
         return Ending("failed", given_up.code, dict(given_up.fields), given_up.exit_code, status, output)
-    if said is not None:
-        return Ending(said.reason, said.code, dict(said.fields), said.exit_code, status, output)
-    return Ending("unknown") if gone is None else Ending("died", status=status, output=output)
+    if stopped is not None:
+        return Ending(stopped.reason, stopped.code, dict(stopped.fields), stopped.exit_code, status, output)
+    return Ending("unknown") if ended is None else Ending("died", status=status, output=output)
 
 
 def _fields(event: Event) -> dict[str, Any]:

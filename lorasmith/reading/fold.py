@@ -1,6 +1,7 @@
-"""The ledger as curves: a pure fold over events, one point a completed step, and what was measured at some of them.
+"""Folds a run's ledger, one event at a time: the points of its curves, and the other events that count.
 
-Steps that a later attempt cancelled leave no trace. Knows no file and no drawing.
+Steps that a later start cancelled leave no trace; the rule is `runs.ledger.is_cancelled` and stands nowhere else.
+Knows no file and no drawing.
 """
 
 from __future__ import annotations
@@ -9,23 +10,51 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import fsum
 
+from lorasmith.reading.attempts import AttemptLog
+from lorasmith.reading.pace import Pace
 from lorasmith.runs.events import BestChosen, Evaluated, Event, RunStarted, StepCompleted
+from lorasmith.runs.ledger import is_cancelled
 
 DENOISER = "denoiser"
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What is drawn of one step."""
+    """A completed step on the curves."""
 
-    step: int
-    epoch: int
-    loss: float
-    average_loss: float  # over the last epoch's worth of steps, this one included
-    lr: dict[str, float]  # by component
-    grad_norm: float
-    seconds: float
-    time: float  # wall clock, seconds since 1970
+    event: StepCompleted
+    average_loss: float  # mean loss of the last epoch's worth of steps, this step included
+
+    @property
+    def step(self) -> int:
+        return self.event.step
+
+    @property
+    def epoch(self) -> int:
+        return self.event.epoch
+
+    @property
+    def loss(self) -> float:
+        return self.event.loss
+
+    @property
+    def lr(self) -> dict[str, float]:
+        """The learning rates by component."""
+        return self.event.lr
+
+    @property
+    def grad_norm(self) -> float:
+        return self.event.grad_norm
+
+    @property
+    def seconds(self) -> float:
+        """The duration of the step."""
+        return self.event.seconds
+
+    @property
+    def time(self) -> float:
+        """Wall clock at its end, seconds since 1970."""
+        return self.event.time
 
     @property
     def denoiser_lr(self) -> float:
@@ -34,7 +63,7 @@ class Point:
 
     @property
     def other_lrs(self) -> dict[str, float]:
-        """Those of the text encoders that are trained beside it."""
+        """The learning rates of the text encoders that are trained beside the denoiser."""
         main = DENOISER if DENOISER in self.lr else next(iter(self.lr))
         return {component: lr for component, lr in self.lr.items() if component != main}
 
@@ -44,93 +73,98 @@ class Curves:
     """What counts in the end, in order of steps."""
 
     points: tuple[Point, ...]
-    stop_at: int | None  # the newest target; None before the first start
-    evaluations: tuple[Evaluated, ...] = ()  # of the adapter, one a step at most
-    baseline: Evaluated | None = None  # the same measures with the adapter off, drawn as step 0
+    stop_at: int | None  # the newest start's last step; None before the first start
+    evaluations: tuple[Evaluated, ...] = ()  # of the adapter, at most one per step
+    baseline: Evaluated | None = None  # the evaluation with the adapter off, drawn as step 0
     best: BestChosen | None = None
 
     def evaluation_at(self, step: int) -> Evaluated | None:
-        return next((one for one in self.evaluations if one.step == step), None)
+        return next((evaluation for evaluation in self.evaluations if evaluation.step == step), None)
 
 
 class RunFold:
-    """The fold, one event at a time, for those who watch a run as it goes."""
+    """The state of the fold. A live view, the files that follow a run, reports and the log viewer all read it."""
 
     def __init__(self) -> None:
-        self._points: list[Point] = []
-        self._evaluations: dict[int, Evaluated] = {}
-        self._baseline: Evaluated | None = None
-        self._bests: list[BestChosen] = []
-        self._window = 1
-        self._stop_at: int | None = None
+        self.points: list[Point] = []
+        self.others: list[Event] = []  # the events that count, completed steps aside, in the ledger's order
+        self.attempts: dict[int, AttemptLog] = {}  # by number; also what was cancelled
+        self.pace = Pace()  # of the newest start
+        self._window = 1  # steps of the average
 
     def add(self, event: Event) -> Point | None:
-        """Takes the next event of the ledger; the point it adds, if it is a completed step."""
+        """Takes the ledger's next event; returns the new point where it is a completed step."""
+        self.attempts.setdefault(event.attempt, AttemptLog(event.attempt)).add(event)
         if isinstance(event, RunStarted):
-            self._begin(event)
-        elif isinstance(event, Evaluated):
-            self._measured(event)
-        elif isinstance(event, BestChosen):
-            self._bests.append(event)
+            self._restart(event)
         if not isinstance(event, StepCompleted):
+            self.others.append(event)
             return None
-        recent = self._points[max(0, len(self._points) - self._window + 1) :]
-        losses = [*(one.loss for one in recent), event.loss]
-        point = Point(
-            step=event.step,
-            epoch=event.epoch,
-            loss=event.loss,
-            average_loss=fsum(losses) / len(losses),
-            lr=dict(event.lr),
-            grad_norm=event.grad_norm,
-            seconds=event.seconds,
-            time=event.time,
-        )
-        self._points.append(point)
-        return point
+        recent = self.points[max(0, len(self.points) - self._window + 1) :]
+        losses = [*(point.loss for point in recent), event.loss]
+        self.points.append(Point(event, fsum(losses) / len(losses)))
+        self.pace.add(event.step, event.time, event.seconds)
+        return self.points[-1]
 
     @property
     def newest(self) -> Point | None:
-        return self._points[-1] if self._points else None
+        return self.points[-1] if self.points else None
 
-    def held_in_place_of(self, event: Evaluated) -> Evaluated | None:
-        """What was measured there before, or that same event."""
-        return self._baseline if event.is_control else self._evaluations.get(event.step)
+    @property
+    def starts(self) -> list[RunStarted]:
+        return [event for event in self.others if isinstance(event, RunStarted)]
 
     def curves(self) -> Curves:
-        measured = tuple(self._evaluations[step] for step in sorted(self._evaluations))
-        best = self._bests[-1] if self._bests else None
-        return Curves(tuple(self._points), self._stop_at, measured, self._baseline, best)
+        """Returns the curves so far. Of two evaluations of a step the newer counts."""
+        evaluations: dict[int, Evaluated] = {}
+        baseline: Evaluated | None = None
+        best: BestChosen | None = None
+        stop_at: int | None = None
+        for event in self.others:
+            if isinstance(event, RunStarted):
+                stop_at = event.stop_at
+            elif isinstance(event, BestChosen):
+                best = event
+            elif isinstance(event, Evaluated) and event.is_control:
+                baseline = event
+            elif isinstance(event, Evaluated):
+                evaluations[event.step] = event
+        by_step = tuple(evaluations[step] for step in sorted(evaluations))
+        return Curves(tuple(self.points), stop_at, by_step, baseline, best)
 
-    def _begin(self, event: RunStarted) -> None:
-        """An attempt that resumed from step k cancels what earlier ones did after k."""
-        self._stop_at = event.stop_at
-        self._window = steps_per_epoch(event)
-        if event.resumed_from is None:
-            return
-        while self._points and self._points[-1].step > event.resumed_from:
-            self._points.pop()
-        self._evaluations = {step: one for step, one in self._evaluations.items() if step <= event.resumed_from}
-        self._bests = [one for one in self._bests if one.step <= event.resumed_from]
+    def replaced_by(self, event: Evaluated) -> Evaluated | None:
+        """Returns the evaluation that `event` would take the place of, or that same evaluation; None: there is none."""
+        curves = self.curves()
+        return curves.baseline if event.is_control else curves.evaluation_at(event.step)
 
-    def _measured(self, event: Evaluated) -> None:
-        """The newest measure of a step counts. A baseline holds whatever becomes of the step it was taken at."""
-        if event.is_control:
-            self._baseline = event
-        else:
-            self._evaluations[event.step] = event
+    def _restart(self, start: RunStarted) -> None:
+        kept: list[Point] = []
+        for point in self.points:
+            if is_cancelled(point.event, start):
+                self.attempts[point.event.attempt].cancelled_steps += 1
+            else:
+                kept.append(point)
+        self.points = kept
+        self.others = [event for event in self.others if not is_cancelled(event, start)]
+        self.pace = Pace()
+        self._window = steps_per_epoch(start)
 
 
-def curves_of(events: Iterable[Event]) -> Curves:
-    """The curves of a whole ledger."""
+def fold_of(events: Iterable[Event]) -> RunFold:
+    """Returns the fold of a whole ledger."""
     fold = RunFold()
     for event in events:
         fold.add(event)
-    return fold.curves()
+    return fold
+
+
+def curves_of(events: Iterable[Event]) -> Curves:
+    """Returns the curves of a whole ledger."""
+    return fold_of(events).curves()
 
 
 def steps_per_epoch(start: RunStarted) -> int:
-    """How many steps see every picture once, rounded up, at least 1: the window of the average.
+    """Returns the number of steps that see every picture once, rounded up, at least 1: the window of the average.
 
     `start.settings` is the dumped RunConfig, so the accumulation lies in its section `training`.
     """

@@ -1,20 +1,20 @@
-"""A whole run as data: everything a report says, in codes and numbers. A pure function of events.
+"""A whole run as data: everything that a report or a screen shows of it, in codes and numbers.
 
-Knows no file, no words and no drawing; JSON, PNG and HTML show what is here.
+A pure function of the two ledgers' events. Knows no file, no words and no drawing.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from math import fsum
 from typing import Any
 
 from lorasmith.reading.attempts import Attempt, Ending, attempts_of
 from lorasmith.reading.evaluations import METRICS, VALIDATION, is_held_out, reason_of, value_of
-from lorasmith.reading.fold import Curves, curves_of
+from lorasmith.reading.fold import Curves, RunFold, fold_of
 from lorasmith.reading.statistics import MetricSummary, Speed, seconds_of, summarize
 from lorasmith.reading.verdicts import (
     Export,
@@ -34,11 +34,9 @@ from lorasmith.runs.events import (
     Evaluated,
     Event,
     RunStarted,
-    StepCompleted,
     StepRepeated,
     Warned,
 )
-from lorasmith.runs.ledger import surviving
 
 TOTAL = "total"
 
@@ -78,7 +76,7 @@ class Data:
 
     @property
     def times_seen(self) -> list[int]:
-        return [one.times_seen for one in self.pictures if one.is_used]
+        return [picture.times_seen for picture in self.pictures if picture.is_used]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,22 +92,22 @@ class SampleRow:
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
-    """A file the run wrote, with the SHA-256 the ledger has of it (of a state: of its manifest)."""
+    """A file that the run wrote, with its SHA-256 from the ledger (a state's is that of its manifest)."""
 
     kind: str  # export, best, state
     path: str  # from the run folder
     step: int
     sha256: str
-    is_there: bool | None  # None: not looked
+    is_there: bool | None  # None: unknown
 
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """Everything a report says."""
+    """Everything that can be shown of a run."""
 
     asked_steps: int | None  # by the newest start
     stop_at: int | None
-    done: int  # steps completed that count
+    done: int  # the newest completed step that counts; before it, the step of the state that the run resumed from
     is_finished: bool
     ending: Ending
     began: float | None
@@ -119,9 +117,9 @@ class RunSummary:
     changes: tuple[Change, ...]
     data: Data
     curves: Curves
-    losses: dict[str, MetricSummary]  # total, and every measure
-    unavailable: dict[str, str]  # measure -> code of why there is no number at all
-    validation_is_held_out: bool | None  # None: not measured
+    losses: dict[str, MetricSummary]  # total, and every metric
+    unavailable: dict[str, str]  # metric -> code of why it has no value at all
+    validation_is_held_out: bool | None  # None: there is no validation loss
     speed: Speed
     use: Recommendation
     over_training: OverTraining
@@ -134,24 +132,43 @@ class RunSummary:
 
     @property
     def interruptions(self) -> int:
-        """Attempts that ended as nobody had asked for."""
-        return sum(one.is_interrupted for one in self.attempts)
+        """The number of attempts that ended although nobody asked for it."""
+        return sum(attempt.is_interrupted for attempt in self.attempts)
+
+    @property
+    def restarts(self) -> int:
+        """The number of attempts that the supervisor started because the one before had failed."""
+        return sum(attempt.is_restart for attempt in self.attempts)
+
+    @property
+    def cancelled_steps(self) -> int:
+        """The number of steps that were completed, then done again from an earlier state."""
+        return sum(attempt.cancelled_steps for attempt in self.attempts)
 
 
 def summary_of(
-    events: Sequence[Event], supervisor_events: Sequence[Event], *, present: Collection[str] | None = None
+    events: Iterable[Event], supervisor_events: Sequence[Event], *, present: Collection[str] | None = None
 ) -> RunSummary:
-    """What a run came to. `present` names what lies in its folder now; None where nobody looked."""
-    kept = surviving(events)
-    curves = curves_of(events)
-    attempts = attempts_of(events, supervisor_events)
-    starts = [one for one in events if isinstance(one, RunStarted)]
+    """Returns the summary of a run from its two ledgers. `present` are the names that lie in its folder now; None:
+    unknown.
+    """
+    return summary_of_fold(fold_of(events), supervisor_events, present=present)
+
+
+def summary_of_fold(
+    fold: RunFold, supervisor_events: Sequence[Event], *, present: Collection[str] | None = None
+) -> RunSummary:
+    """Returns the summary as far as the ledger has been folded."""
+    curves = fold.curves()
+    attempts = attempts_of(fold.attempts, supervisor_events)
+    starts = fold.starts
     newest = starts[-1] if starts else None
-    done = curves.points[-1].step if curves.points else 0
-    held_out = [is_held_out(one) for one in curves.evaluations if value_of(one, VALIDATION) is not None]
-    files = _files(kept, present)
+    resumed_from = 0 if newest is None else newest.resumed_from or 0
+    done = curves.points[-1].step if curves.points else resumed_from
+    held_out = [is_held_out(event) for event in curves.evaluations if value_of(event, VALIDATION) is not None]
+    files = _files(fold.others, present)
     return RunSummary(
-        asked_steps=None if newest is None else newest.stop_at - (newest.resumed_from or 0),
+        asked_steps=None if newest is None else newest.stop_at - resumed_from,
         stop_at=curves.stop_at,
         done=done,
         is_finished=curves.stop_at is not None and done >= curves.stop_at,
@@ -165,30 +182,29 @@ def summary_of(
             for start in starts
             for option, values in start.changed.items()
         ),
-        data=_data(kept, starts, curves),
+        data=_data(starts, curves),
         curves=curves,
         losses=_losses(curves),
-        unavailable={measure: code for measure in METRICS if (code := _why_never(curves, measure))},
+        unavailable={metric: code for metric in METRICS if (code := _why_never(curves, metric))},
         validation_is_held_out=any(held_out) if held_out else None,
-        speed=_speed(kept, curves, attempts),
-        use=recommended(curves, _usable(files), are_gone=any(one.kind != "state" for one in files)),
+        speed=_speed(fold.others, curves, attempts),
+        use=recommended(curves, _usable(files), are_gone=any(file.kind != "state" for file in files)),
         over_training=over_training(curves),
         memorisation=memorisation(curves),
         samples=_samples(curves),
-        repeated_steps=sum(isinstance(one, StepRepeated) for one in kept),
-        warnings=_warnings(kept),
-        environment=_environment(events, newest),
+        repeated_steps=sum(isinstance(event, StepRepeated) for event in fold.others),
+        warnings=tuple(each_once(event for event in fold.others if isinstance(event, Warned))),
+        environment=_environment(fold.others, newest),
         files=files,
     )
 
 
-def _warnings(kept: Sequence[Event]) -> tuple[Warned, ...]:
-    """Each once: every start finds the same about the same dataset."""
+def each_once(warnings: Iterable[Warned]) -> list[Warned]:
+    """Drops repeats: every start finds the same about the same dataset."""
     found: dict[str, Warned] = {}
-    for one in kept:
-        if isinstance(one, Warned):
-            found.setdefault(f"{one.code} {json.dumps(one.fields, sort_keys=True)}", one)
-    return tuple(found.values())
+    for warning in warnings:
+        found.setdefault(f"{warning.code} {json.dumps(warning.fields, sort_keys=True)}", warning)
+    return list(found.values())
 
 
 def _pair(values: Sequence[Any]) -> tuple[Any, Any]:
@@ -196,28 +212,29 @@ def _pair(values: Sequence[Any]) -> tuple[Any, Any]:
     return before, now
 
 
-def _data(kept: Sequence[Event], starts: Sequence[RunStarted], curves: Curves) -> Data:
-    """Pictures of the newest start, each with how often the steps that count have shown it."""
-    paths = {start.attempt: [str(one.get("path", "")) for one in start.examples] for start in starts}
+def _data(starts: Sequence[RunStarted], curves: Curves) -> Data:
+    """The pictures of the newest start, each with how often the steps that count have shown it."""
+    paths = {start.attempt: [str(example.get("path", "")) for example in start.examples] for start in starts}
+    shown = Counter((point.event.attempt, number) for point in curves.points for number in point.event.example_ids)
     seen: Counter[str] = Counter()
-    for event in kept:
-        if isinstance(event, StepCompleted):
-            known = paths.get(event.attempt, [])
-            seen.update(known[number] for number in event.example_ids if 0 <= number < len(known))
+    for (attempt, number), times in shown.items():
+        known = paths.get(attempt, [])
+        if 0 <= number < len(known):
+            seen[known[number]] += times
     newest = starts[-1] if starts else None
     examples = newest.examples if newest else []
     pictures = [
         Picture(
-            path=str(one.get("path", "")),
-            times_seen=seen.pop(str(one.get("path", "")), 0),
-            repeats=one.get("repeats"),
-            bucket=tuple(one.get("bucket", ())),
-            sha256=str(one.get("sha256", "")),
+            path=str(example.get("path", "")),
+            times_seen=seen.pop(str(example.get("path", "")), 0),
+            repeats=example.get("repeats"),
+            bucket=tuple(example.get("bucket", ())),
+            sha256=str(example.get("sha256", "")),
         )
-        for one in examples
+        for example in examples
     ]
     pictures += [Picture(path, times, is_used=False) for path, times in sorted(seen.items())]
-    buckets = Counter(one.bucket for one in pictures if len(one.bucket) == 2)
+    buckets = Counter(picture.bucket for picture in pictures if len(picture.bucket) == 2)
     return Data(
         folder=str(newest.settings.get("dataset", {}).get("folder", "")) if newest else "",
         pictures=tuple(pictures),
@@ -230,26 +247,26 @@ def _data(kept: Sequence[Event], starts: Sequence[RunStarted], curves: Curves) -
 
 def _losses(curves: Curves) -> dict[str, MetricSummary]:
     points = curves.points
-    averages = [one.average_loss for one in points]
-    found = {TOTAL: summarize([one.step for one in points], [one.loss for one in points], smooth=averages)}
-    for measure in METRICS:
-        values = {one.step: value for one in curves.evaluations if (value := value_of(one, measure)) is not None}
-        baseline = None if curves.baseline is None else value_of(curves.baseline, measure)
-        found[measure] = summarize([*values], [*values.values()], baseline=baseline)
+    averages = [point.average_loss for point in points]
+    found = {TOTAL: summarize([point.step for point in points], [point.loss for point in points], smooth=averages)}
+    for metric in METRICS:
+        values = {event.step: value for event in curves.evaluations if (value := value_of(event, metric)) is not None}
+        baseline = None if curves.baseline is None else value_of(curves.baseline, metric)
+        found[metric] = summarize([*values], [*values.values()], baseline=baseline)
     return found
 
 
-def _why_never(curves: Curves, measure: str) -> str:
-    """The newest reason, where a measure was due and never taken."""
-    if any(value_of(one, measure) is not None for one in curves.evaluations):
+def _why_never(curves: Curves, metric: str) -> str:
+    """The newest reason code of a metric that was due and has no value at all."""
+    if any(value_of(event, metric) is not None for event in curves.evaluations):
         return ""
-    tried = [*curves.evaluations, *([curves.baseline] if curves.baseline else [])]
-    return next((code for one in reversed(tried) if (code := reason_of(one, measure))), "")
+    tried = [*reversed(curves.evaluations), *([curves.baseline] if curves.baseline else [])]
+    return next((code for event in tried if (code := reason_of(event, metric))), "")
 
 
-def _speed(kept: Sequence[Event], curves: Curves, attempts: Sequence[Attempt]) -> Speed:
-    seconds = [one.seconds for one in curves.points]
-    typical, mean, slowest, slowest_step = seconds_of([one.step for one in curves.points], seconds)
+def _speed(others: Sequence[Event], curves: Curves, attempts: Sequence[Attempt]) -> Speed:
+    seconds = [point.seconds for point in curves.points]
+    typical, mean, slowest, slowest_step = seconds_of([point.step for point in curves.points], seconds)
     return Speed(
         steps=len(seconds),
         median_seconds=typical,
@@ -257,10 +274,10 @@ def _speed(kept: Sequence[Event], curves: Curves, attempts: Sequence[Attempt]) -
         slowest_seconds=slowest,
         slowest_step=slowest_step,
         stepping_seconds=fsum(seconds),
-        evaluating_seconds=fsum(one.seconds for one in kept if isinstance(one, Evaluated)),
-        saving_seconds=fsum(one.seconds for one in kept if isinstance(one, CheckpointSaved)),
-        wall_seconds=fsum(one.seconds for one in attempts),
-        peak_memory=max((one.peak_memory for one in kept if isinstance(one, StepCompleted)), default=0),
+        evaluating_seconds=fsum(event.seconds for event in others if isinstance(event, Evaluated)),
+        saving_seconds=fsum(event.seconds for event in others if isinstance(event, CheckpointSaved)),
+        wall_seconds=fsum(attempt.seconds for attempt in attempts),
+        peak_memory=max((point.event.peak_memory for point in curves.points), default=0),
     )
 
 
@@ -273,35 +290,33 @@ def _samples(curves: Curves) -> tuple[SampleRow, ...]:
             if row is None:
                 row = SampleRow(sample.get("example"), str(sample.get("prompt", "")), sample.get("seed"), None, {})
             if evaluation.is_control:
-                row = SampleRow(row.example, row.prompt, row.seed, sample, row.by_step)
+                row = replace(row, baseline=sample)
             else:
-                row = SampleRow(
-                    row.example, row.prompt, row.seed, row.baseline, {evaluation.step: sample, **row.by_step}
-                )
+                row = replace(row, by_step={evaluation.step: sample, **row.by_step})
             rows[sample_key(sample)] = row
     return tuple(rows.values())
 
 
-def _files(kept: Sequence[Event], present: Collection[str] | None) -> tuple[FileRecord, ...]:
+def _files(others: Sequence[Event], present: Collection[str] | None) -> tuple[FileRecord, ...]:
     """The newest record of each name, by step."""
     found: dict[str, FileRecord] = {}
-    for event in kept:
+    for event in others:
         if isinstance(event, CheckpointSaved | AdapterExported | BestChosen):
             kind = "state" if isinstance(event, CheckpointSaved) else "export"
             if isinstance(event, BestChosen):
                 kind = "best"
             is_there = None if present is None else event.path in present
             found[event.path] = FileRecord(kind, event.path, event.step, event.sha256, is_there)
-    return tuple(sorted(found.values(), key=lambda one: (one.kind == "state", one.step, one.path)))
+    return tuple(sorted(found.values(), key=lambda file: (file.kind == "state", file.step, file.path)))
 
 
 def _usable(files: Sequence[FileRecord]) -> list[Export]:
-    """Exports that are not known to be gone; of a step the one whose name stays, the best first."""
-    exports = [one for one in files if one.kind != "state" and one.is_there is not False]
-    return [Export(one.step, one.path, one.sha256) for one in sorted(exports, key=lambda one: one.kind != "best")]
+    """The exports that are not known to be gone; of a step the file whose name stays, the best first."""
+    exports = [file for file in files if file.kind != "state" and file.is_there is not False]
+    return [Export(file.step, file.path, file.sha256) for file in sorted(exports, key=lambda file: file.kind != "best")]
 
 
-def _environment(events: Sequence[Event], newest: RunStarted | None) -> dict[str, Any]:
-    device = next((one for one in reversed(events) if isinstance(one, DeviceChosen)), None)
+def _environment(others: Sequence[Event], newest: RunStarted | None) -> dict[str, Any]:
+    device = next((event for event in reversed(others) if isinstance(event, DeviceChosen)), None)
     chosen = {} if device is None else {"device_type": device.device, "precision": device.precision}
     return {**chosen, **({} if newest is None else newest.fingerprint)}

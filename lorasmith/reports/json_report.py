@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any
 
@@ -37,7 +37,7 @@ def report_fields(summary: RunSummary, *, now: datetime) -> dict[str, Any]:
         "format": FORMAT,
         "program": {"name": "lorasmith", "version": __version__},
         "made_at": now.astimezone().isoformat(timespec="seconds"),
-        **asdict(summary, dict_factory=_with_keys),
+        **asdict(replace(summary, curves=Curves((), None)), dict_factory=_with_keys),
         "interruptions": summary.interruptions,
         "curves": _curves(summary.curves),
     }

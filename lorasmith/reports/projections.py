@@ -111,7 +111,7 @@ class Projections:
         return self._each(self._followers, lambda sink: sink.close()) if self._started else []
 
     def _measured(self, event: Evaluated) -> list[Trouble]:
-        before = self._fold.held_in_place_of(event)
+        before = self._fold.replaced_by(event)
         if before == event:
             return []  # known from the ledger
         self._fold.add(event)

@@ -31,7 +31,7 @@ from lorasmith.runs.events import (
     encode,
 )
 
-# Events about a step: those of a step that was later cancelled never happened.
+# Events about a step, which a later start may cancel.
 AboutStep = StepCompleted | StepRepeated | CheckpointSaved | AdapterExported | Evaluated | BestChosen
 
 # Lines that may wait in memory for room on the disk, a kilobyte each: beyond that training itself waits.
@@ -134,22 +134,40 @@ class PatientLedger(Ledger):
 
 
 class Follower:
-    """A reader that comes back for more. Opens the file anew each time, so the folder it lies in may move meanwhile."""
+    """The reader of a ledger file that may still grow. It opens the file at each read, so the folder may move between
+    two reads. A line that cannot be read is counted and skipped.
+    """
 
     def __init__(self) -> None:
-        self._offset = 0
+        self.offset = 0  # bytes read so far
+        self.unreadable = 0  # lines that are no event, as those that a power cut filled with zeros
+        self.unknown = 0  # lines with an event of another version
+        self.is_torn = False  # whether the file ended within a line at the last read
 
     def read(self, path: Path) -> list[Event]:
-        """The whole events since the last call; a line still being written waits for the next."""
+        """Returns the events of the whole lines since the last call; an unfinished line waits for the next call."""
         try:
             with path.open("rb") as file:
-                file.seek(self._offset)
+                file.seek(self.offset)
                 data = file.read()
         except FileNotFoundError:
             return []
         whole = data[: data.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        return list(_decoded(whole.splitlines()))
+        self.offset += len(whole)
+        self.is_torn = len(whole) < len(data)
+        return list(self._decoded(whole))
+
+    def _decoded(self, whole: bytes) -> Iterator[Event]:
+        for line in whole.splitlines():
+            try:
+                event = decode(line)
+            except (ValueError, RecursionError):
+                self.unreadable += 1
+                continue
+            if event is None:
+                self.unknown += 1
+            else:
+                yield event
 
 
 def read_events(path: Path) -> list[Event]:
@@ -157,14 +175,24 @@ def read_events(path: Path) -> list[Event]:
     return Follower().read(path)
 
 
+def is_cancelled(event: Event, start: RunStarted) -> bool:
+    """Whether `start`, which resumes from step k, cancels `event`: an event of an earlier attempt about a step > k.
+
+    Starts, warnings and endings are about no step and are never cancelled. Nor is an evaluation of the baseline: it
+    holds whatever becomes of the step at which it was made.
+    """
+    if start.resumed_from is None or event.attempt >= start.attempt or not isinstance(event, AboutStep):
+        return False
+    is_baseline = isinstance(event, Evaluated) and event.is_control
+    return not is_baseline and event.step > start.resumed_from
+
+
 def surviving(events: Iterable[Event]) -> list[Event]:
-    """What has happened in the end: attempt n that resumed from step k cancels every event of earlier attempts about a
-    step > k. Starts, warnings and endings of attempts did happen, and stay."""
+    """Returns the events that count in the end: those that no later start cancels."""
     kept: list[Event] = []
     for event in events:
-        if isinstance(event, RunStarted) and event.resumed_from is not None:
-            state, attempt = event.resumed_from, event.attempt
-            kept = [one for one in kept if one.attempt >= attempt or _step_of(one) <= state]
+        if isinstance(event, RunStarted):
+            kept = [earlier for earlier in kept if not is_cancelled(earlier, event)]
         kept.append(event)
     return kept
 
@@ -194,19 +222,3 @@ def repair_tail(path: Path) -> None:
             file.truncate(data.rfind(b"\n") + 1)
             fault_point("ledger.cut")
             os.fsync(file.fileno())
-
-
-def _decoded(lines: Iterable[bytes]) -> Iterator[Event]:
-    for line in lines:
-        try:
-            event = decode(line)
-        except (ValueError, RecursionError):
-            continue  # a line that a power cut filled with zeros says nothing; the others still do
-        if event is not None:
-            yield event
-
-
-def _step_of(event: Event) -> int:
-    if isinstance(event, Evaluated) and event.is_control:
-        return 0  # measured with the adapter off: it holds whatever becomes of the step it was taken at
-    return event.step if isinstance(event, AboutStep) else 0

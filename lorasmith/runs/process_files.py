@@ -6,14 +6,17 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lorasmith.faults import fault_point
 from lorasmith.runs.durable import map_disk_full, write_atomically
 from lorasmith.runs.layout import RunFolder
 
 HEARTBEAT_BYTES = 128
+SUPERVISOR = "supervisor"  # as the author of a stop request
 WINDOWS_SYNCHRONIZE = 0x00100000  # the right to wait for a process
 # Those of them that this platform has are stop requests, to the supervisor and to the worker.
 STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
@@ -90,7 +93,7 @@ class StopFlag:
         self._signalled = True
 
     def requested(self) -> bool:
-        return self._signalled or self.is_orphaned() or stop_is_requested(self._run, self._attempt)
+        return self._signalled or self.is_orphaned() or stop_requested(self._run, self._attempt)
 
     def is_orphaned(self) -> bool:
         """Whether the supervisor is gone: from then on somebody else may own the run."""
@@ -116,28 +119,41 @@ class _Parent:
         return os.getppid() != self._pid
 
 
-def request_stop(run: RunFolder, attempt: int) -> None:
-    """Asks the worker of that attempt to finish its step, save and leave; in the staging folder while there is one.
+def request_stop(run: RunFolder, attempt: int, *, by_supervisor: bool = False) -> None:
+    """Writes a stop request for the worker of `attempt`, which then completes its step, saves and exits.
 
-    Lost where that folder is taken away in the same moment: whoever wants to be sure asks again.
+    The request lies in the staging folder while there is one. It is lost if that folder is removed at the same moment:
+    a caller that must be sure repeats it. `by_supervisor`: no person asked for this stop.
+
+    Raises:
+        ResourceError: the disk is full.
     """
     path = run.staging / run.stop_request.name if run.staging.exists() else run.stop_request
+    request = {"attempt": attempt, **({"by": SUPERVISOR} if by_supervisor else {})}
     try:
-        write_atomically(path, json.dumps({"attempt": attempt}).encode())
+        write_atomically(path, json.dumps(request).encode())
     except FileNotFoundError:
         return
 
 
-def stop_is_requested(run: RunFolder, attempt: int) -> bool:
-    """Whether there is a request for this very attempt: one that was left over from an earlier one is ignored."""
+def stop_requested(run: RunFolder, attempt: int) -> bool:
+    """Whether there is a stop request for `attempt`; a request for an earlier attempt is ignored."""
+    return any(request.get("attempt") == attempt for request in _stop_requests(run))
+
+
+def stop_requested_by_user(run: RunFolder, attempt: int) -> bool:
+    """Whether somebody else than the supervisor (a web page, a script) wrote the request."""
+    return any(request.get("attempt") == attempt and request.get("by") != SUPERVISOR for request in _stop_requests(run))
+
+
+def _stop_requests(run: RunFolder) -> Iterator[dict[str, Any]]:
     for path in (run.staging / run.stop_request.name, run.stop_request):
         try:
-            plain = json.loads(path.read_bytes())
+            request = json.loads(path.read_bytes())
         except (FileNotFoundError, PermissionError, ValueError):
-            continue  # there is none, or it is just being put there, or it is not ours
-        if isinstance(plain, dict) and plain.get("attempt") == attempt:
-            return True
-    return False
+            continue  # absent, being written, or not a request of this program
+        if isinstance(request, dict):
+            yield request
 
 
 def monotonic() -> float:

@@ -21,7 +21,6 @@ class Attempt:
     leave_by: float = 0.0
     hung: WorkerHung | None = None
     is_over_limit: bool = False
-    stop_requested_by_user: bool = False  # somebody else asked it to stop: a web page, a script
     is_gone: bool = True  # False: nothing could end it
 
     @property

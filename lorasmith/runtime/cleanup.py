@@ -19,8 +19,8 @@ from lorasmith.runs.locks import FolderLock, facts_of_holder, is_held
 from lorasmith.runs.process_files import monotonic, request_stop
 from lorasmith.runs.promotion import finish_promotion, remove_staging, strangers_in_staging
 from lorasmith.runtime.processes import (
-    ASK_SECONDS,
     INTERRUPT,
+    INTERRUPT_SECONDS,
     KILL_SECONDS,
     TERMINATE_SECONDS,
     kill_tree,
@@ -45,11 +45,11 @@ def end_orphan(run: RunFolder) -> int | None:
     facts = facts_of_holder(path)
     pid, attempt = facts.get("pid"), facts.get("attempt")
     if not isinstance(pid, int) or not isinstance(attempt, int) or not _has_open(pid, path):
-        if _is_let_go(path, ASK_SECONDS):
+        if _is_let_go(path, INTERRUPT_SECONDS):
             return None
         raise LockedError("folder_locked", folder=str(run.root))
     ways: list[tuple[Callable[[], None], float]] = [
-        (lambda: _ask(run, pid, attempt), ASK_SECONDS),
+        (lambda: _ask(run, pid, attempt), INTERRUPT_SECONDS),
         (lambda: terminate_tree(pid), TERMINATE_SECONDS),
         (lambda: kill_tree(pid), KILL_SECONDS),
     ]

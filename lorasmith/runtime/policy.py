@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import statistics
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,6 +33,14 @@ def stall_limit(stall_timeout: float, median_micro_batch: float, *, phase: str, 
     """
     limit = max(stall_timeout, MICRO_BATCHES * median_micro_batch)
     return max(limit, FIRST_TIMES * stall_timeout) if phase in LOADING or not has_stepped else limit
+
+
+def median_micro_batch(step_seconds: Sequence[float], accumulation_steps: int) -> float:
+    """Returns the median seconds of a micro-batch for `stall_limit`, for readers of the ledger, which holds whole steps
+    only. Counts the newest REMEMBERED steps; 0 where there is none.
+    """
+    recent = step_seconds[-REMEMBERED:]
+    return statistics.median(recent) / accumulation_steps if recent else 0.0
 
 
 @dataclass(slots=True)
@@ -204,7 +213,7 @@ class Ended:
     said: int | None = None  # the exit code in its RunStopped
     is_hung: bool = False  # it was ended, because it was silent
     is_over_limit: bool = False  # it was ended, because the run had no more time
-    is_asked: bool = False  # a person asked for a stop
+    stop_requested: bool = False  # a person asked for a stop
     is_complete: bool = False  # the last step was completed, saved and exported
     is_out_of_room: bool = False  # the run had begun, and by its last word, or by having none, the disk is full
 
@@ -219,20 +228,20 @@ def meaning_of(ended: Ended) -> ExitCode | Failure:
 
     A worker that said how it ended is believed, even where it had to be ended afterwards.
     """
-    if ended.said == ExitCode.FINISHED or (ended.is_asked and ended.is_complete):
+    if ended.said == ExitCode.FINISHED or (ended.stop_requested and ended.is_complete):
         return ExitCode.FINISHED
     if ended.is_over_limit:
         return ExitCode.STUCK
     said = ended.said
-    if said == ExitCode.STOPPED and ended.is_hung and not ended.is_asked:
+    if said == ExitCode.STOPPED and ended.is_hung and not ended.stop_requested:
         return "hung"  # it heard the request that was to end it
     if ended.is_out_of_room and ExitCode.BAD_INPUT in (said, ended.status):
         return ExitCode.NO_RESOURCE  # the user's to mend before a run, not in the middle of one
     if said is not None:
         if said in FINAL:
             return ExitCode(said)
-        return ExitCode.CRASHED if ended.is_asked else "crashed"
-    if ended.is_asked:  # its status tells of a disk so full that it took no last line
+        return ExitCode.CRASHED if ended.stop_requested else "crashed"
+    if ended.stop_requested:  # its status tells of a disk so full that it took no last line
         return ExitCode.NO_RESOURCE if ended.status == ExitCode.NO_RESOURCE else ExitCode.STOPPED
     if ended.is_hung:
         return "hung"

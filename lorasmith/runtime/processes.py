@@ -11,9 +11,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Literal, Protocol
 
 from lorasmith.processor import read_processor
 from lorasmith.runtime.worker_environment import worker_environment
@@ -24,9 +25,11 @@ STACK_SIGNAL = "SIGUSR1"  # a worker answers it by printing the stacks of all it
 STACK_SECONDS = 1.0
 MAX_OUTPUT = 1 << 20  # bytes
 KEPT_OUTPUT = 1 << 14
-ASK_SECONDS = 2.0
+INTERRUPT_SECONDS = 2.0
 TERMINATE_SECONDS = 1.0
 KILL_SECONDS = 10.0  # a process that a driver holds in the kernel cannot be killed
+
+Ending = Literal["interrupt", "terminate", "kill"]
 
 
 class Output:
@@ -64,7 +67,7 @@ class Output:
 class WorkerProcess(subprocess.Popen[bytes]):
     """A process that is the first of a group of its own, and is ended together with what it has started."""
 
-    def ask(self) -> None:
+    def interrupt(self) -> None:
         """By the signal of Ctrl+C, to this process alone."""
         with suppress(OSError, ValueError):  # it is gone, or has no console
             self.send_signal(INTERRUPT)
@@ -92,7 +95,7 @@ class Watchable(Protocol):
 
     def poll(self) -> int | None: ...
     def wait(self, timeout: float | None = None) -> int: ...
-    def ask(self) -> None: ...
+    def interrupt(self) -> None: ...
     def dump_stacks(self) -> bool: ...
     def terminate(self) -> None: ...
     def kill(self) -> None: ...
@@ -145,22 +148,24 @@ def is_stopped(pid: int) -> bool:
     return facts.rpartition(b")")[2].split()[:1] in ([b"T"], [b"t"])
 
 
-def end_process(process: Watchable, *, is_asked: bool = False, at_once: bool = False) -> bool:
-    """Terminates, waits 1 s, kills; `at_once` only kills. Asks and waits 2 s before that where `is_asked` (the request
-    file is the caller's). Whether it is gone.
+def end_process(process: Watchable, *, start_with: Ending = "terminate") -> bool:
+    """Ends a process by ever stronger means: interrupts and waits 2 s, terminates and waits 1 s, kills.
+
+    Returns whether it has exited.
     """
     if process.poll() is not None:
         return True
-    if is_asked:
-        process.ask()
-        if _is_gone(process, ASK_SECONDS):
+    ways: list[tuple[Ending, Callable[[], None], float]] = [
+        ("interrupt", process.interrupt, INTERRUPT_SECONDS),
+        ("terminate", process.terminate, TERMINATE_SECONDS),
+        ("kill", process.kill, KILL_SECONDS),
+    ]
+    begin = [name for name, _, _ in ways].index(start_with)
+    for _, end, patience in ways[begin:]:
+        end()
+        if _has_exited(process, patience):
             return True
-    if not at_once:
-        process.terminate()
-        if _is_gone(process, TERMINATE_SECONDS):
-            return True
-    process.kill()
-    return _is_gone(process, KILL_SECONDS)
+    return False
 
 
 def terminate_tree(pid: int) -> None:
@@ -185,7 +190,7 @@ def _to_group(pid: int, number: signal.Signals) -> None:
         os.killpg(pid, number)
 
 
-def _is_gone(process: Watchable, seconds: float) -> bool:
+def _has_exited(process: Watchable, seconds: float) -> bool:
     try:
         process.wait(timeout=seconds)
     except subprocess.TimeoutExpired:

@@ -23,10 +23,10 @@ class StopSignals:
         self._before: dict[int, Any] = {}
         self._presses = 0
         self._pressed_at = 0.0
-        self.is_asked = False
+        self.stop_requested = False
 
     @property
-    def is_urgent(self) -> bool:
+    def kill_requested(self) -> bool:
         """Ctrl+C was pressed twice. Other signals may come in twos without anybody's meaning it: a terminal that is
         closed sends them to each process by more than one way."""
         return self._presses > 1
@@ -48,7 +48,7 @@ class StopSignals:
         self._before.clear()
 
     def _count(self, number: int, _frame: FrameType | None) -> None:
-        self.is_asked = True
+        self.stop_requested = True
         if signal.Signals(number).name in INTERRUPTS:
             now = monotonic()
             if not self._presses or now - self._pressed_at >= SAME_PRESS_SECONDS:

@@ -34,7 +34,7 @@ from lorasmith.runs.events import (
 from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.ledger import Follower, newest_trusted, read_events
 from lorasmith.runs.locks import FolderLock
-from lorasmith.runs.process_files import monotonic, read_heartbeat, request_stop, stop_is_requested
+from lorasmith.runs.process_files import monotonic, read_heartbeat, request_stop, stop_requested, stop_requested_by_user
 from lorasmith.runs.states import damage_listed, newest_good
 from lorasmith.runtime.attempt import Attempt
 from lorasmith.runtime.cleanup import (
@@ -63,8 +63,8 @@ from lorasmith.runtime.start import Start
 from lorasmith.runtime.stop_signals import StopSignals
 
 POLL_SECONDS = 0.1
-ASKED_SECONDS = 0.1  # somebody who only asks whether a run is going on may have the lock for a moment
-LEAVE_SECONDS = 2.0  # a worker that said it is done has this long to leave
+LOCK_SECONDS = 0.1  # a program that asks whether a run is going on may hold the lock for a moment
+EXIT_SECONDS = 2.0  # a worker that has reported its end has this long to exit
 
 Launch = Callable[[list[str], IO[bytes]], Watchable]
 
@@ -78,7 +78,7 @@ class Supervisor:
         self._launch = launch
         self._stops = StopSignals()
         self._log = OwnLog(start.run.supervisor_log)
-        self._ask_again_at = 0.0
+        self._next_request_at = 0.0
         self._begun = False  # RunStarted was seen: the run exists
         self._has_saved = False
         self._exported_step = -1  # of the file under the run's own name
@@ -99,7 +99,7 @@ class Supervisor:
         """
         with ExitStack() as held:
             with map_write_errors(self._run.root):
-                held.enter_context(FolderLock(self._run.lock, wait_seconds=ASKED_SECONDS))
+                held.enter_context(FolderLock(self._run.lock, wait_seconds=LOCK_SECONDS))
                 held.enter_context(self._stops)
                 refuse_foreign_staging(self._run)
                 orphan = end_orphan(self._run)
@@ -165,8 +165,7 @@ class Supervisor:
             yield from self._followed(now, late)
             status = process.poll()
             said = "" if status == 0 else output.text()
-        if now.hung is None and not now.is_over_limit:
-            now.stop_requested_by_user = stop_is_requested(self._run, number)
+        requested = self._stops.stop_requested or stop_requested_by_user(self._run, number)
         with suppress(OSError):  # the next start takes it away
             self._run.stop_request.unlink(missing_ok=True)
         remove_stale_worker_lock(self._run)
@@ -177,7 +176,7 @@ class Supervisor:
             said=None if now.ending is None else now.ending.exit_code,
             is_hung=now.hung is not None,
             is_over_limit=now.is_over_limit or not now.is_gone,
-            is_asked=self._stops.is_asked or now.stop_requested_by_user,
+            stop_requested=requested,
             is_complete=self._exported_step == self._start.stop_at,
             is_out_of_room=self._begun and (now.ending is None or now.ending.code in DISK_CODES),
         )
@@ -221,14 +220,14 @@ class Supervisor:
         self._budget.look(seconds, self._silence.phase)
         now.output.trim()
         clock = monotonic()
-        if self._stops.is_asked and clock >= self._ask_again_at:
-            # Asked again each second: a request can fall between the staging folder and the run.
-            self._ask_to_stop(now)
-            self._ask_again_at = clock + 1.0
-        if self._stops.is_urgent:
-            now.is_gone = end_process(now.process, at_once=True)
+        if self._stops.stop_requested and clock >= self._next_request_at:
+            # Repeated each second: a request is lost where the staging folder is removed in the same moment.
+            self._request_stop(now)
+            self._next_request_at = clock + 1.0
+        if self._stops.kill_requested:
+            now.is_gone = end_process(now.process, start_with="kill")
         elif now.ending is not None:
-            now.leave_by = now.leave_by or clock + LEAVE_SECONDS
+            now.leave_by = now.leave_by or clock + EXIT_SECONDS
             if clock > now.leave_by:
                 now.is_gone = end_process(now.process)
         elif self._silence.is_broken:
@@ -258,10 +257,9 @@ class Supervisor:
         self._terminate_worker(now)
 
     def _terminate_worker(self, now: Attempt) -> None:
-        """Whose request is no wish of anybody."""
-        now.stop_requested_by_user = stop_is_requested(self._run, now.number)
-        self._ask_to_stop(now)
-        now.is_gone = end_process(now.process, is_asked=True)
+        """Ends the worker on the supervisor's own decision."""
+        self._request_stop(now)
+        now.is_gone = end_process(now.process, start_with="interrupt")
 
     def _note(self, event: Event) -> None:
         """What the worker of this attempt says."""
@@ -385,14 +383,17 @@ class Supervisor:
             arguments += ["--stacks-every", str(self._start.config.watch.stall_timeout)]
         return arguments if self._resume is None else [*arguments, "--resume", str(self._resume)]
 
-    def _ask_to_stop(self, now: Attempt) -> None:
+    def _request_stop(self, now: Attempt) -> None:
+        """Requests a stop, unless a person has: their request stays as it is."""
+        if stop_requested(self._run, now.number):
+            return
         try:
-            request_stop(self._run, now.number)
+            request_stop(self._run, now.number, by_supervisor=True)
         except (OSError, ResourceError):  # a full disk takes no request: the signal means the same
-            now.process.ask()
+            now.process.interrupt()
 
     def _end_worker(self) -> None:
         """Of a supervisor that leaves before its worker did."""
         if self._attempt is not None:
-            end_process(self._attempt.process, at_once=True)
+            end_process(self._attempt.process, start_with="kill")
             remove_stale_worker_lock(self._run)

@@ -80,10 +80,10 @@ def _attempt(arguments: argparse.Namespace, run: RunFolder, stop: StopFlag) -> R
         try:
             # Importing torch takes seconds, in which a stop must already be heard and a failure already be reported.
             with importing_library():
-                from lorasmith.engine.examples import StartupContext
                 from lorasmith.engine.thread_waiting import threads_waiting_by_need
                 from lorasmith.session import begin, build
                 from lorasmith.session.loop import train
+                from lorasmith.session.startup import StartupContext
 
             closing.enter_context(threads_waiting_by_need())
             heart = HeartbeatWriter(run.staging / run.heartbeat.name)

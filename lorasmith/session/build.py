@@ -17,11 +17,13 @@ from torch import Tensor, nn
 from lorasmith.adapters import adapter_kind
 from lorasmith.adapters.base import Adapter
 from lorasmith.config import RunConfig, load_run_toml
+from lorasmith.data.cache import EncoderCache
 from lorasmith.data.cache_folder import cache_folder
 from lorasmith.data.types import CachedExample, Example
 from lorasmith.engine.allocator import keep_freed_memory
+from lorasmith.engine.batches import RunBatches
 from lorasmith.engine.device import DTYPES, Device, choose_device, fingerprint
-from lorasmith.engine.examples import Encoding, RunBatches, StartupContext, cached_examples
+from lorasmith.engine.encode import Encoding, encoded_examples
 from lorasmith.engine.frozen_layers import speed_up_frozen
 from lorasmith.engine.loss_scaler import LossScaler
 from lorasmith.engine.lr_schedules import lr_factor_at
@@ -43,6 +45,7 @@ from lorasmith.families import image_encoder, load_family
 from lorasmith.families.base import ModelFamily
 from lorasmith.families.identity import weights_sha256
 from lorasmith.families.locate import locate_clip
+from lorasmith.families.weights import TextSettings
 from lorasmith.inputs import base_weights, data_identity, notices, order_of, scan_for, split_examples
 from lorasmith.runs.events import Event, Warned
 from lorasmith.runs.layout import RunFolder
@@ -51,6 +54,7 @@ from lorasmith.session.export import Exporter, fill_adapter, start_from
 from lorasmith.session.loaded import Loaded
 from lorasmith.session.precision import checked_bits, say_device
 from lorasmith.session.resume_check import say_if_not_exact
+from lorasmith.session.startup import StartupContext
 from lorasmith.session.unseen_words import unseen_words
 
 
@@ -59,13 +63,13 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, sta
 
     Raises:
         InputError: what the parent could not see without reading tensors.
-        StopAsked: a stop was requested meanwhile.
+        StopRequested: a stop was requested meanwhile.
     """
     startup.beat("loading")
     keep_freed_memory()
     config = load_run_toml(run.staging / run.config.name)
     device = choose_device(config.machine.device, threads=config.machine.threads)
-    family = load_family(base_weights(config))
+    family = load_family(base_weights(config), TextSettings(clip_skip=config.model.clip_skip))
     before = None if resume is None else load_run_toml(run.config)
     precision = say_device(config.model.precision, device, family, startup, kept=_kept(config, before))
     differing = checked_bits(device, precision, startup)
@@ -78,8 +82,8 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, sta
         chosen = _chosen(config, trained, held_out)
         cached, measured_on = _encoded(config, family, trained, chosen, startup, precision=precision, device=device)
         startup.beat("loading")
-        components = family.traits.text_encoders if config.adapter.train_text_encoder else ()
-        models = family.load_models(trained=components, precision=DTYPES[precision], where=device.torch_device)
+        trained_text = _trained_text_encoders(config, family)
+        models = family.load_models(trained=trained_text, dtype=DTYPES[precision], device=device.torch_device)
         startup.beat("loading")
         config = _resolved(config, family, device, precision=precision, hashing=hashing)
     state = _fresh_state(config, _adapter(config, family, models, start), precision)
@@ -162,28 +166,33 @@ def _encoded(
     """What is trained on, and what is measured on; None where nothing is."""
     encoding = Encoding(
         family,
-        cache_folder(Path(config.dataset.folder)),
-        clip_skip=config.model.clip_skip,
-        trains_text=config.adapter.train_text_encoder,
-        precision=DTYPES[precision],
+        EncoderCache(cache_folder(Path(config.dataset.folder))),
+        trained=_trained_text_encoders(config, family),
+        dtype=DTYPES[precision],
         device=device,
     )
+    encode = partial(encoded_examples, encoding, damaged=startup.cache_damaged, progress=startup.cached)
     if not chosen.sampled:
-        return cached_examples(encoding, trained, startup=startup)[0], None
+        return encode(trained)[0], None
     known = set(trained)
     examples = [*trained, *(one for one in chosen.all if one not in known)]
     captions = [EMPTY_CAPTION, *config.evaluation.sample_prompts]
-    cached, texts = cached_examples(encoding, examples, captions, startup=startup)
+    cached, texts = encode(examples, captions)
+    resolution, multiple = config.dataset.resolved_resolution(family.weights.resolution), family.weights.size_multiple
     measured_on = evaluation_set(
         chosen,
         dict(zip(examples, cached, strict=True)),
         texts,
+        family.example_inputs,
         settings=config.evaluation,
-        resolution=config.dataset.resolved_resolution(family.weights.resolution),
-        size_multiple=family.weights.size_multiple,
+        side=max(multiple, resolution // multiple * multiple),
         seed=config.seed,
     )
     return cached[: len(trained)], measured_on
+
+
+def _trained_text_encoders(config: RunConfig, family: ModelFamily) -> tuple[str, ...]:
+    return family.traits.text_encoders if config.adapter.train_text_encoder else ()
 
 
 def _evaluator(
@@ -240,7 +249,7 @@ def _adapter(
 ) -> Adapter:
     """Attached, holding what it starts from; then the frozen layers are made fast."""
     adapter = adapter_kind(config.adapter.kind).attach(
-        family.targets(models),
+        family.target_modules(models),
         rank=config.adapter.rank,
         alpha=config.adapter.resolved_alpha,
         dropout=config.adapter.dropout,
@@ -298,7 +307,6 @@ def _step_context(
         models=models,
         batches=batches,
         device=device,
-        clip_skip=config.model.clip_skip,
         accumulation_steps=config.training.accumulation_steps,
         max_grad_norm=config.training.max_grad_norm,
         base_lrs=_base_lrs(config, batches.state.adapter),

@@ -16,7 +16,7 @@ from torch import Tensor
 from lorasmith.adapters.base import Adapter
 from lorasmith.config import AdapterConfig, RunConfig
 from lorasmith.data.types import Example
-from lorasmith.engine.examples import RunBatches
+from lorasmith.engine.batches import RunBatches
 from lorasmith.engine.optimizers import OPTIMIZERS
 from lorasmith.engine.state import TrainState
 from lorasmith.errors import ModelError

@@ -57,7 +57,7 @@ def _told_of_pictures(loaded: Loaded, events: Sequence[Event]) -> tuple[Event, .
     if not starts or loaded.before is None or loaded.before.dataset != loaded.config.dataset:
         return ()
     before = Counter((one["fingerprint"], one["repeats"]) for one in starts[-1].examples)
-    now = Counter((one.fingerprint, one.repeats) for one in loaded.trained)
+    now = Counter((one.example_hash, one.repeats) for one in loaded.trained)
     if before == now:
         return ()
     fields = {"new": (now - before).total(), "gone": (before - now).total(), "pictures": now.total()}

@@ -10,7 +10,7 @@ from typing import Any
 
 from lorasmith.config import RunConfig, options
 from lorasmith.data.types import Example
-from lorasmith.engine.examples import RunBatches, StartupContext
+from lorasmith.engine.batches import RunBatches
 from lorasmith.engine.state import TrainState
 from lorasmith.engine.step import StepContext
 from lorasmith.evaluation.evaluator import Evaluator
@@ -20,6 +20,7 @@ from lorasmith.runs.ledger import read_events
 from lorasmith.session.checkpoint import StateFacts
 from lorasmith.session.export import Exporter
 from lorasmith.session.recorder import Plan
+from lorasmith.session.startup import StartupContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ def run_started(loaded: Loaded) -> RunStarted:
         examples=[
             {
                 "path": str(one.image),
-                "fingerprint": one.fingerprint,
+                "fingerprint": one.example_hash,
                 "sha256": one.image_sha256,
                 "repeats": one.repeats,
                 "bucket": list(one.bucket),

@@ -6,10 +6,10 @@ import time
 from collections.abc import Collection
 
 from lorasmith.engine.device import DTYPES, Device, choose_precision
-from lorasmith.engine.examples import StartupContext
 from lorasmith.engine.repeatability import self_check
 from lorasmith.families.base import ModelFamily
 from lorasmith.runs.events import DeviceChosen, Warned
+from lorasmith.session.startup import StartupContext
 
 
 def say_device(

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from lorasmith.adapters import adapter_kind
 from lorasmith.adapters.base import Adapter
 from lorasmith.config import OptimizerConfig
-from lorasmith.engine.examples import StartupContext
 from lorasmith.engine.optimizers import build_optimizer, set_lr
 from lorasmith.engine.state import Origin, TrainState
 from lorasmith.runs.events import Warned
+from lorasmith.session.startup import StartupContext
 from lorasmith.targets import TargetModule
 
 BEFORE, AFTER = 3, 4  # steps before and after the state is saved

@@ -19,7 +19,7 @@ def unseen_words(
     config: RunConfig, family: ModelFamily, examples: Sequence[Example]
 ) -> list[tuple[str, dict[str, Any]]]:
     """(code, fields) of captions, and of prompts for samples, that are cut off."""
-    limit = family.traits.caption_tokens
+    limit = family.caption_tokens
     root = Path(config.dataset.folder)
     found = of_long_captions(examples, root, first_unseen=family.first_unseen_tag, limit=limit)
     noted = [(one.code, one.fields) for one in found]

@@ -23,8 +23,7 @@ from lorasmith.ui.which_run import how_to_make_some, output_named, run_named, tr
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from lorasmith.ui.last_run import LastRun
-    from lorasmith.ui.run_reading import RunReader
+    from lorasmith.reading.status import RunStatus
 
 SWITCHES = {"follow": "", "json": "", "menu": "", "output": "FOLDER", "lang": "en|zh-TW", "help": ""}
 REDRAW_SECONDS = 1.0
@@ -34,7 +33,7 @@ Wait = Callable[[float], None]
 
 
 def logs(arguments: list[str], words: Translator, command: str, *, wait: Wait = time.sleep) -> int:
-    """Shows the last run; the exit status.
+    """Shows the last run and returns the exit status.
 
     Raises:
         ConfigError: bad arguments.
@@ -44,118 +43,118 @@ def logs(arguments: list[str], words: Translator, command: str, *, wait: Wait = 
         print(switches_help(words, command, "logs", SWITCHES))
         return int(ExitCode.FINISHED)
     here = Path.cwd()
-    watched = _Watched(run_named(given.get("output"), here), given.get("output"), here, words, command, wait)
+    view = _LogView(run_named(given.get("output"), here), given.get("output"), here, words, command, wait)
     if "json" in given:
-        facts = watched.until_the_end() if "follow" in given else watched.look()
+        status = view.until_the_end() if "follow" in given else view.status()
         from lorasmith.ui.logs_json import as_json
 
-        print(json.dumps(as_json(facts), ensure_ascii=not shows_everything(sys.stdout), indent=1))
+        print(json.dumps(as_json(status), ensure_ascii=not shows_everything(sys.stdout), indent=1))
     elif "menu" in given and can_ask():
-        _menu(watched, words, command, given)
+        _menu(view, words, command, given)
     elif "follow" in given:
-        watched.follow()
+        view.follow()
     else:
-        watched.show()
+        view.show()
     return int(ExitCode.FINISHED)
 
 
-def _menu(watched: _Watched, words: Translator, command: str, given: dict[str, str]) -> None:
+def _menu(view: _LogView, words: Translator, command: str, given: dict[str, str]) -> None:
     from lorasmith.ui.logs_menu import menu
     from lorasmith.ui.tensorboard import tensorboard
 
     same = [f"--{name}={given[name]}" for name in ("output", "lang") if name in given]
-    menu(words, show=watched.show, tensorboard=lambda: tensorboard(same, words, command))
+    menu(words, show=view.show, tensorboard=lambda: tensorboard(same, words, command))
 
 
 def can_ask() -> bool:
-    """Whether somebody sits at both ends."""
+    """Whether input and output are a terminal, so that a question has an answer."""
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
-class _Watched:
-    """One run, looked at once or again and again."""
+class _LogView:
+    """The view of a run, shown once or again and again."""
 
     def __init__(
         self, run: RunFolder, output: str | None, here: Path, words: Translator, command: str, wait: Wait
     ) -> None:
-        from lorasmith.ui.run_reading import RunReader
+        from lorasmith.reading.reader import RunReader
 
-        self._run = run
         self._here = here
         self._words = words
         self._train_command = train_command(command, output_named(output, here))
         self._wait = wait
-        self._reader: RunReader = RunReader(run.ledger)
+        self._reader = RunReader(run)
 
-    def look(self) -> LastRun:
-        from lorasmith.ui.last_run import look
+    def status(self) -> RunStatus:
+        """Reads the status now."""
+        from lorasmith.reading.status import read_status
 
-        return look(self._run, self._reader, now=time.time())
+        return read_status(self._reader, now=time.time())
 
     def show(self) -> None:
-        self._print(_console(), self.look())
+        self._print(_console(), self.status())
 
-    def until_the_end(self) -> LastRun:
-        """The facts once nothing goes on any more."""
-        facts = self.look()
-        while facts.is_going_on:
+    def until_the_end(self) -> RunStatus:
+        """Waits until nothing goes on any more; the status then."""
+        status = self.status()
+        while status.is_going_on:
             self._wait(REDRAW_SECONDS)
-            facts = self.look()
-        return facts
+            status = self.status()
+        return status
 
     def follow(self) -> None:
-        """Shows the run until it ends or the person has seen enough; what is left on the screen is how it stood."""
+        """Shows the run until it ends or the person leaves with Ctrl+C, then its status at that moment."""
         console = _console()
         try:
             if console.is_terminal and not console.is_dumb_terminal:
-                self._follow_on(console)
+                self._follow_on_screen(console)
             else:
-                self._follow_plainly()
+                self._follow_as_lines()
         except KeyboardInterrupt:
-            pass  # that is how one leaves
-        self._print(console, self.look())
+            pass  # the way to leave
+        self._print(console, self.status())
 
-    def _follow_on(self, console: Console) -> None:
-        """The whole screen, drawn anew each second; a window that is too small shows the top."""
+    def _follow_on_screen(self, console: Console) -> None:
+        """Draws the whole screen anew each second; a window that is too small shows the top."""
         from rich.live import Live
 
-        facts = self.look()
-        if not facts.is_going_on:
+        status = self.status()
+        if not status.is_going_on:
             return
-        with Live(self._view(facts), console=console, screen=True, auto_refresh=False) as live:
-            while facts.is_going_on:
-                live.update(self._view(facts), refresh=True)
+        with Live(self._view(status), console=console, screen=True, auto_refresh=False) as live:
+            while status.is_going_on:
+                live.update(self._view(status), refresh=True)
                 self._wait(REDRAW_SECONDS)
-                facts = self.look()
+                status = self.status()
 
-    def _follow_plainly(self) -> None:
-        """A file or a pipe: a line now and then."""
+    def _follow_as_lines(self) -> None:
+        """Prints a line now and then, for a file or a pipe."""
         from lorasmith.ui.viewer import progress_line
 
-        facts = self.look()
-        said, said_at = "", -PLAIN_SECONDS
-        while facts.is_going_on:
-            line = progress_line(self._words, facts)
-            if line != said and time.monotonic() - said_at >= PLAIN_SECONDS:
+        status = self.status()
+        printed, printed_at = "", -PLAIN_SECONDS
+        while status.is_going_on:
+            line = progress_line(self._words, status)
+            if line != printed and time.monotonic() - printed_at >= PLAIN_SECONDS:
                 print(line, flush=True)
-                said, said_at = line, time.monotonic()
+                printed, printed_at = line, time.monotonic()
             self._wait(REDRAW_SECONDS)
-            facts = self.look()
+            status = self.status()
 
-    def _view(self, facts: LastRun) -> Any:
+    def _view(self, status: RunStatus) -> Any:
         from lorasmith.ui.viewer import RunView
 
-        return RunView(self._words, facts, train_command=self._train_command, here=self._here)
+        return RunView(self._words, status, train_command=self._train_command, here=self._here)
 
-    def _print(self, console: Console, facts: LastRun) -> None:
-        if facts.standing == "none":
-            print(*how_to_make_some(self._words, self._run, train=self._train_command), sep="\n")
+    def _print(self, console: Console, status: RunStatus) -> None:
+        if status.standing == "none":
+            print(*how_to_make_some(self._words, status.run, train=self._train_command), sep="\n")
             return
-        console.print(self._view(facts))
+        console.print(self._view(status))
 
 
 def _console() -> Console:
-    """As wide as the window; 80 where there is none, or what COLUMNS says."""
+    """A console as wide as the window; 80 cells where there is none, or what COLUMNS says."""
     from rich.console import Console
 
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 80

@@ -1,6 +1,6 @@
-"""`lorasmith logs --json`: the facts of the last run under fixed keys, for programs. No prose.
+"""`lorasmith logs --json`: the status of the last run under fixed keys, for programs. No prose.
 
-The keys are listed in DETAILED_LOSS_TRACKING_GUIDE.md. `format` grows when one of them changes its meaning.
+The keys are listed in DETAILED_LOSS_TRACKING_GUIDE.md. `format` grows when the meaning of a key changes.
 """
 
 from __future__ import annotations
@@ -9,55 +9,85 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lorasmith.ui.last_run import Files, LastRun
+from lorasmith.reading.evaluations import VALIDATION, error_of, is_held_out
+from lorasmith.reading.files import RunFiles
+from lorasmith.reading.status import RunStatus
 
 FORMAT = 1
 
 
-def as_json(facts: LastRun) -> dict[str, Any]:
-    """JSON values only. Times are seconds since 1970, paths absolute, what is not known is null."""
-    best = facts.best
+def as_json(status: RunStatus) -> dict[str, Any]:
+    """Returns JSON values only. Times are seconds since 1970, paths absolute; what is not known is null."""
+    summary, start, newest = status.summary, status.start, status.newest
+    best, stopped = summary.curves.best, status.stopped
     return {
         "format": FORMAT,
-        "folder": str(facts.run.root),
-        "standing": facts.standing,
-        "is_going_on": facts.is_going_on,
+        "folder": str(status.run.root),
+        "standing": status.standing,
+        "is_going_on": status.is_going_on,
         "ending": None
-        if facts.ending is None
-        else {"reason": facts.ending.reason, "code": facts.ending.code, "exit_code": facts.ending.exit_code},
-        "beat": None if facts.beat is None else asdict(facts.beat),
-        "steps": asdict(facts.steps),
-        "losses": {name: asdict(measure) for name, measure in facts.measures.items()},
+        if stopped is None
+        else {"reason": stopped.reason, "code": stopped.code, "exit_code": stopped.exit_code},
+        "beat": None if status.beat is None else asdict(status.beat),
+        "steps": {
+            "asked": summary.stop_at or 0,
+            "done": summary.done,
+            "start_asked": max(0, summary.asked_steps or 0),
+            "start_done": status.start_done,
+            "resumed_from": status.resumed_from,
+            "repeated": summary.repeated_steps,
+            "cancelled": summary.cancelled_steps,
+        },
+        "losses": {name: _loss(status, name) for name in status.metrics},
         "best": None
         if best is None
         else {
             "step": best.step,
             "loss": best.loss,
             "standard_error": best.standard_error,
-            "path": str(facts.run.root / best.path),
+            "path": str(status.run.root / best.path),
         },
-        "lr": facts.lr,
-        "seconds_per_step": facts.seconds_per_step,
-        "training_seconds": facts.training_seconds,
-        "seconds_left": facts.seconds_left,
-        "device": facts.device or None,
-        "began": facts.began,
-        "newest": facts.newest,
-        "starts": facts.starts,
-        "restarts": facts.restarts,
-        "files": _files(facts.files),
-        "findings": [asdict(one) for one in facts.findings],
+        "lr": {} if newest is None else newest.lr,
+        "seconds_per_step": status.seconds_per_step,
+        "training_seconds": summary.speed.stepping_seconds,
+        "seconds_left": status.seconds_left,
+        "device": status.device or None,
+        "began": None if start is None else start.time,
+        "newest": None if newest is None else newest.time,
+        "starts": status.starts,
+        "restarts": summary.restarts,
+        "files": _files(status.files),
+        "findings": [asdict(notice) for notice in status.notices],
     }
 
 
-def _files(files: Files) -> dict[str, Any]:
+def _loss(status: RunStatus, name: str) -> dict[str, Any]:
+    metric = status.metrics[name]
+    validated = status.newest_validation if name == VALIDATION else None
+    return {
+        "newest": metric.final,
+        "newest_step": metric.final_step,
+        "first": metric.first,
+        "lowest": metric.least,
+        "lowest_step": metric.least_step,
+        "mean": metric.mean,
+        "control": metric.baseline,
+        "trend": metric.trend,
+        "points": metric.count,
+        "standard_error": None if validated is None else error_of(validated),
+        "is_held_out": None if validated is None else is_held_out(validated),
+        "unavailable": status.unavailable.get(name, ""),
+    }
+
+
+def _files(files: RunFiles) -> dict[str, Any]:
     return {
         "lora": _path(files.lora),
         "lora_bytes": files.lora_bytes,
         "lora_step": files.lora_step,
         "best_lora": _path(files.best_lora),
         "step_loras": [str(path) for path in files.step_loras],
-        "states": [{"path": str(one.path), "step": one.step} for one in files.states],
+        "states": [{"path": str(state.path), "step": state.step} for state in files.states],
         "damaged_states": [str(path) for path in files.damaged_states],
         "samples": _path(files.samples),
         "tensorboard": _path(files.tensorboard),

@@ -9,6 +9,7 @@ from typing import Any
 
 from lorasmith.errors import ExitCode
 from lorasmith.reading.evaluations import METRICS, value_of
+from lorasmith.reading.pace import Pace
 from lorasmith.reports.files import ReportFiles
 from lorasmith.reports.speech import measured
 from lorasmith.runs.events import (
@@ -34,7 +35,7 @@ from lorasmith.runs.events import (
 from lorasmith.runtime.policy import MAX_RESTARTS
 from lorasmith.runtime.start import Start
 from lorasmith.ui.screens import Screen
-from lorasmith.ui.status import Pace, Progress, speed, status_line
+from lorasmith.ui.status import Progress, speed, status_line
 from lorasmith.ui.translator import Translator
 from lorasmith.ui.which_run import typed
 

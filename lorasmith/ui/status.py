@@ -2,37 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from lorasmith.ui.layout import cells
 from lorasmith.ui.translator import Translator
 
 MIN_BAR = 10
 MAX_BAR = 40
-RECENT = 50  # steps over which the speed is taken
-
-
-@dataclass(slots=True)
-class Pace:
-    """How fast steps follow each other by the clock, so that saving counts too and the time left is honest."""
-
-    _seen: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=RECENT + 1))
-    _first_seconds: float = 0.0
-
-    def add(self, step: int, time: float, seconds: float) -> None:
-        """A step was completed at `time` and took `seconds` of its own."""
-        if not self._seen:
-            self._first_seconds = seconds
-        self._seen.append((step, time))
-
-    @property
-    def seconds_per_step(self) -> float:
-        """0 before the first step."""
-        if len(self._seen) < 2:
-            return self._first_seconds
-        (first, began), (last, now) = self._seen[0], self._seen[-1]
-        return max(0.0, now - began) / max(1, last - first)
 
 
 @dataclass(frozen=True, slots=True)

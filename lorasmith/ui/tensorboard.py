@@ -84,19 +84,19 @@ def _serve(folder: Path, port: int, words: Translator, *, opens_browser: bool, w
         try:
             address = f"http://{HOST}:{port}"
             give_up_at = monotonic() + ANSWER_SECONDS
-            while not stops.is_asked and not _answers(address):
+            while not stops.stop_requested and not _answers(address):
                 _refuse_dead(process, told)
                 if monotonic() >= give_up_at:
                     raise InputError("tensorboard_silent", seconds=round(ANSWER_SECONDS))
                 wait(POLL_SECONDS)
-            if not stops.is_asked:
+            if not stops.stop_requested:
                 print(words.say("tensorboard.ready", address=address))
                 print(words.say("tensorboard.leave"), flush=True)
                 if opens_browser:
                     import webbrowser
 
                     webbrowser.open(address)
-            while not stops.is_asked:
+            while not stops.stop_requested:
                 _refuse_dead(process, told)
                 wait(POLL_SECONDS)
         except KeyboardInterrupt:

@@ -1,6 +1,6 @@
 """The last run as one screen: what happened in a line, what is wrong, the losses, the curve, the files, what is next.
 
-Draws facts; finds none. Everything it says it also says without colour and in ASCII.
+Draws a RunStatus and reads nothing itself. The screen needs neither colour nor anything but ASCII.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from lorasmith.reading.evaluations import VALIDATION, error_of, is_held_out
+from lorasmith.reading.status import Notice, RunStatus
 from lorasmith.reports.reasons import why_not
 from lorasmith.ui.chart import chart
-from lorasmith.ui.last_run import Finding, LastRun
 from lorasmith.ui.layout import cells, wrapped
-from lorasmith.ui.measures import Measure
 from lorasmith.ui.status import bar, clock, speed
 from lorasmith.ui.translator import Translator
 
 MAX_WIDTH = 120
 MIN_CURVE = 44  # cells for a curve beside the table; narrower, it goes below
-MAX_FINDINGS = 6
+MAX_NOTICES = 6
 GAP = 2
 BAR = 30
 COLUMNS = ("newest", "first", "lowest", "control", "trend")
-GIVEN_UP = ("first", "lowest", "control", "trend", "newest")  # in this order where the window is narrow
+LEFT_OUT = ("first", "lowest", "control", "trend", "newest")  # in this order where the window is narrow
 DASH = "-"
 MOODS: dict[str, str | None] = {
     "finished": "green",
@@ -44,11 +44,12 @@ CAN_GO_ON = ("stopped", "failed", "died")
 
 
 class RunView:
-    """Fits itself to the console it is printed on."""
+    """The screen of a status; it fits itself to the console that prints it."""
 
-    def __init__(self, words: Translator, facts: LastRun, *, train_command: str, here: Path) -> None:
+    def __init__(self, words: Translator, status: RunStatus, *, train_command: str, here: Path) -> None:
         self._words = words
-        self._facts = facts
+        self._status = status
+        self._summary = status.summary
         self._train_command = train_command
         self._here = here
 
@@ -56,10 +57,10 @@ class RunView:
         width = min(options.max_width, MAX_WIDTH)
         only_ascii = options.ascii_only or console.legacy_windows
         parts: list[RenderableType] = [self._headline(width)]
-        if self._facts.starts:
+        if self._status.starts:
             parts.append(Text("\n".join(wrapped(self._steps(width, only_ascii), width))))
-        parts += self._findings(width)
-        if self._facts.starts:
+        parts += self._notices(width)
+        if self._status.starts:
             parts += ["", *self._losses_and_curve(console, width, only_ascii), *self._notes(width), ""]
             parts.append(self._rest(width))
         yield Group(*parts)
@@ -68,48 +69,50 @@ class RunView:
         return self._words.say(key, **fields)
 
     def _headline(self, width: int) -> Text:
-        facts = self._facts
-        code = facts.beat.phase if facts.beat is not None else "loading"
+        status = self._status
+        code = status.beat.phase if status.beat is not None else "loading"
         phase = self._say(f"logs.phase.{code}") if self._words.knows(f"logs.phase.{code}") else code
         text = self._say(
-            f"logs.standing.{facts.standing}",
-            folder=self._path(facts.run.root),
-            done=facts.steps.done,
-            asked=facts.steps.asked,
+            f"logs.standing.{status.standing}",
+            folder=self._path(status.run.root),
+            done=self._summary.done,
+            asked=self._summary.stop_at or 0,
             phase=phase,
         )
-        style = Style(bold=True, color=MOODS.get(facts.standing, "red"))
+        style = Style(bold=True, color=MOODS.get(status.standing, "red"))
         return Text("\n".join(wrapped(text, width)), style=style)
 
     def _steps(self, width: int, only_ascii: bool) -> str:
-        facts = self._facts
-        share = facts.steps.done / facts.steps.asked if facts.steps.asked else 1.0
+        status, done, stop_at = self._status, self._summary.done, self._summary.stop_at or 0
+        share = done / stop_at if stop_at else 1.0
         parts = [bar(min(1.0, share), min(BAR, width // 3), only_ascii=only_ascii)]
-        parts.append(self._say("logs.steps", done=facts.steps.done, asked=facts.steps.asked))
-        if facts.seconds_left is not None:
-            parts.append(self._words.say("status.left", time=clock(facts.seconds_left)))
-        if facts.steps.resumed_from:
-            done, asked = facts.steps.start_done, facts.steps.start_asked
-            parts.append(self._say("logs.this_start", done=done, asked=asked, begun_at=facts.steps.resumed_from))
+        parts.append(self._say("logs.steps", done=done, asked=stop_at))
+        if status.seconds_left is not None:
+            parts.append(self._words.say("status.left", time=clock(status.seconds_left)))
+        if status.resumed_from:
+            asked = max(0, self._summary.asked_steps or 0)
+            parts.append(
+                self._say("logs.this_start", done=status.start_done, asked=asked, begun_at=status.resumed_from)
+            )
         return "  ".join(parts)
 
-    def _findings(self, width: int) -> list[RenderableType]:
-        found = self._facts.findings
+    def _notices(self, width: int) -> list[RenderableType]:
+        notices = self._status.notices
         parts: list[RenderableType] = []
-        for one in found[:MAX_FINDINGS]:
-            style = "red" if one.kind == "error" else "yellow"
-            lines = [line for sentence in self._sentences(one) for line in wrapped(sentence, width)]
+        for notice in notices[:MAX_NOTICES]:
+            style = "red" if notice.kind == "error" else "yellow"
+            lines = [line for sentence in self._sentences(notice) for line in wrapped(sentence, width)]
             parts.append(Text("\n".join(lines), style=style))
-        if len(found) > MAX_FINDINGS:
-            parts.append(Text(self._words.say("message.more_problems", count=len(found) - MAX_FINDINGS)))
+        if len(notices) > MAX_NOTICES:
+            parts.append(Text(self._words.say("message.more_problems", count=len(notices) - MAX_NOTICES)))
         return parts
 
-    def _sentences(self, finding: Finding) -> list[str]:
-        fields = finding.fields
+    def _sentences(self, notice: Notice) -> list[str]:
+        fields = notice.fields
         if "path" in fields:
             fields = {**fields, "path": self._path(Path(fields["path"]))}
-        tell = self._words.error if finding.kind == "error" else self._words.warning
-        return tell(finding.code, fields)
+        sentences = self._words.error if notice.kind == "error" else self._words.warning
+        return sentences(notice.code, fields)
 
     # -- the losses --------------------------------------------------------------------------------
 
@@ -118,7 +121,7 @@ class RunView:
         columns = list(COLUMNS)
         losses = self._losses(columns)
         while _cells_of(console, losses) > width and len(columns) > 1:
-            columns.remove(next(one for one in GIVEN_UP if one in columns))
+            columns.remove(next(name for name in LEFT_OUT if name in columns))
             losses = self._losses(columns)
         room = width - _cells_of(console, losses) - GAP
         if room < MIN_CURVE:
@@ -134,41 +137,48 @@ class RunView:
             table.add_column(
                 self._say(f"logs.column.{name}"), justify="left" if name == "trend" else "right", no_wrap=True
             )
-        for name, measure in self._facts.measures.items():
-            if name == "validation" and measure.unavailable and not measure.points and measure.control is None:
-                continue  # its sentence says it below, where one is known
-            texts = self._cells(measure)
-            table.add_row(self._name(name, measure), *(texts[column] for column in columns))
+        for name, metric in self._status.metrics.items():
+            if name == VALIDATION and not metric.count and metric.baseline is None:
+                continue  # the reason stands below the table
+            texts = self._cells(name)
+            table.add_row(self._name(name), *(texts[column] for column in columns))
         return table
 
-    def _name(self, name: str, measure: Measure) -> str:
-        mark = "*" if name == "validation" and measure.is_held_out is False else ""
+    def _name(self, name: str) -> str:
+        mark = "*" if name == VALIDATION and self._is_on_trained_pictures else ""
         return self._say(f"logs.loss.{name}") + mark
 
-    def _cells(self, measure: Measure) -> dict[str, str]:
-        texts = dict.fromkeys(COLUMNS, DASH) | {"control": _number(measure.control)}
-        if measure.newest is None:
+    @property
+    def _is_on_trained_pictures(self) -> bool:
+        validated = self._status.newest_validation
+        return validated is not None and not is_held_out(validated)
+
+    def _cells(self, name: str) -> dict[str, str]:
+        metric = self._status.metrics[name]
+        texts = dict.fromkeys(COLUMNS, DASH) | {"control": _number(metric.baseline)}
+        if metric.final is None:
             return texts | {"newest": self._say("logs.na")}
-        texts["newest"] = _number(measure.newest)
-        if measure.standard_error is not None:
-            texts["newest"] += f" +-{measure.standard_error:.4f}"
-        texts["first"] = _number(measure.first)
-        texts["lowest"] = self._say("logs.lowest_at", value=_number(measure.lowest), step=measure.lowest_step)
-        if measure.trend != "too_few":
-            texts["trend"] = self._say(f"logs.trend.{measure.trend}")
+        texts["newest"] = _number(metric.final)
+        validated = self._status.newest_validation if name == VALIDATION else None
+        error = None if validated is None else error_of(validated)
+        if error is not None:
+            texts["newest"] += f" +-{error:.4f}"
+        texts["first"] = _number(metric.first)
+        texts["lowest"] = self._say("logs.lowest_at", value=_number(metric.least), step=metric.least_step)
+        if metric.trend != "too_few":
+            texts["trend"] = self._say(f"logs.trend.{metric.trend}")
         return texts
 
     def _notes(self, width: int) -> list[RenderableType]:
         """Why there is no number, each reason once; and on what validation was measured where that is not obvious."""
         names: dict[str, list[str]] = {}
-        for name, measure in self._facts.measures.items():
-            if measure.newest is None:
-                names.setdefault(self._reason(measure.unavailable), []).append(self._say(f"logs.loss.{name}"))
+        for name, code in self._status.unavailable.items():
+            names.setdefault(self._reason(code), []).append(self._say(f"logs.loss.{name}"))
         lines = []
         for reason, which in names.items():
             text = self._say("logs.na_because", losses=self._say("logs.list").join(which), reason=reason)
             lines += wrapped(text, width)
-        if self._facts.measures["validation"].is_held_out is False:
+        if self._is_on_trained_pictures:
             lines += wrapped(self._say("logs.on_trained_pictures"), width)
         return [Text("\n".join(lines), style="dim")] if lines else []
 
@@ -178,7 +188,11 @@ class RunView:
         return why_not(self._words.language, code)
 
     def _curve(self, width: int, only_ascii: bool) -> list[RenderableType]:
-        lines = chart(self._facts.curve, width=width, only_ascii=only_ascii)
+        lines = chart(
+            [(point.step, point.average_loss) for point in self._summary.curves.points],
+            width=width,
+            only_ascii=only_ascii,
+        )
         return [Text(self._say("logs.curve"), style="bold", no_wrap=True), Text("\n".join(lines))] if lines else []
 
     # -- the rest ----------------------------------------------------------------------------------
@@ -194,24 +208,28 @@ class RunView:
         return Text("\n".join(lines))
 
     def _numbers(self) -> list[tuple[str, str]]:
-        facts = self._facts
+        status, summary, newest = self._status, self._summary, self._status.newest
+        rates = {} if newest is None else newest.lr
         lr = self._say("logs.list").join(
-            f"{value:g}" if len(facts.lr) == 1 else f"{name} {value:g}" for name, value in facts.lr.items()
+            f"{value:g}" if len(rates) == 1 else f"{name} {value:g}" for name, value in rates.items()
         )
-        pace = speed(self._words, facts.seconds_per_step) if facts.seconds_per_step else ""
+        pace = speed(self._words, status.seconds_per_step) if status.seconds_per_step else ""
         if pace:
-            pace = self._say("logs.speed_of", speed=pace, device=facts.device, time=clock(facts.training_seconds))
+            time = clock(summary.speed.stepping_seconds)
+            pace = self._say("logs.speed_of", speed=pace, device=status.device, time=time)
         times = ""
-        if facts.began is not None:
-            newest = facts.began if facts.newest is None else facts.newest
-            times = self._say("logs.times", began=_moment(facts.began), newest=_moment(newest))
+        if status.start is not None:
+            began = status.start.time
+            times = self._say(
+                "logs.times", began=_moment(began), newest=_moment(began if newest is None else newest.time)
+            )
         extra = []
-        if facts.steps.repeated:
-            extra.append(self._say("logs.repeated", count=facts.steps.repeated))
-        if facts.steps.cancelled:
-            extra.append(self._say("logs.cancelled", count=facts.steps.cancelled))
-        if facts.starts > 1 or facts.restarts or extra:
-            extra.insert(0, self._say("logs.starts_of", starts=facts.starts, restarts=facts.restarts))
+        if summary.repeated_steps:
+            extra.append(self._say("logs.repeated", count=summary.repeated_steps))
+        if summary.cancelled_steps:
+            extra.append(self._say("logs.cancelled", count=summary.cancelled_steps))
+        if status.starts > 1 or summary.restarts or extra:
+            extra.insert(0, self._say("logs.starts_of", starts=status.starts, restarts=summary.restarts))
         return [
             (self._say("logs.row.lr"), lr),
             (self._say("logs.row.speed"), pace),
@@ -220,7 +238,7 @@ class RunView:
         ]
 
     def _files(self) -> list[tuple[str, str]]:
-        files = self._facts.files
+        files = self._status.files
         lora = ""
         if files.lora is not None:
             megabytes = f"{files.lora_bytes / MEGABYTE:.1f}"
@@ -235,14 +253,14 @@ class RunView:
         if files.states:
             newest = self._path(files.states[0].path)
             states = self._say("logs.states_of", count=len(files.states), step=files.states[0].step, path=newest)
-        best, chosen = "", self._facts.best
+        best, chosen = "", self._summary.curves.best
         if chosen is not None:
             best = self._say(
                 "logs.best_of",
                 step=chosen.step,
                 loss=f"{chosen.loss:.4f}",
                 error="" if chosen.standard_error is None else f" +-{_number(chosen.standard_error)}",
-                path=self._path(self._facts.run.root / chosen.path),
+                path=self._path(self._status.run.root / chosen.path),
             )
         reports = ""
         if files.reports:
@@ -263,27 +281,26 @@ class RunView:
         ]
 
     def _next(self) -> list[tuple[str, str]]:
-        facts = self._facts
-        if facts.standing in CAN_GO_ON and facts.files.states:
+        if self._status.standing in CAN_GO_ON and self._status.files.states:
             return [(self._say("logs.row.next"), f"`{self._train_command} --continue`")]
         return []
 
     def _path(self, path: Path) -> str:
-        """As short as it can be from where the person is."""
+        """The path from the person's folder, where it lies in it."""
         return str(path.relative_to(self._here)) if path.is_relative_to(self._here) else str(path)
 
 
-def progress_line(words: Translator, facts: LastRun) -> str:
-    """Where it stands in one line, for a file or a pipe."""
-    parts = [words.say("logs.steps", done=facts.steps.done, asked=facts.steps.asked)] if facts.starts else []
-    if facts.standing != "running":
-        parts.append(words.say(f"logs.short.{facts.standing}"))
-    total, average = facts.measures["total"].newest, facts.measures["average"].newest
-    if total is not None and average is not None:
-        parts.append(words.say("status.loss", loss=_number(total)))
-        parts.append(words.say("status.average", loss=_number(average)))
-    if facts.seconds_left is not None:
-        parts.append(words.say("status.left", time=clock(facts.seconds_left)))
+def progress_line(words: Translator, status: RunStatus) -> str:
+    """The status in one line, for a file or a pipe."""
+    summary, newest = status.summary, status.newest
+    parts = [words.say("logs.steps", done=summary.done, asked=summary.stop_at)] if status.starts else []
+    if status.standing != "running":
+        parts.append(words.say(f"logs.short.{status.standing}"))
+    if newest is not None:
+        parts.append(words.say("status.loss", loss=_number(newest.loss)))
+        parts.append(words.say("status.average", loss=_number(newest.average_loss)))
+    if status.seconds_left is not None:
+        parts.append(words.say("status.left", time=clock(status.seconds_left)))
     return "  ".join(parts)
 
 

@@ -114,7 +114,7 @@ def _follow(
 def _say_the_rest(screens: Sequence[Screen], stops: StopSignals) -> None:
     """To a reader that is slow, or whom nobody scrolls: until all is said, or nobody wants to hear it."""
     with suppress(KeyboardInterrupt):
-        while any(screen.is_behind for screen in screens) and not stops.is_asked:
+        while any(screen.is_behind for screen in screens) and not stops.stop_requested:
             time.sleep(BEHIND_SECONDS)
             for screen in screens:
                 screen.tick()

@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lorasmith.data.types import Example, Offset, Size
 from lorasmith.diffusion.noise_schedules import Draw
 from lorasmith.exporting.key_tables import key_table
 from lorasmith.families import FAMILIES, load_family
-from lorasmith.families.base import Encoders, ModelFamily
+from lorasmith.families.base import ModelFamily
 from lorasmith.families.recognize import recognize
+from lorasmith.families.weights import TextSettings
 from tests.families.tiny import MINIATURES
 
 CPU = torch.device("cpu")
@@ -23,17 +25,37 @@ CPU = torch.device("cpu")
 class Loaded:
     folder: Path
     family: ModelFamily
-    encoders: Encoders
+    encoders: Mapping[str, nn.Module]
     models: Mapping[str, nn.Module]  # with every text encoder trained
 
     def pixels(self, number: int, *, wide: bool = False) -> Tensor:
         side = self.family.weights.resolution
         width = side + self.family.weights.size_multiple if wide else side
         generator = torch.Generator().manual_seed(number)
-        return torch.rand((1, 3, side, width), generator=generator) * 2 - 1
+        return torch.rand((3, side, width), generator=generator) * 2 - 1
+
+    def example(self, caption: str) -> Example:
+        side = self.family.weights.resolution
+        size = Size(side, side)
+        return Example(Path("a.png"), caption, 1, size, size, size, Offset(0, 0), "", "")
 
     def latents(self, count: int) -> Tensor:
-        return torch.cat([self.family.encode_images(self.encoders, self.pixels(number)) for number in range(count)])
+        encoded = [self.family.encode_image(self.encoders, self.pixels(number)) for number in range(count)]
+        return torch.stack([inputs["latents"] for inputs in encoded])
+
+    def inputs(self, *captions: str, trained: bool = False) -> list[dict[str, Tensor]]:
+        """Of examples with these captions, without latents: tokens where the text encoders are trained."""
+        return [
+            {
+                **(self.family.tokenize(caption) if trained else self.family.encode_caption(self.encoders, caption)),
+                **self.family.example_inputs(self.example(caption)),
+            }
+            for caption in captions
+        ]
+
+    def conditioning(self, *captions: str, trained: bool = False) -> dict[str, Tensor]:
+        models = self.models if trained else {"denoiser": self.models["denoiser"]}
+        return self.family.conditioning(models, self.family.collate(self.inputs(*captions, trained=trained)))
 
 
 def test_every_family_has_a_miniature() -> None:
@@ -50,8 +72,8 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return Loaded(
         folder=folder,
         family=family,
-        encoders=family.load_encoders(clip_skip=1, where=CPU),
-        models=family.load_models(trained=trained, precision=torch.float32, where=CPU),
+        encoders=family.load_encoders(CPU),
+        models=family.load_models(trained=trained, dtype=torch.float32, device=CPU),
     )
 
 
@@ -69,25 +91,35 @@ def test_the_components_are_those_it_names(loaded: Loaded) -> None:
     text = set(loaded.family.traits.text_encoders)
     assert loaded.family.traits.name in FAMILIES
     assert set(loaded.models) == {"denoiser", *text}
-    assert set(loaded.encoders.modules) == {"vae", *text}
+    assert set(loaded.encoders) == {"vae", *text}
     assert set(loaded.family.encoder_hashes()) == {"vae", *text}
-    only = loaded.family.load_models(trained=[], precision=torch.float32, where=CPU)
+    only = loaded.family.load_models(trained=[], dtype=torch.float32, device=CPU)
     assert set(only) == {"denoiser"}
 
 
 def test_it_says_what_of_a_caption_is_not_seen(loaded: Loaded) -> None:
     """A caption of one token more than it names is cut, and the end of it changes nothing."""
     family = loaded.family
-    fits = ", ".join("a" for _ in range(family.traits.caption_tokens // 2))
+    fits = ", ".join("a" for _ in range(family.caption_tokens // 2))
     assert family.first_unseen_tag(fits) == ""
     long = fits + ", a, b"
     assert family.first_unseen_tag(long + ", c") in ("a", "b")
-    tokens = family.tokenize([long + ", c", long + ", d"])
-    assert all(torch.equal(value[0], value[1]) for value in tokens.values())
+    first, second = family.tokenize(long + ", c"), family.tokenize(long + ", d")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_fewer_tokens_may_be_asked_for(loaded: Loaded) -> None:
+    family = load_family(loaded.family.weights, TextSettings(max_tokens=6))
+    assert family.caption_tokens == 6
+    assert family.first_unseen_tag("a, b, c, d, e") == "d"
+    assert all(tokens.shape[-1] == 8 for tokens in family.tokenize("a, b, c, d, e").values())
+    encoded = family.encode_caption(loaded.encoders, "a, b, c, d, e")
+    cut = family.encode_caption(loaded.encoders, "a, b, c, f, g")
+    assert all(torch.equal(encoded[name], cut[name]) for name in encoded)
 
 
 def test_what_is_loaded_is_frozen(loaded: Loaded) -> None:
-    for module in (*loaded.models.values(), *loaded.encoders.modules.values()):
+    for module in (*loaded.models.values(), *loaded.encoders.values()):
         assert not module.training
         assert not any(one.requires_grad for one in module.parameters())
 
@@ -95,37 +127,28 @@ def test_what_is_loaded_is_frozen(loaded: Loaded) -> None:
 def test_latents_have_their_shape_and_scale(loaded: Loaded) -> None:
     for wide in (False, True):
         pixels = loaded.pixels(0, wide=wide)
-        latents = loaded.family.encode_images(loaded.encoders, pixels)
+        latents = loaded.family.encode_image(loaded.encoders, pixels)["latents"]
         assert latents.dtype == torch.float32
-        assert latents.shape[:2] == (1, loaded.family.traits.latent_channels)
-        assert pixels.shape[2] * latents.shape[3] == pixels.shape[3] * latents.shape[2]
-        assert torch.equal(latents, loaded.family.encode_images(loaded.encoders, pixels))
+        assert latents.shape[0] == loaded.family.traits.latent_channels
+        assert pixels.shape[1] * latents.shape[2] == pixels.shape[2] * latents.shape[1]
+        assert torch.equal(latents, loaded.family.encode_image(loaded.encoders, pixels)["latents"])
     assert not torch.equal(*loaded.latents(2))
 
 
-def test_a_caption_does_not_depend_on_its_neighbours(loaded: Loaded) -> None:
-    captions = ["a red circle", "", "a long one " * 60]
-    together = loaded.family.encode_captions(loaded.encoders, captions)
-    for number, caption in enumerate(captions):
-        alone = loaded.family.encode_captions(loaded.encoders, [caption])
-        for name, tensor in together.items():
-            assert (tensor.dtype, len(tensor)) == (torch.float32, 3)
-            assert torch.equal(alone[name][0], tensor[number])
+def test_inputs_of_examples_become_those_of_a_batch(loaded: Loaded) -> None:
+    for trained in (False, True):
+        rows = loaded.inputs("a red circle", "", "a long one " * 60, trained=trained)
+        batch = loaded.family.collate(rows)
+        assert all(row.keys() == batch.keys() for row in rows)
+        assert all(len(tensor) == 3 for tensor in batch.values())
+        for number, row in enumerate(rows):
+            alone = loaded.family.collate([row])
+            assert all(torch.equal(alone[name][0], batch[name][number]) for name in alone)
 
 
-def test_collating_is_encoding_together(loaded: Loaded) -> None:
-    together = loaded.family.encode_captions(loaded.encoders, ["a red circle", "a"])
-    cached = [{name: tensor[number] for name, tensor in together.items()} for number in range(2)]
-    collated = loaded.family.collate_conditioning(cached)
-    assert collated.keys() == together.keys()
-    assert all(torch.equal(collated[name], tensor) for name, tensor in together.items())
-
-
-def test_tokens_encode_to_the_same_conditioning(loaded: Loaded) -> None:
-    tokens = loaded.family.tokenize(["a red circle", "a blue ring"])
-    assert all(len(tensor) == 2 for tensor in tokens.values())
-    live = loaded.family.encode_tokens(loaded.models, tokens, clip_skip=1)
-    cached = loaded.family.encode_captions(loaded.encoders, ["a red circle", "a blue ring"])
+def test_trained_text_encoders_make_the_same_conditioning_of_tokens(loaded: Loaded) -> None:
+    live = loaded.conditioning("a red circle", "a blue ring", trained=True)
+    cached = loaded.conditioning("a red circle", "a blue ring")
     assert live.keys() == cached.keys()
     for name, tensor in cached.items():
         assert torch.allclose(live[name], tensor, atol=1e-5)
@@ -163,8 +186,8 @@ def test_a_slice_gets_its_part_of_the_noise(loaded: Loaded) -> None:
 def test_the_prediction_depends_on_everything_it_is_given(loaded: Loaded) -> None:
     latents = loaded.latents(2)
     noised = loaded.family.add_noise(latents, Draw(5, 7, 1, 2))
-    captions = loaded.family.encode_captions(loaded.encoders, ["a red circle", "a blue ring"])
-    others = loaded.family.encode_captions(loaded.encoders, ["a blue ring", "a red circle"])
+    captions = loaded.conditioning("a red circle", "a blue ring")
+    others = loaded.conditioning("a blue ring", "a red circle")
     with torch.no_grad():
         prediction = loaded.family.predict(loaded.models, noised, captions)
         assert prediction.shape == noised.target.shape
@@ -175,28 +198,27 @@ def test_the_prediction_depends_on_everything_it_is_given(loaded: Loaded) -> Non
         assert not torch.equal(prediction, loaded.family.predict(loaded.models, moved, captions))
 
 
-@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float32])
-def test_conditioning_held_in_the_denoisers_precision_predicts_the_same_bits(
-    loaded: Loaded, precision: torch.dtype
-) -> None:
-    models = loaded.family.load_models(trained=[], precision=precision, where=CPU)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_text_kept_in_the_denoisers_precision_predicts_the_same_bits(loaded: Loaded, dtype: torch.dtype) -> None:
+    models = loaded.family.load_models(trained=[], dtype=dtype, device=CPU)
     noised = loaded.family.add_noise(loaded.latents(1), Draw(5, 7, 1, 1))
-    captions = loaded.family.encode_captions(loaded.encoders, ["a red circle"])
-    held = loaded.family.conditioning_in(captions, precision)
-    assert {one.dtype for one in held.values() if one.is_floating_point()} == {precision}
-    with torch.no_grad():
-        whole, less = (loaded.family.predict(models, noised, one) for one in (captions, held))
-    assert torch.equal(whole, less)
+    text = loaded.family.encode_caption(loaded.encoders, "a red circle")
+    kept = {name: value.to(dtype) if value.is_floating_point() else value for name, value in text.items()}
+    found = []
+    for tensors in (text, kept):
+        inputs = loaded.family.collate([{**tensors, **loaded.family.example_inputs(loaded.example("a red circle"))}])
+        with torch.no_grad():
+            found.append(loaded.family.predict(models, noised, loaded.family.conditioning(models, inputs)))
+    assert torch.equal(*found)
 
 
 def test_gradients_reach_every_target(loaded: Loaded) -> None:
-    targets = loaded.family.targets(loaded.models)
+    targets = loaded.family.target_modules(loaded.models)
     layers = [target.module for target in targets]
-    tokens = loaded.family.tokenize(["a red circle"])
     for layer in layers:
         layer.weight.requires_grad_(True)
     try:
-        conditioning = loaded.family.encode_tokens(loaded.models, tokens, clip_skip=1)
+        conditioning = loaded.conditioning("a red circle", trained=True)
         noised = loaded.family.add_noise(loaded.latents(1), Draw(5, 7, 1, 1))
         loaded.family.predict(loaded.models, noised, conditioning).square().mean().backward()
         without = [one.name for one, layer in zip(targets, layers, strict=True) if not bool(layer.weight.grad.any())]
@@ -208,7 +230,7 @@ def test_gradients_reach_every_target(loaded: Loaded) -> None:
 
 
 def test_targets_are_in_the_frozen_table(loaded: Loaded) -> None:
-    targets = loaded.family.targets(loaded.models)
+    targets = loaded.family.target_modules(loaded.models)
     names = [one.name for one in targets]
     published = {layer.name: layer for layer in key_table(loaded.family.traits.name).layers.values()}
     assert len(set(names)) == len(names) > 0
@@ -223,7 +245,7 @@ def test_targets_are_in_the_frozen_table(loaded: Loaded) -> None:
 
 def test_names_of_the_webui_and_back(loaded: Loaded) -> None:
     tensors = {}
-    for one in loaded.family.targets(loaded.models):
+    for one in loaded.family.target_modules(loaded.models):
         out, inside, *kernel = one.module.weight.shape
         generator = torch.Generator().manual_seed(len(tensors))
         tensors[f"{one.name}.lora_down.weight"] = torch.randn((2, inside, *kernel), generator=generator)
@@ -237,24 +259,17 @@ def test_names_of_the_webui_and_back(loaded: Loaded) -> None:
         assert torch.equal(back[name], tensor * 0.5 if ".lora_up." in name else tensor)  # alpha / rank
 
 
-def test_the_pipeline_is_built_from_what_is_loaded(loaded: Loaded) -> None:
-    pipeline = loaded.family.pipeline(loaded.models, loaded.encoders)
-    parts = set(pipeline.components.values())
-    assert loaded.models["denoiser"] in parts
-    assert loaded.encoders.modules["vae"] in parts
-
-
 def test_only_the_encoders_that_are_asked_for_are_loaded(loaded: Loaded) -> None:
-    assert set(loaded.family.load_encoders(clip_skip=1, where=CPU, only=("vae",)).modules) == {"vae"}
+    assert set(loaded.family.load_encoders(CPU, only=("vae",))) == {"vae"}
 
 
 def test_pictures_come_back_from_latents(loaded: Loaded) -> None:
     """Of the size they had, each a function of its own latents."""
     for wide in (False, True):
         pixels = loaded.pixels(1, wide=wide)
-        latents = loaded.family.encode_images(loaded.encoders, pixels)
+        latents = loaded.family.encode_image(loaded.encoders, pixels)["latents"][None]
         decoded = loaded.family.decode_latents(loaded.encoders, latents)
-        assert (decoded.shape, decoded.dtype) == (pixels.shape, torch.float32)
+        assert (decoded[0].shape, decoded.dtype) == (pixels.shape, torch.float32)
         assert not decoded.requires_grad
         assert torch.equal(decoded, loaded.family.decode_latents(loaded.encoders, latents))
         assert not torch.equal(decoded, loaded.family.decode_latents(loaded.encoders, latents + 1))

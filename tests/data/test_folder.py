@@ -73,11 +73,11 @@ def test_an_example_knows_its_cut_and_its_hashes(tmp_path: Path) -> None:
     assert example.original == Size(300, 200)
     assert (example.resized, example.bucket, example.crop) == fit(Size(300, 200), buckets(128, 32))
     assert example.image_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-    before = example.fingerprint
-    assert scanned(tmp_path).examples[0].fingerprint == before
+    before = example.example_hash
+    assert scanned(tmp_path).examples[0].example_hash == before
     (tmp_path / "a.caption").write_text("other words", encoding="utf-8")
     after = scanned(tmp_path).examples[0]
-    assert after.fingerprint != before
+    assert after.example_hash != before
     assert after.image_sha256 == example.image_sha256
 
 
@@ -110,7 +110,7 @@ def test_the_same_picture_twice_is_two_examples(tmp_path: Path) -> None:
     put_picture(tmp_path / "a.png")
     put_picture(tmp_path / "b.png")
     first, second = scanned(tmp_path).examples
-    assert first.fingerprint == second.fingerprint
+    assert first.example_hash == second.example_hash
 
 
 def test_order_is_by_composed_names_wherever_the_folder_was(tmp_path: Path) -> None:

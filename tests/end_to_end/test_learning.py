@@ -8,7 +8,6 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from lorasmith.data.collate import collate
 from lorasmith.data.types import Batch
 from lorasmith.demo.miniature import draw_pictures, make_model
 from lorasmith.diffusion.noise_schedules import Draw
@@ -42,7 +41,7 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _pretrain(loaded: Loaded, base: Path) -> float:
     cached = loaded.batches.cached
     latents = torch.stack([one.latents for one in cached])
-    embeds = torch.stack([one.conditioning["prompt_embeds"] for one in cached])
+    embeds = torch.stack([one.inputs["prompt_embeds"] for one in cached])
     unet = UNet2DConditionModel.from_pretrained(base, subfolder="unet").train()
     optimizer = torch.optim.AdamW(unet.parameters(), lr=2e-3)
     torch.use_deterministic_algorithms(False)
@@ -75,7 +74,7 @@ def mean_loss(loaded: Loaded) -> float:
 
 
 def _batch_of(loaded: Loaded, number: int) -> Batch:
-    return collate(loaded.batches.cached, [number], loaded.context.family.collate_conditioning)
+    return Batch(loaded.context.family.collate([loaded.batches.cached[number].inputs]), (number,))
 
 
 def before_and_after(own: Workshop, strange: Path, lr: float) -> tuple[float, ...]:

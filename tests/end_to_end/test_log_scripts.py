@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.ui.made_runs import finished_run
+from tests.reading.made_runs import finished_run
 
 PROJECT = Path(__file__).parents[2]
 BAT = PROJECT / "查看訓練日誌.bat"

@@ -202,7 +202,7 @@ def test_a_disk_that_fills_up_while_loading(desk: Desk, monkeypatch: pytest.Monk
     def full(*_: Any, **__: Any) -> Any:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("lorasmith.engine.examples.find_missing", full)
+    monkeypatch.setattr("lorasmith.engine.encode.read_cached", full)
     for output, start in starts(desk):
         assert refused_the_same(desk, (output,), start)[0][:2] == ("disk_full", ExitCode.BAD_INPUT)
 

@@ -69,7 +69,7 @@ def test_a_silent_worker_gives_its_stack_is_ended_and_another_goes_on(run: RunFo
     events = watched.follow()
     first, second = watched.workers
     assert watched.exit_code == ExitCode.FINISHED
-    assert first.asked == ["ask", "terminate", "kill"]
+    assert first.asked == ["interrupt", "terminate", "kill"]
     (hung,) = of(WorkerHung, events)
     assert (hung.step, hung.phase, hung.limit_seconds, hung.is_stopped) == (1, "step", 10, False)
     assert 10 < hung.silent_seconds <= 11 and "forward.py" in hung.stack
@@ -80,7 +80,7 @@ def test_a_silent_worker_gives_its_stack_is_ended_and_another_goes_on(run: RunFo
     assert [type(event) for event in read_events(run.supervisor_log)] == kinds
 
 
-@pytest.mark.parametrize("way", ["ask", "terminate"])
+@pytest.mark.parametrize("way", ["interrupt", "terminate"])
 def test_one_that_hears_the_request_that_was_to_end_it_counts_as_hung(
     run: RunFolder, now: list[float], way: str
 ) -> None:

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from lorasmith.config import Request, dump_run_toml
-from lorasmith.engine.examples import StartupContext
 from lorasmith.errors import ExitCode
 from lorasmith.messages import has
 from lorasmith.runs.events import Event, StepCompleted, Warned
@@ -31,6 +30,7 @@ from lorasmith.runtime.supervisor import Supervisor, launch_worker
 from lorasmith.session import build
 from lorasmith.session.loaded import Loaded
 from lorasmith.session.recorder import Recorder
+from lorasmith.session.startup import StartupContext
 
 Values = Mapping[tuple[str, str], Any]
 QUIET: Values = {("cadence", "save_minutes"): 0.0, ("cadence", "save_every"): 0, ("evaluation", "every"): 0}

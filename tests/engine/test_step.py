@@ -33,6 +33,9 @@ class Layer:
         timesteps = (draw.uniform("timestep", (len(latents),)) * 10).long()
         return Noised(sample=latents + noise, timesteps=timesteps, target=noise)
 
+    def conditioning(self, models: Mapping[str, nn.Module], inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"text": inputs["text"]}
+
     def predict(self, models: Mapping[str, nn.Module], noised: Noised, conditioning: dict[str, Tensor]) -> Tensor:
         rows = models["denoiser"](noised.sample.flatten(1, 2))  # 4 dimensions would be taken for a convolution's
         return rows.view_as(noised.sample) + conditioning["text"]
@@ -50,7 +53,7 @@ class Batches:
         latents = torch.randn(size, 3, 2, 4, generator=generator)
         text = torch.randn(size, 1, 1, 4, generator=generator)
         ids = tuple(range(first, first + size))
-        return step, Batch(latents=latents, conditioning={"text": text}, tokens=None, example_ids=ids)
+        return step, Batch({"latents": latents, "text": text}, example_ids=ids)
 
     def examples_in(self, _step: int) -> int:
         return sum(self.sizes)
@@ -73,7 +76,6 @@ def made(
         models={"denoiser": denoiser},
         batches=Batches(sizes or (BATCH,) * accumulation),
         device=other.pop("device", CPU),
-        clip_skip=1,
         accumulation_steps=len(sizes) or accumulation,
         max_grad_norm=other.pop("max_grad_norm", 0.0),
         base_lrs={"denoiser": LR},

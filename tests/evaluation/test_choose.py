@@ -11,7 +11,6 @@ from lorasmith.config.sections import EvaluationConfig
 from lorasmith.data.images import pixels
 from lorasmith.data.types import CachedExample, Example, Offset, Size
 from lorasmith.demo.miniature import draw_pictures
-from lorasmith.engine.examples import CachedText
 from lorasmith.evaluation.choose import (
     EMPTY_CAPTION,
     MAX_VALIDATED,
@@ -91,12 +90,19 @@ def real(tmp_path: Path) -> list[Example]:
 def made(real: list[Example], **settings: object) -> EvaluationSet:
     chosen = choose(real, [], count=2, seed=7)
     cached = {
-        one: CachedExample(torch.zeros(4, one.bucket.height // 8, one.bucket.width // 8), {"c": torch.zeros(1)}, None)
+        one: CachedExample(
+            {"latents": torch.zeros(4, one.bucket.height // 8, one.bucket.width // 8), "c": torch.zeros(1)}
+        )
         for one in real
     }
     config = EvaluationConfig(**settings)  # type: ignore[arg-type]
-    texts = {caption: CachedText({"c": torch.ones(1)}, None) for caption in (EMPTY_CAPTION, *config.sample_prompts)}
-    return evaluation_set(chosen, cached, texts, settings=config, resolution=64, size_multiple=8, seed=7)
+    texts = {caption: {"c": torch.ones(1)} for caption in (EMPTY_CAPTION, *config.sample_prompts)}
+    return evaluation_set(chosen, cached, texts, sizes_of, settings=config, side=64, seed=7)
+
+
+def sizes_of(example: Example) -> dict[str, torch.Tensor]:
+    """What a family may derive from an example's geometry."""
+    return {"sizes": torch.tensor([*example.original, *example.crop, *example.bucket])}
 
 
 def test_samples_of_examples(real: list[Example]) -> None:
@@ -106,6 +112,7 @@ def test_samples_of_examples(real: list[Example]) -> None:
     assert (first.prompt, first.strength) == (first.original.caption, 0.3)
     assert first.seed != second.seed
     assert 0 <= first.seed < 1 << 32
+    assert first.latents is not None and first.inputs.keys() == {"c"}
     assert first.pixels is not None
     assert first.pixels.shape == (first.original.bucket.height, first.original.bucket.width, 3)
     assert np.allclose(first.pixels.transpose(2, 0, 1) / 127.5 - 1, pixels(first.original), atol=1e-6)
@@ -115,7 +122,8 @@ def test_samples_of_examples(real: list[Example]) -> None:
 def test_samples_of_prompts_are_square_and_drawn_from_nothing(real: list[Example]) -> None:
     *_, first, second = made(real, sample_prompts=("a cat", "a dog")).specs
     assert (first.name, first.prompt, second.prompt) == ("prompt-01", "a cat", "a dog")
-    assert (first.original, first.cached, first.pixels, first.strength) == (None, None, None, 1.0)
+    assert (first.original, first.latents, first.pixels, first.strength) == (None, None, None, 1.0)
+    assert first.inputs["sizes"].tolist() == [64, 64, 0, 0, 64, 64]
     assert first.latents_shape == (4, 8, 8)
     assert first.seed != second.seed
 

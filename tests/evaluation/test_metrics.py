@@ -12,7 +12,6 @@ from torch import Tensor
 from lorasmith.data.folder import scan
 from lorasmith.data.types import Example
 from lorasmith.demo.miniature import draw_pictures
-from lorasmith.engine.examples import CachedText
 from lorasmith.errors import ModelError
 from lorasmith.evaluation import metrics as module
 from lorasmith.evaluation.choose import SampleSpec, picture_of
@@ -49,7 +48,7 @@ def examples(tmp_path: Path) -> tuple[Example, ...]:
 def sample(example: Example | None, picture: np.ndarray | None = None, *, is_finite: bool = True) -> Sample:
     """By default one that is its example."""
     original = None if example is None else picture_of(example)
-    spec = SampleSpec("x", "", 1, 0.5, CachedText(None, None), example, (4, 8, 8), None, original)
+    spec = SampleSpec("x", "", 1, 0.5, {}, example, (4, 8, 8), None, original)
     shown = original if picture is None else picture
     assert shown is not None
     return Sample(spec, shown, is_finite)

@@ -64,7 +64,7 @@ def test_the_caption_the_seed_and_the_strength_count(loaded: Loaded) -> None:
     for other in (
         replace(spec, seed=spec.seed + 1),
         replace(spec, strength=0.2),
-        replace(spec, text=chosen.specs[1].text),
+        replace(spec, inputs=chosen.specs[1].inputs),
     ):
         assert pictures(generated(loaded, replace(chosen, specs=(other,)))) != plain
 
@@ -73,9 +73,9 @@ def test_little_strength_stays_near_the_example(loaded: Loaded) -> None:
     chosen = measured_on(loaded)
     spec = chosen.specs[0]
     distances = []
-    assert spec.cached is not None
-    encoders = loaded.context.family.load_encoders(clip_skip=1, where=torch.device("cpu"))
-    reference = loaded.context.family.decode_latents(encoders, spec.cached.latents[None])[0].permute(1, 2, 0).numpy()
+    assert spec.latents is not None
+    encoders = loaded.context.family.load_encoders(torch.device("cpu"))
+    reference = loaded.context.family.decode_latents(encoders, spec.latents[None])[0].permute(1, 2, 0).numpy()
     for strength in (0.05, 0.9):
         (found,) = generated(loaded, replace(chosen, specs=(replace(spec, strength=strength),)))
         distances.append(float(np.abs(found.picture / 127.5 - 1 - np.clip(reference, -1, 1)).mean()))

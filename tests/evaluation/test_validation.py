@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from lorasmith.data.types import Batch
 from lorasmith.diffusion.noise_schedules import Draw
 from lorasmith.engine.step import losses_of
 from lorasmith.evaluation import validation
@@ -35,9 +36,7 @@ def test_it_is_the_loss_of_the_step(loaded: Loaded) -> None:
     assert loaded.evaluator.measured_on is not None
     found = validated(loaded, at_once=1).table
     for (example, cached), row in zip(loaded.evaluator.measured_on.validated, found, strict=True):
-        from lorasmith.data.collate import collate
-
-        batch = collate([cached], [0], loaded.context.family.collate_conditioning)
+        batch = Batch(loaded.context.family.collate([cached.inputs]), (0,))
         for number, (quantile, loss) in enumerate(zip(QUANTILES, row, strict=True)):
             draw = Draw(fold(42, "validation", example.image_sha256), 0, number, 1, quantile=quantile)
             with torch.no_grad():

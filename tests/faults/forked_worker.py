@@ -56,7 +56,7 @@ class ForkedWorker(ForkedProcess):
     def __init__(self, arguments: list[str], output: IO[bytes], *, harm: Harm = lambda _: None) -> None:
         super().__init__(lambda: _live(arguments, output, harm))
 
-    def ask(self) -> None:
+    def interrupt(self) -> None:
         self._send(INTERRUPT)
 
     def dump_stacks(self) -> bool:

@@ -87,7 +87,7 @@ def check(make_workshop: MakeWorkshop, name: str, launch_it: Launch, stall: floa
     [pytest.param(name, marks=[] if name == "save" else pytest.mark.ci) for name in HANGS if name != "load"],
 )
 def test_a_hang_is_found_and_mended(make_workshop: MakeWorkshop, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "ASK_SECONDS", 0.2)
+    monkeypatch.setattr(processes, "INTERRUPT_SECONDS", 0.2)
     monkeypatch.setattr(processes, "TERMINATE_SECONDS", 0.2)
     check(make_workshop, name, forked(name), stall=1.0)
 

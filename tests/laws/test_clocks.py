@@ -21,8 +21,9 @@ REASONS = {
     "session/export.py": "what the export says of when training ended",
     "session/loop.py": "the names of backups",
     "session/recorder.py": "the names of states",
-    "ui/last_run.py": "how old what is shown is",
-    "ui/logs.py": "how old what is shown is",
+    "reading/files.py": "which reports are those of an older run in the same folder",
+    "reading/status.py": "the age of a heartbeat that is shown",
+    "ui/logs.py": "the age of a heartbeat that is shown",
 }
 
 

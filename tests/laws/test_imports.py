@@ -59,6 +59,7 @@ def test_each_contract_can_break(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "lorasmith", tmp_path / "lorasmith", ignore=shutil.ignore_patterns("__pycache__"))
     crimes = {
         "One direction of knowledge": ("data/order.py", "import lorasmith.session.loop"),
+        "A reading goes from events": ("reading/fold.py", "import lorasmith.reading.summary"),
         "No torch above the worker, by no detour": ("runs/events.py", "import torch"),
         "The supervisor shares files": ("runtime/supervisor.py", "import lorasmith.data.folder"),
         "The engine does not speak to people": ("reading/summary.py", "import lorasmith.messages"),

@@ -80,6 +80,6 @@ def test_a_step_that_was_measured_again_counts_once(tmp_path: Path) -> None:
     fold = RunFold()
     for event in (run_started(6), step(1), evaluated(1, tmp_path)):
         fold.add(event)
-    assert fold.held_in_place_of(again) == evaluated(1, tmp_path)
+    assert fold.replaced_by(again) == evaluated(1, tmp_path)
     fold.add(again)
     assert fold.curves().evaluations == (again,)

@@ -19,7 +19,8 @@ from lorasmith.runs.process_files import (
     monotonic,
     read_heartbeat,
     request_stop,
-    stop_is_requested,
+    stop_requested,
+    stop_requested_by_user,
 )
 
 
@@ -88,27 +89,34 @@ def test_beats_need_no_new_room(run: RunFolder) -> None:
 
 
 def test_a_stop_is_for_one_attempt(run: RunFolder) -> None:
-    assert not stop_is_requested(run, 3)
+    assert not stop_requested(run, 3)
     request_stop(run, 3)
-    assert stop_is_requested(run, 3)
-    assert not stop_is_requested(run, 2) and not stop_is_requested(run, 4)  # a stale one is ignored
+    assert stop_requested(run, 3)
+    assert not stop_requested(run, 2) and not stop_requested(run, 4)  # a stale one is ignored
     request_stop(run, 4)
-    assert stop_is_requested(run, 4) and not stop_is_requested(run, 3)
+    assert stop_requested(run, 4) and not stop_requested(run, 3)
+
+
+def test_a_request_of_the_supervisor_is_none_of_a_user(run: RunFolder) -> None:
+    request_stop(run, 3, by_supervisor=True)
+    assert stop_requested(run, 3) and not stop_requested_by_user(run, 3)
+    request_stop(run, 3)
+    assert stop_requested_by_user(run, 3) and not stop_requested_by_user(run, 2)
 
 
 def test_a_stop_is_heard_while_the_run_is_still_staged(run: RunFolder) -> None:
     run.staging.mkdir()
     request_stop(run, 1)
     assert list(run.root.iterdir()) == []  # the old run is not touched
-    assert stop_is_requested(run, 1)
+    assert stop_requested(run, 1)
     run.stop_request.write_text('{"attempt": 9}')  # left over
-    assert stop_is_requested(run, 1)
+    assert stop_requested(run, 1)
 
 
 @pytest.mark.parametrize("content", [b"", b"\0\0", b"[]", b"3", b"null", b"{}", b'{"attempt": "1"}', b"\xff"])
 def test_what_is_no_request_stops_nothing(run: RunFolder, content: bytes) -> None:
     run.stop_request.write_bytes(content)
-    assert not stop_is_requested(run, 1)
+    assert not stop_requested(run, 1)
 
 
 def test_a_request_that_is_just_being_put_there_is_for_the_next_look(
@@ -121,8 +129,8 @@ def test_a_request_that_is_just_being_put_there_is_for_the_next_look(
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "read_bytes", refused)
-        assert not stop_is_requested(run, 1)
-    assert stop_is_requested(run, 1)
+        assert not stop_requested(run, 1)
+    assert stop_requested(run, 1)
 
 
 @pytest.mark.parametrize("stays", [True, False])
@@ -142,11 +150,11 @@ def test_a_request_that_falls_between_staging_and_run_harms_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", late)
         request_stop(run, 1)
-    assert not stop_is_requested(run, 1)
+    assert not stop_requested(run, 1)
     if run.staging.exists():
         run.staging.rmdir()
     request_stop(run, 1)  # as the supervisor does each second
-    assert run.stop_request.exists() and stop_is_requested(run, 1)
+    assert run.stop_request.exists() and stop_requested(run, 1)
 
 
 # -- the flag --------------------------------------------------------------------------------------

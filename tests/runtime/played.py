@@ -43,8 +43,8 @@ class Played:
             self.status = self._act(self, self._looks)
         return self.status
 
-    def ask(self) -> None:
-        self._asked_to("ask", -2)
+    def interrupt(self) -> None:
+        self._asked_to("interrupt", -2)
 
     def dump_stacks(self) -> bool:
         self.output.write(b'Thread 0x1 (most recent call first):\n  File "forward.py", line 7\n')

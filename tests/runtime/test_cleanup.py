@@ -47,7 +47,7 @@ def run(tmp_path: Path) -> RunFolder:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cleanup, "ASK_SECONDS", 1.0)
+    monkeypatch.setattr(cleanup, "INTERRUPT_SECONDS", 1.0)
     monkeypatch.setattr(cleanup, "TERMINATE_SECONDS", 0.2)
 
 

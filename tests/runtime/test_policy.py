@@ -290,16 +290,16 @@ def test_it_learns_from_what_was_measured() -> None:
         (Ended(0, said=0), FINISHED),
         (Ended(-9, said=0), FINISHED),  # it was done, and did not leave
         (Ended(-9, said=0, is_hung=True), FINISHED),
-        (Ended(-9, said=0, is_asked=True), FINISHED),
-        (Ended(-9, is_asked=True, is_complete=True), FINISHED),  # a second Ctrl+C when all was there
+        (Ended(-9, said=0, stop_requested=True), FINISHED),
+        (Ended(-9, stop_requested=True, is_complete=True), FINISHED),  # a second Ctrl+C when all was there
         (Ended(0, is_complete=True), FINISHED),  # a full disk took no last line
         (Ended(0), "crashed"),  # sys.exit() in somebody's library
         (Ended(5, said=5), STOPPED),
-        (Ended(5, said=5, is_asked=True), STOPPED),
-        (Ended(-9, is_asked=True), STOPPED),
-        (Ended(-9, is_asked=True, is_hung=True), STOPPED),
-        (Ended(70, said=70, is_asked=True), CRASHED),
-        (Ended(6, is_asked=True), ExitCode.NO_RESOURCE),  # nothing could be saved, and not a line be written
+        (Ended(5, said=5, stop_requested=True), STOPPED),
+        (Ended(-9, stop_requested=True), STOPPED),
+        (Ended(-9, stop_requested=True, is_hung=True), STOPPED),
+        (Ended(70, said=70, stop_requested=True), CRASHED),
+        (Ended(6, stop_requested=True), ExitCode.NO_RESOURCE),  # nothing could be saved, and not a line be written
         (Ended(2, said=2, is_out_of_room=True), ExitCode.NO_RESOURCE),  # a restart in the middle of a run
         (Ended(2, is_out_of_room=True), ExitCode.NO_RESOURCE),
         (Ended(2, said=2), ExitCode.BAD_INPUT),

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ SLEEP = "import time\ndef deep_inside():\n    while True: time.sleep(60)\nprint(
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "ASK_SECONDS", 0.2)
+    monkeypatch.setattr(processes, "INTERRUPT_SECONDS", 0.2)
     monkeypatch.setattr(processes, "TERMINATE_SECONDS", 0.2)
 
 
@@ -84,7 +85,7 @@ def test_with_no_place_for_it_it_is_lost(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_it_leads_a_group_of_its_own(output: Output) -> None:
     process = started(SLEEP, output)
     assert os.getpgid(process.pid) == process.pid != os.getpgid(0)
-    assert end_process(process, at_once=True)
+    assert end_process(process, start_with="kill")
     assert process.returncode == -signal.SIGKILL
 
 
@@ -106,7 +107,7 @@ def test_one_that_was_stopped_has_no_stack_and_can_be_ended(output: Output) -> N
     begun = time.monotonic()
     assert stack_of(process, output) == ""
     assert time.monotonic() - begun < 3
-    assert end_process(process, is_asked=True)
+    assert end_process(process, start_with="interrupt")
     assert process.returncode == -signal.SIGKILL
 
 
@@ -120,20 +121,20 @@ def test_without_the_signal_the_last_stack_it_printed_by_itself(
         time.sleep(0.02)
     stack = stack_of(process, output)
     assert stack.count("Timeout (") == 1 and "deep_inside" in stack
-    assert end_process(process, at_once=True)
+    assert end_process(process, start_with="kill")
 
 
 @pytest.mark.parametrize(
     ("program", "how", "status"),
     [
-        (SLEEP, {"is_asked": True}, -signal.SIGINT),
+        (SLEEP, {"start_with": "interrupt"}, -signal.SIGINT),
         (SLEEP, {}, -signal.SIGTERM),
-        (DEAF + SLEEP, {"is_asked": True}, -signal.SIGKILL),
+        (DEAF + SLEEP, {"start_with": "interrupt"}, -signal.SIGKILL),
         (DEAF + SLEEP, {}, -signal.SIGKILL),
-        (SLEEP, {"at_once": True}, -signal.SIGKILL),
+        (SLEEP, {"start_with": "kill"}, -signal.SIGKILL),
     ],
 )
-def test_asks_terminates_kills(output: Output, program: str, how: dict[str, bool], status: int) -> None:
+def test_asks_terminates_kills(output: Output, program: str, how: dict[str, Any], status: int) -> None:
     if status == -signal.SIGINT:
         program = "import signal; signal.signal(signal.SIGINT, signal.SIG_DFL)\n" + program
     process = started(program, output)
@@ -163,7 +164,7 @@ def test_one_that_cannot_be_killed_is_told(output: Output, monkeypatch: pytest.M
         begun = time.monotonic()
         assert not end_process(process)
         assert time.monotonic() - begun < 5
-    assert end_process(process, at_once=True)
+    assert end_process(process, start_with="kill")
 
 
 def test_nobody_is_stopped_who_is_not_there() -> None:

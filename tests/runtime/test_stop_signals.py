@@ -14,7 +14,7 @@ INT, TERM, HUP = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
 
 @pytest.mark.parametrize(
-    ("sent", "is_asked", "is_urgent"),
+    ("sent", "stop_requested", "kill_requested"),
     [
         ([], False, False),
         ([(0, INT)], True, False),
@@ -29,7 +29,10 @@ INT, TERM, HUP = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
     ],
 )
 def test_what_signals_mean(
-    sent: list[tuple[float, signal.Signals]], is_asked: bool, is_urgent: bool, monkeypatch: pytest.MonkeyPatch
+    sent: list[tuple[float, signal.Signals]],
+    stop_requested: bool,
+    kill_requested: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = [0.0]
     monkeypatch.setattr(stop_signals, "monotonic", lambda: now[0])
@@ -38,7 +41,7 @@ def test_what_signals_mean(
         for at, number in sent:
             now[0] = at
             os.kill(os.getpid(), number)
-        assert (stops.is_asked, stops.is_urgent) == (is_asked, is_urgent)
+        assert (stops.stop_requested, stops.kill_requested) == (stop_requested, kill_requested)
     assert [signal.getsignal(one) for one in (INT, TERM, HUP)] == before
 
 
@@ -47,7 +50,7 @@ def test_under_nohup_the_end_of_the_terminal_is_none_of_the_run() -> None:
     try:
         with StopSignals() as stops:
             os.kill(os.getpid(), HUP)
-            assert not stops.is_asked
+            assert not stops.stop_requested
             assert signal.getsignal(HUP) is signal.SIG_IGN
         assert signal.getsignal(HUP) is signal.SIG_IGN
     finally:

@@ -26,7 +26,7 @@ from lorasmith.runs.events import (
 from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.ledger import Ledger, read_events
 from lorasmith.runs.locks import FolderLock
-from lorasmith.runs.process_files import stop_is_requested
+from lorasmith.runs.process_files import stop_requested
 from lorasmith.runs.promotion import move, promote
 from lorasmith.runs.states import MANIFEST, OWN_FILES, write_manifest_bytes
 from lorasmith.runtime import supervisor as supervisor_module
@@ -89,7 +89,7 @@ def test_a_request_to_an_earlier_run_is_none_to_this_one(run: RunFolder) -> None
     run.stop_request.write_text('{"attempt": 1}')
 
     def act(worker: Played, look: int) -> int | None:
-        assert not stop_is_requested(run, worker.attempt)
+        assert not stop_requested(run, worker.attempt)
         worker.say(worker.event(RunStopped, step=None, reason="failed", code="crashed", exit_code=70))
         return 70
 

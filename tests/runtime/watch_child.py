@@ -25,7 +25,7 @@ def main(mode: str, folder: str, count: str, *settings: str) -> None:
     run = RunFolder(Path(folder))
     watch = {name: float(value) for name, value in map(_pair, settings)}
     if watch.pop("quick", 0):
-        processes.ASK_SECONDS = processes.TERMINATE_SECONDS = 0.1
+        processes.INTERRUPT_SECONDS = processes.TERMINATE_SECONDS = 0.1
     config = RunConfig().with_values({("watch", name): value for name, value in watch.items()})
     supervisor = Supervisor(planned(run, config, int(count)), launch=launch_child)
     for event in supervisor.events():

@@ -14,8 +14,7 @@ from tests.data.drawing import put_picture
 class ThreeWords:
     """A family that sees three tags."""
 
-    class traits:
-        caption_tokens = 3
+    caption_tokens = 3
 
     def first_unseen_tag(self, caption: str) -> str:
         return "".join(caption.split(", ")[3:4])

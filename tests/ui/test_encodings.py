@@ -13,7 +13,7 @@ import pytest
 from lorasmith.ui import cli
 from lorasmith.ui.encodings import make_streams_lenient, shows_everything, translator_for
 from lorasmith.ui.translator import Translator
-from tests.ui.made_runs import finished_run
+from tests.reading.made_runs import finished_run
 
 Read = Callable[[], tuple[str, str]]
 Streams = Callable[[str, str], Read]

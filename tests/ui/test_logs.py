@@ -14,7 +14,7 @@ from lorasmith.messages import LANGUAGES
 from lorasmith.runs.locks import FolderLock
 from lorasmith.ui.logs import logs
 from lorasmith.ui.translator import Translator
-from tests.ui.made_runs import add, beat, begun, ended, finished_run, made_run, stepped
+from tests.reading.made_runs import add, beat, begun, ended, finished_run, made_run, stepped
 
 ROOT = Path(__file__).parents[2]
 WORDS = Translator("en")

@@ -6,17 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lorasmith.reading.reader import RunReader
+from lorasmith.reading.status import read_status
 from lorasmith.runs.layout import RunFolder
-from lorasmith.ui.last_run import look
 from lorasmith.ui.logs_json import as_json
-from lorasmith.ui.run_reading import RunReader
-from tests.ui.made_runs import begun, ended, finished_run, made_run, stepped
+from tests.reading.made_runs import begun, ended, finished_run, made_run, stepped
 
 GUIDE = Path(__file__).parents[2] / "DETAILED_LOSS_TRACKING_GUIDE.md"
 
 
 def found(run: RunFolder) -> dict[str, Any]:
-    facts = as_json(look(run, RunReader(run.ledger), now=time.time()))
+    facts = as_json(read_status(RunReader(run), now=time.time()))
     plain: dict[str, Any] = json.loads(json.dumps(facts, allow_nan=False))
     assert plain == facts  # JSON values only
     return plain

@@ -4,7 +4,7 @@ import pytest
 
 from lorasmith.messages import LANGUAGES
 from lorasmith.ui.layout import cells
-from lorasmith.ui.status import Pace, Progress, bar, clock, speed, status_line
+from lorasmith.ui.status import Progress, bar, clock, speed, status_line
 from lorasmith.ui.translator import Translator
 
 PROGRESS = Progress(step=120, stop_at=500, loss=0.12345, average_loss=0.2, seconds_per_step=1.5)
@@ -42,22 +42,3 @@ def test_times_and_speeds() -> None:
     assert speed(words, 2.0) == "2.00 s/step"
     assert speed(words, 0.25) == "4.00 steps/s"
     assert speed(words, 0.0) == "- s/step"
-
-
-def test_the_pace_is_by_the_clock_so_saving_counts() -> None:
-    pace = Pace()
-    assert pace.seconds_per_step == 0
-    pace.add(1, 100.0, 0.5)
-    assert pace.seconds_per_step == 0.5
-    pace.add(2, 103.0, 0.5)
-    assert pace.seconds_per_step == 3.0
-    for number in range(3, 200):
-        pace.add(number, 103.0 + number, 0.5)
-    assert pace.seconds_per_step == 1.0  # what was long ago is forgotten
-
-
-def test_a_clock_that_is_set_back_gives_no_negative_time() -> None:
-    pace = Pace()
-    pace.add(1, 100.0, 0.5)
-    pace.add(2, 50.0, 0.5)
-    assert pace.seconds_per_step == 0.0

@@ -18,7 +18,7 @@ from lorasmith.reports.tensorboard import remake_tensorboard
 from lorasmith.ui import tensorboard as module
 from lorasmith.ui.tensorboard import free_port, has_screen, tensorboard
 from lorasmith.ui.translator import Translator
-from tests.ui.made_runs import begun, ended, made_run, stepped
+from tests.reading.made_runs import begun, ended, made_run, stepped
 
 ROOT = Path(__file__).parents[2]
 WORDS = Translator("en")

@@ -9,16 +9,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lorasmith.data.types import Example
 from lorasmith.diffusion.noise_schedules import DdpmSchedule, Draws, Noised
 from lorasmith.diffusion.sampling import ddim
 from lorasmith.errors import ModelError
 from lorasmith.exporting import kohya
-from lorasmith.families.base import Encoders, FamilyTraits
+from lorasmith.families.base import FamilyTraits, Models
 from lorasmith.families.clip import (
     CAPTION_TOKENS,
     clip_hidden_states,
@@ -35,9 +36,6 @@ from lorasmith.families.loading import Build, load_component, on_meta_device
 from lorasmith.families.weights import BaseWeights, TextSettings, check_clip_skip
 from lorasmith.targets import TargetModule
 
-if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
-
 _DENOISER_TARGETS = re.compile(
     r".*\.attentions\.\d+\.(proj_in|proj_out|transformer_blocks\.\d+\.(attn[12]\.to_(q|k|v|out\.0)|ff\.net\.(0\.proj|2)))"
 )
@@ -50,7 +48,6 @@ class StableDiffusion15:
     traits = FamilyTraits(
         name="sd15",
         latent_channels=4,
-        caption_tokens=CAPTION_TOKENS,
         text_encoders=("text_encoder",),
         base_model_version="sd_v1",
         architecture="stable-diffusion-v1/lora",
@@ -61,6 +58,8 @@ class StableDiffusion15:
         check_clip_skip(weights, text.clip_skip)
         self.weights = weights
         self.text = text
+        self.caption_tokens = CAPTION_TOKENS if text.max_tokens is None else text.max_tokens
+        assert self.caption_tokens <= CAPTION_TOKENS, "CLIP has no positions for more"
 
     @cached_property
     def schedule(self) -> DdpmSchedule:
@@ -80,28 +79,24 @@ class StableDiffusion15:
     def encoder_hashes(self) -> dict[str, str]:
         return {component: component_sha256(self.weights, component) for component in ("vae", "text_encoder")}
 
-    def load_encoders(self, *, clip_skip: int, where: torch.device, only: Collection[str] = ()) -> Encoders:
-        check_clip_skip(self.weights, clip_skip)
-        wanted = only or ("vae", "text_encoder")
-        modules = {component: self._load(component, torch.float32, where) for component in wanted}
-        return Encoders(modules=modules, tokenizers={"text_encoder": self._tokenizer}, clip_skip=clip_skip)
+    def load_encoders(self, device: torch.device, *, only: Collection[str] = ()) -> dict[str, nn.Module]:
+        return {
+            component: self._load(component, torch.float32, device) for component in only or ("vae", "text_encoder")
+        }
 
     def load_models(
-        self, *, trained: Collection[str], precision: torch.dtype, where: torch.device
+        self, *, trained: Collection[str], dtype: torch.dtype, device: torch.device
     ) -> dict[str, nn.Module]:
-        models = {"denoiser": self._load("unet", precision, where)}
-        for component in self.traits.text_encoders:
-            if component in trained:
-                models[component] = self._load(component, precision, where)
-        return models
+        text = {component: self._load(component, dtype, device) for component in trained}
+        return {"denoiser": self._load("unet", dtype, device), **text}
 
-    def _load(self, component: str, precision: torch.dtype, where: torch.device) -> nn.Module:
+    def _load(self, component: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
         return load_component(
             self.weights,
             component,
             _BUILDERS[component],
-            dtype=precision,
-            device=where,
+            dtype=dtype,
+            device=device,
             allows_extra=component != "unet",
             installed_name=installed_name if component == "text_encoder" else lambda _, name: name,
         )
@@ -117,7 +112,7 @@ class StableDiffusion15:
             raise ModelError("model_tokenizer", path=str(self.weights.path))
         return tokenizer
 
-    def targets(self, models: Mapping[str, nn.Module]) -> list[TargetModule]:
+    def target_modules(self, models: Models) -> list[TargetModule]:
         found = []
         for component, pattern in (("denoiser", _DENOISER_TARGETS), ("text_encoder", _TEXT_TARGETS)):
             if component not in models:
@@ -131,50 +126,53 @@ class StableDiffusion15:
                     found.append(target)
         return found
 
-    # -- encoding ----------------------------------------------------------------------------------
+    def set_checkpointing(self, models: Models, enabled: bool) -> None:
+        denoiser: Any = models["denoiser"]
+        if enabled:
+            denoiser.enable_gradient_checkpointing()
+        else:
+            denoiser.disable_gradient_checkpointing()
+
+    # -- inputs ------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def encode_images(self, encoders: Encoders, pixels: Tensor) -> Tensor:
-        assert pixels.shape[0] == 1, "one picture at a time: what is cached must not depend on its neighbours"
-        vae: Any = encoders.modules["vae"]
-        posterior = vae.encode(pixels.to(vae.device, torch.float32)).latent_dist
-        return posterior.mean * vae.config.scaling_factor
+    def encode_image(self, encoders: Models, pixels: Tensor) -> dict[str, Tensor]:
+        vae: Any = encoders["vae"]
+        posterior = vae.encode(pixels[None].to(vae.device, torch.float32)).latent_dist
+        return {"latents": (posterior.mean * vae.config.scaling_factor)[0]}
 
     @torch.no_grad()
-    def encode_captions(self, encoders: Encoders, captions: Sequence[str]) -> dict[str, Tensor]:
-        tokens = self.tokenize(captions)["input_ids"]
-        models = {"text_encoder": encoders.modules["text_encoder"]}
-        rows = [self.encode_tokens(models, {"input_ids": row[None]}, clip_skip=encoders.clip_skip) for row in tokens]
-        return {"prompt_embeds": torch.cat([row["prompt_embeds"] for row in rows])}
+    def encode_caption(self, encoders: Models, caption: str) -> dict[str, Tensor]:
+        encoded = self.conditioning(encoders, self.collate([self.tokenize(caption)]))
+        return {name: value[0] for name, value in encoded.items()}
 
-    def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
-        return {"input_ids": clip_input_ids(self._tokenizer, captions)}
+    def tokenize(self, caption: str) -> dict[str, Tensor]:
+        return {"input_ids": clip_input_ids(self._tokenizer, caption, tokens=self.caption_tokens)}
 
     def first_unseen_tag(self, caption: str) -> str:
-        return first_unseen_tag(lambda: self._tokenizer, caption)
+        return first_unseen_tag(lambda: self._tokenizer, caption, tokens=self.caption_tokens)
 
-    def collate_conditioning(self, cached: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        return {"prompt_embeds": torch.stack([one["prompt_embeds"] for one in cached])}
+    def example_inputs(self, example: Example) -> dict[str, Tensor]:  # noqa: ARG002  the UNet sees no geometry
+        return {}
 
-    def conditioning_in(self, conditioning: Mapping[str, Tensor], precision: torch.dtype) -> dict[str, Tensor]:
-        return {name: value.to(precision) for name, value in conditioning.items()}
-
-    def encode_tokens(
-        self, models: Mapping[str, nn.Module], tokens: Mapping[str, Tensor], *, clip_skip: int
-    ) -> dict[str, Tensor]:
-        check_clip_skip(self.weights, clip_skip)
-        encoder: Any = models["text_encoder"]
-        input_ids = tokens["input_ids"].to(encoder.device)
-        return {"prompt_embeds": clip_hidden_states(encoder, input_ids, clip_skip=clip_skip)}
+    def collate(self, rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
     # -- the step ----------------------------------------------------------------------------------
+
+    def conditioning(self, models: Models, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        if "text_encoder" not in models:
+            return {"prompt_embeds": inputs["prompt_embeds"]}
+        encoder: Any = models["text_encoder"]
+        input_ids = inputs["input_ids"].to(encoder.device)
+        return {"prompt_embeds": clip_hidden_states(encoder, input_ids, clip_skip=self.text.clip_skip)}
 
     def add_noise(self, latents: Tensor, draw: Draws) -> Noised:
         noise = draw.normal("noise", tuple(latents.shape)).to(latents.device)
         timesteps = self.schedule.timesteps(draw.uniform("timestep", (len(latents),))).to(latents.device)
         return self.schedule.add_noise(latents, noise, timesteps)
 
-    def predict(self, models: Mapping[str, nn.Module], noised: Noised, conditioning: Mapping[str, Tensor]) -> Tensor:
+    def predict(self, models: Models, noised: Noised, conditioning: Mapping[str, Tensor]) -> Tensor:
         denoiser: Any = models["denoiser"]
         precision = denoiser.conv_in.weight.dtype  # never a target: an adapter's float32 must not show here
         (prediction,) = denoiser(
@@ -197,41 +195,17 @@ class StableDiffusion15:
         return ddim(predict, self.schedule, latents, noise, strength=strength, steps=steps)
 
     @torch.no_grad()
-    def decode_latents(self, encoders: Encoders, latents: Tensor) -> Tensor:
-        vae: Any = encoders.modules["vae"]
+    def decode_latents(self, encoders: Models, latents: Tensor) -> Tensor:
+        vae: Any = encoders["vae"]
         return vae.decode(latents.to(vae.device, torch.float32) / vae.config.scaling_factor).sample
 
-    # -- files and samples -------------------------------------------------------------------------
-
-    def set_checkpointing(self, models: Mapping[str, nn.Module], enabled: bool) -> None:
-        denoiser: Any = models["denoiser"]
-        if enabled:
-            denoiser.enable_gradient_checkpointing()
-        else:
-            denoiser.disable_gradient_checkpointing()
+    # -- files -------------------------------------------------------------------------------------
 
     def to_kohya(self, tensors: Mapping[str, Tensor], *, alpha: float) -> dict[str, Tensor]:
         return kohya.to_kohya(tensors, family=self.traits.name, alpha=alpha)
 
     def from_kohya(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return kohya.from_kohya(tensors, family=self.traits.name)
-
-    def pipeline(self, models: Mapping[str, nn.Module], encoders: Encoders) -> DiffusionPipeline:
-        from diffusers import DDIMScheduler, StableDiffusionPipeline
-
-        settings = {"timestep_spacing": "trailing"} if self.weights.noise.zero_terminal_snr else {}
-        scheduler = DDIMScheduler.from_config({**self.weights.configs["scheduler"], **settings})
-        pipeline: Any = StableDiffusionPipeline(
-            vae=encoders.modules["vae"],
-            text_encoder=models.get("text_encoder", encoders.modules["text_encoder"]),
-            tokenizer=encoders.tokenizers["text_encoder"],
-            unet=models["denoiser"],
-            scheduler=scheduler,
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
-        return pipeline
 
 
 def _unet_builder() -> Build:

@@ -20,30 +20,33 @@ from lorasmith.families.clip import clip_text_builder
 from lorasmith.families.recognize import recognize
 from lorasmith.families.sd15.family import StableDiffusion15
 from lorasmith.families.sd15.layout import usual_config
+from lorasmith.families.weights import TextSettings
 
 CPU = torch.device("cpu")
 
 
-def family_of(path: Path) -> StableDiffusion15:
-    family = load_family(recognize(path))
+def family_of(path: Path, *, clip_skip: int = 1) -> StableDiffusion15:
+    family = load_family(recognize(path), TextSettings(clip_skip=clip_skip))
     assert isinstance(family, StableDiffusion15)
     return family
 
 
 def all_modules(family: StableDiffusion15) -> dict[str, nn.Module]:
-    models = family.load_models(trained=["text_encoder"], precision=torch.float32, where=CPU)
-    encoders = family.load_encoders(clip_skip=1, where=CPU).modules
+    models = family.load_models(trained=["text_encoder"], dtype=torch.float32, device=CPU)
+    encoders = family.load_encoders(CPU)
     return models | {"vae": encoders["vae"], "frozen_text_encoder": encoders["text_encoder"]}
 
 
-def outputs(family: StableDiffusion15, *, clip_skip: int) -> dict[str, Tensor]:
+def outputs(family: StableDiffusion15) -> dict[str, Tensor]:
     """What each part makes of the same input."""
-    encoders = family.load_encoders(clip_skip=clip_skip, where=CPU)
-    models = family.load_models(trained=[], precision=torch.float32, where=CPU)
-    pixels = torch.rand((1, 3, 64, 64), generator=torch.Generator().manual_seed(1)) * 2 - 1
-    conditioning = family.encode_captions(encoders, ["a photo of a cat", "a red circle"])
-    latents = family.encode_images(encoders, pixels).expand(2, -1, -1, -1)
-    noised = family.add_noise(latents, Draw(0, 1, 0, 2))
+    encoders = family.load_encoders(CPU)
+    models = family.load_models(trained=[], dtype=torch.float32, device=CPU)
+    pixels = torch.rand((3, 64, 64), generator=torch.Generator().manual_seed(1)) * 2 - 1
+    latents = family.encode_image(encoders, pixels)["latents"]
+    rows = [family.encode_caption(encoders, caption) for caption in ("a photo of a cat", "a red circle")]
+    inputs = family.collate([{**row, "latents": latents} for row in rows])
+    conditioning = family.conditioning(models, inputs)
+    noised = family.add_noise(inputs["latents"], Draw(0, 1, 0, 2))
     with torch.no_grad():
         prediction = family.predict(models, noised, conditioning)
     return {"latents": latents, "sample": noised.sample, "target": noised.target, "out": prediction, **conditioning}
@@ -106,7 +109,7 @@ def reference_modules(folder: Path) -> dict[str, nn.Module]:
 
 @cache
 def reference_outputs(folder: Path, clip_skip: int) -> dict[str, Tensor]:
-    return outputs(family_of(folder), clip_skip=clip_skip)
+    return outputs(family_of(folder, clip_skip=clip_skip))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -121,7 +124,7 @@ def test_every_layout_holds_the_same_weights(layouts, layout: str) -> None:
 @pytest.mark.parametrize(("layout", "clip_skip"), [*((one, 1) for one in LAYOUTS), ("single", 2)])
 def test_every_layout_gives_the_same_outputs(layouts, layout: str, clip_skip: int) -> None:
     reference, path = layouts[layout]
-    folder, other = reference_outputs(reference, clip_skip), outputs(family_of(path), clip_skip=clip_skip)
+    folder, other = reference_outputs(reference, clip_skip), outputs(family_of(path, clip_skip=clip_skip))
     assert_equal(folder, other)
     assert all(bool(tensor.isfinite().all()) for tensor in folder.values())
 
@@ -146,7 +149,7 @@ def test_the_weights_are_those_the_library_loads(narrow) -> None:
 
 
 def test_models_are_frozen_evaluating_and_of_the_precision(miniature) -> None:
-    models = family_of(miniature.folder).load_models(trained=["text_encoder"], precision=torch.bfloat16, where=CPU)
+    models = family_of(miniature.folder).load_models(trained=["text_encoder"], dtype=torch.bfloat16, device=CPU)
     for module in models.values():
         assert not module.training
         assert not any(one.is_meta for one in (*module.parameters(), *module.buffers()))
@@ -155,8 +158,8 @@ def test_models_are_frozen_evaluating_and_of_the_precision(miniature) -> None:
 
 def test_half_precision_files_become_what_is_asked(miniature, tmp_path: Path) -> None:
     file = to_single_file(miniature.folder, tmp_path / "half.safetensors", with_configs=True, precision=torch.float16)
-    full = family_of(miniature.folder).load_models(trained=[], precision=torch.float32, where=CPU)["denoiser"]
-    half = family_of(file).load_models(trained=[], precision=torch.float32, where=CPU)["denoiser"]
+    full = family_of(miniature.folder).load_models(trained=[], dtype=torch.float32, device=CPU)["denoiser"]
+    half = family_of(file).load_models(trained=[], dtype=torch.float32, device=CPU)["denoiser"]
     for name, tensor in half.state_dict().items():
         assert torch.equal(tensor, full.state_dict()[name].half().float())
 
@@ -181,7 +184,7 @@ def test_sharded_and_fp16_folders_load(miniature, tmp_path: Path) -> None:
 
 def test_the_file_may_vanish_after_loading(miniature, tmp_path: Path) -> None:
     file = Path(shutil.copy(miniature.single, tmp_path / "model.safetensors"))
-    denoiser = family_of(file).load_models(trained=[], precision=torch.float32, where=CPU)["denoiser"]
+    denoiser = family_of(file).load_models(trained=[], dtype=torch.float32, device=CPU)["denoiser"]
     before = {name: tensor.clone() for name, tensor in denoiser.state_dict().items()}
     file.write_bytes(b"")
     assert_equal(denoiser.state_dict(), before)
@@ -202,7 +205,7 @@ def test_layers_that_do_not_fit(miniature, tmp_path: Path, change: str) -> None:
         tensors["conv_out.more"] = torch.zeros(4)
     save_file(tensors, file)
     with pytest.raises(ModelError) as caught:
-        family_of(folder).load_models(trained=[], precision=torch.float32, where=CPU)
+        family_of(folder).load_models(trained=[], dtype=torch.float32, device=CPU)
     assert caught.value.code == "model_layers"
     assert caught.value.fields["count"] == 1
     assert caught.value.fields["first"].startswith("conv_out.")
@@ -212,15 +215,15 @@ def test_a_tokenizer_larger_than_the_embedding(miniature, narrow, tmp_path: Path
     folder = shutil.copytree(miniature.folder, tmp_path / "model", ignore=shutil.ignore_patterns("tokenizer"))
     shutil.copytree(narrow.folder / "tokenizer", folder / "tokenizer")
     with pytest.raises(ModelError, match="model_tokenizer"):
-        family_of(folder).tokenize(["a"])
+        family_of(folder).tokenize("a")
 
 
 def test_a_tokenizer_saved_by_the_installed_library(miniature, tmp_path: Path) -> None:
     family = family_of(miniature.folder)
     folder = shutil.copytree(miniature.folder, tmp_path / "model", ignore=shutil.ignore_patterns("tokenizer"))
     family._tokenizer.save_pretrained(folder / "tokenizer")
-    captions = ["a red circle on a blue background", "something else"]
-    assert_equal(family_of(folder).tokenize(captions), family.tokenize(captions))
+    for caption in ("a red circle on a blue background", "something else"):
+        assert_equal(family_of(folder).tokenize(caption), family.tokenize(caption))
 
 
 # -- targets ---------------------------------------------------------------------------------------
@@ -243,7 +246,7 @@ def webui_names_sha256(names: list[str]) -> str:
 
 
 def test_targets_of_the_real_model_are_those_of_sd_scripts(narrow, real) -> None:
-    targets = family_of(narrow.folder).targets(real)
+    targets = family_of(narrow.folder).target_modules(real)
     denoiser = [one.name for one in targets if one.component == "denoiser"]
     text = [one.name for one in targets if one.component == "text_encoder"]
     assert (len(denoiser), len(text), len(targets)) == (192, 72, 264)
@@ -257,7 +260,7 @@ def test_targets_of_the_real_model_are_those_of_sd_scripts(narrow, real) -> None
 
 
 def test_targets_without_the_text_encoder(narrow, real) -> None:
-    assert len(family_of(narrow.folder).targets({"denoiser": real["denoiser"]})) == 192
+    assert len(family_of(narrow.folder).target_modules({"denoiser": real["denoiser"]})) == 192
 
 
 # -- encoding and noise ----------------------------------------------------------------------------
@@ -265,30 +268,26 @@ def test_targets_without_the_text_encoder(narrow, real) -> None:
 
 def test_latents_are_the_scaled_mean(miniature) -> None:
     family = family_of(miniature.folder)
-    encoders = family.load_encoders(clip_skip=1, where=CPU)
-    pixels = torch.rand(1, 3, 64, 96) * 2 - 1
-    latents = family.encode_images(encoders, pixels)
-    assert latents.shape == (1, 4, 8, 12)
+    encoders = family.load_encoders(CPU)
+    pixels = torch.rand(3, 64, 96) * 2 - 1
+    latents = family.encode_image(encoders, pixels)["latents"]
+    assert latents.shape == (4, 8, 12)
     with torch.no_grad():
-        posterior = encoders.modules["vae"].encode(pixels).latent_dist
-    assert torch.equal(latents, posterior.mode() * 0.18215)
-    assert torch.equal(latents, family.encode_images(encoders, pixels))
+        posterior = encoders["vae"].encode(pixels[None]).latent_dist
+    assert torch.equal(latents[None], posterior.mode() * 0.18215)
 
 
 def test_a_trained_text_encoder_gets_gradients(miniature) -> None:
-    family = family_of(miniature.folder)
-    models = family.load_models(trained=["text_encoder"], precision=torch.float32, where=CPU)
-    encoders = family.load_encoders(clip_skip=2, where=CPU)
-    tokens = family.tokenize(["a red circle"])
-    in_text = [target for target in family.targets(models) if target.component == "text_encoder"]
-    layer, first = in_text[-1].parent.fc1, in_text[0].module
-    for module in (layer, first):
+    family = family_of(miniature.folder, clip_skip=2)
+    models = family.load_models(trained=["text_encoder"], dtype=torch.float32, device=CPU)
+    in_text = [target for target in family.target_modules(models) if target.component == "text_encoder"]
+    first, last = in_text[0].module, in_text[-1].parent.get_submodule("fc1")
+    for module in (first, last):
         module.weight.requires_grad_(True)
-    embeds = family.encode_tokens(models, tokens, clip_skip=2)["prompt_embeds"]
-    assert torch.allclose(embeds, family.encode_captions(encoders, ["a red circle"])["prompt_embeds"], atol=1e-5)
-    embeds.sum().backward()
+    inputs = family.collate([family.tokenize("a red circle")])
+    family.conditioning(models, inputs)["prompt_embeds"].sum().backward()
     assert first.weight.grad is not None
-    assert layer.weight.grad is None  # the last layer is skipped
+    assert last.weight.grad is None  # the last layer is skipped
 
 
 @pytest.mark.parametrize(("prediction", "zero"), [("epsilon", False), ("v_prediction", False), ("v_prediction", True)])
@@ -317,7 +316,7 @@ def test_the_schedule_follows_the_model(tmp_path: Path, prediction: str, zero: b
 
 def test_predict_runs_in_the_denoisers_precision(miniature) -> None:
     family = family_of(miniature.folder)
-    models = family.load_models(trained=[], precision=torch.bfloat16, where=CPU)
+    models = family.load_models(trained=[], dtype=torch.bfloat16, device=CPU)
     noised = family.add_noise(torch.randn(2, 4, 8, 8), Draw(0, 1, 0, 2))
     with torch.no_grad():
         out = family.predict(models, noised, {"prompt_embeds": torch.randn(2, 77, 64)})
@@ -337,17 +336,6 @@ def test_kohya_names_there_and_back(miniature) -> None:
     assert_equal(family.from_kohya(named), tensors)
 
 
-def test_the_pipeline_draws_a_picture(miniature) -> None:
-    family = family_of(miniature.folder)
-    encoders = family.load_encoders(clip_skip=1, where=CPU)
-    models = family.load_models(trained=[], precision=torch.float32, where=CPU)
-    pipeline = family.pipeline(models, encoders)
-    pipeline.set_progress_bar_config(disable=True)
-    pictures = pipeline("a red circle", num_inference_steps=2, height=64, width=64, output_type="np").images
-    assert pictures.shape == (1, 64, 64, 3)
-    assert pipeline.unet is models["denoiser"]
-
-
 def test_nothing_is_fetched(narrow, miniature, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: object, **__: object) -> None:
         raise AssertionError("the network was asked")
@@ -356,6 +344,6 @@ def test_nothing_is_fetched(narrow, miniature, monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(f"socket.socket.{call}", refused)
     monkeypatch.setattr("socket.getaddrinfo", refused)
     for path in (narrow.folder, narrow.single, narrow.ckpt, miniature.single):
-        family = family_of(path)
-        outputs(family, clip_skip=2)
+        family = family_of(path, clip_skip=2)
+        outputs(family)
         family.encoder_hashes()

@@ -8,20 +8,20 @@ from typing import Any
 import pytest
 
 from lorasmith.config import RunConfig, dump_run_toml
+from lorasmith.reading.reader import RunReader
+from lorasmith.reading.status import RunStatus, read_status
 from lorasmith.runs.events import Event, GivenUp, StepRepeated, Warned, WorkerRestarted
 from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.locks import FolderLock
 from lorasmith.runs.process_files import Heartbeat
 from lorasmith.runtime.policy import StallDetector
-from lorasmith.ui.last_run import LastRun, look
-from lorasmith.ui.run_reading import RunReader
-from tests.ui.made_runs import (
-    LORA_BYTES,
+from tests.reading.made_runs import (
     T0,
     add,
     beat,
     begun,
     ended,
+    evaluated,
     finished_run,
     made_run,
     stepped,
@@ -30,35 +30,29 @@ from tests.ui.made_runs import (
 )
 
 
-def seen(run: RunFolder, *, later: float = 0.0) -> LastRun:
-    return look(run, RunReader(run.ledger), now=time.time() + later)
+def seen(run: RunFolder, *, later: float = 0.0) -> RunStatus:
+    return read_status(RunReader(run), now=time.time() + later)
 
 
-def codes(facts: LastRun) -> list[tuple[str, str]]:
-    return [(one.kind, one.code) for one in facts.findings]
+def codes(status: RunStatus) -> list[tuple[str, str]]:
+    return [(notice.kind, notice.code) for notice in status.notices]
 
 
 def test_nothing_there(tmp_path: Path) -> None:
     for root in (tmp_path / "nowhere", tmp_path):
-        facts = seen(RunFolder(root))
-        assert (facts.standing, facts.starts, facts.findings, facts.is_going_on) == ("none", 0, (), False)
+        status = seen(RunFolder(root))
+        assert (status.standing, status.starts, status.notices, status.is_going_on) == ("none", 0, (), False)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_that_went_well(tmp_path: Path) -> None:
     run = finished_run(tmp_path / "lora_output")
-    facts = seen(run)
-    assert (facts.standing, facts.findings, facts.is_going_on) == ("finished", (), False)
-    assert (facts.steps.asked, facts.steps.done, facts.steps.start_done) == (20, 20, 20)
-    assert (facts.seconds_per_step, facts.training_seconds, facts.seconds_left) == (2.0, 40.0, None)
-    assert (facts.lr, facts.device, facts.restarts) == ({"denoiser": 1e-4}, "cuda:0 bf16", 0)
-    assert facts.best is not None and facts.best.step == 20
-    files = facts.files
-    assert (files.lora, files.lora_bytes, files.lora_step) == (run.export("last"), LORA_BYTES, 20)
-    assert [one.step for one in files.states] == [20]
-    assert files.step_loras == (run.export("last", 10),) and files.best_lora == run.root / "last-best.safetensors"
-    assert [path.suffix for path in files.reports] == [".html", ".json", ".png"]
-    assert files.loss_log == run.loss_log and files.samples is None
+    status = seen(run)
+    assert (status.standing, status.notices, status.is_going_on) == ("finished", (), False)
+    assert (status.summary.stop_at, status.summary.done, status.start_done) == (20, 20, 20)
+    assert (status.seconds_per_step, status.summary.speed.stepping_seconds, status.seconds_left) == (2.0, 40.0, None)
+    assert (status.device, status.summary.restarts) == ("cuda:0 bf16", 0)
+    assert status.newest is not None and status.newest.lr == {"denoiser": 1e-4}
 
 
 def test_looking_changes_nothing(tmp_path: Path) -> None:
@@ -69,22 +63,18 @@ def test_looking_changes_nothing(tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*"))} == before
 
 
-def test_reports_of_an_older_run_are_not_this_one_s(tmp_path: Path) -> None:
-    run = finished_run(tmp_path / "lora_output")
-    older = run.training_logs / "lora_training_report_20301231_000000.html"
-    older.write_text("x")
-    os.utime(older, (T0 - 60, T0 - 60))
-    assert older not in seen(run).files.reports
-
-
 def test_a_run_that_is_going_on(tmp_path: Path) -> None:
     run = made_run(tmp_path, [begun(10), *stepped(1, 4)])
     beat(run, 4, "step")
     with FolderLock(run.lock):
-        facts = seen(run)
-    assert (facts.standing, facts.is_going_on, codes(facts)) == ("running", True, [])
-    assert facts.seconds_left == 12.0
-    assert facts.beat is not None and (facts.beat.step, facts.beat.phase, facts.beat.limit_seconds) == (4, "step", 300)
+        status = seen(run)
+    assert (status.standing, status.is_going_on, codes(status)) == ("running", True, [])
+    assert status.seconds_left == 12.0
+    assert status.beat is not None and (status.beat.step, status.beat.phase, status.beat.limit_seconds) == (
+        4,
+        "step",
+        300,
+    )
 
 
 def test_a_run_without_a_sign_of_life(tmp_path: Path) -> None:
@@ -92,10 +82,10 @@ def test_a_run_without_a_sign_of_life(tmp_path: Path) -> None:
     beat(run, 4, "step")
     with FolderLock(run.lock):
         assert seen(run, later=299).standing == "running"
-        facts = seen(run, later=305)
-    assert (facts.standing, facts.is_going_on) == ("stuck", True)
-    assert codes(facts) == [("error", "run_stuck")]
-    fields = facts.findings[0].fields
+        status = seen(run, later=305)
+    assert (status.standing, status.is_going_on) == ("stuck", True)
+    assert codes(status) == [("error", "run_stuck")]
+    fields = status.notices[0].fields
     assert (fields["seconds"], fields["limit"]) == (305, 300)
 
 
@@ -147,8 +137,8 @@ def test_a_start_that_is_loading_beside_an_older_run(tmp_path: Path) -> None:
     run.staging.mkdir()
     beat(run, 0, "caching", folder=run.staging)
     with FolderLock(run.lock):
-        facts = seen(run)
-        assert (facts.standing, facts.beat and facts.beat.phase) == ("loading", "caching")
+        status = seen(run)
+        assert (status.standing, status.beat and status.beat.phase) == ("loading", "caching")
         assert seen(run, later=1799).standing == "loading"
         assert seen(run, later=1805).standing == "stuck"
     assert seen(run).standing == "finished"
@@ -162,16 +152,16 @@ def test_the_very_first_start_is_loading(tmp_path: Path) -> None:
 def test_the_last_files_are_being_written(tmp_path: Path) -> None:
     run = finished_run(tmp_path / "lora_output")
     with FolderLock(run.lock):
-        facts = seen(run)
-    assert (facts.standing, facts.is_going_on, codes(facts)) == ("ending", True, [])
+        status = seen(run)
+    assert (status.standing, status.is_going_on, codes(status)) == ("ending", True, [])
 
 
 def test_a_worker_whose_supervisor_is_gone(tmp_path: Path) -> None:
     run = made_run(tmp_path, [begun(10), *stepped(1, 4)])
     with FolderLock(run.worker_lock):
-        facts = seen(run)
-    assert (facts.standing, facts.is_going_on) == ("orphaned", True)
-    assert codes(facts) == [("warning", "run_orphaned")]
+        status = seen(run)
+    assert (status.standing, status.is_going_on) == ("orphaned", True)
+    assert codes(status) == [("warning", "run_orphaned")]
     assert seen(run).standing == "died"
 
 
@@ -188,18 +178,18 @@ def test_how_it_went_wrong(
     tmp_path: Path, ending: Event | None, own: list[Event], standing: str, found: tuple[str, str]
 ) -> None:
     events = [begun(10), *stepped(1, 4), *([ending] if ending is not None else [])]
-    facts = seen(made_run(tmp_path, events, own))
-    assert facts.standing == standing
-    assert codes(facts)[0] == found
+    status = seen(made_run(tmp_path, events, own))
+    assert status.standing == standing
+    assert codes(status)[0] == found
 
 
 def test_a_stop_that_was_asked_for_is_nothing_wrong(tmp_path: Path) -> None:
     run = finished_run(tmp_path / "lora_output")
     add(run.ledger, begun(40, attempt=2, resumed_from=20), *stepped(21, 25, attempt=2), ended(25, "asked", attempt=2))
-    facts = seen(run)
-    assert (facts.standing, facts.findings) == ("stopped", ())
-    steps = facts.steps
-    assert (steps.asked, steps.done, steps.start_asked, steps.start_done, steps.resumed_from) == (40, 25, 20, 5, 20)
+    status = seen(run)
+    assert (status.standing, status.notices) == ("stopped", ())
+    found = status.summary
+    assert (found.stop_at, found.done, found.asked_steps, status.start_done, status.resumed_from) == (40, 25, 20, 5, 20)
 
 
 def test_starts_restarts_and_steps_done_again(tmp_path: Path) -> None:
@@ -208,11 +198,11 @@ def test_starts_restarts_and_steps_done_again(tmp_path: Path) -> None:
     events.append(ended(10, attempt=2))
     again = WorkerRestarted(attempt=2, time=T0, after="crashed", reason="", step=4, in_vain=1)
     own = [worker_began(1, 77), worker_ended(1, -9), again, worker_began(2, 77)]
-    facts = seen(made_run(tmp_path, events, own))
-    assert (facts.starts, facts.restarts) == (2, 1)
-    assert (facts.steps.repeated, facts.steps.cancelled, facts.steps.done) == (1, 2, 10)
+    status = seen(made_run(tmp_path, events, own))
+    assert (status.starts, status.summary.restarts) == (2, 1)
+    assert (status.summary.repeated_steps, status.summary.cancelled_steps, status.summary.done) == (1, 2, 10)
     apart = [worker_began(1, 1), worker_began(2, 1)]  # a person started the second one; in a container all are 1
-    assert seen(made_run(tmp_path / "b", events, apart)).restarts == 0
+    assert seen(made_run(tmp_path / "b", events, apart)).summary.restarts == 0
 
 
 def damaged_ledger(run: RunFolder) -> None:
@@ -224,8 +214,8 @@ def test_a_ledger_that_is_torn_old_or_new(tmp_path: Path) -> None:
     run = finished_run(tmp_path / "lora_output")
     damaged_ledger(run)
     found = [("warning", "ledger_torn"), ("warning", "ledger_unreadable"), ("warning", "ledger_unknown")]
-    facts = seen(run)
-    assert (facts.standing, codes(facts)) == ("finished", found)
+    status = seen(run)
+    assert (status.standing, codes(status)) == ("finished", found)
     with FolderLock(run.lock):
         assert codes(seen(run)) == found[1:]  # a line that is being written is nothing wrong
 
@@ -239,21 +229,63 @@ def test_a_ledger_of_the_first_version(tmp_path: Path) -> None:
         '{"event": "RunStopped", "attempt": 1, "time": 7, "step": 1, "reason": "asked"}',
     ]
     (tmp_path / "ledger.jsonl").write_text("\n".join(lines) + "\n")
-    facts = seen(RunFolder(tmp_path))
-    assert (facts.standing, facts.steps.done, facts.lr) == ("stopped", 1, {})
+    status = seen(RunFolder(tmp_path))
+    assert (status.standing, status.summary.done, status.device) == ("stopped", 1, "")
 
 
 def test_missing_steps_and_files(tmp_path: Path) -> None:
     run = made_run(tmp_path, [begun(10), *stepped(3, 10), ended(10)])
     (run.root / "state_y.damaged").mkdir()
-    facts = seen(run)
-    assert [one.code for one in facts.findings] == [
+    status = seen(run)
+    assert [notice.code for notice in status.notices] == [
         "ledger_steps_missing",
         "state_unusable",
         "lora_missing",
         "states_missing",
     ]
-    assert facts.findings[0].fields == {"count": 2, "done": 10}
+    assert status.notices[0].fields == {"count": 2, "done": 10}
+
+
+def test_the_losses_as_they_are_and_on_average(tmp_path: Path) -> None:
+    metrics = seen(made_run(tmp_path, [begun(20), *stepped(1, 20)])).metrics
+    assert list(metrics) == ["total", "average", "visual", "semantic", "color", "validation"]
+    total, average = metrics["total"], metrics["average"]
+    assert (total.first, total.final, total.final_step, total.count, total.trend) == (0.999, 0.98, 20, 20, "falling")
+    assert (total.least, total.least_step) == (0.98, 20)
+    assert average.final is not None and abs(average.final - (0.98 + 0.981 + 0.982 + 0.983) / 4) < 1e-12
+
+
+def test_a_metric_without_a_value_has_a_reason(tmp_path: Path) -> None:
+    baseline = evaluated(0, is_control=True, color=0.7, unavailable={"semantic": "no_clip"})
+    run = made_run(tmp_path, [begun(20), baseline, *stepped(1, 5), evaluated(5, visual=0.5)])
+    status = seen(run)
+    assert status.unavailable == {"semantic": "no_clip", "color": "not_measured", "validation": "not_measured"}
+    assert (status.metrics["color"].baseline, status.metrics["color"].count) == (0.7, 0)
+    with FolderLock(run.lock):
+        assert seen(run).unavailable["color"] == "not_yet"
+    assert seen(RunFolder(tmp_path / "nowhere")).unavailable["total"] == "not_yet"
+
+
+def test_what_could_not_be_measured_has_its_newest_reason(tmp_path: Path) -> None:
+    early = evaluated(0, is_control=True, unavailable={"color": "not_finite"})
+    events = [begun(20), early, *stepped(1, 5), evaluated(5, unavailable={"color": "no_clip"})]
+    assert seen(made_run(tmp_path, events)).unavailable["color"] == "no_clip"
+
+
+def test_a_stop_that_the_supervisor_asked_for_and_gave_up_is_a_failure(tmp_path: Path) -> None:
+    given_up = GivenUp(attempt=1, time=T0, code="stuck", fields={"step": 4})
+    run = made_run(tmp_path, [begun(10), *stepped(1, 4), ended(4, "asked")], [given_up])
+    assert (seen(run).standing, codes(seen(run))[0]) == ("failed", ("error", "stuck"))
+
+
+def test_a_restart_that_fails_before_its_start_tells_how_the_run_ended(tmp_path: Path) -> None:
+    crashed = ended(4, "failed", code="crashed")
+    given_up = GivenUp(attempt=3, time=T0, code="crashed_again", fields={"restarts": 2})
+    status = seen(made_run(tmp_path / "a", [begun(10), *stepped(1, 4), crashed], [worker_ended(2, 1), given_up]))
+    assert (status.standing, codes(status)[0]) == ("failed", ("error", "crashed_again"))
+    # A later start that never began takes nothing from a run that went well.
+    well = [begun(4), *stepped(1, 4), ended(4)]
+    assert seen(made_run(tmp_path / "b", well, [given_up])).standing == "finished"
 
 
 def test_warnings_of_the_newest_start_are_passed_on(tmp_path: Path) -> None:

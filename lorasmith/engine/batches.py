@@ -1,0 +1,44 @@
+"""The micro-batches of a run, by number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lorasmith.data.order import Order
+from lorasmith.data.types import Batch, CachedExample
+from lorasmith.engine.state import TrainState
+from lorasmith.families.base import ModelFamily
+
+
+@dataclass(frozen=True, slots=True)
+class RunBatches:
+    """The micro-batches of a run: a function of (step, micro) without a cursor."""
+
+    order: Order
+    cached: Sequence[CachedExample]
+    family: ModelFamily
+    accumulation_steps: int
+    state: TrainState  # for its origin alone
+
+    def position(self, step: int, micro: int) -> int:
+        """Micro-batches since the origin; the first is 0."""
+        return (step - 1 - self.state.origin.step) * self.accumulation_steps + micro
+
+    def at(self, step: int, micro: int) -> tuple[int, Batch]:
+        """The epoch (from 1) and the micro-batch, on the CPU."""
+        epoch, ids = self.order.batch_at(self.position(step, micro), self.state.origin.epoch)
+        return epoch, Batch(self.family.collate([self.cached[number].inputs for number in ids]), ids)
+
+    def examples_in(self, step: int) -> int:
+        """The number of examples in all micro-batches of a step."""
+        epoch = self.state.origin.epoch
+        return sum(
+            len(self.order.batch_at(self.position(step, micro), epoch)[1]) for micro in range(self.accumulation_steps)
+        )
+
+    def epoch_of(self, step: int) -> int:
+        """The epoch of the last micro-batch of a completed step; the first epoch before the first step."""
+        if step <= self.state.origin.step:
+            return self.state.origin.epoch
+        return self.order.epoch_at(self.position(step, self.accumulation_steps - 1), self.state.origin.epoch)

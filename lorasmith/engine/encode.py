@@ -1,0 +1,95 @@
+"""Turns examples and captions into inputs of a model: encodes once, and keeps no encoder loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lorasmith.data.cache import CacheKeys, EncoderCache
+from lorasmith.data.encode import Encoded, Missing, encode_missing, read_cached
+from lorasmith.data.types import CachedExample, Example, Inputs
+from lorasmith.engine.device import Device
+from lorasmith.families.base import ModelFamily
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """By what pictures and captions are encoded, and where the results are kept."""
+
+    family: ModelFamily
+    cache: EncoderCache
+    trained: Collection[str]  # the text encoders that are trained: they get tokens at every step
+    dtype: torch.dtype  # of the denoiser
+    device: Device
+
+
+def cache_keys(family: ModelFamily, *, trained: Collection[str]) -> CacheKeys:
+    """The keys of what the encoders that are not trained make."""
+    hashes = family.encoder_hashes()
+    frozen = {name: hashes[name] for name in family.traits.text_encoders if name not in trained}
+    return CacheKeys(hashes["vae"], frozen, family.text.identity(), family.traits.cache_dtype)
+
+
+def encoded_examples(
+    encoding: Encoding,
+    examples: Sequence[Example],
+    captions: Sequence[str] = (),
+    *,
+    damaged: Callable[[Path], None],
+    progress: Callable[[int, int], None],
+) -> tuple[list[CachedExample], dict[str, Inputs]]:
+    """The inputs of each example, in order, and of captions besides.
+
+    The encoders are loaded only where the cache lacks something, and are gone when this returns. `damaged(path)` is
+    called for each file of the cache that was set aside, `progress(done, total)` before the encoding and after each
+    picture and caption.
+
+    Raises:
+        DatasetError, NonFiniteError, ResourceError: as `data.encode.encode_missing`.
+    """
+    family, trained = encoding.family, encoding.trained
+    encoded = Encoded(cache_keys(family, trained=trained), encoding.dtype)
+    missing = read_cached(encoding.cache, examples, captions, into=encoded)
+    for path in encoding.cache.set_aside:
+        damaged(path)
+    if len(missing):
+        progress(0, len(missing))
+        _encode(encoding, missing, encoded, progress)
+        encoding.device.release_memory()
+
+    @cache
+    def tokens(caption: str) -> Inputs:
+        return family.tokenize(caption) if trained else {}
+
+    inputs = [
+        CachedExample({**encoded.inputs_of(example), **tokens(example.caption), **family.example_inputs(example)})
+        for example in examples
+    ]
+    return inputs, {caption: {**encoded.texts.get(caption, {}), **tokens(caption)} for caption in captions}
+
+
+def _encode(encoding: Encoding, missing: Missing, encoded: Encoded, progress: Callable[[int, int], None]) -> None:
+    family, device = encoding.family, encoding.device.torch_device
+    encoders = family.load_encoders(device, only=("vae", *encoded.keys.text_encoders))
+
+    def encode_image(pixels: NDArray[np.float32]) -> dict[str, Tensor]:
+        return family.encode_image(encoders, torch.from_numpy(pixels).to(device))
+
+    def encode_caption(caption: str) -> dict[str, Tensor]:
+        return family.encode_caption(encoders, caption)
+
+    encode_missing(
+        missing,
+        encoding.cache,
+        into=encoded,
+        encode_image=encode_image,
+        encode_caption=encode_caption,
+        progress=progress,
+    )

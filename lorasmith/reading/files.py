@@ -1,0 +1,85 @@
+"""The files of a run that are on disk now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lorasmith.reading.summary import RunSummary
+from lorasmith.runs.events import RunStarted
+from lorasmith.runs.layout import RunFolder
+from lorasmith.runs.states import SavedState, find_states
+
+REPORTS = "lora_training_*"
+STAMP_LENGTH = len("YYYYMMDD_HHMMSS")
+
+
+@dataclass(frozen=True, slots=True)
+class RunFiles:
+    """Where everything is; a path that does not exist is None or left out."""
+
+    lora: Path | None
+    lora_bytes: int
+    lora_step: int | None
+    best_lora: Path | None
+    step_loras: tuple[Path, ...]
+    states: tuple[SavedState, ...]  # highest step first
+    damaged_states: tuple[Path, ...]
+    samples: Path | None
+    tensorboard: Path | None
+    loss_log: Path | None
+    reports: tuple[Path, ...]  # newest first
+    backup: Path | None
+
+
+def find_files(run: RunFolder, summary: RunSummary, first_start: RunStarted | None) -> RunFiles:
+    """Lists the files of a run. Reports older than its first start are left by an earlier run in the same folder.
+
+    Raises:
+        OSError: something there cannot be read.
+    """
+    name = str(summary.settings["export"]["name"]) if summary.settings else "last"
+    states, damaged = find_states(run.root)
+    set_aside = run.root.glob("*.damaged*") if run.root.is_dir() else iter(())
+    lora = run.export(name)
+    lora_bytes = _bytes(lora)
+    steps = [file.step for file in summary.files if file.kind == "export" and file.path == lora.name]
+    return RunFiles(
+        lora=lora if lora_bytes else None,
+        lora_bytes=lora_bytes,
+        lora_step=steps[0] if steps and lora_bytes else None,
+        best_lora=_existing(run.root / f"{name}-best.safetensors"),
+        step_loras=tuple(sorted(run.root.glob(f"{_escaped(name)}-step*.safetensors"))),
+        states=tuple(states),
+        damaged_states=(*damaged, *sorted(set_aside)),
+        samples=_existing(run.samples),
+        tensorboard=_existing(run.tensorboard),
+        loss_log=_existing(run.loss_log),
+        reports=tuple(_reports(run, first_start)),
+        backup=_existing(run.backup),
+    )
+
+
+def _reports(run: RunFolder, first_start: RunStarted | None) -> list[Path]:
+    """The newest first, and of each time the page first."""
+    if first_start is None or not run.training_logs.is_dir():
+        return []
+    found = [path for path in run.training_logs.glob(REPORTS) if path.stat().st_mtime >= first_start.time]
+    return sorted(found, key=lambda path: (path.stem[-STAMP_LENGTH:], path.suffix == ".html"), reverse=True)
+
+
+def _bytes(path: Path) -> int:
+    """0 where there is no file: a run may remove it at any moment."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _existing(path: Path) -> Path | None:
+    return path if path.exists() else None
+
+
+def _escaped(name: str) -> str:
+    """A name within a glob pattern, where brackets have a meaning."""
+    return name.replace("[", "[[]")

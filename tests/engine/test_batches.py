@@ -1,0 +1,60 @@
+"""Micro-batches are a function of their number."""
+
+import pytest
+
+from lorasmith.engine.state import Origin
+from lorasmith.session.loaded import Loaded
+from tests.end_to_end.workshop import Workshop, load, stage
+
+
+@pytest.fixture
+def loaded(workshop: Workshop) -> Loaded:
+    workshop.run.root.mkdir()
+    values = {("training", "batch_size"): 2, ("training", "accumulation_steps"): 2}
+    stage(workshop.start_new(4, values))
+    return load(workshop.run, stop_at=4)
+
+
+def test_micro_batches_are_numbered_through(loaded: Loaded) -> None:
+    """6 batches a pass, two of them a step: no cursor, any of them at any time."""
+    batches = loaded.batches
+    assert [batches.position(step, micro) for step in (1, 2, 3) for micro in (0, 1)] == list(range(6))
+    in_order = [batches.at(step, micro) for step in range(1, 7) for micro in (0, 1)]
+    assert [epoch for epoch, _ in in_order] == [1] * 6 + [2] * 6
+    again = [batches.at(step, micro) for step in (5, 2, 1) for micro in (1, 0)]
+    assert [batch.example_ids for _, batch in again] == [in_order[place][1].example_ids for place in (9, 8, 3, 2, 1, 0)]
+    assert batches.at(4, 0)[1].latents.equal(in_order[6][1].latents)
+
+
+def test_every_pass_holds_every_picture_as_often_as_it_repeats(loaded: Loaded) -> None:
+    for epoch in range(3):
+        ids = [
+            one
+            for place in range(6)
+            for one in loaded.batches.at(1 + (6 * epoch + place) // 2, place % 2)[1].example_ids
+        ]
+        assert {one: ids.count(one) for one in ids} == {0: 1, 1: 1, 2: 1, 3: 2, 4: 2, 5: 2, 6: 2}
+
+
+def test_the_examples_of_a_step_are_counted_beforehand(loaded: Loaded) -> None:
+    """Six batches an epoch, one of them with a single example; a pass ends within a step, so do its counts."""
+    batches = loaded.batches
+    found = [sum(len(batches.at(step, micro)[1]) for micro in range(2)) for step in range(1, 13)]
+    assert [batches.examples_in(step) for step in range(1, 13)] == found
+    assert set(found) == {3, 4}
+
+
+def test_epochs_of_steps(loaded: Loaded) -> None:
+    assert [loaded.batches.epoch_of(step) for step in range(8)] == [1, 1, 1, 1, 2, 2, 2, 3]
+
+
+def test_a_new_origin_begins_its_own_epoch(loaded: Loaded) -> None:
+    first = loaded.batches.at(1, 0)[1].example_ids
+    loaded.state.origin = Origin(step=10, epoch=4)
+    assert loaded.batches.epoch_of(10) == 4
+    assert loaded.batches.position(11, 0) == 0
+    epoch, batch = loaded.batches.at(11, 0)
+    assert epoch == 4
+    pass_of_four = [loaded.batches.at(11 + place // 2, place % 2)[1].example_ids for place in range(6)]
+    assert batch.example_ids == pass_of_four[0]
+    assert first is not None
