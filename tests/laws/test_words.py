@@ -44,7 +44,7 @@ _END = (
 )
 _BEFORE = (
     r"(?:an?|the|this|that|which|each|every|any|no|another|other|same|own|first|last|next|new|old|newer|older|newest|"
-    r"earlier|later|good|bad|wrong|right|smaller|larger|whole|such|single|second|only)"
+    r"earlier|later|good|bad|wrong|right|smaller|larger|whole|such|single|second)"
 )
 # Pattern -> what to write.
 BANNED = {

@@ -56,7 +56,7 @@ def test_it_says_all_that_a_report_has_to_say(summary: RunSummary, drawn: tuple[
         "Abacus 2000",
         "e" * 64,
         "a sks leaf <number 0>, on white",
-        "likeness 0.890; with the LoRA off 0.720",
+        "similarity 0.890; with the LoRA off 0.720",
     ):
         assert said in text, said
 
@@ -80,12 +80,12 @@ def test_what_could_not_be_measured_is_said_in_its_chart(drawn: tuple[Path, Path
     missing = summary_of(finished(drawn[1], unavailable={"semantic": "no_clip_model"}), [])
     page = parsed(page_of(missing, drawn[0]))
     assert len(page.all("svg")) == 5
-    assert page.text.count("No CLIP model was named with") == 2  # in the chart, and in the table
+    assert page.text.count("No CLIP model was given with") == 2  # in the chart, and in the table
 
 
 def test_pictures_that_are_gone_are_said_to_be(summary: RunSummary, tmp_path: Path) -> None:
     gone = replace(summary, samples=tuple(replace(one, example=None) for one in summary.samples))
-    assert "not there any more" in parsed(page_of(gone, tmp_path)).text
+    assert "no longer there" in parsed(page_of(gone, tmp_path)).text
 
 
 def browsed(folder: Path, page: str, width: int, scheme: int) -> list[str]:

@@ -38,7 +38,7 @@ def test_gaps_are_told_below_a_chart(tmp_path: Path) -> None:
     )
     events[number] = replace(last, color=None, unavailable={"color": "not_finite"})  # type: ignore[call-arg]
     text = parsed(chart_figure(four_charts(summary_of(events, []))[3], "en")).text
-    assert "N/A at step 300: The model gave numbers" in text
+    assert "N/A at step 300: The model returned numbers" in text
 
 
 def test_one_point_and_a_flat_curve_are_drawn_and_an_outlier_does_not_flatten_the_rest() -> None:

@@ -106,7 +106,7 @@ def test_starts_and_restarts_are_told_where_there_were_some(tmp_path: Path) -> N
     status = status_of(finished_run(tmp_path / "r"))
     restarted = tuple(replace(status.summary.attempts[0], is_restart=True) for _ in range(2))
     status = replace(status, starts=3, summary=replace(status.summary, attempts=restarted))
-    assert "3, restarted without being asked: 2" in drawn(status)
+    assert "3, automatic restarts: 2" in drawn(status)
 
 
 def test_validation_on_trained_pictures_is_called_so(tmp_path: Path) -> None:
