@@ -24,6 +24,8 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
+from lorasmith.adapters.base import LayerSettings
+from lorasmith.adapters.flat import FlatAdapter
 from lorasmith.adapters.lora import Lora
 from lorasmith.engine.allocator import keep_freed_memory
 from lorasmith.engine.frozen_layers import speed_up_frozen
@@ -105,7 +107,8 @@ def plain_update(unet: nn.Module, rank: int) -> Callable[[], None]:
 
 def our_update(unet: nn.Module, rank: int) -> Callable[[], None]:
     """The same with this project's pairs, in one flat buffer."""
-    adapter = Lora.attach(targets(unet), rank=rank, alpha=rank, dropout=0, seed=0)
+    settings = {target.name: LayerSettings(rank, rank) for target in targets(unet)}
+    adapter = FlatAdapter.attach(Lora(), targets(unet), settings, seed=0)
     if adapter.flat.device.type == "cpu":
         speed_up_frozen(unet)
     flat = nn.Parameter(adapter.flat)

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lorasmith.adapters import ADAPTERS
 from lorasmith.config import RunConfig
 from lorasmith.config.sections import OPTIMIZER_NAMES
 from lorasmith.data.files import shown
@@ -31,8 +32,11 @@ def check_names(config: RunConfig) -> None:
     """What only the worker can load, told by its name alone.
 
     Raises:
-        ConfigError: an optimizer or a device that does not exist anywhere.
+        ConfigError: an optimizer, a kind of adapter or a device that does not exist anywhere.
     """
+    if config.adapter.kind not in ADAPTERS:
+        kinds = ", ".join(ADAPTERS)
+        raise ConfigError("config_value", option="adapter.kind", value=repr(config.adapter.kind), expected=kinds)
     if config.optimizer.name not in OPTIMIZER_NAMES:
         accepted = ", ".join(OPTIMIZER_NAMES)
         raise ConfigError("optimizer_unknown", optimizer=config.optimizer.name, accepted=accepted)

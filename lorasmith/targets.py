@@ -1,4 +1,4 @@
-"""The layers of a model that an adapter attaches to: what model families name and adapters replace."""
+"""The layers of a model that an adapter attaches to: families and files name them, adapters replace them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,24 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class LayerSpec:
+    """The size of a linear layer or of a convolution."""
+
+    outputs: int
+    inputs: int
+    kernel: tuple[int, ...] = ()  # (height, width) of a convolution; () for a linear layer
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """Shape of the layer's weight: (outputs, inputs) and the kernel."""
+        return (self.outputs, self.inputs, *self.kernel)
+
+
+@dataclass(frozen=True, slots=True)
 class TargetModule:
     """A layer inside a loaded model, with its owner, so that an adapter can put its own layer in that place."""
 
-    name: str  # in states and key tables, the same for every version of the libraries: "denoiser.mid_block.…"
+    name: str  # in states and name tables, the same for every version of the libraries: "denoiser.mid_block.…"
     component: str  # the model's key: "denoiser", "text_encoder"
     parent: nn.Module  # the module that owns the layer
     child: str  # the layer's attribute of `parent`
@@ -28,6 +42,12 @@ class TargetModule:
     def module(self) -> nn.Module:
         """The layer that is in this place now."""
         return self.parent.get_submodule(self.child)
+
+    @property
+    def spec(self) -> LayerSpec:
+        """The size of the layer that is in this place now, by the shape of its weight."""
+        outputs, inputs, *kernel = self.module.get_parameter("weight").shape
+        return LayerSpec(outputs, inputs, tuple(kernel))
 
     def replace(self, module: nn.Module) -> None:
         """Puts another layer in this place."""

@@ -1,4 +1,4 @@
-"""The adapter kinds, by name. A literal table: listing the names loads nothing."""
+"""The kinds of adapters, by name. A literal table: listing the names loads nothing."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lorasmith.adapters.base import Adapter
+    from lorasmith.adapters.base import AdapterKind
 
 ADAPTERS = {
     "lora": "lorasmith.adapters.lora:Lora",
 }
 
 
-def adapter_kind(name: str) -> type[Adapter]:
-    """The class called `name`."""
+def adapter_kind(name: str) -> AdapterKind:
+    """The kind called `name`; imports torch."""
     module, _, attribute = ADAPTERS[name].partition(":")
-    kind: type[Adapter] = getattr(import_module(module), attribute)
+    kind: AdapterKind = getattr(import_module(module), attribute)()
     return kind

@@ -1,50 +1,102 @@
-"""What the loop asks of an adapter: the small trainable part beside the frozen weights."""
+"""What a kind of adapter is: LoRA, LoHa and the like are formulas for the change of one layer.
+
+`FlatAdapter` attaches a kind to all layers of a model and keeps its numbers.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
+from torch.nn.functional import dropout
 
-from lorasmith.targets import TargetModule
+from lorasmith.targets import LayerSpec
 
 
-class Adapter(Protocol):
-    """All trainable numbers lie in one flat float32 buffer, ordered by component, then target; parameters and their
-    gradients are views into it and its gradient, so that clipping, checking, summing and updating are single calls.
+@dataclass(frozen=True, slots=True)
+class LayerSettings:
+    """How the change of one layer is made; layers of one adapter may differ."""
+
+    rank: int
+    alpha: float
+    dropout: float = 0.0  # share of the layer's inputs that the change leaves out in training
+
+
+class AdapterKind(Protocol):
+    """The formula of a change and its tensors, for one layer at a time. Has no state.
+
+    Tensors are named by their suffix: in states and files a tensor is called "<layer>.<suffix>".
     """
 
-    flat: Tensor
-    """(P,) float32, on the device."""
+    name: str
+    """A key of ADAPTERS; part of the seed of the initial numbers."""
+    suffixes: tuple[str, ...]
+    """Every suffix that a layer may have."""
+    row_suffixes: frozenset[str]
+    """Suffixes of the matrices with a row for each output of the layer, so that those of layers that a file holds as
+    one (q, k and v) can be stacked block-diagonally, and all others one below the other. Empty: not possible."""
+    network_module: str
+    """ss_network_module of the exported file."""
+    network_args: Mapping[str, str]
+    """ss_network_args of the exported file."""
 
-    @classmethod
-    def attach(cls, targets: Sequence[TargetModule], *, rank: int, alpha: float, dropout: float, seed: int) -> Adapter:
-        """Replaces each layer by one that adds the adapter's change.
+    def shapes(self, layer: LayerSpec, settings: LayerSettings) -> dict[str, tuple[int, ...]]:
+        """Shapes by suffix, as states and files have them, in the order of the buffer."""
 
-        At the start the change is zero; the initial numbers are a function of (seed, target's name) alone.
-        """
+    def layer_of(self, shapes: Mapping[str, tuple[int, ...]], kernel: tuple[int, ...]) -> tuple[LayerSpec, int]:
+        """The layer, and the rank, that tensors of these shapes are for. `shapes` holds at least two dimensions for
+        every suffix and may fit no layer: then `self.shapes` of what is returned differs from it."""
 
-    def components(self) -> dict[str, slice]:
-        """Which part of `flat` belongs to which component, in order."""
+    def init(self, base: nn.Module, tensors: Mapping[str, Tensor], generator: Generator) -> None:
+        """Fills the tensors, which are zero, with a change of zero, drawing from the CPU's `generator` alone."""
 
-    def parameters(self, component: str) -> list[nn.Parameter]:
-        """The shaped views of one component, for optimizers that look at shapes."""
+    def layer(self, base: nn.Module, tensors: Mapping[str, nn.Parameter], settings: LayerSettings) -> AdapterLayer:
+        """The layer to put in the place of `base`. The tensors are matrices: convolutions' are flattened to (rows,
+        inputs * height * width)."""
 
-    def gradient(self) -> Tensor:
-        """(P,) float32: what backward has added up since `clear_gradient`. The buffer itself, not a copy."""
+    def delta(self, weight: Tensor, tensors: Mapping[str, Tensor], settings: LayerSettings) -> Tensor:
+        """The change of the layer's weight, in the weight's shape."""
 
-    def clear_gradient(self) -> None:
-        """Sets the gradient buffer to zero; the views stay."""
+    def scaled(self, tensors: Mapping[str, Tensor], factor: float) -> dict[str, Tensor]:
+        """Tensors whose change is `factor` times as large."""
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Everything trained, float32 on the CPU, by name: copies."""
+    def file_alpha(self, settings: LayerSettings) -> float:
+        """The alpha that makes readers of the file, who multiply by alpha / rank, apply the change as trained."""
 
-    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """The way back. Asserts that names and shapes are exactly its own."""
 
-    def set_training(self, training: bool) -> None:
-        """Dropout on or off."""
+class AdapterLayer(nn.Module):
+    """A frozen layer and its change. Kinds implement `changed`."""
 
-    def set_multiplier(self, multiplier: float) -> None:
-        """Scales the whole change: 1 in training, 0 shows the base model."""
+    def __init__(self, base: nn.Module, settings: LayerSettings) -> None:
+        super().__init__()
+        self.base = base  # may be replaced by a faster form of itself
+        self.dropout = settings.dropout
+        self.dropout_active = False
+        self.multiplier = 1.0  # of the change: 0 shows the base model
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.base(x)
+        if self.multiplier == 0:
+            return y
+        return self.changed(y, dropout(x, self.dropout) if self.dropout_active and self.dropout else x)
+
+    def changed(self, y: Tensor, x: Tensor) -> Tensor:
+        """`y`, the base's output, with `multiplier` times the change of the input `x`; both of the base's precision."""
+        raise NotImplementedError
+
+
+def by_layer(tensors: Mapping[str, Tensor], kind: AdapterKind) -> dict[str, dict[str, Tensor]]:
+    """{"<layer>.<suffix>": tensor} as {layer: {suffix: tensor}}.
+
+    Raises:
+        KeyError: a name without a suffix of this kind.
+    """
+    layers: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        suffix = next((suffix for suffix in kind.suffixes if name.endswith(f".{suffix}")), None)
+        if suffix is None:
+            raise KeyError(name)
+        layers.setdefault(name.removesuffix(f".{suffix}"), {})[suffix] = tensor
+    return layers

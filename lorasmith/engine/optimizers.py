@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lorasmith.adapters.base import Adapter
+from lorasmith.adapters.flat import FlatAdapter
 from lorasmith.errors import ConfigError, InputError
 from lorasmith.libraries import importing_library
 
@@ -35,18 +35,15 @@ RESERVED = frozenset(
 
 
 def build_optimizer(
-    name: str, adapter: Adapter, *, base_lrs: Mapping[str, float], options: Mapping[str, Any]
+    name: str, adapter: FlatAdapter, *, base_lrs: Mapping[str, float], options: Mapping[str, Any]
 ) -> torch.optim.Optimizer:
-    """The optimizer over the adapter, one parameter group for each of its components, in order.
+    """The optimizer over the adapter, one parameter group for each of its learning-rate groups, in order.
 
     Raises:
         ConfigError: an unknown name, an option that its constructor does not take, a library that is not installed.
     """
     make: Callable[..., torch.optim.Optimizer] = check_optimizer(name, options)
-    groups = [
-        {"params": _parameters(name, adapter, component), "lr": base_lrs[component]}
-        for component in adapter.components()
-    ]
+    groups = [{"params": _parameters(name, adapter, group), "lr": base_lrs[group]} for group in adapter.groups()]
     extra: dict[str, Any] = {"fused": True} if name == "adamw" else {}
     try:
         return make(groups, lr=groups[0]["lr"], **extra, **_plain(options))
@@ -91,11 +88,11 @@ def _class_of(name: str) -> type[torch.optim.Optimizer]:
     return kind
 
 
-def _parameters(name: str, adapter: Adapter, component: str) -> list[nn.Parameter]:
-    """The flat part of the component as one parameter, or its shaped views; gradients already stand in `.grad`."""
+def _parameters(name: str, adapter: FlatAdapter, group: str) -> list[nn.Parameter]:
+    """The flat part of the group as one parameter, or its matrices; gradients already stand in `.grad`."""
     if name not in ELEMENTWISE:
-        return adapter.parameters(component)
-    part = adapter.components()[component]
+        return adapter.parameters(group)
+    part = adapter.groups()[group]
     flat = nn.Parameter(adapter.flat[part])
     flat.grad = adapter.gradient()[part]
     return [flat]

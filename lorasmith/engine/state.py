@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lorasmith.adapters.base import Adapter
+from lorasmith.adapters.flat import FlatAdapter
 from lorasmith.engine.loss_scaler import LossScaler
 
 
@@ -26,7 +26,7 @@ class TrainState:
     """`step == 0` is an untouched adapter."""
 
     step: int  # optimizer updates completed
-    adapter: Adapter
+    adapter: FlatAdapter
     optimizer: Optimizer
     scaler: LossScaler | None  # fp16 only
     origin: Origin

@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import nn
 
-from lorasmith.adapters.base import Adapter
+from lorasmith.adapters.flat import FlatAdapter
 from lorasmith.config.sections import EvaluationConfig
 from lorasmith.engine.device import is_out_of_memory
 from lorasmith.engine.state import TrainState
@@ -285,7 +285,7 @@ class Evaluator:
 
 
 @contextmanager
-def undisturbed(adapter: Adapter, models: Mapping[str, nn.Module]) -> Iterator[None]:
+def undisturbed(adapter: FlatAdapter, models: Mapping[str, nn.Module]) -> Iterator[None]:
     """The models in evaluation mode, without dropout and gradients; afterwards all is as it was in training."""
     modes = [(module, module.training) for model in models.values() for module in model.modules()]
     adapter.set_training(False)

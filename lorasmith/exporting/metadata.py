@@ -56,6 +56,8 @@ class ExportFacts:
     zero_terminal_snr: bool
     clip_skip: int
     # the adapter
+    network_module: str  # "networks.lora"
+    network_args: Mapping[str, str]
     rank: int
     alpha: float
     dropout: float
@@ -85,8 +87,8 @@ class ExportFacts:
     trigger_word: str  # "": none
 
 
-# What readers of sd-scripts' files look for, and what holds for every run here.
-_SAME_IN_EVERY_RUN = {
+# Keys that readers of sd-scripts' files expect, with values that hold for every run of this program.
+_FIXED_VALUES = {
     "ss_lowram": "False",
     "ss_full_fp16": "False",
     "ss_fp8_base": "False",
@@ -117,7 +119,7 @@ _SAME_IN_EVERY_RUN = {
 def build_metadata(facts: ExportFacts) -> dict[str, str]:
     """Everything but the hashes, which `with_hashes` adds once the tensors are known."""
     return {
-        **_SAME_IN_EVERY_RUN,
+        **_FIXED_VALUES,
         **_run(facts),
         **_base(facts),
         **_training(facts),
@@ -191,11 +193,11 @@ def _base(facts: ExportFacts) -> dict[str, str]:
 def _training(facts: ExportFacts) -> dict[str, str]:
     options = ",".join(f"{name}={value}" for name, value in facts.optimizer_options.items())
     return {
-        "ss_network_module": "networks.lora",
+        "ss_network_module": facts.network_module,
         "ss_network_dim": str(facts.rank),
         "ss_network_alpha": str(float(facts.alpha)),
         "ss_network_dropout": str(facts.dropout),
-        "ss_network_args": "{}",
+        "ss_network_args": _json(dict(facts.network_args)),
         "ss_learning_rate": str(facts.lr),
         "ss_unet_lr": str(facts.denoiser_lr),
         "ss_text_encoder_lr": str(facts.text_encoder_lr),

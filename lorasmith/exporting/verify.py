@@ -1,12 +1,12 @@
 """The check every exported file passes before it gets its name: would the WebUI and ComfyUI read all of it?
 
-Independent of the code that writes: it takes a file's bytes and the frozen tables. Knows no model.
+Independent of the code that writes: it takes a file's bytes, the frozen names, and the layers that were trained.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -14,12 +14,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
+from lorasmith.adapters.base import AdapterKind, LayerSettings
+from lorasmith.adapters.flat import AdaptedLayer
 from lorasmith.errors import TrainerError
 from lorasmith.exporting.file_format import header_bytes, split_file
-from lorasmith.exporting.key_tables import KeyTable, Layer, key_table
 from lorasmith.exporting.metadata import hashed_metadata, legacy_hash
+from lorasmith.exporting.name_table import ALPHA, NameTable
+from lorasmith.targets import LayerSpec
 
-_PARTS = frozenset({"lora_down.weight", "lora_up.weight", "alpha"})
 # Without these a reader hides the file or does not know what it belongs to.
 _NEEDED_METADATA = (
     "ss_v2",
@@ -39,18 +41,14 @@ class ExportError(TrainerError):
         super().__init__("export_invalid", reason=reason, key=key)
 
 
-def verify(
-    source: Path | bytes,
-    *,
-    family: str,
-    components: Collection[str],
-    layer_shapes: Mapping[str, Sequence[int]] | None = None,
-) -> None:
+def verify(source: Path | bytes, *, kind: AdapterKind, table: NameTable, layers: Mapping[str, AdaptedLayer]) -> None:
     """Passes a file only if every reader loads all of it.
 
-    Every name is in the family's table, every module has down, up and alpha that fit together and are finite, alpha is
-    a float32 scalar, exactly the trained `components` are there, and hashes and metadata are right. With `layer_shapes`
-    ({module name: shape of the layer's weight}) also: exactly these modules, each of its layer's size.
+    It holds exactly the modules of `layers` under the names of the table, each with all tensors of the kind in the
+    size of its layer and finite, and with the right alpha, a float32 scalar; hashes and metadata are right.
+
+    Args:
+        layers: what was trained, by target.
 
     Raises:
         ExportError: anything is not so.
@@ -63,57 +61,47 @@ def verify(
         raise ExportError("unreadable", str(error)) from error
     if not header.startswith(b'{"'):
         raise ExportError("header_start", header[:8].decode("utf-8", "replace"))
-    table = key_table(family)
-    modules = _modules(tensors)
-    _check_names(modules, table, components)
-    for name, parts in modules.items():
-        _check_module(name, parts, table.layers[name])
-    if layer_shapes is not None:
-        _check_layers(modules, layer_shapes)
+    shapes, alphas = _expected(kind, table, layers)
+    _check_tensors(tensors, shapes, alphas)
     _check_metadata(metadata, tensors, data)
 
 
-def _modules(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    modules: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        module, _, part = key.partition(".")
-        modules.setdefault(module, {})[part] = tensor
-    return modules
+def _expected(
+    kind: AdapterKind, table: NameTable, layers: Mapping[str, AdaptedLayer]
+) -> tuple[dict[str, tuple[int, ...]], dict[str, float]]:
+    """The shapes and the alphas that a file of these layers holds, by key."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    alphas: dict[str, float] = {}
+    for module, rows in table.modules.items():
+        parts = [layers[row.target] for row in rows if row.target in layers]
+        if not parts:
+            continue
+        spec, settings = parts[0]
+        if len(parts) > 1:  # the module computes the outputs of all of them
+            spec = LayerSpec(sum(part.spec.outputs for part in parts), spec.inputs)
+            rank = sum(part.settings.rank for part in parts)
+            settings = LayerSettings(rank, settings.alpha / settings.rank * rank)
+        shapes |= {f"{module}.{suffix}": shape for suffix, shape in kind.shapes(spec, settings).items()}
+        alphas[f"{module}.{ALPHA}"] = kind.file_alpha(settings)
+    return shapes, alphas
 
 
-def _check_names(modules: Mapping[str, Mapping[str, Tensor]], table: KeyTable, components: Collection[str]) -> None:
-    for name, parts in modules.items():
-        if name not in table.layers:
-            raise ExportError("unknown_name", f"{name}.{min(parts)}")
-        if parts.keys() != _PARTS:
-            raise ExportError("incomplete", f"{name}: {', '.join(sorted(parts.keys() ^ _PARTS))}")
-    found = {component for component, names in table.names.items() if names & modules.keys()}
-    if found != set(components):
-        raise ExportError("components", ", ".join(sorted(found)))
-
-
-def _check_module(name: str, parts: Mapping[str, Tensor], layer: Layer) -> None:
-    down, up, alpha = parts["lora_down.weight"], parts["lora_up.weight"], parts["alpha"]
-    ones = (1, 1) if layer.kind == "conv1x1" else ()
-    is_pair = down.ndim == up.ndim == 2 + len(ones) and tuple(down.shape[2:]) == tuple(up.shape[2:]) == ones
-    if not is_pair or down.shape[0] != up.shape[1] or 0 in down.shape or 0 in up.shape:
-        raise ExportError("shape", f"{name}: {list(down.shape)}, {list(up.shape)}")
-    if alpha.shape != () or alpha.dtype != torch.float32:
-        raise ExportError("alpha", f"{name}: {alpha.dtype} {list(alpha.shape)}")
-    if not alpha.item() > 0:
-        raise ExportError("alpha", f"{name}: {alpha.item()}")
-    for part, tensor in parts.items():
-        if not bool(torch.isfinite(tensor).all()):
-            raise ExportError("not_finite", f"{name}.{part}")
-
-
-def _check_layers(modules: Mapping[str, Mapping[str, Tensor]], layer_shapes: Mapping[str, Sequence[int]]) -> None:
-    if modules.keys() != layer_shapes.keys():
-        raise ExportError("modules", ", ".join(sorted(modules.keys() ^ layer_shapes.keys())[:3]))
-    for name, parts in modules.items():
-        merged = [parts["lora_up.weight"].shape[0], *parts["lora_down.weight"].shape[1:]]
-        if merged != list(layer_shapes[name]):
-            raise ExportError("layer_shape", f"{name}: {merged}, {list(layer_shapes[name])}")
+def _check_tensors(
+    tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], alphas: Mapping[str, float]
+) -> None:
+    expected = shapes.keys() | alphas.keys()
+    for reason, keys in (("unknown_name", tensors.keys() - expected), ("incomplete", expected - tensors.keys())):
+        if keys:
+            raise ExportError(reason, min(keys))
+    for key, shape in shapes.items():
+        if tuple(tensors[key].shape) != shape:
+            raise ExportError("shape", f"{key}: {list(tensors[key].shape)}, {list(shape)}")
+        if not bool(torch.isfinite(tensors[key]).all()):
+            raise ExportError("not_finite", key)
+    for key, alpha in alphas.items():
+        wanted = torch.tensor(alpha, dtype=torch.float32)
+        if tensors[key].dtype != torch.float32 or not torch.equal(tensors[key], wanted) or not alpha > 0:
+            raise ExportError("alpha", f"{key}: {tensors[key].dtype} {tensors[key].tolist()}")
 
 
 def _check_metadata(metadata: Mapping[str, str], tensors: Mapping[str, Tensor], data: memoryview) -> None:

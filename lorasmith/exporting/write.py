@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from lorasmith.adapters.base import AdapterKind
+from lorasmith.adapters.flat import AdaptedLayer
 from lorasmith.exporting.file_format import data_bytes, header_bytes
 from lorasmith.exporting.metadata import ExportFacts, build_metadata, hashed_metadata, with_hashes
+from lorasmith.exporting.name_table import ALPHA, NameTable
 from lorasmith.exporting.verify import ExportError, verify
 from lorasmith.runs.durable import write_atomically
 
@@ -30,14 +33,14 @@ def write_export(
     tensors: Mapping[str, Tensor],
     facts: ExportFacts,
     *,
-    family: str,
-    components: Collection[str],
     precision: torch.dtype,
-    layer_shapes: Mapping[str, Sequence[int]] | None = None,
+    kind: AdapterKind,
+    table: NameTable,
+    layers: Mapping[str, AdaptedLayer],
 ) -> Written:
-    """Writes tensors that have their WebUI names (`kohya.to_kohya`); all but alpha are cast to `precision`.
+    """Writes tensors that have the names of files (`names.to_file`); all but alpha are cast to `precision`.
 
-    The bytes are a function of the arguments. `family`, `components` and `layer_shapes` are for `verify`.
+    The bytes are a function of `tensors`, `facts` and `precision`; the other arguments are for `verify`.
 
     Raises:
         ExportError: readers would not load all of it, or a number does not fit into `precision`; nothing is left.
@@ -49,14 +52,14 @@ def write_export(
         written = temporary.read_bytes()
         if written != content:
             raise ExportError("not_as_written", path.name)
-        verify(written, family=family, components=components, layer_shapes=layer_shapes)
+        verify(written, kind=kind, table=table, layers=layers)
 
     return Written(write_atomically(path, content, check=check), hashlib.sha256(content).hexdigest())
 
 
 def export_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], precision: torch.dtype) -> bytes:
     """The whole file, with its hashes."""
-    cast = {name: tensor if name.endswith(".alpha") else tensor.to(precision) for name, tensor in tensors.items()}
+    cast = {name: tensor if name.endswith(f".{ALPHA}") else tensor.to(precision) for name, tensor in tensors.items()}
     data = data_bytes(cast)
     header = header_bytes(cast, hashed_metadata(metadata))
     return header_bytes(cast, with_hashes(metadata, header=header, data=data)) + data

@@ -120,16 +120,3 @@ class ModelFamily(Protocol):
 
     def decode_latents(self, encoders: Models, latents: Tensor) -> Tensor:
         """(1, C, h, w) as `encode_image` scales them -> (1, 3, H, W), about in [-1, 1], float32."""
-
-    # -- files -------------------------------------------------------------------------------------
-
-    def to_kohya(self, tensors: Mapping[str, Tensor], *, alpha: float) -> dict[str, Tensor]:
-        """The adapter's tensors, by target name -> the WebUI's names, with an alpha (float32) for each module."""
-
-    def from_kohya(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The way back, for --init-from: the change each pair makes stays the same; alpha is folded into the up matrix
-        so that the scale is 1 (alpha = rank).
-
-        Raises:
-            ModelError: a key that is not of this family.
-        """

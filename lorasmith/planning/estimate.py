@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lorasmith.data.findings import Finding
 from lorasmith.data.folder import Scan
@@ -12,7 +12,9 @@ from lorasmith.data.order import plan_epoch
 from lorasmith.data.types import Example, Size
 from lorasmith.evaluation.limits import MAX_SHARE, MAX_VALIDATED
 from lorasmith.inputs import split_examples
-from lorasmith.runtime.start import Start
+
+if TYPE_CHECKING:
+    from lorasmith.runtime.preflight import Start
 
 VALIDATION_SHARE = 0.2  # of the time of a picture that is both drawn and validated: 4 of about 20 predictions
 # Bytes that the loss log (CSV) and TensorBoard take for a step besides the ledger's line, and a report without samples:
@@ -129,7 +131,7 @@ def workload_of(start: Start, found: Scan) -> Workload:
         repeats=repeats,
         examples_per_step=repeats / len(batches) * config.training.accumulation_steps,
         pixel_share=pixels / (len(batches) * batch_size * largest.width * largest.height),
-        saves=len({*exports, *([last] if start.owes_steps else []), *([0] if start.is_new else [])}),
+        saves=len({*exports, *([last] if start.has_steps_left else []), *([0] if start.is_new else [])}),
         step_exports=len(exports),
         evaluations=len(evaluations),
         samples=compared + len(config.evaluation.sample_prompts),

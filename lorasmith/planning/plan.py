@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lorasmith.data.cache_folder import cache_folder
 from lorasmith.data.findings import Finding
@@ -26,7 +26,9 @@ from lorasmith.planning.estimate import (
 )
 from lorasmith.runs.promotion import export_name_of
 from lorasmith.runs.states import find_states
-from lorasmith.runtime.start import Start
+
+if TYPE_CHECKING:
+    from lorasmith.runtime.preflight import Start
 
 # (minimum number of pictures, fewest steps, most steps) from experience; None: no limit.
 SUGGESTIONS: tuple[tuple[int, int, int | None], ...] = ((0, 200, 500), (50, 500, 1000), (201, 1000, None))

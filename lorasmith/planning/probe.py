@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lorasmith.config import RunConfig, dump_run_toml
 from lorasmith.data.findings import Finding
@@ -26,7 +27,9 @@ from lorasmith.planning.estimate import ProbeResult, Unmeasured, largest_bucket
 from lorasmith.runs.layout import RunFolder
 from lorasmith.runtime.policy import FIRST_TIMES
 from lorasmith.runtime.processes import launch
-from lorasmith.runtime.start import Start
+
+if TYPE_CHECKING:
+    from lorasmith.runtime.preflight import Start
 
 PICTURES = 4
 STEPS = 3

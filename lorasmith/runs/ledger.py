@@ -133,6 +133,35 @@ class PatientLedger(Ledger):
             self._waiting.popleft()
 
 
+class DeferredLedger:
+    """A ledger whose events wait in memory until there is a run folder, and while the disk is full.
+
+    `supervisor.jsonl` is one: a start that fails before the run exists leaves no file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._waiting: list[Event] = []
+        self._is_open = False
+
+    def add(self, event: Event) -> Event:
+        """Appends an event and returns it."""
+        self._waiting.append(event)
+        if self._is_open:
+            self.write()
+        return event
+
+    def write(self) -> None:
+        """Writes the events that wait; from now on each one is written as it is added."""
+        self._is_open = True
+        if not self._waiting:
+            return
+        with suppress(ResourceError, OSError), map_disk_full(self._path), Ledger(self._path) as ledger:
+            while self._waiting:
+                ledger.append(self._waiting[0])
+                del self._waiting[0]
+
+
 class Follower:
     """The reader of a ledger file that may still grow. It opens the file at each read, so the folder may move between
     two reads. A line that cannot be read is counted and skipped.

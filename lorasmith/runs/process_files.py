@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from lorasmith.faults import fault_point
-from lorasmith.runs.durable import map_disk_full, write_atomically
+from lorasmith.runs.durable import map_disk_full, on_windows, write_atomically
 from lorasmith.runs.layout import RunFolder
 
 HEARTBEAT_BYTES = 128
 SUPERVISOR = "supervisor"  # as the author of a stop request
-WINDOWS_SYNCHRONIZE = 0x00100000  # the right to wait for a process
 # Those of them that this platform has are stop requests, to the supervisor and to the worker.
 STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
 
@@ -79,44 +77,36 @@ def read_heartbeat(path: Path) -> Heartbeat | None:
 
 
 class StopFlag:
-    """Whether the worker is asked to stop: by a signal, by the request file of its own attempt, or by the death of its
-    supervisor."""
+    """The stop flag of a worker. A signal, a request for its own attempt and the exit of its supervisor set it."""
 
     def __init__(self, run: RunFolder, attempt: int, *, supervisor_pid: int | None) -> None:
         self._run = run
         self._attempt = attempt
-        self._supervisor = None if supervisor_pid is None else _Parent(supervisor_pid)
+        self._supervisor_pid = supervisor_pid
+        self._supervisor = _parent() if supervisor_pid is not None and on_windows() else None
         self._signalled = False
 
     def set(self) -> None:
-        """From a signal handler."""
+        """Called by a signal handler."""
         self._signalled = True
 
     def requested(self) -> bool:
         return self._signalled or self.is_orphaned() or stop_requested(self._run, self._attempt)
 
     def is_orphaned(self) -> bool:
-        """Whether the supervisor is gone: from then on somebody else may own the run."""
-        return self._supervisor is not None and self._supervisor.is_gone()
+        """Whether the supervisor has exited: from then on another one may own the run."""
+        if self._supervisor_pid is None:
+            return False
+        if on_windows():  # a child keeps the number of a parent that has exited
+            return self._supervisor is None or not self._supervisor.is_running()
+        return os.getppid() != self._supervisor_pid
 
 
-class _Parent:
-    """The process that has started this one."""
+def _parent() -> Any:
+    """The parent as a psutil.Process; None if it has exited, even where another process has its number now."""
+    import psutil
 
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
-        self._handle = 0
-        if sys.platform == "win32":  # a child keeps the number there when its parent is gone: a handle tells
-            import ctypes
-
-            self._handle = ctypes.windll.kernel32.OpenProcess(WINDOWS_SYNCHRONIZE, False, pid)
-
-    def is_gone(self) -> bool:
-        if sys.platform == "win32":
-            import ctypes
-
-            return not self._handle or ctypes.windll.kernel32.WaitForSingleObject(self._handle, 0) == 0
-        return os.getppid() != self._pid
+    return psutil.Process().parent()
 
 
 def request_stop(run: RunFolder, attempt: int, *, by_supervisor: bool = False) -> None:

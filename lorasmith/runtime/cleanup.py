@@ -23,8 +23,7 @@ from lorasmith.runtime.processes import (
     INTERRUPT_SECONDS,
     KILL_SECONDS,
     TERMINATE_SECONDS,
-    kill_tree,
-    terminate_tree,
+    end_tree,
 )
 
 LOOK_SECONDS = 0.02
@@ -50,8 +49,8 @@ def end_orphan(run: RunFolder) -> int | None:
         raise LockedError("folder_locked", folder=str(run.root))
     ways: list[tuple[Callable[[], None], float]] = [
         (lambda: _ask(run, pid, attempt), INTERRUPT_SECONDS),
-        (lambda: terminate_tree(pid), TERMINATE_SECONDS),
-        (lambda: kill_tree(pid), KILL_SECONDS),
+        (lambda: end_tree(pid), TERMINATE_SECONDS),
+        (lambda: end_tree(pid, kill=True), KILL_SECONDS),
     ]
     for end, patience in ways:
         end()
@@ -138,13 +137,11 @@ def _is_let_go(path: Path, seconds: float) -> bool:
 
 
 def _has_open(pid: int, path: Path) -> bool:
-    """Whether that very process holds the file, as far as the system tells: a process id of another container, or one
-    that was given anew, is somebody else's."""
-    handles = Path(f"/proc/{pid}/fd")
-    if not Path("/proc/self/fd").is_dir():
-        return True
+    """Whether the process has the file open. Another process may have this number by now; so may one here, if the
+    number is that of a process in another container or on another machine."""
+    import psutil
+
     try:
-        held = path.stat()
-        return any(os.path.samestat(held, one.stat()) for one in handles.iterdir() if one.exists())
-    except OSError:
+        return any(path.samefile(opened.path) for opened in psutil.Process(pid).open_files())
+    except (psutil.Error, OSError):
         return False

@@ -1,6 +1,6 @@
-"""When a worker counts as stuck, when a run does, and what follows when a worker is gone: the rules alone.
+"""The rules of supervision: when a worker counts as stuck, when a run has used up its time, what follows an exit.
 
-Knows no process, no file and no clock: whoever watches says what it saw and how many seconds passed meanwhile.
+Pure: no process, no file, no clock. The caller reports what it has observed and how many seconds have passed.
 """
 
 from __future__ import annotations
@@ -14,22 +14,23 @@ from typing import Literal
 from lorasmith.errors import ExitCode
 from lorasmith.runs.process_files import Heartbeat
 
-FIRST_TIMES = 6  # so many stall time-outs for what has no measure yet: loading, compiling, an attempt's first step
-MICRO_BATCHES = 20  # so many median micro-batches without a sign of life are one too many
-SLOW_STEPS = 2.0  # a step may take so many times the median one before the whole-run limit counts it as none
-MAX_RESTARTS = 3  # in a row, without a step that was not reached before
-MAX_AT_ONCE_SECONDS = 1.0  # ten times as long as two looks are apart
-REMEMBERED = 501
+FIRST_TIMES = 6  # stall limit in stall time-outs where no time is known: loading, compiling, an attempt's first step
+MICRO_BATCHES = 20  # stall limit in median micro-batch times
+SLOW_STEPS = 2.0  # a run still makes progress while its current step takes less than this many median steps
+MAX_RESTARTS = 3  # in a row, without reaching a higher step
+MAX_AT_ONCE_SECONDS = 1.0  # ten times the interval between two observations
+MAX_REMEMBERED = 501  # durations that a median is taken of
 DISK_CODES = frozenset({"disk_full", "disk_too_full"})
-# Encoders are loaded in the course of caching, so that has the patience of loading.
+# Caching loads the encoders, so it is given as much time as loading.
 LOADING = frozenset({"loading", "caching", "compiling"})
 
 
 def stall_limit(stall_timeout: float, median_micro_batch: float, *, phase: str, has_stepped: bool) -> float:
-    """Seconds without a sign of life after which a worker counts as stuck. The supervisor ends it by this rule, and
-    `lorasmith logs` shows it by this rule.
+    """Returns the seconds without a sign of life after which a worker counts as stuck.
 
-    `median_micro_batch`: seconds, 0 where none was measured; `has_stepped`: whether this attempt completed a step.
+    The supervisor ends a worker by this rule, and `lorasmith logs` reports it by this rule.
+
+    `median_micro_batch`: seconds, 0 before the first measurement; `has_stepped`: this attempt has completed a step.
     """
     limit = max(stall_timeout, MICRO_BATCHES * median_micro_batch)
     return max(limit, FIRST_TIMES * stall_timeout) if phase in LOADING or not has_stepped else limit
@@ -37,21 +38,24 @@ def stall_limit(stall_timeout: float, median_micro_batch: float, *, phase: str, 
 
 def median_micro_batch(step_seconds: Sequence[float], accumulation_steps: int) -> float:
     """Returns the median seconds of a micro-batch for `stall_limit`, for readers of the ledger, which holds whole steps
-    only. Counts the newest REMEMBERED steps; 0 where there is none.
+    only. Counts the newest MAX_REMEMBERED steps; 0 where there is none.
     """
-    recent = step_seconds[-REMEMBERED:]
+    recent = step_seconds[-MAX_REMEMBERED:]
     return statistics.median(recent) / accumulation_steps if recent else 0.0
 
 
 @dataclass(slots=True)
 class ObservedClock:
-    """Seconds in which somebody looked. A watcher that was itself stopped, or asleep with the whole machine, has seen
-    nothing: of the time between two looks no more than a second counts."""
+    """Counts the seconds in which the worker was observed.
+
+    A supervisor that was stopped, or asleep with the whole machine, has observed nothing: of the time between two
+    observations at most one second counts.
+    """
 
     _last: float
 
     def passed(self, now: float) -> float:
-        """Since the last look; never negative."""
+        """Returns the seconds since the last call, 0 to 1."""
         seconds = min(max(0.0, now - self._last), MAX_AT_ONCE_SECONDS)
         self._last = now
         return seconds
@@ -63,11 +67,11 @@ class StallDetector:
     def __init__(self, stall_timeout: float) -> None:
         self._stall_timeout = stall_timeout
         self._last: Heartbeat | None = None
-        self._measured_seconds: deque[float] = deque(maxlen=REMEMBERED)  # of the micro-batches of this run
+        self._durations: deque[float] = deque(maxlen=MAX_REMEMBERED)  # seconds of this run's micro-batches
         self._median = 0.0
-        self._open_seconds = 0.0  # within the phase "step", since the last micro-batch was done
+        self._open_seconds = 0.0  # within the phase "step", since the last micro-batch was completed
         self._has_stepped = False
-        self._was_measured = False  # since the last step
+        self._has_measured = False  # a micro-batch since the last step
         self.seconds = 0.0  # since the last sign of life
 
     def attempt_began(self) -> None:
@@ -76,17 +80,17 @@ class StallDetector:
         self.seconds = 0.0
 
     def step_completed(self, seconds: float) -> None:
-        """A step that took so long. Where no micro-batch was seen within it, it is the measure of itself."""
+        """Records a step. It counts as one micro-batch if none was reported during it."""
         self._has_stepped = True
-        if not self._was_measured:
-            self._measured(seconds)
-        self._was_measured = False
+        if not self._has_measured:
+            self._add(seconds)
+        self._has_measured = False
 
-    def look(self, seconds: float, beat: Heartbeat | None) -> bool:
-        """`seconds` after the last look the newest beat is this; None: it could not be read, which says nothing.
+    def observe(self, seconds: float, beat: Heartbeat | None) -> bool:
+        """Records that `seconds` have passed and that `beat` is the newest heartbeat; None if it could not be read.
 
-        Whether a step was completed meanwhile whose line waits for room on the disk: the only time beats are believed
-        in place of the ledger.
+        Returns whether a step was completed whose event is not in the ledger yet, since the disk is full. Only then is
+        the heartbeat believed instead of the ledger.
         """
         self.seconds += seconds
         self._open_seconds += seconds
@@ -99,9 +103,9 @@ class StallDetector:
             return False
         # Beats are more than micro-batches: a step begins and ends with one of its own.
         if beat.micro_batches > last.micro_batches:
-            self._measured(self._open_seconds / (beat.micro_batches - last.micro_batches))
+            self._add(self._open_seconds / (beat.micro_batches - last.micro_batches))
             self._open_seconds = 0.0
-            self._was_measured = True
+            self._has_measured = True
         return beat.waiting > 0 and beat.step > last.step
 
     @property
@@ -114,69 +118,69 @@ class StallDetector:
 
     @property
     def waiting(self) -> int:
-        """Lines of the ledger that the disk has no room for."""
+        """Events that are not in the ledger, since the disk is full."""
         return 0 if self._last is None else self._last.waiting
 
     @property
     def step_limit(self) -> float:
-        """Seconds, once there is a measure."""
+        """The limit within a step, in seconds."""
         return stall_limit(self._stall_timeout, self._median, phase="step", has_stepped=True)
 
     @property
     def limit(self) -> float:
-        """Seconds, where the worker is now."""
+        """The limit in the worker's present phase, in seconds."""
         return stall_limit(self._stall_timeout, self._median, phase=self.phase, has_stepped=self._has_stepped)
 
     @property
-    def is_broken(self) -> bool:
+    def is_exceeded(self) -> bool:
         return self.seconds > self.limit
 
-    def _measured(self, seconds: float) -> None:
-        self._measured_seconds.append(seconds)
-        self._median = statistics.median(self._measured_seconds)
+    def _add(self, seconds: float) -> None:
+        self._durations.append(seconds)
+        self._median = statistics.median(self._durations)
 
 
 class DeferredLinesNotice:
-    """Whether it must be said that lines of the ledger wait for room: once, until a state is saved again."""
+    """Decides when to warn that events wait for a full disk: once, until a state is saved again."""
 
     def __init__(self) -> None:
-        self._is_told = False
+        self._is_given = False
 
-    def is_news(self, waiting: int) -> bool:
-        is_news = waiting > 0 and not self._is_told
-        self._is_told = self._is_told or is_news
-        return is_news
+    def is_due(self, waiting: int) -> bool:
+        is_due = waiting > 0 and not self._is_given
+        self._is_given = self._is_given or is_due
+        return is_due
 
 
 class TimeBudget:
-    """The whole-run limit: seconds between completed steps, over all attempts of one start."""
+    """The whole-run limit: the seconds that all steps of one start may take, over all its attempts."""
 
     def __init__(self, max_seconds_per_step: float, steps: int, stall_timeout: float) -> None:
         self._least = FIRST_TIMES * stall_timeout
-        self._step_seconds: deque[float] = deque(maxlen=REMEMBERED)
-        self._done = 0.0  # in steps completed, and in steps that an attempt did not live to complete
-        self._open = 0.0  # since, while a step was being computed
+        self._step_seconds: deque[float] = deque(maxlen=MAX_REMEMBERED)
+        self._done = 0.0  # seconds of steps that were completed, or begun by an attempt that has ended
+        self._open = 0.0  # seconds of the current step
         self.limit = max(max_seconds_per_step * steps, self._least)
-        self.since_step = 0.0  # as `_open`, but an attempt's end does not begin it anew
-        self._has_moved = False  # a step was completed that nobody has measured
+        self.since_step = 0.0  # seconds in steps since the last one was completed; not reset by a restart
+        self._has_moved = False  # a step was completed whose duration is not known yet
 
     def attempt_began(self) -> None:
         self._done += self._open
         self._open = 0.0
 
     def step_completed(self, seconds: float) -> None:
-        """`seconds`: what the step took, saving and evaluating aside."""
+        """Records a step; `seconds` is without saving and evaluating."""
         self._done += seconds
         self._open = self.since_step = 0.0
         self._step_seconds.append(seconds)
 
     def moved(self) -> None:
-        """A step was completed; what it took will be told later."""
+        """Records a step whose duration is not known yet."""
         self.since_step = 0.0
         self._has_moved = True
 
-    def look(self, seconds: float, phase: str) -> None:
-        """Loading, caching, evaluating and saving have a rule of their own: they do not count here."""
+    def observe(self, seconds: float, phase: str) -> None:
+        """Records time; loading, caching, evaluating and saving do not count, since the first rule limits them."""
         if phase == "step":
             self._open += seconds
             self.since_step += seconds
@@ -187,33 +191,33 @@ class TimeBudget:
 
     @property
     def seconds_per_step(self) -> float:
-        """The median of those measured; 0 before the first."""
+        """The median; 0 before the first step."""
         return statistics.median(self._step_seconds) if self._step_seconds else 0.0
 
     @property
-    def is_reached(self) -> bool:
+    def is_exceeded(self) -> bool:
         return self.spent >= self.limit
 
     def is_moving(self, patience: float) -> bool:
-        """Whether a step was completed within `patience` seconds, or within two steps of this run."""
+        """Whether a step was completed in the last `patience` seconds, or in the time of two median steps."""
         if not self._step_seconds and not self._has_moved:
             return False
         return self.since_step <= max(patience, SLOW_STEPS * self.seconds_per_step)
 
     def raise_for(self, steps_left: int) -> None:
-        """The limit is now what the steps left need by what was measured, twice over."""
+        """Extends the limit by twice the time that the remaining steps take at the measured pace."""
         self.limit = self.spent + max(self._least, SLOW_STEPS * self.seconds_per_step * steps_left)
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """What is known of an attempt that is over."""
+    """What is known of an attempt that has ended."""
 
     status: int  # of the process; negative for a signal
     said: int | None = None  # the exit code in its RunStopped
     is_hung: bool = False  # it was ended, because it was silent
     is_over_limit: bool = False  # it was ended, because the run had no more time
-    stop_requested: bool = False  # a person asked for a stop
+    stop_requested: bool = False  # by a person
     is_complete: bool = False  # the last step was completed, saved and exported
     is_out_of_room: bool = False  # the run had begun, and by its last word, or by having none, the disk is full
 
@@ -224,9 +228,9 @@ FINAL = frozenset(ExitCode) - frozenset(FAILURE_EXITS.values())
 
 
 def meaning_of(ended: Ended) -> ExitCode | Failure:
-    """How an attempt ended: an exit code that stands, or a failure, after which it may be tried again.
+    """Returns how an attempt ended: a final exit code, or a failure after which the worker may be restarted.
 
-    A worker that said how it ended is believed, even where it had to be ended afterwards.
+    The exit code that a worker reported counts, even if its process had to be ended afterwards.
     """
     if ended.said == ExitCode.FINISHED or (ended.stop_requested and ended.is_complete):
         return ExitCode.FINISHED
@@ -251,7 +255,7 @@ def meaning_of(ended: Ended) -> ExitCode | Failure:
 
 
 class Restarts:
-    """How often a worker may be started again: as long as the run gets further, and three times where it does not."""
+    """Limits the restarts of a worker: any number while the run reaches higher steps, three where it does not."""
 
     def __init__(self, first_step: int, *, no_restart: bool) -> None:
         self._no_restart = no_restart
@@ -263,7 +267,7 @@ class Restarts:
         self.highest = max(self.highest, step)
 
     def try_again(self) -> bool:
-        """Whether there is one more restart after a failure; counts it."""
+        """Counts a restart after a failure; False if no more are allowed."""
         if self.highest > self._before:
             self._before = self.highest
             self.in_vain = 0

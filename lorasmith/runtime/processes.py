@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import IO, Any, Literal, Protocol
 
 from lorasmith.processor import read_processor
@@ -81,11 +80,11 @@ class WorkerProcess(subprocess.Popen[bytes]):
 
     def terminate(self) -> None:
         if self.poll() is None:
-            terminate_tree(self.pid)
+            end_tree(self.pid)
 
     def kill(self) -> None:
         if self.poll() is None:
-            kill_tree(self.pid)
+            end_tree(self.pid, kill=True)
 
 
 class Watchable(Protocol):
@@ -140,12 +139,13 @@ def stack_of(process: Watchable, output: Output) -> str:
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether a signal or a debugger has stopped that process; False where the system does not tell."""
+    """Whether a signal or a debugger has stopped the process."""
+    import psutil
+
     try:
-        facts = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
+        return psutil.Process(pid).status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+    except psutil.Error:
         return False
-    return facts.rpartition(b")")[2].split()[:1] in ([b"T"], [b"t"])
 
 
 def end_process(process: Watchable, *, start_with: Ending = "terminate") -> bool:
@@ -168,26 +168,19 @@ def end_process(process: Watchable, *, start_with: Ending = "terminate") -> bool
     return False
 
 
-def terminate_tree(pid: int) -> None:
-    """That process and all it has started, by what they can hear; Windows knows no such thing."""
-    if sys.platform == "win32":
-        kill_tree(pid)
-    else:
-        _to_group(pid, signal.SIGTERM)
+def end_tree(pid: int, *, kill: bool = False) -> None:
+    """Terminates or kills a process started by `launch` and every process that it has started."""
+    if hasattr(os, "killpg"):
+        with suppress(ProcessLookupError, PermissionError):  # it is gone, or about to be
+            os.killpg(pid, signal.SIGKILL if kill else signal.SIGTERM)
+        return
+    import psutil
 
-
-def kill_tree(pid: int) -> None:
-    """That process and all it has started."""
-    if sys.platform == "win32":
-        command = ["taskkill", "/T", "/F", "/PID", str(pid)]
-        subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
-    else:
-        _to_group(pid, signal.SIGKILL)
-
-
-def _to_group(pid: int, number: signal.Signals) -> None:
-    with suppress(ProcessLookupError, PermissionError):  # it is gone, or about to be
-        os.killpg(pid, number)
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for member in [process, *process.children(recursive=True)]:
+            with suppress(psutil.Error):
+                member.kill() if kill else member.terminate()
 
 
 def _has_exited(process: Watchable, seconds: float) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lorasmith.adapters import adapter_kind
-from lorasmith.adapters.base import Adapter
+from lorasmith.adapters.flat import FlatAdapter
 from lorasmith.config import RunConfig, load_run_toml
 from lorasmith.data.cache import EncoderCache
 from lorasmith.data.cache_folder import cache_folder
@@ -50,7 +50,8 @@ from lorasmith.inputs import base_weights, data_identity, notices, order_of, sca
 from lorasmith.runs.events import Event, Warned
 from lorasmith.runs.layout import RunFolder
 from lorasmith.session.checkpoint import check_room, restore_state
-from lorasmith.session.export import Exporter, fill_adapter, start_from
+from lorasmith.session.export import Exporter
+from lorasmith.session.init_from import fill_adapter, layer_settings, read_init_from
 from lorasmith.session.loaded import Loaded
 from lorasmith.session.precision import checked_bits, say_device
 from lorasmith.session.resume_check import say_if_not_exact
@@ -75,7 +76,7 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, sta
     differing = checked_bits(device, precision, startup)
     check_optimizer(config.optimizer.name, config.optimizer.options)
     say_if_not_exact(config.optimizer, startup, adapter=config.adapter.kind, where=device.torch_device)
-    start = start_from(config.adapter, family) if resume is None else {}
+    start = read_init_from(config.adapter, family.traits.name) if resume is None else {}
     with ThreadPoolExecutor(max_workers=1) as pool:  # hashing gigabytes leaves the interpreter free to load
         hashing = pool.submit(weights_sha256, family.weights)
         trained, held_out = _examples(config, family, stop_at, startup, seen=_seen(run))
@@ -246,29 +247,25 @@ def _resolved(
 
 def _adapter(
     config: RunConfig, family: ModelFamily, models: Mapping[str, nn.Module], start: dict[str, Tensor]
-) -> Adapter:
+) -> FlatAdapter:
     """Attached, holding what it starts from; then the frozen layers are made fast."""
-    adapter = adapter_kind(config.adapter.kind).attach(
-        family.target_modules(models),
-        rank=config.adapter.rank,
-        alpha=config.adapter.resolved_alpha,
-        dropout=config.adapter.dropout,
-        seed=config.seed,
-    )
+    targets = family.target_modules(models)
+    settings = dict.fromkeys((target.name for target in targets), layer_settings(config.adapter))
+    adapter = FlatAdapter.attach(adapter_kind(config.adapter.kind), targets, settings, seed=config.seed)
     adapter.set_training(True)
     if start:
-        fill_adapter(adapter, start, config.adapter)
+        fill_adapter(adapter, start, config.adapter.init_from)
     for model in models.values():
         speed_up_frozen(model)
     return adapter
 
 
-def _base_lrs(config: RunConfig, adapter: Adapter) -> dict[str, float]:
+def _base_lrs(config: RunConfig, adapter: FlatAdapter) -> dict[str, float]:
     denoiser, text = config.optimizer.lr, config.optimizer.resolved_text_encoder_lr
-    return {name: denoiser if name == "denoiser" else text for name in adapter.components()}
+    return {name: denoiser if name == "denoiser" else text for name in adapter.groups()}
 
 
-def _fresh_state(config: RunConfig, adapter: Adapter, precision: str) -> TrainState:
+def _fresh_state(config: RunConfig, adapter: FlatAdapter, precision: str) -> TrainState:
     return TrainState(
         step=0,
         adapter=adapter,

@@ -1,4 +1,4 @@
-"""The LoRA file of a run: what it says about itself, and starting from one that is there already."""
+"""Exports the adapter of a run as a LoRA file, with metadata about the run."""
 
 from __future__ import annotations
 
@@ -9,18 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import safetensors.torch
-from safetensors import SafetensorError
-from torch import Tensor
-
-from lorasmith.adapters.base import Adapter
-from lorasmith.config import AdapterConfig, RunConfig
+from lorasmith.config import RunConfig
 from lorasmith.data.types import Example
 from lorasmith.engine.batches import RunBatches
 from lorasmith.engine.optimizers import OPTIMIZERS
 from lorasmith.engine.state import TrainState
-from lorasmith.errors import ModelError
 from lorasmith.exporting.metadata import BucketFacts, ExportFacts, FolderFacts, count_tags
+from lorasmith.exporting.name_table import name_table
+from lorasmith.exporting.names import to_file
 from lorasmith.exporting.write import SAVE_TYPES, write_export
 from lorasmith.families.base import ModelFamily
 from lorasmith.session.outcome import Notice, notice_of_file
@@ -29,48 +25,9 @@ from lorasmith.session.outcome import Notice, notice_of_file
 MAX_TAGS = 1000
 
 
-def start_from(config: AdapterConfig, family: ModelFamily) -> dict[str, Tensor]:
-    """The tensors of --init-from by the adapter's names; none where nothing is named.
-
-    The change they make stays the same: the up matrices are scaled for this run's alpha.
-
-    Raises:
-        ModelError: no such file, not a LoRA of this family, or of another rank.
-    """
-    if not config.init_from:
-        return {}
-    path = Path(config.init_from)
-    try:
-        stored = safetensors.torch.load_file(path)
-    except FileNotFoundError:
-        raise ModelError("init_from_missing", path=str(path)) from None
-    except (OSError, SafetensorError) as error:
-        raise ModelError("init_from_unreadable", path=str(path), reason=str(error)) from None
-    tensors = family.from_kohya(stored)
-    for name, tensor in tensors.items():
-        rank = tensor.shape[0] if name.endswith(".lora_down.weight") else tensor.shape[1]
-        if rank != config.rank:
-            raise ModelError("init_from_rank", path=str(path), found=rank, rank=config.rank)
-    scale = config.rank / config.resolved_alpha
-    return {name: tensor * scale if ".lora_up." in name else tensor for name, tensor in tensors.items()}
-
-
-def fill_adapter(adapter: Adapter, start: dict[str, Tensor], config: AdapterConfig) -> None:
-    """Puts the tensors of --init-from in place; layers the file does not have keep their untouched start.
-
-    Raises:
-        ModelError: a layer that this adapter does not have, or another shape: the file is for another base model.
-    """
-    own = adapter.tensors()
-    for name, tensor in start.items():
-        if name not in own or own[name].shape != tensor.shape:
-            raise ModelError("init_from_other_model", path=config.init_from, key=name)
-    adapter.load_tensors({**own, **start})
-
-
 @dataclass(frozen=True, slots=True)
 class Exporter:
-    """Writes the adapter of a run under the WebUI's names."""
+    """Writes the adapter of a run under the names of files."""
 
     config: RunConfig
     family: ModelFamily
@@ -80,15 +37,17 @@ class Exporter:
     attempt_began: float  # wall clock, seconds since 1970
 
     def export(self, state: TrainState, path: Path, *, stop_at: int) -> tuple[Path, str]:
-        """Written, checked, and only then under its name; where it lies and the SHA-256 of the file."""
-        tensors = self.family.to_kohya(state.adapter.tensors(), alpha=self.config.adapter.resolved_alpha)
+        """Writes and checks the file, gives it its name, and returns its path and SHA-256."""
+        adapter, table = state.adapter, name_table(self.family.traits.name)
+        settings = {target: layer.settings for target, layer in adapter.layers.items()}
         return write_export(
             path,
-            tensors,
+            to_file(adapter.tensors(), adapter.kind, table, settings),
             self._facts(state, stop_at),
-            family=self.family.traits.name,
-            components=list(state.adapter.components()),
             precision=SAVE_TYPES[self.config.export.save_precision],
+            kind=adapter.kind,
+            table=table,
+            layers=adapter.layers,
         )
 
     def notices(self, state: TrainState) -> list[Notice]:
@@ -96,7 +55,7 @@ class Exporter:
         return notice_of_file(state.adapter.tensors(), SAVE_TYPES[self.config.export.save_precision])
 
     def _facts(self, state: TrainState, stop_at: int) -> ExportFacts:
-        config, traits = self.config, self.family.traits
+        config, traits, kind = self.config, self.family.traits, state.adapter.kind
         per_epoch = self.batches.order.batches_per_epoch
         return ExportFacts(
             run_id=config.identity(),
@@ -113,6 +72,8 @@ class Exporter:
             prediction=self.family.weights.noise.prediction,
             zero_terminal_snr=config.model.zero_terminal_snr,
             clip_skip=config.model.clip_skip,
+            network_module=kind.network_module,
+            network_args=kind.network_args,
             rank=config.adapter.rank,
             alpha=config.adapter.resolved_alpha,
             dropout=config.adapter.dropout,

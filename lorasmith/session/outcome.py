@@ -9,17 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lorasmith.adapters.base import Adapter
+from lorasmith.adapters.flat import FlatAdapter
 
 Notice = tuple[str, dict[str, Any]]  # (code, fields) of a warning
 
 
-def digest_of(adapter: Adapter) -> str:
+def digest_of(adapter: FlatAdapter) -> str:
     """SHA-256 of the trained numbers."""
     return hashlib.sha256(adapter.flat.detach().cpu().contiguous().view(torch.uint8).numpy().data).hexdigest()
 
 
-def notice_of_training(adapter: Adapter, *, before: str, steps: int, lr: float) -> list[Notice]:
+def notice_of_training(adapter: FlatAdapter, *, before: str, steps: int, lr: float) -> list[Notice]:
     """That so many steps have changed nothing, as with a learning rate of 0."""
     if steps <= 0 or digest_of(adapter) != before:
         return []

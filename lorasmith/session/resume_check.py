@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from lorasmith.adapters import adapter_kind
-from lorasmith.adapters.base import Adapter
+from lorasmith.adapters.base import LayerSettings
+from lorasmith.adapters.flat import FlatAdapter
 from lorasmith.config import OptimizerConfig
 from lorasmith.engine.optimizers import build_optimizer, set_lr
 from lorasmith.engine.state import Origin, TrainState
@@ -74,7 +75,8 @@ def _made(name: str, options: Mapping[str, Any], *, adapter: str, lr: float, whe
     """The start of a training of two layers, the same each time."""
     layers = nn.Sequential(*(nn.Linear(size, after, device=where) for size, after in pairwise(SIZES)))
     targets = [TargetModule(f"denoiser.{at}", "denoiser", layers, str(at)) for at in range(len(layers))]
-    made: Adapter = adapter_kind(adapter).attach(targets, rank=RANK, alpha=float(RANK), dropout=0.0, seed=1)
+    settings = dict.fromkeys((target.name for target in targets), LayerSettings(RANK, float(RANK)))
+    made = FlatAdapter.attach(adapter_kind(adapter), targets, settings, seed=1)
     optimizer = build_optimizer(name, made, base_lrs={"denoiser": lr}, options=options)
     return TrainState(step=0, adapter=made, optimizer=optimizer, scaler=None, origin=Origin(step=0, epoch=1))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorasmith.errors import StopAsked
+from lorasmith.errors import StopRequested
 from lorasmith.runs.events import CacheProgress, Event, Warned
 from lorasmith.runs.ledger import Ledger
 from lorasmith.runs.process_files import HeartbeatWriter, StopFlag
@@ -32,11 +32,11 @@ class StartupContext:
         """Gives a sign of life; a stop request takes effect here.
 
         Raises:
-            StopAsked: nothing was begun yet, so there is nothing to save.
+            StopRequested: nothing was begun yet, so there is nothing to save.
         """
         self.heart.beat(0, phase)
         if self.stop.requested():
-            raise StopAsked("stopped_before_start")
+            raise StopRequested("stopped_before_start")
 
     def close(self) -> None:
         """Closes the staging folder's files, which can then be moved on any system. May be called again."""

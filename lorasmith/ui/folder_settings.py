@@ -19,7 +19,7 @@ from lorasmith.ui.options import Values
 from lorasmith.ui.translator import FOLDER_SETTINGS
 
 if TYPE_CHECKING:
-    from lorasmith.runtime.start import Start
+    from lorasmith.runtime.preflight import Start
 
 
 def read_folder_settings(here: Path) -> Values:
@@ -35,7 +35,7 @@ def read_folder_settings(here: Path) -> Values:
 def with_notice(start: Start, values: Values, here: Path) -> Start:
     """A start that goes on, with a warning where the folder's settings, which it does not read, say something else;
     `values` are those that were named for it."""
-    from lorasmith.runtime.starting import differing_settings
+    from lorasmith.runtime.preflight import differing_settings
 
     try:
         settings = {at: value for at, value in read_folder_settings(here).items() if at not in values}

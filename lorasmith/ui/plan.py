@@ -23,7 +23,7 @@ from lorasmith.ui.translator import Translator
 
 if TYPE_CHECKING:
     from lorasmith.planning.plan import RunPlan
-    from lorasmith.runtime.start import Start
+    from lorasmith.runtime.preflight import Start
 
 OWN_OPTIONS = ("no-probe", "json", "help")
 LEFT = 14
@@ -93,14 +93,14 @@ def _plan(given: _Arguments, config: Values, words: Translator, here: Path) -> R
 
 
 def _new(values: Values, words: Translator, here: Path) -> Start:
-    from lorasmith.runtime.starting import new_run
+    from lorasmith.runtime.preflight import new_run
 
     settings, request = split_request(values)
     return new_run(settings, request, state_prefix=words.state_prefix, here=here)
 
 
 def _continued(values: Values, line: CommandLine, here: Path) -> Start:
-    from lorasmith.runtime.starting import continued_run
+    from lorasmith.runtime.preflight import continued_run
 
     settings, request = split_request(values)
     start = continued_run(run_at(here, request.output), settings, request, from_state=line.from_state, here=here)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lorasmith.errors import ExitCode
 from lorasmith.reading.evaluations import METRICS, value_of
@@ -33,11 +33,13 @@ from lorasmith.runs.events import (
     WorkerStarted,
 )
 from lorasmith.runtime.policy import MAX_RESTARTS
-from lorasmith.runtime.start import Start
 from lorasmith.ui.screens import Screen
 from lorasmith.ui.status import Progress, speed, status_line
 from lorasmith.ui.translator import Translator
 from lorasmith.ui.which_run import typed
+
+if TYPE_CHECKING:
+    from lorasmith.runtime.preflight import Start
 
 LAST_LINES = 20  # of what a worker printed that died without a word
 # After these a run can go on from its newest state.

@@ -25,8 +25,7 @@ from lorasmith.ui.translator import FOLDER_SETTINGS, Translator
 from lorasmith.ui.which_run import typed
 
 if TYPE_CHECKING:
-    from lorasmith.runtime.start import Start
-    from lorasmith.runtime.starting import Standing
+    from lorasmith.runtime.preflight import RunProgress, Start
     from lorasmith.ui.watching import Supervised
 
 DEFAULT_STEPS = 100
@@ -40,7 +39,7 @@ class Engine:
     """What is below this floor, as callables, so that a test can stand in for it."""
 
     new_run: Callable[..., Start]
-    standing: Callable[[RunFolder], Standing]
+    progress_of: Callable[[RunFolder], RunProgress]
     continued_run: Callable[..., Start]
     supervise: Callable[[Start], Supervised]
     find_checkpoints: Callable[[Path, Mapping[str, str]], list[Path]]
@@ -118,11 +117,11 @@ class StartResolver:
         values = layered(config, line.values)
         run = run_at(self.here, split_request(values)[1].output)
         _refuse_if_held(run)
-        standing = self.engine.standing(run)
+        progress = self.engine.progress_of(run)
         if STEPS not in values and EPOCHS not in values and can_ask():
-            print(self.words.say("prompt.done", done=standing.done, target=standing.target))
-            owed = standing.owed if standing.owed > 0 and not line.from_state else DEFAULT_STEPS
-            values[STEPS] = Prompter(self.words).steps(default=owed)
+            print(self.words.say("prompt.done", done=progress.done, target=progress.stop_at))
+            left = progress.steps_left if progress.steps_left > 0 and not line.from_state else DEFAULT_STEPS
+            values[STEPS] = Prompter(self.words).steps(default=left)
         settings, request = split_request(values)
         start = self.engine.continued_run(run, settings, request, from_state=line.from_state, here=self.here)
         return with_notice(start, values, self.here), request
@@ -197,9 +196,9 @@ def _refuse_if_held(run: RunFolder) -> None:
 def _engine() -> Engine:
     """What each of these needs is imported when it is called: who is refused waits for nothing else."""
     from lorasmith.families.locate import find_checkpoints
-    from lorasmith.runtime.starting import continued_run, new_run, standing
+    from lorasmith.runtime.preflight import continued_run, new_run, progress_of
 
-    return Engine(new_run, standing, continued_run, _supervise, find_checkpoints, _repeats_in, _suggested_steps)
+    return Engine(new_run, progress_of, continued_run, _supervise, find_checkpoints, _repeats_in, _suggested_steps)
 
 
 def _supervise(start: Start) -> Supervised:

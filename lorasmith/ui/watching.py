@@ -10,16 +10,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from lorasmith.errors import ExitCode
 from lorasmith.reports.projections import Projections, Trouble, projections_of
 from lorasmith.runs.events import Event, RunStarted, WorkerStarted
-from lorasmith.runtime.start import Start
 from lorasmith.runtime.stop_signals import ENDINGS, StopSignals
 from lorasmith.ui.render import Display
 from lorasmith.ui.screens import Screen, open_screen
 from lorasmith.ui.translator import Translator
+
+if TYPE_CHECKING:
+    from lorasmith.runtime.preflight import Start
 
 BEHIND_SECONDS = 0.1  # between two looks whether somebody reads on
 

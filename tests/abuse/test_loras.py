@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from lorasmith.errors import ModelError
-from lorasmith.exporting.kohya import from_kohya
+from lorasmith.exporting.names import from_file
 from tests.abuse.model_files import ARCHIVES, HEADERS, pickled, truncations
 from tests.abuse.refused import refused
 from tests.end_to_end.refusals import Desk
+from tests.exporting.made_lora import LORA, SD15
 
 # An empty header is a LoRA without layers, and a header may be a model's: that is told by who loads it.
 WITHOUT_SAYING = ("nothing", "no model", "configs in configs")
@@ -143,7 +144,7 @@ def test_tensors_that_do_not_make_a_lora(
     desk: Desk, bad: Path, change: Callable[[dict[str, Tensor], str], None]
 ) -> None:
     tensors = changed(desk, change)
-    refused(bad, lambda: from_kohya(tensors, family="sd15"), CHANGES[change])
+    refused(bad, lambda: from_file(tensors, LORA, SD15), CHANGES[change])
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16, torch.float64])
@@ -152,7 +153,7 @@ def test_types_that_are_read(desk: Desk, dtype: torch.dtype) -> None:
         assert module
         tensors.update({name: tensor.to(dtype) for name, tensor in tensors.items() if ".lora_" in name})
 
-    assert {tensor.dtype for tensor in from_kohya(changed(desk, cast), family="sd15").values()} == {torch.float32}
+    assert {tensor.dtype for tensor in from_file(changed(desk, cast), LORA, SD15).values()} == {torch.float32}
 
 
 def test_one_that_is_refused_by_the_worker_leaves_nothing(desk: Desk, bad: Path) -> None:

@@ -84,6 +84,7 @@ def code_of(desk: Desk, expected: str) -> str:
 VALUES: dict[str, tuple[dict[tuple[str, str], Any], str]] = {
     "optimizer": ({("optimizer", "name"): "sgd"}, "optimizer_unknown"),
     "optimizer with a module": ({("optimizer", "name"): "os:system"}, "optimizer_unknown"),
+    "kind of adapter": ({("adapter", "kind"): "os:system"}, "config_value"),
     "device": ({("machine", "device"): "foo"}, "device_unknown"),
     "device number": ({("machine", "device"): "cuda:x"}, "device_unknown"),
     "device that lies": ({("machine", "device"): "cpu\n"}, "device_unknown"),
@@ -112,7 +113,7 @@ def test_a_value(desk: Desk, what: str) -> None:
         refused(desk.folder, lambda output=output: desk.new(output, values), code)
 
 
-@pytest.mark.parametrize("what", ["optimizer", "device", "patience"])
+@pytest.mark.parametrize("what", ["optimizer", "kind of adapter", "device", "patience"])
 def test_a_value_when_a_run_goes_on(desk: Desk, what: str) -> None:
     values, code = VALUES[what]
     refused(desk.folder, lambda: desk.go_on("lora_output", values), code)
@@ -133,7 +134,7 @@ import sys
 from pathlib import Path
 from lorasmith.config import Request
 from lorasmith.errors import InputError
-from lorasmith.runtime.starting import new_run
+from lorasmith.runtime.preflight import new_run
 for values in ({("optimizer", "name"): "sgd"}, {("machine", "device"): "foo"}, {("adapter", "init_from"): "nope"}):
     try: new_run(values, Request(steps=1), state_prefix="s", here=Path(sys.argv[1]))
     except InputError as error: print(error.code)

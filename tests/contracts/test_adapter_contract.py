@@ -1,13 +1,15 @@
-"""What the loop, the checkpoints and the exports rely on, for every adapter of the table."""
+"""What the loop, the checkpoints and the exports rely on, for every kind of the table and for the trial kind."""
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from lorasmith.adapters import ADAPTERS, adapter_kind
-from lorasmith.adapters.base import Adapter
+from lorasmith.adapters import ADAPTERS
+from lorasmith.adapters.base import LayerSettings, by_layer
+from lorasmith.adapters.flat import FlatAdapter
 from lorasmith.targets import TargetModule
-from tests.adapters.views import padding_of
+from tests.adapters import trial_kind
+from tests.adapters.making import attached, padding_of
 
 # Text encoder first, and mixed: the buffer must not depend on how the targets were sorted within a component.
 LAYERS = {
@@ -36,18 +38,19 @@ class Chain(nn.Module):
         return y
 
 
-@pytest.fixture(params=ADAPTERS)
-def kind(request: pytest.FixtureRequest) -> str:
+@pytest.fixture(params=[*ADAPTERS, trial_kind.NAME])
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    trial_kind.add_row(monkeypatch)
     return str(request.param)
 
 
-def make(kind: str, *, seed: int = 1, dropout: float = 0.0) -> tuple[Chain, Adapter]:
+def make(kind: str, *, seed: int = 1, dropout: float = 0.0) -> tuple[Chain, FlatAdapter]:
     chain = Chain()
     targets = [TargetModule(name, component, chain, name.replace(".", "_")) for name, (component, _) in LAYERS.items()]
-    return chain, adapter_kind(kind).attach(targets, rank=4, alpha=2.0, dropout=dropout, seed=seed)
+    return chain, attached(targets, kind=kind, rank=4, alpha=2.0, dropout=dropout, seed=seed)
 
 
-def moved(adapter: Adapter, seed: int = 5) -> None:
+def moved(adapter: FlatAdapter, seed: int = 5) -> None:
     adapter.flat.normal_(0, 0.1, generator=torch.Generator().manual_seed(seed))
 
 
@@ -62,17 +65,17 @@ def test_the_start_changes_nothing_and_depends_on_the_seed(kind: str) -> None:
     assert not torch.equal(make(kind, seed=2)[1].flat, adapter.flat)
 
 
-def test_one_flat_buffer_ordered_by_component(kind: str) -> None:
+def test_one_flat_buffer_ordered_by_group(kind: str) -> None:
     _, adapter = make(kind)
     assert adapter.flat.dtype == torch.float32 and adapter.flat.ndim == 1
     assert adapter.gradient().shape == adapter.flat.shape and adapter.gradient().dtype == torch.float32
-    parts = adapter.components()
+    parts = adapter.groups()
     assert list(parts) == ["text_encoder", "denoiser"]
     assert parts["text_encoder"].start == 0 and parts["denoiser"].stop == adapter.flat.numel()
     assert parts["text_encoder"].stop == parts["denoiser"].start
     moved(adapter)
-    for component, part in parts.items():
-        views = adapter.parameters(component)
+    for group, part in parts.items():
+        views = adapter.parameters(group)
         padding_of(views, adapter.flat[part])
         grads = [view.grad for view in views if view.grad is not None]
         assert len(grads) == len(views)
@@ -115,9 +118,8 @@ def test_tensors_are_copies_that_load_back_to_the_bit(kind: str) -> None:
     y, saved, flat = chain(inputs()), adapter.tensors(), adapter.flat.clone()
     assert all(name.startswith(tuple(f"{layer}." for layer in LAYERS)) for name in saved)
     assert all(one.dtype == torch.float32 and one.device.type == "cpu" for one in saved.values())
-    views = [view for component in adapter.components() for view in adapter.parameters(component)]
+    views = [view for group in adapter.groups() for view in adapter.parameters(group)]
     assert sum(one.numel() for one in saved.values()) == sum(view.numel() for view in views)
-    assert all(one.ndim == 4 for name, one in saved.items() if name.startswith("denoiser.two."))
     moved(adapter, seed=6)
     assert not torch.equal(chain(inputs()), y)
     adapter.load_tensors(saved)
@@ -142,7 +144,7 @@ def test_foreign_tensors_are_refused(kind: str) -> None:
     assert torch.equal(adapter.flat, before)
 
 
-def test_strength_scales_the_whole_change(kind: str) -> None:
+def test_the_multiplier_scales_the_whole_change(kind: str) -> None:
     chain, adapter = make(kind)
     moved(adapter)
     changed = chain(inputs())
@@ -169,6 +171,39 @@ def test_dropout_is_seeded_by_torch_and_off_outside_training(kind: str) -> None:
 
 def test_nothing_else_learns(kind: str) -> None:
     chain, adapter = make(kind)
-    mine = {id(one) for component in adapter.components() for one in adapter.parameters(component)}
+    mine = {id(one) for group in adapter.groups() for one in adapter.parameters(group)}
     learning = {id(one) for one in chain.parameters() if one.requires_grad}
     assert learning == mine
+
+
+def test_names_and_shapes_are_those_that_the_kind_gives(kind: str) -> None:
+    _, adapter = make(kind)
+    assert adapter.kind.name == kind
+    layers = by_layer(adapter.tensors(), adapter.kind)
+    assert layers.keys() == adapter.layers.keys() == LAYERS.keys()
+    for name, (spec, settings) in adapter.layers.items():
+        shapes = {suffix: tuple(tensor.shape) for suffix, tensor in layers[name].items()}
+        assert shapes == adapter.kind.shapes(spec, settings)
+        assert set(shapes) <= set(adapter.kind.suffixes)
+        assert adapter.kind.layer_of(shapes, spec.kernel) == (spec, settings.rank)
+    with pytest.raises(KeyError):
+        by_layer({"denoiser.one.weight": torch.zeros(1)}, adapter.kind)
+
+
+def test_delta_is_the_change_of_the_weight_and_is_scaled(kind: str) -> None:
+    """In files, and with the scale that readers of the file use, alpha / rank."""
+    chain, adapter = make(kind)
+    moved(adapter)
+    layers = by_layer(adapter.tensors(), adapter.kind)
+    plain, y = Chain(), chain(inputs())
+    for name, (_, settings) in adapter.layers.items():
+        layer = plain.get_submodule(name.replace(".", "_"))
+        weight = layer.get_parameter("weight")
+        delta = adapter.kind.delta(weight, layers[name], settings)
+        assert delta.shape == weight.shape
+        as_read = LayerSettings(settings.rank, adapter.kind.file_alpha(settings))
+        torch.testing.assert_close(adapter.kind.delta(weight, layers[name], as_read), delta)
+        tripled = adapter.kind.scaled(layers[name], 3.0)
+        torch.testing.assert_close(adapter.kind.delta(weight, tripled, settings), 3 * delta)
+        weight.add_(delta)
+    torch.testing.assert_close(plain(inputs()), y)

@@ -9,9 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lorasmith.adapters.base import LayerSettings
+from lorasmith.adapters.lora import Lora
 from lorasmith.data.types import Example, Offset, Size
 from lorasmith.diffusion.noise_schedules import Draw
-from lorasmith.exporting.key_tables import key_table
+from lorasmith.exporting.name_table import name_table
+from lorasmith.exporting.names import from_file, to_file
 from lorasmith.families import FAMILIES, load_family
 from lorasmith.families.base import ModelFamily
 from lorasmith.families.recognize import recognize
@@ -231,32 +234,32 @@ def test_gradients_reach_every_target(loaded: Loaded) -> None:
 
 def test_targets_are_in_the_frozen_table(loaded: Loaded) -> None:
     targets = loaded.family.target_modules(loaded.models)
-    names = [one.name for one in targets]
-    published = {layer.name: layer for layer in key_table(loaded.family.traits.name).layers.values()}
+    names = [target.name for target in targets]
+    published = name_table(loaded.family.traits.name).targets
     assert len(set(names)) == len(names) > 0
     assert set(names) <= published.keys()
     order = ["denoiser", *loaded.family.traits.text_encoders]
-    components = [one.component for one in targets]
+    components = [target.component for target in targets]
     assert components == sorted(components, key=order.index)
     assert set(components) == set(order)
-    for one in targets:
-        assert published[one.name].kind == ("linear" if isinstance(one.module, nn.Linear) else "conv1x1")
+    for target in targets:
+        row = published[target.name]
+        assert (row.component, row.layer.kernel) == (target.component, target.spec.kernel)
 
 
-def test_names_of_the_webui_and_back(loaded: Loaded) -> None:
-    tensors = {}
-    for one in loaded.family.target_modules(loaded.models):
-        out, inside, *kernel = one.module.weight.shape
-        generator = torch.Generator().manual_seed(len(tensors))
-        tensors[f"{one.name}.lora_down.weight"] = torch.randn((2, inside, *kernel), generator=generator)
-        tensors[f"{one.name}.lora_up.weight"] = torch.randn((out, 2, *kernel), generator=generator)
-    named = loaded.family.to_kohya(tensors, alpha=1.0)
-    assert len(named) == len(tensors) // 2 * 3
-    assert {one.dtype for name, one in named.items() if name.endswith(".alpha")} == {torch.float32}
-    back = loaded.family.from_kohya(named)
+def test_names_of_files_and_back(loaded: Loaded) -> None:
+    targets = loaded.family.target_modules(loaded.models)
+    table, settings = name_table(loaded.family.traits.name), LayerSettings(2, 2.0)
+    generator = torch.Generator().manual_seed(1)
+    tensors = {
+        f"{target.name}.{suffix}": torch.randn(shape, generator=generator)
+        for target in targets
+        for suffix, shape in Lora().shapes(target.spec, settings).items()
+    }
+    named = to_file(tensors, Lora(), table, {target.name: settings for target in targets})
+    back = from_file(named, Lora(), table)
     assert back.keys() == tensors.keys()
-    for name, tensor in tensors.items():
-        assert torch.equal(back[name], tensor * 0.5 if ".lora_up." in name else tensor)  # alpha / rank
+    assert all(torch.equal(back[name], tensor) for name, tensor in tensors.items())
 
 
 def test_only_the_encoders_that_are_asked_for_are_loaded(loaded: Loaded) -> None:

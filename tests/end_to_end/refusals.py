@@ -15,8 +15,7 @@ from lorasmith.demo.miniature import draw_pictures
 from lorasmith.errors import ExitCode, TrainerError
 from lorasmith.runs.events import RunStopped
 from lorasmith.runs.layout import RunFolder
-from lorasmith.runtime.start import Start
-from lorasmith.runtime.starting import continued_run, new_run
+from lorasmith.runtime.preflight import Start, continued_run, new_run
 from tests.end_to_end.workshop import QUIET, Workshop, tree
 
 Values = Mapping[tuple[str, str], Any]

@@ -12,7 +12,7 @@ import pytest
 from lorasmith.config import Request
 from lorasmith.errors import ConfigError, ExitCode
 from lorasmith.runs.events import AdapterExported, BestChosen, Evaluated, StepCompleted, WorkerRestarted
-from lorasmith.runtime.starting import continued_run
+from lorasmith.runtime.preflight import continued_run
 from lorasmith.session import recorder
 from lorasmith.session.recorder import Recorder
 from tests.end_to_end.workshop import Outcome, Values, Workshop, tree

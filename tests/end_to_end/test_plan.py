@@ -15,8 +15,7 @@ from lorasmith.config import Request
 from lorasmith.errors import ExitCode
 from lorasmith.planning.estimate import ProbeResult
 from lorasmith.planning.plan import RunPlan
-from lorasmith.runtime.start import Start
-from lorasmith.runtime.starting import continued_run
+from lorasmith.runtime.preflight import Start, continued_run
 from lorasmith.runtime.supervisor import Supervisor
 from lorasmith.ui.translator import Translator
 from lorasmith.ui.watching import watch

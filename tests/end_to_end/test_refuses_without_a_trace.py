@@ -21,7 +21,7 @@ from lorasmith.errors import ConfigError, DatasetError, ExitCode
 from lorasmith.runs import locks
 from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.locks import FolderLock
-from lorasmith.runtime.start import Start
+from lorasmith.runtime.preflight import Start
 from tests.end_to_end.refusals import Changed, Desk, Payload, Values, make_bad_things, refused_the_same
 from tests.end_to_end.workshop import Workshop, tree
 

@@ -12,9 +12,8 @@ from lorasmith.config import Request
 from lorasmith.errors import ExitCode
 from lorasmith.runs.events import Event, StepCompleted, WorkerHung, WorkerRestarted
 from lorasmith.runs.states import find_states
+from lorasmith.runtime.preflight import Start, continued_run
 from lorasmith.runtime.processes import WorkerProcess, launch
-from lorasmith.runtime.start import Start
-from lorasmith.runtime.starting import continued_run
 from lorasmith.runtime.supervisor import Supervisor
 from lorasmith.session import begin, loop, recorder
 from tests.end_to_end.workshop import Workshop

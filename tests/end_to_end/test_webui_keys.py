@@ -10,10 +10,13 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
+from lorasmith.adapters.base import LayerSettings
+from lorasmith.adapters.lora import DOWN, UP, Lora
 from lorasmith.demo.miniature import draw_pictures, make_model
 from lorasmith.diffusion.noise_schedules import Draw
 from lorasmith.errors import ExitCode
-from lorasmith.exporting.kohya import merged_delta
+from lorasmith.exporting.name_table import name_table
+from lorasmith.exporting.names import to_file
 from lorasmith.session.loaded import Loaded
 from tests.end_to_end.workshop import Workshop, load, stage
 
@@ -52,12 +55,13 @@ def merged_output(base: Path, lora: Mapping[str, Tensor], loaded: Loaded) -> Ten
     sample, timesteps, _, conditioning = outputs(loaded)
     unet = UNet2DConditionModel.from_pretrained(base, subfolder="unet").eval()
     layers = {"lora_unet_" + name.replace(".", "_"): module for name, module in unet.named_modules()}
-    for key in [key for key in lora if key.endswith(".lora_down.weight")]:
-        module = key.removesuffix(".lora_down.weight")
-        down, up = lora[key].float(), lora[f"{module}.lora_up.weight"].float()
+    for key in [key for key in lora if key.endswith(f".{DOWN}")]:
+        module = key.removesuffix(f".{DOWN}")
+        pair = {suffix: lora[f"{module}.{suffix}"].float() for suffix in (DOWN, UP)}
+        settings = LayerSettings(len(pair[DOWN]), float(lora[f"{module}.alpha"]))
         with torch.no_grad():
             weight = layers[module].weight
-            weight += merged_delta(down, up, float(lora[f"{module}.alpha"])).reshape(weight.shape)
+            weight += Lora().delta(weight, pair, settings)
     with torch.no_grad():
         result: Tensor = unet(sample, timesteps, conditioning["prompt_embeds"]).sample
     return result
@@ -86,7 +90,9 @@ def test_the_export_does_what_the_adapter_does(workshop: Workshop) -> None:
 def test_fp16_stays_within_its_rounding(workshop: Workshop) -> None:
     loaded = trained(workshop, "fp16")
     lora = safetensors.torch.load_file(workshop.run.export("last"))
-    exact = loaded.context.family.to_kohya(loaded.state.adapter.tensors(), alpha=16.0)
+    adapter = loaded.state.adapter
+    settings = {target: layer.settings for target, layer in adapter.layers.items()}
+    exact = to_file(adapter.tensors(), adapter.kind, name_table("sd15"), settings)
     assert lora.keys() == exact.keys()
     for key, value in lora.items():
         if key.endswith(".alpha"):

@@ -4,7 +4,7 @@ import os
 
 from lorasmith.planning import plan, probe, probe_process
 from lorasmith.planning.plan import RunPlan
-from lorasmith.runtime.start import Start
+from lorasmith.runtime.preflight import Start
 
 
 class HereAndNow:

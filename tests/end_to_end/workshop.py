@@ -24,8 +24,7 @@ from lorasmith.runs.ledger import Ledger, read_events, steps, surviving
 from lorasmith.runs.process_files import HeartbeatWriter, StopFlag, request_stop
 from lorasmith.runs.states import find_states, newest_good
 from lorasmith.runtime import worker
-from lorasmith.runtime.start import Start
-from lorasmith.runtime.starting import continued_run, new_run
+from lorasmith.runtime.preflight import Start, continued_run, new_run
 from lorasmith.runtime.supervisor import Supervisor, launch_worker
 from lorasmith.session import build
 from lorasmith.session.loaded import Loaded

@@ -7,18 +7,19 @@ import pytest
 import torch
 from torch import nn
 
-from lorasmith.adapters.lora import Lora
+from lorasmith.adapters.flat import FlatAdapter
 from lorasmith.engine import optimizers
 from lorasmith.engine.optimizers import ELEMENTWISE, OPTIMIZERS, build_optimizer, check_optimizer, set_lr
 from lorasmith.errors import ConfigError, InputError
 from lorasmith.targets import TargetModule
+from tests.adapters.making import attached, attached_to_all
 
 LRS = {"denoiser": 1e-2, "text_encoder": 1e-3}
 HERE = ("adamw", "adafactor", "lion", "prodigy")
 
 
 @pytest.fixture
-def adapter() -> Lora:
+def adapter() -> FlatAdapter:
     """Two layers of the denoiser, one of a text encoder, and a gradient that is 1 everywhere."""
     parent = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 24), nn.Linear(24, 8))  # nothing pads their views
     targets = [
@@ -26,74 +27,69 @@ def adapter() -> Lora:
         TargetModule("b", "denoiser", parent, "1"),
         TargetModule("c", "text_encoder", parent, "2"),
     ]
-    made = Lora.attach(targets, rank=2, alpha=2.0, dropout=0.0, seed=1)
+    made = attached(targets)
     made.gradient().fill_(1.0)
     return made
 
 
-def refused(name: str, options: dict[str, Any], adapter: Lora) -> ConfigError:
+def refused(name: str, options: dict[str, Any], adapter: FlatAdapter) -> ConfigError:
     with pytest.raises(ConfigError) as caught:
         build_optimizer(name, adapter, base_lrs=LRS, options=options)
     return caught.value
 
 
 @pytest.mark.parametrize("name", HERE)
-def test_updates_reach_the_adapter_by_component(adapter: Lora, name: str) -> None:
-    """With the rate of one component at 0 only the other moves."""
+def test_updates_reach_the_adapter_by_group(adapter: FlatAdapter, name: str) -> None:
+    """With a rate of 0 for a group only the other moves."""
     lrs = {"denoiser": 1.0 if name == "prodigy" else 1e-2, "text_encoder": 0.0}
     built = build_optimizer(name, adapter, base_lrs=lrs, options={})
     before = adapter.flat.clone()
     for _ in range(2):
         built.step()
     moved = adapter.flat != before
-    denoiser, text = adapter.components()["denoiser"], adapter.components()["text_encoder"]
+    denoiser, text = adapter.groups()["denoiser"], adapter.groups()["text_encoder"]
     assert moved[denoiser].all()
     assert not moved[text].any()
 
 
 @pytest.mark.parametrize("name", HERE)
-def test_flat_where_all_numbers_are_treated_alike(adapter: Lora, name: str) -> None:
+def test_flat_where_all_numbers_are_treated_alike(adapter: FlatAdapter, name: str) -> None:
     built = build_optimizer(name, adapter, base_lrs=LRS, options={})
     assert [group["lr"] for group in built.param_groups] == list(LRS.values())
     shapes = [[tuple(one.shape) for one in group["params"]] for group in built.param_groups]
     if name in ELEMENTWISE:
-        sizes = [part.stop - part.start for part in adapter.components().values()]
+        sizes = [part.stop - part.start for part in adapter.groups().values()]
         assert shapes == [[(size,)] for size in sizes]
     else:
         assert shapes == [[(2, 8), (16, 2), (2, 16), (24, 2)], [(2, 24), (8, 2)]]
-    for group, part in zip(built.param_groups, adapter.components().values(), strict=True):
+    for group, part in zip(built.param_groups, adapter.groups().values(), strict=True):
         flat = torch.cat([one.detach().flatten() for one in group["params"]])
         assert torch.equal(flat, adapter.flat[part])
         assert all(one.grad is not None for one in group["params"])
 
 
 @pytest.mark.parametrize("name", sorted(ELEMENTWISE))
-def test_flat_and_shaped_are_the_same_mathematics(adapter: Lora, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    twin = Lora.attach(
-        [TargetModule("a", "denoiser", nn.Sequential(nn.Linear(8, 16)), "0")], rank=2, alpha=2.0, dropout=0.0, seed=1
-    )
-    other = Lora.attach(
-        [TargetModule("a", "denoiser", nn.Sequential(nn.Linear(8, 16)), "0")], rank=2, alpha=2.0, dropout=0.0, seed=1
-    )
+def test_flat_and_shaped_are_the_same_mathematics(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    twin, other = (attached_to_all(nn.Sequential(nn.Linear(8, 16))) for _ in range(2))
     flat = build_optimizer(name, twin, base_lrs={"denoiser": 1e-2}, options={"weight_decay": 0.1})
     monkeypatch.setattr(optimizers, "ELEMENTWISE", frozenset())
     shaped = build_optimizer(name, other, base_lrs={"denoiser": 1e-2}, options={"weight_decay": 0.1})
     for number in range(3):
         gradient = torch.randn(twin.flat.numel(), generator=torch.Generator().manual_seed(number))
-        for adapter_, built in ((twin, flat), (other, shaped)):
-            adapter_.gradient().copy_(gradient)
+        for part, built in ((twin, flat), (other, shaped)):
+            part.gradient().copy_(gradient)
             built.step()
     torch.testing.assert_close(twin.flat, other.flat, rtol=1e-6, atol=1e-7)
 
 
-def test_an_unknown_name(adapter: Lora) -> None:
+def test_an_unknown_name(adapter: FlatAdapter) -> None:
     error = refused("sgd", {}, adapter)
     assert error.code == "optimizer_unknown"
     assert error.fields["accepted"] == ", ".join(OPTIMIZERS)
 
 
 @pytest.mark.parametrize("option", ["momentum", "lr", "params", "fused", "foreach", "self"])
-def test_an_option_that_is_not_theirs_to_give(adapter: Lora, option: str) -> None:
+def test_an_option_that_is_not_theirs_to_give(adapter: FlatAdapter, option: str) -> None:
     error = refused("adamw", {option: 1}, adapter)
     assert (error.code, error.fields["option"]) == ("optimizer_unknown_option", option)
     accepted = error.fields["accepted"].split(", ")
@@ -102,11 +98,11 @@ def test_an_option_that_is_not_theirs_to_give(adapter: Lora, option: str) -> Non
 
 
 @pytest.mark.parametrize("options", [{"betas": [2.0, 0.9]}, {"eps": "small"}, {"betas": 0.9}, {"weight_decay": -1.0}])
-def test_a_value_that_it_does_not_take(adapter: Lora, options: dict[str, Any]) -> None:
+def test_a_value_that_it_does_not_take(adapter: FlatAdapter, options: dict[str, Any]) -> None:
     assert refused("adamw", options, adapter).code == "optimizer_option_value"
 
 
-def test_lists_become_tuples(adapter: Lora) -> None:
+def test_lists_become_tuples(adapter: FlatAdapter) -> None:
     built = build_optimizer("adamw", adapter, base_lrs=LRS, options={"betas": [0.8, 0.95], "eps": 1e-6})
     assert built.defaults["betas"] == (0.8, 0.95)
     assert built.defaults["eps"] == 1e-6
@@ -125,14 +121,14 @@ def test_a_library_of_our_own_that_is_missing_is_no_setting(monkeypatch: pytest.
         check_optimizer("adamw", {})
 
 
-def test_rates_follow_the_factor(adapter: Lora) -> None:
+def test_rates_follow_the_factor(adapter: FlatAdapter) -> None:
     built = build_optimizer("adamw", adapter, base_lrs=LRS, options={})
     assert set_lr(built, list(LRS.values()), 0.5) == {0: 5e-3, 1: 5e-4}
     assert [group["lr"] for group in built.param_groups] == [5e-3, 5e-4]
     assert set_lr(built, list(LRS.values()), 1.0) == {0: 1e-2, 1: 1e-3}  # of the base, not of what it was
 
 
-def test_adamw_can_be_gated_on_the_device(adapter: Lora) -> None:
+def test_adamw_can_be_gated_on_the_device(adapter: FlatAdapter) -> None:
     """What reading late rests on: with found_inf set nothing moves, not even its own count."""
     built = build_optimizer("adamw", adapter, base_lrs=LRS, options={})
     built.step()

@@ -5,16 +5,14 @@ import json
 import torch
 from torch import nn
 
-from lorasmith.adapters.lora import Lora
 from lorasmith.engine.loss_scaler import LossScaler
 from lorasmith.engine.optimizers import build_optimizer
 from lorasmith.engine.state import Origin, TrainState
-from lorasmith.targets import TargetModule
+from tests.adapters.making import attached_to_all
 
 
 def made(scaler: LossScaler | None = None) -> TrainState:
-    target = TargetModule("one", "denoiser", nn.Sequential(nn.Linear(8, 16)), "0")
-    adapter = Lora.attach([target], rank=2, alpha=2.0, dropout=0.0, seed=1)
+    adapter = attached_to_all(nn.Sequential(nn.Linear(8, 16)))
     return TrainState(
         0, adapter, build_optimizer("adamw", adapter, base_lrs={"denoiser": 1.0}, options={}), scaler, Origin(0, 1)
     )

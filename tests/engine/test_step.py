@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lorasmith.adapters.lora import Lora
 from lorasmith.data.types import Batch
 from lorasmith.diffusion.noise_schedules import Draw, Noised
 from lorasmith.engine import step as step_module
@@ -19,7 +18,7 @@ from lorasmith.engine.optimizers import build_optimizer
 from lorasmith.engine.state import Origin, TrainState
 from lorasmith.engine.step import Repeat, StepContext, StepResult, losses_of, non_finite, train_step
 from lorasmith.errors import NonFiniteError, ResourceError
-from lorasmith.targets import TargetModule
+from tests.adapters.making import attached_to_all
 
 CPU = Device(torch.device("cpu"), "", "asked", 1)
 SEED, BATCH, LR = 5, 4, 0.1
@@ -65,7 +64,7 @@ def made(
     torch.manual_seed(1)
     denoiser = nn.Sequential(nn.Linear(4, 4))
     denoiser.requires_grad_(False)
-    adapter = Lora.attach([TargetModule("one", "denoiser", denoiser, "0")], rank=4, alpha=4.0, dropout=0.0, seed=1)
+    adapter = attached_to_all(denoiser, rank=4)
     with torch.no_grad():
         adapter.flat.add_(0.1)  # a pair that is zero has no gradient in its first half
     built = build_optimizer(optimizer, adapter, base_lrs={"denoiser": LR}, options={})

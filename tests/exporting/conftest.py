@@ -1,39 +1,8 @@
-"""A LoRA of random numbers under the names an adapter gives them, and facts for its metadata."""
-
-from collections.abc import Callable
+"""Facts for the metadata of a file."""
 
 import pytest
-import torch
-from torch import Tensor
 
-from lorasmith.exporting.key_tables import key_table
 from lorasmith.exporting.metadata import BucketFacts, ExportFacts, FolderFacts
-from lorasmith.seeding import fold
-
-MakeLora = Callable[..., dict[str, Tensor]]
-
-
-@pytest.fixture
-def make_lora() -> MakeLora:
-    """make(components, rank=2, shapes=None): full-size shapes, or {target name: shape of the layer's weight}."""
-
-    def make(
-        components: tuple[str, ...] = ("denoiser", "text_encoder"),
-        rank: int = 2,
-        shapes: dict[str, tuple[int, ...]] | None = None,
-    ) -> dict[str, Tensor]:
-        if shapes is None:
-            layers = key_table("sd15").layers.values()
-            shapes = {layer.name: layer.weight_shape() for layer in layers if layer.component in components}
-        tensors = {}
-        for name, shape in shapes.items():
-            generator = torch.Generator().manual_seed(fold(0, name))
-            ones = shape[2:]
-            tensors[f"{name}.lora_down.weight"] = torch.randn((rank, shape[1], *ones), generator=generator)
-            tensors[f"{name}.lora_up.weight"] = torch.randn((shape[0], rank, *ones), generator=generator) * 0.1
-        return tensors
-
-    return make
 
 
 @pytest.fixture
@@ -53,6 +22,8 @@ def facts() -> ExportFacts:
         prediction="epsilon",
         zero_terminal_snr=False,
         clip_skip=1,
+        network_module="networks.lora",
+        network_args={},
         rank=2,
         alpha=1.0,
         dropout=0.0,

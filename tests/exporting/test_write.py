@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,26 +12,37 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from lorasmith.adapters.base import by_layer
 from lorasmith.demo.layouts import ModelSize
 from lorasmith.demo.miniature import make_model
 from lorasmith.exporting.file_format import split_file
-from lorasmith.exporting.key_tables import key_table
-from lorasmith.exporting.kohya import merged_delta, to_kohya
 from lorasmith.exporting.metadata import ExportFacts
 from lorasmith.exporting.verify import ExportError
 from lorasmith.exporting.write import Written, write_export
-
-MakeLora = Callable[..., dict[str, Tensor]]
-BOTH = ("denoiser", "text_encoder")
-
-
-def write(path: Path, named: dict[str, Tensor], facts: ExportFacts, precision: torch.dtype = torch.float16) -> Written:
-    return write_export(path, named, facts, family="sd15", components=BOTH, precision=precision)
+from lorasmith.targets import LayerSpec
+from tests.exporting.made_lora import LORA, SD15, MadeLora, full_size, made_lora
 
 
-def test_file_is_complete_and_ordinary(make_lora: MakeLora, facts: ExportFacts, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def made() -> MadeLora:
+    return made_lora(full_size(), rank=1, alpha=0.1)
+
+
+def write(
+    path: Path,
+    made: MadeLora,
+    facts: ExportFacts,
+    precision: torch.dtype = torch.float16,
+    *,
+    named: dict[str, Tensor] | None = None,
+) -> Written:
+    tensors = made.named() if named is None else named
+    return write_export(path, tensors, facts, precision=precision, kind=LORA, table=SD15, layers=made.layers)
+
+
+def test_file_is_complete_and_ordinary(made: MadeLora, facts: ExportFacts, tmp_path: Path) -> None:
     path = tmp_path / "last.safetensors"
-    written = write(path, to_kohya(make_lora(rank=2), family="sd15", alpha=0.1), facts)
+    written = write(path, made, facts)
     content = path.read_bytes()
     assert written == (path, hashlib.sha256(content).hexdigest())
     assert content[8:10] == b'{"'
@@ -46,11 +56,9 @@ def test_file_is_complete_and_ordinary(make_lora: MakeLora, facts: ExportFacts, 
 
 
 @pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16, torch.float32])
-def test_all_but_alpha_are_cast(
-    make_lora: MakeLora, facts: ExportFacts, tmp_path: Path, precision: torch.dtype
-) -> None:
-    named = to_kohya(make_lora(rank=1), family="sd15", alpha=0.1)
-    read = load_file(write(tmp_path / "f", named, facts, precision).path)
+def test_all_but_alpha_are_cast(made: MadeLora, facts: ExportFacts, tmp_path: Path, precision: torch.dtype) -> None:
+    named = made.named()
+    read = load_file(write(tmp_path / "f", made, facts, precision).path)
     assert read.keys() == named.keys()
     for name, tensor in read.items():
         assert tensor.dtype == (torch.float32 if name.endswith(".alpha") else precision)
@@ -58,20 +66,19 @@ def test_all_but_alpha_are_cast(
     assert read["lora_te_text_model_encoder_layers_0_mlp_fc1.alpha"] == torch.tensor(0.1)
 
 
-def test_same_arguments_same_bytes(make_lora: MakeLora, facts: ExportFacts, tmp_path: Path) -> None:
-    named = to_kohya(make_lora(rank=1), family="sd15", alpha=1)
-    first = write(tmp_path / "a.safetensors", named, facts)
-    second = write(tmp_path / "b.safetensors", dict(reversed(named.items())), facts)
+def test_same_arguments_same_bytes(made: MadeLora, facts: ExportFacts, tmp_path: Path) -> None:
+    first = write(tmp_path / "a.safetensors", made, facts)
+    second = write(tmp_path / "b.safetensors", made, facts, named=dict(reversed(made.named().items())))
     assert first.sha256 == second.sha256
 
 
-def test_bad_file_leaves_the_old_one(make_lora: MakeLora, facts: ExportFacts, tmp_path: Path) -> None:
+def test_bad_file_leaves_the_old_one(made: MadeLora, facts: ExportFacts, tmp_path: Path) -> None:
     path = tmp_path / "last.safetensors"
     path.write_bytes(b"old")
-    named = to_kohya(make_lora(rank=1), family="sd15", alpha=1)
+    named = made.named()
     named["lora_unet_mid_block_attentions_0_proj_in.lora_up.weight"] *= float("inf")
     with pytest.raises(ExportError) as caught:
-        write(path, named, facts)
+        write(path, made, facts, named=named)
     assert caught.value.fields["reason"] == "not_finite"
     assert path.read_bytes() == b"old"
     assert [one.name for one in tmp_path.iterdir()] == ["last.safetensors"]
@@ -83,13 +90,13 @@ def test_bad_file_leaves_the_old_one(make_lora: MakeLora, facts: ExportFacts, tm
 def _layers_of(unet: nn.Module, text_encoder: nn.Module) -> dict[str, nn.Module]:
     """The modules of a pipeline by target name: those of the table that the model has."""
     text_modules, found = dict(text_encoder.named_modules()), {}
-    for layer in key_table("sd15").layers.values():
-        path = layer.name.removeprefix(f"{layer.component}.")
-        modules = dict(unet.named_modules()) if layer.component == "denoiser" else text_modules
+    for target, row in SD15.targets.items():
+        path = target.removeprefix(f"{row.component}.")
+        modules = dict(unet.named_modules()) if row.component == "denoiser" else text_modules
         # newer transformers have no `text_model` level in memory
         module = modules.get(path) or modules.get(path.removeprefix("text_model."))
         if module is not None:
-            found[layer.name] = module
+            found[target] = module
     return found
 
 
@@ -97,9 +104,7 @@ def _layers_of(unet: nn.Module, text_encoder: nn.Module) -> dict[str, nn.Module]
 @pytest.mark.parametrize(
     ("size", "count"), [("miniature", 132 + 12), pytest.param("sd15", 264, marks=[pytest.mark.slow])]
 )
-def test_diffusers_loads_it_whole(
-    make_lora: MakeLora, facts: ExportFacts, tmp_path: Path, size: ModelSize, count: int
-) -> None:
+def test_diffusers_loads_it_whole(facts: ExportFacts, tmp_path: Path, size: ModelSize, count: int) -> None:
     from diffusers import StableDiffusionPipeline
 
     folder = make_model(tmp_path / "base", size=size)
@@ -108,14 +113,16 @@ def test_diffusers_loads_it_whole(
     layers = _layers_of(pipeline.unet, pipeline.text_encoder)
     assert len(layers) == count
     before = {name: layer.weight.detach().clone() for name, layer in layers.items()}
-    lora = make_lora(rank=4, shapes={name: tuple(weight.shape) for name, weight in before.items()})
-    path = write(tmp_path / "lora.safetensors", to_kohya(lora, family="sd15", alpha=3.0), facts, torch.float32).path
+    specs = {name: LayerSpec(*weight.shape[:2], tuple(weight.shape[2:])) for name, weight in before.items()}
+    lora = made_lora(specs, rank=4, alpha=3.0)
+    path = write(tmp_path / "lora.safetensors", lora, facts, torch.float32).path
     pipeline.load_lora_weights(str(path))
     pipeline.fuse_lora(components=["unet", "text_encoder"])
     pipeline.unload_lora_weights()
     fused = _layers_of(pipeline.unet, pipeline.text_encoder)
     assert fused.keys() == before.keys()
+    pairs = by_layer(lora.tensors, LORA)
     for name, layer in fused.items():
-        change = merged_delta(lora[f"{name}.lora_down.weight"], lora[f"{name}.lora_up.weight"], 3.0)
+        change = LORA.delta(layer.weight, pairs[name], lora.settings[name])
         assert change.abs().max() > 0.1, name
         assert torch.allclose(layer.weight, before[name] + change, rtol=0, atol=1e-6), name

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import IO
 
 from lorasmith.runtime import worker
-from lorasmith.runtime.processes import INTERRUPT, STACK_SIGNAL, kill_tree, terminate_tree
+from lorasmith.runtime.processes import INTERRUPT, STACK_SIGNAL, end_tree
 
 Harm = Callable[[list[str]], None]
 MAX_HANDLES = 1024
@@ -65,11 +65,11 @@ class ForkedWorker(ForkedProcess):
 
     def terminate(self) -> None:
         if self.poll() is None:
-            terminate_tree(self.pid)
+            end_tree(self.pid)
 
     def kill(self) -> None:
         if self.poll() is None:
-            kill_tree(self.pid)
+            end_tree(self.pid, kill=True)
 
     def _send(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):

@@ -29,8 +29,7 @@ from lorasmith.runs.promotion import PLAN
 from lorasmith.runs.states import damage_of, find_states, newest_good
 from lorasmith.runtime import supervisor as supervisor_module
 from lorasmith.runtime.cleanup import clear_staging, remove_unfinished
-from lorasmith.runtime.start import Start
-from lorasmith.runtime.starting import continued_run, standing
+from lorasmith.runtime.preflight import Start, continued_run, progress_of
 from lorasmith.runtime.supervisor import Supervisor
 from tests.end_to_end.workshop import InProcess, Values, Workshop, digest
 from tests.faults.forked import in_child
@@ -154,8 +153,8 @@ def _start_continued(workshop: Workshop) -> Start:
 
 def _continued_again(workshop: Workshop) -> Start | None:
     """What is owed where the run knows its new target, else what was typed before."""
-    owed = standing(workshop.run).target == TARGET
-    return _continued(workshop, None if owed else TARGET - standing(workshop.run).done)
+    owed = progress_of(workshop.run).stop_at == TARGET
+    return _continued(workshop, None if owed else TARGET - progress_of(workshop.run).done)
 
 
 def _continued(workshop: Workshop, count: int | None) -> Start:
@@ -242,8 +241,8 @@ def _is_done(workshop: Workshop) -> bool:
     if _is_old(workshop):
         return False
     try:
-        now = standing(workshop.run)
-        if now.target != TARGET:
+        now = progress_of(workshop.run)
+        if now.stop_at != TARGET:
             return False
         _continued(workshop, None)
     except NoStateError:

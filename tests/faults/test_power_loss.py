@@ -23,7 +23,7 @@ from lorasmith.runs.events import Event
 from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.ledger import read_events, steps, surviving
 from lorasmith.runs.states import MANIFEST, OWN_FILES, SavedState, has_sha256, newest_good, write_manifest_bytes
-from lorasmith.runtime.starting import standing
+from lorasmith.runtime.preflight import progress_of
 from lorasmith.session.checkpoint import load_state
 from lorasmith.session.recorder import Recorder
 from tests.end_to_end.workshop import Values, Workshop, digest, load, stage
@@ -170,7 +170,7 @@ class Judge:
         run = RunFolder(disk / self.output)
         found = []
         try:
-            state = standing(run).state
+            state = progress_of(run).state
         except NoStateError:
             return None, []
         if not self.is_whole_run:

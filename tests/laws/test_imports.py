@@ -66,6 +66,7 @@ def test_each_contract_can_break(tmp_path: Path) -> None:
         "A family answers questions": ("families/sd15/family.py", "import lorasmith.runs.ledger"),
         "The engine knows families": ("engine/step.py", "import lorasmith.families.sd15"),
         "Only session.build sees all parts": ("engine/state.py", "import lorasmith.session.build"),
+        "Adapters and their files know no model": ("exporting/names.py", "import lorasmith.families.sd15.family"),
         "The mathematics of diffusion": ("diffusion/losses.py", "import lorasmith.config"),
     }
     for file, line in crimes.values():

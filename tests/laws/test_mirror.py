@@ -7,7 +7,7 @@ from tests.laws.source_tree import PACKAGE, ROOT, modules
 # Module -> why it has no test file of its own.
 EXCEPTIONS = {
     "__main__.py": "one line; tests/ui/test_cli.py runs it",
-    "adapters/base.py": "a Protocol; every adapter is held to it by tests/contracts",
+    "adapters/base.py": "a Protocol; every kind is held to it by tests/contracts",
     "config/sections/evaluation.py": "fields only; tests/config/test_run.py knows every field",
     "config/sections/model.py": "fields only; tests/config/test_run.py knows every field",
     "config/sections/watch.py": "fields only; tests/config/test_run.py knows every field",

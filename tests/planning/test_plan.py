@@ -15,8 +15,7 @@ from lorasmith.planning import plan
 from lorasmith.planning.estimate import ProbeResult, Unmeasured
 from lorasmith.planning.plan import RunPlan, as_plain, file_patterns, plan_of, suggested_steps, times_seen
 from lorasmith.runs.layout import RunFolder
-from lorasmith.runtime.start import Start
-from lorasmith.runtime.starting import new_run
+from lorasmith.runtime.preflight import Start, new_run
 from tests.end_to_end.workshop import QUIET
 
 MEASURED = ProbeResult(

@@ -23,6 +23,7 @@ from lorasmith.runs.events import (
 )
 from lorasmith.runs.ledger import (
     MAX_WAITING,
+    DeferredLedger,
     Follower,
     Ledger,
     PatientLedger,
@@ -345,3 +346,44 @@ def test_another_trouble_of_the_disk_is_not_waited_for(tmp_path: Path) -> None:
         with pytest.raises(OSError, match="Input/output"):
             ledger.append(step(1))
         ledger._file = real
+
+
+# -- DeferredLedger ------------------------------------------------------------------------------
+
+
+def warned(code: str) -> Warned:
+    return Warned(attempt=1, time=0.0, code=code)
+
+
+def test_a_deferred_ledger_waits_for_the_run(tmp_path: Path) -> None:
+    log = DeferredLedger(tmp_path / "supervisor.jsonl")
+    assert log.add(warned("a")) == warned("a")
+    assert list(tmp_path.iterdir()) == []
+    log.write()
+    log.add(warned("b"))
+    log.write()
+    assert read_events(tmp_path / "supervisor.jsonl") == [warned("a"), warned("b")]
+
+
+def test_a_deferred_ledger_without_events_makes_no_file(tmp_path: Path) -> None:
+    DeferredLedger(tmp_path / "supervisor.jsonl").write()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_deferred_ledger_waits_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = DeferredLedger(tmp_path / "supervisor.jsonl")
+    log.write()
+    append = Ledger.append
+
+    def full(self: Ledger, event: Warned) -> None:
+        if event.code != "a":
+            raise ResourceError("disk_full", path="x")
+        append(self, event)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "append", full)
+        for code in "abc":
+            log.add(warned(code))
+    assert read_events(tmp_path / "supervisor.jsonl") == [warned("a")]
+    log.add(warned("d"))
+    assert read_events(tmp_path / "supervisor.jsonl") == [warned(code) for code in "abcd"]

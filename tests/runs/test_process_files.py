@@ -175,14 +175,17 @@ def test_a_flag_is_raised_by_a_signal_or_a_request(run: RunFolder) -> None:
     assert StopFlag(run, 9, supervisor_pid=os.getppid() + 1).is_orphaned()
 
 
-def test_a_flag_is_raised_when_the_supervisor_is_gone(run: RunFolder) -> None:
+@pytest.mark.parametrize("on_windows", [False, True])
+def test_a_flag_is_raised_when_the_supervisor_is_gone(run: RunFolder, on_windows: bool) -> None:
     """A real orphan: its parent ends, and it says whether it noticed."""
     told = run.root / "told"
     worker = f"""
 import os, time
 from pathlib import Path
+from lorasmith.runs import process_files
 from lorasmith.runs.process_files import StopFlag
 from lorasmith.runs.layout import RunFolder
+process_files.on_windows = lambda: {on_windows}
 flag = StopFlag(RunFolder(Path({str(run.root)!r})), 1, supervisor_pid=int(__import__("sys").argv[1]))
 first = flag.requested()
 print("up", flush=True)

@@ -15,7 +15,7 @@ from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.ledger import Ledger, read_events
 from lorasmith.runs.promotion import promote
 from lorasmith.runs.states import MANIFEST, OWN_FILES, write_manifest_bytes
-from lorasmith.runtime.start import Start
+from lorasmith.runtime.preflight import Start
 from lorasmith.runtime.supervisor import Supervisor
 
 Act = Callable[["Played", int], int | None]  # called at each look; the exit status once it has ended

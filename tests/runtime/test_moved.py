@@ -8,7 +8,7 @@ from typing import Any
 from lorasmith.config import dump_run_toml, load_run_toml
 from lorasmith.errors import ExitCode
 from lorasmith.runs.events import RunStarted
-from lorasmith.runtime.start import Start
+from lorasmith.runtime.preflight import Start
 from tests.end_to_end.workshop import Workshop
 
 MakeWorkshop = Callable[[str], Workshop]
@@ -25,7 +25,7 @@ def with_pictures(workshop: Workshop) -> Workshop:
 
 def start_of(workshop: Workshop) -> Start:
     from lorasmith.config import Request
-    from lorasmith.runtime.starting import continued_run
+    from lorasmith.runtime.preflight import continued_run
 
     return continued_run(workshop.run, {}, Request(steps=1), from_state="", here=workshop.folder)
 

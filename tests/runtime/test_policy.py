@@ -44,7 +44,7 @@ def test_only_time_in_which_somebody_looked_counts(looks: list[float], passed: l
 def beats(silence: StallDetector, *rows: tuple[float, str, int]) -> None:
     """(seconds since the last look, phase, beat) each; with every beat one more micro-batch is done."""
     for seconds, phase, beat in rows:
-        silence.look(seconds, Heartbeat(step=0, phase=phase, beat=beat, micro_batches=beat))
+        silence.observe(seconds, Heartbeat(step=0, phase=phase, beat=beat, micro_batches=beat))
 
 
 @pytest.mark.parametrize(
@@ -69,18 +69,18 @@ def test_each_phase_has_its_patience(phase: str, has_stepped: bool, limit: float
     if has_stepped:
         silence.step_completed(0.0)
     assert (silence.phase, silence.limit) == (phase, limit)
-    silence.look(limit, None)
-    assert not silence.is_broken
-    silence.look(0.1, None)
-    assert silence.is_broken
+    silence.observe(limit, None)
+    assert not silence.is_exceeded
+    silence.observe(0.1, None)
+    assert silence.is_exceeded
 
 
 def test_before_the_first_beat_it_is_loading() -> None:
     silence = StallDetector(100)
     silence.attempt_began()
     assert (silence.phase, silence.step, silence.limit) == ("loading", 0, 600)
-    silence.look(600.1, None)
-    assert silence.is_broken
+    silence.observe(600.1, None)
+    assert silence.is_exceeded
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_what_beats_at_the_ends_of_a_step_is_no_micro_batch(looks_apart: float) 
         step, into = divmod(now, 6.0)
         beat = 3 * int(step) + 1 + (into >= done) + (into >= told)
         micro_batches = int(step) + (into >= done)
-        silence.look(looks_apart, Heartbeat(step=int(step), phase="step", beat=beat, micro_batches=micro_batches))
+        silence.observe(looks_apart, Heartbeat(step=int(step), phase="step", beat=beat, micro_batches=micro_batches))
     assert silence.limit == pytest.approx(120.0, rel=0.1)
 
 
@@ -125,7 +125,7 @@ def test_steps_with_a_save_after_each_measure_themselves() -> None:
     silence.step_completed(400.0)
     for beat in range(2, 12, 2):
         beats(silence, (1.0, "saving", beat), (400.0, "step", beat + 1))
-        assert not silence.is_broken
+        assert not silence.is_exceeded
         silence.step_completed(400.0)
     assert silence.limit == 8000.0
 
@@ -156,19 +156,19 @@ def test_a_run_that_becomes_ten_times_as_slow_is_not_touched() -> None:
         for beat in range(1, 60):
             beats(silence, (seconds * (1 if beat < 5 else 10), "step", beat))
             silence.step_completed(0.0)
-            assert not silence.is_broken
-        silence.look(seconds * 10, None)
-        assert not silence.is_broken, seconds
+            assert not silence.is_exceeded
+        silence.observe(seconds * 10, None)
+        assert not silence.is_exceeded, seconds
 
 
 def test_the_same_beat_again_and_one_that_cannot_be_read_are_no_sign_of_life() -> None:
     silence = StallDetector(1)
     silence.step_completed(0.0)
     beats(silence, (0.0, "step", 5), (0.6, "step", 5))
-    silence.look(0.6, None)
-    assert silence.is_broken
+    silence.observe(0.6, None)
+    assert silence.is_exceeded
     beats(silence, (0.0, "step", 6))
-    assert silence.seconds == 0 and not silence.is_broken
+    assert silence.seconds == 0 and not silence.is_exceeded
 
 
 # -- the second rule -------------------------------------------------------------------------------
@@ -185,16 +185,16 @@ def test_the_time_of_a_whole_run(per_step: float, steps: int, stall_timeout: flo
 @pytest.mark.parametrize("phase", ["loading", "caching", "saving", "exporting", "evaluating", "compiling"])
 def test_only_steps_count(phase: str) -> None:
     budget = TimeBudget(1, 1, 1)
-    budget.look(YEARS, phase)
-    assert (budget.spent, budget.is_reached) == (0, False)
-    budget.look(6.0, "step")
-    assert budget.is_reached
+    budget.observe(YEARS, phase)
+    assert (budget.spent, budget.is_exceeded) == (0, False)
+    budget.observe(6.0, "step")
+    assert budget.is_exceeded
 
 
 def test_a_step_counts_as_long_as_it_says() -> None:
     """Not as long as was watched: a save may have come between two looks."""
     budget = TimeBudget(1, 100, 1)
-    budget.look(9.0, "step")
+    budget.observe(9.0, "step")
     budget.step_completed(2.0)
     assert (budget.spent, budget.since_step, budget.seconds_per_step) == (2.0, 0.0, 2.0)
 
@@ -203,9 +203,9 @@ def test_what_an_attempt_did_not_live_to_complete_counts_too() -> None:
     budget = TimeBudget(1, 1, 1)
     for _ in range(3):
         budget.attempt_began()
-        budget.look(2.0, "step")
+        budget.observe(2.0, "step")
     assert (budget.spent, budget.since_step) == (6.0, 6.0)
-    assert budget.is_reached and not budget.is_moving(5.0)
+    assert budget.is_exceeded and not budget.is_moving(5.0)
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_whether_a_run_is_moving(steps: list[float], since: float, patience: flo
     budget = TimeBudget(1, 1, 1)
     for seconds in steps:
         budget.step_completed(seconds)
-    budget.look(since, "step")
+    budget.observe(since, "step")
     assert budget.is_moving(patience) is is_moving
 
 
@@ -231,13 +231,13 @@ def test_a_slow_run_that_moves_is_never_out_of_time(seconds: float) -> None:
     budget, raised = TimeBudget(30, 50, 300), 0
     for step in range(1, 51):
         for _ in range(100):
-            budget.look(seconds / 100, "step")
-            if budget.is_reached:
+            budget.observe(seconds / 100, "step")
+            if budget.is_exceeded:
                 # The very first step has nothing to be measured by: what it may take is the option's to say.
                 assert budget.is_moving(300) or step == 1
                 budget.raise_for(50 - step)
                 raised += 1
-                assert not budget.is_reached
+                assert not budget.is_exceeded
         budget.step_completed(seconds)
     assert raised < 12
     assert (raised > 0) is (seconds * 50 > 1800)
@@ -247,30 +247,30 @@ def test_a_run_whose_ledger_is_silent_moves_by_its_beats() -> None:
     """On a full disk the steps are told of later: a run is not out of time for that."""
     silence, budget = StallDetector(300), TimeBudget(1, 10, 1)
     for number in range(1, 400):
-        if silence.look(1.0, Heartbeat(step=number // 4, phase="step", beat=number, waiting=number)):
+        if silence.observe(1.0, Heartbeat(step=number // 4, phase="step", beat=number, waiting=number)):
             budget.moved()
-        budget.look(1.0, silence.phase)
-        if budget.is_reached:
+        budget.observe(1.0, silence.phase)
+        if budget.is_exceeded:
             assert budget.is_moving(5.0)
             budget.raise_for(10)
     assert budget.spent == 399
     for number in range(400, 420):  # beats without a step
-        assert not silence.look(1.0, Heartbeat(step=99, phase="step", beat=number, waiting=400))
-        budget.look(1.0, silence.phase)
+        assert not silence.observe(1.0, Heartbeat(step=99, phase="step", beat=number, waiting=400))
+        budget.observe(1.0, silence.phase)
     assert not budget.is_moving(5.0)
 
 
 def test_a_beat_of_another_phase_or_attempt_completes_no_step() -> None:
     silence = StallDetector(300)
     for step, phase, beat in ((500, "step", 9), (0, "loading", 1), (500, "step", 9), (10, "step", 1), (10, "step", 2)):
-        assert not silence.look(1.0, Heartbeat(step=step, phase=phase, beat=beat, waiting=1))
-    assert silence.look(1.0, Heartbeat(step=11, phase="step", beat=3, waiting=1))
-    assert not silence.look(1.0, Heartbeat(step=12, phase="step", beat=4)), "the ledger speaks for itself"
+        assert not silence.observe(1.0, Heartbeat(step=step, phase=phase, beat=beat, waiting=1))
+    assert silence.observe(1.0, Heartbeat(step=11, phase="step", beat=3, waiting=1))
+    assert not silence.observe(1.0, Heartbeat(step=12, phase="step", beat=4)), "the ledger speaks for itself"
 
 
-def test_a_backlog_is_news_once() -> None:
+def test_a_backlog_is_due_once() -> None:
     backlog = DeferredLinesNotice()
-    assert [backlog.is_news(waiting) for waiting in (0, 0, 1, 2, 0, 3, 0)] == [False, False, True] + [False] * 4
+    assert [backlog.is_due(waiting) for waiting in (0, 0, 1, 2, 0, 3, 0)] == [False, False, True] + [False] * 4
 
 
 def test_it_learns_from_what_was_measured() -> None:

@@ -355,7 +355,7 @@ def test_the_plan_is_looked_at_again_once_the_folder_is_held(run: RunFolder) -> 
 
 
 def test_no_torch_above_the_worker() -> None:
-    code = "import sys, lorasmith.runtime.supervisor, lorasmith.runtime.starting; assert 'torch' not in sys.modules"
+    code = "import sys, lorasmith.runtime.supervisor, lorasmith.runtime.preflight; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 

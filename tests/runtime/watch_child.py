@@ -13,8 +13,8 @@ from lorasmith.config import RunConfig
 from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.states import newest_good
 from lorasmith.runtime import processes
+from lorasmith.runtime.preflight import Start
 from lorasmith.runtime.processes import WorkerProcess, launch
-from lorasmith.runtime.start import Start
 from lorasmith.runtime.supervisor import Supervisor
 
 

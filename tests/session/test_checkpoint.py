@@ -15,7 +15,6 @@ import pytest
 import torch
 from torch import nn
 
-from lorasmith.adapters.lora import Lora
 from lorasmith.engine.optimizers import build_optimizer
 from lorasmith.engine.state import Origin, TrainState
 from lorasmith.errors import InputError, NonFiniteError, NoStateError, ResourceError, ResumeError
@@ -34,7 +33,7 @@ from lorasmith.session.checkpoint import (
     save_state,
     step_back,
 )
-from lorasmith.targets import TargetModule
+from tests.adapters.making import attached_to_all
 from tests.end_to_end.workshop import digest, tree
 
 NOW = datetime(2026, 1, 2, 3, 4, 5)
@@ -51,8 +50,7 @@ FILES = {
 
 def made(step: int = 0, *, optimizer: str = "adamw") -> TrainState:
     """A small state after `step` updates with gradients of its own."""
-    parent = nn.Sequential(nn.Linear(4, 3))
-    adapter = Lora.attach([TargetModule("one", "denoiser", parent, "0")], rank=2, alpha=2.0, dropout=0.0, seed=1)
+    adapter = attached_to_all(nn.Sequential(nn.Linear(4, 3)))
     built = build_optimizer(optimizer, adapter, base_lrs={"denoiser": 1e-2}, options={})
     state = TrainState(0, adapter, built, None, Origin(0, 1))
     for number in range(step):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lorasmith.errors import StopAsked
+from lorasmith.errors import StopRequested
 from lorasmith.runs.events import CacheProgress
 from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.ledger import Ledger, read_events
@@ -41,6 +41,6 @@ def test_progress_is_an_event_and_a_sign_of_life(startup: StartupContext, tmp_pa
 def test_a_stop_takes_effect_at_the_next_picture(startup: StartupContext, tmp_path: Path) -> None:
     startup.cached(0, 2)
     request_stop(staged(tmp_path), 3)
-    with pytest.raises(StopAsked):
+    with pytest.raises(StopRequested):
         startup.cached(1, 2)
     startup.close()

@@ -27,7 +27,7 @@ from lorasmith.runs.events import (
 )
 from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.ledger import Ledger, read_events, surviving
-from lorasmith.runtime.start import Start
+from lorasmith.runtime.preflight import Start
 from lorasmith.ui.train import Engine
 
 T0 = 1_700_000_000.0
@@ -143,7 +143,7 @@ class FakeEngine:
     def engine(self) -> Engine:
         return Engine(
             new_run=self.new_run,
-            standing=self.standing,
+            progress_of=self.progress_of,
             continued_run=self.continued_run,
             supervise=lambda start: FakeSupervisor(start, **self.supervisor),
             find_checkpoints=lambda _here, _environment: self.found,
@@ -156,18 +156,18 @@ class FakeEngine:
         steps = request.steps or 10 * request.epochs
         return Start(RunFolder(here / request.output), RunConfig().with_values(values), steps, True, 0)
 
-    def standing(self, run: RunFolder) -> Any:
+    def progress_of(self, run: RunFolder) -> Any:
         events = surviving(read_events(run.ledger))
         started = [event for event in events if isinstance(event, RunStarted)]
         if not started:
             raise NoStateError("no_run", folder=str(run.root))
         done = max((event.step for event in events if isinstance(event, CheckpointSaved)), default=0)
-        return SimpleNamespace(done=done, target=started[-1].stop_at, owed=max(0, started[-1].stop_at - done))
+        return SimpleNamespace(done=done, stop_at=started[-1].stop_at, steps_left=max(0, started[-1].stop_at - done))
 
     def continued_run(self, run: RunFolder, values: Any, request: Any, *, from_state: str, here: Path) -> Start:
         self.asked.append(("continue", dict(values), request, from_state))
-        now = self.standing(run)
-        if request.steps is None and now.owed == 0:
-            raise ConfigError("nothing_owed", done=now.done, target=now.target)
-        stop_at = now.target if request.steps is None else now.done + request.steps
+        now = self.progress_of(run)
+        if request.steps is None and now.steps_left == 0:
+            raise ConfigError("nothing_owed", done=now.done, target=now.stop_at)
+        stop_at = now.stop_at if request.steps is None else now.done + request.steps
         return Start(run, RunConfig().with_values(values), stop_at, False, now.done)

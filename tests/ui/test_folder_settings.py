@@ -9,7 +9,7 @@ import pytest
 from lorasmith.config import RunConfig
 from lorasmith.errors import ConfigError
 from lorasmith.runs.layout import RunFolder
-from lorasmith.runtime.start import Start
+from lorasmith.runtime.preflight import Start
 from lorasmith.ui.folder_settings import read_folder_settings, remember_base_model, with_notice
 
 

@@ -30,7 +30,7 @@ from lorasmith.runs.events import (
     WorkerStarted,
 )
 from lorasmith.runs.layout import RunFolder
-from lorasmith.runtime.start import Start
+from lorasmith.runtime.preflight import Start
 from lorasmith.ui.render import Display
 from lorasmith.ui.screens import Compose, Mood
 from lorasmith.ui.translator import Translator

@@ -18,7 +18,7 @@ from lorasmith.errors import ExitCode
 from lorasmith.reports import making
 from lorasmith.runs.events import Event, RunStopped, WorkerStarted
 from lorasmith.runs.layout import RunFolder
-from lorasmith.runtime.start import Start
+from lorasmith.runtime.preflight import Start
 from lorasmith.ui.render import Display
 from lorasmith.ui.screens import LastingScreen, PlainScreen
 from lorasmith.ui.translator import Translator

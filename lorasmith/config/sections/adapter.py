@@ -1,14 +1,12 @@
 """Section `adapter`: what is trained."""
 
-from typing import Literal
-
 from lorasmith.config.fields import Section, option, recorded
 
 
 class AdapterConfig(Section):
     """Kind, size and start of the adapter."""
 
-    kind: Literal["lora"] = recorded("lora", effect="identity", name="adapter")
+    kind: str = recorded("lora", effect="identity", name="adapter")
     """A key of `adapters.ADAPTERS`."""
     rank: int = option("rank", 16, effect="identity", common=True, ge=1, le=1024)
     """Inner dimension of each pair of matrices."""

@@ -18,7 +18,6 @@ from lorasmith.data.types import Example
 from lorasmith.diffusion.noise_schedules import DdpmSchedule, Draws, Noised
 from lorasmith.diffusion.sampling import ddim
 from lorasmith.errors import ModelError
-from lorasmith.exporting import kohya
 from lorasmith.families.base import FamilyTraits, Models
 from lorasmith.families.clip import (
     CAPTION_TOKENS,
@@ -198,14 +197,6 @@ class StableDiffusion15:
     def decode_latents(self, encoders: Models, latents: Tensor) -> Tensor:
         vae: Any = encoders["vae"]
         return vae.decode(latents.to(vae.device, torch.float32) / vae.config.scaling_factor).sample
-
-    # -- files -------------------------------------------------------------------------------------
-
-    def to_kohya(self, tensors: Mapping[str, Tensor], *, alpha: float) -> dict[str, Tensor]:
-        return kohya.to_kohya(tensors, family=self.traits.name, alpha=alpha)
-
-    def from_kohya(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return kohya.from_kohya(tensors, family=self.traits.name)
 
 
 def _unet_builder() -> Build:

@@ -323,19 +323,6 @@ def test_predict_runs_in_the_denoisers_precision(miniature) -> None:
     assert (out.dtype, out.shape) == (torch.bfloat16, (2, 4, 8, 8))
 
 
-def test_kohya_names_there_and_back(miniature) -> None:
-    family = family_of(miniature.folder)
-    tensors = {
-        "denoiser.mid_block.attentions.0.proj_in.lora_down.weight": torch.randn(4, 64, 1, 1),
-        "denoiser.mid_block.attentions.0.proj_in.lora_up.weight": torch.randn(64, 4, 1, 1),
-        "text_encoder.text_model.encoder.layers.1.mlp.fc1.lora_down.weight": torch.randn(4, 64),
-        "text_encoder.text_model.encoder.layers.1.mlp.fc1.lora_up.weight": torch.randn(256, 4),
-    }
-    named = family.to_kohya(tensors, alpha=4.0)
-    assert "lora_te_text_model_encoder_layers_1_mlp_fc1.alpha" in named
-    assert_equal(family.from_kohya(named), tensors)
-
-
 def test_nothing_is_fetched(narrow, miniature, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: object, **__: object) -> None:
         raise AssertionError("the network was asked")

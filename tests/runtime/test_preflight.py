@@ -15,8 +15,7 @@ from lorasmith.runs.events import RunStarted
 from lorasmith.runs.layout import RunFolder, run_at
 from lorasmith.runs.ledger import read_events
 from lorasmith.runs.states import MANIFEST, find_states, write_manifest_bytes
-from lorasmith.runtime.start import Start
-from lorasmith.runtime.starting import continued_run, differing_settings, new_run, standing
+from lorasmith.runtime.preflight import Start, continued_run, differing_settings, new_run, progress_of
 from tests.end_to_end.workshop import QUIET, Workshop
 
 
@@ -96,8 +95,8 @@ def test_held_out_pictures_are_fixed_at_new(done: Workshop) -> None:
 
 
 def test_where_a_run_stands(done: Workshop) -> None:
-    now = standing(done.run)
-    assert (now.done, now.target, now.state.step, now.owed) == (4, 4, 4, 0)
+    now = progress_of(done.run)
+    assert (now.done, now.stop_at, now.state.step, now.steps_left) == (4, 4, 4, 0)
 
 
 def test_going_on_counts_from_the_highest_step_saved(done: Workshop) -> None:
@@ -121,12 +120,12 @@ def test_steps_of_a_damaged_state_are_done_again_on_top(done: Workshop) -> None:
     whole = file.read_bytes()
     file.write_bytes(whole[:-1])
     try:
-        now = standing(done.run)
+        now = progress_of(done.run)
         start = go_on(done, steps=3)
         owed = go_on(done)
     finally:
         file.write_bytes(whole)
-    assert (now.done, now.state.step, now.owed) == (4, 2, 2)
+    assert (now.done, now.state.step, now.steps_left) == (4, 2, 2)
     assert (start.first_step, start.stop_at) == (2, 7)
     assert (owed.first_step, owed.stop_at) == (2, 4)
 
@@ -138,7 +137,7 @@ def test_a_manifest_that_lies_does_not_count(done: Workshop) -> None:
     assert '"step": 4' in whole
     file.write_text(whole.replace('"step": 4', '"step": 4000'))
     try:
-        assert standing(done.run).done == 4
+        assert progress_of(done.run).done == 4
     finally:
         file.write_text(whole)
 
@@ -146,8 +145,8 @@ def test_a_manifest_that_lies_does_not_count(done: Workshop) -> None:
 def test_without_a_ledger_the_states_tell(done: Workshop) -> None:
     aside = done.run.ledger.rename(done.run.root / "aside")
     try:
-        now = standing(done.run)
-        assert (now.done, now.target, now.owed) == (4, 4, 0)
+        now = progress_of(done.run)
+        assert (now.done, now.stop_at, now.steps_left) == (4, 4, 0)
         with pytest.raises(ConfigError, match="nothing_owed"):
             go_on(done)
     finally:
@@ -167,26 +166,26 @@ def test_states_without_their_settings_are_nothing_to_go_on_from(done: Workshop)
 def test_a_plan_is_made_anew_where_the_run_has_moved_on(done: Workshop) -> None:
     """Another start ended between planning and locking: what it did is neither lost nor done again."""
     owed, more = go_on(done, from_state="2"), go_on(done, steps=3)
-    assert (owed.again(), more.again()) == (owed, more)
+    assert (owed.replanned(), more.replanned()) == (owed, more)
     state = done.run.root / "state_later"
     shutil.copytree(done.state_folder(), state)
     try:
         (state / MANIFEST).unlink()
         (state / MANIFEST).write_bytes(write_manifest_bytes(state, step=6, identity=owed.config.identity()))
-        anew = more.again()
+        anew = more.replanned()
         assert (anew.first_step, anew.stop_at, anew.resume) == (6, 9, state)
         with pytest.raises(ConfigError, match="nothing_owed"):
             go_on(done)
     finally:
         shutil.rmtree(state)
-    assert more.again() == more
+    assert more.replanned() == more
 
 
 def test_a_plan_is_made_anew_where_the_settings_have_changed(done: Workshop) -> None:
     start, whole = go_on(done, steps=3), done.run.config.read_bytes()
     try:
         done.run.config.write_bytes(whole.replace(b"rank = 16", b"rank = 17"))
-        assert start.again().config.adapter.rank == 17
+        assert start.replanned().config.adapter.rank == 17
     finally:
         done.run.config.write_bytes(whole)
 
@@ -219,7 +218,7 @@ def test_a_link_to_what_is_somebody_else_s_is_refused(done: Workshop, name: str)
 
 def test_no_run(tmp_path: Path) -> None:
     with pytest.raises(NoStateError, match="no_run"):
-        standing(RunFolder(tmp_path))
+        progress_of(RunFolder(tmp_path))
 
 
 @pytest.mark.parametrize(

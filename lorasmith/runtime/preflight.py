@@ -1,14 +1,14 @@
-"""What a start would do, worked out and checked before anything is written. Knows no torch: it answers at once.
+"""Plans a start and checks it before anything is written, without torch: the answer is immediate.
 
-Every InputError that can be seen without reading tensors is raised here.
+Every InputError that can be found without reading tensors is raised here.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,6 @@ from lorasmith.runs.layout import RunFolder, run_at
 from lorasmith.runs.ledger import newest_trusted, read_events, surviving
 from lorasmith.runs.states import SavedState, damage_listed, damage_of, find_states, newest_good
 from lorasmith.runtime.moved import found_again, lines_about_places
-from lorasmith.runtime.start import Start
 
 LR_TOLERANCE = 0.01  # a smaller share is no jump
 
@@ -36,21 +35,50 @@ Warnings = tuple[tuple[str, dict[str, Any]], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """Where a run stands."""
+class Start:
+    """A start of a run, planned and checked; nothing has been written yet."""
 
-    done: int  # the highest step recorded as saved
-    target: int  # of its newest start
-    state: SavedState  # the newest whole one
+    run: RunFolder
+    config: RunConfig
+    stop_at: int
+    is_new: bool
+    first_step: int  # steps that are done already
+    resume: Path | None = None  # the state to continue from
+    warnings: Warnings = ()
+    seen: bytes = field(default=b"", compare=False)  # facts about the pictures' files, as `data.seen` encodes them
+    # Plans the same request again, for the run as it is at the time of the call.
+    replan: Callable[[], Start] | None = field(default=None, compare=False)
 
     @property
-    def owed(self) -> int:
-        """Steps to the target from the state that can be used."""
-        return max(0, self.target - self.state.step)
+    def has_steps_left(self) -> bool:
+        """False: all steps are done, and only the export and evaluation at the end are missing."""
+        return self.first_step < self.stop_at
+
+    def replanned(self) -> Start:
+        """Returns this start as it must be now that the lock is held and nobody else can change the run.
+
+        Raises:
+            InputError: the start is no longer possible.
+        """
+        return self if self.replan is None else self.replan()
+
+
+@dataclass(frozen=True, slots=True)
+class RunProgress:
+    """How far a run has come."""
+
+    done: int  # the highest step that the ledger records as saved
+    stop_at: int  # of the newest start
+    state: SavedState  # the newest undamaged state
+
+    @property
+    def steps_left(self) -> int:
+        """The number of steps from the newest undamaged state to `stop_at`."""
+        return max(0, self.stop_at - self.state.step)
 
 
 def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) -> Start:
-    """The start of a new run.
+    """Plans the start of a new run.
 
     Raises:
         InputError: of any kind; nothing was written.
@@ -66,12 +94,12 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
         {
             ("dataset", "resolution"): config.dataset.resolved_resolution(weights.resolution),
             ("dataset", "folder"): str((here / config.dataset.folder).resolve()),
-            ("model", "base_model"): _remembered(config.model.base_model, here),
+            ("model", "base_model"): _path_or_name(config.model.base_model, here),
             ("model", "family"): weights.family,
             ("machine", "project"): _project(run, here),
             ("adapter", "alpha"): config.adapter.resolved_alpha,
-            ("adapter", "init_from"): _named_path(config.adapter.init_from, here),
-            ("evaluation", "clip_model"): _named_path(config.evaluation.clip_model, here),
+            ("adapter", "init_from"): _absolute_path(config.adapter.init_from, here),
+            ("evaluation", "clip_model"): _absolute_path(config.evaluation.clip_model, here),
         }
     )
     found = scan_for(config, weights, check_pixels=True)
@@ -89,7 +117,7 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
 def _shaped_by_start(
     config: RunConfig, values: Values, start: LoraShape | None, here: Path
 ) -> tuple[RunConfig, Warnings]:
-    """With the rank and alpha of --init-from, where no rank was asked for; and the line that says so."""
+    """Takes rank and alpha of the LoRA in --init-from where no rank is set; returns a notice of that too."""
     if start is None or start.rank is None or ("adapter", "rank") in values:
         return config, ()
     alpha = config.adapter.alpha or start.alpha
@@ -99,8 +127,8 @@ def _shaped_by_start(
     return config, (("init_from_shape_taken", fields),)
 
 
-def standing(run: RunFolder) -> Standing:
-    """Where the run in this folder stands.
+def progress_of(run: RunFolder) -> RunProgress:
+    """Reads how far the run in this folder has come.
 
     Raises:
         NoStateError: there is no run, or none of its states can be used.
@@ -114,25 +142,25 @@ def standing(run: RunFolder) -> Standing:
         raise NoStateError("no_usable_state", folder=str(run.root), problems=damage_listed(damaged))
     recorded = [event.step for event in events if isinstance(event, CheckpointSaved)]
     done = max([good.step, *recorded])
-    target = started[-1].stop_at if started else good.step
-    return Standing(done, target, good)
+    stop_at = started[-1].stop_at if started else good.step
+    return RunProgress(done, stop_at, good)
 
 
 def continued_run(run: RunFolder, values: Values, request: Request, *, from_state: str, here: Path) -> Start:
-    """The start that goes on with a run; `request.steps` None finishes what is owed.
+    """Plans the start that continues a run; without `request.steps` it completes the steps that are left.
 
-    It can be asked again once the run is locked: where the run has moved on meanwhile, it is worked out anew.
+    Its `replan` plans it anew if the run has changed by the time it is locked.
 
     Raises:
         InputError: of any kind, NoStateError among them; nothing was written.
     """
-    now = standing(run)
+    now = progress_of(run)
     if not run.config.exists():
         raise NoStateError("run_settings_lost", file=str(run.config), folder=str(run.root))
     kept = load_run_toml(run.config)
     events = read_events(run.ledger)
     before = found_again(run, kept, events)
-    # `auto` asks for nothing: what it has become is the run's own.
+    # `auto` changes nothing: the run keeps what it was resolved to.
     asked = {key: value for key, value in values.items() if not (key == ("model", "prediction") and value == "auto")}
     config = before.with_values(_absolute(asked, here))
     _check_settings(config, request)
@@ -150,11 +178,11 @@ def continued_run(run: RunFolder, values: Values, request: Request, *, from_stat
     if from_state:
         state = _named_state(run, from_state)
         base_step = state.step
-    stop_at = base_step + request.steps if request.steps is not None else now.target
+    stop_at = base_step + request.steps if request.steps is not None else now.stop_at
     if request.epochs is not None:
         stop_at = base_step + steps_of_epochs(config, found, request.epochs)
     if stop_at < state.step or (stop_at == state.step and _is_all_done(run, config.export.name, stop_at)):
-        raise ConfigError("nothing_owed", done=now.done, target=now.target)
+        raise ConfigError("nothing_owed", done=now.done, target=now.stop_at)
     start = Start(
         run,
         config,
@@ -166,12 +194,12 @@ def continued_run(run: RunFolder, values: Values, request: Request, *, from_stat
         warnings=(
             *lines_about_places(run, config, events, asked=values),
             *notices(config, found, stop_at),
-            *_lr_jump(before, config, state.step, (now.target, stop_at)),
+            *_lr_jump(before, config, state.step, (now.stop_at, stop_at)),
         ),
     )
 
     def replanned() -> Start:
-        if standing(run) == now and load_run_toml(run.config) == kept:
+        if progress_of(run) == now and load_run_toml(run.config) == kept:
             return start
         return continued_run(run, values, request, from_state=from_state, here=here)
 
@@ -179,10 +207,10 @@ def continued_run(run: RunFolder, values: Values, request: Request, *, from_stat
 
 
 def differing_settings(config: RunConfig, values: Values, here: Path) -> list[str]:
-    """The names of those settings that are not what a run goes on with; what a run resolves itself does not count."""
+    """Names the settings in `values` that differ from `config`; `auto` and empty values do not count."""
     resolved = _absolute({at: value for at, value in values.items() if value not in ("auto", "")}, here)
     if ("adapter", "init_from") in resolved:
-        resolved["adapter", "init_from"] = _named_path(str(resolved["adapter", "init_from"]), here)
+        resolved["adapter", "init_from"] = _absolute_path(str(resolved["adapter", "init_from"]), here)
     ours, theirs = config.model_dump(), config.with_values(resolved).model_dump()
     keys = {(one.section, one.field_name): one.key for one in options().values()}
     differ = [
@@ -194,8 +222,10 @@ def differing_settings(config: RunConfig, values: Values, here: Path) -> list[st
 def _lr_jump(
     before: RunConfig, config: RunConfig, step: int, ends: tuple[int, int]
 ) -> list[tuple[str, dict[str, Any]]]:
-    """That the learning rate does not go on where it was, as its shape follows the target and that has moved; `ends`
-    are the old and the new one. What was asked for is no news."""
+    """A notice that the learning rate jumps, since its shape ends at `stop_at`, which has moved.
+
+    `ends`: the last step before and now. No notice for a change of the schedule or the rate itself.
+    """
     schedule, lr = config.lr_schedule, config.optimizer.lr
     if schedule != before.lr_schedule or schedule.horizon_steps is not None or lr != before.optimizer.lr:
         return []
@@ -210,7 +240,7 @@ def _lr_jump(
 
 
 def _check_settings(config: RunConfig, request: Request) -> None:
-    """Settings that contradict each other, and names of what does not exist."""
+    """Refuses settings that contradict each other and names that do not exist."""
     check_names(config)
     if request.steps is not None and request.epochs is not None:
         raise ConfigError("steps_and_epochs")
@@ -222,7 +252,7 @@ def _check_settings(config: RunConfig, request: Request) -> None:
 
 
 def _check_folders(run: RunFolder, config: RunConfig, here: Path) -> None:
-    """A run folder must be a folder, and not one that holds something else of the user's."""
+    """Refuses a run folder that is a file, or that holds other things of the user."""
     data = (here / config.dataset.folder).resolve()
     model = (here / expanded(config.model.base_model)).resolve()
     others = [here.resolve(), data, model] if is_there(model) else [here.resolve(), data]
@@ -236,13 +266,13 @@ def _check_folders(run: RunFolder, config: RunConfig, here: Path) -> None:
 
 
 def _holds_pictures(folder: Path) -> bool:
-    """A run has its own in folders of their own."""
+    """Whether pictures lie directly in the folder: those of a run lie in folders inside it."""
     kinds = readable()
     return folder.is_dir() and any(extension_of(one.name) in kinds for one in folder.iterdir())
 
 
 def _check_identity(before: RunConfig, after: RunConfig) -> None:
-    """What the tensors of the states depend on cannot change."""
+    """Refuses a change of the settings that the tensors in the states depend on."""
     old, new = before.identity_values(), after.identity_values()
     for option, value in old.items():
         if new[option] != value:
@@ -250,8 +280,7 @@ def _check_identity(before: RunConfig, after: RunConfig) -> None:
 
 
 def _is_all_done(run: RunFolder, name: str, step: int) -> bool:
-    """Whether that is done too which comes after the state of the last step: its LoRA got its name, and the run came to
-    its end, so that it was looked at and the best step chosen. A run can die on the way."""
+    """Whether the export of the last step and the final evaluation are complete too: a run can die before them."""
     path = run.export(name)
     events = surviving(read_events(run.ledger))
     if not path.exists() or not events:
@@ -276,7 +305,7 @@ def _named_state(run: RunFolder, name: str) -> SavedState:
 
 
 def _best_step(run: RunFolder) -> int:
-    """The step with the lowest validation loss on held-out pictures."""
+    """Returns the step with the lowest validation loss on held-out pictures."""
     chosen = [event.step for event in surviving(read_events(run.ledger)) if isinstance(event, BestChosen)]
     if not chosen:
         is_held_out = bool(load_run_toml(run.config).dataset.held_out)
@@ -285,28 +314,28 @@ def _best_step(run: RunFolder) -> int:
 
 
 def _absolute(values: Values, here: Path) -> dict[tuple[str, str], Any]:
-    """Paths that were typed here still hold when the run goes on from another folder."""
+    """Makes the paths in `values` absolute, so that the run can be continued from another folder."""
     resolved = dict(values)
     if ("dataset", "folder") in resolved:
         resolved["dataset", "folder"] = str((here / str(resolved["dataset", "folder"])).resolve())
     if ("evaluation", "clip_model") in resolved:
-        resolved["evaluation", "clip_model"] = _named_path(str(resolved["evaluation", "clip_model"]), here)
+        resolved["evaluation", "clip_model"] = _absolute_path(str(resolved["evaluation", "clip_model"]), here)
     if ("model", "base_model") in resolved:
-        resolved["model", "base_model"] = _remembered(str(resolved["model", "base_model"]), here)
+        resolved["model", "base_model"] = _path_or_name(str(resolved["model", "base_model"]), here)
     return resolved
 
 
 def _project(run: RunFolder, here: Path) -> str:
-    """Where a new run's project lies from its folder: where it was begun, or around a folder that lies elsewhere."""
+    """The project of a new run, relative to its folder: the current folder if the run lies in it, else the parent."""
     root, here = run.root.absolute(), here.absolute()
     return Path(os.path.relpath(here, root)).as_posix() if root.is_relative_to(here) and root != here else ".."
 
 
-def _named_path(name: str, here: Path) -> str:
-    return _remembered(name, here) if name else ""
+def _absolute_path(name: str, here: Path) -> str:
+    return _path_or_name(name, here) if name else ""
 
 
-def _remembered(base_model: str, here: Path) -> str:
-    """A link stays a link: where it leads next month is meant to be used then."""
+def _path_or_name(base_model: str, here: Path) -> str:
+    """The absolute path, or the name of a model that is no path. A link is not followed: its target may change."""
     path = here / base_model
     return os.path.abspath(path) if is_there(path) else base_model  # noqa: PTH100 - resolving would follow the link

@@ -1,0 +1,158 @@
+"""An adapter of any kind on all its layers, its trained numbers in a single buffer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lorasmith.adapters.base import AdapterKind, AdapterLayer, LayerSettings
+from lorasmith.seeding import fold
+from lorasmith.targets import LayerSpec, TargetModule
+
+_ALIGNED_NUMBERS = 16  # float32 in 64 bytes
+
+
+class AdaptedLayer(NamedTuple):
+    """A layer that has an adapter, and how its change is made."""
+
+    spec: LayerSpec
+    settings: LayerSettings
+
+
+class _Place(NamedTuple):
+    """Where a tensor lies in the buffer."""
+
+    group: str
+    layer: str
+    suffix: str
+    shape: tuple[int, ...]  # in states and files
+
+    @property
+    def matrix(self) -> tuple[int, ...]:
+        """The shape in training: all dimensions after the first are flattened, as optimizers look at matrices."""
+        return (self.shape[0], math.prod(self.shape[1:])) if len(self.shape) > 2 else self.shape
+
+
+class FlatAdapter:
+    """All trainable numbers lie in one flat float32 buffer, ordered by learning-rate group, layer and suffix.
+
+    Parameters and their gradients are views into the buffer and its gradient, so that clipping, checking, summing and
+    updating are single calls.
+    """
+
+    def __init__(self, kind: AdapterKind, flat: Tensor) -> None:
+        """An adapter without layers; `attach` makes one with layers."""
+        self.kind = kind
+        self.flat = flat
+        """(P,) float32, on the device of the layers."""
+        self.layers: dict[str, AdaptedLayer] = {}
+        """By the target's name."""
+        self._gradient = torch.zeros_like(flat)
+        self._modules: list[AdapterLayer] = []
+        self._groups: dict[str, slice] = {}
+        self._views: dict[str, list[nn.Parameter]] = {}  # by group
+        self._named: dict[str, tuple[nn.Parameter, tuple[int, ...]]] = {}  # "<layer>.<suffix>": view and stored shape
+
+    @classmethod
+    def attach(
+        cls,
+        kind: AdapterKind,
+        targets: Sequence[TargetModule],
+        settings: Mapping[str, LayerSettings],
+        *,
+        seed: int,
+        group_of: Callable[[TargetModule, str], str] = lambda target, _: target.component,
+    ) -> FlatAdapter:
+        """Replaces each target by a layer with a change of zero; the initial numbers depend on `seed`, the kind's name
+        and the target's name alone.
+
+        Args:
+            settings: by the target's name.
+            group_of: the learning-rate group of a target's tensor, given its suffix.
+        """
+        assert targets, "nothing to attach to"
+        assert len({target.name for target in targets}) == len(targets), "two targets of one name"
+        specs = {target.name: target.spec for target in targets}
+        places = [
+            _Place(group_of(target, suffix), target.name, suffix, shape)
+            for target in targets
+            for suffix, shape in kind.shapes(specs[target.name], settings[target.name]).items()
+        ]
+        groups = list(dict.fromkeys(place.group for place in places))
+        places.sort(key=lambda place: groups.index(place.group))
+        device = next(targets[0].module.parameters()).device
+        adapter = cls(kind, torch.zeros(sum(_padded(math.prod(place.shape)) for place in places), device=device))
+        views = adapter._lay_out(places)
+        for target in targets:
+            base = target.module
+            with torch.no_grad():
+                kind.init(base, views[target.name], torch.Generator().manual_seed(fold(seed, kind.name, target.name)))
+            adapter.layers[target.name] = AdaptedLayer(specs[target.name], settings[target.name])
+            adapter._modules.append(kind.layer(base, views[target.name], settings[target.name]))
+            target.replace(adapter._modules[-1])
+        return adapter
+
+    def _lay_out(self, places: Sequence[_Place]) -> dict[str, dict[str, nn.Parameter]]:
+        """Makes the views of the buffer, in order, and returns them by layer and suffix."""
+        views: dict[str, dict[str, nn.Parameter]] = {}
+        start = 0
+        for place in places:
+            size = math.prod(place.shape)
+            view = nn.Parameter(self.flat[start : start + size].view(place.matrix))
+            view.grad = self._gradient[start : start + size].view(place.matrix)
+            begin = self._groups[place.group].start if place.group in self._groups else start
+            start += _padded(size)
+            self._groups[place.group] = slice(begin, start)
+            self._views.setdefault(place.group, []).append(view)
+            self._named[f"{place.layer}.{place.suffix}"] = view, place.shape
+            views.setdefault(place.layer, {})[place.suffix] = view
+        return views
+
+    def groups(self) -> dict[str, slice]:
+        """The part of `flat` that each learning-rate group is, in order."""
+        return dict(self._groups)
+
+    def parameters(self, group: str) -> list[nn.Parameter]:
+        """The matrices of a group, for optimizers whose update depends on shapes."""
+        return list(self._views[group])
+
+    def gradient(self) -> Tensor:
+        """(P,) float32: the sum of what backward has added since `clear_gradient`. The buffer itself, not a copy."""
+        return self._gradient
+
+    def clear_gradient(self) -> None:
+        """Sets the gradient buffer to zero; the views stay."""
+        self._gradient.zero_()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Copies of everything trained, float32 on the CPU, called "<target>.<suffix>"."""
+        return {name: view.detach().cpu().reshape(shape).clone() for name, (view, shape) in self._named.items()}
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes the numbers that `tensors` has returned. Asserts that names and shapes are exactly its own."""
+        assert tensors.keys() == self._named.keys(), "names of another adapter"
+        own = {name: shape for name, (_, shape) in self._named.items()}
+        assert {name: tensor.shape for name, tensor in tensors.items()} == own, "shapes of another adapter"
+        with torch.no_grad():
+            for name, (view, _) in self._named.items():
+                view.copy_(tensors[name].reshape(view.shape))
+
+    def set_training(self, training: bool) -> None:
+        """Switches dropout on or off."""
+        for module in self._modules:
+            module.dropout_active = training
+
+    def set_multiplier(self, multiplier: float) -> None:
+        """Scales the whole change: 1 in training, 0 shows the base model."""
+        for module in self._modules:
+            module.multiplier = multiplier
+
+
+def _padded(numbers: int) -> int:
+    """The count that lets the next view begin at a multiple of 64 bytes, as libraries ask of operands whose products
+    are to repeat. The padding is 0 and has no gradient."""
+    return -(-numbers // _ALIGNED_NUMBERS) * _ALIGNED_NUMBERS

@@ -1,0 +1,74 @@
+"""The names that ComfyUI, Forge, the WebUI and diffusers all read, frozen as a literal file for each model family.
+
+`tables/<family>.tsv` has a row for each layer that an adapter may attach to. Names are never made from the modules of
+an installed library: those change with its version, and ComfyUI loses the text encoder of a file with such names, while
+Forge refuses the whole file.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from itertools import accumulate
+from pathlib import Path
+
+from lorasmith.targets import LayerSpec
+
+ALPHA = "alpha"  # the suffix of a module's scale, in files of every kind
+_TABLES = Path(__file__).with_name("tables")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A layer that an adapter may change, and its place in a file."""
+
+    target: str  # TargetModule.name: "denoiser.mid_block.attentions.0.proj_in"
+    module: str  # its name in files: "lora_unet_mid_block_attentions_0_proj_in"
+    component: str  # "denoiser", "text_encoder"
+    layer: LayerSpec  # the size in the published models; smaller models use the same names
+    part: slice | None  # where files hold several layers as one module (q, k and v): this layer's rows of it
+
+
+@dataclass(frozen=True, slots=True)
+class NameTable:
+    """All names of a family."""
+
+    family: str  # a key of `families.FAMILIES`
+    targets: Mapping[str, Row]  # by target
+    modules: Mapping[str, tuple[Row, ...]]  # by the name in files; several rows are the parts, in order
+
+
+@cache
+def name_table(family: str) -> NameTable:
+    """The table of a family, read once."""
+    return parse_table(family, (_TABLES / f"{family}.tsv").read_text(encoding="ascii"))
+
+
+def parse_table(family: str, text: str) -> NameTable:
+    """The table of these tab-separated lines, the first of which names the columns.
+
+    Asserts that every target has a row of its own, and that parts follow each other without a gap.
+    """
+    rows = [_row(line) for line in csv.DictReader(text.splitlines(), delimiter="\t")]
+    targets = {row.target: row for row in rows}
+    assert len(targets) == len(rows), f"{family}: a target with two rows"
+    modules: dict[str, list[Row]] = {}
+    for row in rows:
+        modules.setdefault(row.module, []).append(row)
+    for module, parts in modules.items():
+        parts.sort(key=lambda row: row.part.start if row.part else 0)
+        ends = [0, *accumulate(row.layer.outputs for row in parts)]
+        wanted = list(map(slice, ends, ends[1:])) if len(parts) > 1 else [None]
+        assert [row.part for row in parts] == wanted, f"{family}: parts of {module}"
+    return NameTable(family, targets, {module: tuple(parts) for module, parts in modules.items()})
+
+
+def _row(line: Mapping[str, str]) -> Row:
+    kernel = tuple(int(side) for side in line["kernel"].split("x")) if line["kernel"] else ()
+    assert bool(kernel) == (line["kind"] == "conv"), line
+    start, _, stop = line["part"].partition(":")
+    part = slice(int(start), int(stop)) if line["part"] else None
+    layer = LayerSpec(int(line["out"]), int(line["in"]), kernel)
+    return Row(line["target"], line["module"], line["component"], layer, part)

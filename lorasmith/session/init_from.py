@@ -1,0 +1,65 @@
+"""Starts the adapter of a run: its settings, and the numbers of --init-from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from lorasmith.adapters import adapter_kind
+from lorasmith.adapters.base import LayerSettings, by_layer
+from lorasmith.adapters.flat import FlatAdapter
+from lorasmith.config import AdapterConfig
+from lorasmith.errors import ModelError
+from lorasmith.exporting.name_table import name_table
+from lorasmith.exporting.names import from_file
+
+
+def layer_settings(config: AdapterConfig) -> LayerSettings:
+    """The settings of every layer of a run."""
+    return LayerSettings(config.rank, config.resolved_alpha, config.dropout)
+
+
+def read_init_from(config: AdapterConfig, family: str) -> dict[str, Tensor]:
+    """The tensors of --init-from by the adapter's names, with a scale of 1; none where no file is named.
+
+    Raises:
+        ModelError: no such file, no adapter of this kind for this family, or of another rank.
+    """
+    if not config.init_from:
+        return {}
+    path = Path(config.init_from)
+    try:
+        stored = safetensors.torch.load_file(path)
+    except FileNotFoundError:
+        raise ModelError("init_from_missing", path=str(path)) from None
+    except (OSError, SafetensorError) as error:
+        raise ModelError("init_from_unreadable", path=str(path), reason=str(error)) from None
+    kind, table = adapter_kind(config.kind), name_table(family)
+    tensors = from_file(stored, kind, table)
+    for target, layer in by_layer(tensors, kind).items():
+        shapes = {suffix: tuple(tensor.shape) for suffix, tensor in layer.items()}
+        _, rank = kind.layer_of(shapes, table.targets[target].layer.kernel)
+        if rank != config.rank:
+            raise ModelError("init_from_rank", path=str(path), found=rank, rank=config.rank)
+    return tensors
+
+
+def fill_adapter(adapter: FlatAdapter, start: dict[str, Tensor], path: str) -> None:
+    """Gives the layers the change that the tensors of `read_init_from` make; all other layers keep their initial
+    numbers.
+
+    Raises:
+        ModelError: a layer that this adapter does not have, or another shape: the file is for another base model.
+    """
+    own = adapter.tensors()
+    for name, tensor in start.items():
+        if name not in own or own[name].shape != tensor.shape:
+            raise ModelError("init_from_other_model", path=path, key=name)
+    for target, layer in by_layer(start, adapter.kind).items():
+        settings = adapter.layers[target].settings
+        scaled = adapter.kind.scaled(layer, settings.rank / adapter.kind.file_alpha(settings))
+        own |= {f"{target}.{suffix}": tensor for suffix, tensor in scaled.items()}
+    adapter.load_tensors(own)

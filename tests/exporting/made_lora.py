@@ -1,0 +1,50 @@
+"""LoRAs of random numbers under the names an adapter gives them, with their layers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lorasmith.adapters.base import LayerSettings
+from lorasmith.adapters.flat import AdaptedLayer
+from lorasmith.adapters.lora import UP, Lora
+from lorasmith.exporting.name_table import NameTable, name_table
+from lorasmith.exporting.names import to_file
+from lorasmith.seeding import fold
+from lorasmith.targets import LayerSpec
+
+BOTH = ("denoiser", "text_encoder")
+SD15 = name_table("sd15")
+LORA = Lora()
+
+
+@dataclass(frozen=True)
+class MadeLora:
+    """What an adapter would give to the exporter."""
+
+    tensors: dict[str, Tensor]
+    layers: dict[str, AdaptedLayer]
+
+    @property
+    def settings(self) -> dict[str, LayerSettings]:
+        return {target: layer.settings for target, layer in self.layers.items()}
+
+    def named(self, table: NameTable = SD15) -> dict[str, Tensor]:
+        """Under the names of files."""
+        return to_file(self.tensors, LORA, table, self.settings)
+
+
+def full_size(*components: str) -> dict[str, LayerSpec]:
+    """The layers of the published model."""
+    return {target: row.layer for target, row in SD15.targets.items() if row.component in (components or BOTH)}
+
+
+def made_lora(specs: Mapping[str, LayerSpec], *, rank: int = 2, alpha: float = 1.0) -> MadeLora:
+    """A pair for each layer, by target; its numbers depend on the target's name."""
+    tensors, settings = {}, LayerSettings(rank, alpha)
+    for target, spec in specs.items():
+        generator = torch.Generator().manual_seed(fold(0, target))
+        for suffix, shape in LORA.shapes(spec, settings).items():
+            tensors[f"{target}.{suffix}"] = torch.randn(shape, generator=generator) * (0.1 if suffix == UP else 1)
+    return MadeLora(tensors, {target: AdaptedLayer(spec, settings) for target, spec in specs.items()})
