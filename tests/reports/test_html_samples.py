@@ -46,5 +46,5 @@ def test_a_sample_drawn_from_its_nearest_picture_is_told_apart(summary: RunSumma
     own = replace(summary.memorisation.samples[0], is_from_itself=True, baseline_similarity=None)
     changed = replace(summary, memorisation=replace(summary.memorisation, samples=(own,)))
     page = parsed(likeness(changed, EN, root=drawn[0], embedder=Embedder()))
-    assert "drawn from this very picture" in page.text
+    assert "made from this picture" in page.text
     assert len(page.all("img")) == 2

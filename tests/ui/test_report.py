@@ -52,7 +52,7 @@ def test_of_a_run_that_is_going_on_only_the_report_is_made(tmp_path: Path, capsy
         assert report([], Translator("en"), COMMAND) == 0
     assert not run.tensorboard.exists() and not run.loss_log.exists()
     assert len(list(run.training_logs.iterdir())) == 3
-    assert "still going on" in capsys.readouterr().out
+    assert "still training" in capsys.readouterr().out
 
 
 def test_without_a_run_nothing_is_made(tmp_path: Path) -> None:

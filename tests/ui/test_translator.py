@@ -66,8 +66,8 @@ def test_equal_files_stand_together() -> None:
 def test_damage_names_the_file_and_what_differs() -> None:
     fields = {"state": "state_1", "aside": "state_1.damaged", "damage": "content:optimizer.pt"}
     assert EN.warning("state_set_aside", fields) == [
-        "Warning: The state `state_1` is damaged: `optimizer.pt` does not hold the bytes that were saved: "
-        "its SHA-256 is another one. It was renamed to `state_1.damaged`, and an older state is used"
+        "Warning: The state `state_1` is damaged: `optimizer.pt` does not contain the bytes that were saved: "
+        "its SHA-256 differs. It was renamed to `state_1.damaged`, and an older state is used"
     ]
     problems = [{"path": "state_1", "reason": "state_damaged", "fields": {"damage": "missing:adapter.safetensors"}}]
     lines = EN.error("no_usable_state", {"folder": "f", "problems": problems})

@@ -37,8 +37,8 @@ def test_a_person_s_answer(tmp_path: Path) -> None:
     assert text.startswith("`lora_output`: finished, 20 of 20 steps\n")
     rows = [line.split() for line in text.splitlines()]
     assert ["Visual", "0.3000", "0.4500", "0.3000", "@20", "0.6000", "falling"] in rows
-    assert ["Color", "0.3000", "0.3000", "0.3000", "@5", "0.7000", "no", "clear", "trend"] in rows
-    assert ["Validation", "0.2000", "+-0.0100", "0.2000", "0.2000", "@5", "-", "no", "clear", "trend"] in rows
+    assert ["Color", "0.3000", "0.3000", "0.3000", "@5", "0.7000", "no", "trend"] in rows
+    assert ["Validation", "0.2000", "+-0.0100", "0.2000", "0.2000", "@5", "-", "no", "trend"] in rows
     assert ["Semantic", "N/A", "-", "-", "-", "-"] in rows
     assert "N/A, Semantic: " in text
     assert "Learning rate   0.0001" in text and "2.00 s/step on cuda:0 bf16; 0:00:40 of training" in text
