@@ -27,8 +27,7 @@ from torch.nn.functional import mse_loss
 from lorasmith.adapters.base import LayerSettings
 from lorasmith.adapters.flat import FlatAdapter
 from lorasmith.adapters.lora import Lora
-from lorasmith.engine.allocator import keep_freed_memory
-from lorasmith.engine.frozen_layers import speed_up_frozen
+from lorasmith.engine.cpu import keep_freed_memory, speed_up_frozen
 from lorasmith.families import load_family
 from lorasmith.families.recognize import recognize
 from lorasmith.targets import TargetModule

@@ -1,4 +1,5 @@
-"""What a config names on disk: base model and pictures. Torch-free, so that the parent looks before the worker does."""
+"""Finds what a config names on disk: base model and pictures. Needs no torch, so that the parent checks before the
+worker does."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ _DEVICE = re.compile(r"auto|(cpu|cuda|mps)(:[0-9]{1,3})?")
 
 
 def check_names(config: RunConfig) -> None:
-    """What only the worker can load, told by its name alone.
+    """Checks the names of things that only the worker can load.
 
     Raises:
         ConfigError: an optimizer, a kind of adapter or a device that does not exist anywhere.
@@ -45,7 +46,7 @@ def check_names(config: RunConfig) -> None:
 
 
 def check_init_from(config: RunConfig, here: Path) -> LoraShape | None:
-    """What the LoRA to start from says of itself, None where none is named; whether it fits is told when it is loaded.
+    """The shape of the LoRA to start from, None where none is named; whether it fits shows when it is loaded.
 
     Raises:
         ModelError: `init_from_missing`, `init_from_unreadable`, `init_from_pickle`, `init_from_text_encoder`, or what
@@ -78,8 +79,8 @@ def base_weights(config: RunConfig, here: Path | None = None) -> BaseWeights:
     not count.
 
     Raises:
-        ConfigError: none is named.
-        ModelError: there is none of that name, or it is not one this program knows.
+        ConfigError: no base model is named.
+        ModelError: nothing has that name, or it is a model that this program does not know.
     """
     if not config.model.base_model:
         raise ConfigError("base_model_unnamed")
@@ -87,8 +88,9 @@ def base_weights(config: RunConfig, here: Path | None = None) -> BaseWeights:
 
 
 def scan_for(config: RunConfig, weights: BaseWeights, *, check_pixels: bool, seen: bytes = b"") -> Scan:
-    """The pictures of this config, cut for these weights; `seen` is what `data.seen` kept of a scan before."""
-    from lorasmith.data.folder import scan  # PIL, which those who are refused before need not wait for
+    """Scans the pictures of this config, cut for these weights; `seen` holds what an earlier scan read, as `data.seen`
+    encodes it."""
+    from lorasmith.data.folder import scan  # imports PIL, for which an earlier error need not wait
 
     return scan(
         Path(config.dataset.folder),
@@ -102,9 +104,9 @@ def scan_for(config: RunConfig, weights: BaseWeights, *, check_pixels: bool, see
 
 
 def notices(config: RunConfig, found: Scan, stop_at: int) -> list[tuple[str, dict[str, Any]]]:
-    """What a person should know of a start, as (code, fields): the findings of the dataset first, then what was left
-    out and settings that may not do what is expected. The same in the parent and in the worker."""
-    noted = [(one.code, one.fields) for one in found.findings]
+    """Notices about a start, as (code, fields): the findings of the dataset first, then pictures that are left out and
+    settings that may not do what is expected. The same in the parent and in the worker."""
+    noted = [(finding.code, finding.fields) for finding in found.findings]
     for problem in found.problems:
         fields = {"path": shown(problem.path), "reason": problem.reason, "fields": problem.fields}
         noted.append(("picture_skipped", fields))
@@ -117,28 +119,28 @@ def notices(config: RunConfig, found: Scan, stop_at: int) -> list[tuple[str, dic
 
 
 def split_examples(config: RunConfig, found: Scan) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
-    """The examples that are trained on, and those held out at --new: told by their bytes."""
+    """The examples that are trained on, and those that were held out at --new, identified by their bytes."""
     held_out = frozenset(config.dataset.held_out)
-    trained = tuple(one for one in found.examples if one.image_sha256 not in held_out)
+    trained = tuple(example for example in found.examples if example.image_sha256 not in held_out)
     if not trained:
         raise ConfigError("hold_out_too_many", hold_out=len(held_out), pictures=len(found.examples))
-    return trained, tuple(one for one in found.examples if one.image_sha256 in held_out)
+    return trained, tuple(example for example in found.examples if example.image_sha256 in held_out)
 
 
 def order_of(config: RunConfig, trained: tuple[Example, ...]) -> Order:
-    """Which examples meet in which micro-batch."""
-    places = [(one.bucket, one.repeats) for one in trained]
+    """The order in which examples meet in micro-batches."""
+    places = [(example.bucket, example.repeats) for example in trained]
     return Order(places, batch_size=config.training.batch_size, seed=config.seed)
 
 
 def steps_of_epochs(config: RunConfig, found: Scan, epochs: int) -> int:
-    """Steps that make so many passes over the pictures, the last one perhaps begun anew by a part of a step."""
+    """Steps for so many passes over the pictures; the last step may begin the next pass."""
     trained, _ = split_examples(config, found)
     return -(-epochs * order_of(config, trained).batches_per_epoch // config.training.accumulation_steps)
 
 
 def data_identity(config: RunConfig, trained: tuple[Example, ...]) -> str:
-    """SHA-256 of what positions are counted over: the pictures as they are cut, batch size and accumulation."""
+    """SHA-256 over all that positions depend on: the pictures with their cuts, batch size and accumulation."""
     training = config.training
     rows = [
         [example.example_hash, example.repeats, example.bucket, example.resized, example.crop] for example in trained

@@ -63,7 +63,11 @@ class AdapterKind(Protocol):
         """Tensors whose change is `factor` times as large."""
 
     def file_alpha(self, settings: LayerSettings) -> float:
-        """The alpha that makes readers of the file, who multiply by alpha / rank, apply the change as trained."""
+        """The alpha in files, with which readers apply the change as trained."""
+
+    def file_scale(self, shapes: Mapping[str, tuple[int, ...]], alpha: float | None) -> float:
+        """The factor of the change that readers take from a file's alpha, or from there being none: alpha / rank and 1,
+        if the kind is read like LoRA."""
 
 
 class AdapterLayer(nn.Module):

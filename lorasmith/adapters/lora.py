@@ -57,6 +57,9 @@ class Lora:
     def file_alpha(self, settings: LayerSettings) -> float:
         return settings.alpha
 
+    def file_scale(self, shapes: Mapping[str, tuple[int, ...]], alpha: float | None) -> float:
+        return 1.0 if alpha is None else alpha / shapes[DOWN][0]
+
 
 class LoraLayer(AdapterLayer):
     """base(x) + multiplier * alpha / rank * up(down(dropout(x))).

@@ -1,4 +1,4 @@
-"""Which sizes pictures are cut to, and how one picture is cut to its size. Integers only: the same on every machine.
+"""The sizes that pictures are cut to (buckets), and the cut of a picture. Integers only: the same on every machine.
 
 Knows nothing of files; a bucket is a size.
 """
@@ -10,7 +10,7 @@ from lorasmith.data.types import Offset, Size
 
 
 def buckets(resolution: int, size_multiple: int) -> tuple[Size, ...]:
-    """Every width from about half to twice the resolution with the largest height that goes with it, and turned.
+    """All buckets: every width from about half to twice the resolution with the largest height that fits, and turned.
 
     Sides are multiples of `size_multiple`; no bucket holds more than resolution x resolution pixels. The square is
     always among them. Sorted.
@@ -28,12 +28,12 @@ def buckets(resolution: int, size_multiple: int) -> tuple[Size, ...]:
 
 
 def fit(original: Size, buckets: Iterable[Size]) -> tuple[Size, Size, Offset]:
-    """(resized, bucket, crop) of a picture: the bucket that keeps most of it, from the middle.
+    """(resized, bucket, crop) of a picture: the bucket that keeps most of it, cut from the middle.
 
     `resized` is the whole picture at the smallest size that covers the bucket: one side is the bucket's own. Among
-    buckets that keep as much, the one with most pixels is taken, then the first in order.
+    buckets that keep as much, the bucket with most pixels is taken, then the first in order.
     """
-    bucket = min(buckets, key=lambda one: (_lost(original, one), -one.width * one.height, one))
+    bucket = min(buckets, key=lambda size: (_lost(original, size), -size.width * size.height, size))
     width, height = original
     if bucket.width * height >= bucket.height * width:  # the width decides, and something of the height is cut off
         resized = Size(bucket.width, max(_rounded(height * bucket.width, width), bucket.height))
@@ -43,7 +43,7 @@ def fit(original: Size, buckets: Iterable[Size]) -> tuple[Size, Size, Offset]:
 
 
 def _lost(original: Size, bucket: Size) -> Fraction:
-    """How far the two shapes are apart, 1 or more: the picture's area over what is kept of it."""
+    """The picture's area over the part of it that is kept: 1 or more."""
     first, second = original.width * bucket.height, original.height * bucket.width
     return Fraction(max(first, second), min(first, second))
 

@@ -1,4 +1,4 @@
-"""Where the cache of a data folder lies. Knows no torch, so that a plan names the folder that a run will take."""
+"""The folder of a dataset's cache. Needs no torch, so that a plan names the folder that a run will take."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FOLDER_NAME = ".lorasmith_cache"
 def cache_folder(data_folder: Path, environment: Mapping[str, str] = os.environ) -> Path:
     """`.lorasmith_cache` beside the data folder; the user's cache folder where that cannot be written, or is in a run.
 
-    Makes nothing: `EncoderCache.store` makes the folder when there is something to keep.
+    Creates nothing: `EncoderCache.store` makes the folder when there is something to keep.
 
     Raises:
         InputError: `cache_not_writable`, neither can be written.
@@ -42,7 +42,7 @@ def _user_cache(environment: Mapping[str, str]) -> Path:
 
 
 def _can_be_written(folder: Path) -> bool:
-    """Tried, as permissions alone do not tell on Windows or a read-only disk; what is tried leaves nothing."""
+    """Tries to write there, since permissions do not decide it on Windows or a read-only disk; leaves nothing."""
     there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     try:
         with tempfile.TemporaryFile(dir=there):

@@ -1,7 +1,7 @@
 """The words in a caption file.
 
 As in sd-scripts the first line is the caption (the first that is not blank); lines after it are not used. An empty file
-is an empty caption, which is something else than no file. Knows nothing of pictures, class words and tokens.
+is an empty caption, which is not the same as no file. Knows nothing of pictures, class words and tokens.
 """
 
 import codecs
@@ -31,7 +31,7 @@ class CaptionText:
 
 
 def read_text(path: Path) -> CaptionText:
-    """UTF-8 with or without byte order mark, UTF-16 with one; any line ends.
+    """Reads UTF-8 with or without byte order mark, UTF-16 with it; any line ends.
 
     Raises:
         BadFileError: `caption_encoding` or `caption_nul`, with the offset of the byte; `file_too_big` over MAX_BYTES;
@@ -51,8 +51,9 @@ def read_text(path: Path) -> CaptionText:
 
 
 def cleaned(text: str) -> str:
-    """Control characters and runs of white space as one space, none at the ends."""
-    return " ".join("".join(" " if unicodedata.category(one) == "Cc" else one for one in text).split())
+    """The text with a single space for control characters and runs of white space, and none at the ends."""
+    without_controls = (" " if unicodedata.category(sign) == "Cc" else sign for sign in text)
+    return " ".join("".join(without_controls).split())
 
 
 def with_trigger(caption: str, trigger_word: str) -> str:

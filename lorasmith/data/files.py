@@ -1,4 +1,4 @@
-"""Reading one file that somebody put in the dataset folder, whatever it is: it never blocks and never fills the memory.
+"""Reads a file that somebody put in the dataset folder, whatever it is: never blocks and never fills the memory.
 
 Knows nothing of pictures and captions.
 """
@@ -18,7 +18,7 @@ _HIDDEN = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u200b-\\u200f\\u2028-\\u202e\\u20
 
 
 class BadFileError(DatasetError):
-    """One file that cannot be used; `problem` says why. Its fields are those of `dataset_problems` with one problem."""
+    """A file that cannot be used; `problem` has the reason. Its fields are those of `dataset_problems`."""
 
     def __init__(self, path: Path, reason: str, **fields: Any) -> None:
         self.problem = Problem(path, reason, fields)
@@ -26,14 +26,14 @@ class BadFileError(DatasetError):
 
 
 def as_fields(problems: Iterable[Problem]) -> list[dict[str, Any]]:
-    """Problems as JSON values. Bytes of a path that are no text are shown as \\xXX."""
-    return [{"path": shown(one.path), "reason": one.reason, "fields": one.fields} for one in problems]
+    """Problems as JSON values. Bytes of a path that are not text are shown as \\xXX."""
+    return [{"path": shown(problem.path), "reason": problem.reason, "fields": problem.fields} for problem in problems]
 
 
 def shown(path: Path) -> str:
     """The path as text that any encoding of Unicode can hold, and that a terminal shows as it is read: what would move
     its cursor or turn its direction of writing is shown as \\xXX or \\uXXXX, undecoded bytes as \\xXX."""
-    text = "".join(ascii(one)[1:-1] if _HIDDEN.match(one) else one for one in str(path))
+    text = "".join(ascii(character)[1:-1] if _HIDDEN.match(character) else character for character in str(path))
     return readable(text)
 
 

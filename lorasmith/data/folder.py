@@ -1,6 +1,6 @@
-"""From a folder to examples: which pictures, how often, with which words, cut how; and all that is wrong with it.
+"""Scans a dataset folder: its examples (picture, repeats, caption, cut), its problems and its findings.
 
-Only looks, never writes. Knows nothing of torch, tokens and order; nothing is random here.
+Reads only, never writes. Knows nothing of torch, tokens and order; nothing is random here.
 """
 
 import hashlib
@@ -25,17 +25,17 @@ NOTHING_SEEN: Seen = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """What a folder holds."""
+    """The content of a dataset folder."""
 
     examples: tuple[Example, ...]  # sorted by path, the same on every machine
-    problems: tuple[Problem, ...]  # of what was left out; without skip_bad there are none
-    findings: tuple[Finding, ...]  # what is not used, or not as a person may expect
+    problems: tuple[Problem, ...]  # of files that were left out; without skip_bad there are none
+    findings: tuple[Finding, ...]  # about files that are not used, or not as a person may expect
     seen: Seen  # the files of the examples, for a scan that follows
 
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A picture file that was not opened yet."""
+    """A picture file that is not opened yet."""
 
     image: Path
     name: str  # relative to the dataset folder
@@ -53,11 +53,11 @@ def scan(
     check_pixels: bool,
     seen: Seen = NOTHING_SEEN,
 ) -> Scan:
-    """Every picture straight in `folder` (1 repeat) and in its `N_name` sub-folders (N repeats, class words `name`).
+    """Scans the pictures in `folder` itself (1 repeat) and its `N_name` sub-folders (N repeats, class words `name`).
 
-    Without `check_pixels` the headers are believed, which is enough when the same folder was checked a moment ago; with
-    `skip_bad` the pixels are checked always, as two scans must leave out the same pictures. A file that an
-    earlier scan has `seen` is not read again where it has not changed.
+    Without `check_pixels` the headers are trusted, which is enough when the same folder was checked a moment ago; with
+    `skip_bad` the pixels are always checked, since two scans must leave out the same pictures. A file that an
+    earlier scan has `seen` is read again only if it has changed.
 
     Raises:
         DatasetError: `dataset_missing`, `dataset_not_folder`, `dataset_unreadable`; `dataset_empty`, or
@@ -98,13 +98,13 @@ def scan(
     noted = [*unused.of_layout(layout), *_pictures_without_extension(layout)]
     noted += findings.finding("captions_empty", _relative(is_empty, folder))
     noted += findings.finding("caption_more_lines", _relative(has_more_lines, folder))
-    uncaptioned = frozenset(one.image for one in candidates if one.caption_file is None)
+    uncaptioned = frozenset(candidate.image for candidate in candidates if candidate.caption_file is None)
     noted += findings.of_examples(examples, folder, uncaptioned=uncaptioned)
     return Scan(tuple(examples), tuple(problems), tuple(noted), read)
 
 
 def repeats_in(folder: Path) -> tuple[int, ...]:
-    """How often each picture of a folder counts, by names alone: nothing is opened, so a bad picture counts too.
+    """The repeats of each picture of a folder, by names alone: nothing is opened, so a bad picture counts too.
 
     Raises:
         DatasetError: as `scan`, where there is no folder or nothing in it is named like a picture.
@@ -113,14 +113,14 @@ def repeats_in(folder: Path) -> tuple[int, ...]:
     candidates = _candidates(layout)
     if not candidates and not problems:
         raise _nothing_found(layout)
-    return tuple(one.place.repeats for one in candidates)
+    return tuple(candidate.place.repeats for candidate in candidates)
 
 
 # -- which files -----------------------------------------------------------------------------------
 
 
 def _layout(folder: Path) -> tuple[Layout, list[Problem]]:
-    """The folders that are used and those that are not, and what is wrong with some."""
+    """The folders that are used and those that are not, and problems with folders."""
     files, folders = _entries_of_root(folder)
     places = [_place(folder, 1, "", (files, folders))]
     problems: list[Problem] = []
@@ -159,7 +159,7 @@ def _reason(error: OSError) -> str:
 def _place(path: Path, repeats: int, words: str, entries: tuple[tuple[str, ...], tuple[str, ...]]) -> Place:
     files, folders = entries
     readable = names.readable()
-    pictures = tuple(one for one in files if names.extension_of(one) in readable)
+    pictures = tuple(file for file in files if names.extension_of(file) in readable)
     return Place(path, repeats, words, files, folders, pictures, names.paired(pictures, files))
 
 
@@ -172,16 +172,17 @@ def _candidates(layout: Layout) -> list[_Candidate]:
             caption = place.paired.captions.get(name)
             caption_file = None if caption is None else place.path / caption
             found.append(_Candidate(image, image.relative_to(layout.root).as_posix(), place, caption_file))
-    return sorted(found, key=lambda one: (unicodedata.normalize("NFC", one.name), one.name))
+    return sorted(found, key=lambda candidate: (unicodedata.normalize("NFC", candidate.name), candidate.name))
 
 
 def _pictures_without_extension(layout: Layout) -> list[Finding]:
-    """Files with no extension, or one that nothing is known of, which hold a picture all the same."""
+    """The finding about pictures in files with no extension or an unknown extension."""
     known = {*names.readable(), *names.UNREADABLE, *names.CAPTIONS, *names.OTHER_WORDS}
     found: list[Path] = []
     for place in layout.places:
-        unknown = [one for one in place.files if names.extension_of(one) not in known and names.plugin_of(one) is None]
-        found += layout.named(place, (one for one in unknown if plugins.begins_like_a_picture(place.path / one)))
+        others = (file for file in place.files if names.extension_of(file) not in known)
+        unknown = [file for file in others if names.plugin_of(file) is None]
+        found += layout.named(place, (file for file in unknown if plugins.begins_like_a_picture(place.path / file)))
     return findings.finding("picture_without_extension", found)
 
 
@@ -196,19 +197,19 @@ def _nothing_found(layout: Layout) -> DatasetError:
             return DatasetError("dataset_folder_names", folder=folder, found=shown(Path(name)), right=right)
     if holding:
         return DatasetError("dataset_other_folder", folder=folder, meant=shown(layout.root / holding[0]))
-    listed = [{"code": one.code, "fields": one.fields} for one in unused.of_layout(layout)]
+    listed = [{"code": finding.code, "fields": finding.fields} for finding in unused.of_layout(layout)]
     return DatasetError("dataset_empty", folder=folder, types=" ".join(names.readable()), findings=listed)
 
 
 def _relative(paths: list[Path], root: Path) -> list[Path]:
-    return list(dict.fromkeys(one.relative_to(root) for one in paths))
+    return list(dict.fromkeys(path.relative_to(root) for path in paths))
 
 
-# -- one picture -----------------------------------------------------------------------------------
+# -- a picture -----------------------------------------------------------------------------------
 
 
 def _caption(candidate: _Candidate) -> tuple[captions.CaptionText, list[Problem]]:
-    """The words of a picture before the trigger word: its file's, else the class words; or what is wrong with them."""
+    """The words of a picture without the trigger word: its caption file's, else the class words; and their problems."""
     words = captions.CaptionText(candidate.place.class_words, has_more_lines=False)
     if not is_text(candidate.name):
         encoding = limited_encoding()
@@ -227,7 +228,7 @@ def _picture(path: Path, seen: Seen, *, decode: bool) -> SeenFile:
     known = unchanged(path, seen)
     if known is not None:
         return known
-    facts = file_facts(path) or (0, 0)  # before it is read: a change in between is seen as one
+    facts = file_facts(path) or (0, 0)  # before it is read, so that a change in between is noticed
     size, sha256 = images.inspect(path, decode=decode)
     return SeenFile(*facts, size, sha256)
 

@@ -1,6 +1,6 @@
-"""One picture file: its size from the header, whether all of it can be decoded, and its pixels as the VAE takes them.
+"""Reads a picture file: its size from the header, whether all of it can be decoded, and its pixels for the VAE.
 
-Knows nothing of folders, captions and buckets: an example says how its picture is cut.
+Knows nothing of folders, captions and buckets: the cut of a picture is part of its example.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ from PIL.TiffImagePlugin import TiffImageFile
 from lorasmith.data import plugins
 from lorasmith.data.files import BadFileError, read_whole
 from lorasmith.data.picture_parts import too_costly
-from lorasmith.data.types import Example, Problem, Size
+from lorasmith.data.types import Example, Size
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 MIN_SIDE = 64  # pixels
-MAX_PIXELS = 200_000_000  # what the largest phone sensors give; 0.8 GB once decoded, twice that where transparent
+MAX_PIXELS = 200_000_000  # of the largest phone sensors; 0.8 GB once decoded, twice that where transparent
 # The decoders of these hold up to 18 bytes a pixel at once, those of others 4 to 12.
 MAX_PIXELS_OF = {"WEBP": 80_000_000, "JPEG2000": 80_000_000, "HEIF": 80_000_000, "JXL": 80_000_000}
 MAX_BYTES = 512 * 2**20
 
-# What is read whatever the extension says. Not here: formats that run other programs (EPS) or hold documents.
+# The formats that are read, whatever the extension. Not here: formats that run other programs (EPS) or hold documents.
 # JPEG includes the several pictures in one file of phones (MPO), of which the first counts.
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM", "HEIF", "JXL")
 
-# What Pillow's readers raise on broken files, as fuzzing them shows; it has no exception of its own for that.
+# Exceptions of Pillow's readers for broken files, found by fuzzing: Pillow has none of its own for that.
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError, AttributeError)
 _BROKEN_LOW_LEVEL = (struct.error, zlib.error, RuntimeError, AssertionError)
 
 _BAND = 1 << 22  # pixels that are converted at once
 
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # or it writes to stderr what becomes a problem here anyway
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # otherwise it writes to stderr what becomes a problem here
 
 _ORIENTATION = 0x0112
 _TURNS = {
@@ -59,29 +59,12 @@ _TURNS = {
 }
 
 
-def read_size(path: Path) -> Size:
-    """Width and height as seen, after EXIF orientation, from the header alone.
-
-    Raises:
-        BadFileError: not a picture of a known kind, over MAX_PIXELS, a side under MIN_SIDE.
-    """
-    return inspect(path, decode=False)[0]
-
-
-def verify(path: Path) -> Problem | None:
-    """What is wrong with the picture when it is decoded to the end; None when nothing is."""
-    try:
-        inspect(path, decode=True)
-    except BadFileError as error:
-        return error.problem
-    return None
-
-
 def inspect(path: Path, *, decode: bool) -> tuple[Size, str]:
-    """Size as `read_size` gives it, and the SHA-256 of the file's bytes, which are read once.
+    """Width and height as seen, after EXIF orientation, and the SHA-256 of the file's bytes, which are read once.
 
     Raises:
-        BadFileError: as `read_size`; with `decode`, also where the pixels are truncated or damaged.
+        BadFileError: not a picture of a known kind, over MAX_PIXELS, a side under MIN_SIDE; with `decode`, also where
+            the pixels are truncated or damaged.
     """
     data = _read(path)
     with _opened(path, io.BytesIO(data)) as image:
@@ -109,8 +92,8 @@ def pixels(example: Example) -> NDArray[np.float32]:
     Only that part is resampled (Lanczos), so a very long picture costs no more than another.
 
     Raises:
-        BadFileError: `picture_changed` where the file has other bytes than when the folder was looked at, so that
-            nothing is stored under the wrong hash; else as `open_rgb`.
+        BadFileError: `picture_changed` where the file has other bytes than when the folder was scanned, so that nothing
+            is stored under the wrong hash; else as `open_rgb`.
     """
     data = _read(example.image)
     if hashlib.sha256(data).hexdigest() != example.image_sha256:
@@ -125,7 +108,7 @@ def pixels(example: Example) -> NDArray[np.float32]:
         min((top + example.bucket.height) * down, image.height),
     )
     cut = image.resize(example.bucket, Image.Resampling.LANCZOS, box=box)
-    # Here, because a wrong folder name must be told at once and numpy takes longer to import than that may take.
+    # Imported here: a wrong folder name must be reported at once, and importing numpy takes longer than that may take.
     import numpy as np
 
     channels_first = np.asarray(cut, dtype=np.float32).transpose(2, 0, 1)
@@ -156,9 +139,9 @@ def _decoded(path: Path, data: bytes) -> Image.Image:
 
 @contextmanager
 def _opened(path: Path, source: IO[bytes]) -> Iterator[Image.Image]:
-    """Pillow's picture, header read; everything that Pillow says about a broken one becomes BadFileError.
+    """Opens Pillow's picture, header read; every error of Pillow about a broken picture becomes BadFileError.
 
-    Its own limit of pixels is off meanwhile, as `_checked_size` has ours; its warnings are of what is handled here.
+    Pillow's own limit of pixels is off meanwhile, since `_checked_size` applies ours; its warnings are handled here.
     """
     limit = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = None
@@ -197,7 +180,7 @@ def _checked_size(path: Path, image: Image.Image) -> Size:
 def _orientation(image: Image.Image) -> int:
     """1 to 8 as EXIF counts them, known without decoding; 1 where the tag is missing, or cannot be read."""
     if image.format == "JXL" and not getattr(image, "jpeg", False):
-        return 1  # it has been turned already, and the tag says how it lay before; not so in a JPEG that was packed
+        return 1  # it has been turned already, and the tag is of its original state; not so in a JPEG that was packed
     try:
         if isinstance(image, PngImageFile) and "exif" not in image.info:
             late = _exif_behind_pixels(image)
@@ -207,13 +190,13 @@ def _orientation(image: Image.Image) -> int:
     except (
         *_BROKEN,
         *_BROKEN_LOW_LEVEL,
-    ):  # a broken tag is no reason to refuse the picture: viewers show it as it lies
+    ):  # a broken tag is no reason to refuse the picture: viewers show it unturned
         return 1
     return tag if isinstance(tag, int) and tag in _TURNS else 1
 
 
 def _exif_behind_pixels(image: PngImageFile) -> bytes | None:
-    """The content of a PNG's eXIf chunk, which may stand behind the pixels; found by going from chunk to chunk."""
+    """The content of a PNG's eXIf chunk, which may come after the pixels; found by walking from chunk to chunk."""
     source = image.fp
     assert source is not None
     here = source.tell()
@@ -243,7 +226,7 @@ def _to_rgb(path: Path, image: Image.Image) -> Image.Image:
 
 
 def _rgb_bands(path: Path, image: Image.Image) -> Iterator[Image.Image]:
-    """The same from top to bottom in bands of some rows: a conversion of all at once would hold it four times over."""
+    """The same from top to bottom in bands of rows: converting all at once would hold four copies in memory."""
     image.load()
     rows = max(1, _BAND // image.width)
     for top in range(0, image.height, rows):
@@ -264,7 +247,7 @@ def _grey_of_16_bits(path: Path, image: Image.Image) -> Image.Image:
 
     values = np.asarray(image)
     if image.mode == "F" or (values.size and (values.min() < 0 or values.max() > 0xFFFF)):
-        raise BadFileError(path, "picture_pixel_format", mode=image.mode)  # nothing says which value is white
+        raise BadFileError(path, "picture_pixel_format", mode=image.mode)  # which value is white is unknown
     scaled = ((values.astype(np.uint32) * 255 + 0x7FFF) // 0xFFFF).astype(np.uint8)
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):

@@ -1,7 +1,7 @@
-"""What the files and folders of a dataset are, as far as their names say. Opens nothing.
+"""Classifies the files and folders of a dataset by their names alone. Opens nothing.
 
-Knows which kinds of pictures are read, with or without a plug-in of Pillow, which are not, and what systems leave
-behind in every folder.
+Knows which kinds of pictures are read, with or without a plug-in of Pillow, which are not, and which files systems
+leave behind in every folder.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ JPEG_XL = Plugin("pillow_jxl", "pillow-jxl-plugin", (".jxl",))
 PLUGINS = (HEIF, JPEG_XL)
 INSTALL = 'pip install "lorasmith[pictures]"'
 
-# Files that hold pictures which are not read from them: raw photographs, layers, films, documents, links.
+# Files with pictures that are not read: raw photographs, layers, films, documents, links.
 UNREADABLE = frozenset(
     [
         *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".iiq", ".kdc", ".mef", ".mos", ".mrw"),
@@ -75,22 +75,22 @@ _REPEATS_SOMEHOW = re.compile(r"([0-9]{1,3})\s*[x\u00d7]?\s*[_\s.-]\s*(.*\S)", r
 
 
 def is_of_system(name: str) -> bool:
-    """Whether a system or a program left the file or folder there, or it is hidden: passed over without a word."""
+    """Whether the file or folder is hidden, or was left there by a system or a program: ignored silently."""
     return name.startswith(".") or name.casefold() in _LEFT_BY_SYSTEMS or name.startswith("SYNOPHOTO_")
 
 
 def extension_of(name: str) -> str:
-    """In lower case, with its dot."""
+    """The extension in lower case, with its dot."""
     return os.path.splitext(name)[1].lower()  # noqa: PTH122 - a name, not a path
 
 
 def readable() -> tuple[str, ...]:
     """The extensions of pictures that can be read here."""
-    return (*PICTURES, *(one for plugin in PLUGINS if plugin.is_installed for one in plugin.extensions))
+    return (*PICTURES, *(extension for plugin in PLUGINS if plugin.is_installed for extension in plugin.extensions))
 
 
 def plugin_of(name: str) -> Plugin | None:
-    """What the picture needs beyond Pillow, by its extension."""
+    """The plug-in that the picture needs, by its extension; None where Pillow alone reads it."""
     extension = extension_of(name)
     return next((plugin for plugin in PLUGINS if extension in plugin.extensions), None)
 
@@ -98,17 +98,19 @@ def plugin_of(name: str) -> Plugin | None:
 def kinds(names: Iterable[str]) -> str:
     """`.cr2 ×3, .psd`: the extensions, and how many files have each."""
     counted = Counter(map(extension_of, names))
-    return ", ".join(f"{one} \u00d7{count}" if count > 1 else one for one, count in sorted(counted.items()))
+    return ", ".join(
+        f"{extension} \u00d7{count}" if count > 1 else extension for extension, count in sorted(counted.items())
+    )
 
 
 def parsed_folder(name: str) -> tuple[int, str] | None:
-    """(repeats, class words) of a folder named `N_words`; None where it is not."""
+    """(repeats, class words) of a folder named `N_words`; None for any other name."""
     match = _REPEATS_FIRST.fullmatch(name)
     return None if match is None else (int(match[1]), unicodedata.normalize("NFC", match[2]))
 
 
 def right_folder(name: str) -> tuple[str, bool]:
-    """(the name that such a folder needs, whether it seems to say a number of repeats in another way)."""
+    """(the name that the folder should have, whether its name seems to hold a number of repeats in another form)."""
     plain = unicodedata.normalize("NFKC", name).strip()
     if parsed_folder(plain) is not None:
         return plain, True
@@ -124,47 +126,47 @@ def right_folder(name: str) -> tuple[str, bool]:
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """The pictures of one folder and their caption files, by name."""
+    """The pictures of a folder and their caption files, by name."""
 
-    captions: Mapping[str, str]  # picture -> caption file; without those that have none
+    captions: Mapping[str, str]  # picture -> caption file; without pictures that have none
     unused: tuple[str, ...]  # caption files that no picture uses
 
 
 def paired(pictures: Iterable[str], names: Iterable[str]) -> Paired:
-    """Which caption file each picture has: `a.txt` before `a.caption`, then `a.png.txt`, for `a.png`.
+    """Pairs pictures with caption files: `a.txt` before `a.caption`, then `a.png.txt`, for `a.png`.
 
-    Of the files that are left over, a picture without one gets that of its name in another case or composition, with
-    one extension too many (`A.TXT`, `a.txt.txt`) or with that of the picture before it was converted.
+    Of the remaining files, a picture without a caption gets the file with its name in another case or composition, with
+    a superfluous extension (`A.TXT`, `a.txt.txt`) or with the extension of the picture before it was converted.
     """
     texts = sorted(name for name in names if extension_of(name) in CAPTIONS)
     exact = _by(texts, lambda stem: unicodedata.normalize("NFC", stem))
     found: dict[str, str] = {}
     pictures = list(pictures)
     for picture in pictures:
-        keys = (unicodedata.normalize("NFC", one) for one in (_stem(picture), picture))
+        keys = (unicodedata.normalize("NFC", key) for key in (_stem(picture), picture))
         if match := next((exact[key] for key in keys if key in exact), None):
             found[picture] = match
     claimed = set(found.values())
-    loose = _by((one for one in texts if one not in claimed), _loose)
+    loose = _by((text for text in texts if text not in claimed), _loose)
     for picture in pictures:
         if picture not in found and _loose(_stem(picture)) in loose:
             found[picture] = loose[_loose(_stem(picture))]
     claimed = set(found.values())
-    return Paired(found, tuple(one for one in texts if one not in claimed and not _is_no_caption(one)))
+    return Paired(found, tuple(text for text in texts if text not in claimed and not _is_no_caption(text)))
 
 
 def common_names(files: Iterable[str]) -> frozenset[str]:
-    """What `belongs_to` compares with: the names of files without what differs between a picture and its words."""
-    return frozenset(_loose(_stem(one)) for one in files)
+    """The names of files without the parts that differ between a picture and its caption file, for `belongs_to`."""
+    return frozenset(_loose(_stem(file)) for file in files)
 
 
 def belongs_to(name: str, common: frozenset[str]) -> bool:
-    """Whether a file with words has the name of one of the files that `common_names` was given."""
+    """Whether a caption file has the name of a file in `common`, which `common_names` made."""
     return _loose(_stem(name)) in common
 
 
 def may_hold_captions(name: str, common: frozenset[str]) -> bool:
-    """Whether a file that is not read as a caption may have been meant as one, of such a picture or of all."""
+    """Whether a file that is not read as a caption may be meant as that of such a picture, or of all pictures."""
     if extension_of(name) not in OTHER_WORDS or not common:
         return False
     is_of_all = extension_of(name) in _TABLES or _stem(name).casefold() in _WORDS_OF_ALL
@@ -172,9 +174,9 @@ def may_hold_captions(name: str, common: frozenset[str]) -> bool:
 
 
 def _by(names: Iterable[str], key: Callable[[str], str]) -> dict[str, str]:
-    """The caption file of each stem, the kind that counts first."""
+    """The caption file of each stem, of the kind that takes precedence."""
     found: dict[str, str] = {}
-    for name in sorted(names, key=lambda one: (CAPTIONS.index(extension_of(one)), one)):
+    for name in sorted(names, key=lambda name: (CAPTIONS.index(extension_of(name)), name)):
         found.setdefault(key(_stem(name)), name)
     return found
 
@@ -184,7 +186,7 @@ def _stem(name: str) -> str:
 
 
 def _loose(stem: str) -> str:
-    """What stems have in common that mean the same: no case, no composition, no second extension."""
+    """The stem without differences that do not matter: case, composition, a second extension."""
     while extension_of(stem) in (*CAPTIONS, *PICTURES) and _stem(stem):
         stem = _stem(stem)
     return unicodedata.normalize("NFC", stem).casefold().strip()

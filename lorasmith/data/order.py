@@ -1,7 +1,7 @@
-"""Which examples are held out, and which come when: pure integers, functions of the seed and a position.
+"""Chooses which examples are held out and which meet in which batch: functions of the seed and a position, in integers.
 
-No cursor, no generator that is carried along: any batch of any epoch can be asked for at once. Knows nothing of
-pictures; an example here is its bucket and its repeats, its id the place in the list.
+There is no cursor and no generator to carry along: any batch of any epoch can be computed at once. Knows nothing of
+pictures; an example here is its bucket and its repeats, its id the index in the list.
 """
 
 from collections import defaultdict
@@ -13,23 +13,25 @@ from lorasmith.data.types import Size
 from lorasmith.errors import ConfigError
 from lorasmith.seeding import fold
 
-AUTO_FROM = 20  # distinct pictures: `auto` holds out one of every so many
+AUTO_FROM = 20  # `auto` holds out a twentieth of the distinct pictures
 
 T = TypeVar("T")
 
 
 def is_main_subject(repeats: Sequence[int]) -> list[bool]:
-    """Which pictures show what is taught: those that repeat at least half as often as the most repeated. The others
-    keep what the base model knows, and measuring on them would say nothing of what was learned."""
+    """Marks the pictures of the main subject: those with at least half as many repeats as the most repeated picture.
+
+    The others (regularisation pictures) preserve what the base model knows; measuring on them would not show what was
+    learned."""
     most = max(repeats, default=0)
-    return [2 * one >= most for one in repeats]
+    return [2 * times >= most for times in repeats]
 
 
 def split_held_out(pictures: Sequence[tuple[str, int]], hold_out: int | Literal["auto"], seed: int) -> frozenset[str]:
-    """The SHA-256s of the pictures never trained on, out of those given with their repeats; equal pictures are one, and
-    only what is taught is held out.
+    """The SHA-256s of the pictures that are never trained on, out of (SHA-256, repeats). Equal pictures count once, and
+    only pictures of the main subject are held out.
 
-    Chosen by a keyed hash of the bytes: neither names nor the order of the list matter.
+    They are chosen by a keyed hash of the bytes: neither names nor the order of the list matter.
 
     Raises:
         ConfigError: `hold_out_too_many`, nothing would be left to train on.
@@ -37,19 +39,19 @@ def split_held_out(pictures: Sequence[tuple[str, int]], hold_out: int | Literal[
     repeats: dict[str, int] = {}
     for sha, times in pictures:
         repeats[sha] = max(times, repeats.get(sha, 0))
-    taught = [sha for sha, is_one in zip(repeats, is_main_subject(list(repeats.values())), strict=True) if is_one]
-    wanted = len(taught) // AUTO_FROM if hold_out == "auto" else hold_out
-    if wanted and wanted >= len(taught):
-        raise ConfigError("hold_out_too_many", hold_out=wanted, pictures=len(taught))
-    by_hash = sorted(taught, key=lambda sha: (fold(seed, "hold-out", sha), sha))
+    main = [sha for sha, is_main in zip(repeats, is_main_subject(list(repeats.values())), strict=True) if is_main]
+    wanted = len(main) // AUTO_FROM if hold_out == "auto" else hold_out
+    if wanted and wanted >= len(main):
+        raise ConfigError("hold_out_too_many", hold_out=wanted, pictures=len(main))
+    by_hash = sorted(main, key=lambda sha: (fold(seed, "hold-out", sha), sha))
     return frozenset(by_hash[:wanted])
 
 
 def plan_epoch(examples: Sequence[tuple[Size, int]], batch_size: int, seed: int, epoch: int) -> list[tuple[int, ...]]:
-    """The batches of an epoch, in order: each example as often as it repeats, each batch of one bucket.
+    """The batches of an epoch, in order: each example as often as it repeats, each batch from a single bucket.
 
-    `examples` is (bucket, repeats) by id. A bucket's last batch may be smaller; how many batches there are does not
-    depend on seed and epoch.
+    `examples` is (bucket, repeats) by id. A bucket's last batch may be smaller; the number of batches does not depend
+    on seed and epoch.
     """
     by_bucket: dict[Size, list[int]] = defaultdict(list)
     for number, (bucket, repeats) in enumerate(examples):
@@ -62,7 +64,7 @@ def plan_epoch(examples: Sequence[tuple[Size, int]], batch_size: int, seed: int,
 
 
 class Order:
-    """The endless row of batches: position 0, 1, 2 … counted in micro-batches from where the dataset began."""
+    """The endless sequence of batches, by position 0, 1, 2 …, counted in micro-batches."""
 
     def __init__(self, examples: Sequence[tuple[Size, int]], *, batch_size: int, seed: int) -> None:
         assert any(repeats > 0 for _, repeats in examples), "nothing to train on"
@@ -78,7 +80,7 @@ class Order:
         return first_epoch + position // self.batches_per_epoch
 
     def batch_at(self, position: int, first_epoch: int) -> tuple[int, tuple[int, ...]]:
-        """(epoch, ids of the examples) of a position. Asked in order it plans each epoch once."""
+        """(epoch, ids of the examples) of a position. When positions ascend, each epoch is planned once."""
         epochs, place = divmod(position, self.batches_per_epoch)
         epoch = first_epoch + epochs
         if epoch != self._planned_epoch:
@@ -88,7 +90,7 @@ class Order:
 
 
 def _shuffled(items: Iterable[T], seed: int) -> list[T]:
-    """Fisher-Yates over `random()`, the one method whose sequence Python promises never to change."""
+    """Shuffles by Fisher-Yates over `random()`, the only method whose sequence Python promises never to change."""
     row = list(items)
     draw = Random(seed).random
     for last in range(len(row) - 1, 0, -1):

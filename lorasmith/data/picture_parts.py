@@ -1,9 +1,9 @@
-"""What the bytes of a picture file say about the work of decoding it, before a decoder begins.
+"""Estimates the work of decoding a picture file from its bytes, before a decoder begins.
 
-A file of some kilobytes can ask for hours: a progressive JPEG may go over all its pixels any number of times, a PNG may
+A file of some kilobytes can take hours: a progressive JPEG may go over all its pixels any number of times, a PNG may
 hold any number of packed colour profiles. A JPEG may promise pixels that its bytes cannot hold, which its decoder fills
-with grey. And what stands before the pixels is read in Python, part by part or byte by byte: half a gigabyte of
-nothing takes minutes. Knows the outer structure of these formats, decodes nothing and knows no folder.
+with grey. The parts before the pixels are read in Python, piece by piece or byte by byte: half a gigabyte of nothing
+takes minutes. Knows the outer structure of these formats, decodes nothing and knows no folder.
 """
 
 import re
@@ -14,13 +14,13 @@ from typing import Any
 MAX_SCANS = 500  # encoders make about ten
 MAX_CHUNKS = 100_000  # a PNG of 200 million pixels has about 25,000 of the usual 8 KiB
 MAX_SEGMENTS = 10_000  # of a JPEG: a scan comes with some tables, a profile or an XMP in hundreds at most
-MAX_FILL = 1 << 16  # bytes between two segments of a JPEG that are neither's; encoders leave a few, if any
-MAX_PROFILES = 16  # the PNG standard has one
+MAX_FILL = 1 << 16  # bytes between two segments of a JPEG that belong to neither; encoders leave a few, if any
+MAX_PROFILES = 16  # the PNG standard allows a single profile
 MAX_OF_SLOW_PPM = 1 << 20  # bytes
-MAX_PIXELS_OF_JXL = 80_000_000  # its reader decodes all of a file only to tell the size
+MAX_PIXELS_OF_JXL = 80_000_000  # its reader decodes the whole file to get the size
 PIXELS_PER_BYTE = 64 * 8  # a block of 8 x 8 pixels takes a bit at least, in Huffman's code
 
-# Of any number of FF the last one counts: a pattern that began with all of them would try again at each.
+# Of a run of FF the last counts: a pattern that began with all of them would try again at each.
 _MARKER = re.compile(rb"\xff([^\x00\xff])")
 _IN_SCAN = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")  # a marker that ends a scan: not a stuffed FF, not a restart
 _SIZES = rb"(?:\s{1,9}\d{1,9}){2}"
@@ -32,18 +32,18 @@ _EXTENSION, _FRAME = 0x21, 0x2C  # what a block of a GIF begins with
 
 
 def too_costly(data: bytes) -> tuple[str, dict[str, Any]] | None:
-    """(reason of a problem, its fields) where these bytes ask for more work than a picture does; None where not.
+    """(reason of a problem, its fields) where decoding these bytes takes more work than a picture should; else None.
 
-    Looks at JPEG, PNG, GIF, JPEG 2000, JPEG XL and PPM; the pixels of others cost what their sizes say.
+    Checks JPEG, PNG, GIF, JPEG 2000, JPEG XL and PPM; the pixels of others cost what their sizes say.
     """
-    for signature, look in _SIGNATURES.items():
+    for signature, check in _SIGNATURES.items():
         if data.startswith(signature):
-            return look(data)
+            return check(data)
     return None
 
 
 def _of_jpeg(data: bytes) -> tuple[str, dict[str, Any]] | None:
-    """Walks from marker to marker to the end of the first picture: what phones append is not looked at."""
+    """Walks from marker to marker to the end of the first picture; data that phones append is ignored."""
     may_have_many = data.count(bytes([0xFF, _SCAN])) > MAX_SCANS
     scans, segments, place = 0, 0, 2
     while (found := _MARKER.search(data, place)) is not None:
@@ -97,7 +97,7 @@ def _of_png(data: bytes) -> tuple[str, dict[str, Any]] | None:
 
 
 def _of_gif(data: bytes) -> tuple[str, dict[str, Any]] | None:
-    """Up to the first frame: the blocks of comments and the like, and bytes that are no block."""
+    """Walks to the first frame: over blocks of comments and the like, and bytes that are no block."""
     palette = 3 << ((data[10] & 7) + 1) if len(data) > 10 and data[10] & 0x80 else 0
     parts, place = 0, 13 + palette
     while place < len(data) and data[place] != _FRAME:
@@ -114,7 +114,7 @@ def _of_gif(data: bytes) -> tuple[str, dict[str, Any]] | None:
 
 
 def _of_jpeg2000(data: bytes) -> tuple[str, dict[str, Any]] | None:
-    """From box to box, into the one that holds what the picture is, to the pixels."""
+    """Walks from box to box to the pixels, into the box that describes the picture."""
     boxes, place = 0, 0
     while place + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, place)
@@ -123,24 +123,24 @@ def _of_jpeg2000(data: bytes) -> tuple[str, dict[str, Any]] | None:
             return _too_many("JPEG 2000: box", boxes, MAX_CHUNKS)
         if kind == b"jp2c" or length == 0:
             break
-        if length == 1:  # then the real one follows, in 8 bytes
+        if length == 1:  # then the real length follows, in 8 bytes
             length = int.from_bytes(data[place + 8 : place + 16], "big")
         place += 8 if kind == b"jp2h" else max(length, 8)
     return None
 
 
 def _of_ppm(data: bytes) -> tuple[str, dict[str, Any]] | None:
-    """Numbers as text, comments and unusual ranges are read one by one."""
+    """Refuses large files with numbers as text, comments or unusual ranges: those are read number by number."""
     if len(data) <= MAX_OF_SLOW_PPM or _QUICK_PPM.match(data):
         return None
     return _too_many("PPM: byte", len(data), MAX_OF_SLOW_PPM)
 
 
 def _of_jpeg_xl(data: bytes) -> tuple[str, dict[str, Any]] | None:
-    """The size stands at the beginning of the codestream, packed into some bits."""
+    """Reads the size from the beginning of the codestream, where it is packed into some bits."""
     start = 0 if data.startswith(_JXL_CODESTREAM) else data.find(_JXL_CODESTREAM, 12, 12 + MAX_FILL)
     if start < 0:
-        return None  # its decoder says what is wrong with it
+        return None  # its decoder reports the error
     bits = _Bits(int.from_bytes(data[start + 2 : start + 18], "little"))
     is_small = bits.take(1) == 1
     height = bits.small_size() if is_small else bits.size()

@@ -1,5 +1,6 @@
-"""Formats that Pillow learns from other packages, which are loaded for the first file that needs them; by its first
-bytes, as phones and converters give such files any extension.
+"""Loads the packages from which Pillow learns further formats, when a file first needs them.
+
+The format is recognized by the first bytes, since phones and converters give such files any extension.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from pathlib import Path
 from lorasmith.data.files import BadFileError, read_head
 from lorasmith.data.names import HEIF, INSTALL, JPEG_XL, Plugin
 
-_HEAD = 16  # bytes that tell a kind of picture
-_BRANDS = {b"ftyp" + one: HEIF for one in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")}
+_HEAD = 16  # bytes by which a kind of picture is recognized
+_BRANDS = {b"ftyp" + brand: HEIF for brand in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")}
 _MAY_BE_AVIF = (b"ftypmif1", b"ftypmsf1")
 _SIGNATURES = {b"\xff\x0a": JPEG_XL, b"\0\0\0\x0cJXL \r\n\x87\n": JPEG_XL}
 _OTHERS = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
@@ -30,7 +31,7 @@ def begins_like_a_picture(path: Path) -> bool:
 
 
 def load_for(path: Path, data: bytes) -> None:
-    """Teaches Pillow the format of these bytes, if it does not know it by itself.
+    """Registers the format of these bytes with Pillow, if it needs another package.
 
     Raises:
         BadFileError: `picture_needs_plugin`, the package is not installed.

@@ -1,4 +1,4 @@
-"""What a scan has read of the picture files, so that a second scan need not read those that have not changed since."""
+"""Results of reading picture files, kept so that a second scan reads only the files that have changed since."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lorasmith.data.types import Size
 
 @dataclass(frozen=True, slots=True)
 class SeenFile:
-    """A picture file as it was when it was read."""
+    """The facts of a picture file at the time when it was read."""
 
     length: int  # bytes
     modified_ns: int
@@ -24,7 +24,7 @@ Seen = Mapping[str, SeenFile]  # by path
 
 
 def file_facts(path: Path) -> tuple[int, int] | None:
-    """Length and time of the last change; None where the system refuses to say."""
+    """Length and time of the last change; None where the system does not give them."""
     try:
         facts = path.stat()
     except OSError:
@@ -33,17 +33,17 @@ def file_facts(path: Path) -> tuple[int, int] | None:
 
 
 def unchanged(path: Path, seen: Seen) -> SeenFile | None:
-    """What was read of the file, where it still has the length and the time that it had."""
+    """The facts of an earlier reading, where the file still has the length and the time of that reading."""
     known = seen.get(str(path))
     return known if known is not None and file_facts(path) == (known.length, known.modified_ns) else None
 
 
 def encoded(seen: Seen) -> bytes:
-    """As JSON."""
-    rows = {path: [one.length, one.modified_ns, list(one.size), one.sha256] for path, one in seen.items()}
+    """The facts as JSON."""
+    rows = {path: [file.length, file.modified_ns, list(file.size), file.sha256] for path, file in seen.items()}
     return json.dumps(rows).encode()
 
 
 def decoded(data: bytes) -> Seen:
-    """The way back."""
+    """The facts from JSON."""
     return {path: SeenFile(row[0], row[1], Size(*row[2]), row[3]) for path, row in json.loads(data).items()}

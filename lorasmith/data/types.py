@@ -46,7 +46,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something wrong with one file, or a folder. Its sentence is `problem.<reason>`."""
+    """A problem with a file or a folder. Its sentence is `problem.<reason>`."""
 
     path: Path
     reason: str

@@ -1,6 +1,6 @@
-"""What lies in a dataset folder and is not trained on, told by names alone: nothing is opened.
+"""Finds files and folders of a dataset that are not trained on, by names alone: nothing is opened.
 
-Knows which folders are used and which caption file each picture has; how pictures are read is not its business.
+Knows which folders are used and which caption file each picture has; does not know how pictures are read.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lorasmith.data.files import shown
 from lorasmith.data.findings import Finding, finding
 from lorasmith.runs.layout import RunFolder
 
-MAX_ENTRIES = 50_000  # that are looked through below folders that are not used
+MAX_ENTRIES = 50_000  # that are searched below folders that are not used
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +41,12 @@ class Layout:
     others: tuple[str, ...]  # folders in the root that are not used
 
     def named(self, place: Place, files: Iterable[str]) -> list[Path]:
-        """Relative to the root."""
-        return [(place.path / one).relative_to(self.root) for one in files]
+        """The files' paths relative to the root."""
+        return [(place.path / file).relative_to(self.root) for file in files]
 
 
 def listed(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names of (files, folders), links followed, sorted, without hidden ones and those that systems leave behind.
+    """Names of (files, folders), links followed, sorted, without hidden names and those that systems leave behind.
 
     Raises:
         OSError: the folder cannot be read.
@@ -62,12 +62,12 @@ def listed(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
-    except OSError:  # a link in a circle: a file with a problem, if it is called like a picture
+    except OSError:  # a circular link: a file with a problem, if it is named like a picture
         return False
 
 
 def of_layout(layout: Layout) -> list[Finding]:
-    """Every finding about what is not used, or not as its name suggests."""
+    """All findings about files and folders that are not used, or not as their names suggest."""
     found = _of_root(layout)
     found += _of_kinds(layout)
     found += _of_folders(layout)
@@ -89,7 +89,7 @@ def folders_with_pictures(layout: Layout) -> list[str]:
 
 
 def _of_root(layout: Layout) -> list[Finding]:
-    """A folder `10_name` that was named itself: its name says nothing there."""
+    """The finding about a folder `10_name` that is the dataset itself, so that its number has no effect."""
     if not layout.places[0].pictures or (parsed := names.parsed_folder(layout.root.name)) is None:
         return []
     fields = {"name": shown(Path(layout.root.name)), "above": shown(layout.root.parent), "repeats": parsed[0]}
@@ -100,9 +100,9 @@ def _of_kinds(layout: Layout) -> list[Finding]:
     lacking: list[Path] = []
     unreadable: list[Path] = []
     for place in layout.places:
-        others = [one for one in place.files if one not in place.pictures]
-        lacking += layout.named(place, (one for one in others if names.plugin_of(one) is not None))
-        unreadable += layout.named(place, (one for one in others if names.extension_of(one) in names.UNREADABLE))
+        others = [file for file in place.files if file not in place.pictures]
+        lacking += layout.named(place, (file for file in others if names.plugin_of(file) is not None))
+        unreadable += layout.named(place, (file for file in others if names.extension_of(file) in names.UNREADABLE))
     found = finding("plugin_missing", lacking, kinds=names.kinds(map(str, lacking)), command=names.INSTALL)
     return found + finding("kind_unreadable", unreadable, kinds=names.kinds(map(str, unreadable)))
 
@@ -142,15 +142,15 @@ def _advice(layout: Layout, code: str, folders: Sequence[str]) -> dict[str, str]
 
 
 def pictures_below(folder: Path) -> Iterator[Path]:
-    """Pictures in a folder and below it, of kinds that can be read with a plug-in too; no more than are in the first
-    MAX_ENTRIES entries, and not those of a run."""
+    """Pictures in a folder and below it, also of kinds that need a plug-in; searches the first MAX_ENTRIES entries, and
+    no run's folder."""
     seen = 0
     for place, folders, files in os.walk(folder):
         path = Path(place)
         if _is_of_a_run(path):
             folders.clear()
             continue
-        folders[:] = sorted(one for one in folders if not names.is_of_system(one))
+        folders[:] = sorted(name for name in folders if not names.is_of_system(name))
         for name in sorted(files):
             if not names.is_of_system(name) and _is_picture(name):
                 yield path / name
@@ -172,14 +172,14 @@ def _own_pictures(folder: Path) -> bool:
 
 def _holds_dataset(folder: Path) -> bool:
     try:
-        numbered = [folder / one for one in listed(folder)[1] if names.parsed_folder(one) is not None]
+        numbered = [folder / name for name in listed(folder)[1] if names.parsed_folder(name) is not None]
     except OSError:
         return False
     return not _is_of_a_run(folder) and any(map(_own_pictures, numbered))
 
 
 def _is_of_a_run(folder: Path) -> bool:
-    """The samples, backups and curves of a run beside or in the dataset are no pictures of somebody's."""
+    """Whether a folder holds the samples, backups and curves of a run, which are no pictures to train on."""
     run = RunFolder(folder)
     is_backup = folder.name.endswith("_backup") and any(folder.glob("run_*"))
     return run.ledger.exists() or run.config.exists() or is_backup or folder.name == "training_logs"
@@ -196,15 +196,15 @@ def _of_captions(layout: Layout) -> list[Finding]:
     others: list[Path] = []
     for place in layout.places:
         captions = place.paired.captions
-        lacking = names.common_names(one for one in place.pictures if one not in captions)
+        lacking = names.common_names(picture for picture in place.pictures if picture not in captions)
         used, not_read = names.common_names(place.pictures), names.common_names(_not_read(place))
-        unused = [one for one in place.paired.unused if not names.belongs_to(one, not_read)]
-        second += layout.named(place, (one for one in unused if names.belongs_to(one, used)))
-        alone += layout.named(place, (one for one in unused if not names.belongs_to(one, used)))
+        unused = [text for text in place.paired.unused if not names.belongs_to(text, not_read)]
+        second += layout.named(place, (text for text in unused if names.belongs_to(text, used)))
+        alone += layout.named(place, (text for text in unused if not names.belongs_to(text, used)))
         counts = Counter(captions.values())
-        shared += layout.named(place, (one for one, caption in captions.items() if counts[caption] > 1))
-        others += layout.named(place, (one for one in place.files if names.may_hold_captions(one, lacking)))
-        elsewhere += [one.relative_to(layout.root) for one in _captions_in_folders(place, layout, lacking)]
+        shared += layout.named(place, (picture for picture, caption in captions.items() if counts[caption] > 1))
+        others += layout.named(place, (file for file in place.files if names.may_hold_captions(file, lacking)))
+        elsewhere += [path.relative_to(layout.root) for path in _captions_in_folders(place, layout, lacking)]
     found = finding("captions_elsewhere", elsewhere, folder=shown(elsewhere[0].parent) if elsewhere else "")
     found += finding("captions_of_other_kind", others, kinds=names.kinds(map(str, others)))
     found += finding("captions_alone", alone)
@@ -213,15 +213,15 @@ def _of_captions(layout: Layout) -> list[Finding]:
 
 
 def _not_read(place: Place) -> Iterator[str]:
-    """Files whose caption does not lack its picture: that lies there, only it cannot be read."""
+    """Pictures of kinds that cannot be read; their captions are not without a picture."""
     for name in place.files:
         if names.extension_of(name) in names.UNREADABLE or (name not in place.pictures and names.plugin_of(name)):
             yield name
 
 
 def _captions_in_folders(place: Place, layout: Layout, lacking: frozenset[str]) -> Iterator[Path]:
-    """Caption files for pictures that have none, in a folder of their own: below the pictures, or beside their folder
-    in one that is not used."""
+    """Caption files, in a folder of their own, for pictures that have none: below the pictures, or in an unused folder
+    beside theirs."""
     folders = [place.path / name for name in place.folders if names.parsed_folder(name) is None]
     if place is not layout.places[0]:
         for name in layout.others:
@@ -229,7 +229,7 @@ def _captions_in_folders(place: Place, layout: Layout, lacking: frozenset[str]) 
     for folder in folders if lacking else []:
         try:
             files = listed(folder)[0]
-        except OSError:  # not there, or not to be read
+        except OSError:  # missing or unreadable
             continue
-        texts = (one for one in files if names.extension_of(one) in names.CAPTIONS)
-        yield from (folder / one for one in texts if names.belongs_to(one, lacking))
+        texts = (file for file in files if names.extension_of(file) in names.CAPTIONS)
+        yield from (folder / text for text in texts if names.belongs_to(text, lacking))

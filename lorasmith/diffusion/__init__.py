@@ -1,1 +1,1 @@
-"""The mathematics of diffusion as pure functions: torch and nothing else."""
+"""The mathematics of diffusion, as values and pure functions of tensors."""

@@ -1,41 +1,46 @@
-"""From noise to latents: DDIM without noise of its own (Song et al. 2021, eta = 0).
+"""From noise to latents: the deterministic sampler of Song et al. (2021, DDIM with eta = 0).
 
-Knows no model: what predicts is a function that it is given.
+Works with any noise process; for one that mixes linearly it is Euler's method. Knows no model: the prediction is a
+function that it is given.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lorasmith.diffusion.noise_schedules import DdpmSchedule
+from lorasmith.diffusion.process import NoiseProcess
 
-Predict = Callable[[Tensor, Tensor], Tensor]  # (B, C, h, w) and timesteps (B,) -> what the schedule's `prediction` says
+Predict = Callable[[Tensor, Tensor], Tensor]  # noisy latents (B, ...) and timesteps (B,) -> what the process predicts
 
 
-def ddim(
-    predict: Predict, schedule: DdpmSchedule, latents: Tensor, noise: Tensor, *, strength: float, steps: int
+@dataclass(frozen=True, slots=True)
+class SamplingDefaults:
+    """How pictures are generated from a family's models while training is evaluated."""
+
+    steps: int  # over the whole noise process: at a denoising strength below 1 that share of them
+    guidance: float
+    """Classifier-free guidance scale (Ho & Salimans 2021). Lower than people use to make pictures: these are measured,
+    and strong guidance oversaturates colours."""
+
+
+def denoise(
+    predict: Predict, process: NoiseProcess, latents: Tensor, noise: Tensor, *, denoising_strength: float, steps: int
 ) -> Tensor:
-    """Latents (B, C, h, w) noised to `strength` of the schedule and drawn anew; at 1 only `noise` is begun from.
+    """Latents (B, ...) noised to a strength in (0, 1] and denoised again; at 1 generated from `noise` alone.
 
-    `steps` is for the whole schedule: round(steps * strength) of them are made, at least one, as img2img does. They end
-    at the steepest part ("trailing", Lin et al. 2023), so the first one is at the strength itself. float32.
+    The number of steps is that of `NoiseProcess.levels`. float32.
     """
-    count = len(schedule.alphas_cumprod)
-    made = max(1, round(steps * strength))
-    row = [max(0, round(count * strength * (made - number) / made) - 1) for number in range(made)]
-    alpha_bars = [float(schedule.alphas_cumprod[step]) for step in row]
-    noised = alpha_bars[0] ** 0.5 * latents + (1 - alpha_bars[0]) ** 0.5 * noise
-    sample = noise if strength >= 1 else noised
-    for number, step in enumerate(row):
-        timesteps = torch.full((len(sample),), step, dtype=torch.int64, device=sample.device)
-        prediction = predict(sample, timesteps)
-        signal, noise_scale = alpha_bars[number] ** 0.5, (1 - alpha_bars[number]) ** 0.5
-        if schedule.prediction == "epsilon":
-            clean, direction = (sample - noise_scale * prediction) / signal, prediction
-        else:
-            clean = signal * sample - noise_scale * prediction
-            direction = signal * prediction + noise_scale * sample
-        next_alpha_bar = alpha_bars[number + 1] if number + 1 < made else 1.0
-        sample = next_alpha_bar**0.5 * clean + (1 - next_alpha_bar) ** 0.5 * direction
-    return sample
+    levels = process.levels(steps, denoising_strength, tuple(latents.shape))
+    first = levels[0]
+    noisy = noise if denoising_strength >= 1 else first.signal * latents + first.noise_scale * noise
+    for number, level in enumerate(levels):
+        timesteps = torch.full((len(noisy),), level.timestep, device=noisy.device)
+        clean, implied_noise = process.split(predict(noisy, timesteps), noisy, level)
+        is_last = number + 1 == len(levels)
+        signal, noise_scale = (1.0, 0.0) if is_last else (levels[number + 1].signal, levels[number + 1].noise_scale)
+        noisy = signal * clean + noise_scale * implied_noise
+    return noisy

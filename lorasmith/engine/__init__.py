@@ -1,1 +1,1 @@
-"""The training step and what it stands on: state, optimizers, device."""
+"""The training step and what it needs: state, optimizers, device, execution."""

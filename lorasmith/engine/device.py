@@ -1,4 +1,7 @@
-"""The machine: which device, which arithmetic, repeatable kernels, memory. The only file that knows these of torch."""
+"""The machine: device, precision, repeatable kernels and memory.
+
+Apart from what makes a step faster (`cpu`), no other file calls torch about them.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +10,28 @@ import importlib.metadata
 import os
 import platform
 import sys
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from lorasmith.errors import ConfigError
 from lorasmith.processor import read_processor
 
-# Under this, bf16 gains nothing on a CPU with units for it: the step is not bound by matrix products.
+# With fewer, bf16 gains nothing on a CPU with units for it: matrix products do not dominate the step.
 CPU_BF16_PARAMETERS = 50_000_000
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+T = TypeVar("T")
+R = TypeVar("R")
+
+
 @dataclass(frozen=True, slots=True)
 class Device:
-    """Where the run happens, and why there."""
+    """The device of a run and the reason for its choice."""
 
     torch_device: torch.device
     name: str
@@ -32,11 +40,12 @@ class Device:
 
     @property
     def is_async(self) -> bool:
-        """Whether reading a number waits for the device: then losses are read one step later."""
+        """Whether the device computes while Python goes on, so that reading a number waits. Losses are then read a step
+        later."""
         return self.torch_device.type != "cpu"
 
     def peak_memory(self) -> int:
-        """Bytes: of the device where it has memory of its own, else of this process; 0 where the system tells none."""
+        """Peak memory in bytes: of a GPU, else of this process; 0 where the system does not report it."""
         if self.torch_device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.torch_device)
         try:
@@ -47,26 +56,26 @@ class Device:
         return peak if sys.platform == "darwin" else peak * 1024
 
     def own_memory(self) -> dict[str, int] | None:
-        """Bytes `free` and in `total` of a GPU; None where the device uses the computer's memory."""
+        """Bytes `free` and `total` of a GPU; None for a device that uses the computer's memory."""
         if self.torch_device.type != "cuda":
             return None
         free, total = torch.cuda.mem_get_info(self.torch_device)
         return {"free": free, "total": total}
 
     def release_memory(self) -> None:
-        """After something large was dropped."""
+        """Returns freed memory to the device; called after something large was dropped."""
         gc.collect()
         if self.torch_device.type == "cuda":
             torch.cuda.empty_cache()
 
 
 def choose_device(wish: str, *, threads: int) -> Device:
-    """The device asked for, or with `auto` the first there is of cuda, mps, cpu; sets torch up to repeat itself.
+    """The device by its name, or with `auto` the first available of cuda, mps, cpu; has torch use repeatable kernels.
 
-    `threads` is the run's recorded thread count, 0 for a new run: then torch's own choice is kept and returned.
+    `threads` is the run's recorded thread count; 0, for a new run, keeps and returns torch's own choice.
 
     Raises:
-        ConfigError: the device asked for is not there.
+        ConfigError: the device is unknown or not available.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -83,9 +92,10 @@ def choose_device(wish: str, *, threads: int) -> Device:
 
 
 def choose_precision(wish: str, device: Device, *, denoiser_parameters: int) -> tuple[str, str]:
-    """The precision asked for, and why; with `auto` bf16 where there are units for it, fp16 on older GPUs, else fp32.
+    """The precision and the reason for it: with `auto` bf16 where there are units for it, fp16 on older GPUs, else
+    fp32.
 
-    Never decided by a timing: the same machine gives the same answer.
+    No timing decides, so the same machine gives the same answer.
     """
     if wish != "auto":
         return wish, "asked"
@@ -102,10 +112,11 @@ def choose_precision(wish: str, device: Device, *, denoiser_parameters: int) -> 
     return "fp32", "no_bf16_units"
 
 
-def fingerprint(device: Device, precision: str, differing: tuple[str, ...] | None = ()) -> dict[str, Any]:
-    """What the bytes of a run depend on besides its config: a run that continues under another one says so.
+def environment(device: Device, precision: str, differing: tuple[str, ...] | None = ()) -> dict[str, Any]:
+    """What the bytes of a run depend on besides its config: libraries, processor, threads, precision.
 
-    `differing` is what `repeatability.self_check` found.
+    Saved with states and events as "fingerprint"; a run that is continued in another environment warns of it.
+    `differing` is the result of `repeatability.self_check`.
     """
     packages = ("torch", "diffusers", "transformers", "numpy", "safetensors")
     return {
@@ -123,22 +134,60 @@ def fingerprint(device: Device, precision: str, differing: tuple[str, ...] | Non
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: on the CPU torch says so with a plain RuntimeError."""
+    """Whether memory ran out; on the CPU torch raises a plain RuntimeError for it."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
+def map_in_batches(
+    items: Sequence[T],
+    work: Callable[[Sequence[T]], Sequence[R]],
+    *,
+    kind: Callable[[T], Hashable],
+    at_once: int,
+    device: Device,
+) -> list[R]:
+    """Maps `work`, a function of a batch, over items and returns the results in the order of the items.
+
+    A batch holds at most `at_once` items of the same `kind`. When memory runs out, that and all later batches are
+    halved.
+
+    Raises:
+        RuntimeError, MemoryError: out of memory with a single item; and whatever else `work` raises.
+    """
+    by_kind: dict[Hashable, list[int]] = {}
+    for number, item in enumerate(items):
+        by_kind.setdefault(kind(item), []).append(number)
+    results: dict[int, R] = {}
+    for numbers in by_kind.values():
+        while numbers:
+            chosen = numbers[:at_once]
+            results_of_batch: Sequence[R] | None = None
+            try:
+                results_of_batch = work([items[number] for number in chosen])
+            except (RuntimeError, MemoryError) as error:
+                if len(chosen) == 1 or not is_out_of_memory(error):
+                    raise
+            if results_of_batch is None:  # outside of the handler, so that the memory of the failed attempt is freed
+                device.release_memory()
+                at_once = max(1, len(chosen) // 2)
+                continue
+            results.update(zip(chosen, results_of_batch, strict=True))
+            numbers = numbers[len(chosen) :]
+    return [results[number] for number in range(len(items))]
+
+
 def seed_model(seed: int) -> None:
-    """Seeds what layers draw themselves (dropout), on every device, for one slice of one micro-batch."""
+    """Seeds the global generators of all devices, from which dropout layers draw, for a slice of a micro-batch."""
     torch.manual_seed(seed)
 
 
 def _make_repeatable() -> None:
-    """Run to run the same bytes: no kernel is chosen by timing, none adds in an order of its own."""
+    """Has every run give the same bytes: no kernel is chosen by timing, none adds in a varying order."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
-    # Only costs time: nothing reads what is not written.
+    # Filling costs time only: nothing reads memory that was not written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
@@ -168,6 +217,6 @@ def _name_of(device: torch.device) -> str:
 
 
 def _has_nvidia() -> bool:
-    """An NVIDIA driver, told by what it leaves in the file system."""
+    """Whether an NVIDIA driver is installed, by its files."""
     windows = Path(os.environ.get("SYSTEMROOT", "")) / "System32" / "nvcuda.dll"
     return Path("/proc/driver/nvidia/version").exists() or (os.name == "nt" and windows.exists())

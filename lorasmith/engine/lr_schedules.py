@@ -1,4 +1,4 @@
-"""The factor on the learning rate as a pure function of the step: nothing to save, nothing to restore."""
+"""The learning-rate schedules as a pure function of the step, so that there is nothing to save or restore."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import math
 
 
 def lr_factor_at(step: int, *, shape: str, warmup_steps: int, horizon_steps: int) -> float:
-    """The factor for the step being made (from 1), in [0, 1].
+    """The factor on the base learning rate for the step being made (from 1), in [0, 1].
 
-    Rises linearly to 1 over the warm-up, reached with its last step; then the shape runs from 1 at the first step after
-    it towards 0 at the end of the horizon. Steps beyond the horizon get what the shape ends with.
-    `cosine_with_restarts:C` is C cosines in a row (Loshchilov & Hutter 2017, without growth of the cycles).
+    Rises linearly during the warm-up and reaches 1 with its last step; then the shape falls from 1 at the next step
+    towards 0 at the end of the horizon. Steps beyond the horizon get the shape's last value.
+    `cosine_with_restarts:C` is C cosines in a row (Loshchilov & Hutter 2017, with cycles of equal length).
     """
     if step <= warmup_steps:
         return step / warmup_steps

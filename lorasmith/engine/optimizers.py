@@ -1,4 +1,4 @@
-"""The optimizers, by name. Their options go straight to their constructors, checked against the signature."""
+"""The optimizers, by name. Their options are checked against their constructors' signatures and passed on unchanged."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ OPTIMIZERS = {
     "lion": "lion_pytorch:Lion",
     "prodigy": "prodigyopt:Prodigy",
 }
-# The pip name of what a row needs beyond this project's own dependencies.
+# The package to install for an optimizer that this project's own dependencies do not bring.
 INSTALL = {"adamw8bit": "bitsandbytes", "lion": "lion-pytorch", "prodigy": "prodigyopt"}
-# These treat every number alike, so they get one flat tensor a group: a single call instead of hundreds.
+# These update each number by itself, so they get a single flat tensor per group: one call instead of hundreds.
 ELEMENTWISE = frozenset({"adamw", "lion"})
-# Ours to give: the parameters, the learning rate, and how the update is carried out.
+# Set by this program: the parameters, the learning rate, and how the update is carried out.
 RESERVED = frozenset(
     {
         *("self", "params", "lr", "fused", "foreach", "capturable", "differentiable", "maximize"),
-        *("use_triton", "fsdp_in_use"),  # lion-pytorch leaves the process where there is no triton
+        *("use_triton", "fsdp_in_use"),  # lion-pytorch ends the process if there is no triton
     }
 )
 
@@ -37,10 +37,10 @@ RESERVED = frozenset(
 def build_optimizer(
     name: str, adapter: FlatAdapter, *, base_lrs: Mapping[str, float], options: Mapping[str, Any]
 ) -> torch.optim.Optimizer:
-    """The optimizer over the adapter, one parameter group for each of its learning-rate groups, in order.
+    """Makes the optimizer of an adapter, with a parameter group for each of its learning-rate groups, in order.
 
     Raises:
-        ConfigError: an unknown name, an option that its constructor does not take, a library that is not installed.
+        ConfigError: unknown name, option that the constructor does not take, or library that is not installed.
     """
     make: Callable[..., torch.optim.Optimizer] = check_optimizer(name, options)
     groups = [{"params": _parameters(name, adapter, group), "lr": base_lrs[group]} for group in adapter.groups()]
@@ -52,10 +52,10 @@ def build_optimizer(
 
 
 def check_optimizer(name: str, options: Mapping[str, Any]) -> type[torch.optim.Optimizer]:
-    """The class called `name`, once it is there and takes these options.
+    """Returns the class called `name` after checking that it is installed and takes these options.
 
     Raises:
-        ConfigError: as `build_optimizer`.
+        ConfigError: see `build_optimizer`.
     """
     kind = _class_of(name)
     accepted = sorted(set(inspect.signature(kind).parameters) - RESERVED)
@@ -66,7 +66,7 @@ def check_optimizer(name: str, options: Mapping[str, Any]) -> type[torch.optim.O
 
 
 def set_lr(optimizer: torch.optim.Optimizer, base_lrs: Sequence[float], factor: float) -> dict[int, float]:
-    """Each group's own base rate times the factor; what each got, by group."""
+    """Sets each group's learning rate to its base rate times the factor; returns the rates by group number."""
     for group, base in zip(optimizer.param_groups, base_lrs, strict=True):
         group["lr"] = base * factor
     return {number: float(group["lr"]) for number, group in enumerate(optimizer.param_groups)}
@@ -89,7 +89,7 @@ def _class_of(name: str) -> type[torch.optim.Optimizer]:
 
 
 def _parameters(name: str, adapter: FlatAdapter, group: str) -> list[nn.Parameter]:
-    """The flat part of the group as one parameter, or its matrices; gradients already stand in `.grad`."""
+    """The group's part of the flat buffer as one parameter, or its matrices; with `.grad` set to the gradients."""
     if name not in ELEMENTWISE:
         return adapter.parameters(group)
     part = adapter.groups()[group]
@@ -99,5 +99,5 @@ def _parameters(name: str, adapter: FlatAdapter, group: str) -> list[nn.Paramete
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    """TOML has lists only; betas and the like are tuples everywhere."""
+    """The options with tuples for lists: TOML has only lists, optimizers take betas as a tuple."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}

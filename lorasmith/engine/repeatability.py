@@ -1,8 +1,8 @@
-"""A check before the first step that this process repeats itself: the kinds of products that a step makes, computed
-again on equal numbers that lie elsewhere in memory, give the same bits.
+"""A check before the first step that this process repeats itself: the kinds of products in a step give the same bits
+for equal operands at other addresses in memory.
 
-Passing is no proof, since a library may vary on other shapes; failing is: a run that is continued here may end with
-other bytes than one that was never stopped.
+Passing is no proof, since a library may vary on other shapes. Failing is a proof that a run continued here may end with
+other bytes than a run that was never stopped.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, group_norm, layer_norm, scaled_dot_product_attention
 
-from lorasmith.engine.frozen_layers import speed_up_frozen
+from lorasmith.engine.cpu import speed_up_frozen
 
-# Bytes from a page's begin. torch puts every tensor of its own at a multiple of 64; which one differs by process.
+# Bytes from the start of a page. torch places tensors at multiples of 64, which differ from process to process.
 _OFFSETS = (0, 64, 192, 2112)
-_ROWS, _CHANNELS, _RANK, _HEADS = 192, 256, 4, 4  # as many weights as a layer needs to be made fast
+_ROWS, _CHANNELS, _RANK, _HEADS = 192, 256, 4, 4  # enough weights that the layer gets its fast form
 _PAGE = 4096
 
 Product = Callable[..., tuple[Tensor, ...]]
 
 
 def _matrix_product(x: Tensor, w: Tensor, low: Tensor) -> tuple[Tensor, ...]:
-    """The three orders of operands of a LoRA's pair: (rows, in) by (in, out), thin ones, and sums over all rows."""
-    thin = x @ low.t()
-    return x @ w.t(), thin, thin.t() @ x, torch.addmm(x, thin, low)
+    """The products of a LoRA's pair: full size, with a low-rank operand, and summed over all rows."""
+    low_rank = x @ low.t()
+    return x @ w.t(), low_rank, low_rank.t() @ x, torch.addmm(x, low_rank, low)
 
 
 def _batched_product(x: Tensor, w: Tensor, low: Tensor) -> tuple[Tensor, ...]:
     batch = x.view(_HEADS, -1, _CHANNELS)
-    thin = torch.matmul(batch, low.t())
-    return torch.bmm(thin.transpose(1, 2), batch).sum(0), torch.matmul(w, batch.transpose(1, 2))
+    low_rank = torch.matmul(batch, low.t())
+    return torch.bmm(low_rank.transpose(1, 2), batch).sum(0), torch.matmul(w, batch.transpose(1, 2))
 
 
 def _frozen_layer(x: Tensor, w: Tensor, _low: Tensor) -> tuple[Tensor, ...]:
@@ -74,23 +74,23 @@ PRODUCTS: Mapping[str, Product] = {
 
 
 def self_check(device: torch.device, precision: torch.dtype) -> tuple[str, ...] | None:
-    """`differing_products` where addresses in memory are known, None where they are not (MPS)."""
+    """`differing_products` on a device whose addresses are known; None on others (MPS)."""
     return differing_products(device, precision) if device.type in ("cpu", "cuda") else None
 
 
 def differing_products(
     device: torch.device, precision: torch.dtype, products: Mapping[str, Product] = PRODUCTS
 ) -> tuple[str, ...]:
-    """Names of the products whose bits depend on where their operands lie, () where all repeat.
+    """The names of the products whose bits depend on the address of their operands; () if all repeat.
 
-    Each is computed at every offset of _OFFSETS, with the threads and in the mode that this process has.
+    Computes each at every offset of _OFFSETS, with the threads and the MKL mode of this process.
     """
     generator = torch.Generator().manual_seed(0)
     shapes = ((_ROWS, _CHANNELS), (_CHANNELS, _CHANNELS), (_RANK, _CHANNELS))
     numbers = [torch.randn(shape, generator=generator).to(precision) for shape in shapes]
     differing = []
     for name, product in products.items():
-        results = (product(*(_placed(one, device, offset) for one in numbers)) for offset in _OFFSETS)
+        results = (product(*(_placed(operand, device, offset) for operand in numbers)) for offset in _OFFSETS)
         first, *others = (tuple(part.cpu() for part in result) for result in results)
         if not all(_same_bits(first, other) for other in others):
             differing.append(name)
@@ -98,11 +98,11 @@ def differing_products(
 
 
 def _placed(numbers: Tensor, device: torch.device, offset: int) -> Tensor:
-    """A copy whose first byte lies `offset` bytes from a page's begin."""
+    """A copy whose first byte lies `offset` bytes after the start of a page."""
     size = numbers.numel() * numbers.element_size()
     memory = torch.empty(size + 2 * _PAGE, dtype=torch.uint8, device=device)
-    begin = -memory.data_ptr() % _PAGE + offset
-    placed = memory[begin : begin + size].view(numbers.dtype).view(numbers.shape)
+    start = -memory.data_ptr() % _PAGE + offset
+    placed = memory[start : start + size].view(numbers.dtype).view(numbers.shape)
     return placed.copy_(numbers)
 
 

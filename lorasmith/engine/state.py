@@ -1,4 +1,4 @@
-"""What must survive: nothing else is in a state, and nothing here is derived."""
+"""What a run must keep to continue: all of it is in a saved state, and none of it can be derived."""
 
 from __future__ import annotations
 
@@ -10,12 +10,42 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lorasmith.adapters.flat import FlatAdapter
-from lorasmith.engine.loss_scaler import LossScaler
+
+INITIAL_SCALE = 2.0**16
+GROWTH_STEPS = 2000
+
+
+@dataclass(slots=True)
+class LossScaler:
+    """A power of two that the loss of fp16 training is multiplied by, so that small gradients do not vanish; gradients
+    are divided by it again, exactly (Micikevicius et al. 2018, section 3.2).
+
+    Part of the state, so that a continued run scales as a run that was never stopped.
+    """
+
+    scale: float = INITIAL_SCALE
+    good_steps: int = 0
+
+    def step_applied(self) -> None:
+        """Counts a step; doubles the scale after GROWTH_STEPS without overflow."""
+        self.good_steps += 1
+        if self.good_steps == GROWTH_STEPS:
+            self.scale *= 2
+            self.good_steps = 0
+
+    def can_shrink(self) -> bool:
+        """Whether a smaller scale could help: with a scale of 1 an infinite gradient has another cause."""
+        return self.scale > 1
+
+    def overflowed(self) -> None:
+        """Halves the scale, for the same step to be repeated."""
+        self.scale /= 2
+        self.good_steps = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where the present pictures, batch size and accumulation began: positions count from here."""
+    """Where the present pictures, batch size and accumulation began; positions in the order count from it."""
 
     step: int
     epoch: int
@@ -23,19 +53,24 @@ class Origin:
 
 @dataclass(slots=True)
 class TrainState:
-    """`step == 0` is an untouched adapter."""
+    """The state of training after `step` updates; the adapter is untouched at step 0."""
 
     step: int  # optimizer updates completed
     adapter: FlatAdapter
     optimizer: Optimizer
     scaler: LossScaler | None  # fp16 only
     origin: Origin
-    micro_split: int = 1  # slices a micro-batch is cut into since memory ran out; 1: whole
-    gradient_checkpointing: bool = False  # also switched on when memory ran out
-    found_inf: Tensor | None = None  # on the device: a step was not finite, so none since was applied; never saved set
+    micro_split: int = 1  # slices a micro-batch is cut into, more than 1 since memory ran out
+    gradient_checkpointing: bool = False  # by the settings, or since memory ran out
+    found_inf: Tensor | None = None  # on the device; > 0: a step was not finite, no later step was applied
+
+    @property
+    def loss_scale(self) -> float:
+        """The factor on the loss: 1 without a loss scaler."""
+        return 1.0 if self.scaler is None else self.scaler.scale
 
     def counters(self) -> dict[str, Any]:
-        """All but the tensors, as plain values."""
+        """Everything but the tensors, as plain values."""
         return {
             "step": self.step,
             "origin": {"step": self.origin.step, "epoch": self.origin.epoch},
@@ -47,7 +82,7 @@ class TrainState:
         }
 
     def restore(self, counters: Mapping[str, Any], adapter: Mapping[str, Tensor], optimizer: dict[str, Any]) -> None:
-        """The way back, into parts that were built anew."""
+        """Takes over saved counters and tensors; adapter and optimizer were built for them."""
         self.step = counters["step"]
         self.origin = Origin(**counters["origin"])
         self.micro_split = counters["micro_split"]

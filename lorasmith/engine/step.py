@@ -1,6 +1,6 @@
 """The whole of the training mathematics: one step, from the batches to the updated adapter.
 
-Knows no file, no ledger and no person. A step is done again, not counted, where it could not be applied.
+Knows no file, no ledger and no person. A step that could not be applied is repeated, not counted.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from lorasmith.data.types import Batch
-from lorasmith.diffusion.losses import per_example_mse
-from lorasmith.diffusion.noise_schedules import Draw, Draws
+from lorasmith.diffusion.draw import Draw, NoiseOptions, Numbers, draw_numbers
+from lorasmith.diffusion.process import NoiseProcess
 from lorasmith.engine.device import Device, is_out_of_memory, seed_model
+from lorasmith.engine.execution import Execution, Losses
 from lorasmith.engine.optimizers import set_lr
 from lorasmith.engine.state import TrainState
 from lorasmith.engine.tree_sum import TreeSum
+from lorasmith.engine.world import World
 from lorasmith.errors import NonFiniteError, ResourceError
 from lorasmith.families.base import ModelFamily
 from lorasmith.seeding import fold
@@ -32,7 +34,7 @@ class Batches(Protocol):
         """The epoch (from 1) and the micro-batch, on the CPU."""
 
     def examples_in(self, step: int) -> int:
-        """How many examples the micro-batches of a step hold together; known without making one."""
+        """How many examples the micro-batches of a step hold together; known without making any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +44,14 @@ class StepContext:
     seed: int
     family: ModelFamily
     models: Mapping[str, nn.Module]
+    process: NoiseProcess  # on the device
+    noise_options: NoiseOptions
+    losses: Losses
+    execution: Execution
+    world: World
     batches: Batches
     device: Device
-    accumulation_steps: int
+    accumulation_steps: int  # micro-batches in a step, of all processes together
     max_grad_norm: float  # 0: never clipped
     base_lrs: Mapping[str, float]  # by component
     lr_factor_at: Callable[[int], float]
@@ -58,7 +65,7 @@ class StepResult:
 
     step: int
     epoch: int
-    loss: Tensor  # 0-d: the mean over the examples of the step
+    loss: Tensor  # 0-d: the mean over the examples of the step, which is what the step minimised
     grad_norm: Tensor  # 0-d, before clipping
     found_inf: Tensor | None  # 0-d, > 0: nothing was applied; None where that was read before the update
     lr: dict[str, float]
@@ -67,7 +74,7 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True)
 class Repeat:
-    """Nothing was applied: the same step is due again, on the same batch with the same draws."""
+    """Nothing was applied: the same step is due again, on the same batch with the same numbers."""
 
     step: int
     reason: str  # overflow, out_of_memory
@@ -76,136 +83,131 @@ class Repeat:
     gradient_checkpointing: bool | None = None
 
 
-def losses_of(context: StepContext, batch: Batch, draw: Draws) -> Tensor:
-    """One loss per example, (B,), float32. Pure: the same arguments give the same numbers."""
-    conditioning = context.family.conditioning(context.models, batch.inputs)
-    noised = context.family.add_noise(batch.latents, draw)
-    prediction = context.family.predict(context.models, noised, conditioning)
-    return per_example_mse(prediction, noised.target)
+@dataclass(frozen=True, slots=True)
+class _MicroBatch:
+    """What a step keeps of a micro-batch besides its gradient."""
+
+    epoch: int
+    losses: Tensor  # (B,), detached, on the device
+    example_ids: tuple[int, ...]
 
 
 def train_step(
     state: TrainState, context: StepContext, *, beat: Callable[[], None] = lambda: None
 ) -> StepResult | Repeat:
-    """Takes `state` from k to k + 1 completed steps, or says why the same step is due again. `beat` is called
-    after every micro-batch.
+    """Takes `state` from k to k + 1 completed steps, or returns why the same step is due again.
+
+    Minimises the mean loss over all examples of the step: an example weighs the same whether its micro-batch is full
+    or the smaller last one of a bucket. `beat` is called after every micro-batch.
 
     Raises:
-        NonFiniteError: the loss or the gradient is not finite; the adapter is untouched.
+        NonFiniteError: the loss or the gradient is not finite; the adapter is unchanged.
         ResourceError: out of memory with single examples and gradient checkpointing.
     """
-    step = state.step + 1
+    step, count, scaler = state.step + 1, context.accumulation_steps, state.scaler
+    weight = state.loss_scale / context.batches.examples_in(step)
+    gradient, gradients = state.adapter.gradient(), TreeSum(count)
+    done: list[_MicroBatch] = []
+    out_of_memory = False
     try:
-        epoch, loss, example_ids = _sum_gradients(state, context, step, beat)
+        for micro in context.world.micro_batches(count):
+            state.adapter.clear_gradient()
+            done.append(_forward_backward(state, context, step=step, micro=micro, weight=weight))
+            gradients.add(micro, gradient.clone() if count > 1 else gradient)
+            beat()
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
+        out_of_memory = True
+    # Outside of the handler, so that the activations of the failed attempt are freed.
+    if context.world.any(out_of_memory):
         state.adapter.clear_gradient()
-    else:
-        return _update(state, context, StepResult(step, epoch, loss, loss, None, {}, example_ids))
-    # Outside of the handler, so that the failed attempt's activations are gone.
-    return _make_room(state, context, step)
+        return _repeat_with_less_memory(state, context, step)
+
+    total = context.world.sum_tree(gradients)
+    if total is not gradient:
+        gradient.copy_(total)
+    if scaler is not None:
+        gradient.mul_(1.0 / scaler.scale)
+    done = context.world.gather(done)
+    loss = torch.cat([micro_batch.losses for micro_batch in done]).mean()
+    norm = torch.linalg.vector_norm(gradient)
+
+    found_inf = None
+    if _can_skip_on_device(state, context):
+        found_inf = _skip_where_not_finite(state, context, norm, loss)
+    elif context.world.any(not (math.isfinite(float(norm)) and math.isfinite(float(loss)))):
+        return _repeat_with_smaller_scale(state, context, step, loss)
+    _clip(gradient, norm, context.max_grad_norm)
+
+    lrs = set_lr(state.optimizer, list(context.base_lrs.values()), context.lr_factor_at(step))
+    state.optimizer.step()
+    state.step = step
+    if scaler is not None:
+        scaler.step_applied()
+    lr = dict(zip(context.base_lrs, lrs.values(), strict=True))
+    ids = tuple(example_id for micro_batch in done for example_id in micro_batch.example_ids)
+    return StepResult(step, done[-1].epoch, loss, norm, found_inf, lr, ids)
 
 
-def _sum_gradients(
-    state: TrainState, context: StepContext, step: int, beat: Callable[[], None]
-) -> tuple[int, Tensor, tuple[int, ...]]:
-    """Forward and backward of all micro-batches; leaves the gradient of the mean loss over the step's examples,
-    scaled, in the adapter's buffer."""
-    count = context.accumulation_steps
-    scale = 1.0 if state.scaler is None else state.scaler.scale
-    weight = scale / context.batches.examples_in(step)
-    gradients = TreeSum(count)
-    losses: list[Tensor] = []
-    ids: list[int] = []
-    epoch = 0
-    for micro in range(count):
-        state.adapter.clear_gradient()
-        epoch, batch = context.batches.at(step, micro)
-        losses.append(_backward(state, context, batch, step=step, micro=micro, weight=weight))
-        ids += batch.example_ids
-        gradient = state.adapter.gradient()
-        gradients.add(micro, gradient.clone() if count > 1 else gradient)
-        beat()
-    total = gradients.total()
-    if count > 1:
-        state.adapter.gradient().copy_(total)
-    return epoch, torch.cat(losses).mean(), tuple(ids)
+def numbers_at(context: StepContext, step: int, micro: int, batch: Batch) -> Numbers:
+    """The random numbers of a whole micro-batch, on the CPU."""
+    return draw_numbers(Draw(context.seed, step, micro), tuple(batch.latents.shape), context.noise_options)
 
 
-def _backward(state: TrainState, context: StepContext, batch: Batch, *, step: int, micro: int, weight: float) -> Tensor:
-    """Adds the gradient of weight × the sum of one micro-batch's losses to the buffer; its losses, (B,), detached.
+def _forward_backward(state: TrainState, context: StepContext, *, step: int, micro: int, weight: float) -> _MicroBatch:
+    """Adds the gradient of weight * (sum of the micro-batch's losses) to the adapter's gradient buffer.
 
-    Cut into slices where memory ran out: each takes its rows of the whole micro-batch's draw.
+    Since memory ran out, in slices: each takes its rows of the whole micro-batch's numbers.
     """
-    size = len(batch)
-    slices = min(state.micro_split, size)
-    whole = Draw(context.seed, step, micro, size)
-    where = context.device.torch_device
+    epoch, batch = context.batches.at(step, micro)
+    numbers = numbers_at(context, step, micro, batch)
+    size, slices = len(batch), min(state.micro_split, len(batch))
     losses = []
     for number in range(slices):
         start, stop = size * number // slices, size * (number + 1) // slices
+        # Dropout takes its numbers from the global generator, which is set here and not in what is executed.
         seed_model(fold(context.seed, "model", step, micro, number))
-        part = batch.rows(start, stop).to(where)
-        loss = losses_of(context, part, whole.rows(start))
-        (loss.sum() * weight).backward()  # type: ignore[no-untyped-call]
-        losses.append(loss.detach())
-    return torch.cat(losses)
+        losses.append(context.execution.forward_backward(batch.rows(start, stop), numbers.rows(start, stop), weight))
+    return _MicroBatch(epoch, torch.cat(losses), batch.example_ids)
 
 
-def _update(state: TrainState, context: StepContext, result: StepResult) -> StepResult | Repeat:
-    """Unscales, checks, clips and applies the gradient in the adapter's buffer."""
-    gradient = state.adapter.gradient()
-    if state.scaler is not None:
-        gradient.mul_(1.0 / state.scaler.scale)
-    norm = torch.linalg.vector_norm(gradient)
-    found_inf = None
-    # Only AdamW can be told on the device not to apply: everywhere else the answer is read before the update.
-    gated = context.device.is_async and state.scaler is None and "fused" in state.optimizer.defaults
-    if gated:
-        found_inf = (~(torch.isfinite(norm) & torch.isfinite(result.loss))).to(torch.float32)
-        if state.found_inf is not None:  # sticky: after the first bad step nothing is applied until it is read
-            found_inf = torch.maximum(found_inf, state.found_inf)
-        state.found_inf = found_inf
-        # torch's own way to gate a fused update on the device (as its GradScaler does)
-        state.optimizer.found_inf = found_inf  # type: ignore[attr-defined]
-        state.optimizer.grad_scale = None  # type: ignore[attr-defined]
-    elif not math.isfinite(float(norm)) or not math.isfinite(float(result.loss)):
-        return _refuse(state, context, result)
-    if context.max_grad_norm > 0:
-        gradient.mul_((context.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
-    lrs = set_lr(state.optimizer, list(context.base_lrs.values()), context.lr_factor_at(result.step))
-    state.optimizer.step()
-    state.step = result.step
-    if state.scaler is not None:
-        state.scaler.step_applied()
-    lr = dict(zip(context.base_lrs, lrs.values(), strict=True))
-    return StepResult(result.step, result.epoch, result.loss, norm, found_inf, lr, result.example_ids)
+def _can_skip_on_device(state: TrainState, context: StepContext) -> bool:
+    """Whether an update is skipped on the device, without the host waiting for the answer. Only torch's fused
+    optimizers can do that."""
+    return context.device.is_async and state.scaler is None and "fused" in state.optimizer.defaults
 
 
-def _refuse(state: TrainState, context: StepContext, result: StepResult) -> Repeat:
-    """An infinite gradient under a loss scale is an overflow: halved, and done again. Anything else ends the run."""
-    if state.scaler is not None and state.scaler.can_shrink() and math.isfinite(float(result.loss)):
+def _skip_where_not_finite(state: TrainState, context: StepContext, norm: Tensor, loss: Tensor) -> Tensor:
+    """Has the optimizer skip this update, and all later ones, if norm or loss is not finite. Returns that as a 0-d
+    tensor that is positive where it is skipped; the host reads it a step later."""
+    found_inf = (~(torch.isfinite(norm) & torch.isfinite(loss))).to(torch.float32)
+    found_inf = context.world.any_on_device(found_inf)
+    if state.found_inf is not None:
+        found_inf = torch.maximum(found_inf, state.found_inf)
+    state.found_inf = found_inf
+    # The attributes by which torch's GradScaler has a fused optimizer skip.
+    state.optimizer.found_inf = found_inf  # type: ignore[attr-defined]
+    state.optimizer.grad_scale = None  # type: ignore[attr-defined]
+    return found_inf
+
+
+def _clip(gradient: Tensor, norm: Tensor, max_norm: float) -> None:
+    """Scales the gradient down to a norm of `max_norm` where it is larger; 0: never. As torch's `clip_grad_norm_`."""
+    if max_norm > 0:
+        gradient.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))
+
+
+def _repeat_with_smaller_scale(state: TrainState, context: StepContext, step: int, loss: Tensor) -> Repeat:
+    """An infinite gradient of a finite, scaled loss is an overflow: the scale is halved. Anything else ends the run."""
+    if state.scaler is not None and state.scaler.can_shrink() and math.isfinite(float(loss)):
         state.scaler.overflowed()
-        return Repeat(result.step, "overflow", scale=state.scaler.scale)
-    raise non_finite(context, result.step)
+        return Repeat(step, "overflow", scale=state.scaler.scale)
+    raise non_finite(context, step)
 
 
-def non_finite(context: StepContext, step: int) -> NonFiniteError:
-    """The error that names what the step was made of: pictures and timesteps, by micro-batch."""
-    ids: list[int] = []
-    timesteps: list[int] = []
-    for micro in range(context.accumulation_steps):
-        _, batch = context.batches.at(step, micro)
-        noised = context.family.add_noise(batch.latents, Draw(context.seed, step, micro, len(batch)))
-        ids += batch.example_ids
-        timesteps += [int(one) for one in noised.timesteps]
-    pictures = [context.picture_names[one] for one in ids]
-    return NonFiniteError("non_finite", step=step, pictures=pictures, timesteps=timesteps)
-
-
-def _make_room(state: TrainState, context: StepContext, step: int) -> Repeat:
-    """The same step with less at once: micro-batches in more slices, then activations computed twice, then no more."""
+def _repeat_with_less_memory(state: TrainState, context: StepContext, step: int) -> Repeat:
+    """Cuts micro-batches into twice as many slices; once these are single examples, computes activations twice."""
     context.device.release_memory()
     largest = max(len(context.batches.at(step, micro)[1]) for micro in range(context.accumulation_steps))
     if state.micro_split < largest:
@@ -221,3 +223,16 @@ def _make_room(state: TrainState, context: StepContext, step: int) -> Repeat:
         micro_split=state.micro_split,
         gradient_checkpointing=state.gradient_checkpointing,
     )
+
+
+def non_finite(context: StepContext, step: int) -> NonFiniteError:
+    """The error that names what the step was made of: pictures and timesteps, by micro-batch."""
+    ids: list[int] = []
+    timesteps: list[int] = []
+    for micro in range(context.accumulation_steps):
+        _, batch = context.batches.at(step, micro)
+        quantiles = numbers_at(context, step, micro, batch).quantiles
+        ids += batch.example_ids
+        timesteps += [int(timestep) for timestep in context.process.timesteps(quantiles, tuple(batch.latents.shape))]
+    pictures = [context.picture_names[example_id] for example_id in ids]
+    return NonFiniteError("non_finite", step=step, pictures=pictures, timesteps=timesteps)

@@ -1,10 +1,10 @@
-"""Lets torch's threads wait asleep while another program wants their cores, and spin while none does.
+"""Lets torch's threads sleep while they wait if another program uses their cores, and spin otherwise.
 
-Between two parallel pieces of a step libgomp's threads spin for milliseconds, which is quickest while every thread has
-a core of its own. Where one must share it, the others burn their time waiting for it, and a step of thousands of pieces
-takes many times as long. libgomp itself spins only briefly while its threads outnumber the cores; it reads no setting
-once it runs, so a second team of threads, which does nothing, makes it so for as long as that is wanted. No result
-depends on it. Works with libgomp on Linux; anywhere else nothing happens.
+Between two parallel regions of a step libgomp's threads spin for milliseconds, which is fastest while every thread has
+a core of its own. If a thread must share its core, the others waste their time spinning until it is done, and a step
+with thousands of regions takes many times as long. libgomp spins only briefly while its threads outnumber the cores,
+and reads no setting once it runs; so a second team of idle threads makes them outnumber the cores for as long as that
+is wanted. No result depends on it. Works with libgomp on Linux; does nothing elsewhere.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from pathlib import Path
 
 import torch
 
-LOOK_SECONDS = 0.25
+SAMPLE_SECONDS = 0.25
 # Share of the time in which a thread of this process wanted to run and had to wait for a core.
 BUSY_SHARE, QUIET_SHARE = 0.2, 0.1
-QUIET_LOOKS = 20  # in a row before threads spin again: a neighbour that pauses is not gone
+QUIET_SAMPLES = 20  # in a row before threads spin again: another program may only have paused
 _TASKS = Path("/proc/self/task")
-_PARALLEL_NUMBERS = 1 << 17  # enough that torch shares them among its threads
+_PARALLEL_NUMBERS = 1 << 17  # enough that torch splits the work among its threads
 
 
 @contextmanager
 def threads_waiting_by_need() -> Iterator[None]:
-    """While the context lasts, a thread beside training watches how long the others wait for a core, and has them spin
-    or sleep."""
+    """Runs a thread that measures how long the others wait for a core, and has them spin or sleep, while the context
+    lasts."""
     end = threading.Event()
     watcher = threading.Thread(target=_watch, args=(end,), name="thread-waiting", daemon=True)
     is_needed = torch.get_num_threads() > 1 and bool(_waits())
@@ -43,7 +43,7 @@ def threads_waiting_by_need() -> Iterator[None]:
 
 
 class Crowd:
-    """A second team of libgomp's threads, asleep until `leave`."""
+    """A second team of libgomp's threads that sleeps until `leave`."""
 
     def __init__(self) -> None:
         self._leaving = threading.Event()
@@ -55,24 +55,25 @@ class Crowd:
         self._leader.join()
 
     def _gather(self) -> None:
-        # A thread that has computed in parallel keeps its team for as long as it lives.
+        # A thread that has run a parallel region keeps its team for as long as it lives.
         torch.zeros(_PARALLEL_NUMBERS).add_(1)
         self._leaving.wait()
 
 
 class SleepRule:
-    """Decides from look to look whether threads are to sleep while they wait."""
+    """Decides, sample by sample, whether threads should sleep while they wait."""
 
     def __init__(self) -> None:
         self.asleep = False
-        self._quiet_looks = 0
+        self._quiet_samples = 0
 
-    def look(self, share: float) -> bool:
-        """Takes the share of the time since the last look that the longest-waiting thread waited for a core."""
-        self._quiet_looks = self._quiet_looks + 1 if share < QUIET_SHARE else 0
+    def update(self, share: float) -> bool:
+        """Returns whether to sleep, given the share of the time since the last sample in which the longest-waiting
+        thread waited for a core."""
+        self._quiet_samples = self._quiet_samples + 1 if share < QUIET_SHARE else 0
         if share > BUSY_SHARE:
             self.asleep = True
-        elif self._quiet_looks >= QUIET_LOOKS:
+        elif self._quiet_samples >= QUIET_SAMPLES:
             self.asleep = False
         return self.asleep
 
@@ -81,11 +82,11 @@ def _watch(end: threading.Event) -> None:
     rule = SleepRule()
     crowd: Crowd | None = None
     waits, at = _waits(), time.monotonic()
-    while not end.wait(LOOK_SECONDS):
+    while not end.wait(SAMPLE_SECONDS):
         before, before_at = waits, at
         waits, at = _waits(), time.monotonic()
         longest = max((waits[task] - before[task] for task in waits.keys() & before.keys()), default=0.0)
-        if rule.look(longest / (at - before_at)):
+        if rule.update(longest / (at - before_at)):
             crowd = crowd or Crowd()
         elif crowd is not None:
             crowd.leave()
@@ -95,8 +96,8 @@ def _watch(end: threading.Event) -> None:
 
 
 def _waits() -> dict[str, float]:
-    """Seconds that each thread of this process has waited for a core so far, by its id; {} where the system does not
-    say. Source: the second number, in nanoseconds, of /proc/<pid>/task/<tid>/schedstat (Linux, sched-stats).
+    """Seconds that each thread of this process has waited for a core so far, by its id; {} if the system does not
+    report it. Source: the second number, in nanoseconds, of /proc/<pid>/task/<tid>/schedstat (Linux, sched-stats).
     """
     waits = {}
     for path in _TASKS.glob("*/schedstat"):

@@ -1,5 +1,7 @@
 """Sums of gradients in one fixed order, whatever order they arrive in."""
 
+from collections.abc import Mapping
+
 from torch import Tensor
 
 
@@ -12,12 +14,28 @@ class TreeSum:
     """
 
     def __init__(self, count: int) -> None:
-        self._count = count
+        self.count = count
         self._nodes: dict[tuple[int, int], Tensor] = {}  # (level, index) -> sum of its leaves
 
     def add(self, micro: int, gradient: Tensor) -> None:
         """Takes over `gradient`: the caller must not write to it afterwards."""
-        level, index = 0, micro
+        self._add(0, micro, gradient)
+
+    def add_partial(self, nodes: Mapping[tuple[int, int], Tensor]) -> None:
+        """Takes over the `partial` sums of another tree of the same count that holds other micro-batches."""
+        for (level, index), gradient in nodes.items():
+            self._add(level, index, gradient)
+
+    def partial(self) -> dict[tuple[int, int], Tensor]:
+        """The sums that still wait for their neighbour, by level (0: a single micro-batch) and number in it."""
+        return dict(self._nodes)
+
+    def total(self) -> Tensor:
+        """The sum, once every micro-batch was added."""
+        assert len(self._nodes) == 1, f"{len(self._nodes)} partial sums: micro-batches are missing"
+        return next(iter(self._nodes.values()))
+
+    def _add(self, level: int, index: int, gradient: Tensor) -> None:
         while self._width(level) > 1:
             sibling = index ^ 1
             if sibling < self._width(level):  # else the last of an odd row, which rises alone
@@ -28,11 +46,6 @@ class TreeSum:
             level, index = level + 1, index // 2
         self._nodes[level, index] = gradient
 
-    def total(self) -> Tensor:
-        """The sum, once every micro-batch was added."""
-        assert len(self._nodes) == 1, f"{len(self._nodes)} partial sums: micro-batches are missing"
-        return next(iter(self._nodes.values()))
-
     def _width(self, level: int) -> int:
         """Nodes in a row: ceil(count / 2**level)."""
-        return (self._count + (1 << level) - 1) >> level
+        return (self.count + (1 << level) - 1) >> level

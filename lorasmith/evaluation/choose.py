@@ -1,4 +1,4 @@
-"""What a run is measured on, settled once: which examples, from which noise. A function of pictures, seed and settings.
+"""Chooses the examples and the noise that a run is measured on: a function of pictures, seed and settings.
 
 Knows no model and no file of the run.
 """
@@ -22,28 +22,28 @@ from lorasmith.seeding import fold
 
 IDENTITY_LETTERS = 16
 EMPTY_CAPTION = ""
-"""What guidance leads away from."""
+"""The caption of the unconditional prediction in classifier-free guidance."""
 SEEDS = 1 << 32
-"""Seeds of samples lie below it, as the WebUI's do."""
+"""Seeds of samples are below it, as the WebUI's are."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The examples, before anything of them is encoded."""
+    """The chosen examples, before they are encoded."""
 
     validated: tuple[Example, ...]
     sampled: tuple[Example, ...]
-    is_held_out: bool  # the validated ones; False: they are trained on
+    is_held_out: bool  # of the validated examples; False: they are trained on
 
     @property
     def all(self) -> tuple[Example, ...]:
-        """Each once."""
+        """Every chosen example once."""
         return tuple(dict.fromkeys((*self.validated, *self.sampled)))
 
 
 @dataclass(frozen=True, slots=True)
 class SampleSpec:
-    """A picture to be generated, the same one at every evaluation but for what was learned."""
+    """A picture to be generated: only the adapter differs between evaluations."""
 
     name: str  # of its file, without suffix
     prompt: str
@@ -58,7 +58,7 @@ class SampleSpec:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationSet:
-    """Everything that is measured, encoded."""
+    """The examples and samples of every evaluation, encoded."""
 
     validated: tuple[tuple[Example, CachedExample], ...]
     is_held_out: bool
@@ -67,7 +67,7 @@ class EvaluationSet:
 
     @property
     def pictures(self) -> str:
-        """The identity of what the validation loss is measured on."""
+        """The identity of the pictures that the validation loss is measured on."""
         return pictures_identity([example for example, _ in self.validated])
 
 
@@ -75,7 +75,7 @@ NOTHING_CHOSEN = Chosen((), (), False)
 
 
 def pictures_identity(examples: Sequence[Example]) -> str:
-    """Of the pictures a validation loss is measured on, by their bytes: two losses compare where it is the same."""
+    """Identity of the pictures of a validation loss, by their bytes: losses are comparable where it is the same."""
     hashes = sorted(example.image_sha256 for example in examples)
     return hashlib.sha256("\n".join(hashes).encode()).hexdigest()[:IDENTITY_LETTERS]
 
@@ -83,11 +83,12 @@ def pictures_identity(examples: Sequence[Example]) -> str:
 def choose(
     trained: Sequence[Example], held_out: Sequence[Example], *, count: int, seed: int, holds_out: bool = False
 ) -> Chosen:
-    """`count` examples to make samples for, held-out ones first, then those of what is taught; and those the validation
-    loss is measured on: of the held-out ones up to MAX_VALIDATED, else the same as for the samples.
+    """Chooses `count` examples for samples, held-out examples first, then those of the main subject; and examples for
+    the validation loss: up to MAX_VALIDATED held-out examples, or the samples' examples where none are held out.
 
-    In an order drawn by the pictures' bytes: no folder's first pictures, and the same whatever else is added. Where a
-    run that `holds_out` pictures has none of them left, none are validated: what is trained on is no stand-in.
+    Their order is drawn from the pictures' bytes, so it does not follow folders and stays the same when pictures are
+    added. Where a run that `holds_out` pictures has none of them left, none are validated: trained pictures are no
+    substitute.
     """
     apart = _drawn(held_out, seed)
     sampled = (apart + _drawn(trained, seed))[:count]
@@ -96,11 +97,11 @@ def choose(
 
 
 def _drawn(examples: Sequence[Example], seed: int) -> list[Example]:
-    """Equal pictures once; what is taught before what only reminds."""
-    taught = is_main_subject([one.repeats for one in examples])
+    """Distinct pictures in the drawn order; the main subject before regularisation pictures."""
+    is_main = is_main_subject([example.repeats for example in examples])
     ranks = [
-        (not is_first, fold(seed, "evaluated", one.image_sha256))
-        for one, is_first in zip(examples, taught, strict=True)
+        (not is_first, fold(seed, "evaluated", example.image_sha256))
+        for example, is_first in zip(examples, is_main, strict=True)
     ]
     distinct: dict[str, Example] = {}
     for number in sorted(range(len(examples)), key=ranks.__getitem__):
@@ -122,7 +123,7 @@ def evaluation_set(
     caption and the prompts; `side` is the width and height of a prompt's picture, in pixels.
 
     Raises:
-        BadFileError: a picture changed since the folder was looked at.
+        BadFileError: a picture changed since the folder was scanned.
     """
     specs = []
     for number, example in enumerate(chosen.sampled, start=1):
@@ -174,15 +175,15 @@ def _latents_shape(wanted: Size, bucket: Size, shape: tuple[int, ...]) -> tuple[
 
 
 def picture_of(example: Example) -> NDArray[np.uint8]:
-    """(H, W, 3), cut as it is trained on.
+    """(H, W, 3): the picture, cut as for training.
 
     Raises:
-        BadFileError: the file changed since the folder was looked at.
+        BadFileError: the file changed since the folder was scanned.
     """
     return to_bytes(pixels(example))
 
 
 def to_bytes(pixels_of_one: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """(3, H, W) in about [-1, 1] -> (H, W, 3) in 0..255. What is not a number becomes black."""
+    """(3, H, W) in about [-1, 1] -> (H, W, 3) in 0..255. NaN becomes black."""
     scaled = np.nan_to_num((pixels_of_one.transpose(1, 2, 0) + 1.0) * 127.5, nan=0.0, posinf=255.0, neginf=0.0)
     return np.ascontiguousarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8))

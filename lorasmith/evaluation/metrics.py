@@ -25,14 +25,14 @@ from lorasmith.metrics.color import color_losses
 from lorasmith.metrics.ssim import ssim_losses
 
 MAX_COMPARED_EACH_TIME = 64
-"""Training pictures up to which the most alike is looked for at every evaluation; else at the last one alone."""
+"""Number of training pictures up to which the most similar is searched at every evaluation; else only at the last."""
 NO_CLIP_MODEL, CLIP_FAILED = "no_clip_model", "clip_failed"
 NOT_FINITE, OUT_OF_MEMORY, PICTURE_CHANGED = "not_finite", "out_of_memory", "picture_changed"
 
 
 @dataclass(slots=True)
 class PictureScores:
-    """One entry for each sample, in order."""
+    """The scores of samples, an entry for each in order."""
 
     visual: list[float | None]
     semantic: list[float | None]
@@ -41,45 +41,46 @@ class PictureScores:
     unavailable: dict[str, str] = field(default_factory=dict)  # measure -> code
 
     def mean(self, measure: str, samples: Sequence[Sample]) -> float | None:
-        """Over the samples that have an original; None unless all of them were measured, so that means stay those of
-        the same pictures."""
+        """Mean over the samples that have an original; None unless all of them were measured, so that the means of all
+        evaluations are of the same pictures."""
         values: list[float | None] = getattr(self, measure)
-        compared = [value for value, one in zip(values, samples, strict=True) if one.spec.original is not None]
+        compared = [value for value, sample in zip(values, samples, strict=True) if sample.spec.original is not None]
         known = [value for value in compared if value is not None]
         return math.fsum(known) / len(known) if known and len(known) == len(compared) else None
 
 
 @dataclass(slots=True)
 class PictureMetrics:
-    """Keeps the embeddings of the pictures that stay the same; the CLIP model itself is loaded and dropped each time.
+    """Compares samples with pictures. Keeps the embeddings of pictures that stay the same; the CLIP model itself is
+    loaded and dropped each time.
 
-    `problem` says why there is none; a model that fails once is not tried again.
+    `problem` is the code of the reason why there is no CLIP; a model that fails once is not tried again.
     """
 
     clip: Path | None
     load: Callable[[str], ImageEncoder]
     trained: tuple[Example, ...]
     problem: str = NO_CLIP_MODEL
-    failure: ModelError | None = None  # not told yet
+    failure: ModelError | None = None  # not reported yet
     _originals: dict[str, Tensor] = field(default_factory=dict)  # by SHA-256
     _training: Tensor | None = None  # (trained, D)
 
     def measure(self, samples: Sequence[Sample], *, is_end: bool, alive: Callable[[], None]) -> PictureScores:
-        """All measures of all samples. `alive` is called at each picture."""
+        """Measures all samples. `alive` is called at each picture."""
         blank: list[float | None] = [None] * len(samples)
         measured = PictureScores([*blank], [*blank], [*blank], [None] * len(samples))
         if not samples:
             return measured
-        for number, one in enumerate(samples):
-            original = one.spec.pixels
+        for number, sample in enumerate(samples):
+            original = sample.spec.pixels
             if original is None:
                 continue
             alive()
-            if not one.is_finite:
+            if not sample.is_finite:
                 measured.unavailable |= dict.fromkeys(("visual", "color", "semantic"), NOT_FINITE)
                 continue
-            (measured.visual[number],) = ssim_losses(one.picture[None], original[None])
-            (color,) = color_losses(one.picture[None], original[None])
+            (measured.visual[number],) = ssim_losses(sample.picture[None], original[None])
+            (color,) = color_losses(sample.picture[None], original[None])
             if math.isfinite(color):
                 measured.color[number] = color
             else:
@@ -90,14 +91,14 @@ class PictureMetrics:
     def _compare(
         self, samples: Sequence[Sample], measured: PictureScores, *, is_end: bool, alive: Callable[[], None]
     ) -> None:
-        """What needs CLIP."""
+        """Adds the measures that need CLIP."""
         what = "semantic"
         try:
             encoder = self._encoder()
             if encoder is None:
                 measured.unavailable["semantic"] = self.problem
                 return
-            rows = _embedded(encoder, [one.picture for one in samples], alive)
+            rows = _embedded(encoder, [sample.picture for sample in samples], alive)
             self._semantic(encoder, samples, rows, measured, alive=alive)
             what = "nearest"
             if is_end or len(self.trained) <= MAX_COMPARED_EACH_TIME:
@@ -116,13 +117,13 @@ class PictureMetrics:
         *,
         alive: Callable[[], None],
     ) -> None:
-        for number, (one, row) in enumerate(zip(samples, rows, strict=True)):
-            original = one.spec.original
-            if original is None or one.spec.pixels is None or not one.is_finite:
+        for number, (sample, row) in enumerate(zip(samples, rows, strict=True)):
+            original = sample.spec.original
+            if original is None or sample.spec.pixels is None or not sample.is_finite:
                 continue
             key = original.image_sha256
             if key not in self._originals:
-                self._originals[key] = _embedded(encoder, [one.spec.pixels], alive)[0]
+                self._originals[key] = _embedded(encoder, [sample.spec.pixels], alive)[0]
             (loss,) = semantic_losses(row[None], self._originals[key][None])
             if math.isfinite(loss):
                 measured.semantic[number] = loss
@@ -140,13 +141,14 @@ class PictureMetrics:
     ) -> None:
         if self._training is None:
             try:
-                self._training = torch.cat([_embedded(encoder, [picture_of(one)], alive) for one in self.trained])
-            except (DatasetError, OSError):  # a picture is not what it was: then no nearest one is named
+                rows_of = [_embedded(encoder, [picture_of(example)], alive) for example in self.trained]
+                self._training = torch.cat(rows_of)
+            except (DatasetError, OSError):  # a picture has changed: then no nearest picture is named
                 measured.unavailable["nearest"] = PICTURE_CHANGED
                 return
         similarity, place = (rows @ self._training.T).max(dim=1)
-        for number, one in enumerate(samples):
-            if one.is_finite and math.isfinite(float(similarity[number])):
+        for number, sample in enumerate(samples):
+            if sample.is_finite and math.isfinite(float(similarity[number])):
                 measured.nearest[number] = (self.trained[int(place[number])].image, float(similarity[number]))
 
     def _encoder(self) -> ImageEncoder | None:
@@ -159,7 +161,7 @@ class PictureMetrics:
             return None
 
     def failed(self, error: ModelError) -> None:
-        """From here on there is no CLIP."""
+        """Records that CLIP is not available from here on."""
         self.clip, self.problem, self.failure = None, CLIP_FAILED, error
 
 

@@ -15,16 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lorasmith.data.types import Inputs
-from lorasmith.diffusion.noise_schedules import Noised
-from lorasmith.engine.oom import map_in_batches
+from lorasmith.diffusion.sampling import denoise
+from lorasmith.engine.device import map_in_batches
 from lorasmith.engine.step import StepContext
 from lorasmith.evaluation.choose import EvaluationSet, SampleSpec, to_bytes
-
-STEPS = 12
-"""Of DDIM, over the whole schedule: at a strength below 1 that share of them."""
-GUIDANCE = 3.0
-"""How much further than the prediction without the caption the one with it is followed: classifier-free guidance (Ho &
-Salimans 2021). Less than people use to make pictures: these are measured, and strong guidance oversaturates colours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +73,16 @@ def _drawn(
     inputs = {name: value.to(where) for name, value in context.family.collate(rows).items()}
     conditioning = context.family.conditioning(context.models, inputs)
 
-    def predict(sample: Tensor, timesteps: Tensor) -> Tensor:
-        alive()
-        both = torch.cat([sample, sample])
-        noised = Noised(sample=both, timesteps=torch.cat([timesteps, timesteps]), target=both)
-        without, with_caption = context.family.predict(context.models, noised, conditioning).float().chunk(2)
-        return without + GUIDANCE * (with_caption - without)
+    defaults = context.family.traits.sampling
 
-    drawn = context.family.denoise(predict, start, noise, strength=specs[0].strength, steps=STEPS)
+    def predict(noisy_latents: Tensor, timesteps: Tensor) -> Tensor:
+        alive()
+        both = torch.cat([noisy_latents, noisy_latents]), torch.cat([timesteps, timesteps])
+        without, with_caption = context.family.predict(context.models, *both, conditioning).float().chunk(2)
+        return without + defaults.guidance * (with_caption - without)
+
+    strength = specs[0].strength
+    drawn = denoise(predict, context.process, start, noise, denoising_strength=strength, steps=defaults.steps)
     return list(drawn.cpu())
 
 

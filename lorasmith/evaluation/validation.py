@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import torch
+
 from lorasmith.data.types import Batch, CachedExample, Example
-from lorasmith.diffusion.noise_schedules import Draw, OwnDraws
-from lorasmith.engine.oom import map_in_batches
-from lorasmith.engine.step import StepContext, losses_of
+from lorasmith.diffusion.draw import Draw, Numbers, draw_numbers
+from lorasmith.engine.device import map_in_batches
+from lorasmith.engine.step import StepContext
 from lorasmith.seeding import fold
 
 QUANTILES = (0.125, 0.375, 0.625, 0.875)
@@ -70,21 +72,24 @@ def validation_losses(
     def work(batch: Sequence[_Item]) -> list[float]:
         alive()
         inputs = context.family.collate([item.cached.inputs for item in batch])
-        cached = Batch(inputs, tuple(range(len(batch))))
-        draws = OwnDraws([_draw(context, one) for one in batch])
-        return [float(one) for one in losses_of(context, cached.to(context.device.torch_device), draws)]
+        numbers = Numbers.joined([_numbers(context, item) for item in batch])
+        where = context.device.torch_device
+        losses = context.losses(Batch(inputs, tuple(range(len(batch)))).to(where), numbers.to(where))
+        return [float(loss) for loss in losses]
 
     losses = map_in_batches(
-        items, work, kind=lambda one: one.cached.latents.shape, at_once=at_once, device=context.device
+        items, work, kind=lambda item: item.cached.latents.shape, at_once=at_once, device=context.device
     )
     width = len(QUANTILES)
     return ValidationLosses(tuple(tuple(losses[at : at + width]) for at in range(0, len(losses), width)))
 
 
-def _draw(context: StepContext, item: _Item) -> Draw:
-    # A stream of its own: no step of training ever draws from it.
+def _numbers(context: StepContext, item: _Item) -> Numbers:
+    """Noise from a stream of its own, of which no training step draws, at the item's quantile."""
     seed = fold(context.seed, "validation", item.example.image_sha256)
-    return Draw(seed, 0, QUANTILES.index(item.quantile), 1, quantile=item.quantile)
+    draw = Draw(seed, 0, QUANTILES.index(item.quantile))
+    drawn = draw_numbers(draw, (1, *item.cached.latents.shape), context.noise_options)
+    return replace(drawn, quantiles=torch.full((1,), item.quantile))
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -1,1 +1,1 @@
-"""The LoRA file for the WebUI: names, metadata, and the check that it passes before it gets its name."""
+"""LoRA files for the WebUI: names, metadata, and the check that a file passes before it gets its name."""

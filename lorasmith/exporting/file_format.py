@@ -1,6 +1,6 @@
-"""The bytes of a safetensors file, the same every time: the library orders the metadata by chance.
+"""Writes the bytes of a safetensors file, the same ones every time: the library orders the metadata at random.
 
-Knows nothing of what the tensors mean.
+Knows nothing of what the tensors mean. Format: https://github.com/huggingface/safetensors#format.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-# The types a LoRA is saved in, and the order in which the library lays them out.
+# The data types that files are saved in: name, and place in the order in which the library lays tensors out.
 _TYPES = {torch.float32: ("F32", 0), torch.bfloat16: ("BF16", 1), torch.float16: ("F16", 2)}
-MAX_HEADER = 100_000_000  # what readers accept
+MAX_HEADER = 100_000_000  # bytes; the library refuses longer headers
 
 
 def header_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """Length and header of the file, metadata first and sorted, so that it begins with `{"`."""
+    """The length and the header of the file. The metadata are first, so that the JSON begins with `{"`, and sorted."""
     header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
     offset = 0
     for name in _in_file_order(tensors):
@@ -32,7 +32,7 @@ def header_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
 
 
 def data_bytes(tensors: Mapping[str, Tensor]) -> bytes:
-    """The data section: the numbers, little-endian, in the order of the library's own writer."""
+    """The data section: all tensors, little-endian, in the order of the library's own writer."""
     return b"".join(
         tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
         for name in _in_file_order(tensors)
@@ -40,7 +40,7 @@ def data_bytes(tensors: Mapping[str, Tensor]) -> bytes:
 
 
 def split_file(content: bytes) -> tuple[dict[str, str], bytes, memoryview]:
-    """(metadata, header text, data section) of a whole file.
+    """Splits a whole file into its metadata, the text of its header and its data section.
 
     Raises:
         ValueError: the header cannot be read.

@@ -1,6 +1,6 @@
-"""What a LoRA file says about itself: `ss_*` as sd-scripts writes it, `modelspec.*` 1.0.1, and the `sshs_*` hashes.
+"""Builds the metadata of a LoRA file: `ss_*` as sd-scripts writes them, `modelspec.*` 1.0.1, and the `sshs_*` hashes.
 
-All values are strings, since readers expect nothing else. Knows numbers and names only: no config, no model, no file.
+All values are strings, as readers expect nothing else. Knows numbers and names only: no config, no model, no file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _LEGACY_START, _LEGACY_LENGTH = 0x100000, 0x10000
 
 @dataclass(frozen=True, slots=True)
 class FolderFacts:
-    """One folder of pictures."""
+    """A folder of pictures."""
 
     name: str
     repeats: int
@@ -28,7 +28,7 @@ class FolderFacts:
 
 @dataclass(frozen=True, slots=True)
 class BucketFacts:
-    """One size that is trained on, in pixels."""
+    """A size that pictures are trained in, in pixels."""
 
     width: int
     height: int
@@ -37,9 +37,9 @@ class BucketFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportFacts:
-    """Everything the metadata of one export is made of."""
+    """Everything that the metadata of an export are made of."""
 
-    # which run, and how far it is
+    # the run and its progress
     run_id: str  # of the run, the same after every interruption
     name: str  # of the file, without step and suffix
     step: int  # completed optimizer updates
@@ -117,7 +117,7 @@ _FIXED_VALUES = {
 
 
 def build_metadata(facts: ExportFacts) -> dict[str, str]:
-    """Everything but the hashes, which `with_hashes` adds once the tensors are known."""
+    """All metadata but the hashes, which `with_hashes` adds once the tensors are known."""
     return {
         **_FIXED_VALUES,
         **_run(facts),
@@ -129,9 +129,11 @@ def build_metadata(facts: ExportFacts) -> dict[str, str]:
 
 
 def with_hashes(metadata: Mapping[str, str], *, header: bytes, data: bytes | memoryview) -> dict[str, str]:
-    """`metadata` with `sshs_model_hash`, `sshs_legacy_hash` and `modelspec.hash_sha256`.
+    """Adds `sshs_model_hash`, `sshs_legacy_hash` and `modelspec.hash_sha256`.
 
-    `data` is the file's data section; `header` all bytes before it in a file with `hashed_metadata` only.
+    Args:
+        header: all bytes before the data section of a file that has `hashed_metadata` only.
+        data: the data section.
     """
     model_hash = hashlib.sha256(data).hexdigest()
     return {
@@ -143,19 +145,19 @@ def with_hashes(metadata: Mapping[str, str], *, header: bytes, data: bytes | mem
 
 
 def legacy_hash(header: bytes, data: bytes | memoryview) -> str:
-    """First 8 hex digits of the SHA-256 of 64 KiB at 1 MiB into header + data; of nothing where the file is shorter."""
+    """The first 8 hex digits of the SHA-256 of the 64 KiB at 1 MiB into header + data, as far as the file reaches."""
     start, stop = _LEGACY_START, _LEGACY_START + _LEGACY_LENGTH
     in_data = data[max(start - len(header), 0) : max(stop - len(header), 0)]
     return hashlib.sha256(header[start:stop] + in_data).hexdigest()[:8]
 
 
 def hashed_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
-    """The part that is in the file whose legacy hash is meant."""
+    """The metadata of the file that the legacy hash is computed of: sd-scripts hashes before it adds the others."""
     return {key: value for key, value in metadata.items() if key.startswith("ss_")}
 
 
 def count_tags(captions: Iterable[str]) -> dict[str, int]:
-    """In how many captions each tag (what stands between commas, in lower case) is, in order of appearance."""
+    """Counts the captions that hold each tag (the text between commas, in lower case), in order of appearance."""
     counted: Counter[str] = Counter()
     for caption in captions:
         counted.update(tag.strip().lower() for tag in caption.split(",") if tag.strip())

@@ -39,9 +39,9 @@ def to_file(
 
 
 def from_file(tensors: Mapping[str, Tensor], kind: AdapterKind, table: NameTable) -> dict[str, Tensor]:
-    """The names of this project, float32, with the scale alpha / rank of the file folded in, so that it becomes 1.
+    """The names of this project, float32, with the scale of the file folded in, so that it becomes 1.
 
-    A file without alpha has the scale 1 already. 1x1 convolutions come out with 4 dimensions and linear layers with 2,
+    1x1 convolutions come out with 4 dimensions and linear layers with 2,
     however the file stores them.
 
     Raises:
@@ -111,8 +111,9 @@ def _scaled_to_1(module: str, stored: Tensors, kind: AdapterKind, kernel: tuple[
             raise ModelError("init_from_incomplete", key=f"{module}.{suffix}")
     if {suffix: _without_ones(shape) for suffix, shape in expected.items()} != shapes:
         raise misfit
-    alpha = stored[ALPHA].to(torch.float32).item() if ALPHA in stored else float(rank)
-    return kind.scaled({suffix: tensors[suffix].reshape(shape) for suffix, shape in expected.items()}, alpha / rank)
+    alpha = stored[ALPHA].to(torch.float32).item() if ALPHA in stored else None
+    tensors = {suffix: tensors[suffix].reshape(shape) for suffix, shape in expected.items()}
+    return kind.scaled(tensors, kind.file_scale(expected, alpha))
 
 
 def _block_diagonal(matrices: Sequence[Tensor]) -> Tensor:

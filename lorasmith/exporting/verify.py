@@ -1,6 +1,6 @@
-"""The check every exported file passes before it gets its name: would the WebUI and ComfyUI read all of it?
+"""Checks that the WebUI and ComfyUI would read all of an exported file; it gets its name only if they would.
 
-Independent of the code that writes: it takes a file's bytes, the frozen names, and the layers that were trained.
+Independent of the code that writes: the check takes a file's bytes, the frozen names, and the layers that were trained.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lorasmith.exporting.metadata import hashed_metadata, legacy_hash
 from lorasmith.exporting.name_table import ALPHA, NameTable
 from lorasmith.targets import LayerSpec
 
-# Without these a reader hides the file or does not know what it belongs to.
+# Without these keys a reader hides the file, or does not know which models it is for.
 _NEEDED_METADATA = (
     "ss_v2",
     "ss_base_model_version",
@@ -35,23 +35,24 @@ _NEEDED_METADATA = (
 
 
 class ExportError(TrainerError):
-    """The program was about to write a file that others cannot read: its own mistake, `export_invalid`."""
+    """A file that other programs would not read whole: a mistake of this program, `export_invalid`."""
 
     def __init__(self, reason: str, key: str = "") -> None:
         super().__init__("export_invalid", reason=reason, key=key)
 
 
 def verify(source: Path | bytes, *, kind: AdapterKind, table: NameTable, layers: Mapping[str, AdaptedLayer]) -> None:
-    """Passes a file only if every reader loads all of it.
+    """Checks that every reader would load the whole file.
 
-    It holds exactly the modules of `layers` under the names of the table, each with all tensors of the kind in the
-    size of its layer and finite, and with the right alpha, a float32 scalar; hashes and metadata are right.
+    The file must hold exactly the modules of `layers` under the names of the table, each with all tensors of the kind,
+    of the size of its layer and finite, and with the right alpha as a float32 scalar. Its metadata and hashes must be
+    right.
 
     Args:
-        layers: what was trained, by target.
+        layers: the layers that were trained, by target.
 
     Raises:
-        ExportError: anything is not so.
+        ExportError: the file fails; `reason` and `key` say where.
     """
     content = source if isinstance(source, bytes) else source.read_bytes()
     try:

@@ -1,4 +1,4 @@
-"""Writes a LoRA file: cast, described, checked, and only then under its name."""
+"""Writes a LoRA file: casts the tensors, adds the metadata, and checks the file before it gets its name."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ SAVE_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 
 class Written(NamedTuple):
-    """Where the file lies (another name where Windows held the old file open), and the SHA-256 of all its bytes."""
+    """A file that was written."""
 
-    path: Path
-    sha256: str
+    path: Path  # not the one asked for where Windows held the old file open
+    sha256: str  # of all its bytes
 
 
 def write_export(
@@ -38,12 +38,12 @@ def write_export(
     table: NameTable,
     layers: Mapping[str, AdaptedLayer],
 ) -> Written:
-    """Writes tensors that have the names of files (`names.to_file`); all but alpha are cast to `precision`.
+    """Writes tensors that have the names of files (`names.to_file`), all but alphas cast to `precision`.
 
     The bytes are a function of `tensors`, `facts` and `precision`; the other arguments are for `verify`.
 
     Raises:
-        ExportError: readers would not load all of it, or a number does not fit into `precision`; nothing is left.
+        ExportError: readers would not load all of it, or a number does not fit into `precision`; no file is left.
         ResourceError: the disk is full.
     """
     content = export_bytes(tensors, build_metadata(facts), precision)
@@ -58,7 +58,7 @@ def write_export(
 
 
 def export_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], precision: torch.dtype) -> bytes:
-    """The whole file, with its hashes."""
+    """The bytes of the file, with its hashes."""
     cast = {name: tensor if name.endswith(f".{ALPHA}") else tensor.to(precision) for name, tensor in tensors.items()}
     data = data_bytes(cast)
     header = header_bytes(cast, hashed_metadata(metadata))

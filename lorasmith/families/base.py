@@ -5,14 +5,15 @@ A family never drives: there is a single training loop, and nobody subclasses it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from lorasmith.diffusion.noise_schedules import Draws, Noised
+from lorasmith.diffusion.process import NoiseProcess
+from lorasmith.diffusion.sampling import SamplingDefaults
 from lorasmith.targets import TargetModule
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class FamilyTraits:
     base_model_version: str  # ss_base_model_version, without the suffix of v-prediction
     architecture: str  # modelspec.architecture
     implementation: str  # modelspec.implementation
+    sampling: SamplingDefaults
     cache_dtype: torch.dtype = torch.float32  # in which the encoders' outputs are stored
 
 
@@ -99,24 +101,21 @@ class ModelFamily(Protocol):
         """What `predict` needs besides the latents: encodes the tokens of the text encoders that are among `models`,
         with gradient, and passes on what was encoded before."""
 
-    def add_noise(self, latents: Tensor, draw: Draws) -> Noised:
-        """Pure: the same latents and draw give the same numbers. Asks for "noise" (normal) and "timestep" (uniform)."""
+    def noise_process(self) -> NoiseProcess:
+        """How the weights were trained to remove noise, on the CPU."""
 
-    def predict(self, models: Models, noised: Noised, conditioning: Mapping[str, Tensor]) -> Tensor:
-        """The denoiser's output, (B, C, h, w), in its own precision, to which it converts the text's embeddings first:
-        the same bits whether they were kept in float32 or in that precision."""
-
-    def denoise(
+    def predict(
         self,
-        predict: Callable[[Tensor, Tensor], Tensor],
-        latents: Tensor,
-        noise: Tensor,
-        *,
-        strength: float,
-        steps: int,
+        models: Models,
+        noisy_latents: Tensor,
+        timesteps: Tensor,
+        conditioning: Mapping[str, Tensor],
     ) -> Tensor:
-        """Latents (B, C, h, w) noised to `strength` in (0, 1] and drawn anew in `steps` * `strength` steps; at 1 from
-        `noise` alone. `predict(sample, timesteps)` is `predict` with what the caller adds to it, in float32."""
+        """Noisy latents (B, C, h, w) at timesteps (B,) -> the denoiser's output, (B, C, h, w), in its own precision.
+
+        It converts the text's embeddings to that precision first: the same bits whether they were kept in float32 or
+        in it.
+        """
 
     def decode_latents(self, encoders: Models, latents: Tensor) -> Tensor:
         """(1, C, h, w) as `encode_image` scales them -> (1, 3, H, W), about in [-1, 1], float32."""

@@ -1,7 +1,7 @@
 """CLIP's tokenizer and text encoder, as functions that families share. Knows no family, and never goes online.
 
-The libraries' names for the text encoder's layers have changed over time (`text_model.` came and went); the two
-functions at the end keep every name outside this file the published one.
+The libraries' names for the text encoder's layers have changed over time (`text_model.` came and went); because of the
+two functions at the end, every name outside this file is the published name.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ ELLIPSIS = "\u2026"
 def clip_tokenizer(files: Mapping[str, str] | None, *, source: Path) -> Any:
     """transformers' CLIPTokenizer from the texts of its files by name; None: CLIP's own vocabulary.
 
-    `source` is what the message names.
+    `source` is the path that an error names.
 
     Raises:
         ModelError: `model_tokenizer`, the files are no CLIP vocabulary.
     """
     texts = {"tokenizer_config.json": tokenizer_config()} | dict(clip_tokenizer_files() if files is None else files)
-    # every version of transformers reads a folder; what its constructor takes differs from one to the next
+    # Every version of transformers reads a folder; the arguments of its constructor differ between versions.
     with TemporaryDirectory(prefix="lorasmith-") as folder:
         for name, text in texts.items():
             (Path(folder) / Path(name).name).write_text(text, encoding="utf-8")
@@ -46,7 +46,7 @@ def clip_tokenizer(files: Mapping[str, str] | None, *, source: Path) -> Any:
 
 
 def clip_tokenizer_from(folder: Path, *, source: Path) -> Any:
-    """The same from a folder.
+    """transformers' CLIPTokenizer from a folder.
 
     Raises:
         ModelError: `model_tokenizer`.
@@ -62,8 +62,8 @@ def clip_tokenizer_from(folder: Path, *, source: Path) -> Any:
 
 
 def _check_vocabulary(folder: Path) -> None:
-    """Raises ValueError where the tokenizers library would raise a bare Exception. A folder of a newer library may
-    hold `tokenizer.json` alone."""
+    """Raises ValueError where the tokenizers library would raise a bare Exception. A newer library's folder may hold
+    `tokenizer.json` alone."""
     if not (folder / "vocab.json").is_file():
         json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
         return
@@ -124,8 +124,8 @@ def clip_hidden_states(encoder: nn.Module, input_ids: Tensor, *, clip_skip: int)
 
 
 def clip_text_builder() -> Callable[[Mapping[str, Any]], nn.Module]:
-    """Imports transformers; what makes its CLIPTextModel from a config, without weights (on the meta device), but for
-    its table of positions."""
+    """The function that makes transformers' CLIPTextModel from a config, without weights (on the meta device) except
+    its table of positions. Imports transformers."""
     from transformers import CLIPTextConfig
     from transformers.models.clip.modeling_clip import CLIPTextModel
 
@@ -147,7 +147,7 @@ def installed_name(encoder: nn.Module, name: str) -> str:
 
 
 def published_name(name: str) -> str:
-    """The way back."""
+    """The canonical name from the installed library's."""
     return "text_model." + name.removeprefix("text_model.")
 
 

@@ -18,22 +18,22 @@ from typing import Any, Literal, TypeGuard
 from lorasmith.errors import ModelError
 
 MAX_HEADER_BYTES = 32 * 2**20
-"""A third of what the safetensors format allows; that of Stable Diffusion 1.x has 130 KB, and metadata some MB."""
+"""A third of the safetensors format's own limit; Stable Diffusion 1.x has 130 KB, and metadata may take some MB."""
 
 MAX_HEADER_PARTS = 1_000_000
-"""Lists, tables and what stands in them: a byte of JSON can take twenty in memory."""
+"""Lists, tables and their elements: a byte of JSON can take twenty in memory."""
 
 MAX_DIMENSIONS = 8
 MAX_ARCHIVE_ENTRIES = 100_000
 MAX_ARCHIVE_DIRECTORY_BYTES = 32 * 2**20
 MAX_PICKLE_BYTES = 64 * 2**20
-"""Of the pickle in a zip archive, which names the tensors; their numbers lie beside it."""
+"""Of the pickle in a zip archive, which names the tensors; their numbers are separate entries."""
 
 MAX_JSON_BYTES = 16 * 2**20
 MAX_TOKENIZER_BYTES = 64 * 2**20
 
-_MIN_TEXT = 8  # letters: fewer may be the beginning of anything
-_SHOWN = 120  # letters of a name in a message
+_MIN_TEXT = 8  # characters: fewer may be the beginning of anything
+_SHOWN = 120  # characters of a name in a message
 
 _OTHER_FILES: dict[str, tuple[bytes, ...]] = {  # code -> how such files begin, in small letters
     "model_is_web_page": (b"<!doctype", b"<html", b"<head", b"<?xml", b"<!--"),
@@ -51,7 +51,7 @@ DTYPE_BYTES = {
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One tensor of a safetensors file."""
+    """A tensor of a safetensors file."""
 
     dtype: str  # a key of DTYPE_BYTES
     shape: tuple[int, ...]
@@ -69,7 +69,7 @@ class Header:
 
 
 def file_kind(path: Path) -> Literal["safetensors", "pickle"]:
-    """Which of the two formats the file has, by its first bytes, never by its name.
+    """The format of the file, by its first bytes, never by its name.
 
     Raises:
         ModelError: `model_unreadable`, `model_truncated` (empty, or a zip archive without its end), `model_unknown`,
@@ -91,14 +91,14 @@ def file_kind(path: Path) -> Literal["safetensors", "pickle"]:
 
 
 def _no_weights(path: Path) -> ModelError:
-    """The error that says what a file is that holds no weights: often what a server sent in place of them."""
+    """The error that names what a file without weights is: often a server's answer in place of them."""
     start = _read_start(path, 512)
     for code, beginnings in _OTHER_FILES.items():
         if start.lstrip().lower().startswith(beginnings):
             return ModelError(code, path=str(path))
     try:
         text = start.decode("utf-8")
-    except UnicodeDecodeError as error:  # a letter may be cut in two at the end
+    except UnicodeDecodeError as error:  # a character may be cut in two at the end
         text = start[: error.start].decode("utf-8") if error.start >= len(start) - 3 else ""
     if len(text) >= _MIN_TEXT and all(sign.isprintable() or sign.isspace() for sign in text):
         return ModelError("model_is_text", path=str(path), begins=" ".join(text.split())[:_SHOWN])
@@ -106,7 +106,7 @@ def _no_weights(path: Path) -> ModelError:
 
 
 def check_regular(path: Path) -> None:
-    """Nothing where the path leads to a file: a pipe or a device would never end.
+    """Returns where the path leads to a regular file: a pipe or a device would never end.
 
     Raises:
         ModelError: `model_irregular`, `model_unreadable`.
@@ -120,7 +120,7 @@ def check_regular(path: Path) -> None:
 
 
 def read_header(path: Path) -> Header:
-    """The header of a safetensors file: every tensor inside the file, none overlapping, none missing its end.
+    """Reads the header of a safetensors file; checks that every tensor lies inside the file and none overlap.
 
     Raises:
         ModelError: `model_unreadable`, `model_unknown`, `model_truncated`, `model_damaged`.
@@ -170,20 +170,20 @@ def _are_counts(value: Any) -> TypeGuard[list[int]]:
 
 
 def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A table in which a name stands once: of two readers one would take the first, the other the last."""
+    """A table whose names are unique: with a repeated name, readers would disagree on which value counts."""
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a name stands twice")
+        raise ValueError("a name is repeated")
     return found
 
 
 def _shown(name: str) -> str:
-    """A name out of a file as a message can hold it."""
+    """A name from a file in a form that a message can hold."""
     return ascii(name)[1:-1][:_SHOWN]
 
 
 def _check_places(path: Path, tensors: Mapping[str, TensorInfo], *, begin: int, size: int) -> None:
-    """The tensors lie one after the other, from the header's end to the end of the file."""
+    """Checks that the tensors follow each other without gaps, from the header's end to the end of the file."""
     expected = begin
     for name, info in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
         if info.start != expected:
@@ -196,7 +196,7 @@ def _check_places(path: Path, tensors: Mapping[str, TensorInfo], *, begin: int, 
 
 
 def _check_torch_archive(path: Path) -> None:
-    """A zip archive as torch writes it: its entries lie in it as they are, so that nothing swells when it is read."""
+    """Checks that a zip archive is like torch's: entries are stored uncompressed, so that nothing grows on reading."""
     size = path.stat().st_size
     damaged = ModelError("model_damaged", path=str(path), where="zip")
     try:
@@ -207,19 +207,19 @@ def _check_torch_archive(path: Path) -> None:
         raise ModelError("model_truncated", path=str(path), size=size) from error
     except (ValueError, OverflowError, struct.error, NotImplementedError, OSError) as error:
         raise damaged from error
-    pickles = [one for one in entries if one.filename == "data.pkl" or one.filename.endswith("/data.pkl")]
+    pickles = [entry for entry in entries if entry.filename == "data.pkl" or entry.filename.endswith("/data.pkl")]
     if not pickles:
         raise ModelError("model_is_archive", path=str(path))
-    if any(one.compress_type != zipfile.ZIP_STORED or one.file_size != one.compress_size for one in entries):
+    if any(entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size for entry in entries):
         raise damaged
-    if len({one.filename for one in entries}) != len(entries) or sum(one.file_size for one in entries) > size:
+    if len({entry.filename for entry in entries}) != len(entries) or sum(entry.file_size for entry in entries) > size:
         raise damaged
-    if any(one.file_size > MAX_PICKLE_BYTES for one in pickles):
+    if any(entry.file_size > MAX_PICKLE_BYTES for entry in pickles):
         raise damaged
 
 
 def _check_directory(path: Path, size: int) -> None:
-    """Before Python reads the archive's table of contents: how long that says it is."""
+    """Checks the declared length of the archive's table of contents, before Python reads it."""
     with path.open("rb") as file:
         file.seek(max(0, size - 2**16 - 22))
         tail = file.read()

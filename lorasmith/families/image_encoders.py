@@ -1,7 +1,8 @@
-"""CLIP's image tower from transformers' files, for measuring pictures. Never trained, and no part of any family.
+"""Loads CLIP's image tower from transformers' files, for measuring pictures. It is never trained, and no part of any
+family.
 
-Never goes online. What comes before the model is read from the model's own
-`preprocessor_config.json` and done in `metrics.clip`: transformers' own classes for it need torchvision.
+Never goes online. The preparation of pictures is read from the model's own `preprocessor_config.json` and done in
+`metrics.clip`: transformers' own classes for it need torchvision.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from lorasmith.errors import ModelError
 from lorasmith.libraries import importing_library
 from lorasmith.metrics.clip import Preparation
 
-# Of CLIPImageProcessor, where its file leaves something out.
+# Defaults of CLIPImageProcessor, where its file has no value.
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
 _DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 _SIDE = 224
@@ -40,10 +41,10 @@ class ClipImages:
 
 
 def load_clip(model: str) -> ClipImages:
-    """The image half of the CLIP in a folder of transformers; float32, on the CPU, frozen.
+    """Loads the image half of the CLIP in a folder of transformers; float32, on the CPU, frozen.
 
     Raises:
-        ModelError: `clip_model`, there is none, or it is no whole CLIP.
+        ModelError: `clip_model`, there is no CLIP, or an incomplete one.
     """
     with importing_library():
         from transformers import CLIPModel
@@ -60,7 +61,7 @@ def load_clip(model: str) -> ClipImages:
         raise ModelError("clip_model", model=model, reason=str(error).partition("\n")[0]) from error
     wrong = [str(name) for kind in ("missing_keys", "mismatched_keys") for name in found[kind]]
     if lacking := sorted(name for name in wrong if "position_ids" not in name and not _is_of_text(name)):
-        raise ModelError("clip_model", model=model, reason=lacking[0])  # what is lacking would be random numbers
+        raise ModelError("clip_model", model=model, reason=lacking[0])  # missing weights would be random numbers
     whole.requires_grad_(False).eval().float()
     return ClipImages(whole.vision_model, whole.visual_projection, preparation)
 
@@ -70,7 +71,7 @@ def _is_of_text(name: str) -> bool:
 
 
 def _processor(folder: Path) -> Mapping[str, Any]:
-    """What the model's files say of the preparation; newer versions of transformers put it one level down."""
+    """The preparation in the model's files; newer versions of transformers put it a level deeper."""
     plain: dict[str, Any] = {}
     for name in ("preprocessor_config.json", "processor_config.json"):
         if (folder / name).is_file():
@@ -100,5 +101,5 @@ def _preparation(config: Mapping[str, Any]) -> Preparation:
 
 
 def _three(values: Any) -> tuple[float, float, float]:
-    red, green, blue = (float(one) for one in values)
+    red, green, blue = (float(value) for value in values)
     return red, green, blue

@@ -19,7 +19,7 @@ CHECKPOINT_SUFFIXES = (".safetensors", ".ckpt")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _COMPONENTS = ("unet", "vae", "text_encoder")
 
-# What is fetched of a hub repository: the small files, then one kind of weights, the first kind that it has all of.
+# Files to fetch from a hub repository: the small files, then the first kind of weights of which it has all.
 _SMALL_FILES = ("model_index.json", *(f"{part}/*.json" for part in (*_COMPONENTS, "scheduler")), "tokenizer/*")
 _WEIGHT_STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 _WEIGHT_KINDS = (
@@ -52,7 +52,7 @@ def locate(base_model: str, *, near: Path | None) -> Path:
 
 
 def expanded(name: str) -> Path:
-    """The path with `~` as the home folder; where nobody has that home, as it is."""
+    """The path with `~` replaced by the home folder; unchanged where there is no such home."""
     try:
         return Path(name).expanduser()
     except RuntimeError:
@@ -60,7 +60,7 @@ def expanded(name: str) -> Path:
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is such a file or folder; no where the system takes no such name."""
+    """Whether there is such a file or folder; False where the system accepts no such name."""
     try:
         return path.exists()
     except OSError:
@@ -100,17 +100,17 @@ def _fetched(hub_id: str) -> Path:
         raise ModelError("base_model_not_found", base_model=hub_id, reason="hub") from error
     except OSError as error:  # the connection broke, or the disk is full
         raise ModelError("base_model_not_found", base_model=hub_id, reason="offline") from error
-    return snapshot  # incomplete: `recognize` says what is missing
+    return snapshot  # incomplete: `recognize` names what is missing
 
 
 def _has_weights(folder: Path, kind: tuple[str, ...]) -> bool:
     return any(next(folder.glob(name), None) is not None for name in kind)
 
 
-# -- what to offer ---------------------------------------------------------------------------------
+# -- checkpoints to offer ---------------------------------------------------------------------------------
 
 _USUAL_PLACES = (Path("models/Stable-diffusion"), Path("models/checkpoints"))
-_MAX_FOLDERS = 300  # neighbours looked at beside each folder on the way up
+_MAX_FOLDERS = 300  # neighbours searched beside each folder on the way up
 _MAX_DEPTH = 2  # folders inside a usual place
 _MAX_FOUND = 100
 
@@ -155,13 +155,13 @@ def _checkpoints(folder: Path, depth: int) -> Iterator[Path]:
 
 
 def _is_offline(environment: Mapping[str, str]) -> bool:
-    """Whether huggingface_hub is told not to go online, by its documented variables."""
+    """Whether huggingface_hub must not go online, by its documented variables."""
     wish = environment.get("HF_HUB_OFFLINE") or environment.get("TRANSFORMERS_OFFLINE") or ""
     return wish.upper() in ("1", "ON", "YES", "TRUE")
 
 
 def _hub_cache(environment: Mapping[str, str]) -> Path:
-    """Where huggingface_hub keeps what it fetched, by its documented variables."""
+    """The folder where huggingface_hub keeps its downloads, by its documented variables."""
     if named := environment.get("HF_HUB_CACHE") or environment.get("HUGGINGFACE_HUB_CACHE"):
         return Path(named)
     if home := environment.get("HF_HOME"):
@@ -176,9 +176,9 @@ def _hub_snapshots(cache: Path) -> Iterator[Path]:
     for repository in _folders(cache):
         if not repository.name.startswith("models--"):
             continue
-        usable = [one for one in _folders(repository / "snapshots") if _is_stable_diffusion(one)]
+        usable = [snapshot for snapshot in _folders(repository / "snapshots") if _is_stable_diffusion(snapshot)]
         if usable:
-            yield max(usable, key=lambda one: one.stat().st_mtime_ns)
+            yield max(usable, key=lambda snapshot: snapshot.stat().st_mtime_ns)
 
 
 def _is_stable_diffusion(folder: Path) -> bool:

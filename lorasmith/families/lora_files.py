@@ -1,5 +1,5 @@
-"""What a LoRA file says of itself: rank, alpha, and whether it holds layers of a text encoder. No tensor but its alphas
-is read, and no torch is needed.
+"""Reads rank and alpha of a LoRA file, and whether it holds layers of a text encoder. Reads no tensor but the alphas,
+and needs no torch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _FORMS = {"F64": "<d", "F32": "<f", "F16": "<e"}
 
 @dataclass(frozen=True, slots=True)
 class LoraShape:
-    """Of all its pairs of matrices; None where they differ, or where the file does not say."""
+    """The rank and alpha of all pairs of matrices; None where pairs differ, or where the file has no such number."""
 
     rank: int | None
     alpha: float | None
@@ -25,10 +25,10 @@ class LoraShape:
 
 
 def lora_shape(path: Path) -> LoraShape:
-    """By the names sd-scripts gives to the layers.
+    """The shape of a file with the names of sd-scripts, PEFT or diffusers.
 
     Raises:
-        ModelError: no safetensors file, or a damaged one.
+        ModelError: no safetensors file, or a damaged file.
     """
     tensors = read_header(path).tensors
     ranks = {info.shape[0] for name, info in tensors.items() if name.endswith(_DOWN) and info.shape}

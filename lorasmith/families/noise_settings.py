@@ -52,7 +52,7 @@ def scheduler_config(
 
 
 def noise_settings(path: Path, scheduler: Mapping[str, Any], source: PredictionSource) -> NoiseSettings:
-    """What a run records of a scheduler's config.
+    """The settings of the noise process in a scheduler's config.
 
     Raises:
         ModelError: `model_prediction`, a prediction or a schedule of betas that training does not know.
@@ -70,7 +70,7 @@ def prediction_beside(path: Path) -> Literal["", "epsilon", "v_prediction"]:
     """The prediction that the `.yaml` beside `path` names; "" where there is no such file, or it names none.
 
     Raises:
-        ModelError: `model_yaml`, the file is there and cannot be read; `model_prediction`, it names an unknown one.
+        ModelError: `model_yaml`, the file is there and cannot be read; `model_prediction`, its prediction is unknown.
     """
     file = path.with_suffix(".yaml")
     if not file.exists():

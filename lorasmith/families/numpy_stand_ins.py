@@ -1,7 +1,8 @@
-"""Stands in for what old checkpoints hold beside their weights: numbers of numpy, and a class of a training library.
+"""Stand-ins for objects that old checkpoints hold beside their weights: numpy's numbers, and a class of a training
+library.
 
-Torch's unpickler refuses them as it knows them not. Here they are known for the time of one load, by types of our own
-that run nothing of numpy: a number becomes nothing, as no weight is one.
+Torch's unpickler refuses unknown objects. These types of ours replace them while a checkpoint is loaded, and run
+nothing of numpy: a number becomes nothing, since no weight is stored in that form.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ from typing import Any
 
 
 class Number:
-    """Where a numpy number was."""
+    """Replaces a number of numpy."""
 
     def __init__(self, *_parts: Any) -> None:
         pass
 
 
 class NumberType:
-    """Where a numpy dtype was: only built, never used."""
+    """Replaces a dtype of numpy: only built, never used."""
 
     def __init__(self, *_parts: Any) -> None:
         pass
@@ -28,11 +29,11 @@ class NumberType:
 
 
 class Callback:
-    """Where a class of pytorch_lightning was, which stands in SD 1.x's first checkpoints as the key of a table."""
+    """Replaces a class of pytorch_lightning, which is the key of a table in SD 1.x's first checkpoints."""
 
 
 def text_bytes(text: Any, _encoding: Any = None) -> bytes:
-    """Where protocol 2 stored bytes as text: by `_codecs.encode`, which would look up any codec by its name."""
+    """Replaces `_codecs.encode`, by which protocol 2 stores bytes as text, and which looks up any codec by name."""
     return text.encode("latin-1", "replace") if isinstance(text, str) else b""
 
 

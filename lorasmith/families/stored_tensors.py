@@ -27,7 +27,7 @@ from lorasmith.families.weights import BaseWeights
 _Names = Callable[[Iterable[str]], dict[str, str]]  # names in a file -> canonical name: name in the file
 MAX_SHARED = 4  # tensors may share their numbers: the sum of their sizes may be this many times the file's size
 
-# What torch's unpickler raises on broken files, as fuzzing it shows.
+# Exceptions of torch's unpickler for broken files, found by fuzzing.
 _BROKEN = (
     RuntimeError,
     EOFError,
@@ -107,12 +107,12 @@ def load_pickle(path: Path) -> dict[str, Tensor]:
     """
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(list(STAND_INS)):
-            warnings.filterwarnings("ignore", "Detected pickle protocol")  # what it does not know, it refuses
+            warnings.filterwarnings("ignore", "Detected pickle protocol")  # it refuses what it does not know
             if _is_zip(path) and path.suffix.lower() != ".safetensors":
-                # mapped, so that one component does not cost the memory of all
+                # mapped, so that a component does not take the memory of all
                 content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             else:
-                with path.open("rb") as file:  # by the file, as torch believes a name
+                with path.open("rb") as file:  # opened here, since torch trusts the name of a path
                     content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError("model_pickle_refused", path=str(path)) from error
@@ -127,7 +127,7 @@ def load_pickle(path: Path) -> dict[str, Tensor]:
 
 
 def _named_tensors(state: Mapping[Any, Any]) -> dict[str, Tensor]:
-    """The tensors of a table by name; those of a table inside as `table.name`, as files of other kinds have them."""
+    """The tensors of a table by name; those of a nested table as `table.name`, as in files of other kinds."""
     named = {name: value for name, value in state.items() if isinstance(name, str)}
     inside = {name: value for name, value in named.items() if isinstance(value, dict)}
     found = {name: value for name, value in named.items() if isinstance(value, Tensor)}
@@ -139,7 +139,7 @@ def _named_tensors(state: Mapping[Any, Any]) -> dict[str, Tensor]:
 
 
 def _check_plain(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Dense numbers that lie in the file. A pickle can name others: without a storage, or a trillion from one byte."""
+    """Checks that the tensors are dense numbers of the file: a pickle can name others, like a trillion from a byte."""
     sizes = 0
     for tensor in tensors.values():
         if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized or tensor.is_complex():

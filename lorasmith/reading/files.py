@@ -1,17 +1,28 @@
-"""The files of a run that are on disk now."""
+"""The files of a run: those that its ledger records, and those that are on disk now."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lorasmith.reading.summary import RunSummary
-from lorasmith.runs.events import RunStarted
+from lorasmith.runs.events import AdapterExported, BestChosen, CheckpointSaved, Event, RunStarted
 from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.states import SavedState, find_states
 
 REPORTS = "lora_training_*"
 STAMP_LENGTH = len("YYYYMMDD_HHMMSS")
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """A file that the run wrote, with its SHA-256 from the ledger (a state's is that of its manifest)."""
+
+    kind: str  # export, best, state
+    path: str  # from the run folder
+    step: int
+    sha256: str
+    is_there: bool | None  # None: unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,18 +43,30 @@ class RunFiles:
     backup: Path | None
 
 
-def find_files(run: RunFolder, summary: RunSummary, first_start: RunStarted | None) -> RunFiles:
-    """Lists the files of a run. Reports older than its first start are left by an earlier run in the same folder.
+def recorded_files(others: Sequence[Event], present: Collection[str] | None) -> tuple[FileRecord, ...]:
+    """Returns the newest record of each name, by step. `present` are the names in the run folder; None: unknown."""
+    found: dict[str, FileRecord] = {}
+    for event in others:
+        if isinstance(event, CheckpointSaved | AdapterExported | BestChosen):
+            kind = "state" if isinstance(event, CheckpointSaved) else "export"
+            if isinstance(event, BestChosen):
+                kind = "best"
+            is_there = None if present is None else event.path in present
+            found[event.path] = FileRecord(kind, event.path, event.step, event.sha256, is_there)
+    return tuple(sorted(found.values(), key=lambda file: (file.kind == "state", file.step, file.path)))
+
+
+def find_files(run: RunFolder, records: Sequence[FileRecord], *, name: str, first_start: RunStarted | None) -> RunFiles:
+    """Lists the files of a run on disk. Reports older than its first start are an earlier run's in the same folder.
 
     Raises:
         OSError: something there cannot be read.
     """
-    name = str(summary.settings["export"]["name"]) if summary.settings else "last"
     states, damaged = find_states(run.root)
     set_aside = run.root.glob("*.damaged*") if run.root.is_dir() else iter(())
     lora = run.export(name)
     lora_bytes = _bytes(lora)
-    steps = [file.step for file in summary.files if file.kind == "export" and file.path == lora.name]
+    steps = [file.step for file in records if file.kind == "export" and file.path == lora.name]
     return RunFiles(
         lora=lora if lora_bytes else None,
         lora_bytes=lora_bytes,

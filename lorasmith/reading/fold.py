@@ -7,54 +7,22 @@ Knows no file and no drawing.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import fsum
 
-from lorasmith.reading.attempts import AttemptLog
-from lorasmith.reading.pace import Pace
-from lorasmith.runs.events import BestChosen, Evaluated, Event, RunStarted, StepCompleted
+from lorasmith.runs.events import BestChosen, Evaluated, Event, RunStarted, RunStopped, StepCompleted
 from lorasmith.runs.ledger import is_cancelled
 
 DENOISER = "denoiser"
+RECENT = 50  # steps over which the pace is taken
+_STEP_FIELDS = [known.name for known in fields(StepCompleted)]
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point(StepCompleted):
     """A completed step on the curves."""
 
-    event: StepCompleted
     average_loss: float  # mean loss of the last epoch's worth of steps, this step included
-
-    @property
-    def step(self) -> int:
-        return self.event.step
-
-    @property
-    def epoch(self) -> int:
-        return self.event.epoch
-
-    @property
-    def loss(self) -> float:
-        return self.event.loss
-
-    @property
-    def lr(self) -> dict[str, float]:
-        """The learning rates by component."""
-        return self.event.lr
-
-    @property
-    def grad_norm(self) -> float:
-        return self.event.grad_norm
-
-    @property
-    def seconds(self) -> float:
-        """The duration of the step."""
-        return self.event.seconds
-
-    @property
-    def time(self) -> float:
-        """Wall clock at its end, seconds since 1970."""
-        return self.event.time
 
     @property
     def denoiser_lr(self) -> float:
@@ -82,6 +50,29 @@ class Curves:
         return next((evaluation for evaluation in self.evaluations if evaluation.step == step), None)
 
 
+@dataclass(slots=True)
+class AttemptLog:
+    """The worker's own events of one attempt, in a few facts."""
+
+    number: int
+    start: RunStarted | None = None
+    stopped: RunStopped | None = None
+    last_step: int | None = None
+    cancelled_steps: int = 0
+    times: tuple[float, ...] = ()  # of the earliest and the latest event
+
+    def add(self, event: Event) -> None:
+        """Takes the next event of this attempt."""
+        times = (*self.times, event.time)
+        self.times = (min(times), max(times))
+        if isinstance(event, RunStarted):
+            self.start = self.start or event
+        elif isinstance(event, RunStopped):
+            self.stopped = event
+        elif isinstance(event, StepCompleted):
+            self.last_step = max(self.last_step or 0, event.step)
+
+
 class RunFold:
     """The state of the fold. A live view, the files that follow a run, reports and the log viewer all read it."""
 
@@ -89,8 +80,8 @@ class RunFold:
         self.points: list[Point] = []
         self.others: list[Event] = []  # the events that count, completed steps aside, in the ledger's order
         self.attempts: dict[int, AttemptLog] = {}  # by number; also what was cancelled
-        self.pace = Pace()  # of the newest start
         self._window = 1  # steps of the average
+        self._earlier = 0  # points of the starts before the newest
 
     def add(self, event: Event) -> Point | None:
         """Takes the ledger's next event; returns the new point where it is a completed step."""
@@ -102,13 +93,24 @@ class RunFold:
             return None
         recent = self.points[max(0, len(self.points) - self._window + 1) :]
         losses = [*(point.loss for point in recent), event.loss]
-        self.points.append(Point(event, fsum(losses) / len(losses)))
-        self.pace.add(event.step, event.time, event.seconds)
+        plain = {name: getattr(event, name) for name in _STEP_FIELDS}
+        self.points.append(Point(**plain, average_loss=fsum(losses) / len(losses)))
         return self.points[-1]
 
     @property
     def newest(self) -> Point | None:
         return self.points[-1] if self.points else None
+
+    @property
+    def seconds_per_step(self) -> float:
+        """The pace of the newest start by the clock, so that saving counts too and a time left is honest; 0 before its
+        first step.
+        """
+        recent = self.points[max(self._earlier, len(self.points) - RECENT - 1) :]
+        if len(recent) < 2:
+            return recent[0].seconds if recent else 0.0
+        first, last = recent[0], recent[-1]
+        return max(0.0, last.time - first.time) / max(1, last.step - first.step)
 
     @property
     def starts(self) -> list[RunStarted]:
@@ -140,14 +142,14 @@ class RunFold:
     def _restart(self, start: RunStarted) -> None:
         kept: list[Point] = []
         for point in self.points:
-            if is_cancelled(point.event, start):
-                self.attempts[point.event.attempt].cancelled_steps += 1
+            if is_cancelled(point, start):
+                self.attempts[point.attempt].cancelled_steps += 1
             else:
                 kept.append(point)
         self.points = kept
         self.others = [event for event in self.others if not is_cancelled(event, start)]
-        self.pace = Pace()
         self._window = steps_per_epoch(start)
+        self._earlier = len(kept)
 
 
 def fold_of(events: Iterable[Event]) -> RunFold:

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lorasmith.reading.attempts import Ending
-from lorasmith.reading.evaluations import METRICS, VALIDATION, value_of
 from lorasmith.reading.files import RunFiles, find_files
 from lorasmith.reading.fold import Point, RunFold
+from lorasmith.reading.metrics import METRICS, VALIDATION, MetricSummary, summarize, value_of
 from lorasmith.reading.reader import RunReader
-from lorasmith.reading.statistics import MetricSummary, summarize
 from lorasmith.reading.summary import RunSummary, each_once
 from lorasmith.runs.events import Evaluated, RunStarted, RunStopped, Warned
 from lorasmith.runs.layout import RunFolder
@@ -121,8 +120,9 @@ def read_status(reader: RunReader, *, now: float) -> RunStatus:
     elif is_worker_there and start is not None:
         standing = "orphaned"  # its supervisor is gone; the worker is about to notice and end
     is_going_on = standing in GOING_ON
-    pace = reader.fold.pace.seconds_per_step or None
-    files = find_files(run, summary, starts[0] if starts else None)
+    pace = reader.fold.seconds_per_step or None
+    name = str(summary.settings["export"]["name"]) if summary.settings else "last"
+    files = find_files(run, summary.files, name=name, first_start=starts[0] if starts else None)
     notices = [
         *_notices_of_ending(standing, ending, beat, summary),
         *_notices_of_ledger(reader.lines, reader.fold, summary, start, is_going_on=is_going_on),

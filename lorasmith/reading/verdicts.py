@@ -1,6 +1,6 @@
-"""What the curves mean for whoever trained: which step to use, and signs that something is wrong.
+"""Verdicts on a run: which step to use, whether it trained too long, whether samples copy training pictures.
 
-Codes and numbers; every code has its sentence in the catalogs. Nothing is claimed that the error bars do not carry.
+Codes and numbers; every code has its sentence in the catalogs. No verdict claims more than the error bars allow.
 """
 
 from __future__ import annotations
@@ -9,21 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lorasmith.reading.evaluations import VALIDATION, difference, error_of, is_held_out, value_of
+from lorasmith.reading.files import FileRecord
 from lorasmith.reading.fold import Curves
+from lorasmith.reading.metrics import VALIDATION, difference, error_of, is_held_out, value_of
+from lorasmith.reading.pictures import sample_key
 from lorasmith.runs.events import Evaluated
 
 COPY_SIMILARITY = 0.97  # cosine of CLIP embeddings above which two pictures look the same to it
 MIN_FOR_OVER_TRAINING = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Export:
-    """A LoRA file, by what the ledger says of it."""
-
-    step: int
-    path: str
-    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +30,12 @@ class Recommendation:
     sha256: str = ""
     loss: float | None = None  # validation, of that step
     standard_error: float | None = None
-    last_step: int | None = None  # the last one that has an export and was measured
+    last_step: int | None = None  # the last step that has an export and a validation loss
     last_loss: float | None = None
     last_standard_error: float | None = None
-    difference: float | None = None  # of the last one's loss from that of this step, and its standard error
+    difference: float | None = None  # of the last step's loss from that of this step, and its standard error
     difference_error: float | None = None
-    not_distinguishable: tuple[int, ...] = ()  # measured steps with an export, within the error of the best
+    not_distinguishable: tuple[int, ...] = ()  # other steps with an export, within the error of the best
     against_baseline: str = "unknown"  # validation against the adapter off: better, worse, undecided, unknown
 
 
@@ -67,7 +60,7 @@ class Nearest:
     nearest: str
     similarity: float
     baseline_similarity: float | None  # the same with the adapter off
-    is_from_itself: bool  # it was drawn from that very picture: likeness says nothing
+    is_from_itself: bool  # it was drawn from that very picture: the similarity proves nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,31 +69,24 @@ class Memorisation:
 
     verdict: str  # copies, none, not_measured
     step: int | None = None
-    samples: tuple[Nearest, ...] = ()  # likest first
+    samples: tuple[Nearest, ...] = ()  # the most similar first
 
 
-def recommended(curves: Curves, exports: Sequence[Export], *, are_gone: bool = False) -> Recommendation:
-    """The step with the lowest validation loss on held-out pictures among those that have an export. `are_gone`: there
-    were exports, and none is there any more."""
-    if not exports:
-        return Recommendation("exports_gone" if are_gone else "nothing_exported")
-    files: dict[int, Export] = {}
-    for one in exports:
-        files.setdefault(one.step, one)
-    last_file = files[max(files)]
-    plain: dict[str, Any] = {"step": last_file.step, "path": last_file.path, "sha256": last_file.sha256}
-    measured = [one for one in curves.evaluations if value_of(one, VALIDATION) is not None]
-    if not measured:
-        return Recommendation("not_evaluated", **plain)
-    if not any(map(is_held_out, measured)):
-        return Recommendation("trained_pictures", **plain)
-    newest = next(one for one in reversed(measured) if is_held_out(one))
-    usable = [one for one in measured if is_held_out(one) and one.step in files and _compares(one, newest)]
+def recommend(curves: Curves, records: Sequence[FileRecord]) -> Recommendation:
+    """Returns the step with the lowest validation loss on held-out pictures among those that have an export."""
+    exports = [file for file in records if file.kind != "state"]
+    present = [file for file in exports if file.is_there is not False]
+    if not present:
+        return Recommendation("exports_gone" if exports else "nothing_exported")
+    # Of the files of a step the best is preferred: its name stays.
+    files = {file.step: file for file in sorted(reversed(present), key=lambda file: file.kind == "best")}
+    newest = files[max(files)]
+    reason, validated = _validated(curves)
+    usable = [evaluation for evaluation in validated if evaluation.step in files]
     if not usable:
-        return Recommendation("not_evaluated", **plain)
-    best = min(usable, key=_loss)
-    last = usable[-1]
-    equal = tuple(one.step for one in usable if one is not best and _is_within_error(best, one))
+        return Recommendation(reason or "not_evaluated", step=newest.step, path=newest.path, sha256=newest.sha256)
+    best, last = min(usable, key=_loss), usable[-1]
+    equal = tuple(other.step for other in usable if other is not best and _is_within_error(best, other))
     apart, error = difference(last, best)
     reason = "best"
     if best is last:
@@ -126,37 +112,31 @@ def recommended(curves: Curves, exports: Sequence[Export], *, are_gone: bool = F
     )
 
 
-def over_training(curves: Curves) -> OverTraining:
-    """Validation that rises by more than its error since its lowest point, while the average training loss falls."""
-    measured = [one for one in curves.evaluations if value_of(one, VALIDATION) is not None]
-    if not measured:
-        return OverTraining("not_evaluated")
-    held_out = [one for one in measured if is_held_out(one)]
-    if not held_out:
-        return OverTraining("trained_pictures")
-    held_out = [one for one in held_out if _compares(one, held_out[-1])]
-    if len(held_out) < MIN_FOR_OVER_TRAINING:
+def find_over_training(curves: Curves) -> OverTraining:
+    """Finds a validation loss that rose by more than its error since its lowest value, while the average training loss
+    fell.
+    """
+    reason, validated = _validated(curves)
+    if reason:
+        return OverTraining(reason)
+    if len(validated) < MIN_FOR_OVER_TRAINING:
         return OverTraining("too_few")
-    best, last = min(held_out, key=_loss), held_out[-1]
+    best, last = min(validated, key=_loss), validated[-1]
     averages = {point.step: point.average_loss for point in curves.points}
     fall = averages.get(best.step, 0.0) - averages.get(last.step, 0.0)
     rise, error = difference(last, best)
-    numbers: dict[str, Any] = {
-        "best_step": best.step,
-        "last_step": last.step,
-        "rise": rise,
-        "error": error,
-        "fall": fall,
-    }
+    verdict = "within_error" if _is_within_error(best, last) else "seen"
     if best is last or fall <= 0:
-        return OverTraining("not_seen", **numbers)
-    return OverTraining("within_error" if _is_within_error(best, last) else "seen", **numbers)
+        verdict = "not_seen"
+    return OverTraining(verdict, best.step, last.step, rise, error, fall)
 
 
-def memorisation(curves: Curves) -> Memorisation:
-    """How like the newest samples are to training pictures, beside the same with the adapter off."""
-    for one in reversed(curves.evaluations):
-        found = [_nearest(sample, curves.baseline) for sample in one.samples if _has_nearest(sample)]
+def find_memorisation(curves: Curves) -> Memorisation:
+    """Finds samples of the newest evaluation that are more similar to a training picture than any two pictures are by
+    chance, and than the same sample with the adapter off.
+    """
+    for evaluation in reversed(curves.evaluations):
+        found = [_nearest(sample, curves.baseline) for sample in evaluation.samples if _has_nearest(sample)]
         if not found:
             continue
         found.sort(key=lambda sample: sample.similarity, reverse=True)
@@ -166,13 +146,19 @@ def memorisation(curves: Curves) -> Memorisation:
             and sample.similarity > (sample.baseline_similarity or 0.0)
             for sample in found
         )
-        return Memorisation("copies" if is_copy else "none", one.step, tuple(found))
+        return Memorisation("copies" if is_copy else "none", evaluation.step, tuple(found))
     return Memorisation("not_measured")
 
 
-def sample_key(sample: Mapping[str, Any]) -> tuple[str, str, str]:
-    """What makes samples of different steps comparable: the same picture, caption and seed."""
-    return str(sample.get("example") or ""), str(sample.get("prompt") or ""), str(sample.get("seed"))
+def _validated(curves: Curves) -> tuple[str, list[Evaluated]]:
+    """The evaluations on held-out pictures that can be compared with the newest of them; with none, the reason code."""
+    evaluated = [evaluation for evaluation in curves.evaluations if value_of(evaluation, VALIDATION) is not None]
+    if not evaluated:
+        return "not_evaluated", []
+    held_out = list(filter(is_held_out, evaluated))
+    if not held_out:
+        return "trained_pictures", []
+    return "", [evaluation for evaluation in held_out if _has_same_pictures(evaluation, held_out[-1])]
 
 
 def _has_nearest(sample: Mapping[str, Any]) -> bool:
@@ -181,7 +167,7 @@ def _has_nearest(sample: Mapping[str, Any]) -> bool:
 
 def _nearest(sample: Mapping[str, Any], baseline: Evaluated | None) -> Nearest:
     example = sample.get("example")
-    same = [one for one in (baseline.samples if baseline else []) if sample_key(one) == sample_key(sample)]
+    same = [other for other in (baseline.samples if baseline else []) if sample_key(other) == sample_key(sample)]
     return Nearest(
         sample=str(sample.get("path", "")),
         example=None if example is None else str(example),
@@ -198,22 +184,23 @@ def _loss(evaluation: Evaluated) -> float:
     return loss
 
 
-def _compares(one: Evaluated, other: Evaluated) -> bool:
-    """Whether both were measured on the same pictures: means over other sets are not compared. Ledgers of older
-    versions tell their number alone."""
-    first, second = one.validation or {}, other.validation or {}
-    named = {validation["pictures"] for validation in (first, second) if validation.get("pictures")}
-    return first.get("examples") == second.get("examples") and len(named) < 2
+def _has_same_pictures(first: Evaluated, second: Evaluated) -> bool:
+    """Whether both validation losses are of the same pictures: means over other sets are not compared. Ledgers of older
+    versions record only how many there were.
+    """
+    validations = first.validation or {}, second.validation or {}
+    named = {validation["pictures"] for validation in validations if validation.get("pictures")}
+    return validations[0].get("examples") == validations[1].get("examples") and len(named) < 2
 
 
-def _is_within_error(one: Evaluated, other: Evaluated) -> bool:
-    """Whether two steps cannot be told apart: their difference is no more than its standard error."""
-    apart, error = difference(one, other)
+def _is_within_error(first: Evaluated, second: Evaluated) -> bool:
+    """Whether the difference of two steps is no more than its standard error, so that neither is better."""
+    apart, error = difference(first, second)
     return error is None or abs(apart) <= error
 
 
 def _against_baseline(best: Evaluated, baseline: Evaluated | None) -> str:
-    if baseline is None or value_of(baseline, VALIDATION) is None or not _compares(baseline, best):
+    if baseline is None or value_of(baseline, VALIDATION) is None or not _has_same_pictures(baseline, best):
         return "unknown"
     if _is_within_error(best, baseline):
         return "undecided"

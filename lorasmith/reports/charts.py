@@ -1,135 +1,133 @@
-"""The charts of a report as data, the same for the PNG and the page. Knows how neither draws, and no words."""
+"""The charts of a report as data: what the PNG and the page both show. Knows how neither is drawn."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import floor, isfinite, log10
+from itertools import pairwise
 
-from lorasmith.reading.evaluations import (
-    METRICS,
-    PICTURE_METRICS,
-    VALIDATION,
-    error_of,
-    validation_changes,
-    value_of,
-)
-from lorasmith.reading.summary import TOTAL, RunSummary
+from lorasmith.messages import tr
+from lorasmith.reading.metrics import PICTURE_METRICS, TOTAL, VALIDATION, error_of, validation_changes, value_of
+from lorasmith.reading.summary import RunSummary
+from lorasmith.reports.reasons import why_empty, why_not
 
 LEARNING_RATE = "lr"
 ON_TRAINED = "validation_on_trained"
-NOT_EVALUATED = "not_evaluated"  # of a chart: no measure was due yet
-NOT_STEPPED = "not_stepped"  # of a chart: there is no step
+NOT_EVALUATED = "not_evaluated"  # reason of a chart: no evaluation was due yet
+NOT_STEPPED = "not_stepped"  # reason of a chart: there is no step
+MAX_STEPS_NAMED = 8  # in a note
+OUTLIER_SHARE = 0.01  # of single steps, which may leave the chart at its upper edge
+MIN_FOR_OUTLIERS = 20  # steps
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """One curve: the word `chart.<kind>`."""
+class Series:
+    """One curve; its name is the sentence `chart.<kind>`."""
 
-    kind: str  # current, average, measured, validation, lr
-    steps: tuple[float, ...]
+    kind: str  # current, average, measured, validation, validation_on_trained, lr
+    steps: tuple[int, ...]
     values: tuple[float, ...]
-    errors: tuple[float, ...] = ()  # standard error of each value; none: not known
-    changes: tuple[float, ...] = ()  # steps from which on it is measured on other pictures: no line leads there
+    errors: tuple[float, ...] = ()  # standard error of each value; empty: not known
+    breaks: tuple[int, ...] = ()  # steps from which on other pictures are measured: no line leads there
 
-    def stretches(self) -> tuple[Line, ...]:
-        """The line cut where its pictures changed."""
-        starts = [0, *(number for number, step in enumerate(self.steps) if number and step in self.changes)]
-        ends = [*starts[1:], len(self.steps)]
-        return tuple(
-            Line(self.kind, self.steps[start:end], self.values[start:end], self.errors[start:end])
-            for start, end in zip(starts, ends, strict=True)
-        )
+    def stretches(self) -> list[Series]:
+        """The curve cut at its breaks."""
+        cuts = [0, *(number for number, step in enumerate(self.steps) if number and step in self.breaks)]
+        return [
+            Series(self.kind, self.steps[start:end], self.values[start:end], self.errors[start:end])
+            for start, end in zip(cuts, [*cuts[1:], len(self.steps)], strict=True)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """One panel: its title is the word `chart.title.<title>`."""
+    """One panel; its title is the sentence `chart.title.<title>`."""
 
     name: str  # total, visual, semantic, color, validation, lr
-    lines: tuple[Line, ...]
-    control: float | None  # drawn as a horizontal line
-    reason: str  # code of why there is nothing to draw, "" where there is something
-    gaps: tuple[tuple[int, str], ...]  # steps at which it could not be measured, with the code
+    title: str
+    series: tuple[Series, ...]
     last_step: int  # right end of the axis
-    best_step: int | None  # marked, where there is one
-    is_on_trained: bool = False  # the validation loss was measured on trained pictures, and is called so
-
-    @property
-    def title(self) -> str:
-        return ON_TRAINED if self.name == VALIDATION and self.is_on_trained else self.name
-
-    def word_of(self, line: Line) -> str:
-        """Its name in the key."""
-        return ON_TRAINED if line.kind == VALIDATION and self.is_on_trained else line.kind
+    reason: str = ""  # code of why there is nothing to draw
+    baseline: float | None = None  # the same measure with the adapter off, drawn from step 0 on
+    best_step: int | None = None  # marked
+    interruptions: tuple[int, ...] = ()  # steps after which the run was interrupted and continued
+    gaps: tuple[tuple[int, str], ...] = ()  # steps at which there is no measure, each with the code of the reason
 
     @property
     def is_empty(self) -> bool:
-        return not any(line.steps for line in self.lines)
+        return not any(one.steps for one in self.series)
 
-    def bounds(self) -> tuple[float, float]:
-        """Lowest and highest value drawn, error bars and control included."""
-        values = [] if self.control is None else [self.control]
-        for line in self.lines:
-            errors = line.errors or (0.0,) * len(line.values)
-            for value, error in zip(line.values, errors, strict=True):
-                values += [value - error, value + error]
-        return (min(values), max(values)) if values else (0.0, 1.0)
+    @property
+    def top(self) -> float | None:
+        """Upper end of the axis where few single steps lie far above everything else; None: all is in view."""
+        current = next((one for one in self.series if one.kind == "current"), None)
+        if current is None or len(current.values) < MIN_FOR_OUTLIERS:
+            return None
+        ordered = sorted(current.values)
+        others = [value for one in self.series if one is not current for value in one.values]
+        usual = ordered[min(len(ordered) - 1, int((1 - OUTLIER_SHARE) * len(ordered)))]
+        high = max([usual, *others, usual if self.baseline is None else self.baseline])
+        height = high - min([ordered[0], *others])
+        return high + 0.15 * height if ordered[-1] > high + 0.5 * height else None
 
 
 def four_charts(summary: RunSummary) -> tuple[Chart, ...]:
-    """Those of the PNG: total with its average and the validation loss, then the three picture losses."""
-    return (_total(summary), *(_measure(summary, measure) for measure in PICTURE_METRICS))
+    """Those of the PNG: the training loss with the validation loss, then the three picture losses."""
+    return (_total(summary), *(_metric(summary, metric) for metric in PICTURE_METRICS))
 
 
 def more_charts(summary: RunSummary) -> tuple[Chart, ...]:
-    """Those that the page has besides: validation with its error bars, and the learning rate."""
+    """Those that only the page has: the validation loss alone, and the learning rate."""
     points = summary.curves.points
-    rate = Line("lr", tuple(one.step for one in points), tuple(one.denoiser_lr for one in points))
+    rates = Series(LEARNING_RATE, tuple(one.step for one in points), tuple(one.denoiser_lr for one in points))
     reason = "" if points else NOT_STEPPED
-    return (
-        _measure(summary, VALIDATION),
-        Chart(LEARNING_RATE, (rate,), None, reason, (), max(1, summary.done), None),
-    )
+    return _metric(summary, VALIDATION), Chart(LEARNING_RATE, LEARNING_RATE, (rates,), max(1, summary.done), reason)
 
 
 def _total(summary: RunSummary) -> Chart:
     points = summary.curves.points
-    steps = tuple(float(one.step) for one in points)
-    lines = [
-        Line("current", steps, tuple(one.loss for one in points)),
-        Line("average", steps, tuple(one.average_loss for one in points)),
+    steps = tuple(one.step for one in points)
+    series = [
+        Series("current", steps, tuple(one.loss for one in points)),
+        Series("average", steps, tuple(one.average_loss for one in points)),
     ]
-    validation = _line(summary, VALIDATION)
-    if validation.steps:
-        lines.append(validation)
-    control = summary.losses[VALIDATION].baseline
-    reason = "" if points else NOT_STEPPED
+    validation = _series(summary, VALIDATION)
     return Chart(
-        TOTAL, tuple(lines), control, reason, (), max(1, summary.done), _best_step(summary), _is_on_trained(summary)
+        name=TOTAL,
+        title=TOTAL,
+        series=(*series, validation) if validation.steps else tuple(series),
+        last_step=max(1, summary.done),
+        reason="" if points else NOT_STEPPED,
+        baseline=summary.losses[VALIDATION].baseline,
+        best_step=_best_step(summary),
+        interruptions=_interruptions(summary),
     )
 
 
-def _measure(summary: RunSummary, measure: str) -> Chart:
-    assert measure in METRICS
-    line = _line(summary, measure)
-    reason = "" if line.steps else summary.unavailable.get(measure, NOT_EVALUATED)
-    gaps = tuple(
-        (one.step, one.unavailable[measure]) for one in summary.curves.evaluations if measure in one.unavailable
-    )
-    control = summary.losses[measure].baseline
+def _metric(summary: RunSummary, metric: str) -> Chart:
+    series = _series(summary, metric)
+    evaluations = summary.curves.evaluations
     return Chart(
-        measure, (line,), control, reason, gaps, max(1, summary.done), _best_step(summary), _is_on_trained(summary)
+        name=metric,
+        title=series.kind if metric == VALIDATION else metric,
+        series=(series,),
+        last_step=max(1, summary.done),
+        reason="" if series.steps else summary.unavailable.get(metric, NOT_EVALUATED),
+        baseline=summary.losses[metric].baseline,
+        best_step=_best_step(summary),
+        gaps=tuple((one.step, one.unavailable[metric]) for one in evaluations if metric in one.unavailable),
     )
 
 
-def _line(summary: RunSummary, measure: str) -> Line:
-    found = [one for one in summary.curves.evaluations if value_of(one, measure) is not None]
-    errors = tuple(error_of(one) or 0.0 for one in found) if measure == VALIDATION else ()
-    values = tuple(value for one in found if (value := value_of(one, measure)) is not None)
-    kind = "validation" if measure == VALIDATION else "measured"
-    changes = tuple(float(step) for step in validation_changes(found)) if measure == VALIDATION else ()
-    return Line(kind, tuple(one.step for one in found), values, errors, changes)
+def _series(summary: RunSummary, metric: str) -> Series:
+    found = [(one, value) for one in summary.curves.evaluations if (value := value_of(one, metric)) is not None]
+    steps, values = tuple(one.step for one, _ in found), tuple(value for _, value in found)
+    if metric != VALIDATION:
+        return Series("measured", steps, values)
+    kind = ON_TRAINED if summary.validation_is_held_out is False else VALIDATION
+    evaluations = [one for one, _ in found]
+    errors = tuple(error_of(one) or 0.0 for one in evaluations)
+    return Series(kind, steps, values, errors, validation_changes(evaluations))
 
 
 def _best_step(summary: RunSummary) -> int | None:
@@ -137,52 +135,40 @@ def _best_step(summary: RunSummary) -> int | None:
     return summary.use.step if summary.use.loss is not None else None
 
 
-def _is_on_trained(summary: RunSummary) -> bool:
-    return summary.validation_is_held_out is False
+def _interruptions(summary: RunSummary) -> tuple[int, ...]:
+    """The steps from which the run continued after an interruption."""
+    pairs = pairwise(summary.attempts)
+    return tuple(sorted({new.resumed_from for old, new in pairs if old.is_interrupted and new.resumed_from}))
 
 
-def thinned(line: Line, most: int) -> Line:
-    """A line of at most about 2 x `most` points that looks the same: lowest and highest of each stretch."""
-    count = len(line.steps)
-    if count <= 2 * most or line.errors or line.changes:
-        return line
-    chosen: list[int] = [0]
-    for number in range(most):
-        stretch = range(number * count // most, (number + 1) * count // most)
-        ends = {min(stretch, key=line.values.__getitem__), max(stretch, key=line.values.__getitem__)}
-        chosen += sorted(ends - set(chosen[-1:]))
-    chosen += [count - 1] if chosen[-1] != count - 1 else []
-    return Line(line.kind, tuple(line.steps[one] for one in chosen), tuple(line.values[one] for one in chosen))
+def key_of(chart: Chart, language: str) -> list[tuple[str, str]]:
+    """What is drawn, in order: kind of mark and its name."""
+    key = [(one.kind, tr(language, f"chart.{one.kind}")) for one in chart.series if one.steps]
+    if chart.baseline is not None:
+        of_validation = chart.name == TOTAL
+        key.append(("baseline", tr(language, "chart.baseline_validation" if of_validation else "chart.baseline")))
+    if chart.best_step is not None:
+        key.append(("best", tr(language, "chart.best", step=chart.best_step)))
+    if chart.interruptions:
+        key.append(("interrupted", tr(language, "chart.interrupted")))
+    return key
 
 
-def ticks(low: float, high: float, most: int) -> tuple[float, ...]:
-    """Round numbers from within low..high, 2 to `most` of them where there is room."""
-    if not (isfinite(low) and isfinite(high)) or high <= low:
-        return (low,)
-    rough = (high - low) / most
-    magnitude = 10.0 ** floor(log10(rough))
-    width = next(one * magnitude for one in (1, 2, 2.5, 5, 10, 20) if (high - low) / (one * magnitude) <= most)
-    first = int(-(-low // width))
-    found: list[float] = []
-    while first * width <= high * (1 + 1e-12) and len(found) <= most:
-        found.append(first * width)
-        first += 1
-    return tuple(found)
+def notes_of(chart: Chart, language: str) -> list[str]:
+    """What the reader of a chart has to know: steps without a measure, and other pictures from some step on."""
+    notes = []
+    if chart.gaps:
+        steps, reason = [step for step, _ in chart.gaps], why_not(language, chart.gaps[-1][1])
+        notes.append(tr(language, "chart.gaps", steps=_listed(steps), reason=reason))
+    if breaks := sorted({step for one in chart.series for step in one.breaks}):
+        notes.append(tr(language, "chart.changes", steps=_listed(breaks)))
+    return notes
 
 
-def whole(values: Iterable[float]) -> tuple[int, ...]:
-    """Ticks of steps: steps are whole."""
-    return tuple(sorted({round(one) for one in values}))
+def reason_of_empty(chart: Chart, language: str) -> str:
+    """Why there is nothing to draw."""
+    return why_empty(language, chart.reason)
 
 
-def padded(low: float, high: float) -> tuple[float, float]:
-    """Some air above and below; a flat curve gets some too. Never below 0 where nothing is."""
-    room = (high - low) * 0.06 or abs(high) * 0.1 or 0.5
-    bottom = low - room
-    return (max(0.0, bottom) if low >= 0 else bottom), high + room
-
-
-def spread(values: Sequence[float], share: float) -> float:
-    """The value below which `share` of `values` lies: keeps one outlier from flattening a chart."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+def _listed(steps: Sequence[int]) -> str:
+    return ", ".join(map(str, steps[:MAX_STEPS_NAMED])) + (" …" if len(steps) > MAX_STEPS_NAMED else "")

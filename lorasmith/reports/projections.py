@@ -1,7 +1,7 @@
-"""Files that follow the ledger while a run goes on: made again at every start, then added to step by step.
+"""Files that follow the ledger while a run goes on: rewritten at every start, then extended step by step.
 
-A disk that is full or refuses never ends a run: the trouble is told once, and the file is made again from the ledger
-at the next save, when the disk may have room. Knows neither TensorBoard nor CSV.
+A disk that is full or refuses to write never ends a run: the failure is reported once, and the file is rewritten from
+the ledger at the next save, when the disk may have space again. Knows neither TensorBoard nor CSV.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Protocol
 from lorasmith.errors import InputError, ResourceError
 from lorasmith.libraries import importing_library
 from lorasmith.messages import FALLBACK
-from lorasmith.reading.fold import Curves, Point, RunFold
+from lorasmith.reading.fold import Curves, Point, RunFold, fold_of
 from lorasmith.runs.events import CheckpointSaved, Evaluated, Event, RunStarted, RunStopped, StepCompleted
 from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.ledger import read_events
@@ -24,39 +24,38 @@ log = logging.getLogger(__name__)
 
 
 class Sink(Protocol):
-    """A file that shows the curves."""
+    """A file that shows the curves. Every method may raise OSError or ResourceError."""
 
     @property
     def path(self) -> Path:
-        """What is named when it cannot be written."""
+        """The path that a failure names."""
 
-    def remake(self, curves: Curves) -> None:
-        """Replaces what is there by `curves`. Raises OSError or ResourceError."""
+    def rewrite(self, curves: Curves) -> None:
+        """Replaces what is there by `curves`."""
 
     def append(self, point: Point) -> None:
-        """Adds one point. Raises OSError or ResourceError."""
+        """Adds the point of the next step."""
 
-    def measured(self, evaluation: Evaluated, curves: Curves) -> None:
-        """Adds what was measured at a step that has its point already, or a control; `curves` hold it. Raises OSError
-        or ResourceError."""
+    def add_evaluation(self, evaluation: Evaluated, curves: Curves) -> None:
+        """Adds an evaluation of a step that has its point already, or of the baseline; `curves` contain it."""
 
     def close(self) -> None:
-        """Lets go of the file. Raises OSError or ResourceError."""
+        """Closes the file."""
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
-    """A projection could not be written."""
+class WriteFailure:
+    """A file that could not be written."""
 
     path: str
     reason: str
 
 
 @dataclass(slots=True)
-class _Follower:
+class _SinkState:
     sink: Sink
-    is_behind: bool = True
-    was_told: bool = False
+    is_behind: bool = True  # it lacks something: nothing is added until it has been rewritten
+    was_reported: bool = False
 
 
 @dataclass(slots=True)
@@ -65,93 +64,87 @@ class Projections:
 
     ledger: Path
     sinks: Sequence[Sink]
-    lacking: InputError | None = None  # why there are no curves for TensorBoard: training can do without them
-    _followers: list[_Follower] = field(init=False)
-    _fold: RunFold = field(init=False, default_factory=RunFold)
+    missing_library: InputError | None = None  # TensorBoard's: training does without its curves
+    fold: RunFold = field(init=False, default_factory=RunFold)  # of the run so far
+    _states: list[_SinkState] = field(init=False)
     _last_step: int = field(init=False, default=0)
     _started: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
-        self._followers = [_Follower(sink) for sink in self.sinks]
+        self._states = [_SinkState(sink) for sink in self.sinks]
 
-    def project(self, event: Event) -> list[Trouble]:
-        """Takes the next event as it happens; what could not be written, each sink's trouble once.
+    def project(self, event: Event) -> list[WriteFailure]:
+        """Takes the next event of the run; returns the first failure of each sink that could not be written.
 
-        Nothing is touched before the first RunStarted: until then the folder may hold another run.
+        Touches nothing before the first RunStarted: until then the folder may hold another run.
         """
         self._started = self._started or isinstance(event, RunStarted)
         if not self._started:
             return []
-        is_behind = any(one.is_behind for one in self._followers)
+        is_behind = any(state.is_behind for state in self._states)
         if isinstance(event, RunStarted) or (isinstance(event, CheckpointSaved | RunStopped) and is_behind):
-            return self._remake()
+            return self._rewrite()
         if isinstance(event, Evaluated):
-            return self._measured(event)
+            return self._add_evaluation(event)
         if isinstance(event, StepCompleted) and event.step <= self._last_step:
-            return []  # the ledger was read at the start: what it already held by then comes by a second time
-        point = self._fold.add(event)
+            return []  # `_rewrite` read it from the ledger already
+        point = self.fold.add(event)
         if point is None:
             return []
         self._last_step = point.step
-        return self._each(self._writing(), lambda sink: sink.append(point))
+        return self._each(self._up_to_date(), lambda sink: sink.append(point))
 
-    def remake(self) -> list[Trouble]:
-        """All files from a ledger that nobody writes any more; what could not be written."""
+    def rewrite(self) -> list[WriteFailure]:
+        """Rewrites all files from a ledger that no process writes any more."""
         self._started = True
-        return self._remake()
+        return self._rewrite()
 
-    @property
-    def average_loss(self) -> float | None:
-        """At the newest step; None before the first."""
-        newest = self._fold.newest
-        return None if newest is None else newest.average_loss
+    def close(self) -> list[WriteFailure]:
+        """Closes all files."""
+        return self._each(self._states, lambda sink: sink.close()) if self._started else []
 
-    def close(self) -> list[Trouble]:
-        """Lets go of all files."""
-        return self._each(self._followers, lambda sink: sink.close()) if self._started else []
-
-    def _measured(self, event: Evaluated) -> list[Trouble]:
-        before = self._fold.replaced_by(event)
+    def _add_evaluation(self, event: Evaluated) -> list[WriteFailure]:
+        before = self.fold.replaced_by(event)
         if before == event:
-            return []  # known from the ledger
-        self._fold.add(event)
+            return []  # `_rewrite` read it from the ledger already
+        self.fold.add(event)
         if before is not None:
-            return self._remake()  # measured again: one point a step
-        curves = self._fold.curves()
-        return self._each(self._writing(), lambda sink: sink.measured(event, curves))
+            return self._rewrite()  # the step was evaluated again: the new values replace the old
+        curves = self.fold.curves()
+        return self._each(self._up_to_date(), lambda sink: sink.add_evaluation(event, curves))
 
-    def _writing(self) -> list[_Follower]:
-        return [one for one in self._followers if not one.is_behind]
+    def _up_to_date(self) -> list[_SinkState]:
+        return [state for state in self._states if not state.is_behind]
 
-    def _remake(self) -> list[Trouble]:
-        """All of them, so that one place in the ledger holds for all."""
-        self._fold = RunFold()
-        for event in read_events(self.ledger):
-            self._fold.add(event)
-        curves = self._fold.curves()
+    def _rewrite(self) -> list[WriteFailure]:
+        """Rewrites all sinks together, so that all are at the same place in the ledger."""
+        self.fold = fold_of(read_events(self.ledger))
+        curves = self.fold.curves()
         self._last_step = curves.points[-1].step if curves.points else 0
-        for one in self._followers:
-            one.is_behind = False
-        return self._each(self._followers, lambda sink: sink.remake(curves))
+        for state in self._states:
+            state.is_behind = False
+        return self._each(self._states, lambda sink: sink.rewrite(curves))
 
-    def _each(self, followers: list[_Follower], action: Callable[[Sink], None]) -> list[Trouble]:
-        told = []
-        for one in followers:
+    def _each(self, states: list[_SinkState], action: Callable[[Sink], None]) -> list[WriteFailure]:
+        failures = []
+        for state in states:
             try:
-                action(one.sink)
+                action(state.sink)
             except (OSError, ResourceError) as error:
-                one.is_behind = True
-                log.debug("projection %s failed: %s", one.sink.path, error)
-                if not one.was_told:
-                    one.was_told = True
-                    told.append(Trouble(str(one.sink.path), reason_of(error)))
-        return told
+                state.is_behind = True
+                log.debug("projection %s failed: %s", state.sink.path, error)
+                if not state.was_reported:
+                    state.was_reported = True
+                    failures.append(WriteFailure(str(state.sink.path), reason_of(error)))
+        return failures
 
 
 def projections_of(run: RunFolder, language: str = FALLBACK) -> Projections:
-    """TensorBoard and the CSV of one run; the CSV alone where TensorBoard cannot be imported. What could not be
-    measured is told in `language`."""
-    # Here, because tensorboard takes a quarter of a second to import, which belongs into the time the worker loads.
+    """TensorBoard and the CSV of one run; the CSV alone where TensorBoard cannot be imported.
+
+    Reasons for missing metrics are written in `language`.
+    """
+    # Imported here: tensorboard takes a quarter of a second, which passes while the worker loads.
     from lorasmith.reports.loss_log import LossLog
 
     sinks: list[Sink] = [LossLog(run.loss_log)]
@@ -159,7 +152,7 @@ def projections_of(run: RunFolder, language: str = FALLBACK) -> Projections:
         with importing_library():
             from lorasmith.reports.tensorboard import TensorBoardFile
     except InputError as error:
-        return Projections(run.ledger, sinks, lacking=error)
+        return Projections(run.ledger, sinks, missing_library=error)
     return Projections(run.ledger, [TensorBoardFile(run, language), *sinks])
 
 

@@ -1,7 +1,7 @@
 """TensorBoard's event file, by TensorBoard's own record writer; no torch, no TensorFlow. A projection of the ledger.
 
-The file is written in place of the older ones at every start, so cancelled steps leave no trace in the charts. What was
-measured with the adapter off stands at step 0.
+A new file replaces the older ones at every start, so cancelled steps leave no trace in the charts. The baseline (the
+metrics with the adapter off) stands at step 0.
 """
 
 from __future__ import annotations
@@ -24,36 +24,35 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from lorasmith.faults import fault_point
 from lorasmith.messages import FALLBACK
-from lorasmith.reading.evaluations import METRICS, reason_of, value_of
-from lorasmith.reading.fold import Curves, Point, curves_of
+from lorasmith.reading.fold import Curves, Point
+from lorasmith.reading.metrics import METRICS, reason_of, value_of
 from lorasmith.reports.reasons import why_not
 from lorasmith.runs.durable import map_disk_full
 from lorasmith.runs.events import Evaluated
 from lorasmith.runs.layout import RunFolder
-from lorasmith.runs.ledger import read_events
 
 PATTERN = "events.out.tfevents.*"
 PNG_HEAD = b"\x89PNG\r\n\x1a\n"
-RGB = 3  # TensorBoard's number for the colour space
+RGB = 3  # TensorBoard's number of the colour space
 VERSION = "brain.Event:2"  # the first record of every event file; TensorBoard reads no other
 
 
 class TensorBoardFile:
-    """The one event file in the run's `logs`; the folder is made where it is not there."""
+    """The event file in the run's `logs`; the folder is made if it is missing."""
 
     def __init__(self, run: RunFolder, language: str = FALLBACK) -> None:
         self._run = run
         self._folder = run.tensorboard
-        self._language = language  # of the words for what could not be measured
+        self._language = language  # of the reasons for missing metrics
         self._file: IO[bytes] | None = None
 
     @property
     def path(self) -> Path:
         return self._folder
 
-    def remake(self, curves: Curves) -> None:
-        """A new file with these curves takes the place of the older ones, once it is whole."""
-        with suppress(OSError):  # what a full disk did not take is written anew below
+    def rewrite(self, curves: Curves) -> None:
+        """Replaces the older files by a new one with these curves, once it is complete."""
+        with suppress(OSError):  # what a full disk refused is written again below
             self.close()
         with map_disk_full(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -66,8 +65,8 @@ class TensorBoardFile:
                     _write(file, Record(wall_time=began, file_version=VERSION))
                     self._write_all(file, curves)
                 fault_point("tensorboard.written")
-                for one in older:
-                    one.unlink()
+                for path in older:
+                    path.unlink()
                 fault_point("tensorboard.cleared")
                 temporary.replace(final)
                 fault_point("tensorboard.renamed")
@@ -78,27 +77,27 @@ class TensorBoardFile:
 
     def _write_all(self, file: IO[bytes], curves: Curves) -> None:
         if curves.baseline is not None:
-            _write(file, self._measures(curves.baseline))
-        measured = list(curves.evaluations)
+            _write(file, self._record_of(curves.baseline))
+        evaluations = list(curves.evaluations)
         for point in curves.points:
             _write(file, _record(point))
-            while measured and measured[0].step <= point.step:
-                _write(file, self._measures(measured.pop(0)))
+            while evaluations and evaluations[0].step <= point.step:
+                _write(file, self._record_of(evaluations.pop(0)))
 
     def append(self, point: Point) -> None:
-        """One record, handed to the operating system before this returns: a TensorBoard that runs shows it."""
+        """Adds a record, handed to the operating system before this returns: a running TensorBoard shows it."""
         assert self._file is not None
         with map_disk_full(self._folder):
             _write(self._file, _record(point))
             self._file.flush()
             fault_point("tensorboard.appended")
 
-    def measured(self, evaluation: Evaluated, curves: Curves) -> None:
-        """What was measured, and the samples it was measured on."""
-        del curves  # what is there stays as it is
+    def add_evaluation(self, evaluation: Evaluated, curves: Curves) -> None:
+        """Adds the metrics and the samples they were computed from."""
+        del curves  # what the file has already stays as it is
         assert self._file is not None
         with map_disk_full(self._folder):
-            _write(self._file, self._measures(evaluation))
+            _write(self._file, self._record_of(evaluation))
             self._file.flush()
 
     def close(self) -> None:
@@ -106,7 +105,7 @@ class TensorBoardFile:
             file, self._file = self._file, None
             file.close()
 
-    def _measures(self, evaluation: Evaluated) -> Record:
+    def _record_of(self, evaluation: Evaluated) -> Record:
         step = 0 if evaluation.is_control else evaluation.step
         values = []
         for measure in METRICS:
@@ -122,18 +121,11 @@ class TensorBoardFile:
         return Record(wall_time=evaluation.time, step=step, summary=Summary(value=values))
 
 
-def remake_tensorboard(run: RunFolder, language: str = FALLBACK) -> None:
-    """The event file of a ledger that is not being written."""
-    sink = TensorBoardFile(run, language)
-    sink.remake(curves_of(read_events(run.ledger)))
-    sink.close()
-
-
 def scalars(point: Point) -> dict[str, float]:
-    """What is drawn of a step, by tag."""
-    drawn = {"loss/current": point.loss, "loss/average": point.average_loss, "lr": point.denoiser_lr}
-    drawn |= {f"lr/{component}": lr for component, lr in point.other_lrs.items()}
-    return drawn | {"grad_norm": point.grad_norm}
+    """The values of a step by tag."""
+    values = {"loss/current": point.loss, "loss/average": point.average_loss, "lr": point.denoiser_lr}
+    values |= {f"lr/{component}": lr for component, lr in point.other_lrs.items()}
+    return values | {"grad_norm": point.grad_norm}
 
 
 def _record(point: Point) -> Record:
@@ -152,7 +144,7 @@ def _text(tag: str, text: str) -> Summary.Value:
 
 
 def _png(path: Path) -> Summary.Image | None:
-    """The picture as it lies on disk; None where it is gone or no PNG."""
+    """The picture as its file holds it; None where the file is gone or no PNG."""
     try:
         data = path.read_bytes()
     except OSError:
@@ -168,7 +160,7 @@ def _write(file: IO[bytes], record: Record) -> None:
 
 
 def _file_name(older: Sequence[Path]) -> str:
-    """TensorBoard's form: time, host, process, number; never the name of an older file."""
-    taken = {one.name for one in older}
+    """A name as TensorBoard makes it (time, host, process, number), never that of an older file."""
+    taken = {path.name for path in older}
     stem = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
     return next(name for number in range(len(taken) + 1) if (name := f"{stem}.{number}") not in taken)

@@ -26,7 +26,7 @@ def main() -> int:
 def _facts() -> dict[str, Any]:
     import psutil
 
-    from lorasmith.engine.device import DTYPES, choose_device, choose_precision, fingerprint
+    from lorasmith.engine.device import DTYPES, choose_device, choose_precision, environment
     from lorasmith.engine.repeatability import self_check
 
     device = choose_device("auto", threads=0)
@@ -41,7 +41,7 @@ def _facts() -> dict[str, Any]:
     results = [self_check(device.torch_device, DTYPES[precision]) for precision in checked]
     seconds = time.perf_counter() - began
     differing = None if None in results else tuple(dict.fromkeys(name for found in results for name in found or ()))
-    marks = fingerprint(device, checked[0], differing)
+    marks = environment(device, checked[0], differing)
     return {
         "packages": {
             "python": platform.python_version(),

@@ -20,16 +20,18 @@ from lorasmith.config import RunConfig, load_run_toml
 from lorasmith.data.cache import EncoderCache
 from lorasmith.data.cache_folder import cache_folder
 from lorasmith.data.types import CachedExample, Example
-from lorasmith.engine.allocator import keep_freed_memory
+from lorasmith.diffusion.draw import NoiseOptions
+from lorasmith.diffusion.objective import MSE
 from lorasmith.engine.batches import RunBatches
-from lorasmith.engine.device import DTYPES, Device, choose_device, fingerprint
+from lorasmith.engine.cpu import keep_freed_memory, speed_up_frozen
+from lorasmith.engine.device import DTYPES, Device, choose_device, environment
 from lorasmith.engine.encode import Encoding, encoded_examples
-from lorasmith.engine.frozen_layers import speed_up_frozen
-from lorasmith.engine.loss_scaler import LossScaler
+from lorasmith.engine.execution import EagerExecution, losses_of
 from lorasmith.engine.lr_schedules import lr_factor_at
 from lorasmith.engine.optimizers import build_optimizer, check_optimizer
-from lorasmith.engine.state import Origin, TrainState
+from lorasmith.engine.state import LossScaler, Origin, TrainState
 from lorasmith.engine.step import StepContext
+from lorasmith.engine.world import SingleProcess
 from lorasmith.errors import ModelError, ResumeError
 from lorasmith.evaluation.choose import (
     EMPTY_CAPTION,
@@ -89,7 +91,7 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, sta
         config = _resolved(config, family, device, precision=precision, hashing=hashing)
     state = _fresh_state(config, _adapter(config, family, models, start), precision)
     batches = RunBatches(order_of(config, trained), cached, family, config.training.accumulation_steps, state)
-    marks, data = fingerprint(device, precision, differing), data_identity(config, trained)
+    marks, data = environment(device, precision, differing), data_identity(config, trained)
     warnings: tuple[Event, ...] = ()
     if resume is not None:
         changed = _restored(resume, state, config=config, data=data, marks=marks)
@@ -298,10 +300,17 @@ def _step_context(
     stop_at: int,
     trained: tuple[Example, ...],
 ) -> StepContext:
+    process = family.noise_process().to(device.torch_device)
+    losses = partial(losses_of, family, models, process=process, objective=MSE)
     return StepContext(
         seed=config.seed,
         family=family,
         models=models,
+        process=process,
+        noise_options=NoiseOptions(),
+        losses=losses,
+        execution=EagerExecution(losses, device),
+        world=SingleProcess(),
         batches=batches,
         device=device,
         accumulation_steps=config.training.accumulation_steps,

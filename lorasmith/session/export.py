@@ -110,24 +110,25 @@ def _resolved_precision(config: RunConfig) -> Literal["fp32", "bf16", "fp16"]:
 
 def _folders(examples: tuple[Example, ...]) -> tuple[FolderFacts, ...]:
     by_folder: dict[tuple[str, int], list[Example]] = {}
-    for one in examples:
-        by_folder.setdefault((one.image.parent.name, one.repeats), []).append(one)
+    for example in examples:
+        by_folder.setdefault((example.image.parent.name, example.repeats), []).append(example)
     return tuple(
         FolderFacts(name, repeats, len(members), _tags(members)) for (name, repeats), members in by_folder.items()
     )
 
 
 def _tags(examples: list[Example]) -> dict[str, int]:
-    return dict(Counter(count_tags(one.caption for one in examples)).most_common(MAX_TAGS))
+    return dict(Counter(count_tags(example.caption for example in examples)).most_common(MAX_TAGS))
 
 
 def _buckets(examples: tuple[Example, ...]) -> tuple[BucketFacts, ...]:
     counted: Counter[tuple[int, int]] = Counter()
-    for one in examples:
-        counted[one.bucket.width, one.bucket.height] += one.repeats
+    for example in examples:
+        counted[example.bucket.width, example.bucket.height] += example.repeats
     return tuple(BucketFacts(width, height, count) for (width, height), count in sorted(counted.items()))
 
 
 def _mean_aspect_error(examples: tuple[Example, ...]) -> float:
-    errors = [abs(one.original.width / one.original.height - one.bucket.width / one.bucket.height) for one in examples]
+    pairs = [(example.original, example.bucket) for example in examples]
+    errors = [abs(picture.width / picture.height - bucket.width / bucket.height) for picture, bucket in pairs]
     return sum(errors) / len(errors)

@@ -59,7 +59,8 @@ def fill_adapter(adapter: FlatAdapter, start: dict[str, Tensor], path: str) -> N
         if name not in own or own[name].shape != tensor.shape:
             raise ModelError("init_from_other_model", path=path, key=name)
     for target, layer in by_layer(start, adapter.kind).items():
-        settings = adapter.layers[target].settings
-        scaled = adapter.kind.scaled(layer, settings.rank / adapter.kind.file_alpha(settings))
+        spec, settings = adapter.layers[target]
+        scale = adapter.kind.file_scale(adapter.kind.shapes(spec, settings), adapter.kind.file_alpha(settings))
+        scaled = adapter.kind.scaled(layer, 1 / scale)
         own |= {f"{target}.{suffix}": tensor for suffix, tensor in scaled.items()}
     adapter.load_tensors(own)

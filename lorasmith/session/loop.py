@@ -75,7 +75,7 @@ def _steps(state: TrainState, context: StepContext, recorder: Recorder, stop: St
     """
     plan = recorder.plan
     unread: StepResult | None = None
-    while state.step < plan.stop_at and not stop.requested():
+    while state.step < plan.stop_at and not context.world.any(stop.requested()):
         fault_point("step.boundary")
         recorder.beat(state.step, "step")
         try:

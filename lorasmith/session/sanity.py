@@ -13,9 +13,8 @@ from pathlib import Path
 
 import torch
 
-from lorasmith.diffusion.noise_schedules import Draw
 from lorasmith.engine.state import TrainState
-from lorasmith.engine.step import StepContext, losses_of
+from lorasmith.engine.step import StepContext, numbers_at
 from lorasmith.errors import NonFiniteError
 from lorasmith.runs.states import SavedState, newest_good
 
@@ -76,14 +75,15 @@ def _is_to_blame(state: TrainState, context: StepContext, step: int) -> bool:
     size. Then no rate helps that step: its loss is computed before the rate is used. One example at a time."""
     for micro in range(context.accumulation_steps):
         _, batch = context.batches.at(step, micro)
-        draw = Draw(context.seed, step, micro, len(batch))
+        numbers = numbers_at(context, step, micro, batch)
         for row in range(len(batch)):
-            one = batch.rows(row, row + 1).to(context.device.torch_device)
+            where = context.device.torch_device
+            example, its_numbers = batch.rows(row, row + 1).to(where), numbers.rows(row, row + 1).to(where)
             with torch.no_grad():
-                with_adapter = float(losses_of(context, one, draw.rows(row)))
+                with_adapter = float(context.losses(example, its_numbers))
                 state.adapter.set_multiplier(0.0)
                 try:
-                    alone = float(losses_of(context, one, draw.rows(row)))
+                    alone = float(context.losses(example, its_numbers))
                 finally:
                     state.adapter.set_multiplier(1.0)
             is_sane = with_adapter <= MAX_LOSS * max(1.0, alone)  # no for what is not a number

@@ -1,4 +1,4 @@
-"""A curve drawn with signs: braille dots where they show, stars where only ASCII does. Knows no colour and no words."""
+"""Draws a curve with characters: braille dots, or stars where only ASCII shows. Uses no colours and no sentences."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ EMPTY_BRAILLE = 0x2800
 
 
 def chart(points: Sequence[tuple[int, float]], *, width: int, only_ascii: bool, height: int = HEIGHT) -> list[str]:
-    """(step, value) in order of steps as lines of at most `width` cells: the curve, highest and lowest value beside it,
-    first and last step below. Several steps in one column are drawn as their mean. No line where there is no point.
+    """Draws (step, value) points, in order of steps, as lines of at most `width` cells: the curve, the highest and the
+    lowest value beside it, the first and the last step below. Steps that share a column are drawn as their mean.
+    Returns no line where there is no point.
     """
     columns = width - LABEL - 2
     if not points or columns < MIN_COLUMNS:
@@ -38,17 +39,17 @@ def chart(points: Sequence[tuple[int, float]], *, width: int, only_ascii: bool, 
 
 
 def _resampled(points: Sequence[tuple[int, float]], columns: int) -> list[float]:
-    """A value for each column: the mean of the steps that fall there, else on the line between its neighbours."""
+    """The value of each column: the mean of its steps, or interpolated between its neighbours."""
     first, span = points[0][0], points[-1][0] - points[0][0] + 1
     sums, counts = [0.0] * columns, [0] * columns
     for step, value in points:
-        # Where columns are many, the last step lies on the last one; where steps are, each column has as many.
+        # With more columns than steps, the last step lies on the last column; else each column has as many steps.
         at = (step - first) * (columns - 1) // max(1, span - 1) if span < columns else (step - first) * columns // span
         sums[at] += value
         counts[at] += 1
     known = [at for at in range(columns) if counts[at]]
     means = {at: sums[at] / counts[at] for at in known}
-    values = [means[known[-1]]] * columns  # of a single step: a level line
+    values = [means[known[-1]]] * columns  # a single step is a level line
     for left, right in itertools.pairwise(known):
         for at in range(left, right + 1):
             share = (at - left) / (right - left)
@@ -57,7 +58,7 @@ def _resampled(points: Sequence[tuple[int, float]], columns: int) -> list[float]
 
 
 def _row(value: float, lowest: float, highest: float, rows: int) -> int:
-    """0 is the top."""
+    """The row of a value; 0 is the top."""
     if highest == lowest:
         return rows // 2
     return round((highest - value) / (highest - lowest) * (rows - 1))
@@ -68,7 +69,7 @@ def _stars(rows: Sequence[int], height: int) -> list[str]:
 
 
 def _braille(rows: Sequence[int], height: int) -> list[str]:
-    """Each dot is joined to the one before it, so that a steep curve has no holes."""
+    """Joins each dot to the dot before it, so that a steep curve has no holes."""
     cells = [[EMPTY_BRAILLE] * ((len(rows) + 1) // 2) for _ in range(height)]
     before = rows[0]
     for column, row in enumerate(rows):
@@ -81,6 +82,6 @@ def _braille(rows: Sequence[int], height: int) -> list[str]:
 
 
 def _number(value: float) -> str:
-    """In as many cells as there are."""
+    """A number in at most LABEL cells."""
     text = f"{value:.4f}"
     return text if len(text) <= LABEL else f"{value:.2e}"

@@ -1,4 +1,4 @@
-"""`lorasmith doctor`: what a report of a fault needs to say about the machine. Changes nothing."""
+"""`lorasmith doctor`: describes the machine for a bug report. Changes nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lorasmith import __version__
-from lorasmith.errors import ExitCode
+from lorasmith.errors import ExitCode, InputError
 from lorasmith.runtime.examination import examine, processor_facts
 from lorasmith.ui.encodings import can_show, encoding_of, shows_everything
 from lorasmith.ui.layout import two_columns
@@ -44,7 +44,7 @@ def doctor(arguments: list[str], words: Translator, command: str) -> int:
 
 
 def machine_facts() -> dict[str, Any]:
-    """Everything that is shown, as plain values."""
+    """All facts that are shown, as plain values."""
     return {
         "lorasmith": __version__,
         "processor": processor_facts(),
@@ -58,7 +58,7 @@ def machine_facts() -> dict[str, Any]:
 
 
 def doctor_lines(words: Translator, facts: dict[str, Any]) -> list[str]:
-    """The screen: a row for each fact, and what can be mended last."""
+    """The screen: a row for each fact, then what can be repaired."""
 
     def row(key: str, value: str) -> tuple[str, str]:
         return words.say(f"doctor.{key}"), value
@@ -116,12 +116,12 @@ def _engine_rows(words: Translator, facts: dict[str, Any]) -> list[tuple[str, st
 
 
 def _chinese_font() -> str:
-    """The font of pictures in Chinese; "" where there is none, or no library that draws."""
-    try:
-        from lorasmith.reports.png_report import font_for
+    """The font of charts in Chinese; "" where there is none, or matplotlib cannot be imported."""
+    from lorasmith.reports.drawing import font_for
 
+    try:
         return font_for(CHINESE) or ""
-    except ImportError:
+    except InputError:
         return ""
 
 

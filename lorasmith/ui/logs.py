@@ -1,6 +1,7 @@
-"""`lorasmith logs`, `python check_training_logs.py`: what the last run did. Reads only, also while that run trains.
+"""`lorasmith logs`, `python check_training_logs.py`: shows what the last run did. Only reads, also while it trains.
 
-Exit status 0 whatever the run did, also where there is none yet (it then says how to make one); 2 for bad input.
+The exit status is 0 whatever the run did, also where there is no run yet (then it shows how to start one); 2 for bad
+arguments.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 SWITCHES = {"follow": "", "json": "", "menu": "", "output": "FOLDER", "lang": "en|zh-TW", "help": ""}
 REDRAW_SECONDS = 1.0
-PLAIN_SECONDS = 10.0  # between two lines where nothing can be redrawn
+LINE_SECONDS = 10.0  # between two lines where nothing can be redrawn
 
 Wait = Callable[[float], None]
 
@@ -132,10 +133,10 @@ class _LogView:
         from lorasmith.ui.viewer import progress_line
 
         status = self.status()
-        printed, printed_at = "", -PLAIN_SECONDS
+        printed, printed_at = "", -LINE_SECONDS
         while status.is_going_on:
             line = progress_line(self._words, status)
-            if line != printed and time.monotonic() - printed_at >= PLAIN_SECONDS:
+            if line != printed and time.monotonic() - printed_at >= LINE_SECONDS:
                 print(line, flush=True)
                 printed, printed_at = line, time.monotonic()
             self._wait(REDRAW_SECONDS)

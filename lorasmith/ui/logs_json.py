@@ -9,8 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lorasmith.reading.evaluations import VALIDATION, error_of, is_held_out
-from lorasmith.reading.files import RunFiles
+from lorasmith.reading.metrics import VALIDATION, error_of, is_held_out
 from lorasmith.reading.status import RunStatus
 
 FORMAT = 1
@@ -56,7 +55,8 @@ def as_json(status: RunStatus) -> dict[str, Any]:
         "newest": None if newest is None else newest.time,
         "starts": status.starts,
         "restarts": summary.restarts,
-        "files": _files(status.files),
+        "files": {name: _plain(value) for name, value in asdict(status.files).items()}
+        | {"states": [{"path": str(state.path), "step": state.step} for state in status.files.states]},
         "findings": [asdict(notice) for notice in status.notices],
     }
 
@@ -80,22 +80,8 @@ def _loss(status: RunStatus, name: str) -> dict[str, Any]:
     }
 
 
-def _files(files: RunFiles) -> dict[str, Any]:
-    return {
-        "lora": _path(files.lora),
-        "lora_bytes": files.lora_bytes,
-        "lora_step": files.lora_step,
-        "best_lora": _path(files.best_lora),
-        "step_loras": [str(path) for path in files.step_loras],
-        "states": [{"path": str(state.path), "step": state.step} for state in files.states],
-        "damaged_states": [str(path) for path in files.damaged_states],
-        "samples": _path(files.samples),
-        "tensorboard": _path(files.tensorboard),
-        "loss_log": _path(files.loss_log),
-        "reports": [str(path) for path in files.reports],
-        "backup": _path(files.backup),
-    }
-
-
-def _path(path: Path | None) -> str | None:
-    return None if path is None else str(path)
+def _plain(value: Any) -> Any:
+    """A value as JSON holds it."""
+    if isinstance(value, Path):
+        return str(value)
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value

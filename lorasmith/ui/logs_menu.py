@@ -1,7 +1,4 @@
-"""The menu of `view_training_logs.sh` and of the .bat file beside it: the summary, TensorBoard, or leave.
-
-Knows what each choice calls, not what it does.
-"""
+"""The menu of `view_training_logs.sh` and of the .bat file beside it: the summary, TensorBoard, or leave."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ CHOICES = ("tensorboard", "summary", "leave")
 
 
 def menu(words: Translator, *, show: Callable[[], None], tensorboard: Callable[[], object]) -> None:
-    """The summary first, then a choice until the person leaves: by its number, by nothing typed, or by Ctrl+C."""
+    """Shows the summary, then asks for a choice until the person leaves: by its number, an empty line or Ctrl+C."""
     show()
     while True:
         print()

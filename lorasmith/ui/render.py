@@ -1,4 +1,4 @@
-"""Events as lines for a person, in their language. Knows neither files nor what kind of screen it is."""
+"""Shows the events of a run as sentences. Independent of files and of the kind of screen."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorasmith.errors import ExitCode
-from lorasmith.reading.evaluations import METRICS, value_of
-from lorasmith.reading.pace import Pace
-from lorasmith.reports.files import ReportFiles
-from lorasmith.reports.speech import measured
+from lorasmith.reading.fold import RunFold
+from lorasmith.reading.metrics import METRICS, value_of
+from lorasmith.reports.making import ReportFiles
+from lorasmith.reports.translator import loss_text
 from lorasmith.runs.events import (
     AdapterExported,
     BestChosen,
@@ -41,13 +41,13 @@ from lorasmith.ui.which_run import typed
 if TYPE_CHECKING:
     from lorasmith.runtime.preflight import Start
 
-LAST_LINES = 20  # of what a worker printed that died without a word
-# After these a run can go on from its newest state.
+LAST_LINES = 20  # lines of the output of a worker that exited without an error message
+# After these a run can continue from its newest state.
 CAN_GO_ON = frozenset({ExitCode.STOPPED, ExitCode.NO_RESOURCE, ExitCode.STUCK, ExitCode.NON_FINITE, ExitCode.CRASHED})
 
 
 class Display:
-    """One start of one run on a screen; `errors` is the screen for what went wrong."""
+    """The lines of a single start on a screen; `errors` is the screen for failures."""
 
     def __init__(
         self, words: Translator, screen: Screen, errors: Screen, *, start: Start, command: str, verbose: bool
@@ -58,7 +58,6 @@ class Display:
         self._start = start
         self._command = command
         self._verbose = verbose
-        self._pace = Pace()
         self._begun = False
         self._ending: RunStopped | None = None
         self._export: Path | None = None
@@ -66,17 +65,18 @@ class Display:
         self._stop_at = start.stop_at
         self._worker: WorkerEnded | None = None
         self._given_up: GivenUp | None = None
-        self._average_loss: float | None = None
         self._noticed = list(start.warnings)  # shown below the device, which is the first line
-        self._shown_warnings: set[str] = set()  # those of a start, which its worker writes down too
+        self._shown_warnings: set[str] = set()  # warnings of the start, which its worker records too
 
     def warn(self, code: str, fields: Mapping[str, Any]) -> None:
         for line in self._words.warning(code, fields):
             self._screen.line(line, "warning")
 
-    def show(self, event: Event, average_loss: float | None = None) -> None:
-        """The next event. `average_loss` goes with a completed step; events without a word to say pass by."""
-        self._average_loss = average_loss
+    def show(self, event: Event, fold: RunFold | None = None) -> None:
+        """Shows the next event of the run; some events have nothing to show. `fold` holds the run so far, this event
+        included; it is needed from the first step on.
+        """
+        self._fold = fold or RunFold()
         handlers: dict[type[Event], Callable[[Any], None]] = {
             WorkerStarted: self._worker_started,
             WorkerHung: self._hung,
@@ -100,8 +100,10 @@ class Display:
             handlers[type(event)](event)
 
     def finish(self, exit_code: ExitCode, newest_state: Path | None, *, has_placed: bool = False) -> None:
-        """How it ended, where everything is, what can be done next. Call after the screen was closed. `has_placed`: the
-        run folder was changed, even where no event says so."""
+        """Shows how the run ended, where its files are and what can be done next. Call after the screen is closed.
+
+        Args:
+            has_placed: the run folder was changed, even if no event records it."""
         self._tell_noticed()
         if exit_code == ExitCode.FINISHED:
             self._finished()
@@ -114,11 +116,11 @@ class Display:
             self._say("error.stopped_before_start.text")
         if exit_code in CAN_GO_ON and newest_state is not None:
             self._say("run.newest_state", path=self._path(str(newest_state)))
-            if exit_code != ExitCode.NON_FINITE:  # it would end in the same way: the error says what to change
+            if exit_code != ExitCode.NON_FINITE:  # it would end in the same way; the error says what to change
                 self._say("run.go_on", command=f"{self._command} --continue")
 
     def reported(self, files: ReportFiles) -> None:
-        """Where the reports are, and what of them could not be made."""
+        """Shows where the reports are, and which could not be made."""
         for line in report_lines(self._words, files):
             self._screen.line(line)
 
@@ -140,7 +142,7 @@ class Display:
         self._noticed.clear()
 
     def _warn_once(self, code: str, fields: Mapping[str, Any]) -> None:
-        """A dataset is as it is in the parent, in the worker, and in the next worker: it is shown once."""
+        """Shows a warning once: the parent, the worker and the next worker find the same about a dataset."""
         key = f"{code} {json.dumps(fields, sort_keys=True)}"
         if key not in self._shown_warnings:
             self._shown_warnings.add(key)
@@ -162,7 +164,6 @@ class Display:
     def _started(self, event: RunStarted) -> None:
         self._begun = True
         self._stop_at = event.stop_at
-        self._pace = Pace()
         done = event.resumed_from or 0
         self._step = done
         is_new, owes_steps = event.resumed_from is None, event.stop_at > done
@@ -181,9 +182,8 @@ class Display:
 
     def _completed(self, event: StepCompleted) -> None:
         self._step = event.step
-        average_loss = event.loss if self._average_loss is None else self._average_loss
-        self._pace.add(event.step, event.time, event.seconds)
-        progress = Progress(event.step, self._stop_at, event.loss, average_loss, self._pace.seconds_per_step)
+        average_loss = event.loss if self._fold.newest is None else self._fold.newest.average_loss
+        progress = Progress(event.step, self._stop_at, event.loss, average_loss, self._fold.seconds_per_step)
 
         def compose(width: int | None, only_ascii: bool) -> str:
             return status_line(self._words, progress, width=width, only_ascii=only_ascii)
@@ -208,7 +208,7 @@ class Display:
         for measure in METRICS:
             value = value_of(event, measure)
             if value is not None or measure in event.unavailable:
-                number = "N/A" if value is None else measured(value)
+                number = "N/A" if value is None else loss_text(value)
                 shown.append(f"{self._words.say(f'report.loss.{measure}')} {number}")
         measures = " · ".join(shown)
         if event.is_control:
@@ -217,7 +217,7 @@ class Display:
             self._say("run.measured", step=event.step, measures=measures)
 
     def _best(self, event: BestChosen) -> None:
-        self._say("run.best", step=event.step, loss=measured(event.loss), path=self._path(event.path))
+        self._say("run.best", step=event.step, loss=loss_text(event.loss), path=self._path(event.path))
 
     def _warned(self, event: Warned) -> None:
         is_of_start = any(event.code == code for code, _ in self._start.warnings)
@@ -237,7 +237,7 @@ class Display:
         said = {"step": event.step, "phase": event.phase, **seconds}
         self._screen.line(self._words.say("watched.halted" if event.is_stopped else "watched.hung", **said), "warning")
         if event.stack and (self._verbose or not self._begun):
-            self._errors.line(event.stack, "quiet")  # before there is a run nothing else keeps it
+            self._errors.line(event.stack, "quiet")  # before there is a run, no file keeps it
 
     def _restarted(self, event: WorkerRestarted) -> None:
         if event.after == "crashed":
@@ -271,7 +271,7 @@ class Display:
         if self._given_up is not None:
             code, fields = self._given_up.code, self._given_up.fields
         elif ending is None and exit_code in (ExitCode.BAD_INPUT, ExitCode.NO_RESOURCE):
-            # It knew how to end and could not say why: only a disk that takes no line does that.
+            # It had an exit code but could not write its reason: only a full disk does that.
             code, fields = "disk_full", {"path": str(self._start.run.root)}
         elif ending is None:
             status = 0 if self._worker is None else self._worker.status
@@ -284,14 +284,14 @@ class Display:
             self._errors.line("\n".join(self._worker.output.splitlines()[-LAST_LINES:]), "quiet")
         is_our_fault = exit_code == ExitCode.CRASHED and ending is not None
         if ending is not None and (self._verbose or (is_our_fault and not self._begun)):
-            self._errors.line(ending.traceback.rstrip(), "quiet")  # nothing else keeps it
+            self._errors.line(ending.traceback.rstrip(), "quiet")  # no file keeps it
         elif is_our_fault:
             self._say("run.details", path=self._path(str(self._start.run.ledger)))
         if not self._begun:
             self._before_the_first_step(has_placed=has_placed)
 
     def _before_the_first_step(self, *, has_placed: bool) -> None:
-        """What a start that never came to its first step has left."""
+        """The sentence about what a start without a step has left on disk."""
         if not has_placed:
             self._say("run.nothing_changed")
         elif self._start.is_new:
@@ -307,16 +307,14 @@ class Display:
 
 
 def report_lines(words: Translator, files: ReportFiles) -> list[str]:
-    """Where the reports are, the page first, and what of them could not be made."""
+    """Lines about the reports: failures first, then the page and the other files."""
     lines = []
-    for trouble in files.troubles:
-        lines += words.warning("report_failed", {"path": trouble.path, "reason": trouble.reason})
-    if files.lacking is not None:
-        lines += words.warning("report_without_png", files.lacking.fields)
+    for code, fields in files.warnings:
+        lines += words.warning(code, fields)
     return [*lines, *(words.say("report_command.made", path=shortened(path)) for path in files.made)]
 
 
 def shortened(path: Path) -> str:
-    """As short as it can be from where the person is."""
+    """The path, relative to the current folder if that is shorter."""
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

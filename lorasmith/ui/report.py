@@ -1,10 +1,12 @@
-"""`lorasmith report`: everything that is made from the ledger of a run, made again. Trains nothing, changes no run."""
+"""`lorasmith report`: makes all files that are derived from the ledger of a run again. Changes no run."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 from lorasmith.errors import ExitCode, NoStateError, ResourceError
+from lorasmith.reports.making import make_reports
 from lorasmith.reports.projections import projections_of
 from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.locks import is_held
@@ -17,11 +19,11 @@ SWITCHES = {"output": "FOLDER", "lang": "en|zh-TW", "help": ""}
 
 
 def report(arguments: list[str], words: Translator, command: str) -> int:
-    """Makes JSON, PNG, page, CSV and TensorBoard again; the exit status.
+    """Makes JSON, PNG, page, CSV and TensorBoard files again; returns the exit status.
 
     Raises:
         ConfigError: bad arguments.
-        NoStateError: there is no run there.
+        NoStateError: the folder has no run.
         ResourceError: nothing could be written.
     """
     given = parse_switches(arguments, SWITCHES)
@@ -35,9 +37,6 @@ def report(arguments: list[str], words: Translator, command: str) -> int:
         print(words.say("report_command.going_on"))
     else:
         _remake(run, words)
-
-    from lorasmith.reports.making import make_reports  # PIL, and matplotlib when it draws: not for those refused above
-
     files = make_reports(run, words.in_files)
     print(*report_lines(words, files), sep="\n")
     if not files.made:
@@ -46,12 +45,12 @@ def report(arguments: list[str], words: Translator, command: str) -> int:
 
 
 def _remake(run: RunFolder, words: Translator) -> None:
-    """The files that otherwise follow a run as it goes."""
+    """Makes the files that a running training keeps up to date."""
     projections = projections_of(run, words.in_files.language)
-    if projections.lacking is not None:
-        print(*words.warning("curves_left_out", projections.lacking.fields), sep="\n")
-    for trouble in projections.remake():
-        print(*words.warning("report_failed", {"path": trouble.path, "reason": trouble.reason}), sep="\n")
+    if projections.missing_library is not None:
+        print(*words.warning("curves_left_out", projections.missing_library.fields), sep="\n")
+    for failure in projections.rewrite():
+        print(*words.warning("report_failed", asdict(failure)), sep="\n")
     for sink in projections.sinks:
         print(words.say("report_command.remade", path=shortened(sink.path)))
     projections.close()

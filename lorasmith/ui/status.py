@@ -1,4 +1,4 @@
-"""The line that says how far a run is, for any width. Knows neither terminal nor events."""
+"""The progress of a run as a line of any width. Knows neither terminal nor events."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_BAR = 40
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where training stands."""
+    """The progress of training at a step."""
 
     step: int
     stop_at: int
@@ -27,7 +27,9 @@ class Progress:
 
 
 def status_line(words: Translator, progress: Progress, *, width: int | None, only_ascii: bool) -> str:
-    """Bar and numbers; what does not fit is left out, the least needed first. No width: all the numbers, no bar."""
+    """Returns bar and numbers; what does not fit is left out, the least needed first. Without a width: all the numbers
+    and no bar.
+    """
     count = words.say("status.steps", step=progress.step, stop_at=progress.stop_at)
     parts = {
         "loss": words.say("status.loss", loss=f"{progress.loss:.4f}"),
@@ -51,19 +53,19 @@ def status_line(words: Translator, progress: Progress, *, width: int | None, onl
 
 
 def _room(width: int, count: str, parts: dict[str, str]) -> int:
-    """The cells that a bar and its space would have; -1 where the numbers alone just fit."""
+    """The cells left for a bar after its space; -1 where the numbers alone just fit."""
     return width - cells("  ".join([count, *parts.values()])) - 1
 
 
 def bar(share: float, width: int, *, only_ascii: bool) -> str:
-    """`width` cells, `share` of them full; full only when all is done."""
+    """Returns `width` cells, `share` of them full; the last is full only when all is done."""
     full = min(width, int(share * width))
     done, rest = ("#", "-") if only_ascii else ("\u2501", "\u2500")
     return done * full + rest * (width - full)
 
 
 def speed(words: Translator, seconds_per_step: float) -> str:
-    """Seconds a step, or steps a second where that is the larger number."""
+    """Returns seconds per step, or steps per second where that is the larger number."""
     if seconds_per_step <= 0:
         return words.say("status.speed_unknown")
     if seconds_per_step >= 1:
@@ -72,6 +74,6 @@ def speed(words: Translator, seconds_per_step: float) -> str:
 
 
 def clock(seconds: float) -> str:
-    """`1:02:03`, hours first."""
+    """Returns a duration as hours, minutes and seconds: `1:02:03`."""
     whole = round(seconds)
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"

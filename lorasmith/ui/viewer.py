@@ -5,6 +5,7 @@ Draws a RunStatus and reads nothing itself. The screen needs neither colour nor 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from lorasmith.reading.evaluations import VALIDATION, error_of, is_held_out
+from lorasmith.reading.metrics import VALIDATION, error_of, is_held_out
 from lorasmith.reading.status import Notice, RunStatus
 from lorasmith.reports.reasons import why_not
 from lorasmith.ui.chart import chart
@@ -39,7 +40,7 @@ MOODS: dict[str, str | None] = {
     "none": None,
 }
 MEGABYTE = 1024 * 1024
-# What can go on from its newest state.
+# Ends after which a run can continue from its newest state.
 CAN_GO_ON = ("stopped", "failed", "died")
 
 
@@ -117,7 +118,7 @@ class RunView:
     # -- the losses --------------------------------------------------------------------------------
 
     def _losses_and_curve(self, console: Console, width: int, only_ascii: bool) -> list[RenderableType]:
-        """Side by side where there is room, so that all of it is on one screen."""
+        """The table and the curve, side by side if the window is wide enough."""
         columns = list(COLUMNS)
         losses = self._losses(columns)
         while _cells_of(console, losses) > width and len(columns) > 1:
@@ -198,7 +199,7 @@ class RunView:
     # -- the rest ----------------------------------------------------------------------------------
 
     def _rest(self, width: int) -> Text:
-        rows = [row for row in [*self._numbers(), *self._files(), *self._next()] if row[1]]
+        rows = [(self._say(f"logs.row.{name}"), value) for name, value in (*self._numbers(), *self._files()) if value]
         left = max(cells(name) for name, _ in rows) + 2
         lines = []
         for name, value in rows:
@@ -207,22 +208,16 @@ class RunView:
             lines += [" " * left + text for text in texts[1:]]
         return Text("\n".join(lines))
 
-    def _numbers(self) -> list[tuple[str, str]]:
+    def _numbers(self) -> Iterator[tuple[str, str]]:
         status, summary, newest = self._status, self._summary, self._status.newest
         rates = {} if newest is None else newest.lr
-        lr = self._say("logs.list").join(
-            f"{value:g}" if len(rates) == 1 else f"{name} {value:g}" for name, value in rates.items()
-        )
-        pace = speed(self._words, status.seconds_per_step) if status.seconds_per_step else ""
-        if pace:
-            time = clock(summary.speed.stepping_seconds)
-            pace = self._say("logs.speed_of", speed=pace, device=status.device, time=time)
-        times = ""
+        yield "lr", self._listed(f"{lr:g}" if len(rates) == 1 else f"{name} {lr:g}" for name, lr in rates.items())
+        if status.seconds_per_step:
+            pace, time = speed(self._words, status.seconds_per_step), clock(summary.speed.stepping_seconds)
+            yield "speed", self._say("logs.speed_of", speed=pace, device=status.device, time=time)
         if status.start is not None:
-            began = status.start.time
-            times = self._say(
-                "logs.times", began=_moment(began), newest=_moment(began if newest is None else newest.time)
-            )
+            times = [_moment(event.time) for event in (status.start, newest or status.start)]
+            yield "times", self._say("logs.times", began=times[0], newest=times[1])
         extra = []
         if summary.repeated_steps:
             extra.append(self._say("logs.repeated", count=summary.repeated_steps))
@@ -230,60 +225,39 @@ class RunView:
             extra.append(self._say("logs.cancelled", count=summary.cancelled_steps))
         if status.starts > 1 or summary.restarts or extra:
             extra.insert(0, self._say("logs.starts_of", starts=status.starts, restarts=summary.restarts))
-        return [
-            (self._say("logs.row.lr"), lr),
-            (self._say("logs.row.speed"), pace),
-            (self._say("logs.row.times"), times),
-            (self._say("logs.row.starts"), self._say("logs.list").join(extra)),
-        ]
+        yield "starts", self._listed(extra)
 
-    def _files(self) -> list[tuple[str, str]]:
-        files = self._status.files
-        lora = ""
+    def _files(self) -> Iterator[tuple[str, str]]:
+        files, best = self._status.files, self._summary.curves.best
         if files.lora is not None:
-            megabytes = f"{files.lora_bytes / MEGABYTE:.1f}"
-            lora = self._say(
-                "logs.lora_of", path=self._path(files.lora), megabytes=megabytes, step=files.lora_step or "?"
-            )
-        steps = ""
-        if files.step_loras:
-            count, newest = len(files.step_loras), self._path(files.step_loras[-1])
-            steps = self._say("logs.count_newest", count=count, newest=newest)
-        states = ""
+            megabytes, step = f"{files.lora_bytes / MEGABYTE:.1f}", files.lora_step or "?"
+            yield "lora", self._say("logs.lora_of", path=self._path(files.lora), megabytes=megabytes, step=step)
+        if best is not None:
+            path = self._path(self._status.run.root / best.path)
+            error = "" if best.standard_error is None else f" +-{_number(best.standard_error)}"
+            yield "best", self._say("logs.best_of", step=best.step, loss=f"{best.loss:.4f}", error=error, path=path)
+        yield "step_loras", self._count_and_newest(files.step_loras[::-1])
         if files.states:
-            newest = self._path(files.states[0].path)
-            states = self._say("logs.states_of", count=len(files.states), step=files.states[0].step, path=newest)
-        best, chosen = "", self._summary.curves.best
-        if chosen is not None:
-            best = self._say(
-                "logs.best_of",
-                step=chosen.step,
-                loss=f"{chosen.loss:.4f}",
-                error="" if chosen.standard_error is None else f" +-{_number(chosen.standard_error)}",
-                path=self._path(self._status.run.root / chosen.path),
-            )
-        reports = ""
-        if files.reports:
-            reports = self._say("logs.count_newest", count=len(files.reports), newest=self._path(files.reports[0]))
+            newest = files.states[0]
+            path = self._path(newest.path)
+            yield "states", self._say("logs.states_of", count=len(files.states), step=newest.step, path=path)
+        if files.samples is not None:
+            yield "samples", self._path(files.samples)
         logs = []
         if files.tensorboard is not None:
             logs.append(self._say("logs.tensorboard_at", path=self._path(files.tensorboard)))
         if files.loss_log is not None:
             logs.append(self._say("logs.table_at", path=self._path(files.loss_log)))
-        return [
-            (self._say("logs.row.lora"), lora),
-            (self._say("logs.row.best"), best),
-            (self._say("logs.row.step_loras"), steps),
-            (self._say("logs.row.states"), states),
-            (self._say("logs.row.samples"), "" if files.samples is None else self._path(files.samples)),
-            (self._say("logs.row.logs"), self._say("logs.list").join(logs)),
-            (self._say("logs.row.reports"), reports),
-        ]
+        yield "logs", self._listed(logs)
+        yield "reports", self._count_and_newest(files.reports)
+        if self._status.standing in CAN_GO_ON and files.states:
+            yield "next", f"`{self._train_command} --continue`"
 
-    def _next(self) -> list[tuple[str, str]]:
-        if self._status.standing in CAN_GO_ON and self._status.files.states:
-            return [(self._say("logs.row.next"), f"`{self._train_command} --continue`")]
-        return []
+    def _listed(self, texts: Iterable[str]) -> str:
+        return self._say("logs.list").join(texts)
+
+    def _count_and_newest(self, paths: Sequence[Path]) -> str:
+        return self._say("logs.count_newest", count=len(paths), newest=self._path(paths[0])) if paths else ""
 
     def _path(self, path: Path) -> str:
         """The path from the person's folder, where it lies in it."""

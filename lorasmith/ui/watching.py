@@ -8,12 +8,13 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from lorasmith.errors import ExitCode
-from lorasmith.reports.projections import Projections, Trouble, projections_of
+from lorasmith.reports.making import make_reports
+from lorasmith.reports.projections import Projections, WriteFailure, projections_of
 from lorasmith.runs.events import Event, RunStarted, WorkerStarted
 from lorasmith.runtime.stop_signals import ENDINGS, StopSignals
 from lorasmith.ui.render import Display
@@ -23,20 +24,20 @@ from lorasmith.ui.translator import Translator
 if TYPE_CHECKING:
     from lorasmith.runtime.preflight import Start
 
-BEHIND_SECONDS = 0.1  # between two looks whether somebody reads on
+BEHIND_SECONDS = 0.1  # between two checks whether the reader continues
 
 
 class Supervised(Protocol):
-    """What a supervisor gives to those who watch."""
+    """The part of a supervisor that this module uses."""
 
     exit_code: ExitCode
     has_placed: bool
 
     def events(self) -> Iterator[Event | None]:
-        """What happens, None while nothing does; handles stop signals; ends with the run."""
+        """Yields events, None while there are none; handles stop signals; ends with the run."""
 
     def newest_state(self) -> Path | None:
-        """What --continue would go on from."""
+        """The state that --continue would continue from."""
 
 
 def watch(
@@ -48,7 +49,7 @@ def watch(
     verbose: bool,
     screen: Screen | None = None,
 ) -> int:
-    """Shows a run from start to end; the exit status.
+    """Shows a run from start to end; returns the exit status.
 
     Raises:
         TrainerError: the run could not begin.
@@ -59,15 +60,15 @@ def watch(
     followed = _Followed()
     try:
         _follow(supervisor, followed, display=display, screen=screen, start=start, words=words)
-        # There is nothing left to stop: the report is made, and the exit status stands.
+        # Nothing is left to stop: the report is made, and the exit status is final.
         with StopSignals(ENDINGS) as stops:
             display.finish(supervisor.exit_code, supervisor.newest_state(), has_placed=supervisor.has_placed)
             if followed.has_begun or _has_failed(start, supervisor.exit_code):
                 _report(start, display, words)
             _say_the_rest((screen, errors), stops)
     except KeyboardInterrupt:
-        # From the first event to the last Ctrl+C is the supervisor's: this one came before there was anything to stop,
-        # or when the run was over and its exit status stood.
+        # From the first to the last event the supervisor handles Ctrl+C: this came before there was anything to stop,
+        # or when the run had ended and its exit status was final.
         if not followed.is_watched:
             raise
         if followed.has_begun:
@@ -77,16 +78,16 @@ def watch(
 
 @dataclass(slots=True)
 class _Followed:
-    """What has been seen of a run so far."""
+    """The state of a run, as far as its events show it."""
 
-    is_watched: bool = False  # the supervisor has spoken
+    is_watched: bool = False  # an event of the supervisor was shown
     has_begun: bool = False
 
 
 def _follow(
     supervisor: Supervised, followed: _Followed, *, display: Display, screen: Screen, start: Start, words: Translator
 ) -> None:
-    """Shows and projects every event."""
+    """Passes every event to the screen and the projections."""
     projections: Projections | None = None
     try:
         for event in supervisor.events():
@@ -97,16 +98,14 @@ def _follow(
             followed.has_begun = followed.has_begun or isinstance(event, RunStarted)
             if isinstance(event, WorkerStarted) and projections is None:
                 projections = projections_of(start.run, words.in_files.language)  # while the worker loads
-                if projections.lacking is not None:
-                    display.warn("curves_left_out", projections.lacking.fields)
-            troubles: list[Trouble] = []
-            average = None
+                if projections.missing_library is not None:
+                    display.warn("curves_left_out", projections.missing_library.fields)
+            failures: list[WriteFailure] = []
             if projections is not None:
-                troubles = projections.project(event)
-                average = projections.average_loss
-            display.show(event, average)
-            for trouble in troubles:
-                display.warn("projection_failed", {"path": trouble.path, "reason": trouble.reason})
+                failures = projections.project(event)
+            display.show(event, None if projections is None else projections.fold)
+            for failure in failures:
+                display.warn("projection_failed", asdict(failure))
     finally:
         screen.close()
         if projections is not None:
@@ -114,7 +113,7 @@ def _follow(
 
 
 def _say_the_rest(screens: Sequence[Screen], stops: StopSignals) -> None:
-    """To a reader that is slow, or whom nobody scrolls: until all is said, or nobody wants to hear it."""
+    """Waits for a slow reader until all lines are written, or the reader is gone."""
     with suppress(KeyboardInterrupt):
         while any(screen.is_behind for screen in screens) and not stops.stop_requested:
             time.sleep(BEHIND_SECONDS)
@@ -123,15 +122,12 @@ def _say_the_rest(screens: Sequence[Screen], stops: StopSignals) -> None:
 
 
 def _has_failed(start: Start, exit_code: ExitCode) -> bool:
-    """Whether a run that is there already was not taken up again, and not because it was asked for what cannot be: of a
-    new one there is nothing to report, and a start that was refused changes nothing."""
+    """Whether an existing run failed to start again for another reason than bad input. A new run has nothing to report,
+    and a refused start changes nothing."""
     failed = exit_code in (ExitCode.NO_RESOURCE, ExitCode.STUCK, ExitCode.NON_FINITE, ExitCode.CRASHED)
     return failed and not start.is_new and start.run.ledger.is_file()
 
 
 def _report(start: Start, display: Display, words: Translator) -> None:
-    """Made after everything else has been told: what it meets changes no exit status."""
-    # Here, because what draws is not to be loaded while a run trains.
-    from lorasmith.reports.making import make_reports
-
+    """Makes the report, after everything else is shown; its failure changes no exit status."""
     display.reported(make_reports(start.run, words.in_files))

@@ -122,7 +122,7 @@ def test_all_of_them_go_while_it_trains(
     make_workshop: Callable[[str], Workshop], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is trained on and what is compared with them was read by then: the bytes and the measures are the same."""
-    from lorasmith.engine import step as step_module
+    from lorasmith.engine.execution import EagerExecution
 
     undisturbed, workshop = make_workshop("undisturbed"), make_workshop("robbed")
     expected = undisturbed.new(3, EVALUATED).of(Evaluated)
@@ -131,13 +131,13 @@ def test_all_of_them_go_while_it_trains(
     data.unlink()
     shutil.copytree(there, data)
     (workshop.folder / ".lorasmith_cache").unlink()
-    real = step_module.losses_of
+    real = EagerExecution.forward_backward
 
-    def losses_of(*given: Any) -> Any:
+    def forward_backward(*given: Any) -> Any:
         shutil.rmtree(data, ignore_errors=True)
         return real(*given)
 
-    monkeypatch.setattr(step_module, "losses_of", losses_of)
+    monkeypatch.setattr(EagerExecution, "forward_backward", forward_backward)
     outcome = workshop.new(3, EVALUATED)
     assert outcome.exit_code == ExitCode.FINISHED
     assert workshop.digest() == undisturbed.digest()

@@ -63,6 +63,9 @@ class TrialLoha:
     def file_alpha(self, settings: LayerSettings) -> float:
         return settings.alpha
 
+    def file_scale(self, shapes: Mapping[str, tuple[int, ...]], alpha: float | None) -> float:
+        return 1.0 if alpha is None else alpha / shapes[W1_B][0]
+
 
 class TrialLayer(AdapterLayer):
     """The change of the weight, made anew at each call."""

@@ -191,18 +191,21 @@ def test_names_and_shapes_are_those_that_the_kind_gives(kind: str) -> None:
 
 
 def test_delta_is_the_change_of_the_weight_and_is_scaled(kind: str) -> None:
-    """In files, and with the scale that readers of the file use, alpha / rank."""
+    """Readers of a file get the same change from its alpha."""
     chain, adapter = make(kind)
     moved(adapter)
     layers = by_layer(adapter.tensors(), adapter.kind)
     plain, y = Chain(), chain(inputs())
-    for name, (_, settings) in adapter.layers.items():
+    for name, (spec, settings) in adapter.layers.items():
         layer = plain.get_submodule(name.replace(".", "_"))
         weight = layer.get_parameter("weight")
         delta = adapter.kind.delta(weight, layers[name], settings)
         assert delta.shape == weight.shape
-        as_read = LayerSettings(settings.rank, adapter.kind.file_alpha(settings))
-        torch.testing.assert_close(adapter.kind.delta(weight, layers[name], as_read), delta)
+        shapes, alpha = adapter.kind.shapes(spec, settings), adapter.kind.file_alpha(settings)
+        read = adapter.kind.scaled(layers[name], adapter.kind.file_scale(shapes, alpha))
+        of_scale_1 = LayerSettings(settings.rank, settings.rank)
+        torch.testing.assert_close(adapter.kind.delta(weight, read, of_scale_1), delta)
+        assert adapter.kind.file_scale(shapes, None) == 1
         tripled = adapter.kind.scaled(layers[name], 3.0)
         torch.testing.assert_close(adapter.kind.delta(weight, tripled, settings), 3 * delta)
         weight.add_(delta)

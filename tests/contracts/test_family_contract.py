@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from lorasmith.adapters.base import LayerSettings
 from lorasmith.adapters.lora import Lora
 from lorasmith.data.types import Example, Offset, Size
-from lorasmith.diffusion.noise_schedules import Draw
+from lorasmith.diffusion.draw import Draw, draw_numbers
+from lorasmith.diffusion.process import Noised, apply_noise
+from lorasmith.diffusion.sampling import denoise
 from lorasmith.exporting.name_table import name_table
 from lorasmith.exporting.names import from_file, to_file
 from lorasmith.families import FAMILIES, load_family
@@ -41,6 +43,13 @@ class Loaded:
         side = self.family.weights.resolution
         size = Size(side, side)
         return Example(Path("a.png"), caption, 1, size, size, size, Offset(0, 0), "", "")
+
+    def noised(self, latents: Tensor, seed: int = 5) -> Noised:
+        numbers = draw_numbers(Draw(seed, 7, 1), tuple(latents.shape))
+        return apply_noise(self.family.noise_process(), latents, numbers)
+
+    def predict(self, models: Mapping[str, nn.Module], noised: Noised, conditioning: Mapping[str, Tensor]) -> Tensor:
+        return self.family.predict(models, noised.noisy_latents, noised.timesteps, conditioning)
 
     def latents(self, count: int) -> Tensor:
         encoded = [self.family.encode_image(self.encoders, self.pixels(number)) for number in range(count)]
@@ -157,61 +166,47 @@ def test_trained_text_encoders_make_the_same_conditioning_of_tokens(loaded: Load
         assert torch.allclose(live[name], tensor, atol=1e-5)
 
 
-def test_noise_is_a_function_of_the_draw_alone(loaded: Loaded) -> None:
+def test_noising_is_pure(loaded: Loaded) -> None:
     latents = loaded.latents(3)
     kept = latents.clone()
-    torch.manual_seed(1)
-    first = loaded.family.add_noise(latents, Draw(5, 7, 1, 3))
+    first = loaded.noised(latents)
     before = torch.random.get_rng_state()
-    torch.manual_seed(2)
-    torch.randn(3)
-    again = loaded.family.add_noise(latents, Draw(5, 7, 1, 3))
-    torch.manual_seed(1)
+    again = loaded.noised(latents)
     assert torch.equal(torch.random.get_rng_state(), before)  # the global generator is left alone
     assert torch.equal(latents, kept)
-    for name in ("sample", "timesteps", "target"):
+    for name in ("noisy_latents", "timesteps", "target"):
         assert torch.equal(getattr(first, name), getattr(again, name))
-    for other in (Draw(6, 7, 1, 3), Draw(5, 8, 1, 3), Draw(5, 7, 2, 3)):
-        assert not torch.equal(loaded.family.add_noise(latents, other).sample, first.sample)
-    assert first.sample.shape == first.target.shape == latents.shape
+    assert not torch.equal(loaded.noised(latents, seed=6).noisy_latents, first.noisy_latents)
+    assert first.noisy_latents.shape == first.target.shape == latents.shape
     assert first.timesteps.shape == (3,)
-
-
-def test_a_slice_gets_its_part_of_the_noise(loaded: Loaded) -> None:
-    latents = loaded.latents(3)
-    draw = Draw(5, 7, 1, 3)
-    whole = loaded.family.add_noise(latents, draw)
-    part = loaded.family.add_noise(latents[1:], draw.rows(1))
-    for name in ("sample", "timesteps", "target"):
-        assert torch.equal(getattr(part, name), getattr(whole, name)[1:])
 
 
 def test_the_prediction_depends_on_everything_it_is_given(loaded: Loaded) -> None:
     latents = loaded.latents(2)
-    noised = loaded.family.add_noise(latents, Draw(5, 7, 1, 2))
+    noised = loaded.noised(latents)
     captions = loaded.conditioning("a red circle", "a blue ring")
     others = loaded.conditioning("a blue ring", "a red circle")
     with torch.no_grad():
-        prediction = loaded.family.predict(loaded.models, noised, captions)
+        prediction = loaded.predict(loaded.models, noised, captions)
         assert prediction.shape == noised.target.shape
         assert bool(prediction.isfinite().all())
-        assert torch.equal(prediction, loaded.family.predict(loaded.models, noised, captions))
-        assert not torch.equal(prediction, loaded.family.predict(loaded.models, noised, others))
-        moved = loaded.family.add_noise(latents, Draw(5, 8, 1, 2))
-        assert not torch.equal(prediction, loaded.family.predict(loaded.models, moved, captions))
+        assert torch.equal(prediction, loaded.predict(loaded.models, noised, captions))
+        assert not torch.equal(prediction, loaded.predict(loaded.models, noised, others))
+        moved = loaded.noised(latents, seed=8)
+        assert not torch.equal(prediction, loaded.predict(loaded.models, moved, captions))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_text_kept_in_the_denoisers_precision_predicts_the_same_bits(loaded: Loaded, dtype: torch.dtype) -> None:
     models = loaded.family.load_models(trained=[], dtype=dtype, device=CPU)
-    noised = loaded.family.add_noise(loaded.latents(1), Draw(5, 7, 1, 1))
+    noised = loaded.noised(loaded.latents(1))
     text = loaded.family.encode_caption(loaded.encoders, "a red circle")
     kept = {name: value.to(dtype) if value.is_floating_point() else value for name, value in text.items()}
     found = []
     for tensors in (text, kept):
         inputs = loaded.family.collate([{**tensors, **loaded.family.example_inputs(loaded.example("a red circle"))}])
         with torch.no_grad():
-            found.append(loaded.family.predict(models, noised, loaded.family.conditioning(models, inputs)))
+            found.append(loaded.predict(models, noised, loaded.family.conditioning(models, inputs)))
     assert torch.equal(*found)
 
 
@@ -222,8 +217,8 @@ def test_gradients_reach_every_target(loaded: Loaded) -> None:
         layer.weight.requires_grad_(True)
     try:
         conditioning = loaded.conditioning("a red circle", trained=True)
-        noised = loaded.family.add_noise(loaded.latents(1), Draw(5, 7, 1, 1))
-        loaded.family.predict(loaded.models, noised, conditioning).square().mean().backward()
+        noised = loaded.noised(loaded.latents(1))
+        loaded.predict(loaded.models, noised, conditioning).square().mean().backward()
         without = [one.name for one, layer in zip(targets, layers, strict=True) if not bool(layer.weight.grad.any())]
         assert without == []
     finally:
@@ -287,8 +282,9 @@ def test_denoising_asks_from_much_noise_to_little(loaded: Loaded, strength: floa
         asked.append((sample.clone(), [float(one) for one in timesteps]))
         return sample * 0.1
 
-    noise = Draw(1, 1, 1, 2).normal("noise", tuple(latents.shape))
-    found = loaded.family.denoise(predict, latents, noise, strength=strength, steps=4)
+    noise = Draw(1, 1, 1).normal("noise", tuple(latents.shape))
+    process = loaded.family.noise_process()
+    found = denoise(predict, process, latents, noise, denoising_strength=strength, steps=4)
     assert found.shape == latents.shape
     assert len(asked) == 4 * strength
     order = [timesteps for _, timesteps in asked]

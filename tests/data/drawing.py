@@ -5,6 +5,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from lorasmith.data import images
+from lorasmith.data.files import BadFileError
+from lorasmith.data.types import Problem, Size
+
 
 def drawn(width: int, height: int, number: int = 0) -> Image.Image:
     """A smooth RGB picture without symmetry: red grows to the right, green downwards; the number decides the blue."""
@@ -19,3 +23,17 @@ def put_picture(path: Path, width: int = 96, height: int = 80, number: int = 0) 
     path.parent.mkdir(parents=True, exist_ok=True)
     drawn(width, height, number).save(path)
     return path
+
+
+def size_of(path: Path) -> Size:
+    """The size of a picture by its header."""
+    return images.inspect(path, decode=False)[0]
+
+
+def problem_of(path: Path) -> Problem | None:
+    """The problem with a picture that is decoded to the end; None where there is none."""
+    try:
+        images.inspect(path, decode=True)
+    except BadFileError as error:
+        return error.problem
+    return None

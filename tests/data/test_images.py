@@ -15,7 +15,7 @@ from lorasmith.data import images
 from lorasmith.data.buckets import fit
 from lorasmith.data.files import BadFileError
 from lorasmith.data.types import Example, Size
-from tests.data.drawing import drawn
+from tests.data.drawing import drawn, problem_of, size_of
 
 WIDTH, HEIGHT = 96, 80
 AVIF = ["AVIF"] if features.check("avif") else []  # newer than the oldest Pillow that will do
@@ -68,8 +68,8 @@ def test_exif_orientation_turns_the_picture(tmp_path: Path, kind: str, orientati
     turned.write_bytes(
         encoded(stored, kind, exif=exif, **({"quality": 95} if kind in ("JPEG", "WEBP", "AVIF") else {}))
     )
-    assert images.read_size(turned) == Size(WIDTH, HEIGHT)
-    assert images.verify(turned) is None
+    assert size_of(turned) == Size(WIDTH, HEIGHT)
+    assert problem_of(turned) is None
     assert np.abs(as_array(turned) - as_array(plain)).mean() < 3
 
 
@@ -80,7 +80,7 @@ def test_tiff_is_turned_once_with_every_compression(tmp_path: Path) -> None:
     for compression in ("raw", "tiff_lzw", "tiff_adobe_deflate"):
         path = tmp_path / "a.tif"
         path.write_bytes(encoded(stored, "TIFF", exif=exif, compression=compression))
-        assert images.read_size(path) == Size(HEIGHT, WIDTH)
+        assert size_of(path) == Size(HEIGHT, WIDTH)
         assert np.array_equal(as_array(path), np.rot90(np.asarray(stored), -1))
 
 
@@ -91,7 +91,7 @@ def test_the_exif_chunk_of_a_png_may_stand_behind_the_pixels(tmp_path: Path) -> 
     end = data.rindex(b"IEND") - 4
     path = tmp_path / "a.png"
     path.write_bytes(data[:end] + png_chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")) + data[end:])
-    assert images.read_size(path) == Size(HEIGHT, WIDTH)
+    assert size_of(path) == Size(HEIGHT, WIDTH)
     assert np.array_equal(as_array(path), np.rot90(np.asarray(drawn(WIDTH, HEIGHT)), 1))
 
 
@@ -100,7 +100,7 @@ def test_a_broken_exif_block_is_no_reason_to_refuse(tmp_path: Path, exif: bytes)
     for kind in ("JPEG", "PNG", "WEBP"):
         path = tmp_path / "a"
         path.write_bytes(encoded(drawn(WIDTH, HEIGHT), kind, exif=exif))
-        assert images.verify(path) is None
+        assert problem_of(path) is None
         assert images.open_rgb(path).size == (WIDTH, HEIGHT)
 
 
@@ -160,7 +160,7 @@ def test_16_bit_grey_keeps_its_greys(tmp_path: Path) -> None:
         path.write_bytes(encoded(Image.fromarray(ramp), kind))
         seen = as_array(path)
         assert np.abs(seen - (ramp / 257)[..., None]).max() <= 0.51
-        assert images.verify(path) is None
+        assert problem_of(path) is None
 
 
 def test_16_bit_grey_with_a_transparent_value(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_every_common_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
     kind = "JPEG" if mode in ("CMYK", "YCbCr") else "PNG"
     path = tmp_path / "a"
     path.write_bytes(encoded(drawn(WIDTH, HEIGHT).convert(mode), kind))
-    assert images.verify(path) is None
+    assert problem_of(path) is None
     seen = images.open_rgb(path)
     assert seen.mode == "RGB"
     if mode in ("CMYK", "YCbCr", "RGB"):
@@ -198,8 +198,8 @@ def test_the_first_frame_of_an_animation(tmp_path: Path, kind: str) -> None:
 def test_a_wrong_extension_does_not_matter(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "a.bmp"
     path.write_bytes(encoded(drawn(WIDTH, HEIGHT), kind))
-    assert images.verify(path) is None
-    assert images.open_rgb(path).size == images.read_size(path) == (WIDTH, HEIGHT)
+    assert problem_of(path) is None
+    assert images.open_rgb(path).size == size_of(path) == (WIDTH, HEIGHT)
 
 
 # -- what is refused -------------------------------------------------------------------------------
@@ -223,10 +223,10 @@ def test_truncation_is_found_wherever_it_is(tmp_path: Path, kind: str) -> None:
     whole = WHOLE[kind]()
     path = tmp_path / "a"
     path.write_bytes(whole)
-    assert images.verify(path) is None
+    assert problem_of(path) is None
     for share in (0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.97):
         path.write_bytes(whole[: int(len(whole) * share)])
-        problem = images.verify(path)
+        problem = problem_of(path)
         assert problem is not None, share
         assert problem.reason in ("picture_damaged", "picture_unknown", "picture_too_few_bytes")
         with pytest.raises(BadFileError):
@@ -256,7 +256,7 @@ def test_refused_with_its_reason(tmp_path: Path, what: str) -> None:
     make, reason = REFUSED[what]
     path = tmp_path / "a.png"
     path.write_bytes(make())
-    problem = images.verify(path)
+    problem = problem_of(path)
     assert problem is not None
     assert (problem.path, problem.reason) == (path, reason)
 
@@ -264,16 +264,16 @@ def test_refused_with_its_reason(tmp_path: Path, what: str) -> None:
 def test_64_is_enough(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     drawn(64, 64).save(path)
-    assert images.verify(path) is None
+    assert problem_of(path) is None
 
 
 def test_a_bomb_is_refused_before_its_memory_is_taken(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(png_of_size(65500, 65500))
     tracemalloc.start()
-    assert images.verify(path) is not None
+    assert problem_of(path) is not None
     with pytest.raises(BadFileError):
-        images.read_size(path)
+        size_of(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2**20
@@ -285,8 +285,8 @@ def test_pillow_neither_warns_nor_keeps_our_limit(tmp_path: Path, monkeypatch: p
     path.write_bytes(png_of_size(12000, 10000))  # over that limit, under ours
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        assert images.read_size(path) == Size(12000, 10000)
-        images.verify(path)
+        assert size_of(path) == Size(12000, 10000)
+        problem_of(path)
     assert not said
     assert Image.MAX_IMAGE_PIXELS == 50_000_000
 

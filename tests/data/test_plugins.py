@@ -11,7 +11,7 @@ from PIL import Image, features
 
 from lorasmith.data import images, names, plugins
 from lorasmith.data.files import BadFileError
-from tests.data.drawing import drawn
+from tests.data.drawing import drawn, problem_of, size_of
 
 WIDTH, HEIGHT = 96, 80
 AVIF = ["AVIF"] if features.check("avif") else []
@@ -33,7 +33,7 @@ def test_kinds_that_need_a_plugin(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "a.jpg"  # as phones and converters name them
     path.write_bytes(encoded(drawn(WIDTH, HEIGHT), kind))
     assert plugins.begins_like_a_picture(path)
-    assert images.verify(path) is None
+    assert problem_of(path) is None
     assert np.abs(as_array(path).astype(int) - np.asarray(drawn(WIDTH, HEIGHT))).mean() < 8
     transparent = Image.new("RGBA", (WIDTH, HEIGHT), (255, 0, 0, 0))
     path.write_bytes(encoded(transparent, kind))
@@ -65,7 +65,7 @@ def test_orientation_counts_once(tmp_path: Path, kind: str) -> None:
         path.write_bytes(encoded(drawn(WIDTH, HEIGHT), kind, exif=exif.tobytes()))
         upright = kind != "JXL"  # the pixels are as they are to be seen, whatever the tag says
     expected = drawn(WIDTH, HEIGHT).transpose(Image.Transpose.ROTATE_270) if upright else drawn(WIDTH, HEIGHT)
-    assert images.read_size(path) == expected.size
+    assert size_of(path) == expected.size
     assert np.abs(as_array(path).astype(int) - np.asarray(expected)).mean() < 8
 
 
@@ -79,7 +79,7 @@ def test_without_the_plugin_it_is_named(tmp_path: Path, monkeypatch: pytest.Monk
         raise ImportError
 
     monkeypatch.setattr(plugins, "_register", lacking)
-    problem = images.verify(path)
+    problem = problem_of(path)
     assert problem is not None
     assert problem.reason == "picture_needs_plugin"
     assert problem.fields["package"] in ("pillow-heif", "pillow-jxl-plugin")
@@ -94,7 +94,7 @@ def test_truncation_is_found_wherever_it_is(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "a"
     for share in (0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.97):
         path.write_bytes(whole[: int(len(whole) * share)])
-        problem = images.verify(path)
+        problem = problem_of(path)
         assert problem is not None, share
         assert problem.reason in ("picture_damaged", "picture_unknown")
         with pytest.raises(BadFileError):

@@ -1,17 +1,20 @@
-"""DDIM: against diffusers' own, and where the answer is known."""
+"""The sampler: against diffusers' DDIM, and where the answer is known."""
+
+from itertools import pairwise
 
 import pytest
 import torch
 from torch import Tensor
 
-from lorasmith.diffusion.noise_schedules import DdpmSchedule
-from lorasmith.diffusion.sampling import ddim
+from lorasmith.diffusion.process import DdpmProcess
+from lorasmith.diffusion.sampling import denoise
+from tests.diffusion.linear_flow import LinearFlow
 
 SHAPE = (2, 4, 6, 5)
 
 
-def schedule(prediction: str = "epsilon", *, zero: bool = False) -> DdpmSchedule:
-    return DdpmSchedule.build(
+def process(prediction: str = "epsilon", *, zero: bool = False) -> DdpmProcess:
+    return DdpmProcess.build(
         beta_start=0.00085,
         beta_end=0.012,
         num_train_timesteps=1000,
@@ -28,7 +31,7 @@ def drawn(seed: int) -> Tensor:
 @pytest.mark.parametrize(("prediction", "zero"), [("epsilon", False), ("v_prediction", False), ("v_prediction", True)])
 def test_whoever_knows_the_picture_gets_it(prediction: str, zero: bool) -> None:
     """A model that always says what leads to one picture ends there, from any strength."""
-    ours, clean = schedule(prediction, zero=zero), drawn(0)
+    ours, clean = process(prediction, zero=zero), drawn(0)
 
     def predict(sample: Tensor, timesteps: Tensor) -> Tensor:
         alpha = ours.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
@@ -39,7 +42,7 @@ def test_whoever_knows_the_picture_gets_it(prediction: str, zero: bool) -> None:
         return alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
 
     for strength in (0.3, 0.6, 1.0):
-        found = ddim(predict, ours, torch.zeros(SHAPE), drawn(1), strength=strength, steps=12)
+        found = denoise(predict, ours, torch.zeros(SHAPE), drawn(1), denoising_strength=strength, steps=12)
         assert torch.allclose(found, clean, atol=2e-3)
 
 
@@ -59,7 +62,7 @@ def test_it_is_diffusers_ddim(prediction: str) -> None:
     sample = drawn(3)
     for step in theirs.timesteps:
         sample = theirs.step(predict(sample, step[None]), step, sample).prev_sample
-    found = ddim(predict, schedule(prediction), torch.zeros(SHAPE), drawn(3), strength=1.0, steps=10)
+    found = denoise(predict, process(prediction), torch.zeros(SHAPE), drawn(3), denoising_strength=1.0, steps=10)
     assert torch.allclose(found, sample, rtol=1e-4, atol=1e-3)
 
 
@@ -71,7 +74,7 @@ def asked(strength: float, steps: int) -> list[int]:
         seen.append(int(timesteps[0]))
         return sample * 0
 
-    ddim(predict, schedule(), drawn(0), drawn(1), strength=strength, steps=steps)
+    denoise(predict, process(), drawn(0), drawn(1), denoising_strength=strength, steps=steps)
     return seen
 
 
@@ -89,9 +92,22 @@ def test_pure_generation_does_not_see_the_latents() -> None:
         starts.append(sample.clone())
         return sample * 0
 
-    ddim(predict, schedule(), drawn(0), drawn(1), strength=1.0, steps=3)
+    denoise(predict, process(), drawn(0), drawn(1), denoising_strength=1.0, steps=3)
     assert torch.equal(starts[0], drawn(1))
     starts.clear()
-    ddim(predict, schedule(), drawn(0), drawn(1), strength=0.5, steps=2)
-    alpha = schedule().alphas_cumprod[499]
+    denoise(predict, process(), drawn(0), drawn(1), denoising_strength=0.5, steps=2)
+    alpha = process().alphas_cumprod[499]
     assert torch.allclose(starts[0], alpha.sqrt() * drawn(0) + (1 - alpha).sqrt() * drawn(1), atol=1e-6)
+
+
+def test_of_a_process_that_mixes_linearly_it_is_eulers_method() -> None:
+    """Flow matching adds a process and no sampler."""
+
+    def predict(sample: Tensor, timesteps: Tensor) -> Tensor:
+        return torch.tanh(sample) * (1 + timesteps.view(-1, 1, 1, 1) / 1000)
+
+    x, sigmas = drawn(3), [1.0, 0.75, 0.5, 0.25, 0.0]
+    for sigma, following in pairwise(sigmas):
+        x = x + (following - sigma) * predict(x, torch.full((2,), 1000 * sigma))
+    found = denoise(predict, LinearFlow(), torch.zeros(SHAPE), drawn(3), denoising_strength=1.0, steps=4)
+    assert torch.allclose(found, x, atol=1e-5)

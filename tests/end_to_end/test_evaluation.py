@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from lorasmith.errors import ConfigError, ExitCode, NoStateError
-from lorasmith.evaluation import evaluator, samples
+from lorasmith.evaluation import evaluator
 from lorasmith.evaluation.evaluator import Evaluator
 from lorasmith.runs.events import (
     AdapterExported,
@@ -24,6 +24,7 @@ from lorasmith.runs.ledger import read_events, steps
 from lorasmith.runs.process_files import HeartbeatWriter
 from lorasmith.session.recorder import Recorder
 from tests.end_to_end.workshop import Outcome, Workshop, tree
+from tests.evaluation.few_steps import sample_in
 from tests.families.tiny import tiny_clip
 
 MakeWorkshop = Callable[[str], Workshop]
@@ -39,7 +40,7 @@ EVERY_TWO: dict[tuple[str, str], Any] = {
 def no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps of a miniature are shorter than looking at what they did; and nobody looks at its pictures."""
     monkeypatch.setattr(evaluator, "MAX_SHARE", 1.0)
-    monkeypatch.setattr(samples, "STEPS", 3)
+    sample_in(monkeypatch, 3)
 
 
 def losses(monkeypatch: pytest.MonkeyPatch, by_step: dict[int, float]) -> None:

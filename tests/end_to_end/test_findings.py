@@ -8,7 +8,7 @@ import pytest
 
 from lorasmith.errors import ExitCode
 from lorasmith.messages import LANGUAGES
-from lorasmith.reports.making import read_summary
+from lorasmith.reading.reader import read_summary
 from lorasmith.runs.events import DeviceChosen, Warned
 from lorasmith.runs.ledger import read_events
 from lorasmith.ui.render import Display

@@ -3,6 +3,7 @@ before anything is computed: by the number of examples in the step."""
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from lorasmith.engine.step import _backward, _sum_gradients
+from lorasmith.engine.step import _forward_backward, train_step
 from lorasmith.engine.tree_sum import TreeSum
 from lorasmith.session.loaded import Loaded
 from tests.end_to_end.workshop import Workshop, load, stage
@@ -39,13 +40,14 @@ def loaded(workshop: Workshop) -> Loaded:
 def gradient_of(loaded: Loaded, micro: int) -> Tensor:
     state, context = loaded.state, loaded.context
     state.adapter.clear_gradient()
-    _, batch = context.batches.at(STEP, micro)
-    _backward(state, context, batch, step=STEP, micro=micro, weight=1 / context.batches.examples_in(STEP))
+    _forward_backward(state, context, step=STEP, micro=micro, weight=1 / context.batches.examples_in(STEP))
     return state.adapter.gradient().clone()
 
 
 def step_gradient(loaded: Loaded) -> Tensor:
-    _sum_gradients(loaded.state, loaded.context, STEP, lambda: None)
+    """Of a whole step, which leaves it in the buffer; without clipping, and at a rate that changes no weight."""
+    loaded.state.step = STEP - 1
+    train_step(loaded.state, replace(loaded.context, max_grad_norm=0.0, lr_factor_at=lambda step: 0.0))
     return loaded.state.adapter.gradient().clone()
 
 

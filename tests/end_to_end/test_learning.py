@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lorasmith.data.types import Batch
 from lorasmith.demo.miniature import draw_pictures, make_model
-from lorasmith.diffusion.noise_schedules import Draw
-from lorasmith.engine.step import losses_of
+from lorasmith.diffusion.draw import Draw, draw_numbers
+from lorasmith.diffusion.process import apply_noise
 from lorasmith.errors import ExitCode
 from lorasmith.session.loaded import Loaded
 from tests.end_to_end.workshop import Workshop, load, stage
@@ -48,9 +48,9 @@ def _pretrain(loaded: Loaded, base: Path) -> float:
     losses: list[float] = []
     for step in range(PRETRAINING_STEPS):
         rows = torch.randperm(len(cached), generator=torch.Generator().manual_seed(step))[:6]
-        draw = Draw(5, step, 0, len(rows))
-        noised = loaded.context.family.add_noise(latents[rows], draw)
-        loss = (unet(noised.sample, noised.timesteps, embeds[rows]).sample - noised.target).square().mean()
+        numbers = draw_numbers(Draw(5, step, 0), tuple(latents[rows].shape))
+        noised = apply_noise(loaded.context.process, latents[rows], numbers)
+        loss = (unet(noised.noisy_latents, noised.timesteps, embeds[rows]).sample - noised.target).square().mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
@@ -69,7 +69,8 @@ def mean_loss(loaded: Loaded) -> float:
     with torch.no_grad():
         for number in range(len(loaded.trained)):
             batch = _batch_of(loaded, number)
-            total += [losses_of(loaded.context, batch, Draw(99, number, micro, 1)) for micro in range(12)]
+            draws = [draw_numbers(Draw(99, number, micro), tuple(batch.latents.shape)) for micro in range(12)]
+            total += [loaded.context.losses(batch, numbers) for numbers in draws]
     return float(torch.cat(total).mean())
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -32,17 +33,17 @@ SHAPED: Values = {
 
 def poison(monkeypatch: pytest.MonkeyPatch, bad: int, *, where: str) -> None:
     """Step `bad` comes out not finite, each time it is done."""
-    sum_gradients = step_module._sum_gradients
+    really = step_module._forward_backward
 
-    def poisoned(state: TrainState, context: StepContext, step: int, beat: Any) -> Any:
-        epoch, loss, ids = sum_gradients(state, context, step, beat)
+    def poisoned(state: TrainState, context: StepContext, *, step: int, **which: Any) -> Any:
+        found = really(state, context, step=step, **which)
         if step == bad and where == "gradient":
             state.adapter.gradient()[3] = float("inf")
         if step == bad and where == "loss":
-            loss = loss * float("nan")
-        return epoch, loss, ids
+            found = replace(found, losses=found.losses * float("nan"))
+        return found
 
-    monkeypatch.setattr(step_module, "_sum_gradients", poisoned)
+    monkeypatch.setattr(step_module, "_forward_backward", poisoned)
 
 
 def read_late(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,9 +88,9 @@ def test_names_what_the_step_was_made_of(make_workshop: MakeWorkshop, monkeypatc
     timesteps: list[list[int]] = []
     predict = StableDiffusion15.predict
 
-    def watched(self: StableDiffusion15, models: Any, noised: Any, conditioning: Any) -> Any:
-        timesteps.append([int(one) for one in noised.timesteps])
-        return predict(self, models, noised, conditioning)
+    def watched(self: StableDiffusion15, models: Any, latents: Any, steps: torch.Tensor, conditioning: Any) -> Any:
+        timesteps.append(steps.tolist())
+        return predict(self, models, latents, steps, conditioning)
 
     monkeypatch.setattr(StableDiffusion15, "predict", watched)
     poison(monkeypatch, BAD, where="gradient")

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from lorasmith.evaluation import evaluator, samples
+from lorasmith.evaluation import evaluator
 from lorasmith.runs.events import Evaluated
 from tests.end_to_end.workshop import Values, Workshop
+from tests.evaluation.few_steps import sample_in
 from tests.families.tiny import tiny_clip
 
 MakeWorkshop = Callable[[str], Workshop]
@@ -61,7 +62,7 @@ def test_looking_at_every_step_or_never_same_bytes(
 ) -> None:
     """Samples, validation, CLIP and the control, after every step; the pictures held out are the same ones."""
     monkeypatch.setattr(evaluator, "MAX_SHARE", 1.0)
-    monkeypatch.setattr(samples, "STEPS", 3)  # nobody looks at the pictures
+    sample_in(monkeypatch, 3)  # nobody looks at the pictures
     blind, watched = make_workshop("blind"), make_workshop("watched")
     clip = tiny_clip(watched.folder / "clip")
     looking: Values = {

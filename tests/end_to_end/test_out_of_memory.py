@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from lorasmith.data.types import Batch
-from lorasmith.engine import step as step_module
+from lorasmith.diffusion.draw import Numbers
+from lorasmith.engine.execution import EagerExecution
 from lorasmith.errors import ExitCode
 from lorasmith.runs.events import CheckpointSaved, RunStopped, StepCompleted, StepRepeated
 from lorasmith.runs.states import find_states
@@ -26,16 +28,16 @@ Fails = Callable[[int, int], bool]  # by (size of the slice, forwards so far)
 
 def run_out(monkeypatch: pytest.MonkeyPatch, error: Exception, fails: Fails) -> list[int]:
     """The forward of a slice fails where asked; the sizes of all slices that were tried."""
-    losses_of = step_module.losses_of
+    really = EagerExecution.forward_backward
     tried: list[int] = []
 
-    def limited(context: Any, batch: Batch, draw: Any) -> Any:
+    def limited(self: EagerExecution, batch: Batch, numbers: Numbers, weight: float) -> Tensor:
         tried.append(len(batch))
         if fails(len(batch), len(tried)):
             raise error
-        return losses_of(context, batch, draw)
+        return really(self, batch, numbers, weight)
 
-    monkeypatch.setattr(step_module, "losses_of", limited)
+    monkeypatch.setattr(EagerExecution, "forward_backward", limited)
     return tried
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lorasmith.engine import frozen_layers
+from lorasmith.engine import cpu
 from lorasmith.engine import step as step_module
 from lorasmith.engine.state import TrainState
 from lorasmith.engine.step import StepContext
@@ -107,17 +107,17 @@ def test_a_cold_optimizer_ends_elsewhere(make_workshop: MakeWorkshop, monkeypatc
 def test_fp16_with_two_overflows(make_workshop: MakeWorkshop, monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps 2 and 6 overflow once each: they are done again with half the scale, and not counted twice."""
     values = settings(values={("model", "precision"): "fp16"})
-    sum_gradients = step_module._sum_gradients
+    really = step_module._forward_backward
     poisoned: set[int] = set()
 
-    def overflowing(state: TrainState, context: StepContext, step: int, beat: Any) -> Any:
-        found = sum_gradients(state, context, step, beat)
+    def overflowing(state: TrainState, context: StepContext, *, step: int, **which: Any) -> Any:
+        found = really(state, context, step=step, **which)
         if step in (2, 6) and step not in poisoned:
             poisoned.add(step)
             state.adapter.gradient()[3] = float("inf")
         return found
 
-    monkeypatch.setattr(step_module, "_sum_gradients", overflowing)
+    monkeypatch.setattr(step_module, "_forward_backward", overflowing)
     straight, stopped = make_workshop("straight"), make_workshop("stopped")
     outcome = straight.new(STEPS, values)
     assert outcome.exit_code == ExitCode.FINISHED
@@ -133,7 +133,7 @@ def test_fp16_with_two_overflows(make_workshop: MakeWorkshop, monkeypatch: pytes
 
 def test_with_every_layer_in_its_fast_form(make_workshop: MakeWorkshop, monkeypatch: pytest.MonkeyPatch) -> None:
     """The miniature's layers are too small for it; here they take the way of a real model's."""
-    monkeypatch.setattr(frozen_layers, "_FEWEST_WEIGHTS", 0)
+    monkeypatch.setattr(cpu, "_MIN_WEIGHTS", 0)
     straight, pieces = make_workshop("straight"), make_workshop("pieces")
     straight.new(STEPS, settings())
     pieces.new(4, settings())

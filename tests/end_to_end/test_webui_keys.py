@@ -13,7 +13,8 @@ from torch import Tensor
 from lorasmith.adapters.base import LayerSettings
 from lorasmith.adapters.lora import DOWN, UP, Lora
 from lorasmith.demo.miniature import draw_pictures, make_model
-from lorasmith.diffusion.noise_schedules import Draw
+from lorasmith.diffusion.process import apply_noise
+from lorasmith.engine.step import numbers_at
 from lorasmith.errors import ExitCode
 from lorasmith.exporting.name_table import name_table
 from lorasmith.exporting.names import to_file
@@ -42,12 +43,13 @@ def outputs(loaded: Loaded) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
     """(noisy latents, timesteps, the denoiser's output with the adapter as it trains, the conditioning)."""
     context = loaded.context
     _, batch = context.batches.at(4, 0)
-    noised = context.family.add_noise(batch.latents, Draw(7, 1, 0, len(batch)))
+    noised = apply_noise(context.process, batch.latents, numbers_at(context, 1, 0, batch))
     loaded.state.adapter.set_training(False)
     assert batch.conditioning is not None
     with torch.no_grad():
-        predicted = context.family.predict(context.models, noised, batch.conditioning)
-    return noised.sample, noised.timesteps, predicted, batch.conditioning
+        given = noised.noisy_latents, noised.timesteps, batch.conditioning
+        predicted = context.family.predict(context.models, *given)
+    return noised.noisy_latents, noised.timesteps, predicted, batch.conditioning
 
 
 def merged_output(base: Path, lora: Mapping[str, Tensor], loaded: Loaded) -> Tensor:

@@ -1,6 +1,6 @@
 """Which device, which arithmetic, and that memory running out is told from other errors."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
@@ -12,8 +12,9 @@ from lorasmith.engine.device import (
     Device,
     choose_device,
     choose_precision,
-    fingerprint,
+    environment,
     is_out_of_memory,
+    map_in_batches,
     seed_model,
 )
 from lorasmith.errors import ConfigError
@@ -175,11 +176,11 @@ def test_memory_is_unknown_where_the_system_does_not_tell(monkeypatch: pytest.Mo
     assert CPU.peak_memory() == 0
 
 
-def test_the_fingerprint_names_what_bytes_depend_on() -> None:
-    marks = fingerprint(CPU, "fp32")
+def test_the_environment_names_what_bytes_depend_on() -> None:
+    marks = environment(CPU, "fp32")
     assert marks["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert (marks["device"], marks["threads"], marks["precision"]) == ("a processor", 1, "fp32")
-    assert fingerprint(CPU, "fp32") == marks
+    assert environment(CPU, "fp32") == marks
 
 
 def test_layers_draw_the_same_after_the_same_seed() -> None:
@@ -189,3 +190,53 @@ def test_layers_draw_the_same_after_the_same_seed() -> None:
     seed_model(2**63 - 1)
     assert torch.equal(draw(), first)
     assert not torch.equal(draw(), first)
+
+
+# -- batches that fit ------------------------------------------------------------------------------
+
+
+class Work:
+    """Runs out of memory with more than `most` items at once."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.sizes: list[int] = []
+
+    def __call__(self, batch: Sequence[int]) -> list[int]:
+        self.sizes.append(len(batch))
+        if len(batch) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return [-item for item in batch]
+
+
+def halved(items: Sequence[int], most: int, at_once: int = 8) -> tuple[list[int], list[int]]:
+    work = Work(most)
+    return map_in_batches(items, work, kind=lambda item: item % 2, at_once=at_once, device=CPU), work.sizes
+
+
+def test_items_of_a_kind_come_together_and_go_back_in_order() -> None:
+    found, sizes = halved([1, 2, 3, 5, 4, 6, 8], most=99)
+    assert found == [-1, -2, -3, -5, -4, -6, -8]
+    assert sizes == [3, 4]
+    assert halved(list(range(0, 22, 2)), most=99, at_once=4)[1] == [4, 4, 3]
+    assert halved([], most=1) == ([], [])
+
+
+def test_half_as_many_from_there_on() -> None:
+    found, sizes = halved([2, 4, 6, 8, 10, 12, 14], most=2)
+    assert found == [-2, -4, -6, -8, -10, -12, -14]
+    assert sizes == [7, 3, 1, 1, 1, 1, 1, 1, 1]
+    assert halved([2, 4, 6, 8], most=2)[1] == [4, 2, 2]
+
+
+def test_a_single_item_that_does_not_fit_is_an_error() -> None:
+    with pytest.raises(torch.OutOfMemoryError):
+        halved([2, 4], most=0)
+
+
+def test_other_errors_are_not_swallowed() -> None:
+    def broken(batch: Sequence[int]) -> list[int]:
+        raise RuntimeError("shapes do not fit")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        map_in_batches([1, 3], broken, kind=lambda item: 0, at_once=2, device=CPU)

@@ -5,9 +5,8 @@ import json
 import torch
 from torch import nn
 
-from lorasmith.engine.loss_scaler import LossScaler
 from lorasmith.engine.optimizers import build_optimizer
-from lorasmith.engine.state import Origin, TrainState
+from lorasmith.engine.state import GROWTH_STEPS, INITIAL_SCALE, LossScaler, Origin, TrainState
 from tests.adapters.making import attached_to_all
 
 
@@ -56,3 +55,24 @@ def test_another_precision_needs_another_scaler() -> None:
     """--continue with --precision fp32 drops the scaler, with fp16 a new one begins."""
     assert restored(moved(LossScaler(scale=8.0)), made()).scaler is None
     assert restored(moved(None), made(LossScaler())).scaler == LossScaler()
+
+
+# -- the scale of fp16 -----------------------------------------------------------------------------
+
+
+def test_doubles_after_enough_good_steps_in_a_row() -> None:
+    scaler = LossScaler()
+    for _ in range(GROWTH_STEPS - 1):
+        scaler.step_applied()
+    assert scaler.scale == INITIAL_SCALE
+    scaler.step_applied()
+    assert (scaler.scale, scaler.good_steps) == (2 * INITIAL_SCALE, 0)
+
+
+def test_an_overflow_halves_and_begins_to_count_anew() -> None:
+    scaler = LossScaler(scale=4.0, good_steps=7)
+    scaler.overflowed()
+    assert (scaler.scale, scaler.good_steps) == (2.0, 0)
+    assert scaler.can_shrink()
+    scaler.overflowed()
+    assert not scaler.can_shrink()

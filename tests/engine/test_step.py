@@ -1,88 +1,20 @@
 """One step on a family of one layer: the mathematics against a few lines of plain torch."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from lorasmith.data.types import Batch
-from lorasmith.diffusion.noise_schedules import Draw, Noised
+from lorasmith.diffusion.draw import Draw
 from lorasmith.engine import step as step_module
 from lorasmith.engine.device import Device
-from lorasmith.engine.loss_scaler import LossScaler
-from lorasmith.engine.optimizers import build_optimizer
-from lorasmith.engine.state import Origin, TrainState
-from lorasmith.engine.step import Repeat, StepContext, StepResult, losses_of, non_finite, train_step
+from lorasmith.engine.execution import EagerExecution
+from lorasmith.engine.state import LossScaler, TrainState
+from lorasmith.engine.step import Repeat, StepContext, StepResult, non_finite, numbers_at, train_step
 from lorasmith.errors import NonFiniteError, ResourceError
-from tests.adapters.making import attached_to_all
-
-CPU = Device(torch.device("cpu"), "", "asked", 1)
-SEED, BATCH, LR = 5, 4, 0.1
-
-
-class Layer:
-    """A family whose denoiser is one linear layer; answers what a step asks for."""
-
-    def add_noise(self, latents: Tensor, draw: Draw) -> Noised:
-        noise = draw.normal("noise", tuple(latents.shape))
-        timesteps = (draw.uniform("timestep", (len(latents),)) * 10).long()
-        return Noised(sample=latents + noise, timesteps=timesteps, target=noise)
-
-    def conditioning(self, models: Mapping[str, nn.Module], inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {"text": inputs["text"]}
-
-    def predict(self, models: Mapping[str, nn.Module], noised: Noised, conditioning: dict[str, Tensor]) -> Tensor:
-        rows = models["denoiser"](noised.sample.flatten(1, 2))  # 4 dimensions would be taken for a convolution's
-        return rows.view_as(noised.sample) + conditioning["text"]
-
-
-@dataclass(frozen=True)
-class Batches:
-    """Micro-batches made from their number, of these sizes."""
-
-    sizes: tuple[int, ...]
-
-    def at(self, step: int, micro: int) -> tuple[int, Batch]:
-        generator = torch.Generator().manual_seed(100 * step + micro)
-        size, first = self.sizes[micro], sum(self.sizes[:micro])
-        latents = torch.randn(size, 3, 2, 4, generator=generator)
-        text = torch.randn(size, 1, 1, 4, generator=generator)
-        ids = tuple(range(first, first + size))
-        return step, Batch({"latents": latents, "text": text}, example_ids=ids)
-
-    def examples_in(self, _step: int) -> int:
-        return sum(self.sizes)
-
-
-def made(
-    *, accumulation: int = 1, optimizer: str = "adamw", sizes: tuple[int, ...] = (), **other: Any
-) -> tuple[TrainState, StepContext]:
-    torch.manual_seed(1)
-    denoiser = nn.Sequential(nn.Linear(4, 4))
-    denoiser.requires_grad_(False)
-    adapter = attached_to_all(denoiser, rank=4)
-    with torch.no_grad():
-        adapter.flat.add_(0.1)  # a pair that is zero has no gradient in its first half
-    built = build_optimizer(optimizer, adapter, base_lrs={"denoiser": LR}, options={})
-    state = TrainState(0, adapter, built, other.pop("scaler", None), Origin(0, 1))
-    context = StepContext(
-        seed=SEED,
-        family=Layer(),  # type: ignore[arg-type]
-        models={"denoiser": denoiser},
-        batches=Batches(sizes or (BATCH,) * accumulation),
-        device=other.pop("device", CPU),
-        accumulation_steps=len(sizes) or accumulation,
-        max_grad_norm=other.pop("max_grad_norm", 0.0),
-        base_lrs={"denoiser": LR},
-        lr_factor_at=partial(lambda step: 0.5 if step == 1 else 1.0),
-        set_checkpointing=lambda enabled: None,
-        picture_names=[f"{number}.png" for number in range(100)],
-    )
-    return state, context
+from tests.engine.one_layer import BATCH, LR, SEED, made
 
 
 def plain_gradient(state: TrainState, context: StepContext, step: int) -> tuple[Tensor, float]:
@@ -90,21 +22,10 @@ def plain_gradient(state: TrainState, context: StepContext, step: int) -> tuple[
     losses = []
     for micro in range(context.accumulation_steps):
         batch = context.batches.at(step, micro)[1]
-        losses.append(losses_of(context, batch, Draw(SEED, step, micro, len(batch))))
+        losses.append(context.losses(batch, numbers_at(context, step, micro, batch)))
     mean = torch.cat(losses).mean()
     found = torch.autograd.grad(mean, state.adapter.parameters("denoiser"))
     return torch.cat([one.flatten() for one in found]), float(mean.detach())
-
-
-def test_losses_are_per_example_and_pure() -> None:
-    _, context = made()
-    batch = context.batches.at(1, 0)[1]
-    losses = losses_of(context, batch, Draw(SEED, 1, 0, BATCH))
-    assert (losses.shape, losses.dtype) == ((BATCH,), torch.float32)
-    torch.randn(5)
-    assert torch.equal(losses, losses_of(context, batch, Draw(SEED, 1, 0, BATCH)))
-    row = losses_of(context, batch.rows(2, 3), Draw(SEED, 1, 0, BATCH).rows(2))
-    torch.testing.assert_close(row[0], losses[2])
 
 
 @pytest.mark.parametrize("accumulation", [1, 2, 3])
@@ -170,14 +91,14 @@ def test_a_loss_scale_cancels_to_the_bit() -> None:
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, value: float, *, in_loss: bool = False) -> None:
-    really = step_module._sum_gradients
+    really = step_module._forward_backward
 
-    def poisoned(state: TrainState, context: StepContext, step: int, beat: Any) -> Any:
-        epoch, loss, ids = really(state, context, step, beat)
+    def poisoned(state: TrainState, context: StepContext, **which: Any) -> Any:
+        found = really(state, context, **which)
         state.adapter.gradient()[0] = value
-        return epoch, loss * value if in_loss else loss, ids
+        return replace(found, losses=found.losses * value) if in_loss else found
 
-    monkeypatch.setattr(step_module, "_sum_gradients", poisoned)
+    monkeypatch.setattr(step_module, "_forward_backward", poisoned)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -219,7 +140,7 @@ def test_what_a_step_was_made_of() -> None:
     fields = non_finite(context, 3).fields
     timesteps = []
     for micro in range(2):
-        timesteps += Layer().add_noise(torch.zeros(BATCH, 3, 2, 4), Draw(SEED, 3, micro, BATCH)).timesteps.tolist()
+        timesteps += (10 * Draw(SEED, 3, micro).uniform("timestep", (BATCH,))).long().tolist()
     assert fields == {"step": 3, "pictures": [f"{number}.png" for number in range(8)], "timesteps": timesteps}
 
 
@@ -245,7 +166,7 @@ def test_memory_runs_out_again_and_again(monkeypatch: pytest.MonkeyPatch) -> Non
     def full(*_: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(step_module, "losses_of", full)
+    monkeypatch.setattr(EagerExecution, "forward_backward", full)
     found = []
     for _ in range(3):
         outcome = train_step(state, context)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lorasmith.engine import thread_waiting
-from lorasmith.engine.thread_waiting import QUIET_LOOKS, Crowd, SleepRule, threads_waiting_by_need
+from lorasmith.engine.thread_waiting import QUIET_SAMPLES, Crowd, SleepRule, threads_waiting_by_need
 
 
 @pytest.fixture
@@ -24,16 +24,16 @@ def crowds() -> int:
 
 def test_a_share_that_every_machine_has_is_no_neighbour() -> None:
     rule = SleepRule()
-    assert not any(rule.look(share) for share in (0.0, 0.1, 0.15, 0.19))
+    assert not any(rule.update(share) for share in (0.0, 0.1, 0.15, 0.19))
 
 
 def test_threads_sleep_from_the_first_busy_look_to_the_last_of_many_quiet_ones() -> None:
     rule = SleepRule()
-    assert rule.look(0.4)
-    assert all(rule.look(0.01) for _ in range(QUIET_LOOKS - 1))
-    assert rule.look(0.15)  # neither busy nor quiet: the quiet looks count anew
-    assert all(rule.look(0.01) for _ in range(QUIET_LOOKS - 1))
-    assert not rule.look(0.01)
+    assert rule.update(0.4)
+    assert all(rule.update(0.01) for _ in range(QUIET_SAMPLES - 1))
+    assert rule.update(0.15)  # neither busy nor quiet: the quiet samples count anew
+    assert all(rule.update(0.01) for _ in range(QUIET_SAMPLES - 1))
+    assert not rule.update(0.01)
 
 
 def test_the_watcher_gathers_a_crowd_while_a_thread_waits_and_leaves_with_the_context(
@@ -50,7 +50,7 @@ def test_the_watcher_gathers_a_crowd_while_a_thread_waits_and_leaves_with_the_co
         return {"1": float(look), f"{look}0": 1e9}
 
     monkeypatch.setattr(thread_waiting, "_waits", waits)
-    monkeypatch.setattr(thread_waiting, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(thread_waiting, "SAMPLE_SECONDS", 0.01)
     with threads_waiting_by_need():
         assert seen.wait(60)
         assert crowds() == 1
@@ -67,7 +67,7 @@ def test_nothing_is_gathered_where_no_thread_waits(two_threads: None, monkeypatc
         return {"1": 7.0}
 
     monkeypatch.setattr(thread_waiting, "_waits", waits)
-    monkeypatch.setattr(thread_waiting, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(thread_waiting, "SAMPLE_SECONDS", 0.01)
     with threads_waiting_by_need():
         assert seen.wait(60)
         assert crowds() == 0

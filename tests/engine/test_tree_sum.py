@@ -47,3 +47,21 @@ def test_a_missing_micro_batch_is_noticed() -> None:
     tree.add(2, torch.zeros(1))
     with pytest.raises(AssertionError):
         tree.total()
+
+
+@pytest.mark.parametrize("count", range(1, 14))
+@pytest.mark.parametrize("holders", [2, 3])
+def test_trees_that_share_the_micro_batches_add_up_to_the_whole(count: int, holders: int) -> None:
+    """However they are dealt out, and in whatever order the partial sums come."""
+    gradients = _gradients(count)
+    expected = _summed(gradients, list(range(count)))
+    for seed in range(10):
+        chance = random.Random(seed)
+        trees = [TreeSum(count) for _ in range(holders)]
+        for micro in range(count):
+            chance.choice(trees).add(micro, gradients[micro].clone())
+        chance.shuffle(trees)
+        whole = TreeSum(count)
+        for tree in trees:
+            whole.add_partial(tree.partial())
+        assert torch.equal(whole.total(), expected)

@@ -6,13 +6,15 @@ from typing import Any
 import pytest
 import torch
 
+from lorasmith.adapters.base import AdapterLayer
 from lorasmith.errors import ModelError, ResourceError
-from lorasmith.evaluation import evaluator, samples
+from lorasmith.evaluation import evaluator
 from lorasmith.evaluation.evaluator import Evaluator, undisturbed
 from lorasmith.evaluation.validation import ValidationLosses
 from lorasmith.runs.events import Evaluated, Event, RunStarted, Warned
 from lorasmith.session.loaded import Loaded
 from tests.end_to_end.workshop import Workshop, digest, load, stage
+from tests.evaluation.few_steps import sample_in
 
 Clock = list[float]
 
@@ -26,7 +28,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def loaded(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> Loaded:
-    monkeypatch.setattr(samples, "STEPS", 3)  # nobody looks at the pictures
+    sample_in(monkeypatch, 3)  # nobody looks at the pictures
     workshop.run.root.mkdir()
     values = {
         ("evaluation", "every"): 2,
@@ -199,17 +201,17 @@ def test_everything_is_as_it_was(loaded: Loaded) -> None:
 
 @pytest.mark.parametrize("error", [None, KeyError("broken")])
 def test_dropout_and_strength_come_back(loaded: Loaded, error: Exception | None) -> None:
-    layers = [one for one in loaded.context.models["denoiser"].modules() if type(one).__name__ == "LoraLayer"]
+    layers = [module for module in loaded.context.models["denoiser"].modules() if isinstance(module, AdapterLayer)]
     assert layers
     try:
         with undisturbed(loaded.state.adapter, loaded.context.models):
             loaded.state.adapter.set_multiplier(0.0)
-            assert not any(one.drops for one in layers)
+            assert not any(layer.dropout_active for layer in layers)
             if error is not None:
                 raise error
     except KeyError:
         assert error is not None
-    assert all(one.drops and one.multiplier == 1.0 for one in layers)
+    assert all(layer.dropout_active and layer.multiplier == 1.0 for layer in layers)
 
 
 # -- what goes wrong -------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Pictures of what was learned: fixed, batched together, and each a function of its own seed."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from lorasmith.evaluation import samples as module
 from lorasmith.evaluation.choose import EvaluationSet
-from lorasmith.evaluation.samples import GUIDANCE, STEPS, Sample, generate
+from lorasmith.evaluation.samples import Sample, generate
 from lorasmith.session.loaded import Loaded
 from tests.end_to_end.workshop import Workshop, load, stage
 
@@ -87,9 +88,9 @@ def test_what_is_asked_of_the_model(loaded: Loaded, monkeypatch: pytest.MonkeyPa
     family = type(loaded.context.family)
     predict, sizes, beats = family.predict, [], []
 
-    def watched(self: object, models: object, noised: object, conditioning: object) -> torch.Tensor:
-        sizes.append(len(noised.sample))  # type: ignore[attr-defined]
-        return predict(self, models, noised, conditioning)  # type: ignore[arg-type]
+    def watched(self: Any, models: Any, noisy_latents: torch.Tensor, *more: Any) -> torch.Tensor:
+        sizes.append(len(noisy_latents))
+        return predict(self, models, noisy_latents, *more)
 
     monkeypatch.setattr(family, "predict", watched)
     chosen = measured_on(loaded)
@@ -97,28 +98,28 @@ def test_what_is_asked_of_the_model(loaded: Loaded, monkeypatch: pytest.MonkeyPa
         generate(loaded.context, chosen, at_once=8, alive=lambda: beats.append(1))
     shapes = [one.latents_shape for one in chosen.specs[:4]]
     counts = sorted(shapes.count(one) for one in set(shapes))
-    made = round(STEPS * 0.6)
-    assert sorted(sizes) == sorted([2] * STEPS + [2 * count for count in counts for _ in range(made)])
+    steps = family.traits.sampling.steps
+    made = round(steps * 0.6)
+    assert sorted(sizes) == sorted([2] * steps + [2 * count for count in counts for _ in range(made)])
     assert len(beats) >= len(sizes) + len(chosen.specs)
 
 
 def test_guidance_leads_away_from_the_empty_caption(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[torch.Tensor] = []
-    monkeypatch.setattr(module, "STEPS", 1)
     family = type(loaded.context.family)
 
-    def predict(self: object, models: object, noised: object, conditioning: object) -> torch.Tensor:
-        sample = noised.sample  # type: ignore[attr-defined]
-        return torch.cat([torch.full_like(one, value) for one, value in zip(sample.chunk(2), (1.0, 3.0), strict=True)])
+    def predict(self: Any, models: Any, noisy_latents: torch.Tensor, *more: Any) -> torch.Tensor:
+        halves = zip(noisy_latents.chunk(2), (1.0, 3.0), strict=True)
+        return torch.cat([torch.full_like(half, value) for half, value in halves])
 
-    def denoise(self: object, predict: object, latents: torch.Tensor, noise: torch.Tensor, **how: object) -> object:
-        seen.append(predict(noise, torch.zeros(len(noise))))  # type: ignore[operator]
+    def denoise(predict: Any, process: Any, latents: torch.Tensor, noise: torch.Tensor, **how: Any) -> torch.Tensor:
+        seen.append(predict(noise, torch.zeros(len(noise))))
         return latents
 
     monkeypatch.setattr(family, "predict", predict)
-    monkeypatch.setattr(family, "denoise", denoise)
+    monkeypatch.setattr(module, "denoise", denoise)
     generated(loaded)
-    assert {float(one) for batch in seen for one in batch.unique()} == {1 + GUIDANCE * 2}
+    assert {float(one) for batch in seen for one in batch.unique()} == {1 + family.traits.sampling.guidance * 2}
 
 
 def test_half_as_many_where_memory_runs_out(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,10 +127,10 @@ def test_half_as_many_where_memory_runs_out(loaded: Loaded, monkeypatch: pytest.
     family = type(loaded.context.family)
     predict = family.predict
 
-    def tight(self: object, models: object, noised: object, conditioning: object) -> torch.Tensor:
-        if len(noised.sample) > 2:  # type: ignore[attr-defined]
+    def tight(self: Any, models: Any, noisy_latents: torch.Tensor, *more: Any) -> torch.Tensor:
+        if len(noisy_latents) > 2:
             raise torch.OutOfMemoryError
-        return predict(self, models, noised, conditioning)  # type: ignore[arg-type]
+        return predict(self, models, noisy_latents, *more)
 
     monkeypatch.setattr(family, "predict", tight)
     for one, other in zip(generated(loaded), expected, strict=True):
@@ -137,8 +138,7 @@ def test_half_as_many_where_memory_runs_out(loaded: Loaded, monkeypatch: pytest.
 
 
 def test_what_is_no_number_is_seen(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
-    family = type(loaded.context.family)
-    monkeypatch.setattr(family, "denoise", lambda self, predict, latents, noise, **how: latents * torch.nan)
+    monkeypatch.setattr(module, "denoise", lambda predict, process, latents, noise, **how: latents * torch.nan)
     found = generated(loaded)
     assert not any(one.is_finite for one in found)
     assert all(not one.picture.any() for one in found)

@@ -1,14 +1,15 @@
 """The training loss at fixed noise: the step's own arithmetic, and nothing of it depends on the others."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 
 from lorasmith.data.types import Batch
-from lorasmith.diffusion.noise_schedules import Draw
-from lorasmith.engine.step import losses_of
-from lorasmith.evaluation import validation
+from lorasmith.diffusion.draw import Draw, Numbers, draw_numbers
+from lorasmith.diffusion.objective import Objective
+from lorasmith.engine.step import numbers_at
 from lorasmith.evaluation.validation import QUANTILES, ValidationLosses, validation_losses
 from lorasmith.seeding import fold
 from lorasmith.session.loaded import Loaded
@@ -38,26 +39,32 @@ def test_it_is_the_loss_of_the_step(loaded: Loaded) -> None:
     for (example, cached), row in zip(loaded.evaluator.measured_on.validated, found, strict=True):
         batch = Batch(loaded.context.family.collate([cached.inputs]), (0,))
         for number, (quantile, loss) in enumerate(zip(QUANTILES, row, strict=True)):
-            draw = Draw(fold(42, "validation", example.image_sha256), 0, number, 1, quantile=quantile)
+            draw = Draw(fold(42, "validation", example.image_sha256), 0, number)
+            noise = draw_numbers(draw, tuple(batch.latents.shape)).noise
             with torch.no_grad():
-                assert loss == float(losses_of(loaded.context, batch, draw))
+                assert loss == float(loaded.context.losses(batch, Numbers(noise, torch.tensor([quantile]))))
 
 
 def test_what_the_step_minimises_is_what_is_validated(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever a loss is weighted by one day, validation weighs by it too."""
-    plain = validated(loaded).table
-    monkeypatch.setattr(validation, "losses_of", lambda *given: 2 * losses_of(*given))
+    """Whatever a loss is weighted by one day, validation weighs by it too: both ask for the losses of one function."""
+    loaded.state.adapter.set_training(False)
+    context, (_, batch) = loaded.context, loaded.context.batches.at(1, 0)
+    numbers = numbers_at(context, 1, 0, batch)
+    plain, trained = validated(loaded).table, context.execution.forward_backward(batch, numbers, 1.0)
+    really = Objective.losses
+    monkeypatch.setattr(Objective, "losses", lambda *given: 2 * really(*given))
     for row, other in zip(validated(loaded).table, plain, strict=True):
         assert row == tuple(2 * one for one in other)
+    assert torch.equal(context.execution.forward_backward(batch, numbers, 1.0), 2 * trained)
 
 
 def test_the_quantiles_are_those_of_the_schedule(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: set[int] = set()
     predict = type(loaded.context.family).predict
 
-    def watched(self: object, models: object, noised: object, conditioning: object) -> object:
-        seen.update(int(one) for one in noised.timesteps)  # type: ignore[attr-defined]
-        return predict(self, models, noised, conditioning)  # type: ignore[arg-type]
+    def watched(self: Any, models: Any, noisy_latents: torch.Tensor, timesteps: torch.Tensor, *more: Any) -> Any:
+        seen.update(timesteps.tolist())
+        return predict(self, models, noisy_latents, timesteps, *more)
 
     monkeypatch.setattr(type(loaded.context.family), "predict", watched)
     validated(loaded)
@@ -76,11 +83,11 @@ def test_half_as_many_where_memory_runs_out(loaded: Loaded, monkeypatch: pytest.
     expected = validated(loaded)
     predict, sizes = type(loaded.context.family).predict, []
 
-    def tight(self: object, models: object, noised: object, conditioning: object) -> object:
-        sizes.append(len(noised.sample))  # type: ignore[attr-defined]
+    def tight(self: Any, models: Any, noisy_latents: torch.Tensor, *more: Any) -> Any:
+        sizes.append(len(noisy_latents))
         if sizes[-1] > 2:
             raise torch.OutOfMemoryError
-        return predict(self, models, noised, conditioning)  # type: ignore[arg-type]
+        return predict(self, models, noisy_latents, *more)
 
     monkeypatch.setattr(type(loaded.context.family), "predict", tight)
     for row, other in zip(validated(loaded).table, expected.table, strict=True):

@@ -71,9 +71,9 @@ class Followed:
 
     def _remake(self) -> int:
         projections = projections_of(self._run)
-        troubles = projections.remake()
+        failures = projections.rewrite()
         projections.close()
-        return len(troubles)
+        return len(failures)
 
     def _files(self) -> list[bytes]:
         """The table, and the one file of curves; what a kill has left hidden is cleared by the next start."""

@@ -26,7 +26,7 @@ class ForkedProgram(ForkedProcess):
         import matplotlib.figure  # noqa: F401
         import transformers  # noqa: F401
 
-        from lorasmith.reports import loss_log, making, tensorboard  # noqa: F401
+        from lorasmith.reports import drawing, loss_log, page, tensorboard  # noqa: F401
 
         super().__init__(lambda: _live(workshop, typed[PROGRAM:], output))
 

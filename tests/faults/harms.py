@@ -62,15 +62,15 @@ def at_call(module: Any, name: str, number: int, act: Callable[[], Any]) -> None
 
 
 def stop() -> None:
-    from lorasmith.engine import step
+    from lorasmith.engine.execution import EagerExecution
 
-    at_call(step, "losses_of", BAD_STEP, stop_here)
+    at_call(EagerExecution, "forward_backward", BAD_STEP, stop_here)
 
 
 def sleep() -> None:
-    from lorasmith.engine import step
+    from lorasmith.engine.execution import EagerExecution
 
-    at_call(step, "losses_of", BAD_STEP, sleep_here)
+    at_call(EagerExecution, "forward_backward", BAD_STEP, sleep_here)
 
 
 def read() -> None:
@@ -113,59 +113,59 @@ def evaluate() -> None:
 
 def slow() -> None:
     """From a step on each takes more than ten times as long as its own first ones, what is computed counted in."""
-    from lorasmith.engine import step
+    from lorasmith.session import loop
 
-    real = step._sum_gradients
+    real = loop.train_step
     began: list[float] = []
 
-    def summed(state: Any, context: Any, number: int, beat: Any) -> Any:
+    def train_step(state: Any, context: Any, *, beat: Any) -> Any:
         def slow_beat() -> None:
             time.sleep(max(0.0, ends_at - time.monotonic()))
             beat()
 
         began.append(time.monotonic())
         seconds = STEP_SECONDS
-        if number > FIRST_STEPS:  # a busy machine has slow first steps of its own
+        if state.step >= FIRST_STEPS:  # a busy machine has slow first steps of its own
             first = began[: FIRST_STEPS + 1]
             seconds = SLOW * max(STEP_SECONDS, median(after - before for before, after in pairwise(first)))
         ends_at = began[-1] + seconds
-        return real(state, context, number, slow_beat)
+        return real(state, context, beat=slow_beat)
 
-    step._sum_gradients = summed
+    loop.train_step = train_step
 
 
 def poison(where: str) -> None:
     """From the bad step on, each time it is done: not a number in its gradient, or in a weight before it."""
     from lorasmith.engine import step
 
-    real = step._sum_gradients
+    real = step._forward_backward
 
-    def poisoned(state: Any, context: Any, number: int, beat: Any) -> Any:
-        if number == BAD_STEP and where == "weight":
+    def poisoned(state: Any, context: Any, **which: Any) -> Any:
+        if which["step"] == BAD_STEP and where == "weight":
             state.adapter.flat[7] = float("nan")
-        found = real(state, context, number, beat)
-        if number == BAD_STEP and where == "gradient":
+        found = real(state, context, **which)
+        if which["step"] == BAD_STEP and where == "gradient":
             state.adapter.gradient()[7] = float("nan")
         return found
 
-    step._sum_gradients = poisoned
+    step._forward_backward = poisoned
 
 
 def short_of_memory() -> None:
     """Every forward but the first fails."""
-    from lorasmith.engine import step
+    from lorasmith.engine.execution import EagerExecution
 
-    real = step.losses_of
+    real = EagerExecution.forward_backward
     calls = 0
 
-    def losses_of(context: Any, batch: Any, draw: Any) -> Any:
+    def forward_backward(*given: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls >= 2:
             raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] data. DefaultCPUAllocator: can't allocate memory")
-        return real(context, batch, draw)
+        return real(*given)
 
-    step.losses_of = losses_of
+    EagerExecution.forward_backward = forward_backward  # type: ignore[method-assign]
 
 
 # What comes again with each worker.

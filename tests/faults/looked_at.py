@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from lorasmith.evaluation import evaluator, samples
+from lorasmith.evaluation import evaluator
 from lorasmith.evaluation.evaluator import Evaluator
 from lorasmith.runs.events import BestChosen, Evaluated
 from tests.end_to_end.workshop import Workshop
+from tests.evaluation.few_steps import sample_in
 
 EVALUATED: Mapping[tuple[str, str], Any] = {
     ("evaluation", "every"): 2,
@@ -24,7 +25,7 @@ def know_losses(patch: pytest.MonkeyPatch, losses: Mapping[int, float]) -> None:
     """Of the steps that are looked at, where the real ones hardly differ. Steps are shorter than looking at them here,
     and nobody looks at the pictures."""
     patch.setattr(evaluator, "MAX_SHARE", 1.0)
-    patch.setattr(samples, "STEPS", 3)
+    sample_in(patch, 3)
     real = Evaluator._validation
 
     def validation(self: Evaluator, context: Any, unavailable: dict[str, str], alive: Any) -> Any:

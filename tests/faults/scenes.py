@@ -258,7 +258,7 @@ def _tidied(workshop: Workshop) -> int:
     with FolderLock(workshop.run.lock), FolderLock(workshop.run.worker_lock):
         clear_staging(workshop.run)
         remove_unfinished(workshop.run)
-        return len(projections_of(workshop.run).remake())
+        return len(projections_of(workshop.run).rewrite())
 
 
 def _target(workshop: Workshop) -> int:

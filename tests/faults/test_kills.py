@@ -143,7 +143,7 @@ def check(one: KilledRun, undisturbed: Undisturbed) -> None:
     assert set(ended) <= {0, -signal.SIGKILL} and ended.count(-signal.SIGKILL) <= len(killed), "none died by itself"
     if one.was_refused:  # killed when all was done, before it was drawn: `lorasmith report` makes it again, as here
         projections = projections_of(run)
-        assert projections.remake() == projections.close() == []
+        assert projections.rewrite() == projections.close() == []
     for tag in ("loss/current", "loss/average", "lr"):
         assert workshop.plotted(tag) == list(range(1, count + 1)), "each step once, in TensorBoard too"
     assert [int(row["step"]) for row in workshop.rows()] == list(range(1, count + 1))

@@ -6,6 +6,8 @@ import ast
 from functools import cache
 from pathlib import Path
 
+from jinja2 import Environment, nodes
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "lorasmith"
 
@@ -13,6 +15,11 @@ PACKAGE = ROOT / "lorasmith"
 def modules() -> list[Path]:
     """Every module of the package."""
     return sorted(PACKAGE.rglob("*.py"))
+
+
+def templates() -> list[nodes.Template]:
+    """Every Jinja2 template of the package."""
+    return [Environment().parse(path.read_text(encoding="utf-8")) for path in sorted(PACKAGE.rglob("*.j2"))]
 
 
 def scripts() -> list[Path]:

@@ -9,11 +9,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from jinja2 import nodes
 
 from lorasmith import errors
 from lorasmith.config import options
 from lorasmith.messages import LANGUAGES, keys, template
-from tests.laws.source_tree import PACKAGE, ROOT, called, docstrings, modules, name_of, parsed, scripts, text_of
+from tests.laws.source_tree import (
+    PACKAGE,
+    ROOT,
+    called,
+    docstrings,
+    modules,
+    name_of,
+    parsed,
+    scripts,
+    templates,
+    text_of,
+)
 
 EN, OTHERS = "en", [language for language in LANGUAGES if language != "en"]
 ERRORS = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Exception)}
@@ -24,6 +36,7 @@ FILLED_BY_UI = {"option_without_value": {"expected"}, "picture_skipped": {"probl
 NOT_SENTENCES: dict[str, str] = {
     "pip install ": "a command, the same in every language",
     "lorasmith ": "the name of the program",
+    "upper left": "a place in a chart, as matplotlib names it",
 }
 CJK = re.compile("[\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef]")
 
@@ -62,7 +75,12 @@ def literals() -> set[str]:
             text = text_of(node) if isinstance(node, ast.expr) else None
             if text is not None:
                 found.add(text)
-    return found
+    return found | {text for template in templates() for text in constants(template)}
+
+
+def constants(node: nodes.Node) -> list[str]:
+    """The strings in the expressions of a template."""
+    return [one.value for one in node.find_all(nodes.Const) if isinstance(one.value, str)]
 
 
 def spoken() -> tuple[set[str], set[str]]:
@@ -72,12 +90,17 @@ def spoken() -> tuple[set[str], set[str]]:
     for _, call in calls():
         if called(call) not in SPEAKING:
             continue
-        nodes = [node for one in call.args for node in ast.walk(one)]
-        joined = [node for node in nodes if isinstance(node, ast.JoinedStr)]
+        found = [node for one in call.args for node in ast.walk(one)]
+        joined = [node for node in found if isinstance(node, ast.JoinedStr)]
         pieces = {id(node) for one in joined for node in ast.walk(one)}
         beginnings |= {start for one in joined if (start := text_of(one.values[0])) is not None}
-        plain = [text_of(node) for node in nodes if isinstance(node, ast.Constant) and id(node) not in pieces]
+        plain = [text_of(node) for node in found if isinstance(node, ast.Constant) and id(node) not in pieces]
         exact |= {text for text in plain if text is not None and "." in text}
+    for tree in templates():
+        joined_in_template = {text for one in tree.find_all(nodes.Concat) for text in constants(one)}
+        named = {text for text in constants(tree) if re.fullmatch(r"[a-z_]+\.[a-z_.]*", text)}
+        beginnings |= {text for text in named if text.endswith(".") or text in joined_in_template}
+        exact |= {text for text in named if not text.endswith(".") and text not in joined_in_template}
     return exact, beginnings
 
 
@@ -194,6 +217,9 @@ def test_no_sentence_stands_in_the_code_that_speaks() -> None:
                 found.append((text, f"{name_of(path)}:{node.lineno}"))
     assert [where for text, where in found if text not in NOT_SENTENCES] == []
     assert set(NOT_SENTENCES) <= {text for text, _ in found}
+    for tree in templates():
+        markup = "".join(one.data for one in tree.find_all(nodes.TemplateData))
+        assert re.findall("[A-Za-z]{2,}", re.sub("<[^>]*>", "", markup)) == []
 
 
 def test_chinese_stands_only_in_catalogs_and_guides() -> None:

@@ -36,7 +36,6 @@ NOT_YET = {
     "runs",
     "runtime",
     "session",
-    "ui",
 }
 
 _END = (

@@ -1,23 +1,24 @@
 from __future__ import annotations
 
-import random
+from dataclasses import replace
 from pathlib import Path
 
-import pytest
+from lorasmith.reading.summary import RunSummary, summary_of
+from lorasmith.reports.charts import Chart, Series, four_charts, key_of, more_charts, notes_of
+from lorasmith.runs.events import Evaluated
+from tests.reading.made_up import evaluated, finished, started, stepped, watched
 
-from lorasmith.reading.summary import summary_of
-from lorasmith.reports.charts import Line, four_charts, more_charts, padded, spread, thinned, ticks, whole
-from tests.reading.made_up import finished, started
 
-
-def test_the_four_charts_and_their_controls(tmp_path: Path) -> None:
-    total, visual, semantic, color = four_charts(summary_of(finished(tmp_path), []))
-    assert [line.kind for line in total.lines] == ["current", "average", "validation"]
-    assert total.control == 0.182  # of the validation loss
-    assert (visual.control, semantic.control, color.control) == (0.6, 0.5, 0.7)
-    assert visual.lines[0].steps == (75, 150, 225, 300)
+def test_the_four_charts_and_their_baselines(summary: RunSummary) -> None:
+    total, visual, semantic, color = four_charts(summary)
+    assert [series.kind for series in total.series] == ["current", "average", "validation"]
+    assert total.baseline == 0.182  # of the validation loss
+    assert (visual.baseline, semantic.baseline, color.baseline) == (0.6, 0.5, 0.7)
+    assert visual.series[0].steps == (75, 150, 225, 300)
     assert visual.best_step == 150
-    assert total.bounds()[1] >= 0.182
+    assert [name for _, name in key_of(total, "en")] == [
+        "each step", "average of an epoch", "validation ± error", "validation, LoRA off", "step 150: lowest validation",
+    ]  # fmt: skip
 
 
 def test_an_empty_chart_has_its_reason(tmp_path: Path) -> None:
@@ -26,48 +27,50 @@ def test_an_empty_chart_has_its_reason(tmp_path: Path) -> None:
     nothing = summary_of([started(tmp_path, 9)], [])
     assert [chart.reason for chart in four_charts(nothing)] == ["not_stepped", *["not_evaluated"] * 3]
     assert all(chart.is_empty for chart in (*four_charts(nothing), *more_charts(nothing)))
-    assert four_charts(nothing)[0].bounds() == (0.0, 1.0)
 
 
 def test_validation_on_trained_pictures_is_called_so(tmp_path: Path) -> None:
     chart = more_charts(summary_of(finished(tmp_path, is_held_out=False), []))[0]
-    assert chart.title == chart.word_of(chart.lines[0]) == "validation_on_trained"
+    assert chart.title == chart.series[0].kind == "validation_on_trained"
+    assert key_of(chart, "en")[0][1] == "loss on trained pictures ± error"
     assert more_charts(summary_of(finished(tmp_path), []))[0].title == "validation"
 
 
-def test_a_long_line_gets_short_and_keeps_its_peaks() -> None:
-    noise = random.Random(3)
-    values = [noise.random() for _ in range(100_000)]
-    values[77_777] = 9.0
-    line = Line("current", tuple(range(100_000)), tuple(values))
-    short = thinned(line, 200)
-    assert len(short.steps) <= 402
-    assert max(short.values) == 9.0 and min(short.values) == min(values)
-    assert (short.steps[0], short.steps[-1]) == (0, 99_999)
-    assert list(short.steps) == sorted(set(short.steps))
-    few = Line("current", (1, 2), (1.0, 2.0))
-    assert thinned(few, 200) is few
+def test_gaps_and_other_pictures_are_noted(tmp_path: Path) -> None:
+    events = finished(tmp_path)
+    number, last = next((n, one) for n, one in enumerate(events) if isinstance(one, Evaluated) and one.step == 300)
+    events[number] = replace(last, color=None, unavailable={"color": "not_finite"})
+    color = four_charts(summary_of(events, []))[3]
+    assert notes_of(color, "en")[0].startswith("N/A at step 300: The model gave numbers")
+    other = Chart("validation", "validation", (Series("validation", (1, 2), (0.1, 0.2), breaks=(2,)),), 2)
+    assert notes_of(other, "en") == [
+        "Measured on other pictures from step 2 on: values before and after cannot be compared"
+    ]
+    many = replace(color, gaps=tuple((step, "not_finite") for step in range(1, 10)))
+    assert "step 1, 2, 3, 4, 5, 6, 7, 8 …: " in notes_of(many, "en")[0]
 
 
-@pytest.mark.parametrize(("low", "high"), [(0, 300), (0.07, 0.21), (0, 1), (1e-9, 2e-9), (-3, 7), (0, 99_999)])
-def test_ticks_are_few_round_and_inside(low: float, high: float) -> None:
-    found = ticks(low, high, 5)
-    assert 2 <= len(found) <= 6
-    assert all(low <= one <= high * (1 + 1e-9) for one in found)
-    assert ticks(1.0, 1.0, 5) == (1.0,)
-    assert whole([0.5, 1.0, 1.2]) == (0, 1)
+def test_a_run_that_was_interrupted_and_continued_is_marked_where_it_continued(tmp_path: Path) -> None:
+    begun = [started(tmp_path, 9), *stepped(range(1, 6)), evaluated(4, tmp_path)]
+    again = [started(tmp_path, 9, attempt=2, resumed_from=4), *stepped(range(5, 10), attempt=2)]
+    killed = summary_of([*begun, *again], [*watched(1, status=-9), *watched(2)])
+    total, visual, *_ = four_charts(killed)
+    assert (total.interruptions, visual.interruptions) == ((4,), ())
+    assert key_of(total, "en")[-1] == ("interrupted", "interrupted, then continued")
+    assert four_charts(summary_of(begun, watched(1, status=-9)))[0].interruptions == ()
 
 
-def test_bounds_have_air_and_outliers_are_known() -> None:
-    assert padded(0.0, 1.0) == (0.0, 1.06)
-    assert padded(0.5, 0.5) == (0.45, 0.55)
-    assert spread([*range(100), 10_000], 0.98) == 98
+def test_few_single_steps_far_above_do_not_set_the_height() -> None:
+    flat = Series("current", tuple(range(1, 102)), (*([0.1, 0.2] * 50), 90.0))
+    assert Chart("total", "total", (flat,), 101).top == 0.2 + 0.15 * 0.1
+    assert Chart("total", "total", (flat,), 101, baseline=80.0).top is None
+    assert Chart("total", "total", (replace(flat, kind="average"),), 101).top is None
 
 
-def test_a_line_is_cut_where_its_pictures_changed() -> None:
-    line = Line("validation", (1, 2, 3, 4), (5.0, 6.0, 7.0, 8.0), (0.1, 0.2, 0.3, 0.4), (3.0,))
-    assert [(one.steps, one.values, one.errors) for one in line.stretches()] == [
+def test_a_series_is_cut_where_its_pictures_changed() -> None:
+    series = Series("validation", (1, 2, 3, 4), (5.0, 6.0, 7.0, 8.0), (0.1, 0.2, 0.3, 0.4), (3,))
+    assert [(one.steps, one.values, one.errors) for one in series.stretches()] == [
         ((1, 2), (5.0, 6.0), (0.1, 0.2)),
         ((3, 4), (7.0, 8.0), (0.3, 0.4)),
     ]
-    assert [one.steps for one in Line("lr", (1, 2), (0.0, 0.0)).stretches()] == [(1, 2)]
+    assert [one.steps for one in Series("lr", (1, 2), (0.0, 0.0)).stretches()] == [(1, 2)]

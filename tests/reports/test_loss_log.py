@@ -8,8 +8,7 @@ import pytest
 
 from lorasmith.errors import ResourceError
 from lorasmith.reading.fold import curves_of
-from lorasmith.reports.loss_log import LossLog, remake_loss_log
-from lorasmith.runs.ledger import Ledger
+from lorasmith.reports.loss_log import LossLog
 from tests.reading.made_up import evaluated
 from tests.ui.fake_engine import T0, run_started, step
 
@@ -24,7 +23,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 def test_the_header_is_the_promised_one_and_every_step_has_a_row(tmp_path: Path) -> None:
     path = tmp_path / "training_logs" / "training_loss_log.txt"
-    LossLog(path).remake(curves_of(EVENTS))
+    LossLog(path).rewrite(curves_of(EVENTS))
     assert path.read_text(encoding="utf-8").splitlines()[0] == HEADER
     found = rows(path)
     assert [int(row["step"]) for row in found] == [1, 2, 3, 4, 5]
@@ -38,21 +37,11 @@ def test_the_header_is_the_promised_one_and_every_step_has_a_row(tmp_path: Path)
 def test_appending_gives_the_same_file_as_making_it_at_once(tmp_path: Path) -> None:
     curves = curves_of(EVENTS)
     at_once, grown = LossLog(tmp_path / "a.txt"), LossLog(tmp_path / "b.txt")
-    at_once.remake(curves)
-    grown.remake(curves_of(EVENTS[:3]))
+    at_once.rewrite(curves)
+    grown.rewrite(curves_of(EVENTS[:3]))
     for point in curves.points[2:]:
         grown.append(point)
     assert grown.path.read_bytes() == at_once.path.read_bytes()
-
-
-def test_it_is_made_again_from_a_ledger(tmp_path: Path) -> None:
-    with Ledger(tmp_path / "ledger.jsonl") as ledger:
-        for event in EVENTS:
-            ledger.append(event)
-    path = tmp_path / "log.txt"
-    path.write_text("something else")
-    remake_loss_log(tmp_path / "ledger.jsonl", path)
-    assert len(rows(path)) == 5
 
 
 def test_a_full_disk_is_named(tmp_path: Path) -> None:
@@ -70,12 +59,12 @@ def cells(path: Path) -> list[tuple[str, str, str]]:
 
 def test_what_was_measured_stands_at_its_step_and_what_could_not_be_is_na(tmp_path: Path) -> None:
     log = LossLog(tmp_path / "log.txt")
-    log.remake(curves_of(EVENTS))
+    log.rewrite(curves_of(EVENTS))
     control = evaluated(3, tmp_path, is_control=True)
     measured = evaluated(3, tmp_path, unavailable={"semantic": "no_clip_model"})
-    log.measured(control, curves_of([*EVENTS, control]))
+    log.add_evaluation(control, curves_of([*EVENTS, control]))
     assert cells(log.path) == [("", "", "")] * 5
-    log.measured(measured, curves_of([*EVENTS, control, measured]))
+    log.add_evaluation(measured, curves_of([*EVENTS, control, measured]))
     expected = (str(measured.visual), "N/A", str(measured.color))
     assert cells(log.path) == [("", "", "")] * 2 + [expected] + [("", "", "")] * 2
     assert [row["unavailable"] for row in rows(log.path)] == [
@@ -86,7 +75,7 @@ def test_what_was_measured_stands_at_its_step_and_what_could_not_be_is_na(tmp_pa
 def test_one_reason_of_several_measures_stands_there_once(tmp_path: Path) -> None:
     log = LossLog(tmp_path / "log.txt")
     missing = {"visual": "base_model_failed", "semantic": "no_clip_model", "color": "base_model_failed"}
-    log.remake(curves_of([*EVENTS, evaluated(5, tmp_path, unavailable=missing)]))
+    log.rewrite(curves_of([*EVENTS, evaluated(5, tmp_path, unavailable=missing)]))
     assert cells(log.path)[4] == ("N/A", "N/A", "N/A")
     said = rows(log.path)[4]["unavailable"]
     assert said.startswith("visual, color: ") and said.endswith("semantic: No CLIP model was given with `--clip-model`")

@@ -13,14 +13,15 @@ import pytest
 from PIL import Image
 
 from lorasmith.messages import LANGUAGES
-from lorasmith.reports import making
-from lorasmith.reports.making import make_reports, read_summary
+from lorasmith.reading.reader import read_summary
+from lorasmith.reports import drawing, making
+from lorasmith.reports.making import make_reports
 from lorasmith.runs.events import Event
 from lorasmith.runs.layout import RunFolder
 from lorasmith.ui.render import report_lines
 from lorasmith.ui.translator import Translator
 from tests.reading.made_up import evaluated, finished, saved, started, stepped, stopped, watched, written
-from tests.reports.page import parsed
+from tests.reports.html import parsed
 
 NOW = datetime(2026, 5, 28, 20, 30, 1)
 DATA = Path("data")
@@ -58,7 +59,7 @@ def test_every_end_has_its_report(tmp_path: Path, name: str) -> None:
     run = written(tmp_path / "lora_output", events, watching)
     for language in LANGUAGES:
         files = make_reports(run, Translator(language), now=NOW)
-        assert files.troubles == () and files.lacking is None
+        assert files.warnings == []
         assert files.json is not None and files.png is not None and files.html is not None
         found = json.loads(files.json.read_bytes())
         assert (found["ending"]["reason"], found["done"]) == (reason, done)
@@ -99,9 +100,11 @@ def test_without_matplotlib_the_rest_is_made(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     run = written(tmp_path / "lora_output", [started(DATA, 9)])
     files = make_reports(run, Translator("en"), now=NOW)
-    assert (files.png, len(files.made), files.troubles) == (None, 2, ())
-    assert files.lacking is not None
-    assert (files.lacking.code, files.lacking.fields["module"]) == ("dependency_missing", "matplotlib")
+    assert (files.png, len(files.made)) == (None, 2)
+    ((code, fields),) = files.warnings
+    assert (code, fields["module"]) == ("report_without_library", "matplotlib")
+    assert files.html is not None
+    assert "matplotlib cannot be used" in parsed(files.html.read_text(encoding="utf-8")).text
     assert not list(run.training_logs.glob("*.png"))
 
 
@@ -115,8 +118,10 @@ def test_a_matplotlib_that_cannot_be_loaded_is_named_and_the_rest_is_made(
     (place / "__init__.py").write_text("raise AttributeError('_ARRAY_API not found')")
     monkeypatch.syspath_prepend(place.parent)
     files = make_reports(written(tmp_path / "lora_output", [started(DATA, 9)]), Translator("en"), now=NOW)
-    assert (files.png, len(files.made), files.troubles) == (None, 2, ())
-    assert files.lacking is not None and files.lacking.fields == {
+    assert (files.png, len(files.made)) == (None, 2)
+    ((_, fields),) = files.warnings
+    assert fields.pop("path").endswith(".png")
+    assert fields == {
         "module": "matplotlib",
         "reason": "AttributeError: _ARRAY_API not found",
         "command": "pip install --force-reinstall matplotlib",
@@ -134,19 +139,28 @@ def test_a_library_that_cannot_draw_costs_its_own_file_only(
     def broken(*_: object) -> bytes:
         raise error
 
-    monkeypatch.setattr(making, "png_report", broken)
+    monkeypatch.setattr(drawing, "draw_png", broken)
     files = make_reports(written(tmp_path / "lora_output", [started(DATA, 9)]), Translator("en"), now=NOW)
-    assert (files.png, files.lacking, len(files.made)) == (None, None, 2)
-    (trouble,) = files.troubles
-    assert trouble.path.endswith(".png") and str(error) in trouble.reason
+    assert (files.png, len(files.made)) == (None, 2)
+    ((code, fields),) = files.warnings
+    assert code == "report_failed" and fields["path"].endswith(".png") and str(error) in fields["reason"]
+    assert files.html is not None
+    assert str(error) in parsed(files.html.read_text(encoding="utf-8")).text
+
+
+def test_without_jinja2_the_rest_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    files = make_reports(written(tmp_path / "lora_output", [started(DATA, 9)]), Translator("en"), now=NOW)
+    assert files.made == [files.png, files.json]
+    assert [(code, fields["module"]) for code, fields in files.warnings] == [("report_without_library", "jinja2")]
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     run = written(tmp_path / "lora_output", [started(DATA, 9)])
     run.training_logs.write_text("a file in its place")
     files = make_reports(run, Translator("en"), now=NOW)
-    assert files.made == ()
-    assert [one.path for one in files.troubles] == [str(run.training_logs)]
+    assert files.made == []
+    assert [fields["path"] for _, fields in files.warnings] == [str(run.training_logs)]
 
 
 def test_a_full_disk_is_told_and_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +171,7 @@ def test_a_full_disk_is_told_and_leaves_no_half_file(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(os, "fsync", full)
     files = make_reports(run, Translator("en"), now=NOW)
-    assert [one.reason for one in files.troubles] == ["No space left on device"] * 3
+    assert [fields["reason"] for _, fields in files.warnings] == ["No space left on device"] * 3
     assert list(run.training_logs.iterdir()) == []
 
 
@@ -171,5 +185,5 @@ def test_a_ledger_that_cannot_be_summed_up_is_told(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(making, "read_summary", broken)
     files = make_reports(written(tmp_path / "lora_output", [started(DATA, 9)]), Translator("en"), now=NOW)
-    assert files.made == ()
-    assert [one.reason for one in files.troubles] == ["ValueError: no such thing"]
+    assert files.made == []
+    assert [fields["reason"] for _, fields in files.warnings] == ["ValueError: no such thing"]

@@ -27,12 +27,12 @@ class ListSink:
     averages: list[float] = field(default_factory=list)
     evaluations: list[int] = field(default_factory=list)
     is_full: bool = False
-    remakes: int = 0
+    rewrites: int = 0
     path: Path = Path("list")
 
-    def remake(self, curves: Curves) -> None:
+    def rewrite(self, curves: Curves) -> None:
         self._check()
-        self.remakes += 1
+        self.rewrites += 1
         self.steps = [point.step for point in curves.points]
         self.averages = [point.average_loss for point in curves.points]
         self.evaluations = [one.step for one in curves.evaluations]
@@ -42,7 +42,7 @@ class ListSink:
         self.steps.append(point.step)
         self.averages.append(point.average_loss)
 
-    def measured(self, evaluation: Evaluated, curves: Curves) -> None:
+    def add_evaluation(self, evaluation: Evaluated, curves: Curves) -> None:
         self._check()
         assert evaluation in (curves.baseline, *curves.evaluations)
         self.evaluations.append(0 if evaluation.is_control else evaluation.step)
@@ -65,7 +65,7 @@ def played(projections: Projections, ledger: Ledger, events: Iterable[Event]) ->
     told = []
     for event in events:
         ledger.append(event)
-        told += [trouble.reason for trouble in projections.project(event)]
+        told += [failure.reason for failure in projections.project(event)]
     return told
 
 
@@ -78,16 +78,15 @@ def test_nothing_is_touched_before_the_run_has_started(tmp_path: Path) -> None:
     assert projections.project(device) == []
     assert projections.project(RunStopped(attempt=1, time=T0, step=None, reason="failed")) == []
     projections.close()
-    assert sink.remakes == 0
+    assert sink.rewrites == 0
 
 
 def test_it_is_made_again_at_a_start_and_then_added_to(ledger: Ledger, tmp_path: Path) -> None:
     sink = ListSink()
     projections = Projections(tmp_path / "ledger.jsonl", [sink])
-    assert projections.average_loss is None
     assert played(projections, ledger, [run_started(9), step(1), step(2), step(3), SAVED]) == []
     assert played(projections, ledger, [run_started(9, resumed_from=2, attempt=2), step(3, attempt=2)]) == []
-    assert (sink.steps, sink.remakes) == ([1, 2, 3], 2)
+    assert (sink.steps, sink.rewrites) == ([1, 2, 3], 2)
 
 
 def test_events_that_the_ledger_already_held_are_not_counted_twice(ledger: Ledger, tmp_path: Path) -> None:
@@ -101,7 +100,7 @@ def test_events_that_the_ledger_already_held_are_not_counted_twice(ledger: Ledge
     expected = curves_of(events).points
     assert sink.steps == [point.step for point in expected]
     assert sink.averages == [point.average_loss for point in expected]
-    assert projections.average_loss == expected[-1].average_loss
+    assert projections.fold.newest == expected[-1]
 
 
 def test_a_full_disk_is_told_once_and_made_up_for_at_the_next_save(ledger: Ledger, tmp_path: Path) -> None:
@@ -146,8 +145,8 @@ def test_a_tensorboard_that_cannot_be_loaded_costs_its_own_file_only(
     with Ledger(run.ledger) as ledger:
         assert played(projections, ledger, [run_started(2), step(1), step(2), SAVED]) == []
     projections.close()
-    assert projections.lacking is not None
-    assert projections.lacking.fields["reason"] == "TypeError: Descriptors cannot be created directly."
+    assert projections.missing_library is not None
+    assert projections.missing_library.fields["reason"] == "TypeError: Descriptors cannot be created directly."
     assert len(run.loss_log.read_text(encoding="utf-8").splitlines()) == 3
     assert not run.tensorboard.exists()
 
@@ -170,11 +169,11 @@ def test_measures_are_added_once_and_a_second_measure_of_a_step_takes_the_place_
     projections = Projections(tmp_path / "ledger.jsonl", [sink])
     control, first = evaluated(2, tmp_path, is_control=True), evaluated(2, tmp_path)
     played(projections, ledger, [run_started(9), step(1), step(2), control, first])
-    assert (sink.evaluations, sink.remakes) == ([0, 2], 1)
+    assert (sink.evaluations, sink.rewrites) == ([0, 2], 1)
     projections.project(first)  # known already
     assert sink.evaluations == [0, 2]
     played(projections, ledger, [evaluated(2, tmp_path, share=0.5)])
-    assert (sink.evaluations, sink.remakes) == ([2], 2)
+    assert (sink.evaluations, sink.rewrites) == ([2], 2)
 
 
 def test_cancelled_measures_leave_no_trace(ledger: Ledger, tmp_path: Path) -> None:
@@ -189,5 +188,5 @@ def test_all_can_be_made_again_at_once(ledger: Ledger, tmp_path: Path) -> None:
     for event in (run_started(2), step(1), step(2)):
         ledger.append(event)
     sink, full = ListSink(), ListSink(is_full=True)
-    told = Projections(tmp_path / "ledger.jsonl", [sink, full]).remake()
+    told = Projections(tmp_path / "ledger.jsonl", [sink, full]).rewrite()
     assert (sink.steps, len(told)) == ([1, 2], 1)

@@ -12,7 +12,8 @@ from tensorboard.compat.proto.event_pb2 import Event as Record
 
 from lorasmith.messages import tr
 from lorasmith.reading.fold import curves_of
-from lorasmith.reports.tensorboard import PATTERN, TensorBoardFile, remake_tensorboard, scalars
+from lorasmith.reports.projections import projections_of
+from lorasmith.reports.tensorboard import PATTERN, TensorBoardFile, scalars
 from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.ledger import Ledger
 from tests.reading.made_up import evaluated, started, stepped, written
@@ -35,7 +36,7 @@ def records(folder: Path) -> list[Record]:
 def test_every_step_has_every_tag_at_the_time_of_the_event(tmp_path: Path) -> None:
     sink = TensorBoardFile(RunFolder(tmp_path))
     points = curves_of(EVENTS).points
-    sink.remake(curves_of(EVENTS[:4]))
+    sink.rewrite(curves_of(EVENTS[:4]))
     for point in points[3:]:
         sink.append(point)
     first, *steps = records(tmp_path / "logs")  # before close: a running TensorBoard sees each step at once
@@ -58,18 +59,24 @@ def test_a_trained_text_encoder_has_a_curve_of_its_own() -> None:
 def test_making_it_again_leaves_one_file_without_what_was_cancelled(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     first = TensorBoardFile(run)
-    first.remake(curves_of(EVENTS))
+    first.rewrite(curves_of(EVENTS))
     first.close()
     (run.tensorboard / "notes.txt").write_text("the user's")
     (before,) = run.tensorboard.glob(PATTERN)
     with Ledger(tmp_path / "ledger.jsonl") as ledger:
         for event in [*EVENTS, run_started(5, resumed_from=2, attempt=2), step(3, attempt=2, loss=9.0)]:
             ledger.append(event)
-    remake_tensorboard(run)
+    rewrite(run)
     assert [record.step for record in records(run.tensorboard)] == [0, 1, 2, 3]
     assert records(run.tensorboard)[-1].summary.value[0].simple_value == 9.0
     assert not before.exists()
     assert (run.tensorboard / "notes.txt").exists()
+
+
+def rewrite(run: RunFolder) -> None:
+    projections = projections_of(run)
+    assert projections.rewrite() == []
+    projections.close()
 
 
 READ = """
@@ -103,7 +110,7 @@ def test_tensorboard_itself_reads_a_run_that_was_killed_and_continued(tmp_path: 
     events += [*stepped(range(5, 10), attempt=2), evaluated(9, tmp_path, root=run.root, attempt=2, unavailable=missing)]
     (run.samples / "step-00000009" / "sample_1.png").unlink()
     written(run.root, events)
-    remake_tensorboard(run)
+    rewrite(run)
     found = read_back(run.tensorboard)
     for tag in ("loss/current", "loss/average", "lr", "grad_norm"):
         assert [step for step, _ in found["scalars"][tag]] == list(range(1, 10))
@@ -119,9 +126,9 @@ def test_measures_that_come_later_are_added_to_the_same_file(tmp_path: Path) -> 
     run = RunFolder(tmp_path)
     sink = TensorBoardFile(run, "zh-TW")
     curves = curves_of(EVENTS)
-    sink.remake(curves)
-    sink.measured(evaluated(5, tmp_path, is_control=True), curves)
-    sink.measured(evaluated(5, tmp_path, unavailable={"color": "not_finite"}), curves)
+    sink.rewrite(curves)
+    sink.add_evaluation(evaluated(5, tmp_path, is_control=True), curves)
+    sink.add_evaluation(evaluated(5, tmp_path, unavailable={"color": "not_finite"}), curves)
     sink.close()
     found = read_back(run.tensorboard)
     assert [step for step, _ in found["scalars"]["loss/color"]] == [0]

@@ -22,13 +22,13 @@ def sleep_in_forward() -> None:
 
 
 def main(how: str, arguments: list[str]) -> int:
-    from lorasmith.engine import step as step_module
+    from lorasmith.engine.execution import EagerExecution
     from lorasmith.session import loop as loop_module
 
-    real, real_step = step_module.losses_of, loop_module.train_step
+    real, real_step = EagerExecution.forward_backward, loop_module.train_step
     calls = 0
 
-    def losses_of(*given: Any) -> Any:
+    def forward_backward(*given: Any) -> Any:
         nonlocal calls
         calls += 1
         if how == "kill_later" and calls == BAD_STEP:
@@ -47,7 +47,7 @@ def main(how: str, arguments: list[str]) -> int:
             os.kill(os.getpid(), signal.SIGKILL)
         return real_step(state, context, beat=beat)
 
-    step_module.losses_of = losses_of  # type: ignore[assignment]
+    EagerExecution.forward_backward = forward_backward  # type: ignore[method-assign]
     loop_module.train_step = train_step
     return worker.main(arguments)
 

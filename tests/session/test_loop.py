@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from lorasmith.engine.device import Device
+from lorasmith.engine.world import SingleProcess
 from lorasmith.errors import ExitCode
 from lorasmith.runs.events import AdapterExported, CheckpointSaved, Event, RunStarted, RunStopped, StepCompleted
 from lorasmith.runs.ledger import Ledger
@@ -35,6 +36,17 @@ def test_the_order_of_what_is_told(workshop: Workshop, monkeypatch: pytest.Monke
 
 def test_no_step_is_done_twice_when_the_last_one_is_due_anyway(workshop: Workshop) -> None:
     assert told(workshop.new(2, EVERY_TWO).events)[-4:] == ["step 2", "saved 2", "exported 2", "exported 2"]
+
+
+def test_a_stop_that_another_process_was_asked_for_stops_this_one(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Questions to all processes: stop, out of memory, not finite; the fourth is whether to stop before step 2."""
+    answers = iter([False, False, False, True])
+    monkeypatch.setattr(SingleProcess, "any", lambda self, flag: flag or next(answers))
+    outcome = workshop.new(3)
+    assert outcome.exit_code == ExitCode.STOPPED
+    assert workshop.train_state()["step"] == 1
 
 
 def test_a_late_reader_runs_one_step_ahead(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:

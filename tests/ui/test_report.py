@@ -32,7 +32,7 @@ def test_everything_is_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[
     (made,) = run.training_logs.glob("*.json")
     assert json.loads(made.read_bytes())["done"] == 5
     said = capsys.readouterr().out.splitlines()
-    assert said[:2] == ["Made again: `lora_output/logs`", "Made again: `training_logs/training_loss_log.txt`"]
+    assert said[:2] == ["Updated: `lora_output/logs`", "Updated: `training_logs/training_loss_log.txt`"]
     assert said[2].startswith("Report: `training_logs/lora_training_report_") and said[2].endswith(".html`")
     assert len(said) == 5
 
@@ -52,7 +52,7 @@ def test_of_a_run_that_is_going_on_only_the_report_is_made(tmp_path: Path, capsy
         assert report([], Translator("en"), COMMAND) == 0
     assert not run.tensorboard.exists() and not run.loss_log.exists()
     assert len(list(run.training_logs.iterdir())) == 3
-    assert "still training" in capsys.readouterr().out
+    assert "still in progress" in capsys.readouterr().out
 
 
 def test_without_a_run_nothing_is_made(tmp_path: Path) -> None:

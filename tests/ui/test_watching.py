@@ -19,6 +19,7 @@ from lorasmith.reports import making
 from lorasmith.runs.events import Event, RunStopped, WorkerStarted
 from lorasmith.runs.layout import RunFolder
 from lorasmith.runtime.preflight import Start
+from lorasmith.ui import watching
 from lorasmith.ui.render import Display
 from lorasmith.ui.screens import LastingScreen, PlainScreen
 from lorasmith.ui.translator import Translator
@@ -147,7 +148,7 @@ def test_a_signal_while_the_report_is_made_ends_nothing(
         os.kill(os.getpid(), number)
         return make_reports(run, words)
 
-    monkeypatch.setattr(making, "make_reports", signalled)
+    monkeypatch.setattr(watching, "make_reports", signalled)
     status, text = watched(start)
     assert status == ExitCode.FINISHED
     assert "Report: " in text

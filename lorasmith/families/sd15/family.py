@@ -7,7 +7,7 @@ cached needs the UNet only. Nothing here goes online. Knows no adapter, no optim
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from lorasmith.data.types import Example
-from lorasmith.diffusion.noise_schedules import DdpmSchedule, Draws, Noised
-from lorasmith.diffusion.sampling import ddim
+from lorasmith.diffusion.process import DdpmProcess
+from lorasmith.diffusion.sampling import SamplingDefaults
 from lorasmith.errors import ModelError
 from lorasmith.families.base import FamilyTraits, Models
 from lorasmith.families.clip import (
@@ -51,6 +51,7 @@ class StableDiffusion15:
         base_model_version="sd_v1",
         architecture="stable-diffusion-v1/lora",
         implementation="diffusers",
+        sampling=SamplingDefaults(steps=12, guidance=3.0),
     )
 
     def __init__(self, weights: BaseWeights, text: TextSettings) -> None:
@@ -59,19 +60,6 @@ class StableDiffusion15:
         self.text = text
         self.caption_tokens = CAPTION_TOKENS if text.max_tokens is None else text.max_tokens
         assert self.caption_tokens <= CAPTION_TOKENS, "CLIP has no positions for more"
-
-    @cached_property
-    def schedule(self) -> DdpmSchedule:
-        """As `scheduler_config.json` has it, with the defaults that diffusers gives to what it leaves out."""
-        config = self.weights.configs["scheduler"]
-        return DdpmSchedule.build(
-            beta_start=config.get("beta_start", 0.0001),
-            beta_end=config.get("beta_end", 0.02),
-            num_train_timesteps=config.get("num_train_timesteps", 1000),
-            beta_schedule=config.get("beta_schedule", "linear"),
-            prediction=self.weights.noise.prediction,
-            zero_terminal_snr=self.weights.noise.zero_terminal_snr,
-        )
 
     # -- loading -----------------------------------------------------------------------------------
 
@@ -166,32 +154,34 @@ class StableDiffusion15:
         input_ids = inputs["input_ids"].to(encoder.device)
         return {"prompt_embeds": clip_hidden_states(encoder, input_ids, clip_skip=self.text.clip_skip)}
 
-    def add_noise(self, latents: Tensor, draw: Draws) -> Noised:
-        noise = draw.normal("noise", tuple(latents.shape)).to(latents.device)
-        timesteps = self.schedule.timesteps(draw.uniform("timestep", (len(latents),))).to(latents.device)
-        return self.schedule.add_noise(latents, noise, timesteps)
+    def noise_process(self) -> DdpmProcess:
+        """As `scheduler_config.json` has it, with the defaults that diffusers gives to what it leaves out."""
+        config = self.weights.configs["scheduler"]
+        return DdpmProcess.build(
+            beta_start=config.get("beta_start", 0.0001),
+            beta_end=config.get("beta_end", 0.02),
+            num_train_timesteps=config.get("num_train_timesteps", 1000),
+            beta_schedule=config.get("beta_schedule", "linear"),
+            prediction=self.weights.noise.prediction,
+            zero_terminal_snr=self.weights.noise.zero_terminal_snr,
+        )
 
-    def predict(self, models: Models, noised: Noised, conditioning: Mapping[str, Tensor]) -> Tensor:
+    def predict(
+        self,
+        models: Models,
+        noisy_latents: Tensor,
+        timesteps: Tensor,
+        conditioning: Mapping[str, Tensor],
+    ) -> Tensor:
         denoiser: Any = models["denoiser"]
         precision = denoiser.conv_in.weight.dtype  # never a target: an adapter's float32 must not show here
         (prediction,) = denoiser(
-            noised.sample.to(precision),
-            noised.timesteps,
+            noisy_latents.to(precision),
+            timesteps,
             encoder_hidden_states=conditioning["prompt_embeds"].to(precision),
             return_dict=False,
         )
         return prediction
-
-    def denoise(
-        self,
-        predict: Callable[[Tensor, Tensor], Tensor],
-        latents: Tensor,
-        noise: Tensor,
-        *,
-        strength: float,
-        steps: int,
-    ) -> Tensor:
-        return ddim(predict, self.schedule, latents, noise, strength=strength, steps=steps)
 
     @torch.no_grad()
     def decode_latents(self, encoders: Models, latents: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """The names that Stable Diffusion 1.x gives its tensors, and the configs that follow from their shapes.
 
-A checkpoint has one of two layouts: a diffusers folder, or the original single file (latent-diffusion, "LDM"). The
-names used here ("canonical") are those of published diffusers folders.
+A checkpoint has either of two layouts: a diffusers folder, or the original single file (latent-diffusion, "LDM"). The
+canonical names are those of published diffusers folders.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LDM_PREFIXES = {
     "vae": "first_stage_model.",
     "text_encoder": "cond_stage_model.transformer.",
 }
-"""What the names of each component begin with in a single file."""
+"""The beginning of each component's names in a single file."""
 
 Shape = tuple[int, ...]
 _CONFIGS = Path(__file__).parent / "configs"
@@ -33,7 +33,7 @@ def usual_config(component: str) -> dict[str, Any]:
 
 
 def from_ldm(component: str, names: Iterable[str]) -> dict[str, str]:
-    """Canonical name -> name in the single file, of all tensors of one component. Others are left out."""
+    """Canonical name -> name in the single file, of all tensors of a component. Others are left out."""
     prefix = LDM_PREFIXES[component]
     inner = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
     if component == "unet":
@@ -49,7 +49,7 @@ def from_ldm(component: str, names: Iterable[str]) -> dict[str, str]:
 
 
 def from_diffusers(component: str, names: Iterable[str]) -> dict[str, str]:
-    """Canonical name -> name in the folder's file: older folders call the VAE's attention otherwise."""
+    """Canonical name -> name in the folder's file: older folders have other names in the VAE's attention."""
     if component == "vae":
         return {_replace_parts(name, _OLD_VAE_ATTENTION): name for name in names}
     if component == "text_encoder":
@@ -102,7 +102,7 @@ _VAE_PARTS = {
     "mid.attn_1.k": "mid_block.attentions.0.to_k",
     "mid.attn_1.v": "mid_block.attentions.0.to_v",
     "mid.attn_1.proj_out": "mid_block.attentions.0.to_out.0",
-    # as programs that merged models with diffusers' names have left them
+    # names of programs that merge models under diffusers' names
     "mid.attn_1.to_q": "mid_block.attentions.0.to_q",
     "mid.attn_1.to_k": "mid_block.attentions.0.to_k",
     "mid.attn_1.to_v": "mid_block.attentions.0.to_v",
@@ -123,7 +123,7 @@ _OLD_VAE_ATTENTION = {
 
 
 def _replace_parts(name: str, parts: Mapping[str, str]) -> str:
-    """Replaces whole dotted parts, the first that fits."""
+    """Replaces the first whole dotted part that fits."""
     for old, new in parts.items():
         replaced = re.sub(rf"(^|\.){re.escape(old)}(?=\.)", rf"\g<1>{new}", name)
         if replaced != name:
@@ -132,7 +132,7 @@ def _replace_parts(name: str, parts: Mapping[str, str]) -> str:
 
 
 def _ldm_layers_per_block(inner: Iterable[str]) -> int:
-    """Layers of one level: the block after them reduces the picture, and is called `op`."""
+    """The number of layers in a level: the block after them reduces the picture, and is called `op`."""
     numbers = [int(match[1]) for name in inner if (match := re.match(r"input_blocks\.(\d+)\.0\.op\.", name))]
     return min(numbers, default=3) - 1
 
@@ -176,7 +176,7 @@ def _vae_name(name: str, levels: int) -> str:
 
 
 def _text_name(name: str) -> str:
-    """With `text_model.` in front, which old single files and new libraries leave out; "" for what no layer holds."""
+    """The name with `text_model.` in front, which old single files and new libraries leave out; "" for no layer's."""
     name = "text_model." + name.removeprefix("text_model.")
     is_layer = name.startswith(("text_model.embeddings.", "text_model.encoder.", "text_model.final_layer_norm."))
     return name if is_layer and not name.endswith("position_ids") else ""
@@ -186,13 +186,14 @@ def _text_name(name: str) -> str:
 
 
 class UnusualShapesError(Exception):
-    """The shapes do not tell the model: its configs are needed."""
+    """The configs do not follow from the shapes: the file must hold them."""
 
 
 def deduce_configs(shapes: Mapping[str, Mapping[str, Shape]]) -> dict[str, Any]:
     """Configs of "unet", "vae", "text_encoder" from the shapes under canonical names, by component.
 
-    What shapes cannot tell is as in Stable Diffusion 1.x: 8 heads in the UNet, 64 channels a head in the text encoder.
+    Where shapes are not enough, it is as in Stable Diffusion 1.x: 8 heads in the UNet, 64 channels per head in the text
+    encoder.
 
     Raises:
         UnusualShapesError: it cannot be that architecture, however wide.
@@ -261,6 +262,6 @@ def _text_config(shapes: Mapping[str, Shape]) -> dict[str, Any]:
 
 
 def _count(shapes: Iterable[str], stem: str) -> int:
-    """How many "<stem>.<n>." there are; at least 1, so that a missing first one is a missing key."""
+    """The number of "<stem>.<n>."; at least 1, so that a missing first layer is a missing key."""
     pattern = re.compile(rf"{re.escape(stem)}\.(\d+)\.")
     return 1 + max((int(match[1]) for name in shapes if (match := pattern.match(name))), default=0)

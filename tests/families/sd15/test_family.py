@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from lorasmith.demo.miniature import make_model, to_single_file
-from lorasmith.diffusion.noise_schedules import Draw
+from lorasmith.diffusion.draw import Draw, draw_numbers
+from lorasmith.diffusion.process import Noised, apply_noise
 from lorasmith.errors import ModelError
 from lorasmith.families import load_family
 from lorasmith.families.clip import clip_text_builder
@@ -37,6 +38,10 @@ def all_modules(family: StableDiffusion15) -> dict[str, nn.Module]:
     return models | {"vae": encoders["vae"], "frozen_text_encoder": encoders["text_encoder"]}
 
 
+def noised_by(family: StableDiffusion15, latents: Tensor, draw: Draw) -> Noised:
+    return apply_noise(family.noise_process(), latents, draw_numbers(draw, tuple(latents.shape)))
+
+
 def outputs(family: StableDiffusion15) -> dict[str, Tensor]:
     """What each part makes of the same input."""
     encoders = family.load_encoders(CPU)
@@ -46,10 +51,16 @@ def outputs(family: StableDiffusion15) -> dict[str, Tensor]:
     rows = [family.encode_caption(encoders, caption) for caption in ("a photo of a cat", "a red circle")]
     inputs = family.collate([{**row, "latents": latents} for row in rows])
     conditioning = family.conditioning(models, inputs)
-    noised = family.add_noise(inputs["latents"], Draw(0, 1, 0, 2))
+    noised = noised_by(family, inputs["latents"], Draw(0, 1, 0))
     with torch.no_grad():
-        prediction = family.predict(models, noised, conditioning)
-    return {"latents": latents, "sample": noised.sample, "target": noised.target, "out": prediction, **conditioning}
+        prediction = family.predict(models, noised.noisy_latents, noised.timesteps, conditioning)
+    return {
+        "latents": latents,
+        "sample": noised.noisy_latents,
+        "target": noised.target,
+        "out": prediction,
+        **conditioning,
+    }
 
 
 def assert_equal(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
@@ -304,12 +315,13 @@ def test_the_schedule_follows_the_model(tmp_path: Path, prediction: str, zero: b
     family = family_of(path)
     assert (family.weights.noise.prediction, family.weights.noise.zero_terminal_snr) == (prediction, zero)
     theirs = DDIMScheduler.from_config(family.weights.configs["scheduler"])
-    assert torch.allclose(family.schedule.alphas_cumprod, theirs.alphas_cumprod, atol=2e-6)
-    assert (family.schedule.alphas_cumprod[-1].item() < 1e-12) == zero
+    alphas_cumprod = family.noise_process().alphas_cumprod
+    assert torch.allclose(alphas_cumprod, theirs.alphas_cumprod, atol=2e-6)
+    assert (alphas_cumprod[-1].item() < 1e-12) == zero
     latents = torch.randn(3, 4, 8, 8)
-    noised = family.add_noise(latents, Draw(7, 2, 1, 3))
-    noise = Draw(7, 2, 1, 3).normal("noise", (3, 4, 8, 8))
-    assert torch.allclose(noised.sample, theirs.add_noise(latents, noise, noised.timesteps), atol=1e-5)
+    noised = noised_by(family, latents, Draw(7, 2, 1))
+    noise = Draw(7, 2, 1).normal("noise", (3, 4, 8, 8))
+    assert torch.allclose(noised.noisy_latents, theirs.add_noise(latents, noise, noised.timesteps), atol=1e-5)
     expected = noise if prediction == "epsilon" else theirs.get_velocity(latents, noise, noised.timesteps)
     assert torch.allclose(noised.target, expected, atol=1e-5)
 
@@ -317,9 +329,9 @@ def test_the_schedule_follows_the_model(tmp_path: Path, prediction: str, zero: b
 def test_predict_runs_in_the_denoisers_precision(miniature) -> None:
     family = family_of(miniature.folder)
     models = family.load_models(trained=[], dtype=torch.bfloat16, device=CPU)
-    noised = family.add_noise(torch.randn(2, 4, 8, 8), Draw(0, 1, 0, 2))
+    conditioning = {"prompt_embeds": torch.randn(2, 77, 64)}
     with torch.no_grad():
-        out = family.predict(models, noised, {"prompt_embeds": torch.randn(2, 77, 64)})
+        out = family.predict(models, torch.randn(2, 4, 8, 8), torch.tensor([3, 700]), conditioning)
     assert (out.dtype, out.shape) == (torch.bfloat16, (2, 4, 8, 8))
 
 

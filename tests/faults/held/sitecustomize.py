@@ -59,9 +59,9 @@ def caching() -> None:
 
 
 def step() -> None:
-    from lorasmith.engine import step as step_module
+    from lorasmith.engine.execution import EagerExecution
 
-    at_call(step_module, "losses_of", 3)
+    at_call(EagerExecution, "forward_backward", 3)
 
 
 def saving(number: int) -> None:
@@ -94,7 +94,7 @@ def drawing() -> None:
 
     class Finder(abc.MetaPathFinder):
         def find_spec(self, name: str, path: Any, target: Any = None) -> machinery.ModuleSpec | None:
-            if name == "lorasmith.reports.making":
+            if name == "lorasmith.reports.drawing":
                 hold_until_interrupted()
             return None
 

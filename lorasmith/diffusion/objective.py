@@ -1,0 +1,37 @@
+"""What training minimises: a distance between prediction and target, one number for each example."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lorasmith.diffusion.process import Noised
+
+Elementwise = Callable[[Tensor, Tensor, Noised], Tensor]
+Weight = Callable[[Noised], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """A loss as a value: another loss or weighting is another value, not another function that trains."""
+
+    elementwise: Elementwise  # prediction, target (both float32) and what they belong to -> a tensor of their shape
+    weights: tuple[Weight, ...] = ()  # each gives a factor for every example, (B,)
+
+    def losses(self, prediction: Tensor, noised: Noised) -> Tensor:
+        """The weighted mean over all but the first dimension: (B, ...) -> (B,), in float32."""
+        losses = self.elementwise(prediction.float(), noised.target.float(), noised).flatten(1).mean(1)
+        for weight in self.weights:
+            losses = losses * weight(noised)
+        return losses
+
+
+def squared_error(prediction: Tensor, target: Tensor, _noised: Noised) -> Tensor:
+    """The square of each element's error."""
+    return (prediction - target).square()
+
+
+MSE = Objective(squared_error)
+"""The plain mean squared error of Ho et al. (2020)."""

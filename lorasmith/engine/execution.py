@@ -1,0 +1,69 @@
+"""How the losses of a micro-batch and their gradients are computed, eagerly or, one day, compiled or captured.
+
+Everything random is among the arguments, so a function of this file draws nothing and can be replayed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from lorasmith.data.types import Batch
+from lorasmith.diffusion.draw import Numbers
+from lorasmith.diffusion.objective import Objective
+from lorasmith.diffusion.process import NoiseProcess, apply_noise
+from lorasmith.engine.device import Device
+from lorasmith.families.base import ModelFamily
+
+Losses = Callable[[Batch, Numbers], Tensor]
+"""`losses_of` of one run: what does not change from batch to batch is bound to it."""
+
+
+def losses_of(
+    family: ModelFamily,
+    models: Mapping[str, nn.Module],
+    batch: Batch,
+    numbers: Numbers,
+    *,
+    process: NoiseProcess,
+    objective: Objective,
+) -> Tensor:
+    """The loss of each example of a batch, (B,), float32; all arguments lie on the device of the models.
+
+    The only definition of the loss: training minimises it, validation measures it. Pure, apart from dropout layers,
+    which take their numbers from torch's global generator.
+    """
+    conditioning = family.conditioning(models, batch.inputs)
+    noised = apply_noise(process, batch.latents, numbers)
+    prediction = family.predict(models, noised.noisy_latents, noised.timesteps, conditioning)
+    return objective.losses(prediction, noised)
+
+
+class Execution(Protocol):
+    """Computes losses and gradients of micro-batches, or of slices of them."""
+
+    def forward_backward(self, batch: Batch, numbers: Numbers, weight: float) -> Tensor:
+        """Adds the gradient of weight * (sum of the losses) to the gradients of the parameters.
+
+        Batch and numbers come from the CPU. Returns the losses, (B,), detached, on the device.
+
+        Raises:
+            RuntimeError, MemoryError: out of memory, as `device.is_out_of_memory` recognises it.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class EagerExecution:
+    """Runs every operation when Python comes to it."""
+
+    losses: Losses
+    device: Device
+
+    def forward_backward(self, batch: Batch, numbers: Numbers, weight: float) -> Tensor:
+        where = self.device.torch_device
+        losses = self.losses(batch.to(where), numbers.to(where))
+        (losses.sum() * weight).backward()  # type: ignore[no-untyped-call]
+        return losses.detach()

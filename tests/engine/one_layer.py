@@ -1,0 +1,98 @@
+"""A run whose denoiser is one linear layer, for tests of a step: what a step needs, without a model."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lorasmith.data.types import Batch
+from lorasmith.diffusion.draw import NoiseOptions
+from lorasmith.diffusion.objective import MSE
+from lorasmith.diffusion.process import Noised
+from lorasmith.engine.device import Device
+from lorasmith.engine.execution import EagerExecution, losses_of
+from lorasmith.engine.optimizers import build_optimizer
+from lorasmith.engine.state import Origin, TrainState
+from lorasmith.engine.step import StepContext
+from lorasmith.engine.world import SingleProcess
+from tests.adapters.making import attached_to_all
+
+CPU = Device(torch.device("cpu"), "", "asked", 1)
+SEED, BATCH, LR = 5, 4, 0.1
+
+
+class Process:
+    """Adds the noise as it is; answers what a step asks of a noise process."""
+
+    def timesteps(self, quantiles: Tensor, latents_shape: tuple[int, ...]) -> Tensor:
+        return (quantiles * 10).long()
+
+    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Noised:
+        return Noised(latents + noise, timesteps, target=noise)
+
+
+class Layer:
+    """A family whose denoiser is one linear layer; answers what a step asks of a family."""
+
+    def conditioning(self, models: Mapping[str, nn.Module], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {"text": inputs["text"]}
+
+    def predict(self, models: Mapping[str, nn.Module], x: Tensor, timesteps: Tensor, text: dict[str, Tensor]) -> Tensor:
+        rows = models["denoiser"](x.flatten(1, 2))  # 4 dimensions would be taken for a convolution's
+        return rows.view_as(x) + text["text"]
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Micro-batches made from their number, of these sizes."""
+
+    sizes: tuple[int, ...]
+
+    def at(self, step: int, micro: int) -> tuple[int, Batch]:
+        generator = torch.Generator().manual_seed(100 * step + micro)
+        size, first = self.sizes[micro], sum(self.sizes[:micro])
+        latents = torch.randn(size, 3, 2, 4, generator=generator)
+        text = torch.randn(size, 1, 1, 4, generator=generator)
+        ids = tuple(range(first, first + size))
+        return step, Batch({"latents": latents, "text": text}, example_ids=ids)
+
+    def examples_in(self, _step: int) -> int:
+        return sum(self.sizes)
+
+
+def made(
+    *, accumulation: int = 1, optimizer: str = "adamw", sizes: tuple[int, ...] = (), **other: Any
+) -> tuple[TrainState, StepContext]:
+    torch.manual_seed(1)
+    denoiser = nn.Sequential(nn.Linear(4, 4))
+    denoiser.requires_grad_(False)
+    adapter = attached_to_all(denoiser, rank=4)
+    with torch.no_grad():
+        adapter.flat.add_(0.1)  # a pair that is zero has no gradient in its first half
+    built = build_optimizer(optimizer, adapter, base_lrs={"denoiser": LR}, options={})
+    state = TrainState(0, adapter, built, other.pop("scaler", None), Origin(0, 1))
+    models = {"denoiser": denoiser}
+    device = other.pop("device", CPU)
+    losses: Any = partial(losses_of, Layer(), models, process=Process(), objective=MSE)  # type: ignore[arg-type]
+    context = StepContext(
+        seed=SEED,
+        family=Layer(),  # type: ignore[arg-type]
+        models=models,
+        process=Process(),  # type: ignore[arg-type]
+        noise_options=NoiseOptions(),
+        losses=losses,
+        execution=EagerExecution(losses, device),
+        world=other.pop("world", SingleProcess()),
+        batches=Batches(sizes or (BATCH,) * accumulation),
+        device=device,
+        accumulation_steps=len(sizes) or accumulation,
+        max_grad_norm=other.pop("max_grad_norm", 0.0),
+        base_lrs={"denoiser": LR},
+        lr_factor_at=partial(lambda step: 0.5 if step == 1 else 1.0),
+        set_checkpointing=lambda enabled: None,
+        picture_names=[f"{number}.png" for number in range(100)],
+    )
+    return state, context
