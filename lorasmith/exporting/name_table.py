@@ -17,7 +17,7 @@ from pathlib import Path
 from lorasmith.targets import LayerSpec
 
 ALPHA = "alpha"  # the suffix of a module's scale, in files of every kind
-_TABLES = Path(__file__).with_name("tables")
+TABLES = Path(__file__).with_name("tables")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class NameTable:
 @cache
 def name_table(family: str) -> NameTable:
     """The table of a family, read once."""
-    return parse_table(family, (_TABLES / f"{family}.tsv").read_text(encoding="ascii"))
+    return parse_table(family, (TABLES / f"{family}.tsv").read_text(encoding="ascii"))
 
 
 def parse_table(family: str, text: str) -> NameTable:

@@ -21,7 +21,7 @@ from lorasmith.runs.events import (
 class Ending:
     """How an attempt ended: the sentence `ending.<reason>`."""
 
-    reason: str  # reached, asked, failed; died: it wrote no ending; unknown: nobody wrote one
+    reason: str  # reached, asked, failed; died: it wrote no ending; unknown: nobody wrote an ending
     code: str = ""  # of the error, where it failed
     fields: dict[str, Any] = field(default_factory=dict)
     exit_code: int | None = None

@@ -90,7 +90,7 @@ class RunSummary:
 
     @property
     def restarts(self) -> int:
-        """The number of attempts that the supervisor started because the one before had failed."""
+        """The number of attempts that the supervisor started after a failure."""
         return sum(attempt.is_restart for attempt in self.attempts)
 
     @property

@@ -12,8 +12,8 @@ import socket
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import redirect_stderr, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -61,20 +61,16 @@ def tensorboard(arguments: list[str], words: Translator, command: str, *, wait: 
     if port != wanted:
         print(words.say("tensorboard.port_taken", port=wanted, free=port))
     print(words.say("tensorboard.starting", folder=run.tensorboard), flush=True)
-    with suppress(KeyboardInterrupt), StopSignals(ENDINGS) as stops:
-        try:
-            launch(run.tensorboard, port)
-            address = f"http://{HOST}:{port}"
-            print(words.say("tensorboard.ready", address=address))
-            print(words.say("tensorboard.leave"), flush=True)
-            if "no-browser" not in given and has_screen(os.environ):
-                import webbrowser
+    with suppress(KeyboardInterrupt), StopSignals(ENDINGS) as stops, _serving(run.tensorboard, port):
+        address = f"http://{HOST}:{port}"
+        print(words.say("tensorboard.ready", address=address))
+        print(words.say("tensorboard.leave"), flush=True)
+        if "no-browser" not in given and has_screen(os.environ):
+            import webbrowser
 
-                webbrowser.open(address)
-            while not stops.stop_requested:
-                wait(POLL_SECONDS)
-        finally:
-            _end_data_server()
+            webbrowser.open(address)
+        while not stops.stop_requested:
+            wait(POLL_SECONDS)
     print(f"\n{words.say('tensorboard.ended')}")
     return int(ExitCode.FINISHED)
 
@@ -108,14 +104,21 @@ def launch(folder: Path, port: int) -> None:
         raise InputError("tensorboard_died", reason=lines[-1][:MAX_REASON]) from error
 
 
-def _end_data_server() -> None:
-    """Ends the process in which TensorBoard reads the files: by itself it exits only after this process."""
+@contextmanager
+def _serving(folder: Path, port: int) -> Iterator[None]:
+    """Serves while the block runs. Then it ends the process in which TensorBoard reads the files, which would exit by
+    itself only after this process."""
     import psutil
 
-    for process in psutil.Process().children():
-        with suppress(psutil.Error):
-            process.kill()
-            process.wait()
+    launch(folder, port)
+    data_servers = psutil.Process().children()  # taken now: later a browser may be a child too
+    try:
+        yield
+    finally:
+        for process in data_servers:
+            with suppress(psutil.Error):
+                process.kill()
+                process.wait()
 
 
 def free_port(wanted: int) -> int:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,8 @@ def test_a_real_server_answers_with_every_step_and_ends_with_ctrl_c(here: Path) 
     import pexpect
 
     run = made_run(here / "lora_output", [begun(STEPS), *stepped(1, STEPS), ended(STEPS)])
-    projections_of(run).rewrite()
+    with closing(projections_of(run)) as projections:
+        projections.rewrite()
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "LORASMITH_LANG": "en", "COLUMNS": "200"}
     with listening() as taken:
         port = taken.getsockname()[1]
@@ -98,7 +100,8 @@ def test_a_real_server_answers_with_every_step_and_ends_with_ctrl_c(here: Path) 
 @pytest.mark.skipif(not Path("/proc/self").exists() or os.name == "nt", reason="looks for processes in /proc")
 def test_a_closed_window_leaves_no_server_behind(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = made_run(here / "lora_output", [begun(1), *stepped(1, 1)])
-    projections_of(run).rewrite()
+    with closing(projections_of(run)) as projections:
+        projections.rewrite()
     program = "import sys\nfrom lorasmith.ui.cli import main\nsys.exit(main(['tensorboard', '--no-browser']))"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.DEVNULL) as child:
@@ -131,13 +134,22 @@ def test_the_browser_is_opened_once_it_answers(
     monkeypatch.setattr(module, "launch", lambda _folder, port: calls.append(port))
     monkeypatch.setattr(module, "free_port", lambda port: port)
     monkeypatch.setenv("DISPLAY", ":0")
-    monkeypatch.setattr("webbrowser.open", calls.append)
+    browsers: list[subprocess.Popen[bytes]] = []
+
+    def browse(address: str) -> None:
+        calls.append(address)
+        browsers.append(subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE))
+
+    monkeypatch.setattr("webbrowser.open", browse)
 
     def wait(_seconds: float) -> None:
         raise KeyboardInterrupt
 
     assert tensorboard([], WORDS, "lorasmith tensorboard", wait=wait) == 0
     assert calls == [6006, "http://localhost:6006"]
+    with browsers[0] as browser:
+        assert browser.poll() is None, "a browser is not ended with the server"
+        browser.kill()
     assert "http://localhost:6006" in capsys.readouterr().out
 
 
