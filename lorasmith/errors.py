@@ -1,4 +1,4 @@
-"""Every error a person can meet, and the exit code each ends the program with.
+"""Every error that the program reports, and the exit code that each ends it with.
 
 TrainerError                     code, fields, exit_code
 ├─ InputError                    the user can fix it; never restarted           BAD_INPUT 2
@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 
 class ExitCode(IntEnum):
-    """What the exit status of `lorasmith` means."""
+    """Exit statuses of `lorasmith`."""
 
     FINISHED = 0
     BAD_INPUT = 2
@@ -34,7 +34,7 @@ class ExitCode(IntEnum):
 
 
 class TrainerError(Exception):
-    """Something a person must be told. `fields` fill the sentence `error.<code>`; they hold JSON values only."""
+    """An error for the user. `fields` fill the sentence `error.<code>`; they hold JSON values only."""
 
     exit_code: ClassVar[ExitCode] = ExitCode.CRASHED
 
@@ -49,7 +49,7 @@ class TrainerError(Exception):
 
 
 class InputError(TrainerError):
-    """The user can mend it: refused before anything on disk is changed."""
+    """An error that the user can correct; raised before anything on disk is changed."""
 
     exit_code = ExitCode.BAD_INPUT
 
@@ -71,7 +71,7 @@ class ModelError(InputError):
 
 
 class ResumeError(InputError):
-    """The state belongs to a run with other settings than those asked for."""
+    """The state belongs to a run with settings other than those requested."""
 
 
 class NoStateError(ResumeError):
@@ -87,7 +87,7 @@ class LockedError(TrainerError):
 
 
 class ResourceError(TrainerError):
-    """Memory or disk ran out, and what could be tried was tried."""
+    """Memory or disk ran out, and no retry helped."""
 
     exit_code = ExitCode.NO_RESOURCE
 
@@ -99,6 +99,6 @@ class NonFiniteError(TrainerError):
 
 
 class StopRequested(TrainerError):
-    """A stop was asked for while model and data were loading: nothing was begun."""
+    """A stop was requested while model and data were loading; no step was begun."""
 
     exit_code = ExitCode.STOPPED

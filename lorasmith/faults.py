@@ -1,8 +1,8 @@
-"""Places in the code at which a test can end the process, fail, fill the disk or hang, chosen by one environment
-variable: `LORASMITH_FAULT=POINT:OCCURRENCE:ACTION`, as in `LORASMITH_FAULT=state.renamed:2:kill`.
+"""Fault points: places in the code at which a test can end the process, fail, fill the disk or hang, chosen by an
+environment variable, `LORASMITH_FAULT=POINT:OCCURRENCE:ACTION`, as in `LORASMITH_FAULT=state.renamed:2:kill`.
 
-Occurrences count from 1, in each process for itself. Without the variable a point is one look at an empty string.
-Knows nothing of what is done at its points.
+Occurrences count from 1, in each process separately. Without the variable a point costs a test of an empty string.
+Independent of the code at the points.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from lorasmith.errors import ConfigError
 
 VARIABLE = "LORASMITH_FAULT"
 
-# Every point, and what has just been done when it is reached.
+# Name of a point -> the event just before it.
 POINTS: Mapping[str, str] = {
-    "file.opened": "a file is there, empty, under its temporary name",
+    "file.opened": "an empty file exists under its temporary name",
     "file.written": "all its bytes are handed to the system, not yet to the disk",
-    "file.synced": "they are on the disk",
-    "file.checked": "it was read back and found right",
-    "file.renamed": "it has its final name; the folder does not know that durably",
+    "file.synced": "all its bytes are on the disk",
+    "file.checked": "the file was read back and is correct",
+    "file.renamed": "the file has its final name, but its folder is not synced",
     "folder.synced": "the names in a folder are on the disk",
-    "state.begun": "the hidden folder of a state is there, empty",
-    "state.file": "one more file of a state is written",
+    "state.begun": "the hidden folder of a state exists and is empty",
+    "state.file": "another file of a state is written",
     "state.manifest": "the manifest of a state is written, its folder not yet synced",
     "state.verified": "a state was read back whole under its hidden name",
-    "state.renamed": "a state has its final name; the run folder does not know that durably",
+    "state.renamed": "a state has its final name, but the run folder is not synced",
     "state.set_aside": "a damaged state has its other name",
-    "prune.chosen": "an old state is about to go",
-    "prune.renamed": "it is hidden",
-    "prune.removed": "it is gone",
+    "prune.chosen": "an old state is about to be removed",
+    "prune.renamed": "the old state has a hidden name",
+    "prune.removed": "the old state is removed",
     "ledger.appending": "a line is about to be appended",
-    "ledger.appended": "it is handed to the system",
+    "ledger.appended": "the line is handed to the system",
     "ledger.synced": "the ledger is on the disk",
     "ledger.cut": "a torn tail is cut off, not yet on the disk",
     "heartbeat.written": "the heartbeat was overwritten in place",
@@ -47,36 +47,36 @@ POINTS: Mapping[str, str] = {
     "promotion.planned": "the plan of a promotion is on the disk",
     "promotion.old_moved": "the old run is in the backup, the new one not yet in its place",
     "promotion.new_moved": "the new run is in its place, staging still there",
-    "promotion.done": "staging is gone",
-    "move.begun": "something is about to be moved",
-    "move.renamed": "it has its new place, the folders not yet synced",
-    "move.doomed": "what was copied to another disk is hidden where it was",
+    "promotion.done": "the staging folder is removed",
+    "move.begun": "a file or folder is about to be moved",
+    "move.renamed": "it has its new path, but the folders are not synced",
+    "move.doomed": "the original of a copy to another disk has a hidden name",
     "copy.file": "a file is copied to another disk, not yet synced",
-    "copy.whole": "all of it is copied, under a hidden name",
-    "copy.renamed": "it has its name there",
-    "run.placed": "the run has its place and its settings, and no word yet in its ledger",
-    "run.started": "its start is on the disk in its ledger; of a new run there is no state yet",
+    "copy.whole": "the whole copy exists under a hidden name",
+    "copy.renamed": "the copy has its final name",
+    "run.placed": "the run has its place and its settings, but no event in its ledger",
+    "run.started": "RunStarted is on the disk; a new run has no state yet",
     "step.boundary": "a step is about to begin",
-    "step.computed": "it is applied, and not yet told",
-    "step.told": "it is in the ledger",
-    "evaluation.begun": "what was learned is about to be looked at",
-    "evaluation.measured": "it was measured, its pictures are on the disk, and nothing of it is told",
-    "best.kept": "the LoRA of the best step is there under that name, and not yet told",
-    "evaluation.told": "all that was measured is told, and which step is the best",
+    "step.computed": "the step is applied, but not recorded",
+    "step.told": "the step is in the ledger",
+    "evaluation.begun": "an evaluation is about to begin",
+    "evaluation.measured": "its pictures are on the disk, but nothing of it is recorded",
+    "best.kept": "the LoRA of the best step is written, but not recorded",
+    "evaluation.told": "the measurements and the best step are recorded",
     "end.saved": "the last state is saved",
-    "end.backed_up": "the export that was there is in the backup",
-    "end.exported": "the run's own export is in place and told",
-    "worker.told": "the last word of an attempt is on the disk, and its process about to leave",
-    "csv.appended": "one row more",
-    "tensorboard.appended": "one record more",
-    "tensorboard.written": "a new file of curves is there under a hidden name",
-    "tensorboard.cleared": "the older ones are gone",
-    "tensorboard.renamed": "it has its name",
+    "end.backed_up": "the earlier export is in the backup",
+    "end.exported": "the run's own export is written and recorded",
+    "worker.told": "the last event of an attempt is on the disk, and its process about to exit",
+    "csv.appended": "a row is appended",
+    "tensorboard.appended": "a record is appended",
+    "tensorboard.written": "a new file of curves exists under a hidden name",
+    "tensorboard.cleared": "the older files are removed",
+    "tensorboard.renamed": "the new file has its final name",
 }
 
 
 class InjectedError(Exception):
-    """What a point raises for the action `exception`: something nobody expects."""
+    """The error of the action `exception`: of a type that no code expects."""
 
 
 def _kill(_: str) -> NoReturn:
@@ -106,7 +106,7 @@ ACTIONS: Mapping[str, Callable[[str], NoReturn]] = {
 
 
 class Fault(NamedTuple):
-    """What the variable says."""
+    """The point, occurrence and action that the variable names."""
 
     point: str
     occurrence: int
@@ -118,16 +118,16 @@ _reached: Counter[str] = Counter()
 
 
 def fault_point(name: str) -> None:
-    """Marks a place: nothing, unless the variable names this very one."""
+    """Marks a place. Does nothing, unless the variable names this point."""
     if _chosen:
         _at(name)
 
 
 def choose_fault(chosen: str) -> None:
-    """From now on `chosen` holds in this process, with nothing reached yet: for children forked by a test.
+    """Sets the fault of this process and forgets the points reached so far: for children forked by a test.
 
     Raises:
-        ConfigError: it is no fault.
+        ConfigError: `chosen` is no fault.
     """
     global _chosen
     if chosen:
@@ -137,7 +137,7 @@ def choose_fault(chosen: str) -> None:
 
 
 def check_fault() -> None:
-    """Said before anything is done: a fault that can never happen must not look like a test that passed.
+    """Refuses a fault that can never happen, so that its test cannot seem to pass.
 
     Raises:
         ConfigError: the variable holds no fault.
@@ -147,7 +147,7 @@ def check_fault() -> None:
 
 
 def fault_of(chosen: str) -> Fault:
-    """What POINT:OCCURRENCE:ACTION means.
+    """Parses POINT:OCCURRENCE:ACTION.
 
     Raises:
         ConfigError: there is no such point or action, or the occurrence is no number from 1 on.

@@ -1,4 +1,4 @@
-"""Names of files and the encoding of the locale: which names this process can read, and which it can write.
+"""File names and the encoding of the locale: which names this process can read, and which it can write.
 
 A system whose locale is not UTF-8 has names that it cannot decode; Python keeps their bytes as lone surrogates, which
 no TOML or JSON file can hold.
@@ -33,7 +33,7 @@ def is_beyond_locale(name: str) -> bool:
 
 
 def readable(name: str) -> str:
-    """The name as the person knows it: undecoded bytes read as UTF-8, and as \\xNN where they are none."""
+    """The name as the user knows it: undecoded bytes read as UTF-8, and as \\xNN where they are not UTF-8."""
     try:
         return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:  # a lone surrogate that is no byte: a name of Windows
@@ -41,5 +41,5 @@ def readable(name: str) -> str:
 
 
 def name_beyond_locale(name: str) -> ConfigError:
-    """What is raised about a name that this process cannot use, because of the locale."""
+    """The error for a name that this process cannot use because of the locale."""
     return ConfigError("name_beyond_locale", name=readable(name), encoding=limited_encoding())

@@ -1,4 +1,4 @@
-"""The languages that messages come in, and the many ways in which people and systems name them."""
+"""The languages of messages, and the names that people and systems have for them."""
 
 import re
 
@@ -9,7 +9,7 @@ TRADITIONAL = frozenset({"tw", "hk", "mo", "hant"})
 
 
 def language_named(text: str) -> str:
-    """One of LANGUAGES, named as a tag (`zh-Hant`), a locale (`zh_TW.UTF-8`) or as Windows does (`Chinese
+    """The member of LANGUAGES that is named as a tag (`zh-Hant`), a locale (`zh_TW.UTF-8`) or as Windows does (`Chinese
     (Traditional)_Taiwan.950`), in any case; "" where the text names none of them."""
     name = re.split(r"[.@]", text.strip(), maxsplit=1)[0].lower().replace("_", "-")
     if name.startswith("chinese (traditional)"):

@@ -1,7 +1,7 @@
-"""What other trainers call our options, and the guess at what a mistyped name means. Knows no message.
+"""Names that other trainers have for our options, and the nearest name to a mistyped name. Independent of messages.
 
-The names are those of sd-scripts, and of diffusers' training scripts where they differ. A name that is ours but for `_`
-instead of `-` needs no line here.
+The names are those of sd-scripts, and of diffusers' training scripts where they differ. Our own names with `_` instead
+of `-` need no line here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Refusal = Literal["foreign", "needless", "mistyped", "unknown"]
 CLOSE = 0.75  # of difflib's ratio: `--stepz` is close to `--steps`, `--network-dim` to nothing
 MIN_BEGINNING = 3  # letters
 
-# These move files or steps away: nobody may type one because a message suggested it.
+# These move files or steps to the backup: no message may suggest to type them.
 NEVER_GUESSED = frozenset({"--new", "--from"})
 
 OURS = {
@@ -93,7 +93,7 @@ NEEDLESS = frozenset(
         "xformers",
     }
 )
-"""What is done here anyway, or is the only way there is."""
+"""Options for behaviour that is always on here."""
 
 
 def plain_name(given: str) -> str:
@@ -102,8 +102,8 @@ def plain_name(given: str) -> str:
 
 
 def closest(given: str, known: Iterable[str]) -> str:
-    """The name that was probably meant, spelt as in `known`; "" where none is close, or where a wrong guess would move
-    something away."""
+    """The nearest name, spelt as in `known`; "" where none is close, or where a wrong guess would move files to the
+    backup."""
     harmless = {plain_name(name): name for name in known if name not in NEVER_GUESSED}
     longer = [name for name in harmless if name.startswith(plain_name(given))]
     if len(longer) == 1 and len(plain_name(given)) >= MIN_BEGINNING:
@@ -113,9 +113,10 @@ def closest(given: str, known: Iterable[str]) -> str:
 
 
 def refusal(given: str, known: Iterable[str]) -> tuple[Refusal, dict[str, str]]:
-    """Why there is no option or key of this name, and the fields of the sentence that says so.
+    """The reason why there is no option or key of this name, and the fields of its sentence.
 
-    `known` holds the names as they are typed where `given` was: options with `--`, or keys.
+    Args:
+        known: the names as they would be typed in place of `given`: options with `--`, or keys.
     """
     name, names = plain_name(given), list(known)
     if name in OURS:

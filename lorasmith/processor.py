@@ -1,4 +1,4 @@
-"""What kind of CPU this is: its name, its maker and its instruction sets. Asks the operating system, never torch."""
+"""The CPU of this machine: name, maker and instruction sets. Asks the operating system, never torch."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Where every random number comes from: a seed is a function of the run's seed and a name, never of earlier draws.
+"""Seeds of all random numbers: a seed is a function of the run's seed and a name, never of earlier draws.
 
-Knows nothing of torch; whoever draws puts the number into a generator of its own.
+Independent of torch: the caller seeds its own generator.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""How a field of a section declares what it is: an option of `train` or a recorded value, and what it changes.
+"""Declarations of a config's fields: an option of `train` or a recorded value, and what it changes.
 
 Everything that is made from the config (the command line, its help, docs/options.md, the identity of a run, the paths
 that are kept relative) reads these declarations; no second list of options exists.
@@ -18,7 +18,7 @@ from lorasmith.file_names import is_beyond_locale, is_text
 BEYOND_LOCALE = "beyond_locale"  # type of the complaint about a name that the locale's encoding has no bytes for
 
 Effect = Literal["identity", "learning", "cadence"]
-"""What changes when a setting changes:
+"""The effect of another value:
 
 - `identity`: the meaning of the tensors of a state. --continue refuses another value: it would be another run.
 - `learning`: what is learned from then on. --continue takes another value, but for two that it refuses by name
@@ -29,14 +29,14 @@ Effect = Literal["identity", "learning", "cadence"]
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a field declares beside its type, its default and its range."""
+    """The declarations of a field beside its type, its default and its range."""
 
     effect: Effect
     name: str  # of the option, without dashes; of a recorded value: its name in the identity, "" where it has none
     is_option: bool = True
     common: bool = False  # shown by --help; --help-all shows every option
     holds: Literal["", "path", "file_name"] = ""  # a path inside the project is kept relative to it in run.toml
-    identified_by: str = ""  # the recorded field of the same section that stands for this one in the identity
+    identified_by: str = ""  # the recorded field of the same section that stands for this field in the identity
     free_keys: tuple[str, ...] = ()  # keys of a table of options that are no part of the identity
 
 
@@ -113,19 +113,19 @@ def option(
 
 
 def recorded(default: Any, *, effect: Effect, name: str = "") -> Any:
-    """A field that the program fills in and run.toml keeps; nobody can type it. `name` is its name in the identity."""
+    """A field that the program fills in and run.toml keeps. `name` is its name in the identity."""
     return Field(default, json_schema_extra={"facts": Facts(effect, name, is_option=False)})  # type: ignore[dict-item]
 
 
 def facts_of(field: FieldInfo) -> Facts | None:
-    """What a field declares; None for one that is a whole section or declares nothing."""
+    """The declarations of a field; None for a whole section, and for a field without any."""
     extra = field.json_schema_extra
     facts = extra.get("facts") if isinstance(extra, dict) else None
     return facts if isinstance(facts, Facts) else None
 
 
 def declared(model: type[BaseModel]) -> Iterator[tuple[str, FieldInfo, Facts]]:
-    """The fields of `model` that declare something, in order: (name of the field, field, facts)."""
+    """The fields of `model` with declarations, in order: (name of the field, field, declarations)."""
     for name, field in model.model_fields.items():
         facts = facts_of(field)
         if facts is not None:

@@ -14,12 +14,12 @@ MARK = "./"
 
 
 def project_of(config: RunConfig, root: Path) -> Path:
-    """The project of the run in `root`; its staging folder, which lies beside it, gives the same."""
+    """The project folder of the run in `root`, which may be its staging folder too, as both lie side by side."""
     return Path(os.path.normpath(root.absolute() / config.machine.project))
 
 
 def relative(config: RunConfig, root: Path) -> dict[tuple[str, str], Any]:
-    """The paths inside the project as run.toml has them."""
+    """The paths inside the project, relative to it, as run.toml holds them: {(section, field): path}."""
     project = project_of(config, root)
     found = {}
     for at in _paths():
@@ -32,7 +32,7 @@ def relative(config: RunConfig, root: Path) -> dict[tuple[str, str], Any]:
 
 
 def absolute(config: RunConfig, root: Path) -> dict[tuple[str, str], Any]:
-    """The way back. The folder of pictures with its links followed, as it is when it is first named."""
+    """The reverse of `relative`. Links in the folder of pictures are followed, as at --new."""
     project = project_of(config, root)
     found = {}
     for at in _paths():

@@ -33,17 +33,17 @@ FIRST_IDENTITY = frozenset(
     {"base-model", "family", "prediction", "adapter", "rank", "alpha", "train-text-encoder", "seed"}
     | {"optimizer", "optimizer-option"}
 )
-"""What the identity of the first version held. A field that came later is part of it only where it is not at its
-default, so that runs made before it keep their identity."""
+"""Names in the identity of the first version. A field that was added later is part of the identity only where it is not
+at its default, so that runs made before it keep their identity."""
 
 
 class Request(Section):
     """The options of a single start. They are not stored with the run and are no part of its identity."""
 
     steps: int | None = option("steps", None, effect="learning", common=True, ge=1, le=MAX_STEPS)
-    """Steps to do: the target with --new, more than are saved with --continue."""
+    """Steps to train: the target with --new; with --continue, steps beyond the highest saved step."""
     epochs: int | None = option("epochs", None, effect="learning", common=True, ge=1, le=MAX_STEPS)
-    """Instead of steps: passes over the pictures, turned into steps."""
+    """Passes over the pictures, converted to steps; instead of `steps`."""
     output: str = option("output", "lora_output", effect="cadence", common=True, holds="path")
     """The run folder."""
     lang: Literal["", "en", "zh-TW"] = option("lang", "", effect="cadence", common=True)
@@ -58,9 +58,9 @@ class Request(Section):
 
 
 class RunConfig(Section):
-    """Everything that decides what a run learns.
+    """All settings of a run.
 
-    run.toml in the run folder keeps it. --continue replaces that file atomically where settings changed.
+    run.toml in the run folder keeps them. --continue replaces that file atomically where settings changed.
     """
 
     seed: int = option("seed", 42, effect="identity", common=True, ge=0, lt=2**63)
@@ -94,7 +94,7 @@ class RunConfig(Section):
         return found
 
     def identity_fields(self) -> dict[str, Any]:
-        """What the tensors of a state depend on, by option name: a state refuses a run that differs in any of it."""
+        """The settings that the tensors of a state depend on, by option name: a state refuses a run with others."""
         defaults = type(self)().identity_values()
         values = self.identity_values().items()
         return {name: value for name, value in values if name in FIRST_IDENTITY or value != defaults[name]}
@@ -154,7 +154,7 @@ def validated(model: type[M], plain: Mapping[str, Any]) -> M:
 
 
 def _shown(value: Any) -> str:
-    """A value as a message can hold it."""
+    """A value as a message shows it, shortened."""
     try:
         return repr(value)[:MAX_SHOWN]
     except ValueError:  # a number of more digits than Python writes out
@@ -162,7 +162,7 @@ def _shown(value: Any) -> str:
 
 
 def _option_at(model: type[BaseModel], location: list[str]) -> str:
-    """The option a complaint is about: `--rank` rather than `adapter.rank`."""
+    """The name of the option at a location of pydantic: `rank` rather than `adapter.rank`."""
     for known in options().values():
         where = [known.section, known.field_name] if known.section and model is RunConfig else [known.field_name]
         if location[: len(where)] == where:

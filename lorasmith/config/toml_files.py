@@ -1,4 +1,5 @@
-"""The two kinds of TOML file: flat ones a person writes (`lorasmith.toml`, `--config`), and run.toml with sections."""
+"""Reads and writes the two kinds of TOML file: the user's flat files (`lorasmith.toml`, `--config`), and run.toml with
+sections."""
 
 import re
 import stat
@@ -24,17 +25,17 @@ REFUSALS = {
 MAX_BYTES = 2**20
 MAX_RUN_BYTES = 64 * 2**20  # it lists the pictures that are held out
 MAX_DEPTH = 32
-# A key of more parts, which makes so many tables in each other; the parser's time grows with the square of them.
+# A key of more than MAX_DEPTH parts, each a table in the last; the parser's time grows with the square of the parts.
 _PART = r"""(?:[A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*"""
 _DEEP = re.compile(rf"(?:^[ \t]*\[{{0,2}}|[{{,])[ \t]*(?:{_PART}){{{MAX_DEPTH}}}", re.MULTILINE)
 
 
 def load_flat_toml(path: Path) -> dict[tuple[str, str], Any]:
-    """The settings a person wrote, {(section, field): value}, not yet validated; keys are option names with `_`.
+    """The settings in a flat file, {(section, field): value}, not yet validated; keys are option names with `_`.
 
     Raises:
-        ConfigError: no such file, not TOML, an unknown key, named with ours where it is close to one or another
-            trainer's, or a path with a sign that `\\` made.
+        ConfigError: no such file, not TOML, an unknown key (with a suggestion where it resembles an option, or is
+            another trainer's), or a path with a control character that `\\` made.
     """
     known = options()
     values: dict[tuple[str, str], Any] = {}
@@ -49,7 +50,7 @@ def load_flat_toml(path: Path) -> dict[tuple[str, str], Any]:
 
 
 def load_run_toml(path: Path) -> RunConfig:
-    """The config a run keeps.
+    """The config of a run, with absolute paths.
 
     Raises:
         ConfigError: missing or damaged.
@@ -59,8 +60,8 @@ def load_run_toml(path: Path) -> RunConfig:
 
 
 def dump_run_toml(config: RunConfig, root: Path | None = None) -> bytes:
-    """`config` as run.toml; what is None is left out, as TOML has no word for it. With `root`, the run folder, paths
-    inside the project are relative to it, so that a project can be copied or moved as a whole."""
+    """`config` as the bytes of run.toml, without the values that are None, which TOML cannot write. With `root`, the
+    run folder, paths inside the project are relative to it, so that a project can be copied or moved as a whole."""
     if root is not None:
         config = config.with_values(project_paths.relative(config, root))
     return tomli_w.dumps(_without_none(config.model_dump(mode="json"))).encode()
@@ -109,7 +110,7 @@ def _line_with_backslash(text: str, complaint: str) -> str:
 
 
 def _check_path(file: Path, key: str, value: str) -> None:
-    """Nothing where the value can be meant: a path may hold such a sign, where it is there."""
+    """Refuses a path with a control character, unless that path exists."""
     if not any(unicodedata.category(sign) == "Cc" for sign in value):
         return
     with suppress(OSError, ValueError):
@@ -119,11 +120,11 @@ def _check_path(file: Path, key: str, value: str) -> None:
 
 
 def _is_deep(values: Any) -> bool:
-    """Whether tables and lists stand in each other deeper than MAX_DEPTH."""
+    """Whether tables and lists are nested deeper than MAX_DEPTH."""
     level = [values]
     for _ in range(MAX_DEPTH):
-        inside = (one.values() if isinstance(one, dict) else one for one in level)
-        level = [one for group in inside for one in group if isinstance(one, dict | list)]
+        inside = (value.values() if isinstance(value, dict) else value for value in level)
+        level = [value for group in inside for value in group if isinstance(value, dict | list)]
     return bool(level)
 
 

@@ -1,6 +1,7 @@
-"""The words: a code and fields in, a sentence in the reader's language out. Read from TOML, a folder a language.
+"""The sentences: turns a code and its fields into a sentence in the reader's language. Read from TOML, a folder for
+each language.
 
-Only `ui` and `reports` may import this; the engine deals in codes.
+Only `ui` and `reports` may import this package; the engine uses codes.
 """
 
 import locale
@@ -19,9 +20,9 @@ FALLBACK = ENGLISH
 
 
 def choose_language(asked: str, configured: str, environment: Mapping[str, str]) -> str:
-    """--lang, then LORASMITH_LANG, then `lorasmith.toml`, then the locale; English where none says otherwise."""
-    for wish in (asked, environment.get("LORASMITH_LANG", ""), configured):
-        if language := language_named(wish):
+    """The language of --lang, else LORASMITH_LANG, else `lorasmith.toml`, else the locale, else English."""
+    for name in (asked, environment.get("LORASMITH_LANG", ""), configured):
+        if language := language_named(name):
             return language
     return _from_locale(environment)
 
@@ -41,12 +42,12 @@ def has(language: str, key: str) -> bool:
 
 
 def template(language: str, key: str) -> str:
-    """The sentence `key` with its fields unfilled, for those who must know which it needs."""
+    """The sentence `key` with its fields unfilled."""
     return _catalog(language)[key]
 
 
 def keys(language: str) -> frozenset[str]:
-    """Every sentence there is."""
+    """The keys of all sentences."""
     return frozenset(_catalog(language))
 
 
@@ -69,7 +70,7 @@ def _flatten(prefix: str, table: Mapping[str, Any], into: dict[str, str]) -> Non
 
 def _from_locale(environment: Mapping[str, str]) -> str:
     named = [environment.get(variable, "") for variable in ("LC_ALL", "LC_MESSAGES", "LANG")]
-    name = next((one for one in named if one), "")
+    name = next(filter(None, named), "")
     if not name and os.name == "nt":
         name = locale.getlocale()[0] or ""
     return language_named(name) or FALLBACK

@@ -1,1 +1,1 @@
-"""What a person touches: the only place that prints, asks, and knows words."""
+"""The user interface: the only package that prints, asks questions and shows sentences."""

@@ -1,4 +1,4 @@
-"""Draws a curve with characters: braille dots, or stars where only ASCII shows. Knows no colour and no words."""
+"""Draws a curve with characters: braille dots, or stars where only ASCII shows. Uses no colours and no sentences."""
 
 from __future__ import annotations
 

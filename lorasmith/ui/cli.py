@@ -1,6 +1,7 @@
-"""The program `lorasmith`: which command, and what any failure looks like. Knows no command from the inside.
+"""The program `lorasmith`: chooses the command and shows every failure.
 
-Only the standard library is imported up here, so that even a missing dependency is told in one sentence.
+Only modules without third-party imports are imported at the top, so that even a missing dependency is reported in a
+sentence.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from lorasmith.option_names import closest
 from lorasmith.ui.encodings import in_own_bytes, make_streams_lenient, translator_for
 from lorasmith.ui.translator import Translator, language_of
 
-# Each names a function (arguments, words, command) -> exit code, loaded when it is asked for.
+# Command -> its function (arguments, words, command) -> exit code, imported when the command is used.
 COMMANDS = {
     "train": "lorasmith.ui.train:train",
     "demo": "lorasmith.ui.demo:demo",
@@ -35,13 +36,15 @@ Command = Callable[[list[str], Translator, str], int]
 
 
 class AbandonedError(Exception):
-    """The person left at a prompt; nothing has been changed."""
+    """The user left at a prompt; nothing has been changed."""
 
 
 def main(argv: Sequence[str] | None = None, *, script: str = "") -> int:
-    """Runs the command in `argv` (default: of the process) and returns the exit status. Lets no failure out but bugs.
+    """Runs a command and returns the exit status. Every failure but a bug is shown instead of raised.
 
-    `script` is how a command of its own, `python train_lora.py`, is called in texts.
+    Args:
+        argv: the command and its arguments; default: those of the process.
+        script: the command line that texts show for a script with a name of its own: `python train_lora.py`.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     make_streams_lenient()
@@ -60,7 +63,7 @@ def main(argv: Sequence[str] | None = None, *, script: str = "") -> int:
         command = f"pip install {PACKAGES.get(module, module)}"
         _complain(words, "dependency_missing", {"module": module, "command": command})
         return int(ExitCode.BAD_INPUT)
-    except ImportError as error:  # it is there, and cannot be loaded
+    except ImportError as error:  # it is installed and cannot be loaded
         if is_our_own(error):
             raise
         found = as_input_error(error)
@@ -69,14 +72,14 @@ def main(argv: Sequence[str] | None = None, *, script: str = "") -> int:
     except (KeyboardInterrupt, AbandonedError):
         print(file=sys.stderr)
         return int(ExitCode.BAD_INPUT)
-    except BrokenPipeError:  # `| head` has seen enough of a page; a run's own lines never come here
+    except BrokenPipeError:  # `| head` closed the pipe; a run's own lines never come here
         return int(ExitCode.FINISHED)
     finally:
         _flush()
 
 
 def _refuse_undecoded(names: Sequence[str]) -> None:
-    """What was typed, or lies above here, may be in characters that the locale does not know.
+    """Refuses arguments and a current folder in characters that the locale cannot encode.
 
     Raises:
         ConfigError: `name_beyond_locale`.
@@ -87,7 +90,7 @@ def _refuse_undecoded(names: Sequence[str]) -> None:
 
 
 def _dispatch(arguments: list[str], words: Translator, script: str) -> int:
-    name = next((one for one in arguments if not one.startswith("-")), "")
+    name = next((argument for argument in arguments if not argument.startswith("-")), "")
     if arguments and arguments[0] in COMMANDS:
         name = arguments[0]
         module, _, function = COMMANDS[name].partition(":")
@@ -107,7 +110,7 @@ def _dispatch(arguments: list[str], words: Translator, script: str) -> int:
 
 
 def overview(words: Translator) -> str:
-    """What `lorasmith --help` prints: every command in a line."""
+    """The text of `lorasmith --help`: a line for each command."""
     lines = [
         words.say("help.about"),
         "",
@@ -136,7 +139,7 @@ def _complain(words: Translator, code: str, fields: dict[str, object]) -> None:
 
 
 def _flush() -> None:
-    """What is left goes out now; a reader that has gone away (`| head`) is nothing to complain about at exit."""
+    """Writes the rest of stdout. A closed pipe (`| head`) is no error at exit."""
     try:
         sys.stdout.flush()
     except OSError:

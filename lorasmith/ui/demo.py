@@ -1,6 +1,4 @@
-"""`lorasmith demo`: the whole thing once, on the bundled base model and pictures. Knows no more of training than a
-person who types `train`.
-"""
+"""`lorasmith demo`: a whole training on the bundled base model and pictures, by the command `train` itself."""
 
 from __future__ import annotations
 
@@ -23,7 +21,7 @@ from lorasmith.ui.which_run import typed
 
 DEFAULT_FOLDER = "lorasmith_demo"
 DEFAULT_STEPS = 300
-MARK = "# lorasmith-demo\n"  # first line of its settings: a folder with it is ours to use again
+MARK = "# lorasmith-demo\n"  # first line of its settings; a folder with it may be used again
 PROGRAM = "lorasmith"
 NEXT = {
     "logs": ("logs",),
@@ -35,7 +33,7 @@ TERM = 24
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _Arguments:
     folder: str
     steps: int
     lang: str
@@ -43,7 +41,7 @@ class _Asked:
 
 
 def demo(arguments: list[str], words: Translator, command: str, *, engine: Engine | None = None) -> int:
-    """Makes the folder, trains in it, and says what to try next; the exit status of the training.
+    """Makes the folder, trains in it and shows what to try next; returns the exit status of the training.
 
     Raises:
         TrainerError: refused before anything was changed, but for the pictures of the demo.
@@ -67,8 +65,8 @@ def demo(arguments: list[str], words: Translator, command: str, *, engine: Engin
 
 
 def _prepare(folder: Path, lang: str) -> None:
-    """Settings that say what the folder is for, and then pictures: cut short, it is still known as the demo's."""
-    # PIL, which those who are refused need not wait for
+    """Writes the settings, then the pictures: the settings mark the folder as the demo's if it is interrupted."""
+    # imported late: a refused folder does not wait for PIL
     from lorasmith.demo.lesson import SETTINGS, draw_lesson
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -87,7 +85,7 @@ def _next(words: Translator, folder: Path, folder_typed: str) -> list[str]:
 
 
 def _check_folder(folder: Path, folder_typed: str) -> None:
-    """A folder of somebody's own is not for the demo.
+    """Refuses a folder with files of the user's.
 
     Raises:
         ConfigError: `demo_folder_taken`.
@@ -101,21 +99,25 @@ def _check_folder(folder: Path, folder_typed: str) -> None:
         raise ConfigError("demo_folder_taken", folder=folder_typed)
 
 
-def _parsed(arguments: list[str]) -> _Asked:
-    """Raises ConfigError: not a command line of `demo`."""
+def _parsed(arguments: list[str]) -> _Arguments:
+    """The arguments of `demo`.
+
+    Raises:
+        ConfigError: other arguments.
+    """
     is_named = bool(arguments) and not arguments[0].startswith("-")
     folder = arguments[0] if is_named else DEFAULT_FOLDER
     given = parse_switches(arguments[1:] if is_named else arguments, SWITCHES)
     request = validated(Request, {"steps": given.get("steps", DEFAULT_STEPS), "lang": given.get("lang", "")})
     assert request.steps is not None
-    return _Asked(folder, request.steps, request.lang, "help" in given)
+    return _Arguments(folder, request.steps, request.lang, "help" in given)
 
 
 def _help(words: Translator, command: str) -> str:
     meanings = {
         "steps": words.say("demo.steps_help", default=DEFAULT_STEPS),
         "lang": words.say("option.lang"),
-        "help": words.say("option.help"),
+        "help": words.say("logs.help.help"),
     }
     rows = [(words.say("demo.folder"), words.say("demo.folder_help", default=DEFAULT_FOLDER))]
     rows += [(f"--{name} {SWITCHES[name]}".rstrip(), meaning) for name, meaning in meanings.items()]

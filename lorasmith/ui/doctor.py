@@ -1,4 +1,4 @@
-"""`lorasmith doctor`: what a report of a fault needs to say about the machine. Changes nothing."""
+"""`lorasmith doctor`: describes the machine for a bug report. Changes nothing."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def doctor(arguments: list[str], words: Translator, command: str) -> int:
 
 
 def machine_facts() -> dict[str, Any]:
-    """Everything that is shown, as plain values."""
+    """All facts that are shown, as plain values."""
     return {
         "lorasmith": __version__,
         "processor": processor_facts(),
@@ -58,7 +58,7 @@ def machine_facts() -> dict[str, Any]:
 
 
 def doctor_lines(words: Translator, facts: dict[str, Any]) -> list[str]:
-    """The screen: a row for each fact, and what can be mended last."""
+    """The screen: a row for each fact, then what can be repaired."""
 
     def row(key: str, value: str) -> tuple[str, str]:
         return words.say(f"doctor.{key}"), value

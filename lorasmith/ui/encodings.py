@@ -1,6 +1,5 @@
-"""What the encodings of the standard streams can show. Knows no command.
-
-A stream that cannot show a language gets English; a sign that it cannot show is replaced by one that it can.
+"""Adapts the output to the encodings of the standard streams: English for a stream that cannot show the language, and
+replacements for single characters that it cannot encode.
 """
 
 from __future__ import annotations
@@ -14,14 +13,14 @@ from typing import TextIO
 from lorasmith.messages import FALLBACK, keys, template
 from lorasmith.ui.translator import Translator
 
-# What sentences use beyond ASCII, as every terminal can show it.
+# Replacements in ASCII for characters of the sentences.
 PLAIN_SIGNS = str.maketrans({"…": "...", "–": "-", "—": "-", "−": "-", "×": "x", "±": "+-", "·": "-", "✓": "ok"})
 HANDLER = "lorasmith"
-UNDECODED = re.compile("([\udc80-\udcff]+)")  # bytes of file names that are no text in the locale's encoding
+UNDECODED = re.compile("([\udc80-\udcff]+)")  # bytes of file names that the locale cannot decode
 
 
 def make_streams_lenient() -> None:
-    """A stream that cannot show a sign shows another in its place, and never ends the program."""
+    """Makes the standard streams replace characters that they cannot encode, instead of raising an error."""
     codecs.register_error(HANDLER, _replaced)
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")
@@ -31,32 +30,32 @@ def make_streams_lenient() -> None:
 
 
 def translator_for(language: str) -> Translator:
-    """The sentences in that language, or in English where a stream cannot show it, with a line that says so."""
-    encoding = next((one for one in map(encoding_of, (sys.stdout, sys.stderr)) if not can_show(one, language)), "")
-    if not encoding:
+    """The translator of a language, or of English if a stream cannot show that language; a line on stderr says so."""
+    lacking = [name for name in map(encoding_of, (sys.stdout, sys.stderr)) if not can_show(name, language)]
+    if not lacking:
         return Translator(language)
     words = Translator(FALLBACK, asked=language)
-    print(words.say("message.language_not_shown", encoding=encoding), file=sys.stderr)
+    print(words.say("message.language_not_shown", encoding=lacking[0]), file=sys.stderr)
     return words
 
 
 def shows_everything(stream: TextIO) -> bool:
-    """Whether the stream takes every character there is."""
+    """Whether the stream can encode every character."""
     return codecs.lookup(encoding_of(stream)).name.startswith("utf")
 
 
 def in_own_bytes(name: str) -> str:
-    """A name that a stream of ASCII passes on by its bytes in UTF-8: terminals show UTF-8, whatever the locale says."""
+    """A name as its UTF-8 bytes for a stream of ASCII: terminals show UTF-8, whatever the locale is."""
     return name.encode().decode("ascii", "surrogateescape")
 
 
 def encoding_of(stream: TextIO | None) -> str:
-    """The name of a stream's encoding; UTF-8 for one that has none."""
+    """The name of a stream's encoding; UTF-8 for a stream without one."""
     return getattr(stream, "encoding", None) or "utf-8"
 
 
 def can_show(encoding: str, language: str) -> bool:
-    """Whether the encoding has every letter of the language's sentences; other signs have a replacement."""
+    """Whether the encoding has every letter of the language's sentences; other characters have a replacement."""
     if codecs.lookup(encoding).name.startswith("utf"):
         return True
     letters = {sign for key in keys(language) for sign in template(language, key) if sign.isalpha()}
@@ -68,9 +67,9 @@ def can_show(encoding: str, language: str) -> bool:
 
 
 def _replaced(error: UnicodeError) -> tuple[bytes, int]:
-    """In place of what a stream cannot encode: a plain sign, or the number of a character as JSON has it.
+    """Handler of encoding errors: returns a replacement in ASCII, or the escape of the character as in JSON.
 
-    A file name that a locale of ASCII could not decode goes out by its own bytes where they are UTF-8.
+    A file name that a locale of ASCII could not decode is written as its own bytes if they are UTF-8.
     """
     if not isinstance(error, UnicodeEncodeError):
         raise error
@@ -79,7 +78,7 @@ def _replaced(error: UnicodeError) -> tuple[bytes, int]:
 
 
 def _bytes_of(part: str, encoding: str) -> bytes:
-    """Of a part that is undecoded as a whole, or not at all."""
+    """The original bytes of a part of a name that is wholly undecoded."""
     if UNDECODED.match(part):
         data = part.encode("ascii", "surrogateescape")
         try:

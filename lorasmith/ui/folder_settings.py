@@ -1,6 +1,6 @@
-"""`lorasmith.toml`: what stays the same in a folder. Read as settings; the first run adds the base model to it.
+"""`lorasmith.toml`: the settings of all runs in a folder. The first run adds the base model to it.
 
-What a person wrote there is never changed: a line is added, and only where the file then still says what it said.
+The user's own lines are never changed: a line is added, and only if the file then still has the same values.
 """
 
 from __future__ import annotations
@@ -26,15 +26,18 @@ def read_folder_settings(here: Path) -> Values:
     """The settings of the folder; none where there is no file.
 
     Raises:
-        ConfigError: the file is there and is wrong.
+        ConfigError: the file exists and is wrong.
     """
     path = here / FOLDER_SETTINGS
     return load_flat_toml(path) if path.exists() else {}
 
 
 def with_notice(start: Start, values: Values, here: Path) -> Start:
-    """A start that goes on, with a warning where the folder's settings, which it does not read, say something else;
-    `values` are those that were named for it."""
+    """The start of a continued run, with a warning if the folder's settings, which it does not read, differ.
+
+    Args:
+        values: the settings given for this start, which may differ.
+    """
     from lorasmith.runtime.preflight import differing_settings
 
     try:
@@ -50,7 +53,7 @@ def with_notice(start: Start, values: Values, here: Path) -> Start:
 
 
 def remember_base_model(here: Path, base_model: str) -> bool:
-    """Adds `base_model` to the folder's settings; False, and nothing written, where the file leaves no place for it.
+    """Adds `base_model` to the folder's settings. Returns False, with nothing written, if no line can be added.
 
     Raises:
         OSError, ResourceError: the file cannot be written.
@@ -69,7 +72,7 @@ def remember_base_model(here: Path, base_model: str) -> bool:
         with path.open("ab") as file:
             file.write((gap + line).encode())
         return True
-    # Below a table's header the line would belong to the table, so there it goes on top.
+    # Below the header of a table the line would belong to that table, so it becomes the first line.
     if _means(line + text, text, base_model):
         mark = data[: len(data) - len(text.encode())]
         write_atomically(path, mark + (line + text).encode())
@@ -78,7 +81,7 @@ def remember_base_model(here: Path, base_model: str) -> bool:
 
 
 def _means(new: str, old: str, base_model: str) -> bool:
-    """Whether `new` says what `old` said, and the base model."""
+    """Whether `new` has the values of `old` and the base model."""
     try:
         return tomllib.loads(new) == {**tomllib.loads(old), "base_model": base_model}
     except tomllib.TOMLDecodeError:

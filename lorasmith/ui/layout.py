@@ -1,21 +1,21 @@
-"""Text in columns on a terminal, where a Chinese sign takes two cells. Knows no sentence."""
+"""Text in columns on a terminal, where a Chinese character takes two cells. Independent of sentences."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 
-# Signs that never begin a line.
+# Characters that never begin a line.
 CLOSING = "\uff0c\u3002\uff1b\uff1a\u3001\uff01\uff1f\uff09\u300d\u300f\u300b,.;:!?)]}%"
 
 
 def cells(text: str) -> int:
-    """How many columns `text` takes."""
+    """The width of `text` on a terminal, in cells."""
     return sum(2 if unicodedata.east_asian_width(sign) in "WF" else 1 for sign in text)
 
 
 def wrapped(text: str, width: int) -> list[str]:
-    """`text` in lines of at most `width` cells, broken at spaces and between wide signs; a longer word stays whole."""
+    """`text` in lines of at most `width` cells, broken at spaces and wide characters; a longer word stays whole."""
     lines, line = [], ""
     for piece in _pieces(text):
         if line and cells(line) + cells(piece.rstrip()) > width:
@@ -41,7 +41,7 @@ def two_columns(rows: list[tuple[str, str]], *, left: int, width: int) -> list[s
 
 
 def _pieces(text: str) -> list[str]:
-    """The units that are not broken: a word with the space behind it, a wide sign with what may not begin a line."""
+    """The units that are not broken: a word with its space, a wide character with what may not begin a line."""
     closing = re.escape(CLOSING)
     wide = "[\u2e80-\u9fff\uf900-\ufaff\uff00-\uff60]"
     return re.findall(rf"{wide}[{closing}]*\s*|(?:(?!{wide})\S)+[{closing}]*\s*|\s+", text)

@@ -65,7 +65,7 @@ def term(option: Option) -> str:
 
 
 def metavar(option: Option) -> str:
-    """What stands for the value of an option in the help; "" for a flag."""
+    """The placeholder of an option's value in the help; "" for a flag."""
     if option.facts.holds:
         return NAMES[option.facts.holds]
     first = option.kinds[0]
@@ -76,7 +76,7 @@ def metavar(option: Option) -> str:
 
 
 def meaning(words: Translator, option: Option) -> str:
-    """What an option does, with its default where it has one that can be typed."""
+    """The sentence about an option, with its default if that can be typed."""
     text = words.say(f"option.{option.key}")
     default = shown_default(option)
     return text if not default else f"{text} {words.say('help.default', value=default)}"
@@ -91,13 +91,13 @@ def shown_default(option: Option) -> str:
 
 
 def expected(words: Translator, name: str) -> str:
-    """What the option called `name` takes; "" where there is no such option."""
+    """The values that the option `name` takes, in words; "" where there is no such option."""
     option = options().get(name.replace("-", "_"))
     return "" if option is None else expectation(words, option)
 
 
 def expectation(words: Translator, option: Option) -> str:
-    """Type and range of an option, or a sentence of its own where its field has a validator."""
+    """Type and range of an option in words, or its own sentence if its field has a validator."""
     if words.knows(f"expected.of.{option.key}"):
         return words.say(f"expected.of.{option.key}")
     parts = []

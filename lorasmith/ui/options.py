@@ -48,12 +48,12 @@ REFUSALS = {
     "mistyped": "option_unknown",
     "unknown": "option_unrecognised",
 }
-ABSENT = "\0absent"  # an option without its value; nobody can type this
+ABSENT = "\0absent"  # stands for a missing value; cannot be typed
 
 
 @dataclass(frozen=True, slots=True)
 class CommandLine:
-    """What was typed, checked option by option."""
+    """The command line, checked option by option."""
 
     mode: Mode
     from_state: str
@@ -189,7 +189,7 @@ def _converted(option: Option, text: str | list[str]) -> Any:
 
 
 def _pair(option: Option, text: str) -> tuple[str, Any]:
-    """The name and the value of `betas=[0.9, 0.99]`; what is no TOML value is taken as text."""
+    """The name and the value of `betas=[0.9, 0.99]`; a value that is not TOML is taken as text."""
     name, sign, value = text.partition("=")
     if not sign or not name.strip():
         raise ConfigError("option_pair", option=option.name, given=text)

@@ -1,4 +1,4 @@
-"""The questions asked of a person at a terminal. An answer that makes no sense is refused and the question asked again.
+"""Asks the user questions on a terminal. An invalid answer is refused and the question asked again.
 
 Nothing is changed on disk here, so leaving at a prompt leaves everything as it was.
 """
@@ -20,7 +20,7 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def can_ask() -> bool:
-    """Whether somebody sits at both ends: only then is anything asked."""
+    """Whether input and output are a terminal, so that a question can be answered."""
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
@@ -31,7 +31,7 @@ class Prompter:
     words: Translator
 
     def mode(self, *, default: Mode) -> Mode:
-        """A new LoRA or the one that is there."""
+        """Asks whether to start a new LoRA or to continue."""
         answers: dict[str, Mode] = {"1": "new", "n": "new", "new": "new"}
         answers |= {"2": "continue", "c": "continue", "continue": "continue"}
         print(self.words.say("prompt.mode"))
@@ -45,7 +45,7 @@ class Prompter:
             print(self.words.say("prompt.not_a_choice", answer=answer, choices="1, 2"))
 
     def steps(self, *, default: int) -> int:
-        """How many steps; whole numbers from 1 on."""
+        """Asks for the number of steps, at least 1."""
         while True:
             answer = self._ask(self.words.say("prompt.steps", default=default))
             if not answer:
@@ -55,7 +55,7 @@ class Prompter:
             print(self.words.say("prompt.not_steps", answer=answer))
 
     def hold_out(self, *, pictures: int, count: int) -> bool:
-        """Whether `count` of them are to be held out; Enter is no."""
+        """Asks whether to hold out `count` pictures; Enter is no."""
         print(self.words.say("prompt.hold_out", count=count, pictures=pictures))
         answers = {"y": True, "yes": True, "": False, "n": False, "no": False}
         while True:
@@ -65,7 +65,7 @@ class Prompter:
             print(self.words.say("prompt.not_a_choice", answer=answer, choices="y, n"))
 
     def base_model(self, found: Sequence[Path]) -> str:
-        """A base model: one of those found, `demo`, or what is typed, if there is such a thing."""
+        """Asks for a base model: a number of the list, `demo`, or a path or hub id that exists."""
         choices = [*map(str, found), DEMO]
         print(self.words.say("prompt.base_model"))
         for number, choice in enumerate(choices, start=1):
@@ -90,6 +90,6 @@ class Prompter:
 
 
 def _unquoted(text: str) -> str:
-    """A path dropped onto a terminal window comes in quotation marks."""
+    """The text without the quotation marks that a terminal puts around a dropped path."""
     quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
     return text[1:-1] if quoted else text

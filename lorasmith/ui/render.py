@@ -1,4 +1,4 @@
-"""Events as lines for a person, in their language. Knows neither files nor what kind of screen it is."""
+"""Shows the events of a run as sentences. Independent of files and of the kind of screen."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ from lorasmith.ui.which_run import typed
 if TYPE_CHECKING:
     from lorasmith.runtime.preflight import Start
 
-LAST_LINES = 20  # of what a worker printed that died without a word
-# After these a run can go on from its newest state.
+LAST_LINES = 20  # lines of the output of a worker that exited without an error message
+# After these a run can continue from its newest state.
 CAN_GO_ON = frozenset({ExitCode.STOPPED, ExitCode.NO_RESOURCE, ExitCode.STUCK, ExitCode.NON_FINITE, ExitCode.CRASHED})
 
 
 class Display:
-    """One start of one run on a screen; `errors` is the screen for what went wrong."""
+    """The lines of a single start on a screen; `errors` is the screen for failures."""
 
     def __init__(
         self, words: Translator, screen: Screen, errors: Screen, *, start: Start, command: str, verbose: bool
@@ -66,7 +66,7 @@ class Display:
         self._worker: WorkerEnded | None = None
         self._given_up: GivenUp | None = None
         self._noticed = list(start.warnings)  # shown below the device, which is the first line
-        self._shown_warnings: set[str] = set()  # those of a start, which its worker writes down too
+        self._shown_warnings: set[str] = set()  # warnings of the start, which its worker records too
 
     def warn(self, code: str, fields: Mapping[str, Any]) -> None:
         for line in self._words.warning(code, fields):
@@ -100,8 +100,10 @@ class Display:
             handlers[type(event)](event)
 
     def finish(self, exit_code: ExitCode, newest_state: Path | None, *, has_placed: bool = False) -> None:
-        """How it ended, where everything is, what can be done next. Call after the screen was closed. `has_placed`: the
-        run folder was changed, even where no event says so."""
+        """Shows how the run ended, where its files are and what can be done next. Call after the screen is closed.
+
+        Args:
+            has_placed: the run folder was changed, even if no event records it."""
         self._tell_noticed()
         if exit_code == ExitCode.FINISHED:
             self._finished()
@@ -114,11 +116,11 @@ class Display:
             self._say("error.stopped_before_start.text")
         if exit_code in CAN_GO_ON and newest_state is not None:
             self._say("run.newest_state", path=self._path(str(newest_state)))
-            if exit_code != ExitCode.NON_FINITE:  # it would end in the same way: the error says what to change
+            if exit_code != ExitCode.NON_FINITE:  # it would end in the same way; the error says what to change
                 self._say("run.go_on", command=f"{self._command} --continue")
 
     def reported(self, files: ReportFiles) -> None:
-        """Where the reports are, and what of them could not be made."""
+        """Shows where the reports are, and which could not be made."""
         for line in report_lines(self._words, files):
             self._screen.line(line)
 
@@ -140,7 +142,7 @@ class Display:
         self._noticed.clear()
 
     def _warn_once(self, code: str, fields: Mapping[str, Any]) -> None:
-        """A dataset is as it is in the parent, in the worker, and in the next worker: it is shown once."""
+        """Shows a warning once: the parent, the worker and the next worker find the same about a dataset."""
         key = f"{code} {json.dumps(fields, sort_keys=True)}"
         if key not in self._shown_warnings:
             self._shown_warnings.add(key)
@@ -235,7 +237,7 @@ class Display:
         said = {"step": event.step, "phase": event.phase, **seconds}
         self._screen.line(self._words.say("watched.halted" if event.is_stopped else "watched.hung", **said), "warning")
         if event.stack and (self._verbose or not self._begun):
-            self._errors.line(event.stack, "quiet")  # before there is a run nothing else keeps it
+            self._errors.line(event.stack, "quiet")  # before there is a run, no file keeps it
 
     def _restarted(self, event: WorkerRestarted) -> None:
         if event.after == "crashed":
@@ -269,7 +271,7 @@ class Display:
         if self._given_up is not None:
             code, fields = self._given_up.code, self._given_up.fields
         elif ending is None and exit_code in (ExitCode.BAD_INPUT, ExitCode.NO_RESOURCE):
-            # It knew how to end and could not say why: only a disk that takes no line does that.
+            # It had an exit code but could not write its reason: only a full disk does that.
             code, fields = "disk_full", {"path": str(self._start.run.root)}
         elif ending is None:
             status = 0 if self._worker is None else self._worker.status
@@ -282,14 +284,14 @@ class Display:
             self._errors.line("\n".join(self._worker.output.splitlines()[-LAST_LINES:]), "quiet")
         is_our_fault = exit_code == ExitCode.CRASHED and ending is not None
         if ending is not None and (self._verbose or (is_our_fault and not self._begun)):
-            self._errors.line(ending.traceback.rstrip(), "quiet")  # nothing else keeps it
+            self._errors.line(ending.traceback.rstrip(), "quiet")  # no file keeps it
         elif is_our_fault:
             self._say("run.details", path=self._path(str(self._start.run.ledger)))
         if not self._begun:
             self._before_the_first_step(has_placed=has_placed)
 
     def _before_the_first_step(self, *, has_placed: bool) -> None:
-        """What a start that never came to its first step has left."""
+        """The sentence about what a start without a step has left on disk."""
         if not has_placed:
             self._say("run.nothing_changed")
         elif self._start.is_new:
@@ -305,7 +307,7 @@ class Display:
 
 
 def report_lines(words: Translator, files: ReportFiles) -> list[str]:
-    """Where the reports are, the page first, after what could not be made."""
+    """Lines about the reports: failures first, then the page and the other files."""
     lines = []
     for code, fields in files.warnings:
         lines += words.warning(code, fields)
@@ -313,6 +315,6 @@ def report_lines(words: Translator, files: ReportFiles) -> list[str]:
 
 
 def shortened(path: Path) -> str:
-    """As short as it can be from where the person is."""
+    """The path, relative to the current folder if that is shorter."""
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

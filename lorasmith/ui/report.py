@@ -1,4 +1,4 @@
-"""`lorasmith report`: everything that is made from the ledger of a run, made again. Trains nothing, changes no run."""
+"""`lorasmith report`: makes all files that are derived from the ledger of a run again. Changes no run."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ SWITCHES = {"output": "FOLDER", "lang": "en|zh-TW", "help": ""}
 
 
 def report(arguments: list[str], words: Translator, command: str) -> int:
-    """Makes JSON, PNG, page, CSV and TensorBoard again; the exit status.
+    """Makes JSON, PNG, page, CSV and TensorBoard files again; returns the exit status.
 
     Raises:
         ConfigError: bad arguments.
-        NoStateError: there is no run there.
+        NoStateError: the folder has no run.
         ResourceError: nothing could be written.
     """
     given = parse_switches(arguments, SWITCHES)
@@ -45,7 +45,7 @@ def report(arguments: list[str], words: Translator, command: str) -> int:
 
 
 def _remake(run: RunFolder, words: Translator) -> None:
-    """The files that otherwise follow a run as it goes."""
+    """Makes the files that a running training keeps up to date."""
     projections = projections_of(run, words.in_files.language)
     if projections.missing_library is not None:
         print(*words.warning("curves_left_out", projections.missing_library.fields), sep="\n")

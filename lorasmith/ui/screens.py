@@ -1,6 +1,6 @@
-"""Where lines go: a terminal with a line that moves, or a file or pipe that only grows.
+"""Output of lines: a terminal with a status line that is redrawn, or a file or pipe that only grows.
 
-Knows no words and no events.
+Independent of sentences and events.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.text import Text
 
-from lorasmith.ui.outlet import NonBlockingWriter
+from lorasmith.ui.non_blocking import NonBlockingWriter
 
 Mood = Literal["", "good", "warning", "bad", "quiet"]
 Compose = Callable[[int | None, bool], str]  # (width in cells, None in a file; whether only ASCII shows) -> one line
@@ -25,27 +25,27 @@ LINE_SECONDS = 10.0
 
 
 class Screen(Protocol):
-    """What a run is shown on."""
+    """The output of a run."""
 
     def line(self, text: str, mood: Mood = "") -> None:
-        """A line that stays."""
+        """Prints a permanent line."""
 
     def status(self, compose: Compose, share: float) -> None:
-        """What stands now, in a line that the next one replaces; `share` of the work is done."""
+        """Shows a status line, which the next status replaces; `share` of the work is done."""
 
     def tick(self) -> None:
-        """Time has passed."""
+        """Redraws the status, as time has passed."""
 
     def close(self) -> None:
-        """The moving line is taken away; lines may still follow."""
+        """Removes the status line; further lines may follow."""
 
     @property
     def is_behind(self) -> bool:
-        """Whether lines wait for a reader: `tick` offers them again."""
+        """Whether lines wait for their reader; `tick` offers them again."""
 
 
 class PlainScreen:
-    """Lines only, no carriage return. A status becomes a line every tenth of the work or every 10 s."""
+    """A file or pipe: lines only, no carriage return. A status is printed every tenth of the work or every 10 s."""
 
     def __init__(self, out: TextIO, *, now: Callable[[], float] = time.monotonic) -> None:
         self._out = NonBlockingWriter(out)
@@ -69,7 +69,7 @@ class PlainScreen:
         self._out.flush()
 
     def close(self) -> None:
-        """Nothing to take away."""
+        """Does nothing: there is no status line."""
 
     @property
     def is_behind(self) -> bool:
@@ -77,7 +77,7 @@ class PlainScreen:
 
 
 class LiveScreen:
-    """A terminal: the status stays at the bottom, lines go above it. Honours NO_COLOR."""
+    """A terminal: the status stays at the bottom, lines are printed above it. Honours NO_COLOR."""
 
     def __init__(self, out: TextIO, *, now: Callable[[], float] = time.monotonic) -> None:
         self._out = NonBlockingWriter(out)
@@ -93,7 +93,7 @@ class LiveScreen:
         self._console.print(Text(text, style=STYLES[mood]), soft_wrap=True)
 
     def status(self, compose: Compose, share: float) -> None:
-        del share  # the line itself shows it
+        del share  # the status line shows it
         self._moving.compose = compose
         self._is_stale = True
         if self._live is None:
@@ -103,7 +103,7 @@ class LiveScreen:
 
     def tick(self) -> None:
         self._out.flush()
-        if self._live is None or self._out.is_behind:  # what moves need not be told late
+        if self._live is None or self._out.is_behind:  # an old status need not be shown
             return
         if self._is_stale and self._now() - self._drawn_at >= REFRESH_SECONDS:
             self._is_stale, self._drawn_at = False, self._now()
@@ -120,7 +120,7 @@ class LiveScreen:
 
 
 class LastingScreen:
-    """Another screen, which may go away (a closed window, a reader that left) without the run noticing."""
+    """Wraps a screen whose window or reader may disappear without disturbing the run."""
 
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
@@ -152,13 +152,13 @@ class LastingScreen:
 
 
 def open_screen(out: TextIO, environment: Mapping[str, str] = os.environ) -> Screen:
-    """The screen that fits where `out` leads."""
+    """The screen for `out`: a terminal, or a file or pipe."""
     is_terminal = out.isatty() and environment.get("TERM", "") not in ("dumb", "unknown")
     return LastingScreen(LiveScreen(out) if is_terminal else PlainScreen(out))
 
 
 class _MovingLine:
-    """Asks for its text at each drawing, so that it fits a window whose size has changed."""
+    """Computes its text at each drawing, so that it fits a window whose size has changed."""
 
     compose: Compose = staticmethod(lambda _width, _only_ascii: "")
 

@@ -1,6 +1,6 @@
-"""The few options of commands that are not `train`: no config model behind them. Knows no command.
+"""Parses the few options of the commands other than `train`, which have no config model.
 
-Nothing slow is imported, so that `--help` answers at once.
+Imports nothing slow, so that `--help` answers at once.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ LEFT = 24
 
 
 def parse_switches(arguments: Sequence[str], known: Mapping[str, str]) -> dict[str, str]:
-    """What was typed, by name; `known` says of each option what it takes, "" where it takes nothing. A switch that was
-    typed is "yes", and `-h` is `help`.
+    """The given options by name; a flag has the value "yes", and `-h` is `help`.
+
+    Args:
+        known: option -> the placeholder of its value, "" for a flag.
 
     Raises:
         ConfigError: an option that is unknown, without its value or with one it does not take, or a stray word.
@@ -32,7 +34,7 @@ def parse_switches(arguments: Sequence[str], known: Mapping[str, str]) -> dict[s
         if not word.startswith("-") or word == "-":
             raise ConfigError("argument_unexpected", argument=word)
         if name not in known or not (word.startswith("--") or word == "-h"):
-            flags = [f"--{one}" for one in known]
+            flags = [f"--{option}" for option in known]
             given_name = word.split("=")[0]
             nearest = closest(given_name, flags)
             if not nearest:

@@ -139,7 +139,9 @@ def _is_free(port: int) -> bool:
     for family, kind, protocol, _, address in socket.getaddrinfo(HOST, port, type=socket.SOCK_STREAM):
         try:
             with socket.socket(family, kind, protocol) as tried:
-                if os.name != "nt":  # a port that was closed a moment ago is free; there it would mean taken ones
+                if (
+                    os.name != "nt"
+                ):  # a port that was just closed is free; on Windows this option would allow a taken port
                     tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 tried.bind(address)
         except OSError:

@@ -1,4 +1,4 @@
-"""`lorasmith train`: from what was typed to a run that is watched. Knows how a run is started, not how it trains."""
+"""`lorasmith train`: resolves the command line, asks for what is missing, starts a run and shows it."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ LANG = ("request", "lang")
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """What is below this floor, as callables, so that a test can stand in for it."""
+    """The functions of lower packages that `train` calls, so that tests can replace them."""
 
     new_run: Callable[..., Start]
     progress_of: Callable[[RunFolder], RunProgress]
     continued_run: Callable[..., Start]
     supervise: Callable[[Start], Supervised]
     find_checkpoints: Callable[[Path, Mapping[str, str]], list[Path]]
-    repeats_in: Callable[[Path], tuple[int, ...]]  # of each picture in a folder
-    suggested_steps: Callable[[int], tuple[int, int | None]]  # (least, most) for so many pictures
+    repeats_in: Callable[[Path], tuple[int, ...]]  # repeats of each picture in a folder
+    suggested_steps: Callable[[int], tuple[int, int | None]]  # number of pictures -> (least, most)
 
 
 def train(
     arguments: list[str], words: Translator, command: str, *, engine: Engine | None = None, here: Path | None = None
 ) -> int:
-    """Runs the command as if typed in the folder `here` (default: the current one); the exit status.
+    """Runs the command as if typed in the folder `here` (default: the current folder); returns the exit status.
 
     Raises:
         TrainerError: refused before anything was changed.
@@ -69,16 +69,16 @@ def train(
     mode = line.mode or desk.ask_mode(layered(config, line.values))
     start, request = desk.new(line, config) if mode == "new" else desk.continued(line, config)
 
-    from lorasmith.ui.watching import watch  # rich: not for those who are refused above
+    from lorasmith.ui.watching import watch  # imported late: bad arguments are refused without loading rich
 
-    if request.output != Request().output:  # what is shown to be typed next must be about this run
+    if request.output != Request().output:  # commands that are suggested later must be about this run
         command = typed([*command.split(), "--output", request.output])
     return watch(start, desk.engine.supervise(start), words=words, command=command, verbose=request.verbose)
 
 
 @dataclass(frozen=True, slots=True)
 class StartResolver:
-    """Where the settings of a start come together and what is missing is asked for."""
+    """Merges the settings of a start and asks for what is missing."""
 
     words: Translator
     here: Path
@@ -91,9 +91,9 @@ class StartResolver:
         return Prompter(self.words).mode(default="continue" if run.ledger.exists() else "new")
 
     def new(self, line: CommandLine, config: Values) -> tuple[Start, Request]:
-        """A new run from command line over --config over the folder's settings."""
+        """The start of a new run: command line over --config over the folder's settings."""
         values = layered(read_folder_settings(self.here), config, line.values)
-        _refuse_if_held(run_at(self.here, split_request(values)[1].output))  # before anything is asked
+        _refuse_if_held(run_at(self.here, split_request(values)[1].output))  # before any question
         asked_model = ""
         if not values.get(BASE_MODEL):
             asked_model = self._ask_base_model()
@@ -108,12 +108,12 @@ class StartResolver:
         settings, request = split_request(values)
         prefix = self.words.state_prefix
         start = self.engine.new_run(settings, request, state_prefix=prefix, here=self.here)
-        if asked_model:  # only now: it is one that can be trained on
+        if asked_model:  # only now it is known to be a base model
             self._remember(asked_model)
         return start, request
 
     def continued(self, line: CommandLine, config: Values) -> tuple[Start, Request]:
-        """The run that is there, going on; command line over --config over what the run remembers."""
+        """The start of a continued run: command line over --config over the run's own settings."""
         values = layered(config, line.values)
         run = run_at(self.here, split_request(values)[1].output)
         _refuse_if_held(run)
@@ -127,7 +127,7 @@ class StartResolver:
         return with_notice(start, values, self.here), request
 
     def _offer_hold_out(self, values: Values) -> None:
-        """Before the first run of a folder with enough pictures: some of them, so that the best step can be told."""
+        """Before the first run in a folder with enough pictures: offers to hold some out, to measure the best step."""
         settings, request = split_request(values)
         if run_at(self.here, request.output).ledger.exists():
             return
@@ -137,7 +137,7 @@ class StartResolver:
             values[HOLD_OUT] = "auto"
 
     def _advice(self, settings: Values) -> str:
-        """How many steps are good for the pictures that are there, and how often each is then seen."""
+        """The suggested number of steps for the pictures in the folder, and how often each is then seen."""
         config = RunConfig().with_values(settings)
         repeats = self.engine.repeats_in(self.here / config.dataset.folder)
         if not repeats:
@@ -178,7 +178,7 @@ class StartResolver:
 
 
 def words_of(config: Values, line: CommandLine, words: Translator) -> Translator:
-    """The language that --config names counts as asked for, unless the command line names one."""
+    """The translator of the language in --config, unless the command line names another."""
     wish: Any = config.get(LANG, "")
     if line.values.get(LANG) or not wish:
         return words
@@ -187,14 +187,14 @@ def words_of(config: Values, line: CommandLine, words: Translator) -> Translator
 
 
 def _refuse_if_held(run: RunFolder) -> None:
-    """At once, not after all pictures were read. Whether it stays free is for whoever takes the lock to see."""
-    with suppress(OSError):  # what cannot be asked is told by taking it
+    """Refuses a folder in use before all pictures are read. The supervisor checks again when it takes the lock."""
+    with suppress(OSError):  # taking the lock will report it
         if is_held(run.lock):
             raise LockedError("folder_locked", folder=str(run.root))
 
 
 def _engine() -> Engine:
-    """What each of these needs is imported when it is called: who is refused waits for nothing else."""
+    """The real functions. Each imports its module when it is called, so that a refused start does not wait for it."""
     from lorasmith.families.locate import find_checkpoints
     from lorasmith.runtime.preflight import continued_run, new_run, progress_of
 

@@ -1,4 +1,4 @@
-"""The reader's language, and the sentences in it. Knows neither terminal nor options' meaning."""
+"""Chooses the language and turns codes and fields into sentences. Independent of the terminal."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ FOLDER_SETTINGS = "lorasmith.toml"
 PROBLEMS_SHOWN = 50
 DAMAGE_KINDS = ("missing", "size", "content", "manifest")
 NAMES_WIDTH = 76  # cells: names that fit stand on one line
-OF_MANY_LINES = frozenset({"reason", "problem"})  # fields that hold what a library or another sentence says
+OF_MANY_LINES = frozenset({"reason", "problem"})  # fields that hold the text of a library or another sentence
 
 
 @dataclass(frozen=True, slots=True)
 class Translator:
-    """Sentences in one language, that of the screen."""
+    """Sentences in the language of the screen."""
 
     language: str
-    asked: str = ""  # the language that was chosen, where the screen cannot show it
+    asked: str = ""  # the chosen language, if the screen cannot show it
 
     @property
     def in_files(self) -> Translator:
-        """Sentences for files, which can hold every language."""
+        """The translator for files, which can hold every language."""
         return Translator(self.asked) if self.asked else self
 
     @property
     def state_prefix(self) -> str:
-        """The first part of the names of state folders; in English where the locale has no bytes for it."""
+        """The first part of the names of state folders; in English if the locale cannot encode the translated word."""
         prefix = self.say("state.prefix")
         return Translator(FALLBACK).say("state.prefix") if is_beyond_locale(prefix) else prefix
 
@@ -55,24 +55,24 @@ class Translator:
             return [self.say("error.unknown_code.text", code=code, fields=_plain(fields))]
         lines = [self.say("message.error", text=self._filled(f"error.{code}.text", fields))]
         problems = fields.get("problems", [])
-        lines += [f"  {self.problem(one)}" for one in problems[:PROBLEMS_SHOWN]]
+        lines += [f"  {self.problem(problem)}" for problem in problems[:PROBLEMS_SHOWN]]
         if len(problems) > PROBLEMS_SHOWN:
             lines.append("  " + self.say("message.more_problems", count=len(problems) - PROBLEMS_SHOWN))
-        for one in fields.get("findings", []):
-            lines += self.finding(one["code"], one["fields"])
+        for finding in fields.get("findings", []):
+            lines += self.finding(finding["code"], finding["fields"])
         if self.knows(f"error.{code}.hint"):
             lines.append(self.say("message.hint", text=self._filled(f"error.{code}.hint", fields)))
         return lines
 
     def problem(self, problem: Mapping[str, Any]) -> str:
-        """What is wrong with one file."""
+        """The problem of a single file, as a line."""
         reason, fields = problem["reason"], problem.get("fields", {})
         is_known = self.knows(f"problem.{reason}.text")
         text = self._filled(f"problem.{reason}.text", fields) if is_known else f"{reason} {_plain(fields)}".strip()
         return self.say("message.problem", path=problem["path"], text=text)
 
     def finding(self, code: str, fields: Mapping[str, Any]) -> list[str]:
-        """Something about the dataset as lines: what it is and how many there are, the first names, what to do."""
+        """A finding about the dataset as lines: its kind and number, the first names, what to do."""
         lines = [self.say("message.note", text=self._filled(f"finding.{code}.text", fields))]
         lines += [f"  {line}" for line in self._names(fields)]
         if self.knows(f"finding.{code}.hint"):
@@ -80,7 +80,7 @@ class Translator:
         return lines
 
     def _names(self, fields: Mapping[str, Any]) -> list[str]:
-        """The first names of a finding, on one line if they fit."""
+        """The first names of a finding, on a single line if they fit."""
         if "groups" in fields:
             names, more = [" = ".join(group) for group in fields["groups"]], fields.get("more", 0)
         else:
@@ -92,7 +92,7 @@ class Translator:
         return [line] if line and cells(line) <= NAMES_WIDTH else names
 
     def warning(self, code: str, fields: Mapping[str, Any]) -> list[str]:
-        """A warning as lines; findings among them, which a run's ledger keeps as warnings."""
+        """A warning as lines; it may be a finding, which a ledger keeps as a warning."""
         if self.knows(f"finding.{code}.text"):
             return self.finding(code, fields)
         if self.knows(f"warning.{code}.text"):
@@ -107,7 +107,7 @@ class Translator:
         return lines
 
     def _filled(self, key: str, fields: Mapping[str, Any]) -> str:
-        """A sentence about something read from a ledger, where another version may have left a field out."""
+        """The sentence `key`, with "?" for a missing field: the ledger may be of another version."""
         needed = {name: "?" for _, name, _, _ in string.Formatter().parse(template(self.language, key)) if name}
         shown = {name: _shown(name, value) for name, value in fields.items()}
         if "damage" in fields:
@@ -115,7 +115,7 @@ class Translator:
         return self.say(key, **{**needed, **shown})
 
     def _damage(self, damage: str) -> str:
-        """What `saved_states.damage_of` found: the file of a state, and what is wrong with it."""
+        """The sentence about the result of `states.damage_of`: the damaged file of a state."""
         kind, _, file = damage.partition(":")
         if kind in DAMAGE_KINDS:
             return self.say(f"damage.{kind}", file=file)
@@ -123,17 +123,17 @@ class Translator:
 
 
 def language_of(arguments: Sequence[str], environment: Mapping[str, str], here: Path) -> str:
-    """The language, known before any argument is checked, as its first use may be to refuse one."""
+    """The language of messages. Chosen before parsing, so that parse errors are translated too."""
     asked = ""
-    for number, one in enumerate(arguments):
-        name, is_joined, value = one.partition("=")
+    for number, argument in enumerate(arguments):
+        name, is_joined, value = argument.partition("=")
         if name == "--lang":
             asked = value if is_joined else next(iter(arguments[number + 1 : number + 2]), "")
     return choose_language(asked, _configured_language(here / FOLDER_SETTINGS), environment)
 
 
 def _configured_language(path: Path) -> str:
-    """`lang` of the folder's settings; whether the rest of the file is right is for others to say."""
+    """`lang` of the folder's settings; "" if the file cannot be read, which is reported elsewhere."""
     try:
         found = tomllib.loads(path.read_bytes().decode("utf-8-sig")).get("lang", "")
     except (OSError, ValueError):
@@ -142,7 +142,7 @@ def _configured_language(path: Path) -> str:
 
 
 def visible(value: Any, *, keep: str = "") -> Any:
-    """A text with its control characters escaped, `keep` aside: in a path they would move the cursor, or hide."""
+    """A text with its control characters escaped, except `keep`: in a path they would move the cursor or hide text."""
     if not isinstance(value, str):
         return value
     return "".join(_escaped(sign) if sign not in keep and category(sign) == "Cc" else sign for sign in value)

@@ -40,7 +40,7 @@ MOODS: dict[str, str | None] = {
     "none": None,
 }
 MEGABYTE = 1024 * 1024
-# What can go on from its newest state.
+# Ends after which a run can continue from its newest state.
 CAN_GO_ON = ("stopped", "failed", "died")
 
 
@@ -118,7 +118,7 @@ class RunView:
     # -- the losses --------------------------------------------------------------------------------
 
     def _losses_and_curve(self, console: Console, width: int, only_ascii: bool) -> list[RenderableType]:
-        """Puts them side by side where the width allows, so that all of it is on a single screen."""
+        """The table and the curve, side by side if the window is wide enough."""
         columns = list(COLUMNS)
         losses = self._losses(columns)
         while _cells_of(console, losses) > width and len(columns) > 1:

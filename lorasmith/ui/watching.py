@@ -24,20 +24,20 @@ from lorasmith.ui.translator import Translator
 if TYPE_CHECKING:
     from lorasmith.runtime.preflight import Start
 
-BEHIND_SECONDS = 0.1  # between two looks whether somebody reads on
+BEHIND_SECONDS = 0.1  # between two checks whether the reader continues
 
 
 class Supervised(Protocol):
-    """What a supervisor gives to those who watch."""
+    """The part of a supervisor that this module uses."""
 
     exit_code: ExitCode
     has_placed: bool
 
     def events(self) -> Iterator[Event | None]:
-        """What happens, None while nothing does; handles stop signals; ends with the run."""
+        """Yields events, None while there are none; handles stop signals; ends with the run."""
 
     def newest_state(self) -> Path | None:
-        """What --continue would go on from."""
+        """The state that --continue would continue from."""
 
 
 def watch(
@@ -49,7 +49,7 @@ def watch(
     verbose: bool,
     screen: Screen | None = None,
 ) -> int:
-    """Shows a run from start to end; the exit status.
+    """Shows a run from start to end; returns the exit status.
 
     Raises:
         TrainerError: the run could not begin.
@@ -60,15 +60,15 @@ def watch(
     followed = _Followed()
     try:
         _follow(supervisor, followed, display=display, screen=screen, start=start, words=words)
-        # There is nothing left to stop: the report is made, and the exit status stands.
+        # Nothing is left to stop: the report is made, and the exit status is final.
         with StopSignals(ENDINGS) as stops:
             display.finish(supervisor.exit_code, supervisor.newest_state(), has_placed=supervisor.has_placed)
             if followed.has_begun or _has_failed(start, supervisor.exit_code):
                 _report(start, display, words)
             _say_the_rest((screen, errors), stops)
     except KeyboardInterrupt:
-        # From the first event to the last Ctrl+C is the supervisor's: this one came before there was anything to stop,
-        # or when the run was over and its exit status stood.
+        # From the first to the last event the supervisor handles Ctrl+C: this came before there was anything to stop,
+        # or when the run had ended and its exit status was final.
         if not followed.is_watched:
             raise
         if followed.has_begun:
@@ -78,16 +78,16 @@ def watch(
 
 @dataclass(slots=True)
 class _Followed:
-    """What has been seen of a run so far."""
+    """The state of a run, as far as its events show it."""
 
-    is_watched: bool = False  # the supervisor has spoken
+    is_watched: bool = False  # an event of the supervisor was shown
     has_begun: bool = False
 
 
 def _follow(
     supervisor: Supervised, followed: _Followed, *, display: Display, screen: Screen, start: Start, words: Translator
 ) -> None:
-    """Shows and projects every event."""
+    """Passes every event to the screen and the projections."""
     projections: Projections | None = None
     try:
         for event in supervisor.events():
@@ -113,7 +113,7 @@ def _follow(
 
 
 def _say_the_rest(screens: Sequence[Screen], stops: StopSignals) -> None:
-    """To a reader that is slow, or whom nobody scrolls: until all is said, or nobody wants to hear it."""
+    """Waits for a slow reader until all lines are written, or the reader is gone."""
     with suppress(KeyboardInterrupt):
         while any(screen.is_behind for screen in screens) and not stops.stop_requested:
             time.sleep(BEHIND_SECONDS)
@@ -122,12 +122,12 @@ def _say_the_rest(screens: Sequence[Screen], stops: StopSignals) -> None:
 
 
 def _has_failed(start: Start, exit_code: ExitCode) -> bool:
-    """Whether a run that is there already was not taken up again, and not because it was asked for what cannot be: of a
-    new one there is nothing to report, and a start that was refused changes nothing."""
+    """Whether an existing run failed to start again for another reason than bad input. A new run has nothing to report,
+    and a refused start changes nothing."""
     failed = exit_code in (ExitCode.NO_RESOURCE, ExitCode.STUCK, ExitCode.NON_FINITE, ExitCode.CRASHED)
     return failed and not start.is_new and start.run.ledger.is_file()
 
 
 def _report(start: Start, display: Display, words: Translator) -> None:
-    """Made after everything else has been told: what it meets changes no exit status."""
+    """Makes the report, after everything else is shown; its failure changes no exit status."""
     display.reported(make_reports(start.run, words.in_files))

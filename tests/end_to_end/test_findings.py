@@ -107,6 +107,6 @@ def test_only_what_cannot_be_used_is_named_by_the_refusal(tmp_path: Path) -> Non
     )
     assert lines[:3] == [
         "Error: No pictures found in `x`",
-        "Note: files no picture is read from, not used: 1 (.cr2)",
+        "Note: files of a type that no picture is read from, not used: 1 (.cr2)",
         "  a.cr2",
     ]

@@ -94,7 +94,7 @@ def test_ctrl_c_saves_and_ends_with_5(folder: Path) -> None:
     child = started(folder, "--new", "--steps", "5000")
     child.expect(r" ([3-9]|[1-9]\d+)/5000")
     child.sendintr()
-    child.expect("Stopped as asked")
+    child.expect("Stopped on request")
     assert ended(child) == 5
     at = done(folder)
     assert 3 <= at < 5000

@@ -88,7 +88,7 @@ def test_memory_that_is_short_at_every_size(workshop: Workshop) -> None:
 @pytest.mark.parametrize(
     ("name", "code", "sentences"),
     [
-        ("gradient", 8, ("The loss or the gradient of step 3 is not finite", "picture_", "`--continue`", "`--lr`")),
+        ("gradient", 8, ("The loss or gradient of step 3 is infinite", "picture_", "`--continue`", "`--lr`")),
         ("memory", 6, ("Out of memory at step 2", "`--resolution`", "`--rank`", "`--continue`")),
     ],
 )

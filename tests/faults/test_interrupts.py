@@ -193,8 +193,8 @@ def test_ctrl_c_while_the_report_of_a_stopped_run_is_made(person: Person) -> Non
     terminal = person.types("report", "--new", "--steps", "5000", "--save-every", "0", "--evaluate-every", "0")
     terminal.child.expect(r" ([3-9]|[1-9]\d+)/5000")
     terminal.child.sendintr()
-    terminal.child.expect("Stopped as asked")
+    terminal.child.expect("Stopped on request")
     terminal.wait_until_held()
     terminal.child.sendintr()
     assert terminal.end() == ExitCode.STOPPED
-    assert "The report was not made" in terminal.text
+    assert "The report was skipped" in terminal.text

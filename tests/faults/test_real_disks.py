@@ -286,7 +286,7 @@ def test_of_many_starts_at_once_one_runs(make_workshop: Callable[[str], Workshop
     assert winner.returncode == ExitCode.STOPPED
     losers = [one for one in started if one is not winner]
     assert [one.returncode for one in losers] == [ExitCode.LOCKED] * (count - 1)
-    assert all("Another run is working in" in words[one][1] for one in losers)
+    assert all("Another run is using" in words[one][1] for one in losers)
     events = read_events(workshop.run.ledger)
     assert [event.attempt for event in events if isinstance(event, RunStarted)] == [1, 2]
     (worker,) = [one for one in read_events(workshop.run.supervisor_log) if isinstance(one, WorkerStarted)][1:]

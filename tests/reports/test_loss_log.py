@@ -68,7 +68,7 @@ def test_what_was_measured_stands_at_its_step_and_what_could_not_be_is_na(tmp_pa
     expected = (str(measured.visual), "N/A", str(measured.color))
     assert cells(log.path) == [("", "", "")] * 2 + [expected] + [("", "", "")] * 2
     assert [row["unavailable"] for row in rows(log.path)] == [
-        "", "", "semantic: No CLIP model was named with `--clip-model`", "", "",
+        "", "", "semantic: No CLIP model was given with `--clip-model`", "", "",
     ]  # fmt: skip
 
 
@@ -78,5 +78,5 @@ def test_one_reason_of_several_measures_stands_there_once(tmp_path: Path) -> Non
     log.rewrite(curves_of([*EVENTS, evaluated(5, tmp_path, unavailable=missing)]))
     assert cells(log.path)[4] == ("N/A", "N/A", "N/A")
     said = rows(log.path)[4]["unavailable"]
-    assert said.startswith("visual, color: ") and said.endswith("semantic: No CLIP model was named with `--clip-model`")
+    assert said.startswith("visual, color: ") and said.endswith("semantic: No CLIP model was given with `--clip-model`")
     assert said.isascii()

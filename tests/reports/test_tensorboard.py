@@ -117,7 +117,7 @@ def test_tensorboard_itself_reads_a_run_that_was_killed_and_continued(tmp_path: 
     assert [step for step, _ in found["scalars"]["loss/visual"]] == [0, 4, 9]
     assert [step for step, _ in found["scalars"]["loss/validation"]] == [0, 4, 9]
     assert [step for step, _ in found["scalars"]["loss/semantic"]] == [0, 4]
-    assert found["texts"] == {"unavailable/semantic": [[9, "No CLIP model was named with `--clip-model`"]]}
+    assert found["texts"] == {"unavailable/semantic": [[9, "No CLIP model was given with `--clip-model`"]]}
     assert found["images"]["samples/01"] == [[0, 192], [4, 192], [9, 192]]
     assert found["images"]["samples/02"] == [[0, 192], [4, 192]]  # the file that is gone is left out
 

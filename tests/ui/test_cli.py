@@ -159,7 +159,7 @@ def raising(error: BaseException) -> object:
 @pytest.mark.parametrize(
     ("error", "status", "text"),
     [
-        (LockedError("folder_locked", folder="x"), 3, "Another run is working in `x`"),
+        (LockedError("folder_locked", folder="x"), 3, "Another run is using `x`"),
         (ModuleNotFoundError("", name="PIL.Image"), 2, "pip install pillow"),
         (ModuleNotFoundError("", name="rich"), 2, "pip install rich"),
         (KeyboardInterrupt(), 2, ""),

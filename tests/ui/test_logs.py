@@ -106,11 +106,11 @@ def test_ctrl_c_leaves_and_the_run_goes_on(here: Path, capsys: pytest.CaptureFix
 
     with FolderLock(run.lock):
         text = told(capsys, "--follow", wait=Playing(leave))
-    assert "`lora_output`: training is going on (computing a step)" in text
+    assert "`lora_output`: training (computing a step)" in text
 
 
 def test_following_what_does_not_run_ends_at_once(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "No training has been done" in told(capsys, "--follow", wait=Playing())
+    assert "There is no training" in told(capsys, "--follow", wait=Playing())
     finished_run(here / "lora_output")
     assert told(capsys, "--follow", wait=Playing()) == told(capsys)
 

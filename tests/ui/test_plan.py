@@ -45,7 +45,7 @@ def test_to_go_on_is_what_is_owed(workshop: Workshop, here: Path, capsys: pytest
     workshop.new(6, stop_after=2)
     plain = json.loads(said(capsys, "--continue", "--json"))
     assert (plain["first_step"], plain["stop_at"], plain["steps"]) == (2, 6, 4)
-    assert "going on at step 2" in said(capsys, "--continue")
+    assert "continue at step 2" in said(capsys, "--continue")
 
 
 def test_what_is_odd_is_told(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -57,7 +57,7 @@ def test_what_is_odd_is_told(here: Path, capsys: pytest.CaptureFixture[str]) -> 
     (data / "bad.png").write_bytes(b"")
     page = said(capsys, "--steps", "2", "--skip-bad-pictures")
     assert "10_test" in page  # the right name of the folder
-    assert "pictures that are there more than once" in page
+    assert "copies of other pictures" in page
     assert "without a caption file" in page
     assert "bad.png: is empty" in page
 

@@ -42,7 +42,7 @@ def test_numbers_stand_beside_their_names(capsys: pytest.CaptureFixture[str], ma
     assert row(page, "steps") == ["250"]
     assert row(page, "suggested steps") == ["200–500 for 7 pictures"]
     assert row(page, "device") == ["cpu (Abacus 2000), fp32"]
-    assert row(page, "memory, at most") == ["0.0 MB"]
+    assert row(page, "peak memory") == ["0.0 MB"]
     assert row(page, "time")[0].startswith("0:04:")
     assert page.rstrip().endswith("nothing was changed")
 
@@ -63,16 +63,16 @@ def test_findings_stand_below_the_tables(capsys: pytest.CaptureFixture[str], mad
 def test_what_was_not_measured_is_not_made_up(capsys: pytest.CaptureFixture[str], made: RunPlan) -> None:
     failed = replace(made, measured=Unmeasured("probe_stalled", {"seconds": 42}), time=None, disk=None)
     page = shown(capsys, failed)
-    assert [row(page, name) for name in ("time", "memory, at most", "disk")] == [["N/A"]] * 3
-    assert "The trial was not done after 42 s" in page
+    assert [row(page, name) for name in ("time", "peak memory", "disk")] == [["N/A"]] * 3
+    assert "The trial run did not finish within 42 s" in page
     assert "`--no-probe` was given" in shown(capsys, replace(failed, measured=Unmeasured("not_probed", {})))
 
 
 def test_a_disk_too_small(capsys: pytest.CaptureFixture[str], made: RunPlan) -> None:
-    assert "The disk is too small" in shown(capsys, replace(made, free_bytes=10))
-    assert "The disk is too small" not in shown(capsys, made)
+    assert "The disk has too little space" in shown(capsys, replace(made, free_bytes=10))
+    assert "The disk has too little space" not in shown(capsys, made)
 
 
 def test_device_without_told_memory(capsys: pytest.CaptureFixture[str], made: RunPlan) -> None:
     page = shown(capsys, replace(made, measured=replace(MEASURED, peak_memory=0)))
-    assert row(page, "memory, at most") == ["N/A"]
+    assert row(page, "peak memory") == ["N/A"]

@@ -116,7 +116,7 @@ def test_continue_says_how_many_are_done(folder: Path) -> None:
     session.sees("Steps done: 7")
     session.sees("Steps [100]:")
     session.types("5")
-    session.sees("Going on at step 7: 5 more, to step 12")
+    session.sees("Continuing at step 7: 5 more, to step 12")
     session.sees("Reached the maximum of 12 steps")
     assert session.leaves() == 0
 

@@ -144,7 +144,7 @@ def test_a_start_says_where_it_stands_and_what_has_changed() -> None:
     event = replace(run_started(9, resumed_from=4), changed={"lr": [0.1, 0.2]}, held_out=["a"])
     shown.display.show(event)
     assert shown.out.lines == [
-        "Going on at step 4: 5 more, to step 9, pictures: 4, folder: `lora_output`",
+        "Continuing at step 4: 5 more, to step 9, pictures: 4, folder: `lora_output`",
         "Pictures held out, never trained on: 1",
         "Changed: `--lr` from 0.1 to 0.2",
     ]
@@ -154,7 +154,7 @@ def test_a_start_that_owes_its_end_alone_says_so() -> None:
     shown = Shown()
     shown.display.show(run_started(9, resumed_from=9))
     (line,) = shown.out.lines
-    assert line.startswith("All 9 steps are done; what comes after them was cut short")
+    assert line.startswith("All 9 steps are trained; completing the interrupted export")
 
 
 def hung(**fields: Any) -> WorkerHung:
@@ -172,13 +172,13 @@ def test_a_hang_is_said_and_what_follows() -> None:
     shown.display.show(WorkerRestarted(**AT, after="crashed", reason="KeyError: 'x'", step=None, in_vain=3))
     shown.display.show(LimitRaised(**AT, spent_seconds=6000.2, limit_seconds=18000.0, seconds_per_step=40.0))
     assert shown.out.lines == [
-        "No sign of life for 300 s after step 4 (phase `step`, allowed 300 s): the training process is ended",
-        "A signal has stopped the training process: no sign of life for 300 s after step 4 (phase `step`, allowed"
-        " 300 s); it is ended",
-        "Started again from step 4; restarts without a new step: 2 of 3",
+        "No sign of life for 300 s after step 4 (phase `step`, limit 300 s): the training process is being ended",
+        "The training process was paused by a signal: no sign of life for 300 s after step 4 (phase `step`, limit"
+        " 300 s); it is being ended",
+        "Restarted from step 4; restarts without a new step: 2 of 3",
         "The training process failed: KeyError: 'x'",
-        "Started again from the beginning; restarts without a new step: 3 of 3",
-        "Slower than was allowed for, but moving (40.00 s/step): after 6000 s the limit of the whole run is raised to"
+        "Restarted from the beginning; restarts without a new step: 3 of 3",
+        "Slower than allowed, but making progress (40.00 s/step): after 6000 s the limit of the whole run is raised to"
         " 18000 s",
     ]
     assert shown.errors.lines == []  # the stack is in the supervisor's log
@@ -268,7 +268,7 @@ def test_memory_that_ran_out_is_gone_on_from_as_it_is() -> None:
     shown = Shown()
     shown.display.show(run_started(3))
     failed(shown, "out_of_memory", ExitCode.NO_RESOURCE, step=2)
-    assert "Go on: `lorasmith train --continue`" in shown.text
+    assert "Continue: `lorasmith train --continue`" in shown.text
 
 
 def test_an_end_before_the_first_step_says_what_was_changed() -> None:
@@ -283,7 +283,7 @@ def test_a_failure_says_why_and_how_to_go_on() -> None:
     shown = Shown()
     shown.display.show(run_started(3))
     failed(shown, "non_finite", ExitCode.NON_FINITE, step=2, pictures=["a.png"], timesteps=[7])
-    assert shown.errors.lines[0].startswith("Error: The loss or the gradient of step 2")
+    assert shown.errors.lines[0].startswith("Error: The loss or gradient of step 2")
     assert shown.errors.lines[1].startswith("hint: ")
     assert "Go on: " not in shown.text  # it would end in the same way: the hint says what to change
     assert "lora_output/state_x" in shown.text
@@ -327,9 +327,9 @@ def test_a_stop_says_how_far_it_came() -> None:
         shown.display.show(event)
     shown.display.finish(ExitCode.STOPPED, Path("/elsewhere/state_x"))
     assert shown.out.lines[1:] == [
-        "Stopped as asked after step 2 of 9",
+        "Stopped on request after step 2 of 9",
         "Newest good state: `/elsewhere/state_x`",
-        "Go on: `lorasmith train --continue`",
+        "Continue: `lorasmith train --continue`",
     ]
 
 

@@ -37,7 +37,7 @@ def test_a_new_run_does_the_steps_and_says_so(capsys: pytest.CaptureFixture[str]
     assert run("--new --steps 7 --base-model demo") == ExitCode.FINISHED
     out = capsys.readouterr().out
     assert "Reached the maximum of 7 steps" in out
-    assert out.startswith("Device: cpu (Abacus 2000), as no GPU was found\n")
+    assert out.startswith("Device: cpu (Abacus 2000), because no GPU was found\n")
     assert len(steps(read_events(Path("lora_output/ledger.jsonl")))) == 7
     assert len(Path("training_logs/training_loss_log.txt").read_text().splitlines()) == 8
     assert len(list(Path("lora_output/logs").iterdir())) == 1
@@ -110,7 +110,7 @@ def test_continue_without_steps_finishes_what_is_owed(capsys: pytest.CaptureFixt
     assert run("--new --steps 30 --base-model demo", fake) == ExitCode.STOPPED
     assert "python train_lora.py --continue" in capsys.readouterr().out
     assert run("--continue") == 0
-    assert "Going on at step 20: 10 more, to step 30" in capsys.readouterr().out
+    assert "Continuing at step 20: 10 more, to step 30" in capsys.readouterr().out
     error = refused("--continue")
     assert (error.code, error.exit_code) == ("nothing_owed", 2)
 

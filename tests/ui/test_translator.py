@@ -43,7 +43,7 @@ def test_codes_and_fields_of_another_version_are_shown_as_they_are() -> None:
 def test_a_finding_names_how_many_the_first_and_what_to_do() -> None:
     fields = {"count": 5, "files": ["a.cr2", "b.psd", "c.psd"], "kinds": ".cr2, .psd \u00d74"}
     assert EN.finding("kind_unreadable", fields) == [
-        "Note: files no picture is read from, not used: 5 (.cr2, .psd \u00d74)",
+        "Note: files of a type that no picture is read from, not used: 5 (.cr2, .psd \u00d74)",
         "  a.cr2, b.psd, c.psd, and 2 more",
         "  hint: save as PNG or JPEG what you want to train on",
     ]
@@ -66,8 +66,8 @@ def test_equal_files_stand_together() -> None:
 def test_damage_names_the_file_and_what_differs() -> None:
     fields = {"state": "state_1", "aside": "state_1.damaged", "damage": "content:optimizer.pt"}
     assert EN.warning("state_set_aside", fields) == [
-        "Warning: The state `state_1` is damaged: `optimizer.pt` does not hold the bytes that were saved: "
-        "its SHA-256 is another one. It was renamed to `state_1.damaged`, and an older one is used"
+        "Warning: The state `state_1` is damaged: `optimizer.pt` does not contain the bytes that were saved: "
+        "its SHA-256 differs. It was renamed to `state_1.damaged`, and an older state is used"
     ]
     problems = [{"path": "state_1", "reason": "state_damaged", "fields": {"damage": "missing:adapter.safetensors"}}]
     lines = EN.error("no_usable_state", {"folder": "f", "problems": problems})
@@ -79,7 +79,7 @@ def test_damage_names_the_file_and_what_differs() -> None:
 
 def test_what_was_left_out_is_a_warning() -> None:
     skipped = {"path": "a.png", "reason": "picture_empty", "fields": {}}
-    assert EN.warning("picture_skipped", skipped) == ["Warning: Left out: a.png: is empty"]
+    assert EN.warning("picture_skipped", skipped) == ["Warning: Skipped: a.png: is empty"]
 
 
 def test_a_warning_may_have_a_hint() -> None:

@@ -37,8 +37,8 @@ def test_a_person_s_answer(tmp_path: Path) -> None:
     assert text.startswith("`lora_output`: finished, 20 of 20 steps\n")
     rows = [line.split() for line in text.splitlines()]
     assert ["Visual", "0.3000", "0.4500", "0.3000", "@20", "0.6000", "falling"] in rows
-    assert ["Color", "0.3000", "0.3000", "0.3000", "@5", "0.7000", "no", "clear", "trend"] in rows
-    assert ["Validation", "0.2000", "+-0.0100", "0.2000", "0.2000", "@5", "-", "no", "clear", "trend"] in rows
+    assert ["Color", "0.3000", "0.3000", "0.3000", "@5", "0.7000", "no", "trend"] in rows
+    assert ["Validation", "0.2000", "+-0.0100", "0.2000", "0.2000", "@5", "-", "no", "trend"] in rows
     assert ["Semantic", "N/A", "-", "-", "-", "-"] in rows
     assert "N/A, Semantic: " in text
     assert "Learning rate   0.0001" in text and "2.00 s/step on cuda:0 bf16; 0:00:40 of training" in text
@@ -106,7 +106,7 @@ def test_starts_and_restarts_are_told_where_there_were_some(tmp_path: Path) -> N
     status = status_of(finished_run(tmp_path / "r"))
     restarted = tuple(replace(status.summary.attempts[0], is_restart=True) for _ in range(2))
     status = replace(status, starts=3, summary=replace(status.summary, attempts=restarted))
-    assert "3, restarted without being asked: 2" in drawn(status)
+    assert "3, automatic restarts: 2" in drawn(status)
 
 
 def test_validation_on_trained_pictures_is_called_so(tmp_path: Path) -> None:

@@ -1,17 +1,17 @@
-"""Section `evaluation`: what is measured beside the training loss."""
+"""Section `evaluation`: measurements beside the training loss."""
 
 from lorasmith.config.fields import Section, option
 
 
 class EvaluationConfig(Section):
-    """When a run is evaluated, on which pictures and prompts."""
+    """Interval, pictures and prompts of evaluations."""
 
     every: int | None = option("evaluate-every", None, effect="cadence", ge=0)
     """Steps between evaluations; 0 never, not at the end either. None: as `cadence.save_every`."""
     examples: int = option("evaluate-examples", 4, effect="cadence", ge=1, le=64)
     """Number of pictures that samples are made for, held-out pictures first."""
     strength: float = option("evaluate-strength", 0.6, effect="cadence", gt=0, le=1)
-    """How far each example's own latents are noised before they are denoised again; 1 is pure generation."""
+    """Share of the noise schedule that is applied to an example's latents before they are denoised; 1: noise alone."""
     sample_prompts: tuple[str, ...] = option("sample-prompt", (), effect="cadence", common=True)
     """More samples, from these captions alone."""
     clip_model: str = option("clip-model", "", effect="cadence", holds="path")

@@ -17,7 +17,7 @@ class ModelConfig(Section):
     base_sha256: str = recorded("", effect="identity", name="base-model")
     """SHA-256 of the weights, once they are read."""
     prediction: Literal["auto", "epsilon", "v_prediction"] = option("prediction", "auto", effect="identity")
-    """What the denoiser predicts; auto: what the model's files say, once they are read."""
+    """Quantity that the denoiser predicts; auto: as the model's files state, once they are read."""
     zero_terminal_snr: bool = recorded(False, effect="learning")
     """Whether the noise schedule ends in pure noise, once the model's files are read."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option("precision", "auto", effect="learning")

@@ -1,4 +1,4 @@
-"""Sections `cadence` and `export`: when states are saved, and how the files of a run are named and written."""
+"""Sections `cadence` and `export`: when states are saved, and the names and data types of a run's files."""
 
 import re
 from typing import Literal
@@ -13,7 +13,7 @@ DEVICES_OF_WINDOWS = r"con|prn|aux|nul|com[0-9]|lpt[0-9]"
 
 
 class CadenceConfig(Section):
-    """When states are saved."""
+    """Intervals between states, and the number of states kept."""
 
     save_every: int = option("save-every", 100, effect="cadence", common=True, ge=0)
     """Steps between states, each with an export; 0 never."""

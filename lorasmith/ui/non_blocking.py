@@ -1,4 +1,4 @@
-"""A stream that never makes its writer wait: a run must not stand still because nobody reads what is told of it."""
+"""A stream that never blocks its writer: a run must not wait for the reader of its output."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from collections import deque
 from contextlib import suppress
 from typing import TextIO
 
-PIECE = 1000  # characters; a pipe that has room at all has room for 4096 bytes
+PIECE = 1000  # characters; a pipe that takes anything takes 4096 bytes
 MAX_PIECES = 2000
 
 
 class NonBlockingWriter:
-    """What `out` does not take now (a pager that is not scrolled, a terminal held by Ctrl+S) is kept, and offered again
-    at each call; of more than some 2000 lines the oldest are given up.
+    """Keeps what `out` does not take now (a pager that is not scrolled, a terminal held by Ctrl+S) and offers it again
+    at each call. Beyond about 2000 lines the oldest are dropped.
 
-    Where the system cannot tell whether a stream takes anything (Windows) it is believed to.
+    On Windows, which cannot report whether a stream is ready, every stream counts as ready.
     """
 
     def __init__(self, out: TextIO) -> None:
@@ -25,11 +25,11 @@ class NonBlockingWriter:
         self._kept: deque[str] = deque(maxlen=MAX_PIECES)
         self.encoding = getattr(out, "encoding", None) or "utf-8"
         self._terminal = _own_handle(out)
-        self._rest = b""  # of a piece that the terminal took a part of
+        self._rest = b""  # rest of a piece that the terminal took in part
 
     @property
     def is_behind(self) -> bool:
-        """Whether something waits to be taken."""
+        """Whether text waits to be written."""
         return bool(self._kept or self._rest)
 
     def isatty(self) -> bool:
@@ -40,10 +40,10 @@ class NonBlockingWriter:
         return len(text)
 
     def flush(self) -> None:
-        """Gives `out` what it takes now.
+        """Writes what `out` takes now.
 
         Raises:
-            OSError: it is gone.
+            OSError: the stream is closed.
         """
         if self._terminal is not None:
             self._offer(self._terminal)
@@ -53,8 +53,8 @@ class NonBlockingWriter:
             self._out.flush()
 
     def _offer(self, terminal: int) -> None:
-        """To a terminal, which may have room for a part of a piece only."""
-        self._out.flush()  # what others have printed comes first
+        """Writes to a terminal, which may take only a part of a piece."""
+        self._out.flush()  # text printed by other code comes first
         while self.is_behind:
             if not self._rest:
                 self._rest = self._kept.popleft().encode(self.encoding, getattr(self._out, "errors", None) or "strict")
@@ -68,7 +68,7 @@ class NonBlockingWriter:
             return True
         try:
             handle = self._out.fileno()
-        except (OSError, AttributeError):  # no file of the system: one in memory
+        except (OSError, AttributeError):  # a stream in memory
             return True
         # poll: select cannot ask about handles above 1023
         asked = select.poll()
@@ -77,8 +77,8 @@ class NonBlockingWriter:
 
 
 def _own_handle(out: TextIO) -> int | None:
-    """The terminal behind `out`, opened anew so that writing to it never waits: a terminal with room for a byte says
-    that it takes something. None where there is none."""
+    """A second, non-blocking handle of the terminal behind `out`; None if `out` is no terminal. Needed because a
+    terminal that can take a single byte already reports itself as ready."""
     if sys.platform != "win32":
         with suppress(OSError, AttributeError):
             return os.open(os.ttyname(out.fileno()), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
