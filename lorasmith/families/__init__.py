@@ -16,15 +16,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class FamilyEntry:
-    """A row of the table: places of a family's two halves, as "module:attribute"."""
+    """A row of the table: the parts of a family, each as "module:attribute"."""
 
     family: str  # a class that satisfies ModelFamily
-    recognizer: str  # a torch-free function: ModelFiles -> BaseWeights, or None where the model is of another family
+    recognizer: str  # torch-free: ModelFiles -> BaseWeights, or None where the model is of another family
+    layer_names: str  # torch-free: () -> the text of the table of names that `exporting.name_table` parses
+    pipelines: tuple[str, ...]  # in model_index.json of its diffusers folders
 
 
 FAMILIES = {  # recognizers are asked in this order
     "sd15": FamilyEntry(
-        "lorasmith.families.sd15.family:StableDiffusion15", "lorasmith.families.sd15.recognize:recognize"
+        family="lorasmith.families.sd15.family:StableDiffusion15",
+        recognizer="lorasmith.families.sd15.recognize:recognize",
+        layer_names="lorasmith.families.sd15.layout:layer_names",
+        pipelines=("StableDiffusionPipeline",),
     ),
 }
 
@@ -51,6 +56,12 @@ def load_family(weights: BaseWeights, text: TextSettings | None = None) -> Model
 def recognizers() -> list[Callable[[ModelFiles], BaseWeights | None]]:
     """The recognizers of all families, in the order in which they are asked."""
     return [_found(entry.recognizer) for entry in FAMILIES.values()]
+
+
+def layer_names(family: str) -> str:
+    """The table of a family's layers with their names in exported files: tab-separated lines."""
+    text: str = _found(FAMILIES[family].layer_names)()
+    return text
 
 
 def image_encoder(kind: str) -> Callable[[str], ImageEncoder]:

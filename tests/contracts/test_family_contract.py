@@ -15,12 +15,12 @@ from lorasmith.data.types import Example, Offset, Size
 from lorasmith.diffusion.draw import Draw, draw_numbers
 from lorasmith.diffusion.process import Noised, apply_noise
 from lorasmith.diffusion.sampling import denoise
-from lorasmith.exporting.name_table import name_table
 from lorasmith.exporting.names import from_file, to_file
 from lorasmith.families import FAMILIES, load_family
 from lorasmith.families.base import ModelFamily
 from lorasmith.families.recognize import recognize
 from lorasmith.families.weights import TextSettings
+from lorasmith.session.name_tables import name_table
 from tests.families.tiny import MINIATURES
 
 CPU = torch.device("cpu")
