@@ -142,7 +142,7 @@ def runs_of(checkouts: Mapping[str, Path]) -> tuple[list[Run], list[str]]:
 def optimizers_of(checkout: Path) -> list[str]:
     """As the page of options lists them."""
     page = (checkout / "docs" / "options.md").read_text(encoding="utf-8")
-    row = re.search(r"^\| `--optimizer TEXT` \|[^|]*\|[^|]*\|([^|]*)\|$", page, re.MULTILINE)
+    row = re.search(r"^\| `--optimizer TEXT` \|.*\|([^|]*)\|$", page, re.MULTILINE)
     if row is None:
         sys.exit(f"{checkout / 'docs' / 'options.md'} has no row of --optimizer")
     return re.split(r",\s*|\s+or\s+", row[1].strip())

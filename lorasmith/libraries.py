@@ -17,7 +17,7 @@ from pathlib import PurePath
 
 from lorasmith.errors import InputError
 
-# What importing a library raises that is there and cannot be loaded, as issues of other trainers show.
+# What the import of an installed library that cannot be loaded raises, as issues of other trainers show.
 FAILURES = (
     ImportError,
     OSError,
@@ -40,7 +40,7 @@ PACKAGES = {
     "tomli_w": "tomli-w",
     "yaml": "pyyaml",
 }
-"""Where the name of a package is not that of its module."""
+"""Names of packages that differ from those of their modules."""
 
 UNNEEDED = frozenset(
     {
@@ -49,7 +49,7 @@ UNNEEDED = frozenset(
         "triton", "xformers",
     }
 )  # fmt: skip
-"""Libraries this program does without: taking one away that cannot be loaded is the shortest way on."""
+"""Libraries this program does not need: if one of them cannot be loaded, uninstalling it is the quickest fix."""
 
 _PACKAGE = PurePath(__file__).parent
 _FRAMEWORKS = frozenset({"torch", "transformers", "diffusers", "accelerate", "numpy"})  # they import the others
@@ -90,21 +90,21 @@ def is_our_own(error: BaseException) -> bool:
 
 
 def is_memory_error(error: BaseException) -> bool:
-    """Whether it says that memory ran out, in the words of torch or of a system."""
+    """Whether the error says that memory ran out, in the words of torch or of an operating system."""
     if isinstance(error, OSError) and (error.errno == errno.ENOMEM or getattr(error, "winerror", None) == 1455):
         return True
     return isinstance(error, RuntimeError | OSError) and _NO_MEMORY.search(str(error)) is not None
 
 
 def _root(error: BaseException) -> BaseException:
-    """What a library's own error was made from."""
+    """Returns the first cause of an error."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error
 
 
 def as_input_error(error: BaseException) -> InputError:
-    """`dependency_missing` or `library_broken`, by what an import raised."""
+    """Turns what an import has raised into `dependency_missing` or `library_broken`."""
     name = (error.name or "") if isinstance(error, ImportError) else ""
     module = name.split(".")[0]
     if isinstance(error, ModuleNotFoundError) and module and not _is_installed(module):
@@ -127,7 +127,7 @@ def _is_installed(module: str) -> bool:
 
 
 def _culprit(error: BaseException) -> str:
-    """The library in whose files it happened: the innermost that is not one of those which import all others."""
+    """Returns the library in whose files it happened: the innermost that does not just import all others."""
     found = [_library_of(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
     named = [library for library in found if library]
     others = [library for library in named if library not in _FRAMEWORKS]

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import torch
 
 from lorasmith.errors import ConfigError
+from lorasmith.libraries import is_memory_error
 from lorasmith.processor import read_processor
 
 # With fewer, bf16 gains nothing on a CPU with units for it: matrix products do not dominate the step.
@@ -134,10 +135,8 @@ def environment(device: Device, precision: str, differing: tuple[str, ...] | Non
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out; on the CPU torch raises a plain RuntimeError for it."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    """Whether memory ran out; on the CPU torch raises a plain RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or is_memory_error(error)
 
 
 def map_in_batches(

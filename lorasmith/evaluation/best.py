@@ -1,6 +1,5 @@
-"""The best step of a run: the one whose validation loss on held-out pictures is the lowest, of those with an export.
-
-Its export is kept as a file of its own. Knows nothing of how losses are measured.
+"""The best step of a run: of all evaluated steps with an export, that with the lowest validation loss on held-out
+pictures. Its export is kept as a file of its own. Knows nothing of how losses are measured.
 """
 
 from __future__ import annotations
@@ -22,18 +21,18 @@ NOT_KEPT, NO_ROOM = "best_not_kept", "best_without_room"
 
 
 def best_of(events: Sequence[Event]) -> BestChosen | None:
-    """Of the surviving events of a run."""
+    """The newest choice among the surviving events of a run."""
     chosen = [event for event in events if isinstance(event, BestChosen)]
     return chosen[-1] if chosen else None
 
 
 def is_comparable(validation: Mapping[str, Any], *, examples: int, pictures: str) -> bool:
-    """Whether a validation loss was measured on these pictures; of older versions by their number alone."""
+    """Whether a validation loss was measured on these pictures. Older versions recorded only their number."""
     return validation.get("examples") == examples and validation.get("pictures") in (None, "", pictures)
 
 
 def comparable_best(events: Sequence[Event], *, examples: int, pictures: str = "") -> BestChosen | None:
-    """The best so far that a validation loss over these held-out examples can be held against."""
+    """The best step so far, if its validation loss can be compared with losses on these held-out examples."""
     best = best_of(events)
     for event in events:
         if best is not None and isinstance(event, Evaluated) and event.step == best.step and not event.is_control:
@@ -45,7 +44,7 @@ def comparable_best(events: Sequence[Event], *, examples: int, pictures: str = "
 
 @dataclass(slots=True)
 class BestKeeper:
-    """Kept by the recorder: what is best so far, and where its file lies."""
+    """Chooses the best step and keeps a copy of its export."""
 
     run: RunFolder
     attempt: int
@@ -54,11 +53,11 @@ class BestKeeper:
 
     @property
     def protected(self) -> frozenset[int]:
-        """Steps whose states stay."""
+        """Steps whose states must not be removed."""
         return frozenset() if self.best is None else frozenset({self.best.step})
 
-    def look_at(self, evaluated: Evaluated, exported: AdapterExported | None) -> list[Event]:
-        """The choice, where this step is the best so far and has an export; its file is in place then."""
+    def consider(self, evaluated: Evaluated, exported: AdapterExported | None) -> list[Event]:
+        """Chooses the step if it is the best so far and has an export, and copies that; returns the event to record."""
         validation = evaluated.validation or {}
         if evaluated.is_control or not validation.get("is_held_out") or exported is None:
             return []
@@ -80,45 +79,46 @@ class BestKeeper:
         return [self.best]
 
     def put_back(self, events: Sequence[Event]) -> list[Event]:
-        """Copies the file again that the best step must have, from that step's export: where the one that was there
-        belonged to a step that is cancelled, or to a choice that was never told."""
+        """Copies the export of the best step again if the file is missing or differs, as after a choice that was
+        cancelled or never recorded; returns a warning if that fails."""
         if self.best is None or has_sha256(self.run.root / self.best.path, self.best.sha256):
             return []
-        tried: list[Event] = []
+        warnings: list[Event] = []
         for event in events:
             if isinstance(event, AdapterExported) and event.step == self.best.step:
                 path = _copied(self.run, event, self.export_name)
                 if not isinstance(path, Warned):
                     return []
-                tried = [path]
-        return tried
+                warnings = [path]
+        return warnings
 
     def catch_up(self, events: Sequence[Event], *, examples: int, pictures: str = "") -> list[Event]:
-        """Looks at the newest evaluation, over so many held-out examples, where a start died before it had looked."""
+        """Considers the newest evaluation over these held-out examples, if a start died before it did; returns the
+        event to record."""
         newest: Evaluated | None = None
-        was_looked_at = False
+        was_considered = False
         exported: dict[int, AdapterExported] = {}
         for event in events:
             if isinstance(event, AdapterExported):
                 exported[event.step] = event
             elif isinstance(event, Evaluated) and not event.is_control:
-                newest, was_looked_at = event, False
+                newest, was_considered = event, False
             elif isinstance(event, BestChosen) or (isinstance(event, Warned) and event.code in (NOT_KEPT, NO_ROOM)):
-                was_looked_at = True
-        if newest is None or was_looked_at:
+                was_considered = True
+        if newest is None or was_considered:
             return []
         if not is_comparable(newest.validation or {}, examples=examples, pictures=pictures):
             return []
-        return self.look_at(newest, exported.get(newest.step))
+        return self.consider(newest, exported.get(newest.step))
 
 
 class _OtherContentError(Exception):
-    """What was read back is not what was written."""
+    """The bytes that were read back differ from those that were written."""
 
 
 def _copied(run: RunFolder, exported: AdapterExported, export_name: str) -> Path | Warned:
-    """The export under the name of the best one, whole; a warning where it is not what it was when it was written, or
-    where the disk has no room for it."""
+    """Copies an export to the name of the best export; returns its path, or a warning if the export was changed since
+    it was written or the disk is full."""
     fields = {"step": exported.step, "path": exported.path}
     warning = Warned(attempt=exported.attempt, time=time.time(), code=NOT_KEPT, fields=fields)
 
@@ -126,12 +126,12 @@ def _copied(run: RunFolder, exported: AdapterExported, export_name: str) -> Path
         if not has_sha256(file, exported.sha256):
             raise _OtherContentError
 
-    target = run.best_export(export_name)
+    destination = run.best_export(export_name)
     try:
-        return write_atomically(target, (run.root / exported.path).read_bytes(), check=check)
+        return write_atomically(destination, (run.root / exported.path).read_bytes(), check=check)
     except (FileNotFoundError, _OtherContentError):
         return warning
     except ResourceError:
-        if has_sha256(target, exported.sha256):  # only its folder could not be synced, and the next save does that
-            return target
+        if has_sha256(destination, exported.sha256):  # only syncing the folder failed, and the next save does that
+            return destination
         return Warned(attempt=exported.attempt, time=time.time(), code=NO_ROOM, fields=fields)

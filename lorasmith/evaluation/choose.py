@@ -48,7 +48,7 @@ class SampleSpec:
     name: str  # of its file, without suffix
     prompt: str
     seed: int
-    strength: float
+    denoising_strength: float
     inputs: Inputs  # of the caption and the picture's geometry, without latents
     original: Example | None  # the example that it starts from and is compared with; None for a prompt alone
     latents_shape: tuple[int, ...]  # (C, h, w)
@@ -134,7 +134,7 @@ def evaluation_set(
                 name=f"example-{number:02d}",
                 prompt=example.caption,
                 seed=fold(seed, "sample", example.image_sha256) % SEEDS,
-                strength=settings.strength,
+                denoising_strength=settings.strength,
                 inputs=inputs,
                 original=example,
                 latents_shape=tuple(latents.shape),
@@ -150,7 +150,7 @@ def evaluation_set(
                 name=f"prompt-{number:02d}",
                 prompt=prompt,
                 seed=fold(seed, "sample prompt", number, prompt) % SEEDS,
-                strength=1.0,
+                denoising_strength=1.0,
                 inputs={**texts[prompt], **example_inputs(replace(square, caption=prompt))},
                 original=None,
                 latents_shape=shape,

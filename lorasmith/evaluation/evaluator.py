@@ -1,7 +1,10 @@
-"""Looks at what was learned, at steps that are due: validation loss, samples, and how far those are from the examples.
+"""Evaluates the adapter at steps that are due: validation loss, samples, and their distance from the examples.
 
-Watching changes nothing: the adapter and the models are left as they were found, no number of training's streams is
-drawn, and nothing that goes wrong here ends the training. Appends nothing itself: it returns what there is to say.
+Evaluation does not affect training: it leaves the adapter and the models as they were, draws no number from a stream of
+training, and none of its failures ends the run. It returns events and appends none itself.
+
+The first evaluation of a run also evaluates the base model alone, the baseline of all later ones. Files and events call
+it "control".
 """
 
 from __future__ import annotations
@@ -41,18 +44,18 @@ HELD_OUT_GONE = "held_out_gone"
 AT_ONCE = 8
 """Pictures, or predictions for the validation loss, in a batch."""
 PICTURE_MEASURES = ("visual", "semantic", "color")
-CONTROL = "control"
+BASELINE_FOLDER = "control"
 
 Beat = Callable[[int, str], None]
 
 
 class EvaluationStoppedError(Exception):
-    """A stop was asked for meanwhile: what was not finished is not told."""
+    """A stop was requested during an evaluation; what was not finished is dropped."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pulse:
-    """A sign of life at each unit of work, where a stop request takes effect."""
+    """Called at each unit of work: beats, and ends the evaluation if a stop was requested."""
 
     step: int
     beat: Beat
@@ -66,7 +69,7 @@ class Pulse:
 
 @dataclass(slots=True)
 class Evaluator:
-    """Made once a start; `recall` tells it what earlier starts have done."""
+    """Evaluates a run; made once for each start. `restore` reads the results of earlier starts."""
 
     run: RunFolder
     attempt: int
@@ -74,24 +77,24 @@ class Evaluator:
     settings: EvaluationConfig
     measured_on: EvaluationSet | None  # None: never
     comparer: PictureMetrics
-    has_control: bool = False
-    control_folder: str = CONTROL
-    evaluated_step: int = -1  # the newest one
-    cost_seconds: float = 0.0  # of the newest evaluation, without the control; 0: none yet
-    spent_seconds: float = 0.0  # on all evaluations of this start, with the control
+    has_baseline: bool = False
+    baseline_folder: str = BASELINE_FOLDER
+    evaluated_step: int = -1  # the newest; -1: none yet
+    cost_seconds: float = 0.0  # of the newest evaluation, without the baseline; 0: none yet
+    spent_seconds: float = 0.0  # on all evaluations of this start, with the baseline
     began_at: float = 0.0  # monotonic: when training began
-    has_said_less: bool = False
+    has_warned: bool = False
     at_once: int = AT_ONCE
 
     @property
     def is_on(self) -> bool:
         return self.every > 0 and self.measured_on is not None
 
-    def recall(self, events: Sequence[Event], *, has_died: bool = False) -> list[Event]:
-        """Takes from the surviving events of the run what need not be done again.
+    def restore(self, events: Sequence[Event], *, has_died: bool = False) -> list[Event]:
+        """Restores the results of earlier starts from the surviving events of the run; returns warnings.
 
-        `has_died`: the last attempt was ended from outside while it was measuring, as happens where the system has no
-        memory left. Then one picture is made at a time; after the second time in a row, none in this start.
+        `has_died`: the last attempt was killed during an evaluation, as happens when the system runs out of memory.
+        Then one picture is made at a time; after the second time in a row this start does not evaluate.
         """
         self.began_at = monotonic()
         settings: Mapping[str, Any] = {}
@@ -104,9 +107,9 @@ class Evaluator:
             if not isinstance(event, Evaluated):
                 continue
             if event.is_control:
-                self.has_control = self._is_same(event, settings)
-                if not self.has_control:  # its pictures stay where they are
-                    self.control_folder = free_name(self.run.samples / CONTROL).name
+                self.has_baseline = self._is_same(event, settings)
+                if not self.has_baseline:  # its pictures stay where they are
+                    self.baseline_folder = free_name(self.run.samples / BASELINE_FOLDER).name
             else:
                 self.evaluated_step, self.cost_seconds = event.step, event.seconds
                 deaths = 0
@@ -124,23 +127,24 @@ class Evaluator:
         return self._share() <= MAX_SHARE
 
     def owes(self, step: int) -> bool:
-        """Whether that step was to be looked at, and was not."""
+        """Whether that step should be evaluated and was not."""
         return self.is_on and step != self.evaluated_step
 
     def postponed(self, step: int) -> Warned | None:
-        """Said once: why nothing was evaluated at a step that would have been due."""
-        if not self.is_on or step % self.every != 0 or self.has_said_less or self._share() <= MAX_SHARE:
+        """The warning that evaluations are left out to save time, at the first step where that happens."""
+        if not self.is_on or step % self.every != 0 or self.has_warned or self._share() <= MAX_SHARE:
             return None
-        self.has_said_less = True
+        self.has_warned = True
         fields = {"every": self.every, "seconds": round(self.cost_seconds, 1), "percent": round(100 * MAX_SHARE)}
         return Warned(attempt=self.attempt, time=time.time(), code="evaluation_less_often", fields=fields)
 
     def evaluate(
         self, state: TrainState, context: StepContext, *, is_end: bool, beat: Beat, stop_requested: Callable[[], bool]
     ) -> list[Event]:
-        """What was measured, the control first where there is none yet; nothing of it half done.
+        """Evaluates the adapter, and before it the baseline if there is none yet.
 
-        With `is_end` also what is too long for every time. Nothing where this step has been evaluated.
+        With `is_end` also measures what takes too long for every evaluation. Returns the events of what was finished:
+        none if this step was evaluated before.
         """
         if not self.owes(state.step):
             return []
@@ -150,55 +154,56 @@ class Evaluator:
         fault_point("evaluation.begun")
         try:
             with undisturbed(state.adapter, context.models):
-                if not self.has_control:
+                if not self.has_baseline:
                     state.adapter.set_multiplier(0.0)
-                    events += self._measured(state.step, context, is_control=True, is_end=is_end, alive=alive)
-                    self.has_control = True
+                    events += self._evaluated(state.step, context, is_baseline=True, is_end=is_end, alive=alive)
+                    self.has_baseline = True
                     state.adapter.set_multiplier(1.0)
-                found = self._measured(state.step, context, is_control=False, is_end=is_end, alive=alive)
+                results = self._evaluated(state.step, context, is_baseline=False, is_end=is_end, alive=alive)
         except EvaluationStoppedError:
             return events
         self.evaluated_step = state.step
-        self.cost_seconds = next(one.seconds for one in found if isinstance(one, Evaluated))
+        self.cost_seconds = next(event.seconds for event in results if isinstance(event, Evaluated))
         self.spent_seconds += monotonic() - began
         fault_point("evaluation.measured")
-        return events + found
+        return events + results
 
     def is_worth(self, trained_seconds: float) -> bool:
-        """Whether one as long as the last, after so much training, keeps within its share of the time."""
+        """Whether another evaluation, after so much training, would keep within MAX_SHARE of the time."""
         return self.cost_seconds <= MAX_SHARE * (self.cost_seconds + trained_seconds)
 
     def _share(self) -> float:
-        """Of the time of this start that evaluations would have taken, if one as long as the last were done now."""
+        """The share of this start's time that evaluations will have taken after another one as long as the last."""
         since = monotonic() - self.began_at
         would_be = self.spent_seconds + self.cost_seconds
         return would_be / (since + self.cost_seconds) if self.cost_seconds > 0 else 0.0
 
-    def _measured(
-        self, step: int, context: StepContext, *, is_control: bool, is_end: bool, alive: Pulse
+    def _evaluated(
+        self, step: int, context: StepContext, *, is_baseline: bool, is_end: bool, alive: Pulse
     ) -> list[Event]:
+        """Measures the models as they are now, and writes the samples."""
         assert self.measured_on is not None
         began = monotonic()
         unavailable: dict[str, str] = {}
         validation = self._validation(context, unavailable, alive)
         samples = self._samples(context, unavailable, alive)
-        measured = self.comparer.measure(samples, is_end=is_end, alive=alive)
-        means = {name: measured.mean(name, samples) for name in PICTURE_MEASURES}
-        folder = self.control_folder if is_control else f"step-{step:08d}"
-        told = self._written(samples, measured, folder, unavailable)
-        unavailable = {**measured.unavailable, **unavailable}
+        scores = self.comparer.measure(samples, is_end=is_end, alive=alive)
+        means = {name: scores.mean(name, samples) for name in PICTURE_MEASURES}
+        folder = self.baseline_folder if is_baseline else f"step-{step:08d}"
+        entries = self._write_samples(samples, scores, folder, unavailable)
+        unavailable = {**scores.unavailable, **unavailable}
         values = {**means, "validation": validation}
         event = Evaluated(
             attempt=self.attempt,
             time=time.time(),
             step=step,
-            is_control=is_control,
+            is_control=is_baseline,
             visual=means["visual"],
             semantic=means["semantic"],
             color=means["color"],
             validation=validation,
             unavailable={name: code for name, code in unavailable.items() if values.get(name) is None},
-            samples=told,
+            samples=entries,
             seconds=monotonic() - began,
         )
         return [*self._failures(), event]
@@ -221,7 +226,7 @@ class Evaluator:
         return losses.described(is_held_out=self.measured_on.is_held_out, pictures=self.measured_on.pictures)
 
     def _samples(self, context: StepContext, unavailable: dict[str, str], alive: Pulse) -> list[Sample]:
-        """Without any where they cannot be made: then nothing about pictures is measured."""
+        """Generates the samples; none if they cannot be made, and then nothing about pictures is measured."""
         assert self.measured_on is not None
         try:
             return generate(context, self.measured_on, at_once=self.at_once, alive=alive)
@@ -235,58 +240,58 @@ class Evaluator:
         unavailable |= dict.fromkeys(PICTURE_MEASURES, code)
         return []
 
-    def _written(
-        self, samples: Sequence[Sample], measured: PictureScores, folder: str, unavailable: dict[str, str]
+    def _write_samples(
+        self, samples: Sequence[Sample], scores: PictureScores, folder: str, unavailable: dict[str, str]
     ) -> list[dict[str, Any]]:
-        """The pictures on disk, all of them; their entries for the ledger."""
+        """Writes all pictures and returns their entries for the ledger; none if one could not be written."""
         place = self.run.samples / folder
         try:
             place.mkdir(parents=True, exist_ok=True)
-            for one in samples:
-                write_atomically(place / f"{one.spec.name}.png", _png(one))
+            for sample in samples:
+                write_atomically(place / f"{sample.spec.name}.png", _png(sample))
         except (OSError, ResourceError):
             unavailable["samples"] = NOT_WRITTEN
             return []
         return [
             {
-                "path": f"{self.run.samples.name}/{folder}/{one.spec.name}.png",
-                "prompt": one.spec.prompt,
-                "seed": one.spec.seed,
-                "example": None if one.spec.original is None else str(one.spec.original.image),
-                "visual": measured.visual[number],
-                "semantic": measured.semantic[number],
-                "color": measured.color[number],
-                "nearest": None if (nearest := measured.nearest[number]) is None else str(nearest[0]),
+                "path": f"{self.run.samples.name}/{folder}/{sample.spec.name}.png",
+                "prompt": sample.spec.prompt,
+                "seed": sample.spec.seed,
+                "example": None if sample.spec.original is None else str(sample.spec.original.image),
+                "visual": scores.visual[number],
+                "semantic": scores.semantic[number],
+                "color": scores.color[number],
+                "nearest": None if (nearest := scores.nearest[number]) is None else str(nearest[0]),
                 "nearest_similarity": None if nearest is None else nearest[1],
             }
-            for number, one in enumerate(samples)
+            for number, sample in enumerate(samples)
         ]
 
     def _failures(self) -> list[Event]:
-        """That CLIP could not be loaded, said once."""
+        """The warning that CLIP could not be loaded, given once."""
         failure, self.comparer.failure = self.comparer.failure, None
         if failure is None:
             return []
         return [Warned(attempt=self.attempt, time=time.time(), code="clip_failed", fields=failure.fields)]
 
-    def _is_same(self, control: Evaluated, settings: Mapping[str, Any]) -> bool:
-        """Whether a control was measured as it would be now, as far as it could be."""
+    def _is_same(self, baseline: Evaluated, settings: Mapping[str, Any]) -> bool:
+        """Whether a baseline was measured with the settings and samples of this start."""
         if self.measured_on is None:
             return True
         cadence = {"every"}
         now = self.settings.model_dump(mode="json", exclude=cadence)
         was = {name: value for name, value in settings.items() if name not in cadence}
         specs = [
-            (one.prompt, one.seed, None if one.original is None else str(one.original.image))
-            for one in self.measured_on.specs
+            (spec.prompt, spec.seed, None if spec.original is None else str(spec.original.image))
+            for spec in self.measured_on.specs
         ]
-        told = [(one["prompt"], one["seed"], one["example"]) for one in control.samples]
-        return was == now and told == specs
+        measured = [(entry["prompt"], entry["seed"], entry["example"]) for entry in baseline.samples]
+        return was == now and measured == specs
 
 
 @contextmanager
 def undisturbed(adapter: FlatAdapter, models: Mapping[str, nn.Module]) -> Iterator[None]:
-    """The models in evaluation mode, without dropout and gradients; afterwards all is as it was in training."""
+    """Puts the models into evaluation mode, without dropout and gradients; restores all of it for training."""
     modes = [(module, module.training) for model in models.values() for module in model.modules()]
     adapter.set_training(False)
     for model in models.values():

@@ -1,7 +1,7 @@
-"""Pictures of what was learned: generated from the evaluation examples and from prompts.
+"""Generates pictures with the adapter, from the evaluation examples and from prompts.
 
-A small loop of its own around the family's prediction, so that what trains is what is looked at. Writes no file and
-measures nothing.
+Uses the models and the prediction that are trained, so that a sample shows what was learned and nothing else. Writes no
+file and measures nothing.
 """
 
 from __future__ import annotations
@@ -31,30 +31,34 @@ class Sample:
 
 
 def generate(
-    context: StepContext, measured_on: EvaluationSet, *, at_once: int, alive: Callable[[], None]
+    context: StepContext, evaluated_on: EvaluationSet, *, at_once: int, alive: Callable[[], None]
 ) -> list[Sample]:
-    """One for each of `measured_on.specs`, in order; `at_once` of them in a batch, each predicted with and without its
-    caption. The VAE is loaded for this and gone afterwards. `alive` is called
-    at each prediction and each picture.
+    """Generates a picture for each of `evaluated_on.specs`, in order, at most `at_once` of them in a batch.
+
+    Loads the VAE and drops it again. `alive` is called at each prediction and each picture.
 
     Raises:
         RuntimeError: out of memory with a single picture.
-        ModelError, OSError: the base model is not there any more.
+        ModelError, OSError: the base model no longer exists or cannot be read.
     """
-    specs = measured_on.specs
+    specs = evaluated_on.specs
 
     def work(batch: Sequence[SampleSpec]) -> list[Tensor]:
-        return _drawn(context, batch, measured_on.empty_caption, alive=alive)
+        return _latents(context, batch, evaluated_on.empty_caption, alive=alive)
 
     latents = map_in_batches(
-        specs, work, kind=lambda one: (one.latents_shape, one.strength), at_once=at_once, device=context.device
+        specs,
+        work,
+        kind=lambda spec: (spec.latents_shape, spec.denoising_strength),
+        at_once=at_once,
+        device=context.device,
     )
     alive()
     vae = context.family.load_encoders(context.device.torch_device, only=("vae",))
     samples = []
-    for spec, one in zip(specs, latents, strict=True):
+    for spec, clean in zip(specs, latents, strict=True):
         alive()
-        decoded = context.family.decode_latents(vae, one[None].to(context.device.torch_device))[0].float().cpu()
+        decoded = context.family.decode_latents(vae, clean[None].to(context.device.torch_device))[0].float().cpu()
         is_finite = bool(torch.isfinite(decoded).all())
         samples.append(Sample(spec, to_bytes(decoded.numpy()), is_finite))
     del vae
@@ -62,17 +66,19 @@ def generate(
     return samples
 
 
-def _drawn(
+def _latents(
     context: StepContext, specs: Sequence[SampleSpec], empty_caption: Inputs, *, alive: Callable[[], None]
 ) -> list[Tensor]:
-    """Latents of one shape and strength, (C, h, w) on the CPU each. Each noise is a function of its own seed."""
+    """Generates latents, (C, h, w) on the CPU each, from specs of the same shape and denoising strength.
+
+    Each is predicted with and without its caption. The noise of each is a function of its own seed.
+    """
     where, shape = context.device.torch_device, specs[0].latents_shape
-    noise = torch.stack([_noise(one) for one in specs]).to(where)
+    noise = torch.stack([_noise(spec) for spec in specs]).to(where)
     start = torch.stack([torch.zeros(shape) if spec.latents is None else spec.latents for spec in specs]).to(where)
     rows = [*({**spec.inputs, **empty_caption} for spec in specs), *(spec.inputs for spec in specs)]
     inputs = {name: value.to(where) for name, value in context.family.collate(rows).items()}
     conditioning = context.family.conditioning(context.models, inputs)
-
     defaults = context.family.traits.sampling
 
     def predict(noisy_latents: Tensor, timesteps: Tensor) -> Tensor:
@@ -81,9 +87,9 @@ def _drawn(
         without, with_caption = context.family.predict(context.models, *both, conditioning).float().chunk(2)
         return without + defaults.guidance * (with_caption - without)
 
-    strength = specs[0].strength
-    drawn = denoise(predict, context.process, start, noise, denoising_strength=strength, steps=defaults.steps)
-    return list(drawn.cpu())
+    strength = specs[0].denoising_strength
+    clean = denoise(predict, context.process, start, noise, denoising_strength=strength, steps=defaults.steps)
+    return list(clean.cpu())
 
 
 def _noise(spec: SampleSpec) -> Tensor:

@@ -1,6 +1,6 @@
-"""The training loss on examples that stay the same, at noise and timesteps that stay the same.
+"""The training loss on fixed examples, at fixed noise and timesteps.
 
-It is computed by the step's own `losses_of`; nothing is trained here, and nothing of it is random.
+The loss is the step's own (`StepContext.losses`), whatever it is weighted by. Trains nothing, and nothing is random.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from lorasmith.engine.step import StepContext
 from lorasmith.seeding import fold
 
 QUANTILES = (0.125, 0.375, 0.625, 0.875)
-"""Of the noise schedule: the middles of its quarters, from little noise to much."""
+"""Positions in the noise process: the centres of its quarters, from little noise to much."""
 
 
 @dataclass(frozen=True, slots=True)
 class ValidationLosses:
-    """(examples, quantiles), float64."""
+    """The losses of each example at each quantile."""
 
-    table: tuple[tuple[float, ...], ...]
+    table: tuple[tuple[float, ...], ...]  # (examples, quantiles)
 
     @property
     def is_finite(self) -> bool:
-        return all(math.isfinite(one) for row in self.table for one in row)
+        return all(math.isfinite(loss) for row in self.table for loss in row)
 
     def described(self, *, is_held_out: bool, pictures: str = "") -> dict[str, Any]:
-        """As it stands in the ledger. The error is that of a mean over examples: their standard deviation over the
-        square root of their number; None for a single one."""
+        """The entry of the ledger, with the mean loss and its standard error: the standard deviation of the examples'
+        losses over the square root of their number, None for a single example."""
         by_example = [_mean(row) for row in self.table]
         loss, count = _mean(by_example), len(by_example)
         error = None
         if count > 1:
-            error = math.sqrt(sum((one - loss) ** 2 for one in by_example) / (count - 1) / count)
+            error = math.sqrt(sum((other - loss) ** 2 for other in by_example) / (count - 1) / count)
         return {
             "loss": loss,
             "standard_error": error,
@@ -61,8 +61,10 @@ class _Item(NamedTuple):
 def validation_losses(
     context: StepContext, examples: Sequence[tuple[Example, CachedExample]], *, at_once: int, alive: Callable[[], None]
 ) -> ValidationLosses:
-    """The losses of each example at each quantile. Its noise is a function of the picture and the quantile alone, so it
-    depends neither on the other examples nor on how many are computed at once. `alive` is called before each batch.
+    """Measures the loss of each example at each quantile.
+
+    The noise is a function of picture and quantile alone: a loss depends neither on the other examples nor, but for
+    rounding, on how many are computed `at_once`. `alive` is called before each batch.
 
     Raises:
         RuntimeError: out of memory with a single prediction.
@@ -81,11 +83,11 @@ def validation_losses(
         items, work, kind=lambda item: item.cached.latents.shape, at_once=at_once, device=context.device
     )
     width = len(QUANTILES)
-    return ValidationLosses(tuple(tuple(losses[at : at + width]) for at in range(0, len(losses), width)))
+    return ValidationLosses(tuple(tuple(losses[i : i + width]) for i in range(0, len(losses), width)))
 
 
 def _numbers(context: StepContext, item: _Item) -> Numbers:
-    """Noise from a stream of its own, of which no training step draws, at the item's quantile."""
+    """The item's noise, from a stream that no training step draws from, at its quantile."""
     seed = fold(context.seed, "validation", item.example.image_sha256)
     draw = Draw(seed, 0, QUANTILES.index(item.quantile))
     drawn = draw_numbers(draw, (1, *item.cached.latents.shape), context.noise_options)

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from lorasmith.reading.fold import AttemptLog
 from lorasmith.runs.events import (
     Event,
     GivenUp,
-    RunStarted,
     RunStopped,
-    StepCompleted,
     WorkerEnded,
     WorkerRestarted,
     WorkerStarted,
@@ -22,7 +21,7 @@ from lorasmith.runs.events import (
 class Ending:
     """How an attempt ended: the sentence `ending.<reason>`."""
 
-    reason: str  # reached, asked, failed; died: it wrote no ending; unknown: nobody wrote one
+    reason: str  # reached, asked, failed; died: it wrote no ending; unknown: nobody wrote an ending
     code: str = ""  # of the error, where it failed
     fields: dict[str, Any] = field(default_factory=dict)
     exit_code: int | None = None
@@ -64,29 +63,6 @@ class Attempt:
     def seconds(self) -> float:
         """From start to end, as far as both are known."""
         return max(0.0, self.ended - self.began) if self.began is not None and self.ended is not None else 0.0
-
-
-@dataclass(slots=True)
-class AttemptLog:
-    """The worker's own events of one attempt, in a few facts."""
-
-    number: int
-    start: RunStarted | None = None
-    stopped: RunStopped | None = None
-    last_step: int | None = None
-    cancelled_steps: int = 0
-    times: tuple[float, ...] = ()  # of the earliest and the latest event
-
-    def add(self, event: Event) -> None:
-        """Takes the next event of this attempt."""
-        times = (*self.times, event.time)
-        self.times = (min(times), max(times))
-        if isinstance(event, RunStarted):
-            self.start = self.start or event
-        elif isinstance(event, RunStopped):
-            self.stopped = event
-        elif isinstance(event, StepCompleted):
-            self.last_step = max(self.last_step or 0, event.step)
 
 
 def attempts_of(logs: Mapping[int, AttemptLog], supervisor_events: Sequence[Event]) -> tuple[Attempt, ...]:

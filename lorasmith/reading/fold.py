@@ -10,12 +10,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from math import fsum
 
-from lorasmith.reading.attempts import AttemptLog
-from lorasmith.reading.pace import Pace
-from lorasmith.runs.events import BestChosen, Evaluated, Event, RunStarted, StepCompleted
+from lorasmith.runs.events import BestChosen, Evaluated, Event, RunStarted, RunStopped, StepCompleted
 from lorasmith.runs.ledger import is_cancelled
 
 DENOISER = "denoiser"
+RECENT = 50  # steps over which the pace is taken
 _STEP_FIELDS = [known.name for known in fields(StepCompleted)]
 
 
@@ -51,6 +50,29 @@ class Curves:
         return next((evaluation for evaluation in self.evaluations if evaluation.step == step), None)
 
 
+@dataclass(slots=True)
+class AttemptLog:
+    """The worker's own events of one attempt, in a few facts."""
+
+    number: int
+    start: RunStarted | None = None
+    stopped: RunStopped | None = None
+    last_step: int | None = None
+    cancelled_steps: int = 0
+    times: tuple[float, ...] = ()  # of the earliest and the latest event
+
+    def add(self, event: Event) -> None:
+        """Takes the next event of this attempt."""
+        times = (*self.times, event.time)
+        self.times = (min(times), max(times))
+        if isinstance(event, RunStarted):
+            self.start = self.start or event
+        elif isinstance(event, RunStopped):
+            self.stopped = event
+        elif isinstance(event, StepCompleted):
+            self.last_step = max(self.last_step or 0, event.step)
+
+
 class RunFold:
     """The state of the fold. A live view, the files that follow a run, reports and the log viewer all read it."""
 
@@ -58,8 +80,8 @@ class RunFold:
         self.points: list[Point] = []
         self.others: list[Event] = []  # the events that count, completed steps aside, in the ledger's order
         self.attempts: dict[int, AttemptLog] = {}  # by number; also what was cancelled
-        self.pace = Pace()  # of the newest start
         self._window = 1  # steps of the average
+        self._earlier = 0  # points of the starts before the newest
 
     def add(self, event: Event) -> Point | None:
         """Takes the ledger's next event; returns the new point where it is a completed step."""
@@ -73,12 +95,22 @@ class RunFold:
         losses = [*(point.loss for point in recent), event.loss]
         plain = {name: getattr(event, name) for name in _STEP_FIELDS}
         self.points.append(Point(**plain, average_loss=fsum(losses) / len(losses)))
-        self.pace.add(event.step, event.time, event.seconds)
         return self.points[-1]
 
     @property
     def newest(self) -> Point | None:
         return self.points[-1] if self.points else None
+
+    @property
+    def seconds_per_step(self) -> float:
+        """The pace of the newest start by the clock, so that saving counts too and a time left is honest; 0 before its
+        first step.
+        """
+        recent = self.points[max(self._earlier, len(self.points) - RECENT - 1) :]
+        if len(recent) < 2:
+            return recent[0].seconds if recent else 0.0
+        first, last = recent[0], recent[-1]
+        return max(0.0, last.time - first.time) / max(1, last.step - first.step)
 
     @property
     def starts(self) -> list[RunStarted]:
@@ -116,8 +148,8 @@ class RunFold:
                 kept.append(point)
         self.points = kept
         self.others = [event for event in self.others if not is_cancelled(event, start)]
-        self.pace = Pace()
         self._window = steps_per_epoch(start)
+        self._earlier = len(kept)
 
 
 def fold_of(events: Iterable[Event]) -> RunFold:

@@ -13,14 +13,14 @@ from lorasmith.runs.events import RunStarted
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """An example of the newest start, or one that was seen before it."""
+    """An example of the newest start, or an example that only an earlier start trained on."""
 
     path: str
     times_seen: int
     repeats: int | None = None
     bucket: tuple[int, ...] = ()  # width, height in pixels
     sha256: str = ""
-    is_used: bool = True  # False: an earlier start trained on it, the newest one did not
+    is_used: bool = True  # False: the newest start does not train on it
 
 
 @dataclass(frozen=True, slots=True)

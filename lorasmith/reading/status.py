@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lorasmith.reading.attempts import Ending
-from lorasmith.reading.evaluations import METRICS, VALIDATION, value_of
 from lorasmith.reading.files import RunFiles, find_files
 from lorasmith.reading.fold import Point, RunFold
-from lorasmith.reading.metrics import MetricSummary, summarize
+from lorasmith.reading.metrics import METRICS, VALIDATION, MetricSummary, summarize, value_of
 from lorasmith.reading.reader import RunReader
 from lorasmith.reading.summary import RunSummary, each_once
 from lorasmith.runs.events import Evaluated, RunStarted, RunStopped, Warned
@@ -121,7 +120,7 @@ def read_status(reader: RunReader, *, now: float) -> RunStatus:
     elif is_worker_there and start is not None:
         standing = "orphaned"  # its supervisor is gone; the worker is about to notice and end
     is_going_on = standing in GOING_ON
-    pace = reader.fold.pace.seconds_per_step or None
+    pace = reader.fold.seconds_per_step or None
     name = str(summary.settings["export"]["name"]) if summary.settings else "last"
     files = find_files(run, summary.files, name=name, first_start=starts[0] if starts else None)
     notices = [

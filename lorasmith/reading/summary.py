@@ -13,10 +13,9 @@ from statistics import median
 from typing import Any
 
 from lorasmith.reading.attempts import Attempt, Ending, attempts_of
-from lorasmith.reading.evaluations import VALIDATION, is_held_out, value_of
 from lorasmith.reading.files import FileRecord, recorded_files
 from lorasmith.reading.fold import Curves, RunFold, fold_of
-from lorasmith.reading.metrics import MetricSummary, summarize_metrics, why_unavailable
+from lorasmith.reading.metrics import MetricSummary, summarize_metrics, validation_is_held_out, why_unavailable
 from lorasmith.reading.pictures import Data, SampleRow, data_of, samples_of
 from lorasmith.reading.verdicts import (
     Memorisation,
@@ -91,7 +90,7 @@ class RunSummary:
 
     @property
     def restarts(self) -> int:
-        """The number of attempts that the supervisor started because the one before had failed."""
+        """The number of attempts that the supervisor started after a failure."""
         return sum(attempt.is_restart for attempt in self.attempts)
 
     @property
@@ -113,43 +112,41 @@ def summary_of_fold(
     fold: RunFold, supervisor_events: Sequence[Event], *, present: Collection[str] | None = None
 ) -> RunSummary:
     """Returns the summary as far as the ledger has been folded."""
-    curves = fold.curves()
-    attempts = attempts_of(fold.attempts, supervisor_events)
-    starts = fold.starts
+    curves, starts = fold.curves(), fold.starts
     newest = starts[-1] if starts else None
     resumed_from = 0 if newest is None else newest.resumed_from or 0
     done = curves.points[-1].step if curves.points else resumed_from
-    held_out = [is_held_out(event) for event in curves.evaluations if value_of(event, VALIDATION) is not None]
+    attempts = attempts_of(fold.attempts, supervisor_events)
     files = recorded_files(fold.others, present)
     return RunSummary(
+        curves=curves,
         asked_steps=None if newest is None else newest.stop_at - resumed_from,
         stop_at=curves.stop_at,
         done=done,
         is_finished=curves.stop_at is not None and done >= curves.stop_at,
+        attempts=attempts,
         ending=attempts[-1].ending if attempts else Ending("unknown"),
         began=attempts[0].began if attempts else None,
         ended=attempts[-1].ended if attempts else None,
-        attempts=attempts,
+        files=files,
+        losses=summarize_metrics(curves),
+        unavailable=why_unavailable(curves),
+        validation_is_held_out=validation_is_held_out(curves),
+        data=data_of(starts, curves),
+        samples=samples_of(curves),
+        use=recommend(curves, files),
+        over_training=find_over_training(curves),
+        memorisation=find_memorisation(curves),
         settings={} if newest is None else newest.settings,
         changes=tuple(
             Change(start.resumed_from or 0, option, *_pair(values))
             for start in starts
             for option, values in start.changed.items()
         ),
-        data=data_of(starts, curves),
-        curves=curves,
-        losses=summarize_metrics(curves),
-        unavailable=why_unavailable(curves),
-        validation_is_held_out=any(held_out) if held_out else None,
         speed=_speed(fold.others, curves, attempts),
-        use=recommend(curves, files),
-        over_training=find_over_training(curves),
-        memorisation=find_memorisation(curves),
-        samples=samples_of(curves),
         repeated_steps=sum(isinstance(event, StepRepeated) for event in fold.others),
         warnings=tuple(each_once(event for event in fold.others if isinstance(event, Warned))),
         environment=_environment(fold.others, newest),
-        files=files,
     )
 
 

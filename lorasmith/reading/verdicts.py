@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lorasmith.reading.evaluations import VALIDATION, difference, error_of, is_held_out, value_of
 from lorasmith.reading.files import FileRecord
 from lorasmith.reading.fold import Curves
+from lorasmith.reading.metrics import VALIDATION, difference, error_of, is_held_out, value_of
 from lorasmith.reading.pictures import sample_key
 from lorasmith.runs.events import Evaluated
 

@@ -1,4 +1,4 @@
-"""What is made from the ledger for people and programs to look at; all of it can be deleted and made again.
+"""Files made from the ledger for people and programs to read; all of them can be deleted and made again.
 
 Knows neither torch nor the engine: only events and paths.
 """

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from lorasmith.messages import tr
-from lorasmith.reading.evaluations import PICTURE_METRICS, VALIDATION, error_of, validation_changes, value_of
-from lorasmith.reading.metrics import TOTAL
+from lorasmith.reading.metrics import PICTURE_METRICS, TOTAL, VALIDATION, error_of, validation_changes, value_of
 from lorasmith.reading.summary import RunSummary
 from lorasmith.reports.reasons import why_empty, why_not
 
@@ -56,16 +55,16 @@ class Chart:
 
     @property
     def is_empty(self) -> bool:
-        return not any(one.steps for one in self.series)
+        return not any(series.steps for series in self.series)
 
     @property
     def top(self) -> float | None:
         """Upper end of the axis where few single steps lie far above everything else; None: all is in view."""
-        current = next((one for one in self.series if one.kind == "current"), None)
+        current = next((series for series in self.series if series.kind == "current"), None)
         if current is None or len(current.values) < MIN_FOR_OUTLIERS:
             return None
         ordered = sorted(current.values)
-        others = [value for one in self.series if one is not current for value in one.values]
+        others = [value for series in self.series if series is not current for value in series.values]
         usual = ordered[min(len(ordered) - 1, int((1 - OUTLIER_SHARE) * len(ordered)))]
         high = max([usual, *others, usual if self.baseline is None else self.baseline])
         height = high - min([ordered[0], *others])
@@ -73,24 +72,26 @@ class Chart:
 
 
 def four_charts(summary: RunSummary) -> tuple[Chart, ...]:
-    """Those of the PNG: the training loss with the validation loss, then the three picture losses."""
+    """The charts of the PNG: the training loss with the validation loss, then the three picture losses."""
     return (_total(summary), *(_metric(summary, metric) for metric in PICTURE_METRICS))
 
 
 def more_charts(summary: RunSummary) -> tuple[Chart, ...]:
-    """Those that only the page has: the validation loss alone, and the learning rate."""
+    """The charts that only the page has: the validation loss alone, and the learning rate."""
     points = summary.curves.points
-    rates = Series(LEARNING_RATE, tuple(one.step for one in points), tuple(one.denoiser_lr for one in points))
+    steps, rates = tuple(point.step for point in points), tuple(point.denoiser_lr for point in points)
     reason = "" if points else NOT_STEPPED
-    return _metric(summary, VALIDATION), Chart(LEARNING_RATE, LEARNING_RATE, (rates,), max(1, summary.done), reason)
+    return _metric(summary, VALIDATION), Chart(
+        LEARNING_RATE, LEARNING_RATE, (Series(LEARNING_RATE, steps, rates),), max(1, summary.done), reason
+    )
 
 
 def _total(summary: RunSummary) -> Chart:
     points = summary.curves.points
-    steps = tuple(one.step for one in points)
+    steps = tuple(point.step for point in points)
     series = [
-        Series("current", steps, tuple(one.loss for one in points)),
-        Series("average", steps, tuple(one.average_loss for one in points)),
+        Series("current", steps, tuple(point.loss for point in points)),
+        Series("average", steps, tuple(point.average_loss for point in points)),
     ]
     validation = _series(summary, VALIDATION)
     return Chart(
@@ -116,18 +117,18 @@ def _metric(summary: RunSummary, metric: str) -> Chart:
         reason="" if series.steps else summary.unavailable.get(metric, NOT_EVALUATED),
         baseline=summary.losses[metric].baseline,
         best_step=_best_step(summary),
-        gaps=tuple((one.step, one.unavailable[metric]) for one in evaluations if metric in one.unavailable),
+        gaps=tuple((each.step, each.unavailable[metric]) for each in evaluations if metric in each.unavailable),
     )
 
 
 def _series(summary: RunSummary, metric: str) -> Series:
-    found = [(one, value) for one in summary.curves.evaluations if (value := value_of(one, metric)) is not None]
-    steps, values = tuple(one.step for one, _ in found), tuple(value for _, value in found)
+    evaluations = [each for each in summary.curves.evaluations if value_of(each, metric) is not None]
+    steps = tuple(each.step for each in evaluations)
+    values = tuple(value for each in evaluations if (value := value_of(each, metric)) is not None)
     if metric != VALIDATION:
         return Series("measured", steps, values)
     kind = ON_TRAINED if summary.validation_is_held_out is False else VALIDATION
-    evaluations = [one for one, _ in found]
-    errors = tuple(error_of(one) or 0.0 for one in evaluations)
+    errors = tuple(error_of(each) or 0.0 for each in evaluations)
     return Series(kind, steps, values, errors, validation_changes(evaluations))
 
 
@@ -144,7 +145,7 @@ def _interruptions(summary: RunSummary) -> tuple[int, ...]:
 
 def key_of(chart: Chart, language: str) -> list[tuple[str, str]]:
     """What is drawn, in order: kind of mark and its name."""
-    key = [(one.kind, tr(language, f"chart.{one.kind}")) for one in chart.series if one.steps]
+    key = [(series.kind, tr(language, f"chart.{series.kind}")) for series in chart.series if series.steps]
     if chart.baseline is not None:
         of_validation = chart.name == TOTAL
         key.append(("baseline", tr(language, "chart.baseline_validation" if of_validation else "chart.baseline")))
@@ -161,7 +162,7 @@ def notes_of(chart: Chart, language: str) -> list[str]:
     if chart.gaps:
         steps, reason = [step for step, _ in chart.gaps], why_not(language, chart.gaps[-1][1])
         notes.append(tr(language, "chart.gaps", steps=_listed(steps), reason=reason))
-    if breaks := sorted({step for one in chart.series for step in one.breaks}):
+    if breaks := sorted({step for series in chart.series for step in series.breaks}):
         notes.append(tr(language, "chart.changes", steps=_listed(breaks)))
     return notes
 

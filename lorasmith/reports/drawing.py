@@ -98,7 +98,7 @@ def draw_svg(chart: Chart, language: str) -> str:
         figure.patch.set_visible(False)
         axes.patch.set_visible(False)
         file = io.StringIO()
-        figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+        figure.savefig(file, format="svg")
     return _as_element(file.getvalue(), tr(language, f"chart.title.{chart.title}"))
 
 
@@ -139,7 +139,7 @@ def _draw_panel(axes: Axes, chart: Chart, language: str, key_lines: int) -> None
 
 
 def _draw_chart(axes: Axes, chart: Chart, language: str, *, font_size: float) -> None:
-    """Everything of a chart but its title and key."""
+    """A chart without its title and key."""
     _draw_frame(axes, font_size=font_size)
     axes.set_xlim(-0.015 * chart.last_step, 1.015 * chart.last_step)
     for series in chart.series:

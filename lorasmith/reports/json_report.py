@@ -1,4 +1,4 @@
-"""The report for programs: everything of the summary as one JSON file, in codes and numbers. Knows no words."""
+"""The report for programs: the whole summary as a JSON file, in codes and numbers. Knows no words."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KEYS = {
 
 
 def json_report(summary: RunSummary, *, now: datetime) -> bytes:
-    """The file's bytes. Text that no file could hold as UTF-8 is escaped."""
+    """The file's bytes; text that cannot be encoded as UTF-8 is escaped."""
     plain = report_fields(summary, now=now)
     try:
         return json.dumps(plain, ensure_ascii=False, allow_nan=False, indent=1).encode()
@@ -32,7 +32,7 @@ def json_report(summary: RunSummary, *, now: datetime) -> bytes:
 
 
 def report_fields(summary: RunSummary, *, now: datetime) -> dict[str, Any]:
-    """JSON values. Times are ISO 8601 with their offset."""
+    """The report as JSON values; times are ISO 8601 with their offset."""
     plain = {
         "format": FORMAT,
         "program": {"name": "lorasmith", "version": __version__},
@@ -55,22 +55,22 @@ def _with_keys(fields: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def iso(time: float | None) -> str | None:
-    """Wall-clock seconds as local time with its offset."""
+    """Wall-clock seconds since 1970 as ISO 8601 local time with its offset."""
     return None if time is None else datetime.fromtimestamp(time).astimezone().isoformat(timespec="seconds")
 
 
 def _curves(curves: Curves) -> dict[str, Any]:
-    """Columns: as short as JSON gets, and what a table or a plot wants."""
+    """The curves as columns, which are short in JSON and easy to plot."""
     points = curves.points
     return {
-        "step": [one.step for one in points],
-        "epoch": [one.epoch for one in points],
-        "total": [one.loss for one in points],
-        "average": [one.average_loss for one in points],
-        "learning_rate": [one.denoiser_lr for one in points],
-        "grad_norm": [one.grad_norm for one in points],
-        "seconds": [one.seconds for one in points],
-        "evaluations": [_evaluation(one) for one in curves.evaluations],
+        "step": [point.step for point in points],
+        "epoch": [point.epoch for point in points],
+        "total": [point.loss for point in points],
+        "average": [point.average_loss for point in points],
+        "learning_rate": [point.denoiser_lr for point in points],
+        "grad_norm": [point.grad_norm for point in points],
+        "seconds": [point.seconds for point in points],
+        "evaluations": [_evaluation(evaluation) for evaluation in curves.evaluations],
         "control": None if curves.baseline is None else _evaluation(curves.baseline),
         "best": None if curves.best is None else asdict(curves.best),
     }

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from lorasmith.faults import fault_point
 from lorasmith.messages import FALLBACK
-from lorasmith.reading.evaluations import PICTURE_METRICS, reason_of, value_of
 from lorasmith.reading.fold import Curves, Point
+from lorasmith.reading.metrics import PICTURE_METRICS, reason_of, value_of
 from lorasmith.reports.reasons import why_not
 from lorasmith.runs.durable import map_disk_full, write_atomically
 from lorasmith.runs.events import Evaluated

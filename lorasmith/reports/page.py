@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,11 +17,11 @@ from lorasmith import __version__
 from lorasmith.config import options
 from lorasmith.libraries import importing_library
 from lorasmith.reading.attempts import Attempt, Happening
-from lorasmith.reading.evaluations import METRICS, PICTURE_METRICS
+from lorasmith.reading.metrics import METRICS, PICTURE_METRICS
 from lorasmith.reading.summary import RunSummary
 from lorasmith.reports import translator
 from lorasmith.reports.charts import NOT_EVALUATED, Chart, key_of, notes_of, reason_of_empty
-from lorasmith.reports.pictures import Embedder
+from lorasmith.reports.pictures import data_uri
 from lorasmith.reports.reasons import why_empty
 from lorasmith.reports.translator import (
     NOTHING,
@@ -70,7 +71,6 @@ def render_page(
     from markupsafe import Markup
 
     template = _template()
-    embedder = Embedder()
     chosen, defaults = settings_of(summary)
     page = template.render(
         summary=summary,
@@ -80,7 +80,7 @@ def render_page(
         name=root.name,
         folder=str(root),
         css=Markup((HERE / "page.css").read_text(encoding="utf-8")),
-        embed=lambda path: embedder.uri(root / path),
+        embed=cache(lambda path: data_uri(root / path)),
         mood=MOODS.get(summary.ending.reason, "notice"),
         trouble=ending_lines(summary, words),
         over_training_mood=OVER_TRAINING_MOODS.get(summary.over_training.verdict, ""),
@@ -94,10 +94,10 @@ def render_page(
         chosen_settings=chosen,
         default_settings=defaults,
         change_rows=[
-            (one.after_step, f"--{one.option}", setting_text(one.before), setting_text(one.now))
-            for one in summary.changes
+            (change.after_step, f"--{change.option}", setting_text(change.before), setting_text(change.now))
+            for change in summary.changes
         ],
-        attempt_rows=[_attempt_row(one, words) for one in summary.attempts],
+        attempt_rows=[_attempt_row(attempt, words) for attempt in summary.attempts],
         speed_facts=_speed_facts(summary, words),
         environment_facts=[(name, setting_text(value)) for name, value in summary.environment.items()],
         version=__version__,
@@ -106,6 +106,7 @@ def render_page(
     return page.encode(errors="replace")
 
 
+@cache
 def _template() -> Template:
     with importing_library():
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -145,7 +146,7 @@ def short_fields(happening: Happening) -> str:
 
 
 def ending_lines(summary: RunSummary, words: Translator) -> list[str]:
-    """The error that ended the run, if one did."""
+    """The error that ended the run, if an error did."""
     ending = summary.ending
     if ending.code:
         return words.error(ending.code, ending.fields)
@@ -154,7 +155,7 @@ def ending_lines(summary: RunSummary, words: Translator) -> list[str]:
 
 def sample_steps(summary: RunSummary) -> list[int]:
     """At most MAX_SAMPLE_STEPS of the steps with samples: the first, the last, the step to use, and some between."""
-    steps = [one.step for one in summary.curves.evaluations if one.samples]
+    steps = [evaluation.step for evaluation in summary.curves.evaluations if evaluation.samples]
     if len(steps) <= MAX_SAMPLE_STEPS:
         return steps
     last = len(steps) - 1
@@ -180,13 +181,13 @@ def settings_of(summary: RunSummary) -> tuple[Facts, Facts]:
 
 def _data_facts(summary: RunSummary, words: Translator) -> Facts:
     data = summary.data
-    used = [one for one in data.pictures if one.is_used]
+    used = [picture for picture in data.pictures if picture.is_used]
     buckets = [f"{width}×{height} ({count})" for width, height, count in data.buckets]
     facts = {
         "folder": data.folder or NOTHING,
         "trained": str(len(used)),
         "held_out": str(len(data.held_out)),
-        "repeats": _counted(one.repeats for one in used if one.repeats is not None),
+        "repeats": _counted(picture.repeats for picture in used if picture.repeats is not None),
         "buckets": ", ".join(buckets) or NOTHING,
         "epochs": str(data.epoch),
     }
@@ -202,9 +203,10 @@ def _counted(values: Iterable[int]) -> str:
 
 def _picture_rows(summary: RunSummary, words: Translator) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
-    for one in summary.data.pictures[:MAX_PICTURES]:
-        repeats = NOTHING if one.repeats is None else str(one.repeats)
-        rows.append((file_name(one.path), repeats, "×".join(map(str, one.bucket)) or NOTHING, str(one.times_seen)))
+    for picture in summary.data.pictures[:MAX_PICTURES]:
+        repeats = NOTHING if picture.repeats is None else str(picture.repeats)
+        bucket = "×".join(map(str, picture.bucket)) or NOTHING
+        rows.append((file_name(picture.path), repeats, bucket, str(picture.times_seen)))
     held_out = words.say("report.data.held_out_row")
     return rows + [(file_name(path), NOTHING, NOTHING, held_out) for path in summary.data.held_out]
 

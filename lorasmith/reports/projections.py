@@ -15,7 +15,7 @@ from typing import Protocol
 from lorasmith.errors import InputError, ResourceError
 from lorasmith.libraries import importing_library
 from lorasmith.messages import FALLBACK
-from lorasmith.reading.fold import Curves, Point, RunFold
+from lorasmith.reading.fold import Curves, Point, RunFold, fold_of
 from lorasmith.runs.events import CheckpointSaved, Evaluated, Event, RunStarted, RunStopped, StepCompleted
 from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.ledger import read_events
@@ -65,8 +65,8 @@ class Projections:
     ledger: Path
     sinks: Sequence[Sink]
     missing_library: InputError | None = None  # TensorBoard's: training does without its curves
+    fold: RunFold = field(init=False, default_factory=RunFold)  # of the run so far
     _states: list[_SinkState] = field(init=False)
-    _fold: RunFold = field(init=False, default_factory=RunFold)
     _last_step: int = field(init=False, default=0)
     _started: bool = field(init=False, default=False)
 
@@ -88,7 +88,7 @@ class Projections:
             return self._add_evaluation(event)
         if isinstance(event, StepCompleted) and event.step <= self._last_step:
             return []  # `_rewrite` read it from the ledger already
-        point = self._fold.add(event)
+        point = self.fold.add(event)
         if point is None:
             return []
         self._last_step = point.step
@@ -99,24 +99,18 @@ class Projections:
         self._started = True
         return self._rewrite()
 
-    @property
-    def average_loss(self) -> float | None:
-        """The average loss at the newest step; None before the first."""
-        newest = self._fold.newest
-        return None if newest is None else newest.average_loss
-
     def close(self) -> list[WriteFailure]:
         """Closes all files."""
         return self._each(self._states, lambda sink: sink.close()) if self._started else []
 
     def _add_evaluation(self, event: Evaluated) -> list[WriteFailure]:
-        before = self._fold.replaced_by(event)
+        before = self.fold.replaced_by(event)
         if before == event:
             return []  # `_rewrite` read it from the ledger already
-        self._fold.add(event)
+        self.fold.add(event)
         if before is not None:
             return self._rewrite()  # the step was evaluated again: the new values replace the old
-        curves = self._fold.curves()
+        curves = self.fold.curves()
         return self._each(self._up_to_date(), lambda sink: sink.add_evaluation(event, curves))
 
     def _up_to_date(self) -> list[_SinkState]:
@@ -124,10 +118,8 @@ class Projections:
 
     def _rewrite(self) -> list[WriteFailure]:
         """Rewrites all sinks together, so that all are at the same place in the ledger."""
-        self._fold = RunFold()
-        for event in read_events(self.ledger):
-            self._fold.add(event)
-        curves = self._fold.curves()
+        self.fold = fold_of(read_events(self.ledger))
+        curves = self.fold.curves()
         self._last_step = curves.points[-1].step if curves.points else 0
         for state in self._states:
             state.is_behind = False

@@ -24,8 +24,8 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from lorasmith.faults import fault_point
 from lorasmith.messages import FALLBACK
-from lorasmith.reading.evaluations import METRICS, reason_of, value_of
 from lorasmith.reading.fold import Curves, Point
+from lorasmith.reading.metrics import METRICS, reason_of, value_of
 from lorasmith.reports.reasons import why_not
 from lorasmith.runs.durable import map_disk_full
 from lorasmith.runs.events import Evaluated

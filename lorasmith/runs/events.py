@@ -1,7 +1,7 @@
-"""Everything that can happen in a run, as data: one frozen dataclass an event, one JSON line each.
+"""Everything that can happen in a run, as data: a frozen dataclass for each kind of event, a JSON line for each event.
 
-Events carry codes and numbers, never sentences. An event that this version does not know is read as None, so an older
-program can read a newer ledger.
+Events carry codes and numbers, never sentences. An event of an unknown kind is read as None, so an older program can
+read a newer ledger.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """What all events have. `time` is wall-clock seconds since 1970, for people; nothing is decided by it."""
+    """The base of all events. `time` is wall-clock seconds since 1970, for people; nothing is decided by it."""
 
     attempt: int
     time: float
@@ -21,7 +21,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceChosen(Event):
-    """The first thing a worker says."""
+    """A worker has chosen device and precision: its first event."""
 
     device: str
     name: str
@@ -33,7 +33,7 @@ class DeviceChosen(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheProgress(Event):
-    """Pictures and captions encoded so far, of those that had to be."""
+    """Number of pictures and captions encoded so far, of those missing in the cache."""
 
     done: int
     total: int
@@ -41,7 +41,7 @@ class CacheProgress(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStarted(Event):
-    """Written before the first step of every start, when everything has loaded."""
+    """A start has loaded everything; written before its first step."""
 
     identity: str
     resumed_from: int | None  # the step of the state, None with --new
@@ -52,12 +52,12 @@ class RunStarted(Event):
     held_out: list[str] = field(default_factory=list)  # paths
     batches_per_epoch: int = 0
     fingerprint: dict[str, Any] = field(default_factory=dict)  # software, device, threads
-    root: str = ""  # the run folder as it was called; "" in ledgers of older versions
+    root: str = ""  # path of the run folder at that time; "" in ledgers of older versions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepCompleted(Event):
-    """One optimizer update was applied; `loss` is the mean over its examples."""
+    """An optimizer update was applied; `loss` is the mean over its examples."""
 
     step: int
     epoch: int
@@ -71,7 +71,7 @@ class StepCompleted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepRepeated(Event):
-    """A step that could not be applied is done again on the same batch with the same draws; it was not counted."""
+    """A step could not be applied and is repeated with the same batch and draws; it was not counted."""
 
     step: int
     reason: str  # overflow, out_of_memory
@@ -82,7 +82,7 @@ class StepRepeated(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointSaved(Event):
-    """A state is on disk, complete and verified."""
+    """A state is on the disk, complete and verified."""
 
     step: int
     path: str
@@ -92,7 +92,7 @@ class CheckpointSaved(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterExported(Event):
-    """A file for the WebUI is on disk, complete and checked."""
+    """A LoRA for the WebUI is on the disk, complete and checked."""
 
     step: int
     path: str
@@ -101,11 +101,11 @@ class AdapterExported(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluated(Event):
-    """What was measured at a step, nothing of it made up: a measure that could not be taken is None, and
-    `unavailable` says why by a code (a sentence `unavailable.<code>`)."""
+    """A step was evaluated. A measure that could not be taken is None, and `unavailable` holds the code of the reason
+    (the sentence `unavailable.<code>`)."""
 
     step: int
-    is_control: bool  # the same measures with the adapter off: drawn as step 0
+    is_control: bool  # the baseline: measured with the adapter off, drawn as step 0
     visual: float | None = None  # means over the examples
     semantic: float | None = None
     color: float | None = None
@@ -120,18 +120,18 @@ class Evaluated(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BestChosen(Event):
-    """The step with the lowest validation loss on held-out pictures so far, and its export."""
+    """A step has the lowest validation loss on held-out pictures so far; its export was copied."""
 
     step: int
     loss: float
-    standard_error: float | None  # None: a single picture is held out, so nothing says how far it can be trusted
+    standard_error: float | None  # None: a single picture is held out, so there is no error to estimate
     path: str
     sha256: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Warned(Event):
-    """Something a person should know: the sentence `warning.<code>`."""
+    """A warning for the user: the sentence `warning.<code>`."""
 
     code: str
     fields: dict[str, Any] = field(default_factory=dict)
@@ -139,9 +139,9 @@ class Warned(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStopped(Event):
-    """The last line of an attempt that could still write one."""
+    """An attempt has ended: its last event, if it could still write one."""
 
-    step: int | None  # None: it never began
+    step: int | None  # None: the attempt never began
     reason: str  # reached, asked, failed
     code: str = ""
     fields: dict[str, Any] = field(default_factory=dict)
@@ -162,8 +162,8 @@ class WorkerStarted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerEnded(Event):
-    """A worker process is gone: its exit status, negative for a signal, and the end of what it printed if that is not
-    0."""
+    """A worker process has exited. `status` is negative for a signal; `output` is the end of what it printed if the
+    status is not 0."""
 
     status: int
     output: str = ""
@@ -171,29 +171,29 @@ class WorkerEnded(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerHung(Event):
-    """A worker gave no sign of life for longer than it may, and is ended."""
+    """A worker gave no heartbeat for longer than the limit, and is killed."""
 
-    step: int  # the last one completed
+    step: int  # the last completed step
     phase: str
     silent_seconds: float
     limit_seconds: float
-    stack: str  # of all its threads; "": it could not give one
-    is_stopped: bool  # by a signal or a debugger: then it has no stack to give
+    stack: str  # of all its threads; "" if it could not print them
+    is_stopped: bool  # by a signal or a debugger: then it cannot print its stack
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerRestarted(Event):
-    """A worker takes the place of one that crashed or hung. `attempt` is its own."""
+    """A worker replaces a worker that crashed or hung. `attempt` is that of the new worker."""
 
     after: str  # crashed, hung
     reason: str
-    step: int | None  # of the state it goes on from; None: none was saved, it begins anew
-    in_vain: int  # restarts in a row, this one included, since a step was reached that was not before
+    step: int | None  # of the state it resumes from; None: no state was saved, it starts from the beginning
+    in_vain: int  # restarts in a row, this one included, since the highest completed step last grew
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitRaised(Event):
-    """The time that the whole run may take was up, but it is moving: by what its steps took it now has more."""
+    """The time limit of the run was reached while steps were still being completed: it was raised."""
 
     spent_seconds: float  # between completed steps
     limit_seconds: float
@@ -202,7 +202,7 @@ class LimitRaised(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GivenUp(Event):
-    """The run is not tried again: the sentence `error.<code>`."""
+    """The run is not restarted any more: the sentence `error.<code>`."""
 
     code: str
     fields: dict[str, Any] = field(default_factory=dict)
@@ -234,19 +234,23 @@ EVENTS: dict[str, type[Event]] = {
 
 
 def encode(event: Event) -> bytes:
-    """One line of JSON, with its newline. Numbers that are not finite are refused: none may reach a ledger."""
+    """Encodes an event as a line of JSON with its newline.
+
+    Raises:
+        ValueError: a number is not finite: none may reach a ledger.
+    """
     plain = {"event": type(event).__name__, **asdict(event)}
     try:
         return json.dumps(plain, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-    except UnicodeEncodeError:  # a file name that is no text: escaped, so that the line still is
+    except UnicodeEncodeError:  # a file name that is no valid text: escaped
         return json.dumps(plain, allow_nan=False).encode() + b"\n"
 
 
 def decode(line: bytes) -> Event | None:
-    """The event of a line; None where this version does not know it.
+    """Decodes the event of a line; None if this version does not know its kind.
 
     Raises:
-        ValueError: not a whole line of ours.
+        ValueError: the line is no event, or not complete.
     """
     plain = json.loads(line.decode())
     if not isinstance(plain, dict) or not isinstance(plain.get("event"), str):
@@ -254,7 +258,7 @@ def decode(line: bytes) -> Event | None:
     kind = EVENTS.get(plain.pop("event"))
     if kind is None:
         return None
-    known = {one.name for one in fields(kind)}
+    known = {field.name for field in fields(kind)}
     try:
         return kind(**{name: value for name, value in plain.items() if name in known})
     except TypeError as error:

@@ -80,6 +80,11 @@ class RunFolder:
         """The parent's scan of the pictures, which spares the worker the same reading."""
         return self.staging / "pictures.json"
 
+    def names_while_loading(self) -> frozenset[str]:
+        """Names of the files that lie in the staging folder only while a run loads."""
+        files = (self.early_ledger, self.staged_pictures, self.heartbeat, self.stop_request)
+        return frozenset(path.name for path in files)
+
     @property
     def backup(self) -> Path:
         return self.root.with_name(self.root.name + "_backup")

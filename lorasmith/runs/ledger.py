@@ -1,4 +1,4 @@
-"""The truth about a run: an append-only file of events, one writer, many readers.
+"""The ledger of a run: an append-only file of events with a single writer and many readers.
 
 TensorBoard, the CSV, reports and the viewer are folds over it and can be deleted and made again.
 """
@@ -34,12 +34,12 @@ from lorasmith.runs.events import (
 # Events about a step, which a later start may cancel.
 AboutStep = StepCompleted | StepRepeated | CheckpointSaved | AdapterExported | Evaluated | BestChosen
 
-# Lines that may wait in memory for room on the disk, a kilobyte each: beyond that training itself waits.
+# Maximum number of lines kept in memory while the disk is full, a kilobyte each: beyond that training itself waits.
 MAX_WAITING = 50_000
 
 
 class Ledger:
-    """The writer. Opening it repairs a tail torn by a crash."""
+    """Writes a ledger. Opening it repairs a tail torn by a crash."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -47,10 +47,10 @@ class Ledger:
         self._file = path.open("ab", buffering=0)
 
     def append(self, event: Event) -> None:
-        """One event, handed to the operating system before this returns: it survives the death of the process.
+        """Writes an event. It is with the operating system when this returns, so it survives the death of the process.
 
         Raises:
-            ResourceError: the disk is full; nothing of the line is left, so the next one begins a line of its own.
+            ResourceError: the disk is full; nothing of the line is left in the file.
         """
         rest = memoryview(encode(event))
         begin = os.fstat(self._file.fileno()).st_size
@@ -68,7 +68,7 @@ class Ledger:
                 raise
 
     def sync(self) -> None:
-        """Waits until all of it is on the disk: it survives a power cut."""
+        """Waits until the file is on the disk and survives a power cut."""
         with map_disk_full(self._path):
             os.fsync(self._file.fileno())
             fault_point("ledger.synced")
@@ -86,9 +86,9 @@ class Ledger:
 
 
 class PatientLedger(Ledger):
-    """The writer of a run that goes on while the disk is full: lines that it does not take wait, in order.
+    """A ledger for a run that goes on while the disk is full: it keeps lines that cannot be written in memory.
 
-    What waits is lost with the process. So is the work it tells of: no state is saved before `sync` has come back.
+    Lines in memory are lost with the process. So is the work they describe: no state is saved before `sync` succeeds.
     """
 
     def __init__(self, path: Path) -> None:
@@ -97,22 +97,22 @@ class PatientLedger(Ledger):
 
     @property
     def waiting(self) -> int:
-        """Lines that are not in the file yet."""
+        """Number of lines kept in memory."""
         return len(self._waiting)
 
     @property
     def holds_no_more(self) -> bool:
-        """Whether so much waits that nothing should be done that adds to it."""
+        """Whether so many lines are in memory that training should wait."""
         return len(self._waiting) >= MAX_WAITING
 
     def append(self, event: Event) -> None:
-        """As a Ledger; on a full disk the line waits for the next call of any kind."""
+        """Writes an event; on a full disk it is kept in memory until the next call of any method."""
         self._waiting.append(event)
         with suppress(ResourceError):
             self._write()
 
     def sync(self) -> None:
-        """Waits until all of it is on the disk.
+        """Writes the lines in memory and waits until the file is on the disk.
 
         Raises:
             ResourceError: the disk is still full.
@@ -121,7 +121,7 @@ class PatientLedger(Ledger):
         super().sync()
 
     def close(self) -> None:
-        """Can be called again. Tries once more; what finds no room now is lost."""
+        """Tries to write the lines in memory once more and closes the file. May be called again."""
         if not self._file.closed:
             with suppress(ResourceError):
                 self._write()
@@ -200,7 +200,7 @@ class Follower:
 
 
 def read_events(path: Path) -> list[Event]:
-    """Every whole event in the file, in order; none where there is no file."""
+    """Reads all complete events of a file, in order; none if there is no file."""
     return Follower().read(path)
 
 
@@ -227,13 +227,13 @@ def surviving(events: Iterable[Event]) -> list[Event]:
 
 
 def steps(events: Iterable[Event]) -> list[StepCompleted]:
-    """The completed steps among them."""
+    """The completed steps among the events."""
     return [event for event in events if isinstance(event, StepCompleted)]
 
 
 def newest_trusted(events: Iterable[Event]) -> int | None:
-    """The step above which no state is gone on from, where the run ended because its own weights had grown too large:
-    from there each try would end the same way. None where it did not."""
+    """The highest step whose state may be resumed, if the run ended because its own weights had grown too large: any
+    later state would end the same way. None if it did not end so."""
     ends = [event for event in events if isinstance(event, RunStarted | RunStopped)]
     if not ends or not isinstance(ends[-1], RunStopped) or ends[-1].code != "non_finite_weights":
         return None
@@ -242,7 +242,7 @@ def newest_trusted(events: Iterable[Event]) -> int | None:
 
 
 def repair_tail(path: Path) -> None:
-    """Cuts off a last line that a crash left unfinished, so that the next event begins a line of its own."""
+    """Removes a last line that a crash left unfinished."""
     if not path.exists():
         return
     data = path.read_bytes()

@@ -1,7 +1,7 @@
-"""One living supervisor, and one living worker, for each run folder: locks that the kernel releases when their holder
-dies.
+"""Locks for one supervisor and one worker per run folder, which the kernel releases when their holder dies.
 
-A lock file lies at its path only while it is held or after a crash. Children do not inherit it.
+A lock file exists only while the lock is held, or after a crash. Child processes do not inherit it. Why this is not
+filelock: docs/adr/0020-own-locks-psutil-for-processes.md.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from lorasmith.errors import LockedError
 from lorasmith.faults import fault_point
 from lorasmith.runs.durable import on_windows
 
-AGAIN_SECONDS = 0.02
-FACTS_AT = 1  # bytes into the file: the first one is what Windows locks, and nobody else may read it then
+RETRY_SECONDS = 0.02
+FACTS_AT = 1  # byte offset: Windows locks the first byte, which no other process may read then
 
 
 class FolderLock:
-    """Holds `path` for one process; a context manager.
+    """A context manager that holds the lock at `path`.
 
-    Waits `wait_seconds` for another to let go. `facts` are for those who find it held: see `facts_of_holder`.
-    Takes away at the end what it made: the file, and the folder where that was not there before and is still empty.
+    Waits up to `wait_seconds` for another process to release it. `facts` are for processes that find it held: see
+    `facts_of_holder`. At the end it removes what it has created: the file, and the folders if they are still empty.
     """
 
     def __init__(self, path: Path, *, wait_seconds: float = 0.0, facts: Mapping[str, Any] | None = None) -> None:
@@ -43,19 +43,19 @@ class FolderLock:
 
         Raises:
             LockedError: another process has it.
-            OSError: the folder cannot be made, written to or locked; what was made of it is gone again.
+            OSError: the folder cannot be created, written to or locked; what was created is removed again.
         """
         give_up_at = time.monotonic() + self._wait_seconds
         try:
             while self._handle is None:
                 try:
-                    self._handle = self._taken()
+                    self._handle = self._try_once()
                 except LockedError:
                     if time.monotonic() >= give_up_at:
                         raise
-                    time.sleep(AGAIN_SECONDS)
+                    time.sleep(RETRY_SECONDS)
         except BaseException:
-            self._take_folders_away()
+            self._remove_folders()
             raise
         return self
 
@@ -66,26 +66,26 @@ class FolderLock:
         handle, self._handle = self._handle, None
         if on_windows():  # an open file cannot be removed there
             os.close(handle)
-            with suppress(PermissionError):  # the next one has it already
+            with suppress(PermissionError):  # the next holder has opened it already
                 self._path.unlink(missing_ok=True)
         else:
-            with suppress(OSError):  # what is left of it is held by nobody
+            with suppress(OSError):  # a file that stays is not locked
                 if _same_file(handle, self._path):
                     self._path.unlink()
             os.close(handle)
-        self._take_folders_away()
+        self._remove_folders()
 
-    def _taken(self) -> int | None:
-        """The handle of the locked file; None where its holder took file or folder away meanwhile: try again."""
+    def _try_once(self) -> int | None:
+        """Returns the handle of the locked file; None if its last holder has removed file or folder: try again."""
         self._make_folders()
         try:
-            handle, is_made = self._opened()
+            handle, is_new = self._open()
         except FileNotFoundError:
             return None
         try:
-            if not self._try(handle, is_made=is_made):
+            if not self._lock(handle, is_new=is_new):
                 raise LockedError("folder_locked", folder=str(self._path.parent))
-            # Between open and lock the holder may have taken the file away: then this is a lock on nothing.
+            # The last holder may have removed the file between open and lock: then this lock keeps nobody out.
             if _same_file(handle, self._path):
                 self._write_facts(handle)
                 fault_point("lock.taken")
@@ -96,8 +96,8 @@ class FolderLock:
         os.close(handle)
         return None
 
-    def _opened(self) -> tuple[int, bool]:
-        """Its handle, and whether the file was made for it."""
+    def _open(self) -> tuple[int, bool]:
+        """Returns a handle of the file, and whether the file was created."""
         try:
             return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), True
         except FileExistsError:
@@ -105,16 +105,16 @@ class FolderLock:
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(self._path)) from None
             return os.open(self._path, os.O_RDWR), False
 
-    def _try(self, handle: int, *, is_made: bool) -> bool:
+    def _lock(self, handle: int, *, is_new: bool) -> bool:
         try:
             return _try_lock(handle)
-        except OSError:  # as of a file system without locks
-            if is_made:  # another's may be held: that the system refuses us says nothing about it
+        except OSError:  # the file system has no locks, for example
+            if is_new:  # the file of another process may be locked all the same
                 self._path.unlink(missing_ok=True)
             raise
 
     def _write_facts(self, handle: int) -> None:
-        """Over those of a holder that died."""
+        """Replaces the facts of a holder that died."""
         if self._facts is not None:
             os.ftruncate(handle, 0)
             os.lseek(handle, FACTS_AT, os.SEEK_SET)
@@ -126,21 +126,22 @@ class FolderLock:
         while not folder.exists():
             missing.append(folder)
             folder = folder.parent
-        for one in reversed(missing):
-            with suppress(FileNotFoundError):  # its parent was taken away meanwhile; opening the file will tell
-                one.mkdir(exist_ok=True)
-                self._made.append(one)
+        for folder in reversed(missing):
+            with suppress(FileNotFoundError):  # its parent was removed meanwhile: opening the file fails too
+                folder.mkdir(exist_ok=True)
+                self._made.append(folder)
 
-    def _take_folders_away(self) -> None:
+    def _remove_folders(self) -> None:
         for folder in reversed(self._made):
-            with suppress(OSError):  # something lies in it by now, or it is gone
+            with suppress(OSError):  # it is not empty, or does not exist any more
                 folder.rmdir()
         self._made.clear()
 
 
 def is_held(path: Path) -> bool:
-    """Whether somebody holds the lock at `path`. Takes it from nobody: where it is free, a shared lock is tried for the
-    moment it takes to ask, and only on a file that a crash left there.
+    """Whether a process holds the lock at `path`.
+
+    Disturbs nobody: it tries a shared lock, for a moment, and only if the file exists.
 
     Raises:
         OSError: the file cannot be opened.
@@ -152,11 +153,11 @@ def is_held(path: Path) -> bool:
     try:
         return not _try_lock(handle, is_shared=True)
     finally:
-        os.close(handle)  # which gives it back
+        os.close(handle)  # this releases the lock
 
 
 def facts_of_holder(path: Path) -> dict[str, Any]:
-    """What the newest holder of the lock wrote down about itself; {} where that cannot be read."""
+    """Returns the facts that the holder of the lock has written; {} if there are none."""
     try:
         with path.open("rb", buffering=0) as file:
             file.seek(FACTS_AT)

@@ -1,4 +1,4 @@
-"""What supervisor and worker share besides the ledger: the heartbeat, the stop request, and what an exit means."""
+"""The files that supervisor and worker share besides the ledger: the heartbeat and the stop request."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from lorasmith.runs.layout import RunFolder
 
 HEARTBEAT_BYTES = 128
 SUPERVISOR = "supervisor"  # as the author of a stop request
-# Those of them that this platform has are stop requests, to the supervisor and to the worker.
+# Each of these that the platform has is a stop request, for the supervisor and for the worker.
 STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
 
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """The last sign of life of the training thread."""
+    """The newest heartbeat of the training thread."""
 
     step: int
     phase: str  # loading, compiling, caching, step, saving, exporting, evaluating
-    beat: int  # counts up: a reader sees progress without trusting a clock
-    micro_batches: int = 0  # done by this attempt
-    waiting: int = 0  # lines of the ledger that the disk has no room for
+    beat: int  # a counter: a reader sees progress without trusting a clock
+    micro_batches: int = 0  # completed by this attempt
+    waiting: int = 0  # events that are not in the ledger, since the disk is full
 
 
 class HeartbeatWriter:
-    """Overwrites a file of fixed size in place, so that from the second beat on it works on a full disk too."""
+    """Overwrites a file of fixed size in place: after the first beat this works on a full disk too."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -41,8 +41,9 @@ class HeartbeatWriter:
         self._beat = self._micro_batches = 0
 
     def beat(self, step: int, phase: str, *, micro_batches: int = 0, waiting: int = 0) -> None:
-        """Called by the training thread at each unit of work, so that a hung step is seen. `micro_batches`: done since
-        the last call.
+        """Writes a heartbeat; the training thread calls this at each unit of work.
+
+        `micro_batches`: completed since the last call.
 
         Raises:
             ResourceError: the disk is full.
@@ -57,12 +58,12 @@ class HeartbeatWriter:
             fault_point("heartbeat.written")
 
     def close(self) -> None:
-        """Can be called again."""
+        """Closes the file; a second call does nothing."""
         self._file.close()
 
 
 def read_heartbeat(path: Path) -> Heartbeat | None:
-    """The last beat; None before the first, or while it is being overwritten."""
+    """Returns the newest heartbeat; None if there is none, or while it is being overwritten."""
     try:
         plain = json.loads(path.read_bytes())
         return Heartbeat(
@@ -94,7 +95,7 @@ class StopFlag:
         return self._signalled or self.is_orphaned() or stop_requested(self._run, self._attempt)
 
     def is_orphaned(self) -> bool:
-        """Whether the supervisor has exited: from then on another one may own the run."""
+        """Whether the supervisor has exited: from then on another supervisor may own the run."""
         if self._supervisor_pid is None:
             return False
         if on_windows():  # a child keeps the number of a parent that has exited
@@ -147,5 +148,5 @@ def _stop_requests(run: RunFolder) -> Iterator[dict[str, Any]]:
 
 
 def monotonic() -> float:
-    """Seconds by a clock that nobody sets; the only clock by which anything is decided."""
+    """Returns seconds of a clock that is never set; every decision uses this clock."""
     return time.monotonic()

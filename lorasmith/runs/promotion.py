@@ -1,7 +1,7 @@
-"""How a run prepared by --new takes its place: the old run to the backup folder, then the staged one in.
+"""Promotion of a run prepared by --new: moves the old run to the backup folder and the staged run to its place.
 
-A plan of the moves is written first, so that a promotion cut short by a kill is finished by the next start. Nothing is
-ever overwritten: where a name is taken after all, what comes gets another one.
+A plan of the moves is written first, so that the next start finishes a promotion interrupted by a kill. Nothing is ever
+overwritten: if a name is taken after all, the incoming file gets another name.
 """
 
 from __future__ import annotations
@@ -28,16 +28,14 @@ from lorasmith.runs.durable import (
 from lorasmith.runs.layout import RunFolder, free_name, stamp
 
 PLAN = "promotion.json"
-CARRIED_OUT = "promotion.done.json"  # what the plan is called from then on: a rename needs no room on the disk
-# What lies in a staging folder for the time of loading only.
-PASSING = ("early.jsonl", "heartbeat", "pictures.json", "stop.request")
+CARRIED_OUT = "promotion.done.json"  # the plan after the moves: a rename needs no disk space
 
 
 Moves = list[tuple[Path, Path]]
 
 
 def moves_of(run: RunFolder, *, now: datetime) -> Moves:
-    """(from, to) for all that `run` holds but the locks: where it goes to make room for a new run.
+    """The moves that clear `run` for a new run, as (source, destination): everything but the locks.
 
     The old run's export becomes `<its name>_backup_<time>.safetensors`; the rest goes to `run_<time>/`.
     """
@@ -57,20 +55,20 @@ def moves_of(run: RunFolder, *, now: datetime) -> Moves:
 
 
 def promote(run: RunFolder, *, now: datetime) -> None:
-    """Moves the old run away, as `moves_of` says, and what the staging folder holds in.
+    """Moves the old run to the backup (see `moves_of`) and the contents of the staging folder to the run folder.
 
     Raises:
-        InputError: the disk is full, and nothing was moved.
-        ResourceError: the disk of the backup is full; the rest of the plan stays to be carried out.
+        InputError: the disk is full; nothing was moved.
+        ResourceError: the disk of the backup is full; the next start carries out the rest of the plan.
     """
-    with map_write_errors(run.root):  # nothing was moved yet: a full disk is the user's to mend
+    with map_write_errors(run.root):  # nothing was moved yet, so the user can correct it
         _write_plan(run, moves_of(run, now=now))
         fault_point("promotion.planned")
     finish_promotion(run)
 
 
 def finish_promotion(run: RunFolder) -> bool:
-    """Carries out a plan that is there, or what is left of it; whether there was one.
+    """Carries out the rest of a plan; returns whether there was one.
 
     Raises:
         ResourceError: as `promote`.
@@ -81,18 +79,18 @@ def finish_promotion(run: RunFolder) -> bool:
         for source, target in json.loads(plan.read_bytes())["moves"]:
             move(beside / source, beside / target)
         fault_point("promotion.old_moved")
-        # From here on what lies in the run is the new one's: nothing of it may be moved away again.
+        # From here on the run folder holds the new run: nothing of it may be moved away again.
         plan.rename(done)
         sync_folder(run.staging)
     elif not done.exists():
         return False
     for staged in sorted(run.staging.iterdir()):
-        if staged.name in PASSING:
+        if staged.name in run.names_while_loading():
             staged.unlink()
         elif staged != done and not staged.name.startswith("."):
             move(staged, run.root / staged.name)
     sync_folder(run.root)
-    sync_folder(run.root.parent)  # where the folder itself is new
+    sync_folder(run.root.parent)  # the folder itself may be new
     fault_point("promotion.new_moved")
     remove_staging(run.staging)
     fault_point("promotion.done")
@@ -100,15 +98,15 @@ def finish_promotion(run: RunFolder) -> bool:
 
 
 def strangers_in_staging(run: RunFolder) -> bool:
-    """Whether something lies there that no start of a run has put there: it is somebody's, and is not to be removed."""
-    ours = {*PASSING, PLAN, CARRIED_OUT, run.config.name}
+    """Whether the staging folder holds files that no start has put there: they belong to the user and must stay."""
+    ours = {*run.names_while_loading(), PLAN, CARRIED_OUT, run.config.name}
     if not run.staging.is_dir():
         return False
-    return any(one.name not in ours and not one.name.startswith(".") for one in run.staging.iterdir())
+    return any(path.name not in ours and not path.name.startswith(".") for path in run.staging.iterdir())
 
 
 def remove_staging(folder: Path) -> None:
-    """Removes a staging folder. A stop request may be put there meanwhile: then once more."""
+    """Removes a staging folder; again, if a stop request is written there meanwhile."""
     while folder.exists():
         try:
             shutil.rmtree(folder)
@@ -118,7 +116,7 @@ def remove_staging(folder: Path) -> None:
 
 
 def back_up_export(run: RunFolder, export_name: str, now: datetime) -> Path | None:
-    """Copies the export of that name to the backup folder, whole or not at all; None where there is none."""
+    """Copies the export of that name to the backup folder, completely or not at all; None if there is none."""
     export = run.export(export_name)
     if not export.exists():
         return None
@@ -128,9 +126,8 @@ def back_up_export(run: RunFolder, export_name: str, now: datetime) -> Path | No
 
 
 def move(source: Path, target: Path) -> None:
-    """A rename; where the two lie on different disks a copy under a hidden name, a rename, and only then a removal.
-
-    Can be repeated after it was cut short anywhere. Does nothing where there is no source.
+    """Renames `source` to `target`; between disks it copies to a hidden name, renames that, and only then removes the
+    source. Can be repeated after an interruption at any point. Does nothing if there is no source.
     """
     doomed = source.with_name(f".{source.name}.moved.tmp")
     if os.path.lexists(doomed):
@@ -152,14 +149,14 @@ def move(source: Path, target: Path) -> None:
         fault_point("move.renamed")
     sync_folder(target.parent)
     if os.path.lexists(source):
-        # Renamed first: what is half removed must not look like a part of a run.
+        # Renamed first: a folder that is half removed must not look like a part of a run.
         source.rename(doomed)
         fault_point("move.doomed")
         _remove(doomed)
 
 
 def export_name_of(run: RunFolder) -> str:
-    """The name of the old run's export; of a run that cannot tell, the default."""
+    """The name of the run's export; the default if its settings cannot be read."""
     try:
         return load_run_toml(run.config).export.name
     except ConfigError:
@@ -167,14 +164,14 @@ def export_name_of(run: RunFolder) -> str:
 
 
 def _write_plan(run: RunFolder, moves: Moves) -> None:
-    """Paths are relative to where the run folder lies, as that may be renamed before the plan is carried out."""
+    """Writes the plan. Its paths are relative to the parent of the run folder, which may be renamed meanwhile."""
     beside = run.root.parent
     rows = [[str(source.relative_to(beside)), str(target.relative_to(beside))] for source, target in moves]
     write_atomically(run.staging / PLAN, json.dumps({"moves": rows}).encode())
 
 
 def _copy_whole(source: Path, target: Path) -> None:
-    """Everything below `source`, on the disk before it has its name."""
+    """Copies a file or a folder; it is on the disk before it gets its name."""
     temporary = target.with_name(f".{target.name}.copied.tmp")
     if os.path.lexists(temporary):
         _remove(temporary)
@@ -195,17 +192,18 @@ def _copy_file(source: str | Path, target: str | Path) -> None:
             os.fsync(file.fileno())
 
 
-def _is_same(one: Path, other: Path) -> bool:
-    """Whether both are links to one place, files of the same bytes, or folders of such."""
-    if one.is_symlink() or other.is_symlink():
-        return one.is_symlink() and other.is_symlink() and one.readlink() == other.readlink()
-    if one.is_dir() and other.is_dir():
-        names = {path.name for path in one.iterdir()}
-        return names == {path.name for path in other.iterdir()} and all(_is_same(one / n, other / n) for n in names)
-    return one.is_file() and other.is_file() and filecmp.cmp(one, other, shallow=False)
+def _is_same(left: Path, right: Path) -> bool:
+    """Whether both are links to the same place, files with equal bytes, or folders of such."""
+    if left.is_symlink() or right.is_symlink():
+        return left.is_symlink() and right.is_symlink() and left.readlink() == right.readlink()
+    if left.is_dir() and right.is_dir():
+        names = {path.name for path in left.iterdir()}
+        return names == {path.name for path in right.iterdir()} and all(_is_same(left / n, right / n) for n in names)
+    return left.is_file() and right.is_file() and filecmp.cmp(left, right, shallow=False)
 
 
 def _remove(path: Path) -> None:
+    """Removes a file, a link or a whole folder."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

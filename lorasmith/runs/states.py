@@ -1,7 +1,7 @@
-"""The states of a run as they lie on disk: which there are, whether they are whole, which is the newest good one.
+"""The states of a run on disk: finds them, verifies them, and names the newest good state.
 
-Reads manifests and hashes only, so it works without torch; what the tensors mean is `training.checkpoint`'s business.
-A state is found by what it holds, never by its name or its date.
+Reads manifests and hashes only, so it is torch-free; `session.checkpoint` reads and writes the tensors. A state is
+found by its contents, never by its name or date.
 """
 
 from __future__ import annotations
@@ -31,33 +31,33 @@ TRAIN_STATE = "train_state.json"
 STATE_FILES = (ADAPTER, OPTIMIZER, LR_SCHEDULE, RANDOM_STATES, TRAIN_STATE, MANIFEST)
 # The step in the names of exports and of folders of samples.
 STEP_IN_NAME = re.compile(r"(?:^|-)step-?([0-9]{8,})(?:\.safetensors)?$")
-# By these a state is known whose manifest cannot be read, or is gone.
+# A folder with one of these is a state, even if its manifest is unreadable or missing.
 OWN_FILES = (TRAIN_STATE, ADAPTER, OPTIMIZER)
-DAMAGED = ".damaged"  # the end of the name of a state that was set aside
+DAMAGED = ".damaged"  # suffix of a state that was set aside
 MAX_MANIFEST_BYTES = 2**20
 HASH_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class SavedState:
-    """A folder with a manifest that can be read. Whether its files are whole is `damage_of`'s answer."""
+    """A folder with a readable manifest. `damage_of` checks its files."""
 
     path: Path
     step: int
     identity: str
 
 
-def write_manifest_bytes(folder: Path, *, step: int, identity: str) -> bytes:
-    """The manifest of the files now in `folder`: size and SHA-256 of each, and its own SHA-256."""
+def manifest_bytes(folder: Path, *, step: int, identity: str) -> bytes:
+    """Returns the manifest of the files in `folder`: the size and SHA-256 of each, and its own SHA-256."""
     files = {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in sorted(folder.iterdir())}
     manifest = {"format": MANIFEST_FORMAT, "step": step, "identity": identity, "files": files}
     return json.dumps({**manifest, "sha256": _own_sha256(manifest)}, indent=1, sort_keys=True).encode()
 
 
 def find_states(root: Path) -> tuple[list[SavedState], list[Path]]:
-    """The states in a run folder, highest step first, and the folders of states whose manifest is unreadable or gone.
+    """Finds the states in a run folder, highest step first, and the folders of states without a readable manifest.
 
-    A folder that holds a `manifest.json` of something else and no file of ours is none of our business.
+    A folder with another program's `manifest.json` and no file of a state is ignored.
     """
     found: list[SavedState] = []
     unreadable: list[Path] = []
@@ -76,7 +76,7 @@ def find_states(root: Path) -> tuple[list[SavedState], list[Path]]:
 
 
 def damage_of(state: SavedState) -> str | None:
-    """What is wrong with a state: "missing:NAME", "size:NAME", "content:NAME", "manifest"; None if whole."""
+    """Verifies a state; returns None if it is whole, else "missing:NAME", "size:NAME", "content:NAME" or "manifest"."""
     try:
         manifest = _manifest_of(state.path)
         if manifest.pop("sha256") != _own_sha256(manifest) or manifest["format"] != MANIFEST_FORMAT:
@@ -99,18 +99,18 @@ def damage_of(state: SavedState) -> str | None:
 
 
 def damage_in(folder: Path) -> str:
-    """What is wrong with a folder that holds no usable state, as `damage_of` says it."""
+    """The damage of a folder that holds no usable state, as `damage_of` returns it."""
     return damage_of(SavedState(folder, 0, "")) or "manifest"
 
 
 def damage_listed(folders: Iterable[Path]) -> list[dict[str, Any]]:
     """Damaged states as the problems of an error: {path, reason, fields}."""
-    return [{"path": one.name, "reason": "state_damaged", "fields": {"damage": damage_in(one)}} for one in folders]
+    return [{"path": path.name, "reason": "state_damaged", "fields": {"damage": damage_in(path)}} for path in folders]
 
 
 def newest_good(root: Path, *, most: int | None = None) -> tuple[SavedState | None, list[Path]]:
-    """The highest step, `most` at the most, that is whole; the damaged ones above it and those without a readable step.
-    Changes nothing."""
+    """Finds the whole state with the highest step, at most `most`. Also returns the damaged states above it and those
+    without a readable step. Changes nothing."""
     states, damaged = find_states(root)
     for state in states:
         if most is not None and state.step > most:
@@ -122,7 +122,7 @@ def newest_good(root: Path, *, most: int | None = None) -> tuple[SavedState | No
 
 
 def set_aside(folder: Path) -> Path:
-    """Renames a damaged state so that it is not taken again; nothing of it is deleted."""
+    """Renames a damaged state so that it is not used again; deletes nothing."""
     target = free_name(folder.with_name(folder.name + DAMAGED))
     folder.rename(target)
     fault_point("state.set_aside")
@@ -131,7 +131,7 @@ def set_aside(folder: Path) -> Path:
 
 
 def sha256_of(path: Path) -> str:
-    """Of a file's bytes."""
+    """The SHA-256 of a file."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(HASH_BLOCK):
@@ -140,7 +140,7 @@ def sha256_of(path: Path) -> str:
 
 
 def has_sha256(path: Path, sha256: str) -> bool:
-    """Whether there is a file of these very bytes."""
+    """Whether the file exists and has this SHA-256."""
     try:
         return sha256_of(path) == sha256
     except FileNotFoundError:
@@ -148,7 +148,12 @@ def has_sha256(path: Path, sha256: str) -> bool:
 
 
 def _manifest_of(folder: Path) -> Any:
-    """What the manifest of a folder says; OSError where it is no file of a manifest's size."""
+    """Reads the manifest of a folder.
+
+    Raises:
+        OSError: it is no regular file, or larger than any manifest.
+        ValueError: it is no JSON.
+    """
     path = folder / MANIFEST
     status = path.stat()
     if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_MANIFEST_BYTES:
@@ -157,5 +162,5 @@ def _manifest_of(folder: Path) -> Any:
 
 
 def _own_sha256(manifest: dict[str, Any]) -> str:
-    """Of a manifest without this very entry: a flipped bit in a step or an identity is damage too."""
+    """The SHA-256 of a manifest without its own hash: a flipped bit in a step or an identity is damage too."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()

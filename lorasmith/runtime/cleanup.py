@@ -1,6 +1,6 @@
-"""What a start finds of one that was killed: a worker that lives on, and files that were never finished.
+"""Cleans up after a start that was killed: ends its worker, and removes files that were never completed.
 
-Call with the run's lock held: then whatever else there is of this run has nobody to watch over it any more.
+The caller holds the run's lock: any worker still alive is an orphan.
 """
 
 from __future__ import annotations
@@ -26,17 +26,18 @@ from lorasmith.runtime.processes import (
     end_tree,
 )
 
-LOOK_SECONDS = 0.02
-# The hidden names under which files and folders are written, copied and removed.
+POLL_SECONDS = 0.02
+# The hidden names that files and folders have while they are written, copied and removed.
 UNFINISHED = re.compile(r"^\..+\.(?:[0-9]+|moved|copied|removed)\.tmp$")
 
 
 def end_orphan(run: RunFolder) -> int | None:
-    """Ends the worker that its supervisor has left behind: asks, terminates, kills. Its process id; None where there is
-    none.
+    """Ends the worker of a supervisor that was killed: interrupts, terminates, kills it.
+
+    Returns its process id; None if there is no such worker.
 
     Raises:
-        LockedError: it cannot be told which process it is, or it cannot be ended.
+        LockedError: its process cannot be identified, or cannot be ended.
     """
     path = run.worker_lock
     if not is_held(path):
@@ -44,33 +45,33 @@ def end_orphan(run: RunFolder) -> int | None:
     facts = facts_of_holder(path)
     pid, attempt = facts.get("pid"), facts.get("attempt")
     if not isinstance(pid, int) or not isinstance(attempt, int) or not _has_open(pid, path):
-        if _is_let_go(path, INTERRUPT_SECONDS):
+        if _is_released(path, INTERRUPT_SECONDS):
             return None
         raise LockedError("folder_locked", folder=str(run.root))
     ways: list[tuple[Callable[[], None], float]] = [
-        (lambda: _ask(run, pid, attempt), INTERRUPT_SECONDS),
+        (lambda: _interrupt(run, pid, attempt), INTERRUPT_SECONDS),
         (lambda: end_tree(pid), TERMINATE_SECONDS),
         (lambda: end_tree(pid, kill=True), KILL_SECONDS),
     ]
     for end, patience in ways:
         end()
-        if _is_let_go(path, patience):
+        if _is_released(path, patience):
             run.stop_request.unlink(missing_ok=True)
             return pid
     raise LockedError("folder_locked", folder=str(run.root))
 
 
 def remove_stale_worker_lock(run: RunFolder) -> None:
-    """Takes away the lock file of a worker that was killed."""
+    """Removes the lock file of a worker that was killed."""
     if run.worker_lock.exists():
         with suppress(LockedError, OSError), FolderLock(run.worker_lock):
             pass
 
 
 def clear_staging(run: RunFolder) -> bool:
-    """Staging is ours alone: nothing of the user's is in it. But half of a promotion must not stay: it is finished.
+    """Removes the staging folder, which holds nothing of the user's; completes a promotion that was interrupted.
 
-    Whether what was staged has its place by now, or there was nothing.
+    Returns whether the staged run is in its place, or nothing was staged.
     """
     if not run.staging.exists() or finish_promotion(run):
         return True
@@ -79,24 +80,26 @@ def clear_staging(run: RunFolder) -> bool:
 
 
 def refuse_foreign_staging(run: RunFolder) -> None:
-    """A folder of the user's may have the name under which a run is prepared.
+    """Refuses to start if a folder of the user has the name of the staging folder.
 
     Raises:
-        ConfigError: it does.
+        ConfigError: it has.
     """
     if strangers_in_staging(run):
         raise ConfigError("staging_holds_other", folder=str(run.staging))
 
 
 def leave_no_staging(run: RunFolder) -> None:
-    """At the end of a start: what cannot be done to it then, the next one does."""
+    """Clears the staging folder at the end of a start; what fails is left to the next start."""
     with suppress(OSError):
         clear_staging(run)
 
 
 def remove_unfinished(run: RunFolder) -> None:
-    """Removes what was being written, copied or removed under a hidden name of ours when its writer was killed. What
-    the system does not let go of stays until another start: nobody takes it for anything."""
+    """Removes files and folders under hidden names, which a killed process has left half written, copied or removed.
+
+    Those that cannot be removed stay until the next start and do no harm.
+    """
     for path in list(_unfinished(run)):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
@@ -106,7 +109,7 @@ def remove_unfinished(run: RunFolder) -> None:
 
 
 def _unfinished(run: RunFolder) -> Iterator[Path]:
-    """Only where runs write: deeper folders may be another run's, or the user's."""
+    """Looks only where runs write: deeper folders may belong to another run or to the user."""
     pattern = ".*.tmp"
     for folder in (run.root, run.tensorboard, run.samples, run.training_logs, run.backup):
         if folder.is_dir():
@@ -120,25 +123,25 @@ def _is_ours(path: Path) -> bool:
     return UNFINISHED.match(path.name) is not None
 
 
-def _ask(run: RunFolder, pid: int, attempt: int) -> None:
-    with suppress(OSError, ResourceError):  # a full disk takes no request: the signal means the same
-        request_stop(run, attempt)
-    with suppress(OSError):  # it is gone, or has no console
+def _interrupt(run: RunFolder, pid: int, attempt: int) -> None:
+    with suppress(OSError, ResourceError):  # the disk is full: the signal means the same
+        request_stop(run, attempt, by_supervisor=True)
+    with suppress(OSError):  # it has exited, or has no console
         os.kill(pid, INTERRUPT)
 
 
-def _is_let_go(path: Path, seconds: float) -> bool:
+def _is_released(path: Path, seconds: float) -> bool:
     give_up_at = monotonic() + seconds
     while is_held(path):
         if monotonic() >= give_up_at:
             return False
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
     return True
 
 
 def _has_open(pid: int, path: Path) -> bool:
-    """Whether the process has the file open. Another process may have this number by now; so may one here, if the
-    number is that of a process in another container or on another machine."""
+    """Whether the process has the file open. Another process may have this number by now, or the number may belong to
+    a process in another container or on another machine."""
     import psutil
 
     try:

@@ -1,5 +1,5 @@
-"""Where the pictures, the base model and the folder of a run lie by now, and the lines that say so where that is
-elsewhere than at its last start: a project can have been copied or moved, whole or in part.
+"""Finds the pictures and the base model of a run whose project was copied or moved, whole or in part, and makes the
+notices about places that have changed since its last start.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ Warnings = tuple[tuple[str, dict[str, Any]], ...]
 
 
 def found_again(run: RunFolder, config: RunConfig, events: Sequence[Event]) -> RunConfig:
-    """The settings a run keeps, with paths that lead nowhere any more replaced: by what was there at the last start, or
-    by what lies in the project under the same name."""
+    """Returns the run's settings with paths that no longer exist replaced: by the path of the last start, or by a
+    file or folder of the same name in the project."""
     before = _settings_before(events)
     project = project_of(config, run.root)
     values = {}
@@ -44,7 +44,7 @@ def found_again(run: RunFolder, config: RunConfig, events: Sequence[Event]) -> R
 def lines_about_places(
     run: RunFolder, config: RunConfig, events: Sequence[Event], *, asked: Mapping[tuple[str, str], Any]
 ) -> Warnings:
-    """What lies elsewhere than at the last start, but for what the user has just named."""
+    """Makes a notice for each place that differs from the last start, unless the user has just named it."""
     started = [event for event in events if isinstance(event, RunStarted)]
     if not started:
         return ()
@@ -58,14 +58,14 @@ def lines_about_places(
             found.append(("path_elsewhere", {"option": option, "before": was, "now": now}))
     folder = Path(config.dataset.folder)
     beside = project_of(config, run.root) / folder.name
-    is_old = not started[-1].root  # then nobody knows whether this is a copy
+    is_old = not started[-1].root  # a ledger that does not tell whether this is a copy
     if is_old and ("dataset", "folder") not in asked and beside.is_dir() and not _same(str(beside), str(folder)):
         found.append(("data_beside_unused", {"folder": str(folder), "beside": str(beside)}))
     return tuple(found)
 
 
-def _same(one: str, other: str) -> bool:
-    return one == other or os.path.realpath(one) == os.path.realpath(other)
+def _same(path: str, other: str) -> bool:
+    return path == other or os.path.realpath(path) == os.path.realpath(other)
 
 
 def _settings_before(events: Sequence[Event]) -> Mapping[str, Any]:
@@ -74,7 +74,7 @@ def _settings_before(events: Sequence[Event]) -> Mapping[str, Any]:
 
 
 def _text(settings: Mapping[str, Any], at: tuple[str, str]) -> str:
-    """A path out of a ledger, which may be of another version."""
+    """Reads a path from the settings in a ledger, which may be of another version."""
     section = settings.get(at[0])
     value = section.get(at[1]) if isinstance(section, dict) else None
     return value if isinstance(value, str) else ""

@@ -101,7 +101,7 @@ class StallDetector:
         if last is None or not last.phase == beat.phase == "step":
             self._open_seconds = 0.0
             return False
-        # Beats are more than micro-batches: a step begins and ends with one of its own.
+        # A step begins and ends with a beat of its own, so beats do not count micro-batches.
         if beat.micro_batches > last.micro_batches:
             self._add(self._open_seconds / (beat.micro_batches - last.micro_batches))
             self._open_seconds = 0.0
@@ -153,7 +153,7 @@ class DeferredLinesNotice:
 
 
 class TimeBudget:
-    """The whole-run limit: the seconds that all steps of one start may take, over all its attempts."""
+    """The whole-run limit: the seconds that all steps of a start may take, over all its attempts."""
 
     def __init__(self, max_seconds_per_step: float, steps: int, stall_timeout: float) -> None:
         self._least = FIRST_TIMES * stall_timeout

@@ -103,7 +103,7 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
         }
     )
     found = scan_for(config, weights, check_pixels=True)
-    pictures = [(one.image_sha256, one.repeats) for one in found.examples]
+    pictures = [(example.image_sha256, example.repeats) for example in found.examples]
     held_out = split_held_out(pictures, config.dataset.hold_out, config.seed)
     config = config.with_values({("dataset", "held_out"): tuple(sorted(held_out))})
     if request.steps is None and request.epochs is None:
@@ -212,7 +212,7 @@ def differing_settings(config: RunConfig, values: Values, here: Path) -> list[st
     if ("adapter", "init_from") in resolved:
         resolved["adapter", "init_from"] = _absolute_path(str(resolved["adapter", "init_from"]), here)
     ours, theirs = config.model_dump(), config.with_values(resolved).model_dump()
-    keys = {(one.section, one.field_name): one.key for one in options().values()}
+    keys = {(option.section, option.field_name): option.key for option in options().values()}
     differ = [
         at for at in resolved if (ours[at[0]] if at[0] else ours)[at[1]] != (theirs[at[0]] if at[0] else theirs)[at[1]]
     ]
@@ -257,7 +257,7 @@ def _check_folders(run: RunFolder, config: RunConfig, here: Path) -> None:
     model = (here / expanded(config.model.base_model)).resolve()
     others = [here.resolve(), data, model] if is_there(model) else [here.resolve(), data]
     root = run.root.resolve()
-    there = next(one for one in (run.root, *run.root.parents) if os.path.lexists(one))
+    there = next(folder for folder in (run.root, *run.root.parents) if os.path.lexists(folder))
     if not there.is_dir():
         raise ConfigError("output_not_folder", folder=str(there))
     holds_other = any(root in (other, *other.parents) for other in others)
@@ -268,7 +268,7 @@ def _check_folders(run: RunFolder, config: RunConfig, here: Path) -> None:
 def _holds_pictures(folder: Path) -> bool:
     """Whether pictures lie directly in the folder: those of a run lie in folders inside it."""
     kinds = readable()
-    return folder.is_dir() and any(extension_of(one.name) in kinds for one in folder.iterdir())
+    return folder.is_dir() and any(extension_of(path.name) in kinds for path in folder.iterdir())
 
 
 def _check_identity(before: RunConfig, after: RunConfig) -> None:

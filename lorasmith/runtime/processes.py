@@ -1,6 +1,6 @@
-"""Worker processes: how one is started apart, what it prints, its stack when it hangs, and how it is ended whole.
+"""Launches processes in a group of their own, keeps their output, gets their stacks, and ends them with their children.
 
-Knows nothing of a run: neither its files nor why a worker should end.
+Knows nothing of a run, neither its files nor why a worker should end.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import IO, Any, Literal, Protocol
 from lorasmith.processor import read_processor
 from lorasmith.runtime.worker_environment import worker_environment
 
-# Asks one process to stop, as Ctrl+C does.
+# Requests a stop from one process, as Ctrl+C does.
 INTERRUPT = signal.Signals["CTRL_BREAK_EVENT" if sys.platform == "win32" else "SIGINT"]
-STACK_SIGNAL = "SIGUSR1"  # a worker answers it by printing the stacks of all its threads
+STACK_SIGNAL = "SIGUSR1"  # a worker prints the stacks of all its threads when it gets it
 STACK_SECONDS = 1.0
 MAX_OUTPUT = 1 << 20  # bytes
-KEPT_OUTPUT = 1 << 14
+KEPT_OUTPUT = 1 << 14  # bytes
 INTERRUPT_SECONDS = 2.0
 TERMINATE_SECONDS = 1.0
 KILL_SECONDS = 10.0  # a process that a driver holds in the kernel cannot be killed
@@ -32,13 +32,13 @@ Ending = Literal["interrupt", "terminate", "kill"]
 
 
 class Output:
-    """What a worker and its libraries print: a nameless file, so that nothing of it can stay behind or come between
-    the lines on the screen. Of too much only the end is kept."""
+    """The output of a worker and its libraries, in a file without a name: it cannot stay behind, nor mix with the
+    lines on the screen. If it grows too large only its end is kept."""
 
     def __init__(self) -> None:
         try:
             self.file: IO[bytes] = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - lives as long as the worker
-        except OSError:  # nowhere to put it: then it is not kept
+        except OSError:  # there is no place for it: then it is not kept
             self.file = open(os.devnull, "w+b", buffering=0)  # noqa: SIM115
         _append_only(self.file.fileno())
 
@@ -46,16 +46,16 @@ class Output:
         return os.fstat(self.file.fileno()).st_size
 
     def text(self, begin: int = 0) -> str:
-        """From byte `begin` on, of more than 16 KiB the end."""
+        """Returns the output from byte `begin` on, at most the last 16 KiB."""
         end = self.size()
         self.file.seek(max(begin, end - KEPT_OUTPUT))
         return self.file.read(KEPT_OUTPUT).replace(b"\0", b"").decode(errors="replace").strip()
 
     def trim(self) -> None:
-        """Empties a file that has become too large, but for its end."""
+        """Cuts a file that has grown too large down to its end."""
         if self.size() > MAX_OUTPUT:
             kept = self.text().encode()
-            with suppress(OSError):  # where it cannot be, it is tried again
+            with suppress(OSError):  # the next call tries again
                 self.file.truncate(0)
                 self.file.write(kept)
 
@@ -64,15 +64,15 @@ class Output:
 
 
 class WorkerProcess(subprocess.Popen[bytes]):
-    """A process that is the first of a group of its own, and is ended together with what it has started."""
+    """A process that leads a group of its own and is ended together with all processes it has started."""
 
     def interrupt(self) -> None:
-        """By the signal of Ctrl+C, to this process alone."""
-        with suppress(OSError, ValueError):  # it is gone, or has no console
+        """Sends the signal of Ctrl+C to this process alone."""
+        with suppress(OSError, ValueError):  # it has exited, or has no console
             self.send_signal(INTERRUPT)
 
     def dump_stacks(self) -> bool:
-        """Has it print the stacks of its threads; False where there is no way to ask for that."""
+        """Makes the process print the stacks of its threads; False on a system without such a signal."""
         if STACK_SIGNAL not in signal.Signals.__members__:
             return False
         self.send_signal(signal.Signals[STACK_SIGNAL])
@@ -88,7 +88,7 @@ class WorkerProcess(subprocess.Popen[bytes]):
 
 
 class Watchable(Protocol):
-    """What the supervisor needs of a worker's process."""
+    """The part of a process that the supervisor uses."""
 
     pid: int
 
@@ -101,20 +101,22 @@ class Watchable(Protocol):
 
 
 def launch_worker(arguments: list[str], output: IO[bytes] | None = None) -> WorkerProcess:
-    """A Python of its own, in a process group of its own: Ctrl+C reaches the supervisor alone. Inherits no lock, and
-    imports nothing of the user's that happens to lie in the current folder."""
+    """Starts a worker in its own process group, so that Ctrl+C reaches the supervisor alone.
+
+    The worker inherits no lock, and does not import the user's files in the current folder.
+    """
     return launch([sys.executable, "-P", "-m", "lorasmith.runtime.worker", *arguments], output)
 
 
 def launch(command: list[str], output: IO[bytes] | int | None = None) -> WorkerProcess:
-    """Starts `command` apart; what it prints goes to `output`."""
+    """Starts `command` in its own process group, with its output in `output`."""
     environment = worker_environment(os.environ, read_processor())
     return WorkerProcess(
-        command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment, **own_group()
+        command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment, **_own_group()
     )
 
 
-def own_group() -> dict[str, Any]:
+def _own_group() -> dict[str, Any]:
     """Arguments of Popen that start a process in a process group of its own: Ctrl+C does not reach it."""
     if os.name == "nt":
         return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}  # type: ignore[attr-defined, unused-ignore]
@@ -122,11 +124,11 @@ def own_group() -> dict[str, Any]:
 
 
 def stack_of(process: Watchable, output: Output) -> str:
-    """The stacks of all threads of a worker that hangs; "" where it has none to give within a second."""
+    """Returns the stacks of all threads of a worker that hangs; "" if it prints none within a second."""
     begin = output.size()
-    if not process.dump_stacks():  # then it prints them by itself, each stall time-out
-        said = output.text()
-        return said[max(0, said.rfind("Timeout (")) :]
+    if not process.dump_stacks():  # then the worker prints them by itself, once per stall time-out
+        printed = output.text()
+        return printed[max(0, printed.rfind("Timeout (")) :]
     give_up_at = time.monotonic() + STACK_SECONDS
     before = begin
     while time.monotonic() < give_up_at:
@@ -171,7 +173,7 @@ def end_process(process: Watchable, *, start_with: Ending = "terminate") -> bool
 def end_tree(pid: int, *, kill: bool = False) -> None:
     """Terminates or kills a process started by `launch` and every process that it has started."""
     if hasattr(os, "killpg"):
-        with suppress(ProcessLookupError, PermissionError):  # it is gone, or about to be
+        with suppress(ProcessLookupError, PermissionError):  # it has exited, or is about to
             os.killpg(pid, signal.SIGKILL if kill else signal.SIGTERM)
         return
     import psutil
@@ -192,7 +194,7 @@ def _has_exited(process: Watchable, seconds: float) -> bool:
 
 
 def _append_only(handle: int) -> None:
-    """Every write goes to the end, wherever a reader has left the place in the file, which the two share."""
+    """Makes every write go to the end of the file: reader and writer share one position in it."""
     try:
         import fcntl
     except ImportError:

@@ -1,22 +1,38 @@
-"""The stop signals of this platform, counted while a worker is watched over. Does nothing about them."""
+"""Counts the stop signals that arrive while a worker is supervised; the caller acts on them."""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
 from typing import Any
 
 from lorasmith.runs.process_files import STOP_SIGNALS, monotonic
 
-INTERRUPTS = ("SIGINT", "SIGBREAK")  # what a person presses
-ENDINGS = tuple(name for name in STOP_SIGNALS if name not in INTERRUPTS)  # what a system or a closed terminal sends
+INTERRUPTS = ("SIGINT", "SIGBREAK")  # sent by keys
+ENDINGS = tuple(name for name in STOP_SIGNALS if name not in INTERRUPTS)  # sent by the system or a closed terminal
 TERMINAL_CLOSED = "SIGHUP"
-SAME_PRESS_SECONDS = 0.2  # what started us may pass on a Ctrl+C that we got already
+SAME_PRESS_SECONDS = 0.2  # a launcher may pass on a Ctrl+C that this process has received already
+
+
+def handle_stop_signals(
+    handler: Callable[[int, FrameType | None], None], names: Sequence[str] = STOP_SIGNALS
+) -> dict[int, Any]:
+    """Installs `handler` for those of the signals that this platform has; returns the handlers it replaced.
+
+    A hang-up that is ignored, as by nohup, stays so: the run is meant to outlive its terminal.
+    """
+    replaced = {}
+    for name in names:
+        if name in signal.Signals.__members__:
+            number = signal.Signals[name]
+            if name != TERMINAL_CLOSED or signal.getsignal(number) is not signal.SIG_IGN:
+                replaced[int(number)] = signal.signal(number, handler)
+    return replaced
 
 
 class StopSignals:
-    """Those of that name. A context manager; puts the handlers back that it found."""
+    """A context manager that handles the signals of these names, and restores their handlers at the end."""
 
     def __init__(self, names: Sequence[str] = STOP_SIGNALS) -> None:
         self._names = names
@@ -27,17 +43,12 @@ class StopSignals:
 
     @property
     def kill_requested(self) -> bool:
-        """Ctrl+C was pressed twice. Other signals may come in twos without anybody's meaning it: a terminal that is
-        closed sends them to each process by more than one way."""
+        """Whether Ctrl+C was pressed twice. Other signals do not count: a terminal that is closed may send them to a
+        process twice."""
         return self._presses > 1
 
     def __enter__(self) -> StopSignals:
-        for name in self._names:
-            if name in signal.Signals.__members__:
-                number = signal.Signals[name]
-                if name == TERMINAL_CLOSED and signal.getsignal(number) is signal.SIG_IGN:
-                    continue  # by nohup: the run is meant to outlive its terminal
-                self._before[number] = signal.signal(number, self._count)
+        self._before = handle_stop_signals(self._count, self._names)
         return self
 
     def __exit__(

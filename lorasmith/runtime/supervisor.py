@@ -116,7 +116,7 @@ class Supervisor:
                 yield self._warned(number, "orphan_ended", pid=orphan)
             try:
                 yield from self._attempts(number)
-            except OSError as error:  # a share that is gone, a disk that the system has made read-only
+            except OSError as error:  # a share is offline, or the system has made the disk read-only
                 if self._attempt is None:
                     raise  # not even a first worker could be started
                 reason = str(error.strerror or error)

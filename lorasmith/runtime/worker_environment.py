@@ -1,6 +1,6 @@
-"""The environment variables of every process that computes, chosen so that it computes the same bits each time.
+"""Chooses the environment variables of every process that computes, so that it computes the same bits each time.
 
-MKL reads its mode when it is loaded, so a process cannot set it for itself: whoever starts it does.
+MKL reads its mode when it is loaded, so a process cannot set its own: its parent does.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from pathlib import Path
 from lorasmith.processor import Processor
 
 MKL_MODE = "MKL_CBWR"
-# What each mode asks of a processor; the best one that it has is taken.
+# The instruction sets that each mode needs, the best mode first.
 _MKL_MODES = {"AVX512": {"avx512f"}, "AVX2": {"avx2"}}
 
 
 def worker_environment(environment: Mapping[str, str], processor: Processor) -> dict[str, str]:
-    """`environment`, with this package on the path and MKL in its reproducible mode where it needs one.
+    """Returns `environment` with this package on the path and, where necessary, MKL in a reproducible mode.
 
-    MKL's products may differ from one process to the next on Intel's processors, unless its conditional numerical
-    reproducibility is on (oneMKL Developer Guide, "Obtaining Numerically Reproducible Results"). For others it offers a
-    slow mode only, and no product was seen to vary there. A mode that the user has chosen stays.
+    On Intel's processors MKL's matrix products may differ from one process to the next, unless its conditional
+    numerical reproducibility is on (oneMKL Developer Guide, "Obtaining Numerically Reproducible Results"). For others
+    it offers only a slow mode, and no product was seen to vary there. A mode that the user has set stays.
     """
     package_root = Path(__file__).resolve().parents[2]
     search = [str(package_root), *filter(None, [environment.get("PYTHONPATH")])]
@@ -33,7 +33,7 @@ def worker_environment(environment: Mapping[str, str], processor: Processor) -> 
 
 
 def mkl_mode(processor: Processor) -> str:
-    """The value of MKL_CBWR for this processor; "" where none is needed."""
+    """Returns the value of MKL_CBWR for this processor; "" if it needs none."""
     if not processor.is_intel:
         return ""
     return next((mode for mode, needed in _MKL_MODES.items() if needed <= processor.flags), "")

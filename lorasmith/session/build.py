@@ -54,14 +54,14 @@ from lorasmith.runs.layout import RunFolder
 from lorasmith.session.checkpoint import check_room, restore_state
 from lorasmith.session.export import Exporter
 from lorasmith.session.init_from import fill_adapter, layer_settings, read_init_from
-from lorasmith.session.loaded import Loaded
+from lorasmith.session.loaded import LoadedRun
 from lorasmith.session.precision import checked_bits, say_device
 from lorasmith.session.resume_check import say_if_not_exact
 from lorasmith.session.startup import StartupContext
 from lorasmith.session.unseen_words import unseen_words
 
 
-def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, startup: StartupContext) -> Loaded:
+def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, startup: StartupContext) -> LoadedRun:
     """Reads, encodes, attaches, restores. Writes nothing but the cache.
 
     Raises:
@@ -102,7 +102,7 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, sta
     context = _step_context(config, family, models, device=device, batches=batches, stop_at=stop_at, trained=trained)
     context.set_checkpointing(state.gradient_checkpointing)
     startup.beat("loading")
-    return Loaded(
+    return LoadedRun(
         run=run,
         config=config,
         before=before,

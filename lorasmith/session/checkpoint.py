@@ -43,8 +43,8 @@ from lorasmith.runs.states import (
     SavedState,
     damage_of,
     find_states,
+    manifest_bytes,
     sha256_of,
-    write_manifest_bytes,
 )
 
 ROOM_FOR_STATES = 2  # the disk must hold so many more states than there are before a run begins
@@ -80,7 +80,7 @@ def save_state(state: TrainState, run: RunFolder, facts: StateFacts, *, prefix: 
             for name, data in files.items():
                 write_durably(temporary / name, data)
                 fault_point("state.file")
-            manifest = write_manifest_bytes(temporary, step=state.step, identity=facts.identity)
+            manifest = manifest_bytes(temporary, step=state.step, identity=facts.identity)
             write_durably(temporary / MANIFEST, manifest)
             fault_point("state.manifest")
             sync_folder(temporary)

@@ -1,7 +1,4 @@
-"""A disk that is full while a run goes on: when saving is tried again, and how long that is waited for at the end.
-
-Writes nothing and tells nobody: what is to be written, and who is told, is for the caller to know.
-"""
+"""When a save on a full disk is tried again, and how long the end of a run waits for space. The caller does the I/O."""
 
 from __future__ import annotations
 
@@ -14,38 +11,38 @@ from lorasmith.runs.process_files import monotonic
 
 FULL = "disk_full"
 AGAIN_SECONDS = 10.0  # between two tries
-MAX_SECONDS = 600.0  # at the end, for all there is to write
-BEAT_SECONDS = 1.0  # between two signs of life of one that waits
+MAX_SECONDS = 600.0  # of waiting at the end of a run
+BEAT_SECONDS = 1.0  # between two heartbeats of a run that waits
 
 
 @dataclass(slots=True)
 class DiskFullRetry:
-    """What the disk still owes the run. `now` and `sleep` are arguments, so that a test need not wait."""
+    """Whether the newest save failed because the disk was full. A test passes its own `now` and `sleep`."""
 
     now: Callable[[], float] = field(default=monotonic)
     sleep: Callable[[float], None] = field(default=time.sleep)
-    _lacked_at: float | None = None  # when a save last found no room
+    _failed_at: float | None = None
 
     @property
-    def is_lacking(self) -> bool:
-        """Whether the newest save found none."""
-        return self._lacked_at is not None
+    def is_waiting(self) -> bool:
+        """Whether the newest save failed."""
+        return self._failed_at is not None
 
     def is_due(self) -> bool:
-        """Whether a save that found no room should be tried again."""
-        return self._lacked_at is not None and self.now() - self._lacked_at >= AGAIN_SECONDS
+        """Whether a failed save should be tried again."""
+        return self._failed_at is not None and self.now() - self._failed_at >= AGAIN_SECONDS
 
-    def lacked(self) -> bool:
-        """A save found none; whether that is news."""
-        is_news = self._lacked_at is None
-        self._lacked_at = self.now()
-        return is_news
+    def failed(self) -> bool:
+        """Records a failed save; returns whether it is the first since one succeeded."""
+        is_first = self._failed_at is None
+        self._failed_at = self.now()
+        return is_first
 
-    def found(self) -> bool:
-        """A save found room; whether that is news."""
-        is_news = self._lacked_at is not None
-        self._lacked_at = None
-        return is_news
+    def succeeded(self) -> bool:
+        """Records a save; returns whether the one before it failed."""
+        had_failed = self._failed_at is not None
+        self._failed_at = None
+        return had_failed
 
     def wait(
         self,
@@ -55,18 +52,18 @@ class DiskFullRetry:
         alive: Callable[[], None],
         stop_requested: Callable[[], bool],
     ) -> None:
-        """Does all of it in order; an action that finds the disk full is done again every 10 s, for 10 minutes in all
-        or until a stop is asked for. `begins` is called before the first wait, `alive` about once a second meanwhile.
+        """Does the actions in order. An action that finds the disk full is repeated every 10 s, for 10 minutes in all
+        or until a stop is requested. Calls `begins` before the first wait and `alive` once a second while it waits.
 
         Raises:
-            ResourceError: there was no room to the end.
+            ResourceError: the disk stayed full, or another resource is missing.
         """
         began = self.now()
-        is_waiting = False
+        has_waited = False
         for action in actions:
-            while not _is_done(action, is_last=self.now() - began >= MAX_SECONDS or stop_requested()):
-                if not is_waiting:
-                    is_waiting = True
+            while not _try(action, is_last=self.now() - began >= MAX_SECONDS or stop_requested()):
+                if not has_waited:
+                    has_waited = True
                     begins()
                 again_at = self.now() + AGAIN_SECONDS
                 while self.now() < again_at and not stop_requested():
@@ -74,7 +71,8 @@ class DiskFullRetry:
                     self.sleep(BEAT_SECONDS)
 
 
-def _is_done(action: Callable[[], None], *, is_last: bool) -> bool:
+def _try(action: Callable[[], None], *, is_last: bool) -> bool:
+    """Does the action; returns whether it succeeded. The last try raises what went wrong."""
     try:
         action()
     except ResourceError as error:

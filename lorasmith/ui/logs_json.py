@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lorasmith.reading.evaluations import VALIDATION, error_of, is_held_out
+from lorasmith.reading.metrics import VALIDATION, error_of, is_held_out
 from lorasmith.reading.status import RunStatus
 
 FORMAT = 1

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorasmith.errors import ExitCode
-from lorasmith.reading.evaluations import METRICS, value_of
-from lorasmith.reading.pace import Pace
+from lorasmith.reading.fold import RunFold
+from lorasmith.reading.metrics import METRICS, value_of
 from lorasmith.reports.making import ReportFiles
 from lorasmith.reports.translator import loss_text
 from lorasmith.runs.events import (
@@ -58,7 +58,6 @@ class Display:
         self._start = start
         self._command = command
         self._verbose = verbose
-        self._pace = Pace()
         self._begun = False
         self._ending: RunStopped | None = None
         self._export: Path | None = None
@@ -66,7 +65,6 @@ class Display:
         self._stop_at = start.stop_at
         self._worker: WorkerEnded | None = None
         self._given_up: GivenUp | None = None
-        self._average_loss: float | None = None
         self._noticed = list(start.warnings)  # shown below the device, which is the first line
         self._shown_warnings: set[str] = set()  # those of a start, which its worker writes down too
 
@@ -74,9 +72,11 @@ class Display:
         for line in self._words.warning(code, fields):
             self._screen.line(line, "warning")
 
-    def show(self, event: Event, average_loss: float | None = None) -> None:
-        """The next event. `average_loss` goes with a completed step; events without a word to say pass by."""
-        self._average_loss = average_loss
+    def show(self, event: Event, fold: RunFold | None = None) -> None:
+        """Shows the next event of the run; some events have nothing to show. `fold` holds the run so far, this event
+        included; it is needed from the first step on.
+        """
+        self._fold = fold or RunFold()
         handlers: dict[type[Event], Callable[[Any], None]] = {
             WorkerStarted: self._worker_started,
             WorkerHung: self._hung,
@@ -162,7 +162,6 @@ class Display:
     def _started(self, event: RunStarted) -> None:
         self._begun = True
         self._stop_at = event.stop_at
-        self._pace = Pace()
         done = event.resumed_from or 0
         self._step = done
         is_new, owes_steps = event.resumed_from is None, event.stop_at > done
@@ -181,9 +180,8 @@ class Display:
 
     def _completed(self, event: StepCompleted) -> None:
         self._step = event.step
-        average_loss = event.loss if self._average_loss is None else self._average_loss
-        self._pace.add(event.step, event.time, event.seconds)
-        progress = Progress(event.step, self._stop_at, event.loss, average_loss, self._pace.seconds_per_step)
+        average_loss = event.loss if self._fold.newest is None else self._fold.newest.average_loss
+        progress = Progress(event.step, self._stop_at, event.loss, average_loss, self._fold.seconds_per_step)
 
         def compose(width: int | None, only_ascii: bool) -> str:
             return status_line(self._words, progress, width=width, only_ascii=only_ascii)

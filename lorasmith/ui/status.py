@@ -40,19 +40,19 @@ def status_line(words: Translator, progress: Progress, *, width: int | None, onl
     if width is None:
         return "  ".join([count, *parts.values()])
     # The speed goes before the bar does, the bar before anything else.
-    if _room(width, count, parts) < MIN_BAR:
+    if _cells_left(width, count, parts) < MIN_BAR:
         del parts["speed"]
     for least_needed in ("average", "left", "loss"):
-        if _room(width, count, parts) < -1:
+        if _cells_left(width, count, parts) < -1:
             del parts[least_needed]
     numbers = "  ".join([count, *parts.values()])
-    room = _room(width, count, parts)
-    if room < MIN_BAR:
+    left = _cells_left(width, count, parts)
+    if left < MIN_BAR:
         return numbers
-    return f"{bar(progress.share, min(room, MAX_BAR), only_ascii=only_ascii)} {numbers}"
+    return f"{bar(progress.share, min(left, MAX_BAR), only_ascii=only_ascii)} {numbers}"
 
 
-def _room(width: int, count: str, parts: dict[str, str]) -> int:
+def _cells_left(width: int, count: str, parts: dict[str, str]) -> int:
     """The cells left for a bar after its space; -1 where the numbers alone just fit."""
     return width - cells("  ".join([count, *parts.values()])) - 1
 

@@ -15,7 +15,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from lorasmith.reading.evaluations import VALIDATION, error_of, is_held_out
+from lorasmith.reading.metrics import VALIDATION, error_of, is_held_out
 from lorasmith.reading.status import Notice, RunStatus
 from lorasmith.reports.reasons import why_not
 from lorasmith.ui.chart import chart
@@ -118,17 +118,17 @@ class RunView:
     # -- the losses --------------------------------------------------------------------------------
 
     def _losses_and_curve(self, console: Console, width: int, only_ascii: bool) -> list[RenderableType]:
-        """Side by side where there is room, so that all of it is on one screen."""
+        """Puts them side by side where the width allows, so that all of it is on a single screen."""
         columns = list(COLUMNS)
         losses = self._losses(columns)
         while _cells_of(console, losses) > width and len(columns) > 1:
             columns.remove(next(name for name in LEFT_OUT if name in columns))
             losses = self._losses(columns)
-        room = width - _cells_of(console, losses) - GAP
-        if room < MIN_CURVE:
+        left = width - _cells_of(console, losses) - GAP
+        if left < MIN_CURVE:
             return [losses, "", *self._curve(width, only_ascii)]
         both = Table.grid(padding=(0, GAP, 0, 0))
-        both.add_row(losses, Group(*self._curve(room, only_ascii)))
+        both.add_row(losses, Group(*self._curve(left, only_ascii)))
         return [both]
 
     def _losses(self, columns: list[str]) -> Table:

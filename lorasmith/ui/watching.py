@@ -101,11 +101,9 @@ def _follow(
                 if projections.missing_library is not None:
                     display.warn("curves_left_out", projections.missing_library.fields)
             failures: list[WriteFailure] = []
-            average = None
             if projections is not None:
                 failures = projections.project(event)
-                average = projections.average_loss
-            display.show(event, average)
+            display.show(event, None if projections is None else projections.fold)
             for failure in failures:
                 display.warn("projection_failed", asdict(failure))
     finally:

@@ -94,7 +94,7 @@ def ours(folder: Path) -> None:
     import pytest
     import torch  # noqa: F401 - what is imported runs code of its own, and is not what is looked at
 
-    from lorasmith.runs.states import MANIFEST, find_states, write_manifest_bytes
+    from lorasmith.runs.states import MANIFEST, find_states, manifest_bytes
     from lorasmith.session import build  # noqa: F401
     from tests.end_to_end.refusals import Desk
     from tests.end_to_end.workshop import Workshop
@@ -118,7 +118,7 @@ def ours(folder: Path) -> None:
                     (newest.path / file).write_bytes(as_archive(payload))
                     if signed:  # by somebody who knows how manifests are made
                         (newest.path / MANIFEST).unlink()
-                        manifest = write_manifest_bytes(newest.path, step=newest.step, identity=newest.identity)
+                        manifest = manifest_bytes(newest.path, step=newest.step, identity=newest.identity)
                         (newest.path / MANIFEST).write_bytes(manifest)
                     start = desk.go_on("lora_output", {})
                     outcome = "passed over" if start.resume != newest.path else read(newest.path, file, newest)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from lorasmith.errors import ExitCode
-from lorasmith.runs.states import MANIFEST, OWN_FILES, SavedState, damage_of, find_states, write_manifest_bytes
+from lorasmith.runs.states import MANIFEST, OWN_FILES, SavedState, damage_of, find_states, manifest_bytes
 from tests.abuse.refused import refused, snapshot
 from tests.end_to_end.refusals import Desk
 
@@ -34,7 +34,7 @@ def sign(folder: Path, **changed: Any) -> None:
     """A manifest that agrees with the files, as somebody who knows how would write it."""
     (folder / MANIFEST).unlink(missing_ok=True)
     facts = {"step": 2, "identity": "x", **changed}
-    (folder / MANIFEST).write_bytes(write_manifest_bytes(folder, step=facts["step"], identity=facts["identity"]))
+    (folder / MANIFEST).write_bytes(manifest_bytes(folder, step=facts["step"], identity=facts["identity"]))
 
 
 MANIFESTS: dict[str, Callable[[Path], object]] = {

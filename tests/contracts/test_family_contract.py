@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedRun:
     folder: Path
     family: ModelFamily
     encoders: Mapping[str, nn.Module]
@@ -76,7 +76,7 @@ def test_every_family_has_a_miniature() -> None:
 
 
 @pytest.fixture(scope="module", params=[*sorted(FAMILIES), trial_family.NAME])
-def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
+def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoadedRun]:
     miniatures = {**MINIATURES, trial_family.NAME: trial_family.make_model}
     folder = miniatures[request.param](tmp_path_factory.mktemp(request.param) / "model")
     with pytest.MonkeyPatch.context() as patch:
@@ -86,7 +86,7 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         assert weights.family == request.param
         family = load_family(weights)
         trained = family.traits.text_encoders
-        yield Loaded(
+        yield LoadedRun(
             folder=folder,
             family=family,
             encoders=family.load_encoders(CPU),
@@ -94,7 +94,7 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         )
 
 
-def test_it_has_every_method_with_the_protocols_arguments(loaded: Loaded) -> None:
+def test_it_has_every_method_with_the_protocols_arguments(loaded: LoadedRun) -> None:
     for name, method in vars(ModelFamily).items():
         if callable(method) and not name.startswith("_"):
             theirs = signature(getattr(type(loaded.family), name)).parameters
@@ -104,7 +104,7 @@ def test_it_has_every_method_with_the_protocols_arguments(loaded: Loaded) -> Non
             ], name
 
 
-def test_the_components_are_those_it_names(loaded: Loaded) -> None:
+def test_the_components_are_those_it_names(loaded: LoadedRun) -> None:
     text = set(loaded.family.traits.text_encoders)
     assert loaded.family.traits.name in FAMILIES
     assert set(loaded.models) == {"denoiser", *text}
@@ -114,7 +114,7 @@ def test_the_components_are_those_it_names(loaded: Loaded) -> None:
     assert set(only) == {"denoiser"}
 
 
-def test_it_says_what_of_a_caption_is_not_seen(loaded: Loaded) -> None:
+def test_it_says_what_of_a_caption_is_not_seen(loaded: LoadedRun) -> None:
     """A caption of one token more than it names is cut, and the end of it changes nothing."""
     family = loaded.family
     fits = ", ".join("a" for _ in range(family.caption_tokens // 2))
@@ -125,7 +125,7 @@ def test_it_says_what_of_a_caption_is_not_seen(loaded: Loaded) -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_fewer_tokens_may_be_asked_for(loaded: Loaded) -> None:
+def test_fewer_tokens_may_be_asked_for(loaded: LoadedRun) -> None:
     family = load_family(loaded.family.weights, TextSettings(max_tokens=6))
     assert family.caption_tokens == 6
     assert family.first_unseen_tag("a, b, c, d, e") == "d"
@@ -135,13 +135,13 @@ def test_fewer_tokens_may_be_asked_for(loaded: Loaded) -> None:
     assert all(torch.equal(encoded[name], cut[name]) for name in encoded)
 
 
-def test_what_is_loaded_is_frozen(loaded: Loaded) -> None:
+def test_what_is_loaded_is_frozen(loaded: LoadedRun) -> None:
     for module in (*loaded.models.values(), *loaded.encoders.values()):
         assert not module.training
         assert not any(one.requires_grad for one in module.parameters())
 
 
-def test_latents_have_their_shape_and_scale(loaded: Loaded) -> None:
+def test_latents_have_their_shape_and_scale(loaded: LoadedRun) -> None:
     for wide in (False, True):
         pixels = loaded.pixels(0, wide=wide)
         latents = loaded.family.encode_image(loaded.encoders, pixels)["latents"]
@@ -152,7 +152,7 @@ def test_latents_have_their_shape_and_scale(loaded: Loaded) -> None:
     assert not torch.equal(*loaded.latents(2))
 
 
-def test_inputs_of_examples_become_those_of_a_batch(loaded: Loaded) -> None:
+def test_inputs_of_examples_become_those_of_a_batch(loaded: LoadedRun) -> None:
     for trained in (False, True):
         rows = loaded.inputs("a red circle", "", "a long one " * 60, trained=trained)
         batch = loaded.family.collate(rows)
@@ -163,7 +163,7 @@ def test_inputs_of_examples_become_those_of_a_batch(loaded: Loaded) -> None:
             assert all(torch.equal(alone[name][0], batch[name][number]) for name in alone)
 
 
-def test_trained_text_encoders_make_the_same_conditioning_of_tokens(loaded: Loaded) -> None:
+def test_trained_text_encoders_make_the_same_conditioning_of_tokens(loaded: LoadedRun) -> None:
     live = loaded.conditioning("a red circle", "a blue ring", trained=True)
     cached = loaded.conditioning("a red circle", "a blue ring")
     assert live.keys() == cached.keys()
@@ -171,7 +171,7 @@ def test_trained_text_encoders_make_the_same_conditioning_of_tokens(loaded: Load
         assert torch.allclose(live[name], tensor, atol=1e-5)
 
 
-def test_noising_is_pure(loaded: Loaded) -> None:
+def test_noising_is_pure(loaded: LoadedRun) -> None:
     latents = loaded.latents(3)
     kept = latents.clone()
     first = loaded.noised(latents)
@@ -186,7 +186,7 @@ def test_noising_is_pure(loaded: Loaded) -> None:
     assert first.timesteps.shape == (3,)
 
 
-def test_the_prediction_depends_on_everything_it_is_given(loaded: Loaded) -> None:
+def test_the_prediction_depends_on_everything_it_is_given(loaded: LoadedRun) -> None:
     latents = loaded.latents(2)
     noised = loaded.noised(latents)
     captions = loaded.conditioning("a red circle", "a blue ring")
@@ -202,7 +202,7 @@ def test_the_prediction_depends_on_everything_it_is_given(loaded: Loaded) -> Non
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_text_kept_in_the_denoisers_precision_predicts_the_same_bits(loaded: Loaded, dtype: torch.dtype) -> None:
+def test_text_kept_in_the_denoisers_precision_predicts_the_same_bits(loaded: LoadedRun, dtype: torch.dtype) -> None:
     models = loaded.family.load_models(trained=[], dtype=dtype, device=CPU)
     noised = loaded.noised(loaded.latents(1))
     text = loaded.family.encode_caption(loaded.encoders, "a red circle")
@@ -215,7 +215,7 @@ def test_text_kept_in_the_denoisers_precision_predicts_the_same_bits(loaded: Loa
     assert torch.equal(*found)
 
 
-def test_gradients_reach_every_target(loaded: Loaded) -> None:
+def test_gradients_reach_every_target(loaded: LoadedRun) -> None:
     targets = loaded.family.target_modules(loaded.models)
     layers = [target.module for target in targets]
     for layer in layers:
@@ -232,7 +232,7 @@ def test_gradients_reach_every_target(loaded: Loaded) -> None:
             layer.weight.grad = None
 
 
-def test_targets_are_in_the_frozen_table(loaded: Loaded) -> None:
+def test_targets_are_in_the_frozen_table(loaded: LoadedRun) -> None:
     targets = loaded.family.target_modules(loaded.models)
     names = [target.name for target in targets]
     published = name_table(loaded.family.traits.name).targets
@@ -247,7 +247,7 @@ def test_targets_are_in_the_frozen_table(loaded: Loaded) -> None:
         assert (row.component, row.layer.kernel) == (target.component, target.spec.kernel)
 
 
-def test_names_of_files_and_back(loaded: Loaded) -> None:
+def test_names_of_files_and_back(loaded: LoadedRun) -> None:
     targets = loaded.family.target_modules(loaded.models)
     table, settings = name_table(loaded.family.traits.name), LayerSettings(2, 2.0)
     generator = torch.Generator().manual_seed(1)
@@ -262,11 +262,11 @@ def test_names_of_files_and_back(loaded: Loaded) -> None:
     assert all(torch.equal(back[name], tensor) for name, tensor in tensors.items())
 
 
-def test_only_the_encoders_that_are_asked_for_are_loaded(loaded: Loaded) -> None:
+def test_only_the_encoders_that_are_asked_for_are_loaded(loaded: LoadedRun) -> None:
     assert set(loaded.family.load_encoders(CPU, only=("vae",))) == {"vae"}
 
 
-def test_pictures_come_back_from_latents(loaded: Loaded) -> None:
+def test_pictures_come_back_from_latents(loaded: LoadedRun) -> None:
     """Of the size they had, each a function of its own latents."""
     for wide in (False, True):
         pixels = loaded.pixels(1, wide=wide)
@@ -279,7 +279,7 @@ def test_pictures_come_back_from_latents(loaded: Loaded) -> None:
 
 
 @pytest.mark.parametrize("strength", [0.5, 1.0])
-def test_denoising_asks_from_much_noise_to_little(loaded: Loaded, strength: float) -> None:
+def test_denoising_asks_from_much_noise_to_little(loaded: LoadedRun, strength: float) -> None:
     """Whatever the caller makes of the prediction decides; from the noise alone at full strength."""
     latents, asked = loaded.latents(2), []
 

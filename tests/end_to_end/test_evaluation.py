@@ -155,7 +155,7 @@ def test_a_clip_that_is_none_ends_nothing(workshop: Workshop) -> None:
 
 
 def test_the_time_of_looking_is_no_step_s(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lorasmith.session import loop, recorder
+    from lorasmith.session import loop, outputs, recorder
 
     clock = [0.0]
     step, evaluate = loop.train_step, Evaluator.evaluate
@@ -170,7 +170,7 @@ def test_the_time_of_looking_is_no_step_s(workshop: Workshop, monkeypatch: pytes
 
     monkeypatch.setattr(loop, "train_step", train_step)
     monkeypatch.setattr(Evaluator, "evaluate", looking)
-    for module in (loop, recorder):
+    for module in (outputs, recorder):
         monkeypatch.setattr(module, "monotonic", lambda: clock[0])
     outcome = workshop.new(5, EVERY_TWO)
     assert [event.seconds for event in outcome.of(StepCompleted)] == [2.0] * 5
@@ -195,7 +195,7 @@ def test_a_stop_while_looking_ends_the_looking(workshop: Workshop, monkeypatch: 
     def stopping(self: Recorder, step: int, phase: str, **how: int) -> None:
         beat(self, step, phase, **how)
         if phase == "evaluating":
-            request_stop(workshop.run, self.plan.attempt)
+            request_stop(workshop.run, self.attempt)
 
     monkeypatch.setattr(Recorder, "beat", stopping)
     outcome = workshop.new(4, EVERY_TWO)
@@ -214,7 +214,7 @@ def test_a_stop_at_the_last_look_is_no_failure(workshop: Workshop, monkeypatch: 
     def stopping(self: Recorder, step: int, phase: str, **how: int) -> None:
         beat(self, step, phase, **how)
         if phase == "evaluating" and step == 3:
-            request_stop(workshop.run, self.plan.attempt)
+            request_stop(workshop.run, self.attempt)
 
     monkeypatch.setattr(Recorder, "beat", stopping)
     outcome = workshop.new(3, EVERY_TWO)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lorasmith.engine.step import _forward_backward, train_step
 from lorasmith.engine.tree_sum import TreeSum
-from lorasmith.session.loaded import Loaded
+from lorasmith.session.loaded import LoadedRun
 from tests.end_to_end.workshop import Workshop, load, stage
 
 VALUES = {
@@ -32,26 +32,26 @@ def base_model(miniature: Path) -> Path:
 
 
 @pytest.fixture
-def loaded(workshop: Workshop) -> Loaded:
+def loaded(workshop: Workshop) -> LoadedRun:
     stage(workshop.start_new(4, VALUES))
     return load(workshop.run, stop_at=4)
 
 
-def gradient_of(loaded: Loaded, micro: int) -> Tensor:
+def gradient_of(loaded: LoadedRun, micro: int) -> Tensor:
     state, context = loaded.state, loaded.context
     state.adapter.clear_gradient()
     _forward_backward(state, context, step=STEP, micro=micro, weight=1 / context.batches.examples_in(STEP))
     return state.adapter.gradient().clone()
 
 
-def step_gradient(loaded: Loaded) -> Tensor:
+def step_gradient(loaded: LoadedRun) -> Tensor:
     """Of a whole step, which leaves it in the buffer; without clipping, and at a rate that changes no weight."""
     loaded.state.step = STEP - 1
     train_step(loaded.state, replace(loaded.context, max_grad_norm=0.0, lr_factor_at=lambda step: 0.0))
     return loaded.state.adapter.gradient().clone()
 
 
-def test_another_order_of_computing(loaded: Loaded) -> None:
+def test_another_order_of_computing(loaded: LoadedRun) -> None:
     whole = step_gradient(loaded)
     tree = TreeSum(3)
     for micro in (2, 0, 1):
@@ -62,7 +62,7 @@ def test_another_order_of_computing(loaded: Loaded) -> None:
 
 
 @pytest.mark.slow
-def test_each_in_a_fresh_process(loaded: Loaded, workshop: Workshop, tmp_path: Path) -> None:
+def test_each_in_a_fresh_process(loaded: LoadedRun, workshop: Workshop, tmp_path: Path) -> None:
     tree = TreeSum(3)
     for micro in range(3):
         file = tmp_path / f"{micro}.safetensors"
@@ -73,11 +73,11 @@ def test_each_in_a_fresh_process(loaded: Loaded, workshop: Workshop, tmp_path: P
     assert torch.equal(tree.total(), step_gradient(loaded))
 
 
-def test_another_micro_batch_has_another_gradient(loaded: Loaded) -> None:
+def test_another_micro_batch_has_another_gradient(loaded: LoadedRun) -> None:
     assert not torch.equal(gradient_of(loaded, 0), gradient_of(loaded, 1))
 
 
-def test_slices_take_their_part_of_the_draw(loaded: Loaded) -> None:
+def test_slices_take_their_part_of_the_draw(loaded: LoadedRun) -> None:
     """Cut in two, a micro-batch has the same noise and timesteps; the sum differs by rounding (and dropout) only."""
     adapter = loaded.state.adapter
     adapter.set_training(False)

@@ -13,7 +13,7 @@ from lorasmith.demo.miniature import draw_pictures, make_model
 from lorasmith.diffusion.draw import Draw, draw_numbers
 from lorasmith.diffusion.process import apply_noise
 from lorasmith.errors import ExitCode
-from lorasmith.session.loaded import Loaded
+from lorasmith.session.loaded import LoadedRun
 from tests.end_to_end.workshop import Workshop, load, stage
 
 pytestmark = pytest.mark.slow
@@ -38,7 +38,7 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _pretrain(loaded: Loaded, base: Path) -> float:
+def _pretrain(loaded: LoadedRun, base: Path) -> float:
     cached = loaded.batches.cached
     latents = torch.stack([one.latents for one in cached])
     embeds = torch.stack([one.inputs["prompt_embeds"] for one in cached])
@@ -62,7 +62,7 @@ def _pretrain(loaded: Loaded, base: Path) -> float:
     return sum(losses[-50:]) / 50
 
 
-def mean_loss(loaded: Loaded) -> float:
+def mean_loss(loaded: LoadedRun) -> float:
     """Over every trained picture, at noise and timesteps that are the same whenever this is asked."""
     loaded.state.adapter.set_training(False)
     total: list[Tensor] = []
@@ -74,7 +74,7 @@ def mean_loss(loaded: Loaded) -> float:
     return float(torch.cat(total).mean())
 
 
-def _batch_of(loaded: Loaded, number: int) -> Batch:
+def _batch_of(loaded: LoadedRun, number: int) -> Batch:
     return Batch(loaded.context.family.collate([loaded.batches.cached[number].inputs]), (number,))
 
 

@@ -16,7 +16,7 @@ from lorasmith.engine.execution import EagerExecution
 from lorasmith.errors import ExitCode
 from lorasmith.runs.events import CheckpointSaved, RunStopped, StepCompleted, StepRepeated
 from lorasmith.runs.states import find_states
-from lorasmith.session import recorder
+from lorasmith.session import outputs
 from tests.end_to_end.workshop import Values, Workshop
 
 BATCH = 4
@@ -91,7 +91,7 @@ def test_of_two_states_of_one_step_the_last_counts_whatever_the_clock_says(
         now[0] += timedelta(days=days)
         return now[0]
 
-    monkeypatch.setattr(recorder, "datetime", SimpleNamespace(now=set_clock))
+    monkeypatch.setattr(outputs, "datetime", SimpleNamespace(now=set_clock))
     run_out(monkeypatch, CPU, lambda size, count: count == 3)
     outcome = workshop.new(STEPS, {**VALUES, ("cadence", "save_every"): 1, ("cadence", "keep_states"): 9})
     assert [event.step for event in outcome.of(CheckpointSaved)] == [0, 1, 2, 2, 3, 4]

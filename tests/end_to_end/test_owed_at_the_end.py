@@ -13,8 +13,8 @@ from lorasmith.config import Request
 from lorasmith.errors import ConfigError, ExitCode
 from lorasmith.runs.events import AdapterExported, BestChosen, Evaluated, StepCompleted, WorkerRestarted
 from lorasmith.runtime.preflight import continued_run
-from lorasmith.session import recorder
-from lorasmith.session.recorder import Recorder
+from lorasmith.session import outputs
+from lorasmith.session.outputs import Outputs
 from tests.end_to_end.workshop import Outcome, Values, Workshop, tree
 from tests.faults.forked import in_child
 from tests.faults.looked_at import EVALUATED, check_best, know_losses, told
@@ -25,7 +25,7 @@ LOOKED_AT: Values = {**EVALUATED, ("cadence", "save_every"): 2}
 
 def test_going_on_writes_the_file_and_nothing_else(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(Recorder, "export", _dies)
+        patch.setattr(Outputs, "export", _dies)
         assert workshop.new(3).exit_code == ExitCode.CRASHED
     before = workshop.digest()
     assert not workshop.run.export("last").exists()
@@ -60,7 +60,7 @@ def test_going_on_looks_and_does_nothing_else(
 
 def test_a_run_that_finished_without_a_last_look_owes_none(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     """As after Ctrl+C there."""
-    monkeypatch.setattr(Recorder, "evaluate", lambda *_, **__: None)
+    monkeypatch.setattr(Outputs, "evaluate", lambda *_, **__: None)
     assert workshop.new(3, LOOKED_AT).exit_code == ExitCode.FINISHED
     with pytest.raises(ConfigError, match="nothing_owed"):
         continued_run(workshop.run, {}, Request(), from_state="", here=workshop.folder)
@@ -68,7 +68,7 @@ def test_a_run_that_finished_without_a_last_look_owes_none(workshop: Workshop, m
 
 def test_one_that_failed_at_its_last_look_owes_it(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(Recorder, "evaluate", _dies)
+        patch.setattr(Outputs, "evaluate", _dies)
         assert workshop.new(3, LOOKED_AT).exit_code == ExitCode.CRASHED
     outcome = workshop.go_on(None)
     assert [event.step for event in outcome.of(Evaluated)] == [3, 3]
@@ -80,7 +80,7 @@ def test_an_export_that_is_not_this_runs_goes_to_the_backup(
 ) -> None:
     """Whatever the ledger tells: somebody has put another file there."""
     with monkeypatch.context() as patch:
-        patch.setattr(Recorder, "evaluate", _dies)
+        patch.setattr(Outputs, "evaluate", _dies)
         workshop.new(3, LOOKED_AT)
     workshop.run.export("last").write_bytes(b"of the user")
     workshop.go_on(None)
@@ -91,7 +91,7 @@ def steps_told(outcome: Outcome) -> list[int]:
     return [event.step for event in outcome.of(StepCompleted)]
 
 
-def _dies(self: Recorder, *arguments: object, **named: object) -> None:
+def _dies(self: Outputs, *arguments: object, **named: object) -> None:
     raise RuntimeError("as if killed")
 
 
@@ -99,15 +99,15 @@ def _dies(self: Recorder, *arguments: object, **named: object) -> None:
 def test_a_step_whose_state_was_saved_gets_its_file_too(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
-    written = Recorder.export
+    written = Outputs.export
     deaths = iter([True])
 
-    def export(self: Recorder, *arguments: object) -> None:
+    def export(self: Outputs, *arguments: object) -> None:
         if next(deaths, False):
             _dies(self)
         written(self, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Recorder, "export", export)
+    monkeypatch.setattr(Outputs, "export", export)
     outcome = workshop.new(count, {("cadence", "save_every"): 2})
     assert outcome.exit_code == ExitCode.FINISHED
     assert len(outcome.of(WorkerRestarted)) == 1
@@ -118,14 +118,14 @@ def test_a_step_whose_state_was_saved_gets_its_file_too(
 def test_a_file_whose_line_was_lost_is_told(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is not told cannot be the best."""
     know_losses(monkeypatch, {2: 0.4, 3: 0.5})
-    deaths, made = iter([True]), recorder.AdapterExported
+    deaths, made = iter([True]), outputs.AdapterExported
 
     def line(**fields: Any) -> AdapterExported:
         if next(deaths, False):
             raise RuntimeError("as if killed")
         return made(**fields)
 
-    monkeypatch.setattr(recorder, "AdapterExported", line)
+    monkeypatch.setattr(outputs, "AdapterExported", line)
     outcome = workshop.new(3, LOOKED_AT)
     assert len(outcome.of(WorkerRestarted)) == 1
     assert [event.step for event in outcome.of(AdapterExported)] == [2, 3]

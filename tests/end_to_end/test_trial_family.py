@@ -14,7 +14,7 @@ from lorasmith.engine.encode import Encoding, encoded_examples
 from lorasmith.errors import ExitCode
 from lorasmith.exporting.names import from_file
 from lorasmith.runs.events import CacheProgress, Evaluated
-from lorasmith.session.loaded import Loaded
+from lorasmith.session.loaded import LoadedRun
 from lorasmith.session.name_tables import name_table
 from tests.end_to_end.workshop import Values, Workshop, load, stage
 from tests.families import trial_family
@@ -64,14 +64,14 @@ def test_it_trains_and_resumes_exactly_and_is_exported(make_workshop: MakeWorksh
 
 
 @pytest.fixture
-def loaded(workshop: Workshop) -> Loaded:
+def loaded(workshop: Workshop) -> LoadedRun:
     workshop.run.root.mkdir()
     stage(workshop.start_new(2))
     return load(workshop.run, stop_at=2)
 
 
 @pytest.mark.parametrize("trained", [(), ("text_encoder",), TEXT_ENCODERS])
-def test_each_text_encoder_is_trained_or_cached(loaded: Loaded, tmp_path: Path, trained: tuple[str, ...]) -> None:
+def test_each_text_encoder_is_trained_or_cached(loaded: LoadedRun, tmp_path: Path, trained: tuple[str, ...]) -> None:
     """What is cached, what is encoded at each step, and the sizes of the picture meet in a single dict of inputs."""
     family, context = loaded.context.family, loaded.context
     encoding = Encoding(family, EncoderCache(tmp_path / "cache"), trained, torch.float32, context.device)

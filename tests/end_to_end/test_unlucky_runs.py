@@ -15,7 +15,7 @@ from lorasmith.runs.states import find_states
 from lorasmith.runtime.preflight import Start, continued_run
 from lorasmith.runtime.processes import WorkerProcess, launch
 from lorasmith.runtime.supervisor import Supervisor
-from lorasmith.session import begin, loop, recorder
+from lorasmith.session import begin, outputs
 from tests.end_to_end.workshop import Workshop
 
 COUNT = 5
@@ -81,7 +81,7 @@ def test_a_wall_clock_that_is_set_changes_nothing(
         if one is workshop:
             clock = WildClock()
             monkeypatch.setattr(time, "time", clock.time)
-            for module in (loop, begin, recorder):
+            for module in (outputs, begin):
                 monkeypatch.setattr(module, "datetime", clock)
         one.new(3, {("cadence", "save_every"): 1})
         for saved in (3, 5, 7):

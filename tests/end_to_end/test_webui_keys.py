@@ -17,7 +17,7 @@ from lorasmith.diffusion.process import apply_noise
 from lorasmith.engine.step import numbers_at
 from lorasmith.errors import ExitCode
 from lorasmith.exporting.names import to_file
-from lorasmith.session.loaded import Loaded
+from lorasmith.session.loaded import LoadedRun
 from lorasmith.session.name_tables import name_table
 from tests.end_to_end.workshop import Workshop, load, stage
 
@@ -30,7 +30,7 @@ def base_model(miniature: Path) -> Path:
     return miniature
 
 
-def trained(workshop: Workshop, save_precision: str, values: Mapping[Any, Any] = STRONG) -> Loaded:
+def trained(workshop: Workshop, save_precision: str, values: Mapping[Any, Any] = STRONG) -> LoadedRun:
     """A few strong steps, exported; and the run loaded again from its state."""
     settings = {**values, ("export", "save_precision"): save_precision}
     assert workshop.new(3, settings).exit_code == ExitCode.FINISHED
@@ -39,20 +39,20 @@ def trained(workshop: Workshop, save_precision: str, values: Mapping[Any, Any] =
     return load(start.run, stop_at=4, resume=workshop.state_folder())
 
 
-def outputs(loaded: Loaded) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+def outputs(loaded: LoadedRun) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
     """(noisy latents, timesteps, the denoiser's output with the adapter as it trains, the conditioning)."""
     context = loaded.context
     _, batch = context.batches.at(4, 0)
     noised = apply_noise(context.process, batch.latents, numbers_at(context, 1, 0, batch))
     loaded.state.adapter.set_training(False)
-    assert batch.conditioning is not None
     with torch.no_grad():
-        given = noised.noisy_latents, noised.timesteps, batch.conditioning
+        conditioning = context.family.conditioning(context.models, batch.inputs)
+        given = noised.noisy_latents, noised.timesteps, conditioning
         predicted = context.family.predict(context.models, *given)
-    return noised.noisy_latents, noised.timesteps, predicted, batch.conditioning
+    return noised.noisy_latents, noised.timesteps, predicted, conditioning
 
 
-def merged_output(base: Path, lora: Mapping[str, Tensor], loaded: Loaded) -> Tensor:
+def merged_output(base: Path, lora: Mapping[str, Tensor], loaded: LoadedRun) -> Tensor:
     """Of a fresh UNet of diffusers with alpha / rank * up @ down added to its weights."""
     sample, timesteps, _, conditioning = outputs(loaded)
     unet = UNet2DConditionModel.from_pretrained(base, subfolder="unet").eval()
@@ -69,7 +69,7 @@ def merged_output(base: Path, lora: Mapping[str, Tensor], loaded: Loaded) -> Ten
     return result
 
 
-def check_effect(workshop: Workshop, loaded: Loaded, *, bound: float) -> None:
+def check_effect(workshop: Workshop, loaded: LoadedRun, *, bound: float) -> None:
     lora = safetensors.torch.load_file(workshop.run.export("last"))
     predicted = outputs(loaded)[2]
     loaded.state.adapter.set_multiplier(0.0)

@@ -27,7 +27,7 @@ from lorasmith.runtime import worker
 from lorasmith.runtime.preflight import Start, continued_run, new_run
 from lorasmith.runtime.supervisor import Supervisor, launch_worker
 from lorasmith.session import build
-from lorasmith.session.loaded import Loaded
+from lorasmith.session.loaded import LoadedRun
 from lorasmith.session.recorder import Recorder
 from lorasmith.session.startup import StartupContext
 
@@ -172,7 +172,7 @@ def stage(start: Start) -> None:
     (start.run.staging / start.run.config.name).write_bytes(dump_run_toml(start.config))
 
 
-def load(run: RunFolder, *, stop_at: int, resume: Path | None = None) -> Loaded:
+def load(run: RunFolder, *, stop_at: int, resume: Path | None = None) -> LoadedRun:
     """What a worker makes of a staged start before the first step."""
     heart = HeartbeatWriter(run.staging / run.heartbeat.name)
     startup = StartupContext(Ledger(run.early_ledger), heart, StopFlag(run, 1, supervisor_pid=None), 1)
@@ -215,11 +215,11 @@ def tree(folder: Path) -> dict[str, str]:
 
 
 def _stop_after(patch: pytest.MonkeyPatch, run: RunFolder, step: int) -> None:
-    done = Recorder.step_done
+    done = Recorder.write_step
 
-    def step_done(self: Recorder, context: Any, result: Any) -> None:
-        done(self, context, result)
+    def write_step(self: Recorder, result: Any) -> None:
+        done(self, result)
         if result.step == step:
-            request_stop(run, self.plan.attempt)
+            request_stop(run, self.attempt)
 
-    patch.setattr(Recorder, "step_done", step_done)
+    patch.setattr(Recorder, "write_step", write_step)

@@ -3,19 +3,19 @@
 import pytest
 
 from lorasmith.engine.state import Origin
-from lorasmith.session.loaded import Loaded
+from lorasmith.session.loaded import LoadedRun
 from tests.end_to_end.workshop import Workshop, load, stage
 
 
 @pytest.fixture
-def loaded(workshop: Workshop) -> Loaded:
+def loaded(workshop: Workshop) -> LoadedRun:
     workshop.run.root.mkdir()
     values = {("training", "batch_size"): 2, ("training", "accumulation_steps"): 2}
     stage(workshop.start_new(4, values))
     return load(workshop.run, stop_at=4)
 
 
-def test_micro_batches_are_numbered_through(loaded: Loaded) -> None:
+def test_micro_batches_are_numbered_through(loaded: LoadedRun) -> None:
     """6 batches a pass, two of them a step: no cursor, any of them at any time."""
     batches = loaded.batches
     assert [batches.position(step, micro) for step in (1, 2, 3) for micro in (0, 1)] == list(range(6))
@@ -26,7 +26,7 @@ def test_micro_batches_are_numbered_through(loaded: Loaded) -> None:
     assert batches.at(4, 0)[1].latents.equal(in_order[6][1].latents)
 
 
-def test_every_pass_holds_every_picture_as_often_as_it_repeats(loaded: Loaded) -> None:
+def test_every_pass_holds_every_picture_as_often_as_it_repeats(loaded: LoadedRun) -> None:
     for epoch in range(3):
         ids = [
             one
@@ -36,7 +36,7 @@ def test_every_pass_holds_every_picture_as_often_as_it_repeats(loaded: Loaded) -
         assert {one: ids.count(one) for one in ids} == {0: 1, 1: 1, 2: 1, 3: 2, 4: 2, 5: 2, 6: 2}
 
 
-def test_the_examples_of_a_step_are_counted_beforehand(loaded: Loaded) -> None:
+def test_the_examples_of_a_step_are_counted_beforehand(loaded: LoadedRun) -> None:
     """Six batches an epoch, one of them with a single example; a pass ends within a step, so do its counts."""
     batches = loaded.batches
     found = [sum(len(batches.at(step, micro)[1]) for micro in range(2)) for step in range(1, 13)]
@@ -44,11 +44,11 @@ def test_the_examples_of_a_step_are_counted_beforehand(loaded: Loaded) -> None:
     assert set(found) == {3, 4}
 
 
-def test_epochs_of_steps(loaded: Loaded) -> None:
+def test_epochs_of_steps(loaded: LoadedRun) -> None:
     assert [loaded.batches.epoch_of(step) for step in range(8)] == [1, 1, 1, 1, 2, 2, 2, 3]
 
 
-def test_a_new_origin_begins_its_own_epoch(loaded: Loaded) -> None:
+def test_a_new_origin_begins_its_own_epoch(loaded: LoadedRun) -> None:
     first = loaded.batches.at(1, 0)[1].example_ids
     loaded.state.origin = Origin(step=10, epoch=4)
     assert loaded.batches.epoch_of(10) == 4

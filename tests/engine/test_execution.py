@@ -1,8 +1,14 @@
 """The losses of a batch, and what an execution leaves of them."""
 
+import pytest
 import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from lorasmith.engine.execution import EagerExecution
+from lorasmith.data.types import Batch
+from lorasmith.diffusion.draw import Numbers
+from lorasmith.diffusion.objective import Objective, squared_error
+from lorasmith.diffusion.process import DdpmProcess
+from lorasmith.engine.execution import EagerExecution, losses_of
 from lorasmith.engine.step import numbers_at
 from tests.engine.one_layer import BATCH, made
 
@@ -19,13 +25,24 @@ def test_losses_are_per_example_and_pure() -> None:
     torch.testing.assert_close(row[0], losses[2])
 
 
-def test_losses_draw_nothing() -> None:
-    """What is captured and replayed must not move a generator."""
+def test_losses_draw_nothing_and_read_nothing_back() -> None:
+    """What is to be captured and replayed must neither move a generator nor wait for a value on the device."""
     _, context = made()
     batch = context.batches.at(1, 0)[1]
     numbers = numbers_at(context, 1, 0, batch)
+    alphas = torch.linspace(0.99, 0.01, 1000)
+    process = DdpmProcess(alphas, "v_prediction")
+    objective = Objective(squared_error, weights=(lambda noised: noised.snr.clamp(max=5),))  # type: ignore[union-attr]
     before = torch.get_rng_state()
-    context.losses(batch, numbers)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:  # fails where a tensor's value is needed
+        inputs = {name: mode.from_tensor(value) for name, value in batch.inputs.items()}
+        fake = Numbers(mode.from_tensor(numbers.noise), mode.from_tensor(numbers.quantiles))
+        losses = losses_of(
+            context.family, context.models, Batch(inputs, batch.example_ids), fake, process=process, objective=objective
+        )
+        with pytest.raises(DataDependentOutputException):
+            float(losses[0])
+    assert losses.shape == (BATCH,)
     assert torch.equal(torch.get_rng_state(), before)
 
 

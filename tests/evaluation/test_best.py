@@ -38,7 +38,7 @@ def test_the_lowest_so_far_is_kept(run: RunFolder) -> None:
     one = keeper(run)
     chosen = []
     for step, loss in ((10, 0.5), (20, 0.6), (30, 0.4), (40, 0.4)):
-        chosen += one.look_at(evaluated(step, loss), exported(run, step))
+        chosen += one.consider(evaluated(step, loss), exported(run, step))
     assert [(each.step, each.loss) for each in chosen if isinstance(each, BestChosen)] == [(10, 0.5), (30, 0.4)]
     assert (run.root / "last-best.safetensors").read_bytes() == b"lora of step 30"
     newest = chosen[-1]
@@ -51,11 +51,11 @@ def test_the_lowest_so_far_is_kept(run: RunFolder) -> None:
 def test_what_chooses_nothing(run: RunFolder) -> None:
     one = keeper(run)
     here = exported(run, 10)
-    assert one.look_at(evaluated(10, 0.1, is_held_out=False), here) == []
-    assert one.look_at(evaluated(10, 0.1, is_control=True), here) == []
-    assert one.look_at(evaluated(10, 0.1, validation=None), here) == []
-    assert one.look_at(evaluated(10, 0.1), None) == []
-    assert one.look_at(evaluated(15, 0.1), here) == []  # no export of its own
+    assert one.consider(evaluated(10, 0.1, is_held_out=False), here) == []
+    assert one.consider(evaluated(10, 0.1, is_control=True), here) == []
+    assert one.consider(evaluated(10, 0.1, validation=None), here) == []
+    assert one.consider(evaluated(10, 0.1), None) == []
+    assert one.consider(evaluated(15, 0.1), here) == []  # no export of its own
     assert one.protected == frozenset()
     assert not (run.root / "last-best.safetensors").exists()
 
@@ -63,13 +63,13 @@ def test_what_chooses_nothing(run: RunFolder) -> None:
 @pytest.mark.parametrize("harm", ["gone", "other"])
 def test_an_export_that_is_not_what_it_was_is_not_kept(run: RunFolder, harm: str) -> None:
     one = keeper(run)
-    one.look_at(evaluated(10, 0.5), exported(run, 10))
+    one.consider(evaluated(10, 0.5), exported(run, 10))
     event = exported(run, 20)
     if harm == "gone":
         (run.root / event.path).unlink()
     else:
         (run.root / event.path).write_bytes(b"x")
-    (warned,) = one.look_at(evaluated(20, 0.1), event)
+    (warned,) = one.consider(evaluated(20, 0.1), event)
     assert isinstance(warned, Warned)
     assert (warned.code, warned.fields) == ("best_not_kept", {"step": 20, "path": event.path})
     assert (run.root / "last-best.safetensors").read_bytes() == b"lora of step 10"
@@ -81,7 +81,7 @@ def story(run: RunFolder) -> list[Event]:
     events: list[Event] = []
     for step, loss in ((10, 0.5), (20, 0.4)):
         events += [exported(run, step), evaluated(step, loss, is_control=True), evaluated(step, loss)]
-        events += one.look_at(evaluated(step, loss), exported(run, step))
+        events += one.consider(evaluated(step, loss), exported(run, step))
     return events
 
 
@@ -126,14 +126,14 @@ def test_nothing_to_put_back(run: RunFolder) -> None:
 def test_without_room_the_best_stays_what_it_was(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Training goes on; the file that is there belongs to the step that is told."""
     one = keeper(run)
-    one.look_at(evaluated(10, 0.5), exported(run, 10))
+    one.consider(evaluated(10, 0.5), exported(run, 10))
 
     def full(path: Path, data: bytes, **_: object) -> Path:
         raise ResourceError("disk_full", path=str(path))
 
     with monkeypatch.context() as patch:
         patch.setattr(best_module, "write_atomically", full)
-        (told,) = one.look_at(evaluated(20, 0.4), exported(run, 20))
+        (told,) = one.consider(evaluated(20, 0.4), exported(run, 20))
     assert isinstance(told, Warned) and told.code == "best_without_room" and told.fields["step"] == 20
     assert one.best is not None and one.best.step == 10
     assert (run.root / "last-best.safetensors").read_bytes() == b"lora of step 10"
@@ -177,5 +177,5 @@ def test_what_is_read_back_must_be_what_was_written(run: RunFolder, monkeypatch:
         raise AssertionError("taken for whole")
 
     monkeypatch.setattr(best_module, "write_atomically", torn)
-    (told,) = keeper(run).look_at(evaluated(10, 0.5), exported(run, 10))
+    (told,) = keeper(run).consider(evaluated(10, 0.5), exported(run, 10))
     assert isinstance(told, Warned) and told.code == "best_not_kept"

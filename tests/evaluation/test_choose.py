@@ -109,7 +109,7 @@ def test_samples_of_examples(real: list[Example]) -> None:
     first, second = made(real, strength=0.3).specs
     assert first.original is not None
     assert (first.name, second.name) == ("example-01", "example-02")
-    assert (first.prompt, first.strength) == (first.original.caption, 0.3)
+    assert (first.prompt, first.denoising_strength) == (first.original.caption, 0.3)
     assert first.seed != second.seed
     assert 0 <= first.seed < 1 << 32
     assert first.latents is not None and first.inputs.keys() == {"c"}
@@ -122,7 +122,7 @@ def test_samples_of_examples(real: list[Example]) -> None:
 def test_samples_of_prompts_are_square_and_drawn_from_nothing(real: list[Example]) -> None:
     *_, first, second = made(real, sample_prompts=("a cat", "a dog")).specs
     assert (first.name, first.prompt, second.prompt) == ("prompt-01", "a cat", "a dog")
-    assert (first.original, first.latents, first.pixels, first.strength) == (None, None, None, 1.0)
+    assert (first.original, first.latents, first.pixels, first.denoising_strength) == (None, None, None, 1.0)
     assert first.inputs["sizes"].tolist() == [64, 64, 0, 0, 64, 64]
     assert first.latents_shape == (4, 8, 8)
     assert first.seed != second.seed

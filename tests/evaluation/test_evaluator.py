@@ -12,7 +12,7 @@ from lorasmith.evaluation import evaluator
 from lorasmith.evaluation.evaluator import Evaluator, undisturbed
 from lorasmith.evaluation.validation import ValidationLosses
 from lorasmith.runs.events import Evaluated, Event, RunStarted, Warned
-from lorasmith.session.loaded import Loaded
+from lorasmith.session.loaded import LoadedRun
 from tests.end_to_end.workshop import Workshop, digest, load, stage
 from tests.evaluation.few_steps import sample_in
 
@@ -27,7 +27,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture
-def loaded(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> Loaded:
+def loaded(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> LoadedRun:
     sample_in(monkeypatch, 3)  # nobody looks at the pictures
     workshop.run.root.mkdir()
     values = {
@@ -38,11 +38,11 @@ def loaded(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> Loaded:
     }
     stage(workshop.start_new(8, values))
     found = load(workshop.run, stop_at=8)
-    found.evaluator.recall([])
+    found.evaluator.restore([])
     return found
 
 
-def evaluated(loaded: Loaded, *, stop: Callable[[], bool] = lambda: False, is_end: bool = False) -> list[Event]:
+def evaluated(loaded: LoadedRun, *, stop: Callable[[], bool] = lambda: False, is_end: bool = False) -> list[Event]:
     return loaded.evaluator.evaluate(
         loaded.state, loaded.context, is_end=is_end, beat=lambda step, phase: None, stop_requested=stop
     )
@@ -55,7 +55,7 @@ def due(evaluator: Evaluator, *steps: int) -> list[int]:
     return [step for step in steps if evaluator.is_due(step)]
 
 
-def test_every_so_many_steps(loaded: Loaded) -> None:
+def test_every_so_many_steps(loaded: LoadedRun) -> None:
     assert due(loaded.evaluator, 1, 2, 3, 4) == [2, 4]
     loaded.evaluator.evaluated_step = 2
     assert due(loaded.evaluator, 2, 4) == [4]
@@ -65,7 +65,7 @@ def test_every_so_many_steps(loaded: Loaded) -> None:
     assert evaluated(loaded, is_end=True) == []
 
 
-def test_at_most_a_tenth_of_the_time(loaded: Loaded, clock: Clock) -> None:
+def test_at_most_a_tenth_of_the_time(loaded: LoadedRun, clock: Clock) -> None:
     """An evaluation of 10 s needs 90 s of training before it."""
     one = loaded.evaluator
     one.began_at, one.cost_seconds = 1000.0, 10.0
@@ -79,7 +79,7 @@ def test_at_most_a_tenth_of_the_time(loaded: Loaded, clock: Clock) -> None:
 
 
 def test_however_long_one_takes_all_but_the_first_take_a_tenth(
-    loaded: Loaded, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    loaded: LoadedRun, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Steps of 1 s, evaluations of 7 s: the first is not known before, every later one keeps all of them in a tenth."""
     generate = evaluator.generate
@@ -102,7 +102,7 @@ def test_however_long_one_takes_all_but_the_first_take_a_tenth(
     assert shares[0] > 0.1 and max(shares[1:]) <= 0.1
 
 
-def test_less_often_is_said_once(loaded: Loaded, clock: Clock) -> None:
+def test_less_often_is_said_once(loaded: LoadedRun, clock: Clock) -> None:
     one = loaded.evaluator
     assert one.postponed(2) is None
     one.began_at, one.cost_seconds, clock[0] = 0.0, 10.0, 20.0
@@ -113,7 +113,7 @@ def test_less_often_is_said_once(loaded: Loaded, clock: Clock) -> None:
     assert one.postponed(6) is None
 
 
-def test_the_control_counts_once(loaded: Loaded, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_control_counts_once(loaded: LoadedRun, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """It was spent; but the next evaluation will be without it."""
     generate = evaluator.generate
 
@@ -132,7 +132,7 @@ def test_the_control_counts_once(loaded: Loaded, clock: Clock, monkeypatch: pyte
 # -- what ------------------------------------------------------------------------------------------
 
 
-def test_the_control_comes_first_and_once(loaded: Loaded) -> None:
+def test_the_control_comes_first_and_once(loaded: LoadedRun) -> None:
     with torch.no_grad():
         loaded.state.adapter.flat.add_(0.05)
     first = evaluated(loaded)
@@ -149,7 +149,7 @@ def test_the_control_comes_first_and_once(loaded: Loaded) -> None:
     assert evaluated(loaded) == []  # this step has been
 
 
-def test_the_control_is_the_base_model(loaded: Loaded) -> None:
+def test_the_control_is_the_base_model(loaded: LoadedRun) -> None:
     """Whatever has been learned: with an untouched adapter both are one."""
     control, plain = evaluated(loaded)
     assert isinstance(control, Evaluated)
@@ -157,7 +157,7 @@ def test_the_control_is_the_base_model(loaded: Loaded) -> None:
     assert (control.visual, control.validation) == (plain.visual, plain.validation)
 
 
-def test_what_is_told(loaded: Loaded) -> None:
+def test_what_is_told(loaded: LoadedRun) -> None:
     *_, told = evaluated(loaded)
     assert isinstance(told, Evaluated)
     assert told.unavailable == {"semantic": "no_clip_model"}
@@ -173,7 +173,7 @@ def test_what_is_told(loaded: Loaded) -> None:
 # -- without a trace -------------------------------------------------------------------------------
 
 
-def test_everything_is_as_it_was(loaded: Loaded) -> None:
+def test_everything_is_as_it_was(loaded: LoadedRun) -> None:
     """Module for module: some may be in training mode for reasons of their own."""
     denoiser = loaded.context.models["denoiser"]
     odd = next(one for name, one in denoiser.named_modules() if name.endswith("attentions.0"))
@@ -200,7 +200,7 @@ def test_everything_is_as_it_was(loaded: Loaded) -> None:
 
 
 @pytest.mark.parametrize("error", [None, KeyError("broken")])
-def test_dropout_and_strength_come_back(loaded: Loaded, error: Exception | None) -> None:
+def test_dropout_and_strength_come_back(loaded: LoadedRun, error: Exception | None) -> None:
     layers = [module for module in loaded.context.models["denoiser"].modules() if isinstance(module, AdapterLayer)]
     assert layers
     try:
@@ -218,7 +218,7 @@ def test_dropout_and_strength_come_back(loaded: Loaded, error: Exception | None)
 
 
 @pytest.mark.parametrize("after", [0, 1, 5, 10, 14, 19])
-def test_a_stop_leaves_nothing_half_done(loaded: Loaded, after: int) -> None:
+def test_a_stop_leaves_nothing_half_done(loaded: LoadedRun, after: int) -> None:
     """Asked at some unit of work: what is told is whole, and has its pictures."""
     count = [0]
 
@@ -231,12 +231,12 @@ def test_a_stop_leaves_nothing_half_done(loaded: Loaded, after: int) -> None:
     assert [type(one) for one in told] in ([], [Evaluated])
     folders = sorted(path.name for path in loaded.run.samples.iterdir()) if loaded.run.samples.exists() else []
     assert folders == ["control"] * len(told)
-    assert loaded.evaluator.has_control == bool(told)
+    assert loaded.evaluator.has_baseline == bool(told)
     assert loaded.evaluator.evaluated_step == -1
     assert len(evaluated(loaded)) == 2 - len(told)
 
 
-def test_a_sign_of_life_at_each_unit_of_work(loaded: Loaded) -> None:
+def test_a_sign_of_life_at_each_unit_of_work(loaded: LoadedRun) -> None:
     beats: list[tuple[int, str]] = []
     loaded.evaluator.evaluate(
         loaded.state,
@@ -259,7 +259,7 @@ MISSING: dict[str, tuple[Exception, str]] = {
 
 @pytest.mark.parametrize(("error", "code"), MISSING.values(), ids=MISSING)
 def test_pictures_that_cannot_be_made(
-    loaded: Loaded, monkeypatch: pytest.MonkeyPatch, error: Exception, code: str
+    loaded: LoadedRun, monkeypatch: pytest.MonkeyPatch, error: Exception, code: str
 ) -> None:
     def fail(*_: Any, **__: Any) -> Any:
         raise error
@@ -272,7 +272,7 @@ def test_pictures_that_cannot_be_made(
     assert told.validation is not None
 
 
-def test_our_own_mistakes_are_not_swallowed(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_our_own_mistakes_are_not_swallowed(loaded: LoadedRun, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> Any:
         raise RuntimeError("shapes do not fit")
 
@@ -282,7 +282,9 @@ def test_our_own_mistakes_are_not_swallowed(loaded: Loaded, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("kind", ["memory", "numbers"])
-def test_a_validation_loss_that_cannot_be_measured(loaded: Loaded, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_a_validation_loss_that_cannot_be_measured(
+    loaded: LoadedRun, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
     def fail(*_: Any, **__: Any) -> Any:
         if kind == "memory":
             raise torch.OutOfMemoryError
@@ -297,7 +299,7 @@ def test_a_validation_loss_that_cannot_be_measured(loaded: Loaded, monkeypatch: 
 
 
 @pytest.mark.parametrize("error", [ResourceError("disk_full", path="x"), PermissionError("no")])
-def test_pictures_that_cannot_be_written(loaded: Loaded, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+def test_pictures_that_cannot_be_written(loaded: LoadedRun, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def fail(*_: Any, **__: Any) -> Any:
         raise error
 
@@ -309,7 +311,7 @@ def test_pictures_that_cannot_be_written(loaded: Loaded, monkeypatch: pytest.Mon
     assert told.visual is not None
 
 
-def test_a_clip_that_fails_is_said_once(loaded: Loaded) -> None:
+def test_a_clip_that_fails_is_said_once(loaded: LoadedRun) -> None:
     loaded.evaluator.comparer.failed(ModelError("clip_model", model="x", reason="broken"))
     first = evaluated(loaded)
     (warned,) = [one for one in first if isinstance(one, Warned)]
@@ -323,29 +325,29 @@ def test_a_clip_that_fails_is_said_once(loaded: Loaded) -> None:
 # -- going on --------------------------------------------------------------------------------------
 
 
-def started(loaded: Loaded, **evaluation_settings: Any) -> RunStarted:
+def started(loaded: LoadedRun, **evaluation_settings: Any) -> RunStarted:
     plain = {**loaded.evaluator.settings.model_dump(mode="json"), **evaluation_settings}
     return RunStarted(attempt=1, time=0.0, identity="", resumed_from=None, stop_at=8, settings={"evaluation": plain})
 
 
-def test_what_was_measured_is_not_measured_again(loaded: Loaded) -> None:
+def test_what_was_measured_is_not_measured_again(loaded: LoadedRun) -> None:
     events = evaluated(loaded)
     fresh = Evaluator(
         loaded.run, 2, 2, loaded.evaluator.settings, loaded.evaluator.measured_on, loaded.evaluator.comparer
     )
-    fresh.recall([started(loaded, every=99), *events])
-    assert fresh.has_control
+    fresh.restore([started(loaded, every=99), *events])
+    assert fresh.has_baseline
     assert fresh.evaluated_step == 0
     assert fresh.cost_seconds > 0
 
 
 @pytest.mark.parametrize("change", [{"strength": 0.1}, {"clip_model": "other"}, {"sample_prompts": ["a cat"]}])
-def test_another_control_gets_its_own_folder(loaded: Loaded, change: dict[str, Any]) -> None:
+def test_another_control_gets_its_own_folder(loaded: LoadedRun, change: dict[str, Any]) -> None:
     """Nothing that was made is overwritten."""
     events = evaluated(loaded)
     kept = {path: path.read_bytes() for path in (loaded.run.samples / "control").iterdir()}
-    loaded.evaluator.recall([started(loaded, **change), *events])
-    assert not loaded.evaluator.has_control
+    loaded.evaluator.restore([started(loaded, **change), *events])
+    assert not loaded.evaluator.has_baseline
     loaded.state.step = 2
     control, _ = evaluated(loaded)
     assert isinstance(control, Evaluated)
@@ -353,17 +355,17 @@ def test_another_control_gets_its_own_folder(loaded: Loaded, change: dict[str, A
     assert {path: path.read_bytes() for path in kept} == kept
 
 
-def test_a_start_after_one_that_died_measuring(loaded: Loaded) -> None:
+def test_a_start_after_one_that_died_measuring(loaded: LoadedRun) -> None:
     """One picture at a time; after the second time in a row nothing is measured in this start."""
     one = loaded.evaluator
-    (died,) = one.recall([], has_died=True)
+    (died,) = one.restore([], has_died=True)
     assert isinstance(died, Warned)
     assert (died.code, one.at_once, one.is_on) == ("evaluation_died", 1, True)
-    assert one.recall([died], has_died=False) == []
-    (off,) = one.recall([died], has_died=True)
+    assert one.restore([died], has_died=False) == []
+    (off,) = one.restore([died], has_died=True)
     assert isinstance(off, Warned)
     assert (off.code, one.is_on) == ("evaluation_off", False)
     one.every = 2
-    (again,) = one.recall([died, off, *evaluated(loaded)], has_died=True)  # between them it went well
+    (again,) = one.restore([died, off, *evaluated(loaded)], has_died=True)  # between them it went well
     assert isinstance(again, Warned)
     assert again.code == "evaluation_died"

@@ -10,12 +10,12 @@ import torch
 from lorasmith.evaluation import samples as module
 from lorasmith.evaluation.choose import EvaluationSet
 from lorasmith.evaluation.samples import Sample, generate
-from lorasmith.session.loaded import Loaded
+from lorasmith.session.loaded import LoadedRun
 from tests.end_to_end.workshop import Workshop, load, stage
 
 
 @pytest.fixture
-def loaded(workshop: Workshop) -> Loaded:
+def loaded(workshop: Workshop) -> LoadedRun:
     workshop.run.root.mkdir()
     values = {
         ("evaluation", "every"): 2,
@@ -26,12 +26,12 @@ def loaded(workshop: Workshop) -> Loaded:
     return load(workshop.run, stop_at=4)
 
 
-def measured_on(loaded: Loaded) -> EvaluationSet:
+def measured_on(loaded: LoadedRun) -> EvaluationSet:
     assert loaded.evaluator.measured_on is not None
     return loaded.evaluator.measured_on
 
 
-def generated(loaded: Loaded, chosen: EvaluationSet | None = None) -> list[Sample]:
+def generated(loaded: LoadedRun, chosen: EvaluationSet | None = None) -> list[Sample]:
     with torch.no_grad():
         return generate(loaded.context, chosen or measured_on(loaded), at_once=8, alive=lambda: None)
 
@@ -40,7 +40,7 @@ def pictures(found: list[Sample]) -> list[bytes]:
     return [one.picture.tobytes() for one in found]
 
 
-def test_each_has_the_size_of_its_example(loaded: Loaded) -> None:
+def test_each_has_the_size_of_its_example(loaded: LoadedRun) -> None:
     found = generated(loaded)
     assert [one.spec.name for one in found] == ["example-01", "example-02", "example-03", "example-04", "prompt-01"]
     for one in found[:4]:
@@ -52,25 +52,25 @@ def test_each_has_the_size_of_its_example(loaded: Loaded) -> None:
     assert len(set(pictures(found))) == 5
 
 
-def test_the_same_again(loaded: Loaded) -> None:
+def test_the_same_again(loaded: LoadedRun) -> None:
     first = generated(loaded)
     torch.manual_seed(7)
     assert pictures(generated(loaded)) == pictures(first)
 
 
-def test_the_caption_the_seed_and_the_strength_count(loaded: Loaded) -> None:
+def test_the_caption_the_seed_and_the_strength_count(loaded: LoadedRun) -> None:
     chosen = measured_on(loaded)
     spec = chosen.specs[0]
     plain = pictures(generated(loaded, replace(chosen, specs=(spec,))))
     for other in (
         replace(spec, seed=spec.seed + 1),
-        replace(spec, strength=0.2),
+        replace(spec, denoising_strength=0.2),
         replace(spec, inputs=chosen.specs[1].inputs),
     ):
         assert pictures(generated(loaded, replace(chosen, specs=(other,)))) != plain
 
 
-def test_little_strength_stays_near_the_example(loaded: Loaded) -> None:
+def test_little_strength_stays_near_the_example(loaded: LoadedRun) -> None:
     chosen = measured_on(loaded)
     spec = chosen.specs[0]
     distances = []
@@ -78,12 +78,12 @@ def test_little_strength_stays_near_the_example(loaded: Loaded) -> None:
     encoders = loaded.context.family.load_encoders(torch.device("cpu"))
     reference = loaded.context.family.decode_latents(encoders, spec.latents[None])[0].permute(1, 2, 0).numpy()
     for strength in (0.05, 0.9):
-        (found,) = generated(loaded, replace(chosen, specs=(replace(spec, strength=strength),)))
+        (found,) = generated(loaded, replace(chosen, specs=(replace(spec, denoising_strength=strength),)))
         distances.append(float(np.abs(found.picture / 127.5 - 1 - np.clip(reference, -1, 1)).mean()))
     assert distances[0] < 0.5 * distances[1]
 
 
-def test_what_is_asked_of_the_model(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_asked_of_the_model(loaded: LoadedRun, monkeypatch: pytest.MonkeyPatch) -> None:
     """With and without the caption in one batch, all of a shape together, and a sign of life for each."""
     family = type(loaded.context.family)
     predict, sizes, beats = family.predict, [], []
@@ -104,7 +104,7 @@ def test_what_is_asked_of_the_model(loaded: Loaded, monkeypatch: pytest.MonkeyPa
     assert len(beats) >= len(sizes) + len(chosen.specs)
 
 
-def test_guidance_leads_away_from_the_empty_caption(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_guidance_leads_away_from_the_empty_caption(loaded: LoadedRun, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[torch.Tensor] = []
     family = type(loaded.context.family)
 
@@ -122,7 +122,7 @@ def test_guidance_leads_away_from_the_empty_caption(loaded: Loaded, monkeypatch:
     assert {float(one) for batch in seen for one in batch.unique()} == {1 + family.traits.sampling.guidance * 2}
 
 
-def test_half_as_many_where_memory_runs_out(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_as_many_where_memory_runs_out(loaded: LoadedRun, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = generated(loaded)
     family = type(loaded.context.family)
     predict = family.predict
@@ -137,7 +137,7 @@ def test_half_as_many_where_memory_runs_out(loaded: Loaded, monkeypatch: pytest.
         assert np.abs(one.picture.astype(int) - other.picture.astype(int)).max() <= 1
 
 
-def test_what_is_no_number_is_seen(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_number_is_seen(loaded: LoadedRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "denoise", lambda predict, process, latents, noise, **how: latents * torch.nan)
     found = generated(loaded)
     assert not any(one.is_finite for one in found)

@@ -12,12 +12,12 @@ from lorasmith.diffusion.objective import Objective
 from lorasmith.engine.step import numbers_at
 from lorasmith.evaluation.validation import QUANTILES, ValidationLosses, validation_losses
 from lorasmith.seeding import fold
-from lorasmith.session.loaded import Loaded
+from lorasmith.session.loaded import LoadedRun
 from tests.end_to_end.workshop import Workshop, load, stage
 
 
 @pytest.fixture
-def loaded(workshop: Workshop) -> Loaded:
+def loaded(workshop: Workshop) -> LoadedRun:
     workshop.run.root.mkdir()
     stage(workshop.start_new(4, {("evaluation", "every"): 2, ("dataset", "hold_out"): 3}))
     return load(workshop.run, stop_at=4)
@@ -27,13 +27,13 @@ def quiet() -> None:
     """Nobody watches."""
 
 
-def validated(loaded: Loaded, at_once: int = 8) -> ValidationLosses:
+def validated(loaded: LoadedRun, at_once: int = 8) -> ValidationLosses:
     assert loaded.evaluator.measured_on is not None
     with torch.no_grad():
         return validation_losses(loaded.context, loaded.evaluator.measured_on.validated, at_once=at_once, alive=quiet)
 
 
-def test_it_is_the_loss_of_the_step(loaded: Loaded) -> None:
+def test_it_is_the_loss_of_the_step(loaded: LoadedRun) -> None:
     assert loaded.evaluator.measured_on is not None
     found = validated(loaded, at_once=1).table
     for (example, cached), row in zip(loaded.evaluator.measured_on.validated, found, strict=True):
@@ -45,7 +45,7 @@ def test_it_is_the_loss_of_the_step(loaded: Loaded) -> None:
                 assert loss == float(loaded.context.losses(batch, Numbers(noise, torch.tensor([quantile]))))
 
 
-def test_what_the_step_minimises_is_what_is_validated(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_step_minimises_is_what_is_validated(loaded: LoadedRun, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever a loss is weighted by one day, validation weighs by it too: both ask for the losses of one function."""
     loaded.state.adapter.set_training(False)
     context, (_, batch) = loaded.context, loaded.context.batches.at(1, 0)
@@ -58,7 +58,7 @@ def test_what_the_step_minimises_is_what_is_validated(loaded: Loaded, monkeypatc
     assert torch.equal(context.execution.forward_backward(batch, numbers, 1.0), 2 * trained)
 
 
-def test_the_quantiles_are_those_of_the_schedule(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_quantiles_are_those_of_the_schedule(loaded: LoadedRun, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: set[int] = set()
     predict = type(loaded.context.family).predict
 
@@ -71,7 +71,7 @@ def test_the_quantiles_are_those_of_the_schedule(loaded: Loaded, monkeypatch: py
     assert seen == {125, 375, 625, 875}
 
 
-def test_it_is_the_same_again_and_alone(loaded: Loaded) -> None:
+def test_it_is_the_same_again_and_alone(loaded: LoadedRun) -> None:
     first = validated(loaded)
     torch.manual_seed(99)
     assert validated(loaded) == first
@@ -79,7 +79,7 @@ def test_it_is_the_same_again_and_alone(loaded: Loaded) -> None:
         assert row == pytest.approx(other, rel=1e-5)
 
 
-def test_half_as_many_where_memory_runs_out(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_as_many_where_memory_runs_out(loaded: LoadedRun, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = validated(loaded)
     predict, sizes = type(loaded.context.family).predict, []
 

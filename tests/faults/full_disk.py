@@ -14,7 +14,8 @@ import pytest
 
 from lorasmith.session import begin as begin_module
 from lorasmith.session.disk_full import DiskFullRetry
-from lorasmith.session.loaded import Loaded
+from lorasmith.session.loaded import LoadedRun
+from lorasmith.session.outputs import Outputs
 from lorasmith.session.recorder import Recorder
 from tests.end_to_end.workshop import Workshop
 from tests.faults.watched_files import Record, watched
@@ -61,18 +62,18 @@ def small_disk(
     workshop: Workshop, disk: SmallDisk, clock: Clock, monkeypatch: pytest.MonkeyPatch, at_step: Callable[[int], None]
 ) -> Iterator[Record]:
     """`at_step` is called when a step is completed, before anything is written of it."""
-    begin, done = begin_module.begin, Recorder.step_done
+    begin, done = begin_module.begin, Recorder.write_step
 
-    def begun(loaded: Loaded) -> Recorder:
-        recorder = begin(loaded)
-        recorder.room = DiskFullRetry(now=clock.read, sleep=clock.sleep)
-        return recorder
+    def begun(loaded: LoadedRun) -> Outputs:
+        outputs = begin(loaded)
+        outputs.disk_full = DiskFullRetry(now=clock.read, sleep=clock.sleep)
+        return outputs
 
-    def step_done(self: Recorder, context: Any, result: Any) -> None:
+    def write_step(self: Recorder, result: Any) -> None:
         at_step(result.step)
-        done(self, context, result)
+        done(self, result)
 
     with monkeypatch.context() as patch, watched(workshop.folder, disk.refuse) as record:
         patch.setattr(begin_module, "begin", begun)
-        patch.setattr(Recorder, "step_done", step_done)
+        patch.setattr(Recorder, "write_step", write_step)
         yield record

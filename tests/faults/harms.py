@@ -96,7 +96,7 @@ def save() -> None:
     """Nothing of a state of step 2 has its name yet."""
     from lorasmith.session import checkpoint
 
-    at_call(checkpoint, "write_manifest_bytes", 2, sleep_here)
+    at_call(checkpoint, "manifest_bytes", 2, sleep_here)
 
 
 def export() -> None:

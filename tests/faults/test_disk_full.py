@@ -90,9 +90,9 @@ def test_a_save_is_tried_again_every_ten_seconds(workshop: Workshop, monkeypatch
 
     with small_disk(workshop, disk, clock, monkeypatch, at_step):
         outcome = workshop.new(16, {("cadence", "save_every"): 5})
-    # Due at steps 5 and 10; 9 and 14 are the first that find 10 s gone by since.
-    assert [step for step, _ in tried] == [5, 9, 10]
-    assert [event.step for event in outcome.of(CheckpointSaved)] == [0, 14, 15, 16]
+    # Due at steps 5 and 10; 8 and 13 are the first after which 10 s have passed since.
+    assert [step for step, _ in tried] == [5, 8, 10]
+    assert [event.step for event in outcome.of(CheckpointSaved)] == [0, 13, 15, 16]
 
 
 @pytest.mark.parametrize("freed_after", [45, 595])

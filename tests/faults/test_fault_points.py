@@ -22,8 +22,8 @@ from lorasmith.engine.state import TrainState
 from lorasmith.errors import ExitCode
 from lorasmith.faults import POINTS, fault_point
 from lorasmith.runs.layout import RunFolder
-from lorasmith.runs.states import MANIFEST, write_manifest_bytes
-from lorasmith.session import checkpoint, recorder
+from lorasmith.runs.states import MANIFEST, manifest_bytes
+from lorasmith.session import checkpoint, outputs
 from lorasmith.session.checkpoint import StateFacts
 from tests.end_to_end.workshop import Workshop
 from tests.faults import forked
@@ -165,13 +165,13 @@ def save_in_place(state: TrainState, run: RunFolder, facts: StateFacts, *, prefi
     for name, data in checkpoint._files_of(state, facts).items():
         (final / name).write_bytes(data)
         fault_point("state.file")
-    (final / MANIFEST).write_bytes(write_manifest_bytes(final, step=state.step, identity=facts.identity))
+    (final / MANIFEST).write_bytes(manifest_bytes(final, step=state.step, identity=facts.identity))
     return final, ""
 
 
 @pytest.mark.ci
 def test_a_writer_in_place_would_be_found(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorder, "save_state", save_in_place)
+    monkeypatch.setattr(outputs, "save_state", save_in_place)
     with pytest.raises(AssertionError):
         check_one(stages, "new", "state.file:8:kill")
 

@@ -22,10 +22,10 @@ from lorasmith.evaluation.best import BestKeeper, best_of
 from lorasmith.runs.events import Event
 from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.ledger import read_events, steps, surviving
-from lorasmith.runs.states import MANIFEST, OWN_FILES, SavedState, has_sha256, newest_good, write_manifest_bytes
+from lorasmith.runs.states import MANIFEST, OWN_FILES, SavedState, has_sha256, manifest_bytes, newest_good
 from lorasmith.runtime.preflight import progress_of
 from lorasmith.session.checkpoint import load_state
-from lorasmith.session.recorder import Recorder
+from lorasmith.session.outputs import Outputs
 from tests.end_to_end.workshop import Values, Workshop, digest, load, stage
 from tests.faults.looked_at import EVALUATED, know_losses
 from tests.faults.power_loss import Laid, Moment, Tree, moments
@@ -75,27 +75,27 @@ def _saved(changes: Sequence[Change]) -> list[int]:
 @contextmanager
 def marking(known: Known, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Marks each save and each export that has come back, and each choice of the best."""
-    save, export, look_at = Recorder.save, Recorder.export, BestKeeper.look_at
+    save, export, consider = Outputs.save, Outputs.export, BestKeeper.consider
 
-    def saved(self: Recorder, state: Any) -> None:
+    def saved(self: Outputs, state: Any) -> None:
         is_new = state.step != self.saved_step
         save(self, state)
         if is_new:
-            good, _ = newest_good(self.run.root)
+            good, _ = newest_good(self.loaded.run.root)
             assert good is not None and good.step == state.step and known.record is not None
             known.states[state.step] = {one.name: one.read_bytes() for one in good.path.iterdir()}
             known.record.mark(f"saved {state.step}")
 
-    def exported(self: Recorder, state: Any, path: Path) -> None:
+    def exported(self: Outputs, state: Any, path: Path) -> None:
         known.exports.setdefault(path.name, set())
         export(self, state, path)
         known.exports[path.name].add(path.read_bytes())
         assert known.record is not None
         known.record.mark(f"exported {path.name}")
 
-    def looked_at(self: BestKeeper, *given: Any) -> list[Event]:
+    def considered(self: BestKeeper, *given: Any) -> list[Event]:
         path = self.run.best_export("last")
-        chosen = look_at(self, *given)
+        chosen = consider(self, *given)
         if path.exists():
             known.exports.setdefault(path.name, set()).add(path.read_bytes())
             assert known.record is not None
@@ -103,9 +103,9 @@ def marking(known: Known, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return chosen
 
     with monkeypatch.context() as patch:
-        patch.setattr(Recorder, "save", saved)
-        patch.setattr(Recorder, "export", exported)
-        patch.setattr(BestKeeper, "look_at", looked_at)
+        patch.setattr(Outputs, "save", saved)
+        patch.setattr(Outputs, "export", exported)
+        patch.setattr(BestKeeper, "consider", considered)
         yield
 
 
@@ -298,7 +298,7 @@ def naive(root: Path, step: int, *, in_place: bool) -> dict[str, bytes]:
             file.write(content)
     manifest = folder / MANIFEST
     manifest.unlink(missing_ok=True)
-    content = write_manifest_bytes(folder, step=step, identity="i")
+    content = manifest_bytes(folder, step=step, identity="i")
     with manifest.open("wb") as file:
         file.write(content)
     if not in_place:

@@ -13,7 +13,7 @@ import pytest
 from lorasmith.config import RunConfig, dump_run_toml
 from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.promotion import promote
-from lorasmith.runs.states import MANIFEST, OWN_FILES, newest_good, write_manifest_bytes
+from lorasmith.runs.states import MANIFEST, OWN_FILES, manifest_bytes, newest_good
 from lorasmith.runtime.cleanup import clear_staging
 from tests.faults.power_loss import Laid, moments
 from tests.faults.watched_files import Record, watched
@@ -37,7 +37,7 @@ def old_run(run: RunFolder) -> None:
         state.mkdir(parents=True)
         for name in OWN_FILES:
             (state / name).write_text(f"old {name} {step}")
-        (state / MANIFEST).write_bytes(write_manifest_bytes(state, step=step, identity="old"))
+        (state / MANIFEST).write_bytes(manifest_bytes(state, step=step, identity="old"))
     run.config.write_bytes(dump_run_toml(RunConfig()))
     run.ledger.write_text("old ledger\n")
     run.export("last").write_text("old export")

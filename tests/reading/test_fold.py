@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from lorasmith.reading.fold import RunFold, curves_of, steps_per_epoch
+from lorasmith.reading.fold import RunFold, curves_of, fold_of, steps_per_epoch
 from lorasmith.runs.events import Warned
 from lorasmith.runs.ledger import surviving
 from tests.reading.made_up import best, evaluated
@@ -83,3 +84,18 @@ def test_a_step_that_was_measured_again_counts_once(tmp_path: Path) -> None:
     assert fold.replaced_by(again) == evaluated(1, tmp_path)
     fold.add(again)
     assert fold.curves().evaluations == (again,)
+
+
+def test_the_pace_is_by_the_clock_so_saving_counts() -> None:
+    fold = fold_of([run_started(900)])
+    assert fold.seconds_per_step == 0
+    for number, time, pace in ((1, 100.0, 0.5), (2, 103.0, 3.0), (3, 90.0, 0.0)):  # somebody sets the clock back
+        fold.add(replace(step(number), time=time, seconds=0.5))
+        assert fold.seconds_per_step == pace
+    for number in range(4, 200):
+        fold.add(replace(step(number), time=103.0 + number, seconds=0.5))
+    assert fold.seconds_per_step == 1.0  # what was long ago is forgotten
+    fold.add(run_started(900, resumed_from=150, attempt=2))
+    assert fold.seconds_per_step == 0
+    fold.add(replace(step(151, attempt=2), time=900.0, seconds=0.5))
+    assert fold.seconds_per_step == 0.5

@@ -24,7 +24,7 @@ def test_it_takes_in_what_is_new(tmp_path: Path) -> None:
     reader.read()
     assert steps_of(reader) == [1, 2, 3, 4, 5]
     assert reader.supervisor_events == [worker_ended(1, 0)]
-    assert reader.fold.pace.seconds_per_step == 2.0
+    assert reader.fold.seconds_per_step == 2.0
     assert reader.summary() == read_summary(run)
 
 

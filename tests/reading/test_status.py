@@ -114,9 +114,9 @@ def test_a_run_is_stuck_when_its_supervisor_says_so(tmp_path: Path) -> None:
     run.config.write_bytes(dump_run_toml(RunConfig().with_values({("training", "accumulation_steps"): 8})))
     beat(run, 4, "step")
     silence = StallDetector(RunConfig().watch.stall_timeout)
-    silence.look(0.0, Heartbeat(step=3, phase="step", beat=0))
+    silence.observe(0.0, Heartbeat(step=3, phase="step", beat=0))
     for number in range(1, 9):
-        silence.look(100.0, Heartbeat(step=3, phase="step", beat=number, micro_batches=number))
+        silence.observe(100.0, Heartbeat(step=3, phase="step", beat=number, micro_batches=number))
     silence.step_completed(800.0)
     with FolderLock(run.lock):
         assert seen(run, later=silence.limit - 5).standing == "running"

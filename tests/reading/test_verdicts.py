@@ -39,6 +39,12 @@ def test_a_difference_within_the_error_is_called_so() -> None:
     assert found.against_baseline == "undecided"
 
 
+def test_of_the_files_of_a_step_the_best_is_used() -> None:
+    best = FileRecord("best", "renamed-best", 20, "b", None)
+    found = recommend(curves(measured(10, 0.5), measured(20, 0.3), measured(30, 0.4)), [*EXPORTS, best])
+    assert (found.step, found.path, found.sha256) == (20, "renamed-best", "b")
+
+
 def test_only_steps_with_an_export_can_be_used() -> None:
     found = recommend(curves(measured(10, 0.5), measured(20, 0.1), measured(30, 0.4)), [EXPORTS[0], EXPORTS[2]])
     assert (found.reason, found.step) == ("best_is_last", 30)

@@ -6,7 +6,7 @@ from pathlib import Path
 from lorasmith.reading.summary import RunSummary, summary_of
 from lorasmith.reports.charts import Chart, Series, four_charts, key_of, more_charts, notes_of
 from lorasmith.runs.events import Evaluated
-from tests.reading.made_up import evaluated, finished, started, stepped, watched
+from tests.reading.made_up import evaluated, finished, started, stepped, stopped, watched
 
 
 def test_the_four_charts_and_their_baselines(summary: RunSummary) -> None:
@@ -56,6 +56,8 @@ def test_a_run_that_was_interrupted_and_continued_is_marked_where_it_continued(t
     killed = summary_of([*begun, *again], [*watched(1, status=-9), *watched(2)])
     total, visual, *_ = four_charts(killed)
     assert (total.interruptions, visual.interruptions) == ((4,), ())
+    asked = summary_of([*begun, stopped(4, "asked"), *again], [*watched(1), *watched(2)])
+    assert four_charts(asked)[0].interruptions == ()
     assert key_of(total, "en")[-1] == ("interrupted", "interrupted, then continued")
     assert four_charts(summary_of(begun, watched(1, status=-9)))[0].interruptions == ()
 

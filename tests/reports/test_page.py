@@ -81,7 +81,7 @@ def test_it_stands_alone_in_every_language(summary: RunSummary, drawn: tuple[Pat
 
 
 def test_it_says_all_that_a_report_has_to_say(summary: RunSummary, drawn: tuple[Path, Path]) -> None:
-    text = parsed(html_of(summary, drawn[0])).text
+    text = page_of(summary, drawn[0]).text
     for said in (
         "300 of 300 steps",
         "Use step 150",
@@ -174,7 +174,7 @@ def test_what_the_supervisor_recorded_is_shown_with_its_stack(tmp_path: Path, la
     events = [started(tmp_path, 9), *stepped(range(1, 6))]
     page = page_of(summary_of(events, [*watched(1, status=None), *HAPPENED, ended]), language=language)
     assert len(page.all("pre")) == 2
-    for said in ("61", "A B", "last words", "(-9)"):
+    for said in ("61", "A B", Translator(language).say("report.attempt.output", number=1) + " last words", "(-9)"):
         assert said in page.text
     assert "None" not in page.text
 
@@ -198,7 +198,9 @@ def test_settings_that_differ_from_the_defaults_come_first(summary: RunSummary) 
 def test_what_is_too_much_for_a_page_is_counted(summary: RunSummary) -> None:
     pictures = tuple(Picture(f"x/{number}.png", 1) for number in range(MAX_PICTURES + 7))
     assert "in the JSON: 7" in page_of(summary, data=replace(summary.data, pictures=pictures)).text
-    assert f"Rows left out: {15 - MAX_SAMPLE_ROWS}" in page_of(summary, samples=summary.samples * 5).text
+    page = page_of(summary, samples=summary.samples * 5)
+    assert f"Rows left out: {15 - MAX_SAMPLE_ROWS}" in page.text
+    assert len(page.all("q")) == MAX_SAMPLE_ROWS
 
 
 def test_files_with_their_hashes_and_what_is_gone(summary: RunSummary) -> None:

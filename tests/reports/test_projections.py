@@ -84,7 +84,6 @@ def test_nothing_is_touched_before_the_run_has_started(tmp_path: Path) -> None:
 def test_it_is_made_again_at_a_start_and_then_added_to(ledger: Ledger, tmp_path: Path) -> None:
     sink = ListSink()
     projections = Projections(tmp_path / "ledger.jsonl", [sink])
-    assert projections.average_loss is None
     assert played(projections, ledger, [run_started(9), step(1), step(2), step(3), SAVED]) == []
     assert played(projections, ledger, [run_started(9, resumed_from=2, attempt=2), step(3, attempt=2)]) == []
     assert (sink.steps, sink.rewrites) == ([1, 2, 3], 2)
@@ -101,7 +100,7 @@ def test_events_that_the_ledger_already_held_are_not_counted_twice(ledger: Ledge
     expected = curves_of(events).points
     assert sink.steps == [point.step for point in expected]
     assert sink.averages == [point.average_loss for point in expected]
-    assert projections.average_loss == expected[-1].average_loss
+    assert projections.fold.newest == expected[-1]
 
 
 def test_a_full_disk_is_told_once_and_made_up_for_at_the_next_save(ledger: Ledger, tmp_path: Path) -> None:

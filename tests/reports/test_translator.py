@@ -37,7 +37,7 @@ def test_losses_line_up_and_errors_are_shown() -> None:
 
 
 def test_times_shares_and_sizes() -> None:
-    assert [duration(one) for one in (0.424, 12.34, 245, 3845)] == ["0.42 s", "12.3 s", "4:05", "1:04:05"]
+    assert [duration(one) for one in (0.424, 12.34, 244.6, 3845)] == ["0.42 s", "12.3 s", "4:05", "1:04:05"]
     assert (percent(0.5), percent(None), local_time(None)) == ("50 %", "–", "–")
     assert (byte_size(0), byte_size(5 * 2**20), byte_size(3 * 2**30)) == ("–", "5 MB", "3.0 GB")
 

@@ -14,10 +14,10 @@ from lorasmith.runs.states import (
     damage_listed,
     damage_of,
     find_states,
+    manifest_bytes,
     newest_good,
     set_aside,
     sha256_of,
-    write_manifest_bytes,
 )
 
 FILES = {"adapter.safetensors": b"tensors" * 50, "optimizer.pt": b"moments" * 50, "train_state.json": b"{}"}
@@ -28,7 +28,7 @@ def put(folder: Path, step: int, identity: str = "i") -> SavedState:
     folder.mkdir(parents=True)
     for name, content in FILES.items():
         (folder / name).write_bytes(content + b"%d" % step)
-    (folder / MANIFEST).write_bytes(write_manifest_bytes(folder, step=step, identity=identity))
+    (folder / MANIFEST).write_bytes(manifest_bytes(folder, step=step, identity=identity))
     return SavedState(folder, step, identity)
 
 

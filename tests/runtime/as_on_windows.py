@@ -6,6 +6,8 @@ import signal
 import sys
 from types import ModuleType
 
+import psutil  # noqa: F401 - its part for this system needs what is taken away; its part for Windows does not
+
 _flock, _busy, _exclusive = fcntl.flock, BlockingIOError, fcntl.LOCK_EX | fcntl.LOCK_NB
 
 

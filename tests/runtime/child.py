@@ -20,7 +20,7 @@ from lorasmith.runs.ledger import Ledger
 from lorasmith.runs.locks import FolderLock
 from lorasmith.runs.process_files import STOP_SIGNALS, HeartbeatWriter, StopFlag
 from lorasmith.runs.promotion import promote
-from lorasmith.runs.states import MANIFEST, OWN_FILES, find_states, write_manifest_bytes
+from lorasmith.runs.states import MANIFEST, OWN_FILES, find_states, manifest_bytes
 from lorasmith.runtime.worker import _settle
 
 STEP_SECONDS = 0.02
@@ -152,7 +152,7 @@ class Child:
         folder.mkdir()
         for name in OWN_FILES:
             (folder / name).write_text(str(step))
-        (folder / MANIFEST).write_bytes(write_manifest_bytes(folder, step=step, identity=""))
+        (folder / MANIFEST).write_bytes(manifest_bytes(folder, step=step, identity=""))
         folder.rename(self.run.root / f"state_{self.attempt}_{step}")
         self.say(CheckpointSaved, step=step, path=folder.name, sha256="", seconds=0.0)
 

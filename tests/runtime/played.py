@@ -14,7 +14,7 @@ from lorasmith.runs.events import CheckpointSaved, Event, RunStarted, RunStopped
 from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.ledger import Ledger, read_events
 from lorasmith.runs.promotion import promote
-from lorasmith.runs.states import MANIFEST, OWN_FILES, write_manifest_bytes
+from lorasmith.runs.states import MANIFEST, OWN_FILES, manifest_bytes
 from lorasmith.runtime.preflight import Start
 from lorasmith.runtime.supervisor import Supervisor
 
@@ -96,7 +96,7 @@ class Played:
         folder.mkdir()
         for name in OWN_FILES:
             (folder / name).write_text(str(step))
-        (folder / MANIFEST).write_bytes(write_manifest_bytes(folder, step=step, identity=""))
+        (folder / MANIFEST).write_bytes(manifest_bytes(folder, step=step, identity=""))
         self.say(self.event(CheckpointSaved, step=step, path=folder.name, sha256="", seconds=0.0))
 
     def beat(self, step: int, phase: str, beat: int, waiting: int = 0) -> None:

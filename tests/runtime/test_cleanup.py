@@ -75,7 +75,7 @@ def test_there_is_none(run: RunFolder) -> None:
 @pytest.mark.parametrize(("mode", "status"), [("requested", 0), ("signalled", 0), ("deaf", -9)])
 def test_it_is_asked_terminated_killed(run: RunFolder, mode: str, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
     if mode == "signalled":
-        monkeypatch.setattr(cleanup, "request_stop", lambda run, attempt: None)
+        monkeypatch.setattr(cleanup, "request_stop", lambda run, attempt, **_: None)
     with orphan(run, mode) as process:
         assert end_orphan(run) == process.pid
         assert process.wait(timeout=5) == status

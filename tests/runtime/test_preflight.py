@@ -14,7 +14,7 @@ from lorasmith.errors import ConfigError, ExitCode, NoStateError
 from lorasmith.runs.events import RunStarted
 from lorasmith.runs.layout import RunFolder, run_at
 from lorasmith.runs.ledger import read_events
-from lorasmith.runs.states import MANIFEST, find_states, write_manifest_bytes
+from lorasmith.runs.states import MANIFEST, find_states, manifest_bytes
 from lorasmith.runtime.preflight import Start, continued_run, differing_settings, new_run, progress_of
 from tests.end_to_end.workshop import QUIET, Workshop
 
@@ -171,7 +171,7 @@ def test_a_plan_is_made_anew_where_the_run_has_moved_on(done: Workshop) -> None:
     shutil.copytree(done.state_folder(), state)
     try:
         (state / MANIFEST).unlink()
-        (state / MANIFEST).write_bytes(write_manifest_bytes(state, step=6, identity=owed.config.identity()))
+        (state / MANIFEST).write_bytes(manifest_bytes(state, step=6, identity=owed.config.identity()))
         anew = more.replanned()
         assert (anew.first_step, anew.stop_at, anew.resume) == (6, 9, state)
         with pytest.raises(ConfigError, match="nothing_owed"):

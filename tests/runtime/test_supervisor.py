@@ -28,7 +28,7 @@ from lorasmith.runs.ledger import Ledger, read_events
 from lorasmith.runs.locks import FolderLock
 from lorasmith.runs.process_files import stop_requested
 from lorasmith.runs.promotion import move, promote
-from lorasmith.runs.states import MANIFEST, OWN_FILES, write_manifest_bytes
+from lorasmith.runs.states import MANIFEST, OWN_FILES, manifest_bytes
 from lorasmith.runtime import supervisor as supervisor_module
 from tests.end_to_end.workshop import tree
 from tests.runtime.played import Played, Watched
@@ -172,7 +172,7 @@ def test_a_worker_that_is_faster_than_those_who_watch(run: RunFolder) -> None:
     state.mkdir()
     for name in OWN_FILES:
         (state / name).write_text("1")
-    (state / MANIFEST).write_bytes(write_manifest_bytes(state, step=1, identity=""))
+    (state / MANIFEST).write_bytes(manifest_bytes(state, step=1, identity=""))
 
     watched = Watched(run, lambda worker, look: 0, is_new=False, resume=state)
     events = watched.supervisor.events()

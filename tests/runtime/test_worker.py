@@ -81,14 +81,14 @@ def test_failures_while_loading(
 
 
 def test_a_disk_that_fills_up_later_is_no_bad_input(staged: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    done = Recorder.step_done
+    done = Recorder.write_step
 
-    def full(self: Recorder, context: Any, result: Any) -> None:
+    def full(self: Recorder, result: Any) -> None:
         if result.step == 3:
-            raise OSError(errno.ENOSPC, "No space left on device", str(self.run.ledger))
-        done(self, context, result)
+            raise OSError(errno.ENOSPC, "No space left on device", str(staged.run.ledger))
+        done(self, result)
 
-    monkeypatch.setattr(Recorder, "step_done", full)
+    monkeypatch.setattr(Recorder, "write_step", full)
     assert attempt(staged) == ExitCode.NO_RESOURCE
     assert last(staged).code == "disk_full"
 
@@ -120,14 +120,14 @@ def test_a_request_for_another_attempt_is_not_heard(staged: Workshop) -> None:
 def test_stops_with_its_state_saved_when_its_supervisor_dies(staged: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     parent = [4321]
     monkeypatch.setattr(os, "getppid", lambda: parent[0])
-    done = Recorder.step_done
+    done = Recorder.write_step
 
-    def step_done(self: Recorder, context: Any, result: Any) -> None:
-        done(self, context, result)
+    def write_step(self: Recorder, result: Any) -> None:
+        done(self, result)
         if result.step == 2:
             parent[0] = 1
 
-    monkeypatch.setattr(Recorder, "step_done", step_done)
+    monkeypatch.setattr(Recorder, "write_step", write_step)
     assert attempt(staged, "--supervisor", "4321") == ExitCode.STOPPED
     assert (last(staged).step, last(staged).reason) == (2, "asked")
     assert staged.train_state()["step"] == 2

@@ -13,7 +13,7 @@ from lorasmith.runs.events import CheckpointSaved, RunStarted, StepCompleted
 from lorasmith.runs.ledger import read_events
 from lorasmith.runs.states import find_states, set_aside
 from lorasmith.session import build
-from lorasmith.session.recorder import Recorder
+from lorasmith.session.outputs import Outputs
 from tests.end_to_end.workshop import Workshop, load, stage, tree
 
 MakeWorkshop = Callable[[str], Workshop]
@@ -188,8 +188,8 @@ def test_the_same_pictures_elsewhere_are_the_same_data(workshop: Workshop) -> No
 
 def test_other_software_is_told(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     workshop.new(1)
-    really = build.fingerprint
-    monkeypatch.setattr(build, "fingerprint", lambda *given: {**really(*given), "torch": "9.9"})
+    really = build.environment
+    monkeypatch.setattr(build, "environment", lambda *given: {**really(*given), "torch": "9.9"})
     outcome = workshop.go_on(1)
     (warned,) = outcome.warned
     assert (warned.code, warned.attempt) == ("fingerprint_changed", 2)
@@ -233,10 +233,10 @@ def test_the_thread_count_is_set_again(workshop: Workshop) -> None:
 def test_a_beginning_that_fails_lets_go_of_its_files(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     """pytest would complain of files that nobody closed."""
 
-    def fail(self: Recorder, state: Any) -> None:
+    def fail(self: Outputs, state: Any) -> None:
         raise OSError("no")
 
-    monkeypatch.setattr(Recorder, "save", fail)
+    monkeypatch.setattr(Outputs, "save", fail)
     assert workshop.new(1).exit_code == ExitCode.CRASHED
 
 

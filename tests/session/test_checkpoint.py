@@ -21,7 +21,7 @@ from lorasmith.errors import InputError, NonFiniteError, NoStateError, ResourceE
 from lorasmith.faults import choose_fault
 from lorasmith.runs import durable
 from lorasmith.runs.layout import RunFolder
-from lorasmith.runs.states import SavedState, damage_of, find_states, sha256_of, write_manifest_bytes
+from lorasmith.runs.states import SavedState, damage_of, find_states, manifest_bytes, sha256_of
 from lorasmith.runtime.cleanup import remove_unfinished
 from lorasmith.session import checkpoint
 from lorasmith.session.checkpoint import (
@@ -251,7 +251,7 @@ def test_what_somebody_else_put_there_and_signed_is_damage(run: RunFolder, file:
     folder = save(run, made(1))
     (folder / file).write_bytes(content)
     (folder / "manifest.json").unlink()
-    (folder / "manifest.json").write_bytes(write_manifest_bytes(folder, step=1, identity="identity"))
+    (folder / "manifest.json").write_bytes(manifest_bytes(folder, step=1, identity="identity"))
     with pytest.raises(NoStateError, match="state_damaged") as caught:
         restore(folder, made())
     assert caught.value.fields["damage"] == file

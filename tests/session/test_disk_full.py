@@ -16,7 +16,7 @@ class Story:
     now: float = 50.0
     told: list[str] = field(default_factory=list)
 
-    def room(self) -> DiskFullRetry:
+    def retry(self) -> DiskFullRetry:
         return DiskFullRetry(now=lambda: self.now, sleep=self.sleep)
 
     def sleep(self, seconds: float) -> None:
@@ -32,7 +32,7 @@ class Story:
         return act
 
     def wait(self, *actions: Callable[[], None], stop_at: float = 1e9) -> None:
-        self.room().wait(
+        self.retry().wait(
             actions,
             begins=lambda: self.told.append("waits"),
             alive=lambda: self.told.append("."),
@@ -78,12 +78,12 @@ def test_another_trouble_is_not_waited_for() -> None:
     assert (caught.value.code, story.now) == ("disk_unreliable", 50.0)
 
 
-def test_what_is_owed() -> None:
+def test_a_failed_save_is_due_again() -> None:
     story = Story()
-    room = story.room()
-    assert not room.is_lacking and not room.is_due() and not room.found()
-    assert room.lacked() and room.is_lacking and not room.is_due()
+    retry = story.retry()
+    assert not retry.is_waiting and not retry.is_due() and not retry.succeeded()
+    assert retry.failed() and retry.is_waiting and not retry.is_due()
     story.now += AGAIN_SECONDS
-    assert room.is_due()
-    assert not room.lacked() and not room.is_due(), "the next ten seconds begin"
-    assert room.found() and not room.is_lacking and not room.found()
+    assert retry.is_due()
+    assert not retry.failed() and not retry.is_due(), "the next ten seconds begin"
+    assert retry.succeeded() and not retry.is_waiting and not retry.succeeded()

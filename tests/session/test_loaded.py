@@ -4,18 +4,18 @@ from pathlib import Path
 
 import pytest
 
-from lorasmith.session.loaded import Loaded, plan_of, run_started
+from lorasmith.session.loaded import LoadedRun, run_started
 from tests.end_to_end.workshop import Workshop, load, stage
 
 
 @pytest.fixture
-def loaded(workshop: Workshop) -> Loaded:
+def loaded(workshop: Workshop) -> LoadedRun:
     workshop.run.root.mkdir()
-    stage(workshop.start_new(6, {("dataset", "hold_out"): 2, ("cadence", "save_minutes"): 2.0}))
+    stage(workshop.start_new(6, {("dataset", "hold_out"): 2}))
     return load(workshop.run, stop_at=6)
 
 
-def test_the_pictures_by_number_and_those_apart(loaded: Loaded) -> None:
+def test_the_pictures_by_number_and_those_apart(loaded: LoadedRun) -> None:
     event = run_started(loaded)
     assert [one["path"] for one in event.examples] == [str(one.image) for one in loaded.trained]
     assert event.held_out == [str(one.image) for one in loaded.held_out]
@@ -24,15 +24,13 @@ def test_the_pictures_by_number_and_those_apart(loaded: Loaded) -> None:
     assert (event.stop_at, event.resumed_from, event.changed) == (6, None, {})
 
 
-def test_the_plan_is_the_config_s(loaded: Loaded) -> None:
-    plan = plan_of(loaded)
-    assert (plan.stop_at, plan.save_seconds, plan.export_name) == (6, 120.0, "last")
-    facts = plan.facts_at(loaded.state)
+def test_a_state_says_what_it_is_of(loaded: LoadedRun) -> None:
+    facts = loaded.state_facts(loaded.state)
     assert facts.identity == loaded.config.identity()
     assert facts.described["target"] == 6
     assert facts.lr_schedule["horizon_steps"] == 6
 
 
-def test_what_is_not_measured_is_not_encoded(loaded: Loaded, shared_cache: Path) -> None:
+def test_what_is_not_measured_is_not_encoded(loaded: LoadedRun, shared_cache: Path) -> None:
     assert loaded.evaluator.measured_on is None
     assert not loaded.evaluator.is_on

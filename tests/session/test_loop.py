@@ -9,7 +9,7 @@ from lorasmith.engine.world import SingleProcess
 from lorasmith.errors import ExitCode
 from lorasmith.runs.events import AdapterExported, CheckpointSaved, Event, RunStarted, RunStopped, StepCompleted
 from lorasmith.runs.ledger import Ledger
-from lorasmith.session import loop, recorder
+from lorasmith.session import outputs, recorder
 from lorasmith.session.recorder import Recorder
 from tests.end_to_end.workshop import Workshop
 
@@ -49,39 +49,10 @@ def test_a_stop_that_another_process_was_asked_for_stops_this_one(
     assert workshop.train_state()["step"] == 1
 
 
-def test_a_late_reader_runs_one_step_ahead(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Step k is written down after step k + 1 was computed, and before anything is saved."""
-    seen: list[str] = []
-    step, done, save = loop.train_step, Recorder.step_done, Recorder.save
-
-    def train_step(state: Any, context: Any, **how: Any) -> Any:
-        outcome = step(state, context, **how)
-        seen.append(f"computed {outcome.step}")
-        return outcome
-
-    def step_done(self: Recorder, context: Any, result: Any) -> None:
-        seen.append(f"read {result.step}")
-        done(self, context, result)
-
-    def saved(self: Recorder, state: Any) -> None:
-        seen.append(f"saved {state.step}")
-        save(self, state)
-
-    monkeypatch.setattr(loop, "train_step", train_step)
-    monkeypatch.setattr(Recorder, "step_done", step_done)
-    monkeypatch.setattr(Recorder, "save", saved)
-    monkeypatch.setattr(Device, "is_async", True)
-    workshop.new(4, {("cadence", "save_every"): 3})
-    assert seen == [
-        "saved 0", "computed 1", "computed 2", "read 1", "computed 3", "read 2", "read 3", "saved 3",
-        "computed 4", "read 4", "saved 4",
-    ]  # fmt: skip
-
-
 def test_steps_are_on_the_disk_before_their_state(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     """A power cut may not leave a state whose steps the ledger does not have."""
     seen: list[str] = []
-    append, sync, save_state = Ledger.append, Ledger.sync, recorder.save_state
+    append, sync, save_state = Ledger.append, Ledger.sync, outputs.save_state
 
     def appended(self: Ledger, event: Event) -> None:
         seen.append(type(event).__name__)
@@ -97,7 +68,7 @@ def test_steps_are_on_the_disk_before_their_state(workshop: Workshop, monkeypatc
 
     monkeypatch.setattr(Ledger, "append", appended)
     monkeypatch.setattr(Ledger, "sync", synced)
-    monkeypatch.setattr(recorder, "save_state", saving)
+    monkeypatch.setattr(outputs, "save_state", saving)
     workshop.new(2)
     begun = seen[seen.index("RunStarted") :]
     assert begun[:6] == ["RunStarted", "sync", "sync", "save_state", "CheckpointSaved", "sync"]
@@ -129,42 +100,20 @@ def test_the_old_export_is_kept_when_the_new_one_takes_its_name(workshop: Worksh
 
 def test_minutes_count_from_the_newest_state(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    done = Recorder.step_done
+    done = Recorder.write_step
 
-    def step_done(self: Recorder, context: Any, result: Any) -> None:
+    def write_step(self: Recorder, result: Any) -> None:
         clock[0] += 25.0
-        done(self, context, result)
+        done(self, result)
 
-    monkeypatch.setattr(Recorder, "step_done", step_done)
-    for module in (loop, recorder):
+    monkeypatch.setattr(Recorder, "write_step", write_step)
+    for module in (outputs, recorder):
         monkeypatch.setattr(module, "monotonic", lambda: clock[0])
     monkeypatch.setattr("lorasmith.session.begin.monotonic", lambda: clock[0])
     outcome = workshop.new(6, {("cadence", "save_minutes"): 1.0, ("cadence", "keep_states"): 9})
-    # 25 s a step: the look before step 3 is written down finds 50 s, the one before step 4 75 s.
-    assert [event.step for event in outcome.of(CheckpointSaved)] == [0, 4, 6]
+    # 25 s a step: 75 s have passed after the third.
+    assert [event.step for event in outcome.of(CheckpointSaved)] == [0, 3, 6]
     assert [event.step for event in outcome.of(AdapterExported)] == [6]
-
-
-def test_seconds_are_those_of_the_step(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loading, saving and exporting have their own time."""
-    clock = [0.0]
-    step, save = loop.train_step, recorder.save_state
-
-    def train_step(state: Any, context: Any, **how: Any) -> Any:
-        clock[0] += 2.0
-        return step(state, context, **how)
-
-    def saving(*arguments: Any, **named: Any) -> Any:
-        clock[0] += 1000.0
-        return save(*arguments, **named)
-
-    monkeypatch.setattr(loop, "train_step", train_step)
-    monkeypatch.setattr(recorder, "save_state", saving)
-    for module in (loop, recorder):
-        monkeypatch.setattr(module, "monotonic", lambda: clock[0])
-    outcome = workshop.new(4, EVERY_TWO)
-    assert [event.seconds for event in outcome.of(StepCompleted)] == [2.0] * 4
-    assert [event.seconds for event in outcome.of(CheckpointSaved)] == [1000.0] * 3
 
 
 def test_the_start_says_where_it_goes(workshop: Workshop) -> None:

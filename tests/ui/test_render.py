@@ -9,6 +9,7 @@ import pytest
 from lorasmith.config import RunConfig
 from lorasmith.errors import ExitCode
 from lorasmith.messages import LANGUAGES
+from lorasmith.reading.fold import RunFold
 from lorasmith.reports.making import ReportFiles
 from lorasmith.runs.events import (
     EVENTS,
@@ -129,10 +130,11 @@ def test_every_reason_for_a_precision_has_words(reason: str) -> None:
 
 def test_the_maximum_is_said_when_the_last_step_is_completed_and_not_before() -> None:
     shown = Shown()
-    for event in (run_started(3), step(1), step(2)):
-        shown.display.show(event, 0.4)
-    assert "maximum" not in shown.text
-    shown.display.show(step(3), 0.4)
+    fold = RunFold()
+    for event in (run_started(3), step(1, loss=0.5), step(2, loss=0.3), step(3, loss=0.4)):
+        assert "maximum" not in shown.text
+        fold.add(event)
+        shown.display.show(event, fold)
     assert shown.out.lines[-1] == "Reached the maximum of 3 steps"
     assert "average 0.4000" in shown.out.moving[-1]
 
@@ -238,9 +240,9 @@ def test_the_target_is_what_the_run_says_it_is() -> None:
     """It was planned before the folder was held: meanwhile the run may have moved on."""
     shown = Shown(stop_at=3)
     shown.display.show(run_started(5, resumed_from=3))
-    shown.display.show(step(3), 0.4)
+    shown.display.show(step(3))
     assert "maximum" not in shown.text
-    shown.display.show(step(5), 0.4)
+    shown.display.show(step(5))
     assert shown.out.lines[-1] == "Reached the maximum of 5 steps"
 
 

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +47,15 @@ def asked(address: str, path: str) -> Any:
         return json.load(response)
 
 
-def children() -> list[str]:
-    """Command lines of the TensorBoards that look at this test's folder."""
+def data_servers() -> list[str]:
+    """Command lines of the processes in which TensorBoard reads the files of this test's folder."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             continue
-        found += [line] if "tensorboard.main" in line and str(Path.cwd()) in line else []
+        found += [line] if "data_server" in line and str(Path.cwd()) in line else []
     return found
 
 
@@ -63,7 +65,8 @@ def test_a_real_server_answers_with_every_step_and_ends_with_ctrl_c(here: Path) 
     import pexpect
 
     run = made_run(here / "lora_output", [begun(STEPS), *stepped(1, STEPS), ended(STEPS)])
-    projections_of(run).rewrite()
+    with closing(projections_of(run)) as projections:
+        projections.rewrite()
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "LORASMITH_LANG": "en", "COLUMNS": "200"}
     with listening() as taken:
         port = taken.getsockname()[1]
@@ -84,30 +87,31 @@ def test_a_real_server_answers_with_every_step_and_ends_with_ctrl_c(here: Path) 
         assert [step for _, step, _ in points] == list(range(1, STEPS + 1))
         assert abs(points[-1][2] - (1 - STEPS / 1000)) < 1e-6
         if Path("/proc/self").exists():
-            assert len(children()) == 1
+            assert len(data_servers()) == 1
         child.sendintr()
         child.expect("TensorBoard has ended")
         child.expect(pexpect.EOF)
         child.close()
     assert child.exitstatus == 0
-    assert children() == []
+    assert data_servers() == []
 
 
 @pytest.mark.ci
 @pytest.mark.skipif(not Path("/proc/self").exists() or os.name == "nt", reason="looks for processes in /proc")
 def test_a_closed_window_leaves_no_server_behind(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = made_run(here / "lora_output", [begun(1), *stepped(1, 1)])
-    projections_of(run).rewrite()
+    with closing(projections_of(run)) as projections:
+        projections.rewrite()
     program = "import sys\nfrom lorasmith.ui.cli import main\nsys.exit(main(['tensorboard', '--no-browser']))"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.DEVNULL) as child:
         give_up_at = time.monotonic() + 30
-        while not children() and time.monotonic() < give_up_at:
+        while not data_servers() and time.monotonic() < give_up_at:
             time.sleep(0.02)
-        assert children()
+        assert data_servers()
         child.terminate()
         assert child.wait(timeout=20) == 0
-    assert children() == []
+    assert data_servers() == []
 
 
 def test_no_curves_yet_says_how_to_make_some(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,40 +126,30 @@ def with_events(here: Path) -> None:
     (folder / "events.out.tfevents.1").touch()
 
 
-class Child:
-    """Stands in for TensorBoard's process."""
-
-    def __init__(self, status: int | None) -> None:
-        self.returncode = status
-        self.ended = False
-
-    def poll(self) -> int | None:
-        return self.returncode
-
-    def terminate(self) -> None:
-        self.ended = True
-
-    def wait(self, timeout: float | None = None) -> int:
-        return 0
-
-
 def test_the_browser_is_opened_once_it_answers(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with_events(here)
-    child, opened, answers = Child(None), [], iter([False, False, True])
-    monkeypatch.setattr(module, "_start", lambda *_: child)
-    monkeypatch.setattr(module, "_answers", lambda _address: next(answers))
+    calls: list[Any] = []
+    monkeypatch.setattr(module, "launch", lambda _folder, port: calls.append(port))
     monkeypatch.setattr(module, "free_port", lambda port: port)
     monkeypatch.setenv("DISPLAY", ":0")
-    monkeypatch.setattr("webbrowser.open", lambda address: opened.append((address, list(answers))))
+    browsers: list[subprocess.Popen[bytes]] = []
+
+    def browse(address: str) -> None:
+        calls.append(address)
+        browsers.append(subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE))
+
+    monkeypatch.setattr("webbrowser.open", browse)
 
     def wait(_seconds: float) -> None:
-        if opened:
-            raise KeyboardInterrupt
+        raise KeyboardInterrupt
 
     assert tensorboard([], WORDS, "lorasmith tensorboard", wait=wait) == 0
-    assert opened == [("http://localhost:6006", [])] and child.ended
+    assert calls == [6006, "http://localhost:6006"]
+    with browsers[0] as browser:
+        assert browser.poll() is None, "a browser is not ended with the server"
+        browser.kill()
     assert "http://localhost:6006" in capsys.readouterr().out
 
 
@@ -165,29 +159,22 @@ def test_without_a_screen_no_browser_takes_the_terminal() -> None:
     assert has_screen({"DISPLAY": ":0"}) and has_screen({"WAYLAND_DISPLAY": "w"}) and has_screen({"BROWSER": "x"})
 
 
-def test_a_server_that_dies_says_why(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.filterwarnings("ignore")
+def test_a_server_that_does_not_start_says_why(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tensorboard import program
+
+    def refuse(_self: program.TensorBoard) -> str:
+        sys.stderr.write("NOTE: fast data loading\n")
+        raise program.TensorBoardPortInUseError("it was already in use\n")
+
     with_events(here)
-
-    def start(_folder: Path, _port: int, told: Any) -> Child:
-        told.write(b"Traceback\nImportError: no protobuf\n\n")
-        return Child(1)
-
-    monkeypatch.setattr(module, "_start", start)
-    with pytest.raises(InputError) as caught:
-        tensorboard(["--no-browser"], WORDS, "lorasmith tensorboard")
-    assert caught.value.code == "tensorboard_died"
-    assert caught.value.fields == {"status": 1, "reason": "ImportError: no protobuf"}
-
-
-def test_a_server_that_never_answers_is_ended(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with_events(here)
-    child, clock = Child(None), iter(range(0, 1000, 10))
-    monkeypatch.setattr(module, "_start", lambda *_: child)
-    monkeypatch.setattr(module, "_answers", lambda _address: False)
-    monkeypatch.setattr(module, "monotonic", lambda: next(clock))
-    with pytest.raises(InputError) as caught:
-        tensorboard(["--no-browser"], WORDS, "lorasmith tensorboard", wait=lambda _seconds: None)
-    assert caught.value.code == "tensorboard_silent" and child.ended
+    monkeypatch.setattr(program.TensorBoard, "launch", refuse)
+    try:
+        with pytest.raises(InputError) as caught:
+            tensorboard(["--no-browser"], WORDS, "lorasmith tensorboard")
+    finally:
+        logging.disable(logging.NOTSET)
+    assert (caught.value.code, caught.value.fields) == ("tensorboard_died", {"reason": "it was already in use"})
 
 
 def test_without_tensorboard_the_package_is_named(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,7 +67,7 @@ def step() -> None:
 def saving(number: int) -> None:
     from lorasmith.session import checkpoint
 
-    at_call(checkpoint, "write_manifest_bytes", number)
+    at_call(checkpoint, "manifest_bytes", number)
 
 
 def exporting() -> None:

@@ -5,11 +5,11 @@ import json
 import pytest
 
 from lorasmith.engine.device import choose_device
-from lorasmith.runtime import examine
+from lorasmith.runtime import examination_process
 
 
 def test_the_facts_are_those_that_a_run_would_have(capsys: pytest.CaptureFixture[str]) -> None:
-    assert examine.main() == 0
+    assert examination_process.main() == 0
     facts = json.loads(capsys.readouterr().out)
     device = choose_device("auto", threads=0)
     assert (facts["device"], facts["device_name"]) == (str(device.torch_device), device.name)

@@ -1,6 +1,6 @@
-"""What a worker would find on this machine, as a JSON object on standard output. A process of its own: it loads torch.
+"""Prints what a worker would find on this machine, as a JSON object; a process of its own, since it loads torch.
 
-Started by `runtime.examination` in the environment that a worker gets.
+`runtime.examination` starts it in the environment of a worker.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "numpy", "bitsandbytes", "torchao")
-SD15_PARAMETERS = 859_520_964  # of its denoiser; with `auto` the precision depends on the size
+SD15_PARAMETERS = 859_520_964  # of its denoiser; the precision `auto` depends on the size
 SMALL_PARAMETERS = 2_000_000
 
 
@@ -74,7 +74,7 @@ def _version(package: str) -> str:
 
 
 def _driver() -> str:
-    """The version of NVIDIA's driver, "" where there is none."""
+    """Returns the version of NVIDIA's driver; "" if there is none."""
     try:
         with open("/proc/driver/nvidia/version", encoding="utf-8") as file:
             words = file.readline().split()
