@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from lorasmith.families.weights import DEFAULT_TEXT
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -38,18 +40,16 @@ IMAGE_ENCODERS = {
 }
 
 
-def load_family(weights: BaseWeights, text: TextSettings | None = None) -> ModelFamily:
+def load_family(weights: BaseWeights, text: TextSettings = DEFAULT_TEXT) -> ModelFamily:
     """The family of these weights, for captions read as `text` says. Imports torch; no weights are loaded yet, except
     that a pickle is examined.
 
     Raises:
         ModelError: a pickle that is refused, or is no model that can be trained on; `model_clip_skip`.
     """
-    from lorasmith.families.weights import TextSettings
-
     if not weights.family:
         weights = import_module("lorasmith.families.stored_tensors").examine_pickle(weights)
-    family: ModelFamily = _found(FAMILIES[weights.family].family)(weights, text or TextSettings())
+    family: ModelFamily = _found(FAMILIES[weights.family].family)(weights, text)
     return family
 
 

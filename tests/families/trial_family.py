@@ -111,7 +111,6 @@ class TrialFamily:
 
     traits = FamilyTraits(
         name=NAME,
-        latent_channels=4,
         text_encoders=TEXT_ENCODERS,
         base_model_version="trial",
         architecture="trial/lora",

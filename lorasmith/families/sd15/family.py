@@ -32,7 +32,6 @@ class StableDiffusion15:
 
     traits = FamilyTraits(
         name="sd15",
-        latent_channels=4,
         text_encoders=("text_encoder",),
         base_model_version="sd_v1",
         architecture="stable-diffusion-v1/lora",
