@@ -17,7 +17,7 @@ from pathlib import PurePath
 
 from lorasmith.errors import InputError
 
-# What the import of an installed library that cannot be loaded raises, as issues of other trainers show.
+# Errors of importing an installed library that cannot be loaded, as issues of other trainers show.
 FAILURES = (
     ImportError,
     OSError,
@@ -40,7 +40,7 @@ PACKAGES = {
     "tomli_w": "tomli-w",
     "yaml": "pyyaml",
 }
-"""Names of packages that differ from those of their modules."""
+"""Module -> package, for packages with another name than their module."""
 
 UNNEEDED = frozenset(
     {
@@ -49,7 +49,7 @@ UNNEEDED = frozenset(
         "triton", "xformers",
     }
 )  # fmt: skip
-"""Libraries this program does not need: if one of them cannot be loaded, uninstalling it is the quickest fix."""
+"""Libraries that this program does not need: uninstalling a broken one of them is the quickest remedy."""
 
 _PACKAGE = PurePath(__file__).parent
 _FRAMEWORKS = frozenset({"torch", "transformers", "diffusers", "accelerate", "numpy"})  # they import the others
@@ -90,21 +90,21 @@ def is_our_own(error: BaseException) -> bool:
 
 
 def is_memory_error(error: BaseException) -> bool:
-    """Whether the error says that memory ran out, in the words of torch or of an operating system."""
+    """Whether the error is torch's or the system's report that memory ran out."""
     if isinstance(error, OSError) and (error.errno == errno.ENOMEM or getattr(error, "winerror", None) == 1455):
         return True
     return isinstance(error, RuntimeError | OSError) and _NO_MEMORY.search(str(error)) is not None
 
 
 def _root(error: BaseException) -> BaseException:
-    """Returns the first cause of an error."""
+    """The first error of the chain that led to a library's own error."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error
 
 
 def as_input_error(error: BaseException) -> InputError:
-    """Turns what an import has raised into `dependency_missing` or `library_broken`."""
+    """`dependency_missing` or `library_broken`, from the error of an import."""
     name = (error.name or "") if isinstance(error, ImportError) else ""
     module = name.split(".")[0]
     if isinstance(error, ModuleNotFoundError) and module and not _is_installed(module):
@@ -127,7 +127,7 @@ def _is_installed(module: str) -> bool:
 
 
 def _culprit(error: BaseException) -> str:
-    """Returns the library in whose files it happened: the innermost that does not just import all others."""
+    """The library that raised the error: the innermost of the traceback that is not a framework, if there is any."""
     found = [_library_of(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
     named = [library for library in found if library]
     others = [library for library in named if library not in _FRAMEWORKS]

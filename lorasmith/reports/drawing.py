@@ -19,7 +19,7 @@ from lorasmith.libraries import importing_library
 from lorasmith.messages import FALLBACK, tr
 from lorasmith.reading.summary import RunSummary
 from lorasmith.reports.charts import Chart, Series, four_charts, key_of, notes_of, reason_of_empty
-from lorasmith.reports.translator import short
+from lorasmith.reports.translator import distinct, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -147,18 +147,27 @@ def _draw_chart(axes: Axes, chart: Chart, language: str, *, font_size: float) ->
     if chart.baseline is not None:
         ends = ([0, chart.last_step], [chart.baseline] * 2)
         axes.plot(*ends, markevery=[0], markersize=MARKER_SIZE, clip_on=False, **STYLES["baseline"])
-    bottom, top = axes.get_ylim()
-    values = [value for series in chart.series for value in series.values]
-    axes.set_ylim(max(bottom, 0.0) if min(values, default=0.0) >= 0 else bottom, chart.top or top)
+    bottom, top = axes.set_ylim(*_limits(chart, *axes.get_ylim()))
+    places = [float(place) for place in axes.get_yticks() if bottom <= place <= top]
+    axes.set_yticks(places, distinct(places))
     if chart.best_step is not None:
         axes.axvline(chart.best_step, **STYLES["best"])
-    bottom = axes.get_ylim()[0]
     for step in chart.interruptions:
         axes.plot([step], [bottom], markersize=MARKER_SIZE + 1, clip_on=False, **STYLES["interrupted"])
 
 
+def _limits(chart: Chart, bottom: float, top: float) -> tuple[float, float]:
+    """The y axis: as matplotlib would have it, but without outliers, with air around a flat curve, and with no negative
+    part where no value is negative."""
+    values = [value for series in chart.series for value in series.values]
+    low, high = min(values, default=0.0), max(values, default=0.0)
+    if low == high > 0 and chart.baseline is None and not any(series.errors for series in chart.series):
+        return 0.9 * low, 1.1 * low
+    return max(bottom, 0.0) if low >= 0 else bottom, chart.top or top
+
+
 def _draw_frame(axes: Axes, *, font_size: float) -> None:
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
+    from matplotlib.ticker import MaxNLocator
 
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(COLOURS["axis"])
@@ -167,7 +176,6 @@ def _draw_frame(axes: Axes, *, font_size: float) -> None:
     axes.set_axisbelow(True)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
 
 
 def _draw_series(axes: Axes, series: Series, language: str) -> None:

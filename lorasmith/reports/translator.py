@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,6 +37,15 @@ def short(value: float | None, digits: int = 3) -> str:
     if 1e-3 <= abs(value) < 1e5:
         return f"{value:.{max(digits, len(str(int(abs(value)))))}g}"
     return f"{value:.{max(1, digits - 1)}g}"
+
+
+def distinct(values: Sequence[float]) -> list[str]:
+    """Numbers with as many digits as it takes to tell them apart, at least three."""
+    for digits in range(3, 9):
+        texts = [short(value, digits) for value in values]
+        if len(set(texts)) == len(values):
+            break
+    return texts
 
 
 def loss_text(value: float | None) -> str:

@@ -118,7 +118,7 @@ class RunView:
     # -- the losses --------------------------------------------------------------------------------
 
     def _losses_and_curve(self, console: Console, width: int, only_ascii: bool) -> list[RenderableType]:
-        """Puts them side by side where the width allows, so that all of it is on a single screen."""
+        """The table and the curve, side by side if the window is wide enough."""
         columns = list(COLUMNS)
         losses = self._losses(columns)
         while _cells_of(console, losses) > width and len(columns) > 1:

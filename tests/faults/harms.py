@@ -81,9 +81,9 @@ def read() -> None:
 
 
 def cache() -> None:
-    from lorasmith.data import cache
+    from lorasmith.data import encode
 
-    at_call(cache, "pixels", 2, read_a_pipe)
+    at_call(encode, "pixels", 2, read_a_pipe)
 
 
 def load() -> None:

@@ -151,3 +151,11 @@ def test_a_long_curve_gets_short_and_keeps_its_peak() -> None:
     assert len(svg) < 150_000
     (line,) = lines(svg, "line")
     assert min(y for _, y in line) < 25 < HEIGHT / 2 < sorted(y for _, y in line)[1]
+
+
+def test_the_numbers_on_an_axis_differ() -> None:
+    for values in ((1e-4, 1e-4), (0.101, 0.1025), (0.994112, 0.994323), (-1.0, 1.0), (0.0, 0.0)):
+        svg = draw_svg(Chart("lr", "lr", (Series("lr", (1, 2), values),), 2), "en")
+        numbers = re.findall(r"text-anchor: end[^>]*>([^<]+)<", svg)
+        assert len(numbers) == len(set(numbers)) >= 2, numbers
+        assert any(number.startswith("-") for number in numbers) is (values[0] < 0)
