@@ -14,10 +14,10 @@ from lorasmith.engine.batches import RunBatches
 from lorasmith.engine.optimizers import OPTIMIZERS
 from lorasmith.engine.state import TrainState
 from lorasmith.exporting.metadata import BucketFacts, ExportFacts, FolderFacts, count_tags
-from lorasmith.exporting.name_table import name_table
 from lorasmith.exporting.names import to_file
 from lorasmith.exporting.write import SAVE_TYPES, write_export
 from lorasmith.families.base import ModelFamily
+from lorasmith.session.name_tables import name_table
 from lorasmith.session.outcome import Notice, notice_of_file
 
 # Readers show the most frequent few; a header of a million tags would only be slow to load.
