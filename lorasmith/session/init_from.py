@@ -13,8 +13,8 @@ from lorasmith.adapters.base import LayerSettings, by_layer
 from lorasmith.adapters.flat import FlatAdapter
 from lorasmith.config import AdapterConfig
 from lorasmith.errors import ModelError
-from lorasmith.exporting.name_table import name_table
 from lorasmith.exporting.names import from_file
+from lorasmith.session.name_tables import name_table
 
 
 def layer_settings(config: AdapterConfig) -> LayerSettings:
