@@ -1,6 +1,6 @@
 """The names that ComfyUI, Forge, the WebUI and diffusers all read, frozen as a literal file for each model family.
 
-`tables/<family>.tsv` has a row for each layer that an adapter may attach to. Names are never made from the modules of
+The table of a family has a row for each layer that an adapter may attach to. Names are never made from the modules of
 an installed library: those change with its version, and ComfyUI loses the text encoder of a file with such names, while
 Forge refuses the whole file.
 """
@@ -10,14 +10,11 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from itertools import accumulate
-from pathlib import Path
 
 from lorasmith.targets import LayerSpec
 
 ALPHA = "alpha"  # the suffix of a module's scale, in files of every kind
-TABLES = Path(__file__).with_name("tables")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +35,6 @@ class NameTable:
     family: str  # a key of `families.FAMILIES`
     targets: Mapping[str, Row]  # by target
     modules: Mapping[str, tuple[Row, ...]]  # by the name in files; several rows are the parts, in order
-
-
-@cache
-def name_table(family: str) -> NameTable:
-    """The table of a family, read once."""
-    return parse_table(family, (TABLES / f"{family}.tsv").read_text(encoding="ascii"))
 
 
 def parse_table(family: str, text: str) -> NameTable:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from lorasmith.families.weights import DEFAULT_TEXT
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -16,15 +18,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class FamilyEntry:
-    """A row of the table: places of a family's two halves, as "module:attribute"."""
+    """A row of the table: the parts of a family, each as "module:attribute"."""
 
     family: str  # a class that satisfies ModelFamily
-    recognizer: str  # a torch-free function: ModelFiles -> BaseWeights, or None where the model is of another family
+    recognizer: str  # torch-free: ModelFiles -> BaseWeights, or None where the model is of another family
+    layer_names: str  # torch-free: () -> the text of the table of names that `exporting.name_table` parses
+    pipelines: tuple[str, ...]  # in model_index.json of its diffusers folders
 
 
 FAMILIES = {  # recognizers are asked in this order
     "sd15": FamilyEntry(
-        "lorasmith.families.sd15.family:StableDiffusion15", "lorasmith.families.sd15.recognize:recognize"
+        family="lorasmith.families.sd15.family:StableDiffusion15",
+        recognizer="lorasmith.families.sd15.recognize:recognize",
+        layer_names="lorasmith.families.sd15.layout:layer_names",
+        pipelines=("StableDiffusionPipeline",),
     ),
 }
 
@@ -33,24 +40,28 @@ IMAGE_ENCODERS = {
 }
 
 
-def load_family(weights: BaseWeights, text: TextSettings | None = None) -> ModelFamily:
+def load_family(weights: BaseWeights, text: TextSettings = DEFAULT_TEXT) -> ModelFamily:
     """The family of these weights, for captions read as `text` says. Imports torch; no weights are loaded yet, except
     that a pickle is examined.
 
     Raises:
         ModelError: a pickle that is refused, or is no model that can be trained on; `model_clip_skip`.
     """
-    from lorasmith.families.weights import TextSettings
-
     if not weights.family:
         weights = import_module("lorasmith.families.stored_tensors").examine_pickle(weights)
-    family: ModelFamily = _found(FAMILIES[weights.family].family)(weights, text or TextSettings())
+    family: ModelFamily = _found(FAMILIES[weights.family].family)(weights, text)
     return family
 
 
 def recognizers() -> list[Callable[[ModelFiles], BaseWeights | None]]:
     """The recognizers of all families, in the order in which they are asked."""
     return [_found(entry.recognizer) for entry in FAMILIES.values()]
+
+
+def layer_names(family: str) -> str:
+    """The table of a family's layers with their names in exported files: tab-separated lines."""
+    text: str = _found(FAMILIES[family].layer_names)()
+    return text
 
 
 def image_encoder(kind: str) -> Callable[[str], ImageEncoder]:

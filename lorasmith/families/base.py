@@ -29,7 +29,6 @@ class FamilyTraits:
     """Facts of a family that do not depend on the weights at hand."""
 
     name: str  # a key of FAMILIES
-    latent_channels: int
     text_encoders: tuple[str, ...]  # the components that hold text encoders, in order
     base_model_version: str  # ss_base_model_version, without the suffix of v-prediction
     architecture: str  # modelspec.architecture

@@ -10,7 +10,7 @@ import bisect
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,16 +20,20 @@ from torch import Tensor, nn
 
 from lorasmith.errors import ModelError
 from lorasmith.families.clip_bpe import clip_tokenizer_files, tokenizer_config
+from lorasmith.families.loading import Build
+from lorasmith.families.weights import BaseWeights, TextSettings
 from lorasmith.libraries import importing_library
+from lorasmith.targets import TargetModule
 
 CAPTION_TOKENS = 75
 """The most that CLIP's 77 positions hold besides the start and the end."""
 MAX_SHOWN = 40
 """Characters of a tag in a message."""
 ELLIPSIS = "\u2026"
+_TEXT_TARGETS = re.compile(r"text_model\.encoder\.layers\.\d+\.(self_attn\.(q|k|v|out)_proj|mlp\.fc[12])")
 
 
-def clip_tokenizer(files: Mapping[str, str] | None, *, source: Path) -> Any:
+def tokenizer_of(files: Mapping[str, str] | None, *, source: Path) -> Any:
     """transformers' CLIPTokenizer from the texts of its files by name; None: CLIP's own vocabulary.
 
     `source` is the path that an error names.
@@ -42,10 +46,10 @@ def clip_tokenizer(files: Mapping[str, str] | None, *, source: Path) -> Any:
     with TemporaryDirectory(prefix="lorasmith-") as folder:
         for name, text in texts.items():
             (Path(folder) / Path(name).name).write_text(text, encoding="utf-8")
-        return clip_tokenizer_from(Path(folder), source=source)
+        return tokenizer_from(Path(folder), source=source)
 
 
-def clip_tokenizer_from(folder: Path, *, source: Path) -> Any:
+def tokenizer_from(folder: Path, *, source: Path) -> Any:
     """transformers' CLIPTokenizer from a folder.
 
     Raises:
@@ -59,6 +63,30 @@ def clip_tokenizer_from(folder: Path, *, source: Path) -> Any:
         return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError("model_tokenizer", path=str(source)) from error
+
+
+def model_tokenizer(weights: BaseWeights, text_encoder: str) -> Any:
+    """The tokenizer that belongs to a text encoder of a model.
+
+    Raises:
+        ModelError: `model_tokenizer`, also where it has more tokens than the text encoder.
+    """
+    name = weights.names.tokenizers[text_encoder]
+    files = weights.configs[name]
+    if files is None and weights.layout == "diffusers":
+        tokenizer = tokenizer_from(weights.path / name, source=weights.path)
+    else:
+        tokenizer = tokenizer_of(files, source=weights.path)
+    if len(tokenizer) > weights.configs[text_encoder]["vocab_size"]:
+        raise ModelError("model_tokenizer", path=str(weights.path))
+    return tokenizer
+
+
+def caption_tokens(text: TextSettings) -> int:
+    """The tokens of a caption that these settings leave."""
+    tokens = CAPTION_TOKENS if text.max_tokens is None else text.max_tokens
+    assert tokens <= CAPTION_TOKENS, "CLIP has no positions for more"
+    return tokens
 
 
 def _check_vocabulary(folder: Path) -> None:
@@ -79,7 +107,7 @@ def _check_vocabulary(folder: Path) -> None:
             raise ValueError("merges.txt")
 
 
-def clip_input_ids(tokenizer: Any, caption: str, *, tokens: int = CAPTION_TOKENS) -> Tensor:
+def input_ids(tokenizer: Any, caption: str, *, tokens: int = CAPTION_TOKENS) -> Tensor:
     """(tokens + 2,) int64: padded with the tokenizer's own padding; a longer caption is cut off."""
     encoded = tokenizer(caption, padding="max_length", max_length=tokens + 2, truncation=True, return_tensors="pt")
     ids: Tensor = encoded["input_ids"][0]
@@ -114,26 +142,37 @@ def first_unseen_tag(tokenizer: Callable[[], Any], caption: str, *, tokens: int 
     return caption[begin : min(begin + MAX_SHOWN, tag.end())].strip() + ELLIPSIS
 
 
-def clip_hidden_states(encoder: nn.Module, input_ids: Tensor, *, clip_skip: int) -> Tensor:
-    """(B, 77) -> (B, 77, D) in the encoder's precision: the layer `clip_skip` from the end, through the final norm."""
-    layers = encoder(input_ids=input_ids, output_hidden_states=True, return_dict=True).hidden_states
+def hidden_states(encoder: Any, input_ids: Tensor, *, clip_skip: int) -> Tensor:
+    """(B, T) -> (B, T, D) in the encoder's precision: the layer `clip_skip` from the end, through the final norm."""
+    layers = encoder(input_ids=input_ids.to(encoder.device), output_hidden_states=True, return_dict=True).hidden_states
     return _stack(encoder).final_layer_norm(layers[-clip_skip])
+
+
+def text_targets(encoder: nn.Module, component: str) -> Iterable[TargetModule]:
+    """The linear layers of attention and MLP, as sd-scripts chooses them."""
+    for path, _ in encoder.named_modules():
+        name = published_name(path)
+        if _TEXT_TARGETS.fullmatch(name):
+            yield TargetModule.inside(encoder, path, name=f"{component}.{name}", component=component)
 
 
 # -- building --------------------------------------------------------------------------------------
 
 
-def clip_text_builder() -> Callable[[Mapping[str, Any]], nn.Module]:
-    """The function that makes transformers' CLIPTextModel from a config, without weights (on the meta device) except
-    its table of positions. Imports transformers."""
+def text_builder(kind: str = "CLIPTextModel") -> Build:
+    """Imports transformers; the function that builds a text model, on the meta device except its table of positions.
+
+    Args:
+        kind: the class in transformers: CLIPTextModel, or CLIPTextModelWithProjection.
+    """
     from transformers import CLIPTextConfig
-    from transformers.models.clip.modeling_clip import CLIPTextModel
+    from transformers.models.clip import modeling_clip
 
     def build(config: Mapping[str, Any]) -> nn.Module:
         left_out = ("architectures", "_name_or_path", "dtype")
         known = {name: value for name, value in config.items() if name not in left_out}
         with torch.device("meta"):
-            encoder = CLIPTextModel(CLIPTextConfig(**known))
+            encoder = getattr(modeling_clip, kind)(CLIPTextConfig(**known))
         embeddings = _stack(encoder).embeddings
         embeddings.position_ids = torch.arange(config["max_position_embeddings"])[None]
         return encoder

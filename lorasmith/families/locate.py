@@ -6,21 +6,24 @@ Reads names of files only; `recognize` tells what the files are. Needs no torch;
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from lorasmith.errors import ModelError
+from lorasmith.families import FAMILIES
 from lorasmith.libraries import importing_library
 
 DEMO_MODEL = Path(__file__).resolve().parents[1] / "demo" / "base_model"
 CHECKPOINT_SUFFIXES = (".safetensors", ".ckpt")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-_COMPONENTS = ("unet", "vae", "text_encoder")
 
-# Files to fetch from a hub repository: the small files, then the first kind of weights of which it has all.
-_SMALL_FILES = ("model_index.json", *(f"{part}/*.json" for part in (*_COMPONENTS, "scheduler")), "tokenizer/*")
+# Files to fetch from a hub repository: its index, then small files and the first kind of weights of which it has all.
+_INDEX = "model_index.json"
+_USUAL_COMPONENTS = ("unet", "vae", "text_encoder")
+_NOT_TRAINED_ON = ("scheduler", "tokenizer", "safety_checker", "feature_extractor", "image_encoder")
 _WEIGHT_STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 _WEIGHT_KINDS = (
     tuple(f"{stem}{shard}.safetensors" for stem in _WEIGHT_STEMS for shard in ("", "-*-of-*")),
@@ -89,10 +92,12 @@ def _fetched(hub_id: str) -> Path:
         )
 
     try:
+        components = _components(Path(snapshot_download(hub_id, allow_patterns=[_INDEX])) / _INDEX)
+        small = [_INDEX, *(f"{part}/*.json" for part in (*components, "scheduler")), "tokenizer*/*"]
         for kind in _WEIGHT_KINDS:
-            patterns = [*_SMALL_FILES, *(f"{part}/{name}" for part in _COMPONENTS for name in kind)]
+            patterns = [*small, *(f"{part}/{name}" for part in components for name in kind)]
             snapshot = Path(snapshot_download(hub_id, allow_patterns=patterns))
-            if all(_has_weights(snapshot / part, kind) for part in _COMPONENTS):
+            if all(_has_weights(snapshot / part, kind) for part in components):
                 return snapshot
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         raise ModelError("base_model_not_found", base_model=hub_id, reason="offline") from error
@@ -101,6 +106,17 @@ def _fetched(hub_id: str) -> Path:
     except OSError as error:  # the connection broke, or the disk is full
         raise ModelError("base_model_not_found", base_model=hub_id, reason="offline") from error
     return snapshot  # incomplete: `recognize` names what is missing
+
+
+def _components(index: Path) -> tuple[str, ...]:
+    """The components whose weights training needs; the usual components where the index does not name any."""
+    try:
+        content = json.loads(index.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        content = {}
+    entries = content.items() if isinstance(content, dict) else ()
+    there = (name for name, kind in entries if isinstance(kind, list) and kind[-1:] != [None])  # [library, class]
+    return tuple(name for name in there if not name.startswith(_NOT_TRAINED_ON)) or _USUAL_COMPONENTS
 
 
 def _has_weights(folder: Path, kind: tuple[str, ...]) -> bool:
@@ -117,7 +133,7 @@ _MAX_FOUND = 100
 
 def find_checkpoints(start: Path, environment: Mapping[str, str]) -> list[Path]:
     """Checkpoints in the usual places, nearest first, at most 100, not examined: a WebUI's or ComfyUI's `models` in
-    `start`, a folder above it or a folder of those, and Stable Diffusion folders in the hub's cache."""
+    `start`, a folder above it or a folder of those, and folders of known families in the hub's cache."""
     found: dict[Path, None] = {}  # a set that keeps their order
     start = start.absolute()
     for folder in (start, *start.parents):
@@ -172,21 +188,22 @@ def _hub_cache(environment: Mapping[str, str]) -> Path:
 
 
 def _hub_snapshots(cache: Path) -> Iterator[Path]:
-    """The newest snapshot of each repository that is a Stable Diffusion folder."""
+    """The newest snapshot of each repository that is a folder of a known family."""
     for repository in _folders(cache):
         if not repository.name.startswith("models--"):
             continue
-        usable = [snapshot for snapshot in _folders(repository / "snapshots") if _is_stable_diffusion(snapshot)]
+        usable = [snapshot for snapshot in _folders(repository / "snapshots") if _is_of_a_family(snapshot)]
         if usable:
             yield max(usable, key=lambda snapshot: snapshot.stat().st_mtime_ns)
 
 
-def _is_stable_diffusion(folder: Path) -> bool:
+def _is_of_a_family(folder: Path) -> bool:
     try:
-        index = (folder / "model_index.json").read_text(encoding="utf-8")
+        index = (folder / _INDEX).read_text(encoding="utf-8")
     except (OSError, ValueError):
         return False
-    return '"StableDiffusionPipeline"' in index and (folder / "unet" / "config.json").is_file()
+    is_known = any(f'"{pipeline}"' in index for entry in FAMILIES.values() for pipeline in entry.pipelines)
+    return is_known and any((folder / part / "config.json").is_file() for part in ("unet", "transformer"))
 
 
 # -- CLIP for measuring ----------------------------------------------------------------------------

@@ -88,6 +88,9 @@ class TextSettings:
         return {"clip_skip": self.clip_skip, **tokens}
 
 
+DEFAULT_TEXT = TextSettings()
+
+
 def check_clip_skip(weights: BaseWeights, clip_skip: int) -> None:
     """Returns where the text encoder has that many layers.
 

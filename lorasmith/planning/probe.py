@@ -102,7 +102,7 @@ def _probe_config(start: Start, data: Path) -> RunConfig:
             ("dataset", "trigger_word"): "",  # the captions hold it already
             ("dataset", "hold_out"): 0,
             ("dataset", "held_out"): (),
-            ("lr_schedule", "horizon_steps"): config.lr_schedule.horizon_steps or start.stop_at,
+            ("lr_schedule", "horizon_steps"): config.lr_schedule.resolved_horizon(start.stop_at),
             ("cadence", "save_every"): 0,
             ("cadence", "save_minutes"): 0.0,
             ("cadence", "keep_states"): 2,  # the first and the last are measured

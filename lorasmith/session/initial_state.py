@@ -17,9 +17,9 @@ from lorasmith.engine.cpu import speed_up_frozen
 from lorasmith.engine.optimizers import build_optimizer
 from lorasmith.engine.state import LossScaler, Origin, TrainState
 from lorasmith.errors import ModelError
-from lorasmith.exporting.name_table import name_table
 from lorasmith.exporting.names import from_file
 from lorasmith.families.base import ModelFamily
+from lorasmith.session.name_tables import name_table
 
 
 def initial_state(

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from lorasmith.adapters import adapter_kind
 from lorasmith.adapters.base import by_layer
 from lorasmith.errors import ExitCode, ModelError
-from lorasmith.exporting.name_table import name_table
 from lorasmith.exporting.names import from_file
+from lorasmith.session.name_tables import name_table
 from tests.adapters import trial_kind
 from tests.adapters.trial_kind import W1_A, W2_A
 from tests.end_to_end.workshop import Values, Workshop

@@ -16,9 +16,9 @@ from lorasmith.demo.miniature import draw_pictures, make_model
 from lorasmith.diffusion.process import apply_noise
 from lorasmith.engine.step import numbers_at
 from lorasmith.errors import ExitCode
-from lorasmith.exporting.name_table import name_table
 from lorasmith.exporting.names import to_file
 from lorasmith.session.loaded import LoadedRun
+from lorasmith.session.name_tables import name_table
 from tests.end_to_end.workshop import Workshop, load, stage
 
 STRONG = {("optimizer", "lr"): 3e-2, ("training", "max_grad_norm"): 0.0, ("training", "batch_size"): 2}

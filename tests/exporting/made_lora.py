@@ -9,9 +9,10 @@ from torch import Tensor
 from lorasmith.adapters.base import LayerSettings
 from lorasmith.adapters.flat import AdaptedLayer
 from lorasmith.adapters.lora import UP, Lora
-from lorasmith.exporting.name_table import NameTable, name_table
+from lorasmith.exporting.name_table import NameTable
 from lorasmith.exporting.names import to_file
 from lorasmith.seeding import fold
+from lorasmith.session.name_tables import name_table
 from lorasmith.targets import LayerSpec
 
 BOTH = ("denoiser", "text_encoder")

@@ -12,21 +12,21 @@ from lorasmith.families.sd15.layout import usual_config
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return clip.clip_tokenizer(None, source=Path("here"))
+    return clip.tokenizer_of(None, source=Path("here"))
 
 
 def test_golden_tokens(tokenizer) -> None:
-    ids = clip.clip_input_ids(tokenizer, "a photo of a cat").tolist()
+    ids = clip.input_ids(tokenizer, "a photo of a cat").tolist()
     assert ids[:7] == [49406, 320, 1125, 539, 320, 2368, 49407]
     assert ids[7:] == [49407] * 70
 
 
 def test_captions_are_folded_and_cut(tokenizer) -> None:
     captions = ["A  PHOTO\nof a cat", "cat " * 200, "", "一隻貓 🐈"]
-    ids = torch.stack([clip.clip_input_ids(tokenizer, caption) for caption in captions])
+    ids = torch.stack([clip.input_ids(tokenizer, caption) for caption in captions])
     assert ids.shape == (4, 77)
     assert ids.dtype == torch.int64
-    assert ids[0].tolist() == clip.clip_input_ids(tokenizer, "a photo of a cat").tolist()
+    assert ids[0].tolist() == clip.input_ids(tokenizer, "a photo of a cat").tolist()
     assert ids[1].tolist() == [49406, *[2368] * 75, 49407]
     assert ids[2].tolist() == [49406, *[49407] * 76]
     assert 3 < ids[3].tolist().index(49407) < 30
@@ -60,7 +60,7 @@ def test_a_short_caption_needs_no_tokenizer() -> None:
 
 def test_no_file_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    clip.clip_tokenizer(None, source=Path("here"))
+    clip.tokenizer_of(None, source=Path("here"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -78,14 +78,14 @@ def test_no_file_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 )
 def test_files_that_are_no_tokenizer(files: dict[str, str]) -> None:
     with pytest.raises(ModelError, match="model_tokenizer") as caught:
-        clip.clip_tokenizer(files, source=Path("model.safetensors"))
+        clip.tokenizer_of(files, source=Path("model.safetensors"))
     assert caught.value.fields == {"path": "model.safetensors"}
 
 
 @pytest.fixture(scope="module")
 def encoder():
     config = usual_config("text_encoder") | {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 1}
-    built = clip.clip_text_builder()(config | {"num_hidden_layers": 3, "vocab_size": 100})
+    built = clip.text_builder()(config | {"num_hidden_layers": 3, "vocab_size": 100})
     generator = torch.Generator().manual_seed(0)
     filled = {name: torch.randn(one.shape, generator=generator) * 0.1 for name, one in built.state_dict().items()}
     built.load_state_dict(filled, assign=True)
@@ -95,14 +95,14 @@ def encoder():
 @torch.no_grad()
 def test_clip_skip_counts_from_the_last_layer(encoder) -> None:
     ids = torch.arange(77)[None]
-    last = clip.clip_hidden_states(encoder, ids, clip_skip=1)
+    last = clip.hidden_states(encoder, ids, clip_skip=1)
     assert torch.equal(last, encoder(input_ids=ids).last_hidden_state)
-    second = clip.clip_hidden_states(encoder, ids, clip_skip=2)
+    second = clip.hidden_states(encoder, ids, clip_skip=2)
     assert not torch.equal(second, last)
     stack = encoder.text_model if hasattr(encoder, "text_model") else encoder
     del stack.encoder.layers[2]
     try:
-        assert torch.equal(clip.clip_hidden_states(encoder, ids, clip_skip=1), second)
+        assert torch.equal(clip.hidden_states(encoder, ids, clip_skip=1), second)
     finally:
         stack.encoder.layers.append(torch.nn.Identity())
 

@@ -1,5 +1,6 @@
 """Where base models are looked for. The hub is a stub here: nothing is fetched."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,10 @@ def test_a_hub_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "fp16.safetensors", "bin"])
-def test_only_one_kind_of_weights_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+@pytest.mark.parametrize("index_names", ["nothing", "a text encoder", "two text encoders"])
+def test_only_one_kind_of_weights_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, index_names: str
+) -> None:
     from fnmatch import fnmatch
 
     text = "pytorch_model.bin" if suffix == "bin" else f"model.{suffix}"
@@ -122,7 +126,17 @@ def test_only_one_kind_of_weights_is_fetched(tmp_path: Path, monkeypatch: pytest
         f"text_encoder/{text}",
     ]
     others = ["v1-5-pruned.safetensors", "safety_checker/model.safetensors", "unet/diffusion_flax_model.msgpack"]
-    small = ["model_index.json", "unet/config.json", "scheduler/scheduler_config.json", "tokenizer/merges.txt"]
+    small = ["unet/config.json", "scheduler/scheduler_config.json", "tokenizer/merges.txt"]
+    index = {"unet": ["diffusers", "X"], "vae": ["diffusers", "X"], "safety_checker": ["stable_diffusion", "X"]}
+    classes = {"text_encoder": ["transformers", "X"], "text_encoder_2": ["transformers", "X"]}
+    has_second = index_names == "two text encoders"
+    if has_second:
+        weights.append(f"text_encoder_2/{text}")
+        small.append("tokenizer_2/merges.txt")
+    elif index_names == "nothing":
+        index, classes = {}, {}
+    if not has_second:
+        classes.pop("text_encoder_2", None)
     snapshot = tmp_path / "snapshot"
 
     def download(repo_id: str, *, allow_patterns: list[str]) -> str:
@@ -130,13 +144,15 @@ def test_only_one_kind_of_weights_is_fetched(tmp_path: Path, monkeypatch: pytest
             if any(fnmatch(name, pattern) for pattern in allow_patterns):
                 (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
                 (snapshot / name).touch()
+        snapshot.mkdir(exist_ok=True)
+        (snapshot / "model_index.json").write_text(json.dumps({"_class_name": "X", **index, **classes}))
         return str(snapshot)
 
     monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert locate("owner/model", near=tmp_path) == snapshot
     fetched = {one.relative_to(snapshot).as_posix() for one in snapshot.rglob("*") if one.is_file()}
-    assert fetched == {*weights, *small}
+    assert fetched == {"model_index.json", *weights, *small}
 
 
 def test_a_hub_id_offline_is_found_in_the_librarys_own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

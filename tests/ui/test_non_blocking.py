@@ -64,22 +64,22 @@ def test_what_moves_is_not_drawn_for_nobody(pipe: tuple[int, TextIO]) -> None:
 
 
 def test_the_oldest_is_given_up_where_nobody_ever_reads(pipe: tuple[int, TextIO]) -> None:
-    outlet = NonBlockingWriter(pipe[1])
+    writer = NonBlockingWriter(pipe[1])
     for _ in range(MAX_PIECES):
-        non_blocking.write("x" * 1000)
-        non_blocking.flush()
+        writer.write("x" * 1000)
+        writer.flush()
     for number in range(MAX_PIECES):
-        non_blocking.write(str(number))
-    assert list(non_blocking._kept) == [str(number) for number in range(MAX_PIECES)]
+        writer.write(str(number))
+    assert list(writer._kept) == [str(number) for number in range(MAX_PIECES)]
 
 
 def test_a_stream_in_memory_takes_everything() -> None:
     out = io.StringIO()
-    outlet = NonBlockingWriter(out)
-    non_blocking.write("a" * 5000)
-    assert (out.getvalue(), non_blocking.is_behind) == ("", True)
-    non_blocking.flush()
-    assert (out.getvalue(), non_blocking.is_behind) == ("a" * 5000, False)
+    writer = NonBlockingWriter(out)
+    writer.write("a" * 5000)
+    assert (out.getvalue(), writer.is_behind) == ("", True)
+    writer.flush()
+    assert (out.getvalue(), writer.is_behind) == ("a" * 5000, False)
 
 
 @pytest.mark.parametrize("screen_of", [LiveScreen, PlainScreen])

@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.x: a UNet, CLIP's text encoder, a VAE, and the discrete noise schedule.
+"""Stable Diffusion 1.x: a UNet, CLIP's text encoder, a VAE, and the discrete noise process.
 
 The libraries' model classes are imported when a component is loaded, not before: a run whose pictures and captions are
 cached needs the UNet only. Nothing here goes online. Knows no adapter, no optimizer and no run.
@@ -6,7 +6,6 @@ cached needs the UNet only. Nothing here goes online. Knows no adapter, no optim
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -17,28 +16,15 @@ from torch import Tensor, nn
 from lorasmith.data.types import Example
 from lorasmith.diffusion.process import DdpmProcess
 from lorasmith.diffusion.sampling import SamplingDefaults
-from lorasmith.errors import ModelError
+from lorasmith.families import clip
+from lorasmith.families import latent_diffusion as ldm
 from lorasmith.families.base import FamilyTraits, Models
-from lorasmith.families.clip import (
-    CAPTION_TOKENS,
-    clip_hidden_states,
-    clip_input_ids,
-    clip_text_builder,
-    clip_tokenizer,
-    clip_tokenizer_from,
-    first_unseen_tag,
-    installed_name,
-    published_name,
-)
 from lorasmith.families.identity import component_sha256
-from lorasmith.families.loading import Build, load_component, on_meta_device
+from lorasmith.families.loading import load_component
 from lorasmith.families.weights import BaseWeights, TextSettings, check_clip_skip
 from lorasmith.targets import TargetModule
 
-_DENOISER_TARGETS = re.compile(
-    r".*\.attentions\.\d+\.(proj_in|proj_out|transformer_blocks\.\d+\.(attn[12]\.to_(q|k|v|out\.0)|ff\.net\.(0\.proj|2)))"
-)
-_TEXT_TARGETS = re.compile(r"text_model\.encoder\.layers\.\d+\.(self_attn\.(q|k|v|out)_proj|mlp\.fc[12])")
+_BUILDERS = {"unet": ldm.unet_builder, "vae": ldm.vae_builder, "text_encoder": clip.text_builder}
 
 
 class StableDiffusion15:
@@ -46,7 +32,6 @@ class StableDiffusion15:
 
     traits = FamilyTraits(
         name="sd15",
-        latent_channels=4,
         text_encoders=("text_encoder",),
         base_model_version="sd_v1",
         architecture="stable-diffusion-v1/lora",
@@ -58,8 +43,7 @@ class StableDiffusion15:
         check_clip_skip(weights, text.clip_skip)
         self.weights = weights
         self.text = text
-        self.caption_tokens = CAPTION_TOKENS if text.max_tokens is None else text.max_tokens
-        assert self.caption_tokens <= CAPTION_TOKENS, "CLIP has no positions for more"
+        self.caption_tokens = clip.caption_tokens(text)
 
     # -- loading -----------------------------------------------------------------------------------
 
@@ -85,48 +69,24 @@ class StableDiffusion15:
             dtype=dtype,
             device=device,
             allows_extra=component != "unet",
-            installed_name=installed_name if component == "text_encoder" else lambda _, name: name,
+            installed_name=clip.installed_name if component == "text_encoder" else lambda _, name: name,
         )
 
-    @cached_property
-    def _tokenizer(self) -> Any:
-        files = self.weights.configs["tokenizer"]
-        if files is None and self.weights.layout == "diffusers":
-            tokenizer = clip_tokenizer_from(self.weights.path / "tokenizer", source=self.weights.path)
-        else:
-            tokenizer = clip_tokenizer(files, source=self.weights.path)
-        if len(tokenizer) > self.weights.configs["text_encoder"]["vocab_size"]:
-            raise ModelError("model_tokenizer", path=str(self.weights.path))
-        return tokenizer
-
     def target_modules(self, models: Models) -> list[TargetModule]:
-        found = []
-        for component, pattern in (("denoiser", _DENOISER_TARGETS), ("text_encoder", _TEXT_TARGETS)):
-            if component not in models:
-                continue
-            for path, _ in models[component].named_modules():
-                name = path if component == "denoiser" else published_name(path)
-                if pattern.fullmatch(name):
-                    target = TargetModule.inside(
-                        models[component], path, name=f"{component}.{name}", component=component
-                    )
-                    found.append(target)
-        return found
+        text = clip.text_targets(models["text_encoder"], "text_encoder") if "text_encoder" in models else ()
+        return [*ldm.unet_targets(models["denoiser"]), *text]
 
     def set_checkpointing(self, models: Models, enabled: bool) -> None:
-        denoiser: Any = models["denoiser"]
-        if enabled:
-            denoiser.enable_gradient_checkpointing()
-        else:
-            denoiser.disable_gradient_checkpointing()
+        ldm.set_unet_checkpointing(models["denoiser"], enabled)
 
     # -- inputs ------------------------------------------------------------------------------------
 
-    @torch.no_grad()
+    @cached_property
+    def _tokenizer(self) -> Any:
+        return clip.model_tokenizer(self.weights, "text_encoder")
+
     def encode_image(self, encoders: Models, pixels: Tensor) -> dict[str, Tensor]:
-        vae: Any = encoders["vae"]
-        posterior = vae.encode(pixels[None].to(vae.device, torch.float32)).latent_dist
-        return {"latents": (posterior.mean * vae.config.scaling_factor)[0]}
+        return {"latents": ldm.encode_with_vae(encoders["vae"], pixels)}
 
     @torch.no_grad()
     def encode_caption(self, encoders: Models, caption: str) -> dict[str, Tensor]:
@@ -134,10 +94,10 @@ class StableDiffusion15:
         return {name: value[0] for name, value in encoded.items()}
 
     def tokenize(self, caption: str) -> dict[str, Tensor]:
-        return {"input_ids": clip_input_ids(self._tokenizer, caption, tokens=self.caption_tokens)}
+        return {"input_ids": clip.input_ids(self._tokenizer, caption, tokens=self.caption_tokens)}
 
     def first_unseen_tag(self, caption: str) -> str:
-        return first_unseen_tag(lambda: self._tokenizer, caption, tokens=self.caption_tokens)
+        return clip.first_unseen_tag(lambda: self._tokenizer, caption, tokens=self.caption_tokens)
 
     def example_inputs(self, example: Example) -> dict[str, Tensor]:  # noqa: ARG002  the UNet sees no geometry
         return {}
@@ -150,21 +110,11 @@ class StableDiffusion15:
     def conditioning(self, models: Models, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if "text_encoder" not in models:
             return {"prompt_embeds": inputs["prompt_embeds"]}
-        encoder: Any = models["text_encoder"]
-        input_ids = inputs["input_ids"].to(encoder.device)
-        return {"prompt_embeds": clip_hidden_states(encoder, input_ids, clip_skip=self.text.clip_skip)}
+        hidden_states = clip.hidden_states(models["text_encoder"], inputs["input_ids"], clip_skip=self.text.clip_skip)
+        return {"prompt_embeds": hidden_states}
 
     def noise_process(self) -> DdpmProcess:
-        """As `scheduler_config.json` has it, with the defaults that diffusers gives to what it leaves out."""
-        config = self.weights.configs["scheduler"]
-        return DdpmProcess.build(
-            beta_start=config.get("beta_start", 0.0001),
-            beta_end=config.get("beta_end", 0.02),
-            num_train_timesteps=config.get("num_train_timesteps", 1000),
-            beta_schedule=config.get("beta_schedule", "linear"),
-            prediction=self.weights.noise.prediction,
-            zero_terminal_snr=self.weights.noise.zero_terminal_snr,
-        )
+        return ldm.ddpm_process(self.weights)
 
     def predict(
         self,
@@ -173,32 +123,7 @@ class StableDiffusion15:
         timesteps: Tensor,
         conditioning: Mapping[str, Tensor],
     ) -> Tensor:
-        denoiser: Any = models["denoiser"]
-        precision = denoiser.conv_in.weight.dtype  # never a target: an adapter's float32 must not show here
-        (prediction,) = denoiser(
-            noisy_latents.to(precision),
-            timesteps,
-            encoder_hidden_states=conditioning["prompt_embeds"].to(precision),
-            return_dict=False,
-        )
-        return prediction
+        return ldm.predict_with_unet(models["denoiser"], noisy_latents, timesteps, conditioning["prompt_embeds"])
 
-    @torch.no_grad()
     def decode_latents(self, encoders: Models, latents: Tensor) -> Tensor:
-        vae: Any = encoders["vae"]
-        return vae.decode(latents.to(vae.device, torch.float32) / vae.config.scaling_factor).sample
-
-
-def _unet_builder() -> Build:
-    from diffusers import UNet2DConditionModel
-
-    return on_meta_device(UNet2DConditionModel)
-
-
-def _vae_builder() -> Build:
-    from diffusers import AutoencoderKL
-
-    return on_meta_device(AutoencoderKL)
-
-
-_BUILDERS = {"unet": _unet_builder, "vae": _vae_builder, "text_encoder": clip_text_builder}
+        return ldm.decode_with_vae(encoders["vae"], latents)

@@ -59,6 +59,11 @@ def from_diffusers(component: str, names: Iterable[str]) -> dict[str, str]:
     return {name: name for name in names}
 
 
+def layer_names() -> str:
+    """The layers that an adapter may change, with their names in exported files: see `exporting.name_table`."""
+    return Path(__file__).with_name("layer_names.tsv").read_text(encoding="ascii")
+
+
 NAMES = ComponentNames(
     weight_stems={"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"},
     config_files={

@@ -17,7 +17,7 @@ from lorasmith.diffusion.draw import Draw, draw_numbers
 from lorasmith.diffusion.process import Noised, apply_noise
 from lorasmith.errors import ModelError
 from lorasmith.families import load_family
-from lorasmith.families.clip import clip_text_builder
+from lorasmith.families.clip import text_builder
 from lorasmith.families.recognize import recognize
 from lorasmith.families.sd15.family import StableDiffusion15
 from lorasmith.families.sd15.layout import usual_config
@@ -247,7 +247,7 @@ def real() -> dict[str, nn.Module]:
 
     with torch.device("meta"):
         denoiser = UNet2DConditionModel.from_config(usual_config("unet"))
-    return {"denoiser": denoiser, "text_encoder": clip_text_builder()(usual_config("text_encoder"))}
+    return {"denoiser": denoiser, "text_encoder": text_builder()(usual_config("text_encoder"))}
 
 
 def webui_names_sha256(names: list[str]) -> str:

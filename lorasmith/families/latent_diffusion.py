@@ -1,0 +1,106 @@
+"""Parts that the families of latent diffusion share: the UNet, the VAE (AutoencoderKL), the discrete noise process.
+
+The libraries' classes are imported when a component is built, not before. Knows no family.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lorasmith.diffusion.process import DdpmProcess
+from lorasmith.families.loading import Build, on_meta_device
+from lorasmith.families.weights import BaseWeights
+from lorasmith.targets import TargetModule
+
+_UNET_TARGETS = re.compile(
+    r".*\.attentions\.\d+\.(proj_in|proj_out|transformer_blocks\.\d+\.(attn[12]\.to_(q|k|v|out\.0)|ff\.net\.(0\.proj|2)))"
+)
+
+
+# -- UNet ------------------------------------------------------------------------------------------
+
+
+def unet_builder() -> Build:
+    """Imports diffusers; the function that builds a UNet2DConditionModel."""
+    from diffusers import UNet2DConditionModel
+
+    return on_meta_device(UNet2DConditionModel)
+
+
+def unet_targets(unet: nn.Module) -> Iterable[TargetModule]:
+    """The linear layers and 1x1 convolutions of the attention blocks, as sd-scripts chooses them."""
+    for path, _ in unet.named_modules():
+        if _UNET_TARGETS.fullmatch(path):
+            yield TargetModule.inside(unet, path, name=f"denoiser.{path}", component="denoiser")
+
+
+def predict_with_unet(
+    unet: Any,
+    noisy_latents: Tensor,
+    timesteps: Tensor,
+    prompt_embeds: Tensor,
+    added: Mapping[str, Tensor] | None = None,
+) -> Tensor:
+    """The UNet's output in its own precision, to which latents and embeddings are converted first.
+
+    Args:
+        added: further conditions by diffusers' names, "text_embeds" and "time_ids" for SDXL.
+    """
+    precision = unet.conv_in.weight.dtype  # never a target: an adapter's float32 must not show here
+    (prediction,) = unet(
+        noisy_latents.to(precision),
+        timesteps,
+        encoder_hidden_states=prompt_embeds.to(precision),
+        added_cond_kwargs=None if added is None else {name: value.to(precision) for name, value in added.items()},
+        return_dict=False,
+    )
+    return prediction
+
+
+def set_unet_checkpointing(unet: Any, enabled: bool) -> None:
+    """Sets whether the UNet computes its activations twice instead of keeping them."""
+    if enabled:
+        unet.enable_gradient_checkpointing()
+    else:
+        unet.disable_gradient_checkpointing()
+
+
+def ddpm_process(weights: BaseWeights) -> DdpmProcess:
+    """The process of `scheduler_config.json`, with the defaults that diffusers gives to missing values."""
+    config = weights.configs["scheduler"]
+    return DdpmProcess.build(
+        beta_start=config.get("beta_start", 0.0001),
+        beta_end=config.get("beta_end", 0.02),
+        num_train_timesteps=config.get("num_train_timesteps", 1000),
+        beta_schedule=config.get("beta_schedule", "linear"),
+        prediction=weights.noise.prediction,
+        zero_terminal_snr=weights.noise.zero_terminal_snr,
+    )
+
+
+# -- VAE -------------------------------------------------------------------------------------------
+
+
+def vae_builder() -> Build:
+    """Imports diffusers; the function that builds an AutoencoderKL."""
+    from diffusers import AutoencoderKL
+
+    return on_meta_device(AutoencoderKL)
+
+
+@torch.no_grad()
+def encode_with_vae(vae: Any, pixels: Tensor) -> Tensor:
+    """(3, H, W) in [-1, 1] -> (C, h, w), float32: the mean of the posterior times the scaling factor."""
+    posterior = vae.encode(pixels[None].to(vae.device, torch.float32)).latent_dist
+    return (posterior.mean * vae.config.scaling_factor)[0]
+
+
+@torch.no_grad()
+def decode_with_vae(vae: Any, latents: Tensor) -> Tensor:
+    """(B, C, h, w) -> (B, 3, H, W), about in [-1, 1], float32."""
+    return vae.decode(latents.to(vae.device, torch.float32) / vae.config.scaling_factor).sample
