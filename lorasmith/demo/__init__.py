@@ -1,1 +1,1 @@
-"""Models and pictures to try the program with."""
+"""Bundled and generated models and pictures, for the demo and for tests."""

@@ -1,6 +1,6 @@
-"""The loop the demo's base model is trained with: seeded, resumable to the byte, one stage after another.
+"""The training loop of the demo's base model: seeded, resumable to the byte, stage by stage.
 
-A stage's step is a function of (seed, step) and of the weights alone. Knows no pictures and no model.
+A step of a stage is a function of (seed, step) and of the weights alone. Independent of pictures and models.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ _WARMUP_STEPS = 100
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What is trained, on what, for how long."""
+    """The modules, data and length of a training stage."""
 
     name: str
     modules: nn.ModuleDict
     loss_at: Callable[[int], Tensor]  # of step 1, 2, …
     steps: int
     lr: float
-    lr_factors: dict[str, float]  # of modules that learn slower than `lr`, by name
+    lr_factors: dict[str, float]  # learning rates below `lr`, by name of the module
     ema_decay: float  # 0: none is kept
 
 
 def run_stage(stage: Stage, folder: Path, *, device: torch.device | None = None) -> nn.ModuleDict:
-    """The modules as they are after `stage.steps` steps on `device` (without one: where they are), averaged where the
-    stage keeps an average.
+    """Trains for `stage.steps` steps on `device` (None: the device of the modules) and returns the modules, averaged if
+    the stage keeps an average.
 
-    Goes on from `folder/<name>.pt`, which is written every 250 steps and at the end.
+    Continues from `folder/<name>.pt`, which is written every 250 steps and at the end.
     """
     stage.modules.to(device)
     groups = [
@@ -66,7 +66,9 @@ def run_stage(stage: Stage, folder: Path, *, device: torch.device | None = None)
         optimizer.zero_grad()
         done += 1
         _follow(average, stage.modules, min(stage.ema_decay, (1 + done) / (10 + done)))
-        recent += (loss.detach() - recent) / min(done - first, 100)  # read only where it is said: a GPU need not wait
+        recent += (loss.detach() - recent) / min(
+            done - first, 100
+        )  # read only when it is printed, so that a GPU does not wait
         if done % 50 == 0:
             seconds = (time.monotonic() - began) / (done - first)
             _log.info("%s %d/%d loss %.5f, %.3f s a step", stage.name, done, stage.steps, float(recent), seconds)
@@ -85,7 +87,7 @@ def _factor(done: int, steps: int) -> float:
 def _follow(average: dict[str, Tensor], modules: nn.Module, decay: float) -> None:
     now = modules.state_dict()
     learned = [name for name, tensor in now.items() if tensor.is_floating_point()]
-    # one call for all of them: on a GPU, calling is what takes the time
+    # a single call for all of them: on a GPU, launching calls takes the time
     torch._foreach_lerp_([average[name] for name in learned], [now[name] for name in learned], 1 - decay)
     for name in now.keys() - set(learned):
         average[name].copy_(now[name])

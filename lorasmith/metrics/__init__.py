@@ -1,1 +1,1 @@
-"""How far pictures are from pictures. Knows arrays; nothing of files, models' formats, runs or people."""
+"""Differences between pictures. Works on arrays only."""

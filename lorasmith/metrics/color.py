@@ -1,7 +1,7 @@
-"""The color loss: 1 - correlation of RGB histograms, how far two pictures are from each other in which colours they
-have how much of, wherever those stand.
+"""The color loss: 1 - correlation of RGB histograms, the difference of two pictures in the shares of their colours,
+independent of positions.
 
-Knows arrays only.
+Works on arrays only.
 """
 
 from __future__ import annotations
@@ -18,14 +18,17 @@ WHITE = 255
 
 
 def color_losses(pictures: Pictures, others: Pictures) -> list[float]:
-    """1 - r of each picture and its other, in [0, 2]; 0 for the same colours in the same amounts.
+    """1 - r of each pair of pictures, in [0, 2]; 0 for the same colours in the same shares.
 
     r is Pearson's correlation of the joint histograms h and g over their BINS³ = 512 bins,
     sum((h - mean(h)) (g - mean(g))) / sqrt(sum((h - mean(h))²) sum((g - mean(g))²)).
-    NaN where it is not defined: one histogram is perfectly even and the other another one. Sizes may differ.
+    NaN where it is not defined: one histogram is perfectly even and the other is not. Sizes may differ.
     """
     assert pictures.dtype == others.dtype == np.uint8
-    return [1.0 - _correlation(histogram(one), histogram(other)) for one, other in zip(pictures, others, strict=True)]
+    return [
+        1.0 - _correlation(histogram(picture), histogram(other))
+        for picture, other in zip(pictures, others, strict=True)
+    ]
 
 
 def histogram(picture: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -50,9 +53,9 @@ def histogram(picture: NDArray[np.uint8]) -> NDArray[np.float64]:
     return counts / len(places)
 
 
-def _correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    if np.array_equal(one, other):
+def _correlation(first: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    if np.array_equal(first, other):
         return 1.0
-    a, b = one - one.mean(), other - other.mean()
+    a, b = first - first.mean(), other - other.mean()
     norm = math.sqrt(float(a @ a) * float(b @ b))
     return float(a @ b) / norm if norm > 0 else math.nan
