@@ -1,1 +1,1 @@
-"""Bundled and generated models and pictures, for the demo and for tests."""
+"""Models and pictures to try the program with."""

@@ -1,6 +1,6 @@
 """The demo's base model as files: a diffusers folder of float16, with the tiny CLIP beside it.
 
-Independent of how the model was trained.
+Knows nothing of how it was trained.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from lorasmith.families.clip import published_name
 if TYPE_CHECKING:
     from transformers.models.clip import CLIPTokenizer
 
-# Words of the base model, of the new concept, and words that a user's own captions may contain.
+# Words the base knows, the unseen one's, and some that a person's own captions may hold.
 _OTHERS = ("a", "an", "the", "of", "on", "in", "with", "and", "photo", "picture", "drawing", "background", "teal")
 WORDS = (*_OTHERS, *COLOURS, *SHAPES, *(size for size in SIZES if size), CONCEPT, "robot", "cat", "dog", "person")
 
 
 def demo_tokenizer() -> CLIPTokenizer:
-    """Writes the tokenizer of the model."""
+    """The tokenizer that goes with the model."""
     from transformers.models.clip import CLIPTokenizer
 
     with TemporaryDirectory() as folder:
@@ -39,7 +39,7 @@ def demo_tokenizer() -> CLIPTokenizer:
 
 
 def write_base(folder: Path, parts: Mapping[str, nn.Module], *, scaling_factor: float) -> Path:
-    """Writes the networks as float16 and returns the folder. `parts`: "vae", "unet", "text_encoder" and "clip"."""
+    """`parts`: "vae", "unet", "text_encoder" and "clip", whole. Written as float16 and returned."""
     vocabulary = len(demo_tokenizer())
     text = base_parts.clip_config(vocabulary)["text_config"]
     vae = {"_class_name": "AutoencoderKL", **base_parts.VAE_CONFIG, "scaling_factor": scaling_factor}
@@ -58,7 +58,7 @@ def write_base(folder: Path, parts: Mapping[str, nn.Module], *, scaling_factor: 
 
 
 def read_base(folder: Path) -> dict[str, nn.Module]:
-    """The networks that `write_base` wrote, in float32."""
+    """Reads the modules that `write_base` wrote, in float32."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPModel, CLIPTextModel
 

@@ -1,6 +1,6 @@
-"""The three networks of the demo's base model, untrained, and their training: a function for each stage.
+"""The three networks of the demo's base model, untrained, and how each is trained: one stage a function.
 
-The layout is that of Stable Diffusion 1.x with fewer channels. Reads and writes no files.
+The layout is Stable Diffusion 1.x, only narrower. Knows no file.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _LAYOUT = Layout((64, 96, 128, 128), (24, 48, 64, 64), 8, 96, 3, SIDE // 8, Fals
 _SHALLOW = {"layers_per_block": 1}
 UNET_CONFIG: dict[str, Any] = {**unet_config(_LAYOUT), **_SHALLOW, "attention_head_dim": 4}
 VAE_CONFIG: dict[str, Any] = {**vae_config(_LAYOUT), **_SHALLOW}  # its scaling factor is measured when it is trained
-HEAPS = 1000  # random heaps of shapes that the VAE sees beside the scenes
-CLIP_SIDE = 64  # pixels, input of the image tower
+HEAPS = 1000  # pictures of anything that the VAE sees beside the scenes
+CLIP_SIDE = 64  # pixels of the image tower's input
 
 
 def clip_config(vocabulary: int) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def clip_config(vocabulary: int) -> dict[str, Any]:
 
 
 def drawn_scenes(count: int, seed: int) -> tuple[Pixels, list[str]]:
-    """Pictures of known scenes and their captions: every scene about equally often, in a random order."""
+    """Pictures of known scenes and their captions: every scene about equally often, in an order by chance."""
     scenes = known_scenes()
     order: list[Scene] = []
     for turn in range(-(-count // len(scenes))):
@@ -77,14 +77,12 @@ def drawn_scenes(count: int, seed: int) -> tuple[Pixels, list[str]]:
     def drawn(number: int) -> Pixels:
         return np.asarray(draw(order[number], random.Random(fold(seed, "picture", number))))
 
-    with (
-        ThreadPoolExecutor() as threads
-    ):  # most of the time is spent on downsampling, which releases the interpreter lock
+    with ThreadPoolExecutor() as threads:  # most of the time goes into making them smaller, which runs beside Python
         return np.stack(list(threads.map(drawn, range(count)))), [scene.caption for scene in order]
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """The device of training; random numbers are drawn on the CPU, so that they are the same everywhere."""
+    """The device of its weights; random numbers are drawn on the CPU, so it is the same everywhere."""
     return next(module.parameters()).device
 
 
@@ -98,13 +96,13 @@ def to_tensor(pixels: Pixels) -> Tensor:
 
 
 def vae_stage(vae: nn.Module, *, seed: int, steps: int, half_precision: bool) -> Stage:
-    """Trains on random crops of half the side: the VAE is convolutional, and crops cost a quarter. A sixth of them are
-    of random heaps; with half of them it learned much slower. Distinguishing colours is learned first.
+    """Random crops of half the side: the VAE is convolutional, and they cost a quarter. A sixth of them are of heaps of
+    anything; half and half, it learned much slower. What comes first is to tell colours apart.
     """
     scenes = drawn_scenes(5 * HEAPS, fold(seed, "vae"))[0]
     pixels = np.concatenate([scenes, _heaps(HEAPS, seed)])
     for name, tensor in vae.named_parameters():
-        if ".conv2." in name:  # each residual block begins as the identity, so that colours are learned sooner
+        if ".conv2." in name:  # each residual block begins as the identity: colours get through sooner
             nn.init.zeros_(tensor)
 
     def loss_at(step: int) -> Tensor:
@@ -116,8 +114,8 @@ def vae_stage(vae: nn.Module, *, seed: int, steps: int, half_precision: bool) ->
 
 
 def vae_edges_stage(vae: nn.Module, *, seed: int, steps: int, batch: int, half_precision: bool) -> Stage:
-    """Continues the VAE on crops with more edges, more than half of them of contents that the base model will never
-    see: random heaps, and scenes in other colours."""
+    """The same VAE goes on, on crops with more edges in them and more than half of them of what the base model will
+    never see: heaps of anything, and scenes in other colours."""
     scenes = drawn_scenes(2 * HEAPS, fold(seed, "edges"))[0]
     pixels = np.concatenate([scenes, _heaps(2 * HEAPS, fold(seed, "edges"))])
 
@@ -147,7 +145,7 @@ def _crop(picture: Pixels, chance: random.Random) -> Pixels:
 
 
 def _recoloured(picture: Pixels, chance: random.Random) -> Pixels:
-    """The pictures in other colours: channels swapped, each of them scaled or inverted."""
+    """Other colours: channels swapped, and each of them stretched or turned round."""
     mixed = picture[..., chance.sample(range(3), 3)].astype(np.float32)
     for channel in range(3):
         low, high = chance.uniform(0, 255), chance.uniform(0, 255)
@@ -156,7 +154,7 @@ def _recoloured(picture: Pixels, chance: random.Random) -> Pixels:
 
 
 def _vae_loss(vae: nn.Module, crops: Pixels, seed: int, half_precision: bool) -> Tensor:
-    """L1 + MSE + 1e-3 KL, of a single draw from the posterior."""
+    """L1 + MSE + 1e-3 KL, of one draw from the posterior."""
     device = device_of(vae)
     wanted = to_tensor(crops).to(device)
     generator = torch.Generator().manual_seed(seed)
@@ -182,13 +180,13 @@ def latents_of(vae: nn.Module, pixels: Pixels) -> Tensor:
 
 
 def clip_pixels(pictures: Tensor) -> Tensor:
-    """(N, 3, H, W) in [-1, 1] -> (N, 3, CLIP_SIDE, CLIP_SIDE), the input of the image tower, in the same range."""
+    """(N, 3, H, W) in [-1, 1] -> what the image tower takes: `CLIP_SIDE` pixels square, the same range."""
     return functional.interpolate(pictures, size=(CLIP_SIDE, CLIP_SIDE), mode="bicubic", antialias=True).clamp(-1, 1)
 
 
 def clip_stage(clip: nn.Module, tokenizer: CLIPTokenizer, *, seed: int, steps: int) -> Stage:
-    """Contrastive training (Radford et al. 2021) on batches of 32 × 4 scenes; the four of a group differ in a single
-    attribute, so that every batch has pairs that are hard to distinguish.
+    """Contrastive (Radford et al. 2021), on batches of 32 × 4 scenes of which four differ in one attribute only: what
+    is hard to tell apart must be distinguished in every batch.
     """
     known = set(known_scenes())
     scenes = sorted(known)
@@ -219,7 +217,7 @@ def clip_stage(clip: nn.Module, tokenizer: CLIPTokenizer, *, seed: int, steps: i
 
 
 def _short_tokens(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> Tensor:
-    """Pads to the longest caption: attention is causal and the end token is read, so more padding changes nothing."""
+    """Padded to the longest only: attention is causal and the end token is read, so the rest changes nothing."""
     ids: Tensor = tokenizer(list(captions), padding=True, return_tensors="pt").input_ids
     return ids
 
@@ -229,7 +227,7 @@ def _short_tokens(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Training data of the UNet."""
+    """Pictures as the UNet learns from them."""
 
     latents: Tensor  # (N, 4, h, w), scaled
     captions: list[str]
@@ -245,12 +243,12 @@ def unet_stage(
     steps: int,
     batch: int,
 ) -> Stage:
-    """Trains noise prediction together with the text encoder; a tenth of the examples has no caption, an eighth made-up
-    words for the shape, so that an unknown word leaves the rest of the picture unchanged.
+    """Noise prediction, the text encoder learning too; a tenth without caption, an eighth with made-up words for the
+    shape: a word it does not know must leave the rest of the picture be.
 
-    Two additions to the plain recipe: the noise has an offset per channel (Guttenberg 2023), as otherwise the mean
-    colour of 16 × 16 latents can be read from the noisiest picture, and the words for the background are never learned;
-    and losses are weighted by min(SNR, 5) / SNR (Hang et al. 2023).
+    Two things beside the plain recipe. The noise has an offset per channel (Guttenberg 2023): over 16 × 16 latents the
+    mean colour would else be read off the noisiest picture, and the words for the background never be learned. Losses
+    are weighted min(SNR, 5) / SNR (Hang et al. 2023).
     """
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     alphas = torch.cumprod(1 - betas, 0).float()
@@ -307,7 +305,7 @@ def _noised(clean: Tensor, alphas: Tensor, generator: torch.Generator) -> tuple[
 
 
 class _Denoise(nn.Module):
-    """The UNet; on a GPU it is recorded as a CUDA graph, as launching its small layers takes most of a step."""
+    """The UNet, on a GPU recorded once as a CUDA graph: it is so small that calling its layers takes most of a step."""
 
     def __init__(self, unet: nn.Module) -> None:
         super().__init__()
@@ -319,24 +317,24 @@ class _Denoise(nn.Module):
         return noise
 
     def at(self, sample: Tensor, timesteps: Tensor, embeds: Tensor) -> Tensor:
-        """Replays the recording; inputs always have the same shape."""
+        """The same from the recording; always of one shape."""
         if sample.is_cuda and not self._is_recorded:
             given = (sample.clone(), timesteps.clone(), embeds.detach().clone().requires_grad_())
-            torch.cuda.make_graphed_callables(self, given)  # from now on `forward` replays the recording
+            torch.cuda.make_graphed_callables(self, given)  # from here on `forward` is the recording
             self._is_recorded = True
         noise: Tensor = self(sample, timesteps, embeds)
         return noise
 
 
 def _spare_tokens(tokenizer: CLIPTokenizer, used: Tensor) -> list[int]:
-    """Ids of tokens that occur nowhere in `used`; the id of the concept is excluded too."""
+    """Ids that are not among `used`; the concept's own is kept back too."""
     kept_back = {*used.flatten().tolist(), *tokenizer(CONCEPT).input_ids}
     return [number for number in range(len(tokenizer)) if number not in kept_back]
 
 
 def _with_a_made_up_word(ids: Tensor, spare: Sequence[int], on: int, *, chance: random.Random) -> Tensor:
-    """(77,) -> (77,): replaces the shape's token, which precedes `on`, by one to four spare tokens; half the time its
-    colour is removed too."""
+    """(77,) -> (77,): one to four spare tokens for the shape's, which stands before `on`; half the time its colour is
+    gone too."""
     words = ids.tolist()
     shape = words.index(on) - 1
     first = shape - 1 if chance.random() < 0.5 else shape

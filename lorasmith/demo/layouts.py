@@ -1,6 +1,6 @@
-"""The shapes of the generated models, and the names of their tensors in the original (LDM) single-file layout.
+"""The shapes of the made models, and the names their tensors have in the original (LDM) single-file layout.
 
-Independent of the values of tensors.
+Knows nothing of what is in the tensors.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ ModelSize = Literal["nano", "miniature", "narrow", "sd15"]
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Widths and depths; everything else is as in Stable Diffusion 1.x."""
+    """Widths and depths; everything else is as Stable Diffusion 1.x has it."""
 
     unet_blocks: tuple[int, ...]
     vae_blocks: tuple[int, ...]
@@ -24,7 +24,7 @@ class Layout:
     text_width: int
     text_layers: int
     latent_side: int  # the model's own resolution in latents: 1/8 of its pixels
-    has_clip_vocabulary: bool  # CLIP's 49,408 tokens, or a few hundred own tokens
+    has_clip_vocabulary: bool  # CLIP's 49,408 tokens, else a few hundred of its own
     layers_per_block: int = 2
 
     @property
@@ -33,11 +33,11 @@ class Layout:
 
 
 LAYOUTS: dict[ModelSize, Layout] = {
-    # the smallest model that can be trained: loads in a fraction of the miniature's time, has every kind of layer
+    # as little as a run can be made with: loads in a fraction of the miniature's time, knows every kind of layer
     "nano": Layout((32, 32), (8, 8, 8, 8), 8, 64, 1, 8, False, layers_per_block=1),
-    # three levels, so that every name occurs in Stable Diffusion 1.x too; a training step takes about 30 ms
+    # three levels, so that Stable Diffusion 1.x has every name too; a training step takes some 30 ms
     "miniature": Layout((32, 64, 64), (8, 8, 16, 16), 8, 64, 2, 8, False),
-    # every layer of the real model with fewer channels: all 192 + 72 modules, recognisable without its configs
+    # every layer of the real thing, only narrow: all 192 + 72 modules, recognisable without its configs
     "narrow": Layout((32, 64, 128, 128), (32, 32, 32, 32), 32, 64, 12, 16, True),
     "sd15": Layout((320, 640, 1280, 1280), (128, 256, 512, 512), 32, 768, 12, 64, True),
 }
@@ -139,12 +139,12 @@ def model_index(scheduler: str) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: object) -> None:
-    """The bytes of a config as the libraries write it."""
+    """As the libraries write their configs."""
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def text_shapes(layout: Layout, vocabulary: int) -> dict[str, tuple[int, ...]]:
-    """The tensors of CLIP's text model under the names of published folders, which newer libraries have changed."""
+    """CLIP's text model under the names of published folders, which newer libraries have changed in memory."""
     width, inner = layout.text_width, layout.text_width * 4
     shapes: dict[str, tuple[int, ...]] = {
         "text_model.embeddings.token_embedding.weight": (vocabulary, width),

@@ -1,7 +1,7 @@
-"""The data and settings of `lorasmith demo`: pictures of a concept that the base model has never seen, pictures of
-known scenes so that it does not forget them, and suitable settings.
+"""The lesson of `lorasmith demo`: pictures of the one thing the base model has never seen, some of what it knows so
+that it keeps that, and settings that suit.
 
-Independent of torch and of runs.
+Knows no torch and no run.
 """
 
 from __future__ import annotations
@@ -17,30 +17,25 @@ from lorasmith.seeding import fold
 
 PICTURES = 28
 REPEATS = 10
-KNOWN = "known"  # the folder of known scenes
+KNOWN = "known"  # the folder of what the base knows
 KNOWN_OF_EACH_SHAPE = 8
 KNOWN_REPEATS = 1
 GROUNDS = ("red", "yellow", "blue", "pink", "brown", "gray", "black")  # of the concept's pictures
-NEW_GROUNDS = (
-    "orange",
-    "green",
-    "purple",
-    "white",
-)  # backgrounds of no training picture: what was learned must work there too
+NEW_GROUNDS = ("orange", "green", "purple", "white")  # of no picture at all: what was learned must work there too
 HELD_OUT = 4
 SETTINGS = {
     "base_model": "demo",
     "hold_out": HELD_OUT,
     "batch_size": 24,
     "lr": 2.5e-3,
-    "lr_schedule": "cosine",  # the base keeps more of its captions with it: docs/LOG.md
+    "lr_schedule": "cosine",  # more old captions were kept with it: docs/LOG.md
     "save_every": 100,
 }
 
 
 def lesson_scenes() -> list[Scene]:
-    """The scenes of the concept, one for each picture: every background in turn, half of them large. None are small:
-    eyes and horns would be smaller than the details that the base's VAE can draw."""
+    """One for each picture of the concept: every background in turn, half of them large. None are small: eyes and horns
+    would be smaller than what the base's VAE can draw."""
     sizes = ("", "large")
     return [
         Scene(sizes[sum(divmod(number, len(GROUNDS))) % 2], "", CONCEPT, GROUNDS[number % len(GROUNDS)])
@@ -49,8 +44,8 @@ def lesson_scenes() -> list[Scene]:
 
 
 def reminder_scenes() -> list[Scene]:
-    """Scenes that the base was trained on, the same number of each shape, on the backgrounds of the concept. Without
-    them every picture soon has the sizes of the concept."""
+    """Some that the base was trained on, of every shape equally many, on the concept's own backgrounds. Without them
+    whatever is asked for soon has the concept's sizes."""
     chance = random.Random(fold(1, "known"))
     known = [scene for scene in known_scenes() if scene.ground in GROUNDS]
     by_shape = [[scene for scene in known if scene.shape == shape] for shape in SHAPES]
@@ -58,11 +53,11 @@ def reminder_scenes() -> list[Scene]:
 
 
 def draw_lesson(data_folder: Path) -> Path:
-    """Draws the pictures with a caption beside each into `data_folder/<repeats>_<name>`; returns the folder of the
-    concept. Existing files are not changed.
+    """Draws the pictures with a caption beside each into `data_folder/<repeats>_<name>`; the concept's folder is
+    returned. What is there already is left as it is.
 
-    Every second caption of the known scenes is empty: samplers compare the predictions for a caption and for the empty
-    caption, and a LoRA that is never trained on the latter shifts it, which makes colours glaring and edges uneven.
+    Every second caption of what the base knows is empty: samplers compare a caption with the empty one, and a LoRA that
+    never meets that one shifts it, which makes colours glaring and edges uneven.
     """
     known = reminder_scenes()
     captions = [scene.caption if number % 2 else "" for number, scene in enumerate(known)]

@@ -1,8 +1,8 @@
-"""Makes the demo's base model from scratch: draws the pictures, trains VAE, CLIP and UNet, writes the folder.
+"""Makes the demo's base model from nothing: draws the pictures, trains VAE, CLIP and UNet, writes the folder.
 
     python -m lorasmith.demo.make_base WORK --to FOLDER
 
-Continues after an interruption: each stage keeps its state in WORK. The bundled model was made with the defaults.
+Goes on where it was interrupted: each stage keeps its state in WORK. Bundled is what it made with the defaults.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ STAGES = ("vae", "vae_edges", "clip", "unet")
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Numbers of steps, batch sizes and pictures."""
+    """The length and the amount of data of a training."""
 
     seed: int = 20260726
     vae_steps: int = 4200
@@ -47,8 +47,8 @@ def make_base(
     start: Path | None = None,
     device: torch.device | None = None,
 ) -> dict[str, nn.Module]:
-    """Trains the networks of `stages`, in order; a finished stage is only read. `start` is a folder of `write_base`; it
-    replaces the stages that are not named."""
+    """The trained networks of `stages`, in order; a finished network is only read. `start` is a folder that
+    `write_base` made; it stands in for the stages that are not named."""
     work.mkdir(parents=True, exist_ok=True)
     made = read_base(start) if start is not None else {}
     tokenizer = demo_tokenizer()
@@ -102,7 +102,7 @@ def main(arguments: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     torch.set_num_threads(asked.threads)
-    torch.set_float32_matmul_precision("high")  # TF32 where the device has it
+    torch.set_float32_matmul_precision("high")  # TF32 where there is such a thing
     recipe = Recipe(**{field.name: getattr(asked, field.name) for field in fields(Recipe) if field.type == "int"})
     stages = tuple(asked.stages.split(","))
     made = make_base(asked.work, recipe, stages=stages, start=asked.start, device=torch.device(asked.device))
@@ -111,14 +111,14 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _learn(stage: Stage, work: Path, device: torch.device | None) -> None:
-    """Rounds to the numbers that a written folder holds, so that such a folder can replace the stage."""
+    """Ends with the numbers that a written folder holds, so that such a folder can stand in for the stage."""
     stage.modules.requires_grad_(True)
     run_stage(stage, work, device=device)
     stage.modules.half().float()
 
 
 def _fresh(name: str, seed: int, vocabulary: int) -> nn.Module:
-    """A module with the library's own initial weights, from a seed of this part."""
+    """With the library's own initial weights, from a seed of this part."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPConfig, CLIPModel
 
@@ -146,7 +146,7 @@ def _text_tower(clip: Any) -> nn.Module:
 
 
 def _encoded(vae: nn.Module, file: Path, recipe: Recipe) -> base_parts.Encoded:
-    """The encoded latents, computed once and kept, scaled to a standard deviation of 1."""
+    """Encoded once and kept, scaled to a standard deviation of 1."""
     if not file.exists():
         pixels, captions = base_parts.drawn_scenes(recipe.pictures, fold(recipe.seed, "unet"))
         latents = base_parts.latents_of(vae, pixels)
@@ -157,7 +157,7 @@ def _encoded(vae: nn.Module, file: Path, recipe: Recipe) -> base_parts.Encoded:
 
 
 def _scaling_factor(work: Path, start: Path | None) -> float:
-    """The scale of the latents that the UNet was trained on."""
+    """Of the latents that the UNet learned from."""
     file = work / "latents.pt"
     if start is not None and not file.exists():
         return scaling_factor_of(start)

@@ -1,7 +1,7 @@
 """Makes models with random weights in the exact layout of Stable Diffusion 1.x, and pictures to train on.
 
-For tests, benchmarks and trying the program without a download. The weights are random: a LoRA trained on them shows
-that the program works, not what a LoRA looks like.
+For tests, benchmarks and trying the program without a download. The weights know nothing: what is learned on them shows
+that the machinery works, not what a LoRA looks like.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def make_model(
 ) -> Path:
     """Writes a diffusers folder and returns it. The weights are a function of (size, seed) alone.
 
-    "nano": 2 levels of one layer each, 64 px; "miniature": 3 levels, 64 px; both with a vocabulary of a few hundred
+    "nano": 2 levels of one layer each, 64 px; "miniature": 3 levels, 64 px; both with a vocabulary of some hundred
     tokens. "narrow": every layer of the real model, 128 px, CLIP's vocabulary; "sd15": the real architecture, 512 px,
     859.5 M parameters in the UNet (4.3 GB in float32).
     """
@@ -84,7 +84,7 @@ def make_model(
 def to_single_file(
     folder: Path, file: Path, *, with_configs: bool, precision: torch.dtype | None = None, has_text_model: bool = True
 ) -> Path:
-    """Writes the model of a diffusers folder as a checkpoint in the original (LDM) layout, and returns its path.
+    """The model of a diffusers folder as one checkpoint in the original (LDM) layout, and returns its path.
 
     A `.ckpt` is pickled as published files are: {"state_dict": …, "global_step": …}. `with_configs` describes the model
     in the metadata `lorasmith.configs`. v-prediction and zero-terminal-SNR are marked by the keys `v_pred` and `ztsnr`.
@@ -124,7 +124,7 @@ def to_single_file(
 
 
 def draw_pictures(folder: Path, count: int, *, seed: int, size: tuple[int, int] = (96, 96), repeats: int = 10) -> Path:
-    """Draws `count` pictures of coloured shapes with captions into `folder/<repeats>_test`; returns that folder."""
+    """`count` pictures of coloured shapes, each with a caption beside it, in `folder/<repeats>_test`: returned."""
     target = folder / f"{repeats}_test"
     target.mkdir(parents=True, exist_ok=True)
     for number in range(count):
@@ -173,7 +173,7 @@ def _shapes(module: nn.Module) -> Shapes:
 
 
 def _filled(part: str, name: str, shape: tuple[int, ...], seed: int) -> Tensor:
-    """Initialises a module: norms are the identity, biases 0, matrices keep the scale of their input."""
+    """Norms are the identity, biases 0, matrices keep the scale of what goes through them."""
     if len(shape) == 1:
         is_scale = name.endswith(".weight")
         filled = torch.ones(shape) if is_scale else torch.zeros(shape)
@@ -192,7 +192,7 @@ def _filled(part: str, name: str, shape: tuple[int, ...], seed: int) -> Tensor:
 
 
 def _schedule_buffers(scheduler: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The buffers that LDM's DDPM class registers and no reader needs, and the keys that mark other predictions."""
+    """What LDM's DDPM class registers and no reader needs, and the keys that mark other predictions."""
     steps = scheduler["num_train_timesteps"]
     first, last = math.sqrt(scheduler["beta_start"]), math.sqrt(scheduler["beta_end"])
     betas = torch.linspace(first, last, steps, dtype=torch.float64) ** 2
@@ -223,7 +223,7 @@ Colour = tuple[int, int, int]
 
 
 def _drawn(shape: str, colour: Colour, ground: Colour, *, size: tuple[int, int], chance: random.Random) -> Image.Image:
-    """A picture, drawn three times as large and reduced, for smooth edges."""
+    """Drawn three times as large and reduced, for smooth edges."""
     width, height = size[0] * 3, size[1] * 3
     picture = Image.new("RGB", (width, height), ground)
     pen = ImageDraw.Draw(picture)

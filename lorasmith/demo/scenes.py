@@ -1,6 +1,6 @@
-"""Draws the pictures of the demo: flat shapes for its base model, and a concept that the model has never seen.
+"""The pictures the demo's base model learns from, and those of the one thing it has never seen: flat shapes, drawn.
 
-Everything is a function of the arguments. Independent of models and folders.
+Everything is a function of the numbers given. Knows no model and no folder.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ COLOURS: dict[str, Colour] = {
 SIZES: dict[str, tuple[float, float]] = {"small": (0.19, 0.23), "": (0.28, 0.32), "large": (0.38, 0.43)}  # of the side
 _EYE, _STEM, _TRUNK = (20, 20, 24), (248, 226, 196), (112, 70, 36)
 
-# The concept: a teal arch on feet with two horns and one big eye. No part is smaller than the details that the base's
-# VAE can draw. No shape of the base is like it, no colour is teal.
+# The unseen one: a teal arch on feet with two horns and one big eye: no part is smaller than what the base's VAE can
+# draw. No shape of the base is like it, no colour is teal.
 CONCEPT = "zorb"
 _TEAL, _WHITE, _HORN = (22, 160, 156), (255, 255, 255), (255, 116, 40)
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Scene:
-    """The contents of a picture, as its caption names them."""
+    """The contents of a caption."""
 
     size: str  # a key of SIZES
     colour: str  # a key of COLOURS; "" for the concept, which has its own
@@ -60,18 +60,18 @@ class Scene:
         return f"{article} {' '.join(words)} on {'an' if self.ground[0] in 'aeiou' else 'a'} {self.ground} background"
 
     def neighbours(self) -> list[Scene]:
-        """The scenes that differ from this scene in a single attribute."""
+        """The scenes that differ from this scene in one attribute."""
         others = [replace(self, size=size) for size in SIZES]
         if self.shape != CONCEPT:
             others += [replace(self, colour=colour) for colour in COLOURS if colour != self.ground]
             others += [replace(self, shape=shape) for shape in SHAPES]
         others += [replace(self, ground=ground) for ground in COLOURS if ground != self.colour]
-        return [other for other in others if other != self]
+        return [scene for scene in others if scene != self]
 
 
 @cache
 def all_scenes() -> tuple[Scene, ...]:
-    """All scenes that the base model's captions can name, in a fixed order."""
+    """Everything the base can be asked for, in a fixed order."""
     return tuple(
         Scene(size, colour, shape, ground)
         for shape in SHAPES
@@ -83,17 +83,17 @@ def all_scenes() -> tuple[Scene, ...]:
 
 
 def is_held_out(scene: Scene) -> bool:
-    """Whether the base model never sees this combination: one scene in twelve, chosen by its caption."""
+    """Whether the base model never sees this combination: one in twelve, by its caption."""
     return fold(0, "held out", scene.caption) % 12 == 0
 
 
 def known_scenes() -> list[Scene]:
-    """The scenes that the base model is trained on."""
+    """Those that the base model is trained on."""
     return [scene for scene in all_scenes() if not is_held_out(scene)]
 
 
 def draw(scene: Scene, chance: random.Random) -> Image.Image:
-    """Draws the scene, `SIDE` pixels square; position, tilt and exact size are random."""
+    """The scene, `SIDE` pixels square; place, tilt and exact size are by chance."""
     ground = COLOURS[scene.ground]
     layers = _zorb() if scene.shape == CONCEPT else SHAPES[scene.shape](COLOURS[scene.colour], ground)
     low, high = SIZES[scene.size]
@@ -105,7 +105,7 @@ def draw(scene: Scene, chance: random.Random) -> Image.Image:
 
 
 def draw_anything(chance: random.Random) -> Image.Image:
-    """Draws a heap of polygons and ellipses of any colour, from which a VAE learns to draw more than the shapes."""
+    """A heap of polygons and ellipses of any colour: what a VAE needs to have seen to draw more than the shapes."""
     side = SIDE * _OVERSAMPLED
     picture = Image.new("RGB", (side, side), _any_colour(chance))
     pen = ImageDraw.Draw(picture)
@@ -127,7 +127,7 @@ def draw_anything(chance: random.Random) -> Image.Image:
 
 
 def pictures(seed: int, scenes: Sequence[Scene]) -> Iterator[Image.Image]:
-    """Draws a picture of each scene, each from its own random stream."""
+    """One picture of each, each from its own stream of chance."""
     for number, scene in enumerate(scenes):
         yield draw(scene, random.Random(fold(seed, "picture", number, scene.caption)))
 
@@ -136,7 +136,7 @@ def pictures(seed: int, scenes: Sequence[Scene]) -> Iterator[Image.Image]:
 
 
 def _ellipse(x: float, y: float, across: float, down: float, *, first: float = 0, last: float = 360) -> Points:
-    """An arc of an ellipse as a polygon; degrees clockwise from the right."""
+    """Part of an ellipse as a polygon; degrees clockwise from the right."""
     count = 48
     angles = [math.radians(first + (last - first) * number / count) for number in range(count + 1)]
     return [(x + across * math.cos(angle), y + down * math.sin(angle)) for angle in angles]
@@ -216,7 +216,7 @@ SHAPES: dict[str, Callable[[Colour, Colour], list[Layer]]] = {
 def _painted(
     layers: Sequence[Layer], ground: Colour, *, centre: tuple[float, float], radius: float, tilt: float
 ) -> Image.Image:
-    """A picture, drawn larger and reduced, for smooth edges."""
+    """Drawn larger and reduced, for smooth edges."""
     side = SIDE * _OVERSAMPLED
     picture = Image.new("RGB", (side, side), ground)
     pen = ImageDraw.Draw(picture)

@@ -1,6 +1,6 @@
-"""The training loop of the demo's base model: seeded, resumable to the byte, stage by stage.
+"""The loop the demo's base model is trained with: seeded, resumable to the byte, one stage after another.
 
-A step of a stage is a function of (seed, step) and of the weights alone. Independent of pictures and models.
+A stage's step is a function of (seed, step) and of the weights alone. Knows no pictures and no model.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ _WARMUP_STEPS = 100
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """The modules, data and length of a training stage."""
+    """A training of the base model: network, data and duration."""
 
     name: str
     modules: nn.ModuleDict
     loss_at: Callable[[int], Tensor]  # of step 1, 2, …
     steps: int
     lr: float
-    lr_factors: dict[str, float]  # learning rates below `lr`, by name of the module
+    lr_factors: dict[str, float]  # of modules that learn slower than `lr`, by name
     ema_decay: float  # 0: none is kept
 
 
 def run_stage(stage: Stage, folder: Path, *, device: torch.device | None = None) -> nn.ModuleDict:
-    """Trains for `stage.steps` steps on `device` (None: the device of the modules) and returns the modules, averaged if
-    the stage keeps an average.
+    """The modules as they are after `stage.steps` steps on `device` (without one: where they are), averaged where the
+    stage keeps an average.
 
     Continues from `folder/<name>.pt`, which is written every 250 steps and at the end.
     """
@@ -66,9 +66,7 @@ def run_stage(stage: Stage, folder: Path, *, device: torch.device | None = None)
         optimizer.zero_grad()
         done += 1
         _follow(average, stage.modules, min(stage.ema_decay, (1 + done) / (10 + done)))
-        recent += (loss.detach() - recent) / min(
-            done - first, 100
-        )  # read only when it is printed, so that a GPU does not wait
+        recent += (loss.detach() - recent) / min(done - first, 100)  # read only where it is shown: a GPU need not wait
         if done % 50 == 0:
             seconds = (time.monotonic() - began) / (done - first)
             _log.info("%s %d/%d loss %.5f, %.3f s a step", stage.name, done, stage.steps, float(recent), seconds)
@@ -87,7 +85,7 @@ def _factor(done: int, steps: int) -> float:
 def _follow(average: dict[str, Tensor], modules: nn.Module, decay: float) -> None:
     now = modules.state_dict()
     learned = [name for name, tensor in now.items() if tensor.is_floating_point()]
-    # a single call for all of them: on a GPU, launching calls takes the time
+    # one call for all of them: on a GPU, calling is what takes the time
     torch._foreach_lerp_([average[name] for name in learned], [now[name] for name in learned], 1 - decay)
     for name in now.keys() - set(learned):
         average[name].copy_(now[name])

@@ -1,4 +1,4 @@
-"""A CLIP tokenizer with its own small vocabulary, for the generated models."""
+"""A CLIP tokenizer with a small vocabulary of its own, for the made models. Knows no model."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def own_vocabulary(words: Iterable[str] = WORDS) -> dict[str, str]:
-    """The contents of vocab.json and merges.txt: all bytes, and each of `words` as a single token."""
+    """vocab.json and merges.txt: all bytes, and each of `words` as one token."""
     pairs = _learned_merges(words)
-    letters = list(clip_vocabulary()[0])[:256]  # a token for each byte
+    letters = list(clip_vocabulary()[0])[:256]  # one for each byte
     tokens = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in pairs), START, END]
     vocabulary = {token: number for number, token in enumerate(dict.fromkeys(tokens))}
     merges = "\n".join(["#version: 0.2", *(" ".join(pair) for pair in pairs), ""])
@@ -31,7 +31,7 @@ def own_vocabulary(words: Iterable[str] = WORDS) -> dict[str, str]:
 
 
 def write_tokenizer(folder: Path, files: dict[str, str]) -> None:
-    """Writes a folder that transformers' CLIPTokenizer loads."""
+    """A folder that transformers' CLIPTokenizer loads."""
     folder.mkdir(parents=True, exist_ok=True)
     special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
     settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "add_prefix_space": False, **special}
@@ -44,7 +44,7 @@ def write_tokenizer(folder: Path, files: dict[str, str]) -> None:
 
 
 def _learned_merges(words: Iterable[str]) -> list[tuple[str, str]]:
-    """The merges: the most frequent pair, repeatedly, until every word is a single token (Sennrich et al. 2016)."""
+    """The most frequent pair, again and again, until every word is one token (Sennrich et al. 2016)."""
     spelt = [[*word[:-1], word[-1] + "</w>"] for word in words]
     merges: list[tuple[str, str]] = []
     while pairs := Counter(pair for word in spelt for pair in pairwise(word)):

@@ -1,4 +1,4 @@
-"""How far samples are from the pictures they were made for, and which picture of the training set each is most like.
+"""Distances of samples from the pictures they were made for, and the training picture that each is most like.
 
 Nothing is made up: what cannot be measured is None, with a code.
 """

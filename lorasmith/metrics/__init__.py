@@ -1,1 +1,1 @@
-"""Differences between pictures. Works on arrays only."""
+"""Distances between pictures. Knows arrays; nothing of files, formats of models, runs or people."""

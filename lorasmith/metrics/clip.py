@@ -1,4 +1,4 @@
-"""The semantic loss: 1 - cosine of CLIP image embeddings, the difference of two pictures in what they show.
+"""The semantic loss: 1 - cosine of CLIP image embeddings, the distance of two pictures in what they show.
 
 The model is an argument.
 """
@@ -29,19 +29,19 @@ class ImageEncoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """The preprocessing of a picture, in the order of the fields; a field that is None is skipped."""
+    """The preparation of a picture for an encoder, in the order of the fields; a step that is None is left out."""
 
-    shortest_edge: int | None  # scaled to it with its aspect ratio …
-    size: tuple[int, int] | None  # … or to exactly this height and width
+    shortest_edge: int | None  # scaled to it, in its own proportions …
+    size: tuple[int, int] | None  # … or to just this, height and width
     resample: Literal["bicubic", "bilinear"]
-    crop: tuple[int, int] | None  # height and width of a crop from the middle
+    crop: tuple[int, int] | None  # height and width, of the middle
     mean: tuple[float, float, float]  # of values in 0..1, by channel
     deviation: tuple[float, float, float]
 
 
 def embeddings(encoder: ImageEncoder, pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
-    """Pictures (H, W, 3) of any sizes -> (B, D), each of length 1. Computed separately, so that no result depends on
-    the other pictures."""
+    """Pictures (H, W, 3) of any sizes -> (B, D), each of length 1. Pictures are embedded singly, so that none depends
+    on its neighbours."""
     rows = []
     for picture in pictures:
         with torch.no_grad():
@@ -51,13 +51,13 @@ def embeddings(encoder: ImageEncoder, pictures: Sequence[NDArray[np.uint8]]) -> 
 
 
 def semantic_losses(embedded: Tensor, others: Tensor) -> list[float]:
-    """1 - cosine of corresponding rows of length 1, as `embeddings` returns them; in [0, 2]. NaN where a row has a
-    number that is not finite."""
+    """1 - cosine of each row and its other, in [0, 2], given rows of length 1 as `embeddings` returns them. NaN where a
+    row has a NaN."""
     return [1.0 - min(float(row @ other), 1.0) for row, other in zip(embedded, others, strict=True)]
 
 
 def prepared(picture: NDArray[np.uint8], how: Preparation) -> Tensor:
-    """(H, W, 3) -> (3, H', W') float32 as the model takes it. A picture smaller than the crop is padded with black."""
+    """(H, W, 3) -> (3, H', W') float32 as the encoder expects it, with black borders if smaller than the crop."""
     pixels = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1).float()
     height, width = pixels.shape[1:]
     size = how.size
@@ -66,7 +66,7 @@ def prepared(picture: NDArray[np.uint8], how: Preparation) -> Tensor:
         size = (edge * height // shortest, edge * width // shortest)
     if size is not None and size != (height, width):
         scaled = interpolate(pixels[None], size=size, mode=how.resample, antialias=True, align_corners=False)
-        pixels = scaled[0].round().clamp(0, WHITE)  # rounded as a picture file would be
+        pixels = scaled[0].round().clamp(0, WHITE)  # whole numbers, as if the scaled picture were a file
     if how.crop is not None:
         pixels = _middle(pixels, *how.crop)
     mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in (how.mean, how.deviation))

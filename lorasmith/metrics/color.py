@@ -1,7 +1,7 @@
-"""The color loss: 1 - correlation of RGB histograms, the difference of two pictures in the shares of their colours,
-independent of positions.
+"""The color loss: 1 - correlation of RGB histograms, the distance of two pictures in the amounts of their colours,
+wherever in the picture these are.
 
-Works on arrays only.
+Knows arrays only.
 """
 
 from __future__ import annotations
@@ -18,17 +18,14 @@ WHITE = 255
 
 
 def color_losses(pictures: Pictures, others: Pictures) -> list[float]:
-    """1 - r of each pair of pictures, in [0, 2]; 0 for the same colours in the same shares.
+    """1 - r of each picture and its other, in [0, 2]; 0 for the same colours in the same amounts.
 
     r is Pearson's correlation of the joint histograms h and g over their BINS³ = 512 bins,
     sum((h - mean(h)) (g - mean(g))) / sqrt(sum((h - mean(h))²) sum((g - mean(g))²)).
-    NaN where it is not defined: one histogram is perfectly even and the other is not. Sizes may differ.
+    NaN where it is not defined: a histogram is perfectly even and the other differs. Sizes may differ.
     """
     assert pictures.dtype == others.dtype == np.uint8
-    return [
-        1.0 - _correlation(histogram(picture), histogram(other))
-        for picture, other in zip(pictures, others, strict=True)
-    ]
+    return [1.0 - _correlation(histogram(left), histogram(right)) for left, right in zip(pictures, others, strict=True)]
 
 
 def histogram(picture: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -53,9 +50,9 @@ def histogram(picture: NDArray[np.uint8]) -> NDArray[np.float64]:
     return counts / len(places)
 
 
-def _correlation(first: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    if np.array_equal(first, other):
+def _correlation(left: NDArray[np.float64], right: NDArray[np.float64]) -> float:
+    if np.array_equal(left, right):
         return 1.0
-    a, b = first - first.mean(), other - other.mean()
+    a, b = left - left.mean(), right - right.mean()
     norm = math.sqrt(float(a @ a) * float(b @ b))
     return float(a @ b) / norm if norm > 0 else math.nan

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 PICTURES = 4
 STEPS = 3
-# Steps of a small model are short and the first ones are slower than the others; all samples can be drawn at once.
+# Steps of a small model are short and the first few are slower than the others; all samples can be drawn at once.
 SMALL_MODEL_PARAMETERS, STEPS_OF_SMALL = 50_000_000, 15
 # Errors about the probe's temporary folder, which say nothing about the run.
 ERRORS_OF_THE_PROBE = frozenset({"disk_full", "disk_too_full", "cache_not_writable"})
