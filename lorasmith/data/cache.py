@@ -47,7 +47,7 @@ class CacheKeys:
         return bool(self.text_encoders)
 
     def latents_key(self, example: Example) -> str:
-        """Of the picture's bytes, the geometry of its cut, and the VAE's weights; not of its name or caption."""
+        """A hash of the picture's bytes, the geometry of its cut, and the VAE's weights; not of its name or caption."""
         return self._key(
             image=example.image_sha256,
             resized=example.resized,
@@ -57,7 +57,7 @@ class CacheKeys:
         )
 
     def text_key(self, caption: str) -> str:
-        """Of the caption, the weights of the text encoders, and the settings by which they read it."""
+        """A hash of the caption, the weights of the text encoders, and the settings by which they read it."""
         return self._key(caption=caption, encoders=dict(self.text_encoders), **self.text_settings)
 
     def _key(self, **parts: object) -> str:
@@ -82,8 +82,8 @@ class EncoderCache:
     def load(self, kind: str, key: str) -> Tensors | None:
         """The tensors, checked against their SHA-256; None where nothing is stored under the key.
 
-        A damaged file, or a folder in its place, is renamed to `….damaged`, replacing an earlier one, and counts as
-        missing.
+        A damaged file, or a folder in its place, is renamed to `….damaged`, replacing an earlier file of that name,
+        and counts as missing.
         """
         path = self.path(kind, key)
         try:

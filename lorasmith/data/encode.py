@@ -21,7 +21,7 @@ from lorasmith.errors import NonFiniteError
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """What the cache lacks, in the order of the examples: an example for each missing picture, and captions."""
+    """Pictures (an example for each) and captions that the cache lacks, in the order of the examples."""
 
     pictures: tuple[Example, ...]
     captions: tuple[str, ...]
@@ -32,7 +32,7 @@ class Missing:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """What the encoders made of pictures and captions, in memory; equal pictures and captions share their tensors."""
+    """Encoded pictures and captions, in memory; equal pictures and captions share their tensors."""
 
     keys: CacheKeys
     text_dtype: torch.dtype  # of captions in memory: the denoiser's, which converts them to it anyway

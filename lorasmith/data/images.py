@@ -167,7 +167,7 @@ def _formats() -> tuple[str, ...]:
 def _checked_size(path: Path, image: Image.Image) -> Size:
     """The size as seen, from the header, before anything of that size is allocated."""
     width, height = image.size
-    if isinstance(image, TiffImageFile):  # newer versions of Pillow have turned it by now, older ones have not
+    if isinstance(image, TiffImageFile):  # newer versions of Pillow have turned it by now, older versions have not
         width, height = int(image.tag_v2[256]), int(image.tag_v2[257])
     most = MAX_PIXELS_OF.get(image.format or "", MAX_PIXELS)
     if width * height > most:

@@ -55,8 +55,8 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class CachedExample:
-    """The inputs of an example: what the frozen encoders made of it, tokens for the trained ones, and whatever else its
-    family derives from it."""
+    """The inputs of an example: what the frozen encoders made of it, tokens for the trained encoders, and whatever else
+    its family derives from it."""
 
     inputs: Inputs  # without a batch dimension; equal pictures and equal captions share their tensors
 

@@ -1,6 +1,6 @@
-"""How far samples are from the pictures they were made for, and which picture of the training set each is most like.
+"""Measures the distance of samples from their originals, and finds the most similar training picture of each.
 
-Nothing is made up: what cannot be measured is None, with a code.
+A measure that cannot be taken is None, with a code.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The protocol of a model family: the questions that the engine asks of it.
 
-A family never drives: there is a single training loop, and nobody subclasses it.
+A family never drives: there is a single training loop, which has no subclasses.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Models = Mapping[str, nn.Module]
 
 @dataclass(frozen=True, slots=True)
 class FamilyTraits:
-    """Facts of a family that do not depend on the weights at hand."""
+    """Facts of a family that do not depend on the weights."""
 
     name: str  # a key of FAMILIES
     text_encoders: tuple[str, ...]  # the components that hold text encoders, in order
@@ -76,10 +76,10 @@ class ModelFamily(Protocol):
         """(3, H, W) in [-1, 1] -> "latents" (C, h, w): the posterior's mean, scaled as the denoiser expects it."""
 
     def encode_caption(self, encoders: Models, caption: str) -> dict[str, Tensor]:
-        """What those text encoders that are among `encoders` make of a caption."""
+        """The output for a caption of those text encoders that are among `encoders`."""
 
     def tokenize(self, caption: str) -> dict[str, Tensor]:
-        """What `conditioning` needs of a caption for the text encoders that are trained; reads no weights."""
+        """The tokens of a caption that `conditioning` needs for trained text encoders; reads no weights."""
 
     def first_unseen_tag(self, caption: str) -> str:
         """The first tag (the text between commas) that the text encoders do not see whole; "" where they see all."""
@@ -97,11 +97,11 @@ class ModelFamily(Protocol):
     # -- the step ----------------------------------------------------------------------------------
 
     def conditioning(self, models: Models, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What `predict` needs besides the latents: encodes the tokens of the text encoders that are among `models`,
-        with gradient, and passes on what was encoded before."""
+        """The conditions that `predict` takes: encodes the tokens for the text encoders that are among `models`, with
+        gradient, and passes on the embeddings of the others."""
 
     def noise_process(self) -> NoiseProcess:
-        """How the weights were trained to remove noise, on the CPU."""
+        """The process by which the weights were trained to remove noise, on the CPU."""
 
     def predict(
         self,

@@ -149,7 +149,7 @@ def find_checkpoints(start: Path, environment: Mapping[str, str]) -> list[Path]:
 
 
 def _folders(folder: Path) -> list[Path]:
-    """The folders inside, but hidden ones; none where it cannot be read."""
+    """The folders inside that are not hidden; none where it cannot be read."""
     try:
         with os.scandir(folder) as entries:
             names = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
