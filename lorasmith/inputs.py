@@ -134,7 +134,7 @@ def order_of(config: RunConfig, trained: tuple[Example, ...]) -> Order:
 
 
 def steps_of_epochs(config: RunConfig, found: Scan, epochs: int) -> int:
-    """The number of steps for `epochs` passes over the pictures; the last step may begin the next pass."""
+    """Steps for `epochs` passes over the pictures; the last step may begin the next pass."""
     trained, _ = split_examples(config, found)
     return -(-epochs * order_of(config, trained).batches_per_epoch // config.training.accumulation_steps)
 

@@ -1,4 +1,4 @@
-"""What a kind of adapter is: LoRA, LoHa and the like are formulas for the change of one layer.
+"""The protocol of a kind of adapter: LoRA, LoHa and the like are formulas for the change of a layer.
 
 `FlatAdapter` attaches a kind to all layers of a model and keeps its numbers.
 """
@@ -17,7 +17,7 @@ from lorasmith.targets import LayerSpec
 
 @dataclass(frozen=True, slots=True)
 class LayerSettings:
-    """How the change of one layer is made; layers of one adapter may differ."""
+    """The settings of the change of a layer; layers of an adapter may differ."""
 
     rank: int
     alpha: float

@@ -33,7 +33,7 @@ class _Place(NamedTuple):
 
     @property
     def matrix(self) -> tuple[int, ...]:
-        """The shape in training: all dimensions after the first are flattened, as optimizers look at matrices."""
+        """The shape in training: all dimensions after the first are flattened, as optimizers expect matrices."""
         return (self.shape[0], math.prod(self.shape[1:])) if len(self.shape) > 2 else self.shape
 
 

@@ -26,8 +26,8 @@ class Lora:
     network_args: Mapping[str, str] = {}
 
     def shapes(self, layer: LayerSpec, settings: LayerSettings) -> dict[str, tuple[int, ...]]:
-        ones = (1,) * len(layer.kernel)
-        return {DOWN: (settings.rank, layer.inputs, *layer.kernel), UP: (layer.outputs, settings.rank, *ones)}
+        pointwise = (1,) * len(layer.kernel)
+        return {DOWN: (settings.rank, layer.inputs, *layer.kernel), UP: (layer.outputs, settings.rank, *pointwise)}
 
     def layer_of(self, shapes: Mapping[str, tuple[int, ...]], kernel: tuple[int, ...]) -> tuple[LayerSpec, int]:
         return LayerSpec(shapes[UP][0], shapes[DOWN][1], kernel), shapes[DOWN][0]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def add_low_rank(y: Tensor, x: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
-    """y + scale * up(down(x)), without a tensor of y's size for the second part alone.
+    """Returns y + scale * up(down(x)), without a tensor of y's size for the second part alone.
 
     Args:
         y: (..., out), or (B, out, h, w): four dimensions are those of a picture.

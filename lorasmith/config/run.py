@@ -84,7 +84,7 @@ class RunConfig(Section):
     def identity_values(self) -> dict[str, Any]:
         """The settings whose effect is `identity`, by option name."""
         found: dict[str, Any] = {}
-        for section, model in _parts(type(self)):
+        for section, model in sections(type(self)):
             part = getattr(self, section) if section else self
             for field_name, _, facts in declared(model):
                 if facts.effect == "identity" and facts.name and not facts.identified_by:
@@ -119,15 +119,16 @@ class RunConfig(Section):
 @cache
 def options() -> Mapping[str, Option]:
     """Every option of `train` that is a setting, by its TOML key: those of a start first."""
-    own = [item for section, model in _parts(RunConfig) for item in options_of(section, model)]
+    own = [item for section, model in sections() for item in options_of(section, model)]
     return MappingProxyType({item.key: item for item in [*options_of("request", Request), *own]})
 
 
-def _parts(config: type[RunConfig]) -> list[tuple[str, type[Section]]]:
+def sections(config: type[RunConfig] | None = None) -> list[tuple[str, type[Section]]]:
     """The sections of a run's config by name, and the config's own fields as section ""."""
+    config = config or RunConfig
     kinds = {name: field.annotation for name, field in config.model_fields.items()}
-    sections = [(name, kind) for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Section)]
-    return [*sections, ("", config)]
+    found = [(name, kind) for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Section)]
+    return [*found, ("", config)]
 
 
 M = TypeVar("M", bound=BaseModel)

@@ -82,8 +82,8 @@ class EncoderCache:
     def load(self, kind: str, key: str) -> Tensors | None:
         """The tensors, checked against their SHA-256; None where nothing is stored under the key.
 
-        A damaged file, or a folder in its place, is renamed to `….damaged`, replacing an earlier file of that name,
-        and counts as missing.
+        A damaged file, or a folder in its place, is renamed to `….damaged`, replacing any earlier file, and counts as
+        missing.
         """
         path = self.path(kind, key)
         try:

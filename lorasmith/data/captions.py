@@ -24,7 +24,7 @@ _BYTE_ORDER_MARKS = (
 
 @dataclass(frozen=True, slots=True)
 class CaptionText:
-    """The content of a caption file."""
+    """The contents of a caption file."""
 
     caption: str
     has_more_lines: bool  # that are not blank, and not used

@@ -21,7 +21,7 @@ from lorasmith.errors import NonFiniteError
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """Pictures (an example for each) and captions that the cache lacks, in the order of the examples."""
+    """Entries that the cache lacks, in the order of the examples: an example for each missing picture, and captions."""
 
     pictures: tuple[Example, ...]
     captions: tuple[str, ...]

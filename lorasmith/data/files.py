@@ -1,4 +1,4 @@
-"""Reads a file of the dataset folder, whatever it is: never blocks and never fills the memory.
+"""Reads any file of the dataset folder, whatever it is: never blocks and never fills the memory.
 
 Knows nothing of pictures and captions.
 """

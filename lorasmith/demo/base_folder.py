@@ -58,7 +58,7 @@ def write_base(folder: Path, parts: Mapping[str, nn.Module], *, scaling_factor: 
 
 
 def read_base(folder: Path) -> dict[str, nn.Module]:
-    """What `write_base` wrote, in float32."""
+    """Reads the modules that `write_base` wrote, in float32."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPModel, CLIPTextModel
 
@@ -71,7 +71,7 @@ def read_base(folder: Path) -> dict[str, nn.Module]:
 
 
 def scaling_factor_of(folder: Path) -> float:
-    """Of the VAE that `write_base` wrote."""
+    """The scaling factor of the VAE that `write_base` wrote."""
     return float(json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))["scaling_factor"])
 
 

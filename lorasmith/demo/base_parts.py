@@ -32,7 +32,7 @@ _SHALLOW = {"layers_per_block": 1}
 UNET_CONFIG: dict[str, Any] = {**unet_config(_LAYOUT), **_SHALLOW, "attention_head_dim": 4}
 VAE_CONFIG: dict[str, Any] = {**vae_config(_LAYOUT), **_SHALLOW}  # its scaling factor is measured when it is trained
 HEAPS = 1000  # pictures of anything that the VAE sees beside the scenes
-CLIP_SIDE = 64  # pixels the image tower looks at
+CLIP_SIDE = 64  # pixels of the image tower's input
 
 
 def clip_config(vocabulary: int) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def drawn_scenes(count: int, seed: int) -> tuple[Pixels, list[str]]:
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Where it learns; what is drawn by chance is drawn on the CPU, so it is the same everywhere."""
+    """The device of its weights; random numbers are drawn on the CPU, so it is the same everywhere."""
     return next(module.parameters()).device
 
 
@@ -186,16 +186,16 @@ def clip_pixels(pictures: Tensor) -> Tensor:
 
 def clip_stage(clip: nn.Module, tokenizer: CLIPTokenizer, *, seed: int, steps: int) -> Stage:
     """Contrastive (Radford et al. 2021), on batches of 32 × 4 scenes of which four differ in one attribute only: what
-    is hard to tell apart must be told apart in every batch.
+    is hard to tell apart must be distinguished in every batch.
     """
     known = set(known_scenes())
     scenes = sorted(known)
     shown: dict[Scene, list[Tensor]] = {}
     for number, scene in enumerate(scenes):
         some = [draw(scene, random.Random(fold(seed, "clip", number, turn))) for turn in range(3)]
-        small = clip_pixels(to_tensor(np.stack([np.asarray(one) for one in some])))
+        small = clip_pixels(to_tensor(np.stack([np.asarray(picture) for picture in some])))
         shown[scene] = list((small * 127.5 + 127.5).round().to(torch.uint8))
-    near = {scene: [one for one in scene.neighbours() if one in known] for scene in scenes}
+    near = {scene: [neighbour for neighbour in scene.neighbours() if neighbour in known] for scene in scenes}
     tokens = dict(zip(scenes, _short_tokens(tokenizer, [scene.caption for scene in scenes]), strict=True))
 
     def loss_at(step: int) -> Tensor:
@@ -327,7 +327,7 @@ class _Denoise(nn.Module):
 
 
 def _spare_tokens(tokenizer: CLIPTokenizer, used: Tensor) -> list[int]:
-    """Ids that stand in none of the `used` ones; the concept's own is kept back too."""
+    """Ids that are not among `used`; the concept's own is kept back too."""
     kept_back = {*used.flatten().tolist(), *tokenizer(CONCEPT).input_ids}
     return [number for number in range(len(tokenizer)) if number not in kept_back]
 

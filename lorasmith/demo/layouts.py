@@ -35,7 +35,7 @@ class Layout:
 LAYOUTS: dict[ModelSize, Layout] = {
     # as little as a run can be made with: loads in a fraction of the miniature's time, knows every kind of layer
     "nano": Layout((32, 32), (8, 8, 8, 8), 8, 64, 1, 8, False, layers_per_block=1),
-    # three levels, so that every name is one that Stable Diffusion 1.x has too; a training step takes some 30 ms
+    # three levels, so that Stable Diffusion 1.x has every name too; a training step takes some 30 ms
     "miniature": Layout((32, 64, 64), (8, 8, 16, 16), 8, 64, 2, 8, False),
     # every layer of the real thing, only narrow: all 192 + 72 modules, recognisable without its configs
     "narrow": Layout((32, 64, 128, 128), (32, 32, 32, 32), 32, 64, 12, 16, True),

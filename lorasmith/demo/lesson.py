@@ -1,4 +1,4 @@
-"""What `lorasmith demo` trains on: pictures of the one thing the base model has never seen, some of what it knows so
+"""The lesson of `lorasmith demo`: pictures of the one thing the base model has never seen, some of what it knows so
 that it keeps that, and settings that suit.
 
 Knows no torch and no run.

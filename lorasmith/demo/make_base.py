@@ -26,7 +26,7 @@ STAGES = ("vae", "vae_edges", "clip", "unet")
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How long, and on how much."""
+    """The length and the amount of data of a training."""
 
     seed: int = 20260726
     vae_steps: int = 4200
@@ -47,7 +47,7 @@ def make_base(
     start: Path | None = None,
     device: torch.device | None = None,
 ) -> dict[str, nn.Module]:
-    """The trained networks of `stages`, in order; each one that is finished is only read. `start` is a folder that
+    """The trained networks of `stages`, in order; a finished network is only read. `start` is a folder that
     `write_base` made; it stands in for the stages that are not named."""
     work.mkdir(parents=True, exist_ok=True)
     made = read_base(start) if start is not None else {}

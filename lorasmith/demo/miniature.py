@@ -86,7 +86,7 @@ def to_single_file(
 ) -> Path:
     """The model of a diffusers folder as one checkpoint in the original (LDM) layout, and returns its path.
 
-    A `.ckpt` is pickled as published ones are: {"state_dict": …, "global_step": …}. `with_configs` describes the model
+    A `.ckpt` is pickled as published files are: {"state_dict": …, "global_step": …}. `with_configs` describes the model
     in the metadata `lorasmith.configs`. v-prediction and zero-terminal-SNR are marked by the keys `v_pred` and `ztsnr`.
     `has_text_model=False` leaves `text_model.` out of the text encoder's names, as old files do.
     """

@@ -46,7 +46,7 @@ _TEAL, _WHITE, _HORN = (22, 160, 156), (255, 255, 255), (255, 116, 40)
 
 @dataclass(frozen=True, slots=True, order=True)
 class Scene:
-    """What a caption says."""
+    """The contents of a caption."""
 
     size: str  # a key of SIZES
     colour: str  # a key of COLOURS; "" for the concept, which has its own
@@ -55,18 +55,18 @@ class Scene:
 
     @property
     def caption(self) -> str:
-        words = [one for one in (self.size, self.colour, self.shape) if one]
+        words = [word for word in (self.size, self.colour, self.shape) if word]
         article = "an" if words[0][0] in "aeiou" else "a"
         return f"{article} {' '.join(words)} on {'an' if self.ground[0] in 'aeiou' else 'a'} {self.ground} background"
 
     def neighbours(self) -> list[Scene]:
-        """The scenes that differ from this one in one attribute."""
+        """The scenes that differ from this scene in one attribute."""
         others = [replace(self, size=size) for size in SIZES]
         if self.shape != CONCEPT:
             others += [replace(self, colour=colour) for colour in COLOURS if colour != self.ground]
             others += [replace(self, shape=shape) for shape in SHAPES]
         others += [replace(self, ground=ground) for ground in COLOURS if ground != self.colour]
-        return [one for one in others if one != self]
+        return [scene for scene in others if scene != self]
 
 
 @cache

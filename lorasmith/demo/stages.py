@@ -23,7 +23,7 @@ _WARMUP_STEPS = 100
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What is trained, on what, for how long."""
+    """A training of the base model: network, data and duration."""
 
     name: str
     modules: nn.ModuleDict
@@ -38,7 +38,7 @@ def run_stage(stage: Stage, folder: Path, *, device: torch.device | None = None)
     """The modules as they are after `stage.steps` steps on `device` (without one: where they are), averaged where the
     stage keeps an average.
 
-    Goes on from `folder/<name>.pt`, which is written every 250 steps and at the end.
+    Continues from `folder/<name>.pt`, which is written every 250 steps and at the end.
     """
     stage.modules.to(device)
     groups = [
@@ -66,7 +66,7 @@ def run_stage(stage: Stage, folder: Path, *, device: torch.device | None = None)
         optimizer.zero_grad()
         done += 1
         _follow(average, stage.modules, min(stage.ema_decay, (1 + done) / (10 + done)))
-        recent += (loss.detach() - recent) / min(done - first, 100)  # read only where it is said: a GPU need not wait
+        recent += (loss.detach() - recent) / min(done - first, 100)  # read only where it is shown: a GPU need not wait
         if done % 50 == 0:
             seconds = (time.monotonic() - began) / (done - first)
             _log.info("%s %d/%d loss %.5f, %.3f s a step", stage.name, done, stage.steps, float(recent), seconds)

@@ -38,7 +38,7 @@ class Draw:
 
 @dataclass(frozen=True, slots=True)
 class NoiseOptions:
-    """How the noise of training differs from standard normal numbers. An option that changes it is a field of this."""
+    """Options that change the noise of training from plain standard normal numbers."""
 
     offset: float = 0.0  # standard deviation of a shift of every channel, so that a model learns to change brightness
 

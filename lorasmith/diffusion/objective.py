@@ -1,4 +1,4 @@
-"""What training minimises: a distance between prediction and target, one number for each example."""
+"""The quantity that training minimises: a distance of prediction and target, one number for each example."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class NoiseLevel(NamedTuple):
 
 
 class NoiseProcess(Protocol):
-    """What training and sampling ask of a noise process."""
+    """A noise process, as training and sampling use it."""
 
     def to(self, where: device) -> Self:
         """The same process with its tables on the device where latents are noised."""

@@ -1,7 +1,6 @@
 """From noise to latents: the deterministic sampler of Song et al. (2021, DDIM with eta = 0).
 
-Works with any noise process; for one that mixes linearly it is Euler's method. Knows no model: the prediction is a
-function that it is given.
+Works with any noise process; for a linear mixture it is Euler's method. Knows no model: the prediction is an argument.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ Predict = Callable[[Tensor, Tensor], Tensor]  # noisy latents (B, ...) and times
 
 @dataclass(frozen=True, slots=True)
 class SamplingDefaults:
-    """How pictures are generated from a family's models while training is evaluated."""
+    """The sampler's settings with which a family's models are evaluated."""
 
     steps: int  # over the whole noise process: at a denoising strength below 1 that share of them
     guidance: float

@@ -1,4 +1,4 @@
-"""What makes a step faster on a CPU: frozen layers in the form that oneDNN is quickest at, and memory that is kept.
+"""Faster steps on a CPU: frozen layers in the form that oneDNN is quickest at, and memory that is kept.
 
 Frozen layers give a gradient to their input and none to their weights. Their weights stay as they are: in oneDNN's own
 order some would be a little faster, at the price of a second copy, of seconds at every start, and of a product 50 times
@@ -24,8 +24,8 @@ _M_MMAP_THRESHOLD = -3
 _MMAP_THRESHOLDS = (1 << 30, 1 << 25)
 _NEVER_TRIM = 2**31 - 1
 
-# A convolution reads its weights once for all pixels. From so many channels per pixel on, reading them is what takes
-# the time, and oneDNN's convolution re-orders them first, while a product of matrices takes them as they are.
+# A convolution reads its weights once for all pixels. From that many channels per pixel on, reading them
+# dominates, and oneDNN's convolution re-orders them first, while a product of matrices takes them as they are.
 _CHANNELS_PER_PIXEL = 4
 # Below this, the cost of a call outweighs what a faster product saves.
 _MIN_WEIGHTS = 1 << 16

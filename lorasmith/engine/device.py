@@ -114,7 +114,7 @@ def choose_precision(wish: str, device: Device, *, denoiser_parameters: int) -> 
 
 
 def environment(device: Device, precision: str, differing: tuple[str, ...] | None = ()) -> dict[str, Any]:
-    """What the bytes of a run depend on besides its config: libraries, processor, threads, precision.
+    """Facts that the bytes of a run depend on besides its config: libraries, processor, threads, precision.
 
     Saved with states and events as "fingerprint"; a run that is continued in another environment warns of it.
     `differing` is the result of `repeatability.self_check`.

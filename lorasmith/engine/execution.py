@@ -1,4 +1,4 @@
-"""How the losses of a micro-batch and their gradients are computed, eagerly or, one day, compiled or captured.
+"""Computes the losses of a micro-batch and their gradients, eagerly or, one day, compiled or captured.
 
 Everything random is among the arguments, so a function of this file draws nothing and can be replayed.
 """

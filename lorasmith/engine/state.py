@@ -1,4 +1,4 @@
-"""What a run must keep to continue: all of it is in a saved state, and none of it can be derived."""
+"""The state that a run must keep to continue: all of it is saved, and none of it can be derived."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class LossScaler:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where the present pictures, batch size and accumulation began; positions in the order count from it."""
+    """The start of the present pictures, batch size and accumulation; positions in the order count from it."""
 
     step: int
     epoch: int

@@ -34,12 +34,12 @@ class Batches(Protocol):
         """The epoch (from 1) and the micro-batch, on the CPU."""
 
     def examples_in(self, step: int) -> int:
-        """How many examples the micro-batches of a step hold together; known without making any."""
+        """The number of examples in all micro-batches of a step; known without making any."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepContext:
-    """What a step needs and does not change, built once."""
+    """Everything a step needs and does not change, built once."""
 
     seed: int
     family: ModelFamily
@@ -98,7 +98,7 @@ def train_step(
     """Takes `state` from k to k + 1 completed steps, or returns why the same step is due again.
 
     Minimises the mean loss over all examples of the step: an example weighs the same whether its micro-batch is full
-    or the smaller last one of a bucket. `beat` is called after every micro-batch.
+    or smaller, as the last of a bucket. `beat` is called after every micro-batch.
 
     Raises:
         NonFiniteError: the loss or the gradient is not finite; the adapter is unchanged.
@@ -179,7 +179,7 @@ def _can_skip_on_device(state: TrainState, context: StepContext) -> bool:
 
 
 def _skip_where_not_finite(state: TrainState, context: StepContext, norm: Tensor, loss: Tensor) -> Tensor:
-    """Has the optimizer skip this update, and all later ones, if norm or loss is not finite. Returns that as a 0-d
+    """Has the optimizer skip this update, and every later update, if norm or loss is not finite. Returns that as a 0-d
     tensor that is positive where it is skipped; the host reads it a step later."""
     found_inf = (~(torch.isfinite(norm) & torch.isfinite(loss))).to(torch.float32)
     found_inf = context.world.any_on_device(found_inf)
@@ -207,7 +207,7 @@ def _repeat_with_smaller_scale(state: TrainState, context: StepContext, step: in
 
 
 def _repeat_with_less_memory(state: TrainState, context: StepContext, step: int) -> Repeat:
-    """Cuts micro-batches into twice as many slices; once these are single examples, computes activations twice."""
+    """Cuts micro-batches into twice as many slices, and computes activations twice when slices are single examples."""
     context.device.release_memory()
     largest = max(len(context.batches.at(step, micro)[1]) for micro in range(context.accumulation_steps))
     if state.micro_split < largest:

@@ -23,8 +23,8 @@ class World(Protocol):
     size: int  # number of processes
 
     def micro_batches(self, count: int) -> range:
-        """The micro-batches of a step, of 0..count-1, that this process computes. Every one is in exactly one process's
-        range, and ranges ascend with the rank."""
+        """The micro-batches, of 0..count-1 of a step, that this process computes. The ranges of all processes ascend
+        with the rank and share none."""
 
     def sum_tree(self, tree: TreeSum) -> Tensor:
         """The sum over the micro-batches of all processes, each of which has added its own to its tree. Its bytes are

@@ -1,1 +1,1 @@
-"""What was learned: validation loss, sample pictures, picture metrics, the best step."""
+"""Evaluation of a run: validation loss, sample pictures, picture metrics, the best step."""

@@ -3,7 +3,7 @@
 Evaluation does not affect training: it leaves the adapter and the models as they were, draws no number from a stream of
 training, and none of its failures ends the run. It returns events and appends none itself.
 
-The first evaluation of a run also evaluates the base model alone, the baseline of all later ones. Files and events call
+The first evaluation of a run also evaluates the base model alone, the baseline of all others. Files and events call
 it "control".
 """
 
@@ -76,7 +76,7 @@ class Evaluator:
     every: int  # steps; 0 never
     settings: EvaluationConfig
     measured_on: EvaluationSet | None  # None: never
-    comparer: PictureMetrics
+    metrics: PictureMetrics
     has_baseline: bool = False
     baseline_folder: str = BASELINE_FOLDER
     evaluated_step: int = -1  # the newest; -1: none yet
@@ -126,7 +126,7 @@ class Evaluator:
             return False
         return self._share() <= MAX_SHARE
 
-    def owes(self, step: int) -> bool:
+    def misses(self, step: int) -> bool:
         """Whether that step should be evaluated and was not."""
         return self.is_on and step != self.evaluated_step
 
@@ -146,7 +146,7 @@ class Evaluator:
         With `is_end` also measures what takes too long for every evaluation. Returns the events of what was finished:
         none if this step was evaluated before.
         """
-        if not self.owes(state.step):
+        if not self.misses(state.step):
             return []
         alive = Pulse(state.step, beat, stop_requested)
         events: list[Event] = []
@@ -173,7 +173,7 @@ class Evaluator:
         return self.cost_seconds <= MAX_SHARE * (self.cost_seconds + trained_seconds)
 
     def _share(self) -> float:
-        """The share of this start's time that evaluations will have taken after another one as long as the last."""
+        """The share of this start's time that evaluations will have taken after another as long as the last."""
         since = monotonic() - self.began_at
         would_be = self.spent_seconds + self.cost_seconds
         return would_be / (since + self.cost_seconds) if self.cost_seconds > 0 else 0.0
@@ -187,7 +187,7 @@ class Evaluator:
         unavailable: dict[str, str] = {}
         validation = self._validation(context, unavailable, alive)
         samples = self._samples(context, unavailable, alive)
-        scores = self.comparer.measure(samples, is_end=is_end, alive=alive)
+        scores = self.metrics.measure(samples, is_end=is_end, alive=alive)
         means = {name: scores.mean(name, samples) for name in PICTURE_MEASURES}
         folder = self.baseline_folder if is_baseline else f"step-{step:08d}"
         entries = self._write_samples(samples, scores, folder, unavailable)
@@ -269,7 +269,7 @@ class Evaluator:
 
     def _failures(self) -> list[Event]:
         """The warning that CLIP could not be loaded, given once."""
-        failure, self.comparer.failure = self.comparer.failure, None
+        failure, self.metrics.failure = self.metrics.failure, None
         if failure is None:
             return []
         return [Warned(attempt=self.attempt, time=time.time(), code="clip_failed", fields=failure.fields)]

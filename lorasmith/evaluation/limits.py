@@ -1,4 +1,4 @@
-"""What evaluation may cost. Torch-free, since `lorasmith plan` estimates by the same limits."""
+"""Limits on the cost of evaluation. Torch-free, since `lorasmith plan` estimates by the same limits."""
 
 MAX_SHARE = 0.1
 """Share of a start's wall time for its evaluations, without the first, whose cost is still unknown, and the last."""

@@ -1,4 +1,4 @@
-"""Measures the distance of samples from their originals, and finds the most similar training picture of each.
+"""Distances of samples from the pictures they were made for, and the training picture that each is most like.
 
 A measure that cannot be taken is None, with a code.
 """

@@ -1,4 +1,4 @@
-"""Writes the bytes of a safetensors file, the same ones every time: the library orders the metadata at random.
+"""Writes the bytes of a safetensors file, the same bytes every time: the library orders the metadata at random.
 
 Knows nothing of what the tensors mean. Format: https://github.com/huggingface/safetensors#format.
 """

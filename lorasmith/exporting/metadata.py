@@ -76,7 +76,7 @@ class ExportFacts:
     batch_size: int  # examples in a micro-batch
     gradient_checkpointing: bool
     max_grad_norm: float
-    precision: Literal["fp32", "bf16", "fp16"]
+    precision: str  # fp32, bf16 or fp16: data type of the frozen weights and the arithmetic
     seed: int
     # the pictures
     folders: tuple[FolderFacts, ...]

@@ -1,6 +1,6 @@
 """The protocol of a model family: the questions that the engine asks of it.
 
-A family never drives: there is a single training loop, which has no subclasses.
+A family never drives: there is a single training loop, and no family subclasses it.
 """
 
 from __future__ import annotations
@@ -76,10 +76,10 @@ class ModelFamily(Protocol):
         """(3, H, W) in [-1, 1] -> "latents" (C, h, w): the posterior's mean, scaled as the denoiser expects it."""
 
     def encode_caption(self, encoders: Models, caption: str) -> dict[str, Tensor]:
-        """The output for a caption of those text encoders that are among `encoders`."""
+        """The outputs, for a caption, of those text encoders that are among `encoders`."""
 
     def tokenize(self, caption: str) -> dict[str, Tensor]:
-        """The tokens of a caption that `conditioning` needs for trained text encoders; reads no weights."""
+        """Tokens of a caption for the text encoders that are trained; reads no weights."""
 
     def first_unseen_tag(self, caption: str) -> str:
         """The first tag (the text between commas) that the text encoders do not see whole; "" where they see all."""
@@ -97,11 +97,11 @@ class ModelFamily(Protocol):
     # -- the step ----------------------------------------------------------------------------------
 
     def conditioning(self, models: Models, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The conditions that `predict` takes: encodes the tokens for the text encoders that are among `models`, with
-        gradient, and passes on the embeddings of the others."""
+        """The inputs of `predict` besides the latents: encodes the tokens of the text encoders that are among `models`,
+        with gradient, and passes on what was encoded before."""
 
     def noise_process(self) -> NoiseProcess:
-        """The process by which the weights were trained to remove noise, on the CPU."""
+        """The noise process that the weights were trained for, on the CPU."""
 
     def predict(
         self,

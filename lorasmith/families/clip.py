@@ -115,7 +115,7 @@ def input_ids(tokenizer: Any, caption: str, *, tokens: int = CAPTION_TOKENS) -> 
 
 
 def first_unseen_tag(tokenizer: Callable[[], Any], caption: str, *, tokens: int = CAPTION_TOKENS) -> str:
-    """The first tag of a caption that is cut off after that many tokens, whole or in part; "" where none is.
+    """The first tag of a caption that is cut off after `tokens` tokens, whole or in part; "" where none is.
 
     `tokenizer` is called only for a caption of more bytes than tokens, as no token is shorter than a byte.
     """

@@ -14,7 +14,7 @@ from lorasmith.families.headers import read_json
 from lorasmith.families.weights import ModelFiles, Shapes
 
 UNET_PREFIX = "model.diffusion_model."
-"""The beginning of the denoiser's names in a single file, in all families of latent-diffusion's code."""
+"""The prefix of the denoiser's tensors in a single file, in all families of latent-diffusion's code."""
 
 LORA_KEY = re.compile(
     r"^(lora_(unet|te\d?|transformer)|lycoris)_|(^|[._])(lora_(down|up|mid|A|B)|lora\.(down|up)|hada_w1_[ab]|lokr_w[12])\b"
@@ -74,7 +74,7 @@ def refuse_adapters(files: ModelFiles) -> None:
 
 
 def foreign_family(shapes: Shapes) -> str:
-    """The name of a single file's family, if it is a known family without a recognizer here; else ""."""
+    """The family of a single file, if it is known and has no recognizer here; else ""."""
     for name in shapes:
         for start, family in _FAMILIES:
             if name.removeprefix(UNET_PREFIX).startswith(start):

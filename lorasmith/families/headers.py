@@ -27,7 +27,7 @@ MAX_DIMENSIONS = 8
 MAX_ARCHIVE_ENTRIES = 100_000
 MAX_ARCHIVE_DIRECTORY_BYTES = 32 * 2**20
 MAX_PICKLE_BYTES = 64 * 2**20
-"""Limit for the pickle in a zip archive, which names the tensors; their numbers are separate entries."""
+"""Size of the pickle in a zip archive, which names the tensors; their numbers are separate entries."""
 
 MAX_JSON_BYTES = 16 * 2**20
 MAX_TOKENIZER_BYTES = 64 * 2**20

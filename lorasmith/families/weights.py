@@ -22,7 +22,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """Facts of a model that are known before any tensor is read, from which a recognizer tells its family."""
+    """Facts of a model before any tensor is read: the question that each family's recognizer answers."""
 
     path: Path
     layout: Layout
@@ -35,7 +35,7 @@ class ModelFiles:
 
 @dataclass(frozen=True, slots=True)
 class ComponentNames:
-    """The places of a family's components, in a diffusers folder and in a single file."""
+    """The places of components in a family's checkpoints, in a diffusers folder and in a single file."""
 
     weight_stems: Mapping[str, str]  # component -> stem of its weight files in a folder; the keys are all components
     config_files: Mapping[str, str]  # config -> its file in a folder
@@ -79,7 +79,7 @@ class BaseWeights:
 class TextSettings:
     """Settings by which the text encoders read captions."""
 
-    clip_skip: int = 1  # the layer of CLIP that is taken, counted from the end; 1 is the last
+    clip_skip: int = 1  # which layer of CLIP is taken, counted from the end; 1 is the last
     max_tokens: int | None = None  # of a caption, without start and end; None: as many as the family allows
 
     def identity(self) -> dict[str, int]:

@@ -1,1 +1,1 @@
-"""How far pictures are from pictures. Knows arrays; nothing of files, models' formats, runs or people."""
+"""Distances between pictures. Knows arrays; nothing of files, formats of models, runs or people."""

@@ -1,6 +1,6 @@
-"""The semantic loss: 1 - cosine of CLIP image embeddings, how far two pictures are from each other in what they show.
+"""The semantic loss: 1 - cosine of CLIP image embeddings, the distance of two pictures in what they show.
 
-The model is an argument; which one, and where it lies, is not known here.
+The model is an argument.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class ImageEncoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """What a picture goes through first; a field that is None is left out. In the order of the fields."""
+    """The preparation of a picture for an encoder, in the order of the fields; a step that is None is left out."""
 
     shortest_edge: int | None  # scaled to it, in its own proportions …
     size: tuple[int, int] | None  # … or to just this, height and width
@@ -40,8 +40,8 @@ class Preparation:
 
 
 def embeddings(encoder: ImageEncoder, pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
-    """Pictures (H, W, 3) of any sizes -> (B, D), each of length 1. One after the other, so none depends on its
-    neighbours."""
+    """Pictures (H, W, 3) of any sizes -> (B, D), each of length 1. Pictures are embedded singly, so that none depends
+    on its neighbours."""
     rows = []
     for picture in pictures:
         with torch.no_grad():
@@ -51,13 +51,13 @@ def embeddings(encoder: ImageEncoder, pictures: Sequence[NDArray[np.uint8]]) -> 
 
 
 def semantic_losses(embedded: Tensor, others: Tensor) -> list[float]:
-    """1 - cosine of each row and its other, in [0, 2]; rows of length 1, as `embeddings` gives them. NaN where one has
-    a number that is none."""
-    return [1.0 - min(float(one @ other), 1.0) for one, other in zip(embedded, others, strict=True)]
+    """1 - cosine of each row and its other, in [0, 2], given rows of length 1 as `embeddings` returns them. NaN where a
+    row has a NaN."""
+    return [1.0 - min(float(row @ other), 1.0) for row, other in zip(embedded, others, strict=True)]
 
 
 def prepared(picture: NDArray[np.uint8], how: Preparation) -> Tensor:
-    """(H, W, 3) -> (3, H', W') float32 as the model wants it. Black stands beside a picture smaller than the crop."""
+    """(H, W, 3) -> (3, H', W') float32 as the encoder expects it, with black borders if smaller than the crop."""
     pixels = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1).float()
     height, width = pixels.shape[1:]
     size = how.size
@@ -66,10 +66,10 @@ def prepared(picture: NDArray[np.uint8], how: Preparation) -> Tensor:
         size = (edge * height // shortest, edge * width // shortest)
     if size is not None and size != (height, width):
         scaled = interpolate(pixels[None], size=size, mode=how.resample, antialias=True, align_corners=False)
-        pixels = scaled[0].round().clamp(0, WHITE)  # as a picture file between the two would have it
+        pixels = scaled[0].round().clamp(0, WHITE)  # whole numbers, as if the scaled picture were a file
     if how.crop is not None:
         pixels = _middle(pixels, *how.crop)
-    mean, deviation = (torch.tensor(one).view(3, 1, 1) for one in (how.mean, how.deviation))
+    mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in (how.mean, how.deviation))
     return (pixels / WHITE - mean) / deviation
 
 

@@ -1,5 +1,5 @@
-"""The color loss: 1 - correlation of RGB histograms, how far two pictures are from each other in which colours they
-have how much of, wherever those stand.
+"""The color loss: 1 - correlation of RGB histograms, the distance of two pictures in the amounts of their colours,
+wherever in the picture these are.
 
 Knows arrays only.
 """
@@ -22,10 +22,10 @@ def color_losses(pictures: Pictures, others: Pictures) -> list[float]:
 
     r is Pearson's correlation of the joint histograms h and g over their BINS³ = 512 bins,
     sum((h - mean(h)) (g - mean(g))) / sqrt(sum((h - mean(h))²) sum((g - mean(g))²)).
-    NaN where it is not defined: one histogram is perfectly even and the other another one. Sizes may differ.
+    NaN where it is not defined: a histogram is perfectly even and the other differs. Sizes may differ.
     """
     assert pictures.dtype == others.dtype == np.uint8
-    return [1.0 - _correlation(histogram(one), histogram(other)) for one, other in zip(pictures, others, strict=True)]
+    return [1.0 - _correlation(histogram(left), histogram(right)) for left, right in zip(pictures, others, strict=True)]
 
 
 def histogram(picture: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -50,9 +50,9 @@ def histogram(picture: NDArray[np.uint8]) -> NDArray[np.float64]:
     return counts / len(places)
 
 
-def _correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    if np.array_equal(one, other):
+def _correlation(left: NDArray[np.float64], right: NDArray[np.float64]) -> float:
+    if np.array_equal(left, right):
         return 1.0
-    a, b = one - one.mean(), other - other.mean()
+    a, b = left - left.mean(), right - right.mean()
     norm = math.sqrt(float(a @ a) * float(b @ b))
     return float(a @ b) / norm if norm > 0 else math.nan

@@ -56,7 +56,7 @@ class ProbeResult:
 
 @dataclass(frozen=True, slots=True)
 class Unmeasured:
-    """Why there are no measurements: the sentence `error.<code>`."""
+    """The reason why there are no measurements: the sentence `error.<code>`."""
 
     code: str
     fields: dict[str, Any]
@@ -95,7 +95,7 @@ class DiskPlan:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """How much of everything a start does."""
+    """The amounts of work of a start."""
 
     trained: tuple[Example, ...]
     held_out: tuple[Example, ...]

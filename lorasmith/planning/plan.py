@@ -1,4 +1,4 @@
-"""What a start would do: numbers and codes from its config, its pictures and a probe. Changes nothing on disk."""
+"""The plan of a start: numbers and codes from its config, its pictures and a probe. Changes nothing on disk."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class BucketPlan:
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """What a start would do, and what it would cost."""
+    """The work of a start and its cost."""
 
     is_new: bool
     first_step: int
@@ -100,7 +100,7 @@ def suggested_steps(pictures: int) -> tuple[int, int | None]:
 
 
 def times_seen(steps: int, examples_per_step: float, repeats: int, sum_of_repeats: int) -> float:
-    """How often a picture with `repeats` is used: steps / pictures with default settings."""
+    """The number of times a picture with `repeats` is used: steps / pictures with default settings."""
     return steps * examples_per_step * repeats / sum_of_repeats
 
 

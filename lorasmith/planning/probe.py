@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 PICTURES = 4
 STEPS = 3
-# Steps of a small model are short and the first ones are slower than the others; all samples can be drawn at once.
+# Steps of a small model are short and the first few are slower than the others; all samples can be drawn at once.
 SMALL_MODEL_PARAMETERS, STEPS_OF_SMALL = 50_000_000, 15
 # Errors about the probe's temporary folder, which say nothing about the run.
 ERRORS_OF_THE_PROBE = frozenset({"disk_full", "disk_too_full", "cache_not_writable"})
@@ -102,7 +102,7 @@ def _probe_config(start: Start, data: Path) -> RunConfig:
             ("dataset", "trigger_word"): "",  # the captions hold it already
             ("dataset", "hold_out"): 0,
             ("dataset", "held_out"): (),
-            ("lr_schedule", "horizon_steps"): config.lr_schedule.horizon_steps or start.stop_at,
+            ("lr_schedule", "horizon_steps"): config.lr_schedule.resolved_horizon(start.stop_at),
             ("cadence", "save_every"): 0,
             ("cadence", "save_minutes"): 0.0,
             ("cadence", "keep_states"): 2,  # the first and the last are measured

@@ -52,7 +52,7 @@ MAX_FIRST_STEPS = 2
 
 @dataclass(frozen=True, slots=True)
 class WholeStart:
-    """What the whole start would have to encode, which a probe with its few pictures cannot measure."""
+    """The amount that the whole start would have to encode; a probe with its few pictures cannot measure it."""
 
     pictures: int  # missing in the cache
     captions: int

@@ -19,9 +19,9 @@ from lorasmith.runs.events import (
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How an attempt ended: the sentence `ending.<reason>`."""
+    """The end of an attempt: the sentence `ending.<reason>`."""
 
-    reason: str  # reached, asked, failed; died: it wrote no ending; unknown: nobody wrote an ending
+    reason: str  # reached, asked, failed; died: it wrote no ending; unknown: no ending was written
     code: str = ""  # of the error, where it failed
     fields: dict[str, Any] = field(default_factory=dict)
     exit_code: int | None = None
@@ -56,7 +56,7 @@ class Attempt:
 
     @property
     def is_interrupted(self) -> bool:
-        """Whether it ended although nobody asked for it."""
+        """Whether it ended without a stop request before its work was done."""
         return self.ending.reason not in ("reached", "asked")
 
     @property

@@ -27,7 +27,7 @@ class FileRecord:
 
 @dataclass(frozen=True, slots=True)
 class RunFiles:
-    """Where everything is; a path that does not exist is None or left out."""
+    """The places of all files; a path that does not exist is None or left out."""
 
     lora: Path | None
     lora_bytes: int

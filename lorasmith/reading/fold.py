@@ -38,7 +38,7 @@ class Point(StepCompleted):
 
 @dataclass(frozen=True, slots=True)
 class Curves:
-    """What counts in the end, in order of steps."""
+    """The points that no restart cancelled, in order of steps."""
 
     points: tuple[Point, ...]
     stop_at: int | None  # the newest start's last step; None before the first start

@@ -140,7 +140,7 @@ def is_held_out(evaluation: Evaluated) -> bool:
 
 
 def validation_is_held_out(curves: Curves) -> bool | None:
-    """Whether any validation loss of the run is that of held-out pictures; None: it has no validation loss."""
+    """True if any validation loss of the run is that of held-out pictures; None: it has no validation loss."""
     held_out = [is_held_out(event) for event in curves.evaluations if value_of(event, VALIDATION) is not None]
     return any(held_out) if held_out else None
 

@@ -25,7 +25,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """What was trained on."""
+    """The training pictures."""
 
     folder: str
     pictures: tuple[Picture, ...]

@@ -1,4 +1,4 @@
-"""Where a run stands at this moment: its summary, whether it still runs, its files and what is wrong.
+"""The state of a run at this moment: its summary, whether it still runs, its files and what is wrong.
 
 Knows no words and no screen. Nothing is guessed: what is not known is None.
 """

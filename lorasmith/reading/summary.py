@@ -85,7 +85,7 @@ class RunSummary:
 
     @property
     def interruptions(self) -> int:
-        """The number of attempts that ended although nobody asked for it."""
+        """The number of attempts that ended without a stop request before their work was done."""
         return sum(attempt.is_interrupted for attempt in self.attempts)
 
     @property

@@ -41,7 +41,7 @@ class Recommendation:
 
 @dataclass(frozen=True, slots=True)
 class OverTraining:
-    """Whether validation rises while the training loss falls: the sentence `over_training.<verdict>`."""
+    """The verdict on whether validation rises while the training loss falls: the sentence `over_training.<verdict>`."""
 
     verdict: str  # seen, within_error, not_seen, too_few, trained_pictures, not_evaluated
     best_step: int | None = None
@@ -56,7 +56,7 @@ class Nearest:
     """A sample and the training picture most like it."""
 
     sample: str
-    example: str | None  # the picture it was drawn from, where there is one
+    example: str | None  # the picture it was drawn from, if any
     nearest: str
     similarity: float
     baseline_similarity: float | None  # the same with the adapter off
@@ -65,7 +65,7 @@ class Nearest:
 
 @dataclass(frozen=True, slots=True)
 class Memorisation:
-    """Whether samples copy training pictures: the sentence `memorisation.<verdict>`."""
+    """The verdict on whether samples copy training pictures: the sentence `memorisation.<verdict>`."""
 
     verdict: str  # copies, none, not_measured
     step: int | None = None

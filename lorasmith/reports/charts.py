@@ -144,7 +144,7 @@ def _interruptions(summary: RunSummary) -> tuple[int, ...]:
 
 
 def key_of(chart: Chart, language: str) -> list[tuple[str, str]]:
-    """What is drawn, in order: kind of mark and its name."""
+    """The key of a chart, in order: kind of mark and its name."""
     key = [(series.kind, tr(language, f"chart.{series.kind}")) for series in chart.series if series.steps]
     if chart.baseline is not None:
         of_validation = chart.name == TOTAL
@@ -157,7 +157,7 @@ def key_of(chart: Chart, language: str) -> list[tuple[str, str]]:
 
 
 def notes_of(chart: Chart, language: str) -> list[str]:
-    """What the reader of a chart has to know: steps without a measure, and other pictures from some step on."""
+    """Notes for the reader of a chart: steps without a measure, and other pictures from some step on."""
     notes = []
     if chart.gaps:
         steps, reason = [step for step, _ in chart.gaps], why_not(language, chart.gaps[-1][1])
@@ -168,7 +168,7 @@ def notes_of(chart: Chart, language: str) -> list[str]:
 
 
 def reason_of_empty(chart: Chart, language: str) -> str:
-    """Why there is nothing to draw."""
+    """The reason why there is nothing to draw."""
     return why_empty(language, chart.reason)
 
 

@@ -1,6 +1,6 @@
 """Draws charts with matplotlib: four of them as one PNG, and each alone as SVG for the page.
 
-Both come out of `_draw_chart`. Lines differ by dash and marker too, so that they can be told apart without colour.
+Both come out of `_draw_chart`. Lines differ by dash and marker too, so that they differ without colour.
 Needs no display. The PNG is in English where no font for the reader's language is installed; the SVG has only numbers.
 """
 

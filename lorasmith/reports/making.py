@@ -1,6 +1,6 @@
 """Makes the reports of a run: ledgers in; one JSON, one PNG and one HTML page out, under one time stamp.
 
-A later report replaces no earlier one. A library that fails, or a full disk, costs the file concerned and never ends
+A later report replaces no earlier report. A library that fails, or a full disk, costs the file concerned and never ends
 the run. What draws is imported only when it draws, so that importing this module is cheap.
 """
 
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class ReportFiles:
-    """What was made; a file that could not be is None, and a warning says why."""
+    """The files that were made; a file that could not be is None, and a warning says why."""
 
     json: Path | None = None
     png: Path | None = None

@@ -157,7 +157,7 @@ def projections_of(run: RunFolder, language: str = FALLBACK) -> Projections:
 
 
 def reason_of(error: Exception) -> str:
-    """Why something could not be made: in the system's own words, or the library's."""
+    """The reason why something could not be made: in the system's own words, or the library's."""
     if isinstance(error, ResourceError):
         cause = error.__cause__
         return str(cause.strerror) if isinstance(cause, OSError) else error.code

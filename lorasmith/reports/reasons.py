@@ -11,5 +11,5 @@ def why_not(language: str, code: str) -> str:
 
 
 def why_empty(language: str, code: str) -> str:
-    """Why a chart has nothing to draw: no evaluation was due yet, or the metric could not be computed."""
+    """The reason why a chart has nothing to draw: no evaluation was due yet, or the metric could not be computed."""
     return tr(language, f"chart.empty.{code}") if has(language, f"chart.empty.{code}") else why_not(language, code)

@@ -1,6 +1,6 @@
 """TensorBoard's event file, by TensorBoard's own record writer; no torch, no TensorFlow. A projection of the ledger.
 
-A new file replaces the older ones at every start, so cancelled steps leave no trace in the charts. The baseline (the
+A new file replaces the older files at every start, so cancelled steps leave no trace in the charts. The baseline (the
 metrics with the adapter off) stands at step 0.
 """
 
@@ -51,7 +51,7 @@ class TensorBoardFile:
         return self._folder
 
     def rewrite(self, curves: Curves) -> None:
-        """Replaces the older files by a new one with these curves, once it is complete."""
+        """Replaces the older files by a new file with these curves, once it is complete."""
         with suppress(OSError):  # what a full disk refused is written again below
             self.close()
         with map_disk_full(self._folder):

@@ -1,4 +1,4 @@
-"""What a report needs of the reader's language, and numbers and times as people read them. Knows no sentence itself."""
+"""The reader's language as a report needs it, and numbers and times as people read them. Knows no sentence itself."""
 
 from __future__ import annotations
 

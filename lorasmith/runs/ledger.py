@@ -102,7 +102,7 @@ class PatientLedger(Ledger):
 
     @property
     def holds_no_more(self) -> bool:
-        """Whether so many lines are in memory that training should wait."""
+        """Whether training should wait because too many lines are in memory."""
         return len(self._waiting) >= MAX_WAITING
 
     def append(self, event: Event) -> None:
@@ -152,7 +152,7 @@ class DeferredLedger:
         return event
 
     def write(self) -> None:
-        """Writes the events that wait; from now on each one is written as it is added."""
+        """Writes the events that wait; from now on each event is written as it is added."""
         self._is_open = True
         if not self._waiting:
             return

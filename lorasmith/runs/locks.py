@@ -85,7 +85,7 @@ class FolderLock:
         try:
             if not self._lock(handle, is_new=is_new):
                 raise LockedError("folder_locked", folder=str(self._path.parent))
-            # The last holder may have removed the file between open and lock: then this lock keeps nobody out.
+            # The last holder may have removed the file between open and lock: then this lock keeps no process out.
             if _same_file(handle, self._path):
                 self._write_facts(handle)
                 fault_point("lock.taken")
@@ -141,7 +141,7 @@ class FolderLock:
 def is_held(path: Path) -> bool:
     """Whether a process holds the lock at `path`.
 
-    Disturbs nobody: it tries a shared lock, for a moment, and only if the file exists.
+    Disturbs no holder: it tries a shared lock, for a moment, and only if the file exists.
 
     Raises:
         OSError: the file cannot be opened.

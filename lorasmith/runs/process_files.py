@@ -113,7 +113,7 @@ def _parent() -> Any:
 def request_stop(run: RunFolder, attempt: int, *, by_supervisor: bool = False) -> None:
     """Writes a stop request for the worker of `attempt`, which then completes its step, saves and exits.
 
-    The request lies in the staging folder while there is one. It is lost if that folder is removed at the same moment:
+    The request lies in the staging folder while that exists. It is lost if that folder is removed at the same moment:
     a caller that must be sure repeats it. `by_supervisor`: no person asked for this stop.
 
     Raises:
@@ -133,7 +133,7 @@ def stop_requested(run: RunFolder, attempt: int) -> bool:
 
 
 def stop_requested_by_user(run: RunFolder, attempt: int) -> bool:
-    """Whether somebody else than the supervisor (a web page, a script) wrote the request."""
+    """Whether a user, a web page or a script wrote the request, and not the supervisor."""
     return any(request.get("attempt") == attempt and request.get("by") != SUPERVISOR for request in _stop_requests(run))
 
 

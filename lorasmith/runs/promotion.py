@@ -68,7 +68,7 @@ def promote(run: RunFolder, *, now: datetime) -> None:
 
 
 def finish_promotion(run: RunFolder) -> bool:
-    """Carries out the rest of a plan; returns whether there was one.
+    """Carries out the rest of a plan; returns whether there was a plan.
 
     Raises:
         ResourceError: as `promote`.

@@ -42,7 +42,7 @@ class AttemptEvents:
 
 @dataclass(slots=True)
 class Attempt:
-    """What the supervisor knows of one worker."""
+    """A worker as the supervisor knows it."""
 
     number: int
     process: Watchable
@@ -55,13 +55,13 @@ class Attempt:
 
     @property
     def reason(self) -> str:
-        """Why it ended, by its last event or its exit status; "" if it hung."""
+        """The reason of its end, by its last event or its exit status; "" if it hung."""
         if self.ending is not None:
             return str(self.ending.fields.get("reason", self.ending.code))
         return "" if self.hung is not None else f"exit status {self.process.poll()}"
 
     def end(self, *, start_with: Ending = "terminate") -> None:
-        """Ends the process, by stronger means where weaker ones fail."""
+        """Ends the process, by stronger means where weaker means fail."""
         self.is_unkillable = not end_process(self.process, start_with=start_with)
 
     def found_hung(self, stall: StallDetector) -> WorkerHung:

@@ -161,7 +161,7 @@ class TimeBudget:
         self._done = 0.0  # seconds of steps that were completed, or begun by an attempt that has ended
         self._open = 0.0  # seconds of the current step
         self.limit = max(max_seconds_per_step * steps, self._least)
-        self.since_step = 0.0  # seconds in steps since the last one was completed; not reset by a restart
+        self.since_step = 0.0  # seconds in steps since a step was completed; not reset by a restart
         self._has_moved = False  # a step was completed whose duration is not known yet
 
     def attempt_began(self) -> None:
@@ -211,7 +211,7 @@ class TimeBudget:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """What is known of an attempt that has ended."""
+    """The facts of an attempt that has ended."""
 
     status: int  # of the process; negative for a signal
     said: int | None = None  # the exit code in its RunStopped

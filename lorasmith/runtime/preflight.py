@@ -55,7 +55,7 @@ class Start:
         return self.first_step < self.stop_at
 
     def replanned(self) -> Start:
-        """Returns this start as it must be now that the lock is held and nobody else can change the run.
+        """Returns this start as it must be now that the lock is held and no other process can change the run.
 
         Raises:
             InputError: the start is no longer possible.
@@ -65,7 +65,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class RunProgress:
-    """How far a run has come."""
+    """The progress of a run."""
 
     done: int  # the highest step that the ledger records as saved
     stop_at: int  # of the newest start

@@ -135,7 +135,7 @@ class Supervisor:
     # -- one attempt -------------------------------------------------------------------------------
 
     def _attempts(self, number: int) -> Iterator[Event | None]:
-        """Runs attempts, the first one with this number, until an end is final."""
+        """Runs attempts, the first with this number, until an end is final."""
         while True:
             ended = yield from self._run_worker(number)
             meaning = meaning_of(ended)

@@ -207,19 +207,19 @@ def _evaluator(
     trained: tuple[Example, ...],
     startup: StartupContext,
 ) -> Evaluator:
-    comparer = PictureMetrics(None, image_encoder("clip"), trained)
+    metrics = PictureMetrics(None, image_encoder("clip"), trained)
     if measured_on is not None:
         try:  # here, as fetching it may take longer than a step may
-            comparer.clip = locate_clip(config.evaluation.clip_model, base_model=family.weights.path)
+            metrics.clip = locate_clip(config.evaluation.clip_model, base_model=family.weights.path)
         except ModelError as error:
-            comparer.failed(error)
+            metrics.failed(error)
     return Evaluator(
         run=run,
         attempt=startup.attempt,
         every=config.evaluate_every,
         settings=config.evaluation,
         measured_on=measured_on,
-        comparer=comparer,
+        metrics=metrics,
     )
 
 

@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from lorasmith.config import RunConfig
 from lorasmith.data.types import Example
@@ -91,7 +90,7 @@ class Exporter:
             batch_size=config.training.batch_size,
             gradient_checkpointing=state.gradient_checkpointing,
             max_grad_norm=config.training.max_grad_norm,
-            precision=_resolved_precision(config),
+            precision=config.model.precision,
             seed=config.seed,
             folders=_folders(self.trained),
             buckets=_buckets(self.trained),
@@ -100,12 +99,6 @@ class Exporter:
             resolution=config.dataset.resolved_resolution(self.family.weights.resolution),
             trigger_word=config.dataset.trigger_word,
         )
-
-
-def _resolved_precision(config: RunConfig) -> Literal["fp32", "bf16", "fp16"]:
-    precision = config.model.precision
-    assert precision != "auto", "resolved when the run was loaded"
-    return precision
 
 
 def _folders(examples: tuple[Example, ...]) -> tuple[FolderFacts, ...]:

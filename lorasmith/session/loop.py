@@ -50,7 +50,7 @@ def train(loaded: LoadedRun, outputs: Outputs, stop: StopFlag) -> StopReason:
     outputs.evaluate(state, stop, is_end=True)
     outputs.wait_for_disk(state, stop)
     # An orphaned worker skips the final evaluation, so the run is not finished.
-    return "asked" if loaded.evaluator.owes(state.step) and stop.is_orphaned() else "reached"
+    return "asked" if loaded.evaluator.misses(state.step) and stop.is_orphaned() else "reached"
 
 
 def _steps(state: TrainState, context: StepContext, outputs: Outputs, stop: StopFlag) -> None:

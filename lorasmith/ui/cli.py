@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -17,9 +17,11 @@ from lorasmith.errors import ConfigError, ExitCode, TrainerError
 from lorasmith.faults import check_fault
 from lorasmith.file_names import is_beyond_locale, name_beyond_locale
 from lorasmith.libraries import PACKAGES, as_input_error, is_our_own
+from lorasmith.messages import choose_language
 from lorasmith.option_names import closest
 from lorasmith.ui.encodings import in_own_bytes, make_streams_lenient, translator_for
-from lorasmith.ui.translator import Translator, language_of
+from lorasmith.ui.folder_settings import folder_text
+from lorasmith.ui.translator import Translator
 
 # Command -> its function (arguments, words, command) -> exit code, imported when the command is used.
 COMMANDS = {
@@ -76,6 +78,16 @@ def main(argv: Sequence[str] | None = None, *, script: str = "") -> int:
         return int(ExitCode.FINISHED)
     finally:
         _flush()
+
+
+def language_of(arguments: Sequence[str], environment: Mapping[str, str], here: Path) -> str:
+    """The language of messages. Chosen before parsing, so that parse errors are translated too."""
+    asked = ""
+    for number, argument in enumerate(arguments):
+        name, is_joined, value = argument.partition("=")
+        if name == "--lang":
+            asked = value if is_joined else next(iter(arguments[number + 1 : number + 2]), "")
+    return choose_language(asked, folder_text(here, "lang"), environment)
 
 
 def _refuse_undecoded(names: Sequence[str]) -> None:

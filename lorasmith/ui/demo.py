@@ -13,10 +13,11 @@ from lorasmith.errors import ConfigError, ExitCode
 from lorasmith.messages import LANGUAGES
 from lorasmith.runs.durable import map_disk_full, write_atomically
 from lorasmith.runs.layout import RunFolder
+from lorasmith.ui.folder_settings import FOLDER_SETTINGS
 from lorasmith.ui.layout import two_columns
 from lorasmith.ui.switches import parse_switches
 from lorasmith.ui.train import Engine, train
-from lorasmith.ui.translator import FOLDER_SETTINGS, Translator
+from lorasmith.ui.translator import Translator
 from lorasmith.ui.which_run import typed
 
 DEFAULT_FOLDER = "lorasmith_demo"

@@ -1,6 +1,7 @@
 """`lorasmith.toml`: the settings of all runs in a folder. The first run adds the base model to it.
 
-The user's own lines are never changed: a line is added, and only if the file then still has the same values.
+The user's own lines are never changed: a line is added, and only if the file then still has the same values. Imports
+nothing slow at the top, as every command reads its language here.
 """
 
 from __future__ import annotations
@@ -10,16 +11,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import tomli_w
-
-from lorasmith.config import load_flat_toml
 from lorasmith.errors import ConfigError
-from lorasmith.runs.durable import write_atomically
-from lorasmith.ui.options import Values
-from lorasmith.ui.translator import FOLDER_SETTINGS
 
 if TYPE_CHECKING:
     from lorasmith.runtime.preflight import Start
+    from lorasmith.ui.options import Values
+
+FOLDER_SETTINGS = "lorasmith.toml"
+
+
+def folder_text(here: Path, key: str) -> str:
+    """The text of `key` in the folder's settings, unchecked; "" if there is none. A wrong file is reported by the
+    command that needs all of it."""
+    try:
+        found = tomllib.loads((here / FOLDER_SETTINGS).read_bytes().decode("utf-8-sig")).get(key, "")
+    except (OSError, ValueError):
+        return ""
+    return found if isinstance(found, str) else ""
 
 
 def read_folder_settings(here: Path) -> Values:
@@ -28,6 +36,8 @@ def read_folder_settings(here: Path) -> Values:
     Raises:
         ConfigError: the file exists and is wrong.
     """
+    from lorasmith.config import load_flat_toml
+
     path = here / FOLDER_SETTINGS
     return load_flat_toml(path) if path.exists() else {}
 
@@ -44,7 +54,7 @@ def with_notice(start: Start, values: Values, here: Path) -> Start:
         settings = {at: value for at, value in read_folder_settings(here).items() if at not in values}
         ours = {at: value for at, value in settings.items() if at[0] != "request"}
         keys = differing_settings(start.config, ours, here)
-    except ConfigError:  # a file that is wrong does not stop a run that does not read it
+    except ConfigError:  # a wrong file does not stop a run that does not read it
         return start
     if not keys:
         return start
@@ -58,6 +68,10 @@ def remember_base_model(here: Path, base_model: str) -> bool:
     Raises:
         OSError, ResourceError: the file cannot be written.
     """
+    import tomli_w
+
+    from lorasmith.runs.durable import write_atomically
+
     path = here / FOLDER_SETTINGS
     line = tomli_w.dumps({"base_model": base_model})
     if not path.exists():
@@ -68,19 +82,19 @@ def remember_base_model(here: Path, base_model: str) -> bool:
     newline = "\r\n" if "\r\n" in text else "\n"
     line = line.replace("\n", newline)
     gap = "" if text.endswith("\n") or not text else newline
-    if _means(text + gap + line, text, base_model):
+    if _adds_only(text + gap + line, text, base_model):
         with path.open("ab") as file:
             file.write((gap + line).encode())
         return True
     # Below the header of a table the line would belong to that table, so it becomes the first line.
-    if _means(line + text, text, base_model):
+    if _adds_only(line + text, text, base_model):
         mark = data[: len(data) - len(text.encode())]
         write_atomically(path, mark + (line + text).encode())
         return True
     return False
 
 
-def _means(new: str, old: str, base_model: str) -> bool:
+def _adds_only(new: str, old: str, base_model: str) -> bool:
     """Whether `new` has the values of `old` and the base model."""
     try:
         return tomllib.loads(new) == {**tomllib.loads(old), "base_model": base_model}

@@ -17,11 +17,11 @@ from lorasmith.messages import choose_language
 from lorasmith.runs.layout import RunFolder, run_at
 from lorasmith.runs.locks import is_held
 from lorasmith.ui.encodings import translator_for
-from lorasmith.ui.folder_settings import read_folder_settings, remember_base_model, with_notice
+from lorasmith.ui.folder_settings import FOLDER_SETTINGS, read_folder_settings, remember_base_model, with_notice
 from lorasmith.ui.option_help import train_help
 from lorasmith.ui.options import EPOCHS, STEPS, CommandLine, Mode, Values, layered, parse, split_request
 from lorasmith.ui.prompts import Prompter, can_ask
-from lorasmith.ui.translator import FOLDER_SETTINGS, Translator
+from lorasmith.ui.translator import Translator
 from lorasmith.ui.which_run import typed
 
 if TYPE_CHECKING:

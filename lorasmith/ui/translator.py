@@ -1,20 +1,17 @@
-"""Chooses the language and turns codes and fields into sentences. Independent of the terminal."""
+"""Turns codes and fields into sentences of a language. Independent of the terminal."""
 
 from __future__ import annotations
 
 import string
-import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from unicodedata import category
 
 from lorasmith.file_names import is_beyond_locale
-from lorasmith.messages import FALLBACK, choose_language, has, template, tr
+from lorasmith.messages import FALLBACK, has, template, tr
 from lorasmith.ui.layout import cells
 
-FOLDER_SETTINGS = "lorasmith.toml"
 PROBLEMS_SHOWN = 50
 DAMAGE_KINDS = ("missing", "size", "content", "manifest")
 NAMES_WIDTH = 76  # cells: names that fit stand on one line
@@ -120,25 +117,6 @@ class Translator:
         if kind in DAMAGE_KINDS:
             return self.say(f"damage.{kind}", file=file)
         return self.say("damage.unreadable", file=damage)
-
-
-def language_of(arguments: Sequence[str], environment: Mapping[str, str], here: Path) -> str:
-    """The language of messages. Chosen before parsing, so that parse errors are translated too."""
-    asked = ""
-    for number, argument in enumerate(arguments):
-        name, is_joined, value = argument.partition("=")
-        if name == "--lang":
-            asked = value if is_joined else next(iter(arguments[number + 1 : number + 2]), "")
-    return choose_language(asked, _configured_language(here / FOLDER_SETTINGS), environment)
-
-
-def _configured_language(path: Path) -> str:
-    """`lang` of the folder's settings; "" if the file cannot be read, which is reported elsewhere."""
-    try:
-        found = tomllib.loads(path.read_bytes().decode("utf-8-sig")).get("lang", "")
-    except (OSError, ValueError):
-        return ""
-    return found if isinstance(found, str) else ""
 
 
 def visible(value: Any, *, keep: str = "") -> Any:

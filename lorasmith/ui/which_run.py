@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shlex
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
 from lorasmith.runs.durable import on_windows
 from lorasmith.runs.layout import RunFolder, run_at
-from lorasmith.ui.translator import FOLDER_SETTINGS, Translator
+from lorasmith.ui.folder_settings import folder_text
+from lorasmith.ui.translator import Translator
 
 DEFAULT_OUTPUT = "lora_output"
 
@@ -24,11 +24,8 @@ def output_named(output: str | None, here: Path) -> str | None:
     """The value of --output that leads to that run; None where none is needed."""
     if output is not None:
         return output
-    try:
-        named = tomllib.loads((here / FOLDER_SETTINGS).read_bytes().decode("utf-8-sig")).get("output")
-    except (OSError, ValueError):
-        return None
-    return named if isinstance(named, str) and named and run_at(here, named).root.is_dir() else None
+    named = folder_text(here, "output")
+    return named if named and run_at(here, named).root.is_dir() else None
 
 
 def train_command(command: str, output: str | None) -> str:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from lorasmith.config import Request, RunConfig, options
 from lorasmith.config.fields import Section, declared, facts_of, option
-from lorasmith.config.run import _parts, validated
+from lorasmith.config.run import sections, validated
 from lorasmith.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -218,18 +218,16 @@ def test_a_field_that_came_later_leaves_older_runs_alone() -> None:
 
 def test_every_field_declares_its_effect() -> None:
     """A law: nobody adds a setting without saying what changes when it changes."""
-    for name, model in [("request", Request), *_parts(RunConfig)]:
+    for name, model in [("request", Request), *sections()]:
         bare = {
             field
             for field, info in model.model_fields.items()
             if facts_of(info) is None and not isinstance(info.default, Section)
         }
         assert not bare, f"{name}: option(..., effect=...) or recorded(..., effect=...)"
-    stand_ins = {
-        (section, facts.identified_by) for section, model in _parts(RunConfig) for _, _, facts in declared(model)
-    }
+    stand_ins = {(section, facts.identified_by) for section, model in sections() for _, _, facts in declared(model)}
     for section, field in stand_ins - {(section, "") for section, _ in stand_ins}:
-        facts = facts_of(dict(_parts(RunConfig))[section].model_fields[field])
+        facts = facts_of(dict(sections())[section].model_fields[field])
         assert facts is not None and facts.effect == "identity" and facts.name
 
 

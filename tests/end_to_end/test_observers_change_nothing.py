@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from lorasmith.config.fields import declared
+from lorasmith.config.run import sections
 from lorasmith.evaluation import evaluator
 from lorasmith.runs.events import Evaluated
 from tests.end_to_end.workshop import Values, Workshop
@@ -22,8 +24,30 @@ CADENCES: dict[str, Values] = {
         ("export", "name"): "mine",
         ("export", "save_precision"): "fp32",
         ("export", "state_prefix"): "狀態目錄",
+        ("watch", "stall_timeout"): 20.0,
+        ("watch", "max_seconds_per_step"): 5.0,
+        ("watch", "no_restart"): True,
     },
 }
+EVALUATIONS: Values = {
+    ("evaluation", "every"): 1,
+    ("evaluation", "examples"): 1,
+    ("evaluation", "strength"): 0.8,
+    ("evaluation", "sample_prompts"): ("a red ring",),
+}
+# Settings with the effect `cadence` that no run here changes -> why.
+NOT_CHANGED = {("machine", "project"): "where run.toml keeps paths relative to; tests/config/test_project_paths.py"}
+
+
+def test_every_setting_that_promises_to_change_nothing_is_changed_here() -> None:
+    changed = {at for values in (*CADENCES.values(), EVALUATIONS, NOT_CHANGED) for at in values}
+    promised = {
+        (section, field)
+        for section, model in sections()
+        for field, _, facts in declared(model)
+        if facts.effect == "cadence"
+    }
+    assert promised - changed == {("evaluation", "clip_model")}  # a path, added in the test
 
 
 @pytest.fixture(scope="module")
@@ -65,15 +89,9 @@ def test_looking_at_every_step_or_never_same_bytes(
     sample_in(monkeypatch, 3)  # nobody looks at the pictures
     blind, watched = make_workshop("blind"), make_workshop("watched")
     clip = tiny_clip(watched.folder / "clip")
-    looking: Values = {
-        ("evaluation", "every"): 1,
-        ("evaluation", "examples"): 1,
-        ("evaluation", "sample_prompts"): ("a red ring",),
-        ("evaluation", "clip_model"): str(clip),
-    }
     apart: Values = {("dataset", "hold_out"): 1, **values}
     blind.new(3, apart)
-    outcome = watched.new(3, {**apart, **looking})
+    outcome = watched.new(3, {**apart, **EVALUATIONS, ("evaluation", "clip_model"): str(clip)})
     assert [event.step for event in outcome.of(Evaluated) if not event.is_control] == [1, 2, 3]
     assert watched.losses() == blind.losses()
     assert watched.digest() == blind.digest()

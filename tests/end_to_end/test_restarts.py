@@ -208,6 +208,20 @@ def test_one_that_was_asked_to_stop_and_hangs_is_not_started_again(run: RunFolde
     assert (watched.exit_code, len(watched.workers)) == (ExitCode.STOPPED, 1)
 
 
+def test_a_stop_request_counts_also_while_a_worker_that_hangs_is_ended(run: RunFolder, now: list[float]) -> None:
+    def act(worker: Played, look: int) -> int | None:
+        worker.heeds = ("kill",)
+        now[0] += 4.0
+        if look == 1:
+            worker.take_place()
+            worker.interrupt = lambda: request_stop(run, worker.attempt)  # type: ignore[method-assign]
+        return None
+
+    watched = Watched(run, act, no_restart=False, stall_timeout=10)
+    assert len(of(WorkerHung, watched.follow())) == 1
+    assert (watched.exit_code, len(watched.workers)) == (ExitCode.STOPPED, 1)
+
+
 def test_a_restart_is_on_the_terms_the_run_began_with(run: RunFolder) -> None:
     """What `auto` became is in the run's own settings, which the worker wrote."""
     staged: list[bytes] = []

@@ -312,7 +312,7 @@ def test_pictures_that_cannot_be_written(loaded: LoadedRun, monkeypatch: pytest.
 
 
 def test_a_clip_that_fails_is_said_once(loaded: LoadedRun) -> None:
-    loaded.evaluator.comparer.failed(ModelError("clip_model", model="x", reason="broken"))
+    loaded.evaluator.metrics.failed(ModelError("clip_model", model="x", reason="broken"))
     first = evaluated(loaded)
     (warned,) = [one for one in first if isinstance(one, Warned)]
     assert (warned.code, warned.fields) == ("clip_failed", {"model": "x", "reason": "broken"})
@@ -333,7 +333,7 @@ def started(loaded: LoadedRun, **evaluation_settings: Any) -> RunStarted:
 def test_what_was_measured_is_not_measured_again(loaded: LoadedRun) -> None:
     events = evaluated(loaded)
     fresh = Evaluator(
-        loaded.run, 2, 2, loaded.evaluator.settings, loaded.evaluator.measured_on, loaded.evaluator.comparer
+        loaded.run, 2, 2, loaded.evaluator.settings, loaded.evaluator.measured_on, loaded.evaluator.metrics
     )
     fresh.restore([started(loaded, every=99), *events])
     assert fresh.has_baseline

@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from lorasmith.messages import tr
 from lorasmith.reading.summary import RunSummary, summary_of
 from lorasmith.reports.charts import Chart, Series, four_charts, key_of, more_charts, notes_of
 from lorasmith.runs.events import Evaluated
@@ -16,9 +17,11 @@ def test_the_four_charts_and_their_baselines(summary: RunSummary) -> None:
     assert (visual.baseline, semantic.baseline, color.baseline) == (0.6, 0.5, 0.7)
     assert visual.series[0].steps == (75, 150, 225, 300)
     assert visual.best_step == 150
-    assert [name for _, name in key_of(total, "en")] == [
-        "each step", "average of an epoch", "validation ± error", "validation, LoRA off", "step 150: lowest validation",
-    ]  # fmt: skip
+    assert key_of(total, "en") == [
+        *((kind, tr("en", f"chart.{kind}")) for kind in ("current", "average", "validation")),
+        ("baseline", tr("en", "chart.baseline_validation")),
+        ("best", tr("en", "chart.best", step=150)),
+    ]
 
 
 def test_an_empty_chart_has_its_reason(tmp_path: Path) -> None:
@@ -32,7 +35,7 @@ def test_an_empty_chart_has_its_reason(tmp_path: Path) -> None:
 def test_validation_on_trained_pictures_is_called_so(tmp_path: Path) -> None:
     chart = more_charts(summary_of(finished(tmp_path, is_held_out=False), []))[0]
     assert chart.title == chart.series[0].kind == "validation_on_trained"
-    assert key_of(chart, "en")[0][1] == "loss on trained pictures ± error"
+    assert key_of(chart, "en")[0][1] == tr("en", "chart.validation_on_trained")
     assert more_charts(summary_of(finished(tmp_path), []))[0].title == "validation"
 
 
@@ -41,13 +44,11 @@ def test_gaps_and_other_pictures_are_noted(tmp_path: Path) -> None:
     number, last = next((n, one) for n, one in enumerate(events) if isinstance(one, Evaluated) and one.step == 300)
     events[number] = replace(last, color=None, unavailable={"color": "not_finite"})
     color = four_charts(summary_of(events, []))[3]
-    assert notes_of(color, "en")[0].startswith("N/A at step 300: The model gave numbers")
+    assert notes_of(color, "en") == [tr("en", "chart.gaps", steps="300", reason=tr("en", "unavailable.not_finite"))]
     other = Chart("validation", "validation", (Series("validation", (1, 2), (0.1, 0.2), breaks=(2,)),), 2)
-    assert notes_of(other, "en") == [
-        "Measured on other pictures from step 2 on: values before and after cannot be compared"
-    ]
+    assert notes_of(other, "en") == [tr("en", "chart.changes", steps="2")]
     many = replace(color, gaps=tuple((step, "not_finite") for step in range(1, 10)))
-    assert "step 1, 2, 3, 4, 5, 6, 7, 8 …: " in notes_of(many, "en")[0]
+    assert "1, 2, 3, 4, 5, 6, 7, 8 …" in notes_of(many, "en")[0]
 
 
 def test_a_run_that_was_interrupted_and_continued_is_marked_where_it_continued(tmp_path: Path) -> None:
@@ -58,7 +59,7 @@ def test_a_run_that_was_interrupted_and_continued_is_marked_where_it_continued(t
     assert (total.interruptions, visual.interruptions) == ((4,), ())
     asked = summary_of([*begun, stopped(4, "asked"), *again], [*watched(1), *watched(2)])
     assert four_charts(asked)[0].interruptions == ()
-    assert key_of(total, "en")[-1] == ("interrupted", "interrupted, then continued")
+    assert key_of(total, "en")[-1] == ("interrupted", tr("en", "chart.interrupted"))
     assert four_charts(summary_of(begun, watched(1, status=-9)))[0].interruptions == ()
 
 

@@ -37,6 +37,7 @@ from tests.reports.html import Page, parsed
 NOW = datetime(2026, 5, 28, 20, 30)
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 NOWHERE = Path("nowhere")
+SAY = Translator("en").say
 HAPPENED = [
     WorkerHung(
         attempt=1, time=T0, step=5, phase="step", silent_seconds=61.4, limit_seconds=60.0, stack="A\nB",
@@ -138,7 +139,7 @@ def test_what_could_not_be_measured_is_said_in_its_chart(drawn: tuple[Path, Path
     missing = summary_of(finished(drawn[1], unavailable={"semantic": "no_clip_model"}), [])
     page = parsed(html_of(missing, drawn[0]))
     assert len(page.all("svg")) == 5
-    assert page.text.count("No CLIP model was named with") == 2  # in the chart, and in the table
+    assert page.text.count(SAY("unavailable.no_clip_model").replace("`", "")) == 2  # in the chart, and in the table
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -192,29 +193,30 @@ def test_settings_that_differ_from_the_defaults_come_first(summary: RunSummary) 
     assert ("--batch-size", "1") in defaults
     old = replace(summary, settings={"adapter": {"rank": 4}, "unknown": {"x": 1}})
     assert settings_of(old) == ([("--rank", "4")], [])
-    assert "None are recorded" in page_of(summary, settings={}).text
+    assert SAY("report.settings.none") in page_of(summary, settings={}).text
 
 
 def test_what_is_too_much_for_a_page_is_counted(summary: RunSummary) -> None:
     pictures = tuple(Picture(f"x/{number}.png", 1) for number in range(MAX_PICTURES + 7))
-    assert "in the JSON: 7" in page_of(summary, data=replace(summary.data, pictures=pictures)).text
+    assert SAY("report.data.left_out", count=7) in page_of(summary, data=replace(summary.data, pictures=pictures)).text
     page = page_of(summary, samples=summary.samples * 5)
-    assert f"Rows left out: {15 - MAX_SAMPLE_ROWS}" in page.text
+    assert SAY("report.samples_left_out", count=15 - MAX_SAMPLE_ROWS) in page.text
     assert len(page.all("q")) == MAX_SAMPLE_ROWS
 
 
 def test_files_with_their_hashes_and_what_is_gone(summary: RunSummary) -> None:
     text = page_of(summary, files=(replace(summary.files[0], is_there=False),)).text
-    assert "not there any more" in text and "e" * 64 in text
-    assert "No file was written" in page_of(summary, files=()).text
+    assert SAY("report.file.gone") in text and "e" * 64 in text
+    assert SAY("report.file.none") in page_of(summary, files=()).text
 
 
 def test_warnings_and_sections_that_have_nothing_to_show(summary: RunSummary) -> None:
-    assert "Warnings during the run" not in page_of(summary).text
+    assert SAY("report.warnings") not in page_of(summary).text
     warned = (Warned(attempt=1, time=T0, code="prodigy_lr", fields={"lr": 0.1}),)
     assert "Prodigy" in page_of(summary, warnings=warned).text
     nothing = page_of(summary_of([], [])).text
-    assert "Speed" not in nothing and "Environment" not in nothing and "No samples were made" in nothing
+    assert SAY("report.speed.title") not in nothing and SAY("report.environment") not in nothing
+    assert SAY("report.no_samples") in nothing
 
 
 def test_each_row_of_samples_goes_from_the_original_to_the_last_step(
@@ -223,7 +225,7 @@ def test_each_row_of_samples_goes_from_the_original_to_the_last_step(
     labels = [one["alt"] for one in page_of(summary, drawn[0]).all("img")]
     assert labels[:6] == ["original", "LoRA off", "step 75", "step 150 ✓", "step 225", "step 300"]
     assert labels[12:17] == ["LoRA off", "step 75", "step 150 ✓", "step 225", "step 300"]  # of a prompt of its own
-    assert "not there any more" in page_of(summary, NOWHERE).text
+    assert SAY("report.picture_gone") in page_of(summary, NOWHERE).text
 
 
 def test_of_many_steps_some_are_shown_with_the_first_the_last_and_the_best(tmp_path: Path) -> None:
@@ -237,7 +239,10 @@ def test_of_many_steps_some_are_shown_with_the_first_the_last_and_the_best(tmp_p
 def test_a_sample_drawn_from_its_nearest_picture_is_marked(summary: RunSummary, drawn: tuple[Path, Path]) -> None:
     own = replace(summary.memorisation.samples[0], is_from_itself=True, baseline_similarity=None)
     copied = replace(summary.memorisation, samples=(own,))
-    assert "similarity 0.890 (drawn from this very picture" in page_of(summary, drawn[0], memorisation=copied).text
+    assert (
+        SAY("report.similarity", similarity="0.890") + " " + SAY("report.from_itself")
+        in page_of(summary, drawn[0], memorisation=copied).text
+    )
 
 
 def test_neither_drawing_library_is_loaded_before_something_is_drawn() -> None:

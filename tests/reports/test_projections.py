@@ -84,9 +84,9 @@ def test_nothing_is_touched_before_the_run_has_started(tmp_path: Path) -> None:
 def test_it_is_made_again_at_a_start_and_then_added_to(ledger: Ledger, tmp_path: Path) -> None:
     sink = ListSink()
     projections = Projections(tmp_path / "ledger.jsonl", [sink])
-    assert played(projections, ledger, [run_started(9), step(1), step(2), step(3), SAVED]) == []
+    assert played(projections, ledger, [run_started(9), step(1), step(2), step(3), evaluated(3, tmp_path), SAVED]) == []
     assert played(projections, ledger, [run_started(9, resumed_from=2, attempt=2), step(3, attempt=2)]) == []
-    assert (sink.steps, sink.rewrites) == ([1, 2, 3], 2)
+    assert (sink.steps, sink.evaluations, sink.rewrites) == ([1, 2, 3], [], 2), "what was cancelled leaves no trace"
 
 
 def test_events_that_the_ledger_already_held_are_not_counted_twice(ledger: Ledger, tmp_path: Path) -> None:
@@ -151,17 +151,6 @@ def test_a_tensorboard_that_cannot_be_loaded_costs_its_own_file_only(
     assert not run.tensorboard.exists()
 
 
-def test_both_files_of_a_run_say_the_same(tmp_path: Path) -> None:
-    run = RunFolder(tmp_path / "lora_output")
-    run.root.mkdir()
-    projections = projections_of(run)
-    with Ledger(run.ledger) as ledger:
-        assert played(projections, ledger, [run_started(2), step(1), step(2), SAVED]) == []
-    projections.close()
-    assert len(list(run.tensorboard.iterdir())) == 1
-    assert len(run.loss_log.read_text(encoding="utf-8").splitlines()) == 3
-
-
 def test_measures_are_added_once_and_a_second_measure_of_a_step_takes_the_place_of_the_first(
     ledger: Ledger, tmp_path: Path
 ) -> None:
@@ -174,14 +163,6 @@ def test_measures_are_added_once_and_a_second_measure_of_a_step_takes_the_place_
     assert sink.evaluations == [0, 2]
     played(projections, ledger, [evaluated(2, tmp_path, share=0.5)])
     assert (sink.evaluations, sink.rewrites) == ([2], 2)
-
-
-def test_cancelled_measures_leave_no_trace(ledger: Ledger, tmp_path: Path) -> None:
-    sink = ListSink()
-    projections = Projections(tmp_path / "ledger.jsonl", [sink])
-    events = [run_started(9), step(1), evaluated(1, tmp_path), step(2), evaluated(2, tmp_path)]
-    played(projections, ledger, [*events, run_started(9, resumed_from=1, attempt=2)])
-    assert sink.evaluations == [1]
 
 
 def test_all_can_be_made_again_at_once(ledger: Ledger, tmp_path: Path) -> None:

@@ -196,3 +196,26 @@ def test_a_missing_dependency_is_told_even_where_it_is_the_first_one_needed(tmp_
     )
     assert done.returncode == 2
     assert done.stderr == "Error: The package pydantic is not installed\nhint: install it with `pip install pydantic`\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "settings", "language"),
+    [
+        ("--lang zh-TW", {"LORASMITH_LANG": "en"}, 'lang = "en"', "zh-TW"),
+        ("--lang=zh-TW", {}, "", "zh-TW"),
+        ("", {"LORASMITH_LANG": "zh-TW", "LANG": "en_US.UTF-8"}, 'lang = "en"', "zh-TW"),
+        ("", {"LANG": "en_US.UTF-8"}, 'lang = "zh-TW"', "zh-TW"),
+        ("", {"LANG": "zh_TW.UTF-8"}, "", "zh-TW"),
+        ("", {"LANG": "zh_TW.UTF-8", "LC_ALL": "C"}, "", "en"),
+        ("", {"LANG": "zh_HK"}, "steps = [", "zh-TW"),  # what is wrong with the file is reported later
+        ("", {"LANG": "zh_TW"}, "lang = 3", "zh-TW"),
+        ("--lang", {}, "", "en"),
+        ("", {"LANG": "de_DE.UTF-8"}, "", "en"),
+    ],
+)
+def test_the_language_is_found_before_arguments_are_checked(
+    tmp_path: Path, arguments: str, environment: dict[str, str], settings: str, language: str
+) -> None:
+    if settings:
+        (tmp_path / "lorasmith.toml").write_text(settings, encoding="utf-8")
+    assert cli.language_of(arguments.split(), environment, tmp_path) == language

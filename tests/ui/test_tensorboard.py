@@ -75,9 +75,9 @@ def test_a_real_server_answers_with_every_step_and_ends_with_ctrl_c(here: Path) 
         child.expect(f"Port {port} is taken; using ([0-9]+)")
         free = int(child.match.group(1))
         assert free > port
-        child.expect(f"answers at (http://localhost:{free})")
+        address, points = f"http://localhost:{free}", []
+        child.expect_exact(WORDS.say("tensorboard.ready", address=address))
         child.expect("Ctrl")
-        address, points = child.match.group(0) and f"http://localhost:{free}", []
         give_up_at = time.monotonic() + 30
         while len(points) < STEPS and time.monotonic() < give_up_at:
             tags = asked(address, "/data/plugin/scalars/tags")
@@ -89,7 +89,7 @@ def test_a_real_server_answers_with_every_step_and_ends_with_ctrl_c(here: Path) 
         if Path("/proc/self").exists():
             assert len(data_servers()) == 1
         child.sendintr()
-        child.expect("TensorBoard has ended")
+        child.expect_exact(WORDS.say("tensorboard.ended"))
         child.expect(pexpect.EOF)
         child.close()
     assert child.exitstatus == 0

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import pytest
 
-from lorasmith.ui.translator import PROBLEMS_SHOWN, Translator, language_of
+from lorasmith.ui.translator import PROBLEMS_SHOWN, Translator
 
 EN, ZH = Translator("en"), Translator("zh-TW")
 
@@ -84,29 +83,6 @@ def test_what_was_left_out_is_a_warning() -> None:
 
 def test_a_warning_may_have_a_hint() -> None:
     assert len(EN.warning("lr_horizon_passed", {"horizon": 1, "target": 2})) == 2
-
-
-@pytest.mark.parametrize(
-    ("arguments", "environment", "settings", "language"),
-    [
-        ("--lang zh-TW", {"LORASMITH_LANG": "en"}, 'lang = "en"', "zh-TW"),
-        ("--lang=zh-TW", {}, "", "zh-TW"),
-        ("", {"LORASMITH_LANG": "zh-TW", "LANG": "en_US.UTF-8"}, 'lang = "en"', "zh-TW"),
-        ("", {"LANG": "en_US.UTF-8"}, 'lang = "zh-TW"', "zh-TW"),
-        ("", {"LANG": "zh_TW.UTF-8"}, "", "zh-TW"),
-        ("", {"LANG": "zh_TW.UTF-8", "LC_ALL": "C"}, "", "en"),
-        ("", {"LANG": "zh_HK"}, "steps = [", "zh-TW"),  # what is wrong with the file is told later
-        ("", {"LANG": "zh_TW"}, "lang = 3", "zh-TW"),
-        ("--lang", {}, "", "en"),
-        ("", {"LANG": "de_DE.UTF-8"}, "", "en"),
-    ],
-)
-def test_the_language_is_found_before_arguments_are_checked(
-    tmp_path: Path, arguments: str, environment: dict[str, str], settings: str, language: str
-) -> None:
-    if settings:
-        (tmp_path / "lorasmith.toml").write_text(settings, encoding="utf-8")
-    assert language_of(arguments.split(), environment, tmp_path) == language
 
 
 def test_a_field_may_be_called_key() -> None:

@@ -1,6 +1,6 @@
 """CLIP's vocabulary, which single-file checkpoints leave out, and the config of its tokenizer.
 
-The merges are CLIP's own, unchanged, with their licence beside them. Needs the standard library only.
+The merges were published by OpenAI; their licence lies beside them. Needs the standard library only.
 """
 
 from __future__ import annotations
