@@ -42,7 +42,7 @@ from lorasmith.runs.states import (
     sha256_of,
 )
 
-MIN_FREE_STATES = 2  # the disk must have space for so many more states before a run begins
+MIN_FREE_STATES = 2  # the disk must have space for that many more states before a run begins
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,7 @@ def check_disk_space(run: RunFolder, state: TrainState) -> None:
 
 
 def prune_states(run: RunFolder, *, keep: int, protect: frozenset[int] = frozenset()) -> list[Path]:
-    """Removes all states but the `keep` highest steps and the protected ones, if the newest is whole. A state that the
+    """If the newest state is whole, removes all but the `keep` highest steps and the protected states. A state that the
     system refuses to rename stays until the next call. Returns the paths of the removed states.
 
     Raises:

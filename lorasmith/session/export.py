@@ -50,7 +50,7 @@ class Exporter:
         )
 
     def notices(self, state: TrainState) -> list[Notice]:
-        """What a file of this state does not hold of it."""
+        """Notices of values of this state that its file does not hold."""
         return export_notices(state.adapter.tensors(), SAVE_TYPES[self.config.export.save_precision])
 
     def _facts(self, state: TrainState, stop_at: int) -> ExportFacts:

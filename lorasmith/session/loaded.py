@@ -44,7 +44,7 @@ class LoadedRun:
     startup: StartupContext
 
     def state_facts(self, state: TrainState) -> StateFacts:
-        """What a saved state holds besides tensors and counters."""
+        """The contents of a saved state besides tensors and counters."""
         config, schedule = self.config, self.config.lr_schedule
         return StateFacts(
             identity=config.identity(),

@@ -58,7 +58,7 @@ def _steps(state: TrainState, context: StepContext, outputs: Outputs, stop: Stop
     recorder = outputs.recorder
     while state.step < outputs.loaded.stop_at and not context.world.any(stop.requested()):
         recorder.begin_step(state.step)
-        with recorder.flush_on_exit():  # reads the step before, while the device computes this one
+        with recorder.flush_on_exit():  # reads the previous step, while the device computes this step
             result = train_step(state, context, beat=partial(recorder.beat, state.step, "step", micro_batches=1))
         if isinstance(result, Repeat):
             outputs.record_repeat(state, result)
