@@ -144,7 +144,7 @@ def check_disk_space(run: RunFolder, state: TrainState) -> None:
 
 
 def prune_states(run: RunFolder, *, keep: int, protect: frozenset[int] = frozenset()) -> list[Path]:
-    """If the newest state is whole, removes all but the `keep` highest steps and the protected states. A state that the
+    """Removes all states but the `keep` highest steps and protected steps, once the newest is whole. A state that the
     system refuses to rename stays until the next call. Returns the paths of the removed states.
 
     Raises:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lorasmith.data import cache, folder
+from lorasmith.data import encode, folder
 from lorasmith.errors import ExitCode
 from lorasmith.runs.events import Evaluated, RunStarted, RunStopped
 from tests.data.drawing import put_picture
@@ -64,14 +64,14 @@ def pictures(workshop: Workshop) -> list[Path]:
 def test_while_it_is_being_encoded(own: Workshop, change: Callable[[Path], None], monkeypatch: Any) -> None:
     """Looked at, and another by the time it is its turn: nothing is stored under the wrong name, nothing begins."""
     last = pictures(own)[-1]
-    real = cache.pixels
+    real = encode.pixels
 
     def pixels(example: Any) -> Any:
         if example.image == last:
             change(last)
         return real(example)
 
-    monkeypatch.setattr(cache, "pixels", pixels)
+    monkeypatch.setattr(encode, "pixels", pixels)
     outcome = own.new(2)
     assert outcome.exit_code == ExitCode.BAD_INPUT
     (stopped,) = outcome.of(RunStopped)

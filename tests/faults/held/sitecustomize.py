@@ -53,9 +53,9 @@ def loading() -> None:
 
 
 def caching() -> None:
-    from lorasmith.data import cache
+    from lorasmith.data import encode
 
-    at_call(cache, "pixels", 2)
+    at_call(encode, "pixels", 2)
 
 
 def step() -> None:
