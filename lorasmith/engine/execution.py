@@ -1,6 +1,7 @@
 """Computes the losses of a micro-batch and their gradients, eagerly or, one day, compiled or captured.
 
-Everything random is among the arguments, so a function of this file draws nothing and can be replayed.
+Everything random but dropout is among the arguments, so a function of this file can be replayed; the numbers of dropout
+come from torch's generator, which `step` seeds for each slice.
 """
 
 from __future__ import annotations

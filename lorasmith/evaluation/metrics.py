@@ -1,6 +1,6 @@
 """Distances of samples from the pictures they were made for, and the training picture that each is most like.
 
-Nothing is made up: what cannot be measured is None, with a code.
+A measure that cannot be taken is None, with a code.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ def _whole_start(folder: Path) -> WholeStart:
     from lorasmith.evaluation.choose import EMPTY_CAPTION, choose
     from lorasmith.families import load_family
     from lorasmith.families.weights import TextSettings
-    from lorasmith.session.unseen_words import unseen_words
+    from lorasmith.session.notices import caption_notices
 
     class Untouched(EncoderCache):
         def _set_aside(self, path: Path) -> None:
@@ -113,7 +113,7 @@ def _whole_start(folder: Path) -> WholeStart:
     missing = read_cached(theirs, examples, captions, into=Encoded(keys, keys.dtype))
     if not len(missing):
         _copy_cached(folder, theirs, keys, family.weights)
-    noticed = tuple(Finding(*notice) for notice in unseen_words(config, family, found.examples))
+    noticed = tuple(Finding(*notice) for notice in caption_notices(config, family, found.examples))
     return WholeStart(len(missing.pictures), len(missing.captions), noticed)
 
 

@@ -189,11 +189,16 @@ def _beat(run: RunFolder, fold: RunFold, *, is_staged: bool, start: RunStarted |
     stall_timeout, accumulation_steps = _settings(run.staging / run.config.name if is_staged else run.config)
     limit = stall_limit(
         stall_timeout,
-        median_micro_batch([point.seconds for point in fold.points], accumulation_steps),
+        median_micro_batch(_step_seconds(fold, start), accumulation_steps),
         phase=beat.phase,
         has_stepped=not is_staged and start is not None and beat.step > (start.resumed_from or 0),
     )
     return Beat(beat.step, beat.phase, max(0.0, now - moved), limit)
+
+
+def _step_seconds(fold: RunFold, start: RunStarted | None) -> list[float]:
+    """Durations of the steps since the newest attempt began: earlier starts may have had other micro-batches."""
+    return [] if start is None else [point.seconds for point in fold.points if point.attempt >= start.attempt]
 
 
 def _settings(config: Path) -> tuple[float, int]:

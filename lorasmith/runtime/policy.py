@@ -28,7 +28,7 @@ LOADING = frozenset({"loading", "caching", "compiling"})
 def stall_limit(stall_timeout: float, median_micro_batch: float, *, phase: str, has_stepped: bool) -> float:
     """Returns the seconds without a sign of life after which a worker counts as stuck.
 
-    The supervisor ends a worker by this rule, and `lorasmith logs` reports it by this rule.
+    The supervisor and `lorasmith logs` use the same formula, each with its own measurements.
 
     `median_micro_batch`: seconds, 0 before the first measurement; `has_stepped`: this attempt has completed a step.
     """

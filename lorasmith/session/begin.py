@@ -16,11 +16,11 @@ from lorasmith.runs.ledger import PatientLedger, newest_trusted, read_events
 from lorasmith.runs.process_files import HeartbeatWriter, monotonic
 from lorasmith.runs.promotion import Moves, moves_of, promote, remove_staging
 from lorasmith.runs.states import DAMAGED, damage_in, newest_good, set_aside
-from lorasmith.session.checkpoint import step_back
 from lorasmith.session.history import restore_results
 from lorasmith.session.loaded import LoadedRun, run_started
 from lorasmith.session.outputs import Outputs
 from lorasmith.session.recorder import Recorder
+from lorasmith.session.resume import step_back
 
 
 def begin(loaded: LoadedRun) -> Outputs:
@@ -33,7 +33,7 @@ def begin(loaded: LoadedRun) -> Outputs:
     """
     run = loaded.run
     loaded.startup.close()
-    events = [*read_events(run.early_ledger), *_take_place(loaded), *loaded.warnings, run_started(loaded)]
+    events = [*read_events(run.early_ledger), *_take_place(loaded), run_started(loaded)]
     fault_point("run.placed")
     with ExitStack() as opened:
         ledger = opened.enter_context(PatientLedger(run.ledger))
@@ -83,6 +83,9 @@ def _take_place(loaded: LoadedRun) -> list[Event]:
     warnings = _step_back(loaded, loaded.resumed_from)
     write_atomically(run.config, dump_run_toml(config, run.root))
     remove_staging(run.staging)
+    if loaded.changed_environment:
+        fields = {"changed": loaded.changed_environment}
+        warnings.append(Warned(attempt=loaded.attempt, time=time.time(), code="fingerprint_changed", fields=fields))
     return warnings
 
 

@@ -1,7 +1,6 @@
-"""States on disk: save, verify by reading back, load, keep the newest. What is in one is `training.state`'s business.
+"""Saves, verifies, loads and prunes the states of a run on disk. `engine.state` decides what a state holds.
 
-No file of a state can hold code: tensors as safetensors, the rest as JSON or as what torch.load(weights_only=True)
-reads.
+No file of a state can hold code: tensors are safetensors, the rest is JSON or read by torch.load(weights_only=True).
 """
 
 from __future__ import annotations
@@ -24,21 +23,17 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from lorasmith.engine.device import is_out_of_memory
-from lorasmith.engine.state import Origin, TrainState
-from lorasmith.errors import InputError, NonFiniteError, NoStateError, ResourceError, ResumeError
+from lorasmith.engine.state import TrainState
+from lorasmith.errors import InputError, NonFiniteError, NoStateError, ResourceError
 from lorasmith.faults import fault_point
 from lorasmith.runs.durable import map_disk_full, retry_while_open, sync_folder, write_durably
-from lorasmith.runs.events import BestChosen
-from lorasmith.runs.layout import RunFolder, free_name, stamp
-from lorasmith.runs.ledger import read_events, surviving
-from lorasmith.runs.promotion import move
+from lorasmith.runs.layout import RunFolder, free_name
 from lorasmith.runs.states import (
     ADAPTER,
     LR_SCHEDULE,
     MANIFEST,
     OPTIMIZER,
     RANDOM_STATES,
-    STEP_IN_NAME,
     TRAIN_STATE,
     SavedState,
     damage_of,
@@ -47,24 +42,24 @@ from lorasmith.runs.states import (
     sha256_of,
 )
 
-ROOM_FOR_STATES = 2  # the disk must hold so many more states than there are before a run begins
+MIN_FREE_STATES = 2  # the disk must have space for that many more states before a run begins
 
 
 @dataclass(frozen=True, slots=True)
 class StateFacts:
-    """What a state says besides its tensors and counters: for people, for the check on loading, for `--continue`."""
+    """The contents of a state besides tensors and counters."""
 
     identity: str
-    data_identity: str  # of the pictures, batch size and accumulation: another one begins a new origin
+    data_identity: str  # of pictures, batch size and accumulation: when it changes, a new epoch begins
     seed: int
     lr_schedule: Mapping[str, Any]
     described: Mapping[str, Any]  # epoch, position, target, fingerprint …
 
 
 def save_state(state: TrainState, run: RunFolder, facts: StateFacts, *, prefix: str, now: datetime) -> tuple[Path, str]:
-    """Writes a whole new state folder; its path and the SHA-256 of its manifest.
+    """Writes a new state; returns its folder and the SHA-256 of its manifest.
 
-    Hidden temporary folder, every file fsynced, the manifest last, read back and compared, then renamed.
+    All files are written to a hidden folder and synced, the manifest last; they are read back, and the folder renamed.
 
     Raises:
         NonFiniteError: a number to be saved is not finite; nothing is left behind.
@@ -87,7 +82,7 @@ def save_state(state: TrainState, run: RunFolder, facts: StateFacts, *, prefix: 
         damage = damage_of(SavedState(temporary, state.step, facts.identity))
         if damage is not None:
             raise ResourceError("disk_unreliable", path=str(final), damage=damage)
-        with map_disk_full(final):  # a folder can need room for a name too
+        with map_disk_full(final):  # a folder may need space for the name
             fault_point("state.verified")
             retry_while_open(lambda: temporary.rename(final))
     except BaseException:
@@ -100,34 +95,34 @@ def save_state(state: TrainState, run: RunFolder, facts: StateFacts, *, prefix: 
 
 
 def _name_for(step: int, run: RunFolder, named: Path) -> Path:
-    """A name behind those of the same step: the last of them counts, and the clock may have been set back."""
+    """A name that sorts after all states of the step, of which the last counts; the clock may have been set back."""
     same = [saved.path for saved in find_states(run.root)[0] if saved.step == step]
     return named if not same or named.name > same[0].name else free_name(same[0])
 
 
 def load_state(saved: SavedState, state: TrainState) -> dict[str, Any]:
-    """Restores `state` from a folder and returns its train_state.json.
+    """Restores `state` from a folder and returns the contents of its train_state.json.
 
     Raises:
-        NoStateError: the folder is damaged after all.
+        NoStateError: the state is damaged.
     """
     damage = damage_of(saved)
     if damage is not None:
         raise NoStateError("state_damaged", path=str(saved.path), damage=damage)
-    with _damage_named(saved, TRAIN_STATE):
+    with _map_damage(saved, TRAIN_STATE):
         described: dict[str, Any] = json.loads((saved.path / TRAIN_STATE).read_bytes())
         counters = described["counters"]
-    with _damage_named(saved, ADAPTER):
+    with _map_damage(saved, ADAPTER):
         adapter = safetensors.torch.load_file(saved.path / ADAPTER)
-    with _damage_named(saved, OPTIMIZER):
+    with _map_damage(saved, OPTIMIZER):
         optimizer = torch.load(saved.path / OPTIMIZER, weights_only=True, map_location="cpu")
         state.restore(counters, adapter, optimizer)
     return described
 
 
 @contextmanager
-def _damage_named(saved: SavedState, file: str) -> Iterator[None]:
-    """What a file cannot be read for though its SHA-256 is the manifest's: somebody signed it anew."""
+def _map_damage(saved: SavedState, file: str) -> Iterator[None]:
+    """Turns the error of a file that has the SHA-256 of its manifest, but cannot be read, into a NoStateError."""
     try:
         yield
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, ValueError, KeyError, TypeError, EOFError) as error:
@@ -136,71 +131,24 @@ def _damage_named(saved: SavedState, file: str) -> Iterator[None]:
         raise NoStateError("state_damaged", path=str(saved.path), damage=file) from error
 
 
-def restore_state(
-    folder: Path, state: TrainState, *, identity: str, data_identity: str, fingerprint: Mapping[str, Any]
-) -> dict[str, list[Any]]:
-    """Goes on from the state in `folder`; other pictures, batch size or accumulation begin a new origin.
-
-    Returns what of the fingerprint is no longer the same, {name: [before, now]}.
+def check_disk_space(run: RunFolder, state: TrainState) -> None:
+    """Checks that the disk has space for a few states, while nothing has begun.
 
     Raises:
-        ResumeError: the state of a run with another identity.
-        NoStateError: it is not there any more, or damaged.
+        InputError: it has not.
     """
-    saved = next((one for one in find_states(folder.parent)[0] if one.path == folder), None)
-    if saved is None:
-        raise NoStateError("state_damaged", path=str(folder), damage=MANIFEST)
-    if saved.identity != identity:
-        raise ResumeError("state_of_other_run", path=str(folder))
-    described = load_state(saved, state)
-    if described["data_identity"] != data_identity:
-        state.origin = Origin(step=state.step, epoch=described["epoch"] + 1)
-    was = described["fingerprint"]
-    # A version that did not record something had none of it, but what was not checked cannot have changed.
-    recorded = {name: now for name, now in fingerprint.items() if name in was or name != "self_check"}
-    return {name: [was.get(name, ""), now] for name, now in recorded.items() if was.get(name, "") != now}
-
-
-def step_back(run: RunFolder, step: int, *, now: datetime) -> Path | None:
-    """Moves the states, step exports and samples of steps above `step` to a backup folder, and the best export where it
-    is of such a step; None where there are none.
-
-    The lowest states first: cut short by a kill, the run still stands where it stood.
-    """
-    above = [state.path for state in reversed(find_states(run.root)[0]) if state.step > step]
-    for path in sorted([*run.root.glob("*-step*.safetensors"), *run.samples.glob("step-*")]):
-        found = STEP_IN_NAME.search(path.name)
-        if found is not None and int(found[1]) > step:
-            above.append(path)
-    best = [event for event in surviving(read_events(run.ledger)) if isinstance(event, BestChosen)]
-    if best and best[-1].step > step and (run.root / best[-1].path).exists():
-        above.append(run.root / best[-1].path)
-    if not above:
-        return None
-    backup = free_name(run.backup / f"run_{stamp(now)}")
-    for path in above:
-        move(path, backup / path.relative_to(run.root))
-    return backup
-
-
-def check_room(run: RunFolder, state: TrainState) -> None:
-    """A full disk is the user's to mend while nothing has begun.
-
-    Raises:
-        InputError: there is no room for a few states.
-    """
-    needed = ROOM_FOR_STATES * 4 * state.adapter.flat.numel() * 4  # adapter, two moments, an export: float32
+    needed = MIN_FREE_STATES * 4 * state.adapter.flat.numel() * 4  # adapter, two moments, an export: float32
     free = shutil.disk_usage(run.root).free
     if free < needed:
         raise InputError("disk_too_full", folder=str(run.root), needed_mb=needed >> 20, free_mb=free >> 20)
 
 
 def prune_states(run: RunFolder, *, keep: int, protect: frozenset[int] = frozenset()) -> list[Path]:
-    """Removes all but the `keep` highest steps and those protected; only after the newest was read back whole. What the
-    system does not let go of stays, and is tried again after the next save.
+    """If the newest state is whole, removes all but the `keep` highest steps and the protected states. A state that the
+    system refuses to rename stays until the next call. Returns the paths of the removed states.
 
     Raises:
-        ResourceError: the disk is too full even for the other name that it gets first.
+        ResourceError: the disk is too full even for renaming.
     """
     states, _ = find_states(run.root)
     if not states or damage_of(states[0]) is not None:
@@ -208,7 +156,7 @@ def prune_states(run: RunFolder, *, keep: int, protect: frozenset[int] = frozens
     removed = [state.path for state in states[keep:] if state.step not in protect]
     doomed = []
     with map_disk_full(run.root):
-        # Renamed first, and that on the disk: a folder that is half removed must never look like a state.
+        # Renamed first, and synced: a folder that is half removed must never look like a state.
         for path in removed:
             fault_point("prune.chosen")
             with suppress(PermissionError):
@@ -217,33 +165,39 @@ def prune_states(run: RunFolder, *, keep: int, protect: frozenset[int] = frozens
             fault_point("prune.renamed")
             sync_folder(run.root)
         for path in doomed:
-            shutil.rmtree(path, ignore_errors=True)  # the rest goes with the next start
+            shutil.rmtree(path, ignore_errors=True)  # the next start removes the rest
             fault_point("prune.removed")
     return removed
 
 
 def _files_of(state: TrainState, facts: StateFacts) -> dict[str, bytes]:
+    """The bytes of each file of a state but its manifest.
+
+    Raises:
+        NonFiniteError: a number is not finite.
+    """
     adapter = state.adapter.tensors()
     numbers = [state.adapter.flat, *_tensors_in(state.optimizer.state_dict()["state"])]
-    if not all(bool(torch.isfinite(one).all()) for one in numbers):
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in numbers):
         raise NonFiniteError("weights_non_finite", step=state.step)
     train_state = {"counters": state.counters(), "data_identity": facts.data_identity, **facts.described}
     return {
         ADAPTER: safetensors.torch.save(adapter),
         OPTIMIZER: _torch_bytes(state.optimizer.state_dict()),
         LR_SCHEDULE: _torch_bytes({**facts.lr_schedule, "step": state.step}),
-        # Nothing random has a history: the seed and the counters are all there is to remember.
+        # Random numbers are a function of the seed and the counters.
         RANDOM_STATES: _torch_bytes({"seed": facts.seed, "step": state.step, "origin": state.counters()["origin"]}),
         TRAIN_STATE: json.dumps(train_state, indent=1, sort_keys=True, ensure_ascii=False).encode(),
     }
 
 
 def _tensors_in(value: Any) -> Iterator[Tensor]:
+    """All tensors of nested dicts."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
-        for one in value.values():
-            yield from _tensors_in(one)
+        for item in value.values():
+            yield from _tensors_in(item)
 
 
 def _torch_bytes(value: Any) -> bytes:

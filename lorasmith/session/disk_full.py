@@ -1,4 +1,4 @@
-"""When a save on a full disk is tried again, and how long the end of a run waits for space. The caller does the I/O."""
+"""Decides when a save on a full disk is tried again and how long the end of a run waits. The caller does the I/O."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BEAT_SECONDS = 1.0  # between two heartbeats of a run that waits
 
 @dataclass(slots=True)
 class DiskFullRetry:
-    """Whether the newest save failed because the disk was full. A test passes its own `now` and `sleep`."""
+    """Keeps whether the newest save failed because the disk was full. A test passes its own `now` and `sleep`."""
 
     now: Callable[[], float] = field(default=monotonic)
     sleep: Callable[[float], None] = field(default=time.sleep)

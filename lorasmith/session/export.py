@@ -18,7 +18,7 @@ from lorasmith.exporting.names import to_file
 from lorasmith.exporting.write import SAVE_TYPES, write_export
 from lorasmith.families.base import ModelFamily
 from lorasmith.session.name_tables import name_table
-from lorasmith.session.outcome import Notice, notice_of_file
+from lorasmith.session.notices import Notice, export_notices
 
 # Readers show the most frequent few; a header of a million tags would only be slow to load.
 MAX_TAGS = 1000
@@ -50,8 +50,8 @@ class Exporter:
         )
 
     def notices(self, state: TrainState) -> list[Notice]:
-        """What a file of this state does not hold of it."""
-        return notice_of_file(state.adapter.tensors(), SAVE_TYPES[self.config.export.save_precision])
+        """Notices of values of this state that its file does not hold."""
+        return export_notices(state.adapter.tensors(), SAVE_TYPES[self.config.export.save_precision])
 
     def _facts(self, state: TrainState, stop_at: int) -> ExportFacts:
         config, traits, kind = self.config, self.family.traits, state.adapter.kind

@@ -66,8 +66,8 @@ def _changed_pictures(loaded: LoadedRun, events: Sequence[Event]) -> list[Event]
 
 
 def _changed_validation(loaded: LoadedRun, events: Sequence[Event], pictures: str) -> list[Event]:
-    """A warning if the validation loss is measured on other pictures than before, or on none: its curve is another one
-    from here on."""
+    """A warning if the validation loss is measured on other pictures than before, or on none: its curve is not
+    comparable from here on."""
     if not loaded.evaluator.is_on:
         return []
     measured = [
@@ -87,7 +87,7 @@ def _changed_validation(loaded: LoadedRun, events: Sequence[Event], pictures: st
 
 
 def _died_evaluating(loaded: LoadedRun, events: Sequence[Event]) -> bool:
-    """Whether the attempt before this one was killed during an evaluation: its last heartbeat has that phase, and it
+    """Whether the previous attempt was killed during an evaluation: its last heartbeat has that phase, and it
     recorded no end."""
     beat = read_heartbeat(loaded.run.heartbeat)
     if loaded.resumed_from is None or beat is None or beat.phase != "evaluating":

@@ -13,7 +13,7 @@ from lorasmith.engine.batches import RunBatches
 from lorasmith.engine.state import TrainState
 from lorasmith.engine.step import StepContext
 from lorasmith.evaluation.evaluator import Evaluator
-from lorasmith.runs.events import Event, RunStarted
+from lorasmith.runs.events import RunStarted
 from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.ledger import read_events
 from lorasmith.session.checkpoint import StateFacts
@@ -37,14 +37,14 @@ class LoadedRun:
     trained: tuple[Example, ...]
     held_out: tuple[Example, ...]
     data_identity: str  # of the data that positions are counted over
-    fingerprint: Mapping[str, Any]
-    warnings: tuple[Event, ...]
+    environment: Mapping[str, Any]  # software and hardware that the bytes depend on
+    changed_environment: str  # since the state was saved; "" if it has not changed
     exporter: Exporter
     evaluator: Evaluator
     startup: StartupContext
 
     def state_facts(self, state: TrainState) -> StateFacts:
-        """What a saved state holds besides tensors and counters."""
+        """The contents of a saved state besides tensors and counters."""
         config, schedule = self.config, self.config.lr_schedule
         return StateFacts(
             identity=config.identity(),
@@ -57,7 +57,7 @@ class LoadedRun:
                 "position": self.batches.position(state.step + 1, 0),
                 "target": self.stop_at,
                 "identity": config.identity_fields(),
-                "fingerprint": dict(self.fingerprint),
+                "fingerprint": dict(self.environment),
             },
         )
 
@@ -84,7 +84,7 @@ def run_started(loaded: LoadedRun) -> RunStarted:
         ],
         held_out=[str(example.image) for example in loaded.held_out],
         batches_per_epoch=loaded.batches.order.batches_per_epoch,
-        fingerprint=dict(loaded.fingerprint),
+        fingerprint=dict(loaded.environment),
         root=str(loaded.run.root.absolute()),
     )
 

@@ -11,7 +11,7 @@ from lorasmith.engine.step import Repeat, StepContext, train_step
 from lorasmith.errors import NonFiniteError, ResourceError
 from lorasmith.runs.process_files import StopFlag
 from lorasmith.session.loaded import LoadedRun
-from lorasmith.session.outcome import digest_of, notice_of_training
+from lorasmith.session.notices import adapter_digest, training_notices
 from lorasmith.session.outputs import Outputs
 from lorasmith.session.sanity import blamed_on_adapter
 
@@ -27,7 +27,7 @@ def train(loaded: LoadedRun, outputs: Outputs, stop: StopFlag) -> StopReason:
         ResourceError: out of memory, and the state before the step was saved; or the disk stayed full.
     """
     state, context = loaded.state, loaded.context
-    first, before = state.step, digest_of(state.adapter)
+    first, before = state.step, adapter_digest(state.adapter)
     outputs.catch_up(state, stop)
     try:
         _steps(state, context, outputs, stop)
@@ -42,7 +42,7 @@ def train(loaded: LoadedRun, outputs: Outputs, stop: StopFlag) -> StopReason:
         raise
     outputs.finish(state, stop)
     lr = max(context.base_lrs.values())
-    learned = notice_of_training(state.adapter, before=before, steps=state.step - first, lr=lr)
+    learned = training_notices(state.adapter, digest_before=before, steps=state.step - first, lr=lr)
     for code, fields in [*learned, *loaded.exporter.notices(state)]:
         outputs.recorder.warn(code, **fields)
     if state.step < loaded.stop_at:
@@ -58,7 +58,7 @@ def _steps(state: TrainState, context: StepContext, outputs: Outputs, stop: Stop
     recorder = outputs.recorder
     while state.step < outputs.loaded.stop_at and not context.world.any(stop.requested()):
         recorder.begin_step(state.step)
-        with recorder.flush_on_exit():  # reads the step before, while the device computes this one
+        with recorder.flush_on_exit():  # reads the previous step, while the device computes this step
             result = train_step(state, context, beat=partial(recorder.beat, state.step, "step", micro_batches=1))
         if isinstance(result, Repeat):
             outputs.record_repeat(state, result)

@@ -94,7 +94,7 @@ class Outputs:
     # -- made now ------------------------------------------------------------------------------------
 
     def save(self, state: TrainState) -> None:
-        """Saves a state, then removes the oldest ones.
+        """Saves a state, then removes the oldest states.
 
         Raises:
             NonFiniteError: the numbers of the step, or the state, are not finite.
@@ -123,7 +123,9 @@ class Outputs:
             )
             if self.disk_full.succeeded():
                 recorder.warn("room_again", step=state.step)
-            with suppress(ResourceError):  # the state is whole without its event, which waits for the space of old ones
+            with suppress(
+                ResourceError
+            ):  # the state is whole without its event, which waits for the space of old states
                 recorder.ledger.sync()
             protect = self.best.protected | recorder.trust.protected(state, run.root)
             prune_states(run, keep=config.cadence.keep_states, protect=protect)
@@ -240,7 +242,7 @@ class Outputs:
     # -- on a full disk ------------------------------------------------------------------------------
 
     def _save_or_retry(self, state: TrainState) -> None:
-        """Saves; if the disk is full, training goes on with the states that exist, and saving is tried again later."""
+        """Saves; on a full disk training continues with the states that exist, and saving is tried again later."""
         try:
             self.save(state)
         except ResourceError as error:

@@ -1,7 +1,7 @@
 """Which weights can be trusted after a step that was not finite, and whether the adapter is to blame for it.
 
-A loss tells of the weights it was computed with: that of step k of the weights after step k - 1. What the loss is
-compared with is the run's own smallest one, and 1, which a model that knows nothing has: no honest run comes near.
+The loss of step k judges the weights after step k - 1. It is compared with the smallest loss of the run, or with 1, the
+loss of a model that has learned nothing, if that is larger.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from lorasmith.errors import NonFiniteError
 from lorasmith.runs.states import SavedState, newest_good
 
 MAX_LOSS = 100.0
-"""Times the smallest loss so far, or 1 where that is less: a prediction ten times as large as what it should be."""
+"""In units of the smallest loss so far, or of 1 if that is larger: a prediction ten times too large has 100."""
 
 LARGE_WEIGHT = 10.0
-"""A LoRA's numbers are below 1. From here on one more state is kept, in case this one cannot be trusted."""
+"""The numbers of a LoRA are below 1. From here on an older state is kept too, in case the newest cannot be trusted."""
 
 
 @dataclass(slots=True)
 class Trust:
-    """Fed with the losses of a run, in order."""
+    """The newest step whose weights can be trusted, by the losses of a run in order."""
 
-    step: int = 0  # the newest one whose weights gave a loss of sane size
+    step: int = 0  # the newest step whose weights gave a plausible loss
     smallest: float = math.inf
 
     def add(self, step: int, loss: float) -> None:
@@ -38,12 +38,11 @@ class Trust:
             self.step = step - 1
 
     def newest_state(self, root: Path) -> SavedState | None:
-        """The newest good one that can be trusted."""
+        """The newest good state that can be trusted."""
         return newest_good(root, most=self.step)[0]
 
     def protected(self, state: TrainState, root: Path) -> frozenset[int]:
-        """The older state that is to be kept beside this one: where the last loss was of no sane size, or the weights
-        are not."""
+        """The step of an older state to keep too, because the last loss or the weights are implausibly large."""
         if self.step >= state.step - 1 and not bool(state.adapter.flat.abs().max() > LARGE_WEIGHT):
             return frozenset()
         older = self.newest_state(root)
@@ -51,7 +50,7 @@ class Trust:
 
 
 def trusted(losses: Iterable[tuple[int, float]]) -> Trust:
-    """By the losses of the steps so far."""
+    """The trust after these (step, loss) pairs."""
     trust = Trust()
     for step, loss in losses:
         trust.add(step, loss)
@@ -61,8 +60,8 @@ def trusted(losses: Iterable[tuple[int, float]]) -> Trust:
 def blamed_on_adapter(
     error: NonFiniteError, state: TrainState, context: StepContext, *, trust: Trust, root: Path
 ) -> NonFiniteError | None:
-    """The error that says so and names the state to go on from; None where the adapter is not to blame, or where no
-    older state is left."""
+    """Returns the error that blames the adapter and names a state to continue from; None if the adapter is not to
+    blame, or no older state is left."""
     trust.step = min(trust.step, state.step - 1)
     good = trust.newest_state(root)
     if good is None or not _is_to_blame(state, context, error.fields["step"]):
@@ -71,14 +70,16 @@ def blamed_on_adapter(
 
 
 def _is_to_blame(state: TrainState, context: StepContext, step: int) -> bool:
-    """Whether the base model alone is finite on what `step` is made of, and with the adapter is not, or is of no sane
-    size. Then no rate helps that step: its loss is computed before the rate is used. One example at a time."""
+    """Whether the loss of an example of `step` is finite without the adapter, and not finite or implausible with it.
+
+    Then no learning rate helps that step: its loss is computed before the rate is used.
+    """
     for micro in range(context.accumulation_steps):
         _, batch = context.batches.at(step, micro)
         numbers = numbers_at(context, step, micro, batch)
         for row in range(len(batch)):
-            where = context.device.torch_device
-            example, its_numbers = batch.rows(row, row + 1).to(where), numbers.rows(row, row + 1).to(where)
+            device = context.device.torch_device
+            example, its_numbers = batch.rows(row, row + 1).to(device), numbers.rows(row, row + 1).to(device)
             with torch.no_grad():
                 with_adapter = float(context.losses(example, its_numbers))
                 state.adapter.set_multiplier(0.0)
@@ -86,7 +87,7 @@ def _is_to_blame(state: TrainState, context: StepContext, step: int) -> bool:
                     alone = float(context.losses(example, its_numbers))
                 finally:
                     state.adapter.set_multiplier(1.0)
-            is_sane = with_adapter <= MAX_LOSS * max(1.0, alone)  # no for what is not a number
-            if math.isfinite(alone) and not is_sane:
+            is_plausible = with_adapter <= MAX_LOSS * max(1.0, alone)  # False for NaN
+            if math.isfinite(alone) and not is_plausible:
                 return True
     return False

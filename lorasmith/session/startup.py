@@ -1,4 +1,4 @@
-"""What the work before the first step reports to, and what may end it."""
+"""Reports of the work before the first step, and the stop request that may end it."""
 
 from __future__ import annotations
 

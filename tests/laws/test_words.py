@@ -16,12 +16,7 @@ from pathlib import Path
 import pytest
 
 from lorasmith.messages import keys, template
-from tests.laws.source_tree import PACKAGE, ROOT, docstrings, modules, name_of, parsed, text_of
-
-# Packages (and modules of the ground floor) that are not clean yet. A name leaves this list and never comes back.
-NOT_YET = {
-    "session",
-}
+from tests.laws.source_tree import ROOT, docstrings, modules, name_of, parsed, text_of
 
 # Documents that are not held to it -> why.
 DOCUMENTS_ASIDE = {
@@ -75,15 +70,7 @@ BANNED_ZH = {
 PATTERNS = {re.compile(pattern, re.IGNORECASE): plain for pattern, plain in BANNED.items()}
 BAD_NAMES = {"one", "ones", "told"}
 # A sentence or a noun phrase does not begin so; `Whether` is for what is true or false.
-BAD_STARTS = {"What", "Who", "Whom", "Whose", "How", "Why", "That", "Of", "Where", "When", "If", "So", "And", "But"}
-
-
-def area(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0]
-
-
-def clean() -> list[Path]:
-    return [path for path in modules() if area(path) not in NOT_YET]
+BAD_STARTS = {"What", "Who", "Whom", "Whose", "How", "Why", "That", "Of", "Where", "So", "And", "But"}
 
 
 def texts(path: Path) -> Iterator[tuple[int, str]]:
@@ -148,13 +135,7 @@ def faults(path: Path) -> list[str]:
 
 
 def test_the_code_speaks_plain_english() -> None:
-    assert [fault for path in clean() for fault in faults(path)] == []
-
-
-def test_what_is_not_clean_yet_has_something_to_clean() -> None:
-    """A package that is clean leaves the list."""
-    dirty = {area(path) for path in modules() if faults(path)}
-    assert NOT_YET - dirty == set()
+    assert [fault for path in modules() for fault in faults(path)] == []
 
 
 def test_the_documents_speak_plain_english() -> None:

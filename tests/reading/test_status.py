@@ -124,6 +124,17 @@ def test_a_run_is_stuck_when_its_supervisor_says_so(tmp_path: Path) -> None:
     assert silence.limit == 2000.0
 
 
+def test_durations_of_another_accumulation_do_not_count(tmp_path: Path) -> None:
+    """A step of an earlier start had eight micro-batches, a step of this start is one."""
+    events = [begun(4), *stepped(1, 4, seconds=800.0), begun(10, attempt=2, resumed_from=4)]
+    run = made_run(tmp_path, [*events, *stepped(5, 6, attempt=2, seconds=100.0)])
+    run.config.write_bytes(dump_run_toml(RunConfig()))
+    beat(run, 6, "step")
+    with FolderLock(run.lock):
+        assert seen(run, later=1995).standing == "running"
+        assert seen(run, later=2005).standing == "stuck"
+
+
 def test_the_first_step_is_given_more(tmp_path: Path) -> None:
     run = made_run(tmp_path, [begun(10)])
     beat(run, 0, "step")

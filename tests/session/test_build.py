@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from lorasmith.demo.miniature import draw_pictures
 from lorasmith.errors import ExitCode
 from lorasmith.runs.events import CheckpointSaved, RunStarted, StepCompleted
 from lorasmith.runs.ledger import read_events
@@ -132,58 +131,6 @@ def test_a_state_without_a_readable_manifest_is_set_aside(workshop: Workshop) ->
     assert [one.fields["state"] for one in outcome.warned if one.code == "state_set_aside"] == [damaged.name]
     assert outcome.exit_code == ExitCode.FINISHED
     assert workshop.train_state()["step"] == 4
-
-
-# -- other pictures --------------------------------------------------------------------------------
-
-
-def test_unchanged_data_keeps_its_origin(workshop: Workshop) -> None:
-    workshop.new(3)
-    outcome = workshop.go_on(2)
-    assert origin(workshop) == {"step": 0, "epoch": 1}
-    assert outcome.of(RunStarted)[0].changed == {}
-
-
-@pytest.mark.parametrize(
-    ("values", "changed"),
-    [
-        ({("training", "batch_size"): 2}, {"batch-size": [1, 2]}),
-        ({("training", "accumulation_steps"): 3}, {"accumulate": [1, 3]}),
-    ],
-)
-def test_other_batches_begin_a_new_epoch(workshop: Workshop, values: dict[Any, Any], changed: dict[str, Any]) -> None:
-    workshop.new(3)
-    outcome = workshop.go_on(2, values)
-    (started,) = outcome.of(RunStarted)
-    assert started.changed == changed
-    assert origin(workshop) == {"step": 3, "epoch": 2}
-    assert outcome.of(StepCompleted)[0].epoch == 2
-    again = workshop.go_on(1)
-    assert origin(workshop) == {"step": 3, "epoch": 2}
-    assert again.of(RunStarted)[0].changed == {}
-
-
-def test_other_pictures_begin_a_new_epoch(workshop: Workshop) -> None:
-    (first,) = workshop.new(13).of(RunStarted)  # 11 a pass: in the second epoch
-    assert len(first.examples) == 7  # four of them are drawn over below
-    assert origin(workshop) == {"step": 0, "epoch": 1}
-    draw_pictures(workshop.folder / "lora_train_set", 5, seed=9, size=(64, 64), repeats=2)
-    outcome = workshop.go_on(1)
-    assert origin(workshop) == {"step": 13, "epoch": 3}
-    assert [event.epoch for event in outcome.of(StepCompleted)] == [3]
-    (started,) = outcome.of(RunStarted)
-    assert len(started.examples) == 8
-    (warned,) = outcome.warned
-    assert (warned.code, warned.fields) == ("pictures_changed", {"new": 5, "gone": 4, "pictures": 8})
-    assert workshop.go_on(1).warned == []
-
-
-def test_the_same_pictures_elsewhere_are_the_same_data(workshop: Workshop) -> None:
-    workshop.new(3)
-    shutil.copytree(workshop.folder / "lora_train_set", workshop.folder / "moved")
-    outcome = workshop.go_on(1, {("dataset", "folder"): str(workshop.folder / "moved")})
-    assert set(outcome.of(RunStarted)[0].changed) == {"data"}
-    assert origin(workshop) == {"step": 0, "epoch": 1}
 
 
 def test_other_software_is_told(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,13 +26,12 @@ from lorasmith.runtime.cleanup import remove_unfinished
 from lorasmith.session import checkpoint
 from lorasmith.session.checkpoint import (
     StateFacts,
-    check_room,
+    check_disk_space,
     load_state,
     prune_states,
-    restore_state,
     save_state,
-    step_back,
 )
+from lorasmith.session.resume import restore_state, step_back
 from tests.adapters.making import attached_to_all
 from tests.end_to_end.workshop import digest, tree
 
@@ -211,14 +210,14 @@ def test_a_damaged_one_is_not_loaded(run: RunFolder) -> None:
     assert caught.value.fields["damage"] == "size:adapter.safetensors"
 
 
-def restore(path: Path, state: TrainState, **other: Any) -> dict[str, list[Any]]:
-    wanted = {"identity": "identity", "data_identity": "data", "fingerprint": {"torch": "1"}}
+def restore(path: Path, state: TrainState, **other: Any) -> str:
+    wanted = {"identity": "identity", "data_identity": "data", "environment": {"torch": "1"}}
     return restore_state(path, state, **{**wanted, **other})
 
 
 def test_going_on_as_it_was(run: RunFolder) -> None:
     state = made()
-    assert restore(save(run, made(3)), state) == {}
+    assert restore(save(run, made(3)), state) == ""
     assert (state.step, state.origin) == (3, Origin(0, 1))
 
 
@@ -230,7 +229,7 @@ def test_other_pictures_begin_a_new_origin(run: RunFolder) -> None:
 
 def test_another_machine_is_told(run: RunFolder) -> None:
     marks = {"torch": "2", "device": "x", "self_check": "passed"}  # a check that was not made before has not changed
-    assert restore(save(run, made(3)), made(), fingerprint=marks) == {"torch": ["1", "2"], "device": ["", "x"]}
+    assert restore(save(run, made(3)), made(), environment=marks) == "torch: 1 -> 2, device:  -> x"
 
 
 def test_another_run_is_refused(run: RunFolder) -> None:
@@ -337,10 +336,10 @@ def test_room(run: RunFolder, monkeypatch: pytest.MonkeyPatch, free: int, is_eno
     usage = checkpoint.shutil.disk_usage(run.root)
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: usage._replace(free=free))
     if is_enough:
-        check_room(run, made())
+        check_disk_space(run, made())
     else:
         with pytest.raises(InputError, match="disk_too_full"):
-            check_room(run, made())
+            check_disk_space(run, made())
 
 
 def test_what_is_pruned_has_lost_its_name_on_the_disk_before_its_files(

@@ -1,7 +1,5 @@
 """What a start says about itself, of a run that was loaded."""
 
-from pathlib import Path
-
 import pytest
 
 from lorasmith.session.loaded import LoadedRun, run_started
@@ -29,8 +27,3 @@ def test_a_state_says_what_it_is_of(loaded: LoadedRun) -> None:
     assert facts.identity == loaded.config.identity()
     assert facts.described["target"] == 6
     assert facts.lr_schedule["horizon_steps"] == 6
-
-
-def test_what_is_not_measured_is_not_encoded(loaded: LoadedRun, shared_cache: Path) -> None:
-    assert loaded.evaluator.measured_on is None
-    assert not loaded.evaluator.is_on

@@ -3,7 +3,7 @@
 import pytest
 
 from lorasmith.runs.events import DeviceChosen, RunStarted, Warned
-from lorasmith.session import precision as precision_module
+from lorasmith.session import resolve
 from tests.end_to_end.workshop import Outcome, Workshop
 
 
@@ -22,7 +22,7 @@ def test_what_the_run_had_so_far_was_not_asked_for_now(workshop: Workshop) -> No
 def test_products_that_do_not_repeat_are_said_and_the_run_goes_on(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(precision_module, "self_check", lambda device, precision: ("matrix product", "norm"))
+    monkeypatch.setattr(resolve, "self_check", lambda device, precision: ("matrix product", "norm"))
     outcome = workshop.new(1)
     (warned,) = [event for event in outcome.of(Warned) if event.code == "bits_not_repeatable"]
     assert warned.fields == {"products": ["matrix product", "norm"]}

@@ -10,7 +10,7 @@ from lorasmith.engine import optimizers
 from lorasmith.engine.optimizers import OPTIMIZERS, RESERVED, check_optimizer
 from lorasmith.errors import ConfigError, ExitCode
 from lorasmith.runs.events import Warned
-from lorasmith.session.resume_check import continues_exactly
+from lorasmith.session.resume import continues_exactly
 from tests.end_to_end.workshop import Workshop
 
 CPU = torch.device("cpu")
@@ -43,7 +43,7 @@ def accepted(name: str) -> list[str]:
 
 def exactly(name: str, options: dict[str, Any]) -> bool:
     lr = 1.0 if name == "prodigy" else 1e-3
-    return continues_exactly(name, options, adapter="lora", lr=lr, where=CPU)
+    return continues_exactly(name, options, adapter="lora", lr=lr, device=CPU)
 
 
 @pytest.mark.parametrize("name", HERE)

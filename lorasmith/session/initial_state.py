@@ -1,20 +1,58 @@
-"""Starts the adapter of a run: its settings, and the numbers of --init-from."""
+"""The state of a run before its first step: the adapter attached, perhaps from --init-from, and the optimizer."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from lorasmith.adapters import adapter_kind
 from lorasmith.adapters.base import LayerSettings, by_layer
 from lorasmith.adapters.flat import FlatAdapter
-from lorasmith.config import AdapterConfig
+from lorasmith.config import AdapterConfig, RunConfig
+from lorasmith.engine.cpu import speed_up_frozen
+from lorasmith.engine.optimizers import build_optimizer
+from lorasmith.engine.state import LossScaler, Origin, TrainState
 from lorasmith.errors import ModelError
 from lorasmith.exporting.names import from_file
+from lorasmith.families.base import ModelFamily
 from lorasmith.session.name_tables import name_table
+
+
+def initial_state(
+    config: RunConfig, family: ModelFamily, models: Mapping[str, nn.Module], start: dict[str, Tensor], *, precision: str
+) -> TrainState:
+    """Attaches the adapter to the models and returns the state of step 0. `start`: the tensors of `read_init_from`.
+
+    Raises:
+        ModelError: as `fill_adapter`.
+    """
+    targets = family.target_modules(models)
+    settings = dict.fromkeys((target.name for target in targets), layer_settings(config.adapter))
+    adapter = FlatAdapter.attach(adapter_kind(config.adapter.kind), targets, settings, seed=config.seed)
+    adapter.set_training(True)
+    if start:
+        fill_adapter(adapter, start, config.adapter.init_from)
+    for model in models.values():
+        speed_up_frozen(model)
+    lrs = base_lrs(config, adapter)
+    return TrainState(
+        step=0,
+        adapter=adapter,
+        optimizer=build_optimizer(config.optimizer.name, adapter, base_lrs=lrs, options=config.optimizer.options),
+        scaler=LossScaler() if precision == "fp16" else None,
+        origin=Origin(step=0, epoch=1),
+        gradient_checkpointing=config.training.gradient_checkpointing,
+    )
+
+
+def base_lrs(config: RunConfig, adapter: FlatAdapter) -> dict[str, float]:
+    """The learning rate of each component of the adapter, without the schedule's factor."""
+    denoiser, text = config.optimizer.lr, config.optimizer.resolved_text_encoder_lr
+    return {name: denoiser if name == "denoiser" else text for name in adapter.groups()}
 
 
 def layer_settings(config: AdapterConfig) -> LayerSettings:

@@ -1,0 +1,100 @@
+"""The dataset of a run: scanned, split and encoded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from lorasmith.config import RunConfig
+from lorasmith.data.cache import EncoderCache
+from lorasmith.data.cache_folder import cache_folder
+from lorasmith.data.types import CachedExample, Example
+from lorasmith.engine.device import Device
+from lorasmith.engine.encode import Encoding, encoded_examples
+from lorasmith.evaluation.choose import (
+    EMPTY_CAPTION,
+    NOTHING_CHOSEN,
+    Chosen,
+    EvaluationSet,
+    choose,
+    evaluation_set,
+)
+from lorasmith.families.base import ModelFamily
+from lorasmith.inputs import notices, scan_for, split_examples
+from lorasmith.runs.layout import RunFolder
+from lorasmith.session.notices import caption_notices
+from lorasmith.session.startup import StartupContext
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """The examples of a run."""
+
+    trained: tuple[Example, ...]
+    held_out: tuple[Example, ...]
+    cached: list[CachedExample]  # encoded, in the order of `trained`
+    measured_on: EvaluationSet | None  # None: the run is not evaluated
+
+
+def load_dataset(
+    run: RunFolder,
+    config: RunConfig,
+    family: ModelFamily,
+    *,
+    stop_at: int,
+    dtype: torch.dtype,
+    device: Device,
+    startup: StartupContext,
+) -> Dataset:
+    """Scans the pictures, warns of what was found, and encodes what the cache does not hold.
+
+    Raises:
+        InputError: the pictures or captions cannot be used.
+        StopRequested: a stop was requested meanwhile.
+    """
+    seen = run.staged_pictures.read_bytes() if run.staged_pictures.exists() else b""  # by the parent's scan
+    found = scan_for(config, family.weights, check_pixels=False, seen=seen)
+    for code, fields in [*notices(config, found, stop_at), *caption_notices(config, family, found.examples)]:
+        startup.warn(code, **fields)
+    trained, held_out = split_examples(config, found)
+    encoding = Encoding(
+        family,
+        EncoderCache(cache_folder(Path(config.dataset.folder))),
+        trained=trained_text_encoders(config, family),
+        dtype=dtype,
+        device=device,
+    )
+    encode = partial(encoded_examples, encoding, damaged=startup.cache_damaged, progress=startup.cached)
+    chosen = _chosen(config, trained, held_out)
+    if not chosen.sampled:
+        return Dataset(trained, held_out, encode(trained)[0], None)
+    known = set(trained)
+    examples = [*trained, *(example for example in chosen.all if example not in known)]
+    cached, texts = encode(examples, [EMPTY_CAPTION, *config.evaluation.sample_prompts])
+    resolution, multiple = config.dataset.resolved_resolution(family.weights.resolution), family.weights.size_multiple
+    measured_on = evaluation_set(
+        chosen,
+        dict(zip(examples, cached, strict=True)),
+        texts,
+        family.example_inputs,
+        settings=config.evaluation,
+        side=max(multiple, resolution // multiple * multiple),
+        seed=config.seed,
+    )
+    return Dataset(trained, held_out, cached[: len(trained)], measured_on)
+
+
+def trained_text_encoders(config: RunConfig, family: ModelFamily) -> tuple[str, ...]:
+    """The names of the text encoders that are trained: their captions are not cached."""
+    return family.traits.text_encoders if config.adapter.train_text_encoder else ()
+
+
+def _chosen(config: RunConfig, trained: tuple[Example, ...], held_out: tuple[Example, ...]) -> Chosen:
+    """The examples that the run is evaluated on."""
+    if config.evaluate_every == 0:
+        return NOTHING_CHOSEN
+    holds_out = bool(config.dataset.held_out)
+    return choose(trained, held_out, count=config.evaluation.examples, seed=config.seed, holds_out=holds_out)

@@ -1,0 +1,51 @@
+"""Warnings about what a run sees, has learned, and has exported."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lorasmith.adapters.flat import FlatAdapter
+from lorasmith.config import RunConfig
+from lorasmith.data.findings import of_long_captions
+from lorasmith.data.types import Example
+from lorasmith.families.base import ModelFamily
+
+Notice = tuple[str, dict[str, Any]]  # (code, fields) of a warning
+
+
+def caption_notices(config: RunConfig, family: ModelFamily, examples: Sequence[Example]) -> list[Notice]:
+    """Captions, and prompts for samples, whose last words the text encoder does not see."""
+    limit = family.caption_tokens
+    root = Path(config.dataset.folder)
+    findings = of_long_captions(examples, root, first_unseen=family.first_unseen_tag, limit=limit)
+    notices = [(finding.code, finding.fields) for finding in findings]
+    tags = [tag for tag in map(family.first_unseen_tag, config.evaluation.sample_prompts) if tag]
+    if tags:
+        notices.append(("prompts_cut", {"count": len(tags), "limit": limit, "tag": tags[0]}))
+    return notices
+
+
+def adapter_digest(adapter: FlatAdapter) -> str:
+    """The SHA-256 of the trained numbers."""
+    return hashlib.sha256(adapter.flat.detach().cpu().contiguous().view(torch.uint8).numpy().data).hexdigest()
+
+
+def training_notices(adapter: FlatAdapter, *, digest_before: str, steps: int, lr: float) -> list[Notice]:
+    """Steps that changed nothing, as with a learning rate of 0."""
+    if steps <= 0 or adapter_digest(adapter) != digest_before:
+        return []
+    return [("nothing_trained", {"steps": steps, "lr": lr})]
+
+
+def export_notices(tensors: Mapping[str, Tensor], precision: torch.dtype) -> list[Notice]:
+    """Matrices that become zero in the exported file because their numbers are too small for its precision."""
+    matrices = [tensor for tensor in tensors.values() if tensor.ndim >= 2 and bool(tensor.any())]
+    zero = sum(not bool(matrix.to(precision).any()) for matrix in matrices)
+    name = str(precision).removeprefix("torch.")
+    return [("export_zeros", {"count": zero, "all": len(tensors), "precision": name})] if zero else []

@@ -1,0 +1,76 @@
+"""Resolves what a start leaves to the machine and the base model, and records the choices."""
+
+from __future__ import annotations
+
+import time
+
+from lorasmith.config import RunConfig
+from lorasmith.engine.device import DTYPES, Device, choose_precision
+from lorasmith.engine.repeatability import self_check
+from lorasmith.errors import ResumeError
+from lorasmith.families.base import ModelFamily
+from lorasmith.runs.events import DeviceChosen
+from lorasmith.session.startup import StartupContext
+
+
+def resolve_precision(
+    config: RunConfig, before: RunConfig | None, device: Device, family: ModelFamily, startup: StartupContext
+) -> str:
+    """Chooses the precision, and records it and the device with their reasons.
+
+    A choice that `before`, the settings of the last start, already had is "kept": the user did not ask for it now.
+    """
+    count = family.weights.denoiser_parameters or 0
+    precision, precision_reason = choose_precision(config.model.precision, device, denoiser_parameters=count)
+    device_reason = device.reason
+    if before is not None:
+        if precision_reason == "asked" and config.model.precision == before.model.precision:
+            precision_reason = "kept"
+        if device_reason == "asked" and config.machine.device == before.machine.device:
+            device_reason = "kept"
+    startup.event(
+        DeviceChosen(
+            attempt=startup.attempt,
+            time=time.time(),
+            device=str(device.torch_device),
+            name=device.name,
+            reason=device_reason,
+            precision=precision,
+            precision_reason=precision_reason,
+            threads=device.threads,
+        )
+    )
+    if family.weights.noise.source == "default":
+        startup.warn("prediction_assumed", path=str(family.weights.path))
+    return precision
+
+
+def check_repeatability(device: Device, precision: str, startup: StartupContext) -> tuple[str, ...] | None:
+    """Returns the operations whose results differ from call to call here, and warns of them; None: not checked."""
+    differing = self_check(device.torch_device, DTYPES[precision])
+    if differing:
+        startup.warn("bits_not_repeatable", products=list(differing))
+    return differing
+
+
+def resolved_config(
+    config: RunConfig, family: ModelFamily, device: Device, *, precision: str, base_sha256: str
+) -> RunConfig:
+    """The settings with everything that was `auto` or is read from the base model.
+
+    Raises:
+        ResumeError: the base model is not that of the run.
+    """
+    if config.model.base_sha256 not in ("", base_sha256):
+        before, now = config.model.base_sha256[:12], base_sha256[:12]
+        raise ResumeError("base_model_changed", path=str(family.weights.path), before=before, now=now)
+    return config.with_values(
+        {
+            ("model", "family"): family.weights.family,
+            ("model", "base_sha256"): base_sha256,
+            ("model", "prediction"): family.weights.noise.prediction,
+            ("model", "zero_terminal_snr"): family.weights.noise.zero_terminal_snr,
+            ("model", "precision"): precision,
+            ("machine", "threads"): device.threads,
+        }
+    )

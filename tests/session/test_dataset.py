@@ -1,0 +1,72 @@
+"""What a run makes of its dataset, and of a change of it. Through real runs in this process."""
+
+import shutil
+from typing import Any
+
+import pytest
+
+from lorasmith.demo.miniature import draw_pictures
+from lorasmith.runs.events import RunStarted, StepCompleted
+from tests.end_to_end.workshop import Workshop, load, stage
+
+
+def origin(workshop: Workshop) -> dict[str, int]:
+    found: dict[str, int] = workshop.train_state()["counters"]["origin"]
+    return found
+
+
+def test_unchanged_data_keeps_its_origin(workshop: Workshop) -> None:
+    workshop.new(3)
+    outcome = workshop.go_on(2)
+    assert origin(workshop) == {"step": 0, "epoch": 1}
+    assert outcome.of(RunStarted)[0].changed == {}
+
+
+@pytest.mark.parametrize(
+    ("values", "changed"),
+    [
+        ({("training", "batch_size"): 2}, {"batch-size": [1, 2]}),
+        ({("training", "accumulation_steps"): 3}, {"accumulate": [1, 3]}),
+    ],
+)
+def test_other_batches_begin_a_new_epoch(workshop: Workshop, values: dict[Any, Any], changed: dict[str, Any]) -> None:
+    workshop.new(3)
+    outcome = workshop.go_on(2, values)
+    (started,) = outcome.of(RunStarted)
+    assert started.changed == changed
+    assert origin(workshop) == {"step": 3, "epoch": 2}
+    assert outcome.of(StepCompleted)[0].epoch == 2
+    again = workshop.go_on(1)
+    assert origin(workshop) == {"step": 3, "epoch": 2}
+    assert again.of(RunStarted)[0].changed == {}
+
+
+def test_other_pictures_begin_a_new_epoch(workshop: Workshop) -> None:
+    (first,) = workshop.new(13).of(RunStarted)  # 11 a pass: in the second epoch
+    assert len(first.examples) == 7  # four of them are drawn over below
+    assert origin(workshop) == {"step": 0, "epoch": 1}
+    draw_pictures(workshop.folder / "lora_train_set", 5, seed=9, size=(64, 64), repeats=2)
+    outcome = workshop.go_on(1)
+    assert origin(workshop) == {"step": 13, "epoch": 3}
+    assert [event.epoch for event in outcome.of(StepCompleted)] == [3]
+    (started,) = outcome.of(RunStarted)
+    assert len(started.examples) == 8
+    (warned,) = outcome.warned
+    assert (warned.code, warned.fields) == ("pictures_changed", {"new": 5, "gone": 4, "pictures": 8})
+    assert workshop.go_on(1).warned == []
+
+
+def test_the_same_pictures_elsewhere_are_the_same_data(workshop: Workshop) -> None:
+    workshop.new(3)
+    shutil.copytree(workshop.folder / "lora_train_set", workshop.folder / "moved")
+    outcome = workshop.go_on(1, {("dataset", "folder"): str(workshop.folder / "moved")})
+    assert set(outcome.of(RunStarted)[0].changed) == {"data"}
+    assert origin(workshop) == {"step": 0, "epoch": 1}
+
+
+def test_what_is_not_measured_is_not_encoded(workshop: Workshop) -> None:
+    workshop.run.root.mkdir()
+    stage(workshop.start_new(6))
+    loaded = load(workshop.run, stop_at=6)
+    assert loaded.evaluator.measured_on is None
+    assert not loaded.evaluator.is_on

@@ -1,0 +1,78 @@
+"""Warnings about captions that are cut, a start that learned nothing, and numbers that the file does not hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lorasmith.config import RunConfig
+from lorasmith.data.folder import scan
+from lorasmith.session.notices import caption_notices, export_notices
+from tests.data.drawing import put_picture
+from tests.end_to_end.workshop import Values, Workshop
+
+OF_OUTCOME = ("nothing_trained", "export_zeros")
+
+
+def notices(workshop: Workshop, values: Values) -> dict[str, dict[str, object]]:
+    return {one.code: one.fields for one in workshop.new(2, values).warned if one.code in OF_OUTCOME}
+
+
+def test_a_rate_of_nothing_trains_nothing(workshop: Workshop) -> None:
+    assert notices(workshop, {("optimizer", "lr"): 0.0}) == {"nothing_trained": {"steps": 2, "lr": 0.0}}
+    again = [one.code for one in workshop.go_on(1).warned]
+    assert again == ["nothing_trained"]
+    assert [one.code for one in workshop.go_on(1, {("optimizer", "lr"): 1e-2}).warned] == []
+
+
+@pytest.mark.parametrize(("precision", "zero"), [("fp16", True), ("fp32", False)])
+def test_numbers_too_small_for_the_file(workshop: Workshop, precision: str, zero: bool) -> None:
+    found = notices(workshop, {("optimizer", "lr"): 1e-9, ("export", "save_precision"): precision})
+    assert set(found) == ({"export_zeros"} if zero else set())
+    if zero:
+        fields = found["export_zeros"]
+        assert fields["precision"] == "float16"
+        assert fields["count"] == workshop_matrices(workshop) // 2  # the up matrices, which begin at 0
+
+
+def workshop_matrices(workshop: Workshop) -> int:
+    return len(workshop.adapter())
+
+
+def test_a_matrix_that_was_zero_before_is_not_counted() -> None:
+    tensors = {"a": torch.zeros(2, 2), "b": torch.full((2, 2), 1e-9), "c": torch.ones(2, 2), "d": torch.tensor(1e-9)}
+    assert export_notices(tensors, torch.float16) == [("export_zeros", {"count": 1, "all": 4, "precision": "float16"})]
+    assert export_notices(tensors, torch.bfloat16) == []
+
+
+class ThreeWords:
+    """A family that sees three tags."""
+
+    caption_tokens = 3
+
+    def first_unseen_tag(self, caption: str) -> str:
+        return "".join(caption.split(", ")[3:4])
+
+
+def found(folder: Path, *, prompts: tuple[str, ...] = ()) -> list[tuple[str, dict[str, Any]]]:
+    config = RunConfig().with_values({("dataset", "folder"): str(folder), ("evaluation", "sample_prompts"): prompts})
+    seen = scan(folder, resolution=64, size_multiple=8, trigger_word="sks", skip_bad=False, check_pixels=False)
+    return caption_notices(config, ThreeWords(), seen.examples)  # type: ignore[arg-type]
+
+
+def test_captions_with_their_trigger_word_and_prompts(tmp_path: Path) -> None:
+    for name, words in (("a", "one, two, three"), ("b", "one, two"), ("c", "one, two, 3, 4")):
+        put_picture(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text(words)
+    assert found(tmp_path, prompts=("short", "1, 2, 3, lost")) == [
+        ("captions_cut", {"count": 2, "files": ["a.png", "c.png"], "limit": 3, "tag": "three"}),
+        ("prompts_cut", {"count": 1, "limit": 3, "tag": "lost"}),
+    ]
+
+
+def test_nothing_where_all_is_seen(tmp_path: Path) -> None:
+    put_picture(tmp_path / "a.png")
+    assert found(tmp_path, prompts=("a, b, c",)) == []
