@@ -69,7 +69,7 @@ BANNED_ZH = {
 PATTERNS = {re.compile(pattern, re.IGNORECASE): plain for pattern, plain in BANNED.items()}
 BAD_NAMES = {"one", "ones", "told"}
 # A sentence or a noun phrase does not begin so; `Whether` is for what is true or false.
-BAD_STARTS = {"What", "Who", "Whom", "Whose", "How", "Why", "That", "Of", "Where", "When", "If", "So", "And", "But"}
+BAD_STARTS = {"What", "Who", "Whom", "Whose", "How", "Why", "That", "Of", "Where", "So", "And", "But"}
 
 
 def texts(path: Path) -> Iterator[tuple[int, str]]:
