@@ -49,6 +49,6 @@ class TargetModule:
         outputs, inputs, *kernel = self.module.get_parameter("weight").shape
         return LayerSpec(outputs, inputs, tuple(kernel))
 
-    def replace(self, module: nn.Module) -> None:
+    def replace_with(self, module: nn.Module) -> None:
         """Puts another layer in this place."""
         setattr(self.parent, self.child, module)

@@ -12,5 +12,5 @@ def test_a_layer_is_found_and_replaced_at_any_depth(path: str) -> None:
     target = TargetModule.inside(model, path, name=f"denoiser.{path}", component="denoiser")
     assert target.module is model.get_submodule(path)
     other = nn.Linear(2, 3)
-    target.replace(other)
+    target.replace_with(other)
     assert model.get_submodule(path) is other and target.module is other

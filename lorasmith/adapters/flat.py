@@ -93,7 +93,7 @@ class FlatAdapter:
                 kind.init(base, views[target.name], torch.Generator().manual_seed(fold(seed, kind.name, target.name)))
             adapter.layers[target.name] = AdaptedLayer(specs[target.name], settings[target.name])
             adapter._modules.append(kind.layer(base, views[target.name], settings[target.name]))
-            target.replace(adapter._modules[-1])
+            target.replace_with(adapter._modules[-1])
         return adapter
 
     def _lay_out(self, places: Sequence[_Place]) -> dict[str, dict[str, nn.Parameter]]:

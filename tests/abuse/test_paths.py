@@ -11,7 +11,7 @@ import pytest
 
 from lorasmith.demo.miniature import draw_pictures
 from lorasmith.errors import ExitCode, InputError
-from lorasmith.runs.layout import LONGEST_INSIDE, RunFolder, run_at
+from lorasmith.runs.layout import MAX_PATH_INSIDE, RunFolder, run_at
 from lorasmith.ui.cli import main
 from tests.abuse.refused import UNSHOWABLE, refused, snapshot
 from tests.data.drawing import put_picture
@@ -90,7 +90,7 @@ def test_the_longest_that_is_taken_has_room_for_all_that_is_in_it(tmp_path: Path
     run = run_at(tmp_path, name)
     run.staging.mkdir()
     longest = run.backup / "run_20260102_030405_2" / "samples" / "step-00000100" / f"{'x' * 120}.png"
-    assert len(os.fsencode(longest.relative_to(run.backup))) <= LONGEST_INSIDE
+    assert len(os.fsencode(longest.relative_to(run.backup))) <= MAX_PATH_INSIDE
     with pytest.raises(InputError):
         run_at(tmp_path, name + "x")
 
