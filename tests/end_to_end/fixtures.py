@@ -109,5 +109,5 @@ def _settle_torch() -> None:
 def no_waiting_for_the_disk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Waiting is left out where no test is about it: nothing else is cut off from power."""
     path = request.node.path
-    if not (path.is_relative_to(TESTS / "faults") or path == TESTS / "runs" / "test_layout.py"):
+    if not (path.is_relative_to(TESTS / "faults") or path == TESTS / "runs" / "test_durable.py"):
         monkeypatch.setattr(os, "fsync", lambda _handle: None)
