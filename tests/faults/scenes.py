@@ -281,7 +281,7 @@ def _other_disk() -> Iterator[None]:
     rename = Path.rename
 
     def refusing(self: Path, target: Any) -> Path:
-        if any(part.endswith("_backup") for part in Path(target).context) != any(
+        if any(part.endswith("_backup") for part in Path(target).parts) != any(
             part.endswith("_backup") for part in self.parts
         ):
             raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(self))
