@@ -28,7 +28,6 @@ OPTIMIZER = "optimizer.pt"
 LR_SCHEDULE = "lr_scheduler.pt"
 RANDOM_STATES = "random_states.pkl"
 TRAIN_STATE = "train_state.json"
-STATE_FILES = (ADAPTER, OPTIMIZER, LR_SCHEDULE, RANDOM_STATES, TRAIN_STATE, MANIFEST)
 # The step in the names of exports and of folders of samples.
 STEP_IN_NAME = re.compile(r"(?:^|-)step-?([0-9]{8,})(?:\.safetensors)?$")
 # A folder with one of these is a state, even if its manifest is unreadable or missing.
