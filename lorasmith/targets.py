@@ -17,6 +17,11 @@ class LayerSpec:
     inputs: int
     kernel: tuple[int, ...] = ()  # (height, width) of a convolution; () for a linear layer
 
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """Shape of the layer's weight: (outputs, inputs) and the kernel."""
+        return (self.outputs, self.inputs, *self.kernel)
+
 
 @dataclass(frozen=True, slots=True)
 class TargetModule:
