@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lorasmith.families.foreign_files import UNET_PREFIX
+from lorasmith.families.places import whole
 from lorasmith.families.weights import ComponentNames
 
 LDM_PREFIXES = {
@@ -73,8 +74,8 @@ NAMES = ComponentNames(
         "scheduler": "scheduler/scheduler_config.json",
     },
     tokenizers={"text_encoder": "tokenizer"},
-    from_single_file=from_ldm,
-    from_folder=from_diffusers,
+    from_single_file=whole(from_ldm),
+    from_folder=whole(from_diffusers),
 )
 
 
