@@ -20,6 +20,7 @@ from lorasmith.families.foreign_files import LORA_KEY
 from lorasmith.families.headers import check_tokenizer, read_json
 from lorasmith.families.ldm_configs import UnusualShapesError
 from lorasmith.families.noise_settings import noise_settings, scheduler_config
+from lorasmith.families.places import shapes_at
 from lorasmith.families.weights import BaseWeights, ComponentNames, ModelFiles, PredictionSource, Shapes
 
 CONFIGS_KEY = "lorasmith.configs"
@@ -57,14 +58,16 @@ def single_file_model(files: ModelFiles, family: LdmFamily) -> BaseWeights:
     Raises:
         ModelError: it is incomplete, damaged or of a form that cannot be trained.
     """
-    names = {component: family.names.from_single_file(component, files.shapes) for component in family.names.components}
-    missing = [component for component, found in names.items() if not found]
+    places = {
+        component: family.names.from_single_file(component, files.shapes) for component in family.names.components
+    }
+    missing = [component for component, found in places.items() if not found]
     if missing:
         raise ModelError("model_incomplete", path=str(files.path), missing=", ".join(missing))
-    shapes = {
-        component: {canonical: files.shapes[stored] for canonical, stored in found.items()}
-        for component, found in names.items()
-    }
+    try:
+        shapes = {component: shapes_at(found, files.shapes) for component, found in places.items()}
+    except ValueError as error:
+        raise ModelError("model_damaged", path=str(files.path), where=str(error)) from error
     configs = _tokenizers(family) | (_embedded_configs(files, family) or _deduced_configs(files, family, shapes))
     stored = configs.get("scheduler")
     usual = family.usual_config("scheduler")
