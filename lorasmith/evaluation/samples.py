@@ -75,7 +75,8 @@ def _latents(
     """
     where, shape = context.device.torch_device, specs[0].latents_shape
     noise = torch.stack([_noise(spec) for spec in specs]).to(where)
-    start = torch.stack([torch.zeros(shape) if spec.latents is None else spec.latents for spec in specs]).to(where)
+    starts = (torch.zeros(shape) if spec.latents is None else spec.latents.float() for spec in specs)
+    start = torch.stack(list(starts)).to(where)
     rows = [*({**spec.inputs, **empty_caption} for spec in specs), *(spec.inputs for spec in specs)]
     inputs = {name: value.to(where) for name, value in context.family.collate(rows).items()}
     conditioning = context.family.conditioning(context.models, inputs)
