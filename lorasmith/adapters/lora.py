@@ -11,6 +11,7 @@ from torch.nn.functional import conv2d, linear
 
 from lorasmith.adapters.base import AdapterLayer, LayerSettings
 from lorasmith.adapters.low_rank import add_low_rank
+from lorasmith.adapters.operation import Operation
 from lorasmith.targets import LayerSpec
 
 DOWN, UP = "lora_down.weight", "lora_up.weight"
@@ -92,20 +93,15 @@ class CpuLoraLayer(LoraLayer):
 
 
 class ConvolutionLoraLayer(LoraLayer):
-    """The same for a convolution with a window: `down` is (rank, in * height * width)."""
-
-    base: nn.Conv2d
+    """The same for a convolution with a window: `down`, (rank, in * height * width), has the window too."""
 
     def __init__(self, base: nn.Conv2d, down: nn.Parameter, up: nn.Parameter, settings: LayerSettings) -> None:
         super().__init__(base, down, up, settings)
-        assert base.groups == 1 and base.padding_mode == "zeros", "only convolutions of all channels, padded with zeros"
-        self.window = (base.stride, base.padding, base.dilation)  # of the layer that is here now: it may be replaced
-        self.down_shape = (-1, base.in_channels, *base.kernel_size)
+        self.operation = Operation(base)
 
     def changed(self, y: Tensor, x: Tensor) -> Tensor:
-        down, up = self.down.to(x.dtype).view(self.down_shape), self.up.to(x.dtype)
-        stride, padding, dilation = self.window
-        change = conv2d(conv2d(x, down, None, stride, padding, dilation), up[:, :, None, None])
+        low_rank = self.operation(x, self.down.to(x.dtype))
+        change = conv2d(low_rank, self.up.to(x.dtype)[:, :, None, None])
         return y + self.multiplier * self.scale * change
 
 
