@@ -91,7 +91,7 @@ def layer_names() -> str:
     lines = ["target\tmodule\tcomponent\tkind\tout\tin\tkernel\tpart"]
     for target in _targets(_meta_models()):
         module = f"{PREFIXES[target.component]}_{target.name.partition('.')[2].replace('.', '_')}"
-        kind, kernel = ("conv", "1x1") if target.spec.kernel else ("linear", "")
+        kind, kernel = "conv" if target.spec.kernel else "linear", "x".join(map(str, target.spec.kernel))
         sizes = f"{target.spec.outputs}\t{target.spec.inputs}"
         lines.append(f"{target.name}\t{module}\t{target.component}\t{kind}\t{sizes}\t{kernel}\t")
     return "\n".join(lines)
@@ -223,8 +223,8 @@ class TrialFamily:
         unet = models["denoiser"]
         return ldm.predict_with_unet(unet, noisy_latents, timesteps, conditioning["prompt_embeds"], added)
 
-    def decode_latents(self, encoders: Models, latents: Tensor) -> Tensor:
-        return ldm.decode_with_vae(encoders["vae"], latents)
+    def decode_latents(self, encoders: Models, latents: Tensor, *, free_memory: int | None = None) -> Tensor:
+        return ldm.decode_with_vae(encoders["vae"], latents, free_memory)
 
 
 def _targets(models: Models) -> Iterator[TargetModule]:
