@@ -18,7 +18,7 @@ from lorasmith.families.headers import check_tokenizer, read_json
 from lorasmith.families.ldm_configs import UnusualShapesError
 from lorasmith.families.noise_settings import noise_settings, scheduler_config
 from lorasmith.families.places import shapes_at
-from lorasmith.families.sd15.layout import NAMES, UnusualShapesError, deduce_configs, usual_config
+from lorasmith.families.sd15.layout import NAMES, deduce_configs, usual_config
 from lorasmith.families.weights import BaseWeights, ModelFiles, PredictionSource, Shapes
 
 CONFIGS_KEY = "lorasmith.configs"
