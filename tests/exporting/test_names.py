@@ -8,12 +8,12 @@ from torch import Tensor
 
 from lorasmith.adapters.base import LayerSettings, by_layer
 from lorasmith.adapters.flat import AdaptedLayer
+from lorasmith.adapters.loha import W1_A, W1_B, W2_A, W2_B, Loha
 from lorasmith.adapters.lora import DOWN, UP
 from lorasmith.errors import ModelError
 from lorasmith.exporting.name_table import parse_table
 from lorasmith.exporting.names import from_file, to_file
 from lorasmith.targets import LayerSpec
-from tests.adapters.trial_kind import W1_A, W1_B, W2_A, W2_B, TrialLoha
 from tests.exporting.made_lora import BOTH, LORA, SD15, full_size, made_lora
 
 LINEAR = "denoiser.mid_block.attentions.0.transformer_blocks.0.attn1.to_out.0"
@@ -183,7 +183,7 @@ def test_a_part_alone_is_not_exported() -> None:
 
 def test_kinds_of_more_matrices_are_fused_too() -> None:
     """Or refused where their matrices have no form for it."""
-    kind, settings = TrialLoha(), LayerSettings(2, 1.0)
+    kind, settings = Loha(), LayerSettings(2, 1.0)
     generator = torch.Generator().manual_seed(2)
     tensors = {
         f"{target}.{suffix}": torch.randn(shape, generator=generator)
