@@ -38,7 +38,7 @@ def check_names(config: RunConfig) -> None:
     """
     if config.adapter.kind not in ADAPTERS:
         kinds = ", ".join(ADAPTERS)
-        raise ConfigError("config_value", option="adapter.kind", value=repr(config.adapter.kind), expected=kinds)
+        raise ConfigError("config_value", option="adapter", value=repr(config.adapter.kind), expected=kinds)
     if config.optimizer.name not in OPTIMIZER_NAMES:
         accepted = ", ".join(OPTIMIZER_NAMES)
         raise ConfigError("optimizer_unknown", optimizer=config.optimizer.name, accepted=accepted)

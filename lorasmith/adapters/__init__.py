@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 ADAPTERS = {
     "lora": "lorasmith.adapters.lora:Lora",
+    "loha": "lorasmith.adapters.loha:Loha",
 }
 
 

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_of
 from safetensors.torch import save as bytes_of
@@ -123,7 +125,7 @@ def _packed(tensors: Mapping[str, Tensor], key: str) -> bytes:
 def _unpacked(data: bytes, key: str) -> Tensors:
     """Raises SafetensorError, ValueError, LookupError or struct.error where anything is not as `_packed` made it."""
     # Copies: what lies in a file begins at any multiple of 8 bytes, and torch puts its own at 64.
-    tensors: Tensors = {name: tensor.clone() for name, tensor in tensors_of(data).items()}
+    tensors: Tensors = {name: _copied(tensor) for name, tensor in tensors_of(data).items()}
     (length,) = struct.unpack_from("<Q", data)
     recorded = json.loads(data[8 : 8 + length])["__metadata__"]["sha256"]
     if recorded != _sha256(tensors, key):
@@ -131,10 +133,21 @@ def _unpacked(data: bytes, key: str) -> Tensors:
     return tensors
 
 
+def _copied(tensor: Tensor) -> Tensor:
+    """A copy by a single thread: torch's threads wait for each other milliseconds where another process is busy."""
+    copy = torch.empty_like(tensor)
+    _bytes_of(copy)[:] = _bytes_of(tensor)
+    return copy
+
+
+def _bytes_of(tensor: Tensor) -> NDArray[np.uint8]:
+    return tensor.reshape(-1).view(torch.uint8).numpy()
+
+
 def _sha256(tensors: Mapping[str, Tensor], key: str) -> str:
     """Over the key and the tensors' names, types, shapes and bytes, in the order of the names."""
     digest = hashlib.sha256(key.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(_bytes_of(tensor).data)
     return digest.hexdigest()

@@ -35,7 +35,9 @@ class Encoded:
     """Encoded pictures and captions, in memory; equal pictures and captions share their tensors."""
 
     keys: CacheKeys
-    text_dtype: torch.dtype  # of captions in memory: the denoiser's, which converts them to it anyway
+    text_dtype: (
+        torch.dtype
+    )  # the denoiser's, which converts captions to it anyway: they are kept in it where it is smaller
     images: dict[str, Tensors] = field(default_factory=dict)  # by key
     texts: dict[str, Tensors] = field(default_factory=dict)  # by caption
 
@@ -45,8 +47,11 @@ class Encoded:
 
     def add_text(self, caption: str, tensors: Mapping[str, Tensor]) -> None:
         self.texts[caption] = {
-            name: value.to(self.text_dtype) if value.is_floating_point() else value for name, value in tensors.items()
+            name: value.to(self.text_dtype) if self._is_larger(value) else value for name, value in tensors.items()
         }
+
+    def _is_larger(self, value: Tensor) -> bool:
+        return value.is_floating_point() and value.element_size() > self.text_dtype.itemsize
 
 
 def read_cached(cache: EncoderCache, examples: Sequence[Example], captions: Iterable[str], *, into: Encoded) -> Missing:

@@ -56,9 +56,11 @@ def generate(
     alive()
     vae = context.family.load_encoders(context.device.torch_device, only=("vae",))
     samples = []
+    free_memory = context.device.free_memory()
     for spec, clean in zip(specs, latents, strict=True):
         alive()
-        decoded = context.family.decode_latents(vae, clean[None].to(context.device.torch_device))[0].float().cpu()
+        on_device = clean[None].to(context.device.torch_device)
+        decoded = context.family.decode_latents(vae, on_device, free_memory=free_memory)[0].float().cpu()
         is_finite = bool(torch.isfinite(decoded).all())
         samples.append(Sample(spec, to_bytes(decoded.numpy()), is_finite))
     del vae
@@ -75,7 +77,8 @@ def _latents(
     """
     where, shape = context.device.torch_device, specs[0].latents_shape
     noise = torch.stack([_noise(spec) for spec in specs]).to(where)
-    start = torch.stack([torch.zeros(shape) if spec.latents is None else spec.latents for spec in specs]).to(where)
+    starts = (torch.zeros(shape) if spec.latents is None else spec.latents.float() for spec in specs)
+    start = torch.stack(list(starts)).to(where)
     rows = [*({**spec.inputs, **empty_caption} for spec in specs), *(spec.inputs for spec in specs)]
     inputs = {name: value.to(where) for name, value in context.family.collate(rows).items()}
     conditioning = context.family.conditioning(context.models, inputs)

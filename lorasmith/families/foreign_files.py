@@ -11,10 +11,8 @@ from typing import Any
 
 from lorasmith.errors import ModelError
 from lorasmith.families.headers import read_json
+from lorasmith.families.ldm_names import UNET_PREFIX
 from lorasmith.families.weights import ModelFiles, Shapes
-
-UNET_PREFIX = "model.diffusion_model."
-"""The prefix of the denoiser's tensors in a single file, in all families of latent-diffusion's code."""
 
 LORA_KEY = re.compile(
     r"^(lora_(unet|te\d?|transformer)|lycoris)_|(^|[._])(lora_(down|up|mid|A|B)|lora\.(down|up)|hada_w1_[ab]|lokr_w[12])\b"

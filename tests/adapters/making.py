@@ -1,6 +1,7 @@
 """Adapters made in a line, and how their parameters lie in the flat buffers."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ def attached(
     return FlatAdapter.attach(adapter_kind(kind), targets, {target.name: settings for target in targets}, seed=seed)
 
 
-def attached_to_all(model: nn.Sequential, **settings: int) -> FlatAdapter:
+def attached_to_all(model: nn.Sequential, **settings: Any) -> FlatAdapter:
     """An adapter on all layers of `model`, called "denoiser.0", "denoiser.1"."""
     targets = [TargetModule(f"denoiser.{name}", "denoiser", model, name) for name, _ in model.named_children()]
     return attached(targets, **settings)

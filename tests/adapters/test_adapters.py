@@ -23,7 +23,7 @@ def test_the_default_of_the_config_is_in_the_table() -> None:
 
 def test_an_unknown_kind_is_our_own_mistake() -> None:
     with pytest.raises(KeyError):
-        adapter_kind("lokr")
+        adapter_kind("glora")
 
 
 def test_listing_the_names_loads_nothing() -> None:

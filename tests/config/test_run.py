@@ -30,6 +30,7 @@ DEFAULTS: dict[str, Any] = {
     "device": "auto",
     "lang": "",
     "verbose": False,
+    "adapter": "lora",
     "rank": 16,
     "alpha": None,
     "dropout": 0.0,
@@ -232,7 +233,7 @@ def test_every_field_declares_its_effect() -> None:
 
 
 def test_what_differs_has_the_name_a_person_typed() -> None:
-    assert set(RunConfig().identity_fields()) - {"family", "prediction", "adapter"} <= set(DEFAULTS)
+    assert set(RunConfig().identity_fields()) - {"family", "prediction"} <= set(DEFAULTS)
 
 
 # -- values ----------------------------------------------------------------------------------------

@@ -126,8 +126,8 @@ def test_another_encoding_is_named(tmp_path: Path, encoding: str) -> None:
 
 def test_sections_are_for_run_toml_only(tmp_path: Path) -> None:
     path = tmp_path / "a.toml"
-    path.write_text("[adapter]\nrank = 3\n")
-    assert refusal(path).fields["key"] == "adapter"
+    path.write_text("[training]\nbatch_size = 3\n")
+    assert refusal(path).fields["key"] == "training"
 
 
 @pytest.mark.parametrize("load", [load_flat_toml, load_run_toml])

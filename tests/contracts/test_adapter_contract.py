@@ -1,4 +1,4 @@
-"""What the loop, the checkpoints and the exports rely on, for every kind of the table and for the trial kind."""
+"""What the loop, the checkpoints and the exports rely on, for every kind of the table."""
 
 import pytest
 import torch
@@ -8,7 +8,6 @@ from lorasmith.adapters import ADAPTERS
 from lorasmith.adapters.base import LayerSettings, by_layer
 from lorasmith.adapters.flat import FlatAdapter
 from lorasmith.targets import TargetModule
-from tests.adapters import trial_kind
 from tests.adapters.making import attached, padding_of
 
 # Text encoder first, and mixed: the buffer must not depend on how the targets were sorted within a component.
@@ -38,9 +37,8 @@ class Chain(nn.Module):
         return y
 
 
-@pytest.fixture(params=[*ADAPTERS, trial_kind.NAME])
-def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    trial_kind.add_row(monkeypatch)
+@pytest.fixture(params=ADAPTERS)
+def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 

@@ -18,9 +18,14 @@ class Encoders:
     """Fakes that count, with numbers that depend on their input and on nothing else."""
 
     def __init__(
-        self, hashes: Mapping[str, str] = HASHES, *, vae: str = "v1", text_dtype: torch.dtype = torch.float32
+        self,
+        hashes: Mapping[str, str] = HASHES,
+        *,
+        vae: str = "v1",
+        text_dtype: torch.dtype = torch.float32,
+        cache_dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.keys = CacheKeys(vae, hashes, {"clip_skip": 1})
+        self.keys = CacheKeys(vae, hashes, {"clip_skip": 1}, cache_dtype)
         self.text_dtype = text_dtype
         self.pictures: list[tuple[int, ...]] = []
         self.captions: list[str] = []

@@ -193,6 +193,16 @@ def test_text_is_kept_in_less_precision_than_it_is_stored(data: Path, cache: Enc
     assert stored is not None and stored["prompt_embeds"].dtype == torch.float32
 
 
+@pytest.mark.parametrize("is_stored", [False, True])
+def test_nothing_takes_more_memory_than_on_disk(data: Path, cache: EncoderCache, is_stored: bool) -> None:
+    """A family that stores half precision keeps it in memory too, whatever the denoiser's precision."""
+    examples = examples_in(data)
+    if is_stored:
+        Encoders(cache_dtype=torch.float16).fill(cache, examples)
+    for inputs in Encoders(cache_dtype=torch.float16).fill(cache, examples):
+        assert [inputs[name].dtype for name in ("latents", "prompt_embeds")] == [torch.float16, torch.float16]
+
+
 # -- damage ----------------------------------------------------------------------------------------
 
 

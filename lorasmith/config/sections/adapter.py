@@ -1,12 +1,14 @@
 """Section `adapter`: what is trained."""
 
-from lorasmith.config.fields import Section, option, recorded
+from pydantic import field_validator
+
+from lorasmith.config.fields import Section, option
 
 
 class AdapterConfig(Section):
     """Kind, size and start of the adapter."""
 
-    kind: str = recorded("lora", effect="identity", name="adapter")
+    kind: str = option("adapter", "lora", effect="identity")
     """A key of `adapters.ADAPTERS`."""
     rank: int = option("rank", 16, effect="identity", common=True, ge=1, le=1024)
     """Inner dimension of each pair of matrices."""
@@ -18,6 +20,11 @@ class AdapterConfig(Section):
     """Whether the text encoder gets pairs too."""
     init_from: str = option("init-from", "", effect="learning", holds="path")
     """A LoRA file to start from; "" starts with no change to the base model."""
+
+    @field_validator("kind")
+    @classmethod
+    def _in_small_letters(cls, value: str) -> str:
+        return value.lower()  # LoHa, DoRA
 
     @property
     def resolved_alpha(self) -> float:

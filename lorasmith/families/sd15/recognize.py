@@ -15,8 +15,9 @@ from lorasmith.families.clip_bpe import CLIP_TOKENS
 from lorasmith.families.folders import component_shapes, missing_files
 from lorasmith.families.foreign_files import LORA_KEY, foreign_family, foreign_unet
 from lorasmith.families.headers import check_tokenizer, read_json
+from lorasmith.families.ldm_configs import UnusualShapesError
 from lorasmith.families.noise_settings import noise_settings, scheduler_config
-from lorasmith.families.sd15.layout import NAMES, UnusualShapesError, deduce_configs, usual_config
+from lorasmith.families.sd15.layout import NAMES, deduce_configs, usual_config
 from lorasmith.families.weights import BaseWeights, ModelFiles, PredictionSource, Shapes
 
 CONFIGS_KEY = "lorasmith.configs"
