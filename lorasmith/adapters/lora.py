@@ -20,8 +20,9 @@ class Lora:
     """The kind `lora`, an AdapterKind: alpha / rank * up @ down, for linear layers and 1x1 convolutions."""
 
     name = "lora"
-    suffixes = (DOWN, UP)
-    row_suffixes = frozenset({UP})
+    suffixes: tuple[str, ...] = (DOWN, UP)
+    row_suffixes: frozenset[str] = frozenset({UP})
+    float32_suffixes: frozenset[str] = frozenset()
     network_module = "networks.lora"
     network_args: Mapping[str, str] = {}
 
@@ -54,7 +55,7 @@ class Lora:
     def scaled(self, tensors: Mapping[str, Tensor], factor: float) -> dict[str, Tensor]:
         return {**tensors, UP: tensors[UP] * factor}
 
-    def file_alpha(self, settings: LayerSettings) -> float:
+    def file_alpha(self, shapes: Mapping[str, tuple[int, ...]], settings: LayerSettings) -> float:  # noqa: ARG002
         return settings.alpha
 
     def file_scale(self, shapes: Mapping[str, tuple[int, ...]], alpha: float | None) -> float:

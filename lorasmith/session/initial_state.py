@@ -32,7 +32,8 @@ def initial_state(
     """
     targets = family.target_modules(models)
     settings = dict.fromkeys((target.name for target in targets), layer_settings(config.adapter))
-    adapter = FlatAdapter.attach(adapter_kind(config.adapter.kind), targets, settings, seed=config.seed)
+    kind = adapter_kind(config.adapter.kind, config.adapter.kind_options)
+    adapter = FlatAdapter.attach(kind, targets, settings, seed=config.seed)
     adapter.set_training(True)
     if start:
         fill_adapter(adapter, start, config.adapter.init_from)
@@ -75,12 +76,12 @@ def read_init_from(config: AdapterConfig, family: str) -> dict[str, Tensor]:
         raise ModelError("init_from_missing", path=str(path)) from None
     except (OSError, SafetensorError) as error:
         raise ModelError("init_from_unreadable", path=str(path), reason=str(error)) from None
-    kind, table = adapter_kind(config.kind), name_table(family)
+    kind, table = adapter_kind(config.kind, config.kind_options), name_table(family)
     tensors = from_file(stored, kind, table)
     for target, layer in by_layer(tensors, kind).items():
         shapes = {suffix: tuple(tensor.shape) for suffix, tensor in layer.items()}
-        _, rank = kind.layer_of(shapes, table.targets[target].layer.kernel)
-        if rank != config.rank:
+        spec, rank = kind.layer_of(shapes, table.targets[target].layer.kernel)
+        if kind.shapes(spec, layer_settings(config)) != shapes:
             raise ModelError("init_from_rank", path=str(path), found=rank, rank=config.rank)
     return tensors
 
@@ -98,7 +99,8 @@ def fill_adapter(adapter: FlatAdapter, start: dict[str, Tensor], path: str) -> N
             raise ModelError("init_from_other_model", path=path, key=name)
     for target, layer in by_layer(start, adapter.kind).items():
         spec, settings = adapter.layers[target]
-        scale = adapter.kind.file_scale(adapter.kind.shapes(spec, settings), adapter.kind.file_alpha(settings))
+        shapes = adapter.kind.shapes(spec, settings)
+        scale = adapter.kind.file_scale(shapes, adapter.kind.file_alpha(shapes, settings))
         scaled = adapter.kind.scaled(layer, 1 / scale)
         own |= {f"{target}.{suffix}": tensor for suffix, tensor in scaled.items()}
     adapter.load_tensors(own)

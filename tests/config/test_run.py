@@ -31,6 +31,9 @@ DEFAULTS: dict[str, Any] = {
     "lang": "",
     "verbose": False,
     "adapter": "lora",
+    "lokr-factor": -1,
+    "lokr-decompose-both": False,
+    "lokr-full-matrix": False,
     "rank": 16,
     "alpha": None,
     "dropout": 0.0,
@@ -83,6 +86,9 @@ OTHER: dict[tuple[str, str], Any] = {
     ("dataset", "held_out"): ("ab",),
     ("dataset", "skip_bad_pictures"): True,
     ("adapter", "kind"): "loha",
+    ("adapter", "lokr_factor"): 8,
+    ("adapter", "lokr_decompose_both"): True,
+    ("adapter", "lokr_full_matrix"): True,
     ("adapter", "rank"): 4,
     ("adapter", "alpha"): 2.0,
     ("adapter", "dropout"): 0.5,
@@ -124,6 +130,9 @@ IDENTITY = {
     ("model", "family"): "family",
     ("model", "prediction"): "prediction",
     ("adapter", "kind"): "adapter",
+    ("adapter", "lokr_factor"): "lokr-factor",
+    ("adapter", "lokr_decompose_both"): "lokr-decompose-both",
+    ("adapter", "lokr_full_matrix"): "lokr-full-matrix",
     ("adapter", "rank"): "rank",
     ("adapter", "alpha"): "alpha",
     ("adapter", "train_text_encoder"): "train-text-encoder",
@@ -175,7 +184,8 @@ def test_identity_changes_exactly_with_what_the_tensors_depend_on(field: tuple[s
     before, after = RunConfig(), RunConfig().with_values({field: OTHER[field]})
     assert before != after
     old, new = before.identity_fields(), after.identity_fields()
-    assert {name for name in old if old[name] != new[name]} == ({IDENTITY[field]} if field in IDENTITY else set())
+    changed = {name for name in old | new if old.get(name) != new.get(name)}
+    assert changed == ({IDENTITY[field]} if field in IDENTITY else set())
     assert (before.identity() != after.identity()) == (field in IDENTITY)
 
 
@@ -260,6 +270,7 @@ def test_a_config_and_its_options_cannot_be_changed_from_outside() -> None:
     [
         (("", "seed"), -1, "seed"),
         (("", "seed"), 2**63, "seed"),
+        (("adapter", "lokr_factor"), 0, "lokr-factor"),
         (("adapter", "rank"), 0, "rank"),
         (("adapter", "rank"), True, "rank"),
         (("adapter", "dropout"), 1.0, "dropout"),
