@@ -36,6 +36,8 @@ DEFAULTS: dict[str, Any] = {
     "lokr-full-matrix": False,
     "rank": 16,
     "alpha": None,
+    "conv-rank": None,
+    "conv-alpha": None,
     "dropout": 0.0,
     "train-text-encoder": False,
     "lr": 1e-4,
@@ -91,6 +93,8 @@ OTHER: dict[tuple[str, str], Any] = {
     ("adapter", "lokr_full_matrix"): True,
     ("adapter", "rank"): 4,
     ("adapter", "alpha"): 2.0,
+    ("adapter", "conv_rank"): 4,
+    ("adapter", "conv_alpha"): 2.0,
     ("adapter", "dropout"): 0.5,
     ("adapter", "train_text_encoder"): True,
     ("adapter", "init_from"): "x",
@@ -135,6 +139,8 @@ IDENTITY = {
     ("adapter", "lokr_full_matrix"): "lokr-full-matrix",
     ("adapter", "rank"): "rank",
     ("adapter", "alpha"): "alpha",
+    ("adapter", "conv_rank"): "conv-rank",
+    ("adapter", "conv_alpha"): "conv-alpha",
     ("adapter", "train_text_encoder"): "train-text-encoder",
     ("optimizer", "name"): "optimizer",
     ("optimizer", "options"): "optimizer-option",
@@ -220,11 +226,11 @@ def test_the_identity_of_a_run_that_exists_stays_what_it_is() -> None:
 
 def test_a_field_that_came_later_leaves_older_runs_alone() -> None:
     class Later(RunConfig):
-        conv_rank: int | None = option("conv-rank", None, effect="identity")
+        factor: int | None = option("factor", None, effect="identity")
         loss: str = option("loss", "mse", effect="learning")
 
     assert Later().identity() == Later(loss="huber").identity() == RunConfig().identity()
-    assert Later(conv_rank=4).identity_fields() == {**RunConfig().identity_fields(), "conv-rank": 4}
+    assert Later(factor=4).identity_fields() == {**RunConfig().identity_fields(), "factor": 4}
 
 
 def test_every_field_declares_its_effect() -> None:

@@ -14,6 +14,7 @@ from lorasmith.adapters.flat import FlatAdapter
 from lorasmith.targets import TargetModule
 
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "lora": ("lora", {}),
     "loha": ("loha", {}),
     "lokr": ("lokr", {}),
     "lokr, factor 2": ("lokr", {"factor": 2}),
@@ -64,7 +65,7 @@ def changed_weight(base: nn.Module, adapter: FlatAdapter, multiplier: float = 1.
 
 
 def test_every_kind_is_here() -> None:
-    assert {name for name, _ in KINDS.values()} == set(ADAPTERS) - {"lora"}  # tests/adapters/test_lora
+    assert {name for name, _ in KINDS.values()} == set(ADAPTERS)
 
 
 @pytest.mark.parametrize("multiplier", [1.0, 0.6, 0.0])

@@ -38,8 +38,12 @@ class MadeLora:
 
 
 def full_size(*components: str) -> dict[str, LayerSpec]:
-    """The layers of the published model."""
-    return {target: row.layer for target, row in SD15.targets.items() if row.component in (components or BOTH)}
+    """The layers of the published model that are trained without convolutions."""
+    return {
+        target: row.layer
+        for target, row in SD15.targets.items()
+        if row.component in (components or BOTH) and "resnets" not in target and "samplers" not in target
+    }
 
 
 def made_lora(

@@ -82,6 +82,11 @@ def test_half_precision_and_missing_alpha() -> None:
     assert torch.equal(back[f"{LINEAR}.{UP}"], tensors[f"{LINEAR_THERE}.{UP}"].float())
 
 
+def test_convolutions_have_names_of_their_own() -> None:
+    back = from_file(pair("lora_unet_down_blocks_0_resnets_0_conv1", (2, 4, 3, 3), (4, 2, 1, 1)), LORA, SD15)
+    assert back[f"denoiser.down_blocks.0.resnets.0.conv1.{DOWN}"].shape == (2, 4, 3, 3)
+
+
 def test_dimensions_of_files_are_made_those_of_the_layer() -> None:
     stored = pair(LINEAR_THERE, (4, 8, 1, 1), (8, 4, 1, 1), 4.0) | pair(CONVOLUTION_THERE, (4, 8), (8, 4), 2.0)
     back = from_file(stored, LORA, SD15)
@@ -95,7 +100,7 @@ def test_dimensions_of_files_are_made_those_of_the_layer() -> None:
     [
         (pair("lora_unet_input_blocks_4_1_proj_in", (2, 4), (4, 2)), "init_from_foreign"),  # SDXL
         (pair("lora_te_encoder_layers_0_mlp_fc1", (2, 4), (4, 2)), "init_from_foreign"),  # without text_model
-        (pair("lora_unet_down_blocks_0_resnets_0_conv1", (2, 4, 3, 3), (4, 2, 1, 1)), "init_from_foreign"),  # LoCon
+        (pair("lora_unet_conv_in", (2, 4, 3, 3), (4, 2, 1, 1)), "init_from_foreign"),  # of no preset of sd-scripts
         ({f"{LINEAR_THERE}.hada_w1_a": torch.zeros(2, 2)}, "init_from_foreign"),
         (pair(LINEAR_THERE, (2, 4), (4, 2)) | {f"{LINEAR_THERE}.dora_scale": torch.ones(4, 1)}, "init_from_foreign"),
         ({"unet.mid_block.attentions.0.proj_in.lora_A.weight": torch.zeros(2, 2)}, "init_from_foreign"),

@@ -22,7 +22,7 @@ from lorasmith.exporting.metadata import ExportFacts
 from lorasmith.exporting.verify import ExportError, verify
 from lorasmith.exporting.write import Written, write_export
 from lorasmith.targets import LayerSpec
-from tests.exporting.made_lora import SD15, MadeLora, full_size, made_lora
+from tests.exporting.made_lora import LORA, SD15, MadeLora, full_size, made_lora
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_bad_file_leaves_the_old_one(made: MadeLora, facts: ExportFacts, tmp_pat
 
 
 def _layers_of(unet: nn.Module, text_encoder: nn.Module) -> dict[str, nn.Module]:
-    """The modules of a pipeline by target name: those of the table that the model has."""
+    """The modules of a pipeline by target name, convolutions too: those of the table that the model has."""
     text_modules, found = dict(text_encoder.named_modules()), {}
     for target, row in SD15.targets.items():
         path = target.removeprefix(f"{row.component}.")
@@ -118,7 +118,7 @@ def _layers_of(unet: nn.Module, text_encoder: nn.Module) -> dict[str, nn.Module]
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize(
-    ("size", "count"), [("miniature", 132 + 12), pytest.param("sd15", 264, marks=[pytest.mark.slow])]
+    ("size", "count"), [("miniature", 197 + 12), pytest.param("sd15", 278 + 72, marks=[pytest.mark.slow])]
 )
 def test_diffusers_loads_it_whole(facts: ExportFacts, tmp_path: Path, size: ModelSize, count: int) -> None:
     from diffusers import StableDiffusionPipeline

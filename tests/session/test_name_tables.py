@@ -1,44 +1,90 @@
 """The frozen names of the families are those published, with the sizes that the libraries build."""
 
 import hashlib
+from importlib import resources
 
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
+from lorasmith.adapters.base import LayerSettings
+from lorasmith.adapters.lora import Lora
 from lorasmith.demo.layouts import LAYOUTS, unet_config
+from lorasmith.exporting.name_table import ALPHA, NameTable, parse_table
 from lorasmith.session.name_tables import name_table
 from lorasmith.targets import LayerSpec
 
-# Of the sorted names, a line each.
-PUBLISHED = [
-    ("denoiser", "lora_unet", 192, "f8c8f334e2e0607c1193ab29e2dc20d1987e8d15cf4cb8f27056de5125f33198"),
-    ("text_encoder", "lora_te", 72, "dba0564f7193eb83b6e8623967c2430f768b4d399da04c2311abae861fea19d6"),
-]
+# SHA-256 of the literal files.
+TABLES = {
+    "sd15": "8eae891abd8cc48dfa31948d2562b888582dfa0c4d46309b9345c62a512d08f3",
+    "sd2": "18d6b816764024afbb43cf0c0ecdce3f43cadc9bcb6f9dfc3d9116c26aea484a",
+    "sdxl": "18568ae44970fa42b0dc7497c1ee70a1bea8d5b93566a0c9a6f75fa755f9d599",
+}
+
+# Of "name shape" of every tensor in the files that sd-scripts writes, sorted, a line each: network_dim 8, and conv_dim
+# 4 in the second hash. From sd-scripts 48d368fa557731ad0488c07304dfeba8c07910eb (2026-02-16):
+# `networks.lora.create_network` on its own UNet and transformers 4.54.1's text encoders at the published sizes, then
+# `save_weights`. For sd2 its UNet was built with the linear projections of the published folders (see docs/formats.md).
+WRITTEN = {
+    "sd15": (
+        "9b8608904b89d198c6bb60c13b7d9493746dfb1444e33b7b9d77fd656986623b",
+        "f28de46be2d51f56e47c15e226a0bd69249c262910093ea163e3f989c43f0244",
+    ),
+    "sd2": (
+        "e363c2b2a6160f1283efdc90d36e65a3b37ea87857ebef3923be50af1918ef61",
+        "98e0cfeae2d10e13aec6309a8c6d916b8080ddf84afbfbb22444f548524bc276",
+    ),
+    "sdxl": (
+        "67456fe1be80cab05417a0cca017bac9cbdbd037b557878180de58637f4e1b7d",
+        "6b4560af6f35a5aed14a56b43cca27049773edb6d383b47701fa18a86271bc38",
+    ),
+}
+
+# Modules of the UNet, with convolutions, and of each text encoder.
+COUNTS = {"sd15": (192, 278, [72]), "sd2": (192, 278, [138]), "sdxl": (722, 788, [72, 192])}
+_ATTENTION = (".proj_in", ".proj_out", ".to_q", ".to_k", ".to_v", ".to_out.0", ".ff.net.0.proj", ".ff.net.2")
 
 
-@pytest.mark.parametrize(("component", "prefix", "count", "sha256"), PUBLISHED)
-def test_names_are_the_published_ones(component: str, prefix: str, count: int, sha256: str) -> None:
-    rows = [row for row in name_table("sd15").targets.values() if row.component == component]
-    names = sorted(row.module for row in rows)
-    assert len(names) == count
-    assert hashlib.sha256("".join(f"{name}\n" for name in names).encode()).hexdigest() == sha256
-    for row in rows:
-        path = row.target.removeprefix(f"{component}.")
-        assert path != row.target and row.module == f"{prefix}_{path.replace('.', '_')}"
+def text_of(family: str) -> str:
+    return (resources.files("lorasmith.families") / family / "layer_names.tsv").read_text(encoding="ascii")
 
 
-def test_every_module_of_sd15_is_a_layer_of_its_own() -> None:
-    table = name_table("sd15")
-    assert len(table.modules) == len(table.targets) == 264
-    assert all(rows == (table.targets[rows[0].target],) and rows[0].module == m for m, rows in table.modules.items())
-    assert all(row.part is None for row in table.targets.values())
+def table_of(family: str) -> NameTable:
+    return parse_table(family, text_of(family))
 
 
-def test_only_projections_of_the_unet_are_convolutions() -> None:
-    convolutions = [row for row in name_table("sd15").targets.values() if row.layer.kernel]
-    assert len(convolutions) == 32 and {row.layer.kernel for row in convolutions} == {(1, 1)}
-    assert all(row.target.endswith(("proj_in", "proj_out")) and row.component == "denoiser" for row in convolutions)
+@pytest.mark.parametrize("family", TABLES)
+def test_the_literal_files_are_frozen(family: str) -> None:
+    assert hashlib.sha256(text_of(family).encode()).hexdigest() == TABLES[family]
+
+
+@pytest.mark.parametrize("family", TABLES)
+def test_every_module_is_a_layer_of_its_own(family: str) -> None:
+    table = table_of(family)
+    unet = [row for row in table.targets.values() if row.component == "denoiser"]
+    attention = [row for row in unet if row.target.endswith(_ATTENTION)]
+    assert (len(attention), len(unet)) == COUNTS[family][:2]
+    names = ("text_encoder", "text_encoder_2")[: len(COUNTS[family][2])]
+    assert [sum(row.component == name for row in table.targets.values()) for name in names] == COUNTS[family][2]
+    assert len(table.modules) == len(table.targets)
+    assert all(row.target.startswith(f"{row.component}.") and row.part is None for row in table.targets.values())
+
+
+@pytest.mark.parametrize("family", TABLES)
+@pytest.mark.parametrize("convolutions", [False, True])
+def test_names_and_shapes_are_those_that_sd_scripts_writes(family: str, convolutions: bool) -> None:
+    lines: list[str] = []
+    for module, (row,) in table_of(family).modules.items():
+        if not convolutions and row.component == "denoiser" and not row.target.endswith(_ATTENTION):
+            continue
+        rank = 4 if row.layer.kernel == (3, 3) else 8
+        shapes = {**Lora().shapes(row.layer, LayerSettings(rank, rank)), ALPHA: ()}
+        lines += [f"{module}.{suffix} {'x'.join(map(str, shape))}\n" for suffix, shape in shapes.items()]
+    assert hashlib.sha256("".join(sorted(lines)).encode()).hexdigest() == WRITTEN[family][convolutions]
+
+
+def test_a_family_has_the_table_of_its_folder() -> None:
+    assert name_table("sd15") == table_of("sd15")
 
 
 def test_sizes_are_those_of_the_real_model() -> None:
@@ -47,10 +93,12 @@ def test_sizes_are_those_of_the_real_model() -> None:
     feed_forward = layers["lora_unet_mid_block_attentions_0_transformer_blocks_0_ff_net_0_proj"]
     assert feed_forward == LayerSpec(10240, 1280)
     assert layers["lora_unet_up_blocks_3_attentions_2_proj_out"].weight_shape == (320, 320, 1, 1)
-    assert layers["lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"].weight_shape == (640, 768)
-    assert layers["lora_te_text_model_encoder_layers_11_mlp_fc2"].weight_shape == (768, 3072)
+    assert layers["lora_unet_up_blocks_3_resnets_2_conv1"].weight_shape == (320, 640, 3, 3)
     # the size people know of files with rank 128 in half precision: 144 MiB
-    assert sum(layer.inputs + layer.outputs for layer in layers.values()) * 128 * 2 == 144 * 2**20
+    usual = [
+        row.layer for row in table.targets.values() if "resnets" not in row.target and "samplers" not in row.target
+    ]
+    assert sum(layer.inputs + layer.outputs for layer in usual) * 128 * 2 == 144 * 2**20
 
 
 def test_sizes_are_those_diffusers_builds() -> None:

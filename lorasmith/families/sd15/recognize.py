@@ -17,7 +17,8 @@ from lorasmith.families.foreign_files import LORA_KEY, foreign_family, foreign_u
 from lorasmith.families.headers import check_tokenizer, read_json
 from lorasmith.families.ldm_configs import UnusualShapesError
 from lorasmith.families.noise_settings import noise_settings, scheduler_config
-from lorasmith.families.sd15.layout import NAMES, deduce_configs, usual_config
+from lorasmith.families.places import shapes_at
+from lorasmith.families.sd15.layout import NAMES, UnusualShapesError, deduce_configs, usual_config
 from lorasmith.families.weights import BaseWeights, ModelFiles, PredictionSource, Shapes
 
 CONFIGS_KEY = "lorasmith.configs"
@@ -50,10 +51,7 @@ def _recognize_single_file(files: ModelFiles) -> BaseWeights | None:
     missing = [component for component, found in names.items() if not found]
     if missing:
         raise ModelError("model_incomplete", path=str(files.path), missing=", ".join(missing))
-    shapes = {
-        component: {canonical: files.shapes[stored] for canonical, stored in found.items()}
-        for component, found in names.items()
-    }
+    shapes = {component: shapes_at(found, files.shapes) for component, found in names.items()}
     configs = _embedded_configs(files)
     if configs is None:
         configs = _deduced_configs(files.path, shapes)
