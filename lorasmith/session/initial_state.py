@@ -21,6 +21,7 @@ from lorasmith.errors import ModelError
 from lorasmith.exporting.names import from_file
 from lorasmith.families.base import ModelFamily
 from lorasmith.lora_files.reader import alphas_beside, names_in_table, read_lora
+from lorasmith.session.layers import chosen_layers
 from lorasmith.session.name_tables import name_table
 from lorasmith.targets import LayerSpec
 
@@ -37,8 +38,9 @@ def initial_state(
     Raises:
         ModelError: as `fill_adapter`.
     """
-    targets = family.target_modules(models)
-    settings = dict.fromkeys((target.name for target in targets), layer_settings(config.adapter))
+    offered = family.target_modules(models)
+    settings = layer_settings(config.adapter, {target.name: target.spec for target in offered})
+    targets = [target for target in offered if target.name in settings]
     adapter = FlatAdapter.attach(adapter_kind(config.adapter.kind), targets, settings, seed=config.seed)
     adapter.set_training(True)
     if start:
@@ -62,9 +64,14 @@ def base_lrs(config: RunConfig, adapter: FlatAdapter) -> dict[str, float]:
     return {name: denoiser if name == "denoiser" else text for name in adapter.groups()}
 
 
-def layer_settings(config: AdapterConfig) -> LayerSettings:
-    """The settings of every layer of a run."""
-    return LayerSettings(config.rank, config.resolved_alpha, config.dropout)
+def layer_settings(config: AdapterConfig, layers: Mapping[str, LayerSpec]) -> dict[str, LayerSettings]:
+    """The settings of each of these layers that the adapter changes, by the name of the target.
+
+    Raises:
+        ConfigError: as `chosen_layers`.
+    """
+    chosen = chosen_layers(config, layers)
+    return {name: LayerSettings(size.rank, size.alpha, config.dropout) for name, size in chosen.items()}
 
 
 def read_init_from(config: AdapterConfig, family: str) -> dict[str, Tensor]:

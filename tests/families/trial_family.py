@@ -31,6 +31,7 @@ from lorasmith.families.headers import read_json
 from lorasmith.families.identity import component_sha256
 from lorasmith.families.loading import load_component
 from lorasmith.families.noise_settings import noise_settings, scheduler_config
+from lorasmith.families.places import whole
 from lorasmith.families.sd15.layout import NAMES as SD15_NAMES
 from lorasmith.families.weights import BaseWeights, ComponentNames, ModelFiles, TextSettings, check_clip_skip
 from lorasmith.targets import TargetModule
@@ -59,7 +60,7 @@ NAMES = ComponentNames(
     config_files={**SD15_NAMES.config_files, "text_encoder_2": "text_encoder_2/config.json"},
     tokenizers={"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"},
     from_single_file=lambda component, names: {},
-    from_folder=lambda component, names: {name: name for name in names},
+    from_folder=whole(lambda component, names: {name: name for name in names}),
 )
 
 
@@ -90,7 +91,7 @@ def layer_names() -> str:
     lines = ["target\tmodule\tcomponent\tkind\tout\tin\tkernel\tpart"]
     for target in _targets(_meta_models()):
         module = f"{PREFIXES[target.component]}_{target.name.partition('.')[2].replace('.', '_')}"
-        kind, kernel = ("conv", "1x1") if target.spec.kernel else ("linear", "")
+        kind, kernel = "conv" if target.spec.kernel else "linear", "x".join(map(str, target.spec.kernel))
         sizes = f"{target.spec.outputs}\t{target.spec.inputs}"
         lines.append(f"{target.name}\t{module}\t{target.component}\t{kind}\t{sizes}\t{kernel}\t")
     return "\n".join(lines)
