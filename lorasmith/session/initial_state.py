@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -19,7 +20,7 @@ from lorasmith.engine.state import LossScaler, Origin, TrainState
 from lorasmith.errors import ModelError
 from lorasmith.exporting.names import from_file
 from lorasmith.families.base import ModelFamily
-from lorasmith.lora_files.reader import names_in_table, read_lora
+from lorasmith.lora_files.reader import alphas_beside, names_in_table, read_lora
 from lorasmith.session.layers import chosen_layers
 from lorasmith.session.name_tables import name_table
 from lorasmith.targets import LayerSpec
@@ -84,7 +85,8 @@ def read_init_from(config: AdapterConfig, family: str) -> dict[str, Tensor]:
         return {}
     path = Path(config.init_from)
     try:
-        names = names_in_table(read_lora(path), family)
+        file = read_lora(path)
+        names = names_in_table(file, family)
         stored = safetensors.torch.load_file(path)
     except (OSError, SafetensorError) as error:
         raise ModelError("init_from_unreadable", path=str(path), reason=str(error)) from None
@@ -92,7 +94,10 @@ def read_init_from(config: AdapterConfig, family: str) -> dict[str, Tensor]:
     if len(set(names.values())) < len(names):
         twice = next(key for key, name in names.items() if list(names.values()).count(name) > 1)
         raise ModelError("init_from_foreign", key=twice, family=family)
-    return from_file({names[key]: tensor for key, tensor in stored.items()}, kind, table)
+    tensors = {names[key]: tensor for key, tensor in stored.items()}
+    for name, alpha in alphas_beside(file, family).items():
+        tensors[name] = torch.tensor(alpha)
+    return from_file(tensors, kind, table)
 
 
 def fill_adapter(adapter: FlatAdapter, start: dict[str, Tensor], path: str) -> None:
