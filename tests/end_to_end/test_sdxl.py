@@ -53,6 +53,7 @@ def test_both_layouts_train_the_same_bytes_and_resume(
         modules = {name.partition(".")[0] for name in file.keys()}  # noqa: SIM118  not a dict
         metadata = file.metadata()
     assert metadata["ss_base_model_version"] == "sdxl_base_v1-0"
+    assert (metadata["ss_clip_skip"], metadata["modelspec.encoder_layer"]) == ("2", "2")
     assert metadata["modelspec.architecture"] == "stable-diffusion-xl-v1-base/lora"
     counts = [sum(name.startswith(f"lora_{part}_") for name in modules) for part in ("unet", "te1", "te2")]
     assert counts == ([192, 12, 12] if values else [192, 0, 0])
