@@ -22,6 +22,11 @@ class LayerSpec:
         """Shape of the layer's weight: (outputs, inputs) and the kernel."""
         return (self.outputs, self.inputs, *self.kernel)
 
+    @property
+    def has_neighbours(self) -> bool:
+        """Whether it is a convolution that sees more than a single pixel: 3x3, not 1x1."""
+        return any(side > 1 for side in self.kernel)
+
 
 @dataclass(frozen=True, slots=True)
 class TargetModule:

@@ -11,13 +11,17 @@ from torch.nn.functional import conv2d, linear
 
 from lorasmith.adapters.base import AdapterLayer, LayerSettings
 from lorasmith.adapters.low_rank import add_low_rank
+from lorasmith.adapters.operation import Operation
 from lorasmith.targets import LayerSpec
 
 DOWN, UP = "lora_down.weight", "lora_up.weight"
 
 
 class Lora:
-    """The kind `lora`, an AdapterKind: alpha / rank * up @ down, for linear layers and 1x1 convolutions."""
+    """The kind `lora`, an AdapterKind: alpha / rank * up @ down, for linear layers and convolutions.
+
+    A convolution's `down` has the kernel and the window of the layer, its `up` is 1x1.
+    """
 
     name = "lora"
     suffixes = (DOWN, UP)
@@ -33,17 +37,16 @@ class Lora:
         return LayerSpec(shapes[UP][0], shapes[DOWN][1], kernel), shapes[DOWN][0]
 
     def init(self, base: nn.Module, tensors: Mapping[str, Tensor], generator: Generator) -> None:  # noqa: ARG002
-        """`down` is uniform in ±1/sqrt(inputs), Kaiming's initialization for a slope of sqrt(5); `up` stays zero."""
+        """`down` is uniform in ±1/sqrt(numbers that an output is made of), Kaiming's initialization for a slope of
+        sqrt(5); `up` stays zero."""
         down = tensors[DOWN]
         bound = 1 / math.sqrt(down.shape[1])
         down.copy_(torch.empty(down.shape).uniform_(-bound, bound, generator=generator))
 
     def layer(self, base: nn.Module, tensors: Mapping[str, nn.Parameter], settings: LayerSettings) -> AdapterLayer:
-        if isinstance(base, nn.Conv2d):
-            pixelwise = base.kernel_size == base.stride == (1, 1) and base.padding == (0, 0) and base.groups == 1
-            assert pixelwise, "only convolutions that are linear layers of each pixel"
-        else:
-            assert isinstance(base, nn.Linear), type(base).__name__
+        if isinstance(base, nn.Conv2d) and not _is_pixelwise(base):
+            return ConvolutionLoraLayer(base, tensors[DOWN], tensors[UP], settings)
+        assert isinstance(base, nn.Linear | nn.Conv2d), type(base).__name__
         layer = CpuLoraLayer if base.weight.device.type == "cpu" else LoraLayer
         return layer(base, tensors[DOWN], tensors[UP], settings)
 
@@ -87,3 +90,21 @@ class CpuLoraLayer(LoraLayer):
 
     def changed(self, y: Tensor, x: Tensor) -> Tensor:
         return add_low_rank(y, x, self.down, self.up, self.multiplier * self.scale)
+
+
+class ConvolutionLoraLayer(LoraLayer):
+    """The same for a convolution with a window: `down`, (rank, in * height * width), has the window too."""
+
+    def __init__(self, base: nn.Conv2d, down: nn.Parameter, up: nn.Parameter, settings: LayerSettings) -> None:
+        super().__init__(base, down, up, settings)
+        self.operation = Operation(base)
+
+    def changed(self, y: Tensor, x: Tensor) -> Tensor:
+        low_rank = self.operation(x, self.down.to(x.dtype))
+        change = conv2d(low_rank, self.up.to(x.dtype)[:, :, None, None])
+        return y + self.multiplier * self.scale * change
+
+
+def _is_pixelwise(base: nn.Conv2d) -> bool:
+    """Whether a convolution is a linear layer of each pixel."""
+    return base.kernel_size == base.stride == (1, 1) and base.padding == (0, 0) and base.groups == 1

@@ -21,8 +21,8 @@ class Operation:
             assert isinstance(base, nn.Linear), type(base).__name__
 
     def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
-        """`weight`: the numbers of a weight in its order, in any shape."""
-        weight = weight.reshape(self.weight_shape)
+        """`weight`: the numbers of a weight in its order, in any shape; of any number of rows."""
+        weight = weight.reshape(-1, *self.weight_shape[1:])
         if not self.window:
             return linear(x, weight)
         stride, padding, dilation = self.window

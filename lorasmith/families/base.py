@@ -65,7 +65,8 @@ class ModelFamily(Protocol):
         """ "denoiser", and the text encoders named in `trained`: frozen weights of `dtype`, in evaluation mode."""
 
     def target_modules(self, models: Models) -> list[TargetModule]:
-        """The layers the adapter attaches to, of every model given, in a fixed order: denoiser first."""
+        """The layers that an adapter may attach to, of every model given, in a fixed order: denoiser first. Which of
+        them a run trains follows from their names and sizes (`session.layers`)."""
 
     def set_checkpointing(self, models: Models, enabled: bool) -> None:
         """Sets whether the denoiser computes its activations twice instead of keeping them."""

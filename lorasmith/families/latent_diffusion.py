@@ -20,6 +20,7 @@ from lorasmith.targets import TargetModule
 
 _UNET_TARGETS = re.compile(
     r".*\.attentions\.\d+\.(proj_in|proj_out|transformer_blocks\.\d+\.(attn[12]\.to_(q|k|v|out\.0)|ff\.net\.(0\.proj|2)))"
+    r"|.*\.resnets\.\d+\.(conv1|conv2|conv_shortcut|time_emb_proj)|.*\.(down|up)samplers\.\d+\.conv"
 )
 
 _DECODER_BYTES = 7500
@@ -38,7 +39,7 @@ def unet_builder() -> Build:
 
 
 def unet_targets(unet: nn.Module) -> Iterable[TargetModule]:
-    """The linear layers and 1x1 convolutions of the attention blocks, as sd-scripts chooses them."""
+    """The linear layers and convolutions of the blocks, as sd-scripts chooses them for a LoRA with convolutions."""
     for path, _ in unet.named_modules():
         if _UNET_TARGETS.fullmatch(path):
             yield TargetModule.inside(unet, path, name=f"denoiser.{path}", component="denoiser")

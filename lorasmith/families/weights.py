@@ -70,8 +70,9 @@ class BaseWeights:
     size_multiple: int  # pixels: both sides of a picture must be multiples of it
     denoiser_parameters: int | None  # None where only loading tells
     max_clip_skip: int | None  # layers of the text encoder; None where a family has no such setting
-    configs: Mapping[str, Any]  # by component; "scheduler"; "tokenizer": texts by file name, or None
+    configs: Mapping[str, Any]  # by component; "scheduler"; by tokenizer: texts by file name, or None
     names: ComponentNames
+    distilled: str = ""  # the method that made it work in a few steps, "Turbo" …, as far as its names tell
 
 
 @dataclass(frozen=True, slots=True)

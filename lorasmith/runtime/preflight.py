@@ -27,6 +27,7 @@ from lorasmith.runs.layout import RunFolder, run_at
 from lorasmith.runs.ledger import newest_trusted, read_events, surviving
 from lorasmith.runs.states import SavedState, damage_listed, damage_of, find_states, newest_good
 from lorasmith.runtime.moved import found_again, lines_about_places
+from lorasmith.session.layers import chosen_layers, published_layers
 
 LR_TOLERANCE = 0.01  # a smaller share is no jump
 
@@ -90,6 +91,7 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
     config, taken = _shaped_by_start(config, values, check_init_from(config, here), here)
     weights = base_weights(config, here)
     check_clip_skip(weights, config.model.clip_skip)
+    _check_layers(config, weights.family)
     config = config.with_values(
         {
             ("dataset", "resolution"): config.dataset.resolved_resolution(weights.resolution),
@@ -98,6 +100,7 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
             ("model", "family"): weights.family,
             ("machine", "project"): _project(run, here),
             ("adapter", "alpha"): config.adapter.resolved_alpha,
+            ("adapter", "conv_alpha"): config.adapter.resolved_conv_alpha if config.adapter.sets_convolutions else None,
             ("adapter", "init_from"): _absolute_path(config.adapter.init_from, here),
             ("evaluation", "clip_model"): _absolute_path(config.evaluation.clip_model, here),
         }
@@ -249,6 +252,12 @@ def _check_settings(config: RunConfig, request: Request) -> None:
     horizon = config.lr_schedule.horizon_steps
     if horizon is not None and config.lr_schedule.warmup_steps >= horizon:
         raise ConfigError("warmup_beyond_horizon", warmup=config.lr_schedule.warmup_steps, horizon=horizon)
+
+
+def _check_layers(config: RunConfig, family: str) -> None:
+    """Refuses settings that choose no layers of the family's published model. Of a pickle, the family is not known."""
+    if family:
+        chosen_layers(config.adapter, published_layers(family, with_text_encoders=config.adapter.train_text_encoder))
 
 
 def _check_folders(run: RunFolder, config: RunConfig, here: Path) -> None:

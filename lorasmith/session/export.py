@@ -8,7 +8,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from lorasmith.config import RunConfig
+from lorasmith.adapters.flat import FlatAdapter
+from lorasmith.config import AdapterConfig, RunConfig
 from lorasmith.data.types import Example
 from lorasmith.engine.batches import RunBatches
 from lorasmith.engine.optimizers import OPTIMIZERS
@@ -72,7 +73,7 @@ class Exporter:
             zero_terminal_snr=config.model.zero_terminal_snr,
             clip_skip=config.model.clip_skip,
             network_module=kind.network_module,
-            network_args=kind.network_args,
+            network_args={**kind.network_args, **_network_args(config.adapter, state.adapter)},
             rank=config.adapter.rank,
             alpha=config.adapter.resolved_alpha,
             dropout=config.adapter.dropout,
@@ -99,6 +100,14 @@ class Exporter:
             resolution=config.dataset.resolved_resolution(self.family.weights.resolution),
             trigger_word=config.dataset.trigger_word,
         )
+
+
+def _network_args(config: AdapterConfig, adapter: FlatAdapter) -> dict[str, str]:
+    """The settings of layers under the names, and as the texts, that sd-scripts and LyCORIS write."""
+    args: dict[str, str] = {}
+    if any(layer.spec.has_neighbours for layer in adapter.layers.values()):
+        args |= {"conv_dim": str(config.resolved_conv_rank), "conv_alpha": str(float(config.resolved_conv_alpha))}
+    return args
 
 
 def _folders(examples: tuple[Example, ...]) -> tuple[FolderFacts, ...]:

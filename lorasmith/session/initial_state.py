@@ -19,7 +19,9 @@ from lorasmith.engine.state import LossScaler, Origin, TrainState
 from lorasmith.errors import ModelError
 from lorasmith.exporting.names import from_file
 from lorasmith.families.base import ModelFamily
+from lorasmith.session.layers import chosen_layers
 from lorasmith.session.name_tables import name_table
+from lorasmith.targets import LayerSpec
 
 
 def initial_state(
@@ -30,8 +32,9 @@ def initial_state(
     Raises:
         ModelError: as `fill_adapter`.
     """
-    targets = family.target_modules(models)
-    settings = dict.fromkeys((target.name for target in targets), layer_settings(config.adapter))
+    offered = family.target_modules(models)
+    settings = layer_settings(config.adapter, {target.name: target.spec for target in offered})
+    targets = [target for target in offered if target.name in settings]
     adapter = FlatAdapter.attach(adapter_kind(config.adapter.kind), targets, settings, seed=config.seed)
     adapter.set_training(True)
     if start:
@@ -55,16 +58,22 @@ def base_lrs(config: RunConfig, adapter: FlatAdapter) -> dict[str, float]:
     return {name: denoiser if name == "denoiser" else text for name in adapter.groups()}
 
 
-def layer_settings(config: AdapterConfig) -> LayerSettings:
-    """The settings of every layer of a run."""
-    return LayerSettings(config.rank, config.resolved_alpha, config.dropout)
+def layer_settings(config: AdapterConfig, layers: Mapping[str, LayerSpec]) -> dict[str, LayerSettings]:
+    """The settings of each of these layers that the adapter changes, by the name of the target.
+
+    Raises:
+        ConfigError: as `chosen_layers`.
+    """
+    chosen = chosen_layers(config, layers)
+    return {name: LayerSettings(size.rank, size.alpha, config.dropout) for name, size in chosen.items()}
 
 
 def read_init_from(config: AdapterConfig, family: str) -> dict[str, Tensor]:
     """The tensors of --init-from by the adapter's names, with a scale of 1; none where no file is named.
 
     Raises:
-        ModelError: no such file, no adapter of this kind for this family, or of another rank.
+        ModelError: no such file, no adapter of this kind for this family, a layer that this run does not train, or
+            another rank.
     """
     if not config.init_from:
         return {}
@@ -77,11 +86,14 @@ def read_init_from(config: AdapterConfig, family: str) -> dict[str, Tensor]:
         raise ModelError("init_from_unreadable", path=str(path), reason=str(error)) from None
     kind, table = adapter_kind(config.kind), name_table(family)
     tensors = from_file(stored, kind, table)
+    chosen = chosen_layers(config, {name: row.layer for name, row in table.targets.items()})
     for target, layer in by_layer(tensors, kind).items():
+        if target not in chosen:
+            raise ModelError("init_from_not_trained", path=str(path), layer=target)
         shapes = {suffix: tuple(tensor.shape) for suffix, tensor in layer.items()}
         _, rank = kind.layer_of(shapes, table.targets[target].layer.kernel)
-        if rank != config.rank:
-            raise ModelError("init_from_rank", path=str(path), found=rank, rank=config.rank)
+        if rank != chosen[target].rank:
+            raise ModelError("init_from_rank", path=str(path), found=rank, rank=chosen[target].rank, layer=target)
     return tensors
 
 

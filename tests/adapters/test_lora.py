@@ -1,6 +1,7 @@
 """LoRA: its formula in both of its layers, dropout and precision, and what its initial numbers depend on."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -11,13 +12,16 @@ from torch.utils.checkpoint import checkpoint
 from lorasmith.adapters import lora
 from lorasmith.adapters.base import LayerSettings
 from lorasmith.adapters.flat import FlatAdapter
-from lorasmith.adapters.lora import DOWN, UP, CpuLoraLayer, Lora, LoraLayer
+from lorasmith.adapters.lora import DOWN, UP, ConvolutionLoraLayer, CpuLoraLayer, Lora, LoraLayer
 from tests.adapters.making import attached_to_all
 
 BASES = {
     "linear": (lambda: nn.Linear(6, 10), (2, 5, 6)),
     "one row": (lambda: nn.Linear(6, 10), (6,)),
     "convolution": (lambda: nn.Conv2d(6, 10, 1), (3, 6, 4, 5)),
+    "window": (lambda: nn.Conv2d(6, 10, 3, padding=1), (3, 6, 4, 5)),
+    "strides": (lambda: nn.Conv2d(6, 10, (3, 2), stride=2, padding=(1, 0), dilation=(1, 2)), (3, 6, 8, 9)),
+    "pixels left out": (lambda: nn.Conv2d(6, 10, 1, stride=2), (3, 6, 8, 9)),
 }
 
 
@@ -44,15 +48,18 @@ def trained(kind: str = "linear", *, dropout: float = 0.0) -> tuple[nn.Sequentia
 
 def expected(base: nn.Module, adapter: FlatAdapter, x: Tensor, *, multiplier: float = 1.0) -> Tensor:
     down, up = adapter.tensors().values()
-    apply = conv2d if x.ndim == 4 else linear
-    y: Tensor = base(x) + multiplier * 1.5 / 3 * apply(apply(x, down), up)
+    if isinstance(base, nn.Conv2d):
+        change = conv2d(conv2d(x, down, None, base.stride, base.padding, base.dilation), up)
+    else:
+        change = linear(linear(x, down), up)
+    y: Tensor = base(x) + multiplier * 1.5 / 3 * change
     return y
 
 
 @pytest.mark.parametrize("kind", BASES)
 def test_it_adds_the_change(kind: str, layer: type[LoraLayer]) -> None:
     model, base, adapter, x = trained(kind)
-    assert type(model[0]) is layer
+    assert type(model[0]) is (layer if kind in ("linear", "one row", "convolution") else ConvolutionLoraLayer)
     torch.testing.assert_close(model(x), expected(base, adapter, x))
     adapter.set_multiplier(0.6)
     torch.testing.assert_close(model(x), expected(base, adapter, x, multiplier=0.6))
@@ -88,7 +95,7 @@ def test_dropout_acts_in_training_only_and_spares_the_base() -> None:
 
 
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("kind", ["linear", "convolution"])
+@pytest.mark.parametrize("kind", ["linear", "convolution", "window"])
 def test_the_adapter_stays_float32_under_a_base_of_less(kind: str, precision: torch.dtype) -> None:
     model, base, adapter, x = trained(kind)
     exact = expected(base, adapter, x)
@@ -115,9 +122,10 @@ def test_the_initial_numbers_depend_on_seed_and_name_alone() -> None:
     assert few[name].abs().max() <= 1 / math.sqrt(6)
 
 
-def test_a_convolution_with_neighbours_is_refused() -> None:
-    with pytest.raises(AssertionError, match="each pixel"):
-        attached_to_all(nn.Sequential(nn.Conv2d(6, 10, 3, padding=1)))
+@pytest.mark.parametrize("change", [{"groups": 2}, {"padding_mode": "circular"}])
+def test_convolutions_that_no_file_can_hold_are_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(AssertionError):
+        attached_to_all(nn.Sequential(nn.Conv2d(6, 10, 3, padding=1, **change)))
 
 
 def test_a_base_replaced_later_is_used() -> None:
@@ -136,7 +144,7 @@ def test_the_layer_made_for_cpus_is_used_on_cpus_only() -> None:
 
 
 def test_delta_is_what_the_pair_computes() -> None:
-    """Also for the kernel of a convolution, which the layer does not know yet."""
+    """Also for the kernel of a convolution."""
     torch.manual_seed(0)
     down, up, x = torch.randn(3, 5), torch.randn(7, 3), torch.randn(2, 5)
     delta = Lora().delta(torch.empty(7, 5), {DOWN: down, UP: up}, LayerSettings(3, 6.0))

@@ -33,6 +33,8 @@ DEFAULTS: dict[str, Any] = {
     "adapter": "lora",
     "rank": 16,
     "alpha": None,
+    "conv-rank": None,
+    "conv-alpha": None,
     "dropout": 0.0,
     "train-text-encoder": False,
     "lr": 1e-4,
@@ -85,6 +87,8 @@ OTHER: dict[tuple[str, str], Any] = {
     ("adapter", "kind"): "loha",
     ("adapter", "rank"): 4,
     ("adapter", "alpha"): 2.0,
+    ("adapter", "conv_rank"): 4,
+    ("adapter", "conv_alpha"): 2.0,
     ("adapter", "dropout"): 0.5,
     ("adapter", "train_text_encoder"): True,
     ("adapter", "init_from"): "x",
@@ -126,6 +130,8 @@ IDENTITY = {
     ("adapter", "kind"): "adapter",
     ("adapter", "rank"): "rank",
     ("adapter", "alpha"): "alpha",
+    ("adapter", "conv_rank"): "conv-rank",
+    ("adapter", "conv_alpha"): "conv-alpha",
     ("adapter", "train_text_encoder"): "train-text-encoder",
     ("optimizer", "name"): "optimizer",
     ("optimizer", "options"): "optimizer-option",
@@ -175,7 +181,8 @@ def test_identity_changes_exactly_with_what_the_tensors_depend_on(field: tuple[s
     before, after = RunConfig(), RunConfig().with_values({field: OTHER[field]})
     assert before != after
     old, new = before.identity_fields(), after.identity_fields()
-    assert {name for name in old if old[name] != new[name]} == ({IDENTITY[field]} if field in IDENTITY else set())
+    changed = {name for name in old | new if old.get(name) != new.get(name)}
+    assert changed == ({IDENTITY[field]} if field in IDENTITY else set())
     assert (before.identity() != after.identity()) == (field in IDENTITY)
 
 
@@ -210,11 +217,11 @@ def test_the_identity_of_a_run_that_exists_stays_what_it_is() -> None:
 
 def test_a_field_that_came_later_leaves_older_runs_alone() -> None:
     class Later(RunConfig):
-        conv_rank: int | None = option("conv-rank", None, effect="identity")
+        factor: int | None = option("factor", None, effect="identity")
         loss: str = option("loss", "mse", effect="learning")
 
     assert Later().identity() == Later(loss="huber").identity() == RunConfig().identity()
-    assert Later(conv_rank=4).identity_fields() == {**RunConfig().identity_fields(), "conv-rank": 4}
+    assert Later(factor=4).identity_fields() == {**RunConfig().identity_fields(), "factor": 4}
 
 
 def test_every_field_declares_its_effect() -> None:

@@ -85,8 +85,15 @@ def check_effect(workshop: Workshop, loaded: LoadedRun, *, bound: float) -> None
     assert float((merged_output(workshop.base_model, without, loaded) - predicted).abs().max()) > 10 * bound
 
 
-def test_the_export_does_what_the_adapter_does(workshop: Workshop) -> None:
-    check_effect(workshop, trained(workshop, "fp32"), bound=1e-5)
+CHOICES: dict[str, Mapping[Any, Any]] = {
+    "usual": {},
+    "convolutions": {("adapter", "conv_rank"): 3, ("adapter", "conv_alpha"): 1.5},
+}
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_the_export_does_what_the_adapter_does(workshop: Workshop, choice: str) -> None:
+    check_effect(workshop, trained(workshop, "fp32", {**STRONG, **CHOICES[choice]}), bound=1e-5)
 
 
 def test_fp16_stays_within_its_rounding(workshop: Workshop) -> None:

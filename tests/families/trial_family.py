@@ -91,7 +91,7 @@ def layer_names() -> str:
     lines = ["target\tmodule\tcomponent\tkind\tout\tin\tkernel\tpart"]
     for target in _targets(_meta_models()):
         module = f"{PREFIXES[target.component]}_{target.name.partition('.')[2].replace('.', '_')}"
-        kind, kernel = ("conv", "1x1") if target.spec.kernel else ("linear", "")
+        kind, kernel = "conv" if target.spec.kernel else "linear", "x".join(map(str, target.spec.kernel))
         sizes = f"{target.spec.outputs}\t{target.spec.inputs}"
         lines.append(f"{target.name}\t{module}\t{target.component}\t{kind}\t{sizes}\t{kernel}\t")
     return "\n".join(lines)

@@ -47,6 +47,11 @@ def test_what_it_says(workshop: Workshop) -> None:
     assert sorted(counted.values()) == [3, 8]
 
 
+def test_it_says_the_size_of_convolutions_as_sd_scripts_does(workshop: Workshop) -> None:
+    workshop.new(1, {("adapter", "conv_rank"): 4})
+    assert json.loads(metadata(workshop)["ss_network_args"]) == {"conv_dim": "4", "conv_alpha": "4.0"}
+
+
 def test_step_exports_say_their_own_step(workshop: Workshop) -> None:
     workshop.new(3, {("cadence", "save_every"): 2})
     assert metadata(workshop, "last-step00000002")["ss_steps"] == "2"

@@ -14,6 +14,11 @@ class AdapterConfig(Section):
     """Inner dimension of each pair of matrices."""
     alpha: float | None = option("alpha", None, effect="identity", common=True, gt=0)
     """The product of each pair is scaled by alpha / rank. None: the rank, set at --new."""
+    conv_rank: int | None = option("conv-rank", None, effect="identity", ge=1, le=1024)
+    """Inner dimension of the pairs of convolutions larger than 1x1. None: no convolutions, or `rank` where `targets`
+    chooses some."""
+    conv_alpha: float | None = option("conv-alpha", None, effect="identity", gt=0)
+    """The alpha of these convolutions. None: their rank, set at --new."""
     dropout: float = option("dropout", 0.0, effect="learning", ge=0, lt=1)
     """Share of the inputs of each pair that is set to zero in training."""
     train_text_encoder: bool = option("train-text-encoder", False, effect="identity", common=True)
@@ -30,3 +35,25 @@ class AdapterConfig(Section):
     def resolved_alpha(self) -> float:
         """`alpha`, or the rank where it is unset."""
         return float(self.rank) if self.alpha is None else self.alpha
+
+    @property
+    def sets_convolutions(self) -> bool:
+        """Whether an option is set that only convolutions larger than 1x1 have."""
+        return self.conv_rank is not None or self.conv_alpha is not None
+
+    @property
+    def resolved_targets(self) -> str:
+        """`targets`, or the preset that stands for it being unset: with convolutions where they have a rank."""
+        return "full" if self.conv_rank is not None else "attn-mlp"
+
+    @property
+    def resolved_conv_rank(self) -> int:
+        """`conv_rank`, or `rank` where it is unset."""
+        return self.rank if self.conv_rank is None else self.conv_rank
+
+    @property
+    def resolved_conv_alpha(self) -> float:
+        """`conv_alpha`, or the rank of convolutions where they have one, or `alpha`."""
+        if self.conv_alpha is not None:
+            return self.conv_alpha
+        return self.resolved_alpha if self.conv_rank is None else float(self.conv_rank)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lorasmith.config import AdapterConfig
 from lorasmith.demo.miniature import make_model, to_single_file
 from lorasmith.diffusion.draw import Draw, draw_numbers
 from lorasmith.diffusion.process import Noised, apply_noise
@@ -22,6 +23,7 @@ from lorasmith.families.recognize import recognize
 from lorasmith.families.sd15.family import StableDiffusion15
 from lorasmith.families.sd15.layout import usual_config
 from lorasmith.families.weights import TextSettings
+from lorasmith.session.layers import chosen_layers
 
 CPU = torch.device("cpu")
 
@@ -258,20 +260,25 @@ def webui_names_sha256(names: list[str]) -> str:
 
 def test_targets_of_the_real_model_are_those_of_sd_scripts(narrow, real) -> None:
     targets = family_of(narrow.folder).target_modules(real)
-    denoiser = [one.name for one in targets if one.component == "denoiser"]
-    text = [one.name for one in targets if one.component == "text_encoder"]
-    assert (len(denoiser), len(text), len(targets)) == (192, 72, 264)
-    assert webui_names_sha256(denoiser) == "f8c8f334e2e0607c1193ab29e2dc20d1987e8d15cf4cb8f27056de5125f33198"
-    assert webui_names_sha256(text) == "dba0564f7193eb83b6e8623967c2430f768b4d399da04c2311abae861fea19d6"
-    assert "text_encoder.text_model.encoder.layers.11.self_attn.q_proj" in text
-    assert [one.component for one in targets] == ["denoiser"] * 192 + ["text_encoder"] * 72
-    for one in targets:
-        layer = one.module
-        assert isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1))
+    specs = {one.name: one.spec for one in targets}
+    assert [one.component for one in targets] == ["denoiser"] * 278 + ["text_encoder"] * 72
+    for config, denoiser_sha256 in (
+        (AdapterConfig(), "f8c8f334e2e0607c1193ab29e2dc20d1987e8d15cf4cb8f27056de5125f33198"),
+        (AdapterConfig(conv_rank=4), "a52d818538d1f01ff030051e33c5fc6336c876cdd56bb082377006741ebac3e9"),
+    ):
+        chosen = chosen_layers(config, specs)
+        denoiser = [name for name in chosen if name.startswith("denoiser.")]
+        text = [name for name in chosen if name.startswith("text_encoder.")]
+        assert (len(denoiser), len(text)) == (192 if config.conv_rank is None else 278, 72)
+        assert webui_names_sha256(denoiser) == denoiser_sha256
+        assert webui_names_sha256(text) == "dba0564f7193eb83b6e8623967c2430f768b4d399da04c2311abae861fea19d6"
+        windows = [name for name in chosen if chosen[name].rank == 4]
+        assert len(windows) == (0 if config.conv_rank is None else 50)
+        assert all(specs[name].kernel in {(), (1, 1)} for name in chosen if name not in windows)
 
 
 def test_targets_without_the_text_encoder(narrow, real) -> None:
-    assert len(family_of(narrow.folder).target_modules({"denoiser": real["denoiser"]})) == 192
+    assert len(family_of(narrow.folder).target_modules({"denoiser": real["denoiser"]})) == 278
 
 
 # -- encoding and noise ----------------------------------------------------------------------------
