@@ -1,17 +1,20 @@
 """Finds out which family a base model belongs to, from headers and small configs alone.
 
-Imports no torch, so that a wrong file is refused before anything is started or written. Reads no tensor and unpickles
-nothing: a pickled checkpoint comes back unexamined (`family` ""), and `families.load_family` examines it.
+Imports no torch, so that a wrong file is refused before anything is started or written. Reads no tensor but a small one
+where nothing else decides, and unpickles nothing: a pickled checkpoint comes back unexamined (`family` ""), and `families.load_family` examines it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from lorasmith.errors import ModelError
 from lorasmith.families import recognizers
 from lorasmith.families.foreign_files import refuse_adapters, unrecognized
 from lorasmith.families.headers import file_kind, read_header, read_json
+from lorasmith.families.small_tensors import read_numbers
 from lorasmith.families.weights import BaseWeights, ModelFiles, RequestedPrediction, Shapes
 
 
@@ -30,16 +33,19 @@ def recognize(path: Path, *, asked: RequestedPrediction = "auto") -> BaseWeights
         return _recognized(ModelFiles(path, "pickle", asked, is_examined=False))
     header = read_header(path)
     shapes = {name: info.shape for name, info in header.tensors.items()}
-    return _recognized(ModelFiles(path, "single_file", asked, shapes, header.metadata))
+    numbers = partial(read_numbers, path, header.tensors)
+    return _recognized(ModelFiles(path, "single_file", asked, shapes, header.metadata, numbers=numbers))
 
 
-def recognize_pickle(path: Path, shapes: Shapes, *, asked: RequestedPrediction = "auto") -> BaseWeights:
-    """The base model of a pickle that was loaded, by the names and shapes of its tensors.
+def recognize_pickle(
+    path: Path, shapes: Shapes, numbers: Callable[[str], Sequence[float]], *, asked: RequestedPrediction = "auto"
+) -> BaseWeights:
+    """The base model of a pickle that was loaded, by the names and shapes of its tensors, and `numbers` of small ones.
 
     Raises:
         ModelError: as `recognize`.
     """
-    return _recognized(ModelFiles(path, "pickle", asked, shapes))
+    return _recognized(ModelFiles(path, "pickle", asked, shapes, numbers=numbers))
 
 
 def _recognized(files: ModelFiles) -> BaseWeights:

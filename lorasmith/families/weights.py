@@ -5,7 +5,7 @@ Needs no torch and reads no file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from lorasmith.families.places import Finder
 Layout = Literal["diffusers", "single_file", "pickle"]
 Prediction = Literal["epsilon", "v_prediction"]
 RequestedPrediction = Literal["auto", "epsilon", "v_prediction"]
-PredictionSource = Literal["asked", "scheduler_config", "header_key", "yaml", "modelspec", "default"]
+PredictionSource = Literal["asked", "scheduler_config", "header_key", "yaml", "modelspec", "weights", "default"]
 Shapes = Mapping[str, tuple[int, ...]]
 """Shapes of tensors by name."""
 
@@ -32,6 +32,8 @@ class ModelFiles:
     metadata: Mapping[str, str] = field(default_factory=dict)  # of a safetensors file
     index: Mapping[str, Any] = field(default_factory=dict)  # model_index.json of a diffusers folder
     is_examined: bool = True  # False: a pickle, whose tensors are known only after loading
+    numbers: Callable[[str], Sequence[float]] = field(default=lambda _: (), compare=False)
+    """The numbers of a small tensor of the file by its name; none where they cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
