@@ -15,12 +15,11 @@ from lorasmith.families import recognizers
 from lorasmith.families.foreign_files import refuse_adapters, unrecognized
 from lorasmith.families.headers import file_kind, read_header, read_json
 from lorasmith.families.small_tensors import read_numbers
-from lorasmith.families.weights import BaseWeights, ModelFiles, RequestedPrediction, Shapes
+from lorasmith.families.weights import AS_STATED, BaseWeights, ModelFiles, NoiseRequest, Shapes
 
 
-def recognize(path: Path, *, asked: RequestedPrediction = "auto") -> BaseWeights:
-    """The base model at `path`, a folder or a file that exists; `asked` is the prediction that the user or the run
-    names.
+def recognize(path: Path, *, asked: NoiseRequest = AS_STATED) -> BaseWeights:
+    """The base model at `path`, a folder or a file that exists.
 
     Raises:
         ModelError: `model_unknown`, `model_truncated`, `model_damaged`, `model_unreadable`, `model_is_…`,
@@ -38,7 +37,7 @@ def recognize(path: Path, *, asked: RequestedPrediction = "auto") -> BaseWeights
 
 
 def recognize_pickle(
-    path: Path, shapes: Shapes, numbers: Callable[[str], Sequence[float]], *, asked: RequestedPrediction = "auto"
+    path: Path, shapes: Shapes, numbers: Callable[[str], Sequence[float]], *, asked: NoiseRequest = AS_STATED
 ) -> BaseWeights:
     """The base model of a pickle that was loaded, by the names and shapes of its tensors, and `numbers` of small ones.
 
@@ -57,7 +56,7 @@ def _recognized(files: ModelFiles) -> BaseWeights:
     raise unrecognized(files)
 
 
-def _folder(folder: Path, asked: RequestedPrediction) -> ModelFiles:
+def _folder(folder: Path, asked: NoiseRequest) -> ModelFiles:
     index = folder / "model_index.json"
     if not index.is_file():
         if (folder / "unet").is_dir():

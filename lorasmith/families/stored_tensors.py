@@ -113,9 +113,8 @@ def examine_pickle(weights: BaseWeights) -> BaseWeights:
         found: list[float] = tensor.flatten().tolist() if tensor is not None and is_small else []
         return found
 
-    asked = weights.noise.prediction if weights.noise.source == "asked" else "auto"
     shapes = {name: tuple(tensor.shape) for name, tensor in stored.items()}
-    return recognize_pickle(weights.path, shapes, numbers, asked=asked)
+    return recognize_pickle(weights.path, shapes, numbers, asked=weights.noise.requested)
 
 
 def load_pickle(path: Path) -> dict[str, Tensor]:
