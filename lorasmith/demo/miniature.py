@@ -23,7 +23,7 @@ from lorasmith.demo import layouts, sd2_layout
 from lorasmith.demo.layouts import LAYOUTS, ModelSize
 from lorasmith.demo.open_clip_names import open_clip_tensors
 from lorasmith.demo.sdxl_layout import has_clip_vocabulary, sdxl_configs
-from lorasmith.demo.tokenizers import own_vocabulary, write_tokenizer
+from lorasmith.demo.tokenizers import END, own_vocabulary, write_tokenizer
 from lorasmith.families.clip_bpe import clip_tokenizer_files
 from lorasmith.seeding import fold
 
@@ -69,7 +69,9 @@ def make_model(
     for part, config in configs.items():
         (folder / part).mkdir(parents=True, exist_ok=True)
         if part.startswith("text_encoder"):
-            write_tokenizer(folder / part.replace("text_encoder", "tokenizer"), files)
+            is_open_clip = family == "sd2" or part == "text_encoder_2"
+            tokenizer = folder / part.replace("text_encoder", "tokenizer")
+            write_tokenizer(tokenizer, files, padding="!" if is_open_clip else END)
             shapes: Shapes = layouts.text_shapes(config)
             described = config
         else:
@@ -209,7 +211,7 @@ def _single_file_text(folder: Path, configs: Mapping[str, Any], *, has_text_mode
 def _with_last(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """With what OpenCLIP has and Stable Diffusion 2 does not use: a 24th layer (here the first again), a projection."""
     layer, width = "text_model.encoder.layers.{}.", len(tensors["text_model.final_layer_norm.weight"])
-    again = {name.replace(layer.format(0), layer.format(23)): tensor for name, tensor in tensors.items()}
+    again = {name.replace(layer.format(0), layer.format(23)): tensor.clone() for name, tensor in tensors.items()}
     return again | tensors | {"text_projection.weight": torch.eye(width)}
 
 

@@ -1,7 +1,8 @@
 """Finds out which family a base model belongs to, from headers and small configs alone.
 
 Imports no torch, so that a wrong file is refused before anything is started or written. Reads no tensor but a small one
-where nothing else decides, and unpickles nothing: a pickled checkpoint comes back unexamined (`family` ""), and `families.load_family` examines it.
+where nothing else decides, and unpickles nothing: a pickled checkpoint comes back unexamined (`family` ""), and
+`families.load_family` examines it.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def recognize(path: Path, *, asked: NoiseRequest = AS_STATED) -> BaseWeights:
 def recognize_pickle(
     path: Path, shapes: Shapes, numbers: Callable[[str], Sequence[float]], *, asked: NoiseRequest = AS_STATED
 ) -> BaseWeights:
-    """The base model of a pickle that was loaded, by the names and shapes of its tensors, and `numbers` of small ones.
+    """The base model of a pickle that was loaded, by the names and shapes of its tensors; `numbers` reads a small tensor.
 
     Raises:
         ModelError: as `recognize`.

@@ -36,7 +36,7 @@ class StableDiffusion2(StableDiffusion15):
 
     @cached_property
     def _tokenizer(self) -> Any:
-        return clip.model_tokenizer(self.weights, "text_encoder")
+        return clip.model_tokenizer(self.weights, "text_encoder", is_padding_plain=True)
 
     def tokenize(self, caption: str) -> dict[str, Tensor]:
         return {"input_ids": clip.input_ids(self._tokenizer, caption, tokens=self.caption_tokens, padding=_PADDING)}
