@@ -53,6 +53,7 @@ class StableDiffusionXL:
         architecture="stable-diffusion-xl-v1-base/lora",
         implementation="https://github.com/Stability-AI/generative-models",
         sampling=SamplingDefaults(steps=14, guidance=4.0),
+        cache_dtype=torch.float16,
     )
 
     def __init__(self, weights: BaseWeights, text: TextSettings) -> None:
