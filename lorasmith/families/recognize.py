@@ -40,7 +40,7 @@ def recognize(path: Path, *, asked: NoiseRequest = AS_STATED) -> BaseWeights:
 def recognize_pickle(
     path: Path, shapes: Shapes, numbers: Callable[[str], Sequence[float]], *, asked: NoiseRequest = AS_STATED
 ) -> BaseWeights:
-    """The base model of a pickle that was loaded, by the names and shapes of its tensors; `numbers` reads a small tensor.
+    """The base model of a pickle that was loaded, by the names and shapes of its tensors.
 
     Raises:
         ModelError: as `recognize`.
