@@ -25,7 +25,7 @@ class LayerSettings:
 
 
 class AdapterKind(Protocol):
-    """The formula of a change and its tensors, for one layer at a time. Has no state.
+    """The formula of a change and its tensors, for one layer at a time. Has no state but its own options.
 
     Tensors are named by their suffix: in states and files a tensor is called "<layer>.<suffix>".
     """
@@ -37,16 +37,20 @@ class AdapterKind(Protocol):
     row_suffixes: frozenset[str]
     """Suffixes of the matrices with a row for each output of the layer, so that those of layers that a file holds as
     one (q, k and v) can be stacked block-diagonally, and all others one below the other. Empty: not possible."""
+    float32_suffixes: frozenset[str]
+    """Suffixes of what files keep in float32 whatever their precision: rounded, it would change the base model."""
     network_module: str
     """ss_network_module of the exported file."""
-    network_args: Mapping[str, str]
-    """ss_network_args of the exported file."""
+
+    @property
+    def network_args(self) -> Mapping[str, str]:
+        """ss_network_args of the exported file."""
 
     def shapes(self, layer: LayerSpec, settings: LayerSettings) -> dict[str, tuple[int, ...]]:
         """Shapes by suffix, as states and files have them, in the order of the buffer."""
 
     def layer_of(self, shapes: Mapping[str, tuple[int, ...]], kernel: tuple[int, ...]) -> tuple[LayerSpec, int]:
-        """The layer, and the rank, that tensors of these shapes are for. `shapes` holds at least two dimensions for
+        """The layer, and a rank, that tensors of these shapes are for. `shapes` holds at least two dimensions for
         every suffix and may fit no layer: then `self.shapes` of what is returned differs from it."""
 
     def init(self, base: nn.Module, tensors: Mapping[str, Tensor], generator: Generator) -> None:
@@ -60,10 +64,10 @@ class AdapterKind(Protocol):
         """The change of the layer's weight, in the weight's shape."""
 
     def scaled(self, tensors: Mapping[str, Tensor], factor: float) -> dict[str, Tensor]:
-        """Tensors whose change is `factor` times as large."""
+        """Tensors that make the same change where their `file_scale` is divided by `factor`."""
 
-    def file_alpha(self, settings: LayerSettings) -> float:
-        """The alpha in files, with which readers apply the change as trained."""
+    def file_alpha(self, shapes: Mapping[str, tuple[int, ...]], settings: LayerSettings) -> float:
+        """The alpha in files, with which readers apply the change of tensors of these shapes as trained."""
 
     def file_scale(self, shapes: Mapping[str, tuple[int, ...]], alpha: float | None) -> float:
         """The factor of the change that readers take from a file's alpha, or from there being none: alpha / rank and 1,

@@ -24,8 +24,9 @@ class Lora:
     """
 
     name = "lora"
-    suffixes = (DOWN, UP)
-    row_suffixes = frozenset({UP})
+    suffixes: tuple[str, ...] = (DOWN, UP)
+    row_suffixes: frozenset[str] = frozenset({UP})
+    float32_suffixes: frozenset[str] = frozenset()
     network_module = "networks.lora"
     network_args: Mapping[str, str] = {}
 
@@ -57,7 +58,7 @@ class Lora:
     def scaled(self, tensors: Mapping[str, Tensor], factor: float) -> dict[str, Tensor]:
         return {**tensors, UP: tensors[UP] * factor}
 
-    def file_alpha(self, settings: LayerSettings) -> float:
+    def file_alpha(self, shapes: Mapping[str, tuple[int, ...]], settings: LayerSettings) -> float:  # noqa: ARG002
         return settings.alpha
 
     def file_scale(self, shapes: Mapping[str, tuple[int, ...]], alpha: float | None) -> float:

@@ -32,7 +32,8 @@ def to_file(
         targets = [row.target for row in table.modules[module]]
         assert layers.keys() >= set(targets), f"{module}: trained in part"
         merged = fused([layers[target] for target in targets], kind)
-        alpha = kind.file_alpha(fused_settings([settings[target] for target in targets]))
+        shapes = {suffix: tuple(tensor.shape) for suffix, tensor in merged.items()}
+        alpha = kind.file_alpha(shapes, fused_settings([settings[target] for target in targets]))
         for suffix, tensor in [*merged.items(), (ALPHA, torch.tensor(alpha, dtype=torch.float32))]:
             named[f"{module}.{suffix}"] = tensor
     return named

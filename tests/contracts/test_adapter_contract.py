@@ -1,5 +1,7 @@
 """What the loop, the checkpoints and the exports rely on, for every kind of the table."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -49,7 +51,10 @@ def make(kind: str, *, seed: int = 1, dropout: float = 0.0) -> tuple[Chain, Flat
 
 
 def moved(adapter: FlatAdapter, seed: int = 5) -> None:
-    adapter.flat.normal_(0, 0.1, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for view in (view for group in adapter.groups() for view in adapter.parameters(group)):
+            view.normal_(0, 0.1, generator=generator)
 
 
 def inputs() -> Tensor:
@@ -183,7 +188,8 @@ def test_names_and_shapes_are_those_that_the_kind_gives(kind: str) -> None:
         shapes = {suffix: tuple(tensor.shape) for suffix, tensor in layers[name].items()}
         assert shapes == adapter.kind.shapes(spec, settings)
         assert set(shapes) <= set(adapter.kind.suffixes)
-        assert adapter.kind.layer_of(shapes, spec.kernel) == (spec, settings.rank)
+        layer, rank = adapter.kind.layer_of(shapes, spec.kernel)
+        assert layer == spec and adapter.kind.shapes(layer, LayerSettings(rank, rank)) == shapes
     with pytest.raises(KeyError):
         by_layer({"denoiser.one.weight": torch.zeros(1)}, adapter.kind)
 
@@ -199,12 +205,14 @@ def test_delta_is_the_change_of_the_weight_and_is_scaled(kind: str) -> None:
         weight = layer.get_parameter("weight")
         delta = adapter.kind.delta(weight, layers[name], settings)
         assert delta.shape == weight.shape
-        shapes, alpha = adapter.kind.shapes(spec, settings), adapter.kind.file_alpha(settings)
+        shapes = adapter.kind.shapes(spec, settings)
+        alpha = adapter.kind.file_alpha(shapes, settings)
         read = adapter.kind.scaled(layers[name], adapter.kind.file_scale(shapes, alpha))
         of_scale_1 = LayerSettings(settings.rank, settings.rank)
         torch.testing.assert_close(adapter.kind.delta(weight, read, of_scale_1), delta)
         assert adapter.kind.file_scale(shapes, None) == 1
-        tripled = adapter.kind.scaled(layers[name], 3.0)
-        torch.testing.assert_close(adapter.kind.delta(weight, tripled, settings), 3 * delta)
+        third = replace(settings, alpha=settings.alpha / 3)
+        factor = adapter.kind.file_scale(shapes, alpha) / adapter.kind.file_scale(shapes, alpha / 3)
+        torch.testing.assert_close(adapter.kind.delta(weight, adapter.kind.scaled(layers[name], factor), third), delta)
         weight.add_(delta)
     torch.testing.assert_close(plain(inputs()), y)

@@ -64,6 +64,8 @@ BAD_VALUES: dict[str, tuple[dict[tuple[str, str], Any], str]] = {
     "a folder that is none": ({("model", "base_model"): "bad"}, "model_unknown"),
     "pickle with code": ({("model", "base_model"): "bad/payload.ckpt"}, "model_pickle_refused"),
     "text encoder's lr": ({("optimizer", "text_encoder_lr"): 1e-4}, "text_encoder_lr_unused"),
+    "another kind's option": ({("adapter", "lokr_factor"): 8}, "lokr_option_unused"),
+    "unknown kind": ({("adapter", "kind"): "glora"}, "config_value"),
     "warm-up": ({("lr_schedule", "warmup_steps"): 9, ("lr_schedule", "horizon_steps"): 9}, "warmup_beyond_horizon"),
     "clip skip": ({("model", "clip_skip"): 12}, "model_clip_skip"),
     "rank": ({("adapter", "rank"): 0}, "config_value"),
