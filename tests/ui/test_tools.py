@@ -6,7 +6,7 @@ import pytest
 
 from lorasmith.errors import ConfigError, ExitCode
 from lorasmith.messages import LANGUAGES
-from lorasmith.ui.tools import convert
+from lorasmith.ui.tools import convert, merge, resize
 from lorasmith.ui.translator import Translator
 from tests.lora_tools.made import write
 
@@ -34,6 +34,32 @@ def test_convert_says_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_bad_arguments(arguments: list[str], code: str) -> None:
     with pytest.raises(ConfigError, match=code):
         convert(arguments, EN, "lorasmith convert")
+
+
+def test_merge_and_resize(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [str(write(tmp_path / name)) for name in ("a", "b")]
+    merged, smaller = str(tmp_path / "merged.safetensors"), str(tmp_path / "smaller.safetensors")
+    assert merge([*files, merged, "--weights", "1,-0.5"], EN, "lorasmith merge") == ExitCode.FINISHED
+    assert "Ranks 4 to 4" in capsys.readouterr().out
+    assert resize([merged, smaller, "--rank", "2"], EN, "lorasmith resize") == ExitCode.FINISHED
+    assert "Ranks 2 to 2; every layer keeps at least 100 %" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["a", "b"], "option_missing"),
+        (["a", "b", "--rank", "0"], "option_choice"),
+        (["a", "b", "--rank", "1.5"], "option_choice"),
+        (["a", "b", "--energy", "1.5"], "option_choice"),
+        (["a", "b", "--ratio", "x"], "option_choice"),
+    ],
+)
+def test_limits_of_ranks(arguments: list[str], code: str) -> None:
+    with pytest.raises(ConfigError, match=code):
+        resize(arguments, EN, "lorasmith resize")
+    with pytest.raises(ConfigError, match="files_count"):
+        merge(arguments[:2], EN, "lorasmith merge")
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
