@@ -29,7 +29,7 @@ class Product(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """How many singular values are kept: the fewest that every condition allows, and at least one."""
+    """The number of singular values that are kept: the fewest that every condition allows, and at least one."""
 
     rank: int | None = None  # at most
     energy: float | None = None  # share of the sum of their squares, in (0, 1]
@@ -86,10 +86,10 @@ def reduced_change(change: Array, cut: Cut) -> Reduced:
 def stored_product(product: Product, alpha: float, dtype: str) -> dict[str, Stored]:
     """The tensors of a file in which the layer has this alpha, in the shapes of sd-scripts."""
     up = product.up * np.float32(product.rank / alpha)
-    ones = (1,) * len(product.kernel)
+    pointwise = (1,) * len(product.kernel)
     inputs = product.down.shape[1] // int(np.prod(product.kernel, dtype=np.int64))
     return {
-        UP: Stored.of(up.reshape(*up.shape, *ones), dtype),
+        UP: Stored.of(up.reshape(*up.shape, *pointwise), dtype),
         DOWN: Stored.of(product.down.reshape(product.rank, inputs, *product.kernel), dtype),
     }
 
