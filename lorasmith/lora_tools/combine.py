@@ -92,7 +92,7 @@ def _written(
         tensors[f"{name}.{ALPHA}"] = Stored.of(np.array(alpha, np.float32), "F32")
         ranks[made.product.rank] += 1
         energy = min(energy, made.energy)
-    metadata = metadata_of(files[0], family, ranks=ranks, alphas=Counter([alpha]), kinds=frozenset({"lora"}))
+    metadata = metadata_of(files[0].metadata, family, ranks=ranks, alphas=Counter([alpha]), kinds=frozenset({"lora"}))
     if len(files) > 1:
         metadata["modelspec.merged_from"] = ", ".join(file.path.name for file in files)
     path = write_lora(out, tensors, metadata)

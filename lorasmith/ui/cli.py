@@ -35,6 +35,7 @@ COMMANDS = {
     "convert": "lorasmith.ui.tools:convert",
     "merge": "lorasmith.ui.tools:merge",
     "resize": "lorasmith.ui.tools:resize",
+    "extract": "lorasmith.ui.tools:extract",
     "doctor": "lorasmith.ui.doctor:doctor",
 }
 

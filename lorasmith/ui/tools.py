@@ -1,8 +1,9 @@
-"""`lorasmith convert`, `merge` and `resize`: make new files from LoRA files. They overwrite nothing."""
+"""`lorasmith convert`, `merge`, `resize` and `extract`: make new files of LoRAs and models, over no other."""
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -13,6 +14,7 @@ from lorasmith.ui.switches import parse_switches, switches_help
 from lorasmith.ui.translator import Translator
 
 if TYPE_CHECKING:
+    from lorasmith.lora_tools.combine import Combined
     from lorasmith.lora_tools.convert import Style
     from lorasmith.lora_tools.low_rank import Cut
 
@@ -20,7 +22,8 @@ PRECISION = "fp32|bf16|fp16"
 CUT = {"rank": "N", "energy": "X", "ratio": "X"}
 COMMON = {"precision": PRECISION, "lang": "en|zh-TW", "help": ""}
 CONVERT = {"to": "kohya|peft|diffusers", **COMMON}
-MERGE = {"weights": "W,W", **CUT, **COMMON}
+MERGE = {"into": "MODEL", "weights": "W,W", **CUT, **COMMON}
+EXTRACT = {"base": "MODEL", "tuned": "MODEL", **CUT, **COMMON}
 RESIZE = {**CUT, **COMMON}
 
 
@@ -48,7 +51,7 @@ def convert(arguments: list[str], words: Translator, command: str) -> int:
 
 
 def merge(arguments: list[str], words: Translator, command: str) -> int:
-    """Adds LoRAs up, exactly or to a rank; returns the exit status.
+    """Adds LoRAs up, exactly or to a rank, or adds them to a base model; returns the exit status.
 
     Raises:
         ConfigError: bad arguments.
@@ -58,8 +61,19 @@ def merge(arguments: list[str], words: Translator, command: str) -> int:
     given = parse_switches(arguments, MERGE, files=files)
     if "help" in given:
         return _help(words, command, "merge", MERGE)
-    *names, out = _files(files, command, at_least=3)
-    return _combined(given, names, out, words, _cut(given))
+    *names, out = _files(files, command, at_least=2 if "into" in given else 3)
+    if "into" not in given:
+        return _combined(given, names, out, words, _cut(given))
+    for option in (*CUT, "precision"):
+        if option in given:
+            raise ConfigError("option_not_with", option=option, other="into")
+    from lorasmith.lora_tools.combine import Source, weights_of  # imports numpy
+    from lorasmith.lora_tools.into_model import merge_into
+
+    weights = weights_of(given.get("weights", ""), len(names))
+    made = merge_into(Path(given["into"]), list(map(Source, names, weights)), out)
+    print(words.say("tools.written", path=shortened(made.path), layers=made.layers))
+    return int(ExitCode.FINISHED)
 
 
 def resize(arguments: list[str], words: Translator, command: str) -> int:
@@ -80,12 +94,55 @@ def resize(arguments: list[str], words: Translator, command: str) -> int:
     return _combined(given, [source], out, words, cut)
 
 
+def extract(arguments: list[str], words: Translator, command: str) -> int:
+    """Makes a LoRA of the difference between two models; returns the exit status.
+
+    Raises:
+        ConfigError: bad arguments.
+        InputError: the models cannot be compared, or the output exists.
+    """
+    files: list[str] = []
+    given = parse_switches(arguments, EXTRACT, files=files)
+    if "help" in given:
+        return _help(words, command, "extract", EXTRACT)
+    (out,) = _files(files, command, exactly=1)
+    cut = _cut(given)
+    for option, is_given in (("base", "base" in given), ("tuned", "tuned" in given), ("rank", cut is not None)):
+        if not is_given:
+            raise ConfigError("option_missing", option=option, expected=EXTRACT[option])
+    assert cut is not None, "checked"
+    from lorasmith.lora_tools.extract import extract as write_extracted  # imports numpy
+    from lorasmith.ui.screens import open_screen
+
+    screen = open_screen(sys.stderr)
+
+    def progress(done: int, total: int) -> None:
+        text = words.say("tools.layers_done", done=done, total=total)
+        screen.status(lambda _width, _only_ascii: text, done / max(1, total))
+
+    try:
+        made = write_extracted(
+            Path(given["base"]),
+            Path(given["tuned"]),
+            out,
+            cut=cut,
+            precision=_choice(given, "precision", PRECISION, default="fp16"),
+            progress=progress,
+        )
+    finally:
+        screen.close()
+    return _show(words, made)
+
+
 def _combined(given: dict[str, str], names: list[Path], out: Path, words: Translator, cut: Cut | None) -> int:
     from lorasmith.lora_tools.combine import Source, combine, weights_of  # imports numpy
 
     precision = _choice(given, "precision", PRECISION, default="")
     weights = weights_of(given.get("weights", ""), len(names))
-    made = combine(list(map(Source, names, weights)), out, cut=cut, precision=precision)
+    return _show(words, combine(list(map(Source, names, weights)), out, cut=cut, precision=precision))
+
+
+def _show(words: Translator, made: Combined) -> int:
     print(words.say("tools.written", path=shortened(made.path), layers=made.layers))
     smallest, largest = made.ranks
     print(words.say("tools.ranks", smallest=smallest, largest=largest, energy=f"{100 * made.energy:.4g}"))
