@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-ModelSize = Literal["nano", "miniature", "narrow", "sd15"]
+ModelSize = Literal["nano", "miniature", "narrow", "sd15", "sdxl"]
+"""The published size goes by the family's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,25 @@ def model_index(scheduler: str) -> dict[str, Any]:
         "feature_extractor": [None, None],
         "requires_safety_checker": False,
         "safety_checker": [None, None],
+        **_components(scheduler),
+    }
+
+
+def sdxl_model_index(scheduler: str) -> dict[str, Any]:
+    """The same of Stable Diffusion XL."""
+    return {
+        "_class_name": "StableDiffusionXLPipeline",
+        "feature_extractor": [None, None],
+        "force_zeros_for_empty_prompt": True,
+        "image_encoder": [None, None],
+        **_components(scheduler),
+        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+        "tokenizer_2": ["transformers", "CLIPTokenizer"],
+    }
+
+
+def _components(scheduler: str) -> dict[str, Any]:
+    return {
         "scheduler": ["diffusers", scheduler],
         "text_encoder": ["transformers", "CLIPTextModel"],
         "tokenizer": ["transformers", "CLIPTokenizer"],
@@ -143,14 +164,14 @@ def write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-def text_shapes(layout: Layout, vocabulary: int) -> dict[str, tuple[int, ...]]:
+def text_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """CLIP's text model under the names of published folders, which newer libraries have changed in memory."""
-    width, inner = layout.text_width, layout.text_width * 4
+    width, inner = config["hidden_size"], config["intermediate_size"]
     shapes: dict[str, tuple[int, ...]] = {
-        "text_model.embeddings.token_embedding.weight": (vocabulary, width),
+        "text_model.embeddings.token_embedding.weight": (config["vocab_size"], width),
         "text_model.embeddings.position_embedding.weight": (77, width),
     }
-    for layer in range(layout.text_layers):
+    for layer in range(config["num_hidden_layers"]):
         stem = f"text_model.encoder.layers.{layer}"
         linear = {f"self_attn.{part}_proj": (width, width) for part in "qkv"} | {"self_attn.out_proj": (width, width)}
         linear |= {"mlp.fc1": (inner, width), "mlp.fc2": (width, inner)}
@@ -160,6 +181,8 @@ def text_shapes(layout: Layout, vocabulary: int) -> dict[str, tuple[int, ...]]:
         for norm in ("layer_norm1", "layer_norm2"):
             shapes[f"{stem}.{norm}.weight"] = shapes[f"{stem}.{norm}.bias"] = (width,)
     shapes["text_model.final_layer_norm.weight"] = shapes["text_model.final_layer_norm.bias"] = (width,)
+    if config["architectures"] == ["CLIPTextModelWithProjection"]:
+        shapes["text_projection.weight"] = (config["projection_dim"], width)
     return shapes
 
 

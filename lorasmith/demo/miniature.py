@@ -1,4 +1,4 @@
-"""Makes models with random weights in the exact layout of Stable Diffusion 1.x, and pictures to train on.
+"""Makes models with random weights in the exact layout of Stable Diffusion 1.x or XL, and pictures to train on.
 
 For tests, benchmarks and trying the program without a download. The weights know nothing: what is learned on them shows
 that the machinery works, not what a LoRA looks like.
@@ -12,7 +12,7 @@ import math
 import random
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from PIL import Image, ImageDraw
@@ -21,11 +21,14 @@ from torch import Tensor, nn
 
 from lorasmith.demo import layouts
 from lorasmith.demo.layouts import LAYOUTS, ModelSize
+from lorasmith.demo.open_clip_names import open_clip_tensors
+from lorasmith.demo.sdxl_layout import has_clip_vocabulary, sdxl_configs
 from lorasmith.demo.tokenizers import own_vocabulary, write_tokenizer
 from lorasmith.families.clip_bpe import clip_tokenizer_files
 from lorasmith.seeding import fold
 
 Shapes = Mapping[str, tuple[int, ...]]
+MadeFamily = Literal["sd15", "sdxl"]
 
 # Factors on 1/sqrt(fan in), so that a picture's latents and a noise prediction have a standard deviation of about 1.
 _GAINS = {"unet/conv_out.weight": 1.7, "vae/decoder.conv_out.weight": 0.8, "vae/post_quant_conv.weight": 0.2}
@@ -46,79 +49,80 @@ _SHAPES = ("circle", "square", "triangle", "ring", "cross")
 def make_model(
     folder: Path,
     *,
+    family: MadeFamily = "sd15",
     size: ModelSize = "miniature",
     seed: int = 0,
     prediction: str = "epsilon",
     zero_terminal_snr: bool = False,
     precision: torch.dtype = torch.float32,
 ) -> Path:
-    """Writes a diffusers folder and returns it. The weights are a function of (size, seed) alone.
+    """Writes a diffusers folder and returns it. The weights are a function of (family, size, seed) alone.
 
-    "nano": 2 levels of one layer each, 64 px; "miniature": 3 levels, 64 px; both with a vocabulary of some hundred
-    tokens. "narrow": every layer of the real model, 128 px, CLIP's vocabulary; "sd15": the real architecture, 512 px,
-    859.5 M parameters in the UNet (4.3 GB in float32).
+    "nano": one layer in each level, 64 px; "miniature": 64 px, of SDXL with every layer of the real model; both with a
+    vocabulary of some hundred tokens. "narrow": every layer of the real model, 128 px, CLIP's vocabulary; the
+    family's name: the real architecture, "sd15" 859.5 M parameters in the UNet (4.3 GB in float32), "sdxl" 2,567 M.
     """
-    layout = LAYOUTS[size]
-    files = clip_tokenizer_files() if layout.has_clip_vocabulary else own_vocabulary()
-    vocabulary = len(json.loads(files["vocab.json"]))
-    write_tokenizer(folder / "tokenizer", files)
-    unet, vae = layouts.unet_config(layout), layouts.vae_config(layout)
-    text = layouts.text_config(layout, vocabulary)
-    parts: list[tuple[str, str, dict[str, Any], Shapes]] = [
-        ("unet", "diffusion_pytorch_model", {"_class_name": "UNet2DConditionModel", **unet}, _unet_shapes(unet)),
-        ("vae", "diffusion_pytorch_model", {"_class_name": "AutoencoderKL", **vae}, _vae_shapes(vae)),
-        ("text_encoder", "model", text, layouts.text_shapes(layout, vocabulary)),
-    ]
-    for part, file, config, shapes in parts:
+    own = not _has_clip_vocabulary(family, size)
+    files = own_vocabulary() if own else clip_tokenizer_files()
+    configs = _configs(family, size, len(json.loads(files["vocab.json"])))
+    for part, config in configs.items():
         (folder / part).mkdir(parents=True, exist_ok=True)
-        layouts.write_json(folder / part / "config.json", config)
+        if part.startswith("text_encoder"):
+            write_tokenizer(folder / part.replace("text_encoder", "tokenizer"), files)
+            shapes: Shapes = layouts.text_shapes(config)
+            described = config
+        else:
+            shapes = _unet_shapes(config) if part == "unet" else _vae_shapes(config)
+            described = {"_class_name": _CLASSES[part], **config}
+        layouts.write_json(folder / part / "config.json", described)
         tensors = {name: _filled(part, name, shape, seed).to(precision) for name, shape in shapes.items()}
-        save_file(tensors, folder / part / f"{file}.safetensors", metadata={"format": "pt"})
+        save_file(tensors, folder / part / f"{_stem(part)}.safetensors", metadata={"format": "pt"})
     scheduler = layouts.scheduler_config(prediction, zero_terminal_snr)
     (folder / "scheduler").mkdir(exist_ok=True)
     layouts.write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
-    layouts.write_json(folder / "model_index.json", layouts.model_index(scheduler["_class_name"]))
+    index = layouts.sdxl_model_index if family == "sdxl" else layouts.model_index
+    layouts.write_json(folder / "model_index.json", index(scheduler["_class_name"]))
     return folder
 
 
 def to_single_file(
     folder: Path, file: Path, *, with_configs: bool, precision: torch.dtype | None = None, has_text_model: bool = True
 ) -> Path:
-    """The model of a diffusers folder as one checkpoint in the original (LDM) layout, and returns its path.
+    """The model of a diffusers folder as one checkpoint in the original (LDM, SGM) layout, and returns its path.
 
     A `.ckpt` is pickled as published files are: {"state_dict": …, "global_step": …}. `with_configs` describes the model
     in the metadata `lorasmith.configs`. v-prediction and zero-terminal-SNR are marked by the keys `v_pred` and `ztsnr`.
     `has_text_model=False` leaves `text_model.` out of the text encoder's names, as old files do.
     """
-    configs = {
-        "unet": _read_json(folder / "unet" / "config.json"),
-        "vae": _read_json(folder / "vae" / "config.json"),
-        "text_encoder": _read_json(folder / "text_encoder" / "config.json"),
-        "scheduler": _read_json(folder / "scheduler" / "scheduler_config.json"),
-    }
+    text_encoders = [part for part in ("text_encoder", "text_encoder_2") if (folder / part).is_dir()]
+    configs = {part: _read_json(folder / part / "config.json") for part in ("unet", "vae", *text_encoders)}
+    configs["scheduler"] = _read_json(folder / "scheduler" / "scheduler_config.json")
     tensors: dict[str, Tensor] = {}
-    for name, tensor in load_file(folder / "unet" / "diffusion_pytorch_model.safetensors").items():
+    for name, tensor in _load(folder, "unet").items():
         tensors["model.diffusion_model." + layouts.ldm_unet_name(name, configs["unet"])] = tensor
-    for name, tensor in load_file(folder / "vae" / "diffusion_pytorch_model.safetensors").items():
+    for name, tensor in _load(folder, "vae").items():
         original = layouts.ldm_vae_name(name, configs["vae"])
         is_attention = ".attn_1." in original and tensor.ndim == 2
         tensors["first_stage_model." + original] = tensor[:, :, None, None] if is_attention else tensor
-    for name, tensor in load_file(folder / "text_encoder" / "model.safetensors").items():
-        kept = name if has_text_model else name.removeprefix("text_model.")
-        tensors["cond_stage_model.transformer." + kept] = tensor
+    is_sdxl = "text_encoder_2" in configs
+    first = "conditioner.embedders.0.transformer." if is_sdxl else "cond_stage_model.transformer."
+    for name, tensor in _load(folder, "text_encoder").items():
+        tensors[first + (name if has_text_model else name.removeprefix("text_model."))] = tensor
+    if is_sdxl:
+        for name, tensor in open_clip_tensors(_load(folder, "text_encoder_2")).items():
+            tensors["conditioner.embedders.1.model." + name] = tensor
     if precision is not None:
         tensors = {name: tensor.to(precision) for name, tensor in tensors.items()}
-    stem = "cond_stage_model.transformer." + ("text_model." if has_text_model else "")
+    stem = first + ("text_model." if has_text_model else "")
     tensors[stem + "embeddings.position_ids"] = torch.arange(77)[None]
-    tensors |= _schedule_buffers(configs["scheduler"])
+    tensors |= _marks(configs["scheduler"]) if is_sdxl else _schedule_buffers(configs["scheduler"])
     if file.suffix == ".ckpt":
         torch.save({"state_dict": tensors, "global_step": 0}, file)
         return file
     metadata = {"format": "pt"}
     if with_configs:
-        tokenizer = folder / "tokenizer"
-        texts = {name: (tokenizer / name).read_text(encoding="utf-8") for name in ("vocab.json", "merges.txt")}
-        metadata["lorasmith.configs"] = json.dumps({**configs, "tokenizer": texts})
+        tokenizers = [part.replace("text_encoder", "tokenizer") for part in text_encoders]
+        metadata["lorasmith.configs"] = json.dumps(configs | {name: _texts(folder / name) for name in tokenizers})
     save_file(tensors, file, metadata=metadata)
     return file
 
@@ -142,11 +146,50 @@ def main(arguments: list[str] | None = None) -> None:
     """`python -m lorasmith.demo.miniature FOLDER`: a model, eight pictures, a lorasmith.toml that names the model."""
     parser = argparse.ArgumentParser(prog="python -m lorasmith.demo.miniature", description=main.__doc__)
     parser.add_argument("folder", type=Path)
-    folder = parser.parse_args(arguments).folder
+    parser.add_argument("--family", choices=get_args(MadeFamily), default="sd15")
+    parser.add_argument("--size", choices=get_args(ModelSize), default="miniature")
+    parser.add_argument("--single-file", action="store_true", help="a single file beside the diffusers folder")
+    parser.add_argument("--half", action="store_true", help="weights in float16")
+    asked = parser.parse_args(arguments)
+    folder = asked.folder
     folder.mkdir(parents=True, exist_ok=True)
-    make_model(folder / "base_model")
+    precision = torch.float16 if asked.half else torch.float32
+    model = make_model(folder / "base_model", family=asked.family, size=asked.size, precision=precision)
+    if asked.single_file:
+        model = to_single_file(model, folder / "base_model.safetensors", with_configs=True)
     draw_pictures(folder / "lora_train_set", 8, seed=0)
-    (folder / "lorasmith.toml").write_text('base_model = "base_model"\n', encoding="utf-8")
+    (folder / "lorasmith.toml").write_text(f'base_model = "{model.name}"\n', encoding="utf-8")
+
+
+# -- layouts ---------------------------------------------------------------------------------------
+
+_CLASSES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
+
+
+def _has_clip_vocabulary(family: MadeFamily, size: ModelSize) -> bool:
+    return has_clip_vocabulary(size) if family == "sdxl" else LAYOUTS[size].has_clip_vocabulary
+
+
+def _configs(family: MadeFamily, size: ModelSize, vocabulary: int) -> dict[str, dict[str, Any]]:
+    """By component, in the order in which they are written."""
+    if family == "sdxl":
+        return sdxl_configs(size, vocabulary)
+    layout = LAYOUTS[size]
+    text = layouts.text_config(layout, vocabulary)
+    return {"unet": layouts.unet_config(layout), "vae": layouts.vae_config(layout), "text_encoder": text}
+
+
+def _stem(part: str) -> str:
+    return "diffusion_pytorch_model" if part in _CLASSES else "model"
+
+
+def _load(folder: Path, part: str) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = load_file(folder / part / f"{_stem(part)}.safetensors")
+    return tensors
+
+
+def _texts(tokenizer: Path) -> dict[str, str]:
+    return {name: (tokenizer / name).read_text(encoding="utf-8") for name in ("vocab.json", "merges.txt")}
 
 
 # -- weights ---------------------------------------------------------------------------------------
@@ -192,7 +235,7 @@ def _filled(part: str, name: str, shape: tuple[int, ...], seed: int) -> Tensor:
 
 
 def _schedule_buffers(scheduler: Mapping[str, Any]) -> dict[str, Tensor]:
-    """What LDM's DDPM class registers and no reader needs, and the keys that mark other predictions."""
+    """What LDM's DDPM class registers and no reader needs, with the marks."""
     steps = scheduler["num_train_timesteps"]
     first, last = math.sqrt(scheduler["beta_start"]), math.sqrt(scheduler["beta_end"])
     betas = torch.linspace(first, last, steps, dtype=torch.float64) ** 2
@@ -204,12 +247,16 @@ def _schedule_buffers(scheduler: Mapping[str, Any]) -> dict[str, Tensor]:
         "sqrt_alphas_cumprod": products.sqrt(),
         "sqrt_one_minus_alphas_cumprod": (1 - products).sqrt(),
     }
-    buffers = {name: tensor.float() for name, tensor in buffers.items()}
-    if scheduler["prediction_type"] == "v_prediction":
-        buffers["v_pred"] = torch.zeros(0)
-    if scheduler.get("rescale_betas_zero_snr", False):
-        buffers["ztsnr"] = torch.zeros(0)
-    return buffers
+    return {name: tensor.float() for name, tensor in buffers.items()} | _marks(scheduler)
+
+
+def _marks(scheduler: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The keys that mark other predictions."""
+    marks = {
+        "v_pred": scheduler["prediction_type"] == "v_prediction",
+        "ztsnr": scheduler.get("rescale_betas_zero_snr", False),
+    }
+    return {name: torch.zeros(0) for name, is_marked in marks.items() if is_marked}
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
 import torch
 
 from lorasmith.errors import ConfigError
@@ -62,6 +63,11 @@ class Device:
             return None
         free, total = torch.cuda.mem_get_info(self.torch_device)
         return {"free": free, "total": total}
+
+    def free_memory(self) -> int:
+        """Bytes that can still be taken, of a GPU or of the computer."""
+        own = self.own_memory()
+        return psutil.virtual_memory().available if own is None else own["free"]
 
     def release_memory(self) -> None:
         """Returns freed memory to the device; called after something large was dropped."""

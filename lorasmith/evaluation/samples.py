@@ -56,9 +56,11 @@ def generate(
     alive()
     vae = context.family.load_encoders(context.device.torch_device, only=("vae",))
     samples = []
+    free_memory = context.device.free_memory()
     for spec, clean in zip(specs, latents, strict=True):
         alive()
-        decoded = context.family.decode_latents(vae, clean[None].to(context.device.torch_device))[0].float().cpu()
+        on_device = clean[None].to(context.device.torch_device)
+        decoded = context.family.decode_latents(vae, on_device, free_memory=free_memory)[0].float().cpu()
         is_finite = bool(torch.isfinite(decoded).all())
         samples.append(Sample(spec, to_bytes(decoded.numpy()), is_finite))
     del vae

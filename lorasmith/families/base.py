@@ -117,5 +117,6 @@ class ModelFamily(Protocol):
         in it.
         """
 
-    def decode_latents(self, encoders: Models, latents: Tensor) -> Tensor:
-        """(1, C, h, w) as `encode_image` scales them -> (1, 3, H, W), about in [-1, 1], float32."""
+    def decode_latents(self, encoders: Models, latents: Tensor, *, free_memory: int | None = None) -> Tensor:
+        """(1, C, h, w) as `encode_image` scales them -> (1, 3, H, W), about in [-1, 1], float32; in tiles where the
+        whole takes more than `free_memory` bytes."""

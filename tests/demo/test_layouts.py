@@ -6,6 +6,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from lorasmith.demo import layouts
 from lorasmith.demo.layouts import LAYOUTS
+from lorasmith.demo.sdxl_layout import sdxl_configs
 
 
 @pytest.mark.parametrize("size", ["narrow", "sd15"])
@@ -34,5 +35,16 @@ def test_ldm_names_of_the_vae() -> None:
 
 
 def test_text_encoder_is_that_of_clip_large() -> None:
-    shapes = layouts.text_shapes(LAYOUTS["sd15"], 49408)
+    shapes = layouts.text_shapes(layouts.text_config(LAYOUTS["sd15"], 49408))
     assert sum(torch.Size(shape).numel() for shape in shapes.values()) == 123_060_480
+
+
+def test_ldm_names_of_sdxl() -> None:
+    config = sdxl_configs("sdxl", 49_408)["unet"]
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(config)
+    names = {layouts.ldm_unet_name(name, config) for name in unet.state_dict()}
+    assert len(names) == len(unet.state_dict()) == 1680
+    assert sum(p.numel() for p in unet.parameters()) == 2_567_463_684
+    assert {"label_emb.0.0.weight", "middle_block.1.transformer_blocks.9.norm1.bias"} <= names
+    assert {"output_blocks.2.2.conv.weight", "input_blocks.3.0.op.weight", "input_blocks.8.1.proj_in.weight"} <= names

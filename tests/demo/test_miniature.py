@@ -136,6 +136,20 @@ def test_main_makes_all_that_a_run_needs(tmp_path: Path) -> None:
     assert {"base_model/model_index.json", "lora_train_set/10_test/picture_007.txt", "lorasmith.toml"} <= made
 
 
+def test_main_makes_sdxl_as_a_single_file(tmp_path: Path) -> None:
+    main([str(tmp_path), "--family", "sdxl", "--size", "nano", "--single-file", "--half"])
+    assert (tmp_path / "lorasmith.toml").read_text(encoding="utf-8") == 'base_model = "base_model.safetensors"\n'
+    with safe_open(tmp_path / "base_model.safetensors", framework="pt") as opened:
+        names = set(opened.keys())
+        projection = opened.get_tensor("conditioner.embedders.1.model.text_projection")
+        configs = json.loads(opened.metadata()["lorasmith.configs"])
+    assert (tuple(projection.shape), projection.dtype) == ((128, 64), torch.float16)
+    assert configs.keys() >= {"unet", "text_encoder_2", "tokenizer", "tokenizer_2"}
+    assert "model.diffusion_model.label_emb.0.2.weight" in names
+    assert "conditioner.embedders.0.transformer.text_model.final_layer_norm.weight" in names
+    assert "alphas_cumprod" not in names
+
+
 @pytest.mark.slow
 def test_runs_as_a_module_and_prints_nothing(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]

@@ -63,7 +63,7 @@ def real_shapes() -> dict[str, tuple[int, ...]]:
         theirs = layouts.ldm_vae_name(name, vae)
         is_attention = ".attn_1." in theirs and one.ndim == 2
         shapes["first_stage_model." + theirs] = (*one.shape, 1, 1) if is_attention else tuple(one.shape)
-    text = layouts.text_shapes(layout, 49_408)
+    text = layouts.text_shapes(layouts.text_config(layout, 49_408))
     return shapes | {TEXT + name.removeprefix("text_model."): shape for name, shape in text.items()}
 
 

@@ -222,8 +222,8 @@ class TrialFamily:
         unet = models["denoiser"]
         return ldm.predict_with_unet(unet, noisy_latents, timesteps, conditioning["prompt_embeds"], added)
 
-    def decode_latents(self, encoders: Models, latents: Tensor) -> Tensor:
-        return ldm.decode_with_vae(encoders["vae"], latents)
+    def decode_latents(self, encoders: Models, latents: Tensor, *, free_memory: int | None = None) -> Tensor:
+        return ldm.decode_with_vae(encoders["vae"], latents, free_memory)
 
 
 def _targets(models: Models) -> Iterator[TargetModule]:

@@ -125,5 +125,5 @@ class StableDiffusion15:
     ) -> Tensor:
         return ldm.predict_with_unet(models["denoiser"], noisy_latents, timesteps, conditioning["prompt_embeds"])
 
-    def decode_latents(self, encoders: Models, latents: Tensor) -> Tensor:
-        return ldm.decode_with_vae(encoders["vae"], latents)
+    def decode_latents(self, encoders: Models, latents: Tensor, *, free_memory: int | None = None) -> Tensor:
+        return ldm.decode_with_vae(encoders["vae"], latents, free_memory)
