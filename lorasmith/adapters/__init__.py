@@ -12,6 +12,8 @@ ADAPTERS = {
     "lora": "lorasmith.adapters.lora:Lora",
     "loha": "lorasmith.adapters.loha:Loha",
 }
+DROP_RANKS = frozenset({"lora", "loha"})
+"""Kinds whose layers can leave out some of their ranks in training."""
 
 
 def adapter_kind(name: str) -> AdapterKind:

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import dropout
 
@@ -22,6 +23,8 @@ class LayerSettings:
     rank: int
     alpha: float
     dropout: float = 0.0  # share of the layer's inputs that the change leaves out in training
+    rank_dropout: float = 0.0  # share of its ranks, for an example at a time where the formula allows it
+    module_dropout: float = 0.0  # probability that there is no change
 
 
 class AdapterKind(Protocol):
@@ -71,20 +74,39 @@ class AdapterKind(Protocol):
 
 
 class AdapterLayer(nn.Module):
-    """A frozen layer and its change. Kinds implement `changed`."""
+    """A frozen layer and its change. Kinds implement `changed`.
+
+    Dropout draws from torch's global generators, which `engine.step` seeds.
+    """
 
     def __init__(self, base: nn.Module, settings: LayerSettings) -> None:
         super().__init__()
         self.base = base  # may be replaced by a faster form of itself
         self.dropout = settings.dropout
-        self.dropout_active = False
+        self.rank_dropout = settings.rank_dropout
+        self.module_dropout = settings.module_dropout
+        self.dropout_active = False  # of all three kinds
         self.multiplier = 1.0  # of the change: 0 shows the base model
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.base(x)
         if self.multiplier == 0:
             return y
-        return self.changed(y, dropout(x, self.dropout) if self.dropout_active and self.dropout else x)
+        if not self.dropout_active:
+            return self.changed(y, x)
+        changed = self.changed(y, dropout(x, self.dropout) if self.dropout else x)
+        if not self.module_dropout:
+            return changed
+        # Chosen on the device, so that nothing waits for it, and so that there is a gradient where no layer is kept.
+        is_kept = torch.rand((), device=y.device) >= self.module_dropout
+        return torch.where(is_kept, changed, y)
+
+    def drop_ranks(self, tensor: Tensor, mask: Sequence[int]) -> Tensor:
+        """`tensor` with a share of its ranks zero in training and the others enlarged, so that the mean is as it was;
+        `mask` is a shape that it can be multiplied by."""
+        if not (self.dropout_active and self.rank_dropout):
+            return tensor
+        return tensor * dropout(torch.ones(mask, device=tensor.device, dtype=tensor.dtype), self.rank_dropout)
 
     def changed(self, y: Tensor, x: Tensor) -> Tensor:
         """`y`, the base's output, with `multiplier` times the change of the input `x`; both of the base's precision."""

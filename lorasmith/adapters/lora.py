@@ -79,16 +79,25 @@ class LoraLayer(AdapterLayer):
     def changed(self, y: Tensor, x: Tensor) -> Tensor:
         down, up = self.down.to(x.dtype), self.up.to(x.dtype)
         if x.ndim == 4:  # a picture: channels are the second dimension
-            change = conv2d(conv2d(x, down[:, :, None, None]), up[:, :, None, None])
+            change = conv2d(self._some_ranks(conv2d(x, down[:, :, None, None])), up[:, :, None, None])
         else:
-            change = linear(linear(x, down), up)
+            change = linear(self._some_ranks(linear(x, down)), up)
         return y + self.multiplier * self.scale * change
+
+    def _some_ranks(self, low_rank: Tensor) -> Tensor:
+        """The low-rank product with rank dropout: the same ranks for all rows or pixels of an example."""
+        examples, rank = low_rank.shape[0], len(self.down)
+        if low_rank.ndim == 4:
+            return self.drop_ranks(low_rank, (examples, rank, 1, 1))
+        return self.drop_ranks(low_rank, (examples, *[1] * (low_rank.ndim - 2), rank))
 
 
 class CpuLoraLayer(LoraLayer):
     """The same in fewer and cheaper operations on a CPU, where reading and writing memory is what takes the time."""
 
     def changed(self, y: Tensor, x: Tensor) -> Tensor:
+        if self.dropout_active and self.rank_dropout:
+            return super().changed(y, x)
         return add_low_rank(y, x, self.down, self.up, self.multiplier * self.scale)
 
 
@@ -100,7 +109,7 @@ class ConvolutionLoraLayer(LoraLayer):
         self.operation = Operation(base)
 
     def changed(self, y: Tensor, x: Tensor) -> Tensor:
-        low_rank = self.operation(x, self.down.to(x.dtype))
+        low_rank = self._some_ranks(self.operation(x, self.down.to(x.dtype)))
         change = conv2d(low_rank, self.up.to(x.dtype)[:, :, None, None])
         return y + self.multiplier * self.scale * change
 

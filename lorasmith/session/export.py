@@ -104,7 +104,7 @@ class Exporter:
 
 def _network_args(config: AdapterConfig, adapter: FlatAdapter) -> dict[str, str]:
     """The settings of layers under the names, and as the texts, that sd-scripts and LyCORIS write."""
-    args = {}
+    args: dict[str, str] = {}
     if any(layer.spec.has_neighbours for layer in adapter.layers.values()):
         args |= {"conv_dim": str(config.resolved_conv_rank), "conv_alpha": str(float(config.resolved_conv_alpha))}
     return args

@@ -64,8 +64,10 @@ def layer_settings(config: AdapterConfig, layers: Mapping[str, LayerSpec]) -> di
     Raises:
         ConfigError: as `chosen_layers`.
     """
-    chosen = chosen_layers(config, layers)
-    return {name: LayerSettings(size.rank, size.alpha, config.dropout) for name, size in chosen.items()}
+    dropouts = (config.dropout, config.rank_dropout, config.module_dropout)
+    return {
+        name: LayerSettings(size.rank, size.alpha, *dropouts) for name, size in chosen_layers(config, layers).items()
+    }
 
 
 def read_init_from(config: AdapterConfig, family: str) -> dict[str, Tensor]:

@@ -46,10 +46,15 @@ def full_size(*components: str) -> dict[str, LayerSpec]:
 
 
 def made_lora(specs: Mapping[str, LayerSpec], *, rank: int = 2, alpha: float = 1.0) -> MadeLora:
+    """A pair of the same size for each layer."""
+    return made_loras({target: AdaptedLayer(spec, LayerSettings(rank, alpha)) for target, spec in specs.items()})
+
+
+def made_loras(layers: Mapping[str, AdaptedLayer]) -> MadeLora:
     """A pair for each layer, by target; its numbers depend on the target's name."""
-    tensors, settings = {}, LayerSettings(rank, alpha)
-    for target, spec in specs.items():
+    tensors = {}
+    for target, (spec, settings) in layers.items():
         generator = torch.Generator().manual_seed(fold(0, target))
         for suffix, shape in LORA.shapes(spec, settings).items():
             tensors[f"{target}.{suffix}"] = torch.randn(shape, generator=generator) * (0.1 if suffix == UP else 1)
-    return MadeLora(tensors, {target: AdaptedLayer(spec, settings) for target, spec in specs.items()})
+    return MadeLora(tensors, dict(layers))
