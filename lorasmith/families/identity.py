@@ -52,8 +52,9 @@ def _tokenizer_identity(weights: BaseWeights, tokenizer: str) -> Any:
 def _add_tensors(weights: BaseWeights, component: str, update: Callable[[bytes], None]) -> None:
     tensors = read_header(weights.path).tensors
     with weights.path.open("rb") as file:
-        for canonical, stored in sorted(weights.names.from_single_file(component, tensors).items()):
-            info = tensors[stored]
+        places = weights.names.from_single_file(component, tensors)
+        for canonical, place in sorted(places.items(), key=lambda item: item[0]):
+            info = place.info(tensors[place.name])
             update(f"{canonical} {info.dtype} {info.shape}\n".encode())
             file.seek(info.start)
             update(file.read(info.end - info.start))

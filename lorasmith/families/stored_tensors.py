@@ -21,10 +21,11 @@ from lorasmith.errors import ModelError
 from lorasmith.families.folders import component_files
 from lorasmith.families.headers import TensorInfo, file_kind, read_header
 from lorasmith.families.numpy_stand_ins import STAND_INS
+from lorasmith.families.places import Place
 from lorasmith.families.recognize import recognize_pickle
 from lorasmith.families.weights import BaseWeights
 
-_Names = Callable[[Iterable[str]], dict[str, str]]  # names in a file -> canonical name: name in the file
+_Places = Callable[[Iterable[str]], dict[str, Place]]  # names in a file -> canonical name: its place
 MAX_SHARED = 4  # tensors may share their numbers: the sum of their sizes may be this many times the file's size
 
 # Exceptions of torch's unpickler for broken files, found by fuzzing.
@@ -76,16 +77,25 @@ def _read(weights: BaseWeights, component: str, dtype: torch.dtype) -> dict[str,
     return found
 
 
-def _read_file(path: Path, canonical: _Names, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The tensors of a file that `canonical` names."""
-    if file_kind(path) == "pickle":
-        stored = load_pickle(path)
-        return {
-            ours: stored[theirs].to(dtype, copy=True, memory_format=torch.contiguous_format)
-            for ours, theirs in canonical(stored).items()
-        }
-    tensors = read_header(path).tensors
-    return _read_tensors(path, ((ours, tensors[theirs]) for ours, theirs in canonical(tensors).items()), dtype)
+def _read_file(path: Path, places: _Places, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The tensors of a file that `places` names."""
+    try:
+        if file_kind(path) == "pickle":
+            stored = load_pickle(path)
+            return {ours: _copied(stored[place.name], place, dtype) for ours, place in places(stored).items()}
+        tensors = read_header(path).tensors
+        wanted = [(ours, place, place.info(tensors[place.name])) for ours, place in places(tensors).items()]
+    except ValueError as error:  # of `Place`
+        raise ModelError("model_damaged", path=str(path), where=str(error)) from error
+    return _read_tensors(path, wanted, dtype)
+
+
+def _copied(tensor: Tensor, place: Place, dtype: torch.dtype) -> Tensor:
+    shape = place.shape(tuple(tensor.shape))
+    part = tensor.T if place.is_transposed else tensor
+    if place.parts > 1:
+        part = part[place.part * shape[0] : (place.part + 1) * shape[0]]
+    return part.to(dtype, copy=True, memory_format=torch.contiguous_format)
 
 
 def examine_pickle(weights: BaseWeights) -> BaseWeights:
@@ -154,16 +164,17 @@ def _is_zip(path: Path) -> bool:
         return file.read(4) == b"PK\x03\x04"
 
 
-def _read_tensors(path: Path, wanted: Iterable[tuple[str, TensorInfo]], dtype: torch.dtype) -> dict[str, Tensor]:
+def _read_tensors(path: Path, wanted: Iterable[tuple[str, Place, TensorInfo]], dtype: torch.dtype) -> dict[str, Tensor]:
     """Reads straight into the tensors' own memory, in the order of the file: no mapping, no second copy."""
     found = {}
     with path.open("rb") as file:
-        for name, info in sorted(wanted, key=lambda item: item[1].start):
+        for name, place, info in sorted(wanted, key=lambda item: item[2].start):
             if info.dtype not in _DTYPES:
                 raise ModelError("model_damaged", path=str(path), where=name)
             raw = torch.empty(info.end - info.start, dtype=torch.uint8)
             file.seek(info.start)
             if file.readinto(raw.numpy()) != len(raw):  # type: ignore[arg-type]
                 raise ModelError("model_truncated", path=str(path), size=path.stat().st_size)
-            found[name] = raw.view(_DTYPES[info.dtype]).view(info.shape).to(dtype)
+            tensor = raw.view(_DTYPES[info.dtype]).view(info.shape).to(dtype)
+            found[name] = tensor.T.contiguous() if place.is_transposed else tensor
     return found

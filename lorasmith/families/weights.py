@@ -5,12 +5,13 @@ Needs no torch and reads no file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from lorasmith.errors import ModelError
+from lorasmith.families.places import Finder
 
 Layout = Literal["diffusers", "single_file", "pickle"]
 Prediction = Literal["epsilon", "v_prediction"]
@@ -40,10 +41,8 @@ class ComponentNames:
     weight_stems: Mapping[str, str]  # component -> stem of its weight files in a folder; the keys are all components
     config_files: Mapping[str, str]  # config -> its file in a folder
     tokenizers: Mapping[str, str]  # text encoder -> folder of its tokenizer
-    from_single_file: Callable[[str, Iterable[str]], dict[str, str]]
-    """(component, names in the file) -> canonical name: name in the file, without tensors of other components."""
-    from_folder: Callable[[str, Iterable[str]], dict[str, str]]
-    """The same for the names in the component's files of a folder."""
+    from_single_file: Finder  # where a single file has the tensors of a component
+    from_folder: Finder  # the same for the component's files of a folder
 
     @property
     def components(self) -> tuple[str, ...]:
@@ -71,8 +70,9 @@ class BaseWeights:
     size_multiple: int  # pixels: both sides of a picture must be multiples of it
     denoiser_parameters: int | None  # None where only loading tells
     max_clip_skip: int | None  # layers of the text encoder; None where a family has no such setting
-    configs: Mapping[str, Any]  # by component; "scheduler"; "tokenizer": texts by file name, or None
+    configs: Mapping[str, Any]  # by component; "scheduler"; by tokenizer: texts by file name, or None
     names: ComponentNames
+    distilled: str = ""  # the method that made it work in a few steps, "Turbo" …, as far as its names tell
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,8 @@ def resolve_precision(
     )
     if family.weights.noise.source == "default":
         startup.warn("prediction_assumed", path=str(family.weights.path))
+    if family.weights.distilled:
+        startup.warn("base_model_distilled", path=str(family.weights.path), method=family.weights.distilled)
     return precision
 
 

@@ -31,6 +31,7 @@ from lorasmith.families.headers import read_json
 from lorasmith.families.identity import component_sha256
 from lorasmith.families.loading import load_component
 from lorasmith.families.noise_settings import noise_settings, scheduler_config
+from lorasmith.families.places import whole
 from lorasmith.families.sd15.layout import NAMES as SD15_NAMES
 from lorasmith.families.weights import BaseWeights, ComponentNames, ModelFiles, TextSettings, check_clip_skip
 from lorasmith.targets import TargetModule
@@ -59,7 +60,7 @@ NAMES = ComponentNames(
     config_files={**SD15_NAMES.config_files, "text_encoder_2": "text_encoder_2/config.json"},
     tokenizers={"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"},
     from_single_file=lambda component, names: {},
-    from_folder=lambda component, names: {name: name for name in names},
+    from_folder=whole(lambda component, names: {name: name for name in names}),
 )
 
 

@@ -1,5 +1,8 @@
 """What is said of device and precision. Through real runs in this process."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 
 from lorasmith.runs.events import DeviceChosen, RunStarted, Warned
@@ -38,3 +41,10 @@ def test_a_machine_that_repeats_itself_has_no_warning(workshop: Workshop) -> Non
     assert not [event for event in outcome.of(Warned) if event.code == "bits_not_repeatable"]
     assert [event.precision for event in outcome.of(DeviceChosen)] == ["fp32"]
     assert [event.fingerprint["self_check"] for event in outcome.of(RunStarted)] == ["passed"]
+
+
+def test_a_model_that_was_distilled_is_named(workshop: Workshop, tmp_path: Path) -> None:
+    model = shutil.copytree(workshop.base_model, tmp_path / "dreamXL_Turbo")
+    outcome = workshop.new(1, {("model", "base_model"): str(model)})
+    (warned,) = [event for event in outcome.of(Warned) if event.code == "base_model_distilled"]
+    assert warned.fields == {"path": str(model), "method": "Turbo"}

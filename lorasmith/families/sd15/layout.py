@@ -13,6 +13,7 @@ from typing import Any
 
 from lorasmith.families.ldm_configs import clip_config, unet_config, vae_config
 from lorasmith.families.ldm_names import clip_names, unet_names, vae_folder_names, vae_names
+from lorasmith.families.places import whole
 from lorasmith.families.weights import ComponentNames, Shapes
 
 TEXT_PREFIX = "cond_stage_model.transformer."
@@ -71,6 +72,6 @@ NAMES = ComponentNames(
         "scheduler": "scheduler/scheduler_config.json",
     },
     tokenizers={"text_encoder": "tokenizer"},
-    from_single_file=from_ldm,
-    from_folder=from_diffusers,
+    from_single_file=whole(from_ldm),
+    from_folder=whole(from_diffusers),
 )
