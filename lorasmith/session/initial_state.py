@@ -20,7 +20,7 @@ from lorasmith.errors import ModelError
 from lorasmith.exporting.names import from_file
 from lorasmith.families.base import ModelFamily
 from lorasmith.lora_files.reader import names_in_table, read_lora
-from lorasmith.session.layers import chosen_layers
+from lorasmith.session.layers import base_lrs, chosen_layers
 from lorasmith.session.name_tables import name_table
 from lorasmith.targets import LayerSpec
 
@@ -46,7 +46,7 @@ def initial_state(
         fill_adapter(adapter, start, config.adapter.init_from)
     for model in models.values():
         speed_up_frozen(model)
-    lrs = base_lrs(config, adapter)
+    lrs = base_lrs(config.optimizer, adapter.groups(), family.traits.text_encoders)
     return TrainState(
         step=0,
         adapter=adapter,
@@ -55,12 +55,6 @@ def initial_state(
         origin=Origin(step=0, epoch=1),
         gradient_checkpointing=config.training.gradient_checkpointing,
     )
-
-
-def base_lrs(config: RunConfig, adapter: FlatAdapter) -> dict[str, float]:
-    """The learning rate of each component of the adapter, without the schedule's factor."""
-    denoiser, text = config.optimizer.lr, config.optimizer.resolved_text_encoder_lr
-    return {name: denoiser if name == "denoiser" else text for name in adapter.groups()}
 
 
 def layer_settings(config: AdapterConfig, layers: Mapping[str, LayerSpec]) -> dict[str, LayerSettings]:

@@ -5,12 +5,11 @@ Needs no torch: a start is checked with a family's table of names, and the worke
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from lorasmith.config import AdapterConfig
+from lorasmith.config import AdapterConfig, OptimizerConfig
 from lorasmith.errors import ConfigError
 from lorasmith.session.name_tables import name_table
 from lorasmith.targets import LayerSpec
@@ -57,6 +56,13 @@ def published_layers(family: str, *, with_text_encoders: bool) -> dict[str, Laye
     return {row.target: row.layer for row in rows if row.component == "denoiser" or with_text_encoders}
 
 
+def base_lrs(config: OptimizerConfig, components: Iterable[str], text_encoders: Sequence[str]) -> dict[str, float]:
+    """The learning rate of each of these components, without the schedule's factor. `text_encoders`: all of the
+    family's, in order."""
+    rates = dict(zip(text_encoders, config.resolved_text_encoder_lr(len(text_encoders)), strict=True))
+    return {name: rates.get(name, config.lr) for name in components}
+
+
 def _component(name: str) -> str:
     return name.partition(".")[0]
 
@@ -81,14 +87,11 @@ def _check_attention(config: AdapterConfig, chosen: Mapping[str, LayerSpec]) -> 
 
 
 def _size(config: AdapterConfig, spec: LayerSpec, rank: int) -> LayerSize:
-    """Convolutions with neighbours have a rank and an alpha of their own; 1x1 convolutions do not, as in sd-scripts.
-
-    Readers multiply a change by alpha / rank, so rsLoRA's alpha / sqrt(rank) is an alpha of alpha * sqrt(rank).
-    """
+    """Convolutions with neighbours have a rank and an alpha of their own; 1x1 convolutions do not, as in sd-scripts."""
     alpha = config.resolved_alpha
     if spec.has_neighbours:
         rank, alpha = rank if config.conv_rank is None else config.conv_rank, config.resolved_conv_alpha
-    return LayerSize(rank, alpha * math.sqrt(rank) if config.rslora else alpha)
+    return LayerSize(rank, config.alpha_of_readers(alpha, rank))
 
 
 # -- blocks ----------------------------------------------------------------------------------------
@@ -127,3 +130,23 @@ def _original_block(path: str) -> str:
     direction, level, kind, number = match.groups()
     place = 3 * int(level) + (2 if kind.endswith("samplers") else int(number))
     return f"input_blocks.{place + 1}" if direction == "down" else f"output_blocks.{place}"
+
+
+def block_dims(published: Iterable[str], ranks: Mapping[str, int]) -> list[int] | None:
+    """The ranks of a UNet's blocks in the order of sd-scripts' `block_dims`, 0 for a block that is not trained; None
+    where layers of a block have different ranks.
+
+    Args:
+        published: the targets of the family's table.
+        ranks: of the layers that are trained, convolutions with neighbours aside, by target.
+    """
+    has_four_levels = any(_original_block(name.partition(".")[2]) == "output_blocks.11" for name in published)
+    numbers = range(12 if has_four_levels else 9)
+    middle = ["middle_block"] if has_four_levels else [f"middle_block.{number}" for number in range(3)]
+    blocks = (
+        [f"input_blocks.{number}" for number in numbers] + middle + [f"output_blocks.{number}" for number in numbers]
+    )
+    if not has_four_levels:  # SDXL: embeddings and output are counted too
+        blocks = ["time_embed", *blocks, "out"]
+    found = [{rank for name, rank in ranks.items() if _is_inside(block, name)} for block in blocks]
+    return None if any(len(own) > 1 for own in found) else [next(iter(own), 0) for own in found]

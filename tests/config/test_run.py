@@ -43,7 +43,7 @@ DEFAULTS: dict[str, Any] = {
     "module-dropout": 0.0,
     "train-text-encoder": False,
     "lr": 1e-4,
-    "text-encoder-lr": None,
+    "text-encoder-lr": (),
     "optimizer": "adamw",
     "optimizer-option": {},
     "lr-schedule": "constant",

@@ -1,5 +1,6 @@
 """Section `adapter`: what is trained."""
 
+import math
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -46,6 +47,11 @@ class AdapterConfig(Section):
     @classmethod
     def _in_small_letters(cls, value: str) -> str:
         return value.lower()  # LoHa, DoRA
+
+    def alpha_of_readers(self, alpha: float, rank: int) -> float:
+        """The alpha of a pair: every reader multiplies by alpha / rank, which is rsLoRA's alpha / sqrt(rank) for an
+        alpha of alpha * sqrt(rank)."""
+        return alpha * math.sqrt(rank) if self.rslora else alpha
 
     @field_validator("block_ranks", mode="before")
     @classmethod
