@@ -131,6 +131,8 @@ def notices(config: RunConfig, found: Scan, stop_at: int) -> list[tuple[str, dic
     horizon = config.lr_schedule.horizon_steps
     if horizon is not None and stop_at > horizon and config.lr_schedule.shape != "constant":
         noted.append(("lr_horizon_passed", {"horizon": horizon, "target": stop_at}))
+    if config.adapter.kind == "dora":
+        noted.append(("dora_readers", {}))
     if config.optimizer.name == "prodigy" and config.optimizer.lr < 0.1:
         noted.append(("prodigy_lr", {"lr": config.optimizer.lr}))
     return noted

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lorasmith.adapters.base import AdapterKind
@@ -11,13 +13,15 @@ if TYPE_CHECKING:
 ADAPTERS = {
     "lora": "lorasmith.adapters.lora:Lora",
     "loha": "lorasmith.adapters.loha:Loha",
+    "lokr": "lorasmith.adapters.lokr:Lokr",
+    "dora": "lorasmith.adapters.dora:Dora",
 }
-DROP_RANKS = frozenset({"lora", "loha"})
+DROP_RANKS = frozenset({"lora", "loha", "dora"})
 """Kinds whose layers can leave out some of their ranks in training."""
 
 
-def adapter_kind(name: str) -> AdapterKind:
-    """The kind called `name`; imports torch."""
+def adapter_kind(name: str, options: Mapping[str, Any] = MappingProxyType({})) -> AdapterKind:
+    """The kind called `name`, with options of its own; imports torch."""
     module, _, attribute = ADAPTERS[name].partition(":")
-    kind: AdapterKind = getattr(import_module(module), attribute)()
+    kind: AdapterKind = getattr(import_module(module), attribute)(**options)
     return kind

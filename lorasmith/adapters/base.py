@@ -28,7 +28,7 @@ class LayerSettings:
 
 
 class AdapterKind(Protocol):
-    """The formula of a change and its tensors, for one layer at a time. Has no state.
+    """The formula of a change and its tensors, for one layer at a time. Has no state but its own options.
 
     Tensors are named by their suffix: in states and files a tensor is called "<layer>.<suffix>".
     """
@@ -40,16 +40,20 @@ class AdapterKind(Protocol):
     row_suffixes: frozenset[str]
     """Suffixes of the matrices with a row for each output of the layer, so that those of layers that a file holds as
     one (q, k and v) can be stacked block-diagonally, and all others one below the other. Empty: not possible."""
+    float32_suffixes: frozenset[str]
+    """Suffixes of what files keep in float32 whatever their precision: rounded, it would change the base model."""
     network_module: str
     """ss_network_module of the exported file."""
-    network_args: Mapping[str, str]
-    """ss_network_args of the exported file."""
+
+    @property
+    def network_args(self) -> Mapping[str, str]:
+        """ss_network_args of the exported file."""
 
     def shapes(self, layer: LayerSpec, settings: LayerSettings) -> dict[str, tuple[int, ...]]:
         """Shapes by suffix, as states and files have them, in the order of the buffer."""
 
     def layer_of(self, shapes: Mapping[str, tuple[int, ...]], kernel: tuple[int, ...]) -> tuple[LayerSpec, int]:
-        """The layer, and the rank, that tensors of these shapes are for. `shapes` holds at least two dimensions for
+        """The layer, and a rank, that tensors of these shapes are for. `shapes` holds at least two dimensions for
         every suffix and may fit no layer: then `self.shapes` of what is returned differs from it."""
 
     def init(self, base: nn.Module, tensors: Mapping[str, Tensor], generator: Generator) -> None:
@@ -63,10 +67,10 @@ class AdapterKind(Protocol):
         """The change of the layer's weight, in the weight's shape."""
 
     def scaled(self, tensors: Mapping[str, Tensor], factor: float) -> dict[str, Tensor]:
-        """Tensors whose change is `factor` times as large."""
+        """Tensors that make the same change where their `file_scale` is divided by `factor`."""
 
-    def file_alpha(self, settings: LayerSettings) -> float:
-        """The alpha in files, with which readers apply the change as trained."""
+    def file_alpha(self, shapes: Mapping[str, tuple[int, ...]], settings: LayerSettings) -> float:
+        """The alpha in files, with which readers apply the change of tensors of these shapes as trained."""
 
     def file_scale(self, shapes: Mapping[str, tuple[int, ...]], alpha: float | None) -> float:
         """The factor of the change that readers take from a file's alpha, or from there being none: alpha / rank and 1,
@@ -101,12 +105,22 @@ class AdapterLayer(nn.Module):
         is_kept = torch.rand((), device=y.device) >= self.module_dropout
         return torch.where(is_kept, changed, y)
 
-    def drop_ranks(self, tensor: Tensor, mask: Sequence[int]) -> Tensor:
-        """`tensor` with a share of its ranks zero in training and the others enlarged, so that the mean is as it was;
-        `mask` is a shape that it can be multiplied by."""
+    def drop_ranks(self, low_rank: Tensor) -> Tensor:
+        """A product of low rank, (B, ..., rank) or (B, rank, h, w), with a share of its ranks zero in training and the
+        others enlarged, so that the mean stays; they are the same for all rows or pixels of an example."""
         if not (self.dropout_active and self.rank_dropout):
-            return tensor
-        return tensor * dropout(torch.ones(mask, device=tensor.device, dtype=tensor.dtype), self.rank_dropout)
+            return low_rank
+        shape = [low_rank.shape[0], *[1] * (low_rank.ndim - 1)]
+        rank = 1 if low_rank.ndim == 4 else -1
+        shape[rank] = low_rank.shape[rank]
+        return low_rank * self._mask(low_rank, shape)
+
+    def drop_columns(self, matrix: Tensor) -> Tensor:
+        """A matrix (rows, rank) as `drop_ranks`, the same for all examples: for formulas that make the weight."""
+        return matrix * self._mask(matrix, matrix.shape[1:]) if self.dropout_active and self.rank_dropout else matrix
+
+    def _mask(self, like: Tensor, shape: Sequence[int]) -> Tensor:
+        return dropout(torch.ones(shape, device=like.device, dtype=like.dtype), self.rank_dropout)
 
     def changed(self, y: Tensor, x: Tensor) -> Tensor:
         """`y`, the base's output, with `multiplier` times the change of the input `x`; both of the base's precision."""

@@ -26,6 +26,7 @@ class Loha:
     name = "loha"
     suffixes = (W1_A, W1_B, W2_A, W2_B)
     row_suffixes = frozenset({W1_A, W2_A})
+    float32_suffixes: frozenset[str] = frozenset()
     network_module = "lycoris.kohya"
     network_args: Mapping[str, str] = {"algo": "loha"}
 
@@ -51,7 +52,7 @@ class Loha:
     def scaled(self, tensors: Mapping[str, Tensor], factor: float) -> dict[str, Tensor]:
         return {**tensors, W2_A: tensors[W2_A] * factor}
 
-    def file_alpha(self, settings: LayerSettings) -> float:
+    def file_alpha(self, shapes: Mapping[str, tuple[int, ...]], settings: LayerSettings) -> float:  # noqa: ARG002
         return settings.alpha
 
     def file_scale(self, shapes: Mapping[str, tuple[int, ...]], alpha: float | None) -> float:
@@ -68,9 +69,7 @@ class LohaLayer(AdapterLayer):
         self.scale = settings.alpha / settings.rank
 
     def changed(self, y: Tensor, x: Tensor) -> Tensor:
-        dropped = {
-            suffix: self.drop_ranks(self.tensors[suffix], self.tensors[suffix].shape[1:]) for suffix in (W1_A, W2_A)
-        }
+        dropped = {suffix: self.drop_columns(self.tensors[suffix]) for suffix in (W1_A, W2_A)}
         delta = _product({**self.tensors, **dropped}, self.multiplier * self.scale)
         return y + self.operation(x, delta.to(x.dtype))
 

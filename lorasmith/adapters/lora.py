@@ -24,8 +24,9 @@ class Lora:
     """
 
     name = "lora"
-    suffixes = (DOWN, UP)
-    row_suffixes = frozenset({UP})
+    suffixes: tuple[str, ...] = (DOWN, UP)
+    row_suffixes: frozenset[str] = frozenset({UP})
+    float32_suffixes: frozenset[str] = frozenset()
     network_module = "networks.lora"
     network_args: Mapping[str, str] = {}
 
@@ -57,7 +58,7 @@ class Lora:
     def scaled(self, tensors: Mapping[str, Tensor], factor: float) -> dict[str, Tensor]:
         return {**tensors, UP: tensors[UP] * factor}
 
-    def file_alpha(self, settings: LayerSettings) -> float:
+    def file_alpha(self, shapes: Mapping[str, tuple[int, ...]], settings: LayerSettings) -> float:  # noqa: ARG002
         return settings.alpha
 
     def file_scale(self, shapes: Mapping[str, tuple[int, ...]], alpha: float | None) -> float:
@@ -79,17 +80,10 @@ class LoraLayer(AdapterLayer):
     def changed(self, y: Tensor, x: Tensor) -> Tensor:
         down, up = self.down.to(x.dtype), self.up.to(x.dtype)
         if x.ndim == 4:  # a picture: channels are the second dimension
-            change = conv2d(self._some_ranks(conv2d(x, down[:, :, None, None])), up[:, :, None, None])
+            change = conv2d(self.drop_ranks(conv2d(x, down[:, :, None, None])), up[:, :, None, None])
         else:
-            change = linear(self._some_ranks(linear(x, down)), up)
+            change = linear(self.drop_ranks(linear(x, down)), up)
         return y + self.multiplier * self.scale * change
-
-    def _some_ranks(self, low_rank: Tensor) -> Tensor:
-        """The low-rank product with rank dropout: the same ranks for all rows or pixels of an example."""
-        examples, rank = low_rank.shape[0], len(self.down)
-        if low_rank.ndim == 4:
-            return self.drop_ranks(low_rank, (examples, rank, 1, 1))
-        return self.drop_ranks(low_rank, (examples, *[1] * (low_rank.ndim - 2), rank))
 
 
 class CpuLoraLayer(LoraLayer):
@@ -109,7 +103,7 @@ class ConvolutionLoraLayer(LoraLayer):
         self.operation = Operation(base)
 
     def changed(self, y: Tensor, x: Tensor) -> Tensor:
-        low_rank = self._some_ranks(self.operation(x, self.down.to(x.dtype)))
+        low_rank = self.drop_ranks(self.operation(x, self.down.to(x.dtype)))
         change = conv2d(low_rank, self.up.to(x.dtype)[:, :, None, None])
         return y + self.multiplier * self.scale * change
 

@@ -7,12 +7,12 @@ from torch.nn.functional import conv2d, linear
 
 
 class Operation:
-    """The product of an input and a weight of a layer's shape, without a bias: a linear layer's, or a convolution's
-    with the layer's own stride, padding and dilation."""
+    """The product of an input and a weight, without a bias: a linear layer's, or a convolution's with the kernel,
+    stride, padding and dilation of the layer. Inputs and outputs may be fewer or more than the layer's."""
 
     def __init__(self, base: nn.Module) -> None:
         """Reads what `base` does; it may be replaced by a faster form of itself later."""
-        self.weight_shape: tuple[int, ...] = tuple(base.get_parameter("weight").shape)
+        self.kernel: tuple[int, ...] = tuple(base.get_parameter("weight").shape[2:])
         self.window: tuple[tuple[int, ...], ...] = ()
         if isinstance(base, nn.Conv2d):
             assert base.groups == 1 and base.padding_mode == "zeros" and not isinstance(base.padding, str), base
@@ -21,9 +21,9 @@ class Operation:
             assert isinstance(base, nn.Linear), type(base).__name__
 
     def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
-        """`weight`: the numbers of a weight in its order, in any shape; of any number of rows."""
-        weight = weight.reshape(-1, *self.weight_shape[1:])
+        """`weight`: (outputs, inputs), or a convolution's, (outputs, inputs * height * width), with its own dimensions
+        or flattened."""
         if not self.window:
             return linear(x, weight)
         stride, padding, dilation = self.window
-        return conv2d(x, weight, None, stride, padding, dilation)
+        return conv2d(x, weight.reshape(len(weight), -1, *self.kernel), None, stride, padding, dilation)

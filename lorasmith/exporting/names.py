@@ -29,20 +29,21 @@ def to_file(
     """
     layers = by_layer(tensors, kind)
     merged: dict[str, Tensors] = {}
+    shapes: dict[str, dict[str, tuple[int, ...]]] = {}
     alphas: dict[str, float] = {}
     for module in dict.fromkeys(table.targets[target].module for target in layers):
         targets = [row.target for row in table.modules[module]]
         assert layers.keys() >= set(targets), f"{module}: trained in part"
         parts = [settings[target] for target in targets]
         merged[module] = fused(_of_one_scale([layers[target] for target in targets], parts, kind), kind)
-        alphas[module] = kind.file_alpha(fused_settings(parts))
+        shapes[module] = {suffix: tuple(tensor.shape) for suffix, tensor in merged[module].items()}
+        alphas[module] = kind.file_alpha(shapes[module], fused_settings(parts))
     named: dict[str, Tensor] = {}
     for module, alpha in shared_alphas(alphas, table).items():
         of_module = merged[module]
         if alpha != alphas[module]:
-            shapes = {suffix: tuple(tensor.shape) for suffix, tensor in of_module.items()}
-            factor = kind.file_scale(shapes, alphas[module]) / kind.file_scale(shapes, alpha)
-            of_module = kind.scaled(of_module, factor)
+            scale, shared = (kind.file_scale(shapes[module], either) for either in (alphas[module], alpha))
+            of_module = kind.scaled(of_module, scale / shared)
         for suffix, tensor in [*of_module.items(), (ALPHA, torch.tensor(alpha, dtype=torch.float32))]:
             named[f"{module}.{suffix}"] = tensor
     return named

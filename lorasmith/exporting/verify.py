@@ -65,6 +65,9 @@ def verify(source: Path | bytes, *, kind: AdapterKind, table: NameTable, layers:
         raise ExportError("header_start", header[:8].decode("utf-8", "replace"))
     shapes, alphas = _expected(kind, table, layers)
     _check_tensors(tensors, shapes, alphas)
+    for key, tensor in tensors.items():
+        if key.partition(".")[2] in kind.float32_suffixes and tensor.dtype != torch.float32:
+            raise ExportError("precision", f"{key}: {tensor.dtype}")
     _check_metadata(metadata, tensors, data)
 
 
@@ -83,8 +86,9 @@ def _expected(
             spec = LayerSpec(sum(part.spec.outputs for part in parts), spec.inputs)
             rank = sum(part.settings.rank for part in parts)
             settings = LayerSettings(rank, settings.alpha / settings.rank * rank)
-        shapes |= {f"{module}.{suffix}": shape for suffix, shape in kind.shapes(spec, settings).items()}
-        alphas[module] = kind.file_alpha(settings)
+        own = kind.shapes(spec, settings)
+        shapes |= {f"{module}.{suffix}": shape for suffix, shape in own.items()}
+        alphas[module] = kind.file_alpha(own, settings)
     return shapes, {f"{module}.{ALPHA}": alpha for module, alpha in shared_alphas(alphas, table).items()}
 
 

@@ -38,15 +38,16 @@ def write_export(
     table: NameTable,
     layers: Mapping[str, AdaptedLayer],
 ) -> Written:
-    """Writes tensors that have the names of files (`names.to_file`), all but alphas cast to `precision`.
+    """Writes tensors that have the names of files (`names.to_file`), cast to `precision`, all but alphas and the
+    kind's `float32_suffixes`.
 
-    The bytes are a function of `tensors`, `facts` and `precision`; the other arguments are for `verify`.
+    The bytes are a function of `tensors`, `facts`, `precision` and `kind`; the other arguments are for `verify`.
 
     Raises:
         ExportError: readers would not load all of it, or a number does not fit into `precision`; no file is left.
         ResourceError: the disk is full.
     """
-    content = export_bytes(tensors, build_metadata(facts), precision)
+    content = export_bytes(tensors, build_metadata(facts), precision, kept=kind.float32_suffixes)
 
     def check(temporary: Path) -> None:
         written = temporary.read_bytes()
@@ -57,9 +58,18 @@ def write_export(
     return Written(write_atomically(path, content, check=check), hashlib.sha256(content).hexdigest())
 
 
-def export_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], precision: torch.dtype) -> bytes:
-    """The bytes of the file, with its hashes."""
-    cast = {name: tensor if name.endswith(f".{ALPHA}") else tensor.to(precision) for name, tensor in tensors.items()}
+def export_bytes(
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    precision: torch.dtype,
+    *,
+    kept: frozenset[str] = frozenset(),
+) -> bytes:
+    """The bytes of the file, with its hashes; alphas and the suffixes `kept` keep their type."""
+    kept |= {ALPHA}
+    cast = {
+        name: tensor if name.partition(".")[2] in kept else tensor.to(precision) for name, tensor in tensors.items()
+    }
     data = data_bytes(cast)
     header = header_bytes(cast, hashed_metadata(metadata))
     return header_bytes(cast, with_hashes(metadata, header=header, data=data)) + data

@@ -88,6 +88,7 @@ class Key(NamedTuple):
     naming: str
     component: str  # denoiser, text_encoder, text_encoder_2 …
     path: str  # of the layer in its component, with "_" for "."
+    dotted: str  # the same as the file writes it
 
 
 def split_key(key: str) -> Key | None:
@@ -104,7 +105,7 @@ def split_key(key: str) -> Key | None:
         naming, dotted = "diffusers_old", _modern(dotted)
     elif naming == "diffusers" and _ENDS[end] in (DOWN, UP) and end.startswith((".lora_down", ".lora_up")):
         naming = "omi"  # diffusers itself never writes these two in dotted names
-    return Key(module, _ENDS[end], naming, component, dotted.replace(".", "_"))
+    return Key(module, _ENDS[end], naming, component, dotted.replace(".", "_"), dotted)
 
 
 def _is_old(key: str, end: str) -> bool:

@@ -107,7 +107,7 @@ def families_of(modules: Sequence[Module], metadata: Mapping[str, str]) -> tuple
     The families count whose tables know most of the names; among those, the sizes of the layers, then what the metadata
     state, since two families share all names of their UNets.
     """
-    marked = _marked(metadata)
+    marked = marked_family(metadata)
     scores = {}
     for family in FAMILIES:
         layers = layers_of(family)
@@ -154,8 +154,8 @@ def _foreign_path(path: str) -> str:
     return next((family for family, search in _patterns() if search(path)), "")
 
 
-def _marked(metadata: Mapping[str, str]) -> str:
-    """The family that the metadata name."""
+def marked_family(metadata: Mapping[str, str]) -> str:
+    """The family that the metadata name; "" where they name none."""
     stated = (metadata.get("ss_base_model_version", ""), metadata.get("modelspec.architecture", ""))
     for family, beginnings in _MARKS:
         if any(text.lower().startswith(beginnings) for text in stated):

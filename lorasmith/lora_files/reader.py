@@ -9,7 +9,7 @@ import math
 import struct
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
@@ -19,7 +19,9 @@ from lorasmith.families.headers import Header, TensorInfo, file_kind, read_heade
 from lorasmith.lora_files.keys import ALPHA, Key, split_key
 from lorasmith.lora_files.modules import Module
 from lorasmith.lora_files.names import families_of, layers_of
+from lorasmith.lora_files.peft_settings import PeftSettings, read_peft_settings
 
+_WITHOUT_ALPHA = ("diffusers", "diffusers_old", "peft", "bare")  # namings whose alphas may stand elsewhere
 _FORMS = {"F64": "<d", "F32": "<f", "F16": "<e", "I64": "<q", "I32": "<i"}
 
 
@@ -56,7 +58,7 @@ class LoraFile:
 
     @cached_property
     def components(self) -> Counter[str]:
-        return Counter(module.component for module in self.modules)
+        return Counter(sorted(module.component for module in self.modules))
 
     @cached_property
     def ranks(self) -> Counter[int]:
@@ -110,30 +112,35 @@ def read_lora(path: Path) -> LoraFile:
         else:
             grouped.setdefault(key.module, []).append((name, key))
     modules = []
+    settings = read_peft_settings(path, header.metadata)
     with path.open("rb") as file:
         for members in grouped.values():
             if all(key.suffix == "weight" for _, key in members):  # of any model, not of an adapter
                 unknown += [name for name, _ in members]
             else:
-                modules.append(_module(header, members, file))
+                modules.append(_module(header, members, file, settings))
     if not modules:
         raise ModelError("lora_none", path=str(path), count=len(unknown))
     return LoraFile(header, tuple(modules), tuple(unknown), families_of(modules, header.metadata))
 
 
-def _module(header: Header, members: list[tuple[str, Key]], file: BinaryIO) -> Module:
+def _module(
+    header: Header, members: list[tuple[str, Key]], file: BinaryIO, settings: Mapping[str, PeftSettings]
+) -> Module:
     key = next((key for _, key in members if key.suffix != ALPHA), members[0][1])
     tensors = {key.suffix: header.tensors[name] for name, key in members}
-    alpha = tensors.get(ALPHA)
-    return Module(
+    module = Module(
         name=key.module,
         naming=key.naming,
         component=key.component,
         path=key.path,
         tensors=tensors,
         keys={key.suffix: name for name, key in members},
-        alpha=None if alpha is None else read_number(file, alpha),
+        alpha=read_number(file, tensors[ALPHA]) if ALPHA in tensors else None,
     )
+    if module.alpha is None and module.rank and key.component in settings and key.naming in _WITHOUT_ALPHA:
+        return replace(module, alpha=settings[key.component].alpha_of(key.dotted, module.rank))
+    return module
 
 
 def read_number(file: BinaryIO, info: TensorInfo) -> float:
@@ -155,3 +162,13 @@ def names_in_table(file: LoraFile, family: str) -> dict[str, str]:
         name = layers.module_of(module)
         renamed |= {key: f"{name}.{suffix}" if name else key for suffix, key in module.keys.items()}
     return renamed
+
+
+def alphas_beside(file: LoraFile, family: str) -> dict[str, float]:
+    """Alphas that stand in settings instead of the file's tensors, by the names of the family's table."""
+    layers = layers_of(family)
+    return {
+        f"{layers.module_of(module)}.{ALPHA}": module.alpha
+        for module in file.modules
+        if module.alpha is not None and ALPHA not in module.keys and layers.module_of(module)
+    }

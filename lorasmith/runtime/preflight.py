@@ -260,6 +260,8 @@ def _check_settings(config: RunConfig, request: Request) -> None:
         raise ConfigError("steps_and_epochs")
     if config.optimizer.text_encoder_lr and not config.adapter.train_text_encoder:
         raise ConfigError("text_encoder_lr_unused")
+    for unused in config.adapter.unused_options:
+        raise ConfigError("lokr_option_unused", option=unused, adapter=config.adapter.kind)
     horizon = config.lr_schedule.horizon_steps
     if horizon is not None and config.lr_schedule.warmup_steps >= horizon:
         raise ConfigError("warmup_beyond_horizon", warmup=config.lr_schedule.warmup_steps, horizon=horizon)

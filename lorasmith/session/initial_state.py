@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -19,7 +20,7 @@ from lorasmith.engine.state import LossScaler, Origin, TrainState
 from lorasmith.errors import ModelError
 from lorasmith.exporting.names import from_file
 from lorasmith.families.base import ModelFamily
-from lorasmith.lora_files.reader import names_in_table, read_lora
+from lorasmith.lora_files.reader import alphas_beside, names_in_table, read_lora
 from lorasmith.session.layers import base_lrs, chosen_layers
 from lorasmith.session.name_tables import name_table
 from lorasmith.targets import LayerSpec
@@ -40,7 +41,8 @@ def initial_state(
     offered = family.target_modules(models)
     settings = layer_settings(config.adapter, {target.name: target.spec for target in offered})
     targets = [target for target in offered if target.name in settings]
-    adapter = FlatAdapter.attach(adapter_kind(config.adapter.kind), targets, settings, seed=config.seed)
+    kind = adapter_kind(config.adapter.kind, config.adapter.kind_options)
+    adapter = FlatAdapter.attach(kind, targets, settings, seed=config.seed)
     adapter.set_training(True)
     if start:
         fill_adapter(adapter, start, config.adapter.init_from)
@@ -79,15 +81,19 @@ def read_init_from(config: AdapterConfig, family: str) -> dict[str, Tensor]:
         return {}
     path = Path(config.init_from)
     try:
-        names = names_in_table(read_lora(path), family)
+        file = read_lora(path)
+        names = names_in_table(file, family)
         stored = safetensors.torch.load_file(path)
     except (OSError, SafetensorError) as error:
         raise ModelError("init_from_unreadable", path=str(path), reason=str(error)) from None
-    kind, table = adapter_kind(config.kind), name_table(family)
+    kind, table = adapter_kind(config.kind, config.kind_options), name_table(family)
     if len(set(names.values())) < len(names):
         twice = next(key for key, name in names.items() if list(names.values()).count(name) > 1)
         raise ModelError("init_from_foreign", key=twice, family=family)
-    return from_file({names[key]: tensor for key, tensor in stored.items()}, kind, table)
+    tensors = {names[key]: tensor for key, tensor in stored.items()}
+    for name, alpha in alphas_beside(file, family).items():
+        tensors[name] = torch.tensor(alpha)
+    return from_file(tensors, kind, table)
 
 
 def fill_adapter(adapter: FlatAdapter, start: dict[str, Tensor], path: str) -> None:
@@ -108,10 +114,12 @@ def fill_adapter(adapter: FlatAdapter, start: dict[str, Tensor], path: str) -> N
         found, rank = _layer_of(adapter, target, layer)
         if found != spec:
             raise ModelError("init_from_other_model", path=path, key=target)
-        if rank > settings.rank or (rank < settings.rank and adapter.kind.name not in EXTENSIBLE):
+        shapes = adapter.kind.shapes(spec, settings)
+        is_same = {suffix: tuple(tensor.shape) for suffix, tensor in layer.items()} == shapes
+        if not is_same and not (adapter.kind.name in EXTENSIBLE and rank < settings.rank):
             largest = max(_layer_of(adapter, target, layer)[1] for target, layer in layers.items())
             raise ModelError("init_from_rank", path=path, found=largest, rank=settings.rank)
-        scale = adapter.kind.file_scale(adapter.kind.shapes(spec, settings), adapter.kind.file_alpha(settings))
+        scale = adapter.kind.file_scale(shapes, adapter.kind.file_alpha(shapes, settings))
         for suffix, tensor in adapter.kind.scaled(layer, 1 / scale).items():
             own[f"{target}.{suffix}"] = _extended(tensor, own[f"{target}.{suffix}"])
     adapter.load_tensors(own)

@@ -1,5 +1,7 @@
 """What the loop, the checkpoints and the exports rely on, for every kind of the table."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -49,7 +51,10 @@ def make(kind: str, *, seed: int = 1, **dropouts: float) -> tuple[Chain, FlatAda
 
 
 def moved(adapter: FlatAdapter, seed: int = 5) -> None:
-    adapter.flat.normal_(0, 0.1, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for view in (view for group in adapter.groups() for view in adapter.parameters(group)):
+            view.normal_(0, 0.1, generator=generator)
 
 
 def inputs() -> Tensor:
@@ -183,8 +188,8 @@ def test_ranks_that_are_left_out_are_made_up_for_by_the_others(kind: str, base: 
     torch.manual_seed(1)
     with torch.no_grad():
         changes = torch.cat([model(x) - base(x) for _ in range(2000)])
-    assert (changes.mean(0) - whole[0]).norm() < 0.1 * whole.norm()
-    assert (changes - whole).flatten(1).norm(dim=1).mean() > 0.3 * whole.norm()
+    spread = changes.std(0).norm()
+    assert spread > 1e-3 and (changes.mean(0) - whole[0]).norm() < 0.1 * spread
 
 
 def test_a_layer_without_its_change_for_a_step(kind: str) -> None:
@@ -200,7 +205,7 @@ def test_a_layer_without_its_change_for_a_step(kind: str) -> None:
     moved(adapter)
     whole = chain(inputs())
     adapter.set_training(True)
-    assert torch.equal(chain(inputs()), whole)
+    torch.testing.assert_close(chain(inputs()), whole)
 
 
 def test_nothing_else_learns(kind: str) -> None:
@@ -219,7 +224,8 @@ def test_names_and_shapes_are_those_that_the_kind_gives(kind: str) -> None:
         shapes = {suffix: tuple(tensor.shape) for suffix, tensor in layers[name].items()}
         assert shapes == adapter.kind.shapes(spec, settings)
         assert set(shapes) <= set(adapter.kind.suffixes)
-        assert adapter.kind.layer_of(shapes, spec.kernel) == (spec, settings.rank)
+        layer, rank = adapter.kind.layer_of(shapes, spec.kernel)
+        assert layer == spec and adapter.kind.shapes(layer, LayerSettings(rank, rank)) == shapes
     with pytest.raises(KeyError):
         by_layer({"denoiser.one.weight": torch.zeros(1)}, adapter.kind)
 
@@ -235,12 +241,14 @@ def test_delta_is_the_change_of_the_weight_and_is_scaled(kind: str) -> None:
         weight = layer.get_parameter("weight")
         delta = adapter.kind.delta(weight, layers[name], settings)
         assert delta.shape == weight.shape
-        shapes, alpha = adapter.kind.shapes(spec, settings), adapter.kind.file_alpha(settings)
+        shapes = adapter.kind.shapes(spec, settings)
+        alpha = adapter.kind.file_alpha(shapes, settings)
         read = adapter.kind.scaled(layers[name], adapter.kind.file_scale(shapes, alpha))
         of_scale_1 = LayerSettings(settings.rank, settings.rank)
         torch.testing.assert_close(adapter.kind.delta(weight, read, of_scale_1), delta)
         assert adapter.kind.file_scale(shapes, None) == 1
-        tripled = adapter.kind.scaled(layers[name], 3.0)
-        torch.testing.assert_close(adapter.kind.delta(weight, tripled, settings), 3 * delta)
+        third = replace(settings, alpha=settings.alpha / 3)
+        factor = adapter.kind.file_scale(shapes, alpha) / adapter.kind.file_scale(shapes, alpha / 3)
+        torch.testing.assert_close(adapter.kind.delta(weight, adapter.kind.scaled(layers[name], factor), third), delta)
         weight.add_(delta)
     torch.testing.assert_close(plain(inputs()), y)

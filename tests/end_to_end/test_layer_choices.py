@@ -1,6 +1,7 @@
 """Runs that train other layers than usual, or with settings of their own: exact, the same bytes when they are stopped,
 watched or not, and files that start another run where they ended."""
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -45,6 +46,21 @@ ROWS: dict[str, Values] = {
         ("adapter", "rank_dropout"): 0.3,
         ("training", "gradient_checkpointing"): True,
     },
+    "dora in bf16": {
+        ("adapter", "kind"): "dora",
+        ("adapter", "conv_rank"): 2,
+        ("adapter", "module_dropout"): 0.3,
+        ("adapter", "rank_dropout"): 0.3,
+        ("adapter", "rslora"): True,
+        ("model", "precision"): "bf16",
+    },
+    "lokr by blocks": {
+        ("adapter", "kind"): "lokr",
+        ("adapter", "targets"): "full",
+        ("adapter", "block_ranks"): {"mid_block": 2},
+        ("adapter", "module_dropout"): 0.3,
+        ("training", "gradient_checkpointing"): True,
+    },
     "text encoder alone": {
         ("adapter", "train_text_encoder"): True,
         ("adapter", "block_ranks"): {"denoiser": 0},
@@ -83,7 +99,7 @@ def test_a_file_starts_a_run_where_it_ended(row: str, make_workshop: MakeWorksho
     published = published_layers("sd15", with_text_encoders=True)
     config = AdapterConfig(**{name: value for (section, name), value in settings(row).items() if section == "adapter"})
     chosen = chosen_layers(config, published)
-    layers = {name.partition(".lora_")[0].partition(".hada_")[0] for name in was}
+    layers = {re.split(r"\.(?:lora|hada|lokr|dora)_", name)[0] for name in was}
     assert layers <= chosen.keys() and len({chosen[layer] for layer in layers}) == len(set(chosen.values()))
 
 
@@ -91,6 +107,8 @@ def test_a_file_with_layers_that_this_run_does_not_train(make_workshop: MakeWork
     first, second = make_workshop("first"), make_workshop("second")
     first.new(1, settings("convolutions and ranks"))
     start: Values = {("adapter", "init_from"): str(first.run.export("last")), ("adapter", "rank"): 4}
-    for more, code in (({}, "init_from_not_trained"), ({("adapter", "conv_rank"): 2}, "init_from_rank")):
-        stopped = second.new(1, {**start, **more}).of(RunStopped)[-1]
-        assert (stopped.code, stopped.exit_code) == (code, ExitCode.BAD_INPUT)
+    stopped = second.new(1, {**start, ("adapter", "conv_rank"): 1}).of(RunStopped)[-1]
+    assert (stopped.code, stopped.exit_code) == ("init_from_rank", ExitCode.BAD_INPUT)
+    stopped = second.new(1, start).of(RunStopped)[-1]
+    assert (stopped.code, stopped.exit_code) == ("init_from_not_trained", ExitCode.BAD_INPUT)
+    assert second.new(1, {**start, ("adapter", "conv_rank"): 3}).exit_code == ExitCode.FINISHED

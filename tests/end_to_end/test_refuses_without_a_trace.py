@@ -71,6 +71,8 @@ BAD_VALUES: dict[str, tuple[dict[tuple[str, str], Any], str]] = {
     "targets": ({("adapter", "targets"): "attention("}, "targets_invalid"),
     "no target": ({("adapter", "targets"): "conv_in"}, "targets_none"),
     "block": ({("adapter", "block_ranks"): {"block_7": 4}}, "block_unknown"),
+    "another kind's option": ({("adapter", "lokr_factor"): 8}, "lokr_option_unused"),
+    "unknown kind": ({("adapter", "kind"): "glora"}, "config_value"),
     "warm-up": ({("lr_schedule", "warmup_steps"): 9, ("lr_schedule", "horizon_steps"): 9}, "warmup_beyond_horizon"),
     "clip skip": ({("model", "clip_skip"): 12}, "model_clip_skip"),
     "rank": ({("adapter", "rank"): 0}, "config_value"),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lorasmith.adapters.base import LayerSettings
+from lorasmith.adapters.base import AdapterKind, LayerSettings
 from lorasmith.adapters.flat import AdaptedLayer
 from lorasmith.adapters.lora import UP, Lora
 from lorasmith.exporting.name_table import NameTable
@@ -26,6 +26,7 @@ class MadeLora:
 
     tensors: dict[str, Tensor]
     layers: dict[str, AdaptedLayer]
+    kind: AdapterKind = LORA
 
     @property
     def settings(self) -> dict[str, LayerSettings]:
@@ -33,7 +34,7 @@ class MadeLora:
 
     def named(self, table: NameTable = SD15) -> dict[str, Tensor]:
         """Under the names of files."""
-        return to_file(self.tensors, LORA, table, self.settings)
+        return to_file(self.tensors, self.kind, table, self.settings)
 
 
 def full_size(*components: str) -> dict[str, LayerSpec]:
@@ -45,16 +46,19 @@ def full_size(*components: str) -> dict[str, LayerSpec]:
     }
 
 
-def made_lora(specs: Mapping[str, LayerSpec], *, rank: int = 2, alpha: float = 1.0) -> MadeLora:
-    """A pair of the same size for each layer."""
-    return made_loras({target: AdaptedLayer(spec, LayerSettings(rank, alpha)) for target, spec in specs.items()})
+def made_lora(
+    specs: Mapping[str, LayerSpec], *, rank: int = 2, alpha: float = 1.0, kind: AdapterKind = LORA
+) -> MadeLora:
+    """A pair, or what another kind has, of the same size for each layer."""
+    settings = LayerSettings(rank, alpha)
+    return made_loras({target: AdaptedLayer(spec, settings) for target, spec in specs.items()}, kind)
 
 
-def made_loras(layers: Mapping[str, AdaptedLayer]) -> MadeLora:
-    """A pair for each layer, by target; its numbers depend on the target's name."""
+def made_loras(layers: Mapping[str, AdaptedLayer], kind: AdapterKind = LORA) -> MadeLora:
+    """A pair, or what another kind has, for each layer, by target; its numbers depend on the target's name."""
     tensors = {}
     for target, (spec, settings) in layers.items():
         generator = torch.Generator().manual_seed(fold(0, target))
-        for suffix, shape in LORA.shapes(spec, settings).items():
+        for suffix, shape in kind.shapes(spec, settings).items():
             tensors[f"{target}.{suffix}"] = torch.randn(shape, generator=generator) * (0.1 if suffix == UP else 1)
-    return MadeLora(tensors, dict(layers))
+    return MadeLora(tensors, dict(layers), kind)

@@ -11,16 +11,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from lorasmith.adapters.base import LayerSettings, by_layer
+from lorasmith.adapters.dora import MAGNITUDE, Dora
 from lorasmith.adapters.flat import AdaptedLayer
+from lorasmith.adapters.lora import DOWN, UP
 from lorasmith.demo.layouts import ModelSize
 from lorasmith.demo.miniature import make_model
 from lorasmith.exporting.file_format import split_file
 from lorasmith.exporting.metadata import ExportFacts
-from lorasmith.exporting.verify import ExportError
+from lorasmith.exporting.verify import ExportError, verify
 from lorasmith.exporting.write import Written, write_export
 from lorasmith.targets import LayerSpec
 from tests.exporting.made_lora import LORA, SD15, MadeLora, full_size, made_lora, made_loras
@@ -40,7 +42,7 @@ def write(
     named: dict[str, Tensor] | None = None,
 ) -> Written:
     tensors = made.named() if named is None else named
-    return write_export(path, tensors, facts, precision=precision, kind=LORA, table=SD15, layers=made.layers)
+    return write_export(path, tensors, facts, precision=precision, kind=made.kind, table=SD15, layers=made.layers)
 
 
 def test_file_is_complete_and_ordinary(made: MadeLora, facts: ExportFacts, tmp_path: Path) -> None:
@@ -56,6 +58,20 @@ def test_file_is_complete_and_ordinary(made: MadeLora, facts: ExportFacts, tmp_p
     metadata, _, data = split_file(content)
     assert metadata["sshs_model_hash"] == hashlib.sha256(data).hexdigest()
     assert json.loads(metadata["ss_tag_frequency"])["10_測試"]["紅"] == 1
+
+
+def test_magnitudes_of_a_dora_stay_float32(facts: ExportFacts, tmp_path: Path) -> None:
+    """Rounded, they would change every weight of the base model."""
+    target = "denoiser.mid_block.attentions.0.proj_in"
+    made = made_lora({target: SD15.targets[target].layer}, kind=Dora())
+    read = load_file(write(tmp_path / "f", made, facts).path)
+    types = {name.partition(".")[2]: tensor.dtype for name, tensor in read.items()}
+    rounded, kept = dict.fromkeys((DOWN, UP), torch.float16), dict.fromkeys(("alpha", MAGNITUDE), torch.float32)
+    assert types == rounded | kept
+    content = save({name: tensor.half() if MAGNITUDE in name else tensor for name, tensor in read.items()})
+    with pytest.raises(ExportError) as caught:
+        verify(content, kind=made.kind, table=SD15, layers=made.layers)
+    assert caught.value.fields["reason"] == "precision"
 
 
 @pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16, torch.float32])

@@ -11,6 +11,7 @@ from lorasmith.lora_files.reader import names_in_table, read_lora
 from tests.lora_files.written import RANK, WRITERS, changes, saved, unet_with_lora
 
 MODULE = "lora_unet_mid_block_attentions_0_proj_in"
+SAME = {"processors": "diffusers_old", "diffusers_settings": "diffusers"}  # writers with the naming of another
 TEXT = "lora_te_text_model_encoder_layers_0_mlp_fc1"
 
 
@@ -28,7 +29,7 @@ def lora(path: Path, *layers: tuple[str, int, torch.Tensor | None]) -> Path:
 def test_the_files_of_every_writer_are_read(nano: Path, tmp_path: Path, naming: str) -> None:
     unet = unet_with_lora(nano)
     file = read_lora(WRITERS[naming](unet, tmp_path))
-    assert set(file.namings) == {{"processors": "diffusers_old"}.get(naming, naming)}
+    assert set(file.namings) == {SAME.get(naming, naming)}
     assert file.families[0] == "sd15" and set(file.kinds) == {"lora"} and set(file.ranks) == {RANK}
     assert not file.unknown and not file.has_text_encoder and set(file.dtypes) == {"F32"}
     expected = {f"lora_unet_{path.replace('.', '_')}" for path in changes(unet)}

@@ -49,6 +49,16 @@ def write_diffusers(unet: UNet2DConditionModel, folder: Path) -> Path:
     return folder / "pytorch_lora_weights.safetensors"
 
 
+def write_diffusers_with_settings(unet: UNet2DConditionModel, folder: Path) -> Path:
+    """The same with alpha among the settings in the metadata, as diffusers' training scripts save it."""
+    StableDiffusionPipeline.save_lora_weights(
+        folder,
+        unet_lora_layers=get_peft_model_state_dict(unet),
+        unet_lora_adapter_metadata=unet.peft_config["default"].to_dict(),
+    )
+    return folder / "pytorch_lora_weights.safetensors"
+
+
 def write_old_diffusers(unet: UNet2DConditionModel, folder: Path) -> Path:
     """`unet.….lora.down.weight`, as diffusers' conversion makes it."""
     StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=convert_state_dict_to_diffusers(baked(unet)))
@@ -67,10 +77,11 @@ def write_processors(unet: UNet2DConditionModel, folder: Path) -> Path:
 
 
 def write_peft(unet: UNet2DConditionModel, folder: Path) -> Path:
-    """`base_model.model.…`, as PEFT saves a model of its own."""
+    """`base_model.model.…`, as PEFT saves a model of its own; alpha stands in `adapter_config.json`, for rsLoRA."""
     plain = UNet2DConditionModel.from_config(unet.config)
-    model = get_peft_model(plain, LoraConfig(r=RANK, lora_alpha=RANK, target_modules=TARGETS))
-    for key, tensor in baked(unet).items():
+    config = LoraConfig(r=RANK, lora_alpha=ALPHA / RANK**0.5, target_modules=TARGETS, use_rslora=True)
+    model = get_peft_model(plain, config)
+    for key, tensor in get_peft_model_state_dict(unet).items():
         model.get_parameter(f"base_model.model.{key.removesuffix('.weight')}.default.weight").data = tensor
     model.save_pretrained(folder)
     return folder / "adapter_model.safetensors"
@@ -107,6 +118,7 @@ def saved(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]
 
 WRITERS = {
     "diffusers": write_diffusers,
+    "diffusers_settings": write_diffusers_with_settings,
     "diffusers_old": write_old_diffusers,
     "processors": write_processors,
     "peft": write_peft,

@@ -229,6 +229,7 @@ def test_no_run(tmp_path: Path) -> None:
         ({("lr_schedule", "shape"): "constant", ("lr_schedule", "horizon_steps"): 5}, []),
         ({("lr_schedule", "shape"): "cosine"}, []),
         ({("optimizer", "name"): "prodigy"}, ["prodigy_lr"]),
+        ({("adapter", "kind"): "dora"}, ["dora_readers"]),
         ({("optimizer", "name"): "prodigy", ("optimizer", "lr"): 1.0}, []),
     ],
 )

@@ -16,6 +16,12 @@ class AdapterConfig(Section):
 
     kind: str = option("adapter", "lora", effect="identity")
     """A key of `adapters.ADAPTERS`."""
+    lokr_factor: int = option("lokr-factor", -1, effect="identity", ge=-1)
+    """LoKr: the most rows and columns of the smaller matrix. -1: both as equal as possible."""
+    lokr_decompose_both: bool = option("lokr-decompose-both", False, effect="identity")
+    """LoKr: whether the smaller matrix is of low rank too."""
+    lokr_full_matrix: bool = option("lokr-full-matrix", False, effect="identity")
+    """LoKr: whether neither matrix is of low rank, whatever the rank."""
     rank: int = option("rank", 16, effect="identity", common=True, ge=1, le=1024)
     """Inner dimension of each pair of matrices."""
     alpha: float | None = option("alpha", None, effect="identity", common=True, gt=0)
@@ -58,6 +64,33 @@ class AdapterConfig(Section):
     def _without_tables(cls, value: Any) -> Any:
         """Accepts `down_blocks.1 = 4` without quotes, which is a table within a table in TOML."""
         return dict(_flat(value)) if isinstance(value, dict) else value
+
+    @field_validator("lokr_factor")
+    @classmethod
+    def _divides(cls, value: int) -> int:
+        if value == 0:
+            raise ValueError("must be -1 or at least 1")
+        return value
+
+    @property
+    def kind_options(self) -> dict[str, Any]:
+        """The options that the kind itself takes, as `adapter_kind` passes them on."""
+        if self.kind != "lokr":
+            return {}
+        return {
+            "factor": self.lokr_factor,
+            "decompose_both": self.lokr_decompose_both,
+            "full_matrix": self.lokr_full_matrix,
+        }
+
+    @property
+    def unused_options(self) -> list[str]:
+        """The names of options that were set and belong to another kind."""
+        if self.kind == "lokr":
+            return []
+        fields = type(self).model_fields
+        names = ("lokr_factor", "lokr_decompose_both", "lokr_full_matrix")
+        return [name.replace("_", "-") for name in names if getattr(self, name) != fields[name].default]
 
     @property
     def resolved_alpha(self) -> float:
