@@ -58,9 +58,9 @@ def make_model(
 ) -> Path:
     """Writes a diffusers folder and returns it. The weights are a function of (family, size, seed) alone.
 
-    "nano": one layer in each level, 64 px; "miniature": 64 px, of SDXL with every layer of the real model; both with a
-    vocabulary of some hundred tokens. "narrow": every layer of the real model, 128 px, CLIP's vocabulary; the
-    family's name: the real architecture, "sd15" 859.5 M parameters in the UNet (4.3 GB in float32), "sdxl" 2,567 M.
+    "nano": one layer in each level (two in SDXL), 64 px; "miniature": 64 px, SDXL with every layer of the real model;
+    both with a vocabulary of some hundred tokens. "narrow": every layer of the real model, 128 px, CLIP's vocabulary;
+    the family's name: the real architecture, "sd15" 859.5 M parameters in the UNet (4.3 GB in float32), "sdxl" 2,567 M.
     """
     own = not _has_clip_vocabulary(family, size)
     files = own_vocabulary() if own else clip_tokenizer_files()

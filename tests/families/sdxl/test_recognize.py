@@ -26,7 +26,7 @@ def test_a_folder_and_a_single_file_that_describes_itself(sdxl) -> None:
     for weights in (folder, single):
         assert (weights.noise.prediction, weights.noise.source) == ("epsilon", "scheduler_config")
         assert (weights.resolution, weights.size_multiple, weights.max_clip_skip) == (64, 64, 2)
-        assert (weights.denoiser_parameters, weights.distilled) == (2_249_316, "")
+        assert (weights.denoiser_parameters, weights.distilled) == (3_356_292, "")
     assert {name: single.configs[name] for name in COMPONENTS} == {name: folder.configs[name] for name in COMPONENTS}
 
 
