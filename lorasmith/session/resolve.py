@@ -9,6 +9,7 @@ from lorasmith.engine.device import DTYPES, Device, choose_precision
 from lorasmith.engine.repeatability import self_check
 from lorasmith.errors import ResumeError
 from lorasmith.families.base import ModelFamily
+from lorasmith.families.identity import file_sha256
 from lorasmith.runs.events import DeviceChosen
 from lorasmith.session.startup import StartupContext
 
@@ -61,15 +62,20 @@ def resolved_config(
     """The settings with everything that was `auto` or is read from the base model.
 
     Raises:
-        ResumeError: the base model is not that of the run.
+        ResumeError: the base model or the VAE is not that of the run.
     """
     if config.model.base_sha256 not in ("", base_sha256):
         before, now = config.model.base_sha256[:12], base_sha256[:12]
         raise ResumeError("base_model_changed", path=str(family.weights.path), before=before, now=now)
+    vae = family.weights.replaced.get("vae")
+    vae_sha256 = "" if vae is None else file_sha256(vae.path)
+    if config.model.base_sha256 and vae_sha256 != config.model.vae_sha256:  # not a new run
+        raise ResumeError("vae_changed", path=str(family.weights.source("vae")))
     return config.with_values(
         {
             ("model", "family"): family.weights.family,
             ("model", "base_sha256"): base_sha256,
+            ("model", "vae_sha256"): vae_sha256,
             ("model", "prediction"): family.weights.noise.prediction,
             ("model", "zero_terminal_snr"): "on" if family.weights.noise.zero_terminal_snr else "off",
             ("model", "precision"): precision,
