@@ -10,6 +10,7 @@ from lorasmith.engine.repeatability import self_check
 from lorasmith.errors import ResumeError
 from lorasmith.families.base import ModelFamily
 from lorasmith.families.identity import file_sha256
+from lorasmith.families.weights import BaseWeights
 from lorasmith.runs.events import DeviceChosen
 from lorasmith.session.startup import StartupContext
 
@@ -41,11 +42,21 @@ def resolve_precision(
             threads=device.threads,
         )
     )
-    if family.weights.noise.source == "default":
-        startup.warn("prediction_assumed", path=str(family.weights.path))
-    if family.weights.distilled:
-        startup.warn("base_model_distilled", path=str(family.weights.path), method=family.weights.distilled)
+    _warn_of_model(family.weights, startup)
     return precision
+
+
+def _warn_of_model(weights: BaseWeights, startup: StartupContext) -> None:
+    """Warns of what a person should know of the base model."""
+    path, noise = str(weights.path), weights.noise
+    if noise.source == "default":
+        startup.warn("prediction_assumed", path=path)
+    if noise.source == "weights":
+        startup.warn("prediction_by_weights", path=path, prediction=noise.prediction)
+    if noise.zero_terminal_snr and noise.prediction == "epsilon":
+        startup.warn("zero_snr_epsilon", path=path)
+    if weights.distilled:
+        startup.warn("base_model_distilled", path=path, method=weights.distilled)
 
 
 def check_repeatability(device: Device, precision: str, startup: StartupContext) -> tuple[str, ...] | None:
