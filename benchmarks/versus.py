@@ -3,12 +3,13 @@
     python -m benchmarks.versus FOLDER --peer 'COMMAND' --seconds 'REGULAR EXPRESSION' [--log FILE] [--cwd FOLDER]
 
 FOLDER is the one that benchmarks.step_time made or will make. COMMAND is the caller's own, a shell command that trains
-on the same pictures (FOLDER/sd15-run/lora_train_set) and model (FOLDER/sd15-model); no peer is known, fetched or built
-here.
+on the same pictures (FOLDER/sd15-run/lora_train_set) and model (FOLDER/sd15-model; with --size sdxl
+FOLDER/sdxl-run/lora_train_set and FOLDER/sdxl-model.safetensors); no peer is known, fetched or built here.
 
 The expression is searched in each line of the peer's output, or of --log once it has ended. With a group, the group is
-a step's seconds; with a group named `rate`, steps a second. Without a group each matching line is the end of a step,
-and the times between them count: that needs the output, not a log.
+a step's seconds; with a group named `rate`, steps a second; with a group named `step`, the number of a step that has
+ended. Without a group each matching line is the end of a step. In the last two cases the times between them count:
+that needs the output, not a log. Peak memory is that of the largest process.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from benchmarks.step_time import WARM_UP_STEPS, run_program, scene_of
 
 def main() -> None:
     asked = _arguments()
-    scene = scene_of(asked, "sd15")
+    scene = scene_of(asked, asked.size)
     rounds: list[dict[str, Any]] = []
     for number in range(1, asked.rounds + 1):
         rate = measured_rate(asked.precision)
@@ -44,6 +45,10 @@ def main() -> None:
     ours_step = statistics.median(one["ours"]["step"] for one in rounds)
     peer_step = statistics.median(one["peer"]["step"] for one in rounds)
     print(f"\nours {ours_step:.3f} s, peer {peer_step:.3f} s a step: {ours_step / peer_step:.2f}")
+    for name, unit in (("start_seconds", 1), ("peak_memory", 2**30)):
+        if rounds[-1]["peer"][name]:
+            ours, peer = (statistics.median(one[who][name] for one in rounds) / unit for who in ("ours", "peer"))
+            print(f"{name}: ours {ours:.1f}, peer {peer:.1f}: {ours / peer:.2f}")
     if asked.json:
         asked.json.write_text(json.dumps({"peer": asked.peer, "rounds": rounds}, indent=1) + "\n", encoding="utf-8")
 
@@ -56,7 +61,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--log", type=Path, help="where to look for them instead of its output")
     parser.add_argument("--cwd", type=Path, default=Path(), help="where its command is run")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--size", choices=("sd15", "sdxl"), default="sd15")
     parser.add_argument("--resolution", type=int, default=256)
+    parser.add_argument("--gradient-checkpointing", action="store_true")
     parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--steps", type=int, default=10, help="of ours; the peer's command says its own")
     parser.add_argument("--rounds", type=int, default=2)
@@ -77,10 +84,12 @@ def run_peer(command: str, pattern: re.Pattern[str], *, log: Path | None, cwd: P
     for line in lines_of(process.stdout):
         tail = [*tail[-30:], line]
         match = pattern.search(line)
-        if match and log is None:
+        is_repeated = match and "step" in pattern.groupindex and any(match["step"] == one["step"] for _, one in seen)
+        if match and log is None and not is_repeated:
             seen.append((time.perf_counter() - began, match))
-    if process.wait() != 0:
-        sys.exit(f"{command}\nended with {process.returncode}:\n" + "\n".join(tail))
+    _, status, used = os.wait4(process.pid, 0)
+    if status != 0:
+        sys.exit(f"{command}\nended with {os.waitstatus_to_exitcode(status)}:\n" + "\n".join(tail))
     whole = time.perf_counter() - began
     if log is not None:
         found = [pattern.search(line) for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
@@ -90,12 +99,19 @@ def run_peer(command: str, pattern: re.Pattern[str], *, log: Path | None, cwd: P
         sys.exit(f"{command}\nshowed {len(seconds)} steps; more than {WARM_UP_STEPS} are needed")
     first = seen[0][0] if log is None else None
     median = statistics.median(seconds[WARM_UP_STEPS:])
-    return {"step": median, "seconds": seconds, "start_seconds": first, "whole_seconds": whole}
+    memory = used.ru_maxrss * 1024
+    return {
+        "step": median,
+        "seconds": seconds,
+        "start_seconds": first,
+        "whole_seconds": whole,
+        "peak_memory": memory,
+    }
 
 
 def step_seconds(seen: list[tuple[float, re.Match[str]]], pattern: re.Pattern[str]) -> list[float]:
     """From what was matched and when."""
-    if pattern.groups == 0:
+    if pattern.groups == 0 or "step" in pattern.groupindex:
         return [later - earlier for (earlier, _), (later, _) in pairwise(seen)]
     if "rate" in pattern.groupindex:
         return [1 / float(match["rate"]) for _, match in seen]

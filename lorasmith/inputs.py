@@ -17,11 +17,12 @@ from lorasmith.data.order import Order
 from lorasmith.data.seen import decoded
 from lorasmith.data.types import Example
 from lorasmith.errors import ConfigError, ModelError
-from lorasmith.families.headers import file_kind
 from lorasmith.families.locate import is_there, locate
-from lorasmith.families.lora_files import LoraShape, lora_shape
 from lorasmith.families.recognize import recognize
 from lorasmith.families.weights import BaseWeights
+from lorasmith.lora_files.modules import KINDS
+from lorasmith.lora_files.names import FAMILY_NAMES
+from lorasmith.lora_files.reader import LoraFile, read_lora
 
 if TYPE_CHECKING:
     from lorasmith.data.folder import Scan
@@ -45,12 +46,12 @@ def check_names(config: RunConfig) -> None:
         raise ConfigError("device_unknown", device=config.machine.device)
 
 
-def check_init_from(config: RunConfig, here: Path) -> LoraShape | None:
-    """The shape of the LoRA to start from, None where none is named; whether it fits shows when it is loaded.
+def check_init_from(config: RunConfig, here: Path) -> LoraFile | None:
+    """The LoRA to start from, None where none is named; whether it fits the model shows when it is loaded.
 
     Raises:
-        ModelError: `init_from_missing`, `init_from_unreadable`, `init_from_pickle`, `init_from_text_encoder`, or what
-            the file is in place of a model.
+        ModelError: `init_from_missing`, `init_from_unreadable`, `init_from_other_kind`, `init_from_text_encoder`,
+            `lora_pickle`, `lora_none`, or what the file is in place of a model.
     """
     if not config.adapter.init_from:
         return None
@@ -58,17 +59,31 @@ def check_init_from(config: RunConfig, here: Path) -> LoraShape | None:
     if not is_there(path):
         raise ModelError("init_from_missing", path=str(path))
     try:
-        if path.is_file() and file_kind(path) == "pickle":
-            raise ModelError("init_from_pickle", path=str(path))
-        shape = lora_shape(path)
+        file = read_lora(path)
     except ModelError as error:
-        if error.code == "init_from_pickle" or error.code.startswith("model_is_"):
+        if error.code.startswith(("lora_", "model_is_")):
             raise
         reason = str(error.fields.get("reason") or error.fields.get("where") or error.code)
         raise ModelError("init_from_unreadable", path=str(path), reason=reason) from error
-    if shape.has_text_encoder and not config.adapter.train_text_encoder:
+    others = file.kinds.keys() - {config.adapter.kind, "incomplete"}
+    if config.adapter.kind == "lora":
+        others -= {"locon"}
+    if others and config.adapter.kind in KINDS:
+        raise ModelError("init_from_other_kind", path=str(path), found=sorted(others), kind=config.adapter.kind)
+    if file.has_text_encoder and not config.adapter.train_text_encoder:
         raise ModelError("init_from_text_encoder", path=str(path))
-    return shape
+    return file
+
+
+def check_family_of_start(file: LoraFile | None, family: str) -> None:
+    """Returns where the LoRA may be for this family; "" is a model whose family only loading tells.
+
+    Raises:
+        ModelError: `init_from_other_family`.
+    """
+    if file is not None and family and file.families and family not in file.families:
+        found, wanted = (FAMILY_NAMES.get(name, name) for name in (file.family, family))
+        raise ModelError("init_from_other_family", path=str(file.path), found=found, family=wanted)
 
 
 def base_weights(config: RunConfig, here: Path | None = None) -> BaseWeights:

@@ -107,11 +107,18 @@ def _check_vocabulary(folder: Path) -> None:
             raise ValueError("merges.txt")
 
 
-def input_ids(tokenizer: Any, caption: str, *, tokens: int = CAPTION_TOKENS) -> Tensor:
-    """(tokens + 2,) int64: padded with the tokenizer's own padding; a longer caption is cut off."""
-    encoded = tokenizer(caption, padding="max_length", max_length=tokens + 2, truncation=True, return_tensors="pt")
-    ids: Tensor = encoded["input_ids"][0]
-    return ids
+def input_ids(tokenizer: Any, caption: str, *, tokens: int = CAPTION_TOKENS, padding: int | None = None) -> Tensor:
+    """(tokens + 2,) int64: padded with the number `padding`, or as the tokenizer pads; a longer caption is cut off.
+
+    OpenCLIP pads with 0, which is also the number of "!" inside a word: as the tokenizer's own padding, transformers
+    would read every "!" of a caption as padding.
+    """
+    if padding is None:
+        encoded = tokenizer(caption, padding="max_length", max_length=tokens + 2, truncation=True, return_tensors="pt")
+        ids: Tensor = encoded["input_ids"][0]
+        return ids
+    found = tokenizer(caption, max_length=tokens + 2, truncation=True)["input_ids"]
+    return torch.tensor(found + [padding] * (tokens + 2 - len(found)))
 
 
 def first_unseen_tag(tokenizer: Callable[[], Any], caption: str, *, tokens: int = CAPTION_TOKENS) -> str:

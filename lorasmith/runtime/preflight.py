@@ -19,9 +19,17 @@ from lorasmith.data.seen import encoded
 from lorasmith.engine.lr_schedules import lr_factor_at
 from lorasmith.errors import ConfigError, ExitCode, ModelError, NoStateError, ResumeError
 from lorasmith.families.locate import expanded, is_there
-from lorasmith.families.lora_files import LoraShape
 from lorasmith.families.weights import check_clip_skip
-from lorasmith.inputs import base_weights, check_init_from, check_names, notices, scan_for, steps_of_epochs
+from lorasmith.inputs import (
+    base_weights,
+    check_family_of_start,
+    check_init_from,
+    check_names,
+    notices,
+    scan_for,
+    steps_of_epochs,
+)
+from lorasmith.lora_files.reader import LoraFile
 from lorasmith.runs.events import AdapterExported, BestChosen, CheckpointSaved, RunStarted, RunStopped
 from lorasmith.runs.layout import RunFolder, run_at
 from lorasmith.runs.ledger import newest_trusted, read_events, surviving
@@ -88,8 +96,10 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
     run = run_at(here, request.output)
     _check_settings(config, request)
     _check_folders(run, config, here)
-    config, taken = _shaped_by_start(config, values, check_init_from(config, here), here)
+    start = check_init_from(config, here)
+    config, taken = _shaped_by_start(config, values, start, here)
     weights = base_weights(config, here)
+    check_family_of_start(start, weights.family)
     check_clip_skip(weights, config.model.clip_skip)
     _check_layers(config, weights.family)
     config = config.with_values(
@@ -118,7 +128,7 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
 
 
 def _shaped_by_start(
-    config: RunConfig, values: Values, start: LoraShape | None, here: Path
+    config: RunConfig, values: Values, start: LoraFile | None, here: Path
 ) -> tuple[RunConfig, Warnings]:
     """Takes rank and alpha of the LoRA in --init-from where no rank is set; returns a notice of that too."""
     if start is None or start.rank is None or ("adapter", "rank") in values:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -19,9 +20,14 @@ from lorasmith.engine.state import LossScaler, Origin, TrainState
 from lorasmith.errors import ModelError
 from lorasmith.exporting.names import from_file
 from lorasmith.families.base import ModelFamily
+from lorasmith.lora_files.reader import alphas_beside, names_in_table, read_lora
 from lorasmith.session.layers import chosen_layers
 from lorasmith.session.name_tables import name_table
 from lorasmith.targets import LayerSpec
+
+EXTENSIBLE = frozenset({"lora"})
+"""Kinds whose ranks add up, so that a start of a lower rank is exact: new ranks of `lora_up` are zero."""
+SHOWN = 3  # layers named in a message
 
 
 def initial_state(
@@ -73,46 +79,64 @@ def read_init_from(config: AdapterConfig, family: str) -> dict[str, Tensor]:
     """The tensors of --init-from by the adapter's names, with a scale of 1; none where no file is named.
 
     Raises:
-        ModelError: no such file, no adapter of this kind for this family, a layer that this run does not train, or
-            another rank.
+        ModelError: no such file, or no adapter of this kind for this family.
     """
     if not config.init_from:
         return {}
     path = Path(config.init_from)
     try:
+        file = read_lora(path)
+        names = names_in_table(file, family)
         stored = safetensors.torch.load_file(path)
-    except FileNotFoundError:
-        raise ModelError("init_from_missing", path=str(path)) from None
     except (OSError, SafetensorError) as error:
         raise ModelError("init_from_unreadable", path=str(path), reason=str(error)) from None
     kind, table = adapter_kind(config.kind, config.kind_options), name_table(family)
-    tensors = from_file(stored, kind, table)
-    chosen = chosen_layers(config, {name: row.layer for name, row in table.targets.items()})
-    for target, layer in by_layer(tensors, kind).items():
-        if target not in chosen:
-            raise ModelError("init_from_not_trained", path=str(path), layer=target)
-        shapes = {suffix: tuple(tensor.shape) for suffix, tensor in layer.items()}
-        spec, rank = kind.layer_of(shapes, table.targets[target].layer.kernel)
-        if kind.shapes(spec, LayerSettings(*chosen[target])) != shapes:
-            raise ModelError("init_from_rank", path=str(path), found=rank, rank=chosen[target].rank, layer=target)
-    return tensors
+    if len(set(names.values())) < len(names):
+        twice = next(key for key, name in names.items() if list(names.values()).count(name) > 1)
+        raise ModelError("init_from_foreign", key=twice, family=family)
+    tensors = {names[key]: tensor for key, tensor in stored.items()}
+    for name, alpha in alphas_beside(file, family).items():
+        tensors[name] = torch.tensor(alpha)
+    return from_file(tensors, kind, table)
 
 
 def fill_adapter(adapter: FlatAdapter, start: dict[str, Tensor], path: str) -> None:
     """Gives the layers the change that the tensors of `read_init_from` make; all other layers keep their initial
-    numbers.
+    numbers. A pair of a lower rank fills the first ranks; the others start as in a new adapter, without a change.
 
     Raises:
-        ModelError: a layer that this adapter does not have, or another shape: the file is for another base model.
+        ModelError: `init_from_not_trained`, a layer that this adapter does not have; `init_from_other_model`, another
+            size: the file is for another base model; `init_from_rank`, a rank that the adapter cannot hold.
     """
     own = adapter.tensors()
-    for name, tensor in start.items():
-        if name not in own or own[name].shape != tensor.shape:
-            raise ModelError("init_from_other_model", path=path, key=name)
-    for target, layer in by_layer(start, adapter.kind).items():
+    layers = by_layer(start, adapter.kind)
+    untrained = [target for target in layers if target not in adapter.layers]
+    if untrained:
+        raise ModelError("init_from_not_trained", path=path, count=len(untrained), layers=untrained[:SHOWN])
+    for target, layer in layers.items():
         spec, settings = adapter.layers[target]
+        found, rank = _layer_of(adapter, target, layer)
+        if found != spec:
+            raise ModelError("init_from_other_model", path=path, key=target)
         shapes = adapter.kind.shapes(spec, settings)
+        is_same = {suffix: tuple(tensor.shape) for suffix, tensor in layer.items()} == shapes
+        if not is_same and not (adapter.kind.name in EXTENSIBLE and rank < settings.rank):
+            largest = max(_layer_of(adapter, target, layer)[1] for target, layer in layers.items())
+            raise ModelError("init_from_rank", path=path, found=largest, rank=settings.rank)
         scale = adapter.kind.file_scale(shapes, adapter.kind.file_alpha(shapes, settings))
-        scaled = adapter.kind.scaled(layer, 1 / scale)
-        own |= {f"{target}.{suffix}": tensor for suffix, tensor in scaled.items()}
+        for suffix, tensor in adapter.kind.scaled(layer, 1 / scale).items():
+            own[f"{target}.{suffix}"] = _extended(tensor, own[f"{target}.{suffix}"])
     adapter.load_tensors(own)
+
+
+def _layer_of(adapter: FlatAdapter, target: str, layer: Mapping[str, Tensor]) -> tuple[LayerSpec, int]:
+    """The layer and the rank that the tensors are for."""
+    shapes = {suffix: tuple(tensor.shape) for suffix, tensor in layer.items()}
+    return adapter.kind.layer_of(shapes, adapter.layers[target].spec.kernel)
+
+
+def _extended(tensor: Tensor, like: Tensor) -> Tensor:
+    """The tensor, with the rest of `like` where it is smaller."""
+    result = like.clone()
+    result[tuple(map(slice, tensor.shape))] = tensor
+    return result

@@ -31,6 +31,7 @@ COMMANDS = {
     "logs": "lorasmith.ui.logs:logs",
     "report": "lorasmith.ui.report:report",
     "tensorboard": "lorasmith.ui.tensorboard:tensorboard",
+    "inspect": "lorasmith.ui.inspect:inspect",
     "doctor": "lorasmith.ui.doctor:doctor",
 }
 

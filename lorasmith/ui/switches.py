@@ -17,11 +17,14 @@ from lorasmith.ui.translator import Translator
 LEFT = 24
 
 
-def parse_switches(arguments: Sequence[str], known: Mapping[str, str]) -> dict[str, str]:
+def parse_switches(
+    arguments: Sequence[str], known: Mapping[str, str], *, files: list[str] | None = None
+) -> dict[str, str]:
     """The given options by name; a flag has the value "yes", and `-h` is `help`.
 
     Args:
         known: option -> the placeholder of its value, "" for a flag.
+        files: receives the words that are no options; None where the command takes none.
 
     Raises:
         ConfigError: an option that is unknown, without its value or with one it does not take, or a stray word.
@@ -32,6 +35,9 @@ def parse_switches(arguments: Sequence[str], known: Mapping[str, str]) -> dict[s
         word = rest.pop(0)
         name, has_value, value = ("help", "", "") if word == "-h" else word.removeprefix("--").partition("=")
         if not word.startswith("-") or word == "-":
+            if files is not None:
+                files.append(word)
+                continue
             raise ConfigError("argument_unexpected", argument=word)
         if name not in known or not (word.startswith("--") or word == "-h"):
             flags = [f"--{option}" for option in known]
@@ -54,11 +60,16 @@ def parse_switches(arguments: Sequence[str], known: Mapping[str, str]) -> dict[s
     return given
 
 
-def switches_help(words: Translator, command: str, about: str, switches: dict[str, str]) -> str:
-    """The page of a command with few options."""
+def switches_help(words: Translator, command: str, about: str, switches: dict[str, str], *, files: str = "") -> str:
+    """The page of a command with few options; `files`: what stands for its files, for a tool for LoRA files."""
     width = min(shutil.get_terminal_size().columns, 120)
-    usage = words.say("help.usage", command=command, rest=words.say("logs.help.rest"))
-    rows = [(f"--{name} {value}".rstrip(), words.say(f"logs.help.{name}")) for name, value in switches.items()]
+    rest = f"{files} {words.say('logs.help.rest')}".strip()
+    usage = words.say("help.usage", command=command, rest=rest)
+    own = [name for name in switches if files and words.knows(f"tools.help.{name}")]
+    rows = [
+        (f"--{name} {value}".rstrip(), words.say(f"tools.help.{name}" if name in own else f"logs.help.{name}"))
+        for name, value in switches.items()
+    ]
     return "\n".join(
         [usage, "", *wrapped(words.say(f"logs.help.{about}"), width), "", *two_columns(rows, left=LEFT, width=width)]
     )

@@ -39,7 +39,7 @@ def test_a_pickle_and_things_that_are_no_files(desk: Desk, bad: Path) -> None:
     (bad / "zero").symlink_to("/dev/zero")
     (bad / "circle").symlink_to("circle")
     for name, code in (
-        ("pickle.pt", "init_from_pickle"),
+        ("pickle.pt", "lora_pickle"),
         ("pipe", "init_from_unreadable"),
         ("zero", "init_from_unreadable"),
         ("circle", "init_from_missing"),

@@ -43,10 +43,10 @@ def test_nothing_runs(desk: Desk, tmp_path: Path) -> None:
         mine = {where.partition(": ")[2]: code for where, code in found.items() if where.startswith(f"{name}: ")}
         base = {where: code for where, code in mine.items() if where.startswith(("plain", "archive", "folder"))}
         assert set(base.values()) == {"model_pickle_refused"}, base
-        assert (mine["start"], mine["picture"]) == ("init_from_pickle", "dataset_problems")
+        assert (mine["start"], mine["picture"]) == ("lora_pickle", "dataset_problems")
         assert mine["caption"] == "dataset_problems"
         starts = {code for where, code in mine.items() if where.startswith("start ")}
-        assert starts <= {"init_from_pickle", "init_from_unreadable"}
+        assert starts <= {"lora_pickle", "init_from_unreadable"}
         assert mine["cache"] == "exit 0, 0 of 6 believed"
         unsigned = {code for where, code in mine.items() if where.endswith("signed: False")}
         assert unsigned == {"passed over"}

@@ -75,5 +75,5 @@ def test_it_starts_from_a_file_of_its_kind_only(name: str, make_workshop: MakeWo
         torch.testing.assert_close(
             kind.delta(weight, now[target], LayerSettings(4, 8.0)), kind.delta(weight, layer, LayerSettings(4, 2.0))
         )
-    outcome = make_workshop("third").new(1, {**stays, ("adapter", "kind"): "lora"})
-    assert outcome.exit_code == ModelError.exit_code
+    with pytest.raises(ModelError, match="init_from_other_kind"):
+        make_workshop("third").new(1, {**stays, ("adapter", "kind"): "lora"})

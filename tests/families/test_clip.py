@@ -32,6 +32,14 @@ def test_captions_are_folded_and_cut(tokenizer) -> None:
     assert 3 < ids[3].tolist().index(49407) < 30
 
 
+def test_padding_with_a_number_reads_the_caption_as_before(tokenizer) -> None:
+    """Also the token of that number's text: OpenCLIP pads with 0, "!", and reads "cat!" as 2368, 256."""
+    ids = clip.input_ids(tokenizer, "a cat!", padding=0).tolist()
+    assert ids == [49406, 320, 2368, 256, 49407, *[0] * 72]
+    assert clip.input_ids(tokenizer, "cat " * 200, padding=0).tolist() == [49406, *[2368] * 75, 49407]
+    assert clip.input_ids(tokenizer, "a cat", tokens=5, padding=0).tolist() == [49406, 320, 2368, 49407, 0, 0, 0]
+
+
 @pytest.mark.parametrize(
     ("caption", "tag"),
     [

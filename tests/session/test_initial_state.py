@@ -2,16 +2,18 @@
 
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
 
 from lorasmith.errors import ExitCode, ModelError
-from lorasmith.runs.events import WorkerRestarted
+from lorasmith.runs.events import RunStopped, WorkerRestarted
 from lorasmith.runs.layout import RunFolder
 from lorasmith.session import begin as begin_module
 from tests.end_to_end.workshop import Values, Workshop
+from tests.lora_files.written import ALPHA, RANK, WRITERS, changes, unet_with_lora
 
 MakeWorkshop = Callable[[str], Workshop]
 EXACT: Values = {("export", "save_precision"): "fp32", ("optimizer", "lr"): 1e-2}
@@ -73,6 +75,54 @@ def test_starting_from_the_lora_of_the_run_that_makes_room(
     assert unlucky.digest() == straight.digest()
 
 
+@pytest.mark.parametrize("naming", WRITERS)
+def test_starting_from_the_lora_of_another_program(nano: Path, workshop: Workshop, tmp_path: Path, naming: str) -> None:
+    """Its change, layer by layer; the ranks that it does not have begin as in a new LoRA."""
+    unet = unet_with_lora(nano)
+    workshop.base_model = nano
+    file = WRITERS[naming](unet, tmp_path)
+    values = {**EXACT, ("adapter", "init_from"): str(file), ("adapter", "rank"): 4, ("optimizer", "lr"): 0.0}
+    assert workshop.new(1, values).exit_code == ExitCode.FINISHED
+    now, expected = workshop.adapter(), changes(unet)
+    assert set(expected) < {name.removeprefix("denoiser.").partition(".lora_")[0] for name in now}
+    for name, up in now.items():
+        if not name.endswith(".lora_up.weight"):
+            continue
+        path, down = name.removeprefix("denoiser.").partition(".lora_")[0], now[name.replace("lora_up", "lora_down")]
+        change = up.flatten(1) @ down.flatten(1)  # alpha is the rank
+        assert torch.allclose(change, expected.get(path, torch.zeros(())), atol=1e-6)
+        assert not up[:, RANK:].any() and bool((down[RANK:].abs().sum(1) > 0).all())
+
+
+def test_a_rank_that_is_too_large_names_the_rank_that_fits(nano: Path, workshop: Workshop, tmp_path: Path) -> None:
+    workshop.base_model = nano
+    file = WRITERS["kohya"](unet_with_lora(nano), tmp_path)
+    outcome = workshop.new(1, {("adapter", "init_from"): str(file), ("adapter", "rank"): 2})
+    ending = outcome.of(RunStopped)[-1]
+    assert (ending.code, ending.fields["found"], ending.fields["rank"]) == ("init_from_rank", RANK, 2)
+    start = workshop.start_new(1, {("adapter", "init_from"): str(file)})
+    assert (start.config.adapter.rank, start.config.adapter.alpha) == (RANK, ALPHA)
+
+
+@pytest.mark.parametrize(
+    ("key", "code"),
+    [
+        ("lora_unet_double_blocks_0_img_attn_qkv.lora_{}.weight", "init_from_other_family"),
+        ("lora_unet_mid_block_attentions_0_proj_in.hada_w1_{}", "init_from_other_kind"),
+    ],
+)
+def test_a_lora_of_another_family_or_kind_is_named(workshop: Workshop, key: str, code: str) -> None:
+    ends = ("down", "up") if "lora_" in key.partition(".")[2] else ("a", "b")
+    tensors = {key.format(end): torch.zeros(2, 2) for end in ends}
+    if code == "init_from_other_kind":
+        tensors |= {name.replace("w1", "w2"): tensor.clone() for name, tensor in tensors.items()}
+    safetensors.torch.save_file(tensors, workshop.folder / "other.safetensors")
+    with pytest.raises(ModelError) as caught:
+        workshop.start_new(1, {("adapter", "init_from"): "other.safetensors"})
+    assert caught.value.code == code
+    assert caught.value.fields["found"] in ("FLUX.1", ["loha"])
+
+
 def test_continuing_does_not_start_from_it_again(workshop: Workshop) -> None:
     """The file may even be gone."""
     workshop.new(1, EXACT)
@@ -105,9 +155,7 @@ def test_starting_from_a_lora_that_trains_the_text_encoder_too(make_workshop: Ma
     assert second.new(1, {**init_from, **trains}).exit_code == ExitCode.FINISHED
 
 
-@pytest.mark.parametrize(
-    ("content", "code"), [(b"<html>", "model_is_web_page"), (b"\x80\x02}q\x00.", "init_from_pickle")]
-)
+@pytest.mark.parametrize(("content", "code"), [(b"<html>", "model_is_web_page"), (b"\x80\x02}q\x00.", "lora_pickle")])
 def test_starting_from_what_is_no_lora_file(workshop: Workshop, content: bytes, code: str) -> None:
     (workshop.folder / "a.pt").write_bytes(content)
     with pytest.raises(ModelError) as caught:

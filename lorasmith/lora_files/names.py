@@ -1,0 +1,163 @@
+"""The families of models by the names of layers in LoRA files, and the layers that the names stand for.
+
+Families that this program trains have frozen tables of names; of all others only enough is known to name them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from lorasmith.exporting.name_table import NameTable, Row, parse_table
+from lorasmith.families import FAMILIES, layer_names
+from lorasmith.lora_files.modules import Module
+
+FAMILY_NAMES = {
+    "sd15": "SD 1.x",
+    "sd2": "SD 2.x",
+    "sdxl": "SDXL",
+    "flux": "FLUX.1",
+    "flux2": "FLUX.2",
+    "chroma": "Chroma",
+    "sd3": "SD 3",
+    "qwen": "Qwen-Image",
+    "z_image": "Z-Image",
+    "lumina2": "Lumina 2",
+    "wan": "Wan",
+    "hunyuan_video": "HunyuanVideo",
+    "cascade": "Stable Cascade",
+    "dit": "DiT (LTX, PixArt, Sana …)",
+}
+"""Code -> the name that people know."""
+
+_COMPONENTS = {"te": "text_encoder", "te1": "text_encoder", "te2": "text_encoder_2", "te3": "text_encoder_3"}
+_FOREIGN = (  # a path that only layers of this family have; asked in this order
+    ("hunyuan_video", r"_(img|txt)_mod_linear$|individual_token_refiner|_modulation_linear$"),
+    ("chroma", r"distilled_guidance_layer"),
+    ("flux2", r"(single|double)_stream_modulation|single_transformer_blocks_\d+_attn_to_qkv_mlp_proj"),
+    ("flux", r"(^|_)(double_blocks|single_blocks|single_transformer_blocks)_\d"),
+    ("qwen", r"(^|_)transformer_blocks_\d+_(img|txt)_(mod|mlp)_"),
+    ("sd3", r"(^|_)joint_blocks_\d|_(norm1_context|ff_context)_|(^|_)transformer_blocks_\d+_attn_add_"),
+    ("z_image", r"^(layers|noise_refiner|context_refiner)_\d+_(attention|feed_forward|adaLN_modulation)_"),
+    ("wan", r"^_?blocks_\d+_(self_attn|cross_attn|ffn|attn\d_to)_"),
+    ("sdxl", r"^(input_blocks|middle_block|output_blocks)_\d"),
+    ("sd15", r"^(down_blocks|mid_block|up_blocks)_"),
+    ("dit", r"^transformer_blocks_\d"),
+)
+_WIDTHS = {  # family -> another by the number of inputs of its layers
+    "z_image": {2304: "lumina2"},
+    "flux": {6144: "flux2", 4096: "flux2"},
+}
+_MARKS = (  # what metadata may begin with, after "ss_base_model_version" or "modelspec.architecture"
+    ("sdxl", ("sdxl_", "stable-diffusion-xl")),
+    ("sd2", ("sd_v2", "stable-diffusion-v2")),
+    ("sd15", ("sd_v1", "stable-diffusion-v1")),
+    ("flux2", ("flux2", "flux-2")),
+    ("flux", ("flux1", "flux-1")),
+    ("chroma", ("chroma",)),
+    ("lumina2", ("lumina2", "lumina-2")),
+    ("sd3", ("sd3", "stable-diffusion-3")),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """The layers of a family that this program trains, by all names that files have for them."""
+
+    table: NameTable
+    by_path: Mapping[tuple[str, str], str]  # (component, path with "_" for ".") -> module of the table
+
+    def module_of(self, module: Module) -> str:
+        """The table's name of a file's module; "" where the family has no such layer."""
+        if module.name in self.table.modules:
+            return module.name
+        found = self.by_path.get((module.component, module.path), "")
+        if not found and module.component.startswith("text_encoder"):
+            # Since transformers 5.6 the modules of CLIP lack the first part of the name that files have.
+            found = self.by_path.get((module.component, f"text_model_{module.path}"), "")
+        return found
+
+    def rows_of(self, module: Module) -> tuple[Row, ...]:
+        """The layers that a file's module stands for; more than one where the file fuses them."""
+        return self.table.modules.get(self.module_of(module), ())
+
+
+@cache
+def layers_of(family: str) -> Layers:
+    """The layers of a family, a key of `families.FAMILIES`."""
+    table = parse_table(family, layer_names(family))
+    by_path = {}
+    for name, rows in table.modules.items():
+        prefix = re.match(r"lora_(unet|te\d?|transformer)_", name)
+        if prefix:
+            by_path[_COMPONENTS.get(prefix[1], "denoiser"), name.removeprefix(prefix[0])] = name
+        if len(rows) == 1:
+            component, _, path = rows[0].target.partition(".")
+            by_path[component, path.replace(".", "_")] = name
+    return Layers(table, by_path)
+
+
+def families_of(modules: Sequence[Module], metadata: Mapping[str, str]) -> tuple[str, ...]:
+    """The families that the layers may be of, as keys of FAMILY_NAMES: several where nothing decides between them,
+    none where no layer is known.
+
+    The families count whose tables know most of the names; among those, the sizes of the layers, then what the metadata
+    state, since two families share all names of their UNets.
+    """
+    marked = marked_family(metadata)
+    scores = {}
+    for family in FAMILIES:
+        layers = layers_of(family)
+        known = [module for module in modules if layers.module_of(module)]
+        exact = sum(module.name in layers.table.modules for module in modules)
+        fitting = sum(_fits(module, layers.rows_of(module)) for module in known)
+        scores[family] = (len(known), exact, fitting, family == marked)
+    best = max(scores.values())
+    if best[0] * 2 > len(modules):
+        return tuple(family for family, score in scores.items() if score == best)
+    found = _foreign(modules) or marked
+    return (found,) if found else ()
+
+
+def _fits(module: Module, rows: Sequence[Row]) -> bool:
+    """Whether the module has the size of the published model's layer."""
+    shape = module.layer_shape
+    return shape == (sum(row.layer.outputs for row in rows), rows[0].layer.inputs) if rows else False
+
+
+def _foreign(modules: Sequence[Module]) -> str:
+    """The family that most of the layers are of, by patterns."""
+    counted: Counter[str] = Counter()
+    for module in modules:
+        if module.name.startswith("lora_prior_unet_"):
+            counted["cascade"] += 1
+        elif module.component == "denoiser":
+            counted[_foreign_path(module.path)] += 1
+    del counted[""]
+    for family, _ in _FOREIGN:  # the first that occurs: later patterns fit its layers too
+        if counted[family]:
+            widths = {module.layer_shape[1] for module in modules if module.layer_shape}
+            other = next((name for width, name in _WIDTHS.get(family, {}).items() if width in widths), family)
+            return other if family != "flux" or 3072 not in widths else family
+    return "cascade" if counted["cascade"] else ""
+
+
+@cache
+def _patterns() -> tuple[tuple[str, Callable[[str], object]], ...]:
+    return tuple((family, re.compile(pattern).search) for family, pattern in _FOREIGN)
+
+
+def _foreign_path(path: str) -> str:
+    return next((family for family, search in _patterns() if search(path)), "")
+
+
+def marked_family(metadata: Mapping[str, str]) -> str:
+    """The family that the metadata name; "" where they name none."""
+    stated = (metadata.get("ss_base_model_version", ""), metadata.get("modelspec.architecture", ""))
+    for family, beginnings in _MARKS:
+        if any(text.lower().startswith(beginnings) for text in stated):
+            return family
+    return ""

@@ -1,0 +1,65 @@
+"""Families by the names of layers."""
+
+import pytest
+
+from lorasmith.families.headers import TensorInfo
+from lorasmith.lora_files.keys import DOWN, UP, split_key
+from lorasmith.lora_files.modules import Module
+from lorasmith.lora_files.names import FAMILY_NAMES, families_of, layers_of
+
+
+def modules(*names: str, inputs: int = 64) -> list[Module]:
+    """Pairs of matrices of these layers, a name for each."""
+    made = []
+    for name in names:
+        key = split_key(f"{name}.{UP}")
+        assert key is not None
+        tensors = {UP: TensorInfo("F32", (32, 4), 0, 0), DOWN: TensorInfo("F32", (4, inputs), 0, 0)}
+        made.append(Module(name, key.naming, key.component, key.path, tensors, {}, None))
+    return made
+
+
+FOREIGN = {
+    "lora_unet_double_blocks_0_img_attn_qkv": "flux",
+    "transformer.single_transformer_blocks.3.attn.to_q": "flux",
+    "lora_unet_double_stream_modulation_img_lin": "flux2",
+    "lora_unet_distilled_guidance_layer_in_proj": "chroma",
+    "lora_unet_joint_blocks_0_x_block_attn_qkv": "sd3",
+    "lora_unet_transformer_blocks_0_img_mlp_net_0_proj": "qwen",
+    "diffusion_model.layers.0.attention.qkv": "z_image",
+    "lora_unet_blocks_0_self_attn_q": "wan",
+    "lora_unet_double_blocks_0_img_mod_linear": "hunyuan_video",
+    "lora_prior_unet_down_blocks_0_x": "cascade",
+    "transformer.transformer_blocks.0.attn1.to_q": "dit",
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_families_that_are_not_trained_here_are_named(name: str) -> None:
+    assert families_of(modules(name), {}) == (FOREIGN[name],)
+    assert FOREIGN[name] in FAMILY_NAMES
+
+
+def test_the_size_of_layers_decides_between_families_with_the_same_names() -> None:
+    assert families_of(modules("diffusion_model.layers.0.attention.qkv", inputs=2304), {}) == ("lumina2",)
+    assert families_of(modules("lora_unet_double_blocks_0_img_attn_qkv", inputs=6144), {}) == ("flux2",)
+
+
+def test_a_layer_of_sd15_by_any_name() -> None:
+    path = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    names = (f"lora_unet_{path.replace('.', '_')}", f"unet.{path}", f"base_model.model.{path}", f"lycoris_{path}")
+    for module in modules(*names):
+        assert layers_of("sd15").module_of(module) == names[0]
+        assert [row.target for row in layers_of("sd15").rows_of(module)] == [f"denoiser.{path}"]
+
+
+def test_text_encoders_of_newer_libraries_lack_a_part_of_the_name() -> None:
+    (module,) = modules("lora_te_encoder_layers_0_self_attn_q_proj")
+    assert layers_of("sd15").module_of(module) == "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
+
+
+def test_metadata_decide_where_names_do_not() -> None:
+    unknown = modules("lora_unet_nothing_like_it")
+    assert families_of(unknown, {}) == ()
+    assert families_of(unknown, {"ss_base_model_version": "sdxl_base_v1-0"}) == ("sdxl",)
+    assert families_of(unknown, {"modelspec.architecture": "flux-1-dev/lora"}) == ("flux",)
