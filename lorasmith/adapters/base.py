@@ -90,6 +90,11 @@ class AdapterLayer(nn.Module):
             return y
         return self.changed(y, dropout(x, self.dropout) if self.dropout_active and self.dropout else x)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the change is the whole of what was trained, so that a layer may apply it and the base at once."""
+        return self.multiplier == 1 and not (self.dropout_active and self.dropout > 0)
+
     def changed(self, y: Tensor, x: Tensor) -> Tensor:
         """`y`, the base's output, with `multiplier` times the change of the input `x`; both of the base's precision."""
         raise NotImplementedError
