@@ -112,7 +112,7 @@ class DoraLayer(AdapterLayer):
         window = self.down.shape[1] // len(factors)
         down = (self.down * factors.repeat_interleave(window)).to(x.dtype)
         up = (multiplier * self.scale * self.up).to(x.dtype)
-        low_rank = self.operation(x, down)
+        low_rank = self.drop_ranks(self.operation(x, down))
         if x.ndim == 4:
             return y + conv2d(low_rank, up[:, :, None, None])
         return self.operation.add_to(y, low_rank, up)

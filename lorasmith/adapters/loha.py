@@ -78,14 +78,18 @@ class LohaLayer(AdapterLayer):
         if x.dtype != torch.float32 or not self.is_whole:
             return super().forward(x)
         # One product in place of two; in lower precisions the sum would lose small changes.
-        return self.operation(x, add_product(self.base.weight, self.tensors, self.scale), self.base.bias)
+        return self.operation(x, self._add_product(self.base.weight, self.scale), self.base.bias)
 
     def changed(self, y: Tensor, x: Tensor) -> Tensor:
-        delta = add_product(None, self.tensors, self.multiplier * self.scale)
+        delta = self._add_product(None, self.multiplier * self.scale)
         return self.operation.add_to(y, x, delta.to(x.dtype))
 
+    def _add_product(self, weight: Tensor | None, scale: float) -> Tensor:
+        dropped = {suffix: self.drop_columns(self.tensors[suffix]) for suffix in (W1_A, W2_A)}
+        return add_product(weight, {**self.tensors, **dropped}, scale)
 
-def add_product(weight: Tensor | None, tensors: Mapping[str, Tensor] | nn.ParameterDict, scale: float) -> Tensor:
+
+def add_product(weight: Tensor | None, tensors: Mapping[str, Tensor], scale: float) -> Tensor:
     """The weight of a layer, or 0, plus scale * (w1_a @ w1_b) * (w2_a @ w2_b), as a matrix."""
     matrices = (tensors[W1_A], tensors[W1_B], tensors[W2_A], tensors[W2_B])
     result: Tensor = _AddProduct.apply(weight, *matrices, scale)  # type: ignore[no-untyped-call]

@@ -108,6 +108,12 @@ CHOICES: dict[str, Mapping[Any, Any]] = {
     "dora": {("adapter", "kind"): "dora", **CONVOLUTIONS},
     "usual": {},
     "convolutions": CONVOLUTIONS,
+    "ranks by block": {
+        ("adapter", "block_ranks"): {"mid_block": 4, "down_blocks.1.attentions": 1, "output_blocks.1": 0},
+        ("adapter", "rslora"): True,
+        ("adapter", "targets"): "full",
+    },
+    "an expression": {("adapter", "targets"): r"attn2\.to_[kv]|conv1|time_emb", ("adapter", "conv_rank"): 2},
 }
 
 
