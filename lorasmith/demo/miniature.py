@@ -23,7 +23,7 @@ from lorasmith.demo import layouts
 from lorasmith.demo.layouts import LAYOUTS, ModelSize
 from lorasmith.demo.open_clip_names import open_clip_tensors
 from lorasmith.demo.sdxl_layout import has_clip_vocabulary, sdxl_configs
-from lorasmith.demo.tokenizers import own_vocabulary, write_tokenizer
+from lorasmith.demo.tokenizers import END, own_vocabulary, write_tokenizer
 from lorasmith.families.clip_bpe import clip_tokenizer_files
 from lorasmith.seeding import fold
 
@@ -68,7 +68,8 @@ def make_model(
     for part, config in configs.items():
         (folder / part).mkdir(parents=True, exist_ok=True)
         if part.startswith("text_encoder"):
-            write_tokenizer(folder / part.replace("text_encoder", "tokenizer"), files)
+            tokenizer, padding = part.replace("text_encoder", "tokenizer"), "!" if part.endswith("_2") else END
+            write_tokenizer(folder / tokenizer, files, padding=padding)
             shapes: Shapes = layouts.text_shapes(config)
             described = config
         else:

@@ -30,10 +30,10 @@ def own_vocabulary(words: Iterable[str] = WORDS) -> dict[str, str]:
     return {"vocab.json": json.dumps(vocabulary, ensure_ascii=False), "merges.txt": merges}
 
 
-def write_tokenizer(folder: Path, files: dict[str, str]) -> None:
+def write_tokenizer(folder: Path, files: dict[str, str], *, padding: str = END) -> None:
     """A folder that transformers' CLIPTokenizer loads."""
     folder.mkdir(parents=True, exist_ok=True)
-    special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
+    special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": padding}
     settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "add_prefix_space": False, **special}
     written = files | {
         "tokenizer_config.json": json.dumps(settings, indent=2),

@@ -33,6 +33,12 @@ FAMILIES = {  # recognizers are asked in this order
         layer_names="lorasmith.families.sd15.layout:layer_names",
         pipelines=("StableDiffusionPipeline",),
     ),
+    "sdxl": FamilyEntry(
+        family="lorasmith.families.sdxl.family:StableDiffusionXL",
+        recognizer="lorasmith.families.sdxl.recognize:recognize",
+        layer_names="lorasmith.families.sdxl.layout:layer_names",
+        pipelines=("StableDiffusionXLPipeline",),
+    ),
 }
 
 IMAGE_ENCODERS = {

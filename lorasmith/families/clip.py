@@ -65,8 +65,12 @@ def tokenizer_from(folder: Path, *, source: Path) -> Any:
         raise ModelError("model_tokenizer", path=str(source)) from error
 
 
-def model_tokenizer(weights: BaseWeights, text_encoder: str) -> Any:
+def model_tokenizer(weights: BaseWeights, text_encoder: str, *, is_padding_plain: bool = False) -> Any:
     """The tokenizer that belongs to a text encoder of a model.
+
+    Args:
+        is_padding_plain: whether it pads with a token that captions hold too. Only its vocabulary is read then:
+            transformers would take that sign in a caption for padding.
 
     Raises:
         ModelError: `model_tokenizer`, also where it has more tokens than the text encoder.
@@ -74,12 +78,33 @@ def model_tokenizer(weights: BaseWeights, text_encoder: str) -> Any:
     name = weights.names.tokenizers[text_encoder]
     files = weights.configs[name]
     if files is None and weights.layout == "diffusers":
-        tokenizer = tokenizer_from(weights.path / name, source=weights.path)
+        folder = weights.path / name
+        if is_padding_plain:
+            tokenizer = tokenizer_of(_vocabulary_of(folder, source=weights.path), source=weights.path)
+        else:
+            tokenizer = tokenizer_from(folder, source=weights.path)
     else:
         tokenizer = tokenizer_of(files, source=weights.path)
     if len(tokenizer) > weights.configs[text_encoder]["vocab_size"]:
         raise ModelError("model_tokenizer", path=str(weights.path))
     return tokenizer
+
+
+def _vocabulary_of(folder: Path, *, source: Path) -> dict[str, str]:
+    """The texts of `vocab.json` and `merges.txt`, which newer libraries keep in `tokenizer.json`.
+
+    Raises:
+        ModelError: `model_tokenizer`.
+    """
+    try:
+        if (folder / "vocab.json").is_file():
+            return {name: (folder / name).read_text(encoding="utf-8") for name in ("vocab.json", "merges.txt")}
+        model = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+        pairs = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
+        merges = "".join(f"{pair}\n" for pair in ["#version: 0.2", *pairs])
+        return {"vocab.json": json.dumps(model["vocab"]), "merges.txt": merges}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError("model_tokenizer", path=str(source)) from error
 
 
 def caption_tokens(text: TextSettings) -> int:

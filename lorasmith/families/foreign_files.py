@@ -17,7 +17,16 @@ from lorasmith.families.weights import ModelFiles, Shapes
 LORA_KEY = re.compile(
     r"^(lora_(unet|te\d?|transformer)|lycoris)_|(^|[._])(lora_(down|up|mid|A|B)|lora\.(down|up)|hada_w1_[ab]|lokr_w[12])\b"
 )
-_INPUT_CHANNELS = {9: "SD 1.x inpainting", 8: "SD 1.x InstructPix2Pix"}
+SDXL = "SDXL"
+_INPUT_CHANNELS = {9: "inpainting", 8: "InstructPix2Pix"}
+_REFINER, _PLAYGROUND, _EDM = "SDXL refiner", "Playground 2.5", "SDXL with EDM noise"
+_REASONS = {  # the end of a name -> the error that says why such a model cannot be trained
+    "inpainting": "model_inpainting",
+    "InstructPix2Pix": "model_edits_pictures",
+    _REFINER: "model_refiner",
+    _PLAYGROUND: "model_edm",
+    _EDM: "model_edm",
+}
 
 _FAMILIES = (  # the start of a key that only this family has, after UNET_PREFIX
     ("joint_blocks.", "SD 3"),
@@ -25,9 +34,8 @@ _FAMILIES = (  # the start of a key that only this family has, after UNET_PREFIX
     ("single_stream_modulation.", "FLUX.2"),
     ("double_blocks.", "FLUX"),
     ("single_transformer_blocks.", "FLUX"),
-    ("conditioner.embedders.", "SDXL"),
-    ("label_emb.", "SDXL"),
-    ("add_embedding.", "SDXL"),
+    ("conditioner.embedders.", SDXL),
+    ("label_emb.", SDXL),
     ("cond_stage_model.model.", "SD 2"),
     ("txt_norm.weight", "Qwen-Image"),
     ("cap_embedder.", "Lumina 2"),
@@ -72,34 +80,60 @@ def refuse_adapters(files: ModelFiles) -> None:
 
 
 def foreign_family(shapes: Shapes) -> str:
-    """The family of a single file, if it is known and has no recognizer here; else ""."""
-    for name in shapes:
-        for start, family in _FAMILIES:
-            if name.removeprefix(UNET_PREFIX).startswith(start):
-                return family
+    """The family of a single file as people call it, "" where it may be Stable Diffusion 1.x; a form of it that is
+    trained otherwise has a name of its own."""
+    found = next((family for name in shapes for start, family in _FAMILIES if _begins(name, start)), "")
+    if found == SDXL:
+        found = _form_of_sdxl(shapes)
     channels = (*shapes.get(f"{UNET_PREFIX}input_blocks.0.0.weight", (0, 4)), 0, 0)[1]
-    if channels != 4:
-        return _by_channels(channels)
+    if channels != 4 and found in ("", SDXL):
+        return _by_channels(found, channels)
+    if found:
+        return found
     projections = [shape for name, shape in shapes.items() if name.endswith(".proj_in.weight")]
     return "SD 2" if any(len(shape) == 2 for shape in projections) else ""  # SD 1.x projects with 1x1 convolutions
 
 
 def foreign_unet(config: Mapping[str, Any]) -> str:
     """The same by the config of a UNet in a diffusers folder."""
-    if config.get("addition_embed_type"):
-        return "SDXL"
-    if config.get("use_linear_projection"):
-        return "SD 2"
+    conditions = config.get("addition_embed_type")
+    if conditions not in (None, "text_time"):
+        return f"UNet with {conditions} conditions"
+    found = SDXL if conditions else "SD 2" if config.get("use_linear_projection") else ""
     channels = config.get("in_channels", 4)
-    return "" if channels == 4 else _by_channels(channels)
+    return found if channels == 4 or found == "SD 2" else _by_channels(found, channels)
+
+
+def foreign_folder(files: ModelFiles) -> str:
+    """The same of a diffusers folder, by its index and its small configs; "" also where they do not tell."""
+    is_sdxl = str(files.index.get("_class_name")).startswith("StableDiffusionXL")
+    unet = files.path / "unet" / "config.json"
+    if "transformer" in files.index or not unet.is_file():
+        return SDXL if is_sdxl else ""
+    found = foreign_unet(read_json(unet))
+    if found != SDXL:
+        return found
+    if not is_sdxl:  # Kolors
+        return str(files.index.get("_class_name", "?"))
+    if files.index.get("text_encoder") in (None, [None, None]):
+        return _REFINER
+    configs = [files.path / "vae" / "config.json", files.path / "scheduler" / "scheduler_config.json"]
+    vae, scheduler = (read_json(file) if file.is_file() else {} for file in configs)
+    if vae.get("latents_mean") is not None:
+        return _PLAYGROUND
+    return _EDM if str(scheduler.get("_class_name")).startswith("EDM") else SDXL
 
 
 def unrecognized(files: ModelFiles) -> ModelError:
     """The error that names what the files are, if only roughly."""
     path = str(files.path)
-    found = _family_of_folder(files) if files.layout == "diffusers" else foreign_family(files.shapes)
+    is_folder = files.layout == "diffusers"
+    found = foreign_folder(files) if is_folder else foreign_family(files.shapes)
+    if is_folder and not found:
+        found = str(files.index.get("_class_name", "?"))
     if found:
-        return ModelError("model_other_family", path=path, found=found)
+        code = next((code for end, code in _REASONS.items() if found.endswith(end)), "model_other_family")
+        return ModelError(code, path=path, found=found)
     for code, key in _KINDS:
         if any(key.search(name) for name in files.shapes):
             return ModelError(code, path=path)
@@ -109,12 +143,18 @@ def unrecognized(files: ModelFiles) -> ModelError:
     return ModelError("model_unknown", path=path)
 
 
-def _family_of_folder(files: ModelFiles) -> str:
-    unet = files.path / "unet" / "config.json"
-    has_plain_unet = unet.is_file() and not {"transformer", "text_encoder_2"} & files.index.keys()
-    named = foreign_unet(read_json(unet)) if has_plain_unet else ""
-    return named or str(files.index.get("_class_name", "?"))
+def _begins(name: str, start: str) -> bool:
+    return name.removeprefix(UNET_PREFIX).startswith(start)
 
 
-def _by_channels(channels: int) -> str:
-    return _INPUT_CHANNELS.get(channels, f"UNet with {channels} input channels")
+def _form_of_sdxl(shapes: Shapes) -> str:
+    if "edm_mean" in shapes or "edm_std" in shapes:
+        return _PLAYGROUND
+    if any(name.startswith("edm_vpred.") for name in shapes):
+        return _EDM
+    return _REFINER if any(name.startswith("conditioner.embedders.0.model.") for name in shapes) else SDXL
+
+
+def _by_channels(family: str, channels: int) -> str:
+    named = _INPUT_CHANNELS.get(channels)
+    return f"{family or 'SD 1.x'} {named}" if named else f"UNet with {channels} input channels"

@@ -83,6 +83,8 @@ def file_kind(path: Path) -> Literal["safetensors", "pickle"]:
     if start[:4] == b"PK\x03\x04":
         _check_torch_archive(path)
         return "pickle"
+    if start[4:9] == b"\0\0\0\0{":  # before pickles, whose first bytes a header's length may have
+        return "safetensors"
     if start[0] == 0x80 and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):  # PROTO of a pickle
         return "pickle"
     if start[8:9] == b"{":

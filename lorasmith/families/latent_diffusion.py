@@ -55,14 +55,18 @@ def predict_with_unet(
     """The UNet's output in its own precision, to which latents and embeddings are converted first.
 
     Args:
-        added: further conditions by diffusers' names, "text_embeds" and "time_ids" for SDXL.
+        added: further conditions by diffusers' names, "text_embeds" and "time_ids" for SDXL. Sizes stay float32 until
+            they are embedded: in bfloat16, 1023 would be 1024.
     """
     precision = unet.conv_in.weight.dtype  # never a target: an adapter's float32 must not show here
+    kept = {"time_ids": torch.float32}
     (prediction,) = unet(
         noisy_latents.to(precision),
         timesteps,
         encoder_hidden_states=prompt_embeds.to(precision),
-        added_cond_kwargs=None if added is None else {name: value.to(precision) for name, value in added.items()},
+        added_cond_kwargs=None
+        if added is None
+        else {name: value.to(kept.get(name, precision)) for name, value in added.items()},
         return_dict=False,
     )
     return prediction

@@ -27,7 +27,7 @@ def unet_config(shapes: Shapes, usual: Mapping[str, Any]) -> dict[str, Any]:
     """
     try:
         return {**usual, **_unet_sizes(shapes, usual)}
-    except (KeyError, IndexError) as error:
+    except (KeyError, IndexError, ValueError) as error:
         raise UnusualShapesError from error
 
 
@@ -92,11 +92,23 @@ def _unet_sizes(shapes: Shapes, usual: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(usual["attention_head_dim"], list):  # the number of heads: the name is an old mistake of the format
         sizes["attention_head_dim"] = [_heads(width) for width in widths]
     if "transformer_layers_per_block" in usual:
-        depths = [count_of(shapes, f"down_blocks.{level}.attentions.0.transformer_blocks") for level in range(levels)]
-        sizes["transformer_layers_per_block"] = depths
+        sizes["transformer_layers_per_block"] = _depths(shapes, levels)
     if "projection_class_embeddings_input_dim" in usual:
         sizes["projection_class_embeddings_input_dim"] = shapes["add_embedding.linear_1.weight"][1]
     return sizes
+
+
+def _depths(shapes: Shapes, levels: int) -> list[int]:
+    """Transformer blocks of an attention, by level: the same on the way down and up, in the middle as in the last."""
+    depths = [count_of(shapes, f"down_blocks.{level}.attentions.0.transformer_blocks") for level in range(levels)]
+    stems = {name.partition(".transformer_blocks.")[0] for name in shapes if ".transformer_blocks." in name}
+    for stem in stems:
+        side, level = stem.split(".")[:2]
+        expected = {"down_blocks": depths, "up_blocks": depths[::-1]}.get(side, [])
+        depth = expected[int(level)] if expected else depths[-1]
+        if count_of(shapes, f"{stem}.transformer_blocks") != depth:
+            raise UnusualShapesError
+    return depths
 
 
 def _widths(shapes: Shapes, stem: str, levels: int, groups: int) -> list[int]:

@@ -32,6 +32,7 @@ COMMANDS = {
     "report": "lorasmith.ui.report:report",
     "tensorboard": "lorasmith.ui.tensorboard:tensorboard",
     "inspect": "lorasmith.ui.inspect:inspect",
+    "convert": "lorasmith.ui.tools:convert",
     "doctor": "lorasmith.ui.doctor:doctor",
 }
 

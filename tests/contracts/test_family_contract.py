@@ -25,6 +25,8 @@ from tests.families import trial_family
 from tests.families.tiny import MINIATURES
 
 CPU = torch.device("cpu")
+# Targets of the miniature that sd-scripts has in its files too, and whose output nothing uses.
+UNUSED = {"sdxl": "text_encoder.text_model.encoder.layers.1."}
 
 
 @dataclass(frozen=True)
@@ -215,7 +217,7 @@ def test_text_kept_in_the_denoisers_precision_predicts_the_same_bits(loaded: Loa
 
 
 def test_gradients_reach_every_target(loaded: LoadedRun) -> None:
-    targets = loaded.family.target_modules(loaded.models)
+    targets, family = loaded.family.target_modules(loaded.models), loaded.family.traits.name
     layers = [target.module for target in targets]
     for layer in layers:
         layer.weight.requires_grad_(True)
@@ -223,8 +225,9 @@ def test_gradients_reach_every_target(loaded: LoadedRun) -> None:
         conditioning = loaded.conditioning("a red circle", trained=True)
         noised = loaded.noised(loaded.latents(1))
         loaded.predict(loaded.models, noised, conditioning).square().mean().backward()
-        without = [one.name for one, layer in zip(targets, layers, strict=True) if not bool(layer.weight.grad.any())]
-        assert without == []
+        gradients = [(target.name, layer.weight.grad) for target, layer in zip(targets, layers, strict=True)]
+        without = [name for name, gradient in gradients if gradient is None or not bool(gradient.any())]
+        assert without == [target.name for target in targets if target.name.startswith(UNUSED.get(family, "-"))]
     finally:
         for layer in layers:
             layer.weight.requires_grad_(False)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from lorasmith.demo.miniature import make_model, to_single_file
 
@@ -32,4 +33,22 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Made:
     root = tmp_path_factory.mktemp("miniature")
     folder = make_model(root / "model")
     single = to_single_file(folder, root / "model.safetensors", with_configs=True)
+    return Made(folder, single, to_single_file(folder, root / "model.ckpt", with_configs=False))
+
+
+@pytest.fixture(scope="session")
+def sdxl(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """A nano SDXL with a vocabulary of its own; the pickle cannot be told from shapes."""
+    root = tmp_path_factory.mktemp("sdxl")
+    folder = make_model(root / "model", family="sdxl", size="nano")
+    single = to_single_file(folder, root / "model.safetensors", with_configs=True)
+    return Made(folder, single, to_single_file(folder, root / "model.ckpt", with_configs=False))
+
+
+@pytest.fixture(scope="session")
+def narrow_sdxl(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """Every layer of SDXL, narrow, with CLIP's vocabulary: recognised without configs."""
+    root = tmp_path_factory.mktemp("narrow_sdxl")
+    folder = make_model(root / "model", family="sdxl", size="narrow", precision=torch.float16)
+    single = to_single_file(folder, root / "model.safetensors", with_configs=False)
     return Made(folder, single, to_single_file(folder, root / "model.ckpt", with_configs=False))

@@ -29,7 +29,18 @@ KINDS: dict[str, tuple[dict[str, Any], str]] = {
     "FLUX": ({"model.diffusion_model.double_blocks.0.img_attn.qkv.weight": (8, 8)}, "model_other_family"),
     "FLUX of diffusers": ({"single_transformer_blocks.0.attn.to_q.weight": (8, 8)}, "model_other_family"),
     "SD 3": ({"model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight": (8, 8)}, "model_other_family"),
-    "SDXL of diffusers": ({"add_embedding.linear_1.weight": (8, 8)}, "model_other_family"),
+    "a UNet of SDXL": (
+        {"add_embedding.linear_1.weight": (8, 8), "down_blocks.0.resnets.0.conv1.weight": (8, 8, 3, 3)},
+        "model_is_unet",
+    ),
+    "SDXL's refiner": (
+        {"conditioner.embedders.0.model.ln_final.bias": (8,), "model.diffusion_model.label_emb.0.0.bias": (8,)},
+        "model_refiner",
+    ),
+    "Playground 2.5": (
+        {"edm_mean": (4,), "model.diffusion_model.label_emb.0.0.bias": (8,)},
+        "model_edm",
+    ),
     "something else": ({"fc.weight": (8, 8)}, "model_unknown"),
 }
 

@@ -83,6 +83,12 @@ def test_broken_headers(tmp_path: Path, header: object, data: bytes, code: str) 
     json.dumps(caught.value.fields)
 
 
+@pytest.mark.parametrize("length", [0x0280, 0x0380, 0x0480, 0x0580, 0x10280])
+def test_a_length_that_begins_like_a_pickle(tmp_path: Path, length: int) -> None:
+    text = json.dumps({"x": entry(0, 8)}).encode().ljust(length)
+    assert read_header(written(tmp_path, text, bytes(8))).tensors.keys() == {"x"}
+
+
 @pytest.mark.parametrize(("length", "code"), [(1 << 60, "model_damaged"), (10_000, "model_truncated")])
 def test_a_header_longer_than_the_file(tmp_path: Path, length: int, code: str) -> None:
     with pytest.raises(ModelError) as caught:

@@ -216,7 +216,7 @@ def test_the_usual_places_nearest_first(tmp_path: Path) -> None:
     touched(tmp_path / "ai" / "webui" / "models" / "Stable-diffusion" / "a" / "b" / "c" / "too_deep.ckpt")
     touched(tmp_path / "far" / "off" / "models" / "checkpoints" / "no.ckpt")
     touched(tmp_path / ".hidden" / "models" / "checkpoints" / "no.ckpt")
-    hub_model(tmp_path / "hub", "stabilityai", "sdxl", kind="StableDiffusionXLPipeline")
+    hub_model(tmp_path / "hub", "owner", "other", kind="KolorsPipeline")
     found = find_checkpoints(start, {"HF_HUB_CACHE": str(tmp_path / "hub")})
     assert [one for one in found if one.is_relative_to(tmp_path)] == expected
 

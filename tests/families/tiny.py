@@ -7,6 +7,7 @@ import json
 import math
 import struct
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from lorasmith.families.headers import read_header
 
 MINIATURES: dict[str, Callable[[Path], Path]] = {
     "sd15": make_model,
+    "sdxl": partial(make_model, family="sdxl", size="nano"),
 }
 
 UNET, TEXT = "model.diffusion_model.", "cond_stage_model.transformer.text_model."
@@ -65,6 +67,32 @@ def real_shapes() -> dict[str, tuple[int, ...]]:
         shapes["first_stage_model." + theirs] = (*one.shape, 1, 1) if is_attention else tuple(one.shape)
     text = layouts.text_shapes(layouts.text_config(layout, 49_408))
     return shapes | {TEXT + name.removeprefix("text_model."): shape for name, shape in text.items()}
+
+
+def real_sdxl_shapes() -> dict[str, tuple[int, ...]]:
+    """The same of SDXL."""
+    import torch
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    from lorasmith.demo import layouts
+    from lorasmith.demo.open_clip_names import open_clip_tensors
+    from lorasmith.demo.sdxl_layout import sdxl_configs
+
+    configs = sdxl_configs("sdxl", 49_408)
+    with torch.device("meta"):
+        unet, vae = UNet2DConditionModel(**configs["unet"]), AutoencoderKL(**configs["vae"])
+        text, second = (
+            {name: torch.empty(shape) for name, shape in layouts.text_shapes(configs[part]).items()}
+            for part in ("text_encoder", "text_encoder_2")
+        )
+        stored = {UNET + layouts.ldm_unet_name(name, configs["unet"]): one for name, one in unet.state_dict().items()}
+        for name, one in vae.state_dict().items():
+            theirs = layouts.ldm_vae_name(name, configs["vae"])
+            is_attention = ".attn_1." in theirs and one.ndim == 2
+            stored["first_stage_model." + theirs] = one[:, :, None, None] if is_attention else one
+        stored |= {"conditioner.embedders.0.transformer." + name: one for name, one in text.items()}
+        stored |= {"conditioner.embedders.1.model." + name: one for name, one in open_clip_tensors(second).items()}
+    return {name: tuple(one.shape) for name, one in stored.items()}
 
 
 def tiny_clip(folder: Path) -> Path:

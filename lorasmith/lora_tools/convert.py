@@ -1,0 +1,197 @@
+"""Writes a LoRA under the names of other programs, with the same effect.
+
+Files of diffusers have no alpha: there the scale goes into the second matrix. In files of sd-scripts all layers of a
+part of the model get one alpha, since diffusers takes the commonest for all; what differs goes into the second matrix.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import numpy as np
+
+from lorasmith.errors import ModelError
+from lorasmith.lora_files.keys import ALPHA, DOWN, UP
+from lorasmith.lora_files.peft_settings import CONFIG_FILE, WEIGHTS_FILE
+from lorasmith.lora_files.reader import LoraFile, read_lora
+from lorasmith.lora_tools.layers import Layer, layers, pairs
+from lorasmith.lora_tools.writing import PRECISIONS, Stored, known_family, metadata_of, refuse_existing, write_lora
+from lorasmith.runs.durable import map_write_errors, sync_folder, write_atomically
+
+Style = Literal["kohya", "peft", "diffusers"]
+STYLES: tuple[Style, ...] = ("kohya", "peft", "diffusers")
+_UNET = "unet"  # diffusers' name of the denoiser
+_KOHYA_SUFFIXES = frozenset({DOWN, UP, "lora_mid.weight", "dora_scale", "scalar", "diff", "diff_b", "w_norm", "b_norm"})
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """The file that was written."""
+
+    path: Path
+    layers: int
+    rounded: int  # matrices whose numbers had to be rounded to their data type once more
+
+
+def convert(source: Path, out: Path, *, to: Style, precision: str = "") -> Converted:
+    """Writes `out`: a file, or for PEFT a folder with a folder for each part of the model.
+
+    Args:
+        precision: a key of PRECISIONS; "": the data types of the source.
+
+    Raises:
+        ModelError: the source is no LoRA, of a family without a table of names, or of a kind that the other names lack.
+        InputError: `tool_output_exists`, or the folder cannot be written.
+    """
+    refuse_existing(out)
+    file = read_lora(source)
+    family = known_family(file)
+    dtype = PRECISIONS.get(precision, "")
+    with source.open("rb") as stream:
+        if to == "kohya":
+            return _to_kohya(file, family, stream, out, dtype)
+        if to == "diffusers":
+            return _to_diffusers(file, family, stream, out, dtype)
+        return _to_peft(file, family, stream, out, dtype)
+
+
+def _to_kohya(file: LoraFile, family: str, stream: BinaryIO, out: Path, dtype: str) -> Converted:
+    found = list(layers(file, family))
+    common = _common_alphas(found)
+    tensors: dict[str, Stored] = {}
+    alphas: Counter[float] = Counter()
+    rounded = 0
+    for layer in found:
+        module = layer.module
+        unknown = module.tensors.keys() - _KOHYA_SUFFIXES - {ALPHA}
+        if any(not suffix.startswith(("hada_", "lokr_")) for suffix in unknown):
+            raise ModelError("tool_kind", path=str(file.path), found=[min(unknown)], tool="convert")
+        own = module.alpha if module.alpha is not None else module.rank
+        target = common.get(module.component) if layer.is_pair else own
+        factor = own / target if layer.is_pair and own is not None and target else 1.0
+        stored, times = _scaled(layer, stream, factor, dtype)
+        rounded += times
+        tensors |= {f"{layer.name}.{suffix}": tensor for suffix, tensor in stored.items()}
+        if target is not None:
+            tensors[f"{layer.name}.{ALPHA}"] = Stored.of(np.array(target, np.float32), "F32")
+            alphas[float(target)] += 1
+    kinds = frozenset(layer.module.kind for layer in found)
+    ranks = Counter(layer.module.rank for layer in found if layer.module.rank is not None)
+    metadata = metadata_of(file, family, ranks=ranks, alphas=alphas, kinds=kinds)
+    return Converted(write_lora(out, tensors, metadata), len(found), rounded)
+
+
+def _common_alphas(found: list[Layer]) -> dict[str, float]:
+    """The commonest alpha of the pairs of each part, as those get it all."""
+    counted: dict[str, Counter[float]] = {}
+    for layer in found:
+        module = layer.module
+        alpha = module.alpha if module.alpha is not None else module.rank
+        if layer.is_pair and alpha is not None and math.isfinite(alpha) and alpha > 0:
+            counted.setdefault(module.component, Counter())[float(alpha)] += 1
+    return {component: alphas.most_common(1)[0][0] for component, alphas in counted.items()}
+
+
+def _to_diffusers(file: LoraFile, family: str, stream: BinaryIO, out: Path, dtype: str) -> Converted:
+    found = pairs(file, family, "convert")
+    tensors: dict[str, Stored] = {}
+    rounded = 0
+    for layer in found:
+        stored, times = _scaled(layer, stream, layer.module.scale, dtype)
+        rounded += times
+        component, path = _diffusers_path(layer)
+        tensors |= {f"{component}.{path}.{_PEFT[suffix]}": tensor for suffix, tensor in stored.items()}
+    metadata = {**metadata_of(file, family, ranks=Counter(), alphas=Counter(), kinds=frozenset()), "format": "pt"}
+    return Converted(write_lora(out, tensors, metadata), len(found), rounded)
+
+
+_PEFT = {DOWN: "lora_A.weight", UP: "lora_B.weight"}
+
+
+def _to_peft(file: LoraFile, family: str, stream: BinaryIO, out: Path, dtype: str) -> Converted:
+    """PEFT keeps alphas, so that no number changes."""
+    found = pairs(file, family, "convert")
+    parts: dict[str, dict[str, Layer]] = {}
+    for layer in found:
+        component, path = _diffusers_path(layer)
+        parts.setdefault(component, {})[path] = layer
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    rounded = 0
+    with map_write_errors(out.parent):
+        try:
+            for component, members in parts.items():
+                folder = temporary / component
+                folder.mkdir(parents=True)
+                tensors: dict[str, Stored] = {}
+                for path, layer in members.items():
+                    stored, times = _scaled(layer, stream, 1.0, dtype)
+                    rounded += times
+                    tensors |= {f"base_model.model.{path}.{_PEFT[end]}": tensor for end, tensor in stored.items()}
+                write_lora(folder / WEIGHTS_FILE, tensors, {**file.metadata, "format": "pt"})
+                text = json.dumps(_peft_config(members), indent=2, sort_keys=True)
+                write_atomically(folder / CONFIG_FILE, text.encode())
+            temporary.rename(out)
+            sync_folder(out.parent)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+    return Converted(out, len(found), rounded)
+
+
+def _peft_config(members: Mapping[str, Layer]) -> dict[str, object]:
+    """PEFT's settings of one part of the model."""
+    ranks = {path: layer.module.rank or 1 for path, layer in members.items()}
+    alphas = {path: layer.module.scale * ranks[path] for path, layer in members.items()}
+    rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
+    return {
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": alpha,
+        "target_modules": sorted(members),
+        "rank_pattern": {f"^{path}": found for path, found in ranks.items() if found != rank},
+        "alpha_pattern": {f"^{path}": found for path, found in alphas.items() if found != alpha},
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "lora_dropout": 0.0,
+        "use_dora": False,
+        "use_rslora": False,
+    }
+
+
+def _scaled(layer: Layer, stream: BinaryIO, factor: float, dtype: str) -> tuple[dict[str, Stored], int]:
+    """The layer's tensors, with the factor in the second matrix, and how many of them had to be rounded."""
+    if factor == 1 and not dtype:
+        return layer.stored(stream), 0
+    stored, rounded = {}, 0
+    for suffix, array in layer.arrays(stream).items():
+        own = layer.module.tensors[suffix].dtype
+        scaled = array * np.float32(factor) if suffix == UP else array
+        tensor = Stored.of(scaled, dtype or ("F32" if own.startswith("F8") else own))
+        back = np.frombuffer(Stored.of(scaled, "F64").data, "<f8")
+        rounded += not np.array_equal(_values(tensor), back, equal_nan=True)
+        stored[suffix] = tensor
+    return stored, rounded
+
+
+def _values(tensor: Stored) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """The numbers of a tensor of this module's own types, flat."""
+    if tensor.dtype == "BF16":
+        bits = np.frombuffer(tensor.data, "<u2").astype(np.uint32) << 16
+        return bits.view(np.float32).astype(np.float64)
+    return np.frombuffer(tensor.data, {"F64": "<f8", "F32": "<f4", "F16": "<f2"}[tensor.dtype]).astype(np.float64)
+
+
+def _diffusers_path(layer: Layer) -> tuple[str, str]:
+    """The part of the model and the layer's path in it, as diffusers names them."""
+    component, _, path = layer.rows[0].target.partition(".")
+    return (_UNET if component == "denoiser" else component), path
