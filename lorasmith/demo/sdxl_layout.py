@@ -24,8 +24,8 @@ class SdxlLayout:
 
 
 _LAYOUTS: dict[ModelSize, SdxlLayout] = {
-    # as little as a run can be made with: knows every kind of layer
-    "nano": SdxlLayout(Layout((32, 64, 64), (8, 8, 8, 8), 8, 64, 2, 8, False, 1), (1, 1, 2), 128, 2, 64, 32),
+    # as little as a run can be made with; two layers in each level, since the names in LoRA files count on that
+    "nano": SdxlLayout(Layout((32, 64, 64), (8, 8, 8, 8), 8, 64, 2, 8, False), (1, 1, 2), 128, 2, 64, 32),
     # every layer of the real thing, only narrow: all 722 + 264 modules
     "miniature": SdxlLayout(Layout((32, 64, 64), (8, 8, 16, 16), 8, 64, 12, 8, False), (1, 2, 10), 128, 32, 64, 32),
     # the same with CLIP's vocabulary, recognisable without its configs

@@ -181,7 +181,7 @@ def _run(facts: ExportFacts) -> dict[str, str]:
 
 
 def _base(facts: ExportFacts) -> dict[str, str]:
-    is_v = facts.prediction == "v_prediction"
+    is_v = facts.prediction == "v_prediction" and facts.base_model_version.startswith("sd_v")  # never of SDXL
     return {
         "ss_v2": str(facts.base_model_version.startswith("sd_v2")),
         "ss_base_model_version": facts.base_model_version + ("_v" if is_v else ""),

@@ -34,6 +34,7 @@ class FamilyTraits:
     architecture: str  # modelspec.architecture
     implementation: str  # modelspec.implementation
     sampling: SamplingDefaults
+    least_clip_skip: int = 1  # 2: the last layer of the text encoders is never taken, whatever is asked for
     cache_dtype: torch.dtype = torch.float32  # in which the encoders' outputs are stored
 
 

@@ -85,7 +85,7 @@ def _to_kohya(file: LoraFile, family: str, stream: BinaryIO, out: Path, dtype: s
             alphas[float(target)] += 1
     kinds = frozenset(layer.module.kind for layer in found)
     ranks = Counter(layer.module.rank for layer in found if layer.module.rank is not None)
-    metadata = metadata_of(file, family, ranks=ranks, alphas=alphas, kinds=kinds)
+    metadata = metadata_of(file.metadata, family, ranks=ranks, alphas=alphas, kinds=kinds)
     return Converted(write_lora(out, tensors, metadata), len(found), rounded)
 
 
@@ -109,7 +109,10 @@ def _to_diffusers(file: LoraFile, family: str, stream: BinaryIO, out: Path, dtyp
         rounded += times
         component, path = _diffusers_path(layer)
         tensors |= {f"{component}.{path}.{_PEFT[suffix]}": tensor for suffix, tensor in stored.items()}
-    metadata = {**metadata_of(file, family, ranks=Counter(), alphas=Counter(), kinds=frozenset()), "format": "pt"}
+    metadata = {
+        **metadata_of(file.metadata, family, ranks=Counter(), alphas=Counter(), kinds=frozenset()),
+        "format": "pt",
+    }
     return Converted(write_lora(out, tensors, metadata), len(found), rounded)
 
 

@@ -32,6 +32,11 @@ class Layer:
         """Whether the change is the product of two matrices and nothing else."""
         return self.module.kind in PAIRS and self.module.tensors.keys() <= {DOWN, UP, ALPHA}
 
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        """The kernel of a layer that is a 1x1 convolution; () of a linear layer."""
+        return (1,) * len(self.rows[0].layer.kernel)
+
     def arrays(self, file: BinaryIO) -> dict[str, Array]:
         """All tensors but alpha, as float32, in the shapes of the layer."""
         return {
@@ -52,10 +57,9 @@ class Layer:
         """The shape that sd-scripts gives this tensor: 1x1 convolutions have four dimensions, linear layers two."""
         shape = self.module.tensors[suffix].shape
         pointwise = all(side == 1 for side in shape[2:])
-        kernel = (1,) * len(self.rows[0].layer.kernel)
         if suffix == DORA and len(shape) == 1:
-            return (*shape, 1, *kernel)
-        return (*shape[:2], *kernel) if suffix in (DOWN, UP) and pointwise else shape
+            return (*shape, 1, *self.kernel)
+        return (*shape[:2], *self.kernel) if suffix in (DOWN, UP) and pointwise else shape
 
 
 def layers(file: LoraFile, family: str) -> Iterator[Layer]:

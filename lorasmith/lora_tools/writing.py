@@ -87,11 +87,11 @@ def _place(dtype: str) -> int:
 
 
 def metadata_of(
-    file: LoraFile, family: str, *, ranks: Counter[int], alphas: Counter[float], kinds: frozenset[str]
+    given: Mapping[str, str], family: str, *, ranks: Counter[int], alphas: Counter[float], kinds: frozenset[str]
 ) -> dict[str, str]:
-    """The metadata of a file made from `file`: its own, with rank and alpha as they are now, and with the base model's
+    """The metadata of a file made from another: `given`, with rank and alpha as they are now, and with the base model's
     version where it is not stated."""
-    metadata = {key: value for key, value in file.metadata.items() if key not in (METADATA_KEY, "format")}
+    metadata = {key: value for key, value in given.items() if key not in (METADATA_KEY, "format")}
     if family in _STATED:
         version, architecture, implementation = _STATED[family]
         metadata.setdefault("ss_base_model_version", version)
@@ -118,8 +118,17 @@ def known_family(file: LoraFile) -> str:
     if file.family not in FAMILIES:
         found, known = FAMILY_NAMES.get(file.family, "?"), [FAMILY_NAMES.get(name, name) for name in FAMILIES]
         raise ModelError("tool_family", path=str(file.path), found=found, known=known)
-    layers = layers_of(file.family)
+    check_layers(file, file.family)
+    return file.family
+
+
+def check_layers(file: LoraFile, family: str) -> None:
+    """Returns where every key belongs to a layer of the family.
+
+    Raises:
+        ModelError: `tool_layers_unknown`.
+    """
+    layers = layers_of(family)
     lost = [module.name for module in file.modules if not layers.module_of(module)] + list(file.unknown)
     if lost:
         raise ModelError("tool_layers_unknown", path=str(file.path), count=len(lost), names=lost[:3])
-    return file.family

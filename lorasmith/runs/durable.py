@@ -6,7 +6,7 @@ import errno
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -29,8 +29,9 @@ REFUSALS = frozenset(
 T = TypeVar("T")
 
 
-def write_atomically(path: Path, data: bytes, *, check: Callable[[Path], None] | None = None) -> Path:
-    """Writes `data` to `path` completely or not at all: temporary name, fsync, `check`, rename, fsync of the folder.
+def write_atomically(path: Path, data: bytes | Iterable[bytes], *, check: Callable[[Path], None] | None = None) -> Path:
+    """Writes `data` or its pieces to `path` completely or not at all: temporary name, fsync, `check`, rename, fsync of
+    the folder.
 
     Returns the path written: another name if a program on Windows holds the file open for more than 5 s.
 
@@ -56,11 +57,12 @@ def write_atomically(path: Path, data: bytes, *, check: Callable[[Path], None] |
     return written
 
 
-def write_durably(path: Path, data: bytes) -> None:
+def write_durably(path: Path, data: bytes | Iterable[bytes]) -> None:
     """Writes a file and waits until it is on the disk."""
     with path.open("wb") as file:
         fault_point("file.opened")
-        file.write(data)
+        for piece in (data,) if isinstance(data, bytes) else data:
+            file.write(piece)
         file.flush()
         fault_point("file.written")
         os.fsync(file.fileno())

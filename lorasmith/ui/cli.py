@@ -33,6 +33,9 @@ COMMANDS = {
     "tensorboard": "lorasmith.ui.tensorboard:tensorboard",
     "inspect": "lorasmith.ui.inspect:inspect",
     "convert": "lorasmith.ui.tools:convert",
+    "merge": "lorasmith.ui.tools:merge",
+    "resize": "lorasmith.ui.tools:resize",
+    "extract": "lorasmith.ui.tools:extract",
     "doctor": "lorasmith.ui.doctor:doctor",
 }
 

@@ -1,9 +1,12 @@
-"""`lorasmith convert`: makes new files from LoRA files. Overwrites nothing."""
+"""`lorasmith convert`, `merge`, `resize` and `extract`: make new files of LoRAs and models, over no other."""
 
 from __future__ import annotations
 
+import math
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, cast
 
 from lorasmith.errors import ConfigError, ExitCode
 from lorasmith.ui.render import shortened
@@ -11,10 +14,17 @@ from lorasmith.ui.switches import parse_switches, switches_help
 from lorasmith.ui.translator import Translator
 
 if TYPE_CHECKING:
+    from lorasmith.lora_tools.combine import Combined
     from lorasmith.lora_tools.convert import Style
+    from lorasmith.lora_tools.low_rank import Cut
 
 PRECISION = "fp32|bf16|fp16"
-CONVERT = {"to": "kohya|peft|diffusers", "precision": PRECISION, "lang": "en|zh-TW", "help": ""}
+CUT = {"rank": "N", "energy": "X", "ratio": "X"}
+COMMON = {"precision": PRECISION, "lang": "en|zh-TW", "help": ""}
+CONVERT = {"to": "kohya|peft|diffusers", **COMMON}
+MERGE = {"into": "MODEL", "weights": "W,W", **CUT, **COMMON}
+EXTRACT = {"base": "MODEL", "tuned": "MODEL", **CUT, **COMMON}
+RESIZE = {**CUT, **COMMON}
 
 
 def convert(arguments: list[str], words: Translator, command: str) -> int:
@@ -28,7 +38,7 @@ def convert(arguments: list[str], words: Translator, command: str) -> int:
     given = parse_switches(arguments, CONVERT, files=files)
     if "help" in given:
         return _help(words, command, "convert", CONVERT)
-    source, out = _files(files, command, 2)
+    source, out = _files(files, command, exactly=2)
     style = cast("Style", _choice(given, "to", CONVERT["to"]))
     precision = _choice(given, "precision", PRECISION, default="")
     from lorasmith.lora_tools.convert import convert as write_converted  # imports numpy
@@ -40,15 +50,138 @@ def convert(arguments: list[str], words: Translator, command: str) -> int:
     return int(ExitCode.FINISHED)
 
 
+def merge(arguments: list[str], words: Translator, command: str) -> int:
+    """Adds LoRAs up, exactly or to a rank, or adds them to a base model; returns the exit status.
+
+    Raises:
+        ConfigError: bad arguments.
+        InputError: a file cannot be merged, or the output exists.
+    """
+    files: list[str] = []
+    given = parse_switches(arguments, MERGE, files=files)
+    if "help" in given:
+        return _help(words, command, "merge", MERGE)
+    *names, out = _files(files, command, at_least=2 if "into" in given else 3)
+    if "into" not in given:
+        return _combined(given, names, out, words, _cut(given))
+    for option in (*CUT, "precision"):
+        if option in given:
+            raise ConfigError("option_not_with", option=option, other="into")
+    from lorasmith.lora_tools.combine import Source, weights_of  # imports numpy
+    from lorasmith.lora_tools.into_model import merge_into
+
+    weights = weights_of(given.get("weights", ""), len(names))
+    made = merge_into(Path(given["into"]), list(map(Source, names, weights)), out)
+    print(words.say("tools.written", path=shortened(made.path), layers=made.layers))
+    return int(ExitCode.FINISHED)
+
+
+def resize(arguments: list[str], words: Translator, command: str) -> int:
+    """Writes a LoRA with other ranks; returns the exit status.
+
+    Raises:
+        ConfigError: bad arguments.
+        InputError: the file cannot be resized, or the output exists.
+    """
+    files: list[str] = []
+    given = parse_switches(arguments, RESIZE, files=files)
+    if "help" in given:
+        return _help(words, command, "resize", RESIZE)
+    source, out = _files(files, command, exactly=2)
+    cut = _cut(given)
+    if cut is None:
+        raise ConfigError("option_missing", option="rank", expected="N >= 1")
+    return _combined(given, [source], out, words, cut)
+
+
+def extract(arguments: list[str], words: Translator, command: str) -> int:
+    """Makes a LoRA of the difference between two models; returns the exit status.
+
+    Raises:
+        ConfigError: bad arguments.
+        InputError: the models cannot be compared, or the output exists.
+    """
+    files: list[str] = []
+    given = parse_switches(arguments, EXTRACT, files=files)
+    if "help" in given:
+        return _help(words, command, "extract", EXTRACT)
+    (out,) = _files(files, command, exactly=1)
+    cut = _cut(given)
+    for option, is_given in (("base", "base" in given), ("tuned", "tuned" in given), ("rank", cut is not None)):
+        if not is_given:
+            raise ConfigError("option_missing", option=option, expected=EXTRACT[option])
+    assert cut is not None, "checked"
+    from lorasmith.lora_tools.extract import extract as write_extracted  # imports numpy
+    from lorasmith.ui.screens import open_screen
+
+    screen = open_screen(sys.stderr)
+
+    def progress(done: int, total: int) -> None:
+        text = words.say("tools.layers_done", done=done, total=total)
+        screen.status(lambda _width, _only_ascii: text, done / max(1, total))
+
+    try:
+        made = write_extracted(
+            Path(given["base"]),
+            Path(given["tuned"]),
+            out,
+            cut=cut,
+            precision=_choice(given, "precision", PRECISION, default="fp16"),
+            progress=progress,
+        )
+    finally:
+        screen.close()
+    return _show(words, made)
+
+
+def _combined(given: dict[str, str], names: list[Path], out: Path, words: Translator, cut: Cut | None) -> int:
+    from lorasmith.lora_tools.combine import Source, combine, weights_of  # imports numpy
+
+    precision = _choice(given, "precision", PRECISION, default="")
+    weights = weights_of(given.get("weights", ""), len(names))
+    return _show(words, combine(list(map(Source, names, weights)), out, cut=cut, precision=precision))
+
+
+def _show(words: Translator, made: Combined) -> int:
+    print(words.say("tools.written", path=shortened(made.path), layers=made.layers))
+    smallest, largest = made.ranks
+    print(words.say("tools.ranks", smallest=smallest, largest=largest, energy=f"{100 * made.energy:.4g}"))
+    return int(ExitCode.FINISHED)
+
+
 def _help(words: Translator, command: str, name: str, switches: dict[str, str]) -> int:
     print(switches_help(words, command, name, switches, files=words.say(f"tools.files_of.{name}")))
     return int(ExitCode.FINISHED)
 
 
-def _files(files: list[str], command: str, count: Literal[2]) -> list[Path]:
-    if len(files) != count:
+def _files(files: list[str], command: str, *, exactly: int = 0, at_least: int = 0) -> list[Path]:
+    if len(files) != exactly if exactly else len(files) < at_least:
         raise ConfigError("files_count", given=len(files), command=command)
     return [Path(name) for name in files]
+
+
+def _cut(given: dict[str, str]) -> Cut | None:
+    """The limits of the ranks that are asked for; None where none is."""
+    rank = _number(given, "rank", lambda value: value >= 1 and value.is_integer(), "N >= 1")
+    energy = _number(given, "energy", lambda value: 0 < value <= 1, "0 < X <= 1")
+    ratio = _number(given, "ratio", lambda value: value >= 1, "X >= 1")
+    if rank is energy is ratio is None:
+        return None
+    from lorasmith.lora_tools.low_rank import Cut
+
+    return Cut(None if rank is None else int(rank), energy, ratio)
+
+
+def _number(given: dict[str, str], option: str, is_valid: Callable[[float], bool], expected: str) -> float | None:
+    if option not in given:
+        return None
+    try:
+        value = float(given[option])
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and is_valid(value)):
+        raise ConfigError("option_choice", option=option, value=given[option], expected=expected)
+    return value
 
 
 def _choice(given: dict[str, str], option: str, choices: str, *, default: str | None = None) -> str:

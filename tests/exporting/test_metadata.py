@@ -69,6 +69,8 @@ def test_v_prediction_is_marked(facts: ExportFacts) -> None:
     changed = dataclasses.replace(facts, prediction="v_prediction", zero_terminal_snr=True, trigger_word="")
     metadata = build_metadata(changed)
     assert metadata["ss_base_model_version"] == "sd_v1_v"
+    of_sdxl = build_metadata(dataclasses.replace(changed, base_model_version="sdxl_base_v1-0"))
+    assert of_sdxl["ss_base_model_version"] == "sdxl_base_v1-0"  # sd-scripts marks v-prediction in SD 1.x and 2.x alone
     assert metadata["modelspec.prediction_type"] == "v"
     assert metadata["ss_zero_terminal_snr"] == "True"
     assert metadata["ss_v2"] == "False"

@@ -3,7 +3,7 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -303,3 +303,16 @@ def test_a_file_system_that_cannot_sync_folders_is_no_failure(
     monkeypatch.setattr(os, "fsync", lambda _handle: (_ for _ in ()).throw(OSError(errno.EIO, "broken")))
     with pytest.raises(OSError, match="broken"):
         durable.sync_folder(tmp_path)
+
+
+def test_pieces_become_a_file_and_a_piece_that_fails_leaves_none(tmp_path: Path) -> None:
+    def pieces(*, fails: bool) -> Iterator[bytes]:
+        yield b"ab"
+        if fails:
+            raise ZeroDivisionError
+        yield b"c"
+
+    write_atomically(tmp_path / "whole", pieces(fails=False))
+    with pytest.raises(ZeroDivisionError):
+        write_atomically(tmp_path / "none", pieces(fails=True))
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("whole", b"abc")]

@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import pytest
+import safetensors.torch
+import torch
 
 from lorasmith.errors import ConfigError, ExitCode
 from lorasmith.messages import LANGUAGES
-from lorasmith.ui.tools import convert
+from lorasmith.ui.cli import Command
+from lorasmith.ui.tools import convert, extract, merge, resize
 from lorasmith.ui.translator import Translator
 from tests.lora_tools.made import write
 
@@ -36,6 +39,56 @@ def test_bad_arguments(arguments: list[str], code: str) -> None:
         convert(arguments, EN, "lorasmith convert")
 
 
-def test_help(capsys: pytest.CaptureFixture[str]) -> None:
-    assert convert(["--help"], EN, "lorasmith convert") == ExitCode.FINISHED
-    assert "IN OUT" in capsys.readouterr().out
+def test_merge_and_resize(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [str(write(tmp_path / name)) for name in ("a", "b")]
+    merged, smaller = str(tmp_path / "merged.safetensors"), str(tmp_path / "smaller.safetensors")
+    assert merge([*files, merged, "--weights", "1,-0.5"], EN, "lorasmith merge") == ExitCode.FINISHED
+    assert "Ranks 4 to 4" in capsys.readouterr().out
+    assert resize([merged, smaller, "--rank", "2"], EN, "lorasmith resize") == ExitCode.FINISHED
+    assert "Ranks 2 to 2; every layer keeps at least 100 %" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["a", "b"], "option_missing"),
+        (["a", "b", "--rank", "0"], "option_choice"),
+        (["a", "b", "--rank", "1.5"], "option_choice"),
+        (["a", "b", "--energy", "1.5"], "option_choice"),
+        (["a", "b", "--ratio", "x"], "option_choice"),
+    ],
+)
+def test_limits_of_ranks(arguments: list[str], code: str) -> None:
+    with pytest.raises(ConfigError, match=code):
+        resize(arguments, EN, "lorasmith resize")
+    with pytest.raises(ConfigError, match="files_count"):
+        merge(arguments[:2], EN, "lorasmith merge")
+
+
+def test_a_model_with_a_lora_and_the_lora_again(nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "lora_unet_mid_block_attentions_0_proj_in"
+    unet = safetensors.torch.load_file(nano / "unet" / "diffusion_pytorch_model.safetensors")
+    width = len(unet["mid_block.attentions.0.proj_in.weight"])
+    pair = {f"{name}.lora_down.weight": torch.ones(1, width), f"{name}.lora_up.weight": torch.ones(width, 1)}
+    lora = write(tmp_path / "lora", {end: tensor / 8 for end, tensor in pair.items()})
+    tuned, again = tmp_path / "tuned", tmp_path / "again.safetensors"
+    assert merge([str(lora), str(tuned), "--into", str(nano)], EN, "lorasmith merge") == ExitCode.FINISHED
+    assert "(1 layers)" in capsys.readouterr().out
+    models = ["--base", str(nano), "--tuned", str(tuned)]
+    assert extract([str(again), *models, "--rank", "4", "--energy", "0.99"], EN, "x") == ExitCode.FINISHED
+    captured = capsys.readouterr()
+    assert "Ranks 1 to 1" in captured.out and "layers" in captured.err
+
+
+def test_options_that_go_together() -> None:
+    with pytest.raises(ConfigError, match="option_not_with"):
+        merge(["a", "b", "--into", "c", "--rank", "2"], EN, "lorasmith merge")
+    for given in (["--tuned", "b", "--rank", "1"], ["--base", "a", "--rank", "1"], ["--base", "a", "--tuned", "b"]):
+        with pytest.raises(ConfigError, match="option_missing"):
+            extract(["out", *given], EN, "lorasmith extract")
+
+
+@pytest.mark.parametrize("command", [convert, merge, resize, extract])
+def test_help(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(["--help"], EN, "lorasmith x") == ExitCode.FINISHED
+    assert "OUT [OPTION" in capsys.readouterr().out

@@ -30,7 +30,6 @@ POOLED = "text_encoder_2"
 """The text encoder whose pooled output, projected, is a condition too."""
 
 _PADDING = {"text_encoder": None, "text_encoder_2": 0}  # OpenCLIP pads with 0, CLIP with the end of the text
-_LAST_USED = 2  # counted from the end: both text encoders were trained with on the last layer but one
 
 _BUILDERS: Mapping[str, Callable[[], Build]] = {
     "unet": ldm.unet_builder,
@@ -53,6 +52,7 @@ class StableDiffusionXL:
         architecture="stable-diffusion-xl-v1-base/lora",
         implementation="https://github.com/Stability-AI/generative-models",
         sampling=SamplingDefaults(steps=14, guidance=4.0),
+        least_clip_skip=2,  # the UNet was trained on the last layer but one of both text encoders
         cache_dtype=torch.float16,
     )
 
@@ -138,14 +138,14 @@ class StableDiffusionXL:
 
     def _encoded(self, models: Models, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What the text encoders that are among `models` make of the tokens."""
-        found = {}
+        found, layer = {}, max(self.text.clip_skip, self.traits.least_clip_skip)
         for name in TEXT_ENCODERS:
             if name not in models:
                 continue
             encoder: Any = models[name]
             ids = inputs[f"{name}_ids"].to(encoder.device)
             output = encoder(input_ids=ids, output_hidden_states=True, return_dict=True)
-            found[f"{name}_embeds"] = output.hidden_states[-max(self.text.clip_skip, _LAST_USED)]
+            found[f"{name}_embeds"] = output.hidden_states[-layer]
             if name == POOLED:
                 found["pooled"] = output.text_embeds
         return found

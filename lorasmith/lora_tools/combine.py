@@ -1,0 +1,178 @@
+"""Makes a LoRA of several, or of a single file a LoRA of another rank.
+
+The changes of all files are added, each with its weight. Without a rank this is exact: the matrices stand side by side,
+and ranks add up. With a rank, each layer gets the best product of that rank.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from lorasmith.errors import InputError, ModelError
+from lorasmith.lora_files.keys import ALPHA, DOWN, UP
+from lorasmith.lora_files.reader import LoraFile, read_lora
+from lorasmith.lora_tools.arrays import FLOATS
+from lorasmith.lora_tools.changes import MERGEABLE, change
+from lorasmith.lora_tools.layers import Layer, layers
+from lorasmith.lora_tools.low_rank import Cut, Product, Reduced, reduced, reduced_change, stored_product
+from lorasmith.lora_tools.writing import PRECISIONS, Stored, known_family, metadata_of, refuse_existing, write_lora
+
+_WIDEST = ("F32", "BF16", "F16")  # of several data types, the first that occurs is written
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file and the factor of its changes."""
+
+    path: Path
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Combined:
+    """The file that was written."""
+
+    path: Path
+    layers: int
+    ranks: tuple[int, int]  # the smallest and the largest
+    energy: float  # the smallest share that a layer keeps of the squares of its singular values
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A layer of one of the files."""
+
+    layer: Layer
+    file: LoraFile
+    stream: BinaryIO
+    weight: float
+
+
+def combine(sources: Sequence[Source], out: Path, *, cut: Cut | None = None, precision: str = "") -> Combined:
+    """Writes the sum of the sources' changes.
+
+    Raises:
+        ModelError: a source is no LoRA of a family with a table of names, or of a kind that has no such product;
+            `tool_families_differ`, `tool_shapes_differ`.
+        InputError: `tool_output_exists`, or the folder cannot be written.
+    """
+    refuse_existing(out)
+    files = [read_lora(source.path) for source in sources]
+    family = _common_family(files)
+    with ExitStack() as stack:
+        parts: dict[str, list[_Part]] = {}
+        for source, file in zip(sources, files, strict=True):
+            stream = stack.enter_context(source.path.open("rb"))
+            for layer in layers(file, family):
+                _check_kind(layer, file, cut)
+                parts.setdefault(layer.name, []).append(_Part(layer, file, stream, source.weight))
+        return _written(parts, files, family, out, cut, PRECISIONS.get(precision) or _widest(files))
+
+
+def _written(
+    parts: dict[str, list[_Part]], files: list[LoraFile], family: str, out: Path, cut: Cut | None, dtype: str
+) -> Combined:
+    alpha = float(_alpha(parts, cut))
+    tensors: dict[str, Stored] = {}
+    ranks: Counter[int] = Counter()
+    energy = 1.0
+    for name, members in sorted(parts.items()):
+        made = _sum(members, cut)
+        if not np.isfinite(made.product.up).all() or not np.isfinite(made.product.down).all():
+            raise ModelError("tool_not_finite", path=str(members[0].file.path), name=name)
+        stored = stored_product(made.product, alpha, dtype)
+        tensors |= {f"{name}.{suffix}": tensor for suffix, tensor in stored.items()}
+        tensors[f"{name}.{ALPHA}"] = Stored.of(np.array(alpha, np.float32), "F32")
+        ranks[made.product.rank] += 1
+        energy = min(energy, made.energy)
+    metadata = metadata_of(files[0].metadata, family, ranks=ranks, alphas=Counter([alpha]), kinds=frozenset({"lora"}))
+    if len(files) > 1:
+        metadata["modelspec.merged_from"] = ", ".join(file.path.name for file in files)
+    path = write_lora(out, tensors, metadata)
+    return Combined(path, len(parts), (min(ranks), max(ranks)), energy)
+
+
+def _common_family(files: Sequence[LoraFile]) -> str:
+    families = [known_family(file) for file in files]
+    for file, family in zip(files, families, strict=True):
+        if families[0] not in file.families:
+            names = {"first": str(files[0].path), "other": str(file.path), "families": sorted({families[0], family})}
+            raise ModelError("tool_families_differ", **names)
+    return families[0]
+
+
+def _check_kind(layer: Layer, file: LoraFile, cut: Cut | None) -> None:
+    """Returns where the layer is a product of two matrices, or can be made one by a decomposition."""
+    is_dense = layer.module.kind in MERGEABLE - {"norm"} and not layer.module.has_dora and cut is not None
+    if not layer.is_pair and not (is_dense and "diff_b" not in layer.module.tensors):
+        kind = "dora" if layer.module.has_dora else layer.module.kind
+        raise ModelError("tool_kind_of_product", path=str(file.path), found=kind)
+
+
+def _alpha(parts: dict[str, list[_Part]], cut: Cut | None) -> int:
+    """The alpha of the whole file: any number has the same effect. The largest rank gives most layers a scale of 1."""
+    if cut is not None and cut.rank is not None:
+        return cut.rank
+    return max(sum(part.layer.module.rank or 1 for part in members) for members in parts.values())
+
+
+def _sum(members: Sequence[_Part], cut: Cut | None) -> Reduced:
+    """The sum of a layer's changes."""
+    if all(part.layer.is_pair for part in members):
+        products = list(_products(members))
+        _check_shapes(members, [(*product.up.shape[:1], *product.down.shape[1:]) for product in products])
+        up = np.concatenate([product.up for product in products], axis=1)
+        down = np.concatenate([product.down for product in products], axis=0)
+        whole = Product(up, down, products[0].kernel)
+        return Reduced(whole, 1.0) if cut is None else reduced(whole, cut)
+    assert cut is not None, "checked for every layer"
+    changes = []
+    for part in members:
+        delta = np.float32(part.weight) * change(part.layer.module, part.layer.arrays(part.stream))
+        pointwise = all(side == 1 for side in delta.shape[2:])
+        changes.append(delta.reshape(*delta.shape[:2], *part.layer.kernel) if pointwise else delta)
+    _check_shapes(members, [delta.shape for delta in changes])
+    return reduced_change(sum(changes[1:], changes[0]), cut)
+
+
+def _products(members: Sequence[_Part]) -> Iterator[Product]:
+    for part in members:
+        arrays = part.layer.arrays(part.stream)
+        up, down = arrays[UP], arrays[DOWN]
+        factor = np.float32(part.weight * part.layer.module.scale)
+        yield Product(factor * up.reshape(len(up), -1), down.reshape(len(down), -1), down.shape[2:])
+
+
+def _check_shapes(members: Sequence[_Part], shapes: Sequence[tuple[int, ...]]) -> None:
+    for part, shape in zip(members, shapes, strict=True):
+        if shape != shapes[0]:
+            first, other = str(members[0].file.path), str(part.file.path)
+            raise ModelError("tool_shapes_differ", first=first, other=other, name=part.layer.name)
+
+
+def _widest(files: Sequence[LoraFile]) -> str:
+    """The data type of the new file: the widest of those that the files have."""
+    found = {dtype for file in files for dtype in file.dtypes if dtype in FLOATS}
+    return next((dtype for dtype in _WIDEST if dtype in found), "F32") if "F64" not in found else "F32"
+
+
+def weights_of(text: str, count: int) -> list[float]:
+    """The factors in a text like "1,0.5".
+
+    Raises:
+        InputError: `weights_wrong`.
+    """
+    try:
+        weights = [float(part) for part in text.split(",")] if text else [1.0] * count
+    except ValueError:
+        weights = []
+    if len(weights) != count or not np.isfinite(weights).all():
+        raise InputError("weights_wrong", given=text, count=count)
+    return weights

@@ -1,0 +1,96 @@
+"""Adds LoRAs of any kind that needs no running model to the weights of a base model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from lorasmith.errors import ModelError
+from lorasmith.lora_files.names import FAMILY_NAMES
+from lorasmith.lora_files.reader import LoraFile, read_lora
+from lorasmith.lora_tools.arrays import Array
+from lorasmith.lora_tools.changes import MERGEABLE, changed
+from lorasmith.lora_tools.combine import Source
+from lorasmith.lora_tools.layers import Layer, layers
+from lorasmith.lora_tools.models import Change, Model, open_model, rows_with_places, write_changed
+from lorasmith.lora_tools.writing import check_layers, refuse_existing
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """The model that was written."""
+
+    path: Path
+    layers: int  # of which the weights have changed
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A layer's change from one of the files."""
+
+    layer: Layer
+    file: LoraFile
+    stream: BinaryIO
+    weight: float
+
+    def applied(self, weight: Array) -> Array:
+        """The layer's weight with this change.
+
+        Raises:
+            ModelError: `tool_other_size`.
+        """
+        try:
+            return changed(self.layer.module, self.layer.arrays(self.stream), weight, self.weight)
+        except ValueError as error:
+            raise ModelError("tool_other_size", path=str(self.file.path), name=self.layer.name) from error
+
+
+def merge_into(base: Path, sources: Sequence[Source], out: Path) -> Merged:
+    """Writes the base model with the sources' changes, one after another, each with its weight.
+
+    Sums are computed in float32 and rounded once to the data type of the model.
+
+    Raises:
+        ModelError: no base model in safetensors files; a LoRA of another family, of a kind that depends on the running
+            model, or with layers or sizes that the model does not have.
+        InputError: `tool_output_exists`, or the folder cannot be written.
+    """
+    refuse_existing(out)
+    model = open_model(base)
+    with ExitStack() as stack:
+        parts: dict[str, list[_Part]] = {}
+        for source in sources:
+            file = read_lora(source.path)
+            _check(file, model)
+            stream = stack.enter_context(source.path.open("rb"))
+            for layer in layers(file, model.family):
+                (at,) = rows_with_places(layer.rows, model)
+                parts.setdefault(at.target, []).append(_Part(layer, file, stream, source.weight))
+        changes = {target: _change(members) for target, members in parts.items()}
+        return Merged(write_changed(model, out, changes), len(changes))
+
+
+def _check(file: LoraFile, model: Model) -> None:
+    """Returns where every layer of the file can be added to a weight of the model."""
+    if model.family not in file.families:
+        found, wanted = (FAMILY_NAMES.get(name, name) for name in (file.family or "?", model.family))
+        raise ModelError("tool_other_family", path=str(file.path), found=found, family=wanted)
+    check_layers(file, model.family)
+    for module in file.modules:
+        biases = {"diff_b", "b_norm", "lora_up.bias"} & module.tensors.keys()
+        if (module.kind and module.kind not in MERGEABLE) or biases:
+            raise ModelError("tool_kind", path=str(file.path), found=[module.kind, *sorted(biases)], tool="merge")
+
+
+def _change(members: Sequence[_Part]) -> Change:
+    def applied(weight: Array) -> Array:
+        for part in members:
+            weight = part.applied(weight)
+        return np.asarray(weight, np.float32)
+
+    return applied

@@ -1,0 +1,110 @@
+"""Changes of a weight as products of two matrices, and the best such product of a smaller rank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lorasmith.lora_files.keys import DOWN, UP
+from lorasmith.lora_tools.arrays import Array
+from lorasmith.lora_tools.writing import Stored
+
+Matrix = NDArray[np.float64]
+
+
+class Product(NamedTuple):
+    """A change `up @ down`, whose scale is 1."""
+
+    up: Array  # (outputs, rank)
+    down: Array  # (rank, inputs * kernel)
+    kernel: tuple[int, ...]  # (height, width) of a convolution; () of a linear layer
+
+    @property
+    def rank(self) -> int:
+        return int(self.up.shape[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """The number of singular values that are kept: the fewest that every condition allows, and at least one."""
+
+    rank: int | None = None  # at most
+    energy: float | None = None  # share of the sum of their squares, in (0, 1]
+    ratio: float | None = None  # the largest may be this many times the smallest
+
+    def rank_of(self, values: Matrix) -> int:
+        """The number of these values, which fall, that are kept."""
+        kept = len(values)
+        squares = np.cumsum(np.square(values))
+        if not squares[-1] > 0:
+            return 1
+        if self.energy is not None:
+            kept = min(kept, 1 + int(np.searchsorted(squares, self.energy * squares[-1])))
+        if self.ratio is not None:
+            kept = min(kept, int(np.sum(values * self.ratio >= values[0])))
+        return max(1, min(kept, self.rank or kept))
+
+
+class Reduced(NamedTuple):
+    """The best product of a rank, and the share of the squares of the singular values that it keeps."""
+
+    product: Product
+    energy: float
+
+
+def reduced(product: Product, cut: Cut) -> Reduced:
+    """The best product of the rank that `cut` allows, in float64: by the small matrix between two orthogonal bases."""
+    left, left_core = np.linalg.qr(product.up.astype(np.float64))
+    right, right_core = np.linalg.qr(product.down.T.astype(np.float64))
+    inner, values, inner_t = np.linalg.svd(left_core @ right_core.T)
+    return _cut(left @ inner, values, inner_t @ right.T, product.kernel, cut)
+
+
+def reduced_change(change: Array, cut: Cut) -> Reduced:
+    """The same for a change that is given whole, (outputs, inputs, kernel…).
+
+    The eigenvectors of the smaller of change @ change.T and change.T @ change are singular vectors: in float64 that is
+    as exact as float32 can show, and several times as fast as a whole decomposition.
+    """
+    matrix = change.reshape(len(change), -1).astype(np.float64)
+    is_wide = matrix.shape[0] < matrix.shape[1]
+    squares, vectors = np.linalg.eigh(matrix @ matrix.T if is_wide else matrix.T @ matrix)
+    values, vectors = np.sqrt(np.clip(squares[::-1], 0, None)), vectors[:, ::-1]
+    count = cut.rank_of(values)
+    kept = vectors[:, :count]
+    # The other side is the change seen from the kept vectors: its rows carry the singular values.
+    up, down = (kept, kept.T @ matrix) if is_wide else (matrix @ kept, kept.T)
+    roots = np.sqrt(values[:count])
+    balance = np.divide(1, roots, out=np.zeros_like(roots), where=roots > 0)
+    up, down = (up * roots, down * balance[:, None]) if is_wide else (up * balance, down * roots[:, None])
+    return Reduced(_product(up, down, change.shape[2:]), _energy(values, count))
+
+
+def stored_product(product: Product, alpha: float, dtype: str) -> dict[str, Stored]:
+    """The tensors of a file in which the layer has this alpha, in the shapes of sd-scripts."""
+    up = product.up * np.float32(product.rank / alpha)
+    pointwise = (1,) * len(product.kernel)
+    inputs = product.down.shape[1] // int(np.prod(product.kernel, dtype=np.int64))
+    return {
+        UP: Stored.of(up.reshape(*up.shape, *pointwise), dtype),
+        DOWN: Stored.of(product.down.reshape(product.rank, inputs, *product.kernel), dtype),
+    }
+
+
+def _cut(left: Matrix, values: Matrix, right: Matrix, kernel: tuple[int, ...], cut: Cut) -> Reduced:
+    count = cut.rank_of(values)
+    roots = np.sqrt(values[:count])  # on both sides, so that neither leaves the range of half precision
+    product = _product(left[:, :count] * roots, roots[:, None] * right[:count], kernel)
+    return Reduced(product, _energy(values, count))
+
+
+def _product(up: Matrix, down: Matrix, kernel: tuple[int, ...]) -> Product:
+    return Product(up.astype(np.float32), down.astype(np.float32), kernel)
+
+
+def _energy(values: Matrix, count: int) -> float:
+    whole = float(np.sum(np.square(values)))
+    return float(np.sum(np.square(values[:count]))) / whole if whole > 0 else 1.0

@@ -1,0 +1,206 @@
+"""Base models for the tools: where a file has the weight of each layer, and new files from old, tensor by tensor.
+
+No more than one tensor is in memory at a time; the new file has the old file's names, order and data types.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lorasmith.errors import InputError, ModelError
+from lorasmith.exporting.name_table import Row
+from lorasmith.families.folders import component_files
+from lorasmith.families.headers import Header, file_kind, read_header
+from lorasmith.families.places import Finder, Place
+from lorasmith.families.recognize import recognize
+from lorasmith.families.weights import BaseWeights
+from lorasmith.lora_files.names import layers_of
+from lorasmith.lora_tools.arrays import Array, header_bytes, read_array, to_bytes
+from lorasmith.runs.durable import map_write_errors, sync_folder, write_atomically
+
+Change = Callable[[Array], Array]  # a weight -> the new weight, of the same shape
+
+_WRITABLE = ("F64", "F32", "BF16", "F16")
+_CHUNK = 2**24  # bytes
+_WEIGHT_FILES = (".safetensors", ".bin", ".ckpt", ".pt", ".msgpack", ".onnx", ".h5")
+_STALE = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256")  # hashes of the tensors before
+
+
+@dataclass(frozen=True, slots=True)
+class WeightAt:
+    """The weight of a layer in a file."""
+
+    target: str  # of the family's table of names
+    file: Path
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A base model that has its weights in safetensors files."""
+
+    weights: BaseWeights
+    headers: Mapping[Path, Header]
+    places: Mapping[str, WeightAt]  # by target
+
+    @property
+    def family(self) -> str:
+        return self.weights.family
+
+    def read(self, target: str) -> Array:
+        """The weight of a layer, as float32.
+
+        Raises:
+            ModelError: `model_damaged`.
+        """
+        at = self.places[target]
+        info = self.headers[at.file].tensors[at.place.name]
+        try:
+            with at.file.open("rb") as file:
+                array = read_array(file, at.place.info(info))
+        except (KeyError, ValueError) as error:
+            raise ModelError("model_damaged", path=str(at.file), where=at.place.name) from error
+        return np.ascontiguousarray(array.T) if at.place.is_transposed else array
+
+
+def open_model(path: Path) -> Model:
+    """Recognizes a base model, a diffusers folder or a single file.
+
+    Raises:
+        ModelError: `base_model_not_found`, `tool_pickle`, or what `recognize` raises.
+    """
+    if not path.exists():
+        raise ModelError("base_model_not_found", base_model=str(path))
+    weights = recognize(path)
+    if weights.layout == "pickle":
+        raise ModelError("tool_pickle", path=str(path))
+    headers: dict[Path, Header] = {}
+    places: dict[str, WeightAt] = {}
+    parts = {row.component for row in layers_of(weights.family).table.targets.values()}
+    for component in sorted(parts):
+        name = "unet" if component == "denoiser" and "unet" in weights.names.components else component
+        for file, finder in _files(weights, name):
+            if file_kind(file) == "pickle":
+                raise ModelError("tool_pickle", path=str(file))
+            header = headers.setdefault(file, read_header(file))
+            for canonical, place in finder(name, header.tensors).items():
+                target = f"{component}.{canonical.removesuffix('.weight')}"
+                if canonical.endswith(".weight"):
+                    places[target] = WeightAt(target, file, place)
+    return Model(weights, headers, places)
+
+
+def _files(weights: BaseWeights, component: str) -> list[tuple[Path, Finder]]:
+    if weights.layout == "single_file":
+        return [(weights.path, weights.names.from_single_file)]
+    files = component_files(weights.path, component, weights.names)
+    return [(file, weights.names.from_folder) for file in files]
+
+
+def rows_with_places(rows: tuple[Row, ...], model: Model) -> tuple[WeightAt, ...]:
+    """The weights that a module of a LoRA file changes.
+
+    Raises:
+        ModelError: `tool_layer_missing`.
+    """
+    for row in rows:
+        if row.target not in model.places:
+            raise ModelError("tool_layer_missing", path=str(model.weights.path), name=row.target)
+    return tuple(model.places[row.target] for row in rows)
+
+
+def write_changed(model: Model, out: Path, changes: Mapping[str, Change]) -> Path:
+    """Writes the model with some of its weights changed: a file, or a folder with everything else that the old folder has.
+
+    `changes`: by target.
+
+    Raises:
+        ModelError: `tool_weight_type`, `tool_not_finite`.
+        InputError: the folder cannot be written, or the disk is full; nothing is left.
+    """
+    by_file: dict[Path, dict[str, list[tuple[Place, Change]]]] = {path: {} for path in model.headers}
+    for target, change in changes.items():
+        at = model.places[target]
+        by_file[at.file].setdefault(at.place.name, []).append((at.place, change))
+    with map_write_errors(out.parent):
+        if model.weights.layout == "single_file":
+            return _write_file(model.headers[model.weights.path], out, by_file[model.weights.path])
+        temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+        try:
+            _copy_all_but(model, temporary)
+            for path, tensors in by_file.items():
+                _write_file(model.headers[path], temporary / path.relative_to(model.weights.path), tensors)
+            temporary.rename(out)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        sync_folder(out.parent)
+    return out
+
+
+def _copy_all_but(model: Model, temporary: Path) -> None:
+    """Copies a folder without the weight files that are written anew, and without other forms of the same weights."""
+    changed = {path.parent for path in model.headers}
+
+    def left_out(folder: str, names: list[str]) -> set[str]:
+        return {name for name in names if Path(folder) in changed and name.endswith(_WEIGHT_FILES)}
+
+    shutil.copytree(model.weights.path, temporary, ignore=left_out)
+
+
+def _write_file(header: Header, out: Path, changes: Mapping[str, list[tuple[Place, Change]]]) -> Path:
+    """Writes a file with these tensors changed, and reads it back."""
+    for name in changes:
+        if header.tensors[name].dtype not in _WRITABLE:
+            dtype = header.tensors[name].dtype
+            raise ModelError("tool_weight_type", path=str(header.path), name=name, dtype=dtype)
+    written = hashlib.sha256()
+
+    def counted() -> Iterator[bytes]:
+        for piece in _pieces(header, changes):
+            written.update(piece)
+            yield piece
+
+    def check(temporary: Path) -> None:
+        with temporary.open("rb") as file:
+            read = hashlib.file_digest(file, "sha256")
+        if read.digest() != written.digest() or read_header(temporary).tensors.keys() != header.tensors.keys():
+            raise InputError("tool_not_as_written", path=str(out))
+
+    return write_atomically(out, counted(), check=check)
+
+
+def _pieces(header: Header, changes: Mapping[str, list[tuple[Place, Change]]]) -> Iterator[bytes]:
+    """The bytes of the new file: tensors in the old order."""
+    ordered = sorted(header.tensors.items(), key=lambda item: (item[1].start, item[1].end))
+    metadata = {key: value for key, value in header.metadata.items() if key not in _STALE}
+    yield header_bytes({name: (info.dtype, info.shape) for name, info in ordered}, metadata)
+    with header.path.open("rb") as source:
+        for name, info in ordered:
+            if name in changes:
+                yield to_bytes(_changed(header, name, read_array(source, info), changes[name]), info.dtype)
+                continue
+            source.seek(info.start)
+            for start in range(info.start, info.end, _CHUNK):
+                yield source.read(min(_CHUNK, info.end - start))
+
+
+def _changed(header: Header, name: str, array: Array, changes: list[tuple[Place, Change]]) -> Array:
+    """The tensor with its parts changed."""
+    result = array.copy()
+    for place, change in changes:
+        whole = result.T if place.is_transposed else result
+        rows = whole.shape[0] // place.parts
+        part = whole[place.part * rows : (place.part + 1) * rows]
+        part[...] = change(np.ascontiguousarray(part))
+    largest = np.float32(65504 if header.tensors[name].dtype == "F16" else np.finfo(np.float32).max)
+    if not bool((np.abs(result) <= largest).all()):
+        raise ModelError("tool_not_finite", path=str(header.path), name=name)
+    return result

@@ -1,0 +1,40 @@
+"""Miniatures of both layouts, with the layers of the real models."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from lorasmith.demo.miniature import make_model, to_single_file
+from lorasmith.families.recognize import recognize
+from lorasmith.families.stored_tensors import read_component
+from lorasmith.lora_files.names import layers_of
+
+
+@dataclass(frozen=True)
+class Made:
+    """A model as a folder and as a file."""
+
+    family: str
+    folder: Path
+    file: Path
+
+    def weights(self, path: Path | None = None) -> dict[str, Tensor]:
+        """The weights by target, as training reads them."""
+        found = recognize(path or self.folder)
+        parts = {row.component for row in layers_of(self.family).table.targets.values()}
+        weights = {}
+        for part in parts:
+            tensors = read_component(found, "unet" if part == "denoiser" else part, torch.float32)
+            weights |= {f"{part}.{name.removesuffix('.weight')}": tensor for name, tensor in tensors.items()}
+        return weights
+
+
+@pytest.fixture(scope="session", params=["sd15", "sdxl"])
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """fp16, as most published models are."""
+    base = tmp_path_factory.mktemp(request.param)
+    folder = make_model(base / "folder", family=request.param, size="nano", precision=torch.float16)
+    return Made(request.param, folder, to_single_file(folder, base / "model.safetensors", with_configs=True))

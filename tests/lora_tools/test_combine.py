@@ -1,0 +1,113 @@
+"""Sums of LoRAs and other ranks: the change of every layer, by formula."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from lorasmith.errors import InputError, ModelError
+from lorasmith.lora_files.reader import read_lora
+from lorasmith.lora_tools.combine import Source, combine, weights_of
+from lorasmith.lora_tools.inspection import inspect_lora
+from lorasmith.lora_tools.low_rank import Cut
+from tests.lora_files.written import saved
+from tests.lora_tools.made import LAYERS, METADATA, tensors_of, write
+from tests.lora_tools.test_convert import by_formula
+
+FIRST = next(iter(LAYERS))
+CONVOLUTION = "lora_unet_mid_block_attentions_0_proj_in"
+
+
+def two(folder: Path) -> tuple[Path, Path]:
+    """Files that differ in rank and alpha; the second lacks a layer, and has a convolution in other dimensions."""
+    first = tensors_of(rank=2, alpha=1.0)
+    second = {key: tensor for key, tensor in tensors_of(rank=3, alpha=6.0, seed=2).items() if FIRST not in key}
+    first |= {f"{CONVOLUTION}.lora_down.weight": torch.randn(2, 8, 1, 1)}
+    first |= {f"{CONVOLUTION}.lora_up.weight": torch.randn(8, 2, 1, 1), f"{CONVOLUTION}.alpha": torch.tensor(1.0)}
+    second |= {f"{CONVOLUTION}.lora_down.weight": torch.randn(3, 8), f"{CONVOLUTION}.lora_up.weight": torch.randn(8, 3)}
+    second |= {f"{CONVOLUTION}.alpha": torch.tensor(6.0)}
+    return write(folder / "first", first), write(folder / "second", second)
+
+
+def total(first: Path, second: Path, weights: tuple[float, float]) -> dict[str, Tensor]:
+    one, other = by_formula(first), by_formula(second)
+    return {name: weights[0] * change + weights[1] * other.get(name, torch.zeros(())) for name, change in one.items()}
+
+
+def test_a_sum_is_exact(tmp_path: Path) -> None:
+    first, second = two(tmp_path)
+    made = combine([Source(first, 0.5), Source(second, -2.0)], tmp_path / "out")
+    found, expected = by_formula(tmp_path / "out"), total(first, second, (0.5, -2.0))
+    assert found.keys() == expected.keys() and made.ranks == (2, 5) and made.energy == 1.0
+    for name, change in expected.items():
+        assert torch.allclose(found[name], change, atol=1e-5)
+    inspection = inspect_lora(tmp_path / "out")
+    assert not inspection.oddities and len(inspection.file.alphas) == 1
+    assert inspection.file.metadata["modelspec.merged_from"] == "first, second"
+
+
+def test_a_sum_of_a_rank_is_the_best_of_that_rank(tmp_path: Path) -> None:
+    first, second = two(tmp_path)
+    made = combine([Source(first), Source(second)], tmp_path / "out", cut=Cut(rank=3))
+    assert made.ranks == (2, 3)
+    worst = 1.0
+    for name, change in total(first, second, (1.0, 1.0)).items():
+        left, values, right = torch.linalg.svd(change, full_matrices=False)
+        expected = (left[:, :3] * values[:3]) @ right[:3]
+        assert torch.allclose(by_formula(tmp_path / "out")[name], expected, atol=1e-4)
+        worst = min(worst, float(values[:3].square().sum() / values.square().sum()))
+    assert made.energy == pytest.approx(worst, abs=1e-4)
+
+
+def test_a_smaller_file_of_the_same_effect(tmp_path: Path) -> None:
+    """Ranks without a change are dropped, and half precision stays half."""
+    tensors = {key: tensor if "alpha" in key else tensor.half() for key, tensor in tensors_of(rank=8).items()}
+    for name in LAYERS:
+        tensors[f"{name}.lora_up.weight"][:, 3:] = 0
+    path = write(tmp_path / "in", tensors)
+    made = combine([Source(path)], tmp_path / "out", cut=Cut(energy=1 - 1e-9))
+    assert made.ranks == (3, 3) and set(read_lora(tmp_path / "out").dtypes) == {"F16"}
+    for name, change in by_formula(path).items():
+        assert torch.allclose(by_formula(tmp_path / "out")[name], change, atol=2e-2)
+    assert read_lora(tmp_path / "out").metadata["ss_network_dim"] == "3"
+
+
+def test_layers_with_different_ranks_say_so(tmp_path: Path) -> None:
+    first, second = two(tmp_path)
+    combine([Source(first), Source(second)], tmp_path / "out")
+    assert read_lora(tmp_path / "out").metadata["ss_network_dim"] == "Dynamic"
+
+
+def test_loha_becomes_lora_of_a_rank(tmp_path: Path) -> None:
+    shapes = {"hada_w1_a": (320, 2), "hada_w1_b": (2, 320), "hada_w2_a": (320, 2), "hada_w2_b": (2, 320)}
+    loha = {f"{FIRST}.{suffix}": torch.randn(shape) for suffix, shape in shapes.items()}
+    path = saved({**loha, f"{FIRST}.alpha": torch.tensor(1.0)}, tmp_path / "in", METADATA)
+    with pytest.raises(ModelError, match="tool_kind_of_product"):
+        combine([Source(path), Source(path)], tmp_path / "none")
+    combine([Source(path)], tmp_path / "out", cut=Cut(rank=4))  # a product of ranks 2 and 2 has rank 4
+    w1, w2 = (loha[f"{FIRST}.hada_w{n}_a"] @ loha[f"{FIRST}.hada_w{n}_b"] for n in (1, 2))
+    assert torch.allclose(by_formula(tmp_path / "out")[FIRST], 0.5 * w1 * w2, atol=1e-3)
+
+
+def test_what_cannot_be_added(tmp_path: Path) -> None:
+    first = write(tmp_path / "first")
+    tensors = tensors_of()
+    tensors[f"{FIRST}.lora_up.weight"] = torch.ones(640, 2)
+    other = write(tmp_path / "other", tensors)
+    with pytest.raises(ModelError, match="tool_shapes_differ"):
+        combine([Source(first), Source(other)], tmp_path / "out")
+    tensors[f"{FIRST}.lora_up.weight"] = torch.full((320, 2), float("nan"))
+    with pytest.raises(ModelError, match="tool_not_finite"):
+        combine([Source(write(tmp_path / "nan", tensors))], tmp_path / "out")
+    dora = {**tensors_of(), f"{FIRST}.dora_scale": torch.ones(320, 1)}
+    with pytest.raises(ModelError, match="tool_kind_of_product"):
+        combine([Source(write(tmp_path / "dora", dora))], tmp_path / "out", cut=Cut(rank=1))
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights() -> None:
+    assert weights_of("", 2) == [1.0, 1.0] and weights_of("1,-0.5", 2) == [1.0, -0.5]
+    for text in ("1", "1,2,3", "a,b", "1,nan"):
+        with pytest.raises(InputError, match="weights_wrong"):
+            weights_of(text, 2)

@@ -1,0 +1,86 @@
+"""A merged model has the weights that the LoRA's formula gives, layer by layer."""
+
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from lorasmith.adapters import ADAPTERS, adapter_kind
+from lorasmith.adapters.base import LayerSettings
+from lorasmith.errors import ModelError
+from lorasmith.exporting.names import to_file
+from lorasmith.lora_files.names import layers_of
+from lorasmith.lora_tools.combine import Source
+from lorasmith.lora_tools.into_model import merge_into
+from lorasmith.targets import LayerSpec
+from tests.lora_files.written import saved
+from tests.lora_tools.conftest import Made
+
+SETTINGS = LayerSettings(2, 3.0)
+
+
+def lora(made: Made, path: Path, kind_name: str, seed: int = 1) -> tuple[Path, dict[str, Tensor]]:
+    """A file that changes every layer that the model has, and the weights' changes by target."""
+    kind, weights = adapter_kind(kind_name), made.weights()
+    generator = torch.Generator().manual_seed(seed)
+    tensors, changes = {}, {}
+    for target in layers_of(made.family).table.targets:
+        if target not in weights:
+            continue
+        weight = weights[target]
+        spec = LayerSpec(weight.shape[0], weight.shape[1], tuple(weight.shape[2:]))
+        own = {
+            suffix: torch.randn(shape, generator=generator) * 0.1
+            for suffix, shape in kind.shapes(spec, SETTINGS).items()
+        }
+        tensors |= {f"{target}.{suffix}": tensor for suffix, tensor in own.items()}
+        changes[target] = kind.delta(weight, own, SETTINGS)
+    named = to_file(tensors, kind, layers_of(made.family).table, dict.fromkeys(changes, SETTINGS))
+    return saved(named, path), changes
+
+
+@pytest.mark.parametrize("kind", ADAPTERS)
+@pytest.mark.parametrize("layout", ["folder", "file"])
+def test_every_kind_is_merged_by_its_formula(made: Made, tmp_path: Path, kind: str, layout: str) -> None:
+    path, changes = lora(made, tmp_path / "lora.safetensors", kind)
+    out = tmp_path / "out.safetensors"
+    merged = merge_into(getattr(made, layout), [Source(path, 0.5)], out)
+    before, after = made.weights(), made.weights(out)
+    assert merged.layers == len(changes) and before.keys() == after.keys()
+    for target, weight in before.items():
+        expected = weight + 0.5 * changes[target] if target in changes else weight
+        bound = expected.abs() * 2**-10 + 1e-5 if target in changes else 0  # one rounding to half precision
+        assert bool(((after[target] - expected).abs() <= bound).all()), target
+
+
+def test_several_files_are_added(made: Made, tmp_path: Path) -> None:
+    first, one = lora(made, tmp_path / "first", "lora", seed=1)
+    second, other = lora(made, tmp_path / "second", "lora", seed=2)
+    merge_into(made.folder, [Source(first), Source(second, -1.0)], tmp_path / "out")
+    before, after = made.weights(), made.weights(tmp_path / "out")
+    for target in one:
+        expected = (before[target] + one[target] - other[target]).half().float()
+        assert torch.allclose(after[target], expected, rtol=2**-10, atol=1e-4)
+
+
+def test_what_does_not_fit_the_model(made: Made, tmp_path: Path) -> None:
+    path, _ = lora(made, tmp_path / "lora", "lora")
+    tensors = {"lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight": torch.ones(4, 2)}
+    tensors["lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight"] = torch.ones(2, 4)
+    with pytest.raises(ModelError, match="tool_other_family"):
+        merge_into(made.folder, [Source(saved(tensors, tmp_path / "flux"))], tmp_path / "out")
+    stored = safetensors.torch.load_file(path)
+    name = next(name for name in stored if name.endswith("lora_up.weight"))
+    with pytest.raises(ModelError, match="tool_other_size"):
+        larger = {**stored, name: torch.ones(2 * len(stored[name]), *stored[name].shape[1:])}
+        merge_into(made.folder, [Source(saved(larger, tmp_path / "larger"))], tmp_path / "out")
+    with pytest.raises(ModelError, match="tool_layers_unknown"):
+        merge_into(made.folder, [Source(saved({**stored, "x": torch.ones(1)}, tmp_path / "x"))], tmp_path / "out")
+    module = name.partition(".")[0]
+    glora = {f"{module}.{end}.weight": torch.ones(2, 2) for end in ("a1", "a2", "b1", "b2")}
+    rest = {key: tensor for key, tensor in stored.items() if not key.startswith(f"{module}.")}
+    with pytest.raises(ModelError, match="tool_kind"):
+        merge_into(made.folder, [Source(saved({**rest, **glora}, tmp_path / "glora"))], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
