@@ -35,7 +35,7 @@ from lorasmith.runs.layout import RunFolder, run_at
 from lorasmith.runs.ledger import newest_trusted, read_events, surviving
 from lorasmith.runs.states import SavedState, damage_listed, damage_of, find_states, newest_good
 from lorasmith.runtime.moved import found_again, lines_about_places
-from lorasmith.session.layers import chosen_layers, published_layers
+from lorasmith.session.layers import check_blocks, chosen_layers, published_layers
 
 LR_TOLERANCE = 0.01  # a smaller share is no jump
 
@@ -274,6 +274,7 @@ def _check_layers(config: RunConfig, family: str) -> None:
     if not family:
         return
     layers = published_layers(family, with_text_encoders=config.adapter.train_text_encoder)
+    check_blocks(config.adapter, family)
     chosen_layers(config.adapter, layers)
     encoders = {name.partition(".")[0] for name in layers} - {"denoiser"}
     if len(config.optimizer.text_encoder_lr) not in (0, 1, len(encoders)):

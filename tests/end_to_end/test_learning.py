@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -79,9 +80,9 @@ def _batch_of(loaded: LoadedRun, number: int) -> Batch:
     return Batch(loaded.context.family.collate([loaded.batches.cached[number].inputs]), (number,))
 
 
-def before_and_after(own: Workshop, strange: Path, lr: float, kind: str = "lora") -> tuple[float, ...]:
+def before_and_after(own: Workshop, strange: Path, lr: float, **adapter: Any) -> tuple[float, ...]:
     """The loss on its own pictures before and after training, then on another set's before and after."""
-    values = {**LEARNING, ("optimizer", "lr"): lr, ("adapter", "kind"): kind}
+    values = {**LEARNING, ("optimizer", "lr"): lr, **{("adapter", name): value for name, value in adapter.items()}}
     assert own.new(STEPS, values).exit_code == ExitCode.FINISHED
     found = []
     for pictures in (own.folder / "lora_train_set", strange):
@@ -105,9 +106,18 @@ def strange(tmp_path: Path) -> Path:
     return tmp_path / "strange"
 
 
-@pytest.mark.parametrize("kind", ADAPTERS)
-def test_the_loss_falls_on_its_own_pictures(own: Workshop, strange: Path, kind: str) -> None:
-    before, after, other_before, other_after = before_and_after(own, strange, lr=3e-3, kind=kind)
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        *({"kind": kind} for kind in ADAPTERS),
+        {"conv_rank": 8},
+        {"targets": "unet-convblock-only", "rslora": True, "alpha": 4.0},
+        {"block_ranks": {"down_blocks": 4}, "rank_dropout": 0.1, "module_dropout": 0.1},
+    ],
+    ids=str,
+)
+def test_the_loss_falls_on_its_own_pictures(own: Workshop, strange: Path, adapter: dict[str, Any]) -> None:
+    before, after, other_before, other_after = before_and_after(own, strange, lr=3e-3, **adapter)
     figures = f"own {before:.4f} -> {after:.4f}, other {other_before:.4f} -> {other_after:.4f}"
     assert after <= 0.9 * before, figures
     assert other_after > 0.9 * other_before, figures
