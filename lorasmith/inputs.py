@@ -19,7 +19,7 @@ from lorasmith.data.types import Example
 from lorasmith.errors import ConfigError, ModelError
 from lorasmith.families.locate import is_there, locate
 from lorasmith.families.recognize import recognize
-from lorasmith.families.weights import BaseWeights
+from lorasmith.families.weights import BaseWeights, NoiseRequest
 from lorasmith.lora_files.modules import KINDS
 from lorasmith.lora_files.names import FAMILY_NAMES
 from lorasmith.lora_files.reader import LoraFile, read_lora
@@ -99,7 +99,21 @@ def base_weights(config: RunConfig, here: Path | None = None) -> BaseWeights:
     """
     if not config.model.base_model:
         raise ConfigError("base_model_unnamed")
-    return recognize(locate(config.model.base_model, near=here), asked=config.model.prediction)
+    asked = NoiseRequest(config.model.prediction, config.model.zero_terminal_snr)
+    return recognize(locate(config.model.base_model, near=here), asked=asked)
+
+
+def bucket_step(config: RunConfig, weights: BaseWeights) -> int:
+    """Pixels that both sides of every bucket are multiples of.
+
+    Raises:
+        ConfigError: `bucket_step`, the step that is asked for is none for this model, or over the resolution.
+    """
+    step = config.dataset.bucket_step or weights.bucket_step
+    resolution = config.dataset.resolved_resolution(weights.resolution)
+    if step % weights.size_multiple or step > resolution:
+        raise ConfigError("bucket_step", step=step, multiple=weights.size_multiple, resolution=resolution)
+    return step
 
 
 def scan_for(config: RunConfig, weights: BaseWeights, *, check_pixels: bool, seen: bytes = b"") -> Scan:
@@ -110,7 +124,7 @@ def scan_for(config: RunConfig, weights: BaseWeights, *, check_pixels: bool, see
     return scan(
         Path(config.dataset.folder),
         resolution=config.dataset.resolved_resolution(weights.resolution),
-        size_multiple=weights.size_multiple,
+        size_multiple=bucket_step(config, weights),
         trigger_word=config.dataset.trigger_word,
         skip_bad=config.dataset.skip_bad_pictures,
         check_pixels=check_pixels,

@@ -19,6 +19,7 @@ MIN_BEGINNING = 3  # letters
 NEVER_GUESSED = frozenset({"--new", "--from"})
 
 OURS = {
+    "bucket_reso_steps": "--bucket-step",
     "checkpointing_steps": "--save-every",
     "checkpoints_total_limit": "--keep-states",
     "config_file": "--config",

@@ -65,6 +65,23 @@ def scanned(config: RunConfig, weights: BaseWeights) -> Scan:
     return scan_for(config, weights, check_pixels=True)
 
 
+def test_buckets_are_multiples_of_the_step(pictures: Path, weights: BaseWeights) -> None:
+    """Of what the UNet accepts, 32 here, unless another number is asked for."""
+    assert {example.bucket for example in scanned(config_for(pictures), weights).examples} == {(64, 64), (32, 96)}
+    wide = config_for(pictures, dataset__bucket_step=64)
+    assert {example.bucket for example in scanned(wide, weights).examples} == {(64, 64)}
+
+
+@pytest.mark.parametrize(("step", "resolution"), [(48, 512), (16, 512), (128, 64)])
+def test_a_step_that_the_model_cannot_take_is_refused(
+    pictures: Path, weights: BaseWeights, step: int, resolution: int
+) -> None:
+    config = config_for(pictures, dataset__bucket_step=step, dataset__resolution=resolution)
+    with pytest.raises(ConfigError) as caught:
+        scanned(config, weights)
+    assert (caught.value.code, caught.value.fields["multiple"]) == ("bucket_step", 32)
+
+
 def test_pictures_are_cut_as_the_config_and_the_weights_say(pictures: Path, weights: BaseWeights) -> None:
     config = config_for(pictures, dataset__trigger_word="zorg")
     found = scanned(config, weights)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-ModelSize = Literal["nano", "miniature", "narrow", "sd15", "sdxl"]
+ModelSize = Literal["nano", "miniature", "narrow", "sd15", "sd2", "sdxl"]
 """The published size goes by the family's name."""
 
 

@@ -1,4 +1,4 @@
-"""Makes models with random weights in the exact layout of Stable Diffusion 1.x or XL, and pictures to train on.
+"""Makes models with random weights in the exact layout of Stable Diffusion 1.x, 2.x or XL, and pictures to train on.
 
 For tests, benchmarks and trying the program without a download. The weights know nothing: what is learned on them shows
 that the machinery works, not what a LoRA looks like.
@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lorasmith.demo import layouts
+from lorasmith.demo import layouts, sd2_layout
 from lorasmith.demo.layouts import LAYOUTS, ModelSize
 from lorasmith.demo.open_clip_names import open_clip_tensors
 from lorasmith.demo.sdxl_layout import has_clip_vocabulary, sdxl_configs
@@ -28,7 +28,7 @@ from lorasmith.families.clip_bpe import clip_tokenizer_files
 from lorasmith.seeding import fold
 
 Shapes = Mapping[str, tuple[int, ...]]
-MadeFamily = Literal["sd15", "sdxl"]
+MadeFamily = Literal["sd15", "sd2", "sdxl"]
 
 # Factors on 1/sqrt(fan in), so that a picture's latents and a noise prediction have a standard deviation of about 1.
 _GAINS = {"unet/conv_out.weight": 1.7, "vae/decoder.conv_out.weight": 0.8, "vae/post_quant_conv.weight": 0.2}
@@ -60,7 +60,8 @@ def make_model(
 
     "nano": one layer in each level (two in SDXL), 64 px; "miniature": 64 px, SDXL with every layer of the real model;
     both with a vocabulary of some hundred tokens. "narrow": every layer of the real model, 128 px, CLIP's vocabulary;
-    the family's name: the real architecture, "sd15" 859.5 M parameters in the UNet (4.3 GB in float32), "sdxl" 2,567 M.
+    the family's name: the real architecture, "sd15" 859.5 M parameters in the UNet (4.3 GB in float32), "sd2" 865.9 M,
+    "sdxl" 2,567 M.
     """
     own = not _has_clip_vocabulary(family, size)
     files = own_vocabulary() if own else clip_tokenizer_files()
@@ -68,8 +69,9 @@ def make_model(
     for part, config in configs.items():
         (folder / part).mkdir(parents=True, exist_ok=True)
         if part.startswith("text_encoder"):
-            tokenizer, padding = part.replace("text_encoder", "tokenizer"), "!" if part.endswith("_2") else END
-            write_tokenizer(folder / tokenizer, files, padding=padding)
+            is_open_clip = family == "sd2" or part == "text_encoder_2"
+            tokenizer = folder / part.replace("text_encoder", "tokenizer")
+            write_tokenizer(tokenizer, files, padding="!" if is_open_clip else END)
             shapes: Shapes = layouts.text_shapes(config)
             described = config
         else:
@@ -105,17 +107,13 @@ def to_single_file(
         original = layouts.ldm_vae_name(name, configs["vae"])
         is_attention = ".attn_1." in original and tensor.ndim == 2
         tensors["first_stage_model." + original] = tensor[:, :, None, None] if is_attention else tensor
-    is_sdxl = "text_encoder_2" in configs
-    first = "conditioner.embedders.0.transformer." if is_sdxl else "cond_stage_model.transformer."
-    for name, tensor in _load(folder, "text_encoder").items():
-        tensors[first + (name if has_text_model else name.removeprefix("text_model."))] = tensor
-    if is_sdxl:
-        for name, tensor in open_clip_tensors(_load(folder, "text_encoder_2")).items():
-            tensors["conditioner.embedders.1.model." + name] = tensor
+    tensors |= _single_file_text(folder, configs, has_text_model=has_text_model)
     if precision is not None:
         tensors = {name: tensor.to(precision) for name, tensor in tensors.items()}
-    stem = first + ("text_model." if has_text_model else "")
-    tensors[stem + "embeddings.position_ids"] = torch.arange(77)[None]
+    embedding = "embeddings.token_embedding.weight"
+    for name in [name for name in tensors if name.endswith(embedding)]:  # OpenCLIP has no such buffer
+        tensors[name.removesuffix(embedding) + "embeddings.position_ids"] = torch.arange(77)[None]
+    is_sdxl = "text_encoder_2" in configs
     tensors |= _marks(configs["scheduler"]) if is_sdxl else _schedule_buffers(configs["scheduler"])
     if file.suffix == ".ckpt":
         torch.save({"state_dict": tensors, "global_step": 0}, file)
@@ -168,11 +166,15 @@ _CLASSES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
 
 
 def _has_clip_vocabulary(family: MadeFamily, size: ModelSize) -> bool:
+    if family == "sd2":
+        return sd2_layout.has_clip_vocabulary(size)
     return has_clip_vocabulary(size) if family == "sdxl" else LAYOUTS[size].has_clip_vocabulary
 
 
 def _configs(family: MadeFamily, size: ModelSize, vocabulary: int) -> dict[str, dict[str, Any]]:
     """By component, in the order in which they are written."""
+    if family == "sd2":
+        return sd2_layout.sd2_configs(size, vocabulary)
     if family == "sdxl":
         return sdxl_configs(size, vocabulary)
     layout = LAYOUTS[size]
@@ -187,6 +189,30 @@ def _stem(part: str) -> str:
 def _load(folder: Path, part: str) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = load_file(folder / part / f"{_stem(part)}.safetensors")
     return tensors
+
+
+def _single_file_text(folder: Path, configs: Mapping[str, Any], *, has_text_model: bool) -> dict[str, Tensor]:
+    """The text encoders under the names of a single file: OpenCLIP's for that of SD 2 and the second of SDXL."""
+    first = _load(folder, "text_encoder")
+    if "text_encoder_2" in configs:
+        prefix = "conditioner.embedders.0.transformer."
+        second = open_clip_tensors(_load(folder, "text_encoder_2"))
+        named = {"conditioner.embedders.1.model." + name: tensor for name, tensor in second.items()}
+    elif configs["unet"].get("use_linear_projection"):
+        return {
+            "cond_stage_model.model." + name: tensor for name, tensor in open_clip_tensors(_with_last(first)).items()
+        }
+    else:
+        prefix, named = "cond_stage_model.transformer.", {}
+    stems = {name: name if has_text_model else name.removeprefix("text_model.") for name in first}
+    return {prefix + stems[name]: tensor for name, tensor in first.items()} | named
+
+
+def _with_last(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """With what OpenCLIP has and Stable Diffusion 2 does not use: a 24th layer (here the first again), a projection."""
+    layer, width = "text_model.encoder.layers.{}.", len(tensors["text_model.final_layer_norm.weight"])
+    again = {name.replace(layer.format(0), layer.format(23)): tensor.clone() for name, tensor in tensors.items()}
+    return again | tensors | {"text_projection.weight": torch.eye(width)}
 
 
 def _texts(tokenizer: Path) -> dict[str, str]:

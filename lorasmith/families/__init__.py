@@ -33,6 +33,12 @@ FAMILIES = {  # recognizers are asked in this order
         layer_names="lorasmith.families.sd15.layout:layer_names",
         pipelines=("StableDiffusionPipeline",),
     ),
+    "sd2": FamilyEntry(
+        family="lorasmith.families.sd2.family:StableDiffusion2",
+        recognizer="lorasmith.families.sd2.recognize:recognize",
+        layer_names="lorasmith.families.sd2.layout:layer_names",
+        pipelines=("StableDiffusionPipeline",),
+    ),
     "sdxl": FamilyEntry(
         family="lorasmith.families.sdxl.family:StableDiffusionXL",
         recognizer="lorasmith.families.sdxl.recognize:recognize",

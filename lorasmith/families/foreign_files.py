@@ -17,12 +17,17 @@ from lorasmith.families.weights import ModelFiles, Shapes
 LORA_KEY = re.compile(
     r"^(lora_(unet|te\d?|transformer)|lycoris)_|(^|[._])(lora_(down|up|mid|A|B)|lora\.(down|up)|hada_w1_[ab]|lokr_w[12])\b"
 )
-SDXL = "SDXL"
+SD2, SDXL = "SD 2", "SDXL"
 _INPUT_CHANNELS = {9: "inpainting", 8: "InstructPix2Pix"}
+_SD2_CHANNELS = {**_INPUT_CHANNELS, 7: "upscaler", 5: "depth"}
+_UNCLIP = "SD 2 unCLIP"
 _REFINER, _PLAYGROUND, _EDM = "SDXL refiner", "Playground 2.5", "SDXL with EDM noise"
 _REASONS = {  # the end of a name -> the error that says why such a model cannot be trained
     "inpainting": "model_inpainting",
     "InstructPix2Pix": "model_edits_pictures",
+    "upscaler": "model_upscales_pictures",
+    "depth": "model_takes_depth",
+    _UNCLIP: "model_unclip",
     _REFINER: "model_refiner",
     _PLAYGROUND: "model_edm",
     _EDM: "model_edm",
@@ -34,9 +39,9 @@ _FAMILIES = (  # the start of a key that only this family has, after UNET_PREFIX
     ("single_stream_modulation.", "FLUX.2"),
     ("double_blocks.", "FLUX"),
     ("single_transformer_blocks.", "FLUX"),
+    ("cond_stage_model.model.", SD2),
     ("conditioner.embedders.", SDXL),
     ("label_emb.", SDXL),
-    ("cond_stage_model.model.", "SD 2"),
     ("txt_norm.weight", "Qwen-Image"),
     ("cap_embedder.", "Lumina 2"),
     ("head.modulation", "Wan"),
@@ -82,16 +87,16 @@ def refuse_adapters(files: ModelFiles) -> None:
 def foreign_family(shapes: Shapes) -> str:
     """The family of a single file as people call it, "" where it may be Stable Diffusion 1.x; a form of it that is
     trained otherwise has a name of its own."""
-    found = next((family for name in shapes for start, family in _FAMILIES if _begins(name, start)), "")
+    found = next((family for start, family in _FAMILIES if any(_begins(name, start) for name in shapes)), "")
+    if not found:  # SD 1.x projects with 1x1 convolutions
+        projections = [shape for name, shape in shapes.items() if name.endswith(".proj_in.weight")]
+        found = SD2 if any(len(shape) == 2 for shape in projections) else ""
     if found == SDXL:
         found = _form_of_sdxl(shapes)
     channels = (*shapes.get(f"{UNET_PREFIX}input_blocks.0.0.weight", (0, 4)), 0, 0)[1]
-    if channels != 4 and found in ("", SDXL):
+    if channels != 4 and found in ("", SD2, SDXL):
         return _by_channels(found, channels)
-    if found:
-        return found
-    projections = [shape for name, shape in shapes.items() if name.endswith(".proj_in.weight")]
-    return "SD 2" if any(len(shape) == 2 for shape in projections) else ""  # SD 1.x projects with 1x1 convolutions
+    return _UNCLIP if found == SD2 and any(_begins(name, "label_emb.") for name in shapes) else found
 
 
 def foreign_unet(config: Mapping[str, Any]) -> str:
@@ -99,9 +104,11 @@ def foreign_unet(config: Mapping[str, Any]) -> str:
     conditions = config.get("addition_embed_type")
     if conditions not in (None, "text_time"):
         return f"UNet with {conditions} conditions"
-    found = SDXL if conditions else "SD 2" if config.get("use_linear_projection") else ""
+    found = SDXL if conditions else SD2 if config.get("use_linear_projection") else ""
     channels = config.get("in_channels", 4)
-    return found if channels == 4 or found == "SD 2" else _by_channels(found, channels)
+    if channels != 4:
+        return _by_channels(found, channels)
+    return _UNCLIP if found == SD2 and config.get("class_embed_type") else found
 
 
 def foreign_folder(files: ModelFiles) -> str:
@@ -156,5 +163,5 @@ def _form_of_sdxl(shapes: Shapes) -> str:
 
 
 def _by_channels(family: str, channels: int) -> str:
-    named = _INPUT_CHANNELS.get(channels)
+    named = (_SD2_CHANNELS if family == SD2 else _INPUT_CHANNELS).get(channels)
     return f"{family or 'SD 1.x'} {named}" if named else f"UNet with {channels} input channels"

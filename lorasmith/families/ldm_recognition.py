@@ -41,7 +41,7 @@ class LdmFamily:
     usual_config: Callable[[str], dict[str, Any]]  # of a component, or of "scheduler", as published
     deduce_configs: Callable[[Mapping[str, Shapes]], dict[str, Any]]
     """Shapes by component -> configs by component; raises UnusualShapesError."""
-    least_step: int = 1  # pixels: buckets differ by no less, whatever the UNet accepts
+    least_step: int = 1  # pixels: buckets differ by no less unless asked, whatever the UNet accepts
 
 
 def unexamined_pickle(files: ModelFiles, family: LdmFamily) -> BaseWeights:
@@ -154,18 +154,20 @@ def _described(
         rows = configs[text_encoder].get("vocab_size", CLIP_TOKENS)
         if rows != CLIP_TOKENS and files.layout != "diffusers" and configs[tokenizer] is None:
             raise ModelError("model_vocabulary", path=str(path), rows=rows, expected=CLIP_TOKENS, key=CONFIGS_KEY)
-    noise = noise_settings(path, configs["scheduler"], source)
+    noise = noise_settings(files, configs["scheduler"], source)
     wrong = config_checks.wrong_setting({name: configs[name] for name in family.names.config_files})
     if wrong:
         raise ModelError("model_damaged", path=str(path), where=wrong)
     factor = 2 ** (len(configs["vae"]["block_out_channels"]) - 1)
+    multiple = factor * 2 ** (len(unet["block_out_channels"]) - 1)
     return BaseWeights(
         path=path,
         layout=files.layout,
         family=family.name,
         noise=noise,
         resolution=unet.get("sample_size", _LATENT_SIDE) * factor,
-        size_multiple=max(family.least_step, factor * 2 ** (len(unet["block_out_channels"]) - 1)),
+        size_multiple=multiple,
+        bucket_step=max(family.least_step, multiple),
         denoiser_parameters=parameters,
         max_clip_skip=min(configs[name].get("num_hidden_layers", _LAYERS) for name in family.names.tokenizers),
         configs=configs,

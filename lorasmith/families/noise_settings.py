@@ -26,8 +26,8 @@ def scheduler_config(
 ) -> tuple[dict[str, Any], PredictionSource]:
     """The config of the scheduler, and where its prediction was found.
 
-    `stored` is the config that the checkpoint holds, `usual` the family's where it holds none. The prediction that is
-    asked for counts first, then the marker key `v_pred`, `stored`, the `.yaml` beside the file, ModelSpec metadata.
+    `stored` is the config that the checkpoint holds, `usual` the family's where it holds none. What is asked for counts
+    first; for the prediction then the marker key `v_pred`, `stored`, the `.yaml` beside the file, ModelSpec metadata.
 
     Raises:
         ModelError: `model_yaml`, `model_prediction`, as `prediction_beside`.
@@ -35,8 +35,10 @@ def scheduler_config(
     config = dict(usual if stored is None else stored)
     if "ztsnr" in files.shapes:
         config["rescale_betas_zero_snr"] = True
-    if files.requested != "auto":
-        return {**config, "prediction_type": files.requested}, "asked"
+    if files.requested.zero_terminal_snr != "auto":
+        config["rescale_betas_zero_snr"] = files.requested.zero_terminal_snr == "on"
+    if files.requested.prediction != "auto":
+        return {**config, "prediction_type": files.requested.prediction}, "asked"
     if "v_pred" in files.shapes:
         return {**config, "prediction_type": "v_prediction"}, "header_key"
     if stored is not None:
@@ -51,7 +53,7 @@ def scheduler_config(
     return config, "default"
 
 
-def noise_settings(path: Path, scheduler: Mapping[str, Any], source: PredictionSource) -> NoiseSettings:
+def noise_settings(files: ModelFiles, scheduler: Mapping[str, Any], source: PredictionSource) -> NoiseSettings:
     """The settings of the noise process in a scheduler's config.
 
     Raises:
@@ -59,11 +61,12 @@ def noise_settings(path: Path, scheduler: Mapping[str, Any], source: PredictionS
     """
     prediction = scheduler.get("prediction_type", "epsilon")
     if prediction not in ("epsilon", "v_prediction"):
-        raise ModelError("model_prediction", path=str(path), found=str(prediction))
+        raise ModelError("model_prediction", path=str(files.path), found=str(prediction))
     schedule = scheduler.get("beta_schedule", "linear")
     if schedule not in ("scaled_linear", "linear") or scheduler.get("trained_betas") is not None:
-        raise ModelError("model_prediction", path=str(path), found=f"beta_schedule {schedule}")
-    return NoiseSettings(prediction, bool(scheduler.get("rescale_betas_zero_snr", False)), source)
+        raise ModelError("model_prediction", path=str(files.path), found=f"beta_schedule {schedule}")
+    has_zero_snr = bool(scheduler.get("rescale_betas_zero_snr", False))
+    return NoiseSettings(prediction, has_zero_snr, source, files.requested)
 
 
 def prediction_beside(path: Path) -> Literal["", "epsilon", "v_prediction"]:

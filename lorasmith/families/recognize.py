@@ -1,23 +1,26 @@
 """Finds out which family a base model belongs to, from headers and small configs alone.
 
-Imports no torch, so that a wrong file is refused before anything is started or written. Reads no tensor and unpickles
-nothing: a pickled checkpoint comes back unexamined (`family` ""), and `families.load_family` examines it.
+Imports no torch, so that a wrong file is refused before anything is started or written. Reads no tensor but a small one
+where nothing else decides, and unpickles nothing: a pickled checkpoint comes back unexamined (`family` ""), and
+`families.load_family` examines it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from lorasmith.errors import ModelError
 from lorasmith.families import recognizers
 from lorasmith.families.foreign_files import refuse_adapters, unrecognized
 from lorasmith.families.headers import file_kind, read_header, read_json
-from lorasmith.families.weights import BaseWeights, ModelFiles, RequestedPrediction, Shapes
+from lorasmith.families.small_tensors import read_numbers
+from lorasmith.families.weights import AS_STATED, BaseWeights, ModelFiles, NoiseRequest, Shapes
 
 
-def recognize(path: Path, *, asked: RequestedPrediction = "auto") -> BaseWeights:
-    """The base model at `path`, a folder or a file that exists; `asked` is the prediction that the user or the run
-    names.
+def recognize(path: Path, *, asked: NoiseRequest = AS_STATED) -> BaseWeights:
+    """The base model at `path`, a folder or a file that exists.
 
     Raises:
         ModelError: `model_unknown`, `model_truncated`, `model_damaged`, `model_unreadable`, `model_is_…`,
@@ -30,16 +33,19 @@ def recognize(path: Path, *, asked: RequestedPrediction = "auto") -> BaseWeights
         return _recognized(ModelFiles(path, "pickle", asked, is_examined=False))
     header = read_header(path)
     shapes = {name: info.shape for name, info in header.tensors.items()}
-    return _recognized(ModelFiles(path, "single_file", asked, shapes, header.metadata))
+    numbers = partial(read_numbers, path, header.tensors)
+    return _recognized(ModelFiles(path, "single_file", asked, shapes, header.metadata, numbers=numbers))
 
 
-def recognize_pickle(path: Path, shapes: Shapes, *, asked: RequestedPrediction = "auto") -> BaseWeights:
+def recognize_pickle(
+    path: Path, shapes: Shapes, numbers: Callable[[str], Sequence[float]], *, asked: NoiseRequest = AS_STATED
+) -> BaseWeights:
     """The base model of a pickle that was loaded, by the names and shapes of its tensors.
 
     Raises:
         ModelError: as `recognize`.
     """
-    return _recognized(ModelFiles(path, "pickle", asked, shapes))
+    return _recognized(ModelFiles(path, "pickle", asked, shapes, numbers=numbers))
 
 
 def _recognized(files: ModelFiles) -> BaseWeights:
@@ -51,7 +57,7 @@ def _recognized(files: ModelFiles) -> BaseWeights:
     raise unrecognized(files)
 
 
-def _folder(folder: Path, asked: RequestedPrediction) -> ModelFiles:
+def _folder(folder: Path, asked: NoiseRequest) -> ModelFiles:
     index = folder / "model_index.json"
     if not index.is_file():
         if (folder / "unet").is_dir():

@@ -23,6 +23,7 @@ from lorasmith.families.headers import TensorInfo, file_kind, read_header
 from lorasmith.families.numpy_stand_ins import STAND_INS
 from lorasmith.families.places import Place
 from lorasmith.families.recognize import recognize_pickle
+from lorasmith.families.small_tensors import MAX_BYTES
 from lorasmith.families.weights import BaseWeights
 
 _Places = Callable[[Iterable[str]], dict[str, Place]]  # names in a file -> canonical name: its place
@@ -104,9 +105,16 @@ def examine_pickle(weights: BaseWeights) -> BaseWeights:
     Raises:
         ModelError: as `recognize` does, and `model_pickle_refused`.
     """
-    shapes = {name: tuple(tensor.shape) for name, tensor in load_pickle(weights.path).items()}
-    asked = weights.noise.prediction if weights.noise.source == "asked" else "auto"
-    return recognize_pickle(weights.path, shapes, asked=asked)
+    stored = load_pickle(weights.path)
+
+    def numbers(name: str) -> list[float]:
+        tensor = stored.get(name)
+        is_small = tensor is not None and tensor.numel() * tensor.element_size() <= MAX_BYTES
+        found: list[float] = tensor.flatten().tolist() if tensor is not None and is_small else []
+        return found
+
+    shapes = {name: tuple(tensor.shape) for name, tensor in stored.items()}
+    return recognize_pickle(weights.path, shapes, numbers, asked=weights.noise.requested)
 
 
 def load_pickle(path: Path) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ Needs no torch and reads no file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,9 +16,21 @@ from lorasmith.families.places import Finder
 Layout = Literal["diffusers", "single_file", "pickle"]
 Prediction = Literal["epsilon", "v_prediction"]
 RequestedPrediction = Literal["auto", "epsilon", "v_prediction"]
-PredictionSource = Literal["asked", "scheduler_config", "header_key", "yaml", "modelspec", "default"]
+RequestedSwitch = Literal["auto", "on", "off"]
+PredictionSource = Literal["asked", "scheduler_config", "header_key", "yaml", "modelspec", "weights", "default"]
 Shapes = Mapping[str, tuple[int, ...]]
 """Shapes of tensors by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseRequest:
+    """Settings of the noise process that the user or the run asks for; auto: as the model's files state."""
+
+    prediction: RequestedPrediction = "auto"
+    zero_terminal_snr: RequestedSwitch = "auto"
+
+
+AS_STATED = NoiseRequest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +39,13 @@ class ModelFiles:
 
     path: Path
     layout: Layout
-    requested: RequestedPrediction  # what the user or the run asks for
+    requested: NoiseRequest
     shapes: Shapes = field(default_factory=dict)  # of the tensors of a single file or a pickle
     metadata: Mapping[str, str] = field(default_factory=dict)  # of a safetensors file
     index: Mapping[str, Any] = field(default_factory=dict)  # model_index.json of a diffusers folder
     is_examined: bool = True  # False: a pickle, whose tensors are known only after loading
+    numbers: Callable[[str], Sequence[float]] = field(default=lambda _: (), compare=False)
+    """The numbers of a small tensor of the file by its name; none where they cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +70,7 @@ class NoiseSettings:
     prediction: Prediction
     zero_terminal_snr: bool
     source: PredictionSource  # where `prediction` was found; "default": nowhere, so it is the family's usual one
+    requested: NoiseRequest = AS_STATED
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +83,7 @@ class BaseWeights:
     noise: NoiseSettings
     resolution: int  # pixels, the model's own
     size_multiple: int  # pixels: both sides of a picture must be multiples of it
+    bucket_step: int  # pixels: of which they are multiples unless the user asks for another number
     denoiser_parameters: int | None  # None where only loading tells
     max_clip_skip: int | None  # layers of the text encoder; None where a family has no such setting
     configs: Mapping[str, Any]  # by component; "scheduler"; by tokenizer: texts by file name, or None

@@ -23,7 +23,7 @@ from lorasmith.evaluation.choose import (
     evaluation_set,
 )
 from lorasmith.families.base import ModelFamily
-from lorasmith.inputs import notices, scan_for, split_examples
+from lorasmith.inputs import bucket_step, notices, scan_for, split_examples
 from lorasmith.runs.layout import RunFolder
 from lorasmith.session.notices import caption_notices
 from lorasmith.session.startup import StartupContext
@@ -74,14 +74,15 @@ def load_dataset(
     known = set(trained)
     examples = [*trained, *(example for example in chosen.all if example not in known)]
     cached, texts = encode(examples, [EMPTY_CAPTION, *config.evaluation.sample_prompts])
-    resolution, multiple = config.dataset.resolved_resolution(family.weights.resolution), family.weights.size_multiple
+    resolution = config.dataset.resolved_resolution(family.weights.resolution)
+    step = bucket_step(config, family.weights)
     measured_on = evaluation_set(
         chosen,
         dict(zip(examples, cached, strict=True)),
         texts,
         family.example_inputs,
         settings=config.evaluation,
-        side=max(multiple, resolution // multiple * multiple),
+        side=resolution // step * step,
         seed=config.seed,
     )
     return Dataset(trained, held_out, cached[: len(trained)], measured_on)

@@ -70,7 +70,7 @@ class Exporter:
             architecture=traits.architecture,
             implementation=traits.implementation,
             prediction=self.family.weights.noise.prediction,
-            zero_terminal_snr=config.model.zero_terminal_snr,
+            zero_terminal_snr=config.model.zero_terminal_snr == "on",
             clip_skip=max(config.model.clip_skip, traits.least_clip_skip),
             network_module=kind.network_module,
             network_args={**kind.network_args, **_network_args(config.adapter, state.adapter)},

@@ -71,7 +71,7 @@ def resolved_config(
             ("model", "family"): family.weights.family,
             ("model", "base_sha256"): base_sha256,
             ("model", "prediction"): family.weights.noise.prediction,
-            ("model", "zero_terminal_snr"): family.weights.noise.zero_terminal_snr,
+            ("model", "zero_terminal_snr"): "on" if family.weights.noise.zero_terminal_snr else "off",
             ("model", "precision"): precision,
             ("machine", "threads"): device.threads,
         }

@@ -37,6 +37,24 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 
 @pytest.fixture(scope="session")
+def sd2(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """A nano SD 2 with a vocabulary of its own; the pickle cannot be told from shapes."""
+    root = tmp_path_factory.mktemp("sd2")
+    folder = make_model(root / "model", family="sd2", size="nano")
+    single = to_single_file(folder, root / "model.safetensors", with_configs=True)
+    return Made(folder, single, to_single_file(folder, root / "model.ckpt", with_configs=False))
+
+
+@pytest.fixture(scope="session")
+def narrow_sd2(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """Every layer of SD 2, narrow, with CLIP's vocabulary: recognised without configs."""
+    root = tmp_path_factory.mktemp("narrow_sd2")
+    folder = make_model(root / "model", family="sd2", size="narrow")
+    single = to_single_file(folder, root / "model.safetensors", with_configs=False)
+    return Made(folder, single, to_single_file(folder, root / "model.ckpt", with_configs=False))
+
+
+@pytest.fixture(scope="session")
 def sdxl(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """A nano SDXL with a vocabulary of its own; the pickle cannot be told from shapes."""
     root = tmp_path_factory.mktemp("sdxl")

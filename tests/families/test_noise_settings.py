@@ -10,7 +10,8 @@ import pytest
 from lorasmith.errors import ModelError
 from lorasmith.families.noise_settings import MAX_YAML_BYTES, prediction_beside
 from lorasmith.families.recognize import recognize
-from lorasmith.families.weights import BaseWeights
+from lorasmith.families.stored_tensors import examine_pickle
+from lorasmith.families.weights import BaseWeights, NoiseRequest
 from tests.families.tiny import edited
 
 # The beginning of the file that Stable Diffusion 2's authors published, as SD 1.x models for v-prediction carry it.
@@ -80,12 +81,24 @@ def summary(weights: BaseWeights) -> tuple[str, bool, str]:
 
 def test_the_prediction_that_is_asked_for_counts_before_all_others(narrow, miniature, tmp_path: Path) -> None:
     for path in (narrow.single, narrow.ckpt, miniature.folder, miniature.single):
-        weights = recognize(path, asked="v_prediction")
+        weights = recognize(path, asked=NoiseRequest("v_prediction"))
         assert summary(weights) == ("v_prediction", False, "asked")
         assert weights.configs["scheduler"]["prediction_type"] == "v_prediction"
     (tmp_path / "x.yaml").write_text("model: [")
     path = Path(shutil.copy(narrow.single, tmp_path / "x.safetensors"))
-    assert summary(recognize(path, asked="epsilon")) == ("epsilon", False, "asked")
+    assert summary(recognize(path, asked=NoiseRequest("epsilon"))) == ("epsilon", False, "asked")
+
+
+def test_zero_terminal_snr_that_is_asked_for_counts_before_the_marks(narrow, miniature, tmp_path: Path) -> None:
+    def mark(shapes: dict[str, tuple[int, ...]], _: dict[str, str]) -> None:
+        shapes.update({"v_pred": (0,), "ztsnr": (0,)})
+
+    marked = edited(narrow.single, tmp_path / "x.safetensors", mark)
+    assert summary(recognize(marked)) == ("v_prediction", True, "header_key")
+    off, on = (NoiseRequest(zero_terminal_snr=asked) for asked in ("off", "on"))
+    assert summary(recognize(marked, asked=off)) == ("v_prediction", False, "header_key")
+    assert summary(recognize(miniature.folder, asked=on)) == ("epsilon", True, "scheduler_config")
+    assert summary(examine_pickle(recognize(narrow.ckpt, asked=on))) == ("epsilon", True, "default")
 
 
 def test_the_yaml_beside_a_single_file_names_the_prediction(narrow, tmp_path: Path) -> None:

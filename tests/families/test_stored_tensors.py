@@ -61,7 +61,7 @@ def test_other_pickles_are_no_model(tmp_path: Path, content: object) -> None:
 
 def test_another_family_in_a_pickle(narrow, tmp_path: Path) -> None:
     state = torch.load(narrow.ckpt, weights_only=True)["state_dict"]
-    torch.save(state | {"cond_stage_model.model.ln_final.bias": torch.zeros(4)}, tmp_path / "model.ckpt")
+    torch.save(state | {"joint_blocks.0.x_block.attn.qkv.bias": torch.zeros(4)}, tmp_path / "model.ckpt")
     with pytest.raises(ModelError, match="model_other_family"):
         load_family(recognize(tmp_path / "model.ckpt"))
 

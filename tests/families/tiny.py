@@ -16,6 +16,7 @@ from lorasmith.families.headers import read_header
 
 MINIATURES: dict[str, Callable[[Path], Path]] = {
     "sd15": make_model,
+    "sd2": partial(make_model, family="sd2", size="nano"),
     "sdxl": partial(make_model, family="sdxl", size="nano"),
 }
 
@@ -50,13 +51,44 @@ def edited(single: Path, out: Path, edit: Callable[[dict[str, tuple[int, ...]], 
 
 def real_shapes() -> dict[str, tuple[int, ...]]:
     """Of the published single file: widths from the libraries' own classes, names from the code that makes models."""
+    from lorasmith.demo import layouts
+
+    layout = layouts.LAYOUTS["sd15"]
+    shapes = _unet_and_vae({"unet": layouts.unet_config(layout), "vae": layouts.vae_config(layout)})
+    text = layouts.text_shapes(layouts.text_config(layout, 49_408))
+    return shapes | {TEXT + name.removeprefix("text_model."): shape for name, shape in text.items()}
+
+
+def real_sd2_shapes() -> dict[str, tuple[int, ...]]:
+    """The same of SD 2."""
+    from lorasmith.demo.sd2_layout import sd2_configs
+
+    configs = sd2_configs("sd2", 49_408)
+    configs["text_encoder"] |= {"num_hidden_layers": 24}
+    return _unet_and_vae(configs) | _text_shapes(configs["text_encoder"], "cond_stage_model.model.")
+
+
+def real_sdxl_shapes() -> dict[str, tuple[int, ...]]:
+    """The same of SDXL."""
+    from lorasmith.demo import layouts
+    from lorasmith.demo.sdxl_layout import sdxl_configs
+
+    configs = sdxl_configs("sdxl", 49_408)
+    first = layouts.text_shapes(configs["text_encoder"])
+    return {
+        **_unet_and_vae(configs),
+        **{"conditioner.embedders.0.transformer." + name: shape for name, shape in first.items()},
+        **_text_shapes(configs["text_encoder_2"], "conditioner.embedders.1.model."),
+    }
+
+
+def _unet_and_vae(configs: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     import torch
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
     from lorasmith.demo import layouts
 
-    layout = layouts.LAYOUTS["sd15"]
-    unet, vae = layouts.unet_config(layout), layouts.vae_config(layout)
+    unet, vae = configs["unet"], configs["vae"]
     with torch.device("meta"):
         unet_sizes = UNet2DConditionModel(**unet).state_dict()
         vae_sizes = AutoencoderKL(**vae).state_dict()
@@ -65,34 +97,19 @@ def real_shapes() -> dict[str, tuple[int, ...]]:
         theirs = layouts.ldm_vae_name(name, vae)
         is_attention = ".attn_1." in theirs and one.ndim == 2
         shapes["first_stage_model." + theirs] = (*one.shape, 1, 1) if is_attention else tuple(one.shape)
-    text = layouts.text_shapes(layouts.text_config(layout, 49_408))
-    return shapes | {TEXT + name.removeprefix("text_model."): shape for name, shape in text.items()}
+    return shapes
 
 
-def real_sdxl_shapes() -> dict[str, tuple[int, ...]]:
-    """The same of SDXL."""
+def _text_shapes(config: dict[str, Any], prefix: str) -> dict[str, tuple[int, ...]]:
+    """Of OpenCLIP's text encoder."""
     import torch
-    from diffusers import AutoencoderKL, UNet2DConditionModel
 
     from lorasmith.demo import layouts
     from lorasmith.demo.open_clip_names import open_clip_tensors
-    from lorasmith.demo.sdxl_layout import sdxl_configs
 
-    configs = sdxl_configs("sdxl", 49_408)
     with torch.device("meta"):
-        unet, vae = UNet2DConditionModel(**configs["unet"]), AutoencoderKL(**configs["vae"])
-        text, second = (
-            {name: torch.empty(shape) for name, shape in layouts.text_shapes(configs[part]).items()}
-            for part in ("text_encoder", "text_encoder_2")
-        )
-        stored = {UNET + layouts.ldm_unet_name(name, configs["unet"]): one for name, one in unet.state_dict().items()}
-        for name, one in vae.state_dict().items():
-            theirs = layouts.ldm_vae_name(name, configs["vae"])
-            is_attention = ".attn_1." in theirs and one.ndim == 2
-            stored["first_stage_model." + theirs] = one[:, :, None, None] if is_attention else one
-        stored |= {"conditioner.embedders.0.transformer." + name: one for name, one in text.items()}
-        stored |= {"conditioner.embedders.1.model." + name: one for name, one in open_clip_tensors(second).items()}
-    return {name: tuple(one.shape) for name, one in stored.items()}
+        tensors = {name: torch.empty(shape) for name, shape in layouts.text_shapes(config).items()}
+        return {prefix + name: tuple(one.shape) for name, one in open_clip_tensors(tensors).items()}
 
 
 def tiny_clip(folder: Path) -> Path:

@@ -14,6 +14,7 @@ EXCEPTIONS = {
     "evaluation/limits.py": "two numbers; tests of the modules that use them",
     "families/base.py": "a Protocol; every family is held to it by tests/contracts",
     "families/ldm_recognition.py": "tests/families/sd15/test_recognize.py goes through all of it",
+    "families/stable_diffusion.py": "tests/families/sd15 and sd2 test all of it",
     "families/loading.py": "tests/families/sd15/test_family.py loads every component through it",
 }
 

@@ -27,9 +27,14 @@ def test_values_have_the_types_of_the_model() -> None:
 
 
 def test_every_option_of_the_model_is_on_the_command_line() -> None:
-    texts = {"optimizer_option": "a=1", "hold_out": "1", "lr_schedule": "linear", "lang": "en"}
+    texts = {"optimizer_option": "a=1", "bucket_step": "32", "hold_out": "1", "lr_schedule": "linear", "lang": "en"}
     for key, option in options().items():
-        text = texts.get(key, {"precision": "fp32", "save_precision": "fp32", "prediction": "epsilon"}.get(key, "true"))
+        text = texts.get(
+            key,
+            {"precision": "fp32", "save_precision": "fp32", "prediction": "epsilon", "zero_terminal_snr": "on"}.get(
+                key, "true"
+            ),
+        )
         for candidate in (text, "1", "0.5", "512"):
             try:
                 values = parse([f"--{option.name}", candidate]).values

@@ -14,6 +14,8 @@ class DatasetConfig(Section):
     """The folder of pictures, or of `N_name` folders."""
     resolution: int | None = option("resolution", None, effect="learning", common=True, ge=64, le=4096)
     """Pixels: a bucket holds at most resolution x resolution of them. None: the base model's own, set at --new."""
+    bucket_step: int | None = option("bucket-step", None, effect="learning", ge=8, le=256)
+    """Pixels: both sides of a bucket are multiples of it. None: as the family's models are usually trained."""
     trigger_word: str = option("trigger-word", "", effect="learning", common=True)
     """Text put before every caption, with a comma."""
     hold_out: int | Literal["auto"] = option("hold-out", 0, effect="learning", common=True)

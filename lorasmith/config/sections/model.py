@@ -18,8 +18,8 @@ class ModelConfig(Section):
     """SHA-256 of the weights, once they are read."""
     prediction: Literal["auto", "epsilon", "v_prediction"] = option("prediction", "auto", effect="identity")
     """Quantity that the denoiser predicts; auto: as the model's files state, once they are read."""
-    zero_terminal_snr: bool = recorded(False, effect="learning")
-    """Whether the noise schedule ends in pure noise, once the model's files are read."""
+    zero_terminal_snr: Literal["auto", "on", "off"] = option("zero-terminal-snr", "auto", effect="learning")
+    """The end of the noise schedule: pure noise (on) or nearly (off); auto: as the files of the model state."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option("precision", "auto", effect="learning")
     """Data type of the frozen weights and the arithmetic; the adapter is float32 always. auto: chosen by the device
     when the run is loaded."""

@@ -1,33 +1,13 @@
-"""Stable Diffusion 1.x: a UNet, CLIP's text encoder, a VAE, and the discrete noise process.
-
-The libraries' model classes are imported when a component is loaded, not before: a run whose pictures and captions are
-cached needs the UNet only. Nothing here goes online. Knows no adapter, no optimizer and no run.
-"""
+"""Stable Diffusion 1.x: CLIP's text encoder, 8 heads in every attention of the UNet."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from functools import cached_property
-from typing import Any
-
-import torch
-from torch import Tensor, nn
-
-from lorasmith.data.types import Example
-from lorasmith.diffusion.process import DdpmProcess
 from lorasmith.diffusion.sampling import SamplingDefaults
-from lorasmith.families import clip
-from lorasmith.families import latent_diffusion as ldm
-from lorasmith.families.base import FamilyTraits, Models
-from lorasmith.families.identity import component_sha256
-from lorasmith.families.loading import load_component
-from lorasmith.families.weights import BaseWeights, TextSettings, check_clip_skip
-from lorasmith.targets import TargetModule
-
-_BUILDERS = {"unet": ldm.unet_builder, "vae": ldm.vae_builder, "text_encoder": clip.text_builder}
+from lorasmith.families.base import FamilyTraits
+from lorasmith.families.stable_diffusion import StableDiffusion
 
 
-class StableDiffusion15:
+class StableDiffusion15(StableDiffusion):
     """The family `sd15`. Satisfies `families.base.ModelFamily`."""
 
     traits = FamilyTraits(
@@ -38,92 +18,3 @@ class StableDiffusion15:
         implementation="diffusers",
         sampling=SamplingDefaults(steps=12, guidance=3.0),
     )
-
-    def __init__(self, weights: BaseWeights, text: TextSettings) -> None:
-        check_clip_skip(weights, text.clip_skip)
-        self.weights = weights
-        self.text = text
-        self.caption_tokens = clip.caption_tokens(text)
-
-    # -- loading -----------------------------------------------------------------------------------
-
-    def encoder_hashes(self) -> dict[str, str]:
-        return {component: component_sha256(self.weights, component) for component in ("vae", "text_encoder")}
-
-    def load_encoders(self, device: torch.device, *, only: Collection[str] = ()) -> dict[str, nn.Module]:
-        return {
-            component: self._load(component, torch.float32, device) for component in only or ("vae", "text_encoder")
-        }
-
-    def load_models(
-        self, *, trained: Collection[str], dtype: torch.dtype, device: torch.device
-    ) -> dict[str, nn.Module]:
-        text = {component: self._load(component, dtype, device) for component in trained}
-        return {"denoiser": self._load("unet", dtype, device), **text}
-
-    def _load(self, component: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
-        return load_component(
-            self.weights,
-            component,
-            _BUILDERS[component],
-            dtype=dtype,
-            device=device,
-            allows_extra=component != "unet",
-            installed_name=clip.installed_name if component == "text_encoder" else lambda _, name: name,
-        )
-
-    def target_modules(self, models: Models) -> list[TargetModule]:
-        text = clip.text_targets(models["text_encoder"], "text_encoder") if "text_encoder" in models else ()
-        return [*ldm.unet_targets(models["denoiser"]), *text]
-
-    def set_checkpointing(self, models: Models, enabled: bool) -> None:
-        ldm.set_unet_checkpointing(models["denoiser"], enabled)
-
-    # -- inputs ------------------------------------------------------------------------------------
-
-    @cached_property
-    def _tokenizer(self) -> Any:
-        return clip.model_tokenizer(self.weights, "text_encoder")
-
-    def encode_image(self, encoders: Models, pixels: Tensor) -> dict[str, Tensor]:
-        return {"latents": ldm.encode_with_vae(encoders["vae"], pixels)}
-
-    @torch.no_grad()
-    def encode_caption(self, encoders: Models, caption: str) -> dict[str, Tensor]:
-        encoded = self.conditioning(encoders, self.collate([self.tokenize(caption)]))
-        return {name: value[0] for name, value in encoded.items()}
-
-    def tokenize(self, caption: str) -> dict[str, Tensor]:
-        return {"input_ids": clip.input_ids(self._tokenizer, caption, tokens=self.caption_tokens)}
-
-    def first_unseen_tag(self, caption: str) -> str:
-        return clip.first_unseen_tag(lambda: self._tokenizer, caption, tokens=self.caption_tokens)
-
-    def example_inputs(self, example: Example) -> dict[str, Tensor]:  # noqa: ARG002  the UNet sees no geometry
-        return {}
-
-    def collate(self, rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-
-    # -- the step ----------------------------------------------------------------------------------
-
-    def conditioning(self, models: Models, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        if "text_encoder" not in models:
-            return {"prompt_embeds": inputs["prompt_embeds"]}
-        hidden_states = clip.hidden_states(models["text_encoder"], inputs["input_ids"], clip_skip=self.text.clip_skip)
-        return {"prompt_embeds": hidden_states}
-
-    def noise_process(self) -> DdpmProcess:
-        return ldm.ddpm_process(self.weights)
-
-    def predict(
-        self,
-        models: Models,
-        noisy_latents: Tensor,
-        timesteps: Tensor,
-        conditioning: Mapping[str, Tensor],
-    ) -> Tensor:
-        return ldm.predict_with_unet(models["denoiser"], noisy_latents, timesteps, conditioning["prompt_embeds"])
-
-    def decode_latents(self, encoders: Models, latents: Tensor, *, free_memory: int | None = None) -> Tensor:
-        return ldm.decode_with_vae(encoders["vae"], latents, free_memory)

@@ -11,6 +11,7 @@ import pytest
 from lorasmith.errors import ModelError
 from lorasmith.families.recognize import recognize
 from lorasmith.families.sdxl.layout import usual_config
+from lorasmith.families.weights import NoiseRequest
 from tests.families.tiny import UNET, edited, real_sdxl_shapes, write_header
 
 Shapes = dict[str, tuple[int, ...]]
@@ -25,7 +26,8 @@ def test_a_folder_and_a_single_file_that_describes_itself(sdxl) -> None:
     assert (folder.family, folder.layout, single.family, single.layout) == ("sdxl", "diffusers", "sdxl", "single_file")
     for weights in (folder, single):
         assert (weights.noise.prediction, weights.noise.source) == ("epsilon", "scheduler_config")
-        assert (weights.resolution, weights.size_multiple, weights.max_clip_skip) == (64, 64, 2)
+        assert (weights.resolution, weights.size_multiple, weights.bucket_step) == (64, 32, 64)
+        assert weights.max_clip_skip == 2
         assert (weights.denoiser_parameters, weights.distilled) == (3_356_292, "")
     assert {name: single.configs[name] for name in COMPONENTS} == {name: folder.configs[name] for name in COMPONENTS}
 
@@ -37,7 +39,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_real_model_is_what_our_configs_say(real: Path) -> None:
     weights = recognize(real)
-    assert (weights.denoiser_parameters, weights.resolution, weights.size_multiple) == (2_567_463_684, 1024, 64)
+    assert (weights.denoiser_parameters, weights.resolution, weights.bucket_step) == (2_567_463_684, 1024, 64)
     assert (weights.noise.prediction, weights.noise.source, weights.max_clip_skip) == ("epsilon", "default", 12)
     for component in COMPONENTS:
         assert weights.configs[component] == usual_config(component)
@@ -64,7 +66,7 @@ def tag(key: str, value: str) -> Edit:
 def test_what_a_single_file_predicts(
     real: Path, tmp_path: Path, edit: Edit, asked: Any, noise: tuple[str, bool, str]
 ) -> None:
-    found = recognize(edited(real, tmp_path / "x.safetensors", edit), asked=asked).noise
+    found = recognize(edited(real, tmp_path / "x.safetensors", edit), asked=NoiseRequest(asked)).noise
     assert (found.prediction, found.zero_terminal_snr, found.source) == noise
 
 
