@@ -1,4 +1,4 @@
-"""Whether the tensors of a layer fit each other, so that its kind's formula can be computed of them."""
+"""Checks that the tensors of a layer fit each other, so that its kind's formula can be computed of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lorasmith.lora_files.keys import ALPHA, DOWN, MID, UP
 Shapes = Mapping[str, tuple[int, ...]]  # by suffix
 
 MAX_NUMBERS = 2**28
-"""Of a layer's change: several times the largest layer of any model. Small matrices can have a gigantic product."""
+"""The size of a layer's change, several times the largest of any model. Small matrices can have a gigantic product."""
 MAX_RANK = 2**14
 
 
