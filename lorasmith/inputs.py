@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorasmith.adapters import ADAPTERS
+from lorasmith.adapters import ADAPTERS, DROP_RANKS
 from lorasmith.config import RunConfig
 from lorasmith.config.sections import OPTIMIZER_NAMES
 from lorasmith.data.files import shown
@@ -34,11 +34,14 @@ def check_names(config: RunConfig) -> None:
     """Checks the names of things that only the worker can load.
 
     Raises:
-        ConfigError: an optimizer, a kind of adapter or a device that does not exist anywhere.
+        ConfigError: an optimizer, a kind of adapter or a device that does not exist anywhere; an option that this kind
+            of adapter cannot have.
     """
     if config.adapter.kind not in ADAPTERS:
         kinds = ", ".join(ADAPTERS)
         raise ConfigError("config_value", option="adapter", value=repr(config.adapter.kind), expected=kinds)
+    if config.adapter.rank_dropout and config.adapter.kind not in DROP_RANKS:
+        raise ConfigError("rank_dropout_kind", kind=config.adapter.kind, kinds=", ".join(sorted(DROP_RANKS)))
     if config.optimizer.name not in OPTIMIZER_NAMES:
         accepted = ", ".join(OPTIMIZER_NAMES)
         raise ConfigError("optimizer_unknown", optimizer=config.optimizer.name, accepted=accepted)

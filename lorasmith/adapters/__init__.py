@@ -16,6 +16,8 @@ ADAPTERS = {
     "lokr": "lorasmith.adapters.lokr:Lokr",
     "dora": "lorasmith.adapters.dora:Dora",
 }
+DROP_RANKS = frozenset({"lora", "loha", "dora"})
+"""Kinds whose layers can leave out some of their ranks in training."""
 
 
 def adapter_kind(name: str, options: Mapping[str, Any] = MappingProxyType({})) -> AdapterKind:

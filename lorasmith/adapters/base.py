@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import dropout
 
@@ -22,6 +23,8 @@ class LayerSettings:
     rank: int
     alpha: float
     dropout: float = 0.0  # share of the layer's inputs that the change leaves out in training
+    rank_dropout: float = 0.0  # share of its ranks, for an example at a time where the formula allows it
+    module_dropout: float = 0.0  # probability that there is no change
 
 
 class AdapterKind(Protocol):
@@ -75,20 +78,49 @@ class AdapterKind(Protocol):
 
 
 class AdapterLayer(nn.Module):
-    """A frozen layer and its change. Kinds implement `changed`."""
+    """A frozen layer and its change. Kinds implement `changed`.
+
+    Dropout draws from torch's global generators, which `engine.step` seeds.
+    """
 
     def __init__(self, base: nn.Module, settings: LayerSettings) -> None:
         super().__init__()
         self.base = base  # may be replaced by a faster form of itself
         self.dropout = settings.dropout
-        self.dropout_active = False
+        self.rank_dropout = settings.rank_dropout
+        self.module_dropout = settings.module_dropout
+        self.dropout_active = False  # of all three kinds
         self.multiplier = 1.0  # of the change: 0 shows the base model
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.base(x)
         if self.multiplier == 0:
             return y
-        return self.changed(y, dropout(x, self.dropout) if self.dropout_active and self.dropout else x)
+        if not self.dropout_active:
+            return self.changed(y, x)
+        changed = self.changed(y, dropout(x, self.dropout) if self.dropout else x)
+        if not self.module_dropout:
+            return changed
+        # Chosen on the device, so that nothing waits for it, and so that there is a gradient where no layer is kept.
+        is_kept = torch.rand((), device=y.device) >= self.module_dropout
+        return torch.where(is_kept, changed, y)
+
+    def drop_ranks(self, low_rank: Tensor) -> Tensor:
+        """A product of low rank, (B, ..., rank) or (B, rank, h, w), with a share of its ranks zero in training and the
+        others enlarged, so that the mean stays; they are the same for all rows or pixels of an example."""
+        if not (self.dropout_active and self.rank_dropout):
+            return low_rank
+        shape = [low_rank.shape[0], *[1] * (low_rank.ndim - 1)]
+        rank = 1 if low_rank.ndim == 4 else -1
+        shape[rank] = low_rank.shape[rank]
+        return low_rank * self._mask(low_rank, shape)
+
+    def drop_columns(self, matrix: Tensor) -> Tensor:
+        """A matrix (rows, rank) as `drop_ranks`, the same for all examples: for formulas that make the weight."""
+        return matrix * self._mask(matrix, matrix.shape[1:]) if self.dropout_active and self.rank_dropout else matrix
+
+    def _mask(self, like: Tensor, shape: Sequence[int]) -> Tensor:
+        return dropout(torch.ones(shape, device=like.device, dtype=like.dtype), self.rank_dropout)
 
     def changed(self, y: Tensor, x: Tensor) -> Tensor:
         """`y`, the base's output, with `multiplier` times the change of the input `x`; both of the base's precision."""

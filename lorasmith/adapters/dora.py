@@ -89,7 +89,8 @@ class DoraLayer(AdapterLayer):
         self.columns = Columns(base.get_parameter("weight"))
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dtype != torch.float32 or self.multiplier != 1 or (self.dropout_active and self.dropout):
+        needs_base = self.multiplier != 1 or (self.dropout_active and (self.dropout or self.module_dropout))
+        if needs_base or x.dtype != torch.float32:
             return super().forward(x)
         factors = self._factors()  # one product with the weight is enough, exact in float32 alone
         return self._with_low_rank(self.base(x * _along(x, factors)), x, factors, 1.0)
@@ -111,7 +112,7 @@ class DoraLayer(AdapterLayer):
         window = self.down.shape[1] // len(factors)
         down = (self.down * factors.repeat_interleave(window)).to(x.dtype)
         up = (multiplier * self.scale * self.up).to(x.dtype)
-        low_rank = self.operation(x, down)
+        low_rank = self.drop_ranks(self.operation(x, down))
         return y + (conv2d(low_rank, up[:, :, None, None]) if x.ndim == 4 else linear(low_rank, up))
 
 

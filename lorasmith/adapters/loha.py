@@ -69,9 +69,10 @@ class LohaLayer(AdapterLayer):
         self.scale = settings.alpha / settings.rank
 
     def changed(self, y: Tensor, x: Tensor) -> Tensor:
-        delta = _product(self.tensors, self.multiplier * self.scale)
+        dropped = {suffix: self.drop_columns(self.tensors[suffix]) for suffix in (W1_A, W2_A)}
+        delta = _product({**self.tensors, **dropped}, self.multiplier * self.scale)
         return y + self.operation(x, delta.to(x.dtype))
 
 
-def _product(tensors: Mapping[str, Tensor] | nn.ParameterDict, scale: float) -> Tensor:
+def _product(tensors: Mapping[str, Tensor], scale: float) -> Tensor:
     return (tensors[W1_A] @ tensors[W1_B]) * ((scale * tensors[W2_A]) @ tensors[W2_B])

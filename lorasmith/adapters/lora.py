@@ -80,9 +80,9 @@ class LoraLayer(AdapterLayer):
     def changed(self, y: Tensor, x: Tensor) -> Tensor:
         down, up = self.down.to(x.dtype), self.up.to(x.dtype)
         if x.ndim == 4:  # a picture: channels are the second dimension
-            change = conv2d(conv2d(x, down[:, :, None, None]), up[:, :, None, None])
+            change = conv2d(self.drop_ranks(conv2d(x, down[:, :, None, None])), up[:, :, None, None])
         else:
-            change = linear(linear(x, down), up)
+            change = linear(self.drop_ranks(linear(x, down)), up)
         return y + self.multiplier * self.scale * change
 
 
@@ -90,6 +90,8 @@ class CpuLoraLayer(LoraLayer):
     """The same in fewer and cheaper operations on a CPU, where reading and writing memory is what takes the time."""
 
     def changed(self, y: Tensor, x: Tensor) -> Tensor:
+        if self.dropout_active and self.rank_dropout:
+            return super().changed(y, x)
         return add_low_rank(y, x, self.down, self.up, self.multiplier * self.scale)
 
 
@@ -101,7 +103,7 @@ class ConvolutionLoraLayer(LoraLayer):
         self.operation = Operation(base)
 
     def changed(self, y: Tensor, x: Tensor) -> Tensor:
-        low_rank = self.operation(x, self.down.to(x.dtype))
+        low_rank = self.drop_ranks(self.operation(x, self.down.to(x.dtype)))
         change = conv2d(low_rank, self.up.to(x.dtype)[:, :, None, None])
         return y + self.multiplier * self.scale * change
 

@@ -7,7 +7,7 @@ that are kept relative) reads these declarations; no second list of options exis
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
@@ -83,12 +83,19 @@ class Option:
         return [kind for kind in _alternatives(self.field.annotation) if kind is not type(None)]
 
     @property
+    def items(self) -> type:
+        """The type of each value of a list; str for other options."""
+        arguments = get_args(self.field.annotation)
+        first = arguments[0] if self.kinds == [tuple] else str
+        return get_args(first)[0] if get_origin(first) is Annotated else first
+
+    @property
     def is_flag(self) -> bool:
         return self.kinds == [bool]
 
     @property
     def is_repeated(self) -> bool:
-        """Whether it may be given several times, with a K=V or a text each."""
+        """Whether it may be given several times, with a K=V or a value each."""
         return self.kinds in ([dict], [tuple])
 
 

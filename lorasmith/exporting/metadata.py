@@ -63,7 +63,7 @@ class ExportFacts:
     dropout: float
     lr: float
     denoiser_lr: float | None  # None: not trained
-    text_encoder_lr: float | None
+    text_encoder_lr: tuple[float, ...]  # of each text encoder that is trained, in order
     # how it was trained
     optimizer: str  # "torch.optim.adamw.AdamW"
     optimizer_options: Mapping[str, object]
@@ -202,7 +202,7 @@ def _training(facts: ExportFacts) -> dict[str, str]:
         "ss_network_args": _json(dict(facts.network_args)),
         "ss_learning_rate": str(facts.lr),
         "ss_unet_lr": str(facts.denoiser_lr),
-        "ss_text_encoder_lr": str(facts.text_encoder_lr),
+        "ss_text_encoder_lr": _rates(facts.text_encoder_lr),
         "ss_optimizer": f"{facts.optimizer}({options})" if options else facts.optimizer,
         "ss_lr_scheduler": facts.lr_schedule,
         "ss_lr_warmup_steps": str(facts.lr_warmup_steps),
@@ -251,6 +251,11 @@ def _model_spec(facts: ExportFacts) -> dict[str, str]:
         "modelspec.encoder_layer": str(facts.clip_skip),
     }
     return spec | ({"modelspec.trigger_phrase": facts.trigger_word} if facts.trigger_word else {})
+
+
+def _rates(rates: tuple[float, ...]) -> str:
+    """As sd-scripts writes them: a number, or a list where text encoders have rates of their own."""
+    return str(list(rates)) if len(set(rates)) > 1 else str(next(iter(rates), None))
 
 
 def _json(value: object) -> str:

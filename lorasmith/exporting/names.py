@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lorasmith.adapters.base import AdapterKind, LayerSettings, by_layer
 from lorasmith.errors import ModelError
+from lorasmith.exporting.alphas import shared_alphas
 from lorasmith.exporting.name_table import ALPHA, NameTable, Row
 
 Tensors = dict[str, Tensor]  # of a layer or module, by suffix
@@ -21,20 +22,29 @@ Tensors = dict[str, Tensor]  # of a layer or module, by suffix
 def to_file(
     tensors: Mapping[str, Tensor], kind: AdapterKind, table: NameTable, settings: Mapping[str, LayerSettings]
 ) -> dict[str, Tensor]:
-    """The names of files, with an alpha (float32 scalar) for each module; tensors keep their type.
+    """The names of files, with an alpha (float32 scalar) for each module: `shared_alphas`. Tensors keep their type.
 
     Args:
         settings: by target.
     """
     layers = by_layer(tensors, kind)
-    named: dict[str, Tensor] = {}
+    merged: dict[str, Tensors] = {}
+    shapes: dict[str, dict[str, tuple[int, ...]]] = {}
+    alphas: dict[str, float] = {}
     for module in dict.fromkeys(table.targets[target].module for target in layers):
         targets = [row.target for row in table.modules[module]]
         assert layers.keys() >= set(targets), f"{module}: trained in part"
-        merged = fused([layers[target] for target in targets], kind)
-        shapes = {suffix: tuple(tensor.shape) for suffix, tensor in merged.items()}
-        alpha = kind.file_alpha(shapes, fused_settings([settings[target] for target in targets]))
-        for suffix, tensor in [*merged.items(), (ALPHA, torch.tensor(alpha, dtype=torch.float32))]:
+        parts = [settings[target] for target in targets]
+        merged[module] = fused(_of_one_scale([layers[target] for target in targets], parts, kind), kind)
+        shapes[module] = {suffix: tuple(tensor.shape) for suffix, tensor in merged[module].items()}
+        alphas[module] = kind.file_alpha(shapes[module], fused_settings(parts))
+    named: dict[str, Tensor] = {}
+    for module, alpha in shared_alphas(alphas, table).items():
+        of_module = merged[module]
+        if alpha != alphas[module]:
+            scale, shared = (kind.file_scale(shapes[module], either) for either in (alphas[module], alpha))
+            of_module = kind.scaled(of_module, scale / shared)
+        for suffix, tensor in [*of_module.items(), (ALPHA, torch.tensor(alpha, dtype=torch.float32))]:
             named[f"{module}.{suffix}"] = tensor
     return named
 
@@ -84,10 +94,17 @@ def fused(parts: Sequence[Mapping[str, Tensor]], kind: AdapterKind) -> Tensors:
 
 
 def fused_settings(parts: Sequence[LayerSettings]) -> LayerSettings:
-    """The settings of a fused module: ranks add up, the scale alpha / rank stays."""
+    """The settings of a fused module: ranks add up, the scale is that of the first part."""
     rank = sum(part.rank for part in parts)
-    assert len({part.alpha / part.rank for part in parts}) == 1, "fused layers have one scale"
     return LayerSettings(rank, parts[0].alpha / parts[0].rank * rank) if len(parts) > 1 else parts[0]
+
+
+def _of_one_scale(layers: Sequence[Tensors], settings: Sequence[LayerSettings], kind: AdapterKind) -> Sequence[Tensors]:
+    """The tensors of layers that make the same change with the scale of the first of them."""
+    factors = [part.alpha / part.rank / (settings[0].alpha / settings[0].rank) for part in settings]
+    if set(factors) == {1.0}:
+        return layers
+    return [kind.scaled(layer, factor) for layer, factor in zip(layers, factors, strict=True)]
 
 
 def _scaled_to_1(module: str, stored: Tensors, kind: AdapterKind, kernel: tuple[int, ...]) -> Tensors:

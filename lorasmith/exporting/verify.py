@@ -17,6 +17,7 @@ from torch import Tensor
 from lorasmith.adapters.base import AdapterKind, LayerSettings
 from lorasmith.adapters.flat import AdaptedLayer
 from lorasmith.errors import TrainerError
+from lorasmith.exporting.alphas import shared_alphas
 from lorasmith.exporting.file_format import header_bytes, split_file
 from lorasmith.exporting.metadata import hashed_metadata, legacy_hash
 from lorasmith.exporting.name_table import ALPHA, NameTable
@@ -87,8 +88,8 @@ def _expected(
             settings = LayerSettings(rank, settings.alpha / settings.rank * rank)
         own = kind.shapes(spec, settings)
         shapes |= {f"{module}.{suffix}": shape for suffix, shape in own.items()}
-        alphas[f"{module}.{ALPHA}"] = kind.file_alpha(own, settings)
-    return shapes, alphas
+        alphas[module] = kind.file_alpha(own, settings)
+    return shapes, {f"{module}.{ALPHA}": alpha for module, alpha in shared_alphas(alphas, table).items()}
 
 
 def _check_tensors(

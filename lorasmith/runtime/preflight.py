@@ -184,6 +184,7 @@ def continued_run(run: RunFolder, values: Values, request: Request, *, from_stat
         raise ConfigError("hold_out_fixed", before=before.dataset.hold_out)
     weights = base_weights(config)
     check_clip_skip(weights, config.model.clip_skip)
+    _check_layers(config, before.model.family)
     if weights.layout != "pickle" and weights.family != before.model.family:
         raise ModelError("base_model_other_family", found=weights.family, expected=before.model.family)
     found = scan_for(config, weights, check_pixels=True)
@@ -257,7 +258,7 @@ def _check_settings(config: RunConfig, request: Request) -> None:
     check_names(config)
     if request.steps is not None and request.epochs is not None:
         raise ConfigError("steps_and_epochs")
-    if config.optimizer.text_encoder_lr is not None and not config.adapter.train_text_encoder:
+    if config.optimizer.text_encoder_lr and not config.adapter.train_text_encoder:
         raise ConfigError("text_encoder_lr_unused")
     for unused in config.adapter.unused_options:
         raise ConfigError("lokr_option_unused", option=unused, adapter=config.adapter.kind)
@@ -267,9 +268,16 @@ def _check_settings(config: RunConfig, request: Request) -> None:
 
 
 def _check_layers(config: RunConfig, family: str) -> None:
-    """Refuses settings that choose no layers of the family's published model. Of a pickle, the family is not known."""
-    if family:
-        chosen_layers(config.adapter, published_layers(family, with_text_encoders=config.adapter.train_text_encoder))
+    """Refuses settings that do not fit the layers of the family's published model. Of a pickle, the family is not
+    known."""
+    if not family:
+        return
+    layers = published_layers(family, with_text_encoders=config.adapter.train_text_encoder)
+    chosen_layers(config.adapter, layers)
+    encoders = {name.partition(".")[0] for name in layers} - {"denoiser"}
+    if len(config.optimizer.text_encoder_lr) not in (0, 1, len(encoders)):
+        given = len(config.optimizer.text_encoder_lr)
+        raise ConfigError("text_encoder_lr_count", given=given, encoders=len(encoders))
 
 
 def _check_folders(run: RunFolder, config: RunConfig, here: Path) -> None:

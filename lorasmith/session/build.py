@@ -34,7 +34,8 @@ from lorasmith.runs.layout import RunFolder
 from lorasmith.session.checkpoint import check_disk_space
 from lorasmith.session.dataset import Dataset, load_dataset, trained_text_encoders
 from lorasmith.session.export import Exporter
-from lorasmith.session.initial_state import base_lrs, initial_state, read_init_from
+from lorasmith.session.initial_state import initial_state, read_init_from
+from lorasmith.session.layers import base_lrs
 from lorasmith.session.loaded import LoadedRun
 from lorasmith.session.resolve import check_repeatability, resolve_precision, resolved_config
 from lorasmith.session.resume import check_exactness, restore_state
@@ -126,7 +127,7 @@ def _step_context(
         device=device,
         accumulation_steps=config.training.accumulation_steps,
         max_grad_norm=config.training.max_grad_norm,
-        base_lrs=base_lrs(config, batches.state.adapter),
+        base_lrs=base_lrs(config.optimizer, batches.state.adapter.groups(), family.traits.text_encoders),
         lr_factor_at=partial(
             lr_factor_at,
             shape=config.lr_schedule.shape,

@@ -25,6 +25,7 @@ from lorasmith.evaluation.choose import (
 from lorasmith.families.base import ModelFamily
 from lorasmith.inputs import bucket_step, notices, scan_for, split_examples
 from lorasmith.runs.layout import RunFolder
+from lorasmith.session.layers import chosen_layers, published_layers
 from lorasmith.session.notices import caption_notices
 from lorasmith.session.startup import StartupContext
 
@@ -89,8 +90,12 @@ def load_dataset(
 
 
 def trained_text_encoders(config: RunConfig, family: ModelFamily) -> tuple[str, ...]:
-    """The names of the text encoders that are trained: their captions are not cached."""
-    return family.traits.text_encoders if config.adapter.train_text_encoder else ()
+    """The names of the text encoders that have a layer that is trained: their captions are not cached."""
+    if not config.adapter.train_text_encoder:
+        return ()
+    chosen = chosen_layers(config.adapter, published_layers(family.traits.name, with_text_encoders=True))
+    components = {name.partition(".")[0] for name in chosen}
+    return tuple(name for name in family.traits.text_encoders if name in components)
 
 
 def _chosen(config: RunConfig, trained: tuple[Example, ...], held_out: tuple[Example, ...]) -> Chosen:

@@ -15,9 +15,11 @@ from lorasmith.engine.batches import RunBatches
 from lorasmith.engine.optimizers import OPTIMIZERS
 from lorasmith.engine.state import TrainState
 from lorasmith.exporting.metadata import BucketFacts, ExportFacts, FolderFacts, count_tags
+from lorasmith.exporting.name_table import NameTable
 from lorasmith.exporting.names import to_file
 from lorasmith.exporting.write import SAVE_TYPES, write_export
 from lorasmith.families.base import ModelFamily
+from lorasmith.session.layers import base_lrs, block_dims
 from lorasmith.session.name_tables import name_table
 from lorasmith.session.notices import Notice, export_notices
 
@@ -56,6 +58,8 @@ class Exporter:
 
     def _facts(self, state: TrainState, stop_at: int) -> ExportFacts:
         config, traits, kind = self.config, self.family.traits, state.adapter.kind
+        table = name_table(traits.name)
+        lrs = base_lrs(config.optimizer, state.adapter.groups(), traits.text_encoders)
         per_epoch = self.batches.order.batches_per_epoch
         return ExportFacts(
             run_id=config.identity(),
@@ -73,13 +77,13 @@ class Exporter:
             zero_terminal_snr=config.model.zero_terminal_snr == "on",
             clip_skip=max(config.model.clip_skip, traits.least_clip_skip),
             network_module=kind.network_module,
-            network_args={**kind.network_args, **_network_args(config.adapter, state.adapter)},
+            network_args={**kind.network_args, **_network_args(config.adapter, state.adapter, table)},
             rank=config.adapter.rank,
-            alpha=config.adapter.resolved_alpha,
+            alpha=config.adapter.alpha_of_readers(config.adapter.resolved_alpha, config.adapter.rank),
             dropout=config.adapter.dropout,
             lr=config.optimizer.lr,
-            denoiser_lr=config.optimizer.lr,
-            text_encoder_lr=config.optimizer.resolved_text_encoder_lr if config.adapter.train_text_encoder else None,
+            denoiser_lr=lrs.get("denoiser"),
+            text_encoder_lr=tuple(rate for name, rate in lrs.items() if name != "denoiser"),
             optimizer=OPTIMIZERS[config.optimizer.name].replace(":", "."),
             optimizer_options=config.optimizer.options,
             lr_schedule=config.lr_schedule.shape,
@@ -102,12 +106,26 @@ class Exporter:
         )
 
 
-def _network_args(config: AdapterConfig, adapter: FlatAdapter) -> dict[str, str]:
-    """The settings of layers under the names, and as the texts, that sd-scripts and LyCORIS write."""
+def _network_args(config: AdapterConfig, adapter: FlatAdapter, table: NameTable) -> dict[str, str]:
+    """The settings of layers under the names, and as the texts, that sd-scripts and LyCORIS write; `targets` and
+    `block_rank` are this program's own."""
     args: dict[str, str] = {}
     if any(layer.spec.has_neighbours for layer in adapter.layers.values()):
-        args |= {"conv_dim": str(config.resolved_conv_rank), "conv_alpha": str(float(config.resolved_conv_alpha))}
-    return args
+        rank = config.resolved_conv_rank
+        args |= {"conv_dim": str(rank), "conv_alpha": str(config.alpha_of_readers(config.resolved_conv_alpha, rank))}
+    if config.targets:
+        args["targets"] = config.targets
+    if config.block_ranks:
+        args["block_rank"] = ",".join(f"{block}={rank}" for block, rank in config.block_ranks.items())
+        pointwise = {name: own.settings.rank for name, own in adapter.layers.items() if not own.spec.has_neighbours}
+        dims = block_dims(table.targets, pointwise)
+        if dims is not None:
+            args["block_dims"] = ",".join(map(str, dims))
+            args["block_alphas"] = ",".join(str(config.alpha_of_readers(config.resolved_alpha, rank)) for rank in dims)
+    for name in ("rank_dropout", "module_dropout"):
+        if getattr(config, name):
+            args[name] = str(getattr(config, name))
+    return args | ({"rs_lora": "True"} if config.rslora else {})
 
 
 def _folders(examples: tuple[Example, ...]) -> tuple[FolderFacts, ...]:

@@ -21,7 +21,7 @@ from lorasmith.errors import ModelError
 from lorasmith.exporting.names import from_file
 from lorasmith.families.base import ModelFamily
 from lorasmith.lora_files.reader import alphas_beside, names_in_table, read_lora
-from lorasmith.session.layers import chosen_layers
+from lorasmith.session.layers import base_lrs, chosen_layers
 from lorasmith.session.name_tables import name_table
 from lorasmith.targets import LayerSpec
 
@@ -48,7 +48,7 @@ def initial_state(
         fill_adapter(adapter, start, config.adapter.init_from)
     for model in models.values():
         speed_up_frozen(model)
-    lrs = base_lrs(config, adapter)
+    lrs = base_lrs(config.optimizer, adapter.groups(), family.traits.text_encoders)
     return TrainState(
         step=0,
         adapter=adapter,
@@ -59,20 +59,16 @@ def initial_state(
     )
 
 
-def base_lrs(config: RunConfig, adapter: FlatAdapter) -> dict[str, float]:
-    """The learning rate of each component of the adapter, without the schedule's factor."""
-    denoiser, text = config.optimizer.lr, config.optimizer.resolved_text_encoder_lr
-    return {name: denoiser if name == "denoiser" else text for name in adapter.groups()}
-
-
 def layer_settings(config: AdapterConfig, layers: Mapping[str, LayerSpec]) -> dict[str, LayerSettings]:
     """The settings of each of these layers that the adapter changes, by the name of the target.
 
     Raises:
         ConfigError: as `chosen_layers`.
     """
-    chosen = chosen_layers(config, layers)
-    return {name: LayerSettings(size.rank, size.alpha, config.dropout) for name, size in chosen.items()}
+    dropouts = (config.dropout, config.rank_dropout, config.module_dropout)
+    return {
+        name: LayerSettings(size.rank, size.alpha, *dropouts) for name, size in chosen_layers(config, layers).items()
+    }
 
 
 def read_init_from(config: AdapterConfig, family: str) -> dict[str, Tensor]:

@@ -6,10 +6,10 @@ Needs no torch: a start is checked with a family's table of names, and the worke
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from lorasmith.config import AdapterConfig
+from lorasmith.config import AdapterConfig, OptimizerConfig
 from lorasmith.errors import ConfigError
 from lorasmith.session.name_tables import name_table
 from lorasmith.targets import LayerSpec
@@ -34,24 +34,37 @@ def chosen_layers(config: AdapterConfig, layers: Mapping[str, LayerSpec]) -> dic
     """Those of `layers`, by the name of the target, that the adapter changes; in their order.
 
     Raises:
-        ConfigError: `targets_invalid`, no regular expression; `targets_none`, nothing is chosen;
-            `targets_no_text_encoder`, only layers of the denoiser are; `conv_rank_unused`.
+        ConfigError: `targets_invalid`, no regular expression; `block_unknown`, no layer is in a block that has a rank;
+            `targets_none`, nothing is chosen; `targets_no_text_encoder`, only layers of the denoiser are;
+            `targets_without_output`, a file that diffusers would not apply; `conv_rank_unused`.
     """
-    chosen = _matching(config.resolved_targets, layers)
+    ranks = _ranks_by_block(config.block_ranks, layers)
+    chosen = {name: spec for name, spec in _matching(config.resolved_targets, layers).items() if ranks.get(name) != 0}
     if not chosen:
         raise ConfigError("targets_none", targets=config.resolved_targets)
-    components = {name.partition(".")[0] for name in chosen}
-    if config.train_text_encoder and components == {"denoiser"}:
+    if config.train_text_encoder and all(_component(name) == "denoiser" for name in chosen):
         raise ConfigError("targets_no_text_encoder", targets=config.resolved_targets)
+    _check_attention(config, chosen)
     if config.sets_convolutions and not any(spec.has_neighbours for spec in chosen.values()):
         raise ConfigError("conv_rank_unused", targets=config.resolved_targets)
-    return {name: _size(config, spec) for name, spec in chosen.items()}
+    return {name: _size(config, spec, ranks.get(name, config.rank)) for name, spec in chosen.items()}
 
 
 def published_layers(family: str, *, with_text_encoders: bool) -> dict[str, LayerSpec]:
     """The layers of a family's published model that an adapter may change, by the name of the target."""
     rows = name_table(family).targets.values()
     return {row.target: row.layer for row in rows if row.component == "denoiser" or with_text_encoders}
+
+
+def base_lrs(config: OptimizerConfig, components: Iterable[str], text_encoders: Sequence[str]) -> dict[str, float]:
+    """The learning rate of each of these components, without the schedule's factor. `text_encoders`: all of the
+    family's, in order."""
+    rates = dict(zip(text_encoders, config.resolved_text_encoder_lr(len(text_encoders)), strict=True))
+    return {name: rates.get(name, config.lr) for name in components}
+
+
+def _component(name: str) -> str:
+    return name.partition(".")[0]
 
 
 def _matching(targets: str, layers: Mapping[str, LayerSpec]) -> dict[str, LayerSpec]:
@@ -62,8 +75,78 @@ def _matching(targets: str, layers: Mapping[str, LayerSpec]) -> dict[str, LayerS
     return {name: spec for name, spec in layers.items() if expression.search(name)}
 
 
-def _size(config: AdapterConfig, spec: LayerSpec) -> LayerSize:
+def _check_attention(config: AdapterConfig, chosen: Mapping[str, LayerSpec]) -> None:
+    """Refuses an attention of a text encoder without any of its outputs: diffusers 0.42 recognises a text encoder's
+    attention by them, and ends with an error or silently leaves the attention out."""
+    inputs, outputs = (
+        {_component(name) for name in chosen if name.endswith(ends)}
+        for ends in ((".self_attn.q_proj", ".self_attn.k_proj", ".self_attn.v_proj"), ".self_attn.out_proj")
+    )
+    if not inputs <= outputs:
+        raise ConfigError("targets_without_output", targets=config.resolved_targets)
+
+
+def _size(config: AdapterConfig, spec: LayerSpec, rank: int) -> LayerSize:
     """Convolutions with neighbours have a rank and an alpha of their own; 1x1 convolutions do not, as in sd-scripts."""
+    alpha = config.resolved_alpha
     if spec.has_neighbours:
-        return LayerSize(config.resolved_conv_rank, config.resolved_conv_alpha)
-    return LayerSize(config.rank, config.resolved_alpha)
+        rank, alpha = rank if config.conv_rank is None else config.conv_rank, config.resolved_conv_alpha
+    return LayerSize(rank, config.alpha_of_readers(alpha, rank))
+
+
+# -- blocks ----------------------------------------------------------------------------------------
+
+
+def _ranks_by_block(ranks: Mapping[str, int], layers: Mapping[str, LayerSpec]) -> dict[str, int]:
+    """The rank of every layer in one of the blocks, by the smallest block that it is in."""
+    inside = {block: [name for name in layers if _is_inside(block, name)] for block in ranks}
+    for block, names in inside.items():
+        if not names:
+            raise ConfigError("block_unknown", block=block)
+    largest_first = sorted(inside, key=lambda block: (-len(inside[block]), block))
+    return {name: ranks[block] for block in largest_first for name in inside[block]}
+
+
+def _is_inside(block: str, name: str) -> bool:
+    """Whether a layer is in a block, or is the block: "down_blocks.1", "denoiser.down_blocks.1.attentions.0",
+    "text_encoder", "input_blocks.4"."""
+    path = name.partition(".")[2]
+    return any(f"{known}.".startswith(f"{block}.") for known in (name, path, _original_block(path)) if known)
+
+
+_BLOCK = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.")
+_MIDDLE = {"resnets.0": 0, "attentions.0": 1, "resnets.1": 2}
+
+
+def _original_block(path: str) -> str:
+    """The block of a UNet's layer in the numbering of the published code, by which people know what a block does: each
+    level has three. "" for other layers."""
+    if path.startswith("mid_block."):
+        kind, number = path.split(".")[1:3]
+        return f"middle_block.{_MIDDLE.get(f'{kind}.{number}', '')}"
+    match = _BLOCK.match(path)
+    if match is None:
+        return ""
+    direction, level, kind, number = match.groups()
+    place = 3 * int(level) + (2 if kind.endswith("samplers") else int(number))
+    return f"input_blocks.{place + 1}" if direction == "down" else f"output_blocks.{place}"
+
+
+def block_dims(published: Iterable[str], ranks: Mapping[str, int]) -> list[int] | None:
+    """The ranks of a UNet's blocks in the order of sd-scripts' `block_dims`, 0 for a block that is not trained; None
+    where layers of a block have different ranks.
+
+    Args:
+        published: the targets of the family's table.
+        ranks: of the layers that are trained, convolutions with neighbours aside, by target.
+    """
+    has_four_levels = any(_original_block(name.partition(".")[2]) == "output_blocks.11" for name in published)
+    numbers = range(12 if has_four_levels else 9)
+    middle = ["middle_block"] if has_four_levels else [f"middle_block.{number}" for number in range(3)]
+    blocks = (
+        [f"input_blocks.{number}" for number in numbers] + middle + [f"output_blocks.{number}" for number in numbers]
+    )
+    if not has_four_levels:  # SDXL: embeddings and output are counted too
+        blocks = ["time_embed", *blocks, "out"]
+    found = [{rank for name, rank in ranks.items() if _is_inside(block, name)} for block in blocks]
+    return None if any(len(own) > 1 for own in found) else [next(iter(own), 0) for own in found]

@@ -20,8 +20,8 @@ from lorasmith.ui.translator import Translator
 
 LEFT = {"help": 28, "help-all": 34}  # cells of the column of names
 MAX_WIDTH = 120  # cells
-KINDS = {int: "integer", float: "number", str: "text", bool: "flag", dict: "pairs", tuple: "text"}
-METAVARS = {int: "N", float: "X", str: "TEXT", bool: "", dict: "K=V", tuple: "TEXT"}
+KINDS = {int: "integer", float: "number", str: "text", bool: "flag", dict: "pairs"}
+METAVARS = {int: "N", float: "X", str: "TEXT", bool: "", dict: "K=V"}
 NAMES = {"path": "PATH", "file_name": "NAME"}
 LIMITS = {
     limits.Ge: ("at_least", "ge"),
@@ -68,7 +68,7 @@ def metavar(option: Option) -> str:
     """The placeholder of an option's value in the help; "" for a flag."""
     if option.facts.holds:
         return NAMES[option.facts.holds]
-    first = option.kinds[0]
+    first = option.items if option.kinds == [tuple] else option.kinds[0]
     if isinstance(first, tuple):
         return "|".join(str(choice) for choice in first if choice)
     choices = [str(choice) for kind in option.kinds[1:] if isinstance(kind, tuple) for choice in kind]
@@ -105,7 +105,7 @@ def expectation(words: Translator, option: Option) -> str:
         if isinstance(kind, tuple):
             parts.append(words.say("expected.one_of", choices=", ".join(str(choice) for choice in kind if choice)))
         else:
-            parts.append(words.say(f"expected.{KINDS[kind]}"))
+            parts.append(words.say(f"expected.{KINDS[option.items if kind is tuple else kind]}"))
     text = words.say("expected.or").join(parts)
     for limit in option.field.metadata:
         if type(limit) in LIMITS:

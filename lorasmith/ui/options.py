@@ -41,7 +41,6 @@ COMMAND_OPTIONS = (
     CommandOption("help-all"),
 )
 STEPS, EPOCHS = ("request", "steps"), ("request", "epochs")
-OPTIMIZER_OPTIONS = ("optimizer", "options")
 REFUSALS = {
     "foreign": "option_foreign",
     "needless": "option_needless",
@@ -109,8 +108,8 @@ def parse(arguments: Sequence[str]) -> CommandLine:
 
 
 def layered(*layers: Mapping[tuple[str, str], Any]) -> Values:
-    """Settings where later layers win. Options of the optimizer are merged by key; steps and epochs set the same
-    thing, so that either of them in a later layer replaces both of an earlier layer.
+    """Settings where later layers win. Options that take K=V are merged by key; steps and epochs set the same thing,
+    so that either of them in a later layer replaces both of an earlier layer.
 
     Raises:
         ConfigError: one layer names both steps and epochs.
@@ -122,11 +121,11 @@ def layered(*layers: Mapping[tuple[str, str], Any]) -> Values:
         if STEPS in layer or EPOCHS in layer:
             result.pop(STEPS, None)
             result.pop(EPOCHS, None)
-        under = result.get(OPTIMIZER_OPTIONS, {})
+        both = {at: result[at] for at in result.keys() & layer.keys()}
         result |= layer
-        over = layer.get(OPTIMIZER_OPTIONS)
-        if isinstance(over, dict) and isinstance(under, dict):
-            result[OPTIMIZER_OPTIONS] = {**under, **over}
+        for at, under in both.items():
+            if isinstance(under, dict) and isinstance(layer[at], dict):
+                result[at] = {**under, **layer[at]}
     return result
 
 

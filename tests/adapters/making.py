@@ -19,10 +19,13 @@ def attached(
     rank: int = 2,
     alpha: float | None = None,
     dropout: float = 0.0,
+    rank_dropout: float = 0.0,
+    module_dropout: float = 0.0,
     seed: int = 1,
 ) -> FlatAdapter:
     """An adapter with the same settings for every target; alpha is the rank unless given."""
-    settings = LayerSettings(rank, float(rank) if alpha is None else alpha, dropout)
+    alpha = float(rank) if alpha is None else alpha
+    settings = LayerSettings(rank, alpha, dropout, rank_dropout, module_dropout)
     return FlatAdapter.attach(adapter_kind(kind), targets, {target.name: settings for target in targets}, seed=seed)
 
 

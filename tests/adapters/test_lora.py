@@ -1,5 +1,6 @@
 """LoRA: its formula in both of its layers, dropout and precision, and what its initial numbers depend on."""
 
+import itertools
 import math
 from typing import Any
 
@@ -33,7 +34,7 @@ def layer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ty
     return chosen
 
 
-def trained(kind: str = "linear", *, dropout: float = 0.0) -> tuple[nn.Sequential, nn.Module, FlatAdapter, Tensor]:
+def trained(kind: str = "linear", **dropouts: float) -> tuple[nn.Sequential, nn.Module, FlatAdapter, Tensor]:
     """A model with a pair of random numbers beside its only layer, that layer, the adapter, an input."""
     generator = torch.Generator().manual_seed(7)
     make, shape = BASES[kind]
@@ -41,7 +42,7 @@ def trained(kind: str = "linear", *, dropout: float = 0.0) -> tuple[nn.Sequentia
     for parameter in base.parameters():
         parameter.normal_(generator=generator)
     model = nn.Sequential(base)
-    adapter = attached_to_all(model, rank=3, alpha=1.5, dropout=dropout)
+    adapter = attached_to_all(model, rank=3, alpha=1.5, **dropouts)
     adapter.flat.normal_(generator=generator)
     return model, base, adapter, torch.randn(shape, generator=generator)
 
@@ -67,9 +68,10 @@ def test_it_adds_the_change(kind: str, layer: type[LoraLayer]) -> None:
     assert torch.equal(model(x), base(x))
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.4])
-def test_gradient_checkpointing_gives_the_same_bits(dropout: float) -> None:
-    model, _, adapter, x = trained(dropout=dropout)
+@pytest.mark.parametrize("dropouts", [{}, {"dropout": 0.4}, {"rank_dropout": 0.4}, {"module_dropout": 0.4}])
+@pytest.mark.parametrize("kind", ["linear", "convolution", "window"])
+def test_gradient_checkpointing_gives_the_same_bits(kind: str, dropouts: dict[str, float]) -> None:
+    model, _, adapter, x = trained(kind, **dropouts)
     adapter.set_training(True)
     x.requires_grad_()
     torch.manual_seed(5)
@@ -92,6 +94,31 @@ def test_dropout_acts_in_training_only_and_spares_the_base() -> None:
     torch.manual_seed(5)
     kept = nn.functional.dropout(x, 0.5)
     torch.testing.assert_close(first - base(x), expected(base, adapter, kept) - base(kept))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in BASES if kind != "one row"])
+def test_rank_dropout_leaves_out_whole_ranks_of_an_example(kind: str) -> None:
+    """All rows and pixels of it see the same ranks, and those that are kept are enlarged by 1 / (1 - 1/2)."""
+    model, _, adapter, x = trained(kind, rank_dropout=0.5)
+    pair, part = adapter.tensors(), []
+    for kept in itertools.product((0.0, 2.0), repeat=3):
+        adapter.load_tensors({name: tensor * _on(kept, tensor, name) for name, tensor in pair.items()})
+        part.append(model(x))
+    adapter.load_tensors(pair)
+    adapter.set_training(True)
+    torch.manual_seed(5)
+    outputs = [model(x) for _ in range(12)]
+    seen = set()
+    for y in outputs:
+        for example in range(len(x)):
+            close = [n for n, one in enumerate(part) if torch.allclose(y[example], one[example], rtol=1e-4, atol=1e-4)]
+            assert len(close) == 1
+            seen |= set(close)
+    assert len(seen) > 3
+
+
+def _on(kept: tuple[float, ...], tensor: Tensor, name: str) -> Tensor:
+    return torch.tensor(kept).view(-1, *[1] * (tensor.ndim - 1)) if name.endswith(DOWN) else torch.ones(())
 
 
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lorasmith.adapters import ADAPTERS
+from lorasmith.adapters import ADAPTERS, DROP_RANKS
 from lorasmith.adapters.base import LayerSettings, by_layer
 from lorasmith.adapters.flat import FlatAdapter
 from lorasmith.targets import TargetModule
@@ -44,10 +44,10 @@ def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def make(kind: str, *, seed: int = 1, dropout: float = 0.0) -> tuple[Chain, FlatAdapter]:
+def make(kind: str, *, seed: int = 1, **dropouts: float) -> tuple[Chain, FlatAdapter]:
     chain = Chain()
     targets = [TargetModule(name, component, chain, name.replace(".", "_")) for name, (component, _) in LAYERS.items()]
-    return chain, attached(targets, kind=kind, rank=4, alpha=2.0, dropout=dropout, seed=seed)
+    return chain, attached(targets, kind=kind, rank=4, alpha=2.0, seed=seed, **dropouts)
 
 
 def moved(adapter: FlatAdapter, seed: int = 5) -> None:
@@ -157,8 +157,11 @@ def test_the_multiplier_scales_the_whole_change(kind: str) -> None:
     assert torch.equal(chain(inputs()), changed) and not torch.equal(changed, Chain()(inputs()))
 
 
-def test_dropout_is_seeded_by_torch_and_off_outside_training(kind: str) -> None:
-    chain, adapter = make(kind, dropout=0.5)
+@pytest.mark.parametrize("dropout", ["dropout", "rank_dropout", "module_dropout"])
+def test_dropout_is_seeded_by_torch_and_off_outside_training(kind: str, dropout: str) -> None:
+    if dropout == "rank_dropout" and kind not in DROP_RANKS:
+        return  # refused before a start
+    chain, adapter = make(kind, **{dropout: 0.5})
     moved(adapter)
     adapter.set_training(False)
     calm = chain(inputs())
@@ -170,6 +173,39 @@ def test_dropout_is_seeded_by_torch_and_off_outside_training(kind: str) -> None:
         outputs.append(chain(inputs()))
     assert torch.equal(outputs[0], outputs[1])
     assert not torch.equal(outputs[0], outputs[2]) and not torch.equal(outputs[0], calm)
+
+
+@pytest.mark.parametrize("kind", sorted(DROP_RANKS), indirect=True)
+@pytest.mark.parametrize("base", [nn.Linear(8, 24), nn.Conv2d(8, 24, 3, padding=1), nn.Conv2d(8, 24, 1)], ids=str)
+def test_ranks_that_are_left_out_are_made_up_for_by_the_others(kind: str, base: nn.Module) -> None:
+    """The mean over many choices is the whole change."""
+    model = nn.Sequential(base.requires_grad_(False))
+    adapter = attached([TargetModule("denoiser.0", "denoiser", model, "0")], kind=kind, rank=4, rank_dropout=0.25)
+    moved(adapter)
+    x = torch.randn((1, 8, 2, 2) if isinstance(base, nn.Conv2d) else (1, 6, 8), generator=torch.Generator())
+    whole = (model(x) - base(x)).detach()
+    adapter.set_training(True)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        changes = torch.cat([model(x) - base(x) for _ in range(2000)])
+    spread = changes.std(0).norm()
+    assert spread > 1e-3 and (changes.mean(0) - whole[0]).norm() < 0.1 * spread
+
+
+def test_a_layer_without_its_change_for_a_step(kind: str) -> None:
+    """The others are not enlarged, and where no layer has a change there is still a gradient: zero."""
+    chain, adapter = make(kind, module_dropout=0.999)
+    moved(adapter)
+    adapter.set_training(True)
+    torch.manual_seed(1)
+    y = chain(inputs())
+    y.square().sum().backward()
+    assert torch.equal(y, Chain()(inputs())) and not adapter.gradient().any()
+    chain, adapter = make(kind, module_dropout=0.001)
+    moved(adapter)
+    whole = chain(inputs())
+    adapter.set_training(True)
+    torch.testing.assert_close(chain(inputs()), whole)
 
 
 def test_nothing_else_learns(kind: str) -> None:

@@ -64,6 +64,13 @@ BAD_VALUES: dict[str, tuple[dict[tuple[str, str], Any], str]] = {
     "a folder that is none": ({("model", "base_model"): "bad"}, "model_unknown"),
     "pickle with code": ({("model", "base_model"): "bad/payload.ckpt"}, "model_pickle_refused"),
     "text encoder's lr": ({("optimizer", "text_encoder_lr"): 1e-4}, "text_encoder_lr_unused"),
+    "rates of text encoders": (
+        {("optimizer", "text_encoder_lr"): [1e-4, 1e-5], ("adapter", "train_text_encoder"): True},
+        "text_encoder_lr_count",
+    ),
+    "targets": ({("adapter", "targets"): "attention("}, "targets_invalid"),
+    "no target": ({("adapter", "targets"): "conv_in"}, "targets_none"),
+    "block": ({("adapter", "block_ranks"): {"block_7": 4}}, "block_unknown"),
     "another kind's option": ({("adapter", "lokr_factor"): 8}, "lokr_option_unused"),
     "unknown kind": ({("adapter", "kind"): "glora"}, "config_value"),
     "warm-up": ({("lr_schedule", "warmup_steps"): 9, ("lr_schedule", "horizon_steps"): 9}, "warmup_beyond_horizon"),

@@ -88,6 +88,12 @@ def check_effect(workshop: Workshop, loaded: LoadedRun, *, bound: float) -> None
 CHOICES: dict[str, Mapping[Any, Any]] = {
     "usual": {},
     "convolutions": {("adapter", "conv_rank"): 3, ("adapter", "conv_alpha"): 1.5},
+    "ranks by block": {
+        ("adapter", "block_ranks"): {"mid_block": 4, "down_blocks.1.attentions": 1, "output_blocks.1": 0},
+        ("adapter", "rslora"): True,
+        ("adapter", "targets"): "full",
+    },
+    "an expression": {("adapter", "targets"): r"attn2\.to_[kv]|conv1|time_emb", ("adapter", "conv_rank"): 2},
 }
 
 

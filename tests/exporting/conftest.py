@@ -29,7 +29,7 @@ def facts() -> ExportFacts:
         dropout=0.0,
         lr=1e-4,
         denoiser_lr=1e-4,
-        text_encoder_lr=None,
+        text_encoder_lr=(),
         optimizer="torch.optim.adamw.AdamW",
         optimizer_options={"weight_decay": 0.01},
         lr_schedule="constant",

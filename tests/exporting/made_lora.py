@@ -49,10 +49,16 @@ def full_size(*components: str) -> dict[str, LayerSpec]:
 def made_lora(
     specs: Mapping[str, LayerSpec], *, rank: int = 2, alpha: float = 1.0, kind: AdapterKind = LORA
 ) -> MadeLora:
+    """A pair, or what another kind has, of the same size for each layer."""
+    settings = LayerSettings(rank, alpha)
+    return made_loras({target: AdaptedLayer(spec, settings) for target, spec in specs.items()}, kind)
+
+
+def made_loras(layers: Mapping[str, AdaptedLayer], kind: AdapterKind = LORA) -> MadeLora:
     """A pair, or what another kind has, for each layer, by target; its numbers depend on the target's name."""
-    tensors, settings = {}, LayerSettings(rank, alpha)
-    for target, spec in specs.items():
+    tensors = {}
+    for target, (spec, settings) in layers.items():
         generator = torch.Generator().manual_seed(fold(0, target))
         for suffix, shape in kind.shapes(spec, settings).items():
             tensors[f"{target}.{suffix}"] = torch.randn(shape, generator=generator) * (0.1 if suffix == UP else 1)
-    return MadeLora(tensors, {target: AdaptedLayer(spec, settings) for target, spec in specs.items()}, kind)
+    return MadeLora(tensors, dict(layers), kind)

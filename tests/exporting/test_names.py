@@ -157,9 +157,16 @@ def test_parts_may_have_ranks_of_their_own() -> None:
     assert (named[f"lora_unet_a_qkv.{UP}"].shape, named["lora_unet_a_qkv.alpha"].item()) == ((24, 6), 3.0)
     rows = torch.cat([delta(mixed.tensors, target, mixed.settings[target].alpha) for target in PARTS])
     torch.testing.assert_close(delta(named, "lora_unet_a_qkv", 3.0), rows)
-    layers = made.layers | {PARTS[2]: AdaptedLayer(specs[PARTS[2]], LayerSettings(4, 4.0))}
-    with pytest.raises(AssertionError, match="one scale"):
-        dataclasses.replace(mixed, layers=layers).named(FUSED)
+
+
+def test_parts_may_have_scales_of_their_own() -> None:
+    specs = {target: row.layer for target, row in FUSED.targets.items() if target in PARTS}
+    made = made_lora(specs, rank=2, alpha=0.5)
+    layers = made.layers | {PARTS[2]: AdaptedLayer(specs[PARTS[2]], LayerSettings(2, 4.0))}
+    mixed = dataclasses.replace(made, layers=layers)
+    named = mixed.named(FUSED)
+    rows = torch.cat([delta(mixed.tensors, target, mixed.settings[target].alpha) for target in PARTS])
+    torch.testing.assert_close(delta(named, "lora_unet_a_qkv", named["lora_unet_a_qkv.alpha"].item()), rows)
 
 
 def test_a_fused_module_of_another_trainer_is_split_with_its_whole_rank() -> None:

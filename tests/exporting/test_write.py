@@ -3,8 +3,10 @@
 import hashlib
 import json
 import os
+import random
 import shutil
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,9 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from lorasmith.adapters.base import by_layer
+from lorasmith.adapters.base import LayerSettings, by_layer
 from lorasmith.adapters.dora import MAGNITUDE, Dora
+from lorasmith.adapters.flat import AdaptedLayer
 from lorasmith.adapters.lora import DOWN, UP
 from lorasmith.demo.layouts import ModelSize
 from lorasmith.demo.miniature import make_model
@@ -22,7 +25,7 @@ from lorasmith.exporting.metadata import ExportFacts
 from lorasmith.exporting.verify import ExportError, verify
 from lorasmith.exporting.write import Written, write_export
 from lorasmith.targets import LayerSpec
-from tests.exporting.made_lora import LORA, SD15, MadeLora, full_size, made_lora
+from tests.exporting.made_lora import LORA, SD15, MadeLora, full_size, made_lora, made_loras
 
 
 @pytest.fixture(scope="module")
@@ -116,21 +119,60 @@ def _layers_of(unet: nn.Module, text_encoder: nn.Module) -> dict[str, nn.Module]
     return found
 
 
+def _uniform(target: str, spec: LayerSpec) -> LayerSettings:
+    return LayerSettings(4, 3.0)
+
+
+def _mixed(target: str, spec: LayerSpec) -> LayerSettings:
+    """Ranks and alphas of several values in every kind of layer."""
+    chance = random.Random(target)
+    return LayerSettings(chance.choice((1, 3, 4)), chance.choice((0.5, 3.0, 5.0)))
+
+
+def _convolutions(target: str, spec: LayerSpec) -> LayerSettings:
+    return LayerSettings(2, 0.5) if spec.has_neighbours else LayerSettings(4, 3.0)
+
+
+def _most_are_convolutions(target: str, spec: LayerSpec) -> LayerSettings | None:
+    is_chosen = spec.has_neighbours or "mid_block.attentions" in target
+    return _convolutions(target, spec) if is_chosen else None
+
+
+def _rslora(target: str, spec: LayerSpec) -> LayerSettings:
+    rank = _mixed(target, spec).rank
+    return LayerSettings(rank, 2.0 * rank**0.5)
+
+
+CHOICES = [
+    (_uniform, "miniature", 197 + 12),
+    (_mixed, "miniature", 197 + 12),
+    (_rslora, "miniature", 197 + 12),
+    (_convolutions, "miniature", 197 + 12),
+    (_most_are_convolutions, "miniature", 38 + 12),
+    pytest.param(_mixed, "sd15", 278 + 72, marks=[pytest.mark.slow]),
+]
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-@pytest.mark.parametrize(
-    ("size", "count"), [("miniature", 197 + 12), pytest.param("sd15", 278 + 72, marks=[pytest.mark.slow])]
-)
-def test_diffusers_loads_it_whole(facts: ExportFacts, tmp_path: Path, size: ModelSize, count: int) -> None:
+@pytest.mark.parametrize(("choice", "size", "count"), CHOICES)
+def test_diffusers_applies_every_layer_as_trained(
+    facts: ExportFacts,
+    tmp_path: Path,
+    choice: Callable[[str, LayerSpec], LayerSettings | None],
+    size: ModelSize,
+    count: int,
+) -> None:
     from diffusers import StableDiffusionPipeline
 
     folder = make_model(tmp_path / "base", size=size)
     pipeline = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)
     shutil.rmtree(folder)  # gigabytes, at full size
     layers = _layers_of(pipeline.unet, pipeline.text_encoder)
-    assert len(layers) == count
     before = {name: layer.weight.detach().clone() for name, layer in layers.items()}
     specs = {name: LayerSpec(*weight.shape[:2], tuple(weight.shape[2:])) for name, weight in before.items()}
-    lora = made_lora(specs, rank=4, alpha=3.0)
+    trained = {name: (spec, choice(name, spec)) for name, spec in specs.items()}
+    lora = made_loras({name: AdaptedLayer(spec, own) for name, (spec, own) in trained.items() if own is not None})
+    assert len(lora.layers) == count
     path = write(tmp_path / "lora.safetensors", lora, facts, torch.float32).path
     pipeline.load_lora_weights(str(path))
     pipeline.fuse_lora(components=["unet", "text_encoder"])
@@ -139,6 +181,9 @@ def test_diffusers_loads_it_whole(facts: ExportFacts, tmp_path: Path, size: Mode
     assert fused.keys() == before.keys()
     pairs = by_layer(lora.tensors, LORA)
     for name, layer in fused.items():
+        if name not in pairs:
+            assert torch.equal(layer.weight, before[name]), name
+            continue
         change = LORA.delta(layer.weight, pairs[name], lora.settings[name])
-        assert change.abs().max() > 0.1, name
-        assert torch.allclose(layer.weight, before[name] + change, rtol=0, atol=1e-6), name
+        assert change.abs().max() > 0.05, name
+        assert torch.allclose(layer.weight, before[name] + change, rtol=0, atol=2e-6), name

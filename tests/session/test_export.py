@@ -47,9 +47,38 @@ def test_what_it_says(workshop: Workshop) -> None:
     assert sorted(counted.values()) == [3, 8]
 
 
-def test_it_says_the_size_of_convolutions_as_sd_scripts_does(workshop: Workshop) -> None:
-    workshop.new(1, {("adapter", "conv_rank"): 4})
-    assert json.loads(metadata(workshop)["ss_network_args"]) == {"conv_dim": "4", "conv_alpha": "4.0"}
+def test_it_says_the_sizes_of_layers_as_sd_scripts_does(workshop: Workshop) -> None:
+    values = {
+        ("adapter", "rank"): 4,
+        ("adapter", "conv_rank"): 2,
+        ("adapter", "targets"): "full",
+        ("adapter", "block_ranks"): {"input_blocks.1": 2, "mid_block": 0},
+        ("adapter", "rank_dropout"): 0.25,
+        ("adapter", "module_dropout"): 0.5,
+    }
+    workshop.new(1, values)
+    args = json.loads(metadata(workshop)["ss_network_args"])
+    dims = [int(dim) for dim in args.pop("block_dims").split(",")]
+    assert (len(dims), dims[1], dims[3], dims[12], dims[13]) == (25, 2, 0, 0, 4)
+    assert set(args.pop("block_alphas").split(",")) == {"4.0"}
+    assert args == {
+        "conv_dim": "2",
+        "conv_alpha": "2.0",
+        "targets": "full",
+        "block_rank": "input_blocks.1=2,mid_block=0",
+        "rank_dropout": "0.25",
+        "module_dropout": "0.5",
+    }
+
+
+def test_alphas_of_rslora_are_those_of_readers(workshop: Workshop) -> None:
+    """Divided by the rank they give alpha / sqrt(rank), in the file and in what it says."""
+    workshop.new(1, {("adapter", "rank"): 4, ("adapter", "alpha"): 3.0, ("adapter", "rslora"): True})
+    found = metadata(workshop)
+    assert json.loads(found["ss_network_args"]) == {"rs_lora": "True"}
+    assert (found["ss_network_dim"], found["ss_network_alpha"]) == ("4", "6.0")
+    file = safetensors.torch.load_file(workshop.run.export("last"))
+    assert {float(tensor) for name, tensor in file.items() if name.endswith(".alpha")} == {6.0}
 
 
 def test_step_exports_say_their_own_step(workshop: Workshop) -> None:

@@ -37,3 +37,89 @@ def test_convolutions_have_a_rank_of_their_own_and_1x1_ones_do_not() -> None:
 
 def test_an_alpha_of_convolutions_that_are_not_trained() -> None:
     assert refusal(conv_alpha=2.0) == "conv_rank_unused"
+
+
+# -- targets ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("targets", "counts"),
+    [
+        ("attn-mlp", (192, 72)),
+        ("attn-only", (128, 48)),
+        ("full", (278, 72)),
+        (r"attn2\.to_[kv]|mid_block\.resnets|mlp\.fc1", (32 + 6, 12)),
+    ],
+)
+def test_presets_and_expressions(targets: str, counts: tuple[int, int]) -> None:
+    chosen = chosen_layers(AdapterConfig(targets=targets, train_text_encoder=True), ALL)
+    found = Counter(name.partition(".")[0] for name in chosen)
+    assert (found["denoiser"], found["text_encoder"]) == counts
+
+
+def test_convolutions_alone() -> None:
+    chosen = chosen_layers(AdapterConfig(targets="unet-convblock-only", rank=8, conv_rank=2), DENOISER)
+    assert Counter(size.rank for size in chosen.values()) == {8: 36, 2: 50}
+    assert chosen == chosen_layers(AdapterConfig(targets="unet-convblock-only", rank=8, conv_rank=2), ALL)
+
+
+def test_chosen_convolutions_have_the_rank_of_all_where_they_have_none() -> None:
+    assert sizes(targets="full", rank=8, alpha=2.0) == {(8, 2.0): 350}
+
+
+@pytest.mark.parametrize(
+    ("settings", "code"),
+    [
+        ({"targets": "resnet["}, "targets_invalid"),
+        ({"targets": "conv_in"}, "targets_none"),
+        ({"block_ranks": {"denoiser": 0}}, "targets_none"),
+        ({"targets": "unet-convblock-only", "train_text_encoder": True}, "targets_no_text_encoder"),
+        ({"targets": "attn-only", "conv_rank": 4}, "conv_rank_unused"),
+        ({"targets": "to_q|q_proj|fc1", "train_text_encoder": True}, "targets_without_output"),
+        ({"block_ranks": {"mid": 4}}, "block_unknown"),
+        ({"block_ranks": {"text_encoder": 4}}, "block_unknown"),
+    ],
+)
+def test_choices_that_are_refused(settings: dict[str, Any], code: str) -> None:
+    assert refusal(**settings) == code
+
+
+# -- blocks ----------------------------------------------------------------------------------------
+
+
+def test_the_smallest_block_decides() -> None:
+    blocks = {"down_blocks": 4, "down_blocks.1": 2, "denoiser.down_blocks.1.attentions.1": 0, "text_encoder": 1}
+    chosen = chosen_layers(AdapterConfig(rank=8, alpha=3.0, block_ranks=blocks, conv_rank=6), ALL)
+    assert chosen["denoiser.down_blocks.0.attentions.0.proj_in"] == (4, 3.0)
+    assert chosen["denoiser.down_blocks.1.attentions.0.proj_in"] == (2, 3.0)
+    assert chosen["denoiser.down_blocks.1.resnets.1.conv1"] == (6, 6.0)
+    assert not any(name.startswith("denoiser.down_blocks.1.attentions.1.") for name in chosen)
+    assert chosen["denoiser.up_blocks.1.attentions.0.proj_in"] == (8, 3.0)
+    assert {size for name, size in chosen.items() if name.startswith("text_encoder.")} == {(1, 3.0)}
+
+
+def test_the_names_of_blocks_in_the_published_code() -> None:
+    """Each block once: sd-scripts' numbers, of which the first input block has no layer that is trained."""
+    names = [f"input_blocks.{n}" for n in range(1, 12)] + ["middle_block"] + [f"output_blocks.{n}" for n in range(12)]
+    ranks = {name: number + 1 for number, name in enumerate(names)}
+    chosen = chosen_layers(AdapterConfig(rank=1024, targets="full", block_ranks=ranks), DENOISER)
+    assert {size.rank for size in chosen.values()} == set(ranks.values())
+    for path, block in {
+        "down_blocks.0.resnets.0.conv1": "input_blocks.1",
+        "down_blocks.0.downsamplers.0.conv": "input_blocks.3",
+        "down_blocks.1.attentions.0.proj_in": "input_blocks.4",
+        "down_blocks.3.resnets.1.conv2": "input_blocks.11",
+        "mid_block.attentions.0.proj_out": "middle_block",
+        "up_blocks.0.upsamplers.0.conv": "output_blocks.2",
+        "up_blocks.3.attentions.2.proj_in": "output_blocks.11",
+    }.items():
+        assert chosen[f"denoiser.{path}"].rank == ranks[block]
+    assert chosen_layers(AdapterConfig(block_ranks={"middle_block.1": 2}), DENOISER) == chosen_layers(
+        AdapterConfig(block_ranks={"mid_block.attentions": 2}), DENOISER
+    )
+
+
+def test_rslora_scales_by_the_root_of_each_rank() -> None:
+    found = sizes(rank=16, alpha=2.0, conv_rank=4, conv_alpha=3.0, rslora=True, block_ranks={"mid_block": 9})
+    scales = {round(alpha / rank, 9) for rank, alpha in found}
+    assert scales == {round(2 / 4, 9), round(3 / 2, 9), round(2 / 3, 9)}

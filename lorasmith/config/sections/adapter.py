@@ -1,10 +1,14 @@
 """Section `adapter`: what is trained."""
 
-from typing import Any
+import math
+from collections.abc import Iterator
+from typing import Annotated, Any
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from lorasmith.config.fields import Section, option
+
+BlockRank = Annotated[int, Field(strict=True, ge=0, le=1024)]
 
 
 class AdapterConfig(Section):
@@ -22,13 +26,24 @@ class AdapterConfig(Section):
     """Inner dimension of each pair of matrices."""
     alpha: float | None = option("alpha", None, effect="identity", common=True, gt=0)
     """The product of each pair is scaled by alpha / rank. None: the rank, set at --new."""
+    targets: str = option("targets", "", effect="identity")
+    """The layers that get pairs: a preset of `session.layers.PRESETS`, or a regular expression that is searched for in
+    their names. "": those of the attention blocks, and the convolutions where they have a rank."""
     conv_rank: int | None = option("conv-rank", None, effect="identity", ge=1, le=1024)
     """Inner dimension of the pairs of convolutions larger than 1x1. None: no convolutions, or `rank` where `targets`
     chooses some."""
     conv_alpha: float | None = option("conv-alpha", None, effect="identity", gt=0)
     """The alpha of these convolutions. None: their rank, set at --new."""
+    block_ranks: dict[str, BlockRank] = option("block-rank", {}, effect="identity")
+    """The rank of the layers in a block, by its name; 0 leaves them out. Convolutions keep `conv_rank`; alphas stay."""
+    rslora: bool = option("rslora", False, effect="identity")
+    """Whether products are scaled by alpha / sqrt(rank) instead."""
     dropout: float = option("dropout", 0.0, effect="learning", ge=0, lt=1)
     """Share of the inputs of each pair that is set to zero in training."""
+    rank_dropout: float = option("rank-dropout", 0.0, effect="learning", ge=0, lt=1)
+    """Share of the ranks of each pair that are left out in training, for a whole example; the others are enlarged."""
+    module_dropout: float = option("module-dropout", 0.0, effect="learning", ge=0, lt=1)
+    """Probability with which a layer has no change at all in a training step."""
     train_text_encoder: bool = option("train-text-encoder", False, effect="identity", common=True)
     """Whether the text encoder gets pairs too."""
     init_from: str = option("init-from", "", effect="learning", holds="path")
@@ -38,6 +53,17 @@ class AdapterConfig(Section):
     @classmethod
     def _in_small_letters(cls, value: str) -> str:
         return value.lower()  # LoHa, DoRA
+
+    def alpha_of_readers(self, alpha: float, rank: int) -> float:
+        """The alpha of a pair: every reader multiplies by alpha / rank, which is rsLoRA's alpha / sqrt(rank) for an
+        alpha of alpha * sqrt(rank)."""
+        return alpha * math.sqrt(rank) if self.rslora else alpha
+
+    @field_validator("block_ranks", mode="before")
+    @classmethod
+    def _without_tables(cls, value: Any) -> Any:
+        """Accepts `down_blocks.1 = 4` without quotes, which is a table within a table in TOML."""
+        return dict(_flat(value)) if isinstance(value, dict) else value
 
     @field_validator("lokr_factor")
     @classmethod
@@ -78,7 +104,9 @@ class AdapterConfig(Section):
 
     @property
     def resolved_targets(self) -> str:
-        """`targets`, or the preset that stands for it being unset: with convolutions where they have a rank."""
+        """`targets`, or the preset that stands for it being unset."""
+        if self.targets:
+            return self.targets
         return "full" if self.conv_rank is not None else "attn-mlp"
 
     @property
@@ -92,3 +120,11 @@ class AdapterConfig(Section):
         if self.conv_alpha is not None:
             return self.conv_alpha
         return self.resolved_alpha if self.conv_rank is None else float(self.conv_rank)
+
+
+def _flat(table: dict[str, Any], stem: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{stem}{key}.")
+        else:
+            yield f"{stem}{key}", value

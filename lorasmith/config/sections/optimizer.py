@@ -2,9 +2,9 @@
 
 import math
 import re
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import field_validator
+from pydantic import Field, field_serializer, field_validator
 
 from lorasmith.config.fields import Section, option
 
@@ -19,8 +19,8 @@ class OptimizerConfig(Section):
     """A member of OPTIMIZER_NAMES; `engine.optimizers.OPTIMIZERS` has their constructors."""
     lr: float = option("lr", 1e-4, effect="learning", common=True, ge=0)
     """Learning rate of the denoiser's pairs, before the schedule's factor."""
-    text_encoder_lr: float | None = option("text-encoder-lr", None, effect="learning", ge=0)
-    """Learning rate of the text encoder's pairs. None: always that of the denoiser."""
+    text_encoder_lr: tuple[Annotated[float, Field(ge=0)], ...] = option("text-encoder-lr", (), effect="learning")
+    """Learning rate of the text encoders' pairs: of all of them, or of each in order. (): that of the denoiser."""
     options: dict[str, Any] = option("optimizer-option", {}, effect="identity", free_keys=("lr",))
     """Passed to the optimizer's constructor, checked against its signature."""
 
@@ -36,10 +36,21 @@ class OptimizerConfig(Section):
             raise ValueError("must be finite numbers, texts, true, false, or lists and tables of them")
         return value
 
-    @property
-    def resolved_text_encoder_lr(self) -> float:
-        """`text_encoder_lr`, or `lr` where it is unset."""
-        return self.lr if self.text_encoder_lr is None else self.text_encoder_lr
+    @field_validator("text_encoder_lr", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        if value is None:
+            return ()
+        return value if isinstance(value, list | tuple) else (value,)
+
+    @field_serializer("text_encoder_lr")
+    def _unlisted(self, value: tuple[float, ...]) -> float | list[float] | None:
+        """A single rate as a number, and none as None: as in the files of runs that had no more."""
+        return list(value) if len(value) > 1 else next(iter(value), None)
+
+    def resolved_text_encoder_lr(self, count: int) -> tuple[float, ...]:
+        """The rate of each of `count` text encoders."""
+        return self.text_encoder_lr if len(self.text_encoder_lr) > 1 else (*self.text_encoder_lr, self.lr)[:1] * count
 
 
 class LrScheduleConfig(Section):

@@ -30,6 +30,21 @@ def test_what_would_not_come_back_from_run_toml_is_refused(value: Any) -> None:
 
 
 def test_what_may_stay_unset_follows_another_value() -> None:
-    assert OptimizerConfig(lr=3.0).resolved_text_encoder_lr == 3.0
-    assert OptimizerConfig(lr=3.0, text_encoder_lr=0.0).resolved_text_encoder_lr == 0.0
+    assert OptimizerConfig(lr=3.0).resolved_text_encoder_lr(2) == (3.0, 3.0)
+    assert OptimizerConfig(lr=3.0, text_encoder_lr=0.0).resolved_text_encoder_lr(2) == (0.0, 0.0)
+    assert OptimizerConfig(lr=3.0, text_encoder_lr=["0.5", 0]).resolved_text_encoder_lr(2) == (0.5, 0.0)
+
+
+@pytest.mark.parametrize("given", [None, 0.5, [0.5, 0.0]])
+def test_a_single_rate_is_kept_as_a_number(given: Any) -> None:
+    """As run.toml and the ledger of older versions have it."""
+    config = OptimizerConfig(text_encoder_lr=given)
+    assert config.model_dump()["text_encoder_lr"] == given
+    assert OptimizerConfig(**config.model_dump()) == config
+
+
+@pytest.mark.parametrize("given", [-1.0, [0.5, -1.0], "fast"])
+def test_rates_that_are_none(given: Any) -> None:
+    with pytest.raises(ValidationError):
+        OptimizerConfig(text_encoder_lr=given)
     assert [LrScheduleConfig(horizon_steps=steps).resolved_horizon(70) for steps in (None, 20)] == [70, 20]
