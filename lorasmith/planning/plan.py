@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lorasmith.config import RunConfig
 from lorasmith.data.cache_folder import cache_folder
 from lorasmith.data.findings import Finding
 from lorasmith.data.folder import Scan
@@ -26,6 +27,7 @@ from lorasmith.planning.estimate import (
 )
 from lorasmith.runs.promotion import export_name_of
 from lorasmith.runs.states import find_states
+from lorasmith.session.layers import chosen_layers, published_layers
 
 if TYPE_CHECKING:
     from lorasmith.runtime.preflight import Start
@@ -56,6 +58,16 @@ class BucketPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class ComponentPlan:
+    """The layers of a component that are trained, by the family's published model."""
+
+    name: str  # "denoiser", "text_encoder"
+    layers: int
+    offered: int  # that could be trained
+    ranks: tuple[int, int]  # the smallest and the largest
+
+
+@dataclass(frozen=True, slots=True)
 class RunPlan:
     """The work of a start and its cost."""
 
@@ -68,6 +80,7 @@ class RunPlan:
     repeats: int  # sum over all pictures
     folders: tuple[FolderPlan, ...]
     buckets: tuple[BucketPlan, ...]
+    components: tuple[ComponentPlan, ...]  # none for a pickle, whose family is not known
     batch_size: int
     accumulation_steps: int
     batches_per_epoch: int
@@ -144,6 +157,7 @@ def plan_of(
         repeats=work.repeats,
         folders=_folders(work),
         buckets=_buckets(work),
+        components=_components(start.config),
         batch_size=training.batch_size,
         accumulation_steps=training.accumulation_steps,
         batches_per_epoch=len(work.batches),
@@ -201,6 +215,19 @@ def _folders(work: Workload) -> tuple[FolderPlan, ...]:
         FolderPlan(name, count, repeats, times_seen(work.steps, work.examples_per_step, repeats, work.repeats))
         for (name, repeats), count in counts.items()
     )
+
+
+def _components(config: RunConfig) -> tuple[ComponentPlan, ...]:
+    if not config.model.family:
+        return ()
+    offered = published_layers(config.model.family, with_text_encoders=config.adapter.train_text_encoder)
+    chosen = chosen_layers(config.adapter, offered)
+    plans = []
+    for component, count in Counter(name.partition(".")[0] for name in offered).items():
+        ranks = [size.rank for name, size in chosen.items() if name.startswith(f"{component}.")]
+        if ranks:
+            plans.append(ComponentPlan(component, len(ranks), count, (min(ranks), max(ranks))))
+    return tuple(plans)
 
 
 def _buckets(work: Workload) -> tuple[BucketPlan, ...]:

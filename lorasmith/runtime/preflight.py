@@ -35,7 +35,7 @@ from lorasmith.runs.layout import RunFolder, run_at
 from lorasmith.runs.ledger import newest_trusted, read_events, surviving
 from lorasmith.runs.states import SavedState, damage_listed, damage_of, find_states, newest_good
 from lorasmith.runtime.moved import found_again, lines_about_places
-from lorasmith.session.layers import chosen_layers, published_layers
+from lorasmith.session.layers import check_blocks, chosen_layers, published_layers
 
 LR_TOLERANCE = 0.01  # a smaller share is no jump
 
@@ -107,6 +107,7 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
             ("dataset", "resolution"): config.dataset.resolved_resolution(weights.resolution),
             ("dataset", "folder"): str((here / config.dataset.folder).resolve()),
             ("model", "base_model"): _path_or_name(config.model.base_model, here),
+            ("model", "vae"): _absolute_path(config.model.vae, here),
             ("model", "family"): weights.family,
             ("machine", "project"): _project(run, here),
             ("adapter", "alpha"): config.adapter.resolved_alpha,
@@ -273,6 +274,7 @@ def _check_layers(config: RunConfig, family: str) -> None:
     if not family:
         return
     layers = published_layers(family, with_text_encoders=config.adapter.train_text_encoder)
+    check_blocks(config.adapter, family)
     chosen_layers(config.adapter, layers)
     encoders = {name.partition(".")[0] for name in layers} - {"denoiser"}
     if len(config.optimizer.text_encoder_lr) not in (0, 1, len(encoders)):
@@ -349,6 +351,8 @@ def _absolute(values: Values, here: Path) -> dict[tuple[str, str], Any]:
         resolved["dataset", "folder"] = str((here / str(resolved["dataset", "folder"])).resolve())
     if ("evaluation", "clip_model") in resolved:
         resolved["evaluation", "clip_model"] = _absolute_path(str(resolved["evaluation", "clip_model"]), here)
+    if ("model", "vae") in resolved:
+        resolved["model", "vae"] = _absolute_path(str(resolved["model", "vae"]), here)
     if ("model", "base_model") in resolved:
         resolved["model", "base_model"] = _path_or_name(str(resolved["model", "base_model"]), here)
     return resolved

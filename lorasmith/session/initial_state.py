@@ -21,7 +21,7 @@ from lorasmith.errors import ModelError
 from lorasmith.exporting.names import from_file
 from lorasmith.families.base import ModelFamily
 from lorasmith.lora_files.reader import alphas_beside, names_in_table, read_lora
-from lorasmith.session.layers import base_lrs, chosen_layers
+from lorasmith.session.layers import base_lrs, check_blocks, chosen_layers
 from lorasmith.session.name_tables import name_table
 from lorasmith.targets import LayerSpec
 
@@ -36,8 +36,10 @@ def initial_state(
     """Attaches the adapter to the models and returns the state of step 0. `start`: the tensors of `read_init_from`.
 
     Raises:
+        ConfigError: as `layer_settings` and `check_blocks`.
         ModelError: as `fill_adapter`.
     """
+    check_blocks(config.adapter, family.traits.name)
     offered = family.target_modules(models)
     settings = layer_settings(config.adapter, {target.name: target.spec for target in offered})
     targets = [target for target in offered if target.name in settings]

@@ -34,9 +34,9 @@ def chosen_layers(config: AdapterConfig, layers: Mapping[str, LayerSpec]) -> dic
     """Those of `layers`, by the name of the target, that the adapter changes; in their order.
 
     Raises:
-        ConfigError: `targets_invalid`, no regular expression; `block_unknown`, no layer is in a block that has a rank;
-            `targets_none`, nothing is chosen; `targets_no_text_encoder`, only layers of the denoiser are;
-            `targets_without_output`, a file that diffusers would not apply; `conv_rank_unused`.
+        ConfigError: `targets_invalid`, no regular expression; `targets_none`, nothing is chosen;
+            `targets_no_text_encoder`, only layers of the denoiser are; `targets_without_output`, a file that diffusers
+            would not apply; `conv_rank_unused`.
     """
     ranks = _ranks_by_block(config.block_ranks, layers)
     chosen = {name: spec for name, spec in _matching(config.resolved_targets, layers).items() if ranks.get(name) != 0}
@@ -54,6 +54,18 @@ def published_layers(family: str, *, with_text_encoders: bool) -> dict[str, Laye
     """The layers of a family's published model that an adapter may change, by the name of the target."""
     rows = name_table(family).targets.values()
     return {row.target: row.layer for row in rows if row.component == "denoiser" or with_text_encoders}
+
+
+def check_blocks(config: AdapterConfig, family: str) -> None:
+    """Refuses a block that has a rank and no layer in the family's published model.
+
+    Raises:
+        ConfigError: `block_unknown`.
+    """
+    layers = published_layers(family, with_text_encoders=config.train_text_encoder)
+    for block in config.block_ranks:
+        if not any(_is_inside(block, name) for name in layers):
+            raise ConfigError("block_unknown", block=block)
 
 
 def base_lrs(config: OptimizerConfig, components: Iterable[str], text_encoders: Sequence[str]) -> dict[str, float]:
@@ -100,9 +112,6 @@ def _size(config: AdapterConfig, spec: LayerSpec, rank: int) -> LayerSize:
 def _ranks_by_block(ranks: Mapping[str, int], layers: Mapping[str, LayerSpec]) -> dict[str, int]:
     """The rank of every layer in one of the blocks, by the smallest block that it is in."""
     inside = {block: [name for name in layers if _is_inside(block, name)] for block in ranks}
-    for block, names in inside.items():
-        if not names:
-            raise ConfigError("block_unknown", block=block)
     largest_first = sorted(inside, key=lambda block: (-len(inside[block]), block))
     return {name: ranks[block] for block in largest_first for name in inside[block]}
 

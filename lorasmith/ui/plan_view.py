@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lorasmith.planning.estimate import ProbeResult, Unmeasured
-from lorasmith.planning.plan import NOT_PROBED, RunPlan
+from lorasmith.planning.plan import NOT_PROBED, ComponentPlan, RunPlan
 from lorasmith.ui.status import clock, speed
 from lorasmith.ui.translator import Translator
 
@@ -69,6 +69,7 @@ class _View:
         rows = [
             (self._row("steps"), steps),
             (self._row("suggested"), self._say("suggested", steps=suggested, pictures=plan.pictures)),
+            *((self._row("layers"), self._layers(component)) for component in plan.components),
             (self._row("batch"), f"{plan.batch_size} x {plan.accumulation_steps}"),
             (self._row("epochs"), self._say("epochs", epochs=_times(plan.epochs), batches=plan.batches_per_epoch)),
             (self._row("seen"), self._say("seen", times=_range(*plan.times_seen))),
@@ -143,6 +144,12 @@ class _View:
         for left, right in rows:
             table.add_row(left, right)
         return table
+
+    def _layers(self, component: ComponentPlan) -> str:
+        least, most = component.ranks
+        ranks = str(least) if least == most else f"{least}–{most}"
+        counts = {"layers": component.layers, "offered": component.offered}
+        return self._say("layers", component=component.name, ranks=ranks, **counts)
 
     def _row(self, name: str) -> str:
         return self._words.say(f"plan.row.{name}")

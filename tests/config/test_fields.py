@@ -1,9 +1,12 @@
+import sys
 from typing import Any, Literal
 
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from lorasmith.config import RunConfig
 from lorasmith.config.fields import Option, Section, option, options_of
+from lorasmith.errors import ConfigError
 
 
 class Weather(Section):
@@ -83,3 +86,25 @@ def test_a_default_that_does_not_fit_is_refused_too() -> None:
 
     with pytest.raises(ValidationError):
         Wrong()
+
+
+UNDECODED = "訓".encode().decode("ascii", "surrogateescape")
+PATHS = [("model", "base_model"), ("dataset", "folder"), ("adapter", "init_from"), ("evaluation", "clip_model")]
+
+
+@pytest.mark.parametrize("field", [*PATHS, ("export", "name")])
+@pytest.mark.parametrize("name", ["訓", UNDECODED])
+def test_a_path_that_the_locale_cannot_encode(
+    monkeypatch: pytest.MonkeyPatch, field: tuple[str, str], name: str
+) -> None:
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
+    with pytest.raises(ConfigError) as caught:
+        RunConfig().with_values({field: name})
+    assert (caught.value.code, caught.value.fields) == ("name_beyond_locale", {"name": "訓", "encoding": "ascii"})
+
+
+def test_what_is_no_path_may_be_in_any_language(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
+    assert RunConfig().with_values({("dataset", "trigger_word"): "訓"}).dataset.trigger_word == "訓"
+    with pytest.raises(ConfigError, match="name_beyond_locale"):
+        RunConfig().with_values({("dataset", "trigger_word"): UNDECODED})

@@ -2,12 +2,14 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
+from lorasmith.adapters import ADAPTERS
 from lorasmith.data.types import Batch
 from lorasmith.demo.miniature import draw_pictures, make_model
 from lorasmith.diffusion.draw import Draw, draw_numbers
@@ -80,9 +82,9 @@ def _batch_of(loaded: LoadedRun, number: int) -> Batch:
     return Batch(loaded.context.family.collate([loaded.batches.cached[number].inputs]), (number,))
 
 
-def before_and_after(own: Workshop, strange: Path, lr: float) -> tuple[float, ...]:
+def before_and_after(own: Workshop, strange: Path, lr: float, **adapter: Any) -> tuple[float, ...]:
     """The loss on its own pictures before and after training, then on another set's before and after."""
-    values = {**LEARNING, ("optimizer", "lr"): lr}
+    values = {**LEARNING, ("optimizer", "lr"): lr, **{("adapter", name): value for name, value in adapter.items()}}
     assert own.new(STEPS, values).exit_code == ExitCode.FINISHED
     found = []
     for pictures in (own.folder / "lora_train_set", strange):
@@ -106,8 +108,18 @@ def strange(tmp_path: Path) -> Path:
     return tmp_path / "strange"
 
 
-def test_the_loss_falls_on_its_own_pictures(own: Workshop, strange: Path) -> None:
-    before, after, other_before, other_after = before_and_after(own, strange, lr=3e-3)
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        *({"kind": kind} for kind in ADAPTERS),
+        {"conv_rank": 8},
+        {"targets": "unet-convblock-only", "rslora": True, "alpha": 4.0},
+        {"block_ranks": {"down_blocks": 4}, "rank_dropout": 0.1, "module_dropout": 0.1},
+    ],
+    ids=str,
+)
+def test_the_loss_falls_on_its_own_pictures(own: Workshop, strange: Path, adapter: dict[str, Any]) -> None:
+    before, after, other_before, other_after = before_and_after(own, strange, lr=3e-3, **adapter)
     figures = f"own {before:.4f} -> {after:.4f}, other {other_before:.4f} -> {other_after:.4f}"
     assert after <= 0.9 * before, figures
     assert other_after > 0.9 * other_before, figures

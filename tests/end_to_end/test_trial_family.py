@@ -9,11 +9,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from lorasmith.adapters import adapter_kind
+from lorasmith.adapters.lora import UP
 from lorasmith.data.cache import EncoderCache
 from lorasmith.engine.encode import Encoding, encoded_examples
 from lorasmith.errors import ExitCode
 from lorasmith.exporting.names import from_file
-from lorasmith.runs.events import CacheProgress, Evaluated
+from lorasmith.runs.events import CacheProgress, Evaluated, StepCompleted
 from lorasmith.session.loaded import LoadedRun
 from lorasmith.session.name_tables import name_table
 from tests.end_to_end.workshop import Values, Workshop, load, stage
@@ -61,6 +62,30 @@ def test_it_trains_and_resumes_exactly_and_is_exported(make_workshop: MakeWorksh
     assert exported.keys() == trained.keys()
     assert {name.partition(".")[0] for name in trained} == {"denoiser", *(TEXT_ENCODERS if trains_text else ())}
     assert all(bool(trained[name].any()) for name in trained)
+
+
+def _metadata(workshop: Workshop) -> dict[str, str]:
+    with safe_open(workshop.run.export("last"), framework="pt") as file:
+        found: dict[str, str] = file.metadata()
+    return found
+
+
+def test_each_text_encoder_has_its_rate(make_workshop: MakeWorkshop) -> None:
+    """One that is left out has no layers in the file, and its captions are encoded once."""
+    both, second = make_workshop("both"), make_workshop("second")
+    trains: Values = {**SETTINGS, ("adapter", "train_text_encoder"): True, ("adapter", "rank"): 2}
+    rates: Values = {("optimizer", "text_encoder_lr"): [2e-3, 0.0]}
+    outcome = both.new(1, {**trains, **rates})
+    assert outcome.of(StepCompleted)[0].lr == {"denoiser": 1e-2, "text_encoder": 2e-3, "text_encoder_2": 0.0}
+    learned = {name.partition(".")[0] for name, tensor in both.adapter().items() if UP in name and tensor.any()}
+    assert learned == {"denoiser", "text_encoder"}
+    assert _metadata(both)["ss_text_encoder_lr"] == "[0.002, 0.0]"
+    outcome = second.new(1, {**trains, **rates, ("adapter", "block_ranks"): {"text_encoder": 0}})
+    assert outcome.of(StepCompleted)[0].lr == {"denoiser": 1e-2, "text_encoder_2": 0.0}
+    assert {name.partition(".")[0] for name in second.adapter()} == {"denoiser", "text_encoder_2"}
+    assert _metadata(second)["ss_text_encoder_lr"] == "0.0"
+    assert second.go_on(1, {("optimizer", "text_encoder_lr"): 1e-3}).exit_code == ExitCode.FINISHED
+    assert any(tensor.any() for name, tensor in second.adapter().items() if name.startswith("text_") and UP in name)
 
 
 @pytest.fixture

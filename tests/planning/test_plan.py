@@ -13,7 +13,15 @@ from lorasmith.config import Request
 from lorasmith.demo.miniature import draw_pictures
 from lorasmith.planning import plan
 from lorasmith.planning.estimate import ProbeResult, Unmeasured
-from lorasmith.planning.plan import RunPlan, as_plain, file_patterns, plan_of, suggested_steps, times_seen
+from lorasmith.planning.plan import (
+    ComponentPlan,
+    RunPlan,
+    as_plain,
+    file_patterns,
+    plan_of,
+    suggested_steps,
+    times_seen,
+)
 from lorasmith.runs.layout import RunFolder
 from lorasmith.runtime.preflight import Start, new_run
 from tests.end_to_end.workshop import QUIET
@@ -172,3 +180,17 @@ def test_the_cache_is_where_the_run_will_have_it(
     start = replace(start, config=start.config.with_values({("dataset", "folder"): str(tmp_path / "data")}))
     (tmp_path / ".lorasmith_cache").touch()  # a file where the folder would be
     assert str(tmp_path / "lorasmith" / "*" / "*.safetensors") in file_patterns(start)
+
+
+def test_the_layers_that_are_chosen(folder: Path, base_model: Path) -> None:
+    chosen = {
+        ("adapter", "targets"): "attn-only",
+        ("adapter", "train_text_encoder"): True,
+        ("adapter", "block_ranks"): {"mid_block": 4, "text_encoder": 8},
+    }
+    start = started(folder, base_model, 4, chosen)
+    found = plan_of(start, plan.scan_of(start), Unmeasured(plan.NOT_PROBED, {})).components
+    assert found == (
+        ComponentPlan("denoiser", 128, 278, (4, 16)),
+        ComponentPlan("text_encoder", 48, 72, (8, 8)),
+    )

@@ -7,7 +7,7 @@ import pytest
 
 from lorasmith.config import AdapterConfig
 from lorasmith.errors import ConfigError
-from lorasmith.session.layers import LayerSize, chosen_layers, published_layers
+from lorasmith.session.layers import LayerSize, check_blocks, chosen_layers, published_layers
 
 ALL = published_layers("sd15", with_text_encoders=True)
 DENOISER = published_layers("sd15", with_text_encoders=False)
@@ -76,12 +76,19 @@ def test_chosen_convolutions_have_the_rank_of_all_where_they_have_none() -> None
         ({"targets": "unet-convblock-only", "train_text_encoder": True}, "targets_no_text_encoder"),
         ({"targets": "attn-only", "conv_rank": 4}, "conv_rank_unused"),
         ({"targets": "to_q|q_proj|fc1", "train_text_encoder": True}, "targets_without_output"),
-        ({"block_ranks": {"mid": 4}}, "block_unknown"),
-        ({"block_ranks": {"text_encoder": 4}}, "block_unknown"),
     ],
 )
 def test_choices_that_are_refused(settings: dict[str, Any], code: str) -> None:
     assert refusal(**settings) == code
+
+
+@pytest.mark.parametrize("block", ["mid", "text_encoder", "down_blocks.4", "input_blocks.12"])
+def test_a_block_that_no_layer_is_in(block: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_blocks(AdapterConfig(block_ranks={"mid_block": 4, block: 2}), "sd15")
+    assert (caught.value.code, caught.value.fields) == ("block_unknown", {"block": block})
+    if block == "text_encoder":
+        check_blocks(AdapterConfig(block_ranks={block: 2}, train_text_encoder=True), "sd15")
 
 
 # -- blocks ----------------------------------------------------------------------------------------

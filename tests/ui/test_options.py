@@ -29,8 +29,8 @@ def test_values_have_the_types_of_the_model() -> None:
 def test_every_option_of_the_model_is_on_the_command_line() -> None:
     texts = {
         "optimizer_option": "a=1",
-        "block_rank": "mid_block=4",
         "bucket_step": "32",
+        "block_rank": "mid_block=4",
         "hold_out": "1",
         "lr_schedule": "linear",
         "lang": "en",

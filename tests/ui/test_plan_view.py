@@ -43,6 +43,7 @@ def test_numbers_stand_beside_their_names(capsys: pytest.CaptureFixture[str], ma
     assert row(page, "suggested steps") == ["200–500 for 7 pictures"]
     assert row(page, "device") == ["cpu (Abacus 2000), fp32"]
     assert row(page, "peak memory") == ["0.0 MB"]
+    assert row(page, "layers trained") == ["denoiser: 192 of 278, rank 16"]
     assert row(page, "time")[0].startswith("0:04:")
     assert page.rstrip().endswith("nothing was changed")
 
