@@ -5,7 +5,8 @@ the result in the config.
 """
 
 from lorasmith.config.fields import Option
-from lorasmith.config.run import Request, RunConfig, options
+from lorasmith.config.request import Request
+from lorasmith.config.run import RunConfig, options
 from lorasmith.config.sections import (
     AdapterConfig,
     CadenceConfig,

@@ -1,15 +1,16 @@
-"""The whole config of a run, its options and its identity; and the request of a single start."""
+"""The whole config of a run, its options and its identity."""
 
 import hashlib
 import json
 from collections.abc import Mapping
 from functools import cache
 from types import MappingProxyType
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError, field_validator
+from pydantic import BaseModel, ValidationError
 
 from lorasmith.config.fields import BEYOND_LOCALE, Option, Section, declared, option, options_of
+from lorasmith.config.request import Request
 from lorasmith.config.sections import (
     AdapterConfig,
     CadenceConfig,
@@ -25,9 +26,7 @@ from lorasmith.config.sections import (
 )
 from lorasmith.errors import ConfigError
 from lorasmith.file_names import name_beyond_locale
-from lorasmith.languages import language_named
 
-MAX_STEPS = 1_000_000_000
 MAX_SHOWN = 200  # letters of a value in a message
 FIRST_IDENTITY = frozenset(
     {"base-model", "family", "prediction", "adapter", "rank", "alpha", "train-text-encoder", "seed"}
@@ -35,26 +34,6 @@ FIRST_IDENTITY = frozenset(
 )
 """Names in the identity of the first version. A field that was added later is part of the identity only where it is not
 at its default, so that runs made before it keep their identity."""
-
-
-class Request(Section):
-    """The options of a single start. They are not stored with the run and are no part of its identity."""
-
-    steps: int | None = option("steps", None, effect="learning", common=True, ge=1, le=MAX_STEPS)
-    """Steps to train: the target with --new; with --continue, steps beyond the highest saved step."""
-    epochs: int | None = option("epochs", None, effect="learning", common=True, ge=1, le=MAX_STEPS)
-    """Passes over the pictures, converted to steps; instead of `steps`."""
-    output: str = option("output", "lora_output", effect="cadence", common=True, holds="path")
-    """The run folder."""
-    lang: Literal["", "en", "zh-TW"] = option("lang", "", effect="cadence", common=True)
-    """Language of the messages; "" takes LORASMITH_LANG, then the locale."""
-    verbose: bool = option("verbose", False, effect="cadence")
-    """Show debug logs."""
-
-    @field_validator("lang", mode="before")
-    @classmethod
-    def _by_any_name(cls, value: Any) -> Any:
-        return (language_named(value) or value) if isinstance(value, str) else value
 
 
 class RunConfig(Section):
