@@ -18,6 +18,7 @@ from lorasmith.data.seen import decoded
 from lorasmith.data.types import Example
 from lorasmith.errors import ConfigError, ModelError
 from lorasmith.families.locate import is_there, locate
+from lorasmith.families.other_vae import with_vae
 from lorasmith.families.recognize import recognize
 from lorasmith.families.weights import BaseWeights, NoiseRequest
 from lorasmith.lora_files.modules import KINDS
@@ -98,12 +99,13 @@ def base_weights(config: RunConfig, here: Path | None = None) -> BaseWeights:
 
     Raises:
         ConfigError: no base model is named.
-        ModelError: nothing has that name, or it is a model that this program does not know.
+        ModelError: nothing has that name, or it is a model that this program does not know; as `with_vae`.
     """
     if not config.model.base_model:
         raise ConfigError("base_model_unnamed")
     asked = NoiseRequest(config.model.prediction, config.model.zero_terminal_snr)
-    return recognize(locate(config.model.base_model, near=here), asked=asked)
+    weights = recognize(locate(config.model.base_model, near=here), asked=asked)
+    return with_vae(weights, Path(here or ".", config.model.vae)) if config.model.vae else weights
 
 
 def bucket_step(config: RunConfig, weights: BaseWeights) -> int:

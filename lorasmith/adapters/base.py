@@ -122,6 +122,11 @@ class AdapterLayer(nn.Module):
     def _mask(self, like: Tensor, shape: Sequence[int]) -> Tensor:
         return dropout(torch.ones(shape, device=like.device, dtype=like.dtype), self.rank_dropout)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the change has the base's inputs and counts as it is, so that a layer may apply both at once."""
+        return self.multiplier == 1 and not (self.dropout_active and (self.dropout > 0 or self.module_dropout > 0))
+
     def changed(self, y: Tensor, x: Tensor) -> Tensor:
         """`y`, the base's output, with `multiplier` times the change of the input `x`; both of the base's precision."""
         raise NotImplementedError

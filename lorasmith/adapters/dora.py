@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.nn.functional import conv2d, linear
+from torch.nn.functional import conv2d
 
 from lorasmith.adapters.base import AdapterLayer, LayerSettings
 from lorasmith.adapters.lora import DOWN, UP, Lora
@@ -64,10 +64,11 @@ class Columns:
     def norms(self, down: Tensor, up: Tensor) -> Tensor:
         """(inputs,): the norms of the columns of weight + up @ down, without a tensor of the weight's size.
 
-        A column's square is that of the weight's, twice their product and the square of the change.
+        A column's square is that of the weight's, twice their product and the square of the change. The product is as
+        precise as the weight, like that of any change with an input.
         """
         down, up = down.flatten(1), up.flatten(1)
-        crossed = up.t() @ self.weight.to(torch.float32).flatten(1)
+        crossed = (up.t().to(self.weight.dtype) @ self.weight.flatten(1)).to(torch.float32)
         squares = self.squares + (2 * crossed + (up.t() @ up) @ down).mul_(down).sum(0)
         return squares.view(self.inputs, -1).sum(1).clamp_(min=0).sqrt_() + _EPS
 
@@ -89,16 +90,15 @@ class DoraLayer(AdapterLayer):
         self.columns = Columns(base.get_parameter("weight"))
 
     def forward(self, x: Tensor) -> Tensor:
-        needs_base = self.multiplier != 1 or (self.dropout_active and (self.dropout or self.module_dropout))
-        if needs_base or x.dtype != torch.float32:
+        if x.dtype != torch.float32 or not self.is_whole:
             return super().forward(x)
         factors = self._factors()  # one product with the weight is enough, exact in float32 alone
         return self._with_low_rank(self.base(x * _along(x, factors)), x, factors, 1.0)
 
     def changed(self, y: Tensor, x: Tensor) -> Tensor:
         factors = self._factors()
-        scaled = x * _along(x, factors - 1).to(x.dtype)  # near zero, where lower precisions are as precise as ever
-        y = y + self.multiplier * self.operation(scaled, self.base.weight)
+        beyond = _along(x, self.multiplier * (factors - 1))  # near zero, where lower precisions are as precise as ever
+        y = self.operation.add_to(y, x * beyond.to(x.dtype), self.base.weight)
         return self._with_low_rank(y, x, factors, self.multiplier)
 
     def _factors(self) -> Tensor:
@@ -113,7 +113,9 @@ class DoraLayer(AdapterLayer):
         down = (self.down * factors.repeat_interleave(window)).to(x.dtype)
         up = (multiplier * self.scale * self.up).to(x.dtype)
         low_rank = self.drop_ranks(self.operation(x, down))
-        return y + (conv2d(low_rank, up[:, :, None, None]) if x.ndim == 4 else linear(low_rank, up))
+        if x.ndim == 4:
+            return y + conv2d(low_rank, up[:, :, None, None])
+        return self.operation.add_to(y, low_rank, up)
 
 
 def _along(x: Tensor, factors: Tensor) -> Tensor:

@@ -51,6 +51,8 @@ class FlatAdapter:
         """(P,) float32, on the device of the layers."""
         self.layers: dict[str, AdaptedLayer] = {}
         """By the target's name."""
+        self.largest_at_start = 1.0
+        """The size of the largest initial number, at least 1: a LoHa begins with some beyond 1, a DoRA with norms."""
         self._gradient = torch.zeros_like(flat)
         self._modules: list[AdapterLayer] = []
         self._groups: dict[str, slice] = {}
@@ -94,6 +96,7 @@ class FlatAdapter:
             adapter.layers[target.name] = AdaptedLayer(specs[target.name], settings[target.name])
             adapter._modules.append(kind.layer(base, views[target.name], settings[target.name]))
             target.replace_with(adapter._modules[-1])
+        adapter.largest_at_start = max(1.0, adapter.largest)
         return adapter
 
     def _lay_out(self, places: Sequence[_Place]) -> dict[str, dict[str, nn.Parameter]]:
@@ -111,6 +114,11 @@ class FlatAdapter:
             self._named[f"{place.layer}.{place.suffix}"] = view, place.shape
             views.setdefault(place.layer, {})[place.suffix] = view
         return views
+
+    @property
+    def largest(self) -> float:
+        """The size of the largest number."""
+        return float(self.flat.abs().max())
 
     def groups(self) -> dict[str, slice]:
         """The part of `flat` that each learning-rate group is, in order."""

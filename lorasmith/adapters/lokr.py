@@ -96,7 +96,10 @@ class Lokr:
 
 
 class LokrLayer(AdapterLayer):
-    """The change of the output, without the product of Kronecker: inputs are split into c groups of d."""
+    """The change of the output, without the Kronecker product: inputs are c groups of d, outputs a groups of b.
+
+    Each last product is added to the base's output as it is made, which spares tensors of its size.
+    """
 
     def __init__(self, base: nn.Module, tensors: Mapping[str, nn.Parameter], settings: LayerSettings) -> None:
         super().__init__(base, settings)
@@ -106,24 +109,29 @@ class LokrLayer(AdapterLayer):
 
     def changed(self, y: Tensor, x: Tensor) -> Tensor:
         w1 = (self.multiplier * self.scale * _whole(self.tensors, W1)).to(x.dtype)
-        change = self._of_picture(x, w1) if x.ndim == 4 else self._of_rows(x, w1)
-        return y + change.view(y.shape)
+        add = self._add_to_picture if x.ndim == 4 else self._add_to_rows
+        return add(y, x, w1).view(y.shape)
 
-    def _of_rows(self, x: Tensor, w1: Tensor) -> Tensor:
-        groups = x.reshape(-1, w1.shape[1], x.shape[-1] // w1.shape[1])  # (rows, c, d)
+    def _add_to_rows(self, y: Tensor, x: Tensor, w1: Tensor) -> Tensor:
+        a, c = w1.shape
+        groups = x.reshape(-1, c, x.shape[-1] // c)  # (rows, c, d)
         if W2 in self.tensors:
-            return torch.matmul(w1, self.operation(groups, self.tensors[W2].to(x.dtype)))  # (rows, a, b)
-        low_rank = torch.matmul(w1, self.operation(groups, self.tensors[W2_B].to(x.dtype)))  # (rows, a, rank)
-        return torch.matmul(low_rank, self.tensors[W2_A].to(x.dtype).t())
+            inner = self.operation(groups, self.tensors[W2].to(x.dtype))  # (rows, c, b)
+            return torch.baddbmm(y.reshape(len(groups), a, -1), w1.expand(len(groups), a, c), inner)
+        inner = self.operation(groups, self.tensors[W2_B].to(x.dtype))  # (rows, c, rank)
+        w2_a = self.tensors[W2_A].to(x.dtype)
+        return torch.addmm(y.reshape(-1, len(w2_a)), torch.matmul(w1, inner).flatten(0, 1), w2_a.t())
 
-    def _of_picture(self, x: Tensor, w1: Tensor) -> Tensor:
-        groups = x.reshape(-1, x.shape[1] // w1.shape[1], *x.shape[2:])  # (B c, d, h, w)
-        first = self.operation(groups, self.tensors[W2 if W2 in self.tensors else W2_B].to(x.dtype))
-        mixed = torch.matmul(w1, first.reshape(len(x), w1.shape[1], -1))  # (B, a, b or rank * h' * w')
+    def _add_to_picture(self, y: Tensor, x: Tensor, w1: Tensor) -> Tensor:
+        (a, c), pictures = w1.shape, len(x)
+        groups = x.reshape(pictures * c, -1, *x.shape[2:])  # (B c, d, h, w)
+        inner = self.operation(groups, self.tensors[W2 if W2 in self.tensors else W2_B].to(x.dtype))
+        inner, w1 = inner.reshape(pictures, c, -1), w1.expand(pictures, a, c)  # (B, c, b or rank * h' * w')
         if W2 in self.tensors:
-            return mixed
-        low_rank = mixed.reshape(len(x) * len(w1), first.shape[1], -1)  # (B a, rank, h' w')
-        return torch.matmul(self.tensors[W2_A].to(x.dtype), low_rank)
+            return torch.baddbmm(y.reshape(pictures, a, -1), w1, inner)
+        w2_a = self.tensors[W2_A].to(x.dtype).expand(pictures * a, -1, -1)
+        low_rank = torch.bmm(w1, inner).reshape(pictures * a, w2_a.shape[2], -1)  # (B a, rank, h' w')
+        return torch.baddbmm(y.reshape(pictures * a, w2_a.shape[1], -1), w2_a, low_rank)
 
 
 def factors(size: int, most: int) -> tuple[int, int]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, linear
 
 
 class Operation:
-    """The product of an input and a weight, without a bias: a linear layer's, or a convolution's with the kernel,
-    stride, padding and dilation of the layer. Inputs and outputs may be fewer or more than the layer's."""
+    """The product of an input and a weight: a linear layer's, or a convolution's with the kernel, stride, padding and
+    dilation of the layer. Inputs and outputs may be fewer or more than the layer's."""
 
     def __init__(self, base: nn.Module) -> None:
         """Reads what `base` does; it may be replaced by a faster form of itself later."""
@@ -20,10 +21,16 @@ class Operation:
         else:
             assert isinstance(base, nn.Linear), type(base).__name__
 
-    def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """`weight`: (outputs, inputs), or a convolution's, (outputs, inputs * height * width), with its own dimensions
         or flattened."""
         if not self.window:
-            return linear(x, weight)
+            return linear(x, weight, bias)
         stride, padding, dilation = self.window
-        return conv2d(x, weight.reshape(len(weight), -1, *self.kernel), None, stride, padding, dilation)
+        return conv2d(x, weight.reshape(len(weight), -1, *self.kernel), bias, stride, padding, dilation)
+
+    def add_to(self, y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+        """`y` plus the product, which a linear layer adds as it makes it."""
+        if self.window:
+            return y + self(x, weight)
+        return torch.addmm(y.reshape(-1, y.shape[-1]), x.reshape(-1, x.shape[-1]), weight.t()).view_as(y)

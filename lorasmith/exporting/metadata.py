@@ -49,6 +49,9 @@ class ExportFacts:
     # the base model
     base_model_name: str  # file or folder name, without its path
     base_model_sha256: str
+    vae_name: str  # of a VAE in place of the base model's own; "": none
+    vae_sha256: str
+    vae_short_hash: str  # the first 8 digits of the SHA-256 of 64 KiB from the first MiB on
     base_model_version: str  # "sd_v1", as FamilyTraits has it
     architecture: str  # "stable-diffusion-v1", with or without "/lora"
     implementation: str
@@ -187,9 +190,17 @@ def _base(facts: ExportFacts) -> dict[str, str]:
         "ss_base_model_version": facts.base_model_version + ("_v" if is_v else ""),
         "ss_sd_model_name": facts.base_model_name,
         "ss_new_sd_model_hash": facts.base_model_sha256,
+        **_vae(facts),
         "ss_clip_skip": str(facts.clip_skip),
         "ss_zero_terminal_snr": str(facts.zero_terminal_snr),
     }
+
+
+def _vae(facts: ExportFacts) -> dict[str, str]:
+    if not facts.vae_name:
+        return {}
+    hashes = {"ss_vae_hash": facts.vae_short_hash, "ss_new_vae_hash": facts.vae_sha256}
+    return {"ss_vae_name": facts.vae_name, **hashes}
 
 
 def _training(facts: ExportFacts) -> dict[str, str]:

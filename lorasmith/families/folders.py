@@ -24,7 +24,15 @@ def component_files(folder: Path, component: str, names: ComponentNames) -> list
     Raises:
         ModelError: `model_incomplete`, `model_damaged`.
     """
-    stem, inside = names.weight_stems[component], folder / component
+    return weight_files(folder / component, names.weight_stems[component])
+
+
+def weight_files(inside: Path, stem: str) -> list[Path]:
+    """The same of the folder `inside`, by the stem of its files.
+
+    Raises:
+        ModelError: as `component_files`.
+    """
     for name, suffix in ((stem, "safetensors"), (_PICKLED.get(stem, stem), "bin")):
         for variant in ("", ".fp16"):
             whole = inside / f"{name}{variant}.{suffix}"
@@ -32,8 +40,8 @@ def component_files(folder: Path, component: str, names: ComponentNames) -> list
                 return [whole]
             index = inside / f"{name}.{suffix}.index{variant}.json"
             if index.is_file():
-                return _shards(folder, index)
-    raise ModelError("model_incomplete", path=str(folder), missing=f"{component}/{stem}.safetensors")
+                return _shards(index)
+    raise ModelError("model_incomplete", path=str(inside.parent), missing=f"{inside.name}/{stem}.safetensors")
 
 
 def component_shapes(folder: Path, component: str, names: ComponentNames) -> dict[str, tuple[int, ...]] | None:
@@ -50,7 +58,7 @@ def component_shapes(folder: Path, component: str, names: ComponentNames) -> dic
     return shapes
 
 
-def _shards(folder: Path, index: Path) -> list[Path]:
+def _shards(index: Path) -> list[Path]:
     places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise ModelError("model_damaged", path=str(index), where="weight_map")
@@ -59,5 +67,5 @@ def _shards(folder: Path, index: Path) -> list[Path]:
     for name in names:
         if name not in there:  # nor is a name that leads to another folder
             missing = f"{index.parent.name}/{ascii(name)[1:-1][:_SHOWN]}"
-            raise ModelError("model_incomplete", path=str(folder), missing=missing)
+            raise ModelError("model_incomplete", path=str(index.parents[1]), missing=missing)
     return [index.parent / name for name in names]

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from lorasmith.errors import ModelError
-from lorasmith.families.headers import read_json
+from lorasmith.families.headers import pickle_mentions, read_json
 from lorasmith.families.ldm_names import UNET_PREFIX
 from lorasmith.families.weights import ModelFiles, Shapes
 
@@ -97,6 +98,11 @@ def foreign_family(shapes: Shapes) -> str:
     if channels != 4 and found in ("", SD2, SDXL):
         return _by_channels(found, channels)
     return _UNCLIP if found == SD2 and any(_begins(name, "label_emb.") for name in shapes) else found
+
+
+def is_sdxl_pickle(path: Path) -> bool:
+    """Whether a pickle that is not examined yet names SDXL's second text encoder."""
+    return pickle_mentions(path, b"conditioner.embedders.1.")
 
 
 def foreign_unet(config: Mapping[str, Any]) -> str:

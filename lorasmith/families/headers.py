@@ -29,6 +29,9 @@ MAX_ARCHIVE_DIRECTORY_BYTES = 32 * 2**20
 MAX_PICKLE_BYTES = 64 * 2**20
 """Size of the pickle in a zip archive, which names the tensors; their numbers are separate entries."""
 
+NAMES_BYTES = 8 * 2**20
+"""The beginning of a pickled checkpoint: names of tensors first, in an archive and without, then their numbers."""
+
 MAX_JSON_BYTES = 16 * 2**20
 MAX_TOKENIZER_BYTES = 64 * 2**20
 
@@ -218,6 +221,15 @@ def _check_torch_archive(path: Path) -> None:
         raise damaged
     if any(entry.file_size > MAX_PICKLE_BYTES for entry in pickles):
         raise damaged
+
+
+def pickle_mentions(path: Path, name: bytes) -> bool:
+    """Whether a name occurs at the beginning of a pickle, where torch puts the names of tensors. Nothing in it is run.
+
+    Raises:
+        ModelError: `model_unreadable`.
+    """
+    return name in _read_start(path, NAMES_BYTES)
 
 
 def _check_directory(path: Path, size: int) -> None:

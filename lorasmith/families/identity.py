@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Iterable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from lorasmith.families.folders import component_files
-from lorasmith.families.headers import read_header
+from lorasmith.families.headers import file_kind, read_header
+from lorasmith.families.places import Place
 from lorasmith.families.weights import BaseWeights
 
 
 def weights_sha256(weights: BaseWeights) -> str:
     """Identity of the base model: SHA-256 of the file; of a folder, over the SHA-256s of its weights and configs."""
     if weights.layout != "diffusers":
-        return _file_sha256(weights.path)
+        return file_sha256(weights.path)
     files = [weights.path / name for name in weights.names.config_files.values()]
     for component in weights.names.components:
         files += component_files(weights.path, component, weights.names)
-    listed = sorted((file.relative_to(weights.path).as_posix(), _file_sha256(file)) for file in files)
+    listed = sorted((file.relative_to(weights.path).as_posix(), file_sha256(file)) for file in files)
     return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
 
 
@@ -32,13 +33,14 @@ def component_sha256(weights: BaseWeights, component: str) -> str:
     if component in weights.names.tokenizers:
         described["tokenizer"] = _tokenizer_identity(weights, weights.names.tokenizers[component])
     digest.update(json.dumps(described, sort_keys=True).encode())
-    if weights.layout == "diffusers":
+    if component in weights.replaced:
+        other = weights.replaced[component]
+        _add_file(other.path, other.find, digest.update)
+    elif weights.layout == "diffusers":
         for file in component_files(weights.path, component, weights.names):
-            digest.update(_file_sha256(file).encode())
-    elif weights.layout == "pickle":
-        digest.update(_file_sha256(weights.path).encode())
+            digest.update(file_sha256(file).encode())
     else:
-        _add_tensors(weights, component, digest.update)
+        _add_file(weights.path, partial(weights.names.from_single_file, component), digest.update)
     return digest.hexdigest()
 
 
@@ -46,13 +48,17 @@ def _tokenizer_identity(weights: BaseWeights, tokenizer: str) -> Any:
     if weights.layout != "diffusers":
         return weights.configs[tokenizer]
     folder = weights.path / tokenizer
-    return {file.name: _file_sha256(file) for file in sorted(folder.iterdir()) if file.suffix in (".json", ".txt")}
+    return {file.name: file_sha256(file) for file in sorted(folder.iterdir()) if file.suffix in (".json", ".txt")}
 
 
-def _add_tensors(weights: BaseWeights, component: str, update: Callable[[bytes], None]) -> None:
-    tensors = read_header(weights.path).tensors
-    with weights.path.open("rb") as file:
-        places = weights.names.from_single_file(component, tensors)
+def _add_file(path: Path, find: Callable[[Iterable[str]], dict[str, Place]], update: Callable[[bytes], None]) -> None:
+    """Adds the tensors of a safetensors file that `find` places; of a pickle all bytes."""
+    if file_kind(path) == "pickle":
+        update(file_sha256(path).encode())
+        return
+    tensors = read_header(path).tensors
+    places = find(tensors)
+    with path.open("rb") as file:
         for canonical, place in sorted(places.items(), key=lambda item: item[0]):
             info = place.info(tensors[place.name])
             update(f"{canonical} {info.dtype} {info.shape}\n".encode())
@@ -60,10 +66,17 @@ def _add_tensors(weights: BaseWeights, component: str, update: Callable[[bytes],
             update(file.read(info.end - info.start))
 
 
-def _file_sha256(path: Path) -> str:
-    """Kept while the process lives and the file stays as it was: several identities need the same hash."""
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, kept while the process lives and the file stays as it was: several identities need it."""
     status = path.stat()
     return _hashed(path, status.st_size, status.st_mtime_ns)
+
+
+def short_hash(path: Path) -> str:
+    """The old short hash of the WebUI: 8 digits of the SHA-256 of 64 KiB from the first MiB on."""
+    with path.open("rb") as file:
+        file.seek(0x100000)
+        return hashlib.sha256(file.read(0x10000)).hexdigest()[:8]
 
 
 @cache

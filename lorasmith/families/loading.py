@@ -43,7 +43,8 @@ def load_component(
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
         if is_memory_error(error):
             raise
-        raise ModelError("model_damaged", path=str(weights.path), where=f"{component}/config.json") from error
+        where = f"{component}/config.json"
+        raise ModelError("model_damaged", path=str(weights.source(component)), where=where) from error
     tensors = read_component(weights, component, dtype)
     tensors = {installed_name(module, name): tensor for name, tensor in tensors.items()}
     expected = module.state_dict()
@@ -54,7 +55,7 @@ def load_component(
     wrong += [name for name, tensor in chosen.items() if tensor.shape != expected[name].shape]
     if wrong:
         raise ModelError(
-            "model_layers", path=str(weights.path), component=component, count=len(wrong), first=min(wrong)
+            "model_layers", path=str(weights.source(component)), component=component, count=len(wrong), first=min(wrong)
         )
     module.load_state_dict(chosen, strict=True, assign=True)
     return module.requires_grad_(False).eval().to(device)

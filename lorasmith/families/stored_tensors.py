@@ -21,6 +21,7 @@ from lorasmith.errors import ModelError
 from lorasmith.families.folders import component_files
 from lorasmith.families.headers import TensorInfo, file_kind, read_header
 from lorasmith.families.numpy_stand_ins import STAND_INS
+from lorasmith.families.other_vae import with_vae
 from lorasmith.families.places import Place
 from lorasmith.families.recognize import recognize_pickle
 from lorasmith.families.small_tensors import MAX_BYTES
@@ -64,11 +65,14 @@ def read_component(weights: BaseWeights, component: str, dtype: torch.dtype) -> 
     for name, tensor in found.items():
         # Far faster than torch.isfinite of every number: what is not a number goes through to both.
         if tensor.numel() and not bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all()):
-            raise ModelError("model_not_finite", path=str(weights.path), key=name)
+            raise ModelError("model_not_finite", path=str(weights.source(component)), key=name)
     return found
 
 
 def _read(weights: BaseWeights, component: str, dtype: torch.dtype) -> dict[str, Tensor]:
+    if component in weights.replaced:
+        other = weights.replaced[component]
+        return _read_file(other.path, other.find, dtype)
     names = weights.names
     if weights.layout != "diffusers":
         return _read_file(weights.path, partial(names.from_single_file, component), dtype)
@@ -114,7 +118,8 @@ def examine_pickle(weights: BaseWeights) -> BaseWeights:
         return found
 
     shapes = {name: tuple(tensor.shape) for name, tensor in stored.items()}
-    return recognize_pickle(weights.path, shapes, numbers, asked=weights.noise.requested)
+    examined = recognize_pickle(weights.path, shapes, numbers, asked=weights.noise.requested)
+    return with_vae(examined, weights.source("vae")) if "vae" in weights.replaced else examined
 
 
 def load_pickle(path: Path) -> dict[str, Tensor]:

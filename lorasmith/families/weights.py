@@ -5,13 +5,13 @@ Needs no torch and reads no file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from lorasmith.errors import ModelError
-from lorasmith.families.places import Finder
+from lorasmith.families.places import Finder, Place
 
 Layout = Literal["diffusers", "single_file", "pickle"]
 Prediction = Literal["epsilon", "v_prediction"]
@@ -74,6 +74,15 @@ class NoiseSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class OtherFile:
+    """A file of its own for a component, in place of the base model's."""
+
+    asked: Path  # as the user names it: the file, or the folder that it lies in
+    path: Path
+    find: Callable[[Iterable[str]], dict[str, Place]]  # names in the file -> canonical name: its place
+
+
+@dataclass(frozen=True, slots=True)
 class BaseWeights:
     """A base model that can be trained on."""
 
@@ -89,6 +98,11 @@ class BaseWeights:
     configs: Mapping[str, Any]  # by component; "scheduler"; by tokenizer: texts by file name, or None
     names: ComponentNames
     distilled: str = ""  # the method that made it work in a few steps, "Turbo" …, as far as its names tell
+    replaced: Mapping[str, OtherFile] = field(default_factory=dict)  # by component
+
+    def source(self, component: str) -> Path:
+        """The file or folder that holds a component."""
+        return self.replaced[component].asked if component in self.replaced else self.path
 
 
 @dataclass(frozen=True, slots=True)

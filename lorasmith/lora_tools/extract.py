@@ -44,7 +44,11 @@ def extract(
     if before.family != after.family:
         names = sorted(FAMILY_NAMES.get(model.family, model.family) for model in (before, after))
         raise ModelError("tool_models_differ", first=str(base), other=str(tuned), what=", ".join(names))
-    modules = _modules(before, after)
+    table = layers_of(before.family).table
+    others = (before.places.keys() ^ after.places.keys()) & table.targets.keys()
+    if others:
+        raise ModelError("tool_models_differ", first=str(base), other=str(tuned), what=min(others))
+    modules = {name: rows[0].target for name, rows in table.modules.items() if rows[0].target in before.places}
     alpha = float(cut.rank or _NO_LIMIT)
     tensors: dict[str, Stored] = {}
     ranks: Counter[int] = Counter()
@@ -66,13 +70,6 @@ def extract(
     given = {"ss_sd_model_name": base.name, "modelspec.title": out.stem}
     metadata = metadata_of(given, before.family, ranks=ranks, alphas=Counter([alpha]), kinds=frozenset({"lora"}))
     return Combined(write_lora(out, tensors, metadata), ranks.total(), (min(ranks), max(ranks)), energy)
-
-
-def _modules(before: Model, after: Model) -> dict[str, str]:
-    """The layers that both models have: module of the table of names -> target."""
-    table = layers_of(before.family).table
-    both = before.places.keys() & after.places.keys()
-    return {name: rows[0].target for name, rows in table.modules.items() if len(rows) == 1 and rows[0].target in both}
 
 
 def _difference(before: Model, after: Model, target: str) -> Array:

@@ -107,6 +107,7 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
             ("dataset", "resolution"): config.dataset.resolved_resolution(weights.resolution),
             ("dataset", "folder"): str((here / config.dataset.folder).resolve()),
             ("model", "base_model"): _path_or_name(config.model.base_model, here),
+            ("model", "vae"): _absolute_path(config.model.vae, here),
             ("model", "family"): weights.family,
             ("machine", "project"): _project(run, here),
             ("adapter", "alpha"): config.adapter.resolved_alpha,
@@ -350,6 +351,8 @@ def _absolute(values: Values, here: Path) -> dict[tuple[str, str], Any]:
         resolved["dataset", "folder"] = str((here / str(resolved["dataset", "folder"])).resolve())
     if ("evaluation", "clip_model") in resolved:
         resolved["evaluation", "clip_model"] = _absolute_path(str(resolved["evaluation", "clip_model"]), here)
+    if ("model", "vae") in resolved:
+        resolved["model", "vae"] = _absolute_path(str(resolved["model", "vae"]), here)
     if ("model", "base_model") in resolved:
         resolved["model", "base_model"] = _path_or_name(str(resolved["model", "base_model"]), here)
     return resolved

@@ -19,6 +19,7 @@ from lorasmith.exporting.name_table import NameTable
 from lorasmith.exporting.names import to_file
 from lorasmith.exporting.write import SAVE_TYPES, write_export
 from lorasmith.families.base import ModelFamily
+from lorasmith.families.identity import short_hash
 from lorasmith.session.layers import base_lrs, block_dims
 from lorasmith.session.name_tables import name_table
 from lorasmith.session.notices import Notice, export_notices
@@ -70,6 +71,9 @@ class Exporter:
             finished_at=time.time(),
             base_model_name=Path(config.model.base_model).name,
             base_model_sha256=config.model.base_sha256,
+            vae_name=Path(config.model.vae).name,
+            vae_sha256=config.model.vae_sha256,
+            vae_short_hash=_vae_short_hash(self.family),
             base_model_version=traits.base_model_version,
             architecture=traits.architecture,
             implementation=traits.implementation,
@@ -104,6 +108,11 @@ class Exporter:
             resolution=config.dataset.resolved_resolution(self.family.weights.resolution),
             trigger_word=config.dataset.trigger_word,
         )
+
+
+def _vae_short_hash(family: ModelFamily) -> str:
+    vae = family.weights.replaced.get("vae")
+    return "" if vae is None else short_hash(vae.path)
 
 
 def _network_args(config: AdapterConfig, adapter: FlatAdapter, table: NameTable) -> dict[str, str]:

@@ -9,6 +9,8 @@ from lorasmith.engine.device import DTYPES, Device, choose_precision
 from lorasmith.engine.repeatability import self_check
 from lorasmith.errors import ResumeError
 from lorasmith.families.base import ModelFamily
+from lorasmith.families.identity import file_sha256
+from lorasmith.families.weights import BaseWeights
 from lorasmith.runs.events import DeviceChosen
 from lorasmith.session.startup import StartupContext
 
@@ -40,11 +42,21 @@ def resolve_precision(
             threads=device.threads,
         )
     )
-    if family.weights.noise.source == "default":
-        startup.warn("prediction_assumed", path=str(family.weights.path))
-    if family.weights.distilled:
-        startup.warn("base_model_distilled", path=str(family.weights.path), method=family.weights.distilled)
+    _warn_of_model(family.weights, startup)
     return precision
+
+
+def _warn_of_model(weights: BaseWeights, startup: StartupContext) -> None:
+    """Warns of what a person should know of the base model."""
+    path, noise = str(weights.path), weights.noise
+    if noise.source == "default":
+        startup.warn("prediction_assumed", path=path)
+    if noise.source == "weights":
+        startup.warn("prediction_by_weights", path=path, prediction=noise.prediction)
+    if noise.zero_terminal_snr and noise.prediction == "epsilon":
+        startup.warn("zero_snr_epsilon", path=path)
+    if weights.distilled:
+        startup.warn("base_model_distilled", path=path, method=weights.distilled)
 
 
 def check_repeatability(device: Device, precision: str, startup: StartupContext) -> tuple[str, ...] | None:
@@ -61,15 +73,20 @@ def resolved_config(
     """The settings with everything that was `auto` or is read from the base model.
 
     Raises:
-        ResumeError: the base model is not that of the run.
+        ResumeError: the base model or the VAE is not that of the run.
     """
     if config.model.base_sha256 not in ("", base_sha256):
         before, now = config.model.base_sha256[:12], base_sha256[:12]
         raise ResumeError("base_model_changed", path=str(family.weights.path), before=before, now=now)
+    vae = family.weights.replaced.get("vae")
+    vae_sha256 = "" if vae is None else file_sha256(vae.path)
+    if config.model.base_sha256 and vae_sha256 != config.model.vae_sha256:  # not a new run
+        raise ResumeError("vae_changed", path=str(family.weights.source("vae")))
     return config.with_values(
         {
             ("model", "family"): family.weights.family,
             ("model", "base_sha256"): base_sha256,
+            ("model", "vae_sha256"): vae_sha256,
             ("model", "prediction"): family.weights.noise.prediction,
             ("model", "zero_terminal_snr"): "on" if family.weights.noise.zero_terminal_snr else "off",
             ("model", "precision"): precision,

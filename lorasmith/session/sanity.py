@@ -22,7 +22,8 @@ MAX_LOSS = 100.0
 """In units of the smallest loss so far, or of 1 if that is larger: a prediction ten times too large has 100."""
 
 LARGE_WEIGHT = 10.0
-"""The numbers of a LoRA are below 1. From here on an older state is kept too, in case the newest cannot be trusted."""
+"""In units of the largest number at the start, or of 1, below which those of a LoRA lie. From here on an older state is
+kept too, in case the newest cannot be trusted."""
 
 
 @dataclass(slots=True)
@@ -43,7 +44,7 @@ class Trust:
 
     def protected(self, state: TrainState, root: Path) -> frozenset[int]:
         """The step of an older state to keep too, because the last loss or the weights are implausibly large."""
-        if self.step >= state.step - 1 and not bool(state.adapter.flat.abs().max() > LARGE_WEIGHT):
+        if self.step >= state.step - 1 and not (state.adapter.largest > LARGE_WEIGHT * state.adapter.largest_at_start):
             return frozenset()
         older = self.newest_state(root)
         return frozenset() if older is None else frozenset({older.step})

@@ -59,6 +59,7 @@ DEFAULTS: dict[str, Any] = {
     "bucket-step": None,
     "clip-skip": 1,
     "seed": 42,
+    "vae": "",
     "prediction": "auto",
     "zero-terminal-snr": "auto",
     "precision": "auto",
@@ -84,6 +85,8 @@ OTHER: dict[tuple[str, str], Any] = {
     ("model", "base_model"): "x",
     ("model", "family"): "sdxl",
     ("model", "base_sha256"): "ab",
+    ("model", "vae"): "x",
+    ("model", "vae_sha256"): "ab",
     ("model", "prediction"): "v_prediction",
     ("model", "zero_terminal_snr"): "on",
     ("model", "precision"): "bf16",
@@ -145,6 +148,7 @@ IDENTITY = {
     ("", "seed"): "seed",
     ("model", "base_sha256"): "base-model",
     ("model", "family"): "family",
+    ("model", "vae_sha256"): "vae",
     ("model", "prediction"): "prediction",
     ("adapter", "kind"): "adapter",
     ("adapter", "lokr_factor"): "lokr-factor",
@@ -341,4 +345,4 @@ def test_a_config_is_light_and_inert(tmp_path: Path) -> None:
 def test_every_path_is_known_as_one() -> None:
     """The options whose value the system takes as a name."""
     marked = {name for name, known in options().items() if known.facts.holds}
-    assert marked == {"base_model", "data", "init_from", "clip_model", "name", "output"}
+    assert marked == {"base_model", "data", "init_from", "clip_model", "name", "output", "vae"}

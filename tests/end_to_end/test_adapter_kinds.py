@@ -1,6 +1,8 @@
 """Every kind of adapter is trained, resumed, exported and started from, by a program that does not know it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -10,11 +12,15 @@ from safetensors.torch import load_file
 from lorasmith.adapters import ADAPTERS, adapter_kind
 from lorasmith.adapters.base import LayerSettings, by_layer
 from lorasmith.errors import ExitCode, ModelError
+from lorasmith.evaluation import evaluator
 from lorasmith.exporting.names import from_file
 from lorasmith.session.name_tables import name_table
 from tests.end_to_end.workshop import Values, Workshop
+from tests.evaluation.few_steps import sample_in
 
 MakeWorkshop = Callable[[str], Workshop]
+PRECISIONS = ("fp32", "bf16")
+BY_DEFAULT = {"loha": "fp32", "lokr": "fp32", "dora": "bf16"}  # of each kind the precision; the others are for `ci`
 KINDS = [name for name in ADAPTERS if name != "lora"]  # which all other tests train
 
 
@@ -30,14 +36,43 @@ def settings(kind: str) -> Values:
     }
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_it_trains_and_resumes_exactly_and_is_exported(name: str, make_workshop: MakeWorkshop) -> None:
+def rows() -> Iterator[Any]:
+    """Pairwise: every kind with every precision, with the text encoder trained or not, which every precision is too."""
+    for number, (name, precision) in enumerate(product(KINDS, PRECISIONS)):
+        with_text = number % 2 == number // len(PRECISIONS) % 2
+        values = {
+            **settings(name),
+            ("adapter", "train_text_encoder"): with_text,
+            ("adapter", "conv_rank"): 2,
+            ("adapter", "lokr_decompose_both"): name == "lokr",
+            ("model", "precision"): precision,
+        }
+        tier = [] if BY_DEFAULT[name] == precision else [pytest.mark.ci]
+        yield pytest.param(values, id=f"{name}-{precision}-{'text' if with_text else 'unet'}", marks=tier)
+
+
+@pytest.mark.parametrize("values", list(rows()))
+def test_stopped_and_watched_it_ends_with_the_same_bytes(
+    values: Values, make_workshop: MakeWorkshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P2 and P3: one run is stopped twice, saved, exported and evaluated after every step; the other is left alone."""
+    monkeypatch.setattr(evaluator, "MAX_SHARE", 1.0)
+    sample_in(monkeypatch, 2)
     straight, pieces = make_workshop("straight"), make_workshop("pieces")
-    assert straight.new(5, settings(name)).exit_code == ExitCode.FINISHED
-    assert pieces.new(5, settings(name), stop_after=2).exit_code == ExitCode.STOPPED
-    assert pieces.go_on(3).exit_code == ExitCode.FINISHED
+    apart: Values = {**values, ("dataset", "hold_out"): 1}
+    assert straight.new(5, apart).exit_code == ExitCode.FINISHED
+    watched: Values = {**apart, ("evaluation", "every"): 1, ("evaluation", "examples"): 1, ("cadence", "save_every"): 1}
+    assert pieces.new(5, watched, stop_after=2).exit_code == ExitCode.STOPPED
+    assert pieces.go_on(None, stop_after=3).exit_code == ExitCode.STOPPED
+    assert pieces.go_on(None).exit_code == ExitCode.FINISHED
     assert pieces.losses() == straight.losses()
     assert pieces.digest() == straight.digest()
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_layer_learns_and_is_in_the_file(name: str, make_workshop: MakeWorkshop) -> None:
+    straight = make_workshop("straight")
+    assert straight.new(3, settings(name)).exit_code == ExitCode.FINISHED
     kind, table = adapter_kind(name), name_table("sd15")
     trained = by_layer(straight.adapter(), kind)
     # the file has been verified before it got its name: `write_export`

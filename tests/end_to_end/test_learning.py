@@ -9,6 +9,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
+from lorasmith.adapters import ADAPTERS
 from lorasmith.data.types import Batch
 from lorasmith.demo.miniature import draw_pictures, make_model
 from lorasmith.diffusion.draw import Draw, draw_numbers
@@ -108,7 +109,7 @@ def strange(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "adapter",
     [
-        {},
+        *({"kind": kind} for kind in ADAPTERS),
         {"conv_rank": 8},
         {"targets": "unet-convblock-only", "rslora": True, "alpha": 4.0},
         {"block_ranks": {"down_blocks": 4}, "rank_dropout": 0.1, "module_dropout": 0.1},

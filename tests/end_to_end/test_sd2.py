@@ -1,5 +1,6 @@
 """SD 2 from the picture to the file: in both layouts, resumed, and with the effect that diffusers' loader gives it."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,26 @@ def test_zero_terminal_snr_is_a_setting_of_the_run(workshop: Workshop) -> None:
     assert workshop.go_on(1).exit_code == ExitCode.FINISHED
     with safe_open(workshop.run.export("last"), framework="pt") as file:
         assert file.metadata()["ss_zero_terminal_snr"] == "True"
+
+
+def test_a_vae_of_its_own_is_part_of_the_run(make_workshop: MakeWorkshop, tmp_path: Path) -> None:
+    """Its latents are learned from, the file names it, and the run goes on with no other."""
+    own, other = make_workshop("own"), make_workshop("other")
+    vae = make_model(tmp_path / "other", family="sd2", size="nano", seed=5) / "vae"
+    assert own.new(2, SETTINGS).exit_code == ExitCode.FINISHED
+    values: Values = {**SETTINGS, ("model", "vae"): str(vae)}
+    assert other.new(2, values, stop_after=1).exit_code == ExitCode.STOPPED
+    assert other.go_on(1).exit_code == ExitCode.FINISHED
+    assert other.losses() != own.losses()
+    with safe_open(other.run.export("last"), framework="pt") as file:
+        metadata = file.metadata()
+    weights = vae / "diffusion_pytorch_model.safetensors"
+    assert metadata["ss_vae_name"] == "vae"
+    assert metadata["ss_new_vae_hash"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    with safe_open(own.run.export("last"), framework="pt") as file:
+        assert "ss_vae_name" not in file.metadata()
+    weights.write_bytes((make_model(tmp_path / "third", family="sd2", size="nano") / "vae" / weights.name).read_bytes())
+    assert other.go_on(1).exit_code == ExitCode.BAD_INPUT
 
 
 def test_it_is_evaluated(workshop: Workshop) -> None:

@@ -10,8 +10,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from lorasmith.adapters.base import LayerSettings
-from lorasmith.adapters.lora import DOWN, UP, Lora
+from lorasmith.adapters.lora import DOWN, UP
 from lorasmith.demo.miniature import draw_pictures, make_model
 from lorasmith.diffusion.process import apply_noise
 from lorasmith.engine.step import numbers_at
@@ -53,20 +52,37 @@ def outputs(loaded: LoadedRun) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor
 
 
 def merged_output(base: Path, lora: Mapping[str, Tensor], loaded: LoadedRun) -> Tensor:
-    """Of a fresh UNet of diffusers with alpha / rank * up @ down added to its weights."""
+    """Of a fresh UNet of diffusers whose weights were changed by the formula of the kind."""
     sample, timesteps, _, conditioning = outputs(loaded)
     unet = UNet2DConditionModel.from_pretrained(base, subfolder="unet").eval()
     layers = {"lora_unet_" + name.replace(".", "_"): module for name, module in unet.named_modules()}
-    for key in [key for key in lora if key.endswith(f".{DOWN}")]:
-        module = key.removesuffix(f".{DOWN}")
-        pair = {suffix: lora[f"{module}.{suffix}"].float() for suffix in (DOWN, UP)}
-        settings = LayerSettings(len(pair[DOWN]), float(lora[f"{module}.alpha"]))
+    modules: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in lora.items():
+        module, _, suffix = key.partition(".")
+        modules.setdefault(module, {})[suffix] = tensor.float()
+    for module, tensors in modules.items():
         with torch.no_grad():
-            weight = layers[module].weight
-            weight += Lora().delta(weight, pair, settings)
+            layers[module].weight.copy_(changed(layers[module].weight, tensors))
     with torch.no_grad():
         result: Tensor = unet(sample, timesteps, conditioning["prompt_embeds"]).sample
     return result
+
+
+def changed(weight: Tensor, tensors: dict[str, Tensor]) -> Tensor:
+    """The formulas of docs/formats.md, written again: a fault in the kinds' own would not show in a comparison."""
+    alpha, flat = tensors["alpha"], {suffix: tensor.flatten(1) for suffix, tensor in tensors.items() if tensor.ndim > 1}
+    if "hada_w1_a" in flat:
+        product = (flat["hada_w1_a"] @ flat["hada_w1_b"]) * (flat["hada_w2_a"] @ flat["hada_w2_b"])
+        return weight + (alpha / len(flat["hada_w1_b"]) * product).view_as(weight)
+    if "lokr_w1" in flat or "lokr_w1_a" in flat:
+        ranks = [len(flat[suffix]) for suffix in ("lokr_w1_b", "lokr_w2_b") if suffix in flat]
+        w1, w2 = (flat[w] if w in flat else flat[f"{w}_a"] @ flat[f"{w}_b"] for w in ("lokr_w1", "lokr_w2"))
+        return weight + (alpha / ranks[0] if ranks else 1.0) * torch.kron(w1, w2).view_as(weight)
+    moved = weight + (alpha / len(flat[DOWN]) * flat[UP] @ flat[DOWN]).view_as(weight)
+    if "dora_scale" not in tensors:
+        return moved
+    norms = moved.square().sum([axis for axis in range(weight.ndim) if axis != 1], keepdim=True).sqrt()
+    return moved * tensors["dora_scale"] / norms
 
 
 def check_effect(workshop: Workshop, loaded: LoadedRun, *, bound: float) -> None:
@@ -85,9 +101,13 @@ def check_effect(workshop: Workshop, loaded: LoadedRun, *, bound: float) -> None
     assert float((merged_output(workshop.base_model, without, loaded) - predicted).abs().max()) > 10 * bound
 
 
+CONVOLUTIONS = {("adapter", "conv_rank"): 3, ("adapter", "conv_alpha"): 1.5}
 CHOICES: dict[str, Mapping[Any, Any]] = {
+    "loha": {("adapter", "kind"): "loha", ("adapter", "rank"): 3, **CONVOLUTIONS},
+    "lokr": {("adapter", "kind"): "lokr", ("adapter", "rank"): 2, **CONVOLUTIONS},
+    "dora": {("adapter", "kind"): "dora", **CONVOLUTIONS},
     "usual": {},
-    "convolutions": {("adapter", "conv_rank"): 3, ("adapter", "conv_alpha"): 1.5},
+    "convolutions": CONVOLUTIONS,
     "ranks by block": {
         ("adapter", "block_ranks"): {"mid_block": 4, "down_blocks.1.attentions": 1, "output_blocks.1": 0},
         ("adapter", "rslora"): True,

@@ -68,6 +68,35 @@ def test_flat_where_all_numbers_are_treated_alike(adapter: FlatAdapter, name: st
         assert all(one.grad is not None for one in group["params"])
 
 
+@pytest.mark.parametrize("name", sorted(set(HERE) - ELEMENTWISE))
+@pytest.mark.parametrize(
+    ("kind", "linear", "convolution"),
+    [
+        ("lora", [(2, 8), (16, 2)], [(2, 144), (24, 2)]),
+        ("loha", [(16, 2), (2, 8), (16, 2), (2, 8)], [(24, 2), (2, 144), (24, 2), (2, 144)]),
+        ("lokr", [(4, 2), (4, 4)], [(4, 4), (6, 2), (2, 36)]),
+        ("dora", [(2, 8), (16, 2), (1, 8)], [(2, 144), (24, 2), (1, 16)]),
+    ],
+)
+def test_what_works_on_shapes_gets_the_matrices_of_every_kind(
+    name: str, kind: str, linear: list[tuple[int, int]], convolution: list[tuple[int, int]]
+) -> None:
+    """Never the flat buffer, nor a convolution's four dimensions."""
+    adapter = attached_to_all(nn.Sequential(nn.Linear(8, 16), nn.Conv2d(16, 24, 3)), kind=kind)
+    adapter.gradient().normal_(generator=torch.Generator().manual_seed(1))
+    built = build_optimizer(name, adapter, base_lrs={"denoiser": 1.0}, options={})
+    [group] = built.param_groups
+    assert [tuple(matrix.shape) for matrix in group["params"]] == linear + convolution
+    copies = [nn.Parameter(matrix.detach().clone()) for matrix in group["params"]]
+    alone = check_optimizer(name, {})(copies, lr=1.0)
+    for copy, matrix in zip(copies, group["params"], strict=True):
+        copy.grad = matrix.grad.clone()
+    for optimizer in (built, alone):
+        optimizer.step()
+    for copy, matrix in zip(copies, adapter.parameters("denoiser"), strict=True):
+        torch.testing.assert_close(matrix, copy, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("name", sorted(ELEMENTWISE))
 def test_flat_and_shaped_are_the_same_mathematics(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     twin, other = (attached_to_all(nn.Sequential(nn.Linear(8, 16))) for _ in range(2))

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from lorasmith.adapters import adapter_kind
 from lorasmith.adapters.base import LayerSettings, by_layer
 from lorasmith.adapters.dora import MAGNITUDE, Dora
 from lorasmith.adapters.flat import AdaptedLayer
@@ -187,3 +188,27 @@ def test_diffusers_applies_every_layer_as_trained(
         change = LORA.delta(layer.weight, pairs[name], lora.settings[name])
         assert change.abs().max() > 0.05, name
         assert torch.allclose(layer.weight, before[name] + change, rtol=0, atol=2e-6), name
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_diffusers_reads_lora_alone(facts: ExportFacts, tmp_path: Path) -> None:
+    """As docs/formats.md says: it refuses LoHa and LoKr, and shows the LoRA inside a DoRA without its magnitudes."""
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(make_model(tmp_path / "base"), local_files_only=True)
+    before = {name: layer.weight.detach().clone() for name, layer in _layers_of(pipeline.unet, nn.Module()).items()}
+    specs = {name: LayerSpec(*weight.shape[:2], tuple(weight.shape[2:])) for name, weight in before.items()}
+    for kind in ("loha", "lokr"):
+        other = write(
+            tmp_path / f"{kind}.safetensors", made_lora(specs, kind=adapter_kind(kind)), facts, torch.float32
+        ).path
+        with pytest.raises(ValueError, match="have not been correctly renamed"):
+            pipeline.load_lora_weights(str(other))
+    dora = made_lora(specs, kind=Dora())
+    pipeline.load_lora_weights(str(write(tmp_path / "dora.safetensors", dora, facts, torch.float32).path))
+    pipeline.fuse_lora(components=["unet"])
+    pipeline.unload_lora_weights()
+    own = by_layer(dora.tensors, Dora())
+    for name, layer in _layers_of(pipeline.unet, nn.Module()).items():
+        plain = LORA.delta(before[name], own[name], dora.settings[name])
+        assert torch.allclose(layer.weight, before[name] + plain, rtol=0, atol=1e-5), name

@@ -1,5 +1,6 @@
 """Parts that the families of latent diffusion share."""
 
+import copy
 from typing import Any
 
 import torch
@@ -7,7 +8,21 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from lorasmith.demo.layouts import LAYOUTS, vae_config
-from lorasmith.families.latent_diffusion import decode_with_vae
+from lorasmith.families.latent_diffusion import decode_with_vae, encode_with_vae
+
+
+def test_a_vae_that_overflows_in_float16_gives_finite_latents() -> None:
+    """Seen by what comes out: in float16 the activations of this encoder have no numbers (SDXL's own VAE is like that);
+    pictures are encoded in float32, whatever the precision of the model's file and of the training."""
+    torch.manual_seed(0)
+    vae: Any = AutoencoderKL.from_config(vae_config(LAYOUTS["nano"])).eval()
+    with torch.no_grad():
+        vae.encoder.conv_in.weight *= 1e6
+    pixels = torch.rand((3, 64, 64), generator=torch.Generator().manual_seed(1)) * 2 - 1
+    with torch.no_grad():
+        in_half = copy.deepcopy(vae).half().encode(pixels[None].half()).latent_dist.mean
+    assert not bool(torch.isfinite(in_half).all())
+    assert bool(torch.isfinite(encode_with_vae(vae, pixels)).all())
 
 
 def test_a_large_picture_is_decoded_in_tiles_where_memory_is_short() -> None:

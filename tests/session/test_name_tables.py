@@ -11,8 +11,10 @@ from lorasmith.adapters.base import LayerSettings
 from lorasmith.adapters.lora import Lora
 from lorasmith.demo.layouts import LAYOUTS, unet_config
 from lorasmith.exporting.name_table import ALPHA, NameTable, parse_table
+from lorasmith.families.sdxl.layout import from_sgm
 from lorasmith.session.name_tables import name_table
 from lorasmith.targets import LayerSpec
+from tests.families.tiny import real_sdxl_shapes
 
 # SHA-256 of the literal files.
 TABLES = {
@@ -83,8 +85,9 @@ def test_names_and_shapes_are_those_that_sd_scripts_writes(family: str, convolut
     assert hashlib.sha256("".join(sorted(lines)).encode()).hexdigest() == WRITTEN[family][convolutions]
 
 
-def test_a_family_has_the_table_of_its_folder() -> None:
-    assert name_table("sd15") == table_of("sd15")
+@pytest.mark.parametrize("family", TABLES)
+def test_a_family_has_the_table_of_its_folder(family: str) -> None:
+    assert name_table(family) == table_of(family)
 
 
 def test_sizes_are_those_of_the_real_model() -> None:
@@ -108,3 +111,13 @@ def test_sizes_are_those_diffusers_builds() -> None:
         if row.component == "denoiser":
             weight = unet.get_submodule(row.target.removeprefix("denoiser.")).weight
             assert tuple(weight.shape) == row.layer.weight_shape
+
+
+def test_names_of_sdxl_are_the_paths_in_its_single_files() -> None:
+    """ComfyUI takes the names of layers from there."""
+    places = from_sgm("unet", real_sdxl_shapes())
+    for row in table_of("sdxl").targets.values():
+        if row.component == "denoiser":
+            stored = places[f"{row.target.removeprefix('denoiser.')}.weight"].name
+            path = stored.removeprefix("model.diffusion_model.").removesuffix(".weight")
+            assert row.module == f"lora_unet_{path.replace('.', '_')}"

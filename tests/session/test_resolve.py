@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from lorasmith.demo.miniature import make_model, to_single_file
 from lorasmith.runs.events import DeviceChosen, RunStarted, Warned
 from lorasmith.session import resolve
 from tests.end_to_end.workshop import Outcome, Workshop
@@ -48,3 +49,17 @@ def test_a_model_that_was_distilled_is_named(workshop: Workshop, tmp_path: Path)
     outcome = workshop.new(1, {("model", "base_model"): str(model)})
     (warned,) = [event for event in outcome.of(Warned) if event.code == "base_model_distilled"]
     assert warned.fields == {"path": str(model), "method": "Turbo"}
+
+
+def test_a_schedule_that_ends_in_pure_noise_does_not_go_with_epsilon(workshop: Workshop) -> None:
+    outcome = workshop.new(1, {("model", "zero_terminal_snr"): "on"})
+    (warned,) = [event for event in outcome.of(Warned) if event.code == "zero_snr_epsilon"]
+    assert warned.fields == {"path": str(workshop.base_model)}
+
+
+def test_a_prediction_that_the_weights_tell_is_named(workshop: Workshop, tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "model", family="sd2", size="narrow")
+    single = to_single_file(folder, tmp_path / "model.safetensors", with_configs=False)
+    outcome = workshop.new(1, {("model", "base_model"): str(single), ("dataset", "resolution"): 64})
+    (warned,) = [event for event in outcome.of(Warned) if event.code.startswith("prediction_")]
+    assert (warned.code, warned.fields["prediction"]) == ("prediction_by_weights", "epsilon")

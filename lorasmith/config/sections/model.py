@@ -16,6 +16,10 @@ class ModelConfig(Section):
     """A key of `families.FAMILIES`, once the model is recognised."""
     base_sha256: str = recorded("", effect="identity", name="base-model")
     """SHA-256 of the weights, once they are read."""
+    vae: str = option("vae", "", effect="identity", identified_by="vae_sha256", holds="path")
+    """A VAE in place of the base model's own, a file or a diffusers folder; "": none."""
+    vae_sha256: str = recorded("", effect="identity", name="vae")
+    """SHA-256 of that file, once it is read."""
     prediction: Literal["auto", "epsilon", "v_prediction"] = option("prediction", "auto", effect="identity")
     """Quantity that the denoiser predicts; auto: as the model's files state, once they are read."""
     zero_terminal_snr: Literal["auto", "on", "off"] = option("zero-terminal-snr", "auto", effect="learning")

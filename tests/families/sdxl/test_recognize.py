@@ -200,3 +200,22 @@ def test_a_folder_that_predicts_velocity_to_the_end(sdxl, tmp_path: Path) -> Non
     (folder / SCHEDULER).write_text(json.dumps(config))
     noise = recognize(folder).noise
     assert (noise.prediction, noise.zero_terminal_snr, noise.source) == ("v_prediction", True, "scheduler_config")
+
+
+@pytest.mark.parametrize("is_archive", [True, False])
+def test_a_pickle_is_taken_for_sdxl_before_it_is_examined(
+    sdxl, miniature, tmp_path: Path, is_archive: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pictures are cut before it is loaded; nothing in it is run for that."""
+    import torch
+
+    found = []
+    for made in (sdxl, miniature):
+        content, path = torch.load(made.ckpt, weights_only=True), tmp_path / f"{made.folder.parent.name}.ckpt"
+        torch.save(content, path, _use_new_zipfile_serialization=is_archive)
+        with monkeypatch.context() as patch:
+            patch.setattr("pickle.Unpickler", None)
+            patch.setattr("torch.load", None)
+            weights = recognize(path)
+        found.append((weights.family, weights.layout, weights.resolution))
+    assert found == [("", "pickle", 1024), ("", "pickle", 512)]
