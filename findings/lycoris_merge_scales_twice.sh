@@ -6,8 +6,7 @@ set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet torch==2.13.0 numpy==2.4.6 einops==0.8.2 safetensors==0.8.0
-"$folder/venv/bin/pip" install --quiet --no-deps lycoris-lora==4.1.3
+"$folder/venv/bin/pip" install --quiet torch==2.13.0 numpy==2.4.6 lycoris-lora==4.1.3
 "$folder/venv/bin/python" - <<'PYTHON'
 import sys
 
@@ -20,7 +19,7 @@ torch.manual_seed(0)
 seen = {}
 for name, module, extra in (("lora", LoConModule, {}), ("loha", LohaModule, {}), ("lokr", LokrModule, {"factor": 4})):
     layer = torch.nn.Linear(32, 32, bias=False).requires_grad_(False)
-    made = module("layer", layer, 1.0, lora_dim=4, alpha=2.0, **extra)
+    made = module("layer", layer, 1.0, lora_dim=2, alpha=1.0, **extra)
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.normal_()
