@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lorasmith.families.headers import TensorInfo
+from lorasmith.lora_files.fitting import fits
 from lorasmith.lora_files.keys import ALPHA, DORA, DOWN, MID, UP
 
 LOW_RANK = frozenset({"lora", "locon", "tucker"})
 """Kinds whose change is the product of a pair of matrices."""
 
-KINDS = frozenset({"lora", "locon", "tucker", "loha", "lokr", "dora", "full", "norm", "glora", "ia3", "oft"})
+KINDS = frozenset({"lora", "locon", "tucker", "loha", "lokr", "dora", "full", "bias", "norm", "glora", "ia3", "oft"})
 """The kinds that files are known to have; `dora` stands for every kind with magnitudes."""
 
 _REQUIRED = {  # kind -> suffixes that it needs: the first kind that has all of them counts
@@ -20,7 +21,7 @@ _REQUIRED = {  # kind -> suffixes that it needs: the first kind that has all of 
     "lora": {DOWN, UP},
     "loha": {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"},
     "full": {"diff"},
-    "full_bias": {"diff_b"},
+    "bias": {"diff_b"},
     "norm": {"w_norm"},
     "glora": {"a1.weight", "a2.weight", "b1.weight", "b2.weight"},
     "ia3": {"weight", "on_input"},
@@ -28,7 +29,7 @@ _REQUIRED = {  # kind -> suffixes that it needs: the first kind that has all of 
     "oft_diag": {"oft_diag"},
     "oft_peft": {"oft_R.weight"},
 }
-_OFT = {"oft_diag": "oft", "oft_peft": "oft", "full_bias": "full"}
+_OFT = {"oft_diag": "oft", "oft_peft": "oft"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +46,14 @@ class Module:
 
     @property
     def kind(self) -> str:
-        """`lora`, `locon`, `tucker`, `loha`, `lokr`, `full`, `norm`, `glora`, `ia3`, `oft`, or "" if tensors are
-        missing or unknown."""
+        """A key of KINDS but `dora`, or "" if tensors are missing, unknown, or do not fit each other."""
         suffixes = self.tensors.keys()
-        has_both = {"lokr_w1", "lokr_w1_a"} & suffixes and {"lokr_w2", "lokr_w2_a", "lokr_t2"} & suffixes
+        has_both = {"lokr_w1", "lokr_w1_a"} & suffixes and {"lokr_w2", "lokr_w2_a"} & suffixes
         kind = "lokr" if has_both else next((kind for kind, needed in _REQUIRED.items() if needed <= suffixes), "")
         if kind == "lora" and math.prod(self.tensors[DOWN].shape[2:]) > 1:
-            return "locon"
+            kind = "locon"
+        if not fits(kind, {suffix: info.shape for suffix, info in self.tensors.items()}):
+            return ""
         return _OFT.get(kind, kind)
 
     @property

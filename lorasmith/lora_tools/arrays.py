@@ -36,7 +36,7 @@ def read_array(file: BinaryIO, info: TensorInfo) -> Array:
     elif info.dtype in _EIGHT_BITS:
         flat = _eight_bit_values(info.dtype)[np.frombuffer(data, np.uint8)]
     else:
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             flat = np.frombuffer(data, _PLAIN[info.dtype]).astype(np.float32)
     return flat.reshape(info.shape)
 
@@ -49,7 +49,7 @@ def to_bytes(array: Array, dtype: str) -> bytes:
         rounded = (bits + np.uint32(0x7FFF) + ((bits >> 16) & np.uint32(1))) >> 16
         quiet_nan = (bits >> 16) | np.uint32(0x40)
         return np.where(np.isnan(array), quiet_nan, rounded).astype("<u2").tobytes()
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         return np.ascontiguousarray(array).astype(_PLAIN[dtype]).tobytes()
 
 

@@ -16,10 +16,14 @@ from lorasmith.lora_tools.arrays import Array
 
 Arrays = Mapping[str, Array]  # by suffix
 
+QUIET = np.errstate(over="ignore", invalid="ignore", divide="ignore")
+"""Numbers of other people's files may be infinite or none: the callers check the results."""
+
 MERGEABLE = LOW_RANK | {"loha", "lokr", "full", "norm"}
 """Kinds whose change can be added to a weight without the model running."""
 
 
+@QUIET
 def change(module: Module, arrays: Arrays) -> Array:
     """The change of the weight, scaled by alpha, of a module of MERGEABLE without DoRA; 1x1 kernels may lack."""
     kind = module.kind
@@ -36,6 +40,7 @@ def change(module: Module, arrays: Arrays) -> Array:
     return scaled
 
 
+@QUIET
 def changed(module: Module, arrays: Arrays, weight: Array, multiplier: float) -> Array:
     """The weight with `multiplier` times the change; with DoRA, of a weight whose columns or rows get new lengths."""
     delta = change(module, arrays).reshape(weight.shape)
@@ -53,6 +58,7 @@ def changed(module: Module, arrays: Arrays, weight: Array, multiplier: float) ->
     return result
 
 
+@QUIET
 def norm(module: Module, arrays: Arrays) -> float | None:
     """The Frobenius norm of the change, without DoRA's lengths; None for kinds that depend on the model's weight."""
     kind = module.kind

@@ -18,8 +18,8 @@ import numpy as np
 from lorasmith.errors import InputError, ModelError
 from lorasmith.lora_files.keys import ALPHA, DOWN, UP
 from lorasmith.lora_files.reader import LoraFile, read_lora
-from lorasmith.lora_tools.arrays import FLOATS
-from lorasmith.lora_tools.changes import MERGEABLE, change
+from lorasmith.lora_tools.arrays import FLOATS, Array
+from lorasmith.lora_tools.changes import MERGEABLE, QUIET, change
 from lorasmith.lora_tools.layers import Layer, layers
 from lorasmith.lora_tools.low_rank import Cut, Product, Reduced, reduced, reduced_change, stored_product
 from lorasmith.lora_tools.writing import PRECISIONS, Stored, known_family, metadata_of, refuse_existing, write_lora
@@ -85,8 +85,6 @@ def _written(
     energy = 1.0
     for name, members in sorted(parts.items()):
         made = _sum(members, cut)
-        if not np.isfinite(made.product.up).all() or not np.isfinite(made.product.down).all():
-            raise ModelError("tool_not_finite", path=str(members[0].file.path), name=name)
         stored = stored_product(made.product, alpha, dtype)
         tensors |= {f"{name}.{suffix}": tensor for suffix, tensor in stored.items()}
         tensors[f"{name}.{ALPHA}"] = Stored.of(np.array(alpha, np.float32), "F32")
@@ -123,6 +121,7 @@ def _alpha(parts: dict[str, list[_Part]], cut: Cut | None) -> int:
     return max(sum(part.layer.module.rank or 1 for part in members) for members in parts.values())
 
 
+@QUIET
 def _sum(members: Sequence[_Part], cut: Cut | None) -> Reduced:
     """The sum of a layer's changes."""
     if all(part.layer.is_pair for part in members):
@@ -130,6 +129,7 @@ def _sum(members: Sequence[_Part], cut: Cut | None) -> Reduced:
         _check_shapes(members, [(*product.up.shape[:1], *product.down.shape[1:]) for product in products])
         up = np.concatenate([product.up for product in products], axis=1)
         down = np.concatenate([product.down for product in products], axis=0)
+        _check_finite(members, up, down)
         whole = Product(up, down, products[0].kernel)
         return Reduced(whole, 1.0) if cut is None else reduced(whole, cut)
     assert cut is not None, "checked for every layer"
@@ -139,7 +139,9 @@ def _sum(members: Sequence[_Part], cut: Cut | None) -> Reduced:
         pointwise = all(side == 1 for side in delta.shape[2:])
         changes.append(delta.reshape(*delta.shape[:2], *part.layer.kernel) if pointwise else delta)
     _check_shapes(members, [delta.shape for delta in changes])
-    return reduced_change(sum(changes[1:], changes[0]), cut)
+    whole_change = sum(changes[1:], changes[0])
+    _check_finite(members, whole_change)
+    return reduced_change(whole_change, cut)
 
 
 def _products(members: Sequence[_Part]) -> Iterator[Product]:
@@ -148,6 +150,11 @@ def _products(members: Sequence[_Part]) -> Iterator[Product]:
         up, down = arrays[UP], arrays[DOWN]
         factor = np.float32(part.weight * part.layer.module.scale)
         yield Product(factor * up.reshape(len(up), -1), down.reshape(len(down), -1), down.shape[2:])
+
+
+def _check_finite(members: Sequence[_Part], *arrays: Array) -> None:
+    if not all(bool(np.isfinite(array).all()) for array in arrays):
+        raise ModelError("tool_not_finite", path=str(members[0].file.path), name=members[0].layer.name)
 
 
 def _check_shapes(members: Sequence[_Part], shapes: Sequence[tuple[int, ...]]) -> None:

@@ -22,6 +22,7 @@ from lorasmith.errors import ModelError
 from lorasmith.lora_files.keys import ALPHA, DOWN, UP
 from lorasmith.lora_files.peft_settings import CONFIG_FILE, WEIGHTS_FILE
 from lorasmith.lora_files.reader import LoraFile, read_lora
+from lorasmith.lora_tools.changes import QUIET
 from lorasmith.lora_tools.layers import Layer, layers, pairs
 from lorasmith.lora_tools.writing import PRECISIONS, Stored, known_family, metadata_of, refuse_existing, write_lora
 from lorasmith.runs.durable import map_write_errors, sync_folder, write_atomically
@@ -171,6 +172,7 @@ def _peft_config(members: Mapping[str, Layer]) -> dict[str, object]:
     }
 
 
+@QUIET
 def _scaled(layer: Layer, stream: BinaryIO, factor: float, dtype: str) -> tuple[dict[str, Stored], int]:
     """The layer's tensors, with the factor in the second matrix, and how many of them had to be rounded."""
     if factor == 1 and not dtype:

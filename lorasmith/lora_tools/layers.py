@@ -13,7 +13,7 @@ from lorasmith.lora_files.keys import ALPHA, DORA, DOWN, UP
 from lorasmith.lora_files.modules import Module
 from lorasmith.lora_files.names import layers_of
 from lorasmith.lora_files.reader import LoraFile
-from lorasmith.lora_tools.arrays import Array, read_array, read_bytes
+from lorasmith.lora_tools.arrays import FLOATS, Array, read_array, read_bytes
 from lorasmith.lora_tools.writing import Stored
 
 PAIRS = frozenset({"lora", "locon"})
@@ -76,7 +76,7 @@ def layers(file: LoraFile, family: str) -> Iterator[Layer]:
         if name in names:
             raise ModelError("tool_layer_twice", path=str(file.path), name=name)
         names.add(name)
-        if not module.kind or not _fits(module):
+        if not module.kind or not _is_computable(module):
             raise ModelError("tool_incomplete", path=str(file.path), name=module.name)
         yield Layer(name, table.table.modules[name], module)
 
@@ -95,11 +95,7 @@ def pairs(file: LoraFile, family: str, tool: str) -> list[Layer]:
     return found
 
 
-def _fits(module: Module) -> bool:
-    """Whether alpha is a number, and the matrices of a pair have the same rank and a plain shape."""
-    if module.alpha is not None and not math.isfinite(module.alpha):
-        return False
-    if DOWN not in module.tensors or UP not in module.tensors:
-        return True
-    down, up = module.tensors[DOWN].shape, module.tensors[UP].shape
-    return len(down) in (2, 4) and len(up) in (2, 4) and up[1] == down[0] > 0 and all(side == 1 for side in up[2:])
+def _is_computable(module: Module) -> bool:
+    """Whether alpha is a number and the tensors are fractions."""
+    are_floats = all(info.dtype in FLOATS for suffix, info in module.tensors.items() if suffix != ALPHA)
+    return are_floats and (module.alpha is None or math.isfinite(module.alpha))

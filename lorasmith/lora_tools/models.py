@@ -117,7 +117,7 @@ def rows_with_places(rows: tuple[Row, ...], model: Model) -> tuple[WeightAt, ...
 
 
 def write_changed(model: Model, out: Path, changes: Mapping[str, Change]) -> Path:
-    """Writes the model with some of its weights changed: a file, or a folder with everything else as it was.
+    """Writes the model with some weights changed: a file, or a folder with everything else that the old folder has.
 
     `changes`: by target.
 

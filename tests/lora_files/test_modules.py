@@ -25,6 +25,8 @@ KINDS: dict[str, tuple[dict[str, tuple[int, ...]], str, int | None]] = {
     "half": ({"lora_up.weight": (6, 4)}, "", None),
     "full": ({"diff": (6, 8)}, "full", None),
     "norm": ({"w_norm": (6,)}, "norm", None),
+    "bias alone": ({"diff_b": (6,)}, "bias", None),
+    "ranks that differ": ({**PAIR, "lora_up.weight": (6, 5)}, "", 4),
     "ia3": ({"weight": (6,), "on_input": ()}, "ia3", None),
     "oft": ({"oft_blocks": (3, 2, 2)}, "oft", 2),
     "glora": ({"a1.weight": (4, 8), "a2.weight": (8, 4), "b1.weight": (4, 8), "b2.weight": (6, 4)}, "glora", None),

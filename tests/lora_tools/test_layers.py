@@ -45,6 +45,14 @@ def test_tensors_that_do_not_fit_each_other(tmp_path: Path, suffix: str, shape: 
         list(layers(read_lora(path), "sd15"))
 
 
+def test_whole_numbers_are_no_matrices(tmp_path: Path) -> None:
+    name = f"{LINEAR}.lora_up.weight"
+    pair = {name: torch.ones(8, 2, dtype=torch.int64), name.replace("up", "down"): torch.ones(2, 8)}
+    path = write(tmp_path / "a", {**tensors_of(), **pair})
+    with pytest.raises(ModelError, match="tool_incomplete"):
+        list(layers(read_lora(path), "sd15"))
+
+
 def test_pairs_are_products_and_nothing_else(tmp_path: Path) -> None:
     path = write(tmp_path / "a", {**tensors_of(), f"{LINEAR}.w_norm": torch.ones(4)})
     with pytest.raises(ModelError, match="tool_kind"):

@@ -31,7 +31,6 @@ def test_every_option_of_the_model_is_on_the_command_line() -> None:
         "optimizer_option": "a=1",
         "bucket_step": "32",
         "block_rank": "mid_block=4",
-        "bucket_step": "32",
         "hold_out": "1",
         "lr_schedule": "linear",
         "lang": "en",
