@@ -5,6 +5,7 @@ What programs do was measured: docs/formats.md and ADR 26 have the versions.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from lorasmith.lora_files.reader import LoraFile
 
 FORGE_LIMIT = 12  # keys without a match, above which Forge ignores the whole file
 SHOWN = 3  # names in a message
+_CONVOLUTIONS = ("locon", "tucker")
 _UNETS = ("sd15", "sd2", "sdxl")
 
 
@@ -100,9 +102,13 @@ def _alphas(file: LoraFile) -> list[Oddity]:
     if missing:
         found.append(Oddity("alpha_missing_in_part", {"count": missing, "of": len(scaled)}))
     for component in file.components:
-        alphas = {module.alpha for module in scaled if module.component == component} - {None}
-        if len(alphas) > 1:
-            found.append(Oddity("alphas_differ", {"count": len(alphas), "component": component}))
+        own = [module for module in scaled if module.component == component and module.alpha is not None]
+        others = Counter(module.alpha for module in own if module.kind not in _CONVOLUTIONS)
+        convolutions = Counter(module.alpha for module in own if module.kind in _CONVOLUTIONS)
+        # Convolutions may have an alpha of their own, unless it is the commonest, which diffusers gives to all.
+        is_commonest = others and max(convolutions.values(), default=0) >= others.total()
+        if len(others) > 1 or (is_commonest and len(others | convolutions) > 1):
+            found.append(Oddity("alphas_differ", {"count": len(others | convolutions), "component": component}))
     return found
 
 

@@ -124,8 +124,13 @@ def fill_adapter(adapter: FlatAdapter, start: dict[str, Tensor], path: str) -> N
         shapes = adapter.kind.shapes(spec, settings)
         is_same = {suffix: tuple(tensor.shape) for suffix, tensor in layer.items()} == shapes
         if not is_same and not (adapter.kind.name in EXTENSIBLE and rank < settings.rank):
-            largest = max(_layer_of(adapter, target, layer)[1] for target, layer in layers.items())
-            raise ModelError("init_from_rank", path=path, found=largest, rank=settings.rank)
+            option = "conv-rank" if spec.has_neighbours else "rank"
+            largest = max(
+                _layer_of(adapter, name, tensors)[1]
+                for name, tensors in layers.items()
+                if adapter.layers[name].spec.has_neighbours == spec.has_neighbours
+            )
+            raise ModelError("init_from_rank", path=path, found=largest, rank=settings.rank, option=option)
         scale = adapter.kind.file_scale(shapes, adapter.kind.file_alpha(shapes, settings))
         for suffix, tensor in adapter.kind.scaled(layer, 1 / scale).items():
             own[f"{target}.{suffix}"] = _extended(tensor, own[f"{target}.{suffix}"])

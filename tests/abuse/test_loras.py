@@ -54,7 +54,7 @@ def test_truncated_anywhere(desk: Desk, bad: Path) -> None:
     for number, data in enumerate(truncations(desk.workshop.run.export("last"), 12)):
         path = bad / f"{number}.safetensors"
         path.write_bytes(data)
-        with pytest.raises(ModelError, match="lora_truncated|lora_unknown|lora_damaged"):
+        with pytest.raises(ModelError, match=r"lora_truncated|lora_unknown|lora_damaged"):
             start(desk, path)()
         path.unlink()
 

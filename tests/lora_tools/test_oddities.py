@@ -68,6 +68,18 @@ def two_alphas(tensors: Tensors) -> None:
     tensors[f"{FIRST}.alpha"] = torch.tensor(2.0)
 
 
+def a_convolution_with_its_own_alpha(tensors: Tensors) -> None:
+    name = "lora_unet_mid_block_resnets_0_conv1"
+    tensors |= {f"{name}.lora_down.weight": torch.ones(2, 8, 3, 3), f"{name}.lora_up.weight": torch.ones(8, 2, 1, 1)}
+    tensors[f"{name}.alpha"] = torch.tensor(4.0)
+
+
+def as_many_convolutions_as_others(tensors: Tensors) -> None:
+    a_convolution_with_its_own_alpha(tensors)
+    for key in [key for key in tensors if "resnets" in key]:
+        tensors[key.replace("conv1", "conv2")] = tensors[key]
+
+
 def loha_too(tensors: Tensors) -> None:
     del tensors[f"{FIRST}.lora_up.weight"], tensors[f"{FIRST}.lora_down.weight"]
     for number in (1, 2):
@@ -97,6 +109,8 @@ CHANGES: dict[Callable[[Tensors], None], set[str]] = {
     no_alphas: {"alpha_missing"},
     some_alphas: {"alpha_missing_in_part"},
     two_alphas: {"alphas_differ"},
+    a_convolution_with_its_own_alpha: set(),
+    as_many_convolutions_as_others: {"alphas_differ"},
     loha_too: {"several_kinds"},
     dora: {"dora_by_output"},
     dora_of_peft: {"dora_flat"},

@@ -104,6 +104,23 @@ def test_a_rank_that_is_too_large_names_the_rank_that_fits(nano: Path, workshop:
     assert (start.config.adapter.rank, start.config.adapter.alpha) == (RANK, ALPHA)
 
 
+def test_convolutions_have_a_rank_of_their_own(nano: Path, workshop: Workshop) -> None:
+    """A file with convolutions asks a run without them to train them, and names the option of their rank."""
+    workshop.base_model = nano
+    workshop.new(1, {**EXACT, ("adapter", "rank"): 2, ("adapter", "conv_rank"): 3})
+    start: Values = {("adapter", "init_from"): str(workshop.run.export("last")), ("adapter", "rank"): 4}
+    wanted: dict[str, Values] = {"none": {}, "smaller": {("adapter", "conv_rank"): 2}}
+    endings = {}
+    for name, convolutions in wanted.items():
+        workshop.output = name
+        endings[name] = workshop.new(1, {**EXACT, **start, **convolutions}).of(RunStopped)[-1]
+    assert endings["none"].code == "init_from_not_trained" and endings["none"].fields["count"] > 3
+    assert endings["smaller"].code == "init_from_rank"
+    assert (endings["smaller"].fields["option"], endings["smaller"].fields["found"]) == ("conv-rank", 3)
+    workshop.output = "larger"
+    assert workshop.new(1, {**EXACT, **start, ("adapter", "conv_rank"): 4}).exit_code == ExitCode.FINISHED
+
+
 @pytest.mark.parametrize(
     ("key", "code"),
     [
