@@ -54,21 +54,14 @@ def check_init_from(config: RunConfig, here: Path) -> LoraFile | None:
     """The LoRA to start from, None where none is named; whether it fits the model shows when it is loaded.
 
     Raises:
-        ModelError: `init_from_missing`, `init_from_unreadable`, `init_from_other_kind`, `init_from_text_encoder`,
-            `lora_pickle`, `lora_none`, or what the file is in place of a model.
+        ModelError: `init_from_missing`, `init_from_other_kind`, `init_from_text_encoder`, or what `read_lora` raises.
     """
     if not config.adapter.init_from:
         return None
     path = here / config.adapter.init_from
     if not is_there(path):
         raise ModelError("init_from_missing", path=str(path))
-    try:
-        file = read_lora(path)
-    except ModelError as error:
-        if error.code.startswith(("lora_", "model_is_")):
-            raise
-        reason = str(error.fields.get("reason") or error.fields.get("where") or error.code)
-        raise ModelError("init_from_unreadable", path=str(path), reason=reason) from error
+    file = read_lora(path)
     others = file.kinds.keys() - {config.adapter.kind, "incomplete"}
     if config.adapter.kind == "lora":
         others -= {"locon"}

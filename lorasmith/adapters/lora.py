@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import conv2d, linear
 
 from lorasmith.adapters.base import AdapterLayer, LayerSettings
-from lorasmith.adapters.low_rank import add_low_rank
+from lorasmith.adapters.low_rank import add_low_rank, add_product
 from lorasmith.adapters.operation import Operation
 from lorasmith.targets import LayerSpec
 
@@ -45,10 +45,12 @@ class Lora:
         down.copy_(torch.empty(down.shape).uniform_(-bound, bound, generator=generator))
 
     def layer(self, base: nn.Module, tensors: Mapping[str, nn.Parameter], settings: LayerSettings) -> AdapterLayer:
+        is_on_cpu = base.get_parameter("weight").device.type == "cpu"
         if isinstance(base, nn.Conv2d) and not _is_pixelwise(base):
-            return ConvolutionLoraLayer(base, tensors[DOWN], tensors[UP], settings)
+            convolution = CpuConvolutionLoraLayer if is_on_cpu else ConvolutionLoraLayer
+            return convolution(base, tensors[DOWN], tensors[UP], settings)
         assert isinstance(base, nn.Linear | nn.Conv2d), type(base).__name__
-        layer = CpuLoraLayer if base.weight.device.type == "cpu" else LoraLayer
+        layer = CpuLoraLayer if is_on_cpu else LoraLayer
         return layer(base, tensors[DOWN], tensors[UP], settings)
 
     def delta(self, weight: Tensor, tensors: Mapping[str, Tensor], settings: LayerSettings) -> Tensor:
@@ -103,9 +105,18 @@ class ConvolutionLoraLayer(LoraLayer):
         self.operation = Operation(base)
 
     def changed(self, y: Tensor, x: Tensor) -> Tensor:
-        low_rank = self.drop_ranks(self.operation(x, self.down.to(x.dtype)))
-        change = conv2d(low_rank, self.up.to(x.dtype)[:, :, None, None])
+        change = conv2d(self.low_rank(x), self.up.to(x.dtype)[:, :, None, None])
         return y + self.multiplier * self.scale * change
+
+    def low_rank(self, x: Tensor) -> Tensor:
+        return self.drop_ranks(self.operation(x, self.down.to(x.dtype)))
+
+
+class CpuConvolutionLoraLayer(ConvolutionLoraLayer):
+    """The same as `CpuLoraLayer`, for a convolution with a window."""
+
+    def changed(self, y: Tensor, x: Tensor) -> Tensor:
+        return add_product(y, self.low_rank(x), self.up, self.multiplier * self.scale)
 
 
 def _is_pixelwise(base: nn.Conv2d) -> bool:

@@ -1,4 +1,4 @@
-"""The product with two low-rank matrices, added in place of a sum of its own: an autograd function for CPUs."""
+"""Products with low-rank matrices, added in place of a sum of their own: autograd functions for CPUs."""
 
 from __future__ import annotations
 
@@ -18,6 +18,18 @@ def add_low_rank(y: Tensor, x: Tensor, down: Tensor, up: Tensor, scale: float) -
         up: (out, rank).
     """
     result: Tensor = _AddLowRank.apply(y, x, down, up, scale)  # type: ignore[no-untyped-call]
+    return result
+
+
+def add_product(y: Tensor, low_rank: Tensor, up: Tensor, scale: float) -> Tensor:
+    """Returns y + scale * up(low_rank) of pictures, without a tensor of y's size for the second part alone.
+
+    Args:
+        y: (B, out, h, w).
+        low_rank: (B, rank, h, w); `up` is rounded to its precision.
+        up: (out, rank).
+    """
+    result: Tensor = _AddProduct.apply(y, low_rank, up, scale)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -62,3 +74,27 @@ class _AddLowRank(torch.autograd.Function):
             if wants_x:
                 grad_x = (grad_low_rank @ down).view(*gradient.shape[:-1], -1)
         return gradient, grad_x, grad_down, grad_up, None
+
+
+class _AddProduct(torch.autograd.Function):
+    """Keeps the low-rank product for the gradient of `up`."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, low_rank: Tensor, up: Tensor, scale: float) -> Tensor:
+        up, pixels = up.to(low_rank.dtype), low_rank.flatten(2)  # (B, rank, hw)
+        ctx.scale = scale
+        ctx.save_for_backward(pixels, up)
+        return torch.baddbmm(y.flatten(2), up.expand(len(pixels), *up.shape), pixels, alpha=scale).view_as(y)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None]:
+        pixels, up = ctx.saved_tensors
+        _, wants_low_rank, wants_up, _ = ctx.needs_input_grad
+        grad_low_rank = grad_up = None
+        grad_output = gradient.flatten(2)  # (B, out, hw)
+        if wants_low_rank:
+            product = torch.matmul(up.t(), grad_output).mul_(ctx.scale)
+            grad_low_rank = product.view(*pixels.shape[:2], *gradient.shape[2:])
+        if wants_up:
+            grad_up = torch.bmm(grad_output, pixels.transpose(1, 2)).sum(0).mul_(ctx.scale)
+        return gradient, grad_low_rank, grad_up, None

@@ -21,6 +21,13 @@ from lorasmith.lora_files.modules import Module
 from lorasmith.lora_files.names import families_of, layers_of
 from lorasmith.lora_files.peft_settings import PeftSettings, read_peft_settings
 
+_OF_LORAS = {  # errors of `headers`, which speak of base models
+    "model_unreadable": "lora_unreadable",
+    "model_irregular": "lora_irregular",
+    "model_truncated": "lora_truncated",
+    "model_damaged": "lora_damaged",
+    "model_unknown": "lora_unknown",
+}
 _WITHOUT_ALPHA = ("diffusers", "diffusers_old", "peft", "bare")  # namings whose alphas may stand elsewhere
 _FORMS = {"F64": "<d", "F32": "<f", "F16": "<e", "I64": "<q", "I32": "<i"}
 
@@ -88,6 +95,16 @@ class LoraFile:
         return alpha if alpha is not None and math.isfinite(alpha) and alpha > 0 else None
 
     @property
+    def of_windows(self) -> tuple[int, float | None] | None:
+        """The largest rank, and the alpha if it is the same, of convolutions larger than 1x1; None without any."""
+        modules = [module for module in self.modules if module.kind in ("locon", "tucker") and module.rank]
+        if not modules:
+            return None
+        alphas = {module.alpha for module in modules}
+        alpha = alphas.pop() if len(alphas) == 1 else None
+        return max(module.rank or 0 for module in modules), alpha if alpha is not None and alpha > 0 else None
+
+    @property
     def has_text_encoder(self) -> bool:
         return any(name.startswith("text_encoder") for name in self.components)
 
@@ -96,11 +113,14 @@ def read_lora(path: Path) -> LoraFile:
     """Reads the header of a LoRA file and groups its tensors by layer.
 
     Raises:
-        ModelError: `lora_pickle`, `lora_none`, or what `read_header` raises.
+        ModelError: a code of _OF_LORAS, `lora_pickle`, `lora_none`, or what the file is in place of weights.
     """
-    if file_kind(path) == "pickle":
-        raise ModelError("lora_pickle", path=str(path))
-    header = read_header(path)
+    try:
+        if file_kind(path) == "pickle":
+            raise ModelError("lora_pickle", path=str(path))
+        header = read_header(path)
+    except ModelError as error:
+        raise ModelError(_OF_LORAS.get(error.code, error.code), **error.fields) from error
     grouped: dict[str, list[tuple[str, Key]]] = {}
     unknown = []
     for name in header.tensors:

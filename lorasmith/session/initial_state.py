@@ -87,7 +87,7 @@ def read_init_from(config: AdapterConfig, family: str) -> dict[str, Tensor]:
         names = names_in_table(file, family)
         stored = safetensors.torch.load_file(path)
     except (OSError, SafetensorError) as error:
-        raise ModelError("init_from_unreadable", path=str(path), reason=str(error)) from None
+        raise ModelError("lora_unreadable", path=str(path), reason=str(error)) from None
     kind, table = adapter_kind(config.kind, config.kind_options), name_table(family)
     if len(set(names.values())) < len(names):
         twice = next(key for key, name in names.items() if list(names.values()).count(name) > 1)

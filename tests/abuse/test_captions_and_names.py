@@ -273,7 +273,7 @@ def test_paths_that_no_system_takes(desk: Desk, bad: Path, setting: tuple[str, s
         "model_truncated",
         "config_value",
     )
-    codes["init_from"] = ("init_from_missing", "init_from_unreadable", "config_value")
+    codes["init_from"] = ("init_from_missing", "lora_unreadable", "lora_irregular", "config_value")
     from lorasmith.errors import InputError
 
     try:

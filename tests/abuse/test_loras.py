@@ -30,7 +30,9 @@ def test_a_file_is_refused_at_once(desk: Desk, bad: Path, what: str) -> None:
     path = bad / "x.safetensors"
     content, code = {**HEADERS, **ARCHIVES}[what]
     path.write_bytes(content())
-    refused(desk.folder, start(desk, path), code if code.startswith("model_is_") else "init_from_unreadable")
+    refused(
+        desk.folder, start(desk, path), code if code.startswith("model_is_") else code.replace("model_", "lora_", 1)
+    )
 
 
 def test_a_pickle_and_things_that_are_no_files(desk: Desk, bad: Path) -> None:
@@ -40,10 +42,10 @@ def test_a_pickle_and_things_that_are_no_files(desk: Desk, bad: Path) -> None:
     (bad / "circle").symlink_to("circle")
     for name, code in (
         ("pickle.pt", "lora_pickle"),
-        ("pipe", "init_from_unreadable"),
-        ("zero", "init_from_unreadable"),
+        ("pipe", "lora_irregular"),
+        ("zero", "lora_irregular"),
         ("circle", "init_from_missing"),
-        (".", "init_from_unreadable"),
+        (".", "lora_irregular"),
     ):
         refused(desk.folder, start(desk, bad / name), code)
 
@@ -52,7 +54,7 @@ def test_truncated_anywhere(desk: Desk, bad: Path) -> None:
     for number, data in enumerate(truncations(desk.workshop.run.export("last"), 12)):
         path = bad / f"{number}.safetensors"
         path.write_bytes(data)
-        with pytest.raises(ModelError, match="init_from_unreadable"):
+        with pytest.raises(ModelError, match="lora_truncated|lora_unknown|lora_damaged"):
             start(desk, path)()
         path.unlink()
 

@@ -46,7 +46,7 @@ def test_nothing_runs(desk: Desk, tmp_path: Path) -> None:
         assert (mine["start"], mine["picture"]) == ("lora_pickle", "dataset_problems")
         assert mine["caption"] == "dataset_problems"
         starts = {code for where, code in mine.items() if where.startswith("start ")}
-        assert starts <= {"lora_pickle", "init_from_unreadable"}
+        assert starts <= {"lora_pickle", "lora_irregular"}
         assert mine["cache"] == "exit 0, 0 of 6 believed"
         unsigned = {code for where, code in mine.items() if where.endswith("signed: False")}
         assert unsigned == {"passed over"}

@@ -90,7 +90,7 @@ VALUES: dict[str, tuple[dict[tuple[str, str], Any], str]] = {
     "device that lies": ({("machine", "device"): "cpu\n"}, "device_unknown"),
     "device of torch": ({("machine", "device"): "meta"}, "device_unknown"),
     "start": ({("adapter", "init_from"): "nope"}, "init_from_missing"),
-    "start is a folder": ({("adapter", "init_from"): "lora_train_set"}, "init_from_unreadable"),
+    "start is a folder": ({("adapter", "init_from"): "lora_train_set"}, "lora_irregular"),
     "batch": ({("training", "batch_size"): 10**30}, "config_value"),
     "accumulate": ({("training", "accumulation_steps"): 10**9}, "config_value"),
     "patience": ({("watch", "stall_timeout"): 1e300}, "config_value"),

@@ -13,7 +13,15 @@ from torch.utils.checkpoint import checkpoint
 from lorasmith.adapters import lora
 from lorasmith.adapters.base import LayerSettings
 from lorasmith.adapters.flat import FlatAdapter
-from lorasmith.adapters.lora import DOWN, UP, ConvolutionLoraLayer, CpuLoraLayer, Lora, LoraLayer
+from lorasmith.adapters.lora import (
+    DOWN,
+    UP,
+    ConvolutionLoraLayer,
+    CpuConvolutionLoraLayer,
+    CpuLoraLayer,
+    Lora,
+    LoraLayer,
+)
 from tests.adapters.making import attached_to_all
 
 BASES = {
@@ -26,11 +34,15 @@ BASES = {
 }
 
 
-@pytest.fixture(params=[CpuLoraLayer, LoraLayer], ids=["cpu", "elsewhere"], autouse=True)
-def layer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> type[LoraLayer]:
-    """Both layers are tested on the CPU."""
-    monkeypatch.setattr(lora, "CpuLoraLayer", request.param)
-    chosen: type[LoraLayer] = request.param
+LAYERS = {"cpu": (CpuLoraLayer, CpuConvolutionLoraLayer), "elsewhere": (LoraLayer, ConvolutionLoraLayer)}
+
+
+@pytest.fixture(params=LAYERS, autouse=True)
+def layers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[type[LoraLayer], type[LoraLayer]]:
+    """The layers for pixels and for windows; all are tested on the CPU."""
+    chosen = LAYERS[request.param]
+    monkeypatch.setattr(lora, "CpuLoraLayer", chosen[0])
+    monkeypatch.setattr(lora, "CpuConvolutionLoraLayer", chosen[1])
     return chosen
 
 
@@ -58,9 +70,9 @@ def expected(base: nn.Module, adapter: FlatAdapter, x: Tensor, *, multiplier: fl
 
 
 @pytest.mark.parametrize("kind", BASES)
-def test_it_adds_the_change(kind: str, layer: type[LoraLayer]) -> None:
+def test_it_adds_the_change(kind: str, layers: tuple[type[LoraLayer], type[LoraLayer]]) -> None:
     model, base, adapter, x = trained(kind)
-    assert type(model[0]) is (layer if kind in ("linear", "one row", "convolution") else ConvolutionLoraLayer)
+    assert type(model[0]) is layers[kind not in ("linear", "one row", "convolution")]
     torch.testing.assert_close(model(x), expected(base, adapter, x))
     adapter.set_multiplier(0.6)
     torch.testing.assert_close(model(x), expected(base, adapter, x, multiplier=0.6))

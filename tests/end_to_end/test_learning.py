@@ -25,11 +25,11 @@ STEPS = 60
 LEARNING = {("training", "batch_size"): 4}
 
 
-@pytest.fixture(scope="module")
-def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A miniature whose whole UNet was trained briefly on drawn pictures of its own; a folder with `base` in it."""
+@pytest.fixture(scope="module", params=["sd15", "sd2", "sdxl"])
+def taught(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model whose whole UNet was trained briefly on drawn pictures of its own; a folder with `base` in it."""
     folder = tmp_path_factory.mktemp("taught")
-    make_model(folder / "base")
+    make_model(folder / "base", family=request.param, size="miniature" if request.param == "sd15" else "nano")
     draw_pictures(folder / "lora_train_set", 24, seed=11, size=(64, 64), repeats=1)
     with pytest.MonkeyPatch.context() as patch:
         workshop = Workshop(folder, folder / "base", patch)
@@ -41,18 +41,20 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _pretrain(loaded: LoadedRun, base: Path) -> float:
-    cached = loaded.batches.cached
-    latents = torch.stack([one.latents for one in cached])
-    embeds = torch.stack([one.inputs["prompt_embeds"] for one in cached])
+    cached, family = loaded.batches.cached, loaded.context.family
     unet = UNet2DConditionModel.from_pretrained(base, subfolder="unet").train()
     optimizer = torch.optim.AdamW(unet.parameters(), lr=2e-3)
     torch.use_deterministic_algorithms(False)
     losses: list[float] = []
     for step in range(PRETRAINING_STEPS):
         rows = torch.randperm(len(cached), generator=torch.Generator().manual_seed(step))[:6]
-        numbers = draw_numbers(Draw(5, step, 0), tuple(latents[rows].shape))
-        noised = apply_noise(loaded.context.process, latents[rows], numbers)
-        loss = (unet(noised.noisy_latents, noised.timesteps, embeds[rows]).sample - noised.target).square().mean()
+        inputs = family.collate([cached[number].inputs for number in rows])
+        noised = apply_noise(
+            loaded.context.process, inputs["latents"], draw_numbers(Draw(5, step, 0), tuple(inputs["latents"].shape))
+        )
+        conditioning = family.conditioning({}, inputs)
+        predicted = family.predict({"denoiser": unet}, noised.noisy_latents, noised.timesteps, conditioning)
+        loss = (predicted - noised.target).square().mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)

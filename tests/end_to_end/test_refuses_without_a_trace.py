@@ -87,8 +87,8 @@ BAD_VALUES: dict[str, tuple[dict[tuple[str, str], Any], str]] = {
     "optimizer's value": ({("optimizer", "options"): {"betas": [2.0, 0.9]}}, "optimizer_option_value"),
     "optimizer's word": ({("optimizer", "options"): {"eps": "small"}}, "optimizer_option_value"),
     "start missing": ({("adapter", "init_from"): "nowhere.safetensors"}, "init_from_missing"),
-    "start truncated": ({("adapter", "init_from"): "bad/truncated.safetensors"}, "init_from_unreadable"),
-    "start is a folder": ({("adapter", "init_from"): "bad"}, "init_from_unreadable"),
+    "start truncated": ({("adapter", "init_from"): "bad/truncated.safetensors"}, "lora_truncated"),
+    "start is a folder": ({("adapter", "init_from"): "bad"}, "lora_irregular"),
     "start foreign": ({("adapter", "init_from"): "bad/foreign.safetensors"}, "init_from_foreign"),
     "start of another rank": (
         {("adapter", "init_from"): "bad/lora.safetensors", ("adapter", "rank"): 4},

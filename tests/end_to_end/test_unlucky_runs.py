@@ -4,11 +4,13 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import IO, Any
+from pathlib import Path
+from typing import IO, Any, Literal
 
 import pytest
 
 from lorasmith.config import Request
+from lorasmith.demo.miniature import make_model
 from lorasmith.errors import ExitCode
 from lorasmith.runs.events import Event, StepCompleted, WorkerHung, WorkerRestarted
 from lorasmith.runs.states import find_states
@@ -49,6 +51,29 @@ def test_the_same_bytes(make_workshop: Callable[[str], Workshop], how: str) -> N
     assert len(hung) == (how == "sleep")
     for event in hung:
         assert "sleep_in_forward" in event.stack and "train_step" in event.stack
+    assert workshop.digest() == undisturbed.digest()
+    assert workshop.losses() == undisturbed.losses()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize("family", ["sd2", "sdxl"])
+def test_the_same_bytes_on_families_that_came_later(
+    make_workshop: Callable[[str], Workshop], tmp_path: Path, family: Literal["sd2", "sdxl"]
+) -> None:
+    """Killed, and then continued from an older state since the newest is damaged."""
+    model = make_model(tmp_path / "model", family=family, size="nano")
+    undisturbed, workshop = make_workshop("undisturbed"), make_workshop("unlucky")
+    undisturbed.base_model = workshop.base_model = model
+    undisturbed.new(COUNT + 1, SAVED)
+    exit_code, events = unlucky(workshop, "kill", stall_timeout=300.0)
+    assert exit_code == ExitCode.FINISHED
+    assert [event.step for event in events if isinstance(event, WorkerRestarted)] == [2]
+    newest = workshop.state_folder() / "adapter.safetensors"
+    damaged = bytearray(newest.read_bytes())
+    damaged[-1] ^= 1
+    newest.write_bytes(damaged)
+    assert workshop.go_on(1).exit_code == ExitCode.FINISHED
     assert workshop.digest() == undisturbed.digest()
     assert workshop.losses() == undisturbed.losses()
 

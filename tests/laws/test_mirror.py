@@ -9,7 +9,6 @@ EXCEPTIONS = {
     "__main__.py": "one line; tests/ui/test_cli.py runs it",
     "adapters/base.py": "a Protocol; every kind is held to it by tests/contracts",
     "config/sections/evaluation.py": "fields only; tests/config/test_run.py knows every field",
-    "config/sections/model.py": "fields only; tests/config/test_run.py knows every field",
     "config/sections/watch.py": "fields only; tests/config/test_run.py knows every field",
     "evaluation/limits.py": "two numbers; tests of the modules that use them",
     "families/base.py": "a Protocol; every family is held to it by tests/contracts",

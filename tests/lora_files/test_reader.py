@@ -68,7 +68,12 @@ def test_keys_of_no_layer_are_kept_aside(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "code"),
-    [(b"<!doctype html>", "model_is_web_page"), (b"\x80\x02}q\x00.", "lora_pickle"), (b"", "model_truncated")],
+    [
+        (b"<!doctype html>", "model_is_web_page"),
+        (b"\x80\x02}q\x00.", "lora_pickle"),
+        (b"", "lora_truncated"),
+        (b"\0" * 99, "lora_unknown"),
+    ],
 )
 def test_no_lora_file(tmp_path: Path, content: bytes, code: str) -> None:
     (tmp_path / "a").write_bytes(content)

@@ -9,8 +9,11 @@ from diffusers import UNet2DConditionModel
 
 from lorasmith.adapters.base import LayerSettings
 from lorasmith.adapters.lora import Lora
-from lorasmith.demo.layouts import LAYOUTS, unet_config
+from lorasmith.demo.layouts import LAYOUTS, text_config, text_shapes, unet_config
+from lorasmith.demo.sd2_layout import sd2_configs
+from lorasmith.demo.sdxl_layout import sdxl_configs
 from lorasmith.exporting.name_table import ALPHA, NameTable, parse_table
+from lorasmith.families.clip_bpe import CLIP_TOKENS
 from lorasmith.families.sdxl.layout import from_sgm
 from lorasmith.session.name_tables import name_table
 from lorasmith.targets import LayerSpec
@@ -104,13 +107,23 @@ def test_sizes_are_those_of_the_real_model() -> None:
     assert sum(layer.inputs + layer.outputs for layer in usual) * 128 * 2 == 144 * 2**20
 
 
-def test_sizes_are_those_diffusers_builds() -> None:
+@pytest.mark.parametrize("family", TABLES)
+def test_sizes_are_those_the_libraries_build(family: str) -> None:
+    configs = {
+        "sd15": {"unet": unet_config(LAYOUTS["sd15"]), "text_encoder": text_config(LAYOUTS["sd15"], CLIP_TOKENS)},
+        "sd2": sd2_configs("sd2", CLIP_TOKENS),
+        "sdxl": sdxl_configs("sdxl", CLIP_TOKENS),
+    }[family]
     with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(unet_config(LAYOUTS["sd15"]))
-    for row in name_table("sd15").targets.values():
-        if row.component == "denoiser":
-            weight = unet.get_submodule(row.target.removeprefix("denoiser.")).weight
-            assert tuple(weight.shape) == row.layer.weight_shape
+        unet = UNet2DConditionModel.from_config(configs["unet"])
+    shapes = {f"denoiser.{name}": tuple(tensor.shape) for name, tensor in unet.state_dict().items()}
+    for part in ("text_encoder", "text_encoder_2"):
+        if part in configs:
+            shapes |= {f"{part}.{name}": shape for name, shape in text_shapes(configs[part]).items()}
+    rows = table_of(family).targets
+    assert {name: row.layer.weight_shape for name, row in rows.items()} == {
+        name: shapes[f"{name}.weight"] for name in rows
+    }
 
 
 def test_names_of_sdxl_are_the_paths_in_its_single_files() -> None:

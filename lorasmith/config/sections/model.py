@@ -1,6 +1,8 @@
 """Section `model`: the base model, and the arithmetic it is used in."""
 
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import field_validator
 
 from lorasmith.config.fields import Section, option, recorded
 
@@ -29,3 +31,8 @@ class ModelConfig(Section):
     when the run is loaded."""
     clip_skip: int = option("clip-skip", 1, effect="learning", ge=1, le=12)
     """Layer of the text encoder that is used, counted from the end as the WebUI does: 1 is the last."""
+
+    @field_validator("zero_terminal_snr", mode="before")
+    @classmethod
+    def _as_first_runs_recorded_it(cls, value: Any) -> Any:
+        return ("off", "on")[value] if isinstance(value, bool) else value
