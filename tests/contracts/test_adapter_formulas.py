@@ -1,12 +1,14 @@
 """Training computes the formula of each kind, in layers of every form: with `delta` added to the weight, a plain layer
 gives the same outputs and gradients."""
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
 
 from lorasmith.adapters import ADAPTERS, adapter_kind
 from lorasmith.adapters.base import AdapterKind, LayerSettings
@@ -120,6 +122,22 @@ def test_gradients_are_those_of_the_formula(kind: AdapterKind, form: str) -> Non
     functional_call(base, {"weight": changed}, (x,)).square().sum().backward()
     torch.testing.assert_close(found, adapter.gradient(), rtol=1e-4, atol=1e-3)
     torch.testing.assert_close(of_input, x.grad, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_gradient_checkpointing_gives_the_same_bits(kind: AdapterKind, form: str, dropout: float) -> None:
+    _, model, adapter, x = made(kind, form, dropout=dropout)
+    adapter.set_training(True)
+    x.requires_grad_()
+    found = []
+    for run in (model, partial(checkpoint, model, use_reentrant=False)):
+        adapter.clear_gradient()
+        x.grad = None
+        torch.manual_seed(5)
+        run(x).square().sum().backward()
+        found.append((adapter.gradient().clone(), x.grad))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+    assert found[0][0].any()
 
 
 def suffixes(adapter: FlatAdapter) -> list[str]:
