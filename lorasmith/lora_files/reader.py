@@ -95,6 +95,16 @@ class LoraFile:
         return alpha if alpha is not None and math.isfinite(alpha) and alpha > 0 else None
 
     @property
+    def of_windows(self) -> tuple[int, float | None] | None:
+        """The largest rank, and the alpha if it is the same, of convolutions larger than 1x1; None without any."""
+        modules = [module for module in self.modules if module.kind in ("locon", "tucker") and module.rank]
+        if not modules:
+            return None
+        alphas = {module.alpha for module in modules}
+        alpha = alphas.pop() if len(alphas) == 1 else None
+        return max(module.rank or 0 for module in modules), alpha if alpha is not None and alpha > 0 else None
+
+    @property
     def has_text_encoder(self) -> bool:
         return any(name.startswith("text_encoder") for name in self.components)
 

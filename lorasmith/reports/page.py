@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lorasmith import __version__
-from lorasmith.config import options
+from lorasmith.config import RunConfig, options
 from lorasmith.libraries import importing_library
 from lorasmith.reading.attempts import Attempt, Happening
 from lorasmith.reading.metrics import METRICS, PICTURE_METRICS
@@ -170,11 +170,12 @@ def settings_of(summary: RunSummary) -> tuple[Facts, Facts]:
     """The options that the run recorded: those that differ from their defaults, and the others."""
     chosen: Facts = []
     defaults: Facts = []
+    by_default = RunConfig().model_dump(mode="json")
     for option in options().values():
         section = summary.settings.get(option.section, {}) if option.section else summary.settings
         if option.section != "request" and option.field_name in section:
-            value, default = section[option.field_name], option.field.default
-            is_default = value == (list(default) if isinstance(default, tuple) else default)
+            value = section[option.field_name]
+            is_default = value == (by_default[option.section] if option.section else by_default)[option.field_name]
             (defaults if is_default else chosen).append((f"--{option.name}", setting_text(value)))
     return chosen, defaults
 

@@ -131,14 +131,26 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
 def _shaped_by_start(
     config: RunConfig, values: Values, start: LoraFile | None, here: Path
 ) -> tuple[RunConfig, Warnings]:
-    """Takes rank and alpha of the LoRA in --init-from where no rank is set; returns a notice of that too."""
+    """Takes rank and alpha of the LoRA in --init-from where no rank is set, those of its convolutions where layers are
+    not chosen otherwise; returns notices of that too."""
     if start is None or start.rank is None or ("adapter", "rank") in values:
         return config, ()
-    alpha = config.adapter.alpha or start.alpha
-    config = config.with_values({("adapter", "rank"): start.rank, ("adapter", "alpha"): alpha})
+    taken: dict[tuple[str, str], Any] = {("adapter", "rank"): start.rank}
+    taken["adapter", "alpha"] = config.adapter.alpha or start.alpha
     path = str(here / config.adapter.init_from)
-    fields = {"path": path, "rank": start.rank, "alpha": config.adapter.resolved_alpha}
-    return config, (("init_from_shape_taken", fields),)
+    windows = start.of_windows if config.adapter.conv_rank is None and not config.adapter.targets else None
+    if windows is not None:
+        taken |= {
+            ("adapter", "conv_rank"): windows[0],
+            ("adapter", "conv_alpha"): config.adapter.conv_alpha or windows[1],
+        }
+    config = config.with_values(taken)
+    adapter = config.adapter
+    notes = [("init_from_shape_taken", {"path": path, "rank": adapter.rank, "alpha": adapter.resolved_alpha})]
+    if windows is not None:
+        fields = {"path": path, "rank": adapter.resolved_conv_rank, "alpha": adapter.resolved_conv_alpha}
+        notes.append(("init_from_convolutions_taken", fields))
+    return config, tuple(notes)
 
 
 def progress_of(run: RunFolder) -> RunProgress:

@@ -67,10 +67,23 @@ def test_it_is_evaluated(workshop: Workshop) -> None:
     assert evaluated and all(event.validation is not None and event.samples for event in evaluated)
 
 
-def test_diffusers_own_loader_gives_the_file_the_same_effect(workshop: Workshop, base_model: Path) -> None:
+CHOICES: dict[str, Values] = {
+    "usual": {},
+    "convolutions, blocks, rsLoRA": {
+        ("adapter", "conv_rank"): 3,
+        ("adapter", "conv_alpha"): 1.5,
+        ("adapter", "block_ranks"): {"input_blocks.4": 2, "middle_block": 1, "output_blocks.1": 0, "text_encoder_2": 3},
+        ("adapter", "rslora"): True,
+        ("optimizer", "text_encoder_lr"): [2e-2, 1e-2],
+    },
+}
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_diffusers_own_loader_gives_the_file_the_same_effect(workshop: Workshop, base_model: Path, choice: str) -> None:
     from diffusers import StableDiffusionXLPipeline
 
-    values = {**SETTINGS, **TRAINED, ("training", "max_grad_norm"): 0.0}
+    values = {**SETTINGS, **TRAINED, ("training", "max_grad_norm"): 0.0, **CHOICES[choice]}
     assert workshop.new(3, values).exit_code == ExitCode.FINISHED
     start = workshop.start_new(3, values)
     stage(start)

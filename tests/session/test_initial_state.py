@@ -161,6 +161,20 @@ def test_starting_from_a_lora_takes_its_rank_and_alpha(make_workshop: MakeWorksh
     assert (asked.config.adapter.rank, asked.config.adapter.alpha) == (8, 8.0)
 
 
+def test_starting_from_convolutions_trains_them_too(make_workshop: MakeWorkshop) -> None:
+    first, second = make_workshop("first"), make_workshop("second")
+    sizes: Values = {("adapter", "rank"): 3, ("adapter", "conv_rank"): 2, ("adapter", "conv_alpha"): 0.5}
+    first.new(1, {**EXACT, **sizes})
+    file: Values = {("adapter", "init_from"): str(first.run.export("last"))}
+    start = second.start_new(1, file)
+    adapter = start.config.adapter
+    assert (adapter.rank, adapter.conv_rank, adapter.conv_alpha) == (3, 2, 0.5)
+    assert [code for code, _ in start.warnings] == ["init_from_shape_taken", "init_from_convolutions_taken"]
+    assert second.watch(start).exit_code == ExitCode.FINISHED
+    chosen = second.start_new(1, {**file, ("adapter", "targets"): "full"}).config.adapter
+    assert (chosen.rank, chosen.conv_rank, chosen.resolved_conv_rank) == (3, None, 3)
+
+
 def test_starting_from_a_lora_that_trains_the_text_encoder_too(make_workshop: MakeWorkshop) -> None:
     first, second = make_workshop("first"), make_workshop("second")
     trains: Values = {("adapter", "train_text_encoder"): True}

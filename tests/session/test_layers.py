@@ -7,7 +7,7 @@ import pytest
 
 from lorasmith.config import AdapterConfig
 from lorasmith.errors import ConfigError
-from lorasmith.session.layers import LayerSize, check_blocks, chosen_layers, published_layers
+from lorasmith.session.layers import LayerSize, block_dims, check_blocks, chosen_layers, published_layers
 
 ALL = published_layers("sd15", with_text_encoders=True)
 DENOISER = published_layers("sd15", with_text_encoders=False)
@@ -130,3 +130,17 @@ def test_rslora_scales_by_the_root_of_each_rank() -> None:
     found = sizes(rank=16, alpha=2.0, conv_rank=4, conv_alpha=3.0, rslora=True, block_ranks={"mid_block": 9})
     scales = {round(alpha / rank, 9) for rank, alpha in found}
     assert scales == {round(2 / 4, 9), round(3 / 2, 9), round(2 / 3, 9)}
+
+
+def test_the_list_of_sd_scripts() -> None:
+    """25 numbers for Stable Diffusion, 23 for SDXL."""
+    for family, blocks, length in (("sd15", ("input_blocks.4", "middle_block"), 25), ("sdxl", ("input_blocks.4",), 23)):
+        published = published_layers(family, with_text_encoders=False)
+        config = AdapterConfig(rank=8, block_ranks=dict.fromkeys(blocks, 2) | {"output_blocks.1": 0})
+        ranks = {name: size.rank for name, size in chosen_layers(config, published).items()}
+        dims = block_dims(published, ranks)
+        assert dims is not None and len(dims) == length
+        assert [number for number, dim in enumerate(dims) if dim == 2] == ([4, 12] if family == "sd15" else [5])
+        assert dims[14] == 0
+        ranks["denoiser.down_blocks.1.attentions.0.proj_in"] = 3
+        assert block_dims(published, ranks) is None
