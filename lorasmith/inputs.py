@@ -147,6 +147,8 @@ def notices(config: RunConfig, found: Scan, stop_at: int) -> list[tuple[str, dic
     horizon = config.lr_schedule.horizon_steps
     if horizon is not None and stop_at > horizon and config.lr_schedule.shape != "constant":
         noted.append(("lr_horizon_passed", {"horizon": horizon, "target": stop_at}))
+    if config.adapter.kind == "lokr" and config.adapter.resolved_alpha != config.adapter.rank:
+        noted.append(("lokr_alpha", {"alpha": config.adapter.resolved_alpha}))
     if config.adapter.kind == "dora":
         noted.append(("dora_readers", {}))
     if config.optimizer.name == "prodigy" and config.optimizer.lr < 0.1:

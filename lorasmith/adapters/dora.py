@@ -110,7 +110,7 @@ class DoraLayer(AdapterLayer):
     def _with_low_rank(self, y: Tensor, x: Tensor, factors: Tensor, multiplier: float) -> Tensor:
         """`y` with the change of low rank of the inputs times `factors`, which `down` takes up."""
         window = self.down.shape[1] // len(factors)
-        down = (self.down * factors.repeat_interleave(window)).to(x.dtype)
+        down = (self.down * factors[:, None].expand(-1, window).flatten()).to(x.dtype)
         up = (multiplier * self.scale * self.up).to(x.dtype)
         low_rank = self.drop_ranks(self.operation(x, down))
         if x.ndim == 4:

@@ -9,8 +9,11 @@ from __future__ import annotations
 import pickle
 import struct
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -178,16 +181,29 @@ def _is_zip(path: Path) -> bool:
 
 
 def _read_tensors(path: Path, wanted: Iterable[tuple[str, Place, TensorInfo]], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Reads straight into the tensors' own memory, in the order of the file: no mapping, no second copy."""
+    """Reads straight into the tensors' own memory, in the order of the file: no mapping, no second copy. A tensor is
+    read while the one before it is converted."""
+    ordered = sorted(wanted, key=lambda item: item[2].start)
     found = {}
-    with path.open("rb") as file:
-        for name, place, info in sorted(wanted, key=lambda item: item[2].start):
-            if info.dtype not in _DTYPES:
-                raise ModelError("model_damaged", path=str(path), where=name)
-            raw = torch.empty(info.end - info.start, dtype=torch.uint8)
-            file.seek(info.start)
-            if file.readinto(raw.numpy()) != len(raw):  # type: ignore[arg-type]
-                raise ModelError("model_truncated", path=str(path), size=path.stat().st_size)
+    with path.open("rb", buffering=0) as file, ThreadPoolExecutor(max_workers=1) as pool:
+        reading = deque(pool.submit(_raw, path, file, *item) for item in ordered[:1])
+        for number, (name, place, info) in enumerate(ordered, start=1):
+            raw = reading.popleft().result()
+            reading.extend(pool.submit(_raw, path, file, *item) for item in ordered[number : number + 1])
             tensor = raw.view(_DTYPES[info.dtype]).view(info.shape).to(dtype)
             found[name] = tensor.T.contiguous() if place.is_transposed else tensor
     return found
+
+
+def _raw(path: Path, file: FileIO, name: str, _place: Place, info: TensorInfo) -> Tensor:
+    """The bytes of a tensor."""
+    if info.dtype not in _DTYPES:
+        raise ModelError("model_damaged", path=str(path), where=name)
+    raw = torch.empty(info.end - info.start, dtype=torch.uint8)
+    left = memoryview(raw.numpy())  # type: ignore[arg-type]
+    file.seek(info.start)
+    while left and (count := file.readinto(left)):  # the system reads 2 GiB at most at once
+        left = left[count:]
+    if left:
+        raise ModelError("model_truncated", path=str(path), size=path.stat().st_size)
+    return raw

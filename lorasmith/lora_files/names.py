@@ -13,6 +13,7 @@ from functools import cache
 
 from lorasmith.exporting.name_table import NameTable, Row, parse_table
 from lorasmith.families import FAMILIES, layer_names
+from lorasmith.lora_files.keys import DOWN
 from lorasmith.lora_files.modules import Module
 
 FAMILY_NAMES = {
@@ -104,8 +105,8 @@ def families_of(modules: Sequence[Module], metadata: Mapping[str, str]) -> tuple
     """The families that the layers may be of, as keys of FAMILY_NAMES: several where nothing decides between them,
     none where no layer is known.
 
-    The families count whose tables know most of the names; among those, the sizes of the layers, then what the metadata
-    state, since two families share all names of their UNets.
+    The families count whose tables know most of the names; among those, the sizes of the layers, then sd-scripts' exact
+    names, then the metadata, then whether layers are convolutions: SD 1.x and 2.x share all names of their UNets.
     """
     marked = marked_family(metadata)
     scores = {}
@@ -114,7 +115,8 @@ def families_of(modules: Sequence[Module], metadata: Mapping[str, str]) -> tuple
         known = [module for module in modules if layers.module_of(module)]
         exact = sum(module.name in layers.table.modules for module in modules)
         fitting = sum(_fits(module, layers.rows_of(module)) for module in known)
-        scores[family] = (len(known), exact, fitting, family == marked)
+        formed = sum(_has_form(module, layers.rows_of(module)) for module in known)
+        scores[family] = (len(known), fitting, exact, family == marked, formed)
     best = max(scores.values())
     if best[0] * 2 > len(modules):
         return tuple(family for family, score in scores.items() if score == best)
@@ -126,6 +128,12 @@ def _fits(module: Module, rows: Sequence[Row]) -> bool:
     """Whether the module has the size of the published model's layer."""
     shape = module.layer_shape
     return shape == (sum(row.layer.outputs for row in rows), rows[0].layer.inputs) if rows else False
+
+
+def _has_form(module: Module, rows: Sequence[Row]) -> bool:
+    """Whether the module is for a linear layer or for a convolution, as the published model's layer is."""
+    down = module.tensors.get(DOWN)
+    return down is not None and len(down.shape) == 2 + len(rows[0].layer.kernel)
 
 
 def _foreign(modules: Sequence[Module]) -> str:

@@ -95,7 +95,12 @@ def read_init_from(config: AdapterConfig, family: str) -> dict[str, Tensor]:
     tensors = {names[key]: tensor for key, tensor in stored.items()}
     for name, alpha in alphas_beside(file, family).items():
         tensors[name] = torch.tensor(alpha)
-    return from_file(tensors, kind, table)
+    try:
+        return from_file(tensors, kind, table)
+    except ModelError as error:
+        if config.kind == "lokr" and error.code in ("init_from_shape", "init_from_incomplete"):
+            raise ModelError("init_from_other_matrices", path=str(path), key=error.fields["key"]) from error
+        raise
 
 
 def fill_adapter(adapter: FlatAdapter, start: dict[str, Tensor], path: str) -> None:

@@ -14,6 +14,7 @@ from lorasmith.adapters.base import LayerSettings, by_layer
 from lorasmith.errors import ExitCode, ModelError
 from lorasmith.evaluation import evaluator
 from lorasmith.exporting.names import from_file
+from lorasmith.runs.events import RunStopped
 from lorasmith.session.name_tables import name_table
 from tests.end_to_end.workshop import Values, Workshop
 from tests.evaluation.few_steps import sample_in
@@ -112,3 +113,12 @@ def test_it_starts_from_a_file_of_its_kind_only(name: str, make_workshop: MakeWo
         )
     with pytest.raises(ModelError, match="init_from_other_kind"):
         make_workshop("third").new(1, {**stays, ("adapter", "kind"): "lora"})
+
+
+def test_a_lokr_of_other_matrices_is_refused_as_such(make_workshop: MakeWorkshop) -> None:
+    first, second = make_workshop("first"), make_workshop("second")
+    first.new(1, settings("lokr"))
+    other: Values = {**settings("lokr"), ("adapter", "init_from"): str(first.run.export("last"))}
+    outcome = second.new(1, {**other, ("adapter", "lokr_factor"): 2})
+    assert outcome.exit_code == ModelError.exit_code
+    assert outcome.of(RunStopped)[-1].code == "init_from_other_matrices"

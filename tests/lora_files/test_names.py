@@ -8,13 +8,13 @@ from lorasmith.lora_files.modules import Module
 from lorasmith.lora_files.names import FAMILY_NAMES, families_of, layers_of
 
 
-def modules(*names: str, inputs: int = 64) -> list[Module]:
+def modules(*names: str, inputs: int = 64, outputs: int = 32) -> list[Module]:
     """Pairs of matrices of these layers, a name for each."""
     made = []
     for name in names:
         key = split_key(f"{name}.{UP}")
         assert key is not None
-        tensors = {UP: TensorInfo("F32", (32, 4), 0, 0), DOWN: TensorInfo("F32", (4, inputs), 0, 0)}
+        tensors = {UP: TensorInfo("F32", (outputs, 4), 0, 0), DOWN: TensorInfo("F32", (4, inputs), 0, 0)}
         made.append(Module(name, key.naming, key.component, key.path, tensors, {}, None))
     return made
 
@@ -51,6 +51,29 @@ def test_a_layer_of_sd15_by_any_name() -> None:
     for module in modules(*names):
         assert layers_of("sd15").module_of(module) == names[0]
         assert [row.target for row in layers_of("sd15").rows_of(module)] == [f"denoiser.{path}"]
+
+
+SGM = "input_blocks_4_1_transformer_blocks_0_attn2_to_k"
+DIFFUSERS = "down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
+
+
+@pytest.mark.parametrize("name", [f"lora_unet_{SGM}", f"lora_unet_{DIFFUSERS}", f"lycoris_{DIFFUSERS}",
+                                  "unet.input_blocks.4.1.transformer_blocks.0.attn2.to_k"])  # fmt: skip
+def test_a_layer_of_sdxl_by_any_name(name: str) -> None:
+    """Its UNet has names of two programs; a layer that SD 1.x has too is known by its size."""
+    (module,) = modules(name, inputs=2048, outputs=640)
+    assert families_of([module], {}) == ("sdxl",)
+    assert layers_of("sdxl").module_of(module) == f"lora_unet_{SGM}"
+
+
+def test_families_with_the_same_names() -> None:
+    name = f"lora_unet_{DIFFUSERS}"
+    assert families_of(modules(name, inputs=768, outputs=640), {}) == ("sd15",)
+    assert families_of(modules(name, inputs=1024, outputs=640), {}) == ("sd2",)
+    assert set(families_of(modules(name), {})) == {"sd15", "sd2"}  # a miniature's: nothing decides
+    assert families_of(modules(name), {"ss_base_model_version": "sd_v2_v"}) == ("sd2",)
+    first = "lora_te1_text_model_encoder_layers_0_mlp_fc1"
+    assert families_of(modules(first), {}) == ("sdxl",)  # the second number is SDXL's alone
 
 
 def test_text_encoders_of_newer_libraries_lack_a_part_of_the_name() -> None:

@@ -13,10 +13,12 @@ from lorasmith.errors import ModelError
 from lorasmith.exporting.names import to_file
 from lorasmith.lora_files.names import layers_of
 from lorasmith.lora_tools.combine import Source
+from lorasmith.lora_tools.convert import convert
 from lorasmith.lora_tools.into_model import merge_into
 from lorasmith.targets import LayerSpec
 from tests.lora_files.written import saved
 from tests.lora_tools.conftest import Made
+from tests.lora_tools.test_convert import through_diffusers
 
 SETTINGS = LayerSettings(2, 3.0)
 
@@ -84,3 +86,20 @@ def test_what_does_not_fit_the_model(made: Made, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="tool_kind"):
         merge_into(made.folder, [Source(saved({**rest, **glora}, tmp_path / "glora"))], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_converted_file_merges_alike(made: Made, tmp_path: Path) -> None:
+    """Of every family: the UNet of SDXL has other names in diffusers than in sd-scripts."""
+    path, changes = lora(made, tmp_path / "lora", "lora")
+    unet = {name.removeprefix("denoiser."): change for name, change in changes.items() if name.startswith("denoiser.")}
+    convert(path, tmp_path / "diffusers", to="diffusers")
+    found = through_diffusers(tmp_path / "diffusers", made.folder)
+    assert found.keys() == {f"lora_unet_{name.replace('.', '_')}" for name in unet}
+    for name, change in unet.items():
+        # the weights are in half precision, so only what they can show is compared
+        assert torch.allclose(found[f"lora_unet_{name.replace('.', '_')}"].float(), change, atol=2e-3)
+    convert(tmp_path / "diffusers", tmp_path / "back", to="kohya")
+    merge_into(made.folder, [Source(tmp_path / "back")], tmp_path / "merged")
+    before, after = made.weights(), made.weights(tmp_path / "merged")
+    for target, change in changes.items():
+        assert torch.allclose(after[target], before[target] + change, rtol=2**-10, atol=1e-5)

@@ -230,6 +230,8 @@ def test_no_run(tmp_path: Path) -> None:
         ({("lr_schedule", "shape"): "cosine"}, []),
         ({("optimizer", "name"): "prodigy"}, ["prodigy_lr"]),
         ({("adapter", "kind"): "dora"}, ["dora_readers"]),
+        ({("adapter", "kind"): "lokr", ("adapter", "rank"): 8}, []),
+        ({("adapter", "kind"): "lokr", ("adapter", "alpha"): 1.0}, ["lokr_alpha"]),
         ({("optimizer", "name"): "prodigy", ("optimizer", "lr"): 1.0}, []),
     ],
 )

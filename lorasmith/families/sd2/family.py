@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
+
 from lorasmith.diffusion.sampling import SamplingDefaults
 from lorasmith.families.base import FamilyTraits
 from lorasmith.families.stable_diffusion import StableDiffusion
@@ -24,6 +26,7 @@ class StableDiffusion2(StableDiffusion):
         architecture="stable-diffusion-v2-512/lora",
         implementation="diffusers",
         sampling=SamplingDefaults(steps=12, guidance=3.0),
+        cache_dtype=torch.float16,
     )
     padding = 0  # OpenCLIP's
 

@@ -6,7 +6,5 @@ from lorasmith.config import ModelConfig
 
 
 @pytest.mark.parametrize(("stored", "meant"), [(True, "on"), (False, "off"), ("auto", "auto"), ("on", "on")])
-def test_runs_of_the_first_version_recorded_the_end_of_the_schedule_as_a_truth_value(
-    stored: object, meant: str
-) -> None:
+def test_first_runs_recorded_the_end_of_the_schedule_as_a_truth_value(stored: object, meant: str) -> None:
     assert ModelConfig.model_validate({"zero_terminal_snr": stored}).zero_terminal_snr == meant
