@@ -19,15 +19,18 @@ MIN_BEGINNING = 3  # letters
 NEVER_GUESSED = frozenset({"--new", "--from"})
 
 OURS = {
+    "block_dims": "--block-rank BLOCK=RANK",
     "bucket_reso_steps": "--bucket-step",
     "checkpointing_steps": "--save-every",
     "checkpoints_total_limit": "--keep-states",
     "config_file": "--config",
+    "conv_dim": "--conv-rank",
     "gradient_accumulation_steps": "--accumulate",
     "instance_data_dir": "--data",
     "learning_rate": "--lr",
     "learning_rate_te": "--text-encoder-lr",
     "learning_rate_te1": "--text-encoder-lr",
+    "learning_rate_te2": "--text-encoder-lr",
     "lora_alpha": "--alpha",
     "lora_dropout": "--dropout",
     "lora_rank": "--rank",

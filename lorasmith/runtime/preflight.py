@@ -271,6 +271,9 @@ def _check_settings(config: RunConfig, request: Request) -> None:
     check_names(config)
     if request.steps is not None and request.epochs is not None:
         raise ConfigError("steps_and_epochs")
+    rates = {config.optimizer.lr, *config.optimizer.text_encoder_lr} - {0.0}
+    if config.optimizer.name == "prodigy" and len(rates) > 1:  # its library ends the first update with an error
+        raise ConfigError("prodigy_rates")
     if config.optimizer.text_encoder_lr and not config.adapter.train_text_encoder:
         raise ConfigError("text_encoder_lr_unused")
     for unused in config.adapter.unused_options:

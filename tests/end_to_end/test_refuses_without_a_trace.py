@@ -68,6 +68,15 @@ BAD_VALUES: dict[str, tuple[dict[tuple[str, str], Any], str]] = {
         {("optimizer", "text_encoder_lr"): [1e-4, 1e-5], ("adapter", "train_text_encoder"): True},
         "text_encoder_lr_count",
     ),
+    "rates of prodigy": (
+        {
+            ("optimizer", "name"): "prodigy",
+            ("optimizer", "lr"): 1.0,
+            ("optimizer", "text_encoder_lr"): 0.5,
+            ("adapter", "train_text_encoder"): True,
+        },
+        "prodigy_rates",
+    ),
     "targets": ({("adapter", "targets"): "attention("}, "targets_invalid"),
     "no target": ({("adapter", "targets"): "conv_in"}, "targets_none"),
     "block": ({("adapter", "block_ranks"): {"block_7": 4}}, "block_unknown"),
