@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from lorasmith.adapters import ADAPTERS
 from lorasmith.engine import optimizers
 from lorasmith.engine.optimizers import OPTIMIZERS, RESERVED, check_optimizer
 from lorasmith.errors import ConfigError, ExitCode
@@ -95,3 +96,9 @@ def test_how_an_update_is_carried_out_is_no_option(name: str, option: str) -> No
     """Where there is no triton, Lion's library leaves the process."""
     with pytest.raises(ConfigError, match="optimizer_unknown_option"):
         check_optimizer(name, {option: True})
+
+
+@pytest.mark.parametrize("kind", ADAPTERS)
+def test_no_kind_of_adapter_is_taken_for_an_optimizer_that_does_not_continue(kind: str) -> None:
+    """Some begin as the weights of the layers do, which must be the same in each of the trials."""
+    assert all(continues_exactly("adamw", {}, adapter=kind, lr=1e-3, device=CPU) for _ in range(3))
