@@ -40,19 +40,30 @@ def keep_freed_memory() -> bool:
     glibc maps blocks of over 128 KiB to 32 MiB singly and unmaps them when they are freed, so the kernel would zero
     every activation of every step again, page by page. Returns whether glibc accepted both settings.
     """
-    if not sys.platform.startswith("linux"):
+    libc = _glibc()
+    if libc is None:
         return False
-    libc = ctypes.CDLL(None)
-    try:
-        libc.gnu_get_libc_version  # noqa: B018  (only glibc has it; musl's mallopt is absent too)
-        mallopt = libc.mallopt
-    except AttributeError:
-        return False
+    mallopt = libc.mallopt
     mallopt.argtypes = (ctypes.c_int, ctypes.c_int)
     mallopt.restype = ctypes.c_int
     maps_less = any(mallopt(_M_MMAP_THRESHOLD, size) == 1 for size in _MMAP_THRESHOLDS)
     trims_less = mallopt(_M_TRIM_THRESHOLD, _NEVER_TRIM) == 1
     return maps_less and trims_less
+
+
+def release_freed_memory() -> bool:
+    """Returns the memory that glibc keeps to the system, after something large was made and dropped; what a step frees
+    is kept from then on as before. Does nothing elsewhere, and returns whether any was released."""
+    libc = _glibc()
+    return libc is not None and libc.malloc_trim(0) == 1
+
+
+def _glibc() -> ctypes.CDLL | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    libc = ctypes.CDLL(None)
+    # only glibc has the first name; musl's mallopt is absent too
+    return libc if hasattr(libc, "gnu_get_libc_version") and hasattr(libc, "mallopt") else None
 
 
 def speed_up_frozen(model: nn.Module) -> int:

@@ -14,7 +14,7 @@ from lorasmith.config import RunConfig, load_run_toml
 from lorasmith.diffusion.draw import NoiseOptions
 from lorasmith.diffusion.objective import MSE
 from lorasmith.engine.batches import RunBatches
-from lorasmith.engine.cpu import keep_freed_memory
+from lorasmith.engine.cpu import keep_freed_memory, release_freed_memory
 from lorasmith.engine.device import DTYPES, Device, choose_device, environment
 from lorasmith.engine.execution import EagerExecution, losses_of
 from lorasmith.engine.lr_schedules import lr_factor_at
@@ -78,6 +78,7 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, sta
         changed = restore_state(resume, state, identity=config.identity(), data_identity=identity, environment=facts)
         state.gradient_checkpointing |= config.training.gradient_checkpointing
     check_disk_space(run, state)
+    release_freed_memory()  # of loading, and of the encoders
     context = _step_context(config, family, models, batches, dataset, device=device, stop_at=stop_at)
     context.set_checkpointing(state.gradient_checkpointing)
     startup.beat("loading")

@@ -14,6 +14,7 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
+from lorasmith.engine.cpu import release_freed_memory
 from lorasmith.engine.state import TrainState
 from lorasmith.engine.step import Repeat
 from lorasmith.errors import NonFiniteError, ResourceError
@@ -110,6 +111,7 @@ class Outputs:
             began = monotonic()
             facts, prefix = self.loaded.state_facts(state), config.export.state_prefix
             path, sha256 = save_state(state, run, facts, prefix=prefix, now=datetime.now())
+            release_freed_memory()  # the copies that were written
             self.saved_step, self.saved_at = state.step, monotonic()
             recorder.ledger.append(
                 CheckpointSaved(

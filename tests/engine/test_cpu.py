@@ -3,6 +3,7 @@
 import copy
 import ctypes
 import platform
+import subprocess
 import sys
 
 import pytest
@@ -177,6 +178,24 @@ def test_small_layers_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_glibc_takes_them() -> None:
     assert keep_freed_memory() is (sys.platform == "linux" and platform.libc_ver()[0] == "glibc")
+
+
+@pytest.mark.skipif(sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="glibc")
+def test_what_is_kept_is_released_when_asked() -> None:
+    program = """
+import psutil, torch
+from lorasmith.engine.cpu import keep_freed_memory, release_freed_memory
+def mib(): return psutil.Process().memory_info().rss >> 20
+assert keep_freed_memory()
+before = mib()
+tensors = [torch.ones(1 << 20) for _ in range(50)]
+del tensors
+kept, released = mib() - before, release_freed_memory()
+print(kept, released, mib() - before)
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    kept, released, left = result.stdout.split()
+    assert int(kept) > 150 and released == "True" and int(left) < 50
 
 
 def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
