@@ -120,9 +120,11 @@ def _vae_short_hash(family: ModelFamily) -> str:
 
 
 def _written_alphas(tensors: Mapping[str, Tensor], table: NameTable) -> dict[str, float]:
-    """The alphas of the file, by target."""
+    """The alphas of the file, by target, with the fewest digits that float32 comes back from: 0.1."""
     alphas = {
-        name.removesuffix(f".{ALPHA}"): tensor.item() for name, tensor in tensors.items() if name.endswith(f".{ALPHA}")
+        name.removesuffix(f".{ALPHA}"): float(str(tensor.numpy()[()]))
+        for name, tensor in tensors.items()
+        if name.endswith(f".{ALPHA}")
     }
     return {row.target: alphas[row.module] for row in table.targets.values() if row.module in alphas}
 

@@ -84,10 +84,11 @@ def test_alphas_of_rslora_are_those_of_readers(workshop: Workshop) -> None:
 def test_alphas_are_those_that_were_written(workshop: Workshop) -> None:
     """Ranks by block give rsLoRA scales of their own, which a file has in its tensors: its alphas are one number."""
     rank, blocks = ("adapter", "rank"), ("adapter", "block_ranks")
-    workshop.new(1, {rank: 4, blocks: {"mid_block": 2}, ("adapter", "rslora"): True})
+    workshop.new(1, {rank: 4, ("adapter", "alpha"): 0.05, blocks: {"mid_block": 2}, ("adapter", "rslora"): True})
     found = metadata(workshop)
+    assert found["ss_network_alpha"] == "0.1"
     file = safetensors.torch.load_file(workshop.run.export("last"))
-    (written,) = {str(float(tensor)) for name, tensor in file.items() if name.endswith(".alpha")}
+    (written,) = {f"{float(tensor):.7g}" for name, tensor in file.items() if name.endswith(".alpha")}
     args = json.loads(found["ss_network_args"])
     assert set(args["block_alphas"].split(",")) == {found["ss_network_alpha"]} == {written}
     assert set(args["block_dims"].split(",")) == {"0", "2", "4"}
