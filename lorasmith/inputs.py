@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorasmith.adapters import ADAPTERS, DROP_RANKS
-from lorasmith.config import RunConfig
+from lorasmith.config import AdapterConfig, RunConfig
 from lorasmith.config.sections import OPTIMIZER_NAMES
 from lorasmith.data.files import shown
 from lorasmith.data.order import Order
@@ -50,37 +50,43 @@ def check_names(config: RunConfig) -> None:
         raise ConfigError("device_unknown", device=config.machine.device)
 
 
-def check_init_from(config: RunConfig, here: Path) -> LoraFile | None:
-    """The LoRA to start from, None where none is named; whether it fits the model shows when it is loaded.
+def find_init_from(config: RunConfig, here: Path) -> LoraFile | None:
+    """The LoRA to start from, None where none is named.
 
     Raises:
-        ModelError: `init_from_missing`, `init_from_other_kind`, `init_from_text_encoder`, or what `read_lora` raises.
+        ModelError: `init_from_missing`, or what `read_lora` raises.
     """
     if not config.adapter.init_from:
         return None
     path = here / config.adapter.init_from
     if not is_there(path):
         raise ModelError("init_from_missing", path=str(path))
-    file = read_lora(path)
-    others = file.kinds.keys() - {config.adapter.kind, "incomplete"}
-    if config.adapter.kind == "lora":
-        others -= {"locon"}
-    if others and config.adapter.kind in KINDS:
-        raise ModelError("init_from_other_kind", path=str(path), found=sorted(others), kind=config.adapter.kind)
-    if file.has_text_encoder and not config.adapter.train_text_encoder:
-        raise ModelError("init_from_text_encoder", path=str(path))
-    return file
+    return read_lora(path)
 
 
-def check_family_of_start(file: LoraFile | None, family: str) -> None:
-    """Returns where the LoRA may be for this family; "" is a model whose family only loading tells.
+def check_init_from(file: LoraFile | None, adapter: AdapterConfig, family: str) -> None:
+    """Returns where a run with this adapter may start from the LoRA; whether it fits the model shows when it is loaded.
+
+    Args:
+        family: of the base model; "": only loading tells it.
 
     Raises:
-        ModelError: `init_from_other_family`.
+        ModelError: `init_from_other_family`, before all that other options could correct; `init_from_other_kind`;
+            `init_from_text_encoder`.
     """
-    if file is not None and family and file.families and family not in file.families:
+    if file is None:
+        return
+    path = str(file.path)
+    if family and file.families and family not in file.families:
         found, wanted = (FAMILY_NAMES.get(name, name) for name in (file.family, family))
-        raise ModelError("init_from_other_family", path=str(file.path), found=found, family=wanted)
+        raise ModelError("init_from_other_family", path=path, found=found, family=wanted)
+    others = file.kinds.keys() - {adapter.kind, "incomplete"}
+    if adapter.kind == "lora":
+        others -= {"locon"}
+    if others and adapter.kind in KINDS:
+        raise ModelError("init_from_other_kind", path=path, found=sorted(others), kind=adapter.kind)
+    if file.has_text_encoder and not adapter.train_text_encoder:
+        raise ModelError("init_from_text_encoder", path=path)
 
 
 def base_weights(config: RunConfig, here: Path | None = None) -> BaseWeights:

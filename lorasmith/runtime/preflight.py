@@ -17,14 +17,13 @@ from lorasmith.data.names import extension_of, readable
 from lorasmith.data.order import split_held_out
 from lorasmith.data.seen import encoded
 from lorasmith.engine.lr_schedules import lr_factor_at
-from lorasmith.errors import ConfigError, ExitCode, ModelError, NoStateError, ResumeError
+from lorasmith.errors import ConfigError, ExitCode, ModelError, NoStateError
 from lorasmith.families.locate import expanded, is_there
 from lorasmith.families.weights import check_clip_skip
 from lorasmith.inputs import (
     base_weights,
-    check_family_of_start,
     check_init_from,
-    check_names,
+    find_init_from,
     notices,
     scan_for,
     steps_of_epochs,
@@ -35,7 +34,8 @@ from lorasmith.runs.layout import RunFolder, run_at
 from lorasmith.runs.ledger import newest_trusted, read_events, surviving
 from lorasmith.runs.states import SavedState, damage_listed, damage_of, find_states, newest_good
 from lorasmith.runtime.moved import found_again, lines_about_places
-from lorasmith.session.layers import check_blocks, chosen_layers, published_layers
+from lorasmith.runtime.settings import check_identity, check_layers, check_lokr_effects, check_settings
+from lorasmith.session.layers import check_block_effects
 
 LR_TOLERANCE = 0.01  # a smaller share is no jump
 
@@ -94,14 +94,17 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
     """
     config = RunConfig().with_values({**values, ("export", "state_prefix"): state_prefix})
     run = run_at(here, request.output)
-    _check_settings(config, request)
+    check_settings(config, request)
+    check_lokr_effects(config.adapter, {name for section, name in values if section == "adapter"})
     _check_folders(run, config, here)
-    start = check_init_from(config, here)
-    config, taken = _shaped_by_start(config, values, start, here)
+    start = find_init_from(config, here)
     weights = base_weights(config, here)
-    check_family_of_start(start, weights.family)
+    check_init_from(start, config.adapter, weights.family)
+    config, taken = _shaped_by_start(config, values, start, here)
     check_clip_skip(weights, config.model.clip_skip)
-    _check_layers(config, weights.family)
+    check_layers(config, weights.family)
+    if weights.family:
+        check_block_effects(config.adapter, weights.family)
     config = config.with_values(
         {
             ("dataset", "resolution"): config.dataset.resolved_resolution(weights.resolution),
@@ -189,15 +192,15 @@ def continued_run(run: RunFolder, values: Values, request: Request, *, from_stat
     # `auto` changes nothing: the run keeps what it was resolved to.
     asked = {key: value for key, value in values.items() if not (key == ("model", "prediction") and value == "auto")}
     config = before.with_values(_absolute(asked, here))
-    _check_settings(config, request)
-    _check_identity(before, config)
+    check_settings(config, request)
+    check_identity(before, config)
     if ("adapter", "init_from") in values:
         raise ConfigError("init_from_with_continue")
     if config.dataset.hold_out != before.dataset.hold_out:
         raise ConfigError("hold_out_fixed", before=before.dataset.hold_out)
     weights = base_weights(config)
     check_clip_skip(weights, config.model.clip_skip)
-    _check_layers(config, before.model.family)
+    check_layers(config, before.model.family)
     if weights.layout != "pickle" and weights.family != before.model.family:
         raise ModelError("base_model_other_family", found=weights.family, expected=before.model.family)
     found = scan_for(config, weights, check_pixels=True)
@@ -266,37 +269,6 @@ def _lr_jump(
     return [("lr_jumps", fields)]
 
 
-def _check_settings(config: RunConfig, request: Request) -> None:
-    """Refuses settings that contradict each other and names that do not exist."""
-    check_names(config)
-    if request.steps is not None and request.epochs is not None:
-        raise ConfigError("steps_and_epochs")
-    rates = {config.optimizer.lr, *config.optimizer.text_encoder_lr} - {0.0}
-    if config.optimizer.name == "prodigy" and len(rates) > 1:  # its library ends the first update with an error
-        raise ConfigError("prodigy_rates")
-    if config.optimizer.text_encoder_lr and not config.adapter.train_text_encoder:
-        raise ConfigError("text_encoder_lr_unused")
-    for unused in config.adapter.unused_options:
-        raise ConfigError("lokr_option_unused", option=unused, adapter=config.adapter.kind)
-    horizon = config.lr_schedule.horizon_steps
-    if horizon is not None and config.lr_schedule.warmup_steps >= horizon:
-        raise ConfigError("warmup_beyond_horizon", warmup=config.lr_schedule.warmup_steps, horizon=horizon)
-
-
-def _check_layers(config: RunConfig, family: str) -> None:
-    """Refuses settings that do not fit the layers of the family's published model. Of a pickle, the family is not
-    known."""
-    if not family:
-        return
-    layers = published_layers(family, with_text_encoders=config.adapter.train_text_encoder)
-    check_blocks(config.adapter, family)
-    chosen_layers(config.adapter, layers)
-    encoders = {name.partition(".")[0] for name in layers} - {"denoiser"}
-    if len(config.optimizer.text_encoder_lr) not in (0, 1, len(encoders)):
-        given = len(config.optimizer.text_encoder_lr)
-        raise ConfigError("text_encoder_lr_count", given=given, encoders=len(encoders))
-
-
 def _check_folders(run: RunFolder, config: RunConfig, here: Path) -> None:
     """Refuses a run folder that is a file, or that holds other things of the user."""
     data = (here / config.dataset.folder).resolve()
@@ -315,14 +287,6 @@ def _holds_pictures(folder: Path) -> bool:
     """Whether pictures lie directly in the folder: those of a run lie in folders inside it."""
     kinds = readable()
     return folder.is_dir() and any(extension_of(path.name) in kinds for path in folder.iterdir())
-
-
-def _check_identity(before: RunConfig, after: RunConfig) -> None:
-    """Refuses a change of the settings that the tensors in the states depend on."""
-    old, new = before.identity_values(), after.identity_values()
-    for option, value in old.items():
-        if new[option] != value:
-            raise ResumeError("identity_changed", option=option, before=str(value), now=str(new[option]))
 
 
 def _is_all_done(run: RunFolder, name: str, step: int) -> bool:

@@ -35,7 +35,7 @@ from lorasmith.session.checkpoint import check_disk_space
 from lorasmith.session.dataset import Dataset, load_dataset, trained_text_encoders
 from lorasmith.session.export import Exporter
 from lorasmith.session.initial_state import initial_state, read_init_from
-from lorasmith.session.layers import base_lrs
+from lorasmith.session.layers import base_lrs, check_block_effects
 from lorasmith.session.loaded import LoadedRun
 from lorasmith.session.resolve import check_repeatability, resolve_precision, resolved_config
 from lorasmith.session.resume import check_exactness, restore_state
@@ -55,6 +55,8 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, sta
     before = None if resume is None else load_run_toml(run.config)
     device = choose_device(config.machine.device, threads=config.machine.threads)
     family = load_family(base_weights(config), TextSettings(clip_skip=config.model.clip_skip))
+    if resume is None:  # of a pickle, the parent does not know the family
+        check_block_effects(config.adapter, family.traits.name)
     precision = resolve_precision(config, before, device, family, startup)
     differing = check_repeatability(device, precision, startup)
     check_optimizer(config.optimizer.name, config.optimizer.options)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from torch import Tensor
 
 from lorasmith.adapters.flat import FlatAdapter
 from lorasmith.config import AdapterConfig, RunConfig
@@ -15,12 +18,12 @@ from lorasmith.engine.batches import RunBatches
 from lorasmith.engine.optimizers import OPTIMIZERS
 from lorasmith.engine.state import TrainState
 from lorasmith.exporting.metadata import BucketFacts, ExportFacts, FolderFacts, count_tags
-from lorasmith.exporting.name_table import NameTable
+from lorasmith.exporting.name_table import ALPHA, NameTable
 from lorasmith.exporting.names import to_file
 from lorasmith.exporting.write import SAVE_TYPES, write_export
 from lorasmith.families.base import ModelFamily
 from lorasmith.families.identity import short_hash
-from lorasmith.session.layers import base_lrs, block_dims
+from lorasmith.session.layers import base_lrs, by_block
 from lorasmith.session.name_tables import name_table
 from lorasmith.session.notices import Notice, export_notices
 
@@ -43,10 +46,11 @@ class Exporter:
         """Writes and checks the file, gives it its name, and returns its path and SHA-256."""
         adapter, table = state.adapter, name_table(self.family.traits.name)
         settings = {target: layer.settings for target, layer in adapter.layers.items()}
+        tensors = to_file(adapter.tensors(), adapter.kind, table, settings)
         return write_export(
             path,
-            to_file(adapter.tensors(), adapter.kind, table, settings),
-            self._facts(state, stop_at),
+            tensors,
+            self._facts(state, stop_at, _written_alphas(tensors, table)),
             precision=SAVE_TYPES[self.config.export.save_precision],
             kind=adapter.kind,
             table=table,
@@ -57,7 +61,7 @@ class Exporter:
         """Notices of values of this state that its file does not hold."""
         return export_notices(state.adapter.tensors(), SAVE_TYPES[self.config.export.save_precision])
 
-    def _facts(self, state: TrainState, stop_at: int) -> ExportFacts:
+    def _facts(self, state: TrainState, stop_at: int, alphas: Mapping[str, float]) -> ExportFacts:
         config, traits, kind = self.config, self.family.traits, state.adapter.kind
         table = name_table(traits.name)
         lrs = base_lrs(config.optimizer, state.adapter.groups(), traits.text_encoders)
@@ -81,9 +85,9 @@ class Exporter:
             zero_terminal_snr=config.model.zero_terminal_snr == "on",
             clip_skip=max(config.model.clip_skip, traits.least_clip_skip),
             network_module=kind.network_module,
-            network_args={**kind.network_args, **_network_args(config.adapter, state.adapter, table)},
+            network_args={**kind.network_args, **_network_args(config.adapter, state.adapter, table, alphas)},
             rank=config.adapter.rank,
-            alpha=config.adapter.alpha_of_readers(config.adapter.resolved_alpha, config.adapter.rank),
+            alpha=_alpha_of_all(alphas, table),
             dropout=config.adapter.dropout,
             lr=config.optimizer.lr,
             denoiser_lr=lrs.get("denoiser"),
@@ -115,26 +119,60 @@ def _vae_short_hash(family: ModelFamily) -> str:
     return "" if vae is None else short_hash(vae.path)
 
 
-def _network_args(config: AdapterConfig, adapter: FlatAdapter, table: NameTable) -> dict[str, str]:
+def _written_alphas(tensors: Mapping[str, Tensor], table: NameTable) -> dict[str, float]:
+    """The alphas of the file, by target, with the fewest digits that float32 comes back from: 0.1."""
+    alphas = {
+        name.removesuffix(f".{ALPHA}"): float(str(tensor.numpy()[()]))
+        for name, tensor in tensors.items()
+        if name.endswith(f".{ALPHA}")
+    }
+    return {row.target: alphas[row.module] for row in table.targets.values() if row.module in alphas}
+
+
+def _alpha_of_all(alphas: Mapping[str, float], table: NameTable) -> float:
+    """The alpha that stands for the file: the commonest of the denoiser's layers, convolutions with neighbours aside;
+    of all layers where there are no others."""
+    rows = [row for row in table.targets.values() if row.target in alphas]
+    ranked = max((row.component == "denoiser", not row.layer.has_neighbours) for row in rows)
+    kept = [row for row in rows if (row.component == "denoiser", not row.layer.has_neighbours) == ranked]
+    return Counter(sorted(alphas[row.target] for row in kept)).most_common(1)[0][0]
+
+
+def _takes_alpha(adapter: FlatAdapter) -> bool:
+    """Whether an alpha scales any layer: readers ignore that of a LoKr of two whole matrices."""
+    kind = adapter.kind
+    for spec, settings in adapter.layers.values():
+        shapes, twice = kind.shapes(spec, settings), replace(settings, alpha=2 * settings.alpha)
+        if kind.file_alpha(shapes, settings) != kind.file_alpha(shapes, twice):
+            return True
+    return False
+
+
+def _network_args(
+    config: AdapterConfig, adapter: FlatAdapter, table: NameTable, alphas: Mapping[str, float]
+) -> dict[str, str]:
     """The settings of layers under the names, and as the texts, that sd-scripts and LyCORIS write; `targets` and
     `block_rank` are this program's own."""
     args: dict[str, str] = {}
-    if any(layer.spec.has_neighbours for layer in adapter.layers.values()):
-        rank = config.resolved_conv_rank
-        args |= {"conv_dim": str(rank), "conv_alpha": str(config.alpha_of_readers(config.resolved_conv_alpha, rank))}
+    of_convolutions = [alphas[name] for name, own in adapter.layers.items() if own.spec.has_neighbours]
+    if of_convolutions:
+        alpha = Counter(sorted(of_convolutions)).most_common(1)[0][0]
+        args |= {"conv_dim": str(config.resolved_conv_rank), "conv_alpha": str(alpha)}
     if config.targets:
         args["targets"] = config.targets
     if config.block_ranks:
         args["block_rank"] = ",".join(f"{block}={rank}" for block, rank in config.block_ranks.items())
         pointwise = {name: own.settings.rank for name, own in adapter.layers.items() if not own.spec.has_neighbours}
-        dims = block_dims(table.targets, pointwise)
+        dims = by_block(table.targets, pointwise, untrained=0)
         if dims is not None:
+            written = {name: alphas[name] for name in pointwise}
+            of_blocks = by_block(table.targets, written, untrained=_alpha_of_all(alphas, table))
             args["block_dims"] = ",".join(map(str, dims))
-            args["block_alphas"] = ",".join(str(config.alpha_of_readers(config.resolved_alpha, rank)) for rank in dims)
+            args |= {} if of_blocks is None else {"block_alphas": ",".join(map(str, of_blocks))}
     for name in ("rank_dropout", "module_dropout"):
         if getattr(config, name):
             args[name] = str(getattr(config, name))
-    return args | ({"rs_lora": "True"} if config.rslora else {})
+    return args | ({"rs_lora": "True"} if config.rslora and _takes_alpha(adapter) else {})
 
 
 def _folders(examples: tuple[Example, ...]) -> tuple[FolderFacts, ...]:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from lorasmith.config import AdapterConfig, OptimizerConfig
 from lorasmith.errors import ConfigError
 from lorasmith.session.name_tables import name_table
 from lorasmith.targets import LayerSpec
+
+Number = TypeVar("Number", bound=float)
 
 PRESETS = {
     "attn-mlp": r"\.attentions\.|\.(self_attn|mlp)\.",
@@ -36,17 +38,20 @@ def chosen_layers(config: AdapterConfig, layers: Mapping[str, LayerSpec]) -> dic
     Raises:
         ConfigError: `targets_invalid`, no regular expression; `targets_none`, nothing is chosen;
             `targets_no_text_encoder`, only layers of the denoiser are; `targets_without_output`, a file that diffusers
-            would not apply; `conv_rank_unused`.
+            would not apply; `conv_rank_unused`; `block_ranks_leave_nothing`.
     """
     ranks = _ranks_by_block(config.block_ranks, layers)
-    chosen = {name: spec for name, spec in _matching(config.resolved_targets, layers).items() if ranks.get(name) != 0}
+    matching = _matching(config.resolved_targets, layers)
+    chosen = {name: spec for name, spec in matching.items() if ranks.get(name) != 0}
     if not chosen:
-        raise ConfigError("targets_none", targets=config.resolved_targets)
+        code = "block_ranks_leave_nothing" if matching else "targets_none"
+        raise ConfigError(code, targets=config.resolved_targets)
     if config.train_text_encoder and all(_component(name) == "denoiser" for name in chosen):
         raise ConfigError("targets_no_text_encoder", targets=config.resolved_targets)
     _check_attention(config, chosen)
     if config.sets_convolutions and not any(spec.has_neighbours for spec in chosen.values()):
-        raise ConfigError("conv_rank_unused", targets=config.resolved_targets)
+        code = "conv_alpha_unused" if config.conv_rank is None and not config.targets else "conv_rank_unused"
+        raise ConfigError(code, targets=config.resolved_targets)
     return {name: _size(config, spec, ranks.get(name, config.rank)) for name, spec in chosen.items()}
 
 
@@ -60,12 +65,32 @@ def check_blocks(config: AdapterConfig, family: str) -> None:
     """Refuses a block that has a rank and no layer in the family's published model.
 
     Raises:
-        ConfigError: `block_unknown`.
+        ConfigError: `block_unknown`; `block_text_encoder`, a block of a text encoder that is not trained.
     """
-    layers = published_layers(family, with_text_encoders=config.train_text_encoder)
+    layers = published_layers(family, with_text_encoders=True)
     for block in config.block_ranks:
-        if not any(_is_inside(block, name) for name in layers):
+        components = {_component(name) for name in layers if _is_inside(block, name)}
+        if not components:
             raise ConfigError("block_unknown", block=block)
+        if "denoiser" not in components and not config.train_text_encoder:
+            raise ConfigError("block_text_encoder", block=block)
+
+
+def check_block_effects(config: AdapterConfig, family: str) -> None:
+    """Refuses the rank of a block that no chosen layer of the family's published model would have. A rank of 0, which
+    leaves layers out, may meet none.
+
+    Raises:
+        ConfigError: `block_unused`; `block_of_convolutions`, all chosen layers of the block have the rank of
+            `conv_rank`.
+    """
+    chosen = _matching(config.resolved_targets, published_layers(family, with_text_encoders=config.train_text_encoder))
+    for block, rank in config.block_ranks.items():
+        inside = [spec for name, spec in chosen.items() if _is_inside(block, name)]
+        if rank and chosen and not inside:
+            raise ConfigError("block_unused", block=block, targets=config.resolved_targets)
+        if rank and inside and config.conv_rank is not None and all(spec.has_neighbours for spec in inside):
+            raise ConfigError("block_of_convolutions", block=block)
 
 
 def base_lrs(config: OptimizerConfig, components: Iterable[str], text_encoders: Sequence[str]) -> dict[str, float]:
@@ -141,13 +166,13 @@ def _original_block(path: str) -> str:
     return f"input_blocks.{place + 1}" if direction == "down" else f"output_blocks.{place}"
 
 
-def block_dims(published: Iterable[str], ranks: Mapping[str, int]) -> list[int] | None:
-    """The ranks of a UNet's blocks in the order of sd-scripts' `block_dims`, 0 for a block that is not trained; None
-    where layers of a block have different ranks.
+def by_block(published: Iterable[str], values: Mapping[str, Number], *, untrained: Number) -> list[Number] | None:
+    """The ranks or alphas of a UNet's blocks in the order of sd-scripts' `block_dims`, `untrained` for a block that is
+    not trained; None where layers of a block differ.
 
     Args:
         published: the targets of the family's table.
-        ranks: of the layers that are trained, convolutions with neighbours aside, by target.
+        values: of the layers that are trained, convolutions with neighbours aside, by target.
     """
     has_four_levels = any(_original_block(name.partition(".")[2]) == "output_blocks.11" for name in published)
     numbers = range(12 if has_four_levels else 9)
@@ -157,5 +182,5 @@ def block_dims(published: Iterable[str], ranks: Mapping[str, int]) -> list[int] 
     )
     if not has_four_levels:  # SDXL: embeddings and output are counted too
         blocks = ["time_embed", *blocks, "out"]
-    found = [{rank for name, rank in ranks.items() if _is_inside(block, name)} for block in blocks]
-    return None if any(len(own) > 1 for own in found) else [next(iter(own), 0) for own in found]
+    found = [{value for name, value in values.items() if _is_inside(block, name)} for block in blocks]
+    return None if any(len(own) > 1 for own in found) else [next(iter(own), untrained) for own in found]

@@ -47,6 +47,8 @@ REFUSALS = {
     "mistyped": "option_unknown",
     "unknown": "option_unrecognised",
 }
+PAIRS = {"optimizer-option": "weight_decay=0.01", "block-rank": "down_blocks.1=4"}
+"""A pair to show, for each option that takes K=V."""
 ABSENT = "\0absent"  # stands for a missing value; cannot be typed
 
 
@@ -180,7 +182,11 @@ def _converted(option: Option, text: str | list[str]) -> Any:
     """The typed text as a value of the model, which refuses what it does not take."""
     plain: Any = text
     if isinstance(text, list) and option.kinds == [dict]:
-        plain = dict(_pair(option, pair) for pair in text)
+        pairs = [_pair(option, pair) for pair in text]
+        plain = dict(pairs)
+        for name in plain:
+            if sum(name == given for given, _ in pairs) > 1:
+                raise ConfigError("option_pair_twice", option=option.name, name=name)
     if option.section == "request":
         return getattr(validated(Request, {option.field_name: plain}), option.field_name)
     config = RunConfig().with_values({(option.section, option.field_name): plain})
@@ -191,7 +197,7 @@ def _pair(option: Option, text: str) -> tuple[str, Any]:
     """The name and the value of `betas=[0.9, 0.99]`; a value that is not TOML is taken as text."""
     name, sign, value = text.partition("=")
     if not sign or not name.strip():
-        raise ConfigError("option_pair", option=option.name, given=text)
+        raise ConfigError("option_pair", option=option.name, given=text, example=PAIRS[option.name])
     try:
         return name.strip(), tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:

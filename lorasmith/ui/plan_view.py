@@ -149,7 +149,8 @@ class _View:
         least, most = component.ranks
         ranks = str(least) if least == most else f"{least}–{most}"
         counts = {"layers": component.layers, "offered": component.offered}
-        return self._say("layers", component=component.name, ranks=ranks, **counts)
+        name = self._words.say(f"component.{component.name}")
+        return self._say("layers", component=name, ranks=ranks, **counts)
 
     def _row(self, name: str) -> str:
         return self._words.say(f"plan.row.{name}")

@@ -81,6 +81,27 @@ def test_alphas_of_rslora_are_those_of_readers(workshop: Workshop) -> None:
     assert {float(tensor) for name, tensor in file.items() if name.endswith(".alpha")} == {6.0}
 
 
+def test_alphas_are_those_that_were_written(workshop: Workshop) -> None:
+    """Ranks by block give rsLoRA scales of their own, which a file has in its tensors: its alphas are one number."""
+    rank, blocks = ("adapter", "rank"), ("adapter", "block_ranks")
+    workshop.new(1, {rank: 4, ("adapter", "alpha"): 0.05, blocks: {"mid_block": 2}, ("adapter", "rslora"): True})
+    found = metadata(workshop)
+    assert found["ss_network_alpha"] == "0.1"
+    file = safetensors.torch.load_file(workshop.run.export("last"))
+    (written,) = {f"{float(tensor):.7g}" for name, tensor in file.items() if name.endswith(".alpha")}
+    args = json.loads(found["ss_network_args"])
+    assert set(args["block_alphas"].split(",")) == {found["ss_network_alpha"]} == {written}
+    assert set(args["block_dims"].split(",")) == {"0", "2", "4"}
+
+
+def test_a_lokr_of_whole_matrices_has_no_scale_to_speak_of(workshop: Workshop) -> None:
+    sizes: dict[tuple[str, str], object] = {("adapter", "rank"): 1024, ("adapter", "alpha"): 4.0}
+    workshop.new(1, {("adapter", "kind"): "lokr", **sizes, ("adapter", "rslora"): True})
+    found = metadata(workshop)
+    assert (found["ss_network_dim"], found["ss_network_alpha"]) == ("1024", "1024.0")
+    assert "rs_lora" not in json.loads(found["ss_network_args"])
+
+
 def test_step_exports_say_their_own_step(workshop: Workshop) -> None:
     workshop.new(3, {("cadence", "save_every"): 2})
     assert metadata(workshop, "last-step00000002")["ss_steps"] == "2"

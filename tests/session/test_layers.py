@@ -7,7 +7,14 @@ import pytest
 
 from lorasmith.config import AdapterConfig
 from lorasmith.errors import ConfigError
-from lorasmith.session.layers import LayerSize, block_dims, check_blocks, chosen_layers, published_layers
+from lorasmith.session.layers import (
+    LayerSize,
+    by_block,
+    check_block_effects,
+    check_blocks,
+    chosen_layers,
+    published_layers,
+)
 
 ALL = published_layers("sd15", with_text_encoders=True)
 DENOISER = published_layers("sd15", with_text_encoders=False)
@@ -36,7 +43,9 @@ def test_convolutions_have_a_rank_of_their_own_and_1x1_ones_do_not() -> None:
 
 
 def test_an_alpha_of_convolutions_that_are_not_trained() -> None:
-    assert refusal(conv_alpha=2.0) == "conv_rank_unused"
+    """The hint that helps differs: without targets, a rank chooses them."""
+    assert refusal(conv_alpha=2.0) == "conv_alpha_unused"
+    assert refusal(conv_alpha=2.0, targets="attn-only") == "conv_rank_unused"
 
 
 # -- targets ---------------------------------------------------------------------------------------
@@ -72,7 +81,7 @@ def test_chosen_convolutions_have_the_rank_of_all_where_they_have_none() -> None
     [
         ({"targets": "resnet["}, "targets_invalid"),
         ({"targets": "conv_in"}, "targets_none"),
-        ({"block_ranks": {"denoiser": 0}}, "targets_none"),
+        ({"block_ranks": {"denoiser": 0}}, "block_ranks_leave_nothing"),
         ({"targets": "unet-convblock-only", "train_text_encoder": True}, "targets_no_text_encoder"),
         ({"targets": "attn-only", "conv_rank": 4}, "conv_rank_unused"),
         ({"targets": "to_q|q_proj|fc1", "train_text_encoder": True}, "targets_without_output"),
@@ -86,9 +95,26 @@ def test_choices_that_are_refused(settings: dict[str, Any], code: str) -> None:
 def test_a_block_that_no_layer_is_in(block: str) -> None:
     with pytest.raises(ConfigError) as caught:
         check_blocks(AdapterConfig(block_ranks={"mid_block": 4, block: 2}), "sd15")
-    assert (caught.value.code, caught.value.fields) == ("block_unknown", {"block": block})
+    code = "block_text_encoder" if block == "text_encoder" else "block_unknown"
+    assert (caught.value.code, caught.value.fields) == (code, {"block": block})
     if block == "text_encoder":
         check_blocks(AdapterConfig(block_ranks={block: 2}, train_text_encoder=True), "sd15")
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "code"),
+    [
+        ("sdxl", {"block_ranks": {"down_blocks.0": 4}}, "block_unused"),
+        ("sd15", {"block_ranks": {"down_blocks.3": 4}, "targets": "attn-only"}, "block_unused"),
+        ("sd15", {"block_ranks": {"down_blocks.0.downsamplers": 4}, "conv_rank": 2}, "block_of_convolutions"),
+    ],
+)
+def test_a_rank_of_a_block_that_no_layer_would_have(family: str, settings: dict[str, Any], code: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_block_effects(AdapterConfig(**settings), family)
+    assert caught.value.code == code
+    check_block_effects(AdapterConfig(**settings | {"targets": "full", "conv_rank": None}), family)
+    check_block_effects(AdapterConfig(**settings | {"block_ranks": dict.fromkeys(settings["block_ranks"], 0)}), family)
 
 
 # -- blocks ----------------------------------------------------------------------------------------
@@ -138,9 +164,9 @@ def test_the_list_of_sd_scripts() -> None:
         published = published_layers(family, with_text_encoders=False)
         config = AdapterConfig(rank=8, block_ranks=dict.fromkeys(blocks, 2) | {"output_blocks.1": 0})
         ranks = {name: size.rank for name, size in chosen_layers(config, published).items()}
-        dims = block_dims(published, ranks)
+        dims = by_block(published, ranks, untrained=0)
         assert dims is not None and len(dims) == length
         assert [number for number, dim in enumerate(dims) if dim == 2] == ([4, 12] if family == "sd15" else [5])
         assert dims[14] == 0
         ranks["denoiser.down_blocks.1.attentions.0.proj_in"] = 3
-        assert block_dims(published, ranks) is None
+        assert by_block(published, ranks, untrained=0) is None

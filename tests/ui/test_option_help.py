@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from lorasmith.adapters import ADAPTERS
 from lorasmith.config import options
 from lorasmith.messages import LANGUAGES
 from lorasmith.ui.layout import cells
@@ -75,6 +76,12 @@ def test_what_an_option_takes_is_read_off_the_model(name: str, text: str) -> Non
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_option_has_an_expectation(language: str) -> None:
     assert all(expectation(Translator(language), option) for option in options().values())
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_kind_of_adapter_is_named(language: str) -> None:
+    text = expected(Translator(language), "adapter")
+    assert [kind for kind in ADAPTERS if kind not in text] == []
 
 
 def test_what_stands_for_a_value() -> None:

@@ -7,7 +7,7 @@ import pytest
 from lorasmith.config import options
 from lorasmith.errors import ConfigError
 from lorasmith.option_names import OURS
-from lorasmith.ui.options import layered, option_names, parse, split_request
+from lorasmith.ui.options import PAIRS, layered, option_names, parse, split_request
 
 
 def test_values_have_the_types_of_the_model() -> None:
@@ -92,6 +92,8 @@ def test_optimizer_options_are_toml_values_or_text() -> None:
         ("--from best", "from_without_continue", {}),
         ("--new --from best", "from_without_continue", {}),
         ("--optimizer-option betas", "option_pair", {"option": "optimizer-option", "given": "betas"}),
+        ("--block-rank =3", "option_pair", {"given": "=3", "example": "down_blocks.1=4"}),
+        ("--block-rank a=3 --block-rank b=2 --block-rank a=2", "option_pair_twice", {"name": "a"}),
     ],
 )
 def test_what_is_wrong_is_named(typed: str, code: str, fields: dict[str, Any]) -> None:
@@ -99,6 +101,10 @@ def test_what_is_wrong_is_named(typed: str, code: str, fields: dict[str, Any]) -
         parse(typed.split())
     assert caught.value.code == code
     assert fields.items() <= caught.value.fields.items()
+
+
+def test_every_option_of_pairs_has_a_pair_to_show() -> None:
+    assert PAIRS.keys() == {option.name for option in options().values() if option.kinds == [dict]}
 
 
 @pytest.mark.parametrize(

@@ -43,9 +43,14 @@ def test_numbers_stand_beside_their_names(capsys: pytest.CaptureFixture[str], ma
     assert row(page, "suggested steps") == ["200–500 for 7 pictures"]
     assert row(page, "device") == ["cpu (Abacus 2000), fp32"]
     assert row(page, "peak memory") == ["0.0 MB"]
-    assert row(page, "layers trained") == ["denoiser: 192 of 278, rank 16"]
+    assert row(page, "layers trained") == ["denoiser: 192 of 278 in the published model, rank 16"]
     assert row(page, "time")[0].startswith("0:04:")
     assert page.rstrip().endswith("nothing was changed")
+
+
+def test_components_have_names_in_the_readers_language(capsys: pytest.CaptureFixture[str], made: RunPlan) -> None:
+    page = shown(capsys, made, language="zh_TW")
+    assert row(page, "訓練的層") == ["去噪模型：官方模型 278 層中的 192 層，rank 16"]
 
 
 def test_files_are_patterns_from_here(capsys: pytest.CaptureFixture[str], made: RunPlan, workshop: Workshop) -> None:

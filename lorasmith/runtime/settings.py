@@ -1,0 +1,90 @@
+"""Checks the settings of a start, before anything is read that they name."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from typing import Any
+
+from lorasmith.config import AdapterConfig, Request, RunConfig
+from lorasmith.errors import ConfigError, ResumeError
+from lorasmith.inputs import check_names
+from lorasmith.session.layers import check_blocks, chosen_layers, published_layers
+
+# Fields that give a LoKr of full matrices nothing: it has no rank, and readers ignore its alpha.
+_OF_LOW_RANK = ("rank", "alpha", "conv_rank", "conv_alpha", "rslora")
+
+
+def check_settings(config: RunConfig, request: Request) -> None:
+    """Refuses settings that contradict each other and names that do not exist."""
+    check_names(config)
+    if request.steps is not None and request.epochs is not None:
+        raise ConfigError("steps_and_epochs")
+    rates = {config.optimizer.lr, *config.optimizer.text_encoder_lr} - {0.0}
+    if config.optimizer.name == "prodigy" and len(rates) > 1:  # its library ends the first update with an error
+        raise ConfigError("prodigy_rates")
+    if config.optimizer.text_encoder_lr and not config.adapter.train_text_encoder:
+        raise ConfigError("text_encoder_lr_unused")
+    for unused in config.adapter.unused_options:
+        raise ConfigError("lokr_option_unused", option=unused, adapter=config.adapter.kind)
+    horizon = config.lr_schedule.horizon_steps
+    if horizon is not None and config.lr_schedule.warmup_steps >= horizon:
+        raise ConfigError("warmup_beyond_horizon", warmup=config.lr_schedule.warmup_steps, horizon=horizon)
+
+
+def check_lokr_effects(adapter: AdapterConfig, given: Set[str]) -> None:
+    """Refuses options of a new LoKr that have no effect, or contradict each other.
+
+    Args:
+        given: the fields of `adapter` that were set.
+
+    Raises:
+        ConfigError: `lokr_options_contradict`, `lokr_full_matrix_unused`.
+    """
+    if adapter.kind != "lokr" or not adapter.lokr_full_matrix:
+        return
+    if adapter.lokr_decompose_both:
+        raise ConfigError("lokr_options_contradict")
+    unused = [name for name in _OF_LOW_RANK if name in given and getattr(adapter, name) not in (None, False)]
+    if any(adapter.block_ranks.values()):
+        unused.append("block_rank")
+    for name in unused:
+        raise ConfigError("lokr_full_matrix_unused", option=name.replace("_", "-"))
+
+
+def check_layers(config: RunConfig, family: str) -> None:
+    """Refuses settings that do not fit the layers of the family's published model. Of a pickle, the family is not
+    known."""
+    if not family:
+        return
+    layers = published_layers(family, with_text_encoders=config.adapter.train_text_encoder)
+    check_blocks(config.adapter, family)
+    chosen_layers(config.adapter, layers)
+    encoders = {name.partition(".")[0] for name in layers} - {"denoiser"}
+    if len(config.optimizer.text_encoder_lr) not in (0, 1, len(encoders)):
+        given = len(config.optimizer.text_encoder_lr)
+        raise ConfigError("text_encoder_lr_count", given=given, encoders=len(encoders))
+
+
+def check_identity(before: RunConfig, after: RunConfig) -> None:
+    """Refuses a change of the settings that the tensors in the states depend on.
+
+    Raises:
+        ResumeError: `identity_changed`; `identity_added` and `identity_removed` where one of the values is unset.
+    """
+    old, new = before.identity_values(), after.identity_values()
+    for option, value in old.items():
+        if new[option] == value:
+            continue
+        was, now = _typed(value), _typed(new[option])
+        if was and now:
+            raise ResumeError("identity_changed", option=option, before=was, now=now)
+        raise ResumeError("identity_removed" if was else "identity_added", option=option, value=was or now)
+
+
+def _typed(value: Any) -> str:
+    """A value as it is typed; "" for an option that is not set."""
+    if isinstance(value, dict):
+        return " ".join(f"{key}={part}" for key, part in value.items())
+    if value is None or value is False:
+        return ""
+    return str(value).lower() if value is True else str(value)

@@ -1,0 +1,59 @@
+"""Settings that contradict each other, or have no effect."""
+
+from typing import Any
+
+import pytest
+
+from lorasmith.config import AdapterConfig, RunConfig
+from lorasmith.errors import ConfigError, ResumeError
+from lorasmith.runtime.settings import check_identity, check_lokr_effects
+
+
+def config_of(**adapter: Any) -> RunConfig:
+    return RunConfig().with_values({("adapter", name): value for name, value in adapter.items()})
+
+
+@pytest.mark.parametrize(
+    ("settings", "code", "option"),
+    [
+        ({"lokr_decompose_both": True}, "lokr_options_contradict", None),
+        ({"rank": 16}, "lokr_full_matrix_unused", "rank"),
+        ({"alpha": 4.0}, "lokr_full_matrix_unused", "alpha"),
+        ({"conv_rank": 4}, "lokr_full_matrix_unused", "conv-rank"),
+        ({"rslora": True}, "lokr_full_matrix_unused", "rslora"),
+        ({"block_ranks": {"mid_block": 4}}, "lokr_full_matrix_unused", "block-rank"),
+    ],
+)
+def test_options_without_effect_on_full_matrices(settings: dict[str, Any], code: str, option: str | None) -> None:
+    config = AdapterConfig(kind="lokr", lokr_full_matrix=True, **settings)
+    with pytest.raises(ConfigError) as caught:
+        check_lokr_effects(config, settings.keys())
+    assert (caught.value.code, caught.value.fields.get("option")) == (code, option)
+    check_lokr_effects(AdapterConfig(kind="lokr", **settings), settings.keys())
+
+
+def test_options_with_an_effect_on_full_matrices() -> None:
+    settings: dict[str, Any] = {"targets": "full", "block_ranks": {"mid_block": 0}, "rslora": False, "lokr_factor": 8}
+    check_lokr_effects(AdapterConfig(kind="lokr", lokr_full_matrix=True, **settings), settings.keys())
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "code", "fields"),
+    [
+        ({"rank": 8}, {"rank": 4}, "identity_changed", {"option": "rank", "before": "8", "now": "4"}),
+        ({}, {"targets": "attn-only"}, "identity_added", {"option": "targets", "value": "attn-only"}),
+        ({"rslora": True}, {}, "identity_removed", {"option": "rslora", "value": "true"}),
+        (
+            {"block_ranks": {"down_blocks.1": 2}},
+            {"block_ranks": {"down_blocks.1": 4, "mid_block": 0}},
+            "identity_changed",
+            {"option": "block-rank", "before": "down_blocks.1=2", "now": "down_blocks.1=4 mid_block=0"},
+        ),
+    ],
+)
+def test_values_that_cannot_change_are_shown_as_typed(
+    before: dict[str, Any], after: dict[str, Any], code: str, fields: dict[str, str]
+) -> None:
+    with pytest.raises(ResumeError) as caught:
+        check_identity(config_of(**before), config_of(**after))
+    assert (caught.value.code, caught.value.fields) == (code, fields)
