@@ -91,14 +91,21 @@ def _to_kohya(file: LoraFile, family: str, stream: BinaryIO, out: Path, dtype: s
 
 
 def _common_alphas(found: list[Layer]) -> dict[str, float]:
-    """The commonest alpha of the pairs of each part, as those get it all."""
+    """The commonest positive alpha of the pairs of each part, which all of them get; where there is none, the rank.
+
+    Readers take 0 for no alpha, and a part without alphas has the scale 1.
+    """
     counted: dict[str, Counter[float]] = {}
+    ranks: dict[str, Counter[float]] = {}
     for layer in found:
         module = layer.module
+        if not layer.is_pair or module.rank is None:
+            continue
+        ranks.setdefault(module.component, Counter())[float(module.rank)] += 1
         alpha = module.alpha if module.alpha is not None else module.rank
-        if layer.is_pair and alpha is not None and math.isfinite(alpha) and alpha > 0:
+        if math.isfinite(alpha) and alpha > 0:
             counted.setdefault(module.component, Counter())[float(alpha)] += 1
-    return {component: alphas.most_common(1)[0][0] for component, alphas in counted.items()}
+    return {part: counted.get(part, own).most_common(1)[0][0] for part, own in ranks.items()}
 
 
 def _to_diffusers(file: LoraFile, family: str, stream: BinaryIO, out: Path, dtype: str) -> Converted:

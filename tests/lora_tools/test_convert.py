@@ -104,6 +104,17 @@ def test_a_part_gets_a_single_alpha(tmp_path: Path, dtype: torch.dtype, bound: f
         assert torch.allclose(change, expected[name], atol=1e-6)
 
 
+@pytest.mark.parametrize("alpha", [-3.0, 0.0])
+def test_a_part_without_a_positive_alpha_keeps_its_sign_and_its_zeros(tmp_path: Path, alpha: float) -> None:
+    """Readers take a missing alpha, and many of them 0, for the rank: the file must have a positive one."""
+    path = write(tmp_path / "in", tensors_of(rank=2, alpha=alpha))
+    expected = by_formula(path)
+    convert(path, tmp_path / "out", to="kohya")
+    assert read_lora(tmp_path / "out").alphas.keys() == {2.0}
+    for name, change in by_formula(tmp_path / "out").items():
+        assert torch.allclose(change, expected[name], atol=1e-6)
+
+
 def test_there_and_back_is_the_same(tmp_path: Path) -> None:
     """With a scale that is a power of two, to the bit, in half precision."""
     whole = tensors_of(rank=4, alpha=2.0)
