@@ -126,6 +126,20 @@ def test_metadata_are_kept_and_hashes_are_fresh(tmp_path: Path) -> None:
     assert not inspect_lora(tmp_path / "out").oddities
 
 
+def test_a_file_without_alphas_states_the_one_that_readers_take(tmp_path: Path) -> None:
+    metadata = {**METADATA, "ss_network_alpha": "1.0", "ss_network_args": '{"rs_lora": "True"}'}
+    convert(write(tmp_path / "in", metadata=metadata), tmp_path / "out", to="diffusers")
+    found = read_lora(tmp_path / "out").metadata
+    assert found["ss_network_alpha"] == "2.0" and "ss_network_args" not in found
+
+
+def test_dora_does_not_become_a_lora_of_sd_scripts(tmp_path: Path) -> None:
+    tensors = tensors_of() | {f"{name}.dora_scale": torch.ones(outputs, 1) for name, (outputs, _) in LAYERS.items()}
+    metadata = {**METADATA, "ss_network_module": "lycoris.kohya", "ss_network_args": '{"dora_wd": "True"}'}
+    convert(write(tmp_path / "in", tensors, metadata), tmp_path / "out", to="kohya")
+    assert read_lora(tmp_path / "out").metadata.items() >= metadata.items()
+
+
 def test_what_a_file_is_for_is_stated_if_it_was_not(tmp_path: Path) -> None:
     convert(write(tmp_path / "in", metadata={}), tmp_path / "out", to="kohya")
     assert read_lora(tmp_path / "out").metadata["modelspec.architecture"] == "stable-diffusion-v1/lora"
