@@ -126,6 +126,8 @@ def _to_peft(file: LoraFile, family: str, stream: BinaryIO, out: Path, dtype: st
     parts: dict[str, dict[str, Layer]] = {}
     for layer in found:
         component, path = _diffusers_path(layer)
+        if component == "text_encoder":  # CLIPTextModel has its layers at the top since transformers 5.6
+            path = path.removeprefix("text_model.")
         parts.setdefault(component, {})[path] = layer
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     rounded = 0
