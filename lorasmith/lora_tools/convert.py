@@ -84,7 +84,7 @@ def _to_kohya(file: LoraFile, family: str, stream: BinaryIO, out: Path, dtype: s
         if target is not None:
             tensors[f"{layer.name}.{ALPHA}"] = Stored.of(np.array(target, np.float32), "F32")
             alphas[float(target)] += 1
-    kinds = frozenset(layer.module.kind for layer in found)
+    kinds = frozenset("dora" if layer.module.has_dora else layer.module.kind for layer in found)
     ranks = Counter(layer.module.rank for layer in found if layer.module.rank is not None)
     metadata = metadata_of(file.metadata, family, ranks=ranks, alphas=alphas, kinds=kinds)
     return Converted(write_lora(out, tensors, metadata), len(found), rounded)
@@ -117,10 +117,10 @@ def _to_diffusers(file: LoraFile, family: str, stream: BinaryIO, out: Path, dtyp
         rounded += times
         component, path = _diffusers_path(layer)
         tensors |= {f"{component}.{path}.{_PEFT[suffix]}": tensor for suffix, tensor in stored.items()}
-    metadata = {
-        **metadata_of(file.metadata, family, ranks=Counter(), alphas=Counter(), kinds=frozenset()),
-        "format": "pt",
-    }
+    ranks = Counter(layer.module.rank or 1 for layer in found)
+    alphas = Counter(float(layer.module.rank or 1) for layer in found)  # that readers take
+    kinds = frozenset(layer.module.kind for layer in found)
+    metadata = {**metadata_of(file.metadata, family, ranks=ranks, alphas=alphas, kinds=kinds), "format": "pt"}
     return Converted(write_lora(out, tensors, metadata), len(found), rounded)
 
 
@@ -133,6 +133,8 @@ def _to_peft(file: LoraFile, family: str, stream: BinaryIO, out: Path, dtype: st
     parts: dict[str, dict[str, Layer]] = {}
     for layer in found:
         component, path = _diffusers_path(layer)
+        if component == "text_encoder":  # CLIPTextModel has its layers at the top since transformers 5.6
+            path = path.removeprefix("text_model.")
         parts.setdefault(component, {})[path] = layer
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     rounded = 0

@@ -15,7 +15,14 @@ from lorasmith.lora_tools.arrays import Array
 from lorasmith.lora_tools.combine import Combined
 from lorasmith.lora_tools.low_rank import Cut, reduced_change, stored_product
 from lorasmith.lora_tools.models import Model, open_model
-from lorasmith.lora_tools.writing import PRECISIONS, Stored, metadata_of, refuse_existing, write_lora
+from lorasmith.lora_tools.writing import (
+    PRECISIONS,
+    Stored,
+    metadata_of,
+    refuse_existing,
+    stated_prediction,
+    write_lora,
+)
 
 _NO_LIMIT = 64  # alpha where no rank is asked for: any number has the same effect
 
@@ -68,6 +75,7 @@ def extract(
     if not tensors:
         raise ModelError("tool_models_equal", first=str(base), other=str(tuned))
     given = {"ss_sd_model_name": base.name, "modelspec.title": out.stem}
+    given |= stated_prediction(before.family, after.weights.noise.prediction)
     metadata = metadata_of(given, before.family, ranks=ranks, alphas=Counter([alpha]), kinds=frozenset({"lora"}))
     return Combined(write_lora(out, tensors, metadata), ranks.total(), (min(ranks), max(ranks)), energy)
 

@@ -12,6 +12,7 @@ from lorasmith.errors import InputError, ModelError
 from lorasmith.exporting.metadata import hashed_metadata, with_hashes
 from lorasmith.families import FAMILIES
 from lorasmith.families.headers import TensorInfo
+from lorasmith.families.weights import Prediction
 from lorasmith.lora_files.names import FAMILY_NAMES, layers_of
 from lorasmith.lora_files.peft_settings import METADATA_KEY
 from lorasmith.lora_files.reader import LoraFile, read_lora
@@ -29,7 +30,7 @@ _STATED = {  # what WebUIs need to see which models a file is for: family -> met
         "https://github.com/Stability-AI/generative-models",
     ),
 }
-_MODULES = {"lora": "networks.lora", "locon": "networks.lora"}
+_PAIRS = frozenset({"lora", "locon"})  # kinds that sd-scripts' own module makes
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,12 @@ def metadata_of(
     given: Mapping[str, str], family: str, *, ranks: Counter[int], alphas: Counter[float], kinds: frozenset[str]
 ) -> dict[str, str]:
     """The metadata of a file made from another: `given`, with rank and alpha as they are now, and with the base model's
-    version where it is not stated."""
+    version where it is not stated.
+
+    Args:
+        kinds: of the layers as they are now. A file of pairs loses the arguments of the module that trained it, such as
+            `algo` and `conv_alpha`, since they need not be those of its tensors any more.
+    """
     metadata = {key: value for key, value in given.items() if key not in (METADATA_KEY, "format")}
     if family in _STATED:
         version, architecture, implementation = _STATED[family]
@@ -99,13 +105,25 @@ def metadata_of(
         metadata.setdefault("modelspec.sai_model_spec", "1.0.1")
         metadata.setdefault("modelspec.architecture", architecture)
         metadata.setdefault("modelspec.implementation", implementation)
-    if kinds <= _MODULES.keys():
-        metadata.setdefault("ss_network_module", "networks.lora")
+    if kinds <= _PAIRS:
+        metadata["ss_network_module"] = "networks.lora"
+        metadata.pop("ss_network_args", None)
     if ranks:
         metadata["ss_network_dim"] = str(ranks.most_common(1)[0][0]) if len(ranks) == 1 else "Dynamic"
     if alphas:
         metadata["ss_network_alpha"] = str(alphas.most_common(1)[0][0]) if len(alphas) == 1 else "Dynamic"
     return metadata
+
+
+def stated_prediction(family: str, prediction: Prediction) -> dict[str, str]:
+    """Metadata that state what the denoiser of a model predicts, as those of a training do."""
+    if prediction == "epsilon":
+        return {"modelspec.prediction_type": "epsilon"}
+    stated = {"modelspec.prediction_type": "v"}
+    version = _STATED[family][0]
+    if version.startswith("sd_v"):  # names of SDXL's versions have no such form
+        stated["ss_base_model_version"] = f"{version}_v"
+    return stated | ({"modelspec.architecture": "stable-diffusion-v2-768-v/lora"} if family == "sd2" else {})
 
 
 def known_family(file: LoraFile) -> str:

@@ -10,6 +10,7 @@ from diffusers import UNet2DConditionModel
 from peft import PeftModel
 from safetensors import safe_open
 from torch import Tensor
+from transformers import CLIPTextModel
 
 from lorasmith.errors import InputError, ModelError
 from lorasmith.lora_files.reader import read_lora
@@ -137,6 +138,20 @@ def test_metadata_are_kept_and_hashes_are_fresh(tmp_path: Path) -> None:
     assert not inspect_lora(tmp_path / "out").oddities
 
 
+def test_a_file_without_alphas_states_the_one_that_readers_take(tmp_path: Path) -> None:
+    metadata = {**METADATA, "ss_network_alpha": "1.0", "ss_network_args": '{"rs_lora": "True"}'}
+    convert(write(tmp_path / "in", metadata=metadata), tmp_path / "out", to="diffusers")
+    found = read_lora(tmp_path / "out").metadata
+    assert found["ss_network_alpha"] == "2.0" and "ss_network_args" not in found
+
+
+def test_dora_does_not_become_a_lora_of_sd_scripts(tmp_path: Path) -> None:
+    tensors = tensors_of() | {f"{name}.dora_scale": torch.ones(outputs, 1) for name, (outputs, _) in LAYERS.items()}
+    metadata = {**METADATA, "ss_network_module": "lycoris.kohya", "ss_network_args": '{"dora_wd": "True"}'}
+    convert(write(tmp_path / "in", tensors, metadata), tmp_path / "out", to="kohya")
+    assert read_lora(tmp_path / "out").metadata.items() >= metadata.items()
+
+
 def test_what_a_file_is_for_is_stated_if_it_was_not(tmp_path: Path) -> None:
     convert(write(tmp_path / "in", metadata={}), tmp_path / "out", to="kohya")
     assert read_lora(tmp_path / "out").metadata["modelspec.architecture"] == "stable-diffusion-v1/lora"
@@ -182,6 +197,21 @@ def test_nothing_is_overwritten_and_nothing_is_lost(tmp_path: Path) -> None:
 def doubled() -> dict[str, Tensor]:
     path = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
     return {f"unet.{path}.lora_A.weight": torch.ones(2, 320), f"unet.{path}.lora_B.weight": torch.ones(320, 2)}
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # which PEFT reads
+def test_peft_loads_the_text_encoder(nano: Path, tmp_path: Path) -> None:
+    model = CLIPTextModel.from_pretrained(nano / "text_encoder")
+    path = "encoder.layers.0.self_attn.q_proj"
+    before = model.get_submodule(path).weight.detach().clone()
+    up, down = torch.ones(len(before), 2), torch.ones(2, before.shape[1])
+    name = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
+    pair = {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down, f"{name}.alpha": torch.tensor(1.0)}
+    convert(write(tmp_path / "in", pair), tmp_path / "out", to="peft")
+    merged = PeftModel.from_pretrained(model, tmp_path / "out" / "text_encoder").merge_and_unload()
+    assert torch.allclose(merged.get_submodule(path).weight, before + 0.5 * (up @ down), atol=1e-6)
+    convert(tmp_path / "out" / "text_encoder" / "adapter_model.safetensors", tmp_path / "back", to="kohya")
+    assert by_formula(tmp_path / "back").keys() == {name}
 
 
 def test_the_settings_of_peft_hold_the_alphas(tmp_path: Path) -> None:

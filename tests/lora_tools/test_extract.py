@@ -48,6 +48,24 @@ def test_layers_that_are_equal_are_left_out(made: Made, tmp_path: Path) -> None:
         extract(made.folder, made.file, tmp_path / "none", cut=Cut(rank=1))
 
 
+def test_the_metadata_state_the_prediction_of_the_model(made: Made, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for prediction, stated, version in (("epsilon", "epsilon", ""), ("v_prediction", "v", "_v")):
+        base, tuned = (
+            make_model(
+                tmp_path / f"{prediction}{seed}", family=made.family, size="nano", seed=seed, prediction=prediction
+            )  # type: ignore[arg-type]
+            for seed in (0, 1)
+        )
+        extract(base, tuned, out, cut=Cut(rank=1))
+        metadata = read_lora(out).metadata
+        out.unlink()
+        assert metadata["modelspec.prediction_type"] == stated
+        assert metadata["ss_base_model_version"].endswith("_v") == (bool(version) and made.family != "sdxl")
+        if made.family == "sd2":
+            assert ("768-v" in metadata["modelspec.architecture"]) == bool(version)
+
+
 def test_models_of_another_size_or_family(tmp_path: Path, made: Made) -> None:
     larger = make_model(tmp_path / "larger", family=made.family, size="miniature")  # type: ignore[arg-type]
     with pytest.raises(ModelError, match="tool_models_differ"):

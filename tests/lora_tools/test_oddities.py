@@ -87,6 +87,16 @@ def loha_too(tensors: Tensors) -> None:
         tensors[f"{FIRST}.hada_w{number}_b"] = torch.ones(2, 320)
 
 
+def loha_of_two_alphas(tensors: Tensors) -> None:
+    """As training with `--conv-rank` makes it; diffusers reads no LoHa, and other programs take each alpha."""
+    tensors.clear()
+    for number, (name, (outputs, inputs)) in enumerate(LAYERS.items()):
+        tensors[f"{name}.alpha"] = torch.tensor(1.0 + number)
+        for factor in (1, 2):
+            tensors[f"{name}.hada_w{factor}_a"] = torch.ones(outputs, 2)
+            tensors[f"{name}.hada_w{factor}_b"] = torch.ones(2, inputs)
+
+
 def dora(tensors: Tensors) -> None:
     for name, (outputs, _) in LAYERS.items():
         tensors[f"{name}.dora_scale"] = torch.ones(outputs, 1)
@@ -112,6 +122,7 @@ CHANGES: dict[Callable[[Tensors], None], set[str]] = {
     a_convolution_with_its_own_alpha: set(),
     as_many_convolutions_as_others: {"alphas_differ"},
     loha_too: {"several_kinds"},
+    loha_of_two_alphas: set(),
     dora: {"dora_by_output"},
     dora_of_peft: {"dora_flat"},
 }

@@ -1,6 +1,7 @@
 """Files of the tools: the library's own order, fresh hashes, whole or not at all."""
 
 import hashlib
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from lorasmith.errors import InputError, ModelError
 from lorasmith.exporting.write import export_bytes
 from lorasmith.lora_files.reader import read_lora
 from lorasmith.lora_tools import writing
-from lorasmith.lora_tools.writing import Stored, known_family, write_lora
+from lorasmith.lora_tools.writing import Stored, known_family, metadata_of, write_lora
 from tests.lora_tools.made import METADATA, tensors_of, write
 
 
@@ -52,3 +53,17 @@ def test_families_and_layers_that_tools_do_not_know(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="tool_layers_unknown"):
         known_family(read_lora(write(tmp_path / "b", {**tensors_of(), "x": torch.ones(1)})))
     assert safetensors.torch.load_file(tmp_path / "a").keys() == tensors_of().keys()
+
+
+LOHA = {"ss_network_module": "lycoris.kohya", "ss_network_args": '{"algo": "loha", "conv_dim": "2"}'}
+
+
+def test_metadata_speak_of_the_tensors_that_are_there() -> None:
+    """A LoHa that was resized is a LoRA; a LoHa that was converted still is one."""
+    ranks, alphas = Counter({4: 1}), Counter({2.0: 1})
+    resized = metadata_of(LOHA, "sd15", ranks=ranks, alphas=alphas, kinds=frozenset({"lora", "locon"}))
+    assert resized["ss_network_module"] == "networks.lora" and "ss_network_args" not in resized
+    assert (resized["ss_network_dim"], resized["ss_network_alpha"]) == ("4", "2.0")
+    for kind in ("loha", "dora"):
+        kept = metadata_of(LOHA, "sd15", ranks=ranks, alphas=alphas, kinds=frozenset({kind}))
+        assert kept.items() >= LOHA.items()
