@@ -1,7 +1,7 @@
 """Makes a LoRA of several, or of a single file a LoRA of another rank.
 
-The changes of all files are added, each with its weight. Without a rank this is exact: the matrices stand side by side,
-and ranks add up. With a rank, each layer gets the best product of that rank.
+The changes of all files are added, each with its weight. Without a rank nothing is lost but one rounding to the
+data type: the matrices stand side by side, and ranks add up. With a rank, each layer gets the best product of it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lorasmith.lora_files.reader import LoraFile, read_lora
 from lorasmith.lora_tools.arrays import FLOATS, Array
 from lorasmith.lora_tools.changes import MERGEABLE, QUIET, change
 from lorasmith.lora_tools.layers import Layer, layers
-from lorasmith.lora_tools.low_rank import Cut, Product, Reduced, reduced, reduced_change, stored_product
+from lorasmith.lora_tools.low_rank import Cut, Product, Reduced, check_range, reduced, reduced_change, stored_product
 from lorasmith.lora_tools.writing import PRECISIONS, Stored, known_family, metadata_of, refuse_existing, write_lora
 
 _WIDEST = ("F32", "BF16", "F16")  # of several data types, the first that occurs is written
@@ -86,6 +86,7 @@ def _written(
     for name, members in sorted(parts.items()):
         made = _sum(members, cut)
         stored = stored_product(made.product, alpha, dtype)
+        check_range(stored, name)
         tensors |= {f"{name}.{suffix}": tensor for suffix, tensor in stored.items()}
         tensors[f"{name}.{ALPHA}"] = Stored.of(np.array(alpha, np.float32), "F32")
         ranks[made.product.rank] += 1

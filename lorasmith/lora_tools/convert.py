@@ -1,7 +1,7 @@
 """Writes a LoRA under the names of other programs, with the same effect.
 
-Files of diffusers have no alpha: there the scale goes into the second matrix. In files of sd-scripts all layers of a
-part of the model get one alpha, since diffusers takes the commonest for all; what differs goes into the second matrix.
+Files of diffusers have no alpha: there the scale goes into the matrices. In files of sd-scripts all layers of a part of
+the model get one alpha, since diffusers takes the commonest for all; what differs goes into the matrices.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from lorasmith.errors import ModelError
 from lorasmith.lora_files.keys import ALPHA, DOWN, UP
 from lorasmith.lora_files.peft_settings import CONFIG_FILE, WEIGHTS_FILE
 from lorasmith.lora_files.reader import LoraFile, read_lora
+from lorasmith.lora_tools.arrays import Array
 from lorasmith.lora_tools.changes import QUIET
 from lorasmith.lora_tools.layers import Layer, layers, pairs
+from lorasmith.lora_tools.low_rank import balanced, check_range, values_of
 from lorasmith.lora_tools.writing import PRECISIONS, Stored, known_family, metadata_of, refuse_existing, write_lora
-from lorasmith.runs.durable import map_write_errors, sync_folder, write_atomically
+from lorasmith.runs.durable import map_write_errors, place_new, sync_folder, write_atomically
 
 Style = Literal["kohya", "peft", "diffusers"]
 STYLES: tuple[Style, ...] = ("kohya", "peft", "diffusers")
@@ -151,7 +153,7 @@ def _to_peft(file: LoraFile, family: str, stream: BinaryIO, out: Path, dtype: st
                 write_lora(folder / WEIGHTS_FILE, tensors, {**file.metadata, "format": "pt"})
                 text = json.dumps(_peft_config(members), indent=2, sort_keys=True)
                 write_atomically(folder / CONFIG_FILE, text.encode())
-            temporary.rename(out)
+            place_new(temporary, out)
             sync_folder(out.parent)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -183,26 +185,31 @@ def _peft_config(members: Mapping[str, Layer]) -> dict[str, object]:
 
 @QUIET
 def _scaled(layer: Layer, stream: BinaryIO, factor: float, dtype: str) -> tuple[dict[str, Stored], int]:
-    """The layer's tensors, with the factor in the second matrix, and how many of them had to be rounded."""
+    """The layer's tensors, with the factor in their product, and how many of them had to be rounded."""
     if factor == 1 and not dtype:
         return layer.stored(stream), 0
     stored, rounded = {}, 0
-    for suffix, array in layer.arrays(stream).items():
+    arrays = layer.arrays(stream)
+    if not all(bool(np.isfinite(array).all()) for array in arrays.values()):
+        raise ModelError("tool_not_finite", path=stream.name, name=layer.module.name)
+    if factor != 1:
+        arrays = _multiplied(arrays, factor)
+    for suffix, scaled in arrays.items():
         own = layer.module.tensors[suffix].dtype
-        scaled = array * np.float32(factor) if suffix == UP else array
         tensor = Stored.of(scaled, dtype or ("F32" if own.startswith("F8") else own))
         back = np.frombuffer(Stored.of(scaled, "F64").data, "<f8")
-        rounded += not np.array_equal(_values(tensor), back, equal_nan=True)
+        rounded += not np.array_equal(values_of(tensor), back)
         stored[suffix] = tensor
+    check_range(stored, layer.name)
     return stored, rounded
 
 
-def _values(tensor: Stored) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """The numbers of a tensor of this module's own types, flat."""
-    if tensor.dtype == "BF16":
-        bits = np.frombuffer(tensor.data, "<u2").astype(np.uint32) << 16
-        return bits.view(np.float32).astype(np.float64)
-    return np.frombuffer(tensor.data, {"F64": "<f8", "F32": "<f4", "F16": "<f2"}[tensor.dtype]).astype(np.float64)
+def _multiplied(arrays: Mapping[str, Array], factor: float) -> dict[str, Array]:
+    """The two matrices of a layer with the factor in their product."""
+    shapes = {suffix: array.shape for suffix, array in arrays.items()}
+    up, down = (arrays[suffix].reshape(len(arrays[suffix]), -1) for suffix in (UP, DOWN))
+    up, down = balanced(up * np.float32(factor), down)
+    return {DOWN: down.reshape(shapes[DOWN]), UP: up.reshape(shapes[UP])}
 
 
 def _diffusers_path(layer: Layer) -> tuple[str, str]:

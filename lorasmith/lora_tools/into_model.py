@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from lorasmith.errors import ModelError
+from lorasmith.errors import InputError, ModelError
 from lorasmith.lora_files.names import FAMILY_NAMES
 from lorasmith.lora_files.reader import LoraFile, read_lora
 from lorasmith.lora_tools.arrays import Array
@@ -58,9 +58,11 @@ def merge_into(base: Path, sources: Sequence[Source], out: Path) -> Merged:
     Raises:
         ModelError: no base model in safetensors files; a LoRA of another family, of a kind that depends on the running
             model, or with layers or sizes that the model does not have.
-        InputError: `tool_output_exists`, or the folder cannot be written.
+        InputError: `tool_output_exists`, `tool_output_inside`, or the folder cannot be written.
     """
     refuse_existing(out)
+    if out.resolve().is_relative_to(base.resolve()):
+        raise InputError("tool_output_inside", path=str(out), model=str(base))
     model = open_model(base)
     with ExitStack() as stack:
         parts: dict[str, list[_Part]] = {}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lorasmith.errors import InputError
 from lorasmith.lora_files.keys import DOWN, UP
 from lorasmith.lora_tools.arrays import Array
 from lorasmith.lora_tools.writing import Stored
@@ -85,13 +87,44 @@ def reduced_change(change: Array, cut: Cut) -> Reduced:
 
 def stored_product(product: Product, alpha: float, dtype: str) -> dict[str, Stored]:
     """The tensors of a file in which the layer has this alpha, in the shapes of sd-scripts."""
-    up = product.up * np.float32(product.rank / alpha)
+    up, down = balanced(product.up * np.float32(product.rank / alpha), product.down)
     pointwise = (1,) * len(product.kernel)
     inputs = product.down.shape[1] // int(np.prod(product.kernel, dtype=np.int64))
     return {
         UP: Stored.of(up.reshape(*up.shape, *pointwise), dtype),
-        DOWN: Stored.of(product.down.reshape(product.rank, inputs, *product.kernel), dtype),
+        DOWN: Stored.of(down.reshape(product.rank, inputs, *product.kernel), dtype),
     }
+
+
+def balanced(up: Array, down: Array) -> tuple[Array, Array]:
+    """The same product with each column of `up` about as large as its row of `down`, so that half precision holds both.
+
+    They are multiplied by powers of two, which rounds nothing.
+    """
+    columns, rows = np.abs(up).max(axis=0, initial=0), np.abs(down).max(axis=1, initial=0)
+    is_movable = (columns > 0) & (rows > 0) & np.isfinite(columns) & np.isfinite(rows)
+    ratios = np.divide(rows.astype(np.float64), columns, out=np.ones(len(rows)), where=is_movable)
+    exponents = np.rint(np.log2(ratios) / 2).astype(np.int32)
+    return np.ldexp(up, exponents), np.ldexp(down, -exponents[:, None])
+
+
+def values_of(tensor: Stored) -> Matrix:
+    """The numbers of a tensor of a type that the tools write, flat."""
+    if tensor.dtype == "BF16":
+        bits = np.frombuffer(tensor.data, "<u2").astype(np.uint32) << 16
+        return bits.view(np.float32).astype(np.float64)
+    return np.frombuffer(tensor.data, {"F64": "<f8", "F32": "<f4", "F16": "<f2"}[tensor.dtype]).astype(np.float64)
+
+
+def check_range(stored: Mapping[str, Stored], name: str) -> None:
+    """Returns where every number of a layer is in the range of its data type.
+
+    Raises:
+        InputError: `tool_beyond_range`.
+    """
+    for tensor in stored.values():
+        if not np.isfinite(values_of(tensor)).all():
+            raise InputError("tool_beyond_range", name=name, dtype=tensor.dtype)
 
 
 def _cut(left: Matrix, values: Matrix, right: Matrix, kernel: tuple[int, ...], cut: Cut) -> Reduced:

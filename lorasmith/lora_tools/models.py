@@ -23,7 +23,7 @@ from lorasmith.families.recognize import recognize
 from lorasmith.families.weights import BaseWeights
 from lorasmith.lora_files.names import layers_of
 from lorasmith.lora_tools.arrays import Array, header_bytes, read_array, to_bytes
-from lorasmith.runs.durable import map_write_errors, sync_folder, write_atomically
+from lorasmith.runs.durable import map_write_errors, place_new, sync_folder, write_atomically
 
 Change = Callable[[Array], Array]  # a weight -> the new weight, of the same shape
 
@@ -137,7 +137,7 @@ def write_changed(model: Model, out: Path, changes: Mapping[str, Change]) -> Pat
             _copy_all_but(model, temporary)
             for path, tensors in by_file.items():
                 _write_file(model.headers[path], temporary / path.relative_to(model.weights.path), tensors)
-            temporary.rename(out)
+            place_new(temporary, out)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -174,7 +174,7 @@ def _write_file(header: Header, out: Path, changes: Mapping[str, list[tuple[Plac
         if read.digest() != written.digest() or read_header(temporary).tensors.keys() != header.tensors.keys():
             raise InputError("tool_not_as_written", path=str(out))
 
-    return write_atomically(out, counted(), check=check)
+    return write_atomically(out, counted(), check=check, is_new=True)
 
 
 def _pieces(header: Header, changes: Mapping[str, list[tuple[Place, Change]]]) -> Iterator[bytes]:

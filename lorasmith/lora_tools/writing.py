@@ -80,7 +80,7 @@ def write_lora(out: Path, tensors: Mapping[str, Stored], metadata: Mapping[str, 
         read_lora(temporary)
 
     with map_write_errors(out.parent):
-        return write_atomically(out, content, check=check)
+        return write_atomically(out, content, check=check, is_new=True)
 
 
 def _place(dtype: str) -> int:

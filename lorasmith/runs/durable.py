@@ -21,6 +21,7 @@ IN_USE_PAUSE_SECONDS = 0.1
 NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF})
 REFUSALS = frozenset(
     {
+        errno.EFBIG,  # more than the file system takes in a file
         *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG),
         *(errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS),  # file systems without locks
     }
@@ -29,13 +30,19 @@ REFUSALS = frozenset(
 T = TypeVar("T")
 
 
-def write_atomically(path: Path, data: bytes | Iterable[bytes], *, check: Callable[[Path], None] | None = None) -> Path:
+def write_atomically(
+    path: Path, data: bytes | Iterable[bytes], *, check: Callable[[Path], None] | None = None, is_new: bool = False
+) -> Path:
     """Writes `data` or its pieces to `path` completely or not at all: temporary name, fsync, `check`, rename, fsync of
     the folder.
 
     Returns the path written: another name if a program on Windows holds the file open for more than 5 s.
 
+    Args:
+        is_new: a file that another program has written to `path` meanwhile is not replaced.
+
     Raises:
+        InputError: `tool_output_exists`, with `is_new`.
         ResourceError: the disk is full.
         Exception: whatever `check` raises; the temporary file is removed.
     """
@@ -47,7 +54,7 @@ def write_atomically(path: Path, data: bytes | Iterable[bytes], *, check: Callab
             check(temporary)
             fault_point("file.checked")
         with map_disk_full(path):
-            written = _replace(temporary, path)
+            written = place_new(temporary, path) if is_new else _replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -55,6 +62,31 @@ def write_atomically(path: Path, data: bytes | Iterable[bytes], *, check: Callab
         fault_point("file.renamed")
         sync_folder(path.parent)
     return written
+
+
+def place_new(source: Path, target: Path) -> Path:
+    """Gives a file or a folder its name, unless something has that name already.
+
+    Raises:
+        InputError: `tool_output_exists`.
+    """
+    is_linked = source.is_file() and _link(source, target)
+    if not is_linked and os.path.lexists(target):
+        raise InputError("tool_output_exists", path=str(target))
+    if is_linked:
+        source.unlink()
+    else:
+        source.rename(target)
+    return target
+
+
+def _link(source: Path, target: Path) -> bool:
+    """Gives a file a second name; False where the name is taken, or the file system has no such links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        return False
+    return True
 
 
 def write_durably(path: Path, data: bytes | Iterable[bytes]) -> None:

@@ -80,7 +80,6 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, sta
         changed = restore_state(resume, state, identity=config.identity(), data_identity=identity, environment=facts)
         state.gradient_checkpointing |= config.training.gradient_checkpointing
     check_disk_space(run, state)
-    release_freed_memory()  # of loading, and of the encoders
     context = _step_context(config, family, models, batches, dataset, device=device, stop_at=stop_at)
     context.set_checkpointing(state.gradient_checkpointing)
     startup.beat("loading")
@@ -115,6 +114,7 @@ def _step_context(
     device: Device,
     stop_at: int,
 ) -> StepContext:
+    release_freed_memory()  # of loading, and of the encoders: what steps free is kept
     process = family.noise_process().to(device.torch_device)
     losses = partial(losses_of, family, models, process=process, objective=MSE)
     return StepContext(

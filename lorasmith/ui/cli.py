@@ -81,6 +81,9 @@ def main(argv: Sequence[str] | None = None, *, script: str = "") -> int:
         return int(ExitCode.BAD_INPUT)
     except BrokenPipeError:  # `| head` closed the pipe; a run's own lines never come here
         return int(ExitCode.FINISHED)
+    except OSError as error:
+        _complain(words, "system_refused", {"reason": str(error)})
+        return int(ExitCode.CRASHED)
     finally:
         _flush()
 

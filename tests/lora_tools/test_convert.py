@@ -129,6 +129,25 @@ def test_there_and_back_is_the_same(tmp_path: Path) -> None:
     assert all(torch.equal(found[name], change) for name, change in expected.items())
 
 
+def test_a_small_scale_stays_in_half_precision(tmp_path: Path) -> None:
+    tensors = tensors_of(rank=128, alpha=1.5)
+    tensors = {key: tensor * 3e-3 if "up" in key else tensor for key, tensor in tensors.items()}
+    path = write(tmp_path / "in", {key: value if "alpha" in key else value.half() for key, value in tensors.items()})
+    expected = by_formula(path)
+    convert(path, tmp_path / "diffusers", to="diffusers")
+    convert(tmp_path / "diffusers", tmp_path / "back", to="kohya")
+    for name, change in by_formula(tmp_path / "back").items():
+        assert float((change - expected[name]).norm() / expected[name].norm()) < 2**-10
+
+
+def test_numbers_beyond_the_data_type_are_refused(tmp_path: Path) -> None:
+    tensors = {key: tensor * 1e6 if "up" in key else tensor for key, tensor in tensors_of().items()}
+    path = write(tmp_path / "in", tensors)
+    with pytest.raises(InputError, match="tool_beyond_range"):
+        convert(path, tmp_path / "out", to="kohya", precision="fp16")
+    assert not (tmp_path / "out").exists()
+
+
 def test_metadata_are_kept_and_hashes_are_fresh(tmp_path: Path) -> None:
     metadata = {**METADATA, "ss_steps": "7", "sshs_model_hash": "old", "ss_network_dim": "2"}
     convert(write(tmp_path / "in", metadata=metadata), tmp_path / "out", to="kohya", precision="fp16")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lorasmith.adapters import ADAPTERS, adapter_kind
 from lorasmith.adapters.base import LayerSettings
-from lorasmith.errors import ModelError
+from lorasmith.errors import InputError, ModelError
 from lorasmith.exporting.names import to_file
 from lorasmith.lora_files.names import layers_of
 from lorasmith.lora_tools.combine import Source
@@ -55,6 +55,13 @@ def test_every_kind_is_merged_by_its_formula(made: Made, tmp_path: Path, kind: s
         expected = weight + 0.5 * changes[target] if target in changes else weight
         bound = expected.abs() * 2**-10 + 1e-5 if target in changes else 0  # one rounding to half precision
         assert bool(((after[target] - expected).abs() <= bound).all()), target
+
+
+def test_no_output_inside_the_model(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    (base / "unet").mkdir(parents=True)
+    with pytest.raises(InputError, match="tool_output_inside"):
+        merge_into(base, [], base / "unet" / "out")
 
 
 def test_several_files_are_added(made: Made, tmp_path: Path) -> None:

@@ -68,6 +68,24 @@ def test_a_file_is_written_and_replaced(tmp_path: Path) -> None:
         assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_new_file_replaces_none_that_appeared_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_links: bool
+) -> None:
+    def no_links(*_: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    if not has_links:
+        monkeypatch.setattr(os, "link", no_links)
+    path = tmp_path / "a"
+    with pytest.raises(InputError, match="tool_output_exists"):
+        write_atomically(path, b"new", check=lambda _: path.write_text("theirs") and None, is_new=True)
+    assert list(tmp_path.iterdir()) == [path] and path.read_text() == "theirs"
+    path.unlink()
+    assert write_atomically(path, b"new", is_new=True).read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
 def test_the_mode_is_that_of_any_new_file(tmp_path: Path, mask: int) -> None:
     before = os.umask(mask)

@@ -162,6 +162,7 @@ def raising(error: BaseException) -> object:
         (LockedError("folder_locked", folder="x"), 3, "Another run is using `x`"),
         (ModuleNotFoundError("", name="PIL.Image"), 2, "pip install pillow"),
         (ModuleNotFoundError("", name="rich"), 2, "pip install rich"),
+        (OSError(5, "Input/output error", "x"), 70, "Input/output error: 'x'"),
         (KeyboardInterrupt(), 2, ""),
         (cli.AbandonedError(), 2, ""),
     ],
