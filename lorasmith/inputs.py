@@ -71,19 +71,23 @@ def check_init_from(file: LoraFile | None, adapter: AdapterConfig, family: str) 
         family: of the base model; "": only loading tells it.
 
     Raises:
-        ModelError: `init_from_other_family`, before all that other options could correct; `init_from_other_kind`;
-            `init_from_text_encoder`.
+        ModelError: `init_from_other_family` and `init_from_other_family_and_kind`, before all that other options could
+            correct; `init_from_other_kind`; `init_from_text_encoder`.
     """
     if file is None:
         return
     path = str(file.path)
-    if family and file.families and family not in file.families:
-        found, wanted = (FAMILY_NAMES.get(name, name) for name in (file.family, family))
-        raise ModelError("init_from_other_family", path=path, found=found, family=wanted)
     others = file.kinds.keys() - {adapter.kind, "incomplete"}
     if adapter.kind == "lora":
         others -= {"locon"}
-    if others and adapter.kind in KINDS:
+    is_other_kind = bool(others) and adapter.kind in KINDS
+    if family and file.families and family not in file.families:
+        found, wanted = (FAMILY_NAMES.get(name, name) for name in (file.family, family))
+        fields = {"path": path, "found": found, "family": wanted}
+        if is_other_kind:
+            raise ModelError("init_from_other_family_and_kind", **fields, kinds=sorted(others), kind=adapter.kind)
+        raise ModelError("init_from_other_family", **fields)
+    if is_other_kind:
         raise ModelError("init_from_other_kind", path=path, found=sorted(others), kind=adapter.kind)
     if file.has_text_encoder and not adapter.train_text_encoder:
         raise ModelError("init_from_text_encoder", path=path)

@@ -144,6 +144,16 @@ def test_a_lora_of_another_family_or_kind_is_named(workshop: Workshop, key: str,
     assert caught.value.fields["found"] in ("FLUX.1", ["loha"])
 
 
+def test_a_lora_of_another_family_and_kind_is_refused_for_both(workshop: Workshop) -> None:
+    ends = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
+    tensors = {f"lora_unet_double_blocks_0_img_attn_qkv.{end}": torch.zeros(2, 2) for end in ends}
+    safetensors.torch.save_file(tensors, workshop.folder / "other.safetensors")
+    with pytest.raises(ModelError) as caught:
+        workshop.start_new(1, {("adapter", "init_from"): "other.safetensors"})
+    assert caught.value.code == "init_from_other_family_and_kind"
+    assert (caught.value.fields["found"], caught.value.fields["kinds"]) == ("FLUX.1", ["loha"])
+
+
 def test_continuing_does_not_start_from_it_again(workshop: Workshop) -> None:
     """The file may even be gone."""
     workshop.new(1, EXACT)
