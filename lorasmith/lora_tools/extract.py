@@ -13,7 +13,7 @@ from lorasmith.lora_files.keys import ALPHA
 from lorasmith.lora_files.names import FAMILY_NAMES, layers_of
 from lorasmith.lora_tools.arrays import Array
 from lorasmith.lora_tools.combine import Combined
-from lorasmith.lora_tools.low_rank import Cut, reduced_change, stored_product
+from lorasmith.lora_tools.low_rank import Cut, check_range, reduced_change, stored_product
 from lorasmith.lora_tools.models import Model, open_model
 from lorasmith.lora_tools.writing import (
     PRECISIONS,
@@ -67,6 +67,7 @@ def extract(
             continue
         made = reduced_change(change, cut)
         stored = stored_product(made.product, alpha, PRECISIONS[precision])
+        check_range(stored, module)
         tensors |= {f"{module}.{suffix}": tensor for suffix, tensor in stored.items()}
         tensors[f"{module}.{ALPHA}"] = Stored.of(np.array(alpha, np.float32), "F32")
         ranks[made.product.rank] += 1

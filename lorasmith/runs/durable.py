@@ -21,7 +21,6 @@ IN_USE_PAUSE_SECONDS = 0.1
 NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF})
 REFUSALS = frozenset(
     {
-        errno.EFBIG,  # more than the file system takes in a file
         *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG),
         *(errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS),  # file systems without locks
     }
@@ -153,6 +152,8 @@ def map_write_errors(folder: Path) -> Iterator[None]:
     except ResourceError as error:
         raise InputError(error.code, **error.fields) from error
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise InputError("file_too_large", folder=str(folder)) from error
         if error.errno in REFUSALS:
             raise InputError("output_not_writable", folder=str(folder), reason=str(error.strerror)) from error
         raise

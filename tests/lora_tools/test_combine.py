@@ -107,8 +107,8 @@ def test_what_cannot_be_added(tmp_path: Path) -> None:
 
 
 def half(*, up: float, alpha: float, rank: int) -> dict[str, Tensor]:
-    tensors = {f"{FIRST}.lora_down.weight": torch.rand(rank, 320) * 0.05, f"{FIRST}.alpha": torch.tensor(alpha)}
-    tensors[f"{FIRST}.lora_up.weight"] = torch.rand(320, rank) * up
+    tensors = {f"{FIRST}.lora_down.weight": (torch.rand(rank, 320) - 0.5) * 0.1, f"{FIRST}.alpha": torch.tensor(alpha)}
+    tensors[f"{FIRST}.lora_up.weight"] = (torch.rand(320, rank) * 2 - 1) * up
     return {key: tensor.half() for key, tensor in tensors.items()}
 
 

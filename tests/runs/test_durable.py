@@ -68,6 +68,11 @@ def test_a_file_is_written_and_replaced(tmp_path: Path) -> None:
         assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_file_larger_than_the_file_system_takes_is_an_input_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="file_too_large"), map_write_errors(tmp_path):
+        raise OSError(errno.EFBIG, "File too large")
+
+
 @pytest.mark.parametrize("has_links", [True, False])
 def test_a_new_file_replaces_none_that_appeared_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_links: bool
