@@ -19,7 +19,7 @@ from lorasmith.families.headers import Header, TensorInfo, file_kind, read_heade
 from lorasmith.lora_files.keys import ALPHA, Key, split_key
 from lorasmith.lora_files.modules import Module
 from lorasmith.lora_files.names import families_of, layers_of
-from lorasmith.lora_files.peft_settings import PeftSettings, read_peft_settings
+from lorasmith.lora_files.peft_settings import WEIGHTS_FILE, PeftSettings, read_peft_settings
 
 _OF_LORAS = {  # errors of `headers`, which speak of base models
     "model_unreadable": "lora_unreadable",
@@ -113,12 +113,16 @@ def read_lora(path: Path) -> LoraFile:
     """Reads the header of a LoRA file and groups its tensors by layer.
 
     Raises:
-        ModelError: a code of _OF_LORAS, `lora_pickle`, `lora_none`, or what the file is in place of weights.
+        ModelError: a code of _OF_LORAS, `lora_folder`, `lora_pickle`, `lora_none`, or what the file is in place of
+            weights.
     """
+    if path.is_dir() and (inside := _file_inside(path)):
+        raise ModelError("lora_folder", path=str(path), file=str(inside))
     try:
         if file_kind(path) == "pickle":
             raise ModelError("lora_pickle", path=str(path))
         header = read_header(path)
+        settings = read_peft_settings(path, header.metadata)
     except ModelError as error:
         raise ModelError(_OF_LORAS.get(error.code, error.code), **error.fields) from error
     grouped: dict[str, list[tuple[str, Key]]] = {}
@@ -132,7 +136,6 @@ def read_lora(path: Path) -> LoraFile:
         else:
             grouped.setdefault(key.module, []).append((name, key))
     modules = []
-    settings = read_peft_settings(path, header.metadata)
     with path.open("rb") as file:
         for members in grouped.values():
             if all(key.suffix == "weight" for _, key in members):  # of any model, not of an adapter
@@ -142,6 +145,11 @@ def read_lora(path: Path) -> LoraFile:
     if not modules:
         raise ModelError("lora_none", path=str(path), count=len(unknown))
     return LoraFile(header, tuple(modules), tuple(unknown), families_of(modules, header.metadata))
+
+
+def _file_inside(folder: Path) -> Path | None:
+    """The first LoRA file of a folder of PEFT, or of a folder with a folder for each part of the model."""
+    return min((*folder.glob(WEIGHTS_FILE), *folder.glob(f"*/{WEIGHTS_FILE}")), default=None)
 
 
 def _module(

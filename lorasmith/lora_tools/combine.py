@@ -17,6 +17,7 @@ import numpy as np
 
 from lorasmith.errors import InputError, ModelError
 from lorasmith.lora_files.keys import ALPHA, DOWN, UP
+from lorasmith.lora_files.names import FAMILY_NAMES
 from lorasmith.lora_files.reader import LoraFile, read_lora
 from lorasmith.lora_tools.arrays import FLOATS, Array
 from lorasmith.lora_tools.changes import MERGEABLE, QUIET, change
@@ -102,9 +103,13 @@ def _common_family(files: Sequence[LoraFile]) -> str:
     families = [known_family(file) for file in files]
     for file, family in zip(files, families, strict=True):
         if families[0] not in file.families:
-            names = {"first": str(files[0].path), "other": str(file.path), "families": sorted({families[0], family})}
+            names = {"first": str(files[0].path), "other": str(file.path), "families": _names({families[0], family})}
             raise ModelError("tool_families_differ", **names)
     return families[0]
+
+
+def _names(families: set[str]) -> list[str]:
+    return sorted(FAMILY_NAMES.get(family, family) for family in families)
 
 
 def _check_kind(layer: Layer, file: LoraFile, cut: Cut | None) -> None:
@@ -117,9 +122,11 @@ def _check_kind(layer: Layer, file: LoraFile, cut: Cut | None) -> None:
 
 def _alpha(parts: dict[str, list[_Part]], cut: Cut | None) -> int:
     """The alpha of the whole file: any number has the same effect. The largest rank gives most layers a scale of 1."""
-    if cut is not None and cut.rank is not None:
-        return cut.rank
-    return max(sum(part.layer.module.rank or 1 for part in members) for members in parts.values())
+    whole = max(sum(part.layer.module.rank or 1 for part in members) for members in parts.values())
+    if cut is None or cut.rank is None:
+        return whole
+    are_pairs = all(part.layer.is_pair for members in parts.values() for part in members)
+    return min(cut.rank, whole) if are_pairs else cut.rank  # a product of pairs has no higher rank than theirs
 
 
 @QUIET

@@ -42,10 +42,13 @@ class _Part:
         """The layer's weight with this change.
 
         Raises:
-            ModelError: `tool_other_size`.
+            ModelError: `tool_other_size`; `tool_not_finite`, the file holds such numbers.
         """
+        arrays = self.layer.arrays(self.stream)
+        if not all(bool(np.isfinite(array).all()) for array in arrays.values()):
+            raise ModelError("tool_not_finite", path=str(self.file.path), name=self.layer.name)
         try:
-            return changed(self.layer.module, self.layer.arrays(self.stream), weight, self.weight)
+            return changed(self.layer.module, arrays, weight, self.weight)
         except ValueError as error:
             raise ModelError("tool_other_size", path=str(self.file.path), name=self.layer.name) from error
 

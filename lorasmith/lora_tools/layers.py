@@ -85,13 +85,13 @@ def pairs(file: LoraFile, family: str, tool: str) -> list[Layer]:
     """The layers of a file that has only products of two matrices.
 
     Raises:
-        ModelError: `tool_kind`, another kind; and as `layers`.
+        ModelError: `tool_kind_of_names`, another kind; and as `layers`.
     """
     found = list(layers(file, family))
     others: Mapping[str, Layer] = {layer.module.kind: layer for layer in found if not layer.is_pair}
     if others:
         kinds = sorted({"dora"} if any(layer.module.has_dora for layer in others.values()) else others)
-        raise ModelError("tool_kind", path=str(file.path), found=kinds, tool=tool)
+        raise ModelError("tool_kind_of_names", path=str(file.path), found=kinds, tool=tool)
     return found
 
 

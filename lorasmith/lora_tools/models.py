@@ -74,10 +74,10 @@ def open_model(path: Path) -> Model:
     """Recognizes a base model, a diffusers folder or a single file.
 
     Raises:
-        ModelError: `base_model_not_found`, `tool_pickle`, or what `recognize` raises.
+        ModelError: `tool_no_model`, `tool_pickle`, or what `recognize` raises.
     """
     if not path.exists():
-        raise ModelError("base_model_not_found", base_model=str(path))
+        raise ModelError("tool_no_model", path=str(path))
     weights = recognize(path)
     if weights.layout == "pickle":
         raise ModelError("tool_pickle", path=str(path))

@@ -104,7 +104,7 @@ def _alphas(file: LoraFile) -> list[Oddity]:
         found.append(Oddity("alpha_missing_in_part", {"count": missing, "of": len(scaled)}))
     for component in file.components:
         own = [module for module in scaled if module.component == component and module.alpha is not None]
-        own = [module for module in own if module.kind in LOW_RANK]  # diffusers reads no other kind with an alpha
+        own = [module for module in own if module.kind in LOW_RANK]  # of other kinds diffusers mixes no alphas
         others = Counter(module.alpha for module in own if module.kind not in _CONVOLUTIONS)
         convolutions = Counter(module.alpha for module in own if module.kind in _CONVOLUTIONS)
         # Convolutions may have an alpha of their own, unless it is the commonest, which diffusers gives to all.

@@ -79,7 +79,10 @@ def show(words: Translator, inspection: Inspection, screen: Screen) -> None:
     if not inspection.oddities:
         screen.line(words.say("inspect.nothing_odd"), "good")
     for odd in inspection.oddities:
-        screen.line(words.say("message.note", text=words.say(f"odd.{odd.code}.text", **odd.fields)), "warning")
+        fields = dict(odd.fields)
+        if "component" in fields:
+            fields["component"] = words.say(f"component.{fields['component']}")
+        screen.line(words.say("message.note", text=words.say(f"odd.{odd.code}.text", **fields)), "warning")
         if words.knows(f"odd.{odd.code}.hint"):
             screen.line("  " + words.say("message.hint", text=words.say(f"odd.{odd.code}.hint", **odd.fields)))
 
@@ -93,17 +96,21 @@ def _rows(words: Translator, inspection: Inspection) -> Iterator[tuple[str, str]
     families = [FAMILY_NAMES.get(family, family) for family in file.families]
     yield words.say("inspect.row.family"), words.say("inspect.or").join(families) or words.say("inspect.unknown")
     kinds = [words.say("inspect.counted", what=kind, count=count) for kind, count in file.kinds.most_common()]
-    yield words.say("inspect.row.kind"), ", ".join(kinds)
-    yield words.say("inspect.row.names"), ", ".join(words.say(f"inspect.naming.{name}") for name in file.namings)
+    yield words.say("inspect.row.kind"), words.say("inspect.comma").join(kinds)
+    namings = [words.say(f"inspect.naming.{name}") for name in file.namings]
+    yield words.say("inspect.row.names"), words.say("inspect.comma").join(namings)
     parts = [_part(words, component, count) for component, count in file.components.items()]
-    yield words.say("inspect.row.parts"), ", ".join(parts)
+    yield words.say("inspect.row.parts"), words.say("inspect.comma").join(parts)
     yield words.say("inspect.row.rank"), _counted(words, {str(rank): n for rank, n in sorted(file.ranks.items())})
     alphas = {words.say("inspect.no_alpha") if a is None else f"{a:g}": n for a, n in file.alphas.most_common()}
     yield words.say("inspect.row.alpha"), _counted(words, alphas)
     yield words.say("inspect.row.numbers"), ", ".join(file.dtypes)
     for row, names in (("origin", ORIGIN), ("training", TRAINING)):
         stated = [words.say(f"inspect.fact.{name}", value=facts[name]) for name in names if name in facts]
-        yield words.say(f"inspect.row.{row}"), "; ".join(stated) or words.say("inspect.not_stated")
+        yield (
+            words.say(f"inspect.row.{row}"),
+            words.say("inspect.semicolon").join(stated) or words.say("inspect.not_stated"),
+        )
     if "tags" in facts:
         tags = [f"{tag} ({count})" for tag, count in facts["tags"].items()]
         yield words.say("inspect.row.tags"), ", ".join(tags)
@@ -120,7 +127,7 @@ def _counted(words: Translator, counts: dict[str, int]) -> str:
     if len(counts) == 1:
         return next(iter(counts))
     shown = [words.say("inspect.counted", what=what, count=count) for what, count in list(counts.items())[:MAX_SHOWN]]
-    return ", ".join([*shown, "…"] if len(counts) > MAX_SHOWN else shown) or "-"
+    return words.say("inspect.comma").join([*shown, "…"] if len(counts) > MAX_SHOWN else shown) or "-"
 
 
 def _bars(words: Translator, blocks: tuple[Block, ...]) -> Iterator[str]:

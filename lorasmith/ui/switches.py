@@ -27,7 +27,7 @@ def parse_switches(
         files: receives the words that are no options; None where the command takes none.
 
     Raises:
-        ConfigError: an option that is unknown, without its value or with one it does not take, or a stray word.
+        ConfigError: an option that is unknown, without its value or with one it does not take, twice, or a stray word.
     """
     given: dict[str, str] = {}
     rest = list(arguments)
@@ -40,12 +40,9 @@ def parse_switches(
                 continue
             raise ConfigError("argument_unexpected", argument=word)
         if name not in known or not (word.startswith("--") or word == "-h"):
-            flags = [f"--{option}" for option in known]
-            given_name = word.split("=")[0]
-            nearest = closest(given_name, flags)
-            if not nearest:
-                raise ConfigError("option_unrecognised", option=given_name)
-            raise ConfigError("option_unknown", option=given_name, nearest=nearest)
+            raise _unknown(word.split("=")[0], known)
+        if known[name] and name in given:
+            raise ConfigError("switch_repeated", option=name)
         if not known[name]:
             if has_value:
                 raise ConfigError("option_flag", option=name)
@@ -60,19 +57,34 @@ def parse_switches(
     return given
 
 
+def _unknown(name: str, known: Mapping[str, str]) -> ConfigError:
+    nearest = closest(name, [f"--{option}" for option in known])
+    if not nearest:
+        return ConfigError("switch_unrecognised", option=name)
+    return ConfigError("option_unknown", option=name, nearest=nearest)
+
+
 def switches_help(words: Translator, command: str, about: str, switches: dict[str, str], *, files: str = "") -> str:
     """The page of a command with few options; `files`: what stands for its files, for a tool for LoRA files."""
     width = min(shutil.get_terminal_size().columns, 120)
     rest = f"{files} {words.say('logs.help.rest')}".strip()
     usage = words.say("help.usage", command=command, rest=rest)
-    own = [name for name in switches if files and words.knows(f"tools.help.{name}")]
     rows = [
-        (f"--{name} {value}".rstrip(), words.say(f"tools.help.{name}" if name in own else f"logs.help.{name}"))
+        (f"--{name} {value}".rstrip(), _sentence(words, about if files else "", name))
         for name, value in switches.items()
     ]
     return "\n".join(
         [usage, "", *wrapped(words.say(f"logs.help.{about}"), width), "", *two_columns(rows, left=LEFT, width=width)]
     )
+
+
+def _sentence(words: Translator, tool: str, name: str) -> str:
+    """What an option does, in the words of the tool for LoRA files where it has its own."""
+    if tool == "extract" and words.knows(f"tools.extract_help.{name}"):
+        return words.say(f"tools.extract_help.{name}")
+    if tool and words.knows(f"tools.help.{name}"):
+        return words.say(f"tools.help.{name}")
+    return words.say(f"logs.help.{name}")
 
 
 def _refuse_language(lang: str | None) -> None:

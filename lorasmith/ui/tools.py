@@ -44,7 +44,7 @@ def convert(arguments: list[str], words: Translator, command: str) -> int:
     from lorasmith.lora_tools.convert import convert as write_converted  # imports numpy
 
     made = write_converted(source, out, to=style, precision=precision)
-    print(words.say("tools.written", path=shortened(made.path), layers=made.layers))
+    _written(words, made.path, made.layers)
     if made.rounded:
         print(words.say("message.note", text=words.say("tools.rounded", count=made.rounded)))
     return int(ExitCode.FINISHED)
@@ -72,7 +72,7 @@ def merge(arguments: list[str], words: Translator, command: str) -> int:
 
     weights = weights_of(given.get("weights", ""), len(names))
     made = merge_into(Path(given["into"]), list(map(Source, names, weights)), out)
-    print(words.say("tools.written", path=shortened(made.path), layers=made.layers))
+    _written(words, made.path, made.layers)
     return int(ExitCode.FINISHED)
 
 
@@ -90,7 +90,7 @@ def resize(arguments: list[str], words: Translator, command: str) -> int:
     source, out = _files(files, command, exactly=2)
     cut = _cut(given)
     if cut is None:
-        raise ConfigError("option_missing", option="rank", expected="N >= 1")
+        raise ConfigError("limit_missing")
     return _combined(given, [source], out, words, cut)
 
 
@@ -107,10 +107,11 @@ def extract(arguments: list[str], words: Translator, command: str) -> int:
         return _help(words, command, "extract", EXTRACT)
     (out,) = _files(files, command, exactly=1)
     cut = _cut(given)
-    for option, is_given in (("base", "base" in given), ("tuned", "tuned" in given), ("rank", cut is not None)):
-        if not is_given:
+    for option in ("base", "tuned"):
+        if option not in given:
             raise ConfigError("option_missing", option=option, expected=EXTRACT[option])
-    assert cut is not None, "checked"
+    if cut is None:
+        raise ConfigError("limit_missing")
     from lorasmith.lora_tools.extract import extract as write_extracted  # imports numpy
     from lorasmith.ui.screens import open_screen
 
@@ -142,8 +143,14 @@ def _combined(given: dict[str, str], names: list[Path], out: Path, words: Transl
     return _show(words, combine(list(map(Source, names, weights)), out, cut=cut, precision=precision))
 
 
+def _written(words: Translator, path: Path, layers: int) -> None:
+    print(words.say("tools.written", path=shortened(path), layers=layers))
+    if path.suffix != ".safetensors" and not path.is_dir():
+        print(words.say("message.note", text=words.say("tools.no_suffix", path=shortened(path))))
+
+
 def _show(words: Translator, made: Combined) -> int:
-    print(words.say("tools.written", path=shortened(made.path), layers=made.layers))
+    _written(words, made.path, made.layers)
     smallest, largest = made.ranks
     print(words.say("tools.ranks", smallest=smallest, largest=largest, energy=f"{100 * made.energy:.4g}"))
     return int(ExitCode.FINISHED)

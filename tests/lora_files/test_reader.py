@@ -81,6 +81,20 @@ def test_no_lora_file(tmp_path: Path, content: bytes, code: str) -> None:
         read_lora(tmp_path / "a")
 
 
+def test_a_folder_of_peft_is_named_with_the_file_in_it(tmp_path: Path) -> None:
+    file = tmp_path / "lora" / "unet" / "adapter_model.safetensors"
+    with pytest.raises(ModelError, match="lora_irregular"):
+        read_lora(tmp_path)
+    file.parent.mkdir(parents=True)
+    saved({f"{MODULE}.{DOWN}": torch.zeros(2, 8), f"{MODULE}.{UP}": torch.zeros(8, 2)}, file)
+    with pytest.raises(ModelError, match="lora_folder") as caught:
+        read_lora(tmp_path / "lora")
+    assert caught.value.fields["file"] == str(file)
+    file.with_name("adapter_config.json").write_text("[")
+    with pytest.raises(ModelError, match="lora_damaged"):
+        read_lora(file)
+
+
 def test_a_model_is_no_lora(nano: Path) -> None:
     with pytest.raises(ModelError, match="lora_none"):
         read_lora(nano / "unet" / "diffusion_pytorch_model.safetensors")

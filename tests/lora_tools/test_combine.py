@@ -128,6 +128,15 @@ def test_numbers_beyond_the_data_type_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_files_of_two_families_are_named_as_people_do(tmp_path: Path) -> None:
+    name = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
+    sdxl = {f"{name}.lora_down.weight": torch.ones(2, 640), f"{name}.lora_up.weight": torch.ones(640, 2)}
+    other = saved(sdxl, tmp_path / "sdxl")
+    with pytest.raises(ModelError, match="tool_families_differ") as caught:
+        combine([Source(write(tmp_path / "sd15")), Source(other)], tmp_path / "out")
+    assert caught.value.fields["families"] == ["SD 1.x", "SDXL"]
+
+
 def test_weights() -> None:
     assert weights_of("", 2) == [1.0, 1.0] and weights_of("1,-0.5", 2) == [1.0, -0.5]
     for text in ("1", "1,2,3", "a,b", "1,nan"):

@@ -85,6 +85,10 @@ def test_what_does_not_fit_the_model(made: Made, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="tool_other_size"):
         larger = {**stored, name: torch.ones(2 * len(stored[name]), *stored[name].shape[1:])}
         merge_into(made.folder, [Source(saved(larger, tmp_path / "larger"))], tmp_path / "out")
+    with pytest.raises(ModelError, match="tool_not_finite") as caught:
+        endless = {**stored, name: torch.full_like(stored[name], float("nan"))}
+        merge_into(made.folder, [Source(saved(endless, tmp_path / "endless"))], tmp_path / "out")
+    assert caught.value.fields["path"] == str(tmp_path / "endless")
     with pytest.raises(ModelError, match="tool_layers_unknown"):
         merge_into(made.folder, [Source(saved({**stored, "x": torch.ones(1)}, tmp_path / "x"))], tmp_path / "out")
     module = name.partition(".")[0]

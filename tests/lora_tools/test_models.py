@@ -79,7 +79,7 @@ def test_a_change_that_fails_leaves_nothing(made: Made, tmp_path: Path, layout: 
 
 
 def test_what_is_no_model_in_safetensors(made: Made, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="base_model_not_found"):
+    with pytest.raises(ModelError, match="tool_no_model"):
         open_model(tmp_path / "none")
     to_single_file(made.folder, tmp_path / "old.ckpt", with_configs=False)
     with pytest.raises(ModelError, match="tool_pickle"):

@@ -30,7 +30,8 @@ def test_the_bytes_are_those_of_an_export(tmp_path: Path, dtype: str, like: torc
 
 
 def test_a_file_that_is_not_read_back_gets_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def damages(path: Path, data: bytes, *, check: object) -> None:
+    def damages(path: Path, data: bytes, *, check: object, is_new: bool) -> None:
+        assert is_new
         path.with_name("x").write_bytes(data[:-1])
         check(path.with_name("x"))  # type: ignore[operator]
 

@@ -30,6 +30,16 @@ def test_what_is_odd_is_explained(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "No layer has an alpha" in shown and "no metadata" in shown
 
 
+def test_parts_are_named_in_the_language_of_the_reader(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tensors = tensors_of()
+    key = next(key for key in tensors if key.startswith("lora_unet") and key.endswith("alpha"))
+    path = write(tmp_path / "a.safetensors", {**tensors, key: tensors[key] + 1})
+    inspect([str(path)], Translator("zh-TW"), "lorasmith inspect")
+    shown = capsys.readouterr().out
+    assert "去噪模型 的 alpha" in shown and "denoiser" not in shown
+    assert "（2）、" in shown
+
+
 def test_json_is_a_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = [str(write(tmp_path / name)) for name in ("a", "b")]
     inspect([*files, "--json"], Translator("en"), "lorasmith inspect")

@@ -29,6 +29,8 @@ def test_what_was_typed() -> None:
         (["--no_browser"], "option_unknown", {"option": "--no_browser", "nearest": "--no-browser"}),
         (["--out=x"], "option_unknown", {"option": "--out", "nearest": "--output"}),
         (["-follow"], "option_unknown", {"option": "-follow", "nearest": "--follow"}),
+        (["--zzz"], "switch_unrecognised", {"option": "--zzz"}),
+        (["--output", "a", "--output=b"], "switch_repeated", {"option": "output"}),
         (["-"], "argument_unexpected", {"argument": "-"}),
         (["lora_output"], "argument_unexpected", {"argument": "lora_output"}),
         (["--output"], "option_without_value", {"option": "output", "expected": "FOLDER"}),

@@ -7,6 +7,7 @@ import safetensors.torch
 import torch
 
 from lorasmith.errors import ConfigError, ExitCode
+from lorasmith.lora_files.reader import read_lora
 from lorasmith.messages import LANGUAGES
 from lorasmith.ui.cli import Command
 from lorasmith.ui.tools import convert, extract, merge, resize
@@ -43,7 +44,11 @@ def test_merge_and_resize(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     files = [str(write(tmp_path / name)) for name in ("a", "b")]
     merged, smaller = str(tmp_path / "merged.safetensors"), str(tmp_path / "smaller.safetensors")
     assert merge([*files, merged, "--weights", "1,-0.5"], EN, "lorasmith merge") == ExitCode.FINISHED
-    assert "Ranks 4 to 4" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "Ranks 4 to 4" in shown and ".safetensors`:" not in shown
+    assert merge([*files, str(tmp_path / "no_suffix"), "--rank", "64"], EN, "lorasmith merge") == ExitCode.FINISHED
+    assert "end in `.safetensors`" in capsys.readouterr().out
+    assert set(read_lora(tmp_path / "no_suffix").alphas) == {4.0}  # of ranks 4
     assert resize([merged, smaller, "--rank", "2"], EN, "lorasmith resize") == ExitCode.FINISHED
     assert "Ranks 2 to 2; every layer keeps at least 100 %" in capsys.readouterr().out
 
@@ -51,7 +56,7 @@ def test_merge_and_resize(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
-        (["a", "b"], "option_missing"),
+        (["a", "b"], "limit_missing"),
         (["a", "b", "--rank", "0"], "option_choice"),
         (["a", "b", "--rank", "1.5"], "option_choice"),
         (["a", "b", "--energy", "1.5"], "option_choice"),
@@ -73,7 +78,7 @@ def test_a_model_with_a_lora_and_the_lora_again(nano: Path, tmp_path: Path, caps
     lora = write(tmp_path / "lora", {end: tensor / 8 for end, tensor in pair.items()})
     tuned, again = tmp_path / "tuned", tmp_path / "again.safetensors"
     assert merge([str(lora), str(tuned), "--into", str(nano)], EN, "lorasmith merge") == ExitCode.FINISHED
-    assert "(1 layers)" in capsys.readouterr().out
+    assert "(layers: 1)" in capsys.readouterr().out
     models = ["--base", str(nano), "--tuned", str(tuned)]
     assert extract([str(again), *models, "--rank", "4", "--energy", "0.99"], EN, "x") == ExitCode.FINISHED
     captured = capsys.readouterr()
@@ -83,7 +88,9 @@ def test_a_model_with_a_lora_and_the_lora_again(nano: Path, tmp_path: Path, caps
 def test_options_that_go_together() -> None:
     with pytest.raises(ConfigError, match="option_not_with"):
         merge(["a", "b", "--into", "c", "--rank", "2"], EN, "lorasmith merge")
-    for given in (["--tuned", "b", "--rank", "1"], ["--base", "a", "--rank", "1"], ["--base", "a", "--tuned", "b"]):
+    with pytest.raises(ConfigError, match="limit_missing"):
+        extract(["out", "--base", "a", "--tuned", "b"], EN, "lorasmith extract")
+    for given in (["--tuned", "b", "--rank", "1"], ["--base", "a", "--rank", "1"]):
         with pytest.raises(ConfigError, match="option_missing"):
             extract(["out", *given], EN, "lorasmith extract")
 
@@ -91,4 +98,5 @@ def test_options_that_go_together() -> None:
 @pytest.mark.parametrize("command", [convert, merge, resize, extract])
 def test_help(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     assert command(["--help"], EN, "lorasmith x") == ExitCode.FINISHED
-    assert "OUT [OPTION" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "OUT [OPTION" in shown and ("default: fp16" in shown) == (command is extract)
