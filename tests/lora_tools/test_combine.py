@@ -47,6 +47,28 @@ def test_a_sum_is_exact(tmp_path: Path) -> None:
     assert inspection.file.metadata["modelspec.merged_from"] == "first, second"
 
 
+def half(*, up: float, alpha: float, rank: int) -> dict[str, Tensor]:
+    tensors = {f"{FIRST}.lora_down.weight": (torch.rand(rank, 320) - 0.5) * 0.1, f"{FIRST}.alpha": torch.tensor(alpha)}
+    tensors[f"{FIRST}.lora_up.weight"] = (torch.rand(320, rank) * 2 - 1) * up
+    return {key: tensor.half() for key, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize("up", [3e-4, 6e4])
+def test_a_sum_in_half_precision_is_rounded_once(tmp_path: Path, up: float) -> None:
+    """The scale is in both matrices: `up` alone would leave the range of half precision at either end."""
+    path = write(tmp_path / "in", half(up=up, alpha=1.0 if up < 1 else 128.0, rank=128))
+    combine([Source(path, 0.7), Source(path, 1.9)], tmp_path / "out")
+    expected = 2.6 * by_formula(path)[FIRST]
+    assert float((by_formula(tmp_path / "out")[FIRST] - expected).norm() / expected.norm()) < 2**-10
+
+
+def test_numbers_beyond_the_data_type_are_refused(tmp_path: Path) -> None:
+    tensors = {key: tensor if "alpha" in key else tensor * 1e6 for key, tensor in tensors_of().items()}
+    with pytest.raises(InputError, match="tool_beyond_range"):
+        combine([Source(write(tmp_path / "in", tensors))], tmp_path / "out", precision="fp16")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_sum_of_a_rank_is_the_best_of_that_rank(tmp_path: Path) -> None:
     first, second = two(tmp_path)
     made = combine([Source(first), Source(second)], tmp_path / "out", cut=Cut(rank=3))
@@ -103,28 +125,6 @@ def test_what_cannot_be_added(tmp_path: Path) -> None:
     dora = {**tensors_of(), f"{FIRST}.dora_scale": torch.ones(320, 1)}
     with pytest.raises(ModelError, match="tool_kind_of_product"):
         combine([Source(write(tmp_path / "dora", dora))], tmp_path / "out", cut=Cut(rank=1))
-    assert not (tmp_path / "out").exists()
-
-
-def half(*, up: float, alpha: float, rank: int) -> dict[str, Tensor]:
-    tensors = {f"{FIRST}.lora_down.weight": (torch.rand(rank, 320) - 0.5) * 0.1, f"{FIRST}.alpha": torch.tensor(alpha)}
-    tensors[f"{FIRST}.lora_up.weight"] = (torch.rand(320, rank) * 2 - 1) * up
-    return {key: tensor.half() for key, tensor in tensors.items()}
-
-
-@pytest.mark.parametrize("up", [3e-4, 6e4])
-def test_a_sum_in_half_precision_is_rounded_once(tmp_path: Path, up: float) -> None:
-    """The scale is in both matrices: `up` alone would leave the range of half precision at either end."""
-    path = write(tmp_path / "in", half(up=up, alpha=1.0 if up < 1 else 128.0, rank=128))
-    combine([Source(path, 0.7), Source(path, 1.9)], tmp_path / "out")
-    expected = 2.6 * by_formula(path)[FIRST]
-    assert float((by_formula(tmp_path / "out")[FIRST] - expected).norm() / expected.norm()) < 2**-10
-
-
-def test_numbers_beyond_the_data_type_are_refused(tmp_path: Path) -> None:
-    tensors = {key: tensor if "alpha" in key else tensor * 1e6 for key, tensor in tensors_of().items()}
-    with pytest.raises(InputError, match="tool_beyond_range"):
-        combine([Source(write(tmp_path / "in", tensors))], tmp_path / "out", precision="fp16")
     assert not (tmp_path / "out").exists()
 
 
