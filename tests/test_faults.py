@@ -20,8 +20,7 @@ from tests.laws.source_tree import PACKAGE, ROOT, called, modules, parsed, text_
 WITHOUT_A_POINT = {
     "data/cache.py:_set_aside": "a cached file that cannot be read: it is encoded again whatever becomes of it",
     "demo/stages.py:_save": "the making of the bundled base model, which is no run",
-    "lora_tools/convert.py:_to_peft": "no run; write_atomically has its files' points; a kill leaves a hidden folder",
-    "lora_tools/models.py:write_changed": "the same",
+    "runs/durable.py:place_new": "write_atomically has the point behind it for a file; a folder is of a tool, no run",
     "runs/durable.py:_replace": "write_atomically has the point behind it",
 }
 SYNCS = ("fsync", "rename", "replace")
