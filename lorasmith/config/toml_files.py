@@ -39,7 +39,7 @@ def load_flat_toml(path: Path) -> dict[tuple[str, str], Any]:
     """
     known = options()
     values: dict[tuple[str, str], Any] = {}
-    for key, value in _read(path, MAX_BYTES).items():
+    for key, value in read_toml(path, MAX_BYTES).items():
         if key not in known:
             why, fields = refusal(key, known)
             raise ConfigError(REFUSALS[why], file=str(path), key=key, **fields)
@@ -55,7 +55,7 @@ def load_run_toml(path: Path) -> RunConfig:
     Raises:
         ConfigError: missing or damaged.
     """
-    config = validated(RunConfig, _read(path, MAX_RUN_BYTES))
+    config = validated(RunConfig, read_toml(path, MAX_RUN_BYTES))
     return config.with_values(project_paths.absolute(config, path.parent))
 
 
@@ -67,7 +67,7 @@ def dump_run_toml(config: RunConfig, root: Path | None = None) -> bytes:
     return tomli_w.dumps(_without_none(config.model_dump(mode="json"))).encode()
 
 
-def _read(path: Path, most: int) -> dict[str, Any]:
+def read_toml(path: Path, most: int) -> dict[str, Any]:
     try:
         status = path.stat()
         if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):  # a pipe or a device might never end
