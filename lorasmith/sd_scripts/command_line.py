@@ -17,6 +17,12 @@ from lorasmith.sd_scripts.arguments import Argument, Script, arguments, converte
 from lorasmith.sd_scripts.files import read_file
 
 ABSENT = "\0absent"  # stands for a missing value; cannot be typed
+IN_FILE = {
+    "sd_unknown": "sd_unknown_in_file",
+    "sd_mistyped": "sd_mistyped_in_file",
+    "sd_other_script": "sd_other_script_in_file",
+}
+"""Code of an error about a typed name -> the code for a key of a file."""
 OURS = ("help", "lang")  # options of this program that go with any command line
 
 
@@ -77,7 +83,7 @@ def from_file(path: Path, script: Script) -> dict[str, Any]:
     for key, value in _flat(read_file(path, ("toml",))):
         if key not in known:
             error = unknown(key, key, script)
-            raise ConfigError(f"{error.code}_in_file", file=str(path), **error.fields)
+            raise ConfigError(IN_FILE[error.code], file=str(path), **error.fields)
         found[key] = converted(known[key], value, key)
     return found
 
@@ -92,7 +98,7 @@ def _with_ending(path: str) -> str:
 
 
 def _flat(table: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Keys and values of a file, those of its sections included: a later section wins over an earlier one."""
+    """Keys and values of a file, those of its sections included: of equal keys the later wins."""
     pairs: list[tuple[str, Any]] = []
     for key, value in table.items():
         pairs += value.items() if isinstance(value, dict) else [(key, value)]

@@ -19,6 +19,7 @@ ALGORITHMS = {"lora": "lora", "locon": "lora", "loha": "loha", "lokr": "lokr"}
 """Algorithms of LyCORIS that are kinds of adapters here."""
 PRESETS = ("full", "attn-mlp", "attn-only", "unet-transformer-only", "unet-convblock-only")
 ARG = "--network_args"
+BLOCK_COUNTS = (25, 23)  # SD 1.x and 2.x, SDXL
 SIMPLE = {
     "rank_dropout": ("rank-dropout", number),
     "module_dropout": ("module-dropout", number),
@@ -124,8 +125,8 @@ def _convolutions(texts: Mapping[str, str], settings: Settings, *, is_lycoris: b
 def _block_ranks(text: str) -> dict[str, Any]:
     """`block_dims` of a model with 25 blocks (SD 1.x and 2.x) or 23 (SDXL), by the names of the blocks."""
     ranks = [whole(part, argument=ARG, key="block_dims") for part in text.split(",")]
-    if len(ranks) not in BLOCKS:
-        raise ConfigError("sd_block_dims", given=len(ranks), counts=list(BLOCKS))
+    if len(ranks) not in BLOCK_COUNTS:
+        raise ConfigError("sd_block_dims", given=len(ranks))
     if len(ranks) == 25:
         names = [*(f"input_blocks.{n}" for n in range(12)), "middle_block", *(f"output_blocks.{n}" for n in range(12))]
     else:

@@ -1,4 +1,4 @@
-"""What becomes of every argument of sd-scripts here: a setting, no effect, or a refusal.
+"""The treatment of every argument of sd-scripts here: a setting, no effect, or a refusal.
 
 An argument is in exactly one of the three tables. docs/sd-scripts.md is made from them
 (`python -m lorasmith.ui.sd_scripts_page`).
@@ -20,7 +20,7 @@ class Done(NamedTuple):
 
 
 class NoEffect(NamedTuple):
-    """An argument that changes nothing here, which is said once: the sentence `warning.<note>`."""
+    """An argument that changes nothing here, which is shown once: the sentence `warning.<note>`."""
 
     note: str
 
@@ -61,7 +61,7 @@ DONE = {
     "fp8_base_unet": later("fp8-base"),
     # -- pictures
     "train_data_dir": sets("data", note="loose_pictures"),
-    "dataset_config": makes("data", note="dataset_config"),
+    "dataset_config": later("data", is_direct=False),
     "reg_data_dir": later("data", is_direct=False),
     "in_json": later("data", is_direct=False),
     "dataset_repeats": later("data", is_direct=False),
