@@ -134,6 +134,7 @@ def scan_for(config: RunConfig, weights: BaseWeights, *, check_pixels: bool, see
         resolution=config.dataset.resolved_resolution(weights.resolution),
         size_multiple=bucket_step(config, weights),
         trigger_word=config.dataset.trigger_word,
+        captioning=config.captions,
         skip_bad=config.dataset.skip_bad_pictures,
         check_pixels=check_pixels,
         seen=decoded(seen) if seen else {},

@@ -10,6 +10,7 @@ from lorasmith.config.run import RunConfig, options
 from lorasmith.config.sections import (
     AdapterConfig,
     CadenceConfig,
+    CaptionsConfig,
     DatasetConfig,
     ExportConfig,
     LrScheduleConfig,
@@ -23,6 +24,7 @@ from lorasmith.config.toml_files import dump_run_toml, load_flat_toml, load_run_
 __all__ = [
     "AdapterConfig",
     "CadenceConfig",
+    "CaptionsConfig",
     "DatasetConfig",
     "ExportConfig",
     "LrScheduleConfig",

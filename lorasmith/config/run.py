@@ -14,6 +14,7 @@ from lorasmith.config.request import Request
 from lorasmith.config.sections import (
     AdapterConfig,
     CadenceConfig,
+    CaptionsConfig,
     DatasetConfig,
     EvaluationConfig,
     ExportConfig,
@@ -45,6 +46,7 @@ class RunConfig(Section):
     seed: int = option("seed", 42, effect="identity", common=True, ge=0, lt=2**63)
     model: ModelConfig = ModelConfig()
     dataset: DatasetConfig = DatasetConfig()
+    captions: CaptionsConfig = CaptionsConfig()
     adapter: AdapterConfig = AdapterConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     lr_schedule: LrScheduleConfig = LrScheduleConfig()

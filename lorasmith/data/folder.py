@@ -6,11 +6,14 @@ Reads only, never writes. Knows nothing of torch, tokens and order; nothing is r
 import hashlib
 import json
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from lorasmith.config import CaptionsConfig
 from lorasmith.data import buckets, captions, findings, images, names, plugins, unused
+from lorasmith.data.caption_variants import CaptionRules, settled_caption
 from lorasmith.data.files import BadFileError, as_fields, shown
 from lorasmith.data.findings import Finding
 from lorasmith.data.seen import Seen, SeenFile, file_facts, unchanged
@@ -21,6 +24,7 @@ from lorasmith.file_names import is_text, limited_encoding
 
 MAX_REPEATS = 10_000
 NOTHING_SEEN: Seen = MappingProxyType({})
+AS_WRITTEN = CaptionsConfig()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,7 @@ class _Candidate:
     caption_file: Path | None
 
 
-def scan(
+def scan(  # noqa: PLR0913  TODO
     folder: Path,
     *,
     resolution: int,
@@ -52,6 +56,7 @@ def scan(
     skip_bad: bool,
     check_pixels: bool,
     seen: Seen = NOTHING_SEEN,
+    captioning: CaptionsConfig = AS_WRITTEN,
 ) -> Scan:
     """Scans the pictures in `folder` itself (1 repeat) and its `N_name` sub-folders (N repeats, class words `name`).
 
@@ -64,11 +69,12 @@ def scan(
             `dataset_folder_names` or `dataset_other_folder` where the names of the sub-folders are why;
             `dataset_problems`, all of them listed, without `skip_bad`; `dataset_nothing_left` with it.
     """
-    layout, problems = _layout(folder)
+    layout, problems = _layout(folder, captioning.extensions)
     candidates = _candidates(layout)
     if not candidates and not problems:
         raise _nothing_found(layout)
 
+    rules = CaptionRules(captioning, trigger_word)
     sizes = buckets.buckets(resolution, size_multiple)
     examples = []
     read: dict[str, SeenFile] = {}
@@ -83,12 +89,12 @@ def scan(
         if found:
             problems += found
             continue
-        if candidate.caption_file is not None and text.has_more_lines:
+        if candidate.caption_file is not None and text.has_more_lines and not captioning.has_wildcards:
             has_more_lines.append(candidate.caption_file)
         if candidate.caption_file is not None and not text.caption:
             is_empty.append(candidate.caption_file)
         read[str(candidate.image)] = picture
-        examples.append(_example(candidate, captions.with_trigger(text.caption, trigger_word), picture, sizes))
+        examples.append(_example(candidate, text.text, settled_caption(text.text, rules), picture, sizes))
 
     if problems and not (skip_bad and examples):
         listed = as_fields(problems)
@@ -119,10 +125,10 @@ def repeats_in(folder: Path) -> tuple[int, ...]:
 # -- which files -----------------------------------------------------------------------------------
 
 
-def _layout(folder: Path) -> tuple[Layout, list[Problem]]:
+def _layout(folder: Path, extensions: Sequence[str] = names.CAPTIONS) -> tuple[Layout, list[Problem]]:
     """The folders that are used and those that are not, and problems with folders."""
     files, folders = _entries_of_root(folder)
-    places = [_place(folder, 1, "", (files, folders))]
+    places = [_place(folder, 1, "", (files, folders), extensions)]
     problems: list[Problem] = []
     others: list[str] = []
     for name in folders:
@@ -132,7 +138,7 @@ def _layout(folder: Path) -> tuple[Layout, list[Problem]]:
             problems.append(Problem(path, "folder_repeats", {"repeats": repeats, "most": MAX_REPEATS}))
         elif repeats:
             try:
-                places.append(_place(path, repeats, captions.cleaned(words), unused.listed(path)))
+                places.append(_place(path, repeats, captions.cleaned(words), unused.listed(path), extensions))
             except OSError as error:
                 problems.append(Problem(path, "file_unreadable", {"detail": _reason(error)}))
         else:
@@ -156,11 +162,17 @@ def _reason(error: OSError) -> str:
     return error.strerror or type(error).__name__
 
 
-def _place(path: Path, repeats: int, words: str, entries: tuple[tuple[str, ...], tuple[str, ...]]) -> Place:
+def _place(
+    path: Path,
+    repeats: int,
+    words: str,
+    entries: tuple[tuple[str, ...], tuple[str, ...]],
+    extensions: Sequence[str],
+) -> Place:
     files, folders = entries
     readable = names.readable()
     pictures = tuple(file for file in files if names.extension_of(file) in readable)
-    return Place(path, repeats, words, files, folders, pictures, names.paired(pictures, files))
+    return Place(path, repeats, words, files, folders, pictures, names.paired(pictures, files, extensions))
 
 
 def _candidates(layout: Layout) -> list[_Candidate]:
@@ -210,7 +222,7 @@ def _relative(paths: list[Path], root: Path) -> list[Path]:
 
 def _caption(candidate: _Candidate) -> tuple[captions.CaptionText, list[Problem]]:
     """The words of a picture without the trigger word: its caption file's, else the class words; and their problems."""
-    words = captions.CaptionText(candidate.place.class_words, has_more_lines=False)
+    words = captions.CaptionText(candidate.place.class_words)
     if not is_text(candidate.name):
         encoding = limited_encoding()
         problem = ("file_name_locale", {"encoding": encoding}) if encoding else ("file_name", {})
@@ -233,7 +245,7 @@ def _picture(path: Path, seen: Seen, *, decode: bool) -> SeenFile:
     return SeenFile(*facts, size, sha256)
 
 
-def _example(candidate: _Candidate, caption: str, picture: SeenFile, sizes: tuple[Size, ...]) -> Example:
+def _example(candidate: _Candidate, text: str, caption: str, picture: SeenFile, sizes: tuple[Size, ...]) -> Example:
     resized, bucket, crop = buckets.fit(picture.size, sizes)
     return Example(
         image=candidate.image,
@@ -245,4 +257,5 @@ def _example(candidate: _Candidate, caption: str, picture: SeenFile, sizes: tupl
         crop=crop,
         image_sha256=picture.sha256,
         example_hash=hashlib.sha256(json.dumps([picture.sha256, caption]).encode()).hexdigest(),
+        text=text,
     )

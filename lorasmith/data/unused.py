@@ -203,13 +203,22 @@ def _of_captions(layout: Layout) -> list[Finding]:
         alone += layout.named(place, (text for text in unused if not names.belongs_to(text, used)))
         counts = Counter(captions.values())
         shared += layout.named(place, (picture for picture, caption in captions.items() if counts[caption] > 1))
-        others += layout.named(place, (file for file in place.files if names.may_hold_captions(file, lacking)))
+        others += layout.named(place, _of_other_kind(place, lacking))
         elsewhere += [path.relative_to(layout.root) for path in _captions_in_folders(place, layout, lacking)]
     found = finding("captions_elsewhere", elsewhere, folder=shown(elsewhere[0].parent) if elsewhere else "")
     found += finding("captions_of_other_kind", others, kinds=names.kinds(map(str, others)))
     found += finding("captions_alone", alone)
     found += finding("captions_second", second)
     return found + finding("captions_shared", shared)
+
+
+def _of_other_kind(place: Place, lacking: frozenset[str]) -> Iterator[str]:
+    """Files that may be meant as captions, but have another extension than those that are read."""
+    read = {*place.paired.captions.values(), *place.paired.unused}
+    for name in place.files:
+        is_usual = names.extension_of(name) in names.CAPTIONS and names.belongs_to(name, lacking)
+        if names.may_hold_captions(name, lacking) or (is_usual and name not in read):
+            yield name
 
 
 def _not_read(place: Place) -> Iterator[str]:

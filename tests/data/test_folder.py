@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lorasmith.config import CaptionsConfig
 from lorasmith.data.buckets import buckets, fit
 from lorasmith.data.folder import Scan, repeats_in, scan
 from lorasmith.data.types import Size
@@ -174,6 +175,27 @@ def test_lines_of_captions_that_are_not_used_are_one_finding(tmp_path: Path) -> 
 
 
 # -- refused ---------------------------------------------------------------------------------------
+
+
+def test_captions_by_their_settings(tmp_path: Path) -> None:
+    put_picture(tmp_path / "a.png", number=1)
+    put_picture(tmp_path / "b.png", number=2)
+    (tmp_path / "a.tags").write_text("a {b|c}\n\nd\n", encoding="utf-8")
+    (tmp_path / "b.txt").write_text("not read", encoding="utf-8")
+    settings = CaptionsConfig(extension="tags", has_wildcards=True, prefix="p,")
+    found = scan(
+        tmp_path,
+        resolution=128,
+        size_multiple=32,
+        trigger_word="sks",
+        skip_bad=False,
+        check_pixels=False,
+        captioning=settings,
+    )
+    assert [(one.text, one.caption) for one in found.examples] == [("a {b|c}\nd", "sks, p, a b"), ("", "sks, p,")]
+    kinds = {one.code: one.fields for one in found.findings}
+    assert kinds["captions_of_other_kind"] == {"count": 1, "files": ["b.txt"], "kinds": ".txt"}
+    assert "caption_more_lines" not in kinds
 
 
 def test_no_folder_no_pictures(tmp_path: Path) -> None:
