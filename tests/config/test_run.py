@@ -98,6 +98,7 @@ OTHER: dict[tuple[str, str], Any] = {
     ("dataset", "hold_out"): 3,
     ("dataset", "held_out"): ("ab",),
     ("dataset", "skip_bad_pictures"): True,
+    ("dataset", "subsets"): ({"data": "x"},),
     ("adapter", "kind"): "loha",
     ("adapter", "lokr_factor"): 8,
     ("adapter", "lokr_decompose_both"): True,
