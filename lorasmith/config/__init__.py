@@ -19,6 +19,7 @@ from lorasmith.config.sections import (
     OptimizerConfig,
     TrainingConfig,
 )
+from lorasmith.config.subsets import Subset
 from lorasmith.config.toml_files import dump_run_toml, load_flat_toml, load_run_toml
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Option",
     "Request",
     "RunConfig",
+    "Subset",
     "TrainingConfig",
     "dump_run_toml",
     "load_flat_toml",

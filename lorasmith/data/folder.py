@@ -10,14 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import NamedTuple
 
 from lorasmith.config import CaptionsConfig
-from lorasmith.data import buckets, captions, findings, images, names, plugins, unused
+from lorasmith.data import captions, findings, images, names, plugins, unused
+from lorasmith.data.buckets import Cutting
 from lorasmith.data.caption_variants import CaptionRules, settled_caption
 from lorasmith.data.files import BadFileError, as_fields, shown
 from lorasmith.data.findings import Finding
 from lorasmith.data.seen import Seen, SeenFile, file_facts, unchanged
-from lorasmith.data.types import Example, Problem, Size
+from lorasmith.data.types import Example, Problem
 from lorasmith.data.unused import Layout, Place
 from lorasmith.errors import DatasetError
 from lorasmith.file_names import is_text, limited_encoding
@@ -37,6 +39,20 @@ class Scan:
     seen: Seen  # the files of the examples, for a scan that follows
 
 
+class PictureFolder(NamedTuple):
+    """A folder of pictures, and what settings tell of it in place of its name; None: nothing."""
+
+    folder: Path
+    repeats: int | None = None
+    class_words: str | None = None
+    subset: int = 0
+    captioning: CaptionsConfig = AS_WRITTEN
+
+    @property
+    def takes_subfolders(self) -> bool:
+        return self.repeats is None and self.class_words is None
+
+
 @dataclass(frozen=True, slots=True)
 class _Candidate:
     """A picture file that is not opened yet."""
@@ -47,18 +63,17 @@ class _Candidate:
     caption_file: Path | None
 
 
-def scan(  # noqa: PLR0913  TODO
-    folder: Path,
+def scan(
+    source: PictureFolder,
+    cutting: Cutting,
     *,
-    resolution: int,
-    size_multiple: int,
     trigger_word: str,
     skip_bad: bool,
     check_pixels: bool,
     seen: Seen = NOTHING_SEEN,
-    captioning: CaptionsConfig = AS_WRITTEN,
 ) -> Scan:
-    """Scans the pictures in `folder` itself (1 repeat) and its `N_name` sub-folders (N repeats, class words `name`).
+    """Scans the pictures in a folder itself (1 repeat) and its `N_name` sub-folders (N repeats, class words `name`);
+    those in the folder alone where settings tell repeats or class words.
 
     Without `check_pixels` the headers are trusted, which is enough when the same folder was checked a moment ago; with
     `skip_bad` the pixels are always checked, since two scans must leave out the same pictures. A file that an
@@ -69,13 +84,13 @@ def scan(  # noqa: PLR0913  TODO
             `dataset_folder_names` or `dataset_other_folder` where the names of the sub-folders are why;
             `dataset_problems`, all of them listed, without `skip_bad`; `dataset_nothing_left` with it.
     """
-    layout, problems = _layout(folder, captioning.extensions)
+    folder = source.folder
+    layout, problems = _layout(source)
     candidates = _candidates(layout)
     if not candidates and not problems:
         raise _nothing_found(layout)
 
-    rules = CaptionRules(captioning, trigger_word)
-    sizes = buckets.buckets(resolution, size_multiple)
+    rules = CaptionRules(source.captioning, trigger_word)
     examples = []
     read: dict[str, SeenFile] = {}
     has_more_lines: list[Path] = []
@@ -89,12 +104,13 @@ def scan(  # noqa: PLR0913  TODO
         if found:
             problems += found
             continue
-        if candidate.caption_file is not None and text.has_more_lines and not captioning.has_wildcards:
+        if candidate.caption_file is not None and text.has_more_lines and not source.captioning.has_wildcards:
             has_more_lines.append(candidate.caption_file)
         if candidate.caption_file is not None and not text.caption:
             is_empty.append(candidate.caption_file)
         read[str(candidate.image)] = picture
-        examples.append(_example(candidate, text.text, settled_caption(text.text, rules), picture, sizes))
+        caption = settled_caption(text.text, rules)
+        examples.append(_example(candidate, text.text, caption, picture, cutting, source.subset))
 
     if problems and not (skip_bad and examples):
         listed = as_fields(problems)
@@ -109,13 +125,13 @@ def scan(  # noqa: PLR0913  TODO
     return Scan(tuple(examples), tuple(problems), tuple(noted), read)
 
 
-def repeats_in(folder: Path) -> tuple[int, ...]:
+def repeats_in(source: PictureFolder) -> tuple[int, ...]:
     """The repeats of each picture of a folder, by names alone: nothing is opened, so a bad picture counts too.
 
     Raises:
         DatasetError: as `scan`, where there is no folder or nothing in it is named like a picture.
     """
-    layout, problems = _layout(folder)
+    layout, problems = _layout(source)
     candidates = _candidates(layout)
     if not candidates and not problems:
         raise _nothing_found(layout)
@@ -125,9 +141,15 @@ def repeats_in(folder: Path) -> tuple[int, ...]:
 # -- which files -----------------------------------------------------------------------------------
 
 
-def _layout(folder: Path, extensions: Sequence[str] = names.CAPTIONS) -> tuple[Layout, list[Problem]]:
+def _layout(source: PictureFolder) -> tuple[Layout, list[Problem]]:
     """The folders that are used and those that are not, and problems with folders."""
+    folder = source.folder
     files, folders = _entries_of_root(folder)
+    if not source.takes_subfolders:
+        words = captions.cleaned(source.class_words or "")
+        only = _place(folder, source.repeats or 1, words, (files, ()), source.captioning.extensions)
+        return Layout(folder, (only,), (), ignores_names=True), []
+    extensions = source.captioning.extensions
     places = [_place(folder, 1, "", (files, folders), extensions)]
     problems: list[Problem] = []
     others: list[str] = []
@@ -245,8 +267,10 @@ def _picture(path: Path, seen: Seen, *, decode: bool) -> SeenFile:
     return SeenFile(*facts, size, sha256)
 
 
-def _example(candidate: _Candidate, text: str, caption: str, picture: SeenFile, sizes: tuple[Size, ...]) -> Example:
-    resized, bucket, crop = buckets.fit(picture.size, sizes)
+def _example(
+    candidate: _Candidate, text: str, caption: str, picture: SeenFile, cutting: Cutting, subset: int
+) -> Example:
+    resized, bucket, crop = cutting.fit(picture.size)
     return Example(
         image=candidate.image,
         caption=caption,
@@ -257,5 +281,6 @@ def _example(candidate: _Candidate, text: str, caption: str, picture: SeenFile, 
         crop=crop,
         image_sha256=picture.sha256,
         example_hash=hashlib.sha256(json.dumps([picture.sha256, caption]).encode()).hexdigest(),
+        subset=subset,
         text=text,
     )

@@ -42,6 +42,7 @@ class Example:
     crop: Offset  # of the bucket inside the resized picture
     image_sha256: str  # of the file's bytes: hold-out, and part of the key of its latents
     example_hash: str  # SHA-256 over image_sha256 and caption: identity in the ledger
+    subset: int = 0  # number of the subset of the dataset that it belongs to
     text: str = ""  # the words of its caption file or folder, from which its caption at each use is made
 
 

@@ -39,6 +39,7 @@ class Layout:
     root: Path
     places: tuple[Place, ...]  # the root first
     others: tuple[str, ...]  # folders in the root that are not used
+    ignores_names: bool = False  # the settings tell repeats and class words, and sub-folders are none of its business
 
     def named(self, place: Place, files: Iterable[str]) -> list[Path]:
         """The files' paths relative to the root."""
@@ -90,7 +91,11 @@ def folders_with_pictures(layout: Layout) -> list[str]:
 
 def _of_root(layout: Layout) -> list[Finding]:
     """The finding about a folder `10_name` that is the dataset itself, so that its number has no effect."""
-    if not layout.places[0].pictures or (parsed := names.parsed_folder(layout.root.name)) is None:
+    if (
+        layout.ignores_names
+        or not layout.places[0].pictures
+        or (parsed := names.parsed_folder(layout.root.name)) is None
+    ):
         return []
     fields = {"name": shown(Path(layout.root.name)), "above": shown(layout.root.parent), "repeats": parsed[0]}
     return finding("data_one_too_deep", layout.places[0].pictures, **fields)

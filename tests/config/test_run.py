@@ -112,6 +112,7 @@ OTHER: dict[tuple[str, str], Any] = {
     ("dataset", "hold_out"): 3,
     ("dataset", "held_out"): ("ab",),
     ("dataset", "skip_bad_pictures"): True,
+    ("dataset", "subsets"): ({"data": "x"},),
     ("captions", "extension"): ".caption",
     ("captions", "shuffle"): True,
     ("captions", "keep_tokens"): 1,
@@ -170,6 +171,7 @@ OTHER: dict[tuple[str, str], Any] = {
     ("export", "name"): "x",
     ("export", "save_precision"): "fp32",
     ("export", "state_prefix"): "狀態目錄",
+    ("export", "naming"): "sd-scripts",
 }
 # What the tensors of a state depend on, and nothing else.
 IDENTITY = {

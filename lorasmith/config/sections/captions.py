@@ -12,34 +12,34 @@ _EXTENSION = re.compile(r"\.[A-Za-z0-9._-]*[A-Za-z0-9_-]")
 class CaptionsConfig(Section):
     """The reading of captions and their changes from use to use; a *tag* is the text between two separators."""
 
-    extension: str = option("caption-extension", "", effect="learning")
+    extension: str = option("caption-extension", "", effect="learning", per_subset=True)
     """Extension of caption files, with or without its dot; "": `.txt`, and `.caption` where there is no `.txt`."""
-    shuffle: bool = option("shuffle-caption", False, effect="learning")
+    shuffle: bool = option("shuffle-caption", False, effect="learning", per_subset=True)
     """Whether tags change places at each use."""
-    keep_tokens: int = option("keep-tokens", 0, effect="learning", ge=0)
+    keep_tokens: int = option("keep-tokens", 0, effect="learning", per_subset=True, ge=0)
     """Number of tags at the start that stay where they are."""
-    keep_tokens_separator: str = option("keep-tokens-separator", "", effect="learning")
+    keep_tokens_separator: str = option("keep-tokens-separator", "", effect="learning", per_subset=True)
     """Text in a caption that ends the tags that stay, in place of their number; a second one begins those that stay at
     the end. "": none."""
-    separator: str = option("caption-separator", ",", effect="learning", min_length=1)
+    separator: str = option("caption-separator", ",", effect="learning", per_subset=True, min_length=1)
     """Text between tags."""
-    secondary_separator: str = option("secondary-separator", "", effect="learning")
+    secondary_separator: str = option("secondary-separator", "", effect="learning", per_subset=True)
     """Text between tags that stay together; becomes the separator at last. "": none."""
-    has_wildcards: bool = option("enable-wildcard", False, effect="learning")
+    has_wildcards: bool = option("enable-wildcard", False, effect="learning", per_subset=True)
     """Whether a line of the caption file, and a text of each `{a|b}`, is chosen at each use."""
-    prefix: str = option("caption-prefix", "", effect="learning")
+    prefix: str = option("caption-prefix", "", effect="learning", per_subset=True)
     """Text put before every caption, with a space."""
-    suffix: str = option("caption-suffix", "", effect="learning")
+    suffix: str = option("caption-suffix", "", effect="learning", per_subset=True)
     """Text put after every caption, with a space."""
-    dropout: float = option("caption-dropout-rate", 0.0, effect="learning", ge=0, le=1)
+    dropout: float = option("caption-dropout-rate", 0.0, effect="learning", per_subset=True, ge=0, le=1)
     """Probability with which an example is used without its caption."""
-    dropout_every_n_epochs: int = option("caption-dropout-every-n-epochs", 0, effect="learning", ge=0)
+    dropout_every_n_epochs: int = option("caption-dropout-every-n-epochs", 0, effect="learning", per_subset=True, ge=0)
     """In every epoch whose number is a multiple of it all captions are empty; 0: never."""
-    tag_dropout: float = option("caption-tag-dropout-rate", 0.0, effect="learning", ge=0, le=1)
+    tag_dropout: float = option("caption-tag-dropout-rate", 0.0, effect="learning", per_subset=True, ge=0, le=1)
     """Probability with which a tag is left out, of those that may move."""
-    warmup_tags: int = option("token-warmup-min", 1, effect="learning", ge=0)
+    warmup_tags: int = option("token-warmup-min", 1, effect="learning", per_subset=True, ge=0)
     """Number of tags that the first step sees, of those that may move."""
-    warmup_steps: float = option("token-warmup-step", 0.0, effect="learning", ge=0)
+    warmup_steps: float = option("token-warmup-step", 0.0, effect="learning", per_subset=True, ge=0)
     """Steps until all tags are seen; below 1 a share of the target; 0: all from the first step on."""
 
     @field_validator("extension")
