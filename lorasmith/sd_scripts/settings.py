@@ -13,6 +13,7 @@ class Settings:
     """Values by the name of our option, the argument that each comes from, and notes."""
 
     values: dict[str, Any] = field(default_factory=dict)
+    recorded: dict[tuple[str, str], Any] = field(default_factory=dict)  # by (section, field): no options
     arguments: dict[str, str] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
 

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from lorasmith.config import options
+from lorasmith.config import Request, options
 from lorasmith.errors import ConfigError
+from lorasmith.runs.naming import naming_of, output_of
 from lorasmith.sd_scripts.arguments import arguments
 from lorasmith.sd_scripts.command_line import Given
 from lorasmith.sd_scripts.network import network
@@ -46,7 +47,7 @@ def translated(given: Given) -> Translation:
         part(given, settings)
     known = {option.name: option for option in options().values()}
     values = {(known[name].section, known[name].field_name): value for name, value in settings.values.items()}
-    return Translation(values, settings.arguments, settings.notes)
+    return Translation(values | settings.recorded, settings.arguments, settings.notes)
 
 
 def _refuse(given: Given) -> None:
@@ -132,10 +133,33 @@ def _steps(given: Given, settings: Settings) -> None:
         settings.note("sd_default_steps", steps=steps)
 
 
+def _captions(given: Given, settings: Settings) -> None:
+    name = (
+        "caption_extention" if given.has("caption_extention") else "caption_extension"
+    )  # the first is an old spelling
+    settings.set("caption-extension", given.value(name), name)
+
+
+def _files(given: Given, settings: Settings) -> None:
+    folder, name = given.value("output_dir") or Request().output, given.value("output_name")
+    settings.set("output", output_of(folder, name), "output_dir")
+    settings.set("name", name or "last", "output_name")
+    settings.recorded["export", "naming"] = naming_of(name)
+
+
 def _saving(given: Given, settings: Settings) -> None:
     settings.set("save-every", max(0, given.value("save_every_n_steps") or 0), "save_every_n_steps")
     asked = given.value("sample_every_n_steps") or 0
     settings.set("evaluate-every", asked if asked > 0 else EVALUATE_EVERY, "sample_every_n_steps")
 
 
-PARTS: tuple[Callable[[Given, Settings], None], ...] = (_model, _pictures, network, optimization, _steps, _saving)
+PARTS: tuple[Callable[[Given, Settings], None], ...] = (
+    _model,
+    _pictures,
+    _captions,
+    network,
+    optimization,
+    _steps,
+    _files,
+    _saving,
+)

@@ -19,7 +19,7 @@ from lorasmith.ui.options import split_request
 from lorasmith.ui.sd_scripts_page import help_page
 from lorasmith.ui.train import Engine, lower_packages, refuse_if_held
 from lorasmith.ui.translator import Translator
-from lorasmith.ui.which_run import typed
+from lorasmith.ui.which_run import train_command
 
 
 def train_network(
@@ -54,16 +54,8 @@ def train_network(
 
     from lorasmith.ui.watching import watch  # imported late: bad arguments are refused without loading rich
 
-    command = _continuing(command)
-    if request.output != type(request)().output:
-        command = typed([*command.split(), "--output", request.output])
+    command = train_command(command, request.output)
     return watch(start, engine.supervise(start), words=words, command=command, verbose=request.verbose)
-
-
-def _continuing(command: str) -> str:
-    """The command that continues a run of `command`: `train`, or its script."""
-    *before, name = command.split()
-    return " ".join([*before, "train_lora.py" if name in SCRIPTS else "train"])
 
 
 def _script_of(command: str) -> Script:

@@ -22,7 +22,7 @@ def translation(line: str, here: Path = Path("/nowhere"), script: Script = "trai
 def settings(line: str, here: Path = Path("/nowhere"), script: Script = "train_network") -> dict[str, Any]:
     """The settings by the name of the option."""
     names = {(option.section, option.field_name): option.name for option in options().values()}
-    return {names[at]: value for at, value in translation(line, here, script).values.items()}
+    return {names.get(at, ".".join(at)): value for at, value in translation(line, here, script).values.items()}
 
 
 def refusal(line: str, here: Path = Path("/nowhere"), script: Script = "train_network") -> ConfigError:

@@ -42,8 +42,8 @@ def test_a_command_line_trains_exactly_its_steps(capsys: pytest.CaptureFixture[s
     out = capsys.readouterr().out
     assert "Reached the maximum of 7 steps" in out
     assert out.count("no effect: --xformers") == 1
-    assert "python train_lora.py --output out --continue" in out
-    assert len(steps(read_events(Path("out/ledger.jsonl")))) == 7
+    assert "python train_lora.py --output out/mine-run --continue" in out
+    assert len(steps(read_events(Path("out/mine-run/ledger.jsonl")))) == 7
 
 
 def test_the_settings_of_the_folder_are_not_read() -> None:
@@ -76,7 +76,7 @@ def test_a_value_that_we_refuse_is_about_the_argument_that_was_typed() -> None:
 
 
 def test_a_folder_in_use_is_refused() -> None:
-    with FolderLock(Path("lora_output/run.lock")), pytest.raises(LockedError):
+    with FolderLock(Path("lora_output/last-run/run.lock")), pytest.raises(LockedError):
         run(LINE)
 
 
