@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -65,6 +65,20 @@ class CachedExample:
     def latents(self) -> Tensor:
         """(C, h, w): the mean of the VAE's posterior, scaled as the denoiser expects it."""
         return self.inputs[LATENTS]
+
+
+class Use(NamedTuple):
+    """A use of an example in a run. No two are equal, so all that is random about one is a function of seed and use."""
+
+    example_id: int  # index into the run's list of trained examples
+    epoch: int  # from 1
+    step: int  # from 1
+    micro: int  # number of the micro-batch in the step, from 0
+    row: int  # place in the micro-batch, from 0
+
+
+VaryingInputs = Callable[[Use], Inputs]
+"""Inputs of an example that may differ from use to use, on the CPU and without a batch dimension: a pure function."""
 
 
 @dataclass(frozen=True, slots=True)

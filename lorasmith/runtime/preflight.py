@@ -34,6 +34,7 @@ from lorasmith.lora_files.reader import LoraFile
 from lorasmith.runs.events import AdapterExported, BestChosen, CheckpointSaved, RunStarted, RunStopped
 from lorasmith.runs.layout import RunFolder, run_at
 from lorasmith.runs.ledger import newest_trusted, read_events, surviving
+from lorasmith.runs.naming import FileNames
 from lorasmith.runs.states import SavedState, damage_listed, damage_of, find_states, newest_good
 from lorasmith.runtime.moved import found_again, lines_about_places
 from lorasmith.runtime.settings import check_identity, check_layers, check_lokr_effects, check_settings
@@ -214,7 +215,7 @@ def continued_run(run: RunFolder, values: Values, request: Request, *, from_stat
     stop_at = base_step + request.steps if request.steps is not None else now.stop_at
     if request.epochs is not None:
         stop_at = base_step + steps_of_epochs(config, found, request.epochs)
-    if stop_at < state.step or (stop_at == state.step and _is_all_done(run, config.export.name, stop_at)):
+    if stop_at < state.step or (stop_at == state.step and _is_all_done(FileNames(run, config.export), stop_at)):
         raise ConfigError("nothing_owed", done=now.done, target=now.stop_at)
     start = Start(
         run,
@@ -293,16 +294,16 @@ def _holds_pictures(folder: Path) -> bool:
     return folder.is_dir() and any(extension_of(path.name) in kinds for path in folder.iterdir())
 
 
-def _is_all_done(run: RunFolder, name: str, step: int) -> bool:
+def _is_all_done(names: FileNames, step: int) -> bool:
     """Whether the export of the last step and the final evaluation are complete too: a run can die before them."""
-    path = run.export(name)
-    events = surviving(read_events(run.ledger))
+    path = names.last
+    events = surviving(read_events(names.run.ledger))
     if not path.exists() or not events:
         return path.exists()
     exports = [event for event in events if isinstance(event, AdapterExported) and event.step == step]
     ends = [event for event in events if isinstance(event, RunStarted | RunStopped)]
     has_finished = bool(ends) and isinstance(ends[-1], RunStopped) and ends[-1].exit_code == ExitCode.FINISHED
-    return has_finished and any(event.path == path.name for event in exports)
+    return has_finished and any(event.path == names.recorded(path) for event in exports)
 
 
 def _named_state(run: RunFolder, name: str) -> SavedState:

@@ -143,6 +143,7 @@ OTHER: dict[tuple[str, str], Any] = {
     ("export", "name"): "x",
     ("export", "save_precision"): "fp32",
     ("export", "state_prefix"): "狀態目錄",
+    ("export", "naming"): "sd-scripts",
 }
 # What the tensors of a state depend on, and nothing else.
 IDENTITY = {
