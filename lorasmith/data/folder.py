@@ -42,6 +42,7 @@ class PictureFolder(NamedTuple):
     repeats: int | None = None
     class_words: str | None = None
     subset: int = 0
+    is_regularisation: bool = False
 
     @property
     def takes_subfolders(self) -> bool:
@@ -104,7 +105,7 @@ def scan(
             is_empty.append(candidate.caption_file)
         read[str(candidate.image)] = picture
         caption = captions.with_trigger(text.caption, trigger_word)
-        examples.append(_example(candidate, caption, picture, cutting, source.subset))
+        examples.append(_example(candidate, caption, picture, cutting, source))
 
     if problems and not (skip_bad and examples):
         listed = as_fields(problems)
@@ -253,7 +254,9 @@ def _picture(path: Path, seen: Seen, *, decode: bool) -> SeenFile:
     return SeenFile(*facts, size, sha256)
 
 
-def _example(candidate: _Candidate, caption: str, picture: SeenFile, cutting: Cutting, subset: int) -> Example:
+def _example(
+    candidate: _Candidate, caption: str, picture: SeenFile, cutting: Cutting, source: PictureFolder
+) -> Example:
     resized, bucket, crop = cutting.fit(picture.size)
     return Example(
         image=candidate.image,
@@ -265,5 +268,6 @@ def _example(candidate: _Candidate, caption: str, picture: SeenFile, cutting: Cu
         crop=crop,
         image_sha256=picture.sha256,
         example_hash=hashlib.sha256(json.dumps([picture.sha256, caption]).encode()).hexdigest(),
-        subset=subset,
+        subset=source.subset,
+        is_regularisation=source.is_regularisation,
     )
