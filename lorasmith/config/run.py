@@ -17,11 +17,14 @@ from lorasmith.config.sections import (
     DatasetConfig,
     EvaluationConfig,
     ExportConfig,
+    LossConfig,
     LrScheduleConfig,
     MachineConfig,
     ModelConfig,
+    NoiseConfig,
     OptimizerConfig,
     TrainingConfig,
+    Unused,
     WatchConfig,
 )
 from lorasmith.errors import ConfigError
@@ -49,6 +52,8 @@ class RunConfig(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     lr_schedule: LrScheduleConfig = LrScheduleConfig()
     training: TrainingConfig = TrainingConfig()
+    loss: LossConfig = LossConfig()
+    noise: NoiseConfig = NoiseConfig()
     machine: MachineConfig = MachineConfig()
     cadence: CadenceConfig = CadenceConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -59,6 +64,11 @@ class RunConfig(Section):
     def evaluate_every(self) -> int:
         """Steps between evaluations, those between saved states where it is unset; 0 never."""
         return self.cadence.save_every if self.evaluation.every is None else self.evaluation.every
+
+    @property
+    def unused_options(self) -> tuple[Unused, ...]:
+        """The options that are set and have no effect on this run."""
+        return (*self.loss.unused_options, *self.noise.unused_options)
 
     def identity_values(self) -> dict[str, Any]:
         """The settings whose effect is `identity`, by option name."""
