@@ -10,7 +10,7 @@ from lorasmith.data.types import Example
 from lorasmith.demo.miniature import make_model
 from lorasmith.errors import ConfigError, DatasetError, ModelError
 from lorasmith.families.recognize import BaseWeights
-from lorasmith.inputs import base_weights, data_identity, order_of, scan_for, split_examples, steps_of_epochs
+from lorasmith.inputs import base_weights, data_identity, notices, order_of, scan_for, split_examples, steps_of_epochs
 from tests.data.drawing import put_picture
 
 
@@ -195,3 +195,87 @@ def test_data_identity_does_not_depend_on_where_the_pictures_lie(pictures: Path,
     before = data_identity(config_for(pictures), scanned(config_for(pictures), weights).examples)
     moved = pictures.rename(pictures.with_name("another place"))
     assert data_identity(config_for(moved), scanned(config_for(moved), weights).examples) == before
+
+
+# -- subsets ---------------------------------------------------------------------------------------
+
+
+def with_subsets(pictures: Path, *tables: dict[str, Any]) -> RunConfig:
+    return config_for(pictures).with_values({("dataset", "subsets"): tables, ("training", "batch_size"): 2})
+
+
+def test_a_batch_holds_examples_of_a_single_group(weights: BaseWeights, pictures: Path) -> None:
+    config = with_subsets(
+        pictures, {"repeats": 3}, {"data": str(pictures / "2_cat"), "repeats": 1}, {"resolution": 128, "batch_size": 3}
+    )
+    found = scan_for(config, weights, check_pixels=True)
+    counted = [(one.subset, one.repeats) for one in found.examples]
+    assert counted == [(0, 3)] * 2 + [(1, 1)] * 5 + [(2, 2)] * 5 + [(2, 1)] * 2
+    order = order_of(config, found.examples)
+    batches = [order.batch_at(place, 0)[1] for place in range(order.batches_per_epoch)]
+    for batch in batches:
+        of_group = {found.examples[number].subset == 2 for number in batch}
+        assert len(of_group) == 1
+        assert len(batch) <= (3 if of_group == {True} else 2)
+    assert {3} == {len(batch) for batch in batches if found.examples[batch[0]].subset == 2 and len(batch) > 2}
+
+
+def test_problems_of_all_subsets_are_listed(weights: BaseWeights, pictures: Path, tmp_path: Path) -> None:
+    (pictures / "bad.png").write_bytes(b"no picture")
+    put_picture(tmp_path / "other" / "a.png", 96, 80, 50)
+    (tmp_path / "other" / "worse.png").write_bytes(b"")
+    config = with_subsets(pictures, {"resolution": 64}, {"data": str(tmp_path / "other")}, {"resolution": 128})
+    with pytest.raises(DatasetError) as caught:
+        scan_for(config, weights, check_pixels=True)
+    assert sorted(Path(one["path"]).name for one in caught.value.fields["problems"]) == ["bad.png", "worse.png"]
+
+
+def test_the_identity_of_a_dataset_knows_its_groups(weights: BaseWeights, pictures: Path) -> None:
+    other = str(pictures / "2_cat")
+    together = with_subsets(pictures, {"data": other, "repeats": 2, "class_words": "cat"}, {"repeats": 1})
+    apart = with_subsets(pictures, {"data": other, "repeats": 2, "class_words": "cat"}, {"repeats": 1, "group": 1})
+    plain = config_for(pictures).with_values({("training", "batch_size"): 2})
+    identities = {
+        data_identity(config, scan_for(config, weights, check_pixels=False).examples)
+        for config in (together, apart, plain)
+    }
+    assert len(identities) == 2  # the first and the last have the same pictures and batches
+
+
+# -- regularisation --------------------------------------------------------------------------------
+
+
+def test_regularisation_pictures_are_as_many_as_the_others(
+    weights: BaseWeights, pictures: Path, tmp_path: Path
+) -> None:
+    for number in range(5):
+        put_picture(tmp_path / "reg" / "1_cat" / f"{number}.png", 96, 80, 20 + number)
+    config = config_for(pictures).with_values({("dataset", "reg_folder"): str(tmp_path / "reg")})
+    found = scan_for(config, weights, check_pixels=True)
+    trained, held_out = split_examples(config, found)
+    of_class = [(one.repeats, one.caption) for one in trained if one.is_regularisation]
+    assert of_class == [(3, "cat")] * 2 + [(2, "cat")] * 3  # 2 x 5 + 2 pictures
+    apart = config.with_values({("dataset", "held_out"): (trained[0].image_sha256,)})
+    left, held_out = split_examples(apart, found)
+    assert [one.repeats for one in left if one.is_regularisation] == [2] * 5  # 10 are left to train on
+    assert [one.image_sha256 for one in held_out] == [trained[0].image_sha256]
+    assert [one for one in notices(config, found, 10) if one[0] == "reg_unused"] == []
+
+
+def test_regularisation_pictures_that_are_left_over_are_named(
+    weights: BaseWeights, pictures: Path, tmp_path: Path
+) -> None:
+    for number in range(15):
+        put_picture(tmp_path / "reg" / f"{number:02}.png", 96, 80, 20 + number)
+    config = config_for(pictures).with_values({("dataset", "reg_folder"): str(tmp_path / "reg")})
+    found = scan_for(config, weights, check_pixels=True)
+    assert sum(one.is_regularisation for one in split_examples(config, found)[0]) == 12
+    unused = {"count": 3, "files": ["12.png", "13.png", "14.png"]}
+    assert [fields for code, fields in notices(config, found, 10) if code == "reg_unused"] == [unused]
+
+
+def test_a_set_of_regularisation_pictures_alone_is_none(weights: BaseWeights, pictures: Path) -> None:
+    config = with_subsets(pictures, {"is_reg": True})
+    with pytest.raises(ConfigError) as caught:
+        split_examples(config, scan_for(config, weights, check_pixels=True))
+    assert caught.value.code == "reg_alone"

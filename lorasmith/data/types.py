@@ -34,7 +34,7 @@ class Example:
     """A picture with its caption, and the geometry of its cut to its bucket."""
 
     image: Path
-    caption: str
+    caption: str  # what the settings make of `text`, without anything random
     repeats: int
     original: Size  # pixels on disk, after EXIF orientation
     resized: Size  # the whole picture scaled so that it covers the bucket
@@ -42,6 +42,9 @@ class Example:
     crop: Offset  # of the bucket inside the resized picture
     image_sha256: str  # of the file's bytes: hold-out, and part of the key of its latents
     example_hash: str  # SHA-256 over image_sha256 and caption: identity in the ledger
+    subset: int = 0  # number of the subset of the dataset that it belongs to
+    is_regularisation: bool = False  # it preserves what the base model knows of the class
+    text: str = ""  # the words of its caption file or folder, from which its caption at each use is made
 
 
 @dataclass(frozen=True, slots=True)

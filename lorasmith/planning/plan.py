@@ -14,7 +14,7 @@ from lorasmith.config import RunConfig
 from lorasmith.data.cache_folder import cache_folder
 from lorasmith.data.findings import Finding
 from lorasmith.data.folder import Scan
-from lorasmith.inputs import base_weights, scan_for, split_examples
+from lorasmith.inputs import base_weights, data_folders, scan_for, split_examples
 from lorasmith.planning.estimate import (
     DiskPlan,
     ProbeResult,
@@ -181,7 +181,7 @@ def file_patterns(start: Start) -> tuple[str, ...]:
     is_evaluated = config.is_evaluated
     replaced = {names_in(run).last} if start.is_new else {names.last}
     report = run.training_logs / f"lora_training_report_{time}"
-    cache = cache_folder(Path(config.dataset.folder))
+    cache = cache_folder(data_folders(config)[0])
     return tuple(
         str(path)
         for path, is_written in (

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lorasmith.config import Request, RunConfig, load_run_toml, options
+from lorasmith.config.project_paths import with_subset_paths
 from lorasmith.data.names import extension_of, readable
 from lorasmith.data.order import split_held_out
 from lorasmith.data.seen import encoded
@@ -23,6 +24,7 @@ from lorasmith.families.weights import check_clip_skip
 from lorasmith.inputs import (
     base_weights,
     check_init_from,
+    data_folders,
     find_init_from,
     notices,
     scan_for,
@@ -109,7 +111,9 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
     config = config.with_values(
         {
             ("dataset", "resolution"): config.dataset.resolved_resolution(weights.resolution),
-            ("dataset", "folder"): str((here / config.dataset.folder).resolve()),
+            ("dataset", "folder"): _resolved_path(config.dataset.folder, here),
+            ("dataset", "reg_folder"): _resolved_path(config.dataset.reg_folder, here),
+            **with_subset_paths(config.dataset.subsets, lambda path: _resolved_path(path, here)),
             ("model", "base_model"): _path_or_name(config.model.base_model, here),
             ("model", "vae"): _absolute_path(config.model.vae, here),
             ("model", "family"): weights.family,
@@ -121,7 +125,7 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
         }
     )
     found = scan_for(config, weights, check_pixels=True)
-    pictures = [(example.image_sha256, example.repeats) for example in found.examples]
+    pictures = [(example.image_sha256, example.repeats) for example in found.examples if not example.is_regularisation]
     held_out = split_held_out(pictures, config.dataset.hold_out, config.seed)
     config = config.with_values({("dataset", "held_out"): tuple(sorted(held_out))})
     if request.steps is None and request.epochs is None:
@@ -247,7 +251,7 @@ def differing_settings(config: RunConfig, values: Values, here: Path) -> list[st
     differ = [
         at for at in resolved if (ours[at[0]] if at[0] else ours)[at[1]] != (theirs[at[0]] if at[0] else theirs)[at[1]]
     ]
-    return [keys[at] for at in differ]
+    return [keys.get(at, ".".join(at)) for at in differ]
 
 
 def _lr_jump(
@@ -272,15 +276,16 @@ def _lr_jump(
 
 def _check_folders(run: RunFolder, config: RunConfig, here: Path) -> None:
     """Refuses a run folder that is a file, or that holds other things of the user."""
-    data = (here / config.dataset.folder).resolve()
+    data = [(here / folder).resolve() for folder in data_folders(config)]
     model = (here / expanded(config.model.base_model)).resolve()
-    others = [here.resolve(), data, model] if is_there(model) else [here.resolve(), data]
+    others = [here.resolve(), *data, *([model] if is_there(model) else [])]
     root = run.root.resolve()
     there = next(folder for folder in (run.root, *run.root.parents) if os.path.lexists(folder))
     if not there.is_dir():
         raise ConfigError("output_not_folder", folder=str(there))
     holds_other = any(root in (other, *other.parents) for other in others)
-    if holds_other or (data in root.parents and _holds_pictures(root) and not run.ledger.exists()):
+    is_among_pictures = any(folder in root.parents for folder in data)
+    if holds_other or (is_among_pictures and _holds_pictures(root) and not run.ledger.exists()):
         raise ConfigError("output_holds_other", folder=str(run.root))
 
 
@@ -327,8 +332,10 @@ def _best_step(run: RunFolder) -> int:
 def _absolute(values: Values, here: Path) -> dict[tuple[str, str], Any]:
     """Makes the paths in `values` absolute, so that the run can be continued from another folder."""
     resolved = dict(values)
-    if ("dataset", "folder") in resolved:
-        resolved["dataset", "folder"] = str((here / str(resolved["dataset", "folder"])).resolve())
+    for at in (("dataset", "folder"), ("dataset", "reg_folder")):
+        if at in resolved:
+            resolved[at] = _resolved_path(str(resolved[at]), here)
+    resolved |= with_subset_paths(resolved.get(("dataset", "subsets"), ()), lambda path: _resolved_path(path, here))
     if ("evaluation", "clip_model") in resolved:
         resolved["evaluation", "clip_model"] = _absolute_path(str(resolved["evaluation", "clip_model"]), here)
     if ("model", "vae") in resolved:
@@ -342,6 +349,10 @@ def _project(run: RunFolder, here: Path) -> str:
     """The project of a new run, relative to its folder: the current folder if the run lies in it, else the parent."""
     root, here = run.root.absolute(), here.absolute()
     return Path(os.path.relpath(here, root)).as_posix() if root.is_relative_to(here) and root != here else ".."
+
+
+def _resolved_path(folder: str, here: Path) -> str:
+    return str((here / folder).resolve()) if folder else ""
 
 
 def _absolute_path(name: str, here: Path) -> str:
