@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DEFAULTS: dict[str, Any] = {
     "base-model": "",
     "data": "lora_train_set",
+    "reg-data-dir": "",
     "output": "lora_output",
     "name": "last",
     "steps": None,
@@ -106,6 +107,7 @@ OTHER: dict[tuple[str, str], Any] = {
     ("model", "precision"): "bf16",
     ("model", "clip_skip"): 2,
     ("dataset", "folder"): "x",
+    ("dataset", "reg_folder"): "x",
     ("dataset", "resolution"): 256,
     ("dataset", "bucket_step"): 32,
     ("dataset", "trigger_word"): "x",
@@ -375,4 +377,4 @@ def test_a_config_is_light_and_inert(tmp_path: Path) -> None:
 def test_every_path_is_known_as_one() -> None:
     """The options whose value the system takes as a name."""
     marked = {name for name, known in options().items() if known.facts.holds}
-    assert marked == {"base_model", "data", "init_from", "clip_model", "name", "output", "vae"}
+    assert marked == {"base_model", "data", "reg_data_dir", "init_from", "clip_model", "name", "output", "vae"}

@@ -22,8 +22,8 @@ pytestmark = pytest.mark.slow
 
 PRETRAINING_STEPS = 250
 STEPS = 60
-# LoKr's matrices are small, as both of its factors are, and are usually trained with a larger learning rate. In layers as
-# narrow as these, factors as equal as possible would leave too few numbers to learn with: 80 for 32 x 32.
+# LoKr's matrices are small, as both of its factors are, and are usually trained with a larger learning rate. In layers
+# as narrow as these, factors as equal as possible would leave too few numbers to learn with: 80 for 32 x 32.
 LOKR = {"kind": "lokr", "lokr_factor": 2}
 LEARNING = {("training", "batch_size"): 4}
 
