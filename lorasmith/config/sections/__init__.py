@@ -6,6 +6,7 @@ needs two sections).
 """
 
 from lorasmith.config.sections.adapter import AdapterConfig
+from lorasmith.config.sections.captions import CaptionsConfig
 from lorasmith.config.sections.dataset import DatasetConfig
 from lorasmith.config.sections.evaluation import EvaluationConfig
 from lorasmith.config.sections.model import ModelConfig
@@ -20,6 +21,7 @@ __all__ = [
     "OPTIMIZER_NAMES",
     "AdapterConfig",
     "CadenceConfig",
+    "CaptionsConfig",
     "DatasetConfig",
     "EvaluationConfig",
     "ExportConfig",
