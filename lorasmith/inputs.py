@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,7 +16,8 @@ from lorasmith.config import AdapterConfig, DatasetConfig, RunConfig, Subset
 from lorasmith.config.sections import OPTIMIZER_NAMES, LossConfig
 from lorasmith.data.buckets import Cutting
 from lorasmith.data.files import shown
-from lorasmith.data.order import Order, Pool
+from lorasmith.data.findings import Finding, finding
+from lorasmith.data.order import Order, Pool, dealt
 from lorasmith.data.seen import decoded
 from lorasmith.data.types import Example
 from lorasmith.errors import ConfigError, DatasetError, ModelError
@@ -192,7 +194,7 @@ def scan_for(config: RunConfig, weights: BaseWeights, *, check_pixels: bool, see
     return Scan(
         examples=tuple(example for found in scans for example in found.examples),
         problems=_distinct(problem for found in scans for problem in found.problems),
-        findings=_distinct(finding for found in scans for finding in found.findings),
+        findings=_distinct(noticed for found in scans for noticed in found.findings),
         seen=known,
     )
 
@@ -212,8 +214,14 @@ def repeats_in(config: RunConfig, here: Path) -> tuple[int, ...]:
 def _source(subset: Subset, here: Path = Path()) -> PictureFolder:
     from lorasmith.data.folder import PictureFolder
 
-    captioning = subset.config.captions
-    return PictureFolder(here / subset.folder, subset.repeats, subset.class_words, subset.number, captioning)
+    return PictureFolder(
+        here / subset.folder,
+        subset.repeats,
+        subset.class_words,
+        subset.number,
+        subset.is_regularisation,
+        subset.config.captions,
+    )
 
 
 def _distinct(items: Iterable[T]) -> tuple[T, ...]:
@@ -224,7 +232,7 @@ def _distinct(items: Iterable[T]) -> tuple[T, ...]:
 def notices(config: RunConfig, found: Scan, stop_at: int) -> list[tuple[str, dict[str, Any]]]:
     """Notices about a start, as (code, fields): the findings of the dataset first, then pictures that are left out and
     settings that may not do what is expected. The same in the parent and in the worker."""
-    noted = [(finding.code, finding.fields) for finding in found.findings]
+    noted = [(noticed.code, noticed.fields) for noticed in (*found.findings, *_unused_regularisation(config, found))]
     for problem in found.problems:
         fields = {"path": shown(problem.path), "reason": problem.reason, "fields": problem.fields}
         noted.append(("picture_skipped", fields))
@@ -245,13 +253,51 @@ def notices(config: RunConfig, found: Scan, stop_at: int) -> list[tuple[str, dic
     return noted
 
 
+def _unused_regularisation(config: RunConfig, found: Scan) -> list[Finding]:
+    """The finding about regularisation pictures that no trained pictures are left for."""
+    if not any(example.is_regularisation for example in found.examples):
+        return []
+    roots = [Path(subset.folder) for subset in config.subsets()]
+    used = {(example.image, example.subset) for example in split_examples(config, found)[0]}
+    unused = [
+        example
+        for example in found.examples
+        if example.is_regularisation and (example.image, example.subset) not in used
+    ]
+    return finding("reg_unused", [example.image.relative_to(roots[example.subset]) for example in unused])
+
+
 def split_examples(config: RunConfig, found: Scan) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
-    """The examples that are trained on, and those that were held out at --new, identified by their bytes."""
+    """The examples that are trained on, and those that were held out at --new, identified by their bytes.
+
+    Regularisation pictures are dealt out to the trained pictures of their group; those that none are left for are not
+    trained on.
+    """
     held_out = frozenset(config.dataset.held_out)
-    trained = tuple(example for example in found.examples if example.image_sha256 not in held_out)
+    trained = [example for example in found.examples if example.image_sha256 not in held_out]
+    if trained and all(example.is_regularisation for example in trained):
+        raise ConfigError("reg_alone")
     if not trained:
         raise ConfigError("hold_out_too_many", hold_out=len(held_out), pictures=len(found.examples))
-    return trained, tuple(example for example in found.examples if example.image_sha256 in held_out)
+    apart = (
+        example for example in found.examples if example.image_sha256 in held_out and not example.is_regularisation
+    )
+    return _with_dealt_repeats(config, trained), tuple(apart)
+
+
+def _with_dealt_repeats(config: RunConfig, examples: Sequence[Example]) -> tuple[Example, ...]:
+    group_of = [subset.group for subset in config.subsets()]
+    repeats = {number: example.repeats for number, example in enumerate(examples)}
+    for group in set(group_of):
+        members = [number for number, example in enumerate(examples) if group_of[example.subset] == group]
+        regularisation = [number for number in members if examples[number].is_regularisation]
+        wanted = sum(repeats[number] for number in members if not examples[number].is_regularisation)
+        repeats |= zip(regularisation, dealt([repeats[number] for number in regularisation], wanted), strict=True)
+    return tuple(
+        example if repeats[number] == example.repeats else replace(example, repeats=repeats[number])
+        for number, example in enumerate(examples)
+        if repeats[number]
+    )
 
 
 def order_of(config: RunConfig, trained: tuple[Example, ...]) -> Order:

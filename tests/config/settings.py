@@ -6,6 +6,7 @@ from typing import Any
 DEFAULTS: dict[str, Any] = {
     "base-model": "",
     "data": "lora_train_set",
+    "reg-data-dir": "",
     "output": "lora_output",
     "name": "last",
     "steps": None,
@@ -109,6 +110,7 @@ OTHER: dict[tuple[str, str], Any] = {
     ("model", "precision"): "bf16",
     ("model", "clip_skip"): 2,
     ("dataset", "folder"): "x",
+    ("dataset", "reg_folder"): "x",
     ("dataset", "resolution"): 256,
     ("dataset", "bucket_step"): 32,
     ("dataset", "trigger_word"): "x",
