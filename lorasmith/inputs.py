@@ -116,6 +116,11 @@ def base_weights(config: RunConfig, here: Path | None = None) -> BaseWeights:
     return with_vae(weights, Path(here or ".", config.model.vae)) if config.model.vae else weights
 
 
+def data_folders(config: RunConfig) -> tuple[Path, ...]:
+    """The folders of pictures, in the order of their subsets."""
+    return tuple(dict.fromkeys(Path(subset.folder) for subset in config.subsets()))
+
+
 def check_loss(loss: LossConfig, weights: BaseWeights) -> None:
     """Refuses weightings of the loss that do not fit what the base model predicts.
 
@@ -131,11 +136,6 @@ def check_loss(loss: LossConfig, weights: BaseWeights) -> None:
             noise.zero_terminal_snr and noise.prediction == "epsilon"
         ):
             raise ConfigError("loss_infinite", option=name)
-
-
-def data_folders(config: RunConfig) -> tuple[Path, ...]:
-    """The folders of pictures, in the order of their subsets."""
-    return tuple(dict.fromkeys(Path(subset.folder) for subset in config.subsets()))
 
 
 def bucket_step(dataset: DatasetConfig, weights: BaseWeights) -> int:

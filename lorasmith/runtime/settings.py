@@ -19,6 +19,8 @@ def check_settings(config: RunConfig, request: Request) -> None:
     check_names(config)
     if request.steps is not None and request.epochs is not None:
         raise ConfigError("steps_and_epochs")
+    if config.cadence.save_every_n_epochs and config.cadence.save_n_epoch_ratio:
+        raise ConfigError("save_epochs_twice")
     rates = {config.optimizer.lr, *config.optimizer.text_encoder_lr} - {0.0}
     if config.optimizer.name == "prodigy" and len(rates) > 1:  # its library ends the first update with an error
         raise ConfigError("prodigy_rates")

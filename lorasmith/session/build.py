@@ -16,6 +16,7 @@ from lorasmith.engine.cpu import keep_freed_memory, release_freed_memory
 from lorasmith.engine.device import DTYPES, Device, choose_device, environment
 from lorasmith.engine.execution import EagerExecution, losses_of
 from lorasmith.engine.lr_schedules import lr_factor_at
+from lorasmith.engine.occasions import Occasions
 from lorasmith.engine.optimizers import check_optimizer
 from lorasmith.engine.step import StepContext
 from lorasmith.engine.world import SingleProcess
@@ -96,7 +97,7 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, sta
         data_identity=identity,
         environment=facts,
         changed_environment=changed,
-        evaluator=_evaluator(run, config, family, dataset, attempt=attempt),
+        evaluator=_evaluator(run, config, family, dataset, batches, attempt=attempt, stop_at=stop_at),
         exporter=Exporter(config, family, dataset.trained, len(dataset.held_out), batches, attempt_began=time.time()),
         startup=startup,
     )
@@ -149,7 +150,17 @@ def _step_context(
     )
 
 
-def _evaluator(run: RunFolder, config: RunConfig, family: ModelFamily, dataset: Dataset, *, attempt: int) -> Evaluator:
+def _evaluator(
+    run: RunFolder,
+    config: RunConfig,
+    family: ModelFamily,
+    dataset: Dataset,
+    batches: RunBatches,
+    *,
+    attempt: int,
+    stop_at: int,
+) -> Evaluator:
+    epochs = config.epochs_between_evaluations(batches.epochs_in(stop_at))
     metrics = PictureMetrics(None, image_encoder("clip"), dataset.trained)
     if dataset.measured_on is not None:
         try:  # now, since downloading it may take longer than a step may
@@ -159,7 +170,7 @@ def _evaluator(run: RunFolder, config: RunConfig, family: ModelFamily, dataset: 
     return Evaluator(
         run=run,
         attempt=attempt,
-        every=config.evaluate_every,
+        occasions=Occasions(config.evaluate_every, epochs, batches.completed_epochs),
         settings=config.evaluation,
         measured_on=dataset.measured_on,
         metrics=metrics,

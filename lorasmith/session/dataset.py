@@ -99,7 +99,7 @@ def trained_text_encoders(config: RunConfig, family: ModelFamily) -> tuple[str, 
 
 def _chosen(config: RunConfig, trained: tuple[Example, ...], held_out: tuple[Example, ...]) -> Chosen:
     """The examples that the run is evaluated on."""
-    if config.evaluate_every == 0:
+    if not config.is_evaluated:
         return NOTHING_CHOSEN
     holds_out = bool(config.dataset.held_out)
     return choose(trained, held_out, count=config.evaluation.examples, seed=config.seed, holds_out=holds_out)

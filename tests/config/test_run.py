@@ -13,10 +13,9 @@ from lorasmith.config import Request, RunConfig, options
 from lorasmith.config.fields import Section, declared, facts_of, option
 from lorasmith.config.run import sections, validated
 from lorasmith.errors import ConfigError
-from tests.config.settings import DEFAULTS, IDENTITY, OTHER
+from tests.config.tables import DEFAULTS, IDENTITY, OTHER
 
 ROOT = Path(__file__).resolve().parents[2]
-
 
 # -- options ---------------------------------------------------------------------------------------
 
@@ -161,7 +160,7 @@ def test_a_config_and_its_options_cannot_be_changed_from_outside() -> None:
         (("optimizer", "options"), [1], "optimizer-option"),
         (("lr_schedule", "shape"), "wavy", "lr-schedule"),
         (("training", "accumulation_steps"), 0, "accumulate"),
-        (("cadence", "keep_states"), 0, "keep-states"),
+        (("cadence", "keep_states"), -1, "keep-states"),
         (("export", "name"), "a/b", "name"),
         (("model", "precision"), "fp8", "precision"),
         (("model", "prediction"), "x0", "prediction"),

@@ -1,11 +1,12 @@
-"""Every option with its default, and of every field another value: what the tests of the config compare with."""
+"""The tables of every option: its default, another value, and whether it is part of a run's identity."""
 
 from typing import Any
 
-# SPEC section 3, written out: option -> default. What belongs to later issues is not here yet.
+# SPEC section 3, written out: option -> default.
 DEFAULTS: dict[str, Any] = {
     "base-model": "",
     "data": "lora_train_set",
+    "reg-data-dir": "",
     "output": "lora_output",
     "name": "last",
     "steps": None,
@@ -85,6 +86,12 @@ DEFAULTS: dict[str, Any] = {
     "save-every": 100,
     "save-minutes": 10.0,
     "keep-states": 3,
+    "save-every-n-epochs": 0,
+    "save-n-epoch-ratio": 0,
+    "save-last-n-epochs": 0,
+    "save-last-n-steps": 0,
+    "sample-every-n-epochs": 0,
+    "sample-at-first": False,
     "skip-bad-pictures": False,
     "evaluate-every": None,
     "evaluate-examples": 4,
@@ -109,6 +116,7 @@ OTHER: dict[tuple[str, str], Any] = {
     ("model", "precision"): "bf16",
     ("model", "clip_skip"): 2,
     ("dataset", "folder"): "x",
+    ("dataset", "reg_folder"): "x",
     ("dataset", "resolution"): 256,
     ("dataset", "bucket_step"): 32,
     ("dataset", "trigger_word"): "x",
@@ -180,6 +188,12 @@ OTHER: dict[tuple[str, str], Any] = {
     ("cadence", "save_every"): 7,
     ("cadence", "save_minutes"): 0.0,
     ("cadence", "keep_states"): 9,
+    ("cadence", "save_every_n_epochs"): 2,
+    ("cadence", "save_n_epoch_ratio"): 2,
+    ("cadence", "save_last_n_epochs"): 2,
+    ("cadence", "save_last_n_steps"): 2,
+    ("evaluation", "every_n_epochs"): 2,
+    ("evaluation", "at_first"): True,
     ("evaluation", "every"): 5,
     ("evaluation", "examples"): 2,
     ("evaluation", "strength"): 1.0,
