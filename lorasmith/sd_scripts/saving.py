@@ -36,7 +36,7 @@ def saving(given: Given, settings: Settings) -> None:
 
 
 def _kept_states(given: Given) -> int:
-    """Number of states that sd-scripts keeps; 0: all. By steps it keeps those of the last so many steps."""
+    """Number of states that sd-scripts keeps; 0: all. Those limited by steps are counted by the interval."""
     epochs = given.value("save_last_n_epochs_state") or given.value("save_last_n_epochs")
     steps = given.value("save_last_n_steps_state") or given.value("save_last_n_steps")
     every = _interval(given, "save_every_n_steps")
