@@ -167,7 +167,7 @@ DONE = {
     "save_last_n_epochs_state": makes("keep-states", note="states_kept"),
     "save_last_n_steps": sets("save-last-n-steps"),
     "save_last_n_steps_state": makes("keep-states", note="states_kept"),
-    "resume": later("continue", is_direct=False),
+    "resume": makes("continue", "from", note="resume"),
     "no_metadata": later("no-metadata"),
     "training_comment": later("training-comment"),
     "metadata_title": later("metadata-title"),
