@@ -107,8 +107,7 @@ def scan(
             continue
         example = _example(candidate, text.text, settled_caption(text.text, rules), picture, cutting, source)
         if not min(example.bucket):
-            sizes = {"width": picture.size.width, "height": picture.size.height, "step": cutting.size_multiple}
-            problems.append(Problem(candidate.image, "picture_under_step", sizes))
+            problems.append(_too_narrow(example, cutting))
             continue
         if candidate.caption_file is not None and text.has_more_lines and not source.captioning.has_wildcards:
             has_more_lines.append(candidate.caption_file)
@@ -122,9 +121,12 @@ def scan(
     noted = [*unused.of_layout(layout), *_pictures_without_extension(layout)]
     noted += findings.finding("captions_empty", _relative(is_empty, folder))
     noted += findings.finding("caption_more_lines", _relative(has_more_lines, folder))
-    uncaptioned = frozenset(candidate.image for candidate in candidates if candidate.caption_file is None)
-    noted += findings.of_examples(examples, folder, uncaptioned=uncaptioned)
+    noted += findings.of_examples(examples, folder, uncaptioned=_uncaptioned(candidates))
     return Scan(tuple(examples), tuple(problems), tuple(noted), read)
+
+
+def _uncaptioned(candidates: list[_Candidate]) -> frozenset[Path]:
+    return frozenset(candidate.image for candidate in candidates if candidate.caption_file is None)
 
 
 def _refusal(folder: Path, problems: list[Problem], *, skip_bad: bool) -> DatasetError:
@@ -274,6 +276,13 @@ def _picture(path: Path, seen: Seen, *, decode: bool) -> SeenFile:
     facts = file_facts(path) or (0, 0)  # before it is read, so that a change in between is noticed
     size, sha256 = images.inspect(path, decode=decode)
     return SeenFile(*facts, size, sha256)
+
+
+def _too_narrow(example: Example, cutting: Cutting) -> Problem:
+    width, height = example.original
+    return Problem(
+        example.image, "picture_under_step", {"width": width, "height": height, "step": cutting.size_multiple}
+    )
 
 
 def _example(
