@@ -50,11 +50,8 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())  # otherwise it write
 _FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
     "area": Image.Resampling.BOX,  # the mean over the area of a pixel
-    "box": Image.Resampling.BOX,
     "bilinear": Image.Resampling.BILINEAR,
-    "linear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
-    "cubic": Image.Resampling.BICUBIC,
     "nearest": Image.Resampling.NEAREST,
 }
 _ORIENTATION = 0x0112

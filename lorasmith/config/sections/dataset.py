@@ -9,7 +9,10 @@ from lorasmith.config.fields import Section, option, recorded
 from lorasmith.errors import ConfigError
 
 MIN_RESOLUTION, MAX_RESOLUTION, MAX_SIDE = 64, 4096, 8192
-Interpolation = Literal["lanczos", "auto", "area", "box", "bilinear", "linear", "bicubic", "cubic", "nearest"]
+Interpolation = Literal["lanczos", "auto", "area", "bilinear", "bicubic", "nearest"]
+
+SAME_FILTERS = {"box": "area", "linear": "bilinear", "cubic": "bicubic", "lanczos4": "lanczos"}
+"""Other names of filters, which sd-scripts takes."""
 
 
 class DatasetConfig(Section):
@@ -57,6 +60,11 @@ class DatasetConfig(Section):
         if isinstance(value, int) and value < 0:
             raise ValueError("must not be negative")
         return value
+
+    @field_validator("resize_interpolation", mode="before")
+    @classmethod
+    def _by_any_name(cls, value: Any) -> Any:
+        return SAME_FILTERS.get(value, value) if isinstance(value, str) else value
 
     @field_validator("resolution", mode="before")
     @classmethod
