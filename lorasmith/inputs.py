@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from lorasmith.adapters import ADAPTERS, DROP_RANKS
 from lorasmith.config import AdapterConfig, DatasetConfig, RunConfig, Subset
-from lorasmith.config.sections import OPTIMIZER_NAMES
+from lorasmith.config.sections import OPTIMIZER_NAMES, LossConfig
 from lorasmith.data.buckets import Cutting
 from lorasmith.data.files import shown
 from lorasmith.data.findings import Finding, finding
@@ -119,6 +119,23 @@ def base_weights(config: RunConfig, here: Path | None = None) -> BaseWeights:
 def data_folders(config: RunConfig) -> tuple[Path, ...]:
     """The folders of pictures, in the order of their subsets."""
     return tuple(dict.fromkeys(Path(subset.folder) for subset in config.subsets()))
+
+
+def check_loss(loss: LossConfig, weights: BaseWeights) -> None:
+    """Refuses weightings of the loss that do not fit what the base model predicts.
+
+    Raises:
+        ConfigError: `loss_needs_prediction`; `loss_infinite`, the weight would be infinite where there is only noise.
+    """
+    noise = weights.noise
+    needed = {"scale-v-pred-loss-like-noise-pred": "v_prediction", "v-pred-like-loss": "epsilon"}
+    for name in loss.weightings:
+        if needed.get(name, noise.prediction) != noise.prediction:
+            raise ConfigError("loss_needs_prediction", option=name, needed=needed[name], prediction=noise.prediction)
+        if name in ("v-pred-like-loss", "debiased-estimation-loss") and (
+            noise.zero_terminal_snr and noise.prediction == "epsilon"
+        ):
+            raise ConfigError("loss_infinite", option=name)
 
 
 def bucket_step(dataset: DatasetConfig, weights: BaseWeights) -> int:
@@ -228,6 +245,11 @@ def notices(config: RunConfig, found: Scan, stop_at: int) -> list[tuple[str, dic
         noted.append(("dora_readers", {}))
     if config.optimizer.name == "prodigy" and config.optimizer.lr < 0.1:
         noted.append(("prodigy_lr", {"lr": config.optimizer.lr}))
+    noted += [("option_unused", unused._asdict()) for unused in config.unused_options]
+    if len(config.loss.weightings) > 1:
+        noted.append(("weightings_multiply", {"options": list(config.loss.weightings)}))
+    if config.loss.v_pred_like:
+        noted.append(("v_pred_like_loss", {}))
     return noted
 
 
