@@ -12,7 +12,6 @@ from typing import Any
 
 from lorasmith.config import options
 from lorasmith.errors import ConfigError
-from lorasmith.sd_scripts.arguments import arguments
 from lorasmith.sd_scripts.command_line import Given
 from lorasmith.sd_scripts.dataset_config import subsets
 from lorasmith.sd_scripts.network import network
@@ -23,6 +22,8 @@ from lorasmith.sd_scripts.settings import Settings
 from lorasmith.sd_scripts.table import DONE, HARMLESS, NO_EFFECT, REFUSED
 
 OF_FOLDERS = ("data", "reg-data-dir")  # options that a --dataset_config replaces
+SAME_DEFAULTS = ("min_bucket_reso", "max_bucket_reso")  # where unset, our rule has the same values
+METADATA = "metadata_"  # first part of the arguments that describe the file
 LOGS = "sd_logs_always"  # the note that names the folder of the logs
 PRECISIONS = {"no": "fp32", "fp16": "fp16", "bf16": "bf16"}
 SAVE_PRECISIONS = {None: "fp32", "float": "fp32", "fp16": "fp16", "bf16": "bf16"}
@@ -89,7 +90,8 @@ def _direct(given: Given, settings: Settings) -> None:
         if not row.is_direct or row.is_pending:
             continue
         value = given.value(name)
-        if given.has(name) or (arguments()[name].default and value != defaults[row.options[0]]):
+        is_default = name in SAME_DEFAULTS or value is None or value == defaults[row.options[0]]
+        if given.has(name) or not is_default:
             settings.set(row.options[0], value, name)
 
 
@@ -108,12 +110,14 @@ def _model(given: Given, settings: Settings) -> None:
 def _pictures(given: Given, settings: Settings) -> None:
     if given.has("resolution"):
         settings.set("resolution", resolution(str(given.value("resolution")), "--resolution"), "resolution")
-    settings.set("bucket-step", given.value("bucket_reso_steps"), "bucket_reso_steps")
+    settings.set("resize-interpolation", given.value("resize_interpolation") or "auto", "resize_interpolation")
     settings.set("hold-out", 0, "validation_split")
     if given.has("dataset_config"):
         for option in OF_FOLDERS:
             settings.values.pop(option, None)
         subsets(given, settings, given.here)
+    elif given.has("enable_bucket"):
+        settings.set("bucket-rule", "sd-scripts", "enable_bucket")
 
 
 def _steps(given: Given, settings: Settings) -> None:
@@ -128,6 +132,12 @@ def _steps(given: Given, settings: Settings) -> None:
         settings.note("sd_default_steps", steps=steps)
 
 
+def _descriptions(given: Given, settings: Settings) -> None:
+    found = {name.removeprefix(METADATA): given.value(name) for name in given.values if name.startswith(METADATA)}
+    if found:
+        settings.set("metadata", {name: text for name, text in found.items() if text}, "metadata_title")
+
+
 def _captions(given: Given, settings: Settings) -> None:
     name = (
         "caption_extention" if given.has("caption_extention") else "caption_extension"
@@ -139,6 +149,7 @@ PARTS: tuple[Callable[[Given, Settings], None], ...] = (
     _model,
     _pictures,
     _captions,
+    _descriptions,
     network,
     optimization,
     _steps,

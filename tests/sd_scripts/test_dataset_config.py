@@ -112,6 +112,12 @@ def test_a_wrong_file_is_refused(tmp_path: Path, text: str, code: str, field: st
     assert (error.code, error.fields.get("nearest")) == (code, field)
 
 
+def test_buckets_are_chosen_as_there_where_there_are_any(tmp_path: Path) -> None:
+    text = f"[general]\nenable_bucket = true\n{SUBSET}[[datasets]]\nenable_bucket = false\n{SUBSET[13:]}"
+    with_buckets, without = subsets(text, tmp_path)
+    assert (with_buckets["bucket_rule"], without.get("bucket_rule")) == ("sd-scripts", None)
+
+
 def test_what_other_scripts_read_is_left_aside(tmp_path: Path) -> None:
     text = f"{SUBSET}cache_info = true\ncustom_attributes = {{ a = 1 }}\n"
     assert subsets(text, tmp_path) == [{"data": "x", "repeats": 1, "group": 0}]
