@@ -72,7 +72,7 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, sta
         config = resolved_config(config, family, device, precision=precision, base_sha256=hashing.result())
     state = initial_state(config, family, models, start, precision=precision)
     order = order_of(config, dataset.trained)
-    batches = RunBatches(order, dataset.cached, family, config.training.accumulation_steps, state)
+    batches = RunBatches(order, dataset.cached, family, config.training.accumulation_steps, state, dataset.varying)
     identity, facts = data_identity(config, dataset.trained), environment(device, precision, differing)
     changed = ""
     if resume is not None:
