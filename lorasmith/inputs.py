@@ -246,6 +246,8 @@ def notices(config: RunConfig, found: Scan, stop_at: int) -> list[tuple[str, dic
     if config.optimizer.name == "prodigy" and config.optimizer.lr < 0.1:
         noted.append(("prodigy_lr", {"lr": config.optimizer.lr}))
     noted += [("option_unused", unused._asdict()) for unused in config.unused_options]
+    if config.loss.prior_loss_weight != 1 and not any(example.is_regularisation for example in found.examples):
+        noted.append(("option_unused", {"option": "prior-loss-weight", "needed": "--reg-data-dir"}))
     if len(config.loss.weightings) > 1:
         noted.append(("weightings_multiply", {"options": list(config.loss.weightings)}))
     if config.loss.v_pred_like:
