@@ -112,7 +112,7 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
         check_block_effects(config.adapter, weights.family)
     config = config.with_values(
         {
-            ("dataset", "resolution"): config.dataset.resolved_resolution(weights.resolution),
+            ("dataset", "resolution"): config.dataset.resolved_size(weights.resolution),
             ("dataset", "folder"): _resolved_path(config.dataset.folder, here),
             ("dataset", "reg_folder"): _resolved_path(config.dataset.reg_folder, here),
             **with_subset_paths(config.dataset.subsets, lambda path: _resolved_path(path, here)),

@@ -36,6 +36,8 @@ def test_every_option_of_the_model_is_on_the_command_line() -> None:
         "lang": "en",
         "loss_type": "l1",
         "huber_schedule": "snr",
+        "bucket_rule": "sd-scripts",
+        "resize_interpolation": "cubic",
     }
     for key, option in options().items():
         text = texts.get(
