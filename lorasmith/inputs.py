@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorasmith.adapters import ADAPTERS, DROP_RANKS
 from lorasmith.config import AdapterConfig, RunConfig
-from lorasmith.config.sections import OPTIMIZER_NAMES
+from lorasmith.config.optimizer_table import OPTIMIZERS, known_optimizer, uses_relative_steps
 from lorasmith.data.files import shown
 from lorasmith.data.order import Order
 from lorasmith.data.seen import decoded
@@ -43,8 +43,8 @@ def check_names(config: RunConfig) -> None:
         raise ConfigError("config_value", option="adapter", value=repr(config.adapter.kind), expected=kinds)
     if config.adapter.rank_dropout and config.adapter.kind not in DROP_RANKS:
         raise ConfigError("rank_dropout_kind", kind=config.adapter.kind, kinds=", ".join(sorted(DROP_RANKS)))
-    if config.optimizer.name not in OPTIMIZER_NAMES:
-        accepted = ", ".join(OPTIMIZER_NAMES)
+    if known_optimizer(config.optimizer.name) is None:
+        accepted = ", ".join(OPTIMIZERS)
         raise ConfigError("optimizer_unknown", optimizer=config.optimizer.name, accepted=accepted)
     if not _DEVICE.fullmatch(config.machine.device):
         raise ConfigError("device_unknown", device=config.machine.device)
@@ -154,8 +154,19 @@ def notices(config: RunConfig, found: Scan, stop_at: int) -> list[tuple[str, dic
         noted.append(("lokr_alpha", {"alpha": config.adapter.resolved_alpha}))
     if config.adapter.kind == "dora":
         noted.append(("dora_readers", {}))
-    if config.optimizer.name == "prodigy" and config.optimizer.lr < 0.1:
-        noted.append(("prodigy_lr", {"lr": config.optimizer.lr}))
+    return [*noted, *_notices_of_rates(config)]
+
+
+def _notices_of_rates(config: RunConfig) -> list[tuple[str, dict[str, Any]]]:
+    name, lr, schedule = config.optimizer.name, config.optimizer.lr, config.lr_schedule
+    noted: list[tuple[str, dict[str, Any]]] = []
+    known = known_optimizer(name)
+    if known is not None and known.finds_rate and lr < 0.1:
+        noted.append(("prodigy_lr", {"lr": lr}))
+    if uses_relative_steps(name, config.optimizer.options):
+        noted.append(("lr_relative", {"optimizer": name}))
+    for unused in schedule.unused_options:
+        noted.append(("lr_schedule_option_unused", {"option": unused, "shape": schedule.name}))
     return noted
 
 
