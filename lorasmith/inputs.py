@@ -6,17 +6,19 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lorasmith.adapters import ADAPTERS, DROP_RANKS
-from lorasmith.config import AdapterConfig, RunConfig
+from lorasmith.config import AdapterConfig, DatasetConfig, RunConfig, Subset
 from lorasmith.config.optimizer_table import OPTIMIZERS, known_optimizer, uses_relative_steps
+from lorasmith.data.buckets import Cutting
 from lorasmith.data.files import shown
-from lorasmith.data.order import Order
+from lorasmith.data.order import Order, Pool
 from lorasmith.data.seen import decoded
 from lorasmith.data.types import Example
-from lorasmith.errors import ConfigError, ModelError
+from lorasmith.errors import ConfigError, DatasetError, ModelError
 from lorasmith.families.locate import is_there, locate
 from lorasmith.families.other_vae import with_vae
 from lorasmith.families.recognize import recognize
@@ -26,8 +28,9 @@ from lorasmith.lora_files.names import FAMILY_NAMES
 from lorasmith.lora_files.reader import LoraFile, read_lora
 
 if TYPE_CHECKING:
-    from lorasmith.data.folder import Scan
+    from lorasmith.data.folder import PictureFolder, Scan
 
+T = TypeVar("T")
 _DEVICE = re.compile(r"auto|(cpu|cuda|mps)(:[0-9]{1,3})?")
 
 
@@ -111,33 +114,94 @@ def base_weights(config: RunConfig, here: Path | None = None) -> BaseWeights:
     return with_vae(weights, Path(here or ".", config.model.vae)) if config.model.vae else weights
 
 
-def bucket_step(config: RunConfig, weights: BaseWeights) -> int:
+def data_folders(config: RunConfig) -> tuple[Path, ...]:
+    """The folders of pictures, in the order of their subsets."""
+    return tuple(dict.fromkeys(Path(subset.folder) for subset in config.subsets()))
+
+
+def bucket_step(dataset: DatasetConfig, weights: BaseWeights) -> int:
     """Pixels that both sides of every bucket are multiples of.
 
     Raises:
         ConfigError: `bucket_step`, the step that is asked for is none for this model, or over the resolution.
     """
-    step = config.dataset.bucket_step or weights.bucket_step
-    resolution = config.dataset.resolved_resolution(weights.resolution)
+    step = dataset.bucket_step or weights.bucket_step
+    resolution = dataset.resolved_resolution(weights.resolution)
     if step % weights.size_multiple or step > resolution:
         raise ConfigError("bucket_step", step=step, multiple=weights.size_multiple, resolution=resolution)
     return step
 
 
-def scan_for(config: RunConfig, weights: BaseWeights, *, check_pixels: bool, seen: bytes = b"") -> Scan:
-    """Scans the pictures of this config, cut for these weights; `seen` holds what an earlier scan read, as `data.seen`
-    encodes it."""
-    from lorasmith.data.folder import scan  # imports PIL, for which an earlier error need not wait
+def cutting_of(dataset: DatasetConfig, weights: BaseWeights) -> Cutting:
+    """The cut of the pictures of a subset for these weights.
 
-    return scan(
-        Path(config.dataset.folder),
-        resolution=config.dataset.resolved_resolution(weights.resolution),
-        size_multiple=bucket_step(config, weights),
-        trigger_word=config.dataset.trigger_word,
-        skip_bad=config.dataset.skip_bad_pictures,
-        check_pixels=check_pixels,
-        seen=decoded(seen) if seen else {},
+    Raises:
+        ConfigError: `bucket_step`.
+    """
+    return Cutting(dataset.resolved_resolution(weights.resolution), bucket_step(dataset, weights))
+
+
+def scan_for(config: RunConfig, weights: BaseWeights, *, check_pixels: bool, seen: bytes = b"") -> Scan:
+    """Scans the pictures of every subset of this config, cut for these weights; `seen` holds what an earlier scan read,
+    as `data.seen` encodes it.
+
+    Raises:
+        DatasetError: as `scan`; `dataset_problems` lists those of all subsets.
+    """
+    from lorasmith.data.folder import Scan, scan  # imports PIL, for which an earlier error need not wait
+
+    known = decoded(seen) if seen else {}
+    scans: list[Scan] = []
+    problems: list[dict[str, Any]] = []
+    for subset in config.subsets():
+        try:
+            found = scan(
+                _source(subset),
+                cutting_of(subset.dataset, weights),
+                trigger_word=subset.dataset.trigger_word,
+                skip_bad=config.dataset.skip_bad_pictures,
+                check_pixels=check_pixels,
+                seen=known,
+            )
+        except DatasetError as error:
+            if error.code != "dataset_problems":
+                raise
+            problems += [problem for problem in error.fields["problems"] if problem not in problems]
+            continue
+        scans.append(found)
+        known = {**known, **found.seen}
+    if problems:
+        raise DatasetError("dataset_problems", count=len(problems), problems=problems)
+    return Scan(
+        examples=tuple(example for found in scans for example in found.examples),
+        problems=_distinct(problem for found in scans for problem in found.problems),
+        findings=_distinct(finding for found in scans for finding in found.findings),
+        seen=known,
     )
+
+
+def repeats_in(config: RunConfig, here: Path) -> tuple[int, ...]:
+    """The repeats of each picture, by names alone: nothing is opened, so a bad picture counts too.
+
+    Raises:
+        DatasetError: as `scan`, where there is no folder or nothing in it is named like a picture.
+    """
+    from lorasmith.data import folder
+
+    sources = [_source(subset, here) for subset in config.subsets()]
+    return tuple(repeats for source in sources for repeats in folder.repeats_in(source))
+
+
+def _source(subset: Subset, here: Path = Path()) -> PictureFolder:
+    from lorasmith.data.folder import PictureFolder
+
+    captioning = subset.config.captions
+    return PictureFolder(here / subset.folder, subset.repeats, subset.class_words, subset.number, captioning)
+
+
+def _distinct(items: Iterable[T]) -> tuple[T, ...]:
+    """The items in order, each once: a folder may be in two subsets."""
+    return tuple({repr(item): item for item in items}.values())
 
 
 def notices(config: RunConfig, found: Scan, stop_at: int) -> list[tuple[str, dict[str, Any]]]:
@@ -182,7 +246,14 @@ def split_examples(config: RunConfig, found: Scan) -> tuple[tuple[Example, ...],
 def order_of(config: RunConfig, trained: tuple[Example, ...]) -> Order:
     """The order in which examples meet in micro-batches."""
     places = [(example.bucket, example.repeats) for example in trained]
-    return Order(places, batch_size=config.training.batch_size, seed=config.seed)
+    return Order(places, batch_size=config.training.batch_size, seed=config.seed, pools=pools_of(config, trained))
+
+
+def pools_of(config: RunConfig, trained: Sequence[Example]) -> tuple[Pool, ...]:
+    """The pool of each example."""
+    subsets = config.subsets()
+    pools = [Pool(subset.group, subset.batch_size) for subset in subsets]
+    return tuple(pools[example.subset] for example in trained)
 
 
 def steps_of_epochs(config: RunConfig, found: Scan, epochs: int) -> int:
@@ -197,5 +268,7 @@ def data_identity(config: RunConfig, trained: tuple[Example, ...]) -> str:
     rows = [
         [example.example_hash, example.repeats, example.bucket, example.resized, example.crop] for example in trained
     ]
-    text = json.dumps([rows, training.batch_size, training.accumulation_steps], separators=(",", ":"))
+    pools = pools_of(config, trained)
+    groups = [pools] if set(pools) != {Pool(0, training.batch_size)} else []  # the identity of older runs stays
+    text = json.dumps([rows, training.batch_size, training.accumulation_steps, *groups], separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

@@ -195,3 +195,48 @@ def test_data_identity_does_not_depend_on_where_the_pictures_lie(pictures: Path,
     before = data_identity(config_for(pictures), scanned(config_for(pictures), weights).examples)
     moved = pictures.rename(pictures.with_name("another place"))
     assert data_identity(config_for(moved), scanned(config_for(moved), weights).examples) == before
+
+
+# -- subsets ---------------------------------------------------------------------------------------
+
+
+def with_subsets(pictures: Path, *tables: dict[str, Any]) -> RunConfig:
+    return config_for(pictures).with_values({("dataset", "subsets"): tables, ("training", "batch_size"): 2})
+
+
+def test_a_batch_holds_examples_of_a_single_group(weights: BaseWeights, pictures: Path) -> None:
+    config = with_subsets(
+        pictures, {"repeats": 3}, {"data": str(pictures / "2_cat"), "repeats": 1}, {"resolution": 128, "batch_size": 3}
+    )
+    found = scan_for(config, weights, check_pixels=True)
+    counted = [(one.subset, one.repeats) for one in found.examples]
+    assert counted == [(0, 3)] * 2 + [(1, 1)] * 5 + [(2, 2)] * 5 + [(2, 1)] * 2
+    order = order_of(config, found.examples)
+    batches = [order.batch_at(place, 0)[1] for place in range(order.batches_per_epoch)]
+    for batch in batches:
+        of_group = {found.examples[number].subset == 2 for number in batch}
+        assert len(of_group) == 1
+        assert len(batch) <= (3 if of_group == {True} else 2)
+    assert {3} == {len(batch) for batch in batches if found.examples[batch[0]].subset == 2 and len(batch) > 2}
+
+
+def test_problems_of_all_subsets_are_listed(weights: BaseWeights, pictures: Path, tmp_path: Path) -> None:
+    (pictures / "bad.png").write_bytes(b"no picture")
+    put_picture(tmp_path / "other" / "a.png", 96, 80, 50)
+    (tmp_path / "other" / "worse.png").write_bytes(b"")
+    config = with_subsets(pictures, {"resolution": 64}, {"data": str(tmp_path / "other")}, {"resolution": 128})
+    with pytest.raises(DatasetError) as caught:
+        scan_for(config, weights, check_pixels=True)
+    assert sorted(Path(one["path"]).name for one in caught.value.fields["problems"]) == ["bad.png", "worse.png"]
+
+
+def test_the_identity_of_a_dataset_knows_its_groups(weights: BaseWeights, pictures: Path) -> None:
+    other = str(pictures / "2_cat")
+    together = with_subsets(pictures, {"data": other, "repeats": 2, "class_words": "cat"}, {"repeats": 1})
+    apart = with_subsets(pictures, {"data": other, "repeats": 2, "class_words": "cat"}, {"repeats": 1, "group": 1})
+    plain = config_for(pictures).with_values({("training", "batch_size"): 2})
+    identities = {
+        data_identity(config, scan_for(config, weights, check_pixels=False).examples)
+        for config in (together, apart, plain)
+    }
+    assert len(identities) == 2  # the first and the last have the same pictures and batches

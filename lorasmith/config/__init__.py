@@ -10,6 +10,7 @@ from lorasmith.config.run import RunConfig, options
 from lorasmith.config.sections import (
     AdapterConfig,
     CadenceConfig,
+    CaptionsConfig,
     DatasetConfig,
     ExportConfig,
     LrScheduleConfig,
@@ -18,11 +19,13 @@ from lorasmith.config.sections import (
     OptimizerConfig,
     TrainingConfig,
 )
+from lorasmith.config.subsets import Subset
 from lorasmith.config.toml_files import dump_run_toml, load_flat_toml, load_run_toml
 
 __all__ = [
     "AdapterConfig",
     "CadenceConfig",
+    "CaptionsConfig",
     "DatasetConfig",
     "ExportConfig",
     "LrScheduleConfig",
@@ -32,6 +35,7 @@ __all__ = [
     "Option",
     "Request",
     "RunConfig",
+    "Subset",
     "TrainingConfig",
     "dump_run_toml",
     "load_flat_toml",

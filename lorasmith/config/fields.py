@@ -38,6 +38,7 @@ class Facts:
     holds: Literal["", "path", "file_name"] = ""  # a path inside the project is kept relative to it in run.toml
     identified_by: str = ""  # the recorded field of the same section that stands for this field in the identity
     free_keys: tuple[str, ...] = ()  # keys of a table of options that are no part of the identity
+    per_subset: bool = False  # a subset of the dataset may have another value
 
 
 class Section(BaseModel):
@@ -99,7 +100,7 @@ class Option:
         return self.kinds in ([dict], [tuple])
 
 
-def option(
+def option(  # noqa: PLR0913 - each is a declaration, and only a few are made of a field
     name: str,
     default: Any,
     *,
@@ -108,6 +109,7 @@ def option(
     holds: Literal["", "path", "file_name"] = "",
     identified_by: str = "",
     free_keys: tuple[str, ...] = (),
+    per_subset: bool = False,
     **limits: Any,
 ) -> Any:
     """A field that is the option `--name`; its help is the message `option.<name with _>`.
@@ -115,7 +117,7 @@ def option(
     Args:
         limits: of the value, as pydantic's `Field` takes them: `ge`, `lt`, `max_length`.
     """
-    facts = Facts(effect, name, True, common, holds, identified_by, free_keys)
+    facts = Facts(effect, name, True, common, holds, identified_by, free_keys, per_subset)
     return Field(default, json_schema_extra={"facts": facts}, **limits)  # type: ignore[dict-item]
 
 

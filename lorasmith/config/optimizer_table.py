@@ -20,7 +20,7 @@ class KnownOptimizer:
     has_own_schedule: bool = False  # --lr-schedule and --lr-warmup would undo what it does
 
 
-_NESTEROV = {"options": {"momentum": 0.9}, "always": {"nesterov": True}}
+_NESTEROV: dict[str, Any] = {"options": {"momentum": 0.9}, "always": {"nesterov": True}}
 _ADAPTATION: dict[str, Any] = {"package": "dadaptation", "finds_rate": True, "one_rate": True}
 _FREE: dict[str, Any] = {"package": "schedulefree", "has_own_schedule": True}
 
@@ -95,7 +95,7 @@ def known_optimizer(name: str) -> KnownOptimizer | None:
     if same is not None:
         return same
     package = "" if top in ("torch", "transformers") else _PACKAGES.get(top, top)
-    return KnownOptimizer(f"{module}:{kind}", package, has_own_schedule=kind.lower().endswith("schedulefree"))
+    return KnownOptimizer(f"{module}:{kind}", package, has_own_schedule="schedulefree" in kind.lower())
 
 
 def uses_relative_steps(name: str, options: Mapping[str, Any]) -> bool:

@@ -5,10 +5,12 @@ file too.
 """
 
 import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lorasmith.config.run import RunConfig, options
+from lorasmith.config.subsets import subset_options
 
 MARK = "./"
 
@@ -21,14 +23,8 @@ def project_of(config: RunConfig, root: Path) -> Path:
 def relative(config: RunConfig, root: Path) -> dict[tuple[str, str], Any]:
     """The paths inside the project, relative to it, as run.toml holds them: {(section, field): path}."""
     project = project_of(config, root)
-    found = {}
-    for at in _paths():
-        path = Path(_value(config, at))
-        for folder in (project, project.resolve()):
-            if path.is_absolute() and path.is_relative_to(folder):
-                found[at] = MARK + path.relative_to(folder).as_posix()
-                break
-    return found
+    values: dict[tuple[str, str], Any] = {at: _relative(_value(config, at), project) for at in _paths()}
+    return values | with_subset_paths(config.dataset.subsets, lambda path: _relative(path, project))
 
 
 def absolute(config: RunConfig, root: Path) -> dict[tuple[str, str], Any]:
@@ -38,9 +34,35 @@ def absolute(config: RunConfig, root: Path) -> dict[tuple[str, str], Any]:
     for at in _paths():
         value = _value(config, at)
         if value.startswith(MARK):
-            path = Path(os.path.normpath(project / value))
-            found[at] = str(path.resolve() if at == ("dataset", "folder") else path)
-    return found
+            found[at] = _absolute(value, project, follows=at == ("dataset", "folder"))
+    return found | with_subset_paths(config.dataset.subsets, lambda path: _absolute(path, project, follows=True))
+
+
+def with_subset_paths(
+    subsets: Sequence[Mapping[str, Any]], changed: Callable[[str], str]
+) -> dict[tuple[str, str], Any]:
+    """The tables of subsets with every path changed, as a value of the config; nothing where there are no tables."""
+    paths = {key for key, known in subset_options(options()).items() if known.facts.holds == "path"}
+    tables = tuple(
+        {key: changed(value) if key in paths and isinstance(value, str) else value for key, value in table.items()}
+        for table in subsets
+    )
+    return {("dataset", "subsets"): tables} if tables else {}
+
+
+def _relative(value: str, project: Path) -> str:
+    path = Path(value)
+    for folder in (project, project.resolve()):
+        if path.is_absolute() and path.is_relative_to(folder):
+            return MARK + path.relative_to(folder).as_posix()
+    return value
+
+
+def _absolute(value: str, project: Path, *, follows: bool) -> str:
+    if not value.startswith(MARK):
+        return value
+    path = Path(os.path.normpath(project / value))
+    return str(path.resolve() if follows else path)
 
 
 def _paths() -> list[tuple[str, str]]:

@@ -7,13 +7,14 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, model_validator
 
 from lorasmith.config.fields import BEYOND_LOCALE, Option, Section, declared, option, options_of
 from lorasmith.config.request import Request
 from lorasmith.config.sections import (
     AdapterConfig,
     CadenceConfig,
+    CaptionsConfig,
     DatasetConfig,
     EvaluationConfig,
     ExportConfig,
@@ -24,6 +25,7 @@ from lorasmith.config.sections import (
     TrainingConfig,
     WatchConfig,
 )
+from lorasmith.config.subsets import Subset, resolved_subsets
 from lorasmith.errors import ConfigError
 from lorasmith.file_names import name_beyond_locale
 
@@ -45,6 +47,7 @@ class RunConfig(Section):
     seed: int = option("seed", 42, effect="identity", common=True, ge=0, lt=2**63)
     model: ModelConfig = ModelConfig()
     dataset: DatasetConfig = DatasetConfig()
+    captions: CaptionsConfig = CaptionsConfig()
     adapter: AdapterConfig = AdapterConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     lr_schedule: LrScheduleConfig = LrScheduleConfig()
@@ -59,6 +62,16 @@ class RunConfig(Section):
     def evaluate_every(self) -> int:
         """Steps between evaluations, those between saved states where it is unset; 0 never."""
         return self.cadence.save_every if self.evaluation.every is None else self.evaluation.every
+
+    def subsets(self) -> tuple[Subset, ...]:
+        """The parts of the dataset, each with its folder and its settings; at least one."""
+        return resolved_subsets(self, options())
+
+    @model_validator(mode="after")
+    def _subsets_are_valid(self) -> "RunConfig":
+        if self.dataset.subsets:
+            self.subsets()
+        return self
 
     def identity_values(self) -> dict[str, Any]:
         """The settings whose effect is `identity`, by option name."""

@@ -13,6 +13,7 @@ import tomli_w
 
 from lorasmith.config import project_paths
 from lorasmith.config.run import MAX_SHOWN, RunConfig, options, validated
+from lorasmith.config.subsets import subset_options
 from lorasmith.errors import ConfigError
 from lorasmith.option_names import refusal
 
@@ -35,11 +36,15 @@ def load_flat_toml(path: Path) -> dict[tuple[str, str], Any]:
 
     Raises:
         ConfigError: no such file, not TOML, an unknown key (with a suggestion where it resembles an option, or is
-            another trainer's), or a path with a control character that `\\` made.
+            another trainer's), or a path with a control character that `\\` made; tables of
+            subsets that are none.
     """
     known = options()
     values: dict[tuple[str, str], Any] = {}
     for key, value in _read(path, MAX_BYTES).items():
+        if key == "dataset" and isinstance(value, dict):
+            values["dataset", "subsets"] = _subsets(path, value)
+            continue
         if key not in known:
             why, fields = refusal(key, known)
             raise ConfigError(REFUSALS[why], file=str(path), key=key, **fields)
@@ -47,6 +52,21 @@ def load_flat_toml(path: Path) -> dict[tuple[str, str], Any]:
             _check_path(path, key, value)
         values[known[key].section, known[key].field_name] = value
     return values
+
+
+def _subsets(path: Path, dataset: dict[str, Any]) -> list[dict[str, Any]]:
+    """The tables `[[dataset.subsets]]`, whose keys are checked with the config."""
+    for key in dataset:
+        if key != "subsets":
+            raise ConfigError("config_unknown_key", file=str(path), key=f"dataset.{key}", nearest="dataset.subsets")
+    tables = dataset.get("subsets", [])
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise ConfigError("config_subsets", file=str(path))
+    for table in tables:
+        for key, option in subset_options(options()).items():
+            if option.facts.holds and isinstance(table.get(key), str):
+                _check_path(path, key, table[key])
+    return tables
 
 
 def load_run_toml(path: Path) -> RunConfig:

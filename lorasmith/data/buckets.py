@@ -4,11 +4,26 @@ Knows nothing of files; a bucket is a size.
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 
 from lorasmith.data.types import Offset, Size
 
 
+@dataclass(frozen=True, slots=True)
+class Cutting:
+    """The cut of pictures: settings of a subset, as numbers."""
+
+    resolution: int  # pixels
+    size_multiple: int  # pixels
+
+    def fit(self, original: Size) -> tuple[Size, Size, Offset]:
+        """(resized, bucket, crop) of a picture."""
+        return fit(original, buckets(self.resolution, self.size_multiple))
+
+
+@cache
 def buckets(resolution: int, size_multiple: int) -> tuple[Size, ...]:
     """All buckets: every width from about half to twice the resolution with the largest height that fits, and turned.
 

@@ -1,7 +1,8 @@
 """The words in a caption file.
 
-As in sd-scripts the first line is the caption (the first that is not blank); lines after it are not used. An empty file
-is an empty caption, which is not the same as no file. Knows nothing of pictures, class words and tokens.
+As in sd-scripts the first line is the caption (the first that is not blank); lines after it are used with wildcards
+only. An empty file is an empty caption, which is not the same as no file. Knows nothing of pictures, class words and
+tokens.
 """
 
 import codecs
@@ -13,6 +14,7 @@ from pathlib import Path
 from lorasmith.data.files import BadFileError, read_whole
 
 MAX_BYTES = 2**20
+LINE_END = "\n"  # between the lines of a text
 
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -26,8 +28,16 @@ _BYTE_ORDER_MARKS = (
 class CaptionText:
     """The contents of a caption file."""
 
-    caption: str
-    has_more_lines: bool  # that are not blank, and not used
+    text: str  # the lines that are not blank; "" in an empty file
+
+    @property
+    def caption(self) -> str:
+        """The first line."""
+        return self.text.partition(LINE_END)[0]
+
+    @property
+    def has_more_lines(self) -> bool:
+        return LINE_END in self.text
 
 
 def read_text(path: Path) -> CaptionText:
@@ -46,8 +56,7 @@ def read_text(path: Path) -> CaptionText:
     if "\0" in text:
         before = text[: text.index("\0")].encode(encoding)
         raise BadFileError(path, "caption_nul", offset=len(mark) + len(before))
-    lines = [line for line in map(cleaned, re.split(r"\r\n|\r|\n", text)) if line]
-    return CaptionText(lines[0] if lines else "", len(lines) > 1)
+    return CaptionText(LINE_END.join(line for line in map(cleaned, re.split(r"\r\n|\r|\n", text)) if line))
 
 
 def cleaned(text: str) -> str:

@@ -58,13 +58,13 @@ def of_examples(examples: Sequence[Example], root: Path, *, uncaptioned: frozens
 
 
 def of_long_captions(
-    examples: Sequence[Example], root: Path, *, first_unseen: Callable[[str], str], limit: int
+    examples: Sequence[Example], roots: Sequence[Path], *, first_unseen: Callable[[str], str], limit: int
 ) -> list[Finding]:
     """The finding about captions that are too long for the text encoder. `first_unseen` gives the first tag that is cut
-    off a caption; "" where none is."""
+    off a caption; "" where none is. `roots` are the folders of the subsets."""
     tags: Mapping[str, str] = {caption: first_unseen(caption) for caption in {example.caption for example in examples}}
     cut = [example for example in examples if tags[example.caption]]
-    names = [example.image.relative_to(root) for example in cut]
+    names = list(dict.fromkeys(example.image.relative_to(roots[example.subset]) for example in cut))
     return finding("captions_cut", names, limit=limit, tag=tags[cut[0].caption]) if cut else []
 
 

@@ -6,21 +6,27 @@ Reads only, never writes. Knows nothing of torch, tokens and order; nothing is r
 import hashlib
 import json
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import NamedTuple
 
-from lorasmith.data import buckets, captions, findings, images, names, plugins, unused
+from lorasmith.config import CaptionsConfig
+from lorasmith.data import captions, findings, images, names, plugins, unused
+from lorasmith.data.buckets import Cutting
+from lorasmith.data.caption_variants import CaptionRules, settled_caption
 from lorasmith.data.files import BadFileError, as_fields, shown
 from lorasmith.data.findings import Finding
 from lorasmith.data.seen import Seen, SeenFile, file_facts, unchanged
-from lorasmith.data.types import Example, Problem, Size
+from lorasmith.data.types import Example, Problem
 from lorasmith.data.unused import Layout, Place
 from lorasmith.errors import DatasetError
 from lorasmith.file_names import is_text, limited_encoding
 
 MAX_REPEATS = 10_000
 NOTHING_SEEN: Seen = MappingProxyType({})
+AS_WRITTEN = CaptionsConfig()
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +37,20 @@ class Scan:
     problems: tuple[Problem, ...]  # of files that were left out; without skip_bad there are none
     findings: tuple[Finding, ...]  # about files that are not used, or not as a person may expect
     seen: Seen  # the files of the examples, for a scan that follows
+
+
+class PictureFolder(NamedTuple):
+    """A folder of pictures, and what settings tell of it in place of its name; None: nothing."""
+
+    folder: Path
+    repeats: int | None = None
+    class_words: str | None = None
+    subset: int = 0
+    captioning: CaptionsConfig = AS_WRITTEN
+
+    @property
+    def takes_subfolders(self) -> bool:
+        return self.repeats is None and self.class_words is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +64,16 @@ class _Candidate:
 
 
 def scan(
-    folder: Path,
+    source: PictureFolder,
+    cutting: Cutting,
     *,
-    resolution: int,
-    size_multiple: int,
     trigger_word: str,
     skip_bad: bool,
     check_pixels: bool,
     seen: Seen = NOTHING_SEEN,
 ) -> Scan:
-    """Scans the pictures in `folder` itself (1 repeat) and its `N_name` sub-folders (N repeats, class words `name`).
+    """Scans the pictures in a folder itself (1 repeat) and its `N_name` sub-folders (N repeats, class words `name`);
+    those in the folder alone where settings tell repeats or class words.
 
     Without `check_pixels` the headers are trusted, which is enough when the same folder was checked a moment ago; with
     `skip_bad` the pixels are always checked, since two scans must leave out the same pictures. A file that an
@@ -64,12 +84,13 @@ def scan(
             `dataset_folder_names` or `dataset_other_folder` where the names of the sub-folders are why;
             `dataset_problems`, all of them listed, without `skip_bad`; `dataset_nothing_left` with it.
     """
-    layout, problems = _layout(folder)
+    folder = source.folder
+    layout, problems = _layout(source)
     candidates = _candidates(layout)
     if not candidates and not problems:
         raise _nothing_found(layout)
 
-    sizes = buckets.buckets(resolution, size_multiple)
+    rules = CaptionRules(source.captioning, trigger_word)
     examples = []
     read: dict[str, SeenFile] = {}
     has_more_lines: list[Path] = []
@@ -83,12 +104,13 @@ def scan(
         if found:
             problems += found
             continue
-        if candidate.caption_file is not None and text.has_more_lines:
+        if candidate.caption_file is not None and text.has_more_lines and not source.captioning.has_wildcards:
             has_more_lines.append(candidate.caption_file)
         if candidate.caption_file is not None and not text.caption:
             is_empty.append(candidate.caption_file)
         read[str(candidate.image)] = picture
-        examples.append(_example(candidate, captions.with_trigger(text.caption, trigger_word), picture, sizes))
+        caption = settled_caption(text.text, rules)
+        examples.append(_example(candidate, text.text, caption, picture, cutting, source.subset))
 
     if problems and not (skip_bad and examples):
         listed = as_fields(problems)
@@ -103,13 +125,13 @@ def scan(
     return Scan(tuple(examples), tuple(problems), tuple(noted), read)
 
 
-def repeats_in(folder: Path) -> tuple[int, ...]:
+def repeats_in(source: PictureFolder) -> tuple[int, ...]:
     """The repeats of each picture of a folder, by names alone: nothing is opened, so a bad picture counts too.
 
     Raises:
         DatasetError: as `scan`, where there is no folder or nothing in it is named like a picture.
     """
-    layout, problems = _layout(folder)
+    layout, problems = _layout(source)
     candidates = _candidates(layout)
     if not candidates and not problems:
         raise _nothing_found(layout)
@@ -119,10 +141,16 @@ def repeats_in(folder: Path) -> tuple[int, ...]:
 # -- which files -----------------------------------------------------------------------------------
 
 
-def _layout(folder: Path) -> tuple[Layout, list[Problem]]:
+def _layout(source: PictureFolder) -> tuple[Layout, list[Problem]]:
     """The folders that are used and those that are not, and problems with folders."""
+    folder = source.folder
     files, folders = _entries_of_root(folder)
-    places = [_place(folder, 1, "", (files, folders))]
+    if not source.takes_subfolders:
+        words = captions.cleaned(source.class_words or "")
+        only = _place(folder, source.repeats or 1, words, (files, ()), source.captioning.extensions)
+        return Layout(folder, (only,), (), ignores_names=True), []
+    extensions = source.captioning.extensions
+    places = [_place(folder, 1, "", (files, folders), extensions)]
     problems: list[Problem] = []
     others: list[str] = []
     for name in folders:
@@ -132,7 +160,7 @@ def _layout(folder: Path) -> tuple[Layout, list[Problem]]:
             problems.append(Problem(path, "folder_repeats", {"repeats": repeats, "most": MAX_REPEATS}))
         elif repeats:
             try:
-                places.append(_place(path, repeats, captions.cleaned(words), unused.listed(path)))
+                places.append(_place(path, repeats, captions.cleaned(words), unused.listed(path), extensions))
             except OSError as error:
                 problems.append(Problem(path, "file_unreadable", {"detail": _reason(error)}))
         else:
@@ -156,11 +184,17 @@ def _reason(error: OSError) -> str:
     return error.strerror or type(error).__name__
 
 
-def _place(path: Path, repeats: int, words: str, entries: tuple[tuple[str, ...], tuple[str, ...]]) -> Place:
+def _place(
+    path: Path,
+    repeats: int,
+    words: str,
+    entries: tuple[tuple[str, ...], tuple[str, ...]],
+    extensions: Sequence[str],
+) -> Place:
     files, folders = entries
     readable = names.readable()
     pictures = tuple(file for file in files if names.extension_of(file) in readable)
-    return Place(path, repeats, words, files, folders, pictures, names.paired(pictures, files))
+    return Place(path, repeats, words, files, folders, pictures, names.paired(pictures, files, extensions))
 
 
 def _candidates(layout: Layout) -> list[_Candidate]:
@@ -210,7 +244,7 @@ def _relative(paths: list[Path], root: Path) -> list[Path]:
 
 def _caption(candidate: _Candidate) -> tuple[captions.CaptionText, list[Problem]]:
     """The words of a picture without the trigger word: its caption file's, else the class words; and their problems."""
-    words = captions.CaptionText(candidate.place.class_words, has_more_lines=False)
+    words = captions.CaptionText(candidate.place.class_words)
     if not is_text(candidate.name):
         encoding = limited_encoding()
         problem = ("file_name_locale", {"encoding": encoding}) if encoding else ("file_name", {})
@@ -233,8 +267,10 @@ def _picture(path: Path, seen: Seen, *, decode: bool) -> SeenFile:
     return SeenFile(*facts, size, sha256)
 
 
-def _example(candidate: _Candidate, caption: str, picture: SeenFile, sizes: tuple[Size, ...]) -> Example:
-    resized, bucket, crop = buckets.fit(picture.size, sizes)
+def _example(
+    candidate: _Candidate, text: str, caption: str, picture: SeenFile, cutting: Cutting, subset: int
+) -> Example:
+    resized, bucket, crop = cutting.fit(picture.size)
     return Example(
         image=candidate.image,
         caption=caption,
@@ -245,4 +281,6 @@ def _example(candidate: _Candidate, caption: str, picture: SeenFile, sizes: tupl
         crop=crop,
         image_sha256=picture.sha256,
         example_hash=hashlib.sha256(json.dumps([picture.sha256, caption]).encode()).hexdigest(),
+        subset=subset,
+        text=text,
     )

@@ -10,7 +10,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -132,14 +132,15 @@ class Paired:
     unused: tuple[str, ...]  # caption files that no picture uses
 
 
-def paired(pictures: Iterable[str], names: Iterable[str]) -> Paired:
-    """Pairs pictures with caption files: `a.txt` before `a.caption`, then `a.png.txt`, for `a.png`.
+def paired(pictures: Iterable[str], names: Iterable[str], extensions: Sequence[str] = CAPTIONS) -> Paired:
+    """Pairs pictures with caption files: `a.txt` before `a.caption`, then `a.png.txt`, for `a.png`. Caption files have
+    one of the `extensions`; an earlier extension takes precedence.
 
     Of the remaining files, a picture without a caption gets the file with its name in another case or composition, with
     a superfluous extension (`A.TXT`, `a.txt.txt`) or with the extension of the picture before it was converted.
     """
-    texts = sorted(name for name in names if extension_of(name) in CAPTIONS)
-    exact = _by(texts, lambda stem: unicodedata.normalize("NFC", stem))
+    texts = sorted(name for name in names if _caption_extension(name, extensions))
+    exact = _by(texts, extensions, lambda stem: unicodedata.normalize("NFC", stem))
     found: dict[str, str] = {}
     pictures = list(pictures)
     for picture in pictures:
@@ -147,7 +148,7 @@ def paired(pictures: Iterable[str], names: Iterable[str]) -> Paired:
         if match := next((exact[key] for key in keys if key in exact), None):
             found[picture] = match
     claimed = set(found.values())
-    loose = _by((text for text in texts if text not in claimed), _loose)
+    loose = _by((text for text in texts if text not in claimed), extensions, _loose)
     for picture in pictures:
         if picture not in found and _loose(_stem(picture)) in loose:
             found[picture] = loose[_loose(_stem(picture))]
@@ -173,12 +174,18 @@ def may_hold_captions(name: str, common: frozenset[str]) -> bool:
     return is_of_all or belongs_to(name, common)
 
 
-def _by(names: Iterable[str], key: Callable[[str], str]) -> dict[str, str]:
+def _by(names: Iterable[str], extensions: Sequence[str], key: Callable[[str], str]) -> dict[str, str]:
     """The caption file of each stem, of the kind that takes precedence."""
     found: dict[str, str] = {}
-    for name in sorted(names, key=lambda name: (CAPTIONS.index(extension_of(name)), name)):
-        found.setdefault(key(_stem(name)), name)
+    extension = {name: _caption_extension(name, extensions) for name in names}
+    for name in sorted(extension, key=lambda name: (extensions.index(extension[name]), name)):
+        found.setdefault(key(name[: -len(extension[name])]), name)
     return found
+
+
+def _caption_extension(name: str, extensions: Sequence[str]) -> str:
+    """The extension by which a file is a caption file, which may have several dots; "" where it is none."""
+    return next((extension for extension in extensions if name.lower().endswith(extension)), "")
 
 
 def _stem(name: str) -> str:

@@ -7,7 +7,7 @@ pictures; an example here is its bucket and its repeats, its id the index in the
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from random import Random
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 from lorasmith.data.types import Size
 from lorasmith.errors import ConfigError
@@ -47,18 +47,33 @@ def split_held_out(pictures: Sequence[tuple[str, int]], hold_out: int | Literal[
     return frozenset(by_hash[:wanted])
 
 
-def plan_epoch(examples: Sequence[tuple[Size, int]], batch_size: int, seed: int, epoch: int) -> list[tuple[int, ...]]:
+class Pool(NamedTuple):
+    """Examples that may meet in a batch where their buckets are the same."""
+
+    group: int
+    batch_size: int
+
+
+def plan_epoch(
+    examples: Sequence[tuple[Size, int]],
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    pools: Sequence[Pool] = (),
+) -> list[tuple[int, ...]]:
     """The batches of an epoch, in order: each example as often as it repeats, each batch from a single bucket.
 
-    `examples` is (bucket, repeats) by id. A bucket's last batch may be smaller; the number of batches does not depend
-    on seed and epoch.
+    `examples` is (bucket, repeats) by id; `pools` is the pool of each where there are several, and then decides the
+    batch size. A bucket's last batch may be smaller; the number of batches does not depend on seed and epoch.
     """
-    by_bucket: dict[Size, list[int]] = defaultdict(list)
-    for number, (bucket, repeats) in enumerate(examples):
-        by_bucket[bucket] += [number] * repeats
+    by_bucket: dict[tuple[Pool, Size], list[int]] = defaultdict(list)
+    only = [Pool(0, batch_size)] * len(examples)
+    for number, ((bucket, repeats), pool) in enumerate(zip(examples, pools or only, strict=True)):
+        by_bucket[pool, bucket] += [number] * repeats
     batches: list[tuple[int, ...]] = []
-    for bucket, ids in sorted(by_bucket.items()):
-        ids = _shuffled(ids, fold(seed, "order", epoch, *bucket))
+    for (pool, bucket), ids in sorted(by_bucket.items()):
+        own = [pool.group] if pool.group else []  # the order of older runs stays
+        ids, batch_size = _shuffled(ids, fold(seed, "order", epoch, *bucket, *own)), pool.batch_size
         batches += [tuple(ids[start : start + batch_size]) for start in range(0, len(ids), batch_size)]
     return _shuffled(batches, fold(seed, "order", epoch, "batches"))
 
@@ -66,13 +81,16 @@ def plan_epoch(examples: Sequence[tuple[Size, int]], batch_size: int, seed: int,
 class Order:
     """The endless sequence of batches, by position 0, 1, 2 …, counted in micro-batches."""
 
-    def __init__(self, examples: Sequence[tuple[Size, int]], *, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, examples: Sequence[tuple[Size, int]], *, batch_size: int, seed: int, pools: Sequence[Pool] = ()
+    ) -> None:
         assert any(repeats > 0 for _, repeats in examples), "nothing to train on"
         self._examples = tuple(examples)
         self._batch_size = batch_size
+        self._pools = tuple(pools)
         self._seed = seed
         self._planned_epoch = 0
-        self._plan = plan_epoch(self._examples, batch_size, seed, 0)
+        self._plan = self._planned(0)
         self.batches_per_epoch = len(self._plan)
 
     def epoch_at(self, position: int, first_epoch: int) -> int:
@@ -84,9 +102,12 @@ class Order:
         epochs, place = divmod(position, self.batches_per_epoch)
         epoch = first_epoch + epochs
         if epoch != self._planned_epoch:
-            self._plan = plan_epoch(self._examples, self._batch_size, self._seed, epoch)
+            self._plan = self._planned(epoch)
             self._planned_epoch = epoch
         return epoch, self._plan[place]
+
+    def _planned(self, epoch: int) -> list[tuple[int, ...]]:
+        return plan_epoch(self._examples, self._batch_size, self._seed, epoch, self._pools)
 
 
 def _shuffled(items: Iterable[T], seed: int) -> list[T]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -34,7 +34,7 @@ class Example:
     """A picture with its caption, and the geometry of its cut to its bucket."""
 
     image: Path
-    caption: str
+    caption: str  # what the settings make of `text`, without anything random
     repeats: int
     original: Size  # pixels on disk, after EXIF orientation
     resized: Size  # the whole picture scaled so that it covers the bucket
@@ -42,6 +42,8 @@ class Example:
     crop: Offset  # of the bucket inside the resized picture
     image_sha256: str  # of the file's bytes: hold-out, and part of the key of its latents
     example_hash: str  # SHA-256 over image_sha256 and caption: identity in the ledger
+    subset: int = 0  # number of the subset of the dataset that it belongs to
+    text: str = ""  # the words of its caption file or folder, from which its caption at each use is made
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,20 @@ class CachedExample:
     def latents(self) -> Tensor:
         """(C, h, w): the mean of the VAE's posterior, scaled as the denoiser expects it."""
         return self.inputs[LATENTS]
+
+
+class Use(NamedTuple):
+    """A use of an example in a run. No two are equal, so all that is random about one is a function of seed and use."""
+
+    example_id: int  # index into the run's list of trained examples
+    epoch: int  # from 1
+    step: int  # from 1
+    micro: int  # number of the micro-batch in the step, from 0
+    row: int  # place in the micro-batch, from 0
+
+
+VaryingInputs = Callable[[Use], Inputs]
+"""Inputs of an example that may differ from use to use, on the CPU and without a batch dimension: a pure function."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ class Layout:
     root: Path
     places: tuple[Place, ...]  # the root first
     others: tuple[str, ...]  # folders in the root that are not used
+    ignores_names: bool = False  # the settings tell repeats and class words, and sub-folders are none of its business
 
     def named(self, place: Place, files: Iterable[str]) -> list[Path]:
         """The files' paths relative to the root."""
@@ -90,7 +91,11 @@ def folders_with_pictures(layout: Layout) -> list[str]:
 
 def _of_root(layout: Layout) -> list[Finding]:
     """The finding about a folder `10_name` that is the dataset itself, so that its number has no effect."""
-    if not layout.places[0].pictures or (parsed := names.parsed_folder(layout.root.name)) is None:
+    if (
+        layout.ignores_names
+        or not layout.places[0].pictures
+        or (parsed := names.parsed_folder(layout.root.name)) is None
+    ):
         return []
     fields = {"name": shown(Path(layout.root.name)), "above": shown(layout.root.parent), "repeats": parsed[0]}
     return finding("data_one_too_deep", layout.places[0].pictures, **fields)
@@ -203,13 +208,22 @@ def _of_captions(layout: Layout) -> list[Finding]:
         alone += layout.named(place, (text for text in unused if not names.belongs_to(text, used)))
         counts = Counter(captions.values())
         shared += layout.named(place, (picture for picture, caption in captions.items() if counts[caption] > 1))
-        others += layout.named(place, (file for file in place.files if names.may_hold_captions(file, lacking)))
+        others += layout.named(place, _of_other_kind(place, lacking))
         elsewhere += [path.relative_to(layout.root) for path in _captions_in_folders(place, layout, lacking)]
     found = finding("captions_elsewhere", elsewhere, folder=shown(elsewhere[0].parent) if elsewhere else "")
     found += finding("captions_of_other_kind", others, kinds=names.kinds(map(str, others)))
     found += finding("captions_alone", alone)
     found += finding("captions_second", second)
     return found + finding("captions_shared", shared)
+
+
+def _of_other_kind(place: Place, lacking: frozenset[str]) -> Iterator[str]:
+    """Files that may be meant as captions, but have another extension than those that are read."""
+    read = {*place.paired.captions.values(), *place.paired.unused}
+    for name in place.files:
+        is_usual = names.extension_of(name) in names.CAPTIONS and names.belongs_to(name, lacking)
+        if names.may_hold_captions(name, lacking) or (is_usual and name not in read):
+            yield name
 
 
 def _not_read(place: Place) -> Iterator[str]:

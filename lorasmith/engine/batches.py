@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lorasmith.data.order import Order
-from lorasmith.data.types import Batch, CachedExample
+from lorasmith.data.types import Batch, CachedExample, Inputs, Use, VaryingInputs
 from lorasmith.engine.state import TrainState
 from lorasmith.families.base import ModelFamily
 
@@ -20,22 +20,31 @@ class RunBatches:
     family: ModelFamily
     accumulation_steps: int
     state: TrainState  # for its origin alone
+    varying: Sequence[VaryingInputs] = ()  # each replaces those of the same name in what was cached
 
     def position(self, step: int, micro: int) -> int:
         """Micro-batches since the origin; the first is 0."""
         return (step - 1 - self.state.origin.step) * self.accumulation_steps + micro
 
+    def ids_at(self, step: int, micro: int) -> tuple[int, tuple[int, ...]]:
+        """The epoch (from 1) and the examples of the micro-batch, without making it."""
+        return self.order.batch_at(self.position(step, micro), self.state.origin.epoch)
+
     def at(self, step: int, micro: int) -> tuple[int, Batch]:
         """The epoch (from 1) and the micro-batch, on the CPU."""
-        epoch, ids = self.order.batch_at(self.position(step, micro), self.state.origin.epoch)
-        return epoch, Batch(self.family.collate([self.cached[number].inputs for number in ids]), ids)
+        epoch, ids = self.ids_at(step, micro)
+        uses = [Use(example_id, epoch, step, micro, row) for row, example_id in enumerate(ids)]
+        return epoch, Batch(self.family.collate([self._inputs(use) for use in uses]), ids)
+
+    def _inputs(self, use: Use) -> Inputs:
+        inputs = dict(self.cached[use.example_id].inputs)
+        for varying in self.varying:
+            inputs.update(varying(use))
+        return inputs
 
     def examples_in(self, step: int) -> int:
         """The number of examples in all micro-batches of a step."""
-        epoch = self.state.origin.epoch
-        return sum(
-            len(self.order.batch_at(self.position(step, micro), epoch)[1]) for micro in range(self.accumulation_steps)
-        )
+        return sum(len(self.ids_at(step, micro)[1]) for micro in range(self.accumulation_steps))
 
     def epoch_of(self, step: int) -> int:
         """The epoch of the last micro-batch of a completed step; the first epoch before the first step."""

@@ -54,7 +54,7 @@ class LrShape:
         if self.name == "cosine":
             return 0.5 * (1.0 + math.cos(math.pi * progress))
         if self.name == "polynomial":
-            return (1.0 - self.least) * (1.0 - progress) ** self.power + self.least
+            return (1.0 - self.least) * math.pow(1.0 - progress, self.power) + self.least
         if self.name == "cosine_with_min_lr":  # as many half waves as cycles: it rises again after the first
             return 0.5 * (1.0 + math.cos(math.pi * self.cycles * progress)) * (1.0 - self.least) + self.least
         assert self.name == "cosine_with_restarts", self.name

@@ -33,6 +33,9 @@ class Batches(Protocol):
     def at(self, step: int, micro: int) -> tuple[int, Batch]:
         """The epoch (from 1) and the micro-batch, on the CPU."""
 
+    def ids_at(self, step: int, micro: int) -> tuple[int, tuple[int, ...]]:
+        """The epoch (from 1) and the examples of the micro-batch, without making it."""
+
     def examples_in(self, step: int) -> int:
         """The number of examples in all micro-batches of a step; known without making any."""
 
@@ -208,7 +211,7 @@ def _repeat_with_smaller_scale(state: TrainState, context: StepContext, step: in
 def _repeat_with_less_memory(state: TrainState, context: StepContext, step: int) -> Repeat:
     """Cuts micro-batches into twice as many slices, and computes activations twice when slices are single examples."""
     context.device.release_memory()
-    largest = max(len(context.batches.at(step, micro)[1]) for micro in range(context.accumulation_steps))
+    largest = max(len(context.batches.ids_at(step, micro)[1]) for micro in range(context.accumulation_steps))
     if state.micro_split < largest:
         state.micro_split *= 2
     elif not state.gradient_checkpointing:

@@ -15,6 +15,7 @@ from lorasmith.faults import fault_point
 from lorasmith.runs.durable import write_atomically
 from lorasmith.runs.events import AdapterExported, BestChosen, Evaluated, Event, Warned
 from lorasmith.runs.layout import RunFolder
+from lorasmith.runs.naming import FileNames
 from lorasmith.runs.states import has_sha256
 
 NOT_KEPT, NO_ROOM = "best_not_kept", "best_without_room"
@@ -48,7 +49,7 @@ class BestKeeper:
 
     run: RunFolder
     attempt: int
-    export_name: str
+    names: FileNames
     best: BestChosen | None = None
 
     @property
@@ -63,7 +64,7 @@ class BestKeeper:
             return []
         if exported.step != evaluated.step or (self.best is not None and validation["loss"] >= self.best.loss):
             return []
-        path = _copied(self.run, exported, self.export_name)
+        path = _copied(self.run, exported, self.names.best)
         if isinstance(path, Warned):
             return [path]
         fault_point("best.kept")
@@ -73,7 +74,7 @@ class BestKeeper:
             step=evaluated.step,
             loss=validation["loss"],
             standard_error=validation["standard_error"],
-            path=path.name,
+            path=self.names.recorded(path),
             sha256=exported.sha256,
         )
         return [self.best]
@@ -86,7 +87,7 @@ class BestKeeper:
         warnings: list[Event] = []
         for event in events:
             if isinstance(event, AdapterExported) and event.step == self.best.step:
-                path = _copied(self.run, event, self.export_name)
+                path = _copied(self.run, event, self.names.best)
                 if not isinstance(path, Warned):
                     return []
                 warnings = [path]
@@ -116,8 +117,8 @@ class _OtherContentError(Exception):
     """The bytes that were read back differ from those that were written."""
 
 
-def _copied(run: RunFolder, exported: AdapterExported, export_name: str) -> Path | Warned:
-    """Copies an export to the name of the best export; returns its path, or a warning if the export was changed since
+def _copied(run: RunFolder, exported: AdapterExported, destination: Path) -> Path | Warned:
+    """Copies an export to that of the best step; returns its path, or a warning if the export was changed since
     it was written or the disk is full."""
     fields = {"step": exported.step, "path": exported.path}
     warning = Warned(attempt=exported.attempt, time=time.time(), code=NOT_KEPT, fields=fields)
@@ -126,7 +127,6 @@ def _copied(run: RunFolder, exported: AdapterExported, export_name: str) -> Path
         if not has_sha256(file, exported.sha256):
             raise _OtherContentError
 
-    destination = run.best_export(export_name)
     try:
         return write_atomically(destination, (run.root / exported.path).read_bytes(), check=check)
     except (FileNotFoundError, _OtherContentError):

@@ -6,12 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lorasmith.config import RunConfig
 from lorasmith.data.findings import Finding
 from lorasmith.data.folder import Scan
 from lorasmith.data.order import plan_epoch
 from lorasmith.data.types import Example, Size
 from lorasmith.evaluation.limits import MAX_SHARE, MAX_VALIDATED
-from lorasmith.inputs import split_examples
+from lorasmith.inputs import pools_of, split_examples
 
 if TYPE_CHECKING:
     from lorasmith.runtime.preflight import Start
@@ -115,10 +116,11 @@ def workload_of(start: Start, found: Scan) -> Workload:
     """Counts what `start` does with the scanned pictures."""
     config, first, last = start.config, start.first_step, start.stop_at
     trained, held_out = split_examples(config, found)
-    batch_size = config.training.batch_size
-    batches = plan_epoch([(example.bucket, example.repeats) for example in trained], batch_size, config.seed, 1)
+    places = [(example.bucket, example.repeats) for example in trained]
+    batches = plan_epoch(places, config.training.batch_size, config.seed, 1, pools_of(config, trained))
     repeats = sum(example.repeats for example in trained)
-    largest = largest_bucket(trained)
+    heaviest = heaviest_example(config, trained)
+    batch_size, largest = config.subsets()[heaviest.subset].batch_size, heaviest.bucket
     compared = min(config.evaluation.examples, len({example.image_sha256 for example in found.examples}))
     pixels = sum(example.repeats * example.bucket.width * example.bucket.height for example in trained)
     exports = _multiples(config.cadence.save_every, first, last)
@@ -139,9 +141,15 @@ def workload_of(start: Start, found: Scan) -> Workload:
     )
 
 
-def largest_bucket(trained: Iterable[Example]) -> Size:
-    """The bucket whose batches need most memory: a probe uses its pictures."""
-    return max((example.bucket for example in trained), key=lambda size: (size.width * size.height, size))
+def heaviest_example(config: RunConfig, trained: Iterable[Example]) -> Example:
+    """An example whose batches need most memory: a probe uses the pictures of its subset and bucket."""
+    subsets = config.subsets()
+
+    def weight(example: Example) -> tuple[int, Size]:
+        pixels = example.bucket.width * example.bucket.height
+        return pixels * subsets[example.subset].batch_size, example.bucket
+
+    return max(trained, key=weight)
 
 
 def estimate_time(work: Workload, measured: ProbeResult, *, checking_seconds: float) -> TimePlan:

@@ -14,7 +14,7 @@ from lorasmith.config import RunConfig
 from lorasmith.data.cache_folder import cache_folder
 from lorasmith.data.findings import Finding
 from lorasmith.data.folder import Scan
-from lorasmith.inputs import base_weights, scan_for, split_examples
+from lorasmith.inputs import base_weights, data_folders, scan_for, split_examples
 from lorasmith.planning.estimate import (
     DiskPlan,
     ProbeResult,
@@ -25,7 +25,7 @@ from lorasmith.planning.estimate import (
     estimate_time,
     workload_of,
 )
-from lorasmith.runs.promotion import export_name_of
+from lorasmith.runs.naming import FileNames, names_in
 from lorasmith.runs.states import find_states
 from lorasmith.session.layers import chosen_layers, published_layers
 
@@ -177,25 +177,25 @@ def plan_of(
 def file_patterns(start: Start) -> tuple[str, ...]:
     """Patterns of the paths that a start writes, and of what it moves to the backup folder."""
     run, config = start.run, start.config
-    name, time = config.export.name, "YYYYMMDD_HHMMSS"
+    names, time = FileNames(run, config.export), "YYYYMMDD_HHMMSS"
     is_evaluated = config.evaluate_every > 0
-    replaced = run.export(export_name_of(run) if start.is_new else name)
+    replaced = {names_in(run).last} if start.is_new else {names.last}
     report = run.training_logs / f"lora_training_report_{time}"
-    cache = cache_folder(Path(config.dataset.folder))
+    cache = cache_folder(data_folders(config)[0])
     return tuple(
         str(path)
         for path, is_written in (
-            (run.export(name), True),
-            (run.export(f"{name}-step*"), config.cadence.save_every > 0),
-            (run.best_export(name), is_evaluated and bool(config.dataset.held_out)),
-            (run.root / f"{config.export.state_prefix}_{time}" / "*", True),
+            (names.last, True),
+            *((names.folder / pattern, config.cadence.save_every > 0) for pattern in names.patterns[:1]),
+            (names.best, is_evaluated and bool(config.dataset.held_out)),
+            (names.state_pattern / "*", True),
             (run.samples / "*" / "*.png", is_evaluated),
             (run.tensorboard / "events.out.tfevents.*", True),
             *((path, True) for path in (run.ledger, run.supervisor_log, run.config, run.heartbeat, run.loss_log)),
             *((report.with_suffix(suffix), True) for suffix in (".json", ".html")),
             (run.training_logs / f"lora_training_curves_{time}.png", find_spec("matplotlib") is not None),
             (cache / "*" / "*.safetensors", True),
-            (run.backup / f"{replaced.stem}_backup_{time}.safetensors", replaced.exists()),
+            *((run.backup / f"{path.stem}_backup_{time}.safetensors", path.exists()) for path in replaced),
             (run.backup / f"run_{time}" / "*", _moves_older(start)),
         )
         if is_written

@@ -17,13 +17,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lorasmith.config import RunConfig, dump_run_toml
+from lorasmith.config import RunConfig, Subset, dump_run_toml
 from lorasmith.data.findings import Finding
 from lorasmith.data.folder import Scan
 from lorasmith.data.types import Example
 from lorasmith.errors import ExitCode, InputError
 from lorasmith.inputs import base_weights, split_examples
-from lorasmith.planning.estimate import ProbeResult, Unmeasured, largest_bucket
+from lorasmith.planning.estimate import ProbeResult, Unmeasured, heaviest_example
 from lorasmith.runs.layout import RunFolder
 from lorasmith.runtime.policy import FIRST_TIMES
 from lorasmith.runtime.processes import launch
@@ -67,18 +67,20 @@ def probe(start: Start, found: Scan, *, launch: Launch = launch_probe) -> ProbeR
 def _prepare(folder: Path, start: Start, found: Scan) -> None:
     """Stages the run of the probe as a supervisor does for its worker, and stores the settings of the whole start."""
     trained, _ = split_examples(start.config, found)
-    _copy_pictures(folder / "data", chosen_pictures(trained), repeats=start.config.training.batch_size)
+    subset = start.config.subsets()[heaviest_example(start.config, trained).subset]
+    _copy_pictures(folder / "data", chosen_pictures(start.config, trained), repeats=subset.batch_size)
     run = RunFolder(folder / RUN)
     run.root.mkdir()
     run.staging.mkdir()
-    (run.staging / run.config.name).write_bytes(dump_run_toml(_probe_config(start, folder / "data")))
+    (run.staging / run.config.name).write_bytes(dump_run_toml(_probe_config(start, subset, folder / "data")))
     (folder / PLAN).write_bytes(dump_run_toml(start.config))
 
 
-def chosen_pictures(trained: Sequence[Example]) -> list[Example]:
-    """A few distinct pictures of the largest bucket, with different captions as far as possible."""
-    bucket = largest_bucket(trained)
-    distinct = list({example.image_sha256: example for example in trained if example.bucket == bucket}.values())
+def chosen_pictures(config: RunConfig, trained: Sequence[Example]) -> list[Example]:
+    """A few distinct pictures whose batches need most memory, with different captions as far as possible."""
+    heaviest = heaviest_example(config, trained)
+    alike = [example for example in trained if (example.subset, example.bucket) == (heaviest.subset, heaviest.bucket)]
+    distinct = list({example.image_sha256: example for example in alike}.values())
     by_caption = {example.caption: example for example in reversed(distinct)}
     first = list(by_caption.values())[:PICTURES]
     return first + [example for example in distinct if example not in first][: PICTURES - len(first)]
@@ -93,9 +95,10 @@ def _copy_pictures(data: Path, examples: Sequence[Example], *, repeats: int) -> 
         (folder / f"{number}.txt").write_text(example.caption, encoding="utf-8")
 
 
-def _probe_config(start: Start, data: Path) -> RunConfig:
-    """The settings of the start, with the probe's pictures, no saves in between and a small evaluation at the end."""
-    config = start.config
+def _probe_config(start: Start, subset: Subset, data: Path) -> RunConfig:
+    """The settings of the start with those of a subset, the probe's pictures, no saves in between and a small
+    evaluation at the end."""
+    config = subset.config
     return config.with_values(
         {
             ("dataset", "folder"): str(data),

@@ -23,7 +23,7 @@ from lorasmith.config import load_run_toml
 from lorasmith.data.cache_folder import FOLDER_NAME, cache_folder
 from lorasmith.data.findings import Finding
 from lorasmith.errors import ExitCode, TrainerError
-from lorasmith.inputs import base_weights, scan_for, split_examples
+from lorasmith.inputs import base_weights, data_folders, scan_for, split_examples
 from lorasmith.planning.estimate import ProbeResult
 from lorasmith.planning.probe import ANSWER, PLAN, RUN
 from lorasmith.runs.events import (
@@ -109,7 +109,7 @@ def _whole_start(folder: Path) -> WholeStart:
     if config.evaluate_every:
         examples += choose(trained, held_out, count=config.evaluation.examples, seed=config.seed).all
         captions = [EMPTY_CAPTION, *config.evaluation.sample_prompts]
-    theirs = Untouched(cache_folder(Path(config.dataset.folder)))
+    theirs = Untouched(cache_folder(data_folders(config)[0]))
     missing = read_cached(theirs, examples, captions, into=Encoded(keys, keys.dtype))
     if not len(missing):
         _copy_cached(folder, theirs, keys, family.weights)
@@ -124,7 +124,7 @@ def _copy_cached(folder: Path, theirs: EncoderCache, keys: CacheKeys, weights: B
 
     run = RunFolder(folder / RUN)
     config = load_run_toml(run.staging / run.config.name)
-    ours = EncoderCache(cache_folder(Path(config.dataset.folder)))
+    ours = EncoderCache(cache_folder(data_folders(config)[0]))
     examples = scan_for(config, weights, check_pixels=False).examples
     needed = {(IMAGES, keys.latents_key(example)) for example in examples}
     if keys.caches_text:

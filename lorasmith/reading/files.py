@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lorasmith.runs.events import AdapterExported, BestChosen, CheckpointSaved, Event, RunStarted
 from lorasmith.runs.layout import RunFolder
+from lorasmith.runs.naming import FileNames
 from lorasmith.runs.states import SavedState, find_states
 
 REPORTS = "lora_training_*"
@@ -44,7 +45,8 @@ class RunFiles:
 
 
 def recorded_files(others: Sequence[Event], present: Collection[str] | None) -> tuple[FileRecord, ...]:
-    """Returns the newest record of each name, by step. `present` are the names in the run folder; None: unknown."""
+    """Returns the newest record of each name, by step. `present` are the names in the run folder, and those
+    of its LoRA files beside it; None: unknown."""
     found: dict[str, FileRecord] = {}
     for event in others:
         if isinstance(event, CheckpointSaved | AdapterExported | BestChosen):
@@ -56,23 +58,24 @@ def recorded_files(others: Sequence[Event], present: Collection[str] | None) -> 
     return tuple(sorted(found.values(), key=lambda file: (file.kind == "state", file.step, file.path)))
 
 
-def find_files(run: RunFolder, records: Sequence[FileRecord], *, name: str, first_start: RunStarted | None) -> RunFiles:
+def find_files(names: FileNames, records: Sequence[FileRecord], *, first_start: RunStarted | None) -> RunFiles:
     """Lists the files of a run on disk. Reports older than its first start are an earlier run's in the same folder.
 
     Raises:
         OSError: something there cannot be read.
     """
+    run = names.run
     states, damaged = find_states(run.root)
     set_aside = run.root.glob("*.damaged*") if run.root.is_dir() else iter(())
-    lora = run.export(name)
+    lora = names.last
     lora_bytes = _bytes(lora)
-    steps = [file.step for file in records if file.kind == "export" and file.path == lora.name]
+    steps = [file.step for file in records if file.kind == "export" and file.path == names.recorded(lora)]
     return RunFiles(
         lora=lora if lora_bytes else None,
         lora_bytes=lora_bytes,
         lora_step=steps[0] if steps and lora_bytes else None,
-        best_lora=_existing(run.root / f"{name}-best.safetensors"),
-        step_loras=tuple(sorted(run.root.glob(f"{_escaped(name)}-step*.safetensors"))),
+        best_lora=_existing(names.best),
+        step_loras=tuple(sorted({path for pattern in names.patterns for path in names.folder.glob(pattern)})),
         states=tuple(states),
         damaged_states=(*damaged, *sorted(set_aside)),
         samples=_existing(run.samples),
@@ -101,8 +104,3 @@ def _bytes(path: Path) -> int:
 
 def _existing(path: Path) -> Path | None:
     return path if path.exists() else None
-
-
-def _escaped(name: str) -> str:
-    """A name within a glob pattern, where brackets have a meaning."""
-    return name.replace("[", "[[]")

@@ -7,6 +7,7 @@ from lorasmith.reading.summary import RunSummary, summary_of, summary_of_fold
 from lorasmith.runs.events import Event
 from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.ledger import Follower, read_events
+from lorasmith.runs.naming import names_in
 
 
 def read_summary(run: RunFolder) -> RunSummary:
@@ -59,4 +60,8 @@ class RunReader:
 
 
 def _present(run: RunFolder) -> set[str]:
-    return {path.name for path in run.root.iterdir()} if run.root.is_dir() else set()
+    """The files that events may name: those in the run folder, and its LoRA files beside it."""
+    if not run.root.is_dir():
+        return set()
+    names = names_in(run)
+    return {path.name for path in run.root.iterdir()} | {names.recorded(path) for path in names.beside()}

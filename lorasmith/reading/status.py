@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from lorasmith.config import ExportConfig
 from lorasmith.reading.attempts import Ending
 from lorasmith.reading.files import RunFiles, find_files
 from lorasmith.reading.fold import Point, RunFold
@@ -22,6 +23,7 @@ from lorasmith.runs.events import Evaluated, RunStarted, RunStopped, Warned
 from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.ledger import Follower
 from lorasmith.runs.locks import is_held
+from lorasmith.runs.naming import FileNames
 from lorasmith.runs.process_files import read_heartbeat
 from lorasmith.runs.states import damage_in
 from lorasmith.runtime.policy import median_micro_batch, stall_limit
@@ -121,8 +123,7 @@ def read_status(reader: RunReader, *, now: float) -> RunStatus:
         standing = "orphaned"  # its supervisor is gone; the worker is about to notice and end
     is_going_on = standing in GOING_ON
     pace = reader.fold.seconds_per_step or None
-    name = str(summary.settings["export"]["name"]) if summary.settings else "last"
-    files = find_files(run, summary.files, name=name, first_start=starts[0] if starts else None)
+    files = find_files(_names(run, summary), summary.files, first_start=starts[0] if starts else None)
     notices = [
         *_notices_of_ending(standing, ending, beat, summary),
         *_notices_of_ledger(reader.lines, reader.fold, summary, start, is_going_on=is_going_on),
@@ -172,6 +173,13 @@ def _ending(summary: RunSummary, start: RunStarted | None) -> Ending | None:
     if own.reason in ("reached", "asked"):
         return own
     return next((ending for ending in later if ending.reason == "failed"), own)
+
+
+def _names(run: RunFolder, summary: RunSummary) -> FileNames:
+    """The names of the run's files, as its newest start recorded them."""
+    recorded = summary.settings["export"] if summary.settings else {}
+    kept = {name: recorded[name] for name in ("name", "naming") if name in recorded}  # other versions have other fields
+    return FileNames(run, ExportConfig(**kept))
 
 
 def _beat(run: RunFolder, fold: RunFold, *, is_staged: bool, start: RunStarted | None, now: float) -> Beat | None:

@@ -117,10 +117,6 @@ class RunFolder:
         """The LoRA for the WebUI; with `step`, the LoRA of that step."""
         return self.root / (f"{name}.safetensors" if step is None else f"{name}-step{step:08d}.safetensors")
 
-    def best_export(self, name: str) -> Path:
-        """A copy of the LoRA of the best step."""
-        return self.root / f"{name}-best.safetensors"
-
     def new_state(self, prefix: str, now: datetime) -> Path:
         """An unused name for a state."""
         return free_name(self.root / f"{prefix}_{stamp(now)}")

@@ -14,8 +14,6 @@ import shutil
 from datetime import datetime
 from pathlib import Path
 
-from lorasmith.config import RunConfig, load_run_toml
-from lorasmith.errors import ConfigError
 from lorasmith.faults import fault_point
 from lorasmith.runs.durable import (
     make_folder,
@@ -26,6 +24,7 @@ from lorasmith.runs.durable import (
     write_atomically,
 )
 from lorasmith.runs.layout import RunFolder, free_name, stamp
+from lorasmith.runs.naming import names_in
 
 PLAN = "promotion.json"
 CARRIED_OUT = "promotion.done.json"  # the plan after the moves: a rename needs no disk space
@@ -35,16 +34,17 @@ Moves = list[tuple[Path, Path]]
 
 
 def moves_of(run: RunFolder, *, now: datetime) -> Moves:
-    """The moves that clear `run` for a new run, as (source, destination): everything but the locks.
+    """The moves that clear `run` for a new run, as (source, destination): everything but the locks, and beside the run
+    folder the LoRA files whose names the old or the staged run has.
 
-    The old run's export becomes `<its name>_backup_<time>.safetensors`; the rest goes to `run_<time>/`.
+    The export becomes `<its name>_backup_<time>.safetensors`; the rest goes to `run_<time>/`.
     """
-    export_name = export_name_of(run)
+    old, staged = names_in(run), names_in(run, run.staging / run.config.name)
     rest = free_name(run.backup / f"run_{stamp(now)}")
     moves: Moves = []
-    for path in sorted(run.root.iterdir()):
-        if path == run.export(export_name):
-            moves.append((path, free_name(run.backup / f"{export_name}_backup_{stamp(now)}.safetensors")))
+    for path in sorted({*run.root.iterdir(), *old.beside(), *staged.beside()}):
+        if path in (old.last, staged.last) and (path == old.last or path.parent != run.root):
+            moves.append((path, free_name(run.backup / f"{path.stem}_backup_{stamp(now)}.safetensors")))
         elif path not in (run.lock, run.worker_lock):
             moves.append((path, rest / path.name))
     if run.loss_log.exists():
@@ -115,13 +115,12 @@ def remove_staging(folder: Path) -> None:
                 raise
 
 
-def back_up_export(run: RunFolder, export_name: str, now: datetime) -> Path | None:
-    """Copies the export of that name to the backup folder, completely or not at all; None if there is none."""
-    export = run.export(export_name)
+def back_up_export(run: RunFolder, export: Path, now: datetime) -> Path | None:
+    """Copies an export to the backup folder, completely or not at all; None if there is none."""
     if not export.exists():
         return None
     make_folder(run.backup)
-    target = free_name(run.backup / f"{export_name}_backup_{stamp(now)}.safetensors")
+    target = free_name(run.backup / f"{export.stem}_backup_{stamp(now)}.safetensors")
     return write_atomically(target, export.read_bytes())
 
 
@@ -153,14 +152,6 @@ def move(source: Path, target: Path) -> None:
         source.rename(doomed)
         fault_point("move.doomed")
         _remove(doomed)
-
-
-def export_name_of(run: RunFolder) -> str:
-    """The name of the run's export; the default if its settings cannot be read."""
-    try:
-        return load_run_toml(run.config).export.name
-    except ConfigError:
-        return RunConfig().export.name
 
 
 def _write_plan(run: RunFolder, moves: Moves) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from lorasmith.errors import ConfigError, LockedError, ResourceError
 from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.locks import FolderLock, facts_of_holder, is_held
+from lorasmith.runs.naming import names_in
 from lorasmith.runs.process_files import monotonic, request_stop
 from lorasmith.runs.promotion import finish_promotion, remove_staging, strangers_in_staging
 from lorasmith.runtime.processes import (
@@ -114,6 +115,9 @@ def _unfinished(run: RunFolder) -> Iterator[Path]:
     for folder in (run.root, run.tensorboard, run.samples, run.training_logs, run.backup):
         if folder.is_dir():
             yield from filter(_is_ours, folder.glob(pattern))
+    names = names_in(run)
+    if names.folder != run.root:  # LoRA files of others lie there too
+        yield from (path for path in names.folder.glob(pattern) if _is_ours(path) and names.is_of(_final(path)))
     for folder, below in ((run.samples, f"*/{pattern}"), (run.backup, f"run_*/{pattern}")):
         if folder.is_dir():
             yield from filter(_is_ours, folder.glob(below))
@@ -121,6 +125,11 @@ def _unfinished(run: RunFolder) -> Iterator[Path]:
 
 def _is_ours(path: Path) -> bool:
     return UNFINISHED.match(path.name) is not None
+
+
+def _final(path: Path) -> str:
+    """The name that a file with a hidden name was to get."""
+    return path.name.removeprefix(".").rsplit(".", 2)[0]
 
 
 def _interrupt(run: RunFolder, pid: int, attempt: int) -> None:

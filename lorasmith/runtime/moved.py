@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lorasmith.config import RunConfig
-from lorasmith.config.project_paths import project_of
+from lorasmith.config.project_paths import project_of, with_subset_paths
 from lorasmith.families.locate import is_there
 from lorasmith.runs.events import Event, RunStarted
 from lorasmith.runs.layout import RunFolder
@@ -29,7 +30,7 @@ def found_again(run: RunFolder, config: RunConfig, events: Sequence[Event]) -> R
     file or folder of the same name in the project."""
     before = _settings_before(events)
     project = project_of(config, run.root)
-    values = {}
+    values: dict[tuple[str, str], Any] = {}
     for at in _OPTIONS:
         path = Path(getattr(getattr(config, at[0]), at[1]))
         if not path.is_absolute() or is_there(path):
@@ -38,7 +39,14 @@ def found_again(run: RunFolder, config: RunConfig, events: Sequence[Event]) -> R
         there = [other for other in others if is_there(other)]
         if there:
             values[at] = str(there[0].resolve() if at == ("dataset", "folder") else there[0])
-    return config.with_values(values)
+    return config.with_values(values | with_subset_paths(config.dataset.subsets, partial(_found_in, project)))
+
+
+def _found_in(project: Path, folder: str) -> str:
+    """The folder of a subset, or that of the same name in the project where it no longer exists."""
+    path = Path(folder)
+    other = project / path.name
+    return str(other.resolve()) if path.is_absolute() and not is_there(path) and is_there(other) else folder
 
 
 def lines_about_places(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lorasmith.config import Request, RunConfig, load_run_toml, options
+from lorasmith.config.project_paths import with_subset_paths
 from lorasmith.data.names import extension_of, readable
 from lorasmith.data.order import split_held_out
 from lorasmith.data.seen import encoded
@@ -23,6 +24,7 @@ from lorasmith.families.weights import check_clip_skip
 from lorasmith.inputs import (
     base_weights,
     check_init_from,
+    data_folders,
     find_init_from,
     notices,
     scan_for,
@@ -32,6 +34,7 @@ from lorasmith.lora_files.reader import LoraFile
 from lorasmith.runs.events import AdapterExported, BestChosen, CheckpointSaved, RunStarted, RunStopped
 from lorasmith.runs.layout import RunFolder, run_at
 from lorasmith.runs.ledger import newest_trusted, read_events, surviving
+from lorasmith.runs.naming import FileNames
 from lorasmith.runs.states import SavedState, damage_listed, damage_of, find_states, newest_good
 from lorasmith.runtime.moved import found_again, lines_about_places
 from lorasmith.runtime.settings import check_identity, check_layers, check_lokr_effects, check_settings
@@ -109,6 +112,7 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
         {
             ("dataset", "resolution"): config.dataset.resolved_resolution(weights.resolution),
             ("dataset", "folder"): str((here / config.dataset.folder).resolve()),
+            **with_subset_paths(config.dataset.subsets, lambda path: str((here / path).resolve())),
             ("model", "base_model"): _path_or_name(config.model.base_model, here),
             ("model", "vae"): _absolute_path(config.model.vae, here),
             ("model", "family"): weights.family,
@@ -211,7 +215,7 @@ def continued_run(run: RunFolder, values: Values, request: Request, *, from_stat
     stop_at = base_step + request.steps if request.steps is not None else now.stop_at
     if request.epochs is not None:
         stop_at = base_step + steps_of_epochs(config, found, request.epochs)
-    if stop_at < state.step or (stop_at == state.step and _is_all_done(run, config.export.name, stop_at)):
+    if stop_at < state.step or (stop_at == state.step and _is_all_done(FileNames(run, config.export), stop_at)):
         raise ConfigError("nothing_owed", done=now.done, target=now.stop_at)
     start = Start(
         run,
@@ -246,7 +250,7 @@ def differing_settings(config: RunConfig, values: Values, here: Path) -> list[st
     differ = [
         at for at in resolved if (ours[at[0]] if at[0] else ours)[at[1]] != (theirs[at[0]] if at[0] else theirs)[at[1]]
     ]
-    return [keys[at] for at in differ]
+    return [keys.get(at, ".".join(at)) for at in differ]
 
 
 def _lr_jump(
@@ -270,15 +274,16 @@ def _lr_jump(
 
 def _check_folders(run: RunFolder, config: RunConfig, here: Path) -> None:
     """Refuses a run folder that is a file, or that holds other things of the user."""
-    data = (here / config.dataset.folder).resolve()
+    data = [(here / folder).resolve() for folder in data_folders(config)]
     model = (here / expanded(config.model.base_model)).resolve()
-    others = [here.resolve(), data, model] if is_there(model) else [here.resolve(), data]
+    others = [here.resolve(), *data, *([model] if is_there(model) else [])]
     root = run.root.resolve()
     there = next(folder for folder in (run.root, *run.root.parents) if os.path.lexists(folder))
     if not there.is_dir():
         raise ConfigError("output_not_folder", folder=str(there))
     holds_other = any(root in (other, *other.parents) for other in others)
-    if holds_other or (data in root.parents and _holds_pictures(root) and not run.ledger.exists()):
+    is_among_pictures = any(folder in root.parents for folder in data)
+    if holds_other or (is_among_pictures and _holds_pictures(root) and not run.ledger.exists()):
         raise ConfigError("output_holds_other", folder=str(run.root))
 
 
@@ -288,16 +293,16 @@ def _holds_pictures(folder: Path) -> bool:
     return folder.is_dir() and any(extension_of(path.name) in kinds for path in folder.iterdir())
 
 
-def _is_all_done(run: RunFolder, name: str, step: int) -> bool:
+def _is_all_done(names: FileNames, step: int) -> bool:
     """Whether the export of the last step and the final evaluation are complete too: a run can die before them."""
-    path = run.export(name)
-    events = surviving(read_events(run.ledger))
+    path = names.last
+    events = surviving(read_events(names.run.ledger))
     if not path.exists() or not events:
         return path.exists()
     exports = [event for event in events if isinstance(event, AdapterExported) and event.step == step]
     ends = [event for event in events if isinstance(event, RunStarted | RunStopped)]
     has_finished = bool(ends) and isinstance(ends[-1], RunStopped) and ends[-1].exit_code == ExitCode.FINISHED
-    return has_finished and any(event.path == path.name for event in exports)
+    return has_finished and any(event.path == names.recorded(path) for event in exports)
 
 
 def _named_state(run: RunFolder, name: str) -> SavedState:
@@ -327,6 +332,7 @@ def _absolute(values: Values, here: Path) -> dict[tuple[str, str], Any]:
     resolved = dict(values)
     if ("dataset", "folder") in resolved:
         resolved["dataset", "folder"] = str((here / str(resolved["dataset", "folder"])).resolve())
+    resolved |= with_subset_paths(resolved.get(("dataset", "subsets"), ()), lambda path: str((here / path).resolve()))
     if ("evaluation", "clip_model") in resolved:
         resolved["evaluation", "clip_model"] = _absolute_path(str(resolved["evaluation", "clip_model"]), here)
     if ("model", "vae") in resolved:

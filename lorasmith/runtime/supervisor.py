@@ -33,6 +33,7 @@ from lorasmith.runs.events import (
 from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.ledger import DeferredLedger, newest_trusted, read_events
 from lorasmith.runs.locks import FolderLock
+from lorasmith.runs.naming import FileNames
 from lorasmith.runs.process_files import monotonic, read_heartbeat, request_stop, stop_requested, stop_requested_by_user
 from lorasmith.runs.states import damage_listed, newest_good
 from lorasmith.runtime.attempt import Attempt, AttemptEvents
@@ -75,6 +76,7 @@ class Supervisor:
     def __init__(self, start: Start, *, launch: Launch = launch_worker) -> None:
         self._start = start
         self._run = start.run
+        self._names = FileNames(start.run, start.config.export)
         self._launch = launch
         self._stops = StopSignals()
         self._log = DeferredLedger(start.run.supervisor_log)
@@ -263,7 +265,7 @@ class Supervisor:
         elif isinstance(event, CheckpointSaved):
             self._has_saved = True
             self._deferred = DeferredLinesNotice()
-        elif isinstance(event, AdapterExported) and event.path == self._run.export(self._start.config.export.name).name:
+        elif isinstance(event, AdapterExported) and event.path == self._names.recorded(self._names.last):
             self._exported_step = event.step
         elif isinstance(event, RunStopped):
             attempt.ending = event

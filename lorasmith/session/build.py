@@ -17,7 +17,6 @@ from lorasmith.engine.batches import RunBatches
 from lorasmith.engine.cpu import keep_freed_memory, release_freed_memory
 from lorasmith.engine.device import DTYPES, Device, choose_device, environment
 from lorasmith.engine.execution import EagerExecution, losses_of
-from lorasmith.engine.optimizers import check_optimizer
 from lorasmith.engine.replayed_schedules import schedule_of
 from lorasmith.engine.step import StepContext
 from lorasmith.engine.world import SingleProcess
@@ -59,7 +58,6 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, sta
         check_block_effects(config.adapter, family.traits.name)
     precision = resolve_precision(config, before, device, family, startup)
     differing = check_repeatability(device, precision, startup)
-    check_optimizer(config.optimizer.name, config.optimizer.options)
     schedule_of(config.lr_schedule, [config.optimizer.lr], lr=config.optimizer.lr, stop_at=stop_at)(stop_at)
     check_exactness(config.optimizer, startup, adapter=config.adapter.kind, device=device.torch_device)
     start = read_init_from(config.adapter, family.traits.name) if resume is None else {}

@@ -13,7 +13,6 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +56,9 @@ class StateFacts:
     described: Mapping[str, Any]  # epoch, position, target, fingerprint …
 
 
-def save_state(state: TrainState, run: RunFolder, facts: StateFacts, *, prefix: str, now: datetime) -> tuple[Path, str]:
-    """Writes a new state; returns its folder and the SHA-256 of its manifest.
+def save_state(state: TrainState, run: RunFolder, facts: StateFacts, named: Path) -> tuple[Path, str]:
+    """Writes a new state, `named` or with another name where that is taken; returns its folder and the SHA-256 of its
+    manifest.
 
     All files are written to a hidden folder and synced, the manifest last; they are read back, and the folder renamed.
 
@@ -66,7 +66,7 @@ def save_state(state: TrainState, run: RunFolder, facts: StateFacts, *, prefix: 
         NonFiniteError: a number to be saved is not finite; nothing is left behind.
         ResourceError: the disk is full; nothing is left behind.
     """
-    final = _name_for(state.step, run, run.new_state(prefix, now))
+    final = free_name(_name_for(state.step, run, named))
     temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
     files = _files_of(state, facts)
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 
@@ -23,7 +22,7 @@ from lorasmith.evaluation.choose import (
     evaluation_set,
 )
 from lorasmith.families.base import ModelFamily
-from lorasmith.inputs import bucket_step, notices, scan_for, split_examples
+from lorasmith.inputs import bucket_step, data_folders, notices, scan_for, split_examples
 from lorasmith.runs.layout import RunFolder
 from lorasmith.session.layers import chosen_layers, published_layers
 from lorasmith.session.notices import caption_notices
@@ -63,7 +62,7 @@ def load_dataset(
     trained, held_out = split_examples(config, found)
     encoding = Encoding(
         family,
-        EncoderCache(cache_folder(Path(config.dataset.folder))),
+        EncoderCache(cache_folder(data_folders(config)[0])),
         trained=trained_text_encoders(config, family),
         dtype=dtype,
         device=device,
@@ -76,7 +75,7 @@ def load_dataset(
     examples = [*trained, *(example for example in chosen.all if example not in known)]
     cached, texts = encode(examples, [EMPTY_CAPTION, *config.evaluation.sample_prompts])
     resolution = config.dataset.resolved_resolution(family.weights.resolution)
-    step = bucket_step(config, family.weights)
+    step = bucket_step(config.dataset, family.weights)
     measured_on = evaluation_set(
         chosen,
         dict(zip(examples, cached, strict=True)),

@@ -37,7 +37,7 @@ def restore_results(loaded: LoadedRun) -> PriorResults:
     warnings += _changed_validation(loaded, events, pictures)
     examples = len(measured_on.validated) if measured_on is not None and measured_on.is_held_out else 0
     newest = comparable_best(events, examples=examples, pictures=pictures) if examples else best_of(events)
-    best = BestKeeper(loaded.run, loaded.attempt, loaded.config.export.name, newest)
+    best = BestKeeper(loaded.run, loaded.attempt, loaded.names, newest)
     warnings += best.put_back(events)
     if examples:
         warnings += best.catch_up(events, examples=examples, pictures=pictures)

@@ -16,6 +16,7 @@ from lorasmith.evaluation.evaluator import Evaluator
 from lorasmith.runs.events import RunStarted
 from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.ledger import read_events
+from lorasmith.runs.naming import FileNames
 from lorasmith.session.checkpoint import StateFacts
 from lorasmith.session.export import Exporter
 from lorasmith.session.startup import StartupContext
@@ -42,6 +43,10 @@ class LoadedRun:
     exporter: Exporter
     evaluator: Evaluator
     startup: StartupContext
+
+    @property
+    def names(self) -> FileNames:
+        return FileNames(self.run, self.config.export)
 
     def state_facts(self, state: TrainState) -> StateFacts:
         """The contents of a saved state besides tensors and counters."""

@@ -22,8 +22,8 @@ Notice = tuple[str, dict[str, Any]]  # (code, fields) of a warning
 def caption_notices(config: RunConfig, family: ModelFamily, examples: Sequence[Example]) -> list[Notice]:
     """Captions, and prompts for samples, whose last words the text encoder does not see."""
     limit = family.caption_tokens
-    root = Path(config.dataset.folder)
-    findings = of_long_captions(examples, root, first_unseen=family.first_unseen_tag, limit=limit)
+    roots = [Path(subset.folder) for subset in config.subsets()]
+    findings = of_long_captions(examples, roots, first_unseen=family.first_unseen_tag, limit=limit)
     notices = [(finding.code, finding.fields) for finding in findings]
     tags = [tag for tag in map(family.first_unseen_tag, config.evaluation.sample_prompts) if tag]
     if tags:

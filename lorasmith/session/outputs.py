@@ -109,8 +109,8 @@ class Outputs:
             recorder.beat(state.step, "saving")
             recorder.ledger.sync()  # no state may be on the disk before its steps are
             began = monotonic()
-            facts, prefix = self.loaded.state_facts(state), config.export.state_prefix
-            path, sha256 = save_state(state, run, facts, prefix=prefix, now=datetime.now())
+            named = self.loaded.names.state(state.step, None, datetime.now())
+            path, sha256 = save_state(state, run, self.loaded.state_facts(state), named)
             release_freed_memory()  # the copies that were written
             self.saved_step, self.saved_at = state.step, monotonic()
             recorder.ledger.append(
@@ -150,8 +150,9 @@ class Outputs:
                 if error.fields["reason"] != "not_finite":
                     raise
                 raise NonFiniteError("export_too_large", step=state.step, path=path.name) from error
+            path_in_run = self.loaded.names.recorded(written)
             self.exported = AdapterExported(
-                attempt=self.loaded.attempt, time=time.time(), step=state.step, path=written.name, sha256=sha256
+                attempt=self.loaded.attempt, time=time.time(), step=state.step, path=path_in_run, sha256=sha256
             )
             recorder.ledger.append(self.exported)
 
@@ -223,7 +224,7 @@ class Outputs:
 
     def _back_up_at_end(self, state: TrainState) -> None:
         if not self._has_final_export(state.step):
-            back_up_export(self.loaded.run, self.loaded.config.export.name, datetime.now())
+            back_up_export(self.loaded.run, self.loaded.names.last, datetime.now())
         fault_point("end.backed_up")
 
     def _export_at_end(self, state: TrainState) -> None:
@@ -232,13 +233,13 @@ class Outputs:
             self.exported = replace(self.exported, attempt=self.loaded.attempt, time=time.time())
             self.recorder.ledger.append(self.exported)  # again, for those who follow this attempt
         else:
-            self.export(state, self.loaded.run.export(self.loaded.config.export.name))
+            self.export(state, self.loaded.names.last)
         fault_point("end.exported")
 
     def _has_final_export(self, step: int) -> bool:
         """Whether an earlier attempt has exported this step under the run's own name, and the file is unchanged."""
-        exported, path = self.exported, self.loaded.run.export(self.loaded.config.export.name)
-        if exported is None or (exported.step, exported.path) != (step, path.name):
+        exported, path = self.exported, self.loaded.names.last
+        if exported is None or (exported.step, exported.path) != (step, self.loaded.names.recorded(path)):
             return False
         return has_sha256(path, exported.sha256)
 
@@ -272,4 +273,4 @@ class Outputs:
         return every > 0 and step % every == 0
 
     def _step_export(self, step: int) -> Path:
-        return self.loaded.run.export(self.loaded.config.export.name, step)
+        return self.loaded.names.of_step(step)

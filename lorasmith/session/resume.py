@@ -24,9 +24,10 @@ from lorasmith.engine.optimizers import build_optimizer, plain_parts, update
 from lorasmith.engine.state import Origin, TrainState
 from lorasmith.errors import ConfigError, NoStateError, ResumeError
 from lorasmith.libraries import is_memory_error
-from lorasmith.runs.events import BestChosen
+from lorasmith.runs.events import AdapterExported, BestChosen
 from lorasmith.runs.layout import RunFolder, free_name, stamp
 from lorasmith.runs.ledger import read_events, surviving
+from lorasmith.runs.naming import names_in
 from lorasmith.runs.promotion import move
 from lorasmith.runs.states import MANIFEST, STEP_IN_NAME, find_states
 from lorasmith.session.checkpoint import load_state
@@ -82,14 +83,18 @@ def step_back(run: RunFolder, step: int, *, now: datetime) -> Path | None:
         match = STEP_IN_NAME.search(path.name)
         if match is not None and int(match[1]) > step:
             above.append(path)
-    best = [event for event in surviving(read_events(run.ledger)) if isinstance(event, BestChosen)]
+    events, names = surviving(read_events(run.ledger)), names_in(run)
+    newest = {event.path: event.step for event in events if isinstance(event, AdapterExported)}
+    above += [path for path in names.beside() if newest.get(names.recorded(path), 0) > step and path != names.last]
+    best = [event for event in events if isinstance(event, BestChosen)]
     if best and best[-1].step > step and (run.root / best[-1].path).exists():
         above.append(run.root / best[-1].path)
     if not above:
         return None
     backup = free_name(run.backup / f"run_{stamp(now)}")
     for path in above:
-        move(path, backup / path.relative_to(run.root))
+        inside = path.relative_to(run.root) if path.is_relative_to(run.root) else path.name
+        move(path, backup / inside)
     return backup
 
 

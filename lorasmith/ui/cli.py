@@ -144,7 +144,7 @@ def overview(words: Translator) -> str:
 
 
 def _complain(words: Translator, code: str, fields: dict[str, object]) -> None:
-    if code in ("config_value", "option_without_value"):
+    if code in ("config_value", "option_without_value", "subset_value"):
         # What an option takes, in the reader's language. Imported here, as the import that failed may be among these.
         from lorasmith.ui.option_help import expected
         from lorasmith.ui.options import COMMAND_OPTIONS

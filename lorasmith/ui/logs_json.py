@@ -5,6 +5,7 @@ The keys are listed in DETAILED_LOSS_TRACKING_GUIDE.md. `format` grows when the 
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def as_json(status: RunStatus) -> dict[str, Any]:
             "step": best.step,
             "loss": best.loss,
             "standard_error": best.standard_error,
-            "path": str(status.run.root / best.path),
+            "path": os.path.normpath(status.run.root / best.path),
         },
         "lr": {} if newest is None else newest.lr,
         "seconds_per_step": status.seconds_per_step,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ from lorasmith.runs.events import (
     WorkerRestarted,
     WorkerStarted,
 )
+from lorasmith.runs.naming import FileNames
 from lorasmith.runtime.policy import MAX_RESTARTS
 from lorasmith.ui.screens import Screen
 from lorasmith.ui.status import Progress, speed, status_line
@@ -259,7 +261,7 @@ class Display:
 
     def _finished(self) -> None:
         run, name = self._start.run, self._start.config.export.name
-        export = self._export or run.export(name)
+        export = self._export or FileNames(run, self._start.config.export).last
         self._screen.line(self._words.say("run.finished", path=self._path(str(export))), "good")
         self._say("run.next_use", name=name)
         curves = typed(["tensorboard", "--logdir", self._path(str(run.tensorboard))])
@@ -303,7 +305,7 @@ class Display:
         self._screen.line(self._words.say(key, **fields))
 
     def _path(self, path: str) -> str:
-        return shortened(self._start.run.root / path)
+        return shortened(Path(os.path.normpath(self._start.run.root / path)))
 
 
 def report_lines(words: Translator, files: ReportFiles) -> list[str]:

@@ -43,7 +43,7 @@ class Engine:
     continued_run: Callable[..., Start]
     supervise: Callable[[Start], Supervised]
     find_checkpoints: Callable[[Path, Mapping[str, str]], list[Path]]
-    repeats_in: Callable[[Path], tuple[int, ...]]  # repeats of each picture in a folder
+    repeats_in: Callable[[RunConfig, Path], tuple[int, ...]]  # repeats of each picture of a config
     suggested_steps: Callable[[int], tuple[int, int | None]]  # number of pictures -> (least, most)
 
 
@@ -131,15 +131,14 @@ class StartResolver:
         settings, request = split_request(values)
         if run_at(self.here, request.output).ledger.exists():
             return
-        folder = RunConfig().with_values(settings).dataset.folder
-        pictures = sum(is_main_subject(self.engine.repeats_in(self.here / folder)))
+        pictures = sum(is_main_subject(self.engine.repeats_in(RunConfig().with_values(settings), self.here)))
         if pictures >= AUTO_FROM and Prompter(self.words).hold_out(pictures=pictures, count=pictures // AUTO_FROM):
             values[HOLD_OUT] = "auto"
 
     def _advice(self, settings: Values) -> str:
         """The suggested number of steps for the pictures in the folder, and how often each is then seen."""
         config = RunConfig().with_values(settings)
-        repeats = self.engine.repeats_in(self.here / config.dataset.folder)
+        repeats = self.engine.repeats_in(config, self.here)
         if not repeats:
             return self.words.say("prompt.advice")
         least, most = self.engine.suggested_steps(len(repeats))
@@ -207,10 +206,10 @@ def _supervise(start: Start) -> Supervised:
     return Supervisor(start)
 
 
-def _repeats_in(folder: Path) -> tuple[int, ...]:
-    from lorasmith.data.folder import repeats_in
+def _repeats_in(config: RunConfig, here: Path) -> tuple[int, ...]:
+    from lorasmith.inputs import repeats_in
 
-    return repeats_in(folder)
+    return repeats_in(config, here)
 
 
 def _suggested_steps(pictures: int) -> tuple[int, int | None]:

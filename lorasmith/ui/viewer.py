@@ -5,6 +5,7 @@ Draws a RunStatus and reads nothing itself. The screen needs neither colour nor 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -233,7 +234,7 @@ class RunView:
             megabytes, step = f"{files.lora_bytes / MEGABYTE:.1f}", files.lora_step or "?"
             yield "lora", self._say("logs.lora_of", path=self._path(files.lora), megabytes=megabytes, step=step)
         if best is not None:
-            path = self._path(self._status.run.root / best.path)
+            path = self._path(Path(os.path.normpath(self._status.run.root / best.path)))
             error = "" if best.standard_error is None else f" +-{_number(best.standard_error)}"
             yield "best", self._say("logs.best_of", step=best.step, loss=f"{best.loss:.4f}", error=error, path=path)
         yield "step_loras", self._count_and_newest(files.step_loras[::-1])

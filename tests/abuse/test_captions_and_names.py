@@ -62,9 +62,10 @@ def test_captions_that_are_used(desk: Desk, bad: Path) -> None:
         (bad / f"{what}.txt").write_bytes(content)
     start = desk.new("fresh", DATA)
     assert start.stop_at == 2
-    from lorasmith.data.folder import scan
+    from lorasmith.data.buckets import Cutting
+    from lorasmith.data.folder import PictureFolder, scan
 
-    found = scan(bad, resolution=64, size_multiple=32, trigger_word="", skip_bad=False, check_pixels=True)
+    found = scan(PictureFolder(bad), Cutting(64, 32), trigger_word="", skip_bad=False, check_pixels=True)
     captions = {one.image.stem: one.caption for one in found.examples}
     assert {what: captions[what] for what, (_, expected) in FINE.items() if expected} == {
         what: expected for what, (_, expected) in FINE.items() if expected
@@ -195,13 +196,14 @@ SCAN_AS_NOBODY = """
 import json, os, sys
 from pathlib import Path
 from lorasmith.data import images
-from lorasmith.data.folder import scan
+from lorasmith.data.buckets import Cutting
+from lorasmith.data.folder import PictureFolder, scan
 from lorasmith.errors import DatasetError
 images._formats()
 if os.getuid() == 0:
     os.setuid(65534)
 for folder in sys.argv[1:]:
-    try: scan(Path(folder), resolution=64, size_multiple=32, trigger_word="", skip_bad=False, check_pixels=True)
+    try: scan(PictureFolder(Path(folder)), Cutting(64, 32), trigger_word="", skip_bad=False, check_pixels=True)
     except DatasetError as error:
         print(error.code, *sorted(Path(row["path"]).name for row in error.fields.get("problems", [])))
 """
@@ -251,9 +253,10 @@ def test_names_that_differ_in_case_or_form_are_two_pictures(desk: Desk, bad: Pat
         put_picture(bad / name, number=number)
     for name, words in (("A.txt", "upper"), ("a.TXT", "lower")):
         (bad / name).write_text(words)
-    from lorasmith.data.folder import scan
+    from lorasmith.data.buckets import Cutting
+    from lorasmith.data.folder import PictureFolder, scan
 
-    found = scan(bad, resolution=64, size_multiple=32, trigger_word="", skip_bad=False, check_pixels=False)
+    found = scan(PictureFolder(bad), Cutting(64, 32), trigger_word="", skip_bad=False, check_pixels=False)
     captions = {one.image.name: one.caption for one in found.examples}
     assert captions == {"A.png": "upper", "a.png": "lower", "a.PNG": "lower", "\u00e9.png": "", "e\u0301.png": ""}
     assert desk.new("fresh", DATA).stop_at == 2

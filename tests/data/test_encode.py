@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from lorasmith.data import cache as cache_module
+from lorasmith.data.buckets import Cutting
 from lorasmith.data.cache import IMAGES, TEXT, EncoderCache, Tensors
 from lorasmith.data.files import read_whole
-from lorasmith.data.folder import scan
+from lorasmith.data.folder import PictureFolder, scan
 from lorasmith.data.types import Example
 from lorasmith.errors import DatasetError, NonFiniteError
 from tests.data.drawing import put_picture
@@ -34,7 +35,7 @@ def cache(tmp_path: Path) -> EncoderCache:
 
 def examples_in(folder: Path, resolution: int = 64) -> tuple[Example, ...]:
     return scan(
-        folder, resolution=resolution, size_multiple=16, trigger_word="", skip_bad=False, check_pixels=False
+        PictureFolder(folder), Cutting(resolution, 16), trigger_word="", skip_bad=False, check_pixels=False
     ).examples
 
 

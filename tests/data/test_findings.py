@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from lorasmith.data.buckets import Cutting
 from lorasmith.data.findings import of_long_captions
-from lorasmith.data.folder import Scan, scan
+from lorasmith.data.folder import PictureFolder, Scan, scan
 
 Put = Callable[..., Path]
 
@@ -28,9 +29,8 @@ def put(tmp_path: Path) -> Put:
 
 def scanned(folder: Path, *, trigger_word: str = "", resolution: int = 64) -> Scan:
     return scan(
-        folder / "data",
-        resolution=resolution,
-        size_multiple=8,
+        PictureFolder(folder / "data"),
+        Cutting(resolution, 8),
         trigger_word=trigger_word,
         skip_bad=False,
         check_pixels=False,
@@ -114,6 +114,6 @@ def test_captions_of_which_the_end_is_not_seen(put: Put, tmp_path: Path) -> None
     def first_unseen(caption: str) -> str:
         return "lost" if len(caption) > 10 else ""
 
-    (row,) = of_long_captions(examples, tmp_path / "data", first_unseen=first_unseen, limit=75)
+    (row,) = of_long_captions(examples, [tmp_path / "data"], first_unseen=first_unseen, limit=75)
     assert (row.code, row.fields) == ("captions_cut", {"count": 1, "files": ["b.png"], "limit": 75, "tag": "lost"})
-    assert of_long_captions(examples, tmp_path / "data", first_unseen=lambda _: "", limit=75) == []
+    assert of_long_captions(examples, [tmp_path / "data"], first_unseen=lambda _: "", limit=75) == []

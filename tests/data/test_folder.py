@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lorasmith.data.buckets import buckets, fit
-from lorasmith.data.folder import Scan, repeats_in, scan
+from lorasmith.config import CaptionsConfig
+from lorasmith.data.buckets import Cutting, buckets, fit
+from lorasmith.data.folder import PictureFolder, Scan, repeats_in, scan
 from lorasmith.data.types import Size
 from lorasmith.errors import DatasetError, ExitCode
 from tests.data.drawing import drawn, put_picture
@@ -19,9 +20,8 @@ def scanned(
     folder: Path, *, resolution: int = 128, trigger_word: str = "", skip_bad: bool = False, check_pixels: bool = True
 ) -> Scan:
     return scan(
-        folder,
-        resolution=resolution,
-        size_multiple=32,
+        PictureFolder(folder),
+        Cutting(resolution, 32),
         trigger_word=trigger_word,
         skip_bad=skip_bad,
         check_pixels=check_pixels,
@@ -176,6 +176,20 @@ def test_lines_of_captions_that_are_not_used_are_one_finding(tmp_path: Path) -> 
 # -- refused ---------------------------------------------------------------------------------------
 
 
+def test_captions_by_their_settings(tmp_path: Path) -> None:
+    put_picture(tmp_path / "a.png", number=1)
+    put_picture(tmp_path / "b.png", number=2)
+    (tmp_path / "a.tags").write_text("a {b|c}\n\nd\n", encoding="utf-8")
+    (tmp_path / "b.txt").write_text("not read", encoding="utf-8")
+    settings = CaptionsConfig(extension="tags", has_wildcards=True, prefix="p,")
+    source = PictureFolder(tmp_path, captioning=settings)
+    found = scan(source, Cutting(128, 32), trigger_word="sks", skip_bad=False, check_pixels=False)
+    assert [(one.text, one.caption) for one in found.examples] == [("a {b|c}\nd", "sks, p, a b"), ("", "sks, p,")]
+    kinds = {one.code: one.fields for one in found.findings}
+    assert kinds["captions_of_other_kind"] == {"count": 1, "files": ["b.txt"], "kinds": ".txt"}
+    assert "caption_more_lines" not in kinds
+
+
 def test_no_folder_no_pictures(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "empty").mkdir()
@@ -280,13 +294,13 @@ def test_counting_opens_nothing(tmp_path: Path) -> None:
     for name in ("a.png", "3_cat/b.jpg", "3_cat/c.webp", "test_10/d.png", "3_cat/words.txt", "e.JFIF"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    assert sorted(repeats_in(tmp_path)) == [1, 1, 3, 3]
+    assert sorted(repeats_in(PictureFolder(tmp_path))) == [1, 1, 3, 3]
 
 
 def test_counting_is_refused_where_looking_would_be(tmp_path: Path) -> None:
     for folder, code in ((tmp_path, "dataset_empty"), (tmp_path / "nowhere", "dataset_missing")):
         with pytest.raises(DatasetError, match=code):
-            repeats_in(folder)
+            repeats_in(PictureFolder(folder))
 
 
 def test_looking_changes_nothing(tmp_path: Path) -> None:
@@ -316,8 +330,8 @@ def test_no_torch_where_the_parent_looks(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from lorasmith.data import buckets, captions, files, folder, images, order, types
-found = folder.scan(Path({str(tmp_path)!r}), resolution=128, size_multiple=32, trigger_word="", skip_bad=False,
-                    check_pixels=True)
+where = folder.PictureFolder(Path({str(tmp_path)!r}))
+found = folder.scan(where, buckets.Cutting(128, 32), trigger_word="", skip_bad=False, check_pixels=True)
 images.pixels(found.examples[0])
 order.Order([(found.examples[0].bucket, 1)], batch_size=1, seed=1).batch_at(0, 0)
 heavy = [name for name in ("torch", "safetensors", "diffusers", "transformers") if name in sys.modules]

@@ -107,3 +107,9 @@ def test_the_name_a_folder_needs(name: str, right: str, says_repeats: bool) -> N
 
 def test_kinds_are_counted() -> None:
     assert names.kinds(["a.CR2", "b.cr2", "c.psd"]) == ".cr2 \u00d72, .psd"
+
+
+def test_captions_of_an_extension() -> None:
+    files = ["a.txt", "a.wd14.txt", "A.WD14.TXT", "b.png.wd14.txt", "c.txt"]
+    found = names.paired(["a.png", "b.png", "c.png"], files, (".wd14.txt",))
+    assert found == names.Paired({"a.png": "a.wd14.txt", "b.png": "b.png.wd14.txt"}, ("A.WD14.TXT",))

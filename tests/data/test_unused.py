@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from lorasmith.data import names
-from lorasmith.data.folder import repeats_in, scan
+from lorasmith.data.buckets import Cutting
+from lorasmith.data.folder import PictureFolder, repeats_in, scan
 from lorasmith.errors import DatasetError
 from tests.data.drawing import put_picture
 
@@ -26,7 +27,7 @@ def put(folder: Path, *files: str) -> None:
 
 
 def found(folder: Path) -> dict[str, dict[str, Any]]:
-    scanned = scan(folder, resolution=64, size_multiple=8, trigger_word="", skip_bad=False, check_pixels=False)
+    scanned = scan(PictureFolder(folder), Cutting(64, 8), trigger_word="", skip_bad=False, check_pixels=False)
     dataset = {"no_words", "no_caption_file", "cut_off", "enlarged", "captions_equal"}
     return {one.code: one.fields for one in scanned.findings if one.code not in dataset}
 
@@ -35,7 +36,7 @@ def refused(folder: Path) -> DatasetError:
     with pytest.raises(DatasetError) as caught:
         found(folder)
     with pytest.raises(DatasetError, match=caught.value.code):
-        repeats_in(folder)
+        repeats_in(PictureFolder(folder))
     return caught.value
 
 
@@ -185,6 +186,6 @@ def test_names_that_differ_a_little_are_used(tmp_path: Path) -> None:
     put(tmp_path, "p0.png", "p0.png.txt", "p1.png", "P1.TXT", "p2.png", "p2.txt.txt")
     assert found(tmp_path) == {}
     examples = scan(
-        tmp_path, resolution=64, size_multiple=8, trigger_word="", skip_bad=False, check_pixels=False
+        PictureFolder(tmp_path), Cutting(64, 8), trigger_word="", skip_bad=False, check_pixels=False
     ).examples
     assert [one.caption for one in examples] == ["words 1", "words 3", "words 5"]

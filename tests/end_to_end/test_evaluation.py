@@ -124,7 +124,7 @@ def test_without_held_out_pictures_nothing_is_chosen(workshop: Workshop) -> None
     outcome = workshop.new(4, {**EVERY_TWO, ("dataset", "hold_out"): 0})
     assert [event.validation["is_held_out"] for event in outcome.of(Evaluated)] == [False] * 3
     assert outcome.of(BestChosen) == []
-    assert not workshop.run.best_export("last").exists()
+    assert not workshop.run.export("last-best").exists()
 
 
 def test_with_clip(workshop: Workshop) -> None:
@@ -265,7 +265,7 @@ def test_after_a_kill_while_measuring_less_is_done_at_once(workshop: Workshop, l
 
 
 def best_file(workshop: Workshop) -> bytes:
-    return workshop.run.best_export("last").read_bytes()
+    return workshop.run.export("last-best").read_bytes()
 
 
 def test_the_best_is_kept_with_its_state(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:

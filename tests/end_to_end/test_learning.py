@@ -22,6 +22,9 @@ pytestmark = pytest.mark.slow
 
 PRETRAINING_STEPS = 250
 STEPS = 60
+# LoKr's matrices are small, as both of its factors are, and are usually trained with a larger learning rate. In layers as
+# narrow as these, factors as equal as possible would leave too few numbers to learn with: 80 for 32 x 32.
+LOKR = {"kind": "lokr", "lokr_factor": 2}
 LEARNING = {("training", "batch_size"): 4}
 
 
@@ -111,7 +114,8 @@ def strange(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "adapter",
     [
-        *({"kind": kind} for kind in ADAPTERS),
+        *({"kind": kind} for kind in ADAPTERS if kind != "lokr"),
+        LOKR,
         {"conv_rank": 8},
         {"targets": "unet-convblock-only", "rslora": True, "alpha": 4.0},
         {"block_ranks": {"down_blocks": 4}, "rank_dropout": 0.1, "module_dropout": 0.1},
@@ -119,7 +123,9 @@ def strange(tmp_path: Path) -> Path:
     ids=str,
 )
 def test_the_loss_falls_on_its_own_pictures(own: Workshop, strange: Path, adapter: dict[str, Any]) -> None:
-    before, after, other_before, other_after = before_and_after(own, strange, lr=3e-3, **adapter)
+    before, after, other_before, other_after = before_and_after(
+        own, strange, lr=1e-2 if adapter == LOKR else 3e-3, **adapter
+    )
     figures = f"own {before:.4f} -> {after:.4f}, other {other_before:.4f} -> {other_after:.4f}"
     assert after <= 0.9 * before, figures
     assert other_after > 0.9 * other_before, figures

@@ -53,11 +53,15 @@ class Batches:
 
     def at(self, step: int, micro: int) -> tuple[int, Batch]:
         generator = torch.Generator().manual_seed(100 * step + micro)
-        size, first = self.sizes[micro], sum(self.sizes[:micro])
+        _, ids = self.ids_at(step, micro)
+        size = len(ids)
         latents = torch.randn(size, 3, 2, 4, generator=generator)
         text = torch.randn(size, 1, 1, 4, generator=generator)
-        ids = tuple(range(first, first + size))
         return step, Batch({"latents": latents, "text": text}, example_ids=ids)
+
+    def ids_at(self, step: int, micro: int) -> tuple[int, tuple[int, ...]]:
+        first = sum(self.sizes[:micro])
+        return step, tuple(range(first, first + self.sizes[micro]))
 
     def examples_in(self, _step: int) -> int:
         return sum(self.sizes)

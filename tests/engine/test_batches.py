@@ -1,7 +1,11 @@
 """Micro-batches are a function of their number."""
 
-import pytest
+import dataclasses
 
+import pytest
+import torch
+
+from lorasmith.data.types import LATENTS, Inputs, Use
 from lorasmith.engine.state import Origin
 from lorasmith.session.loaded import LoadedRun
 from tests.end_to_end.workshop import Workshop, load, stage
@@ -58,3 +62,21 @@ def test_a_new_origin_begins_its_own_epoch(loaded: LoadedRun) -> None:
     pass_of_four = [loaded.batches.at(11 + place // 2, place % 2)[1].example_ids for place in range(6)]
     assert batch.example_ids == pass_of_four[0]
     assert first is not None
+
+
+def test_inputs_that_vary_are_asked_for_each_use(loaded: LoadedRun) -> None:
+    asked: list[Use] = []
+
+    def marked(use: Use) -> Inputs:
+        asked.append(use)
+        like = loaded.batches.cached[use.example_id].latents
+        return {LATENTS: torch.full_like(like, use.step + use.micro / 10 + use.row / 100)}
+
+    batches = dataclasses.replace(loaded.batches, varying=(lambda _: {LATENTS: torch.zeros(1)}, marked))
+    epoch, batch = batches.at(5, 1)
+    assert asked == [Use(example_id, epoch, 5, 1, row) for row, example_id in enumerate(batch.example_ids)]
+    assert [round(float(row.flatten()[0]), 2) for row in batch.latents] == [5.1, 5.11][: len(batch)]
+    others = {name for name in batch.inputs if name != LATENTS}
+    plain = loaded.batches.at(5, 1)[1]
+    assert others == set(plain.inputs) - {LATENTS}
+    assert all(batch.inputs[name].equal(plain.inputs[name]) for name in others)

@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
+from lorasmith.config import ExportConfig
 from lorasmith.errors import ResourceError
 from lorasmith.evaluation import best as best_module
 from lorasmith.evaluation.best import BestKeeper, best_of, comparable_best
 from lorasmith.runs.events import AdapterExported, BestChosen, Evaluated, Event, Warned
 from lorasmith.runs.layout import RunFolder
+from lorasmith.runs.naming import FileNames
 
 
 @pytest.fixture
@@ -31,7 +33,7 @@ def exported(run: RunFolder, step: int, name: str = "") -> AdapterExported:
 
 
 def keeper(run: RunFolder, best: BestChosen | None = None) -> BestKeeper:
-    return BestKeeper(run, 1, "last", best)
+    return BestKeeper(run, 1, FileNames(run, ExportConfig()), best)
 
 
 def test_the_lowest_so_far_is_kept(run: RunFolder) -> None:

@@ -80,10 +80,11 @@ def test_equal_pictures_are_taken_once() -> None:
 
 @pytest.fixture
 def real(tmp_path: Path) -> list[Example]:
-    from lorasmith.data.folder import scan
+    from lorasmith.data.buckets import Cutting
+    from lorasmith.data.folder import PictureFolder, scan
 
     draw_pictures(tmp_path / "data", 3, seed=1, size=(128, 64), repeats=1)
-    found = scan(tmp_path / "data", resolution=64, size_multiple=8, trigger_word="", skip_bad=False, check_pixels=False)
+    found = scan(PictureFolder(tmp_path / "data"), Cutting(64, 8), trigger_word="", skip_bad=False, check_pixels=False)
     return list(found.examples)
 
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lorasmith.data.folder import scan
+from lorasmith.data.buckets import Cutting
+from lorasmith.data.folder import PictureFolder, scan
 from lorasmith.data.types import Example
 from lorasmith.demo.miniature import draw_pictures
 from lorasmith.errors import ModelError
@@ -41,7 +42,7 @@ class Failing(MeanColour):
 def examples(tmp_path: Path) -> tuple[Example, ...]:
     draw_pictures(tmp_path / "data", 4, seed=3, size=(64, 64), repeats=1)
     return scan(
-        tmp_path / "data", resolution=64, size_multiple=8, trigger_word="", skip_bad=False, check_pixels=False
+        PictureFolder(tmp_path / "data"), Cutting(64, 8), trigger_word="", skip_bad=False, check_pixels=False
     ).examples
 
 

@@ -58,7 +58,7 @@ def measured(event: Evaluated) -> tuple[Any, ...]:
 def check_best(workshop: Workshop) -> None:
     """The file of the best step is the one that is told, and what is told is the step's own export."""
     chosen = [event for event in workshop.events() if isinstance(event, BestChosen)]
-    file = workshop.run.best_export("last")
+    file = workshop.run.export("last-best")
     if not chosen:
         assert not file.exists()
         return

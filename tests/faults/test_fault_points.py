@@ -12,7 +12,6 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -158,9 +157,8 @@ def test_each_point_once(stages: Stages) -> None:
     check_all(stages, chosen)
 
 
-def save_in_place(state: TrainState, run: RunFolder, facts: StateFacts, *, prefix: str, now: datetime) -> Any:
+def save_in_place(state: TrainState, run: RunFolder, facts: StateFacts, final: Path) -> Any:
     """A writer as many have it: straight under the final name."""
-    final = run.new_state(prefix, now)
     final.mkdir()
     for name, data in checkpoint._files_of(state, facts).items():
         (final / name).write_bytes(data)

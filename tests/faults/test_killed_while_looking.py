@@ -114,9 +114,9 @@ def test_the_best_is_what_it_would_have_been(make_workshop: Callable[[str], Work
     restarts = [event for event in supervisor.events() if isinstance(event, WorkerRestarted)]
     assert (supervisor.exit_code, len(restarts)) == (ExitCode.FINISHED, 1)
     assert told(workshop) == told(undisturbed)
-    kept, like = (safetensors.torch.load_file(one.run.best_export("last")) for one in (workshop, undisturbed))
+    kept, like = (safetensors.torch.load_file(one.run.export("last-best")) for one in (workshop, undisturbed))
     assert digest(kept) == digest(like)
-    assert workshop.run.best_export("last").read_bytes() == workshop.run.export("last", 4).read_bytes()
+    assert workshop.run.export("last-best").read_bytes() == workshop.run.export("last", 4).read_bytes()
     check_best(workshop)
     assert workshop.states() == undisturbed.states() == [8, 6, 4]
     assert workshop.losses() == undisturbed.losses()

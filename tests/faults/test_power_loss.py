@@ -94,7 +94,7 @@ def marking(known: Known, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         known.record.mark(f"exported {path.name}")
 
     def considered(self: BestKeeper, *given: Any) -> list[Event]:
-        path = self.run.best_export("last")
+        path = self.run.export("last-best")
         chosen = consider(self, *given)
         if path.exists():
             known.exports.setdefault(path.name, set()).add(path.read_bytes())

@@ -13,7 +13,7 @@ from lorasmith.config import load_run_toml
 from lorasmith.errors import ExitCode, InputError
 from lorasmith.planning import plan
 from lorasmith.planning import probe as module
-from lorasmith.planning.estimate import ProbeResult, Unmeasured, largest_bucket
+from lorasmith.planning.estimate import ProbeResult, Unmeasured, heaviest_example
 from lorasmith.planning.probe import ANSWER, PLAN, probe
 from tests.end_to_end.workshop import Values, Workshop
 from tests.planning.test_plan import MEASURED
@@ -145,8 +145,9 @@ def test_the_trial_is_like_the_start(workshop: Workshop) -> None:
 
 
 def test_pictures_of_the_largest_size_with_different_words(workshop: Workshop) -> None:
-    found = plan.scan_of(workshop.start_new(1)).examples
-    largest = largest_bucket(found)
-    few = module.chosen_pictures(found)
+    start = workshop.start_new(1)
+    found = plan.scan_of(start).examples
+    largest = heaviest_example(start.config, found).bucket
+    few = module.chosen_pictures(start.config, found)
     assert {one.bucket for one in few} == {largest}
     assert len({one.image_sha256 for one in few}) == len(few) <= module.PICTURES

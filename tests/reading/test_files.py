@@ -3,14 +3,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from lorasmith.config import ExportConfig
 from lorasmith.reading.files import RunFiles, find_files
 from lorasmith.reading.reader import read_summary
 from lorasmith.runs.layout import RunFolder
+from lorasmith.runs.naming import FileNames
 from tests.reading.made_runs import LORA_BYTES, T0, begun, finished_run
 
 
 def found(run: RunFolder) -> RunFiles:
-    return find_files(run, read_summary(run).files, name="last", first_start=begun(20))
+    return find_files(FileNames(run, ExportConfig()), read_summary(run).files, first_start=begun(20))
 
 
 def test_the_files_of_a_run_that_went_well(tmp_path: Path) -> None:
@@ -33,5 +35,5 @@ def test_reports_of_an_older_run_are_not_listed(tmp_path: Path) -> None:
 
 def test_a_folder_without_a_run_has_no_files(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "nowhere")
-    files = find_files(run, (), name="last", first_start=None)
+    files = find_files(FileNames(run, ExportConfig()), (), first_start=None)
     assert (files.lora, files.states, files.reports, files.backup) == (None, (), (), None)

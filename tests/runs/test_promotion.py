@@ -370,11 +370,11 @@ def test_what_a_program_on_windows_holds_open_is_waited_for(tmp_path: Path, monk
 def test_the_export_is_kept_in_the_backup(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "lora_output")
     run.root.mkdir()
-    assert back_up_export(run, "cat", NOW) is None
+    assert back_up_export(run, run.export("cat"), NOW) is None
     assert tree(tmp_path) == {"lora_output": "empty folder"}
     for number, mark in enumerate(("", "_2")):
         run.export("cat").write_bytes(b"lora %d" % number)
-        assert back_up_export(run, "cat", NOW) == run.backup / f"cat_backup_{STAMP}{mark}.safetensors"
+        assert back_up_export(run, run.export("cat"), NOW) == run.backup / f"cat_backup_{STAMP}{mark}.safetensors"
     assert tree(run.backup) == {
         f"cat_backup_{STAMP}.safetensors": b"lora 0",
         f"cat_backup_{STAMP}_2.safetensors": b"lora 1",

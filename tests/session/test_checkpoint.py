@@ -60,7 +60,7 @@ def made(step: int = 0, *, optimizer: str = "adamw") -> TrainState:
 
 
 def save(run: RunFolder, state: TrainState) -> Path:
-    return save_state(state, run, FACTS, prefix="state", now=NOW)[0]
+    return save_state(state, run, FACTS, run.new_state("state", NOW))[0]
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def run(tmp_path: Path) -> RunFolder:
 @pytest.mark.parametrize("optimizer", ["adamw", "adafactor", "lion", "prodigy"])
 def test_the_way_back(run: RunFolder, optimizer: str) -> None:
     state = made(3, optimizer=optimizer)
-    path, sha256 = save_state(state, run, FACTS, prefix="state", now=NOW)
+    path, sha256 = save_state(state, run, FACTS, run.new_state("state", NOW))
     assert {one.name for one in path.iterdir()} == FILES
     assert sha256 == sha256_of(path / "manifest.json")
     fresh = made(optimizer=optimizer)
@@ -155,12 +155,12 @@ SAVING = ("state.begun", "file.opened", "file.written", "file.synced", "state.fi
 def test_a_disk_that_is_full_at_any_point_is_named(run: RunFolder, point: str) -> None:
     """Also where a folder has no room for a name: whoever waits for room must see what there is to wait for."""
     for step in range(3):
-        save_state(made(step), run, FACTS, prefix="state", now=NOW)
+        save_state(made(step), run, FACTS, run.new_state("state", NOW))
     choose_fault(f"{point}:1:no_space")
     try:
         with pytest.raises(ResourceError, match="disk_full"):
             if point in SAVING:
-                save_state(made(3), run, FACTS, prefix="state", now=NOW)
+                save_state(made(3), run, FACTS, run.new_state("state", NOW))
             else:
                 prune_states(run, keep=1)
     finally:

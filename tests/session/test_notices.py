@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from lorasmith.config import RunConfig
-from lorasmith.data.folder import scan
+from lorasmith.data.buckets import Cutting
+from lorasmith.data.folder import PictureFolder, scan
 from lorasmith.session.notices import caption_notices, export_notices
 from tests.data.drawing import put_picture
 from tests.end_to_end.workshop import Values, Workshop
@@ -59,7 +60,7 @@ class ThreeWords:
 
 def found(folder: Path, *, prompts: tuple[str, ...] = ()) -> list[tuple[str, dict[str, Any]]]:
     config = RunConfig().with_values({("dataset", "folder"): str(folder), ("evaluation", "sample_prompts"): prompts})
-    seen = scan(folder, resolution=64, size_multiple=8, trigger_word="sks", skip_bad=False, check_pixels=False)
+    seen = scan(PictureFolder(folder), Cutting(64, 8), trigger_word="sks", skip_bad=False, check_pixels=False)
     return caption_notices(config, ThreeWords(), seen.examples)  # type: ignore[arg-type]
 
 

@@ -147,7 +147,7 @@ class FakeEngine:
             continued_run=self.continued_run,
             supervise=lambda start: FakeSupervisor(start, **self.supervisor),
             find_checkpoints=lambda _here, _environment: self.found,
-            repeats_in=lambda _folder: (10,) * self.pictures,
+            repeats_in=lambda _config, _here: (10,) * self.pictures,
             suggested_steps=lambda pictures: (25 * pictures, 50 * pictures),
         )
 

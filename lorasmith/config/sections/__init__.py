@@ -6,6 +6,7 @@ needs two sections).
 """
 
 from lorasmith.config.sections.adapter import AdapterConfig
+from lorasmith.config.sections.captions import CaptionsConfig
 from lorasmith.config.sections.dataset import DatasetConfig
 from lorasmith.config.sections.evaluation import EvaluationConfig
 from lorasmith.config.sections.model import ModelConfig
@@ -18,6 +19,7 @@ __all__ = [
     "LR_SHAPES",
     "AdapterConfig",
     "CadenceConfig",
+    "CaptionsConfig",
     "DatasetConfig",
     "EvaluationConfig",
     "ExportConfig",

@@ -32,6 +32,8 @@ class ExportConfig(Section):
     """Data type of the exported tensors; alpha is float32 always."""
     state_prefix: str = recorded("state", effect="cadence")
     """First part of the names of state folders: in the language of the user who started the run."""
+    naming: Literal["own", "sd-scripts", "sd-scripts-unnamed"] = recorded("own", effect="cadence")
+    """Program whose file names are used, by `runs.naming`; `unnamed`: without an --output_name."""
 
     @field_validator("name")
     @classmethod

@@ -10,7 +10,7 @@ MAX_BATCH = 65_536
 class TrainingConfig(Section):
     """Size of a step, and what happens to its gradients."""
 
-    batch_size: int = option("batch-size", 1, effect="learning", common=True, ge=1, le=MAX_BATCH)
+    batch_size: int = option("batch-size", 1, effect="learning", common=True, per_subset=True, ge=1, le=MAX_BATCH)
     """Examples in a micro-batch."""
     accumulation_steps: int = option("accumulate", 1, effect="learning", ge=1, le=MAX_BATCH)
     """Micro-batches in a step."""
