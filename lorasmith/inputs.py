@@ -7,15 +7,18 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lorasmith.adapters import ADAPTERS, DROP_RANKS
 from lorasmith.config import AdapterConfig, DatasetConfig, RunConfig, Subset
 from lorasmith.config.optimizer_table import OPTIMIZERS, known_optimizer, uses_relative_steps
+from lorasmith.config.sections import LossConfig
 from lorasmith.data.buckets import Cutting
 from lorasmith.data.files import shown
-from lorasmith.data.order import Order, Pool
+from lorasmith.data.findings import Finding, finding
+from lorasmith.data.order import Order, Pool, dealt
 from lorasmith.data.seen import decoded
 from lorasmith.data.types import Example
 from lorasmith.errors import ConfigError, DatasetError, ModelError
@@ -119,6 +122,23 @@ def data_folders(config: RunConfig) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(Path(subset.folder) for subset in config.subsets()))
 
 
+def check_loss(loss: LossConfig, weights: BaseWeights) -> None:
+    """Refuses weightings of the loss that do not fit what the base model predicts.
+
+    Raises:
+        ConfigError: `loss_needs_prediction`; `loss_infinite`, the weight would be infinite where there is only noise.
+    """
+    noise = weights.noise
+    needed = {"scale-v-pred-loss-like-noise-pred": "v_prediction", "v-pred-like-loss": "epsilon"}
+    for name in loss.weightings:
+        if needed.get(name, noise.prediction) != noise.prediction:
+            raise ConfigError("loss_needs_prediction", option=name, needed=needed[name], prediction=noise.prediction)
+        if name in ("v-pred-like-loss", "debiased-estimation-loss") and (
+            noise.zero_terminal_snr and noise.prediction == "epsilon"
+        ):
+            raise ConfigError("loss_infinite", option=name)
+
+
 def bucket_step(dataset: DatasetConfig, weights: BaseWeights) -> int:
     """Pixels that both sides of every bucket are multiples of.
 
@@ -175,7 +195,7 @@ def scan_for(config: RunConfig, weights: BaseWeights, *, check_pixels: bool, see
     return Scan(
         examples=tuple(example for found in scans for example in found.examples),
         problems=_distinct(problem for found in scans for problem in found.problems),
-        findings=_distinct(finding for found in scans for finding in found.findings),
+        findings=_distinct(noticed for found in scans for noticed in found.findings),
         seen=known,
     )
 
@@ -195,8 +215,14 @@ def repeats_in(config: RunConfig, here: Path) -> tuple[int, ...]:
 def _source(subset: Subset, here: Path = Path()) -> PictureFolder:
     from lorasmith.data.folder import PictureFolder
 
-    captioning = subset.config.captions
-    return PictureFolder(here / subset.folder, subset.repeats, subset.class_words, subset.number, captioning)
+    return PictureFolder(
+        here / subset.folder,
+        subset.repeats,
+        subset.class_words,
+        subset.number,
+        subset.is_regularisation,
+        subset.config.captions,
+    )
 
 
 def _distinct(items: Iterable[T]) -> tuple[T, ...]:
@@ -207,7 +233,7 @@ def _distinct(items: Iterable[T]) -> tuple[T, ...]:
 def notices(config: RunConfig, found: Scan, stop_at: int) -> list[tuple[str, dict[str, Any]]]:
     """Notices about a start, as (code, fields): the findings of the dataset first, then pictures that are left out and
     settings that may not do what is expected. The same in the parent and in the worker."""
-    noted = [(finding.code, finding.fields) for finding in found.findings]
+    noted = [(noticed.code, noticed.fields) for noticed in (*found.findings, *_unused_regularisation(config, found))]
     for problem in found.problems:
         fields = {"path": shown(problem.path), "reason": problem.reason, "fields": problem.fields}
         noted.append(("picture_skipped", fields))
@@ -218,29 +244,70 @@ def notices(config: RunConfig, found: Scan, stop_at: int) -> list[tuple[str, dic
         noted.append(("lokr_alpha", {"alpha": config.adapter.resolved_alpha}))
     if config.adapter.kind == "dora":
         noted.append(("dora_readers", {}))
-    return [*noted, *_notices_of_rates(config)]
+    noted += _notices_of_rates(config)
+    noted += [("option_unused", unused._asdict()) for unused in config.unused_options]
+    if len(config.loss.weightings) > 1:
+        noted.append(("weightings_multiply", {"options": list(config.loss.weightings)}))
+    if config.loss.v_pred_like:
+        noted.append(("v_pred_like_loss", {}))
+    return noted
 
 
 def _notices_of_rates(config: RunConfig) -> list[tuple[str, dict[str, Any]]]:
-    name, lr, schedule = config.optimizer.name, config.optimizer.lr, config.lr_schedule
+    name, lr, known = config.optimizer.name, config.optimizer.lr, known_optimizer(config.optimizer.name)
     noted: list[tuple[str, dict[str, Any]]] = []
-    known = known_optimizer(name)
     if known is not None and known.finds_rate and lr < 0.1:
         noted.append(("prodigy_lr", {"lr": lr}))
     if uses_relative_steps(name, config.optimizer.options):
         noted.append(("lr_relative", {"optimizer": name}))
-    for unused in schedule.unused_options:
-        noted.append(("lr_schedule_option_unused", {"option": unused, "shape": schedule.name}))
     return noted
 
 
+def _unused_regularisation(config: RunConfig, found: Scan) -> list[Finding]:
+    """The finding about regularisation pictures that no trained pictures are left for."""
+    if not any(example.is_regularisation for example in found.examples):
+        return []
+    roots = [Path(subset.folder) for subset in config.subsets()]
+    used = {(example.image, example.subset) for example in split_examples(config, found)[0]}
+    unused = [
+        example
+        for example in found.examples
+        if example.is_regularisation and (example.image, example.subset) not in used
+    ]
+    return finding("reg_unused", [example.image.relative_to(roots[example.subset]) for example in unused])
+
+
 def split_examples(config: RunConfig, found: Scan) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
-    """The examples that are trained on, and those that were held out at --new, identified by their bytes."""
+    """The examples that are trained on, and those that were held out at --new, identified by their bytes.
+
+    Regularisation pictures are dealt out to the trained pictures of their group; those that none are left for are not
+    trained on.
+    """
     held_out = frozenset(config.dataset.held_out)
-    trained = tuple(example for example in found.examples if example.image_sha256 not in held_out)
+    trained = [example for example in found.examples if example.image_sha256 not in held_out]
+    if trained and all(example.is_regularisation for example in trained):
+        raise ConfigError("reg_alone")
     if not trained:
         raise ConfigError("hold_out_too_many", hold_out=len(held_out), pictures=len(found.examples))
-    return trained, tuple(example for example in found.examples if example.image_sha256 in held_out)
+    apart = (
+        example for example in found.examples if example.image_sha256 in held_out and not example.is_regularisation
+    )
+    return _with_dealt_repeats(config, trained), tuple(apart)
+
+
+def _with_dealt_repeats(config: RunConfig, examples: Sequence[Example]) -> tuple[Example, ...]:
+    group_of = [subset.group for subset in config.subsets()]
+    repeats = {number: example.repeats for number, example in enumerate(examples)}
+    for group in set(group_of):
+        members = [number for number, example in enumerate(examples) if group_of[example.subset] == group]
+        regularisation = [number for number in members if examples[number].is_regularisation]
+        wanted = sum(repeats[number] for number in members if not examples[number].is_regularisation)
+        repeats |= zip(regularisation, dealt([repeats[number] for number in regularisation], wanted), strict=True)
+    return tuple(
+        example if repeats[number] == example.repeats else replace(example, repeats=repeats[number])
+        for number, example in enumerate(examples)
+        if repeats[number]
+    )
 
 
 def order_of(config: RunConfig, trained: tuple[Example, ...]) -> Order:

@@ -10,7 +10,7 @@ from lorasmith.data.types import Example
 from lorasmith.demo.miniature import make_model
 from lorasmith.errors import ConfigError, DatasetError, ModelError
 from lorasmith.families.recognize import BaseWeights
-from lorasmith.inputs import base_weights, data_identity, order_of, scan_for, split_examples, steps_of_epochs
+from lorasmith.inputs import base_weights, data_identity, notices, order_of, scan_for, split_examples, steps_of_epochs
 from tests.data.drawing import put_picture
 
 
@@ -240,3 +240,42 @@ def test_the_identity_of_a_dataset_knows_its_groups(weights: BaseWeights, pictur
         for config in (together, apart, plain)
     }
     assert len(identities) == 2  # the first and the last have the same pictures and batches
+
+
+# -- regularisation --------------------------------------------------------------------------------
+
+
+def test_regularisation_pictures_are_as_many_as_the_others(
+    weights: BaseWeights, pictures: Path, tmp_path: Path
+) -> None:
+    for number in range(5):
+        put_picture(tmp_path / "reg" / "1_cat" / f"{number}.png", 96, 80, 20 + number)
+    config = config_for(pictures).with_values({("dataset", "reg_folder"): str(tmp_path / "reg")})
+    found = scan_for(config, weights, check_pixels=True)
+    trained, held_out = split_examples(config, found)
+    of_class = [(one.repeats, one.caption) for one in trained if one.is_regularisation]
+    assert of_class == [(3, "cat")] * 2 + [(2, "cat")] * 3  # 2 x 5 + 2 pictures
+    apart = config.with_values({("dataset", "held_out"): (trained[0].image_sha256,)})
+    left, held_out = split_examples(apart, found)
+    assert [one.repeats for one in left if one.is_regularisation] == [2] * 5  # 10 are left to train on
+    assert [one.image_sha256 for one in held_out] == [trained[0].image_sha256]
+    assert [one for one in notices(config, found, 10) if one[0] == "reg_unused"] == []
+
+
+def test_regularisation_pictures_that_are_left_over_are_named(
+    weights: BaseWeights, pictures: Path, tmp_path: Path
+) -> None:
+    for number in range(15):
+        put_picture(tmp_path / "reg" / f"{number:02}.png", 96, 80, 20 + number)
+    config = config_for(pictures).with_values({("dataset", "reg_folder"): str(tmp_path / "reg")})
+    found = scan_for(config, weights, check_pixels=True)
+    assert sum(one.is_regularisation for one in split_examples(config, found)[0]) == 12
+    unused = {"count": 3, "files": ["12.png", "13.png", "14.png"]}
+    assert [fields for code, fields in notices(config, found, 10) if code == "reg_unused"] == [unused]
+
+
+def test_a_set_of_regularisation_pictures_alone_is_none(weights: BaseWeights, pictures: Path) -> None:
+    config = with_subsets(pictures, {"is_reg": True})
+    with pytest.raises(ConfigError) as caught:
+        split_examples(config, scan_for(config, weights, check_pixels=True))
+    assert caught.value.code == "reg_alone"

@@ -34,7 +34,7 @@ def absolute(config: RunConfig, root: Path) -> dict[tuple[str, str], Any]:
     for at in _paths():
         value = _value(config, at)
         if value.startswith(MARK):
-            found[at] = _absolute(value, project, follows=at == ("dataset", "folder"))
+            found[at] = _absolute(value, project, follows=at[0] == "dataset")
     return found | with_subset_paths(config.dataset.subsets, lambda path: _absolute(path, project, follows=True))
 
 

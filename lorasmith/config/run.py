@@ -18,11 +18,14 @@ from lorasmith.config.sections import (
     DatasetConfig,
     EvaluationConfig,
     ExportConfig,
+    LossConfig,
     LrScheduleConfig,
     MachineConfig,
     ModelConfig,
+    NoiseConfig,
     OptimizerConfig,
     TrainingConfig,
+    Unused,
     WatchConfig,
 )
 from lorasmith.config.subsets import Subset, resolved_subsets
@@ -52,6 +55,8 @@ class RunConfig(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     lr_schedule: LrScheduleConfig = LrScheduleConfig()
     training: TrainingConfig = TrainingConfig()
+    loss: LossConfig = LossConfig()
+    noise: NoiseConfig = NoiseConfig()
     machine: MachineConfig = MachineConfig()
     cadence: CadenceConfig = CadenceConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -72,6 +77,11 @@ class RunConfig(Section):
         if self.dataset.subsets:
             self.subsets()
         return self
+
+    @property
+    def unused_options(self) -> tuple[Unused, ...]:
+        """The options that are set and have no effect on this run."""
+        return (*self.loss.unused_options, *self.noise.unused_options, *self.lr_schedule.unused_options)
 
     def identity_values(self) -> dict[str, Any]:
         """The settings whose effect is `identity`, by option name."""

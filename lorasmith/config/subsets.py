@@ -73,10 +73,15 @@ def resolved_subsets(config: RunConfig, known: Mapping[str, Option]) -> tuple[Su
     """The subsets of a config, at least one: without tables, the folder of the run.
 
     Raises:
-        ConfigError: `subset_key`, `subset_key_unrecognised`, `subset_key_of_run`, `subset_value`.
+        ConfigError: `reg_data_with_subsets`; `subset_key`, `subset_key_unrecognised`, `subset_key_of_run`,
+            `subset_value`.
     """
-    tables: Sequence[Mapping[str, Any]] = config.dataset.subsets or ({},)
-    whole = config.with_values({("dataset", "subsets"): ()}) if config.dataset.subsets else config
+    dataset = config.dataset
+    if dataset.subsets and dataset.reg_folder:
+        raise ConfigError("reg_data_with_subsets", folder=dataset.reg_folder)
+    of_run: list[dict[str, Any]] = [{}, {"data": dataset.reg_folder, "is_reg": True}]
+    tables: Sequence[Mapping[str, Any]] = dataset.subsets or of_run[: 2 if dataset.reg_folder else 1]
+    whole = config.with_values({("dataset", "subsets"): ()}) if dataset.subsets else config
     own = [_own(table, number, known, whole) for number, table in enumerate(tables, start=1)]
     groups: dict[tuple[Any, ...], int] = {}
     found = []

@@ -46,6 +46,7 @@ class PictureFolder(NamedTuple):
     repeats: int | None = None
     class_words: str | None = None
     subset: int = 0
+    is_regularisation: bool = False
     captioning: CaptionsConfig = AS_WRITTEN
 
     @property
@@ -110,7 +111,7 @@ def scan(
             is_empty.append(candidate.caption_file)
         read[str(candidate.image)] = picture
         caption = settled_caption(text.text, rules)
-        examples.append(_example(candidate, text.text, caption, picture, cutting, source.subset))
+        examples.append(_example(candidate, text.text, caption, picture, cutting, source))
 
     if problems and not (skip_bad and examples):
         listed = as_fields(problems)
@@ -268,7 +269,7 @@ def _picture(path: Path, seen: Seen, *, decode: bool) -> SeenFile:
 
 
 def _example(
-    candidate: _Candidate, text: str, caption: str, picture: SeenFile, cutting: Cutting, subset: int
+    candidate: _Candidate, text: str, caption: str, picture: SeenFile, cutting: Cutting, source: PictureFolder
 ) -> Example:
     resized, bucket, crop = cutting.fit(picture.size)
     return Example(
@@ -281,6 +282,7 @@ def _example(
         crop=crop,
         image_sha256=picture.sha256,
         example_hash=hashlib.sha256(json.dumps([picture.sha256, caption]).encode()).hexdigest(),
-        subset=subset,
+        subset=source.subset,
+        is_regularisation=source.is_regularisation,
         text=text,
     )

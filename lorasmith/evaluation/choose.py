@@ -98,7 +98,7 @@ def choose(
 
 def _drawn(examples: Sequence[Example], seed: int) -> list[Example]:
     """Distinct pictures in the drawn order; the main subject before regularisation pictures."""
-    is_main = is_main_subject([example.repeats for example in examples])
+    is_main = is_main_subject([0 if example.is_regularisation else example.repeats for example in examples])
     ranks = [
         (not is_first, fold(seed, "evaluated", example.image_sha256))
         for example, is_first in zip(examples, is_main, strict=True)

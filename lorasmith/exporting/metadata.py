@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
+from lorasmith.exporting.objective_metadata import ObjectiveFacts, objective_metadata, timestep_range
+
 _LEGACY_START, _LEGACY_LENGTH = 0x100000, 0x10000
 
 
@@ -81,6 +83,7 @@ class ExportFacts:
     max_grad_norm: float
     precision: str  # fp32, bf16 or fp16: data type of the frozen weights and the arithmetic
     seed: int
+    objective: ObjectiveFacts
     # the pictures
     folders: tuple[FolderFacts, ...]
     buckets: tuple[BucketFacts, ...]
@@ -97,14 +100,7 @@ _FIXED_VALUES = {
     "ss_fp8_base": "False",
     "ss_cache_latents": "True",
     "ss_max_token_length": "None",
-    "ss_noise_offset": "None",
-    "ss_multires_noise_iterations": "None",
-    "ss_adaptive_noise_scale": "None",
-    "ss_min_snr_gamma": "None",
     "ss_scale_weight_norms": "None",
-    "ss_ip_noise_gamma": "None",
-    "ss_debiased_estimation": "False",
-    "ss_loss_type": "l2",
     "ss_num_reg_images": "0",
     "ss_reg_dataset_dirs": "{}",
     "ss_enable_bucket": "True",
@@ -126,6 +122,7 @@ def build_metadata(facts: ExportFacts) -> dict[str, str]:
         **_run(facts),
         **_base(facts),
         **_training(facts),
+        **objective_metadata(facts.objective),
         **_data(facts),
         **_model_spec(facts),
     }
@@ -261,6 +258,7 @@ def _model_spec(facts: ExportFacts) -> dict[str, str]:
         "modelspec.prediction_type": "v" if facts.prediction == "v_prediction" else "epsilon",
         "modelspec.encoder_layer": str(facts.clip_skip),
     }
+    spec |= timestep_range(facts.objective)
     return spec | ({"modelspec.trigger_phrase": facts.trigger_word} if facts.trigger_word else {})
 
 

@@ -18,6 +18,7 @@ from lorasmith.runs.layout import RunFolder
 
 _OPTIONS = {
     ("dataset", "folder"): "data",
+    ("dataset", "reg_folder"): "reg-data-dir",
     ("model", "base_model"): "base-model",
     ("evaluation", "clip_model"): "clip-model",
 }
@@ -38,7 +39,7 @@ def found_again(run: RunFolder, config: RunConfig, events: Sequence[Event]) -> R
         others = [Path(_text(before, at) or path), project / path.name, run.root.absolute().parent / path.name]
         there = [other for other in others if is_there(other)]
         if there:
-            values[at] = str(there[0].resolve() if at == ("dataset", "folder") else there[0])
+            values[at] = str(there[0].resolve() if at[0] == "dataset" else there[0])
     return config.with_values(values | with_subset_paths(config.dataset.subsets, partial(_found_in, project)))
 
 

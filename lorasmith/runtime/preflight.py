@@ -24,6 +24,7 @@ from lorasmith.families.weights import check_clip_skip
 from lorasmith.inputs import (
     base_weights,
     check_init_from,
+    check_loss,
     data_folders,
     find_init_from,
     notices,
@@ -106,13 +107,15 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
     config, taken = _shaped_by_start(config, values, start, here)
     check_clip_skip(weights, config.model.clip_skip)
     check_layers(config, weights.family)
+    check_loss(config.loss, weights)
     if weights.family:
         check_block_effects(config.adapter, weights.family)
     config = config.with_values(
         {
             ("dataset", "resolution"): config.dataset.resolved_resolution(weights.resolution),
-            ("dataset", "folder"): str((here / config.dataset.folder).resolve()),
-            **with_subset_paths(config.dataset.subsets, lambda path: str((here / path).resolve())),
+            ("dataset", "folder"): _resolved_path(config.dataset.folder, here),
+            ("dataset", "reg_folder"): _resolved_path(config.dataset.reg_folder, here),
+            **with_subset_paths(config.dataset.subsets, lambda path: _resolved_path(path, here)),
             ("model", "base_model"): _path_or_name(config.model.base_model, here),
             ("model", "vae"): _absolute_path(config.model.vae, here),
             ("model", "family"): weights.family,
@@ -124,7 +127,7 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
         }
     )
     found = scan_for(config, weights, check_pixels=True)
-    pictures = [(example.image_sha256, example.repeats) for example in found.examples]
+    pictures = [(example.image_sha256, example.repeats) for example in found.examples if not example.is_regularisation]
     held_out = split_held_out(pictures, config.dataset.hold_out, config.seed)
     config = config.with_values({("dataset", "held_out"): tuple(sorted(held_out))})
     if request.steps is None and request.epochs is None:
@@ -205,6 +208,7 @@ def continued_run(run: RunFolder, values: Values, request: Request, *, from_stat
     weights = base_weights(config)
     check_clip_skip(weights, config.model.clip_skip)
     check_layers(config, before.model.family)
+    check_loss(config.loss, weights)
     if weights.layout != "pickle" and weights.family != before.model.family:
         raise ModelError("base_model_other_family", found=weights.family, expected=before.model.family)
     found = scan_for(config, weights, check_pixels=True)
@@ -330,9 +334,10 @@ def _best_step(run: RunFolder) -> int:
 def _absolute(values: Values, here: Path) -> dict[tuple[str, str], Any]:
     """Makes the paths in `values` absolute, so that the run can be continued from another folder."""
     resolved = dict(values)
-    if ("dataset", "folder") in resolved:
-        resolved["dataset", "folder"] = str((here / str(resolved["dataset", "folder"])).resolve())
-    resolved |= with_subset_paths(resolved.get(("dataset", "subsets"), ()), lambda path: str((here / path).resolve()))
+    for at in (("dataset", "folder"), ("dataset", "reg_folder")):
+        if at in resolved:
+            resolved[at] = _resolved_path(str(resolved[at]), here)
+    resolved |= with_subset_paths(resolved.get(("dataset", "subsets"), ()), lambda path: _resolved_path(path, here))
     if ("evaluation", "clip_model") in resolved:
         resolved["evaluation", "clip_model"] = _absolute_path(str(resolved["evaluation", "clip_model"]), here)
     if ("model", "vae") in resolved:
@@ -346,6 +351,10 @@ def _project(run: RunFolder, here: Path) -> str:
     """The project of a new run, relative to its folder: the current folder if the run lies in it, else the parent."""
     root, here = run.root.absolute(), here.absolute()
     return Path(os.path.relpath(here, root)).as_posix() if root.is_relative_to(here) and root != here else ".."
+
+
+def _resolved_path(folder: str, here: Path) -> str:
+    return str((here / folder).resolve()) if folder else ""
 
 
 def _absolute_path(name: str, here: Path) -> str:

@@ -25,6 +25,10 @@ def check_settings(config: RunConfig, request: Request) -> None:
         raise ConfigError("text_encoder_lr_unused")
     for unused in config.adapter.unused_options:
         raise ConfigError("lokr_option_unused", option=unused, adapter=config.adapter.kind)
+    if config.noise.adaptive_scale is not None and not config.noise.offset:
+        raise ConfigError("adaptive_noise_scale_alone")
+    if config.noise.max_timestep is not None and config.noise.min_timestep > config.noise.max_timestep:
+        raise ConfigError("timesteps_crossed", first=config.noise.min_timestep, stop=config.noise.max_timestep)
     horizon = config.lr_schedule.horizon_steps
     if horizon is not None and config.lr_schedule.warmup_steps >= horizon:
         raise ConfigError("warmup_beyond_horizon", warmup=config.lr_schedule.warmup_steps, horizon=horizon)

@@ -26,6 +26,7 @@ from lorasmith.families.identity import short_hash
 from lorasmith.session.layers import base_lrs, by_block
 from lorasmith.session.name_tables import name_table
 from lorasmith.session.notices import Notice, export_notices
+from lorasmith.session.objective import objective_facts
 
 # Readers show the most frequent few; a header of a million tags would only be slow to load.
 MAX_TAGS = 1000
@@ -106,6 +107,7 @@ class Exporter:
             max_grad_norm=config.training.max_grad_norm,
             precision=config.model.precision,
             seed=config.seed,
+            objective=objective_facts(config.loss, config.noise, self.family.noise_process()),
             folders=_folders(self.trained),
             buckets=_buckets(self.trained),
             mean_aspect_error=_mean_aspect_error(self.trained),

@@ -76,7 +76,7 @@ def test_an_unknown_key_is_named_with_the_nearest(tmp_path: Path, key: str, near
         ("resume", "config_foreign_key", {"ours": "--continue"}),
         ("v_parameterization", "config_foreign_key", {"ours": "prediction v_prediction"}),
         ("xformers", "config_needless_key", {}),
-        ("min_snr_gamma", "config_unrecognised_key", {}),
+        ("blocks_to_swap", "config_unrecognised_key", {}),
         ("neww", "config_unrecognised_key", {}),
     ],
 )

@@ -22,8 +22,8 @@ pytestmark = pytest.mark.slow
 
 PRETRAINING_STEPS = 250
 STEPS = 60
-# LoKr's matrices are small, as both of its factors are, and are usually trained with a larger learning rate. In layers as
-# narrow as these, factors as equal as possible would leave too few numbers to learn with: 80 for 32 x 32.
+# LoKr's matrices are small, as both of its factors are, and are usually trained with a larger learning rate. In layers
+# as narrow as these, factors as equal as possible would leave too few numbers to learn with: 80 for 32 x 32.
 LOKR = {"kind": "lokr", "lokr_factor": 2}
 LEARNING = {("training", "batch_size"): 4}
 
@@ -53,7 +53,7 @@ def _pretrain(loaded: LoadedRun, base: Path) -> float:
         rows = torch.randperm(len(cached), generator=torch.Generator().manual_seed(step))[:6]
         inputs = family.collate([cached[number].inputs for number in rows])
         noised = apply_noise(
-            loaded.context.process, inputs["latents"], draw_numbers(Draw(5, step, 0), tuple(inputs["latents"].shape))
+            loaded.context.process, inputs["latents"], draw_numbers(Draw(5, step, 0), inputs["latents"])
         )
         conditioning = family.conditioning({}, inputs)
         predicted = family.predict({"denoiser": unet}, noised.noisy_latents, noised.timesteps, conditioning)
@@ -76,7 +76,7 @@ def mean_loss(loaded: LoadedRun) -> float:
     with torch.no_grad():
         for number in range(len(loaded.trained)):
             batch = _batch_of(loaded, number)
-            draws = [draw_numbers(Draw(99, number, micro), tuple(batch.latents.shape)) for micro in range(12)]
+            draws = [draw_numbers(Draw(99, number, micro), batch.latents) for micro in range(12)]
             total += [loaded.context.losses(batch, numbers) for numbers in draws]
     return float(torch.cat(total).mean())
 

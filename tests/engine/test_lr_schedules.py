@@ -213,5 +213,7 @@ def test_settings_that_contradict_each_other(settings: dict[str, Any], code: str
 
 def test_settings_without_effect_are_named() -> None:
     schedule = LrScheduleConfig(shape="cosine", power=2.0, decay_steps=3)
-    assert schedule.unused_options == ["lr-scheduler-power", "lr-decay-steps"]
-    assert LrScheduleConfig(shape="polynomial", power=2.0).unused_options == []
+    unused = [(one.option, one.needed) for one in schedule.unused_options]
+    needed = ["--lr-schedule polynomial", "--lr-schedule warmup_stable_decay"]
+    assert unused == list(zip(["lr-scheduler-power", "lr-decay-steps"], needed, strict=True))
+    assert LrScheduleConfig(shape="polynomial", power=2.0).unused_options == ()

@@ -3,6 +3,7 @@
 import pytest
 
 from lorasmith.exporting.metadata import BucketFacts, ExportFacts, FolderFacts
+from lorasmith.exporting.objective_metadata import ObjectiveFacts
 
 
 @pytest.fixture
@@ -46,6 +47,7 @@ def facts() -> ExportFacts:
         max_grad_norm=1.0,
         precision="bf16",
         seed=42,
+        objective=ObjectiveFacts(),
         folders=(FolderFacts("10_測試", 10, 8, {"a red ring": 5, "紅": 1}),),
         buckets=(BucketFacts(512, 512, 60), BucketFacts(448, 576, 20)),
         mean_aspect_error=0.0125,

@@ -34,6 +34,8 @@ def test_every_option_of_the_model_is_on_the_command_line() -> None:
         "hold_out": "1",
         "lr_schedule": "linear",
         "lang": "en",
+        "loss_type": "l1",
+        "huber_schedule": "snr",
     }
     for key, option in options().items():
         text = texts.get(
@@ -144,7 +146,7 @@ def test_all_answers_name_options_there_are() -> None:
 
 
 @pytest.mark.parametrize(
-    "typed", ["--nwe", "--neww", "--form", "--min_snr_gamma", "--noise_offset", "--dim", "-n", "--"]
+    "typed", ["--nwe", "--neww", "--form", "--blocks_to_swap", "--fused_backward_pass", "--dim", "-n", "--"]
 )
 def test_nothing_far_fetched_and_nothing_that_moves_a_run_is_suggested(typed: str) -> None:
     with pytest.raises(ConfigError) as caught:

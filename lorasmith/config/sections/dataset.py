@@ -12,6 +12,8 @@ class DatasetConfig(Section):
 
     folder: str = option("data", "lora_train_set", effect="learning", common=True, holds="path", per_subset=True)
     """The folder of pictures, or of `N_name` folders."""
+    reg_folder: str = option("reg-data-dir", "", effect="learning", holds="path")
+    """A folder of regularisation pictures, or of `N_name` folders of them; "" none."""
     resolution: int | None = option("resolution", None, effect="learning", common=True, per_subset=True, ge=64, le=4096)
     """Pixels: a bucket holds at most resolution x resolution of them. None: the base model's own, set at --new."""
     bucket_step: int | None = option("bucket-step", None, effect="learning", per_subset=True, ge=8, le=256)

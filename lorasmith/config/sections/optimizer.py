@@ -8,6 +8,7 @@ from pydantic import Field, field_serializer, field_validator
 
 from lorasmith.config.fields import Section, declared, option
 from lorasmith.config.optimizer_table import canonical_name
+from lorasmith.config.sections.objective import Unused
 from lorasmith.errors import ConfigError
 
 LR_SHAPES = {
@@ -130,13 +131,15 @@ class LrScheduleConfig(Section):
         return self.timescale or self.warmup_steps or 10_000
 
     @property
-    def unused_options(self) -> list[str]:
-        """The names of options that were set and that this shape does not read."""
+    def unused_options(self) -> tuple[Unused, ...]:
+        """Options that are set and that this shape does not read."""
         used = ("args",) if self.is_class else LR_SHAPES[self.name]
-        fields = type(self).model_fields
-        names = ("cycles", "power", "timescale", "min_ratio", "decay_steps")
-        set_anew = [name for name in names if getattr(self, name) != fields[name].default]
-        return [facts.name for name, _, facts in declared(type(self)) if name in set_anew and name not in used]
+        unused = []
+        for name, field, facts in declared(type(self)):
+            readers = [shape for shape, read in LR_SHAPES.items() if name in read]
+            if readers and name not in used and getattr(self, name) != field.default:
+                unused.append(Unused(facts.name, f"--lr-schedule {'|'.join(readers)}"))
+        return tuple(unused)
 
     def resolved_horizon(self, stop_at: int) -> int:
         """`horizon_steps`, or the target `stop_at` of a start where it is unset."""
