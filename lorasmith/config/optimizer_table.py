@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class KnownOptimizer:
-    """Where the class of an optimizer is, and how it is used."""
+    """The class of an optimizer, and how it is used."""
 
     path: str  # "torch.optim:AdamW"
     package: str = ""  # to install; "": comes with this program's own dependencies

@@ -116,8 +116,8 @@ def plain_parts(tensor: Tensor) -> list[Tensor]:
 
 @contextmanager
 def evaluation_mode(optimizer: torch.optim.Optimizer, flat: Tensor) -> Iterator[None]:
-    """Has the numbers in `flat` be those that the optimizer means to be used, within the `with` block; schedule-free
-    ones train with others. Afterwards every bit is as before: their own way back only comes near."""
+    """Fills `flat` with the weights that the optimizer means to be used, within the `with` block; schedule-free
+    optimizers train with others. Afterwards every bit is as before: their own way back only comes near."""
     if not (has_evaluation_weights(optimizer) and any(optimizer.state.values())):  # nothing has been trained
         yield
         return

@@ -32,7 +32,7 @@ def schedule_of(
 
 
 class ReplayedSchedule:
-    """The rates that a scheduler gives an optimizer of its own, which nobody trains with. They are a function of the
+    """The rates that a scheduler gives to an optimizer that trains nothing. They are a function of the
     step: there is nothing to save, and any step may be asked for."""
 
     def __init__(self, schedule: LrScheduleConfig, base_lrs: Sequence[float]) -> None:

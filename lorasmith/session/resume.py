@@ -187,7 +187,7 @@ def _is_same(left: Any, right: Any) -> bool:
     """Whether two nested states are equal, tensors by type and value."""
     if isinstance(left, Tensor) and isinstance(right, Tensor):
         parts = zip(plain_parts(left), plain_parts(right), strict=True)
-        return left.dtype == right.dtype and all(torch.equal(one.cpu(), other.cpu()) for one, other in parts)
+        return left.dtype == right.dtype and all(torch.equal(was.cpu(), now.cpu()) for was, now in parts)
     if isinstance(left, Mapping) and isinstance(right, Mapping):
         return left.keys() == right.keys() and all(_is_same(left[key], right[key]) for key in left)
     if isinstance(left, list | tuple) and isinstance(right, list | tuple):

@@ -91,7 +91,7 @@ class LrScheduleConfig(Section):
     decay_steps: int = option("lr-decay-steps", 0, effect="learning", ge=0)
     """Steps of the fall at the end of `warmup_stable_decay`."""
     args: dict[str, Any] = option("lr-scheduler-args", {}, effect="learning")
-    """What only a single shape takes (`lr_end`, `min_lr`, `decay_type`, `step_rules`), or the options of the class."""
+    """Options of a single shape (`lr_end`, `min_lr`, `decay_type`, `step_rules`), or those of the class."""
 
     @field_validator("shape")
     @classmethod
