@@ -60,7 +60,6 @@ OURS = {
     "resume_from_checkpoint": "--continue",
     "sample_every_n_steps": "--evaluate-every",
     "sample_prompts": "--sample-prompt TEXT",
-    "save_every_n_epochs": "--save-every STEPS",
     "save_every_n_steps": "--save-every",
     "save_last_n_epochs_state": "--keep-states",
     "save_last_n_steps_state": "--keep-states",

@@ -65,8 +65,20 @@ class RunConfig(Section):
 
     @property
     def evaluate_every(self) -> int:
-        """Steps between evaluations, those between saved states where it is unset; 0 never."""
-        return self.cadence.save_every if self.evaluation.every is None else self.evaluation.every
+        """Steps between evaluations, those between saved states where nothing is set; 0 never."""
+        if self.evaluation.every is not None:
+            return self.evaluation.every
+        return 0 if self.evaluation.every_n_epochs else self.cadence.save_every
+
+    def epochs_between_evaluations(self, epochs: int) -> int:
+        """Epochs between evaluations in a run of that length; where nothing is set, those between saved states."""
+        if self.evaluation.every is None and not self.evaluation.every_n_epochs:
+            return self.cadence.epochs_between_saves(epochs)
+        return self.evaluation.every_n_epochs
+
+    @property
+    def is_evaluated(self) -> bool:
+        return self.evaluate_every > 0 or self.epochs_between_evaluations(1) > 0
 
     def subsets(self) -> tuple[Subset, ...]:
         """The parts of the dataset, each with its folder and its settings; at least one."""

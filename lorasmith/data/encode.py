@@ -46,9 +46,11 @@ class Encoded:
         return {**self.images[self.keys.latents_key(example)], **self.texts.get(example.caption, {})}
 
     def add_text(self, caption: str, tensors: Mapping[str, Tensor]) -> None:
-        self.texts[caption] = {
-            name: value.to(self.text_dtype) if self._is_larger(value) else value for name, value in tensors.items()
-        }
+        self.texts[caption] = self.kept_text(tensors)
+
+    def kept_text(self, tensors: Mapping[str, Tensor]) -> Tensors:
+        """The tensors of a caption as they are kept in memory."""
+        return {name: value.to(self.text_dtype) if self._is_larger(value) else value for name, value in tensors.items()}
 
     def _is_larger(self, value: Tensor) -> bool:
         return value.is_floating_point() and value.element_size() > self.text_dtype.itemsize
@@ -96,19 +98,24 @@ def encode_missing(
     """
     keys = into.keys
     for done, example in enumerate(missing.pictures, start=1):
-        tensors = _storable(encode_image(pixels(example)), keys.dtype, source=shown(example.image))
+        tensors = storable(encode_image(pixels(example)), keys.dtype, source=shown(example.image))
         key = keys.latents_key(example)
         cache.store(IMAGES, key, tensors)
         into.images[key] = tensors
         progress(done, len(missing))
     for done, caption in enumerate(missing.captions, start=len(missing.pictures) + 1):
-        tensors = _storable(encode_caption(caption), keys.dtype, source=caption)
+        tensors = storable(encode_caption(caption), keys.dtype, source=caption)
         cache.store(TEXT, keys.text_key(caption), tensors)
         into.add_text(caption, tensors)
         progress(done, len(missing))
 
 
-def _storable(encoded: Mapping[str, Tensor], dtype: torch.dtype, *, source: str) -> Tensors:
+def storable(encoded: Mapping[str, Tensor], dtype: torch.dtype, *, source: str) -> Tensors:
+    """The outputs of an encoder as the cache stores them.
+
+    Raises:
+        NonFiniteError: `encoded_not_finite`.
+    """
     tensors = {
         name: value.detach().to("cpu", dtype) if value.is_floating_point() else value.detach().cpu()
         for name, value in encoded.items()

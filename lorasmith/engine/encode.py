@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lorasmith.data.cache import CacheKeys, EncoderCache
-from lorasmith.data.encode import Encoded, Missing, encode_missing, read_cached
+from lorasmith.data.encode import Encoded, Missing, encode_missing, read_cached, storable
 from lorasmith.data.types import CachedExample, Example, Inputs
 from lorasmith.engine.device import Device
 from lorasmith.families.base import ModelFamily
+
+LIVE_KEPT = 64  # captions encoded live that stay in memory: a step that is repeated needs them again
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,24 @@ def encoded_examples(
         for example in examples
     ]
     return inputs, {caption: {**encoded.texts.get(caption, {}), **tokens(caption)} for caption in captions}
+
+
+def live_captions(encoding: Encoding) -> Callable[[str], Inputs]:
+    """Loads the frozen text encoders, to stay, and returns a function that gives the inputs of any caption: the same
+    bits as `encoded_examples` does."""
+    family, keys = encoding.family, cache_keys(encoding.family, trained=encoding.trained)
+    encoded = Encoded(keys, encoding.dtype)
+    encoders = (
+        family.load_encoders(encoding.device.torch_device, only=tuple(keys.text_encoders)) if keys.caches_text else {}
+    )
+
+    @lru_cache(maxsize=LIVE_KEPT)
+    def inputs(caption: str) -> Inputs:
+        tensors = storable(family.encode_caption(encoders, caption), keys.dtype, source=caption) if encoders else {}
+        tokens = family.tokenize(caption) if encoding.trained else {}
+        return {**encoded.kept_text(tensors), **tokens}
+
+    return inputs
 
 
 def _encode(encoding: Encoding, missing: Missing, encoded: Encoded, progress: Callable[[int, int], None]) -> None:

@@ -92,7 +92,7 @@ def _copy_pictures(data: Path, examples: Sequence[Example], *, repeats: int) -> 
     folder.mkdir(parents=True)
     for number, example in enumerate(examples):
         shutil.copyfile(example.image, folder / f"{number}{example.image.suffix}")
-        (folder / f"{number}.txt").write_text(example.caption, encoding="utf-8")
+        (folder / f"{number}.txt").write_text(example.text, encoding="utf-8")
 
 
 def _probe_config(start: Start, subset: Subset, data: Path) -> RunConfig:
@@ -102,14 +102,19 @@ def _probe_config(start: Start, subset: Subset, data: Path) -> RunConfig:
     return config.with_values(
         {
             ("dataset", "folder"): str(data),
-            ("dataset", "trigger_word"): "",  # the captions hold it already
+            ("captions", "extension"): "",
+            ("captions", "warmup_steps"): float(config.captions.resolved_warmup_steps(start.stop_at)),
             ("dataset", "hold_out"): 0,
             ("dataset", "held_out"): (),
             ("lr_schedule", "horizon_steps"): config.lr_schedule.resolved_horizon(start.stop_at),
             ("cadence", "save_every"): 0,
+            ("cadence", "save_every_n_epochs"): 0,
+            ("cadence", "save_n_epoch_ratio"): 0,
             ("cadence", "save_minutes"): 0.0,
             ("cadence", "keep_states"): 2,  # the first and the last are measured
-            ("evaluation", "every"): steps_of(config) if config.evaluate_every else 0,
+            ("evaluation", "every"): steps_of(config) if config.is_evaluated else 0,
+            ("evaluation", "every_n_epochs"): 0,
+            ("evaluation", "at_first"): False,
             ("evaluation", "examples"): min(PICTURES, config.evaluation.examples) if is_small(config) else 1,
             ("evaluation", "sample_prompts"): (),
         }

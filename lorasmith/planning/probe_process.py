@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from lorasmith.families.weights import BaseWeights
 
 MAX_FIRST_STEPS = 2
+ANY_TARGET = sys.maxsize  # of captions it matters that tags come in over time, not when
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,7 @@ def _whole_start(folder: Path) -> WholeStart:
     from lorasmith.evaluation.choose import EMPTY_CAPTION, choose
     from lorasmith.families import load_family
     from lorasmith.families.weights import TextSettings
+    from lorasmith.session.captions import caption_plan
     from lorasmith.session.notices import caption_notices
 
     class Untouched(EncoderCache):
@@ -106,9 +108,10 @@ def _whole_start(folder: Path) -> WholeStart:
     found = scan_for(config, family.weights, check_pixels=False)
     trained, held_out = split_examples(config, found)
     examples, captions = list(trained), list[str]()
-    if config.evaluate_every:
+    if config.is_evaluated:
         examples += choose(trained, held_out, count=config.evaluation.examples, seed=config.seed).all
         captions = [EMPTY_CAPTION, *config.evaluation.sample_prompts]
+    captions += caption_plan(config, trained, stop_at=ANY_TARGET).beforehand
     theirs = Untouched(cache_folder(data_folders(config)[0]))
     missing = read_cached(theirs, examples, captions, into=Encoded(keys, keys.dtype))
     if not len(missing):
@@ -121,6 +124,7 @@ def _copy_cached(folder: Path, theirs: EncoderCache, keys: CacheKeys, weights: B
     """Copies the cached files of the probe's pictures into its own cache."""
     from lorasmith.data.cache import IMAGES, TEXT, EncoderCache
     from lorasmith.evaluation.choose import EMPTY_CAPTION
+    from lorasmith.session.captions import caption_plan
 
     run = RunFolder(folder / RUN)
     config = load_run_toml(run.staging / run.config.name)
@@ -128,8 +132,10 @@ def _copy_cached(folder: Path, theirs: EncoderCache, keys: CacheKeys, weights: B
     examples = scan_for(config, weights, check_pixels=False).examples
     needed = {(IMAGES, keys.latents_key(example)) for example in examples}
     if keys.caches_text:
-        needed |= {(TEXT, keys.text_key(example.caption)) for example in examples}
-        if config.evaluate_every:
+        captions = [example.caption for example in examples]
+        captions += caption_plan(config, examples, stop_at=ANY_TARGET).beforehand
+        needed |= {(TEXT, keys.text_key(caption)) for caption in captions}
+        if config.is_evaluated:
             needed.add((TEXT, keys.text_key(EMPTY_CAPTION)))
     for kind, key in needed:
         ours.path(kind, key).parent.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,8 @@ def check_settings(config: RunConfig, request: Request) -> None:
     check_names(config)
     if request.steps is not None and request.epochs is not None:
         raise ConfigError("steps_and_epochs")
+    if config.cadence.save_every_n_epochs and config.cadence.save_n_epoch_ratio:
+        raise ConfigError("save_epochs_twice")
     _check_rates(config)
     if config.optimizer.text_encoder_lr and not config.adapter.train_text_encoder:
         raise ConfigError("text_encoder_lr_unused")

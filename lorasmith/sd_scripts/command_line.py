@@ -31,6 +31,7 @@ class Given:
     """The arguments that were given, on the command line or in its file, with their values."""
 
     values: Mapping[str, Any]
+    here: Path = Path()  # where relative paths start
     ours: Mapping[str, str] = field(default_factory=dict)
 
     def has(self, name: str) -> bool:
@@ -69,7 +70,7 @@ def parsed(words: Sequence[str], script: Script, here: Path) -> Given:
     path = values.get("config_file")
     if path and not values.get("output_config"):
         values = {**from_file(here / _with_ending(path), script), **values}
-    return Given(values, ours)
+    return Given(values, here, ours)
 
 
 def from_file(path: Path, script: Script) -> dict[str, Any]:

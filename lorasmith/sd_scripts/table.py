@@ -61,10 +61,10 @@ DONE = {
     "fp8_base_unet": later("fp8-base"),
     # -- pictures
     "train_data_dir": sets("data", note="loose_pictures"),
-    "dataset_config": later("data", is_direct=False),
-    "reg_data_dir": later("data", is_direct=False),
+    "dataset_config": makes(note="dataset_config"),
+    "reg_data_dir": sets("reg-data-dir"),
     "in_json": later("data", is_direct=False),
-    "dataset_repeats": later("data", is_direct=False),
+    "dataset_repeats": makes(note="dataset_repeats"),
     "prior_loss_weight": later("prior-loss-weight"),
     "resolution": makes("resolution"),
     "enable_bucket": later("enable-bucket"),

@@ -15,12 +15,16 @@ from lorasmith.errors import ConfigError
 from lorasmith.runs.naming import naming_of, output_of
 from lorasmith.sd_scripts.arguments import arguments
 from lorasmith.sd_scripts.command_line import Given
+from lorasmith.sd_scripts.dataset_config import subsets
 from lorasmith.sd_scripts.network import network
 from lorasmith.sd_scripts.optimization import optimization
+from lorasmith.sd_scripts.resolution import resolution
 from lorasmith.sd_scripts.settings import Settings
 from lorasmith.sd_scripts.table import DONE, HARMLESS, NO_EFFECT, REFUSED
 
+OF_FOLDERS = ("data", "reg-data-dir")  # options that a --dataset_config replaces
 EVALUATE_EVERY = 100  # steps; sd-scripts measures nothing unless asked
+LOGS = "sd_logs_always"  # the note that names the folder of the logs
 PRECISIONS = {"no": "fp32", "fp16": "fp16", "bf16": "bf16"}
 SAVE_PRECISIONS = {None: "fp32", "float": "fp32", "fp16": "fp16", "bf16": "bf16"}
 
@@ -75,7 +79,12 @@ def _without_effect(given: Given) -> list[tuple[str, dict[str, Any]]]:
     for name, row in NO_EFFECT.items():
         if given.has(name):
             by_note[row.note].append(f"--{name}")
-    return [(note, {"arguments": names}) for note, names in by_note.items()]
+    logs = {"folder": f"{_output(given)}/logs"}
+    return [(note, {"arguments": names} | (logs if note == LOGS else {})) for note, names in by_note.items()]
+
+
+def _output(given: Given) -> str:
+    return output_of(given.value("output_dir") or Request().output, given.value("output_name"))
 
 
 def _direct(given: Given, settings: Settings) -> None:
@@ -103,22 +112,13 @@ def _model(given: Given, settings: Settings) -> None:
 
 def _pictures(given: Given, settings: Settings) -> None:
     if given.has("resolution"):
-        settings.set("resolution", _resolution(str(given.value("resolution"))), "resolution")
+        settings.set("resolution", resolution(str(given.value("resolution")), "--resolution"), "resolution")
     settings.set("bucket-step", given.value("bucket_reso_steps"), "bucket_reso_steps")
     settings.set("hold-out", 0, "validation_split")
-
-
-def _resolution(text: str) -> int:
-    """The side of `512`, or of a square `512,512`."""
-    try:
-        sides = [int(side) for side in text.split(",")]
-    except ValueError:
-        raise ConfigError("sd_resolution", value=text) from None
-    if len(sides) not in (1, 2):
-        raise ConfigError("sd_resolution", value=text)
-    if len(set(sides)) > 1:
-        raise ConfigError("sd_resolution_not_square", value=text)
-    return sides[0]
+    if given.has("dataset_config"):
+        for option in OF_FOLDERS:
+            settings.values.pop(option, None)
+        subsets(given, settings, given.here)
 
 
 def _steps(given: Given, settings: Settings) -> None:
@@ -141,8 +141,8 @@ def _captions(given: Given, settings: Settings) -> None:
 
 
 def _files(given: Given, settings: Settings) -> None:
-    folder, name = given.value("output_dir") or Request().output, given.value("output_name")
-    settings.set("output", output_of(folder, name), "output_dir")
+    name = given.value("output_name")
+    settings.set("output", _output(given), "output_dir")
     settings.set("name", name or "last", "output_name")
     settings.recorded["export", "naming"] = naming_of(name)
 

@@ -15,6 +15,7 @@ from lorasmith.engine.batches import RunBatches
 from lorasmith.engine.cpu import keep_freed_memory, release_freed_memory
 from lorasmith.engine.device import DTYPES, Device, choose_device, environment
 from lorasmith.engine.execution import EagerExecution, losses_of
+from lorasmith.engine.occasions import Occasions
 from lorasmith.engine.replayed_schedules import schedule_of
 from lorasmith.engine.step import StepContext
 from lorasmith.engine.world import SingleProcess
@@ -70,7 +71,7 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, sta
         config = resolved_config(config, family, device, precision=precision, base_sha256=hashing.result())
     state = initial_state(config, family, models, start, precision=precision)
     order = order_of(config, dataset.trained)
-    batches = RunBatches(order, dataset.cached, family, config.training.accumulation_steps, state)
+    batches = RunBatches(order, dataset.cached, family, config.training.accumulation_steps, state, dataset.varying)
     identity, facts = data_identity(config, dataset.trained), environment(device, precision, differing)
     changed = ""
     if resume is not None:
@@ -95,7 +96,7 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, sta
         data_identity=identity,
         environment=facts,
         changed_environment=changed,
-        evaluator=_evaluator(run, config, family, dataset, attempt=attempt),
+        evaluator=_evaluator(run, config, family, dataset, batches, attempt=attempt, stop_at=stop_at),
         exporter=Exporter(config, family, dataset.trained, len(dataset.held_out), batches, attempt_began=time.time()),
         startup=startup,
     )
@@ -144,7 +145,17 @@ def _step_context(
     )
 
 
-def _evaluator(run: RunFolder, config: RunConfig, family: ModelFamily, dataset: Dataset, *, attempt: int) -> Evaluator:
+def _evaluator(
+    run: RunFolder,
+    config: RunConfig,
+    family: ModelFamily,
+    dataset: Dataset,
+    batches: RunBatches,
+    *,
+    attempt: int,
+    stop_at: int,
+) -> Evaluator:
+    epochs = config.epochs_between_evaluations(batches.epochs_in(stop_at))
     metrics = PictureMetrics(None, image_encoder("clip"), dataset.trained)
     if dataset.measured_on is not None:
         try:  # now, since downloading it may take longer than a step may
@@ -154,7 +165,7 @@ def _evaluator(run: RunFolder, config: RunConfig, family: ModelFamily, dataset: 
     return Evaluator(
         run=run,
         attempt=attempt,
-        every=config.evaluate_every,
+        occasions=Occasions(config.evaluate_every, epochs, batches.completed_epochs),
         settings=config.evaluation,
         measured_on=dataset.measured_on,
         metrics=metrics,

@@ -10,9 +10,9 @@ import torch
 from lorasmith.config import RunConfig
 from lorasmith.data.cache import EncoderCache
 from lorasmith.data.cache_folder import cache_folder
-from lorasmith.data.types import CachedExample, Example
+from lorasmith.data.types import CachedExample, Example, VaryingInputs
 from lorasmith.engine.device import Device
-from lorasmith.engine.encode import Encoding, encoded_examples
+from lorasmith.engine.encode import Encoding, encoded_examples, live_captions
 from lorasmith.evaluation.choose import (
     EMPTY_CAPTION,
     NOTHING_CHOSEN,
@@ -24,6 +24,7 @@ from lorasmith.evaluation.choose import (
 from lorasmith.families.base import ModelFamily
 from lorasmith.inputs import bucket_step, data_folders, notices, scan_for, split_examples
 from lorasmith.runs.layout import RunFolder
+from lorasmith.session.captions import caption_plan
 from lorasmith.session.layers import chosen_layers, published_layers
 from lorasmith.session.notices import caption_notices
 from lorasmith.session.startup import StartupContext
@@ -37,6 +38,7 @@ class Dataset:
     held_out: tuple[Example, ...]
     cached: list[CachedExample]  # encoded, in the order of `trained`
     measured_on: EvaluationSet | None  # None: the run is not evaluated
+    varying: tuple[VaryingInputs, ...]  # inputs of the trained examples that differ from use to use
 
 
 def load_dataset(
@@ -69,11 +71,14 @@ def load_dataset(
     )
     encode = partial(encoded_examples, encoding, damaged=startup.cache_damaged, progress=startup.cached)
     chosen = _chosen(config, trained, held_out)
-    if not chosen.sampled:
-        return Dataset(trained, held_out, encode(trained)[0], None)
+    plan = caption_plan(config, trained, stop_at=stop_at)
     known = set(trained)
     examples = [*trained, *(example for example in chosen.all if example not in known)]
-    cached, texts = encode(examples, [EMPTY_CAPTION, *config.evaluation.sample_prompts])
+    prompts = [EMPTY_CAPTION, *config.evaluation.sample_prompts] if chosen.sampled else []
+    cached, texts = encode(examples, [*prompts, *plan.beforehand])
+    varying = plan.inputs(config.seed, texts, partial(live_captions, encoding))
+    if not chosen.sampled:
+        return Dataset(trained, held_out, cached, None, varying)
     resolution = config.dataset.resolved_resolution(family.weights.resolution)
     step = bucket_step(config.dataset, family.weights)
     measured_on = evaluation_set(
@@ -85,7 +90,7 @@ def load_dataset(
         side=resolution // step * step,
         seed=config.seed,
     )
-    return Dataset(trained, held_out, cached[: len(trained)], measured_on)
+    return Dataset(trained, held_out, cached[: len(trained)], measured_on, varying)
 
 
 def trained_text_encoders(config: RunConfig, family: ModelFamily) -> tuple[str, ...]:
@@ -99,7 +104,7 @@ def trained_text_encoders(config: RunConfig, family: ModelFamily) -> tuple[str, 
 
 def _chosen(config: RunConfig, trained: tuple[Example, ...], held_out: tuple[Example, ...]) -> Chosen:
     """The examples that the run is evaluated on."""
-    if config.evaluate_every == 0:
+    if not config.is_evaluated:
         return NOTHING_CHOSEN
     holds_out = bool(config.dataset.held_out)
     return choose(trained, held_out, count=config.evaluation.examples, seed=config.seed, holds_out=holds_out)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -99,7 +98,7 @@ class Exporter:
             lr_schedule=config.lr_schedule.shape,
             lr_warmup_steps=config.lr_schedule.warmup_steps,
             target_steps=stop_at,
-            epochs=math.ceil(stop_at * config.training.accumulation_steps / per_epoch),
+            epochs=self.batches.epochs_in(stop_at),
             micro_batches_per_epoch=per_epoch,
             accumulation_steps=config.training.accumulation_steps,
             batch_size=config.training.batch_size,

@@ -85,7 +85,7 @@ def _without_effect(words: Translator) -> Iterator[str]:
         by_note[row.note].append(name)
     for note, names in by_note.items():
         shown = _code(f"--{name}" for name in names)
-        yield _row([shown, words.say(f"warning.{note}.text", arguments=shown)])
+        yield _row([shown, words.say(f"warning.{note}.text", arguments=shown, folder="NAME-run/logs")])
 
 
 def _refused(words: Translator) -> Iterator[str]:

@@ -160,7 +160,7 @@ def test_a_config_and_its_options_cannot_be_changed_from_outside() -> None:
         (("optimizer", "options"), [1], "optimizer-option"),
         (("lr_schedule", "shape"), "wavy", "lr-schedule"),
         (("training", "accumulation_steps"), 0, "accumulate"),
-        (("cadence", "keep_states"), 0, "keep-states"),
+        (("cadence", "keep_states"), -1, "keep-states"),
         (("export", "name"), "a/b", "name"),
         (("model", "precision"), "fp8", "precision"),
         (("model", "prediction"), "x0", "prediction"),

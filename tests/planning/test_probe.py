@@ -121,6 +121,8 @@ def test_the_trial_is_like_the_start(workshop: Workshop) -> None:
         ("training", "batch_size"): 3,
         ("adapter", "rank"): 5,
         ("dataset", "trigger_word"): "zorb",
+        ("captions", "prefix"): "blick",
+        ("captions", "warmup_steps"): 0.5,
         ("lr_schedule", "warmup_steps"): 4,
         ("dataset", "hold_out"): 1,
     }
@@ -138,8 +140,9 @@ def test_the_trial_is_like_the_start(workshop: Workshop) -> None:
     assert (config.training, config.adapter, config.model) == (whole.training, whole.adapter, whole.model)
     assert looked["folder"] == "3_"  # so often each that batches of 3 are full
     assert len(looked["captions"]) == 4
-    assert all(caption.startswith("zorb, a ") for caption in looked["captions"])
-    assert (config.dataset.trigger_word, config.dataset.held_out) == ("", ())
+    assert all(caption.startswith("a ") for caption in looked["captions"])
+    assert (config.dataset.trigger_word, config.dataset.held_out) == ("zorb", ())
+    assert (config.captions.prefix, config.captions.warmup_steps) == ("blick", 2)
     assert config.lr_schedule.horizon_steps == 5  # the target of the start, not of the trial
     assert (config.cadence.save_every, config.evaluation.every) == (0, 0)
 

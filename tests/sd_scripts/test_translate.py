@@ -78,8 +78,6 @@ def test_the_default_of_1600_steps_is_mentioned() -> None:
         ("--log_with wandb", "sd_log_with"),
         ("--save_model_as ckpt", "sd_save_model_as"),
         ("--initial_step 5", "sd_initial_step"),
-        ("--resolution 1,2,3", "sd_resolution"),
-        ("--resolution wide", "sd_resolution"),
     ],
 )
 def test_what_is_refused(line: str, code: str) -> None:

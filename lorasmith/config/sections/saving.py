@@ -19,8 +19,22 @@ class CadenceConfig(Section):
     """Steps between states, each with an export; 0 never."""
     save_minutes: float = option("save-minutes", 10.0, effect="cadence", ge=0, le=MAX_SECONDS)
     """Minutes between states without an export; 0 never."""
-    keep_states: int = option("keep-states", 3, effect="cadence", ge=1)
-    """Number of newest states that are kept."""
+    save_every_n_epochs: int = option("save-every-n-epochs", 0, effect="cadence", ge=0)
+    """Epochs between states, each with an export; 0 never."""
+    save_n_epoch_ratio: int = option("save-n-epoch-ratio", 0, effect="cadence", ge=0)
+    """In place of `save_every_n_epochs`: number of epochs with an export in the whole run, at least; 0: unset."""
+    save_last_n_epochs: int = option("save-last-n-epochs", 0, effect="cadence", ge=0)
+    """Number of newest exports kept, of those made at the ends of epochs; 0: all."""
+    save_last_n_steps: int = option("save-last-n-steps", 0, effect="cadence", ge=0)
+    """Steps after which an export made by `save_every` is removed; 0: never."""
+    keep_states: int = option("keep-states", 3, effect="cadence", ge=0)
+    """Number of newest states that are kept; 0: all."""
+
+    def epochs_between_saves(self, epochs: int) -> int:
+        """Epochs between states in a run of that length, in epochs; 0 never."""
+        if self.save_n_epoch_ratio:
+            return max(1, epochs // self.save_n_epoch_ratio)
+        return self.save_every_n_epochs
 
 
 class ExportConfig(Section):

@@ -1,0 +1,54 @@
+"""The captions of a run that vary from use to use: which are encoded beforehand, and how the others become inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from lorasmith.config import RunConfig
+from lorasmith.data.caption_variants import CaptionRules, possible_captions
+from lorasmith.data.types import Example, Inputs, VaryingInputs
+from lorasmith.engine.captions import VaryingCaptions
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionPlan:
+    """The captions that the trained examples may have."""
+
+    texts: tuple[str, ...]  # by example id
+    rules: tuple[CaptionRules, ...]  # by example id
+    beforehand: tuple[str, ...]  # captions that are encoded before the first step; none where no caption varies
+    is_live: bool  # whether the possible captions of an example are too many for that
+    varies: bool  # whether any example may have another caption than its own
+
+    def inputs(
+        self, seed: int, encoded: Mapping[str, Inputs], live_captions: Callable[[], Callable[[str], Inputs]]
+    ) -> tuple[VaryingInputs, ...]:
+        """The inputs of captions that vary. `encoded` holds those of `beforehand`; `live_captions` loads what encodes
+        the others, and is called only where that is needed."""
+        if not self.varies:
+            return ()
+        known = {caption: encoded[caption] for caption in self.beforehand}
+        live = live_captions() if self.is_live else known.__getitem__
+        return (VaryingCaptions(self.texts, self.rules, seed, known, live),)
+
+
+def caption_plan(config: RunConfig, trained: Sequence[Example], *, stop_at: int) -> CaptionPlan:
+    """A function of settings and captions; of the target only where a setting is a share of it."""
+    by_subset = [
+        CaptionRules(own.captions, own.dataset.trigger_word, own.captions.resolved_warmup_steps(stop_at))
+        for own in (subset.config for subset in config.subsets())
+    ]
+    possible = {
+        (example.text, example.subset): possible_captions(example.text, by_subset[example.subset])
+        for example in trained
+    }
+    varies = any(possible[example.text, example.subset] != (example.caption,) for example in trained)
+    few = dict.fromkeys(caption for captions in possible.values() for caption in captions or ())
+    return CaptionPlan(
+        texts=tuple(example.text for example in trained),
+        rules=tuple(by_subset[example.subset] for example in trained),
+        beforehand=tuple(few) if varies else (),
+        is_live=None in possible.values(),
+        varies=varies,
+    )
