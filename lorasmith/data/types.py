@@ -11,8 +11,13 @@ if TYPE_CHECKING:
     from torch import Tensor, device
 
 LATENTS = "latents"
+LOSS_MASK = "loss_mask"
+"""The share of each element's loss that counts, (h, w) in [0, 1], the same for all channels. All rows of a batch have a
+mask or none has."""
+LOSS_WEIGHT = "loss_weight"
+"""The factor of an example's loss, (): in all rows of a batch or in none."""
 Inputs = Mapping[str, "Tensor"]
-"""Tensors by the family's own names; the latents are called LATENTS in every family."""
+"""Tensors by the family's own names, but for the three above, which every family has."""
 
 
 class Size(NamedTuple):

@@ -17,7 +17,7 @@ from lorasmith.config.project_paths import with_subset_paths
 from lorasmith.data.names import extension_of, readable
 from lorasmith.data.order import split_held_out
 from lorasmith.data.seen import encoded
-from lorasmith.engine.lr_schedules import lr_factor_at
+from lorasmith.engine.lr_schedules import lr_shape
 from lorasmith.errors import ConfigError, ExitCode, ModelError, NoStateError
 from lorasmith.families.locate import expanded, is_there
 from lorasmith.families.weights import check_clip_skip
@@ -269,10 +269,9 @@ def _lr_jump(
     schedule, lr = config.lr_schedule, config.optimizer.lr
     if schedule != before.lr_schedule or schedule.horizon_steps is not None or lr != before.optimizer.lr:
         return []
-    was, now = (
-        lr * lr_factor_at(step + 1, shape=schedule.shape, warmup_steps=schedule.warmup_steps, horizon_steps=end)
-        for end in ends
-    )
+    if schedule.is_class:  # none of them knows where the run ends
+        return []
+    was, now = (lr * lr_shape(schedule, lr=lr, stop_at=end).factor_at(step + 1) for end in ends)
     if math.isclose(was, now, rel_tol=LR_TOLERANCE):
         return []
     fields = {"before": f"{was:.3g}", "now": f"{now:.3g}", "horizon_before": ends[0], "horizon": ends[1]}
