@@ -56,6 +56,7 @@ class Example:
     image_sha256: str  # of the file's bytes: hold-out, and part of the key of its latents
     example_hash: str  # SHA-256 over image_sha256, caption and a mask's file: identity in the ledger
     subset: int = 0  # number of the subset of the dataset that it belongs to
+    resampling: str = "lanczos"  # the filter: `data.images` has all
     is_regularisation: bool = False  # it preserves what the base model knows of the class
     mask: Mask | None = None  # of the loss; None: all of the picture counts
     text: str = ""  # the words of its caption file or folder, from which its caption at each use is made

@@ -10,20 +10,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from lorasmith.config import Request, options
+from lorasmith.config import options
 from lorasmith.errors import ConfigError
-from lorasmith.runs.naming import naming_of, output_of
 from lorasmith.sd_scripts.arguments import arguments
 from lorasmith.sd_scripts.command_line import Given
 from lorasmith.sd_scripts.dataset_config import subsets
 from lorasmith.sd_scripts.network import network
 from lorasmith.sd_scripts.optimization import optimization
 from lorasmith.sd_scripts.resolution import resolution
+from lorasmith.sd_scripts.saving import evaluations, files, output, saving
 from lorasmith.sd_scripts.settings import Settings
 from lorasmith.sd_scripts.table import DONE, HARMLESS, NO_EFFECT, REFUSED
 
 OF_FOLDERS = ("data", "reg-data-dir")  # options that a --dataset_config replaces
-EVALUATE_EVERY = 100  # steps; sd-scripts measures nothing unless asked
 LOGS = "sd_logs_always"  # the note that names the folder of the logs
 PRECISIONS = {"no": "fp32", "fp16": "fp16", "bf16": "bf16"}
 SAVE_PRECISIONS = {None: "fp32", "float": "fp32", "fp16": "fp16", "bf16": "bf16"}
@@ -79,12 +78,8 @@ def _without_effect(given: Given) -> list[tuple[str, dict[str, Any]]]:
     for name, row in NO_EFFECT.items():
         if given.has(name):
             by_note[row.note].append(f"--{name}")
-    logs = {"folder": f"{_output(given)}/logs"}
+    logs = {"folder": f"{output(given)}/logs"}
     return [(note, {"arguments": names} | (logs if note == LOGS else {})) for note, names in by_note.items()]
-
-
-def _output(given: Given) -> str:
-    return output_of(given.value("output_dir") or Request().output, given.value("output_name"))
 
 
 def _direct(given: Given, settings: Settings) -> None:
@@ -122,7 +117,7 @@ def _pictures(given: Given, settings: Settings) -> None:
 
 
 def _steps(given: Given, settings: Settings) -> None:
-    if given.has("max_train_epochs"):
+    if given.value("max_train_epochs"):
         settings.set("epochs", given.value("max_train_epochs"), "max_train_epochs")
         if given.has("max_train_steps"):
             settings.note("sd_epochs_over_steps", steps=given.value("max_train_steps"))
@@ -140,19 +135,6 @@ def _captions(given: Given, settings: Settings) -> None:
     settings.set("caption-extension", given.value(name), name)
 
 
-def _files(given: Given, settings: Settings) -> None:
-    name = given.value("output_name")
-    settings.set("output", _output(given), "output_dir")
-    settings.set("name", name or "last", "output_name")
-    settings.recorded["export", "naming"] = naming_of(name)
-
-
-def _saving(given: Given, settings: Settings) -> None:
-    settings.set("save-every", max(0, given.value("save_every_n_steps") or 0), "save_every_n_steps")
-    asked = given.value("sample_every_n_steps") or 0
-    settings.set("evaluate-every", asked if asked > 0 else EVALUATE_EVERY, "sample_every_n_steps")
-
-
 PARTS: tuple[Callable[[Given, Settings], None], ...] = (
     _model,
     _pictures,
@@ -160,6 +142,7 @@ PARTS: tuple[Callable[[Given, Settings], None], ...] = (
     network,
     optimization,
     _steps,
-    _files,
-    _saving,
+    files,
+    saving,
+    evaluations,
 )

@@ -101,7 +101,7 @@ SUBSET = '[[datasets]]\n[[datasets.subsets]]\nimage_dir = "x"\n'
         (f"[general]\nis_reg = true\n{SUBSET}", "sd_key_elsewhere", None),
         (f"{SUBSET}num_repeats = 'x'\n", "sd_not_integer", None),
         (f"{SUBSET}num_repeats = true\n", "sd_not_integer", None),
-        (f"{SUBSET}shuffle_caption = 1\n", "sd_not_flag", None),
+        (f"{SUBSET}shuffle_caption = 2\n", "sd_not_flag", None),
         (f"[general]\nnetwork_multiplier = 0.5\n{SUBSET}", "sd_network_multiplier", None),
         (f"[general]\nresolution = [1, 2, 3]\n{SUBSET}", "sd_resolution", None),
     ],

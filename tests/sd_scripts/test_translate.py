@@ -42,8 +42,11 @@ from tests.sd_scripts.translating import refusal, settings, translation
         ("--v_parameterization --zero_terminal_snr", {"prediction": "v_prediction", "zero-terminal-snr": "on"}),
         ("--resolution 768,768", {"resolution": 768}),
         ("--train_batch_size 4 --gradient_accumulation_steps=2", {"batch-size": 4, "accumulate": 2}),
-        ("--save_every_n_steps 50 --sample_every_n_steps 25", {"save-every": 50, "evaluate-every": 25}),
-        ("--sample_every_n_steps 0", {"evaluate-every": 100}),
+        ("--seed 0", {"seed": 0}),
+        (
+            "--min_snr_gamma=5 --noise_offset=0.05 --loss_type huber --huber_c 0.2 --max_timestep 900",
+            {"min-snr-gamma": 5.0, "noise-offset": 0.05, "loss-type": "huber", "huber-c": 0.2, "max-timestep": 900},
+        ),
     ],
 )
 def test_settings(line: str, expected: dict[str, Any]) -> None:
