@@ -276,6 +276,8 @@ def unused_bucket_options(config: RunConfig) -> list[tuple[str, dict[str, Any]]]
     noted: list[tuple[str, dict[str, Any]]] = []
     for subset in config.subsets():
         dataset = subset.dataset
+        if dataset.enable_bucket and subset.config.augmentation.face_crop_range:
+            noted.append(("bucket_options_unused", {"options": ["--face-crop-aug-range"], "cause": "--enable-bucket"}))
         if dataset.enable_bucket and not dataset.bucket_no_upscale:
             continue
         asked = {
@@ -287,9 +289,9 @@ def unused_bucket_options(config: RunConfig) -> list[tuple[str, dict[str, Any]]]
         unused = [name for name, is_asked in asked.items() if is_asked]
         cause = "--bucket-no-upscale" if dataset.enable_bucket else "--enable-bucket false"
         notice = ("bucket_options_unused", {"options": unused, "cause": cause})
-        if unused and notice not in noted:
+        if unused:
             noted.append(notice)
-    return noted
+    return [notice for number, notice in enumerate(noted) if notice not in noted[:number]]
 
 
 def _unused_regularisation(config: RunConfig, found: Scan) -> list[Finding]:

@@ -94,7 +94,8 @@ def open_rgb(path: Path) -> Image.Image:
 
 
 def pixels(example: Example) -> NDArray[np.float32]:
-    """(3, H, W) in [-1, 1]: the picture scaled to `resized`, of which the `bucket` at `crop` is kept.
+    """(3, H, W) in [-1, 1]: the picture scaled to `resized`, of which the `bucket` at `crop` is kept;
+    mirrored where the example is.
 
     Only that part is resampled, so a very long picture costs no more than another.
 
@@ -108,6 +109,8 @@ def pixels(example: Example) -> NDArray[np.float32]:
     image = _decoded(example.image, data)
     across, down = image.width / example.resized.width, image.height / example.resized.height
     left, top = example.crop
+    if example.is_mirrored:
+        left = example.resized.width - example.bucket.width - left
     box = (
         left * across,
         top * down,
@@ -118,6 +121,8 @@ def pixels(example: Example) -> NDArray[np.float32]:
     # Imported here: a wrong folder name must be reported at once, and importing numpy takes longer than that may take.
     import numpy as np
 
+    if example.is_mirrored:
+        cut = cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     channels_first = np.asarray(cut, dtype=np.float32).transpose(2, 0, 1)
     return np.ascontiguousarray(channels_first) / np.float32(127.5) - np.float32(1)
 

@@ -6,6 +6,7 @@ needs two sections).
 """
 
 from lorasmith.config.sections.adapter import AdapterConfig
+from lorasmith.config.sections.augmentation import AugmentationConfig
 from lorasmith.config.sections.captions import CaptionsConfig
 from lorasmith.config.sections.dataset import DatasetConfig
 from lorasmith.config.sections.evaluation import EvaluationConfig
@@ -20,6 +21,7 @@ __all__ = [
     "LR_SHAPES",
     "OPTIMIZER_NAMES",
     "AdapterConfig",
+    "AugmentationConfig",
     "CadenceConfig",
     "CaptionsConfig",
     "DatasetConfig",
