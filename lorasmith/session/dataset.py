@@ -70,7 +70,14 @@ def load_dataset(
         dtype=dtype,
         device=device,
     )
-    encode = partial(encoded_examples, encoding, damaged=startup.cache_damaged, progress=startup.cached)
+    factor = config.loss.prior_loss_weight if any(example.is_regularisation for example in trained) else 1.0
+    encode = partial(
+        encoded_examples,
+        encoding,
+        regularisation_weight=factor,
+        damaged=startup.cache_damaged,
+        progress=startup.cached,
+    )
     chosen = _chosen(config, trained, held_out)
     plan, pictures = caption_plan(config, trained, stop_at=stop_at), picture_plan(config, trained)
     examples = list(dict.fromkeys([*trained, *chosen.all, *pictures.beforehand]))
@@ -84,7 +91,6 @@ def load_dataset(
     of_trained = [by_example[example] for example in trained]
     if not chosen.sampled:
         return Dataset(trained, held_out, of_trained, None, varying)
-    resolution = config.dataset.resolved_resolution(family.weights.resolution)
     step = bucket_step(config.dataset, family.weights)
     measured_on = evaluation_set(
         chosen,
@@ -92,7 +98,7 @@ def load_dataset(
         texts,
         family.example_inputs,
         settings=config.evaluation,
-        side=resolution // step * step,
+        side=config.dataset.resolved_resolution(family.weights.resolution) // step * step,
         seed=config.seed,
     )
     return Dataset(trained, held_out, of_trained, measured_on, varying)

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from lorasmith.adapters.flat import FlatAdapter
 from lorasmith.config import AdapterConfig, RunConfig
+from lorasmith.config.optimizer_table import known_optimizer
 from lorasmith.data.types import Example
 from lorasmith.engine.batches import RunBatches
-from lorasmith.engine.optimizers import OPTIMIZERS
 from lorasmith.engine.state import TrainState
 from lorasmith.exporting.metadata import BucketFacts, ExportFacts, FolderFacts, count_tags
 from lorasmith.exporting.name_table import ALPHA, NameTable
 from lorasmith.exporting.names import to_file
+from lorasmith.exporting.sd_scripts_metadata import DescriptionFacts
 from lorasmith.exporting.write import SAVE_TYPES, write_export
 from lorasmith.families.base import ModelFamily
 from lorasmith.families.identity import short_hash
@@ -63,7 +64,8 @@ class Exporter:
 
     def _facts(self, state: TrainState, stop_at: int, alphas: Mapping[str, float]) -> ExportFacts:
         config, traits, kind = self.config, self.family.traits, state.adapter.kind
-        table = name_table(traits.name)
+        table, optimizer = name_table(traits.name), known_optimizer(config.optimizer.name)
+        assert optimizer is not None, "a name that the start refuses"
         lrs = base_lrs(config.optimizer, state.adapter.groups(), traits.text_encoders)
         per_epoch = self.batches.order.batches_per_epoch
         return ExportFacts(
@@ -92,8 +94,8 @@ class Exporter:
             lr=config.optimizer.lr,
             denoiser_lr=lrs.get("denoiser"),
             text_encoder_lr=tuple(rate for name, rate in lrs.items() if name != "denoiser"),
-            optimizer=OPTIMIZERS[config.optimizer.name].replace(":", "."),
-            optimizer_options=config.optimizer.options,
+            optimizer=optimizer.path.replace(":", "."),
+            optimizer_options={**optimizer.options, **config.optimizer.options},
             lr_schedule=config.lr_schedule.shape,
             lr_warmup_steps=config.lr_schedule.warmup_steps,
             target_steps=stop_at,
@@ -112,6 +114,19 @@ class Exporter:
             held_out=self.held_out,
             resolution=config.dataset.resolved_resolution(self.family.weights.resolution),
             trigger_word=config.dataset.trigger_word,
+            description=self._description(),
+        )
+
+    def _description(self) -> DescriptionFacts:
+        config, weights = self.config.export, self.family.weights.path
+        epochs = self.config.epochs_between_evaluations(1)  # with --save-n-epoch-ratio it depends on the length
+        return DescriptionFacts(
+            comment=config.training_comment,
+            model_spec=config.model_spec,
+            is_minimal=config.no_metadata,
+            has_all_keys=config.naming != "own",
+            base_model_short_hash=short_hash(weights) if weights.is_file() else "",
+            validation=(self.config.evaluate_every, epochs),
         )
 
 
