@@ -36,7 +36,7 @@ class Tint(NamedTuple):
 
 
 class Variant(NamedTuple):
-    """What an example is at a use."""
+    """An example as it is at a use."""
 
     example: Example
     tint: Tint

@@ -17,8 +17,8 @@ class AugmentationConfig(Section):
     random_crop: bool = option("random-crop", False, effect="learning", per_subset=True)
     """Whether a picture is cut at a place of its own at each use, not from the middle."""
     face_crop_range: str = option("face-crop-aug-range", "", effect="learning", per_subset=True)
-    """`LEAST,MOST`: a picture whose name ends with `_x_y_width_height` of a face is cut around it, so that the shorter
-    side is so many times the face. "": not."""
+    """`LEAST,MOST`: a picture whose name ends with `_x_y_width_height` of a face is cut around it, and the shorter side
+    is from LEAST to MOST times the face. "": not."""
 
     @field_validator("face_crop_range", mode="before")
     @classmethod
