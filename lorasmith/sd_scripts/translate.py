@@ -35,6 +35,7 @@ class Translation:
 
     values: dict[tuple[str, str], Any]  # by (section, field)
     arguments: dict[str, str]  # name of an option -> the argument that it was made from
+    shares: dict[tuple[str, str], float] = field(default_factory=dict)  # settings that are a share of all steps
     notes: list[tuple[str, dict[str, Any]]] = field(default_factory=list)  # warnings: code and fields
 
 
@@ -50,8 +51,10 @@ def translated(given: Given) -> Translation:
     for part in PARTS:
         part(given, settings)
     known = {option.name: option for option in options().values()}
-    values = {(known[name].section, known[name].field_name): value for name, value in settings.values.items()}
-    return Translation(values | settings.recorded, settings.arguments, settings.notes)
+    places = {name: (option.section, option.field_name) for name, option in known.items()}
+    values = {places[name]: value for name, value in settings.values.items()}
+    shares = {places[name]: share for name, share in settings.shares.items()}
+    return Translation(values | settings.recorded, settings.arguments, shares, settings.notes)
 
 
 def _refuse(given: Given) -> None:

@@ -54,10 +54,10 @@ def train_network(
     refuse_if_held(run_at(here, request.output))
     engine = engine or lower_packages()
     try:
-        if given.has("resume"):
-            start = resumed(here / given.value("resume"), settings, request, engine=engine, here=here)
-        else:
-            start = engine.new_run(settings, request, state_prefix=words.state_prefix, here=here)
+        start = _planned(given, settings, request, words, engine=engine, here=here)
+        if translation.shares:  # now the number of steps is known
+            steps = {at: int(share * start.stop_at) for at, share in translation.shares.items()}
+            start = _planned(given, settings | steps, request, words, engine=engine, here=here)
     except ConfigError as error:
         raise _by_argument(error, translation, words) from None
     start = replace(start, warnings=(*translation.notes, *start.warnings))
@@ -66,6 +66,14 @@ def train_network(
 
     command = train_command(command, request.output)
     return watch(start, engine.supervise(start), words=words, command=command, verbose=request.verbose)
+
+
+def _planned(
+    given: Given, settings: Values, request: Request, words: Translator, *, engine: Engine, here: Path
+) -> Start:
+    if given.has("resume"):
+        return resumed(here / given.value("resume"), settings, request, engine=engine, here=here)
+    return engine.new_run(settings, request, state_prefix=words.state_prefix, here=here)
 
 
 def resumed(path: Path, settings: Values, request: Request, *, engine: Engine, here: Path) -> Start:

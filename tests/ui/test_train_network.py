@@ -75,6 +75,14 @@ def test_a_value_that_we_refuse_is_about_the_argument_that_was_typed() -> None:
     assert "1024" in error.fields["expected"]
 
 
+def test_a_share_of_the_steps_is_of_those_in_the_epochs() -> None:
+    fake = FakeEngine()
+    line = LINE.replace("--max_train_steps 7", "--max_train_epochs 3")
+    run(f"{line} --lr_scheduler cosine --lr_warmup_steps 0.1", fake)
+    assert ("lr_schedule", "warmup_steps") not in fake.asked[0][1]
+    assert fake.asked[1][1]["lr_schedule", "warmup_steps"] == 3
+
+
 def test_resume_completes_the_steps_of_the_whole_run() -> None:
     line = f"{LINE} --output_dir out --output_name mine"
     with pytest.raises(ConfigError, match="sd_resume_unknown"):
