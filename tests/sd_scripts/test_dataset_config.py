@@ -23,7 +23,7 @@ keep_tokens = 2
   [[datasets.subsets]]
   image_dir = "cats"
   num_repeats = 10
-  class_tokens = "shs cat"
+  class_tokens = "sks cat"
   [[datasets.subsets]]
   is_reg = true
   image_dir = "reg"
@@ -49,7 +49,7 @@ def subsets(text: str, here: Path, line: str = LINE) -> list[dict[str, Any]]:
 def test_the_inner_table_takes_precedence(tmp_path: Path) -> None:
     first, second, third = subsets(WHOLE, tmp_path)
     shared = {"shuffle_caption": True, "caption_extension": ".txt", "batch_size": 2, "resolution": 512, "group": 0}
-    assert first == {**shared, "keep_tokens": 2, "data": "cats", "repeats": 10, "class_words": "shs cat"}
+    assert first == {**shared, "keep_tokens": 2, "data": "cats", "repeats": 10, "class_words": "sks cat"}
     own = {"keep_tokens": 3, "shuffle_caption": False, "data": "reg", "is_reg": True, "repeats": 1}
     assert second == {**shared, **own}
     of_third = {"keep_tokens": 1, "resolution": 768, "batch_size": 1, "group": 1, "data": "large", "repeats": 1}
