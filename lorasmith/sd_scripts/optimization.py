@@ -52,6 +52,9 @@ def _rates(given: Given, settings: Settings) -> None:
     if not given.has("learning_rate") and not given.has("unet_lr"):
         settings.note("sd_default_learning_rate", lr=f"{shared:g}")
     encoders = _encoder_rates(given, shared)
+    if given.script == "train_network" and len(encoders) > 1:  # its models have a single text encoder
+        settings.note("sd_first_rate_only", lr=f"{encoders[0]:g}")
+        encoders = encoders[:1]
     if given.has("network_train_unet_only") or not any(encoders):
         settings.set("train-text-encoder", False, "network_train_unet_only")
         return

@@ -59,6 +59,12 @@ def test_a_shared_rate_needs_no_rate_of_the_text_encoder() -> None:
     assert "text-encoder-lr" not in settings("--learning_rate 1e-4")
 
 
+def test_a_model_with_one_text_encoder_takes_the_first_rate() -> None:
+    line = "--learning_rate 1e-4 --text_encoder_lr 1e-5 2e-5"
+    assert settings(line)["text-encoder-lr"] == [1e-5]
+    assert dict(translation(line).notes)["sd_first_rate_only"] == {"lr": "1e-05"}
+
+
 def test_the_low_default_rate_is_mentioned() -> None:
     def codes(line: str) -> list[str]:
         return [code for code, _ in translation(line).notes]
