@@ -55,7 +55,8 @@ def _rates(given: Given, settings: Settings) -> None:
     if given.script == "train_network" and len(encoders) > 1:  # its models have a single text encoder
         settings.note("sd_first_rate_only", lr=f"{encoders[0]:g}")
         encoders = encoders[:1]
-    if given.has("network_train_unet_only") or not any(encoders):
+    is_left_out = settings.values.get("train-text-encoder") is False  # by a preset
+    if is_left_out or given.has("network_train_unet_only") or not any(encoders):
         settings.set("train-text-encoder", False, "network_train_unet_only")
         return
     settings.set("train-text-encoder", True, "network_train_unet_only")
