@@ -18,11 +18,14 @@ from lorasmith.config.sections import (
     DatasetConfig,
     EvaluationConfig,
     ExportConfig,
+    LossConfig,
     LrScheduleConfig,
     MachineConfig,
     ModelConfig,
+    NoiseConfig,
     OptimizerConfig,
     TrainingConfig,
+    Unused,
     WatchConfig,
 )
 from lorasmith.config.subsets import Subset, resolved_subsets
@@ -52,6 +55,8 @@ class RunConfig(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     lr_schedule: LrScheduleConfig = LrScheduleConfig()
     training: TrainingConfig = TrainingConfig()
+    loss: LossConfig = LossConfig()
+    noise: NoiseConfig = NoiseConfig()
     machine: MachineConfig = MachineConfig()
     cadence: CadenceConfig = CadenceConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -60,8 +65,20 @@ class RunConfig(Section):
 
     @property
     def evaluate_every(self) -> int:
-        """Steps between evaluations, those between saved states where it is unset; 0 never."""
-        return self.cadence.save_every if self.evaluation.every is None else self.evaluation.every
+        """Steps between evaluations, those between saved states where nothing is set; 0 never."""
+        if self.evaluation.every is not None:
+            return self.evaluation.every
+        return 0 if self.evaluation.every_n_epochs else self.cadence.save_every
+
+    def epochs_between_evaluations(self, epochs: int) -> int:
+        """Epochs between evaluations in a run of that length; where nothing is set, those between saved states."""
+        if self.evaluation.every is None and not self.evaluation.every_n_epochs:
+            return self.cadence.epochs_between_saves(epochs)
+        return self.evaluation.every_n_epochs
+
+    @property
+    def is_evaluated(self) -> bool:
+        return self.evaluate_every > 0 or self.epochs_between_evaluations(1) > 0
 
     def subsets(self) -> tuple[Subset, ...]:
         """The parts of the dataset, each with its folder and its settings; at least one."""
@@ -72,6 +89,13 @@ class RunConfig(Section):
         if self.dataset.subsets:
             self.subsets()
         return self
+
+    @property
+    def unused_options(self) -> tuple[Unused, ...]:
+        """The options that are set and have no effect on this run."""
+        of_subsets = [subset.config.captions.unused_options for subset in self.subsets()]
+        of_captions = (unused for unused in of_subsets[0] if all(unused in others for others in of_subsets))
+        return (*self.loss.unused_options, *self.noise.unused_options, *of_captions)
 
     def identity_values(self) -> dict[str, Any]:
         """The settings whose effect is `identity`, by option name."""

@@ -41,7 +41,7 @@ def load_flat_toml(path: Path) -> dict[tuple[str, str], Any]:
     """
     known = options()
     values: dict[tuple[str, str], Any] = {}
-    for key, value in _read(path, MAX_BYTES).items():
+    for key, value in read_toml(path, MAX_BYTES).items():
         if key == "dataset" and isinstance(value, dict):
             values["dataset", "subsets"] = _subsets(path, value)
             continue
@@ -75,7 +75,7 @@ def load_run_toml(path: Path) -> RunConfig:
     Raises:
         ConfigError: missing or damaged.
     """
-    config = validated(RunConfig, _read(path, MAX_RUN_BYTES))
+    config = validated(RunConfig, read_toml(path, MAX_RUN_BYTES))
     return config.with_values(project_paths.absolute(config, path.parent))
 
 
@@ -87,7 +87,12 @@ def dump_run_toml(config: RunConfig, root: Path | None = None) -> bytes:
     return tomli_w.dumps(_without_none(config.model_dump(mode="json"))).encode()
 
 
-def _read(path: Path, most: int) -> dict[str, Any]:
+def read_toml(path: Path, most: int) -> dict[str, Any]:
+    """The table in a TOML file of at most `most` bytes.
+
+    Raises:
+        ConfigError: no such file, no TOML, or too big.
+    """
     try:
         status = path.stat()
         if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):  # a pipe or a device might never end

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, device
+from torch.nn.functional import interpolate
 
 from lorasmith.seeding import fold
 
@@ -38,9 +39,15 @@ class Draw:
 
 @dataclass(frozen=True, slots=True)
 class NoiseOptions:
-    """Options that change the noise of training from plain standard normal numbers."""
+    """Options that change the noise of training from plain standard normal numbers; docs/losses.md has the formulas."""
 
     offset: float = 0.0  # standard deviation of a shift of every channel, so that a model learns to change brightness
+    has_random_offset: bool = False  # whether each micro-batch takes a uniform share of the offset
+    adaptive_scale: float = 0.0  # the offset grows by this factor of each channel's |mean|
+    levels: int = 0  # of multi-resolution noise; 0: none
+    level_discount: float = 0.3  # strength of a level, as a share of the level before
+    perturbation: float = 0.0  # standard deviation of noise that the denoiser sees and does not have to predict
+    has_random_perturbation: bool = False  # whether each micro-batch takes a uniform share of it
 
 
 PLAIN_NOISE = NoiseOptions()
@@ -52,29 +59,77 @@ class Numbers:
 
     noise: Tensor  # (B, *latent shape), float32
     quantiles: Tensor  # (B,) in (0, 1), float32: which part of the noise process an example is trained at
+    perturbation: Tensor | None = None  # (B, *latent shape), float32: more noise, which is no part of the target
 
     def rows(self, start: int, stop: int) -> Numbers:
         """The numbers of the examples start..stop-1, as views."""
-        return Numbers(self.noise[start:stop], self.quantiles[start:stop])
+        perturbation = None if self.perturbation is None else self.perturbation[start:stop]
+        return Numbers(self.noise[start:stop], self.quantiles[start:stop], perturbation)
 
     def to(self, where: device) -> Numbers:
         """A copy on another device; these numbers themselves on the CPU, where all are drawn."""
         if where.type == "cpu":
             return self
-        return Numbers(self.noise.to(where, non_blocking=True), self.quantiles.to(where, non_blocking=True))
+        perturbation = None if self.perturbation is None else self.perturbation.to(where, non_blocking=True)
+        noise, quantiles = (part.to(where, non_blocking=True) for part in (self.noise, self.quantiles))
+        return Numbers(noise, quantiles, perturbation)
 
     @staticmethod
     def joined(parts: Sequence[Numbers]) -> Numbers:
-        """The rows of all `parts` in order: each part keeps its numbers, whatever it is batched with."""
-        return Numbers(torch.cat([part.noise for part in parts]), torch.cat([part.quantiles for part in parts]))
+        """The rows of all `parts` in order: each part keeps its numbers, whatever it is batched with. All parts were
+        drawn with the same options."""
+        perturbations = [part.perturbation for part in parts if part.perturbation is not None]
+        return Numbers(
+            torch.cat([part.noise for part in parts]),
+            torch.cat([part.quantiles for part in parts]),
+            torch.cat(perturbations) if perturbations else None,
+        )
 
 
-def draw_numbers(draw: Draw, shape: tuple[int, ...], options: NoiseOptions = PLAIN_NOISE) -> Numbers:
-    """The numbers of a whole micro-batch whose latents have this shape, (B, ...).
+def draw_numbers(draw: Draw, latents: Tensor, options: NoiseOptions = PLAIN_NOISE) -> Numbers:
+    """The numbers of a whole micro-batch of latents (B, C, h, w), which only the adaptive offset reads.
 
     A slice of the micro-batch takes `rows` of them, so cutting it changes no number.
     """
+    shape = tuple(latents.shape)
     noise = draw.normal("noise", shape)
     if options.offset:
-        noise += options.offset * draw.normal("noise_offset", (*shape[:2], *[1] * (len(shape) - 2)))
-    return Numbers(noise, draw.uniform("timestep", shape[:1]))
+        noise += _strength(draw, latents, options) * draw.normal("noise_offset", (*shape[:2], 1, 1))
+    if options.levels:
+        noise = _with_levels(draw, noise, options)
+    perturbation = None
+    if options.perturbation:
+        share = draw.uniform("perturbation_share", (1,)) if options.has_random_perturbation else 1.0
+        perturbation = share * options.perturbation * draw.normal("perturbation", shape)
+    return Numbers(noise, draw.uniform("timestep", shape[:1]), perturbation)
+
+
+def _strength(draw: Draw, latents: Tensor, options: NoiseOptions) -> float | Tensor:
+    """The standard deviation of the offset: a number, or with an adaptive scale (B, C, 1, 1)."""
+    strength: float | Tensor = options.offset
+    if options.has_random_offset:
+        strength = strength * draw.uniform("noise_offset_share", (1,))
+    if options.adaptive_scale:
+        means = latents.detach().cpu().float().mean((2, 3), keepdim=True).abs()
+        strength = (strength + options.adaptive_scale * means).clamp(min=0)
+    return strength
+
+
+def _with_levels(draw: Draw, noise: Tensor, options: NoiseOptions) -> Tensor:
+    """Multi-resolution noise (Whitaker 2023): normal numbers at ever smaller sizes, enlarged and added up with falling
+    strength, all divided by the standard deviation of the micro-batch.
+
+    As in sd-scripts the first level has the full size, and the divisor of level i is the i-th power of a number from
+    2 to 4 that each level draws anew.
+    """
+    height, width = noise.shape[2:]
+    for level in range(options.levels):
+        divisor = (2 + 2 * float(draw.uniform(f"noise_level_{level}_divisor", (1,)))) ** level
+        size = max(1, int(height / divisor)), max(1, int(width / divisor))
+        small = draw.normal(f"noise_level_{level}", (*noise.shape[:2], *size))
+        enlarged = interpolate(small, (height, width), mode="bilinear")
+        noise = noise + options.level_discount**level * enlarged
+        if 1 in size:
+            break
+    # By numpy, in a single thread: the result depends on no number of threads.
+    return noise / float(noise.numpy().std(ddof=1, dtype="float64"))

@@ -25,6 +25,7 @@ class Noised:
     target: Tensor  # (B, ...), what it should predict
     snr: Tensor | None = None  # (B,), signal-to-noise ratio, for weights of the loss; None where it has no use
     sigma: Tensor | None = None  # (B,), the share of noise in [0, 1], of processes that mix linearly
+    position: Tensor | None = None  # (B,), the timestep as a share of the process in [0, 1], where losses may use it
 
 
 class NoiseLevel(NamedTuple):
@@ -40,6 +41,13 @@ class NoiseProcess(Protocol):
 
     def to(self, where: device) -> Self:
         """The same process with its tables on the device where latents are noised."""
+
+    @property
+    def timestep_count(self) -> int:
+        """The number of timesteps, as settings count them."""
+
+    def between(self, first: int, stop: int) -> Self:
+        """The same process, trained at the timesteps first..stop-1 alone. Sampling still visits all of them."""
 
     def timesteps(self, quantiles: Tensor, latents_shape: tuple[int, ...]) -> Tensor:
         """Quantiles (B,) in (0, 1) -> timesteps (B,), monotonic. The shape, (B, ...), is for processes that depend on
@@ -60,9 +68,14 @@ class NoiseProcess(Protocol):
 
 
 def apply_noise(process: NoiseProcess, latents: Tensor, numbers: Numbers) -> Noised:
-    """Latents (B, ...) noised by numbers that lie on their device."""
+    """Latents (B, ...) noised by numbers that lie on their device. A perturbation of the input changes no target (Ning
+    et al. 2023)."""
     timesteps = process.timesteps(numbers.quantiles, tuple(latents.shape))
-    return process.add_noise(latents, numbers.noise, timesteps)
+    noised = process.add_noise(latents, numbers.noise, timesteps)
+    if numbers.perturbation is None:
+        return noised
+    perturbed = process.add_noise(latents, numbers.noise + numbers.perturbation, timesteps)
+    return replace(noised, noisy_latents=perturbed.noisy_latents)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +84,7 @@ class DdpmProcess:
 
     alphas_cumprod: Tensor  # (T,), float32
     prediction: Prediction
+    trained: range = range(0)  # timesteps that are trained; none: all
 
     @staticmethod
     def build(
@@ -96,13 +110,21 @@ class DdpmProcess:
             root = (root - root[-1]) * (root[0] / (root[0] - root[-1]))
         return DdpmProcess((root**2).to(torch.float32), prediction)
 
+    @property
+    def timestep_count(self) -> int:
+        return len(self.alphas_cumprod)
+
+    def between(self, first: int, stop: int) -> DdpmProcess:
+        assert 0 <= first < stop <= self.timestep_count
+        return replace(self, trained=range(first, stop))
+
     def to(self, where: device) -> DdpmProcess:
         return replace(self, alphas_cumprod=self.alphas_cumprod.to(where))
 
     def timesteps(self, quantiles: Tensor, latents_shape: tuple[int, ...]) -> Tensor:  # noqa: ARG002
-        """Integer timesteps 0..T-1, each equally likely."""
-        count = len(self.alphas_cumprod)
-        return (quantiles * count).to(torch.int64).clamp_(max=count - 1)
+        """Integer timesteps that are trained, each equally likely."""
+        trained = self.trained or range(len(self.alphas_cumprod))
+        return (quantiles * len(trained)).to(torch.int64).clamp_(max=len(trained) - 1) + trained.start
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Noised:
         """sqrt(a) x + sqrt(1 - a) n, and its target: n, or v = sqrt(a) n - sqrt(1 - a) x (Salimans & Ho 2022)."""
@@ -111,7 +133,8 @@ class DdpmProcess:
         signal, noise_scale = by_example.sqrt(), (1 - by_example).sqrt()
         noisy_latents = signal * latents + noise_scale * noise
         target = noise if self.prediction == "epsilon" else signal * noise - noise_scale * latents
-        return Noised(noisy_latents, timesteps, target, snr=alpha_bar / (1 - alpha_bar))
+        position = timesteps / len(self.alphas_cumprod)
+        return Noised(noisy_latents, timesteps, target, snr=alpha_bar / (1 - alpha_bar), position=position)
 
     def levels(
         self,

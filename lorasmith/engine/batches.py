@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -45,6 +46,15 @@ class RunBatches:
     def examples_in(self, step: int) -> int:
         """The number of examples in all micro-batches of a step."""
         return sum(len(self.ids_at(step, micro)[1]) for micro in range(self.accumulation_steps))
+
+    def completed_epochs(self, step: int) -> int:
+        """Epochs of which every micro-batch is computed after a step. Other data ends the epoch that it interrupts."""
+        done = max(0, self.position(step, self.accumulation_steps - 1) + 1)
+        return self.state.origin.epoch - 1 + done // self.order.batches_per_epoch
+
+    def epochs_in(self, steps: int) -> int:
+        """Epochs that a number of steps begins."""
+        return math.ceil(steps * self.accumulation_steps / self.order.batches_per_epoch)
 
     def epoch_of(self, step: int) -> int:
         """The epoch of the last micro-batch of a completed step; the first epoch before the first step."""

@@ -155,7 +155,7 @@ def train_step(
 
 def numbers_at(context: StepContext, step: int, micro: int, batch: Batch) -> Numbers:
     """The random numbers of a whole micro-batch, on the CPU."""
-    return draw_numbers(Draw(context.seed, step, micro), tuple(batch.latents.shape), context.noise_options)
+    return draw_numbers(Draw(context.seed, step, micro), batch.latents, context.noise_options)
 
 
 def _forward_backward(state: TrainState, context: StepContext, *, step: int, micro: int, weight: float) -> _MicroBatch:

@@ -24,6 +24,7 @@ from torch import nn
 from lorasmith.adapters.flat import FlatAdapter
 from lorasmith.config.sections import EvaluationConfig
 from lorasmith.engine.device import is_out_of_memory
+from lorasmith.engine.occasions import Occasions
 from lorasmith.engine.state import TrainState
 from lorasmith.engine.step import StepContext
 from lorasmith.errors import ModelError, ResourceError
@@ -73,12 +74,13 @@ class Evaluator:
 
     run: RunFolder
     attempt: int
-    every: int  # steps; 0 never
+    occasions: Occasions
     settings: EvaluationConfig
     measured_on: EvaluationSet | None  # None: never
     metrics: PictureMetrics
     has_baseline: bool = False
     baseline_folder: str = BASELINE_FOLDER
+    gave_up: bool = False  # evaluations kill the process
     evaluated_step: int = -1  # the newest; -1: none yet
     cost_seconds: float = 0.0  # of the newest evaluation, without the baseline; 0: none yet
     spent_seconds: float = 0.0  # on all evaluations of this start, with the baseline
@@ -88,7 +90,7 @@ class Evaluator:
 
     @property
     def is_on(self) -> bool:
-        return self.every > 0 and self.measured_on is not None
+        return self.occasions.are_any and not self.gave_up and self.measured_on is not None
 
     def restore(self, events: Sequence[Event], *, has_died: bool = False) -> list[Event]:
         """Restores the results of earlier starts from the surviving events of the run; returns warnings.
@@ -117,12 +119,12 @@ class Evaluator:
             return []
         self.at_once = 1
         if deaths > 0:
-            self.every = 0
+            self.gave_up = True
         return [Warned(attempt=self.attempt, time=time.time(), code=OFF if deaths > 0 else DIED)]
 
     def is_due(self, step: int) -> bool:
         """Whether to evaluate at a step that is not the last."""
-        if not self.is_on or step % self.every != 0 or step == self.evaluated_step:
+        if not self.is_on or not self.occasions.is_due(step) or step == self.evaluated_step:
             return False
         return self._share() <= MAX_SHARE
 
@@ -132,10 +134,10 @@ class Evaluator:
 
     def postponed(self, step: int) -> Warned | None:
         """The warning that evaluations are left out to save time, at the first step where that happens."""
-        if not self.is_on or step % self.every != 0 or self.has_warned or self._share() <= MAX_SHARE:
+        if not self.is_on or not self.occasions.is_due(step) or self.has_warned or self._share() <= MAX_SHARE:
             return None
         self.has_warned = True
-        fields = {"every": self.every, "seconds": round(self.cost_seconds, 1), "percent": round(100 * MAX_SHARE)}
+        fields = {"seconds": round(self.cost_seconds, 1), "percent": round(100 * MAX_SHARE)}
         return Warned(attempt=self.attempt, time=time.time(), code="evaluation_less_often", fields=fields)
 
     def evaluate(
@@ -278,7 +280,7 @@ class Evaluator:
         """Whether a baseline was measured with the settings and samples of this start."""
         if self.measured_on is None:
             return True
-        cadence = {"every"}
+        cadence = {"every", "every_n_epochs", "at_first"}
         now = self.settings.model_dump(mode="json", exclude=cadence)
         was = {name: value for name, value in settings.items() if name not in cadence}
         specs = [

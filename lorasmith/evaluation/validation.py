@@ -90,7 +90,7 @@ def _numbers(context: StepContext, item: _Item) -> Numbers:
     """The item's noise, from a stream that no training step draws from, at its quantile."""
     seed = fold(context.seed, "validation", item.example.image_sha256)
     draw = Draw(seed, 0, QUANTILES.index(item.quantile))
-    drawn = draw_numbers(draw, (1, *item.cached.latents.shape), context.noise_options)
+    drawn = draw_numbers(draw, item.cached.latents[None], context.noise_options)
     return replace(drawn, quantiles=torch.full((1,), item.quantile))
 
 

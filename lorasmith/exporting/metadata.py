@@ -13,6 +13,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
+from lorasmith.exporting.caption_metadata import CaptionFacts, caption_metadata
+from lorasmith.exporting.objective_metadata import ObjectiveFacts, objective_metadata, timestep_range
+from lorasmith.exporting.sd_scripts_metadata import DescriptionFacts, described
+
 _LEGACY_START, _LEGACY_LENGTH = 0x100000, 0x10000
 
 
@@ -81,6 +85,8 @@ class ExportFacts:
     max_grad_norm: float
     precision: str  # fp32, bf16 or fp16: data type of the frozen weights and the arithmetic
     seed: int
+    objective: ObjectiveFacts
+    captions: CaptionFacts
     # the pictures
     folders: tuple[FolderFacts, ...]
     buckets: tuple[BucketFacts, ...]
@@ -88,6 +94,7 @@ class ExportFacts:
     held_out: int
     resolution: int  # pixels
     trigger_word: str  # "": none
+    description: DescriptionFacts
 
 
 # Keys that readers of sd-scripts' files expect, with values that hold for every run of this program.
@@ -96,39 +103,30 @@ _FIXED_VALUES = {
     "ss_full_fp16": "False",
     "ss_fp8_base": "False",
     "ss_cache_latents": "True",
-    "ss_max_token_length": "None",
-    "ss_noise_offset": "None",
-    "ss_multires_noise_iterations": "None",
-    "ss_adaptive_noise_scale": "None",
-    "ss_min_snr_gamma": "None",
     "ss_scale_weight_norms": "None",
-    "ss_ip_noise_gamma": "None",
-    "ss_debiased_estimation": "False",
-    "ss_loss_type": "l2",
     "ss_num_reg_images": "0",
     "ss_reg_dataset_dirs": "{}",
     "ss_enable_bucket": "True",
-    "ss_shuffle_caption": "False",
-    "ss_keep_tokens": "0",
     "ss_flip_aug": "False",
     "ss_color_aug": "False",
     "ss_random_crop": "False",
-    "ss_caption_dropout_rate": "0.0",
-    "ss_caption_dropout_every_n_epochs": "0",
-    "ss_caption_tag_dropout_rate": "0.0",
 }
 
 
 def build_metadata(facts: ExportFacts) -> dict[str, str]:
     """All metadata but the hashes, which `with_hashes` adds once the tensors are known."""
-    return {
+    metadata = {
         **_FIXED_VALUES,
         **_run(facts),
         **_base(facts),
         **_training(facts),
+        **objective_metadata(facts.objective),
+        **caption_metadata(facts.captions),
         **_data(facts),
         **_model_spec(facts),
     }
+    pictures = sum(folder.pictures for folder in facts.folders) + facts.held_out
+    return described(metadata, facts.description, seed=facts.seed, pictures=pictures)
 
 
 def with_hashes(metadata: Mapping[str, str], *, header: bytes, data: bytes | memoryview) -> dict[str, str]:
@@ -261,6 +259,7 @@ def _model_spec(facts: ExportFacts) -> dict[str, str]:
         "modelspec.prediction_type": "v" if facts.prediction == "v_prediction" else "epsilon",
         "modelspec.encoder_layer": str(facts.clip_skip),
     }
+    spec |= timestep_range(facts.objective)
     return spec | ({"modelspec.trigger_phrase": facts.trigger_word} if facts.trigger_word else {})
 
 

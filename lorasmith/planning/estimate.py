@@ -123,8 +123,16 @@ def workload_of(start: Start, found: Scan) -> Workload:
     batch_size, largest = config.subsets()[heaviest.subset].batch_size, heaviest.bucket
     compared = min(config.evaluation.examples, len({example.image_sha256 for example in found.examples}))
     pixels = sum(example.repeats * example.bucket.width * example.bucket.height for example in trained)
-    exports = _multiples(config.cadence.save_every, first, last)
-    evaluations = {*_multiples(config.evaluate_every, first, last), last} if config.evaluate_every else set()
+    accumulation = config.training.accumulation_steps
+    epochs = -(-last * accumulation // len(batches))
+
+    def due(every: int, epochs_between: int) -> set[int]:
+        ends = (-(-epoch * len(batches) // accumulation) for epoch in _multiples(epochs_between, 0, epochs))
+        return {*_multiples(every, first, last), *(step for step in ends if first < step < last)}
+
+    exports = due(config.cadence.save_every, config.cadence.epochs_between_saves(epochs))
+    evaluations = due(config.evaluate_every, config.epochs_between_evaluations(epochs))
+    evaluations |= {last} if config.is_evaluated else set()
     return Workload(
         trained=trained,
         held_out=held_out,
@@ -186,7 +194,7 @@ def estimate_disk(start: Start, work: Workload, measured: ProbeResult) -> DiskPl
     """Bytes that the files of the start need, its evaluations all made."""
     samples = (work.evaluations + 1) * work.samples * measured.sample_bytes if work.evaluations else 0
     has_best = bool(work.evaluations and work.held_out)
-    kept = min(start.config.cadence.keep_states, work.saves)
+    kept = min(start.config.cadence.keep_states or work.saves, work.saves)
     keeps_first = start.is_new and kept == work.saves
     logs = work.steps * (measured.ledger_step_bytes + LOG_BYTES_PER_STEP)
     pictures, captions = measured.pictures_to_encode, measured.captions_to_encode

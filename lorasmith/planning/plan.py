@@ -178,7 +178,7 @@ def file_patterns(start: Start) -> tuple[str, ...]:
     """Patterns of the paths that a start writes, and of what it moves to the backup folder."""
     run, config = start.run, start.config
     names, time = FileNames(run, config.export), "YYYYMMDD_HHMMSS"
-    is_evaluated = config.evaluate_every > 0
+    is_evaluated = config.is_evaluated
     replaced = {names_in(run).last} if start.is_new else {names.last}
     report = run.training_logs / f"lora_training_report_{time}"
     cache = cache_folder(data_folders(config)[0])
@@ -186,7 +186,7 @@ def file_patterns(start: Start) -> tuple[str, ...]:
         str(path)
         for path, is_written in (
             (names.last, True),
-            *((names.folder / pattern, config.cadence.save_every > 0) for pattern in names.patterns[:1]),
+            *((names.folder / pattern, is_numbered) for pattern, is_numbered in _numbered(start, names)),
             (names.best, is_evaluated and bool(config.dataset.held_out)),
             (names.state_pattern / "*", True),
             (run.samples / "*" / "*.png", is_evaluated),
@@ -200,6 +200,15 @@ def file_patterns(start: Start) -> tuple[str, ...]:
         )
         if is_written
     )
+
+
+def _numbered(start: Start, names: FileNames) -> list[tuple[str, bool]]:
+    """Patterns of the numbered LoRA files, and whether there will be any."""
+    cadence = start.config.cadence
+    by_epochs = cadence.epochs_between_saves(1) > 0
+    if len(names.patterns) == 1:
+        return [(names.patterns[0], cadence.save_every > 0 or by_epochs)]
+    return list(zip(names.patterns, (cadence.save_every > 0, by_epochs), strict=True))
 
 
 def _moves_older(start: Start) -> bool:

@@ -108,9 +108,13 @@ def _probe_config(start: Start, subset: Subset, data: Path) -> RunConfig:
             ("dataset", "held_out"): (),
             ("lr_schedule", "horizon_steps"): config.lr_schedule.resolved_horizon(start.stop_at),
             ("cadence", "save_every"): 0,
+            ("cadence", "save_every_n_epochs"): 0,
+            ("cadence", "save_n_epoch_ratio"): 0,
             ("cadence", "save_minutes"): 0.0,
             ("cadence", "keep_states"): 2,  # the first and the last are measured
-            ("evaluation", "every"): steps_of(config) if config.evaluate_every else 0,
+            ("evaluation", "every"): steps_of(config) if config.is_evaluated else 0,
+            ("evaluation", "every_n_epochs"): 0,
+            ("evaluation", "at_first"): False,
             ("evaluation", "examples"): min(PICTURES, config.evaluation.examples) if is_small(config) else 1,
             ("evaluation", "sample_prompts"): (),
         }

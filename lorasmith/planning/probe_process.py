@@ -107,7 +107,7 @@ def _whole_start(folder: Path) -> WholeStart:
     found = scan_for(config, family.weights, check_pixels=False)
     trained, held_out = split_examples(config, found)
     examples, captions = list(trained), list[str]()
-    if config.evaluate_every:
+    if config.is_evaluated:
         examples += choose(trained, held_out, count=config.evaluation.examples, seed=config.seed).all
         captions = [EMPTY_CAPTION, *config.evaluation.sample_prompts]
     captions += caption_plan(config, trained, stop_at=ANY_TARGET).beforehand
@@ -134,7 +134,7 @@ def _copy_cached(folder: Path, theirs: EncoderCache, keys: CacheKeys, weights: B
         captions = [example.caption for example in examples]
         captions += caption_plan(config, examples, stop_at=ANY_TARGET).beforehand
         needed |= {(TEXT, keys.text_key(caption)) for caption in captions}
-        if config.evaluate_every:
+        if config.is_evaluated:
             needed.add((TEXT, keys.text_key(EMPTY_CAPTION)))
     for kind, key in needed:
         ours.path(kind, key).parent.mkdir(parents=True, exist_ok=True)

@@ -47,8 +47,10 @@ class FileNames:
         """The LoRA of a step."""
         return self.folder / f"{self._stem('at')}-step{step:08d}.safetensors"
 
-    def of_epoch(self, epoch: int) -> Path:
-        """The LoRA at the end of an epoch, from 1."""
+    def of_epoch(self, epoch: int, step: int) -> Path:
+        """The LoRA at the end of an epoch, from 1, which is the LoRA of a step."""
+        if not self._is_foreign:
+            return self.of_step(step)
         return self.folder / f"{self._stem('epoch')}-{epoch:06d}.safetensors"
 
     @property

@@ -19,6 +19,8 @@ def check_settings(config: RunConfig, request: Request) -> None:
     check_names(config)
     if request.steps is not None and request.epochs is not None:
         raise ConfigError("steps_and_epochs")
+    if config.cadence.save_every_n_epochs and config.cadence.save_n_epoch_ratio:
+        raise ConfigError("save_epochs_twice")
     rates = {config.optimizer.lr, *config.optimizer.text_encoder_lr} - {0.0}
     if config.optimizer.name == "prodigy" and len(rates) > 1:  # its library ends the first update with an error
         raise ConfigError("prodigy_rates")
@@ -26,6 +28,10 @@ def check_settings(config: RunConfig, request: Request) -> None:
         raise ConfigError("text_encoder_lr_unused")
     for unused in config.adapter.unused_options:
         raise ConfigError("lokr_option_unused", option=unused, adapter=config.adapter.kind)
+    if config.noise.adaptive_scale is not None and not config.noise.offset:
+        raise ConfigError("adaptive_noise_scale_alone")
+    if config.noise.max_timestep is not None and config.noise.min_timestep > config.noise.max_timestep:
+        raise ConfigError("timesteps_crossed", first=config.noise.min_timestep, stop=config.noise.max_timestep)
     horizon = config.lr_schedule.horizon_steps
     if horizon is not None and config.lr_schedule.warmup_steps >= horizon:
         raise ConfigError("warmup_beyond_horizon", warmup=config.lr_schedule.warmup_steps, horizon=horizon)

@@ -60,6 +60,7 @@ def begin(loaded: LoadedRun) -> Outputs:
             recorder=recorder,
             best=prior.best,
             exported=prior.exported,
+            numbered=prior.numbered,
             evaluation_is_missing=prior.evaluation_is_missing,
             saved_step=-1 if loaded.resumed_from is None else loaded.resumed_from,
             saved_at=monotonic(),

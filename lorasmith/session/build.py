@@ -11,13 +11,12 @@ from pathlib import Path
 from torch import nn
 
 from lorasmith.config import RunConfig, load_run_toml
-from lorasmith.diffusion.draw import NoiseOptions
-from lorasmith.diffusion.objective import MSE
 from lorasmith.engine.batches import RunBatches
 from lorasmith.engine.cpu import keep_freed_memory, release_freed_memory
 from lorasmith.engine.device import DTYPES, Device, choose_device, environment
 from lorasmith.engine.execution import EagerExecution, losses_of
 from lorasmith.engine.lr_schedules import lr_factor_at
+from lorasmith.engine.occasions import Occasions
 from lorasmith.engine.optimizers import check_optimizer
 from lorasmith.engine.step import StepContext
 from lorasmith.engine.world import SingleProcess
@@ -28,7 +27,7 @@ from lorasmith.families import image_encoder, load_family
 from lorasmith.families.base import ModelFamily
 from lorasmith.families.identity import weights_sha256
 from lorasmith.families.locate import locate_clip
-from lorasmith.inputs import base_weights, data_identity, order_of, text_settings
+from lorasmith.inputs import base_weights, check_loss, data_identity, order_of, text_settings
 from lorasmith.runs.layout import RunFolder
 from lorasmith.session.checkpoint import check_disk_space
 from lorasmith.session.dataset import Dataset, load_dataset, trained_text_encoders
@@ -36,6 +35,7 @@ from lorasmith.session.export import Exporter
 from lorasmith.session.initial_state import initial_state, read_init_from
 from lorasmith.session.layers import base_lrs, check_block_effects
 from lorasmith.session.loaded import LoadedRun
+from lorasmith.session.objective import noise_options, objective_of, trained_process
 from lorasmith.session.resolve import check_repeatability, resolve_precision, resolved_config
 from lorasmith.session.resume import check_exactness, restore_state
 from lorasmith.session.startup import StartupContext
@@ -54,8 +54,7 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, sta
     before = None if resume is None else load_run_toml(run.config)
     device = choose_device(config.machine.device, threads=config.machine.threads)
     family = load_family(base_weights(config), text_settings(config.model))
-    if resume is None:  # of a pickle, the parent does not know the family
-        check_block_effects(config.adapter, family.traits.name)
+    _check_fit(config, family, is_new=resume is None)
     precision = resolve_precision(config, before, device, family, startup)
     differing = check_repeatability(device, precision, startup)
     check_optimizer(config.optimizer.name, config.optimizer.options)
@@ -97,10 +96,18 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, sta
         data_identity=identity,
         environment=facts,
         changed_environment=changed,
-        evaluator=_evaluator(run, config, family, dataset, attempt=attempt),
+        evaluator=_evaluator(run, config, family, dataset, batches, attempt=attempt, stop_at=stop_at),
         exporter=Exporter(config, family, dataset.trained, len(dataset.held_out), batches, attempt_began=time.time()),
         startup=startup,
     )
+
+
+def _check_fit(config: RunConfig, family: ModelFamily, *, is_new: bool) -> None:
+    """Refuses settings that do not fit the base model: of a pickle, the parent does not know what it is."""
+    if is_new:
+        check_block_effects(config.adapter, family.traits.name)
+    check_loss(config.loss, family.weights)
+    trained_process(family.noise_process(), config.noise)
 
 
 def _step_context(
@@ -114,14 +121,15 @@ def _step_context(
     stop_at: int,
 ) -> StepContext:
     release_freed_memory()  # of loading, and of the encoders: what steps free is kept
-    process = family.noise_process().to(device.torch_device)
-    losses = partial(losses_of, family, models, process=process, objective=MSE)
+    process = trained_process(family.noise_process(), config.noise).to(device.torch_device)
+    objective = objective_of(config.loss, family.weights.noise.prediction)
+    losses = partial(losses_of, family, models, process=process, objective=objective)
     return StepContext(
         seed=config.seed,
         family=family,
         models=models,
         process=process,
-        noise_options=NoiseOptions(),
+        noise_options=noise_options(config.noise),
         losses=losses,
         execution=EagerExecution(losses, device),
         world=SingleProcess(),
@@ -141,7 +149,17 @@ def _step_context(
     )
 
 
-def _evaluator(run: RunFolder, config: RunConfig, family: ModelFamily, dataset: Dataset, *, attempt: int) -> Evaluator:
+def _evaluator(
+    run: RunFolder,
+    config: RunConfig,
+    family: ModelFamily,
+    dataset: Dataset,
+    batches: RunBatches,
+    *,
+    attempt: int,
+    stop_at: int,
+) -> Evaluator:
+    epochs = config.epochs_between_evaluations(batches.epochs_in(stop_at))
     metrics = PictureMetrics(None, image_encoder("clip"), dataset.trained)
     if dataset.measured_on is not None:
         try:  # now, since downloading it may take longer than a step may
@@ -151,7 +169,7 @@ def _evaluator(run: RunFolder, config: RunConfig, family: ModelFamily, dataset: 
     return Evaluator(
         run=run,
         attempt=attempt,
-        every=config.evaluate_every,
+        occasions=Occasions(config.evaluate_every, epochs, batches.completed_epochs),
         settings=config.evaluation,
         measured_on=dataset.measured_on,
         metrics=metrics,

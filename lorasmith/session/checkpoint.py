@@ -144,14 +144,14 @@ def check_disk_space(run: RunFolder, state: TrainState) -> None:
 
 
 def prune_states(run: RunFolder, *, keep: int, protect: frozenset[int] = frozenset()) -> list[Path]:
-    """Removes all states but the `keep` highest steps and protected steps, once the newest is whole. A state that the
-    system refuses to rename stays until the next call. Returns the paths of the removed states.
+    """Removes all states but the `keep` highest steps and protected steps, once the newest is whole; none if `keep` is
+    0. A state that the system refuses to rename stays until the next call. Returns the paths of the removed states.
 
     Raises:
         ResourceError: the disk is too full even for renaming.
     """
     states, _ = find_states(run.root)
-    if not states or damage_of(states[0]) is not None:
+    if keep == 0 or not states or damage_of(states[0]) is not None:
         return []
     removed = [state.path for state in states[keep:] if state.step not in protect]
     doomed = []

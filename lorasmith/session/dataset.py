@@ -69,7 +69,14 @@ def load_dataset(
         dtype=dtype,
         device=device,
     )
-    encode = partial(encoded_examples, encoding, damaged=startup.cache_damaged, progress=startup.cached)
+    factor = config.loss.prior_loss_weight if any(example.is_regularisation for example in trained) else 1.0
+    encode = partial(
+        encoded_examples,
+        encoding,
+        regularisation_weight=factor,
+        damaged=startup.cache_damaged,
+        progress=startup.cached,
+    )
     chosen = _chosen(config, trained, held_out)
     plan = caption_plan(config, trained, stop_at=stop_at)
     known = set(trained)
@@ -104,7 +111,7 @@ def trained_text_encoders(config: RunConfig, family: ModelFamily) -> tuple[str, 
 
 def _chosen(config: RunConfig, trained: tuple[Example, ...], held_out: tuple[Example, ...]) -> Chosen:
     """The examples that the run is evaluated on."""
-    if config.evaluate_every == 0:
+    if not config.is_evaluated:
         return NOTHING_CHOSEN
     holds_out = bool(config.dataset.held_out)
     return choose(trained, held_out, count=config.evaluation.examples, seed=config.seed, holds_out=holds_out)

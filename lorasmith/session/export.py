@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -20,12 +19,15 @@ from lorasmith.engine.state import TrainState
 from lorasmith.exporting.metadata import BucketFacts, ExportFacts, FolderFacts, count_tags
 from lorasmith.exporting.name_table import ALPHA, NameTable
 from lorasmith.exporting.names import to_file
+from lorasmith.exporting.sd_scripts_metadata import DescriptionFacts
 from lorasmith.exporting.write import SAVE_TYPES, write_export
 from lorasmith.families.base import ModelFamily
 from lorasmith.families.identity import short_hash
+from lorasmith.session.captions import caption_facts
 from lorasmith.session.layers import base_lrs, by_block
 from lorasmith.session.name_tables import name_table
 from lorasmith.session.notices import Notice, export_notices
+from lorasmith.session.objective import objective_facts
 
 # Readers show the most frequent few; a header of a million tags would only be slow to load.
 MAX_TAGS = 1000
@@ -97,7 +99,7 @@ class Exporter:
             lr_schedule=config.lr_schedule.shape,
             lr_warmup_steps=config.lr_schedule.warmup_steps,
             target_steps=stop_at,
-            epochs=math.ceil(stop_at * config.training.accumulation_steps / per_epoch),
+            epochs=self.batches.epochs_in(stop_at),
             micro_batches_per_epoch=per_epoch,
             accumulation_steps=config.training.accumulation_steps,
             batch_size=config.training.batch_size,
@@ -105,12 +107,27 @@ class Exporter:
             max_grad_norm=config.training.max_grad_norm,
             precision=config.model.precision,
             seed=config.seed,
+            objective=objective_facts(config.loss, config.noise, self.family.noise_process()),
+            captions=caption_facts(config),
             folders=_folders(self.trained),
             buckets=_buckets(self.trained),
             mean_aspect_error=_mean_aspect_error(self.trained),
             held_out=self.held_out,
             resolution=config.dataset.resolved_resolution(self.family.weights.resolution),
             trigger_word=config.dataset.trigger_word,
+            description=self._description(),
+        )
+
+    def _description(self) -> DescriptionFacts:
+        config, weights = self.config.export, self.family.weights.path
+        epochs = self.config.epochs_between_evaluations(1)  # with --save-n-epoch-ratio it depends on the length
+        return DescriptionFacts(
+            comment=config.training_comment,
+            model_spec=config.model_spec,
+            is_minimal=config.no_metadata,
+            has_all_keys=config.naming != "own",
+            base_model_short_hash=short_hash(weights) if weights.is_file() else "",
+            validation=(self.config.evaluate_every, epochs),
         )
 
 

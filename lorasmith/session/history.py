@@ -22,6 +22,7 @@ class PriorResults:
 
     best: BestKeeper
     exported: AdapterExported | None  # of the step that the run resumes from
+    numbered: dict[str, AdapterExported]  # the newest of each LoRA file, by its name
     evaluation_is_missing: bool  # of that step
     warnings: tuple[Event, ...]  # to be recorded
     trust: Trust  # after the losses so far
@@ -41,10 +42,12 @@ def restore_results(loaded: LoadedRun) -> PriorResults:
     warnings += best.put_back(events)
     if examples:
         warnings += best.catch_up(events, examples=examples, pictures=pictures)
-    exports = [event for event in events if isinstance(event, AdapterExported) and event.step == loaded.resumed_from]
+    exports = [event for event in events if isinstance(event, AdapterExported)]
+    of_this_step = [event for event in exports if event.step == loaded.resumed_from]
     return PriorResults(
         best=best,
-        exported=exports[-1] if exports else None,
+        exported=of_this_step[-1] if of_this_step else None,
+        numbered={event.path: event for event in exports},
         evaluation_is_missing=_evaluation_is_missing(loaded, events),
         warnings=tuple(warnings),
         trust=trusted((event.step, event.loss) for event in events if isinstance(event, StepCompleted)),
@@ -102,7 +105,7 @@ def _evaluation_is_missing(loaded: LoadedRun, events: Sequence[Event]) -> bool:
     Only the first start from that state tries again: an evaluation that fails each time must not stop the run.
     """
     step, evaluator = loaded.resumed_from, loaded.evaluator
-    if not step or step >= loaded.stop_at or not evaluator.is_on or step % evaluator.every != 0:
+    if not step or step >= loaded.stop_at or not evaluator.is_on or not evaluator.occasions.is_due(step):
         return False
     if evaluator.evaluated_step == step:
         return False

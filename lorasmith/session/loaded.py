@@ -10,6 +10,7 @@ from typing import Any
 from lorasmith.config import RunConfig, options
 from lorasmith.data.types import Example
 from lorasmith.engine.batches import RunBatches
+from lorasmith.engine.occasions import Occasions
 from lorasmith.engine.state import TrainState
 from lorasmith.engine.step import StepContext
 from lorasmith.evaluation.evaluator import Evaluator
@@ -47,6 +48,13 @@ class LoadedRun:
     @property
     def names(self) -> FileNames:
         return FileNames(self.run, self.config.export)
+
+    @property
+    def saves(self) -> Occasions:
+        """The steps at which a state is saved and the LoRA exported, the last step aside."""
+        cadence, batches = self.config.cadence, self.batches
+        epochs = cadence.epochs_between_saves(batches.epochs_in(self.stop_at))
+        return Occasions(cadence.save_every, epochs, batches.completed_epochs)
 
     def state_facts(self, state: TrainState) -> StateFacts:
         """The contents of a saved state besides tensors and counters."""

@@ -29,6 +29,7 @@ from lorasmith.session.checkpoint import prune_states, save_state
 from lorasmith.session.disk_full import FULL, MAX_SECONDS, DiskFullRetry
 from lorasmith.session.loaded import LoadedRun
 from lorasmith.session.recorder import Recorder
+from lorasmith.session.retention import remove_outdated
 
 
 @dataclass(slots=True)
@@ -39,6 +40,7 @@ class Outputs:
     recorder: Recorder
     best: BestKeeper
     exported: AdapterExported | None  # the newest
+    numbered: dict[str, AdapterExported]  # the newest of each file, by its name
     evaluation_is_missing: bool  # of the step that the run resumes from
     saved_step: int  # of the newest state on disk; -1: none, or it would be saved with other bytes now
     saved_at: float  # monotonic seconds
@@ -48,23 +50,27 @@ class Outputs:
 
     def catch_up(self, state: TrainState, stop: StopFlag) -> None:
         """Makes what an earlier attempt did not live to make for the step of its last state."""
-        path = self._step_export(state.step)
-        is_exported = self.exported is not None and path.exists()
-        if 0 < state.step <= self.loaded.stop_at and self._export_is_due(state.step) and not is_exported:
-            self._export_or_warn(state, path)
-        if self.evaluation_is_missing:
+        if state.step <= self.loaded.stop_at:
+            for path in self._due_exports(state.step):
+                if self.exported is None or not path.exists():
+                    self._export_or_warn(state, path)
+        is_first = self.loaded.config.evaluation.at_first and state.step == 0
+        if self.evaluation_is_missing or is_first:
             self.evaluate(state, stop)
 
     def save_if_due(self, state: TrainState) -> None:
         """Saves by number of steps, by time, or because an earlier save found the disk full."""
         seconds = self.loaded.config.cadence.save_minutes * 60
         is_old = 0 < seconds <= monotonic() - self.saved_at and not self.disk_full.is_waiting
-        if is_old or self._export_is_due(state.step) or self.disk_full.is_due():
+        if is_old or self._due_exports(state.step) or self.disk_full.is_due():
             self._save_or_retry(state)
 
     def export_if_due(self, state: TrainState) -> None:
-        if self._export_is_due(state.step):
-            self._export_or_warn(state, self._step_export(state.step))
+        due = self._due_exports(state.step)
+        for path in due:
+            self._export_or_warn(state, path)
+        if due and all(path.exists() for path in due):
+            self._remove_outdated(state.step)
 
     def evaluate_if_due(self, state: TrainState, stop: StopFlag) -> None:
         """Evaluates; not at the last step, which is evaluated when everything of it is on the disk."""
@@ -109,7 +115,7 @@ class Outputs:
             recorder.beat(state.step, "saving")
             recorder.ledger.sync()  # no state may be on the disk before its steps are
             began = monotonic()
-            named = self.loaded.names.state(state.step, None, datetime.now())
+            named = self.loaded.names.state(state.step, self._epoch_ended(state.step), datetime.now())
             path, sha256 = save_state(state, run, self.loaded.state_facts(state), named)
             release_freed_memory()  # the copies that were written
             self.saved_step, self.saved_at = state.step, monotonic()
@@ -153,6 +159,7 @@ class Outputs:
             self.exported = AdapterExported(
                 attempt=self.loaded.attempt, time=time.time(), step=state.step, path=path_in_run, sha256=sha256
             )
+            self.numbered[path_in_run] = self.exported
             recorder.ledger.append(self.exported)
 
     def evaluate(self, state: TrainState, stop: StopFlag, *, is_end: bool = False) -> None:
@@ -267,9 +274,19 @@ class Outputs:
                 raise
             self.recorder.warn("export_left_out", step=state.step, path=path.name)
 
-    def _export_is_due(self, step: int) -> bool:
-        every = self.loaded.config.cadence.save_every
-        return every > 0 and step % every == 0
+    def _remove_outdated(self, step: int) -> None:
+        loaded = self.loaded
+        cadence, saves, names = loaded.config.cadence, loaded.saves, loaded.names
+        for path in remove_outdated(self.numbered, step, cadence=cadence, saves=saves, names=names):
+            del self.numbered[path]
 
-    def _step_export(self, step: int) -> Path:
-        return self.loaded.names.of_step(step)
+    def _due_exports(self, step: int) -> list[Path]:
+        """The numbered files that are made at a step."""
+        names, epoch = self.loaded.names, self._epoch_ended(step)
+        paths = [names.of_step(step)] if self.loaded.saves.is_due_by_steps(step) else []
+        by_epoch = [] if epoch is None else [names.of_epoch(epoch, step)]
+        return [*paths, *(path for path in by_epoch if path not in paths)]
+
+    def _epoch_ended(self, step: int) -> int | None:
+        """The epoch whose end is saved at a step: not the last, which is the run's own export."""
+        return None if step == self.loaded.stop_at else self.loaded.saves.epoch_ended(step)

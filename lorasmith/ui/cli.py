@@ -26,6 +26,7 @@ from lorasmith.ui.translator import Translator
 # Command -> its function (arguments, words, command) -> exit code, imported when the command is used.
 COMMANDS = {
     "train": "lorasmith.ui.train:train",
+    "train-network": "lorasmith.ui.train_network:train_network",
     "demo": "lorasmith.ui.demo:demo",
     "plan": "lorasmith.ui.plan:plan",
     "logs": "lorasmith.ui.logs:logs",

@@ -65,7 +65,7 @@ def train(
     here = here or Path.cwd()
     config = load_flat_toml(line.config) if line.config is not None else {}
     words = words_of(config, line, words)
-    desk = StartResolver(words, here, engine or _engine())
+    desk = StartResolver(words, here, engine or lower_packages())
     mode = line.mode or desk.ask_mode(layered(config, line.values))
     start, request = desk.new(line, config) if mode == "new" else desk.continued(line, config)
 
@@ -93,7 +93,7 @@ class StartResolver:
     def new(self, line: CommandLine, config: Values) -> tuple[Start, Request]:
         """The start of a new run: command line over --config over the folder's settings."""
         values = layered(read_folder_settings(self.here), config, line.values)
-        _refuse_if_held(run_at(self.here, split_request(values)[1].output))  # before any question
+        refuse_if_held(run_at(self.here, split_request(values)[1].output))  # before any question
         asked_model = ""
         if not values.get(BASE_MODEL):
             asked_model = self._ask_base_model()
@@ -116,7 +116,7 @@ class StartResolver:
         """The start of a continued run: command line over --config over the run's own settings."""
         values = layered(config, line.values)
         run = run_at(self.here, split_request(values)[1].output)
-        _refuse_if_held(run)
+        refuse_if_held(run)
         progress = self.engine.progress_of(run)
         if STEPS not in values and EPOCHS not in values and can_ask():
             print(self.words.say("prompt.done", done=progress.done, target=progress.stop_at))
@@ -185,14 +185,14 @@ def words_of(config: Values, line: CommandLine, words: Translator) -> Translator
     return words if language in (words.language, words.asked) else translator_for(language)
 
 
-def _refuse_if_held(run: RunFolder) -> None:
+def refuse_if_held(run: RunFolder) -> None:
     """Refuses a folder in use before all pictures are read. The supervisor checks again when it takes the lock."""
     with suppress(OSError):  # taking the lock will report it
         if is_held(run.lock):
             raise LockedError("folder_locked", folder=str(run.root))
 
 
-def _engine() -> Engine:
+def lower_packages() -> Engine:
     """The real functions. Each imports its module when it is called, so that a refused start does not wait for it."""
     from lorasmith.families.locate import find_checkpoints
     from lorasmith.runtime.preflight import continued_run, new_run, progress_of

@@ -76,7 +76,7 @@ def test_an_unknown_key_is_named_with_the_nearest(tmp_path: Path, key: str, near
         ("resume", "config_foreign_key", {"ours": "--continue"}),
         ("v_parameterization", "config_foreign_key", {"ours": "prediction v_prediction"}),
         ("xformers", "config_needless_key", {}),
-        ("min_snr_gamma", "config_unrecognised_key", {}),
+        ("blocks_to_swap", "config_unrecognised_key", {}),
         ("neww", "config_unrecognised_key", {}),
     ],
 )
@@ -178,7 +178,11 @@ def test_a_run_s_config_comes_back_as_it_was(tmp_path: Path, values: dict[tuple[
 
 def test_everything_is_written_but_what_is_none() -> None:
     plain = tomllib.loads(dump_run_toml(RunConfig()).decode())
-    assert plain["seed"] == 42 and plain["cadence"] == {"save_every": 100, "save_minutes": 10.0, "keep_states": 3}
+    assert plain["seed"] == 42 and plain["watch"] == {
+        "stall_timeout": 300.0,
+        "max_seconds_per_step": 30.0,
+        "no_restart": False,
+    }
     assert "alpha" not in plain["adapter"] and "horizon_steps" not in plain["lr_schedule"]
 
 

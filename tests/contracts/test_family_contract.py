@@ -48,7 +48,7 @@ class LoadedRun:
         return Example(Path("a.png"), caption, 1, size, size, size, Offset(0, 0), "", "")
 
     def noised(self, latents: Tensor, seed: int = 5) -> Noised:
-        numbers = draw_numbers(Draw(seed, 7, 1), tuple(latents.shape))
+        numbers = draw_numbers(Draw(seed, 7, 1), latents)
         return apply_noise(self.family.noise_process(), latents, numbers)
 
     def predict(self, models: Mapping[str, nn.Module], noised: Noised, conditioning: Mapping[str, Tensor]) -> Tensor:

@@ -1,6 +1,6 @@
 """A second noise process, to show that training and sampling need no more of one than its value."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -13,11 +13,19 @@ from lorasmith.diffusion.process import Noised, NoiseLevel
 class LinearFlow:
     """Rectified flow (Liu et al. 2022): x_t = (1 - t) x + t n, and the target n - x."""
 
+    first: float = 0.0  # of the timesteps that are trained
+    stop: float = 1000.0
+
+    timestep_count = 1000
+
+    def between(self, first: int, stop: int) -> Self:
+        return replace(self, first=first, stop=stop)
+
     def to(self, where: torch.device) -> Self:
         return self
 
     def timesteps(self, quantiles: Tensor, latents_shape: tuple[int, ...]) -> Tensor:
-        return 1000 * quantiles
+        return self.first + (self.stop - self.first) * quantiles
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Noised:
         sigma = timesteps / 1000

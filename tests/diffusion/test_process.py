@@ -41,6 +41,16 @@ def test_timesteps_are_equally_likely_and_in_range() -> None:
     assert process(num_train_timesteps=7).timesteps(torch.tensor([0.14, 0.15, 0.999]), SHAPE).tolist() == [0, 1, 6]
 
 
+def test_timesteps_between_two_are_equally_likely() -> None:
+    middles = (torch.arange(4000) + 0.5) / 4000
+    counts = torch.bincount(process().between(100, 900).timesteps(middles, SHAPE), minlength=1000)
+    assert counts.tolist() == [0] * 100 + [5] * 800 + [0] * 100
+    ends = torch.tensor([2**-24, 1 - 2**-24])
+    assert process().between(100, 900).timesteps(ends, SHAPE).tolist() == [100, 899]
+    assert process().between(7, 8).timesteps(ends, SHAPE).tolist() == [7, 7]
+    assert process().between(100, 900).levels(4, 1.0, SHAPE) == process().levels(4, 1.0, SHAPE)
+
+
 # -- the schedule ----------------------------------------------------------------------------------
 
 
@@ -161,3 +171,16 @@ def test_numbers_are_applied_by_quantile() -> None:
     noised = apply_noise(process(), latents, Numbers(noise, torch.tensor([0.2505, 0.9985])))
     assert noised.timesteps.tolist() == [250, 998]
     assert torch.equal(noised.target, noise)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_a_perturbation_changes_the_input_and_no_target(prediction: str) -> None:
+    """Ning et al. 2023: the denoiser sees noise + gamma * more noise, and predicts the noise without it."""
+    latents, noise, _ = random_case(2)
+    more = 0.1 * Draw(1, 1, 1).normal("more", tuple(noise.shape))
+    quantiles = torch.tensor([0.2505, 0.9985])
+    plain = apply_noise(process(prediction), latents, Numbers(noise, quantiles))
+    perturbed = apply_noise(process(prediction), latents, Numbers(noise, quantiles, more))
+    assert torch.equal(perturbed.target, plain.target) and torch.equal(perturbed.timesteps, plain.timesteps)
+    scale = (1 - process().alphas_cumprod[plain.timesteps]).sqrt().view(-1, 1, 1, 1)
+    assert torch.allclose(perturbed.noisy_latents, plain.noisy_latents + scale * more, atol=1e-6)

@@ -53,7 +53,7 @@ def _pretrain(loaded: LoadedRun, base: Path) -> float:
         rows = torch.randperm(len(cached), generator=torch.Generator().manual_seed(step))[:6]
         inputs = family.collate([cached[number].inputs for number in rows])
         noised = apply_noise(
-            loaded.context.process, inputs["latents"], draw_numbers(Draw(5, step, 0), tuple(inputs["latents"].shape))
+            loaded.context.process, inputs["latents"], draw_numbers(Draw(5, step, 0), inputs["latents"])
         )
         conditioning = family.conditioning({}, inputs)
         predicted = family.predict({"denoiser": unet}, noised.noisy_latents, noised.timesteps, conditioning)
@@ -76,7 +76,7 @@ def mean_loss(loaded: LoadedRun) -> float:
     with torch.no_grad():
         for number in range(len(loaded.trained)):
             batch = _batch_of(loaded, number)
-            draws = [draw_numbers(Draw(99, number, micro), tuple(batch.latents.shape)) for micro in range(12)]
+            draws = [draw_numbers(Draw(99, number, micro), batch.latents) for micro in range(12)]
             total += [loaded.context.losses(batch, numbers) for numbers in draws]
     return float(torch.cat(total).mean())
 

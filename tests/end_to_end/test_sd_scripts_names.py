@@ -3,13 +3,16 @@
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 
 from lorasmith.errors import ExitCode
+from lorasmith.evaluation import evaluator
 from lorasmith.reading.reader import RunReader
 from lorasmith.reading.status import read_status
-from lorasmith.runs.events import AdapterExported, BestChosen
+from lorasmith.runs.events import AdapterExported, BestChosen, Evaluated
 from lorasmith.runs.naming import naming_of, output_of
-from tests.end_to_end.workshop import Values, Workshop
+from lorasmith.runs.states import find_states
+from tests.end_to_end.workshop import Values, Workshop, digest
 
 STEP = {("cadence", "save_every"): 2}
 
@@ -79,3 +82,40 @@ def test_the_best_step_lies_beside_the_others(workshop: Workshop, outputs: Path)
         "../cat-step00000002.safetensors",
         "../cat.safetensors",
     }
+
+
+def test_epochs_have_files_and_states_of_their_own(
+    workshop: Workshop, outputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eleven batches an epoch, four of them a step: epochs end at steps 3, 6, 9 and 11, which is the end of the run."""
+    monkeypatch.setattr(evaluator, "MAX_SHARE", 1.0)
+    values = {
+        **named(workshop, "cat"),
+        ("cadence", "save_every"): 0,
+        ("cadence", "save_every_n_epochs"): 1,
+        ("cadence", "save_last_n_epochs"): 2,
+        ("training", "accumulation_steps"): 4,
+        ("evaluation", "every"): None,
+        ("evaluation", "every_n_epochs"): 2,
+        ("evaluation", "at_first"): True,
+    }
+    outcome = workshop.new(11, values, stop_after=7)
+    assert outcome.exit_code == ExitCode.STOPPED
+    outcome = workshop.go_on(None)
+    assert loras(outputs) == [
+        "cat-000002.safetensors",
+        "cat-000003.safetensors",
+        "cat.safetensors",
+        "other.safetensors",
+    ]
+    states = {state.path.name: state.step for state in find_states(workshop.run.root)[0]}
+    assert states == {"cat-step00000011-state": 11, "cat-000003-state": 9, "cat-step00000007-state": 7}
+    evaluated = [event.step for event in workshop.events() if isinstance(event, Evaluated) and not event.is_control]
+    assert evaluated == [0, 6, 11]
+    straight = digest_of(outputs / "cat.safetensors")
+    assert workshop.new(11, values).exit_code == ExitCode.FINISHED
+    assert digest_of(outputs / "cat.safetensors") == straight
+
+
+def digest_of(path: Path) -> str:
+    return digest(safetensors.torch.load_file(path))

@@ -109,7 +109,7 @@ def test_less_often_is_said_once(loaded: LoadedRun, clock: Clock) -> None:
     assert one.postponed(3) is None
     warned = one.postponed(4)
     assert warned is not None
-    assert (warned.code, warned.fields) == ("evaluation_less_often", {"every": 2, "seconds": 10.0, "percent": 10})
+    assert (warned.code, warned.fields) == ("evaluation_less_often", {"seconds": 10.0, "percent": 10})
     assert one.postponed(6) is None
 
 

@@ -2,7 +2,10 @@
 
 import pytest
 
+from lorasmith.exporting.caption_metadata import CaptionFacts
 from lorasmith.exporting.metadata import BucketFacts, ExportFacts, FolderFacts
+from lorasmith.exporting.objective_metadata import ObjectiveFacts
+from lorasmith.exporting.sd_scripts_metadata import DescriptionFacts
 
 
 @pytest.fixture
@@ -46,10 +49,13 @@ def facts() -> ExportFacts:
         max_grad_norm=1.0,
         precision="bf16",
         seed=42,
+        objective=ObjectiveFacts(),
+        captions=CaptionFacts(),
         folders=(FolderFacts("10_測試", 10, 8, {"a red ring": 5, "紅": 1}),),
         buckets=(BucketFacts(512, 512, 60), BucketFacts(448, 576, 20)),
         mean_aspect_error=0.0125,
         held_out=2,
         resolution=512,
         trigger_word="zorb",
+        description=DescriptionFacts(),
     )

@@ -17,7 +17,7 @@ def names(tmp_path: Path, output_name: str | None) -> FileNames:
 
 
 def listed(named: FileNames) -> list[str]:
-    paths = named.last, named.of_epoch(1), named.of_step(20), named.state(10, 1, NOON), named.state(20, None, NOON)
+    paths = named.last, named.of_epoch(1, 10), named.of_step(20), named.state(10, 1, NOON), named.state(20, None, NOON)
     return [path.relative_to(named.run.root.parent).as_posix() for path in paths]
 
 

@@ -233,10 +233,30 @@ def test_no_run(tmp_path: Path) -> None:
         ({("adapter", "kind"): "lokr", ("adapter", "rank"): 8}, []),
         ({("adapter", "kind"): "lokr", ("adapter", "alpha"): 1.0}, ["lokr_alpha"]),
         ({("optimizer", "name"): "prodigy", ("optimizer", "lr"): 1.0}, []),
+        ({("loss", "huber_c"): 0.2, ("noise", "has_random_offset"): True}, ["option_unused", "option_unused"]),
+        ({("loss", "min_snr_gamma"): 5.0}, []),
+        ({("loss", "min_snr_gamma"): 5.0, ("loss", "debiased_estimation"): True}, ["weightings_multiply"]),
+        ({("loss", "v_pred_like"): 0.5}, ["v_pred_like_loss"]),
     ],
 )
 def test_warnings(done: Workshop, values: dict[tuple[str, str], Any], codes: list[str]) -> None:
     assert [code for code, _ in new(done, values, steps=9).warnings if code != "cut_off"] == codes
+
+
+@pytest.mark.parametrize(
+    ("values", "code"),
+    [
+        ({("noise", "adaptive_scale"): 0.1}, "adaptive_noise_scale_alone"),
+        ({("noise", "min_timestep"): 9, ("noise", "max_timestep"): 8}, "timesteps_crossed"),
+        ({("loss", "scale_v_pred"): True}, "loss_needs_prediction"),
+        ({("loss", "v_pred_like"): 1.0, ("model", "prediction"): "v_prediction"}, "loss_needs_prediction"),
+        ({("loss", "v_pred_like"): 1.0, ("model", "zero_terminal_snr"): "on"}, "loss_infinite"),
+        ({("loss", "debiased_estimation"): True, ("model", "zero_terminal_snr"): "on"}, "loss_infinite"),
+    ],
+)
+def test_losses_and_noise_that_cannot_be(done: Workshop, values: dict[tuple[str, str], Any], code: str) -> None:
+    with pytest.raises(ConfigError, match=code):
+        new(done, values, steps=9)
 
 
 @pytest.mark.parametrize("values", [{}, {("lr_schedule", "shape"): "linear"}, {("optimizer", "lr"): 0.1}])

@@ -10,6 +10,7 @@ from lorasmith.config.sections.captions import CaptionsConfig
 from lorasmith.config.sections.dataset import DatasetConfig
 from lorasmith.config.sections.evaluation import EvaluationConfig
 from lorasmith.config.sections.model import ModelConfig
+from lorasmith.config.sections.objective import LossConfig, NoiseConfig, Unused
 from lorasmith.config.sections.optimizer import LR_SHAPES, OPTIMIZER_NAMES, LrScheduleConfig, OptimizerConfig
 from lorasmith.config.sections.saving import CadenceConfig, ExportConfig
 from lorasmith.config.sections.training import MachineConfig, TrainingConfig
@@ -24,10 +25,13 @@ __all__ = [
     "DatasetConfig",
     "EvaluationConfig",
     "ExportConfig",
+    "LossConfig",
     "LrScheduleConfig",
     "MachineConfig",
     "ModelConfig",
+    "NoiseConfig",
     "OptimizerConfig",
     "TrainingConfig",
+    "Unused",
     "WatchConfig",
 ]

@@ -7,7 +7,11 @@ class EvaluationConfig(Section):
     """Interval, pictures and prompts of evaluations."""
 
     every: int | None = option("evaluate-every", None, effect="cadence", ge=0)
-    """Steps between evaluations; 0 never, not at the end either. None: as `cadence.save_every`."""
+    """Steps between evaluations; 0 never, not at the end either, unless by epochs. None: when states are saved."""
+    every_n_epochs: int = option("sample-every-n-epochs", 0, effect="cadence", ge=0)
+    """Epochs between evaluations; where it is set and `every` is not, they are by epochs alone."""
+    at_first: bool = option("sample-at-first", False, effect="cadence")
+    """Whether the untrained adapter is evaluated too, before the first step."""
     examples: int = option("evaluate-examples", 4, effect="cadence", ge=1, le=64)
     """Number of pictures that samples are made for, held-out pictures first."""
     strength: float = option("evaluate-strength", 0.6, effect="cadence", gt=0, le=1)

@@ -41,7 +41,7 @@ def all_modules(family: StableDiffusion15) -> dict[str, nn.Module]:
 
 
 def noised_by(family: StableDiffusion15, latents: Tensor, draw: Draw) -> Noised:
-    return apply_noise(family.noise_process(), latents, draw_numbers(draw, tuple(latents.shape)))
+    return apply_noise(family.noise_process(), latents, draw_numbers(draw, latents))
 
 
 def outputs(family: StableDiffusion15) -> dict[str, Tensor]:

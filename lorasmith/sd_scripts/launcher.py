@@ -1,0 +1,44 @@
+"""`accelerate launch` before `train_network.py`: as typed after `lorasmith train-network`, and as its environment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath, PureWindowsPath
+
+from lorasmith.errors import ConfigError
+from lorasmith.sd_scripts.arguments import Script, of_other_scripts
+
+SCRIPTS: dict[str, Script] = {
+    "train_network.py": "train_network",
+    "sdxl_train_network.py": "sdxl_train_network",
+}
+
+
+def without_launcher(words: Sequence[str], script: Script) -> tuple[list[str], Script]:
+    """The words after the name of a script, and that script: people paste whole commands. Without the name of a script
+    all words are kept.
+
+    Raises:
+        ConfigError: `sd_script_not_known`, a training script of sd-scripts that has no counterpart here.
+    """
+    others = {f"{name}.py" for scripts in of_other_scripts().values() for name in scripts} - set(SCRIPTS)
+    for number, word in enumerate(words):
+        if word.startswith("--") and number == 0:
+            break
+        name = PureWindowsPath(PurePath(word).name).name
+        if name in SCRIPTS:
+            return list(words[number + 1 :]), SCRIPTS[name]
+        if name in others:
+            raise ConfigError("sd_script_not_known", script=name)
+    return list(words), script
+
+
+def check_environment(environment: Mapping[str, str]) -> None:
+    """Refuses to be started several times at once, as launchers do for several GPUs.
+
+    Raises:
+        ConfigError: `sd_several_processes`.
+    """
+    processes = environment.get("WORLD_SIZE", "1")
+    if processes.isdecimal() and int(processes) > 1:
+        raise ConfigError("sd_several_processes", processes=int(processes))

@@ -1,0 +1,135 @@
+"""The adapter of a command line of sd-scripts: `--network_module`, its sizes and `--network_args`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lorasmith.errors import ConfigError
+from lorasmith.option_names import closest
+from lorasmith.sd_scripts.command_line import Given
+from lorasmith.sd_scripts.pairs import number, pairs, truth, whole
+from lorasmith.sd_scripts.settings import Settings
+
+RANK = 4  # of sd-scripts, where --network_dim is not given
+CONV_ALPHA = "1"
+MODULES = {"networks.lora": "lora", "networks.loha": "loha", "networks.lokr": "lokr"}
+LYCORIS = "lycoris.kohya"
+ALGORITHMS = {"lora": "lora", "locon": "lora", "loha": "loha", "lokr": "lokr"}
+"""Algorithms of LyCORIS that are kinds of adapters here."""
+PRESETS = ("full", "attn-mlp", "attn-only", "unet-transformer-only", "unet-convblock-only")
+ARG = "--network_args"
+BLOCK_COUNTS = (25, 23)  # SD 1.x and 2.x, SDXL
+SIMPLE = {
+    "rank_dropout": ("rank-dropout", number),
+    "module_dropout": ("module-dropout", number),
+    "factor": ("lokr-factor", whole),
+    "decompose_both": ("lokr-decompose-both", truth),
+    "full_matrix": ("lokr-full-matrix", truth),
+}
+"""Key of a pair -> the option with the same meaning, and how its value is read."""
+OWN_KEYS = ("conv_dim", "conv_alpha", "block_dims", "rank_dropout", "module_dropout")
+LYCORIS_KEYS = (*OWN_KEYS, "algo", "preset", "dropout", "factor", "decompose_both", "full_matrix", "dora_wd")
+REFUSED_KEYS = frozenset(
+    {
+        *("block_alphas", "conv_block_dims", "conv_block_alphas", "block_lr_zero_threshold"),
+        *("down_lr_weight", "mid_lr_weight", "up_lr_weight"),
+        *("loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio"),
+        *("use_tucker", "use_scalar", "train_norm", "rank_dropout_scale", "block_size", "constraint", "rescaled"),
+        *("wd_on_output", "bypass_mode", "unbalanced_factorization", "rs_lora"),
+    }
+)
+"""Keys that are known there and have no counterpart here."""
+
+
+def network(given: Given, settings: Settings) -> None:
+    """Sets kind, sizes and dropouts of the adapter."""
+    module = given.value("network_module") or "networks.lora"
+    texts = pairs(given.value("network_args") or (), ARG)
+    is_lycoris = module == LYCORIS
+    if is_lycoris:
+        kind = _algorithm(texts)
+    elif module in MODULES:
+        kind = MODULES[module]
+    else:
+        raise ConfigError("sd_network_module", module=module, known=[*MODULES, LYCORIS])
+    settings.set("adapter", kind, "network_module")
+    _sizes(given, settings)
+    dropout = given.value("network_dropout")
+    if dropout is not None:
+        settings.set("dropout", dropout, "network_dropout")
+    _arguments(texts, settings, is_lycoris=is_lycoris)
+
+
+def _algorithm(texts: Mapping[str, str]) -> str:
+    algorithm = texts.get("algo", "lora").lower()
+    if algorithm not in ALGORITHMS:
+        raise ConfigError("sd_algorithm", algorithm=algorithm, known=list(ALGORITHMS))
+    kind = ALGORITHMS[algorithm]
+    if truth(texts.get("dora_wd", "false"), argument=ARG, key="dora_wd"):
+        if kind != "lora":
+            raise ConfigError("sd_dora_kind", algorithm=algorithm)
+        return "dora"
+    return kind
+
+
+def _sizes(given: Given, settings: Settings) -> None:
+    rank = given.value("network_dim") or RANK
+    settings.set("rank", rank, "network_dim")
+    settings.set("alpha", given.value("network_alpha") or float(rank), "network_alpha")  # 0 stands for the rank
+
+
+def _arguments(texts: Mapping[str, str], settings: Settings, *, is_lycoris: bool) -> None:
+    known = LYCORIS_KEYS if is_lycoris else OWN_KEYS
+    for key in texts:
+        if key in known:
+            continue
+        if key in REFUSED_KEYS:
+            raise ConfigError("sd_network_arg_refused", key=key)
+        nearest = closest(key, known)
+        if nearest:
+            raise ConfigError("sd_network_arg_mistyped", key=key, nearest=nearest)
+        raise ConfigError("sd_network_arg_unknown", key=key, known=list(known))
+    for key, (option, read) in SIMPLE.items():
+        if key in texts:
+            settings.set(option, read(texts[key], argument=ARG, key=key), "network_args")
+    if "dropout" in texts:
+        settings.set("dropout", number(texts["dropout"], argument=ARG, key="dropout"), "network_args")
+    _convolutions(texts, settings, is_lycoris=is_lycoris)
+    if "block_dims" in texts:
+        settings.set("block-rank", _block_ranks(texts["block_dims"]), "network_args")
+
+
+def _convolutions(texts: Mapping[str, str], settings: Settings, *, is_lycoris: bool) -> None:
+    """LyCORIS trains convolutions unless its preset leaves them out, with the sizes of the other layers."""
+    targets = ""
+    if is_lycoris:
+        targets = texts.get("preset", "full")
+        if targets not in PRESETS:
+            raise ConfigError("sd_preset", preset=targets, known=list(PRESETS))
+        targets = "attn-mlp" if targets == "unet-transformer-only" else targets
+        settings.set("targets", targets, "network_args")
+    with_convolutions = targets in ("full", "unet-convblock-only")
+    if "conv_dim" not in texts and not with_convolutions:
+        if "conv_alpha" in texts:
+            settings.note("sd_conv_alpha_unused")
+        return
+    dim, alpha = str(settings.values["rank"]), str(settings.values["alpha"]) if is_lycoris else CONV_ALPHA
+    rank = whole(texts.get("conv_dim", dim), argument=ARG, key="conv_dim")
+    if rank:
+        settings.set("conv-rank", rank, "network_args")
+        scale = number(texts.get("conv_alpha", alpha), argument=ARG, key="conv_alpha")
+        settings.set("conv-alpha", scale or float(rank), "network_args")
+
+
+def _block_ranks(text: str) -> dict[str, Any]:
+    """`block_dims` of a model with 25 blocks (SD 1.x and 2.x) or 23 (SDXL), by the names of the blocks."""
+    ranks = [whole(part, argument=ARG, key="block_dims") for part in text.split(",")]
+    if len(ranks) not in BLOCK_COUNTS:
+        raise ConfigError("sd_block_dims", given=len(ranks))
+    if len(ranks) == 25:
+        names = [*(f"input_blocks.{n}" for n in range(12)), "middle_block", *(f"output_blocks.{n}" for n in range(12))]
+    else:
+        parts = [("input_blocks", 9), ("middle_block", 3), ("output_blocks", 9)]
+        names = ["", *(f"{part}.{n}" for part, count in parts for n in range(count)), ""]
+    return {name: rank for name, rank in zip(names, ranks, strict=True) if name not in ("", "input_blocks.0")}

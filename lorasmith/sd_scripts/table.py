@@ -1,0 +1,272 @@
+"""The treatment of every argument of sd-scripts here: a setting, no effect, or a refusal.
+
+An argument is in exactly one of the three tables. docs/sd-scripts.md is made from them
+(`python -m lorasmith.ui.sd_scripts_page`).
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import NamedTuple
+
+
+class Done(NamedTuple):
+    """An argument that sets options of `train`."""
+
+    options: tuple[str, ...]
+    is_direct: bool = True  # the value is that of the option; else `translate` computes it
+    note: str = ""  # code of a sentence about what is different, `sd_scripts.note.<code>`
+    is_pending: bool = False  # the option is not in this version yet
+
+
+class NoEffect(NamedTuple):
+    """An argument that changes nothing here, which is shown once: the sentence `warning.<note>`."""
+
+    note: str
+
+
+class Refused(NamedTuple):
+    """An argument that ends the start: the sentence `error.<reason>`."""
+
+    reason: str
+
+
+def sets(option: str, note: str = "") -> Done:
+    """An argument with the meaning and the values of an option."""
+    return Done((option,), note=note)
+
+
+def makes(*options: str, note: str = "") -> Done:
+    """An argument that `translate` turns into options."""
+    return Done(options, is_direct=False, note=note)
+
+
+def later(*options: str, note: str = "", is_direct: bool = True) -> Done:
+    """An argument whose option is not in this version yet: refused until `sets` or `makes` stands here."""
+    return Done(options, is_direct, note, is_pending=True)
+
+
+DONE = {
+    # -- model
+    "pretrained_model_name_or_path": sets("base-model"),
+    "vae": sets("vae"),
+    "v_parameterization": makes("prediction", note="prediction_from_file"),
+    "zero_terminal_snr": makes("zero-terminal-snr", note="snr_of_terminal"),
+    "clip_skip": sets("clip-skip"),
+    "mixed_precision": makes("precision", note="precision"),
+    "gradient_checkpointing": sets("gradient-checkpointing"),
+    "full_bf16": later("full-bf16"),
+    "full_fp16": later("full-bf16"),
+    "fp8_base": later("fp8-base"),
+    "fp8_base_unet": later("fp8-base"),
+    # -- pictures
+    "train_data_dir": sets("data", note="loose_pictures"),
+    "dataset_config": makes(note="dataset_config"),
+    "reg_data_dir": sets("reg-data-dir"),
+    "in_json": later("data", is_direct=False),
+    "dataset_repeats": makes(note="dataset_repeats"),
+    "prior_loss_weight": later("prior-loss-weight"),
+    "resolution": makes("resolution"),
+    "enable_bucket": later("enable-bucket"),
+    "min_bucket_reso": later("min-bucket-reso"),
+    "max_bucket_reso": later("max-bucket-reso"),
+    "bucket_reso_steps": makes("bucket-step"),
+    "bucket_no_upscale": later("bucket-no-upscale"),
+    "resize_interpolation": later("resize-interpolation"),
+    "flip_aug": later("flip-aug"),
+    "color_aug": later("color-aug"),
+    "random_crop": later("random-crop"),
+    "face_crop_aug_range": later("face-crop-aug-range"),
+    "masked_loss": later("masked-loss"),
+    "alpha_mask": later("alpha-mask"),
+    "conditioning_data_dir": later("masked-loss", is_direct=False),
+    # -- captions
+    "caption_extension": makes("caption-extension"),
+    "caption_extention": makes("caption-extension"),
+    "caption_separator": sets("caption-separator"),
+    "caption_prefix": sets("caption-prefix"),
+    "caption_suffix": sets("caption-suffix"),
+    "shuffle_caption": sets("shuffle-caption"),
+    "keep_tokens": sets("keep-tokens"),
+    "keep_tokens_separator": sets("keep-tokens-separator"),
+    "secondary_separator": sets("secondary-separator"),
+    "enable_wildcard": sets("enable-wildcard"),
+    "caption_dropout_rate": sets("caption-dropout-rate"),
+    "caption_dropout_every_n_epochs": sets("caption-dropout-every-n-epochs"),
+    "caption_tag_dropout_rate": sets("caption-tag-dropout-rate"),
+    "token_warmup_min": sets("token-warmup-min"),
+    "token_warmup_step": sets("token-warmup-step"),
+    "max_token_length": later("max-token-length"),
+    "weighted_captions": later("weighted-captions"),
+    # -- adapter
+    "network_module": makes("adapter", note="network_module"),
+    "network_dim": makes("rank", note="network_dim"),
+    "network_alpha": makes("alpha", note="network_alpha"),
+    "network_dropout": makes("dropout"),
+    "network_args": makes("conv-rank", "conv-alpha", "rank-dropout", "module-dropout", note="network_args"),
+    "network_weights": sets("init-from", note="network_weights"),
+    "network_train_unet_only": makes("train-text-encoder"),
+    "network_train_text_encoder_only": later("network-train-text-encoder-only"),
+    "dim_from_weights": later("dim-from-weights"),
+    "base_weights": later("base-weights"),
+    "base_weights_multiplier": later("base-weights-multiplier"),
+    "scale_weight_norms": later("scale-weight-norms"),
+    # -- loss and noise
+    "loss_type": later("loss-type"),
+    "huber_schedule": later("huber-schedule"),
+    "huber_c": later("huber-c"),
+    "huber_scale": later("huber-scale"),
+    "min_snr_gamma": later("min-snr-gamma"),
+    "debiased_estimation_loss": later("debiased-estimation-loss"),
+    "scale_v_pred_loss_like_noise_pred": later("scale-v-pred-loss-like-noise-pred"),
+    "v_pred_like_loss": later("v-pred-like-loss"),
+    "noise_offset": later("noise-offset"),
+    "noise_offset_random_strength": later("noise-offset-random-strength"),
+    "adaptive_noise_scale": later("adaptive-noise-scale"),
+    "multires_noise_iterations": later("multires-noise-iterations"),
+    "multires_noise_discount": later("multires-noise-discount"),
+    "ip_noise_gamma": later("ip-noise-gamma"),
+    "ip_noise_gamma_random_strength": later("ip-noise-gamma-random-strength"),
+    "min_timestep": later("min-timestep"),
+    "max_timestep": later("max-timestep"),
+    # -- optimizer and learning rate
+    "learning_rate": makes("lr", note="learning_rate"),
+    "unet_lr": makes("lr"),
+    "text_encoder_lr": makes("text-encoder-lr", "train-text-encoder", note="text_encoder_lr"),
+    "optimizer_type": makes("optimizer"),
+    "optimizer_args": makes("optimizer-option", note="optimizer_args"),
+    "use_8bit_adam": makes("optimizer"),
+    "use_lion_optimizer": makes("optimizer"),
+    "max_grad_norm": sets("max-grad-norm"),
+    "lr_scheduler": makes("lr-schedule"),
+    "lr_scheduler_num_cycles": makes("lr-schedule"),
+    "lr_warmup_steps": makes("lr-warmup", note="lr_warmup"),
+    "lr_decay_steps": later("lr-decay", is_direct=False),
+    "lr_scheduler_power": later("lr-schedule", is_direct=False),
+    "lr_scheduler_timescale": later("lr-schedule", is_direct=False),
+    "lr_scheduler_min_lr_ratio": later("lr-schedule", is_direct=False),
+    "lr_scheduler_type": later("lr-schedule", is_direct=False),
+    "lr_scheduler_args": later("lr-scheduler-args", is_direct=False),
+    # -- steps
+    "max_train_steps": makes("steps", note="max_train_steps"),
+    "max_train_epochs": makes("epochs", note="max_train_epochs"),
+    "train_batch_size": sets("batch-size"),
+    "gradient_accumulation_steps": sets("accumulate", note="accumulate"),
+    "seed": sets("seed", note="seed"),
+    # -- files
+    "output_dir": makes("output", note="output_dir"),
+    "output_name": makes("name", "output"),
+    "save_precision": makes("save-precision", note="save_precision"),
+    "save_every_n_steps": makes("save-every"),
+    "save_every_n_epochs": later("save-every-n-epochs"),
+    "save_n_epoch_ratio": later("save-n-epoch-ratio"),
+    "save_last_n_epochs": later("save-last-n-epochs"),
+    "save_last_n_epochs_state": later("save-last-n-epochs-state"),
+    "save_last_n_steps": later("save-last-n-steps"),
+    "save_last_n_steps_state": later("save-last-n-steps-state"),
+    "resume": later("continue", is_direct=False),
+    "no_metadata": later("no-metadata"),
+    "training_comment": later("training-comment"),
+    "metadata_title": later("metadata-title"),
+    "metadata_author": later("metadata-author"),
+    "metadata_description": later("metadata-description"),
+    "metadata_license": later("metadata-license"),
+    "metadata_tags": later("metadata-tags"),
+    "metadata_usage_hint": later("metadata-usage-hint"),
+    "metadata_thumbnail": later("metadata-thumbnail"),
+    "metadata_merged_from": later("metadata-merged-from"),
+    "metadata_trigger_phrase": later("metadata-trigger-phrase"),
+    "metadata_preprocessor": later("metadata-preprocessor"),
+    "metadata_is_negative_embedding": later("metadata-is-negative-embedding"),
+    # -- samples and validation
+    "sample_prompts": later("sample-prompt", is_direct=False),
+    "sample_every_n_steps": makes("evaluate-every"),
+    "sample_every_n_epochs": later("sample-every-n-epochs"),
+    "sample_at_first": later("sample-at-first"),
+    "sample_sampler": later("sample-sampler"),
+    "validation_split": later("hold-out", is_direct=False),
+    "validation_seed": later("hold-out", is_direct=False),
+    "validate_every_n_steps": later("evaluate-every", is_direct=False),
+    "validate_every_n_epochs": later("evaluate-every", is_direct=False),
+    "max_validation_steps": later("evaluate-examples", is_direct=False),
+    # -- the command line itself
+    "config_file": makes(note="config_file"),
+    "output_config": makes(note="output_config"),
+}
+
+NO_EFFECT = {
+    "v2": NoEffect("sd_family_from_file"),
+    "tokenizer_cache_dir": NoEffect("sd_tokenizer_included"),
+    "cache_latents": NoEffect("sd_always_cached"),
+    "cache_latents_to_disk": NoEffect("sd_always_cached"),
+    "cache_text_encoder_outputs": NoEffect("sd_always_cached"),
+    "cache_text_encoder_outputs_to_disk": NoEffect("sd_always_cached"),
+    "vae_batch_size": NoEffect("sd_encoded_singly"),
+    "skip_cache_check": NoEffect("sd_cache_checked"),
+    "cache_info": NoEffect("sd_cache_checked"),
+    "no_half_vae": NoEffect("sd_vae_precision"),
+    "xformers": NoEffect("sd_attention"),
+    "mem_eff_attn": NoEffect("sd_attention"),
+    "sdpa": NoEffect("sd_attention"),
+    "torch_compile": NoEffect("sd_not_compiled"),
+    "dynamo_backend": NoEffect("sd_not_compiled"),
+    "lowram": NoEffect("sd_memory"),
+    "highvram": NoEffect("sd_memory"),
+    "cpu_offload_checkpointing": NoEffect("sd_memory"),
+    "disable_mmap_load_safetensors": NoEffect("sd_memory"),
+    "max_data_loader_n_workers": NoEffect("sd_no_loader"),
+    "persistent_data_loader_workers": NoEffect("sd_no_loader"),
+    "ddp_timeout": NoEffect("sd_single_process"),
+    "ddp_gradient_as_bucket_view": NoEffect("sd_single_process"),
+    "ddp_static_graph": NoEffect("sd_single_process"),
+    "save_state": NoEffect("sd_states_always"),
+    "save_state_on_train_end": NoEffect("sd_states_always"),
+    "skip_until_initial_step": NoEffect("sd_resume_exact"),
+    "logging_dir": NoEffect("sd_logs_always"),
+    "log_prefix": NoEffect("sd_logs_always"),
+    "log_tracker_name": NoEffect("sd_logs_always"),
+    "log_tracker_config": NoEffect("sd_logs_always"),
+    "log_config": NoEffect("sd_logs_always"),
+    "console_log_level": NoEffect("sd_console"),
+    "console_log_file": NoEffect("sd_console"),
+    "console_log_simple": NoEffect("sd_console"),
+    "async_upload": NoEffect("sd_upload_parts"),
+    "huggingface_repo_type": NoEffect("sd_upload_parts"),
+    "huggingface_path_in_repo": NoEffect("sd_upload_parts"),
+    "huggingface_token": NoEffect("sd_upload_parts"),
+    "huggingface_repo_visibility": NoEffect("sd_upload_parts"),
+    "save_state_to_huggingface": NoEffect("sd_upload_parts"),
+    "wandb_run_name": NoEffect("sd_wandb_parts"),
+    "wandb_api_key": NoEffect("sd_wandb_parts"),
+    "zero_stage": NoEffect("sd_deepspeed_parts"),
+    "offload_optimizer_device": NoEffect("sd_deepspeed_parts"),
+    "offload_optimizer_nvme_path": NoEffect("sd_deepspeed_parts"),
+    "offload_param_device": NoEffect("sd_deepspeed_parts"),
+    "offload_param_nvme_path": NoEffect("sd_deepspeed_parts"),
+    "zero3_init_flag": NoEffect("sd_deepspeed_parts"),
+    "zero3_save_16bit_model": NoEffect("sd_deepspeed_parts"),
+    "fp16_master_weights_and_gradients": NoEffect("sd_deepspeed_parts"),
+}
+
+REFUSED = {
+    "deepspeed": Refused("sd_deepspeed"),
+    "huggingface_repo_id": Refused("sd_upload"),
+    "resume_from_huggingface": Refused("sd_resume_from_hub"),
+    "log_with": Refused("sd_log_with"),
+    "save_model_as": Refused("sd_save_model_as"),
+    "dataset_class": Refused("sd_dataset_class"),
+    "debug_dataset": Refused("sd_debug_dataset"),
+    "fused_backward_pass": Refused("sd_fused_backward"),
+    "initial_epoch": Refused("sd_initial_step"),
+    "initial_step": Refused("sd_initial_step"),
+}
+
+HARMLESS = MappingProxyType(
+    {
+        "log_with": ("tensorboard",),
+        "save_model_as": ("safetensors",),
+        "initial_epoch": (1,),
+        "initial_step": (0,),
+    }
+)
+"""Values of refused arguments that ask for what is done here anyway."""

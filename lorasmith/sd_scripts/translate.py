@@ -1,0 +1,165 @@
+"""The settings that a command line of sd-scripts stands for, by the names of our options.
+
+sd-scripts' defaults are set where ours differ, so that a command trains here what it trains there.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from lorasmith.config import Request, options
+from lorasmith.errors import ConfigError
+from lorasmith.runs.naming import naming_of, output_of
+from lorasmith.sd_scripts.arguments import arguments
+from lorasmith.sd_scripts.command_line import Given
+from lorasmith.sd_scripts.dataset_config import subsets
+from lorasmith.sd_scripts.network import network
+from lorasmith.sd_scripts.optimization import optimization
+from lorasmith.sd_scripts.resolution import resolution
+from lorasmith.sd_scripts.settings import Settings
+from lorasmith.sd_scripts.table import DONE, HARMLESS, NO_EFFECT, REFUSED
+
+OF_FOLDERS = ("data", "reg-data-dir")  # options that a --dataset_config replaces
+EVALUATE_EVERY = 100  # steps; sd-scripts measures nothing unless asked
+LOGS = "sd_logs_always"  # the note that names the folder of the logs
+PRECISIONS = {"no": "fp32", "fp16": "fp16", "bf16": "bf16"}
+SAVE_PRECISIONS = {None: "fp32", "float": "fp32", "fp16": "fp16", "bf16": "bf16"}
+
+
+@dataclass(frozen=True, slots=True)
+class Translation:
+    """The settings of a command line."""
+
+    values: dict[tuple[str, str], Any]  # by (section, field)
+    arguments: dict[str, str]  # name of an option -> the argument that it was made from
+    notes: list[tuple[str, dict[str, Any]]] = field(default_factory=list)  # warnings: code and fields
+
+
+def translated(given: Given) -> Translation:
+    """The settings of the run that a command line asks for, and what a person should know about it.
+
+    Raises:
+        ConfigError: an argument that is refused, or that contradicts another.
+    """
+    _refuse(given)
+    settings = Settings(notes=_without_effect(given))
+    _direct(given, settings)
+    for part in PARTS:
+        part(given, settings)
+    known = {option.name: option for option in options().values()}
+    values = {(known[name].section, known[name].field_name): value for name, value in settings.values.items()}
+    return Translation(values | settings.recorded, settings.arguments, settings.notes)
+
+
+def _refuse(given: Given) -> None:
+    """Refuses what is not done here.
+
+    Raises:
+        ConfigError: the reason of the argument, or `sd_not_yet`.
+    """
+    for name in given.values:
+        if not given.has(name):
+            continue
+        if name in REFUSED and given.value(name) not in HARMLESS.get(name, ()):
+            raise ConfigError(REFUSED[name].reason, argument=f"--{name}")
+        if name in DONE and DONE[name].is_pending and given.value(name) != _default(name):
+            raise ConfigError("sd_not_yet", argument=f"--{name}")
+
+
+def _default(name: str) -> Any:
+    return Given({}).value(name)
+
+
+def _without_effect(given: Given) -> list[tuple[str, dict[str, Any]]]:
+    """A note for each reason why arguments have no effect, with all of them."""
+    by_note: dict[str, list[str]] = defaultdict(list)
+    for name, row in NO_EFFECT.items():
+        if given.has(name):
+            by_note[row.note].append(f"--{name}")
+    logs = {"folder": f"{_output(given)}/logs"}
+    return [(note, {"arguments": names} | (logs if note == LOGS else {})) for note, names in by_note.items()]
+
+
+def _output(given: Given) -> str:
+    return output_of(given.value("output_dir") or Request().output, given.value("output_name"))
+
+
+def _direct(given: Given, settings: Settings) -> None:
+    """Options whose values are those of an argument: given values, and defaults that differ from ours."""
+    defaults = {option.name: option.field.default for option in options().values()}
+    for name, row in DONE.items():
+        if not row.is_direct or row.is_pending:
+            continue
+        value = given.value(name)
+        if given.has(name) or (arguments()[name].default and value != defaults[row.options[0]]):
+            settings.set(row.options[0], value, name)
+
+
+# -- what is computed ------------------------------------------------------------------------------
+
+
+def _model(given: Given, settings: Settings) -> None:
+    settings.set("precision", PRECISIONS[given.value("mixed_precision")], "mixed_precision")
+    settings.set("save-precision", SAVE_PRECISIONS[given.value("save_precision")], "save_precision")
+    if given.has("v_parameterization"):
+        settings.set("prediction", "v_prediction", "v_parameterization")
+    if given.has("zero_terminal_snr"):
+        settings.set("zero-terminal-snr", "on", "zero_terminal_snr")
+
+
+def _pictures(given: Given, settings: Settings) -> None:
+    if given.has("resolution"):
+        settings.set("resolution", resolution(str(given.value("resolution")), "--resolution"), "resolution")
+    settings.set("bucket-step", given.value("bucket_reso_steps"), "bucket_reso_steps")
+    settings.set("hold-out", 0, "validation_split")
+    if given.has("dataset_config"):
+        for option in OF_FOLDERS:
+            settings.values.pop(option, None)
+        subsets(given, settings, given.here)
+
+
+def _steps(given: Given, settings: Settings) -> None:
+    if given.has("max_train_epochs"):
+        settings.set("epochs", given.value("max_train_epochs"), "max_train_epochs")
+        if given.has("max_train_steps"):
+            settings.note("sd_epochs_over_steps", steps=given.value("max_train_steps"))
+        return
+    steps = given.value("max_train_steps")
+    settings.set("steps", steps, "max_train_steps")
+    if not given.has("max_train_steps"):
+        settings.note("sd_default_steps", steps=steps)
+
+
+def _captions(given: Given, settings: Settings) -> None:
+    name = (
+        "caption_extention" if given.has("caption_extention") else "caption_extension"
+    )  # the first is an old spelling
+    settings.set("caption-extension", given.value(name), name)
+
+
+def _files(given: Given, settings: Settings) -> None:
+    name = given.value("output_name")
+    settings.set("output", _output(given), "output_dir")
+    settings.set("name", name or "last", "output_name")
+    settings.recorded["export", "naming"] = naming_of(name)
+
+
+def _saving(given: Given, settings: Settings) -> None:
+    settings.set("save-every", max(0, given.value("save_every_n_steps") or 0), "save_every_n_steps")
+    asked = given.value("sample_every_n_steps") or 0
+    settings.set("evaluate-every", asked if asked > 0 else EVALUATE_EVERY, "sample_every_n_steps")
+
+
+PARTS: tuple[Callable[[Given, Settings], None], ...] = (
+    _model,
+    _pictures,
+    _captions,
+    network,
+    optimization,
+    _steps,
+    _files,
+    _saving,
+)

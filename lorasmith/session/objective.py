@@ -1,0 +1,85 @@
+"""Makes the objective and the noise of training from the settings, and their facts for the metadata."""
+
+from __future__ import annotations
+
+from lorasmith.config.sections import LossConfig, NoiseConfig
+from lorasmith.diffusion import losses, weightings
+from lorasmith.diffusion.draw import NoiseOptions
+from lorasmith.diffusion.objective import Elementwise, Objective, Weight, squared_error
+from lorasmith.diffusion.process import NoiseProcess, Prediction
+from lorasmith.errors import ConfigError
+from lorasmith.exporting.objective_metadata import ObjectiveFacts
+
+
+def objective_of(loss: LossConfig, prediction: Prediction) -> Objective:
+    """The loss of these settings for a model that predicts noise or v."""
+    weights: list[Weight] = []
+    if loss.min_snr_gamma:
+        weights.append(weightings.min_snr(loss.min_snr_gamma, prediction))
+    if loss.scale_v_pred:
+        weights.append(weightings.like_noise_prediction)
+    if loss.v_pred_like:
+        weights.append(weightings.like_v_prediction(loss.v_pred_like))
+    if loss.debiased_estimation:
+        weights.append(weightings.debiased_estimation(prediction))
+    return Objective(_elementwise(loss), tuple(weights))
+
+
+def noise_options(noise: NoiseConfig) -> NoiseOptions:
+    """The options of the noise, timesteps aside."""
+    return NoiseOptions(
+        offset=noise.offset,
+        has_random_offset=noise.has_random_offset,
+        adaptive_scale=noise.adaptive_scale or 0.0,
+        levels=noise.multires_iterations,
+        level_discount=noise.multires_discount,
+        perturbation=noise.perturbation,
+        has_random_perturbation=noise.has_random_perturbation,
+    )
+
+
+def trained_process(process: NoiseProcess, noise: NoiseConfig) -> NoiseProcess:
+    """The process with the timesteps that are trained.
+
+    Raises:
+        ConfigError: `timestep_range`, the process has no such timesteps.
+    """
+    count = process.timestep_count
+    first, stop = noise.min_timestep, count if noise.max_timestep is None else noise.max_timestep
+    if first > stop or first >= count or stop > count:
+        raise ConfigError("timestep_range", first=first, stop=stop, count=count)
+    return process.between(first, max(stop, first + 1))
+
+
+def objective_facts(loss: LossConfig, noise: NoiseConfig, process: NoiseProcess) -> ObjectiveFacts:
+    """The facts of an exported file."""
+    stop = process.timestep_count if noise.max_timestep is None else noise.max_timestep
+    timesteps = noise.min_timestep, stop
+    return ObjectiveFacts(
+        loss_type=loss.loss_type,
+        huber=(loss.huber_schedule, loss.huber_c, loss.huber_scale) if loss.has_threshold else None,
+        min_snr_gamma=loss.min_snr_gamma,
+        debiased_estimation=loss.debiased_estimation,
+        regularisation_weight=loss.prior_loss_weight,
+        noise_offset=noise.offset,
+        has_random_offset=noise.has_random_offset,
+        adaptive_noise_scale=noise.adaptive_scale or 0.0,
+        multires_iterations=noise.multires_iterations,
+        multires_discount=noise.multires_discount,
+        perturbation=noise.perturbation,
+        has_random_perturbation=noise.has_random_perturbation,
+        timesteps=None if timesteps == (0, process.timestep_count) else timesteps,
+    )
+
+
+def _elementwise(loss: LossConfig) -> Elementwise:
+    if loss.loss_type == "l2":
+        return squared_error
+    if loss.loss_type == "l1":
+        return losses.absolute_error
+    threshold = {
+        "constant": losses.constant_threshold(loss.huber_c, loss.huber_scale),
+        "exponential": losses.exponential_threshold(loss.huber_c, loss.huber_scale),
+        "snr": losses.snr_threshold(loss.huber_c),
+    }[loss.huber_schedule]
+    return (losses.pseudo_huber if loss.loss_type == "huber" else losses.smooth_l1)(threshold)

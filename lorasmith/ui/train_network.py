@@ -1,0 +1,86 @@
+"""`lorasmith train-network`: sd-scripts' command line, trained as `train` does."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from lorasmith import __version__
+from lorasmith.errors import ConfigError, ExitCode
+from lorasmith.runs.layout import run_at
+from lorasmith.sd_scripts.arguments import Script
+from lorasmith.sd_scripts.command_line import Given, config_file, parsed
+from lorasmith.sd_scripts.config_output import write_config
+from lorasmith.sd_scripts.launcher import SCRIPTS, check_environment, without_launcher
+from lorasmith.sd_scripts.translate import Translation, translated
+from lorasmith.ui.option_help import expected
+from lorasmith.ui.options import split_request
+from lorasmith.ui.sd_scripts_page import help_page
+from lorasmith.ui.train import Engine, lower_packages, refuse_if_held
+from lorasmith.ui.translator import Translator
+from lorasmith.ui.which_run import train_command
+
+
+def train_network(
+    arguments: list[str], words: Translator, command: str, *, engine: Engine | None = None, here: Path | None = None
+) -> int:
+    """Runs the command as if typed in the folder `here` (default: the current folder); returns the exit status.
+
+    Raises:
+        TrainerError: refused before anything was changed.
+    """
+    if "--version" in arguments:
+        print(f"lorasmith {__version__}")
+        return int(ExitCode.FINISHED)
+    here = here or Path.cwd()
+    check_environment(os.environ)
+    line, script = without_launcher(arguments, _script_of(command))
+    given = parsed(line, script, here)
+    if "help" in given.ours:
+        print(help_page(words, command, script))
+        return int(ExitCode.FINISHED)
+    if given.has("output_config"):
+        return _write_config(given, words, here)
+    translation = translated(given)
+    settings, request = split_request(translation.values)
+    refuse_if_held(run_at(here, request.output))
+    engine = engine or lower_packages()
+    try:
+        start = engine.new_run(settings, request, state_prefix=words.state_prefix, here=here)
+    except ConfigError as error:
+        raise _by_argument(error, translation, words) from None
+    start = replace(start, warnings=(*translation.notes, *start.warnings))
+
+    from lorasmith.ui.watching import watch  # imported late: bad arguments are refused without loading rich
+
+    command = train_command(command, request.output)
+    return watch(start, engine.supervise(start), words=words, command=command, verbose=request.verbose)
+
+
+def _script_of(command: str) -> Script:
+    """The script that was typed; `lorasmith train-network` takes the arguments of both."""
+    name = command.split()[-1]
+    return SCRIPTS.get(name, "sdxl_train_network")
+
+
+def _write_config(given: Given, words: Translator, here: Path) -> int:
+    if not given.has("config_file"):
+        raise ConfigError("sd_output_config_nowhere")
+    path = config_file(given, here)
+    write_config(given, path)
+    print(words.say("sd_scripts.config_written", file=str(path)))
+    return int(ExitCode.FINISHED)
+
+
+def _by_argument(error: ConfigError, translation: Translation, words: Translator) -> ConfigError:
+    """An error about the value of an option, as an error about the argument that the option was made from."""
+    option = str(error.fields.get("option", ""))
+    if error.code != "config_value" or option not in translation.arguments:
+        return error
+    return ConfigError(
+        "sd_value",
+        argument=translation.arguments[option],
+        value=error.fields["value"],
+        expected=expected(words, option) or error.fields["expected"],
+    )

@@ -1,0 +1,55 @@
+"""Weightings against the numbers that sd-scripts' own functions gave (commit 48d368fa, `custom_train_functions`, with
+diffusers' scheduler of SD 1.5), and what they are where there is only noise."""
+
+import pytest
+import torch
+
+from lorasmith.diffusion.objective import Weight
+from lorasmith.diffusion.weightings import debiased_estimation, like_noise_prediction, like_v_prediction, min_snr
+from tests.diffusion.noising import noised
+
+TIMESTEPS = (0, 1, 100, 500, 900, 999)
+WEIGHTS: dict[str, tuple[Weight, tuple[float, ...]]] = {
+    "min_snr 5": (min_snr(5.0, "epsilon"), (0.004253724, 0.008534431, 0.5914455, 1.0, 1.0, 1.0)),
+    "min_snr 1": (min_snr(1.0, "epsilon"), (0.0008507448, 0.001706886, 0.1182891, 1.0, 1.0, 1.0)),
+    "min_snr 5 v": (
+        min_snr(5.0, "v_prediction"),
+        (0.004250109, 0.008519888, 0.5288843, 0.2763325, 0.01415113, 0.004660094),
+    ),
+    "like noise": (like_noise_prediction, (0.999001, 0.998296, 0.8942232, 0.2763325, 0.01415113, 0.004660094)),
+    "like v 0.5": (like_v_prediction(0.5), (1.5005, 1.500853, 1.559144, 2.809415, 36.33286, 108.294)),
+    "debiased": (debiased_estimation("epsilon"), (0.03162278, 0.04131448, 0.3439318, 1.61828, 8.3466, 14.61465)),
+    "debiased v": (
+        debiased_estimation("v_prediction"),
+        (0.000999001, 0.001703978, 0.1057769, 0.7236676, 0.9858489, 0.9953399),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_weights_are_those_of_sd_scripts(name: str) -> None:
+    weight, expected = WEIGHTS[name]
+    # Its SNR at the first timesteps comes from a float32 product, ours from float64: 2e-5 apart.
+    assert weight(noised(TIMESTEPS)).tolist() == pytest.approx(expected, rel=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("weight", "expected"),
+    [
+        (min_snr(5.0, "epsilon"), 1.0),
+        (min_snr(5.0, "v_prediction"), 0.0),
+        (like_noise_prediction, 0.0),
+        (debiased_estimation("v_prediction"), 1.0),
+    ],
+)
+def test_weights_are_finite_where_there_is_only_noise(weight: Weight, expected: float) -> None:
+    """sd-scripts takes the ratio of the schedule as it was before it ended in pure noise, 0.0047 here."""
+    assert weight(noised((999,), zero_terminal_snr=True)).tolist() == [expected]
+
+
+def test_min_snr_weights_by_the_ratio_of_the_schedule_in_use() -> None:
+    """Where the schedule is rescaled, so is the ratio: v-prediction at the timestep before the last."""
+    rescaled, plain = noised((998,), zero_terminal_snr=True), noised((998,))
+    assert rescaled.snr is not None and plain.snr is not None
+    assert float(rescaled.snr) < float(plain.snr) / 1000
+    assert torch.equal(min_snr(5.0, "v_prediction")(rescaled), rescaled.snr / (rescaled.snr + 1))

@@ -1,0 +1,70 @@
+"""Runs with other losses and other noise: exact, the same bytes when they are stopped, and each setting counts."""
+
+from collections.abc import Callable
+
+import pytest
+
+from lorasmith.errors import ExitCode
+from tests.end_to_end.workshop import Values, Workshop
+
+MakeWorkshop = Callable[[str], Workshop]
+STEPS, FIRST = 12, 5
+BASE: Values = {("training", "batch_size"): 2, ("optimizer", "lr"): 1e-3}
+ROWS: dict[str, Values] = {
+    "huber, offset and perturbation": {
+        ("loss", "loss_type"): "huber",
+        ("loss", "min_snr_gamma"): 5.0,
+        ("noise", "offset"): 0.1,
+        ("noise", "has_random_offset"): True,
+        ("noise", "adaptive_scale"): 0.1,
+        ("noise", "perturbation"): 0.1,
+        ("noise", "has_random_perturbation"): True,
+    },
+    "smooth, levels and a range": {
+        ("loss", "loss_type"): "smooth_l1",
+        ("loss", "huber_schedule"): "exponential",
+        ("loss", "debiased_estimation"): True,
+        ("noise", "multires_iterations"): 6,
+        ("noise", "min_timestep"): 200,
+        ("noise", "max_timestep"): 900,
+        ("training", "accumulation_steps"): 2,
+    },
+    "absolute, v": {
+        ("model", "prediction"): "v_prediction",
+        ("model", "zero_terminal_snr"): "on",
+        ("loss", "loss_type"): "l1",
+        ("loss", "scale_v_pred"): True,
+    },
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_stop_and_continue_equals_straight(make_workshop: MakeWorkshop, name: str) -> None:
+    values = {**BASE, **ROWS[name]}
+    straight, pieces = make_workshop("straight"), make_workshop("pieces")
+    assert straight.new(STEPS, values).exit_code == ExitCode.FINISHED
+    pieces.new(FIRST, values)
+    pieces.go_on(STEPS - FIRST)
+    assert pieces.digest() == straight.digest()
+    assert pieces.losses() == straight.losses()
+    assert sorted(straight.losses()) == list(range(1, STEPS + 1))
+
+
+COUNTED: dict[str, Values] = {
+    "loss": {("loss", "loss_type"): "l1"},
+    "weighting": {("loss", "debiased_estimation"): True},
+    "noise": {("noise", "offset"): 0.1},
+    "perturbation": {("noise", "perturbation"): 0.1},
+    "timesteps": {("noise", "max_timestep"): 500},
+}
+
+
+def test_each_setting_counts(make_workshop: MakeWorkshop) -> None:
+    plain = make_workshop("plain")
+    plain.new(2, BASE)
+    digests = {plain.digest()}
+    for name, values in COUNTED.items():
+        other = make_workshop(name)
+        assert other.new(2, {**BASE, **values}).exit_code == ExitCode.FINISHED
+        digests.add(other.digest())
+    assert len(digests) == 1 + len(COUNTED)

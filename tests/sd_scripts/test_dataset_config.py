@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lorasmith.config import RunConfig
+from tests.sd_scripts.translating import refusal, translation
+
+LINE = "--dataset_config data.toml"
+WHOLE = """
+[general]
+shuffle_caption = true
+keep_tokens = 1
+caption_extension = ".txt"
+batch_size = 2
+
+[[datasets]]
+resolution = 512
+keep_tokens = 2
+  [[datasets.subsets]]
+  image_dir = "cats"
+  num_repeats = 10
+  class_tokens = "shs cat"
+  [[datasets.subsets]]
+  is_reg = true
+  image_dir = "reg"
+  keep_tokens = 3
+  shuffle_caption = false
+
+[[datasets]]
+resolution = [768, 768]
+batch_size = 1
+  [[datasets.subsets]]
+  image_dir = "large"
+"""
+
+
+def subsets(text: str, here: Path, line: str = LINE) -> list[dict[str, Any]]:
+    (here / "data.toml").write_text(text)
+    values = translation(line, here).values
+    RunConfig().with_values({at: value for at, value in values.items() if at[0] != "request"})
+    found: list[dict[str, Any]] = values["dataset", "subsets"]
+    return found
+
+
+def test_the_inner_table_takes_precedence(tmp_path: Path) -> None:
+    first, second, third = subsets(WHOLE, tmp_path)
+    shared = {"shuffle_caption": True, "caption_extension": ".txt", "batch_size": 2, "resolution": 512, "group": 0}
+    assert first == {**shared, "keep_tokens": 2, "data": "cats", "repeats": 10, "class_words": "shs cat"}
+    own = {"keep_tokens": 3, "shuffle_caption": False, "data": "reg", "is_reg": True, "repeats": 1}
+    assert second == {**shared, **own}
+    of_third = {"keep_tokens": 1, "resolution": 768, "batch_size": 1, "group": 1, "data": "large", "repeats": 1}
+    assert third == {**shared, **of_third}
+
+
+def test_json_says_the_same(tmp_path: Path) -> None:
+    import tomllib
+
+    (tmp_path / "data.json").write_text(json.dumps(tomllib.loads(WHOLE)))
+    assert translation("--dataset_config data.json", tmp_path).values["dataset", "subsets"] == subsets(WHOLE, tmp_path)
+
+
+def test_what_no_table_sets_is_as_the_command_line_has_it(tmp_path: Path) -> None:
+    text = '[[datasets]]\n[[datasets.subsets]]\nimage_dir = "x"\nshuffle_caption = false\n'
+    line = f"{LINE} --shuffle_caption --dataset_repeats 5 --train_batch_size 3 --resolution 256"
+    assert subsets(text, tmp_path, line) == [{"data": "x", "repeats": 5, "group": 0, "shuffle_caption": False}]
+    values = translation(line, tmp_path).values
+    config = RunConfig().with_values({at: value for at, value in values.items() if at[0] != "request"})
+    (subset,) = config.subsets()
+    assert (subset.config.captions.shuffle, subset.batch_size, subset.dataset.resolution) == (False, 3, 256)
+
+
+def test_the_folders_of_the_command_line_are_not_used(tmp_path: Path) -> None:
+    (tmp_path / "data.toml").write_text(WHOLE)
+    found = translation(f"{LINE} --train_data_dir d --reg_data_dir r", tmp_path)
+    assert dict(found.notes)["sd_dataset_config_instead"] == {"arguments": ["--train_data_dir", "--reg_data_dir"]}
+    assert not {("dataset", "folder"), ("dataset", "reg_folder")} & set(found.values)
+
+
+SUBSET = '[[datasets]]\n[[datasets.subsets]]\nimage_dir = "x"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "field"),
+    [
+        ("", "sd_no_subsets", None),
+        ("[[datasets]]\nresolution = 512\n", "sd_no_subsets", None),
+        ("[[datasets]]\n[[datasets.subsets]]\nnum_repeats = 1\n", "sd_subset_without_folder", None),
+        ("[[dataset]]\n", "sd_key_mistyped", "datasets"),
+        ("[zzz]\n", "sd_key_unknown", None),
+        ("general = 1\n", "sd_no_table", None),
+        ("[datasets]\n", "sd_no_table", None),
+        (f"{SUBSET}num_repeat = 3\n", "sd_key_mistyped", "num_repeats"),
+        (f"{SUBSET}dataset_repeats = 3\n", "sd_key_mistyped", "num_repeats"),
+        (f"[general]\ntrain_batch_size = 3\n{SUBSET}", "sd_key_mistyped", "batch_size"),
+        (f"{SUBSET}zzz = 3\n", "sd_key_unknown", None),
+        (f"{SUBSET}resolution = 512\n", "sd_key_elsewhere", None),
+        (f"[general]\nis_reg = true\n{SUBSET}", "sd_key_elsewhere", None),
+        (f"{SUBSET}num_repeats = 'x'\n", "sd_not_integer", None),
+        (f"{SUBSET}num_repeats = true\n", "sd_not_integer", None),
+        (f"{SUBSET}shuffle_caption = 1\n", "sd_not_flag", None),
+        (f"[general]\nnetwork_multiplier = 0.5\n{SUBSET}", "sd_network_multiplier", None),
+        (f"[general]\nresolution = [1, 2, 3]\n{SUBSET}", "sd_resolution", None),
+    ],
+)
+def test_a_wrong_file_is_refused(tmp_path: Path, text: str, code: str, field: str | None) -> None:
+    (tmp_path / "data.toml").write_text(text)
+    error = refusal(LINE, tmp_path)
+    assert (error.code, error.fields.get("nearest")) == (code, field)
+
+
+def test_what_other_scripts_read_is_left_aside(tmp_path: Path) -> None:
+    text = f"{SUBSET}cache_info = true\ncustom_attributes = {{ a = 1 }}\n"
+    assert subsets(text, tmp_path) == [{"data": "x", "repeats": 1, "group": 0}]

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import pytest
+
+from lorasmith.errors import ConfigError
+from lorasmith.sd_scripts.launcher import check_environment, without_launcher
+
+
+@pytest.mark.parametrize(
+    ("line", "rest", "script"),
+    [
+        ("--seed 1", "--seed 1", "train_network"),
+        ("", "", "train_network"),
+        (
+            "accelerate launch --num_cpu_threads_per_process 1 sdxl_train_network.py --seed 1",
+            "--seed 1",
+            "sdxl_train_network",
+        ),
+        (r"accelerate launch C:\kohya\sd-scripts\train_network.py --seed 1", "--seed 1", "train_network"),
+        ("python ./sd-scripts/train_network.py", "", "train_network"),
+    ],
+)
+def test_a_pasted_command_begins_after_its_script(line: str, rest: str, script: str) -> None:
+    assert without_launcher(line.split(), "train_network") == (rest.split(), script)
+
+
+def test_a_script_for_other_models_is_refused() -> None:
+    with pytest.raises(ConfigError, match="sd_script_not_known"):
+        without_launcher(["accelerate", "launch", "flux_train_network.py"], "train_network")
+
+
+def test_several_processes_are_refused() -> None:
+    check_environment({})
+    check_environment({"WORLD_SIZE": "1"})
+    with pytest.raises(ConfigError, match="sd_several_processes"):
+        check_environment({"WORLD_SIZE": "2"})

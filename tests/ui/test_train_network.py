@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lorasmith.errors import ConfigError, ExitCode, LockedError, TrainerError
+from lorasmith.runs.ledger import read_events, steps
+from lorasmith.runs.locks import FolderLock
+from lorasmith.ui.train_network import train_network
+from lorasmith.ui.translator import Translator
+from tests.laws.source_tree import ROOT
+from tests.ui.fake_engine import FakeEngine
+
+LINE = "--pretrained_model_name_or_path demo --learning_rate 1e-4 --max_train_steps 7"
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def run(typed: str, fake: FakeEngine | None = None, command: str = "python train_network.py") -> int:
+    fake = fake or FakeEngine()
+    return train_network(shlex.split(typed), Translator("en"), command, engine=fake.engine())
+
+
+def refused(typed: str, command: str = "python train_network.py") -> TrainerError:
+    before = sorted(Path.cwd().rglob("*"))
+    with pytest.raises(TrainerError) as caught:
+        run(typed, command=command)
+    assert sorted(Path.cwd().rglob("*")) == before
+    return caught.value
+
+
+def test_a_command_line_trains_exactly_its_steps(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(f"{LINE} --output_dir out --output_name mine --xformers") == ExitCode.FINISHED
+    out = capsys.readouterr().out
+    assert "Reached the maximum of 7 steps" in out
+    assert out.count("no effect: --xformers") == 1
+    assert "python train_lora.py --output out/mine-run --continue" in out
+    assert len(steps(read_events(Path("out/mine-run/ledger.jsonl")))) == 7
+
+
+def test_the_settings_of_the_folder_are_not_read() -> None:
+    Path("lorasmith.toml").write_text("rank = 7\nno such key\n")
+    fake = FakeEngine()
+    run(LINE, fake)
+    assert fake.asked[0][1]["adapter", "rank"] == 4
+
+
+@pytest.mark.parametrize(
+    ("command", "accepted"),
+    [("python train_network.py", False), ("python sdxl_train_network.py", True), ("lorasmith train-network", True)],
+)
+def test_each_script_has_its_own_arguments(command: str, accepted: bool) -> None:
+    line = f"{LINE} --cache_text_encoder_outputs"
+    if accepted:
+        assert run(line, command=command) == ExitCode.FINISHED
+    else:
+        assert refused(line, command).code == "sd_other_script"
+
+
+def test_a_whole_command_may_be_pasted() -> None:
+    assert run(f"accelerate launch --num_processes 1 sdxl_train_network.py {LINE} --cache_text_encoder_outputs") == 0
+
+
+def test_a_value_that_we_refuse_is_about_the_argument_that_was_typed() -> None:
+    error = refused(f"{LINE} --network_dim 5000")
+    assert (error.code, error.fields["argument"]) == ("sd_value", "--network_dim")
+    assert "1024" in error.fields["expected"]
+
+
+def test_a_folder_in_use_is_refused() -> None:
+    with FolderLock(Path("lora_output/last-run/run.lock")), pytest.raises(LockedError):
+        run(LINE)
+
+
+def test_output_config_writes_a_file_and_trains_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    fake = FakeEngine()
+    assert run(f"{LINE} --output_config --config_file mine", fake) == ExitCode.FINISHED
+    assert fake.asked == []
+    assert "mine.toml" in capsys.readouterr().out
+    assert run("--config_file mine", fake) == ExitCode.FINISHED
+    assert fake.asked[0][2].steps == 7
+    assert refused(f"{LINE} --output_config").code == "sd_output_config_nowhere"
+
+
+def test_help_names_every_argument_of_the_script(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--help") == ExitCode.FINISHED
+    out = capsys.readouterr().out
+    assert "--network_dim" in out and "--xformers" in out
+    assert "--cache_text_encoder_outputs" not in out
+
+
+@pytest.mark.parametrize("script", ["train_network.py", "sdxl_train_network.py"])
+def test_the_scripts_answer_from_a_clone_in_both_languages(script: str) -> None:
+    def answer(*typed: str) -> tuple[int, str]:
+        done = subprocess.run(
+            [sys.executable, str(ROOT / script), *typed],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONUTF8": "1"},
+        )
+        return done.returncode, done.stderr
+
+    assert answer("--netwrok_dim", "3") == (
+        2,
+        "Error: There is no argument `--netwrok_dim`\nhint: did you mean `--network_dim`?\n",
+    )
+    assert "是不是要打" in answer("--lang", "zh-TW", "--netwrok_dim", "3")[1]
+
+
+def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="sd_several_processes"):
+        run(LINE)
