@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from lorasmith.adapters import ADAPTERS, DROP_RANKS
 from lorasmith.config import AdapterConfig, DatasetConfig, ModelConfig, RunConfig, Subset
-from lorasmith.config.sections import OPTIMIZER_NAMES, LossConfig
+from lorasmith.config.optimizer_table import OPTIMIZERS, known_optimizer, uses_relative_steps
+from lorasmith.config.sections import LossConfig
 from lorasmith.data.buckets import Cutting
 from lorasmith.data.files import shown
 from lorasmith.data.findings import Finding, finding
@@ -49,8 +50,8 @@ def check_names(config: RunConfig) -> None:
         raise ConfigError("config_value", option="adapter", value=repr(config.adapter.kind), expected=kinds)
     if config.adapter.rank_dropout and config.adapter.kind not in DROP_RANKS:
         raise ConfigError("rank_dropout_kind", kind=config.adapter.kind, kinds=", ".join(sorted(DROP_RANKS)))
-    if config.optimizer.name not in OPTIMIZER_NAMES:
-        accepted = ", ".join(OPTIMIZER_NAMES)
+    if known_optimizer(config.optimizer.name) is None:
+        accepted = ", ".join(OPTIMIZERS)
         raise ConfigError("optimizer_unknown", optimizer=config.optimizer.name, accepted=accepted)
     if not _DEVICE.fullmatch(config.machine.device):
         raise ConfigError("device_unknown", device=config.machine.device)
@@ -192,6 +193,7 @@ def scan_for(config: RunConfig, weights: BaseWeights, *, check_pixels: bool, see
         DatasetError: as `scan`; `dataset_problems` lists those of all subsets.
     """
     from lorasmith.data.folder import Scan, scan  # imports PIL, for which an earlier error need not wait
+    from lorasmith.data.masks import with_masks
 
     known = decoded(seen) if seen else {}
     scans: list[Scan] = []
@@ -202,6 +204,16 @@ def scan_for(config: RunConfig, weights: BaseWeights, *, check_pixels: bool, see
                 _source(subset),
                 cutting_of(subset.dataset, weights),
                 trigger_word=subset.dataset.trigger_word,
+                skip_bad=config.dataset.skip_bad_pictures,
+                check_pixels=check_pixels,
+                seen=known,
+            )
+            loss = subset.config.loss
+            found = with_masks(
+                found,
+                Path(subset.folder),
+                Path(loss.mask_folder) if loss.has_mask_folder else None,
+                takes_alpha=loss.alpha_mask,
                 skip_bad=config.dataset.skip_bad_pictures,
                 check_pixels=check_pixels,
                 seen=known,
@@ -268,8 +280,7 @@ def notices(config: RunConfig, found: Scan, stop_at: int) -> list[tuple[str, dic
         noted.append(("lokr_alpha", {"alpha": config.adapter.resolved_alpha}))
     if config.adapter.kind == "dora":
         noted.append(("dora_readers", {}))
-    if config.optimizer.name == "prodigy" and config.optimizer.lr < 0.1:
-        noted.append(("prodigy_lr", {"lr": config.optimizer.lr}))
+    noted += _notices_of_rates(config)
     noted += [("option_unused", unused._asdict()) for unused in config.unused_options]
     if config.loss.prior_loss_weight != 1 and not any(example.is_regularisation for example in found.examples):
         noted.append(("option_unused", {"option": "prior-loss-weight", "needed": "--reg-data-dir"}))
@@ -298,6 +309,16 @@ def unused_bucket_options(config: RunConfig) -> list[tuple[str, dict[str, Any]]]
         notice = ("bucket_options_unused", {"options": unused, "cause": cause})
         if unused and notice not in noted:
             noted.append(notice)
+    return noted
+
+
+def _notices_of_rates(config: RunConfig) -> list[tuple[str, dict[str, Any]]]:
+    name, lr, known = config.optimizer.name, config.optimizer.lr, known_optimizer(config.optimizer.name)
+    noted: list[tuple[str, dict[str, Any]]] = []
+    if known is not None and known.finds_rate and lr < 0.1:
+        noted.append(("prodigy_lr", {"lr": lr}))
+    if uses_relative_steps(name, config.optimizer.options):
+        noted.append(("lr_relative", {"optimizer": name}))
     return noted
 
 
