@@ -144,9 +144,7 @@ def train_step(
     _clip(gradient, norm, context.max_grad_norm)
 
     lrs = update(state.optimizer, context.rates_at(step), seed=fold(context.seed, "optimizer", step))
-    state.step = step
-    if scaler is not None:
-        scaler.step_applied()
+    state.step_applied(found_inf)
     lr = dict(zip(context.base_lrs, lrs, strict=True))
     ids = tuple(example_id for micro_batch in done for example_id in micro_batch.example_ids)
     return StepResult(step, done[-1].epoch, loss, norm, found_inf, lr, ids)

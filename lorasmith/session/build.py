@@ -33,9 +33,10 @@ from lorasmith.session.checkpoint import check_disk_space
 from lorasmith.session.dataset import Dataset, load_dataset, trained_text_encoders
 from lorasmith.session.export import Exporter
 from lorasmith.session.initial_state import initial_state, read_init_from
-from lorasmith.session.layers import base_lrs, check_block_effects
+from lorasmith.session.layers import check_block_effects
 from lorasmith.session.loaded import LoadedRun
 from lorasmith.session.objective import noise_options, objective_of, trained_process
+from lorasmith.session.rates import base_lrs
 from lorasmith.session.resolve import check_repeatability, resolve_precision, resolved_config
 from lorasmith.session.resume import check_exactness, restore_state
 from lorasmith.session.startup import StartupContext

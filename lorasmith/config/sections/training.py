@@ -16,6 +16,8 @@ class TrainingConfig(Section):
     """Micro-batches in a step."""
     max_grad_norm: float = option("max-grad-norm", 1.0, effect="learning", ge=0)
     """Gradients with a larger norm are scaled down to it; 0 never."""
+    ema_decay: float = option("ema-decay", 0.0, effect="learning", ge=0, lt=1)
+    """Share of the average of the weights that a step keeps; the average is exported and evaluated. 0: no average."""
     gradient_checkpointing: bool = option("gradient-checkpointing", False, effect="learning", common=True)
     """Whether activations are computed twice instead of kept: slower, less memory."""
 
