@@ -47,6 +47,13 @@ _BAND = 1 << 22  # pixels that are converted at once
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # otherwise it writes to stderr what becomes a problem here
 
+_FILTERS = {
+    "lanczos": Image.Resampling.LANCZOS,
+    "area": Image.Resampling.BOX,  # the mean over the area of a pixel
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "nearest": Image.Resampling.NEAREST,
+}
 _ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -89,7 +96,7 @@ def open_rgb(path: Path) -> Image.Image:
 def pixels(example: Example) -> NDArray[np.float32]:
     """(3, H, W) in [-1, 1]: the picture scaled to `resized`, of which the `bucket` at `crop` is kept.
 
-    Only that part is resampled (Lanczos), so a very long picture costs no more than another.
+    Only that part is resampled, so a very long picture costs no more than another.
 
     Raises:
         BadFileError: `picture_changed` where the file has other bytes than when the folder was scanned, so that nothing
@@ -107,7 +114,7 @@ def pixels(example: Example) -> NDArray[np.float32]:
         min((left + example.bucket.width) * across, image.width),
         min((top + example.bucket.height) * down, image.height),
     )
-    cut = image.resize(example.bucket, Image.Resampling.LANCZOS, box=box)
+    cut = image.resize(example.bucket, _FILTERS[example.resampling], box=box)
     # Imported here: a wrong folder name must be reported at once, and importing numpy takes longer than that may take.
     import numpy as np
 

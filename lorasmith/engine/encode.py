@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lorasmith.data.cache import CacheKeys, EncoderCache
 from lorasmith.data.encode import Encoded, Missing, encode_missing, read_cached, storable
-from lorasmith.data.types import CachedExample, Example, Inputs
+from lorasmith.data.types import LOSS_WEIGHT, CachedExample, Example, Inputs
 from lorasmith.engine.device import Device
 from lorasmith.families.base import ModelFamily
 
@@ -44,6 +44,7 @@ def encoded_examples(
     examples: Sequence[Example],
     captions: Sequence[str] = (),
     *,
+    regularisation_weight: float = 1.0,
     damaged: Callable[[Path], None],
     progress: Callable[[int, int], None],
 ) -> tuple[list[CachedExample], dict[str, Inputs]]:
@@ -52,6 +53,9 @@ def encoded_examples(
     The encoders are loaded only where the cache lacks something, and are gone when this returns. `damaged(path)` is
     called for each file of the cache that was set aside, `progress(done, total)` before the encoding and after each
     picture and caption.
+
+    Args:
+        regularisation_weight: the factor of the loss of regularisation examples; 1: no example gets a factor.
 
     Raises:
         DatasetError, NonFiniteError, ResourceError: as `data.encode.encode_missing`.
@@ -70,11 +74,22 @@ def encoded_examples(
     def tokens(caption: str) -> Inputs:
         return family.tokenize(caption) if trained else {}
 
+    weights = _loss_weights(examples, regularisation_weight)
     inputs = [
-        CachedExample({**encoded.inputs_of(example), **tokens(example.caption), **family.example_inputs(example)})
-        for example in examples
+        CachedExample(
+            {**encoded.inputs_of(example), **tokens(example.caption), **family.example_inputs(example), **weight}
+        )
+        for example, weight in zip(examples, weights, strict=True)
     ]
     return inputs, {caption: {**encoded.texts.get(caption, {}), **tokens(caption)} for caption in captions}
+
+
+def _loss_weights(examples: Sequence[Example], of_regularisation: float) -> list[Inputs]:
+    """The factor of each example's loss, as an input; nothing where all are 1."""
+    if of_regularisation == 1:
+        return [{} for _ in examples]
+    factors = {True: torch.tensor(of_regularisation), False: torch.tensor(1.0)}
+    return [{LOSS_WEIGHT: factors[example.is_regularisation]} for example in examples]
 
 
 def live_captions(encoding: Encoding) -> Callable[[str], Inputs]:

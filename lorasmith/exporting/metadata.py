@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from lorasmith.exporting.objective_metadata import ObjectiveFacts, objective_metadata, timestep_range
+from lorasmith.exporting.sd_scripts_metadata import DescriptionFacts, described
 
 _LEGACY_START, _LEGACY_LENGTH = 0x100000, 0x10000
 
@@ -91,6 +92,7 @@ class ExportFacts:
     held_out: int
     resolution: int  # pixels
     trigger_word: str  # "": none
+    description: DescriptionFacts
 
 
 # Keys that readers of sd-scripts' files expect, with values that hold for every run of this program.
@@ -117,7 +119,7 @@ _FIXED_VALUES = {
 
 def build_metadata(facts: ExportFacts) -> dict[str, str]:
     """All metadata but the hashes, which `with_hashes` adds once the tensors are known."""
-    return {
+    metadata = {
         **_FIXED_VALUES,
         **_run(facts),
         **_base(facts),
@@ -126,6 +128,8 @@ def build_metadata(facts: ExportFacts) -> dict[str, str]:
         **_data(facts),
         **_model_spec(facts),
     }
+    pictures = sum(folder.pictures for folder in facts.folders) + facts.held_out
+    return described(metadata, facts.description, seed=facts.seed, pictures=pictures)
 
 
 def with_hashes(metadata: Mapping[str, str], *, header: bytes, data: bytes | memoryview) -> dict[str, str]:

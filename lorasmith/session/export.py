@@ -19,6 +19,7 @@ from lorasmith.engine.state import TrainState
 from lorasmith.exporting.metadata import BucketFacts, ExportFacts, FolderFacts, count_tags
 from lorasmith.exporting.name_table import ALPHA, NameTable
 from lorasmith.exporting.names import to_file
+from lorasmith.exporting.sd_scripts_metadata import DescriptionFacts
 from lorasmith.exporting.write import SAVE_TYPES, write_export
 from lorasmith.families.base import ModelFamily
 from lorasmith.families.identity import short_hash
@@ -118,6 +119,19 @@ class Exporter:
             held_out=self.held_out,
             resolution=config.dataset.resolved_resolution(self.family.weights.resolution),
             trigger_word=config.dataset.trigger_word,
+            description=self._description(),
+        )
+
+    def _description(self) -> DescriptionFacts:
+        config, weights = self.config.export, self.family.weights.path
+        epochs = self.config.epochs_between_evaluations(1)  # with --save-n-epoch-ratio it depends on the length
+        return DescriptionFacts(
+            comment=config.training_comment,
+            model_spec=config.model_spec,
+            is_minimal=config.no_metadata,
+            has_all_keys=config.naming != "own",
+            base_model_short_hash=short_hash(weights) if weights.is_file() else "",
+            validation=(self.config.evaluate_every, epochs),
         )
 
 

@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn, get_args
 
 from lorasmith.config import Option, Request, RunConfig, options
 from lorasmith.config.run import validated
@@ -52,6 +52,7 @@ PAIRS = {
     "lr-scheduler-args": "lr_end=1e-6",
     "block-rank": "down_blocks.1=4",
     "block-lr": "down_blocks.1=0.5",
+    "metadata": "author=Ann",
 }
 """A pair to show, for each option that takes K=V."""
 ABSENT = "\0absent"  # stands for a missing value; cannot be typed
@@ -203,6 +204,8 @@ def _pair(option: Option, text: str) -> tuple[str, Any]:
     name, sign, value = text.partition("=")
     if not sign or not name.strip():
         raise ConfigError("option_pair", option=option.name, given=text, example=PAIRS[option.name])
+    if get_args(option.field.annotation)[1] is str:
+        return name.strip(), value
     try:
         return name.strip(), tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:

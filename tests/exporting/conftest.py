@@ -4,6 +4,7 @@ import pytest
 
 from lorasmith.exporting.metadata import BucketFacts, ExportFacts, FolderFacts
 from lorasmith.exporting.objective_metadata import ObjectiveFacts
+from lorasmith.exporting.sd_scripts_metadata import DescriptionFacts
 
 
 @pytest.fixture
@@ -54,4 +55,5 @@ def facts() -> ExportFacts:
         held_out=2,
         resolution=512,
         trigger_word="zorb",
+        description=DescriptionFacts(),
     )

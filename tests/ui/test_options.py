@@ -26,16 +26,25 @@ def test_values_have_the_types_of_the_model() -> None:
     assert parse(["--hold-out", "4"]).values == {("dataset", "hold_out"): 4}
 
 
+def test_descriptions_are_texts() -> None:
+    values = parse(["--metadata", "title=1.10", "--metadata", "author=Ann Lee"]).values
+    assert values == {("export", "model_spec"): {"title": "1.10", "author": "Ann Lee"}}
+
+
 def test_every_option_of_the_model_is_on_the_command_line() -> None:
     texts = {
         "optimizer_option": "a=1",
+        "lr_scheduler_args": "power=2",
         "bucket_step": "32",
         "block_rank": "mid_block=4",
+        "metadata": "author=Ann",
         "hold_out": "1",
         "lr_schedule": "linear",
         "lang": "en",
         "loss_type": "l1",
         "huber_schedule": "snr",
+        "bucket_rule": "sd-scripts",
+        "resize_interpolation": "cubic",
     }
     for key, option in options().items():
         text = texts.get(

@@ -32,6 +32,9 @@ class LossConfig(Section):
     v_pred_like: float = option("v-pred-like-loss", 0.0, effect="learning", ge=0)
     """Share of a loss weighted as that of v-prediction that is added to noise prediction; 0: off."""
 
+    prior_loss_weight: float = option("prior-loss-weight", 1.0, effect="learning", ge=0)
+    """Factor of the loss of regularisation pictures."""
+
     @property
     def has_threshold(self) -> bool:
         return self.loss_type in ("huber", "smooth_l1")

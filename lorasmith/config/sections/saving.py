@@ -9,6 +9,12 @@ from lorasmith.config.fields import Section, option, recorded
 from lorasmith.config.sections.watch import MAX_SECONDS
 
 MAX_NAME_BYTES = 180  # a file name may have 255 bytes, and backups, steps and temporary names add to this part
+MAX_DESCRIPTION = 200_000  # characters; a thumbnail is one of them
+MODEL_SPEC = (
+    *("title", "author", "description", "license", "tags", "usage_hint", "thumbnail", "merged_from"),
+    *("trigger_phrase", "preprocessor", "is_negative_embedding"),
+)
+"""Descriptions that a person may give: fields of https://github.com/Stability-AI/ModelSpec."""
 DEVICES_OF_WINDOWS = r"con|prn|aux|nul|com[0-9]|lpt[0-9]"
 
 
@@ -44,10 +50,26 @@ class ExportConfig(Section):
     """File name without `.safetensors`."""
     save_precision: Literal["fp32", "bf16", "fp16"] = option("save-precision", "fp16", effect="cadence")
     """Data type of the exported tensors; alpha is float32 always."""
+    no_metadata: bool = option("no-metadata", False, effect="cadence")
+    """Whether the file says nothing of the training and the pictures, only how it is to be used."""
+    training_comment: str = option("training-comment", "", effect="cadence", max_length=10_000)
+    """Text of the metadata."""
+    model_spec: dict[str, str] = option("metadata", {}, effect="cadence")
+    """Descriptions in the metadata by their names in ModelSpec: title, author …"""
     state_prefix: str = recorded("state", effect="cadence")
     """First part of the names of state folders: in the language of the user who started the run."""
     naming: Literal["own", "sd-scripts", "sd-scripts-unnamed"] = recorded("own", effect="cadence")
     """Program whose file names are used, by `runs.naming`; `unnamed`: without an --output_name."""
+
+    @field_validator("model_spec", mode="after")
+    @classmethod
+    def _of_model_spec(cls, value: dict[str, str]) -> dict[str, str]:
+        named = {name.lower().replace("-", "_"): text for name, text in value.items()}
+        if not named.keys() <= set(MODEL_SPEC):
+            raise ValueError(f"must be texts for {', '.join(MODEL_SPEC)}")
+        if any(len(text) > MAX_DESCRIPTION for text in named.values()):
+            raise ValueError(f"must have at most {MAX_DESCRIPTION} characters")
+        return named
 
     @field_validator("name")
     @classmethod
