@@ -124,7 +124,6 @@ class TrainState:
         if self.scaler is not None and counters["scaler"] is not None:
             self.scaler = LossScaler(**counters["scaler"])
         if self.average is not None:
-            self.adapter.load_tensors(average or adapter)
-            self.average.weights.copy_(self.adapter.flat)
+            self.adapter.load_tensors(average or adapter, into=self.average.weights)
         self.adapter.load_tensors(adapter)
         load_optimizer_state(self.optimizer, optimizer)

@@ -134,7 +134,7 @@ def train_step(
         gradient.mul_(1.0 / scaler.scale)
     done = context.world.gather(done)
     loss = torch.cat([micro_batch.losses for micro_batch in done]).mean()
-    norm = torch.linalg.vector_norm(gradient)
+    norm = torch.linalg.vector_norm(gradient, dtype=torch.float32)
 
     found_inf = None
     if _can_skip_on_device(state, context):

@@ -81,6 +81,7 @@ class ExportFacts:
     accumulation_steps: int
     batch_size: int  # examples in a micro-batch
     gradient_checkpointing: bool
+    fp8_base: bool
     max_grad_norm: float
     precision: str  # fp32, bf16 or fp16: data type of the frozen weights and the arithmetic
     seed: int
@@ -99,7 +100,6 @@ class ExportFacts:
 _FIXED_VALUES = {
     "ss_lowram": "False",
     "ss_full_fp16": "False",
-    "ss_fp8_base": "False",
     "ss_cache_latents": "True",
     "ss_max_token_length": "None",
     "ss_scale_weight_norms": "None",
@@ -222,6 +222,7 @@ def _training(facts: ExportFacts) -> dict[str, str]:
         "ss_num_epochs": str(facts.epochs),
         "ss_num_batches_per_epoch": str(facts.micro_batches_per_epoch),
         "ss_gradient_accumulation_steps": str(facts.accumulation_steps),
+        "ss_fp8_base": str(facts.fp8_base),
         "ss_gradient_checkpointing": str(facts.gradient_checkpointing),
         "ss_max_grad_norm": str(facts.max_grad_norm),
         "ss_mixed_precision": "no" if facts.precision == "fp32" else facts.precision,

@@ -24,6 +24,7 @@ def check_settings(config: RunConfig, request: Request) -> None:
     if config.cadence.save_every_n_epochs and config.cadence.save_n_epoch_ratio:
         raise ConfigError("save_epochs_twice")
     _check_rates(config)
+    _check_storage(config)
     if config.optimizer.text_encoder_lr and not config.adapter.train_text_encoder:
         raise ConfigError("text_encoder_lr_unused")
     for unused in config.adapter.unused_options:
@@ -57,6 +58,15 @@ def _check_rates(config: RunConfig) -> None:
     _check_plus(config.optimizer, config.adapter)
     if schedule.is_class and schedule.warmup_steps:
         raise ConfigError("warmup_of_class", shape=schedule.shape)
+
+
+def _check_storage(config: RunConfig) -> None:
+    """Refuses types of numbers that do not go together."""
+    if config.training.full_bf16 and config.model.precision != "bf16":
+        raise ConfigError("full_bf16_precision")
+    for option, is_set in (("full-bf16", config.training.full_bf16), ("fp8-base", config.model.fp8_base)):
+        if is_set and config.adapter.kind == "dora":
+            raise ConfigError("dora_in_float32", option=option)
 
 
 def _check_plus(optimizer: OptimizerConfig, adapter: AdapterConfig) -> None:

@@ -184,8 +184,7 @@ def _files_of(state: TrainState, facts: StateFacts) -> dict[str, bytes]:
     adapter = state.adapter.tensors()
     files: dict[str, bytes] = {}
     if state.average is not None:
-        with state.evaluation_weights():
-            files[AVERAGE] = safetensors.torch.save(state.adapter.tensors())
+        files[AVERAGE] = safetensors.torch.save(state.adapter.tensors(state.average.weights))
     numbers = [state.adapter.flat, *_tensors_in(state.optimizer.state_dict()["state"])]
     if not all(bool(torch.isfinite(tensor).all()) for tensor in numbers):
         raise NonFiniteError("weights_non_finite", step=state.step)

@@ -109,6 +109,7 @@ class Exporter:
             accumulation_steps=config.training.accumulation_steps,
             batch_size=config.training.batch_size,
             gradient_checkpointing=state.gradient_checkpointing,
+            fp8_base=config.model.fp8_base,
             max_grad_norm=config.training.max_grad_norm,
             precision=config.model.precision,
             seed=config.seed,

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from lorasmith.adapters import adapter_kind
 from lorasmith.adapters.base import LayerSettings, by_layer
 from lorasmith.adapters.flat import FlatAdapter
-from lorasmith.config import AdapterConfig, RunConfig
+from lorasmith.config import AdapterConfig, RunConfig, TrainingConfig
 from lorasmith.engine.average import WeightAverage
 from lorasmith.engine.cpu import speed_up_frozen
+from lorasmith.engine.fp8 import store_in_fp8
 from lorasmith.engine.optimizers import build_optimizer
 from lorasmith.engine.state import LossScaler, Origin, TrainState
 from lorasmith.errors import ModelError
@@ -48,12 +49,19 @@ def initial_state(
     kind = adapter_kind(config.adapter.kind, config.adapter.kind_options)
     group = group_of(config.optimizer, [target.name for target in targets])
     adapter = FlatAdapter.attach(
-        kind, targets, settings, seed=config.seed, group_of=lambda target, suffix: group(target.name, suffix)
+        kind,
+        targets,
+        settings,
+        seed=config.seed,
+        group_of=lambda target, suffix: group(target.name, suffix),
+        dtype=adapter_dtype(config.training),
     )
     adapter.set_training(True)
     if start:
         fill_adapter(adapter, start, config.adapter.init_from)
     for model in models.values():
+        if config.model.fp8_base:
+            store_in_fp8(model)
         speed_up_frozen(model)
     lrs = base_lrs(config.optimizer, adapter.groups(), family.traits.text_encoders)
     decay = config.training.ema_decay
@@ -64,8 +72,13 @@ def initial_state(
         scaler=LossScaler() if precision == "fp16" else None,
         origin=Origin(step=0, epoch=1),
         gradient_checkpointing=config.training.gradient_checkpointing,
-        average=WeightAverage(decay, adapter.flat.detach().clone()) if decay else None,
+        average=WeightAverage(decay, adapter.flat.detach().to(torch.float32, copy=True)) if decay else None,
     )
+
+
+def adapter_dtype(config: TrainingConfig) -> torch.dtype:
+    """The type of the adapter's numbers, their gradients and most of the optimizer's state."""
+    return torch.bfloat16 if config.full_bf16 else torch.float32
 
 
 def layer_settings(config: AdapterConfig, layers: Mapping[str, LayerSpec]) -> dict[str, LayerSettings]:

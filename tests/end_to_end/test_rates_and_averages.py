@@ -33,12 +33,19 @@ WAYS: dict[str, Values] = {
         ("lr_schedule", "shape"): "polynomial",
         ("lr_schedule", "warmup_steps"): 3,
     },
+    "all in bfloat16": {
+        ("training", "full_bf16"): True,
+        ("training", "ema_decay"): 0.5,
+        ("training", "accumulation_steps"): 2,
+        ("model", "precision"): "bf16",
+    },
+    "frozen weights in 8 bits": {("model", "fp8_base"): True, ("adapter", "train_text_encoder"): True},
     "a scheduler's class": {
         ("lr_schedule", "shape"): "torch.optim.lr_scheduler.StepLR",
         ("lr_schedule", "args"): {"step_size": 4, "gamma": 0.5},
     },
 }
-OWN_WEIGHTS = ("schedule-free", "prodigy, schedule-free", "average")
+OWN_WEIGHTS = ("schedule-free", "prodigy, schedule-free", "average", "all in bfloat16")
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -27,6 +27,8 @@ PLUS = {("optimizer", "loraplus_lr_ratio"): 16.0}
         ({**PRODIGY, ("optimizer", "block_lrs"): {"mid_block": 0.5}}, "prodigy_rates"),
         ({**PLUS, ("adapter", "kind"): "loha"}, "loraplus_kind"),
         ({("optimizer", "loraplus_text_encoder_lr_ratio"): 4.0}, "loraplus_text_encoder"),
+        ({("training", "full_bf16"): True}, "full_bf16_precision"),
+        ({("model", "fp8_base"): True, ("adapter", "kind"): "dora"}, "dora_in_float32"),
         ({("lr_schedule", "shape"): "a.B", ("lr_schedule", "warmup_steps"): 5}, "warmup_of_class"),
         ({**COSINE, ("lr_schedule", "args"): {"lr_end": 1e-6}}, "lr_scheduler_args_unknown"),
     ],
