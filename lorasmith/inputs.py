@@ -186,6 +186,7 @@ def scan_for(config: RunConfig, weights: BaseWeights, *, check_pixels: bool, see
         DatasetError: as `scan`; `dataset_problems` lists those of all subsets.
     """
     from lorasmith.data.folder import Scan, scan  # imports PIL, for which an earlier error need not wait
+    from lorasmith.data.masks import with_masks
 
     known = decoded(seen) if seen else {}
     scans: list[Scan] = []
@@ -196,6 +197,16 @@ def scan_for(config: RunConfig, weights: BaseWeights, *, check_pixels: bool, see
                 _source(subset),
                 cutting_of(subset.dataset, weights),
                 trigger_word=subset.dataset.trigger_word,
+                skip_bad=config.dataset.skip_bad_pictures,
+                check_pixels=check_pixels,
+                seen=known,
+            )
+            loss = subset.config.loss
+            found = with_masks(
+                found,
+                Path(subset.folder),
+                Path(loss.mask_folder) if loss.has_mask_folder else None,
+                takes_alpha=loss.alpha_mask,
                 skip_bad=config.dataset.skip_bad_pictures,
                 check_pixels=check_pixels,
                 seen=known,

@@ -99,7 +99,7 @@ def scan(
     for candidate in candidates:
         text, found = _caption(candidate)
         try:
-            picture = _picture(candidate.image, seen, decode=check_pixels or skip_bad)
+            picture = read_picture(candidate.image, seen, decode=check_pixels or skip_bad)
         except BadFileError as error:
             found.append(error.problem)
         if found:
@@ -268,8 +268,12 @@ def _caption(candidate: _Candidate) -> tuple[captions.CaptionText, list[Problem]
         return words, [error.problem]
 
 
-def _picture(path: Path, seen: Seen, *, decode: bool) -> SeenFile:
-    """Raises BadFileError where the file is no picture that can be used."""
+def read_picture(path: Path, seen: Seen, *, decode: bool) -> SeenFile:
+    """The facts of a picture file, from an earlier scan where it has not changed since.
+
+    Raises:
+        BadFileError: the file is no picture that can be used.
+    """
     known = unchanged(path, seen)
     if known is not None:
         return known

@@ -34,6 +34,14 @@ class Offset(NamedTuple):
     top: int
 
 
+class Mask(NamedTuple):
+    """The picture that tells how much each part of an example counts in the loss."""
+
+    file: Path
+    sha256: str  # of the file's bytes
+    is_alpha: bool  # whether its alpha channel is meant, else its red channel
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
     """A picture with its caption, and the geometry of its cut to its bucket."""
@@ -46,10 +54,11 @@ class Example:
     bucket: Size  # pixels trained on
     crop: Offset  # of the bucket inside the resized picture
     image_sha256: str  # of the file's bytes: hold-out, and part of the key of its latents
-    example_hash: str  # SHA-256 over image_sha256 and caption: identity in the ledger
+    example_hash: str  # SHA-256 over image_sha256, caption and a mask's file: identity in the ledger
     subset: int = 0  # number of the subset of the dataset that it belongs to
     resampling: str = "lanczos"  # the filter: `data.images` has all
     is_regularisation: bool = False  # it preserves what the base model knows of the class
+    mask: Mask | None = None  # of the loss; None: all of the picture counts
     text: str = ""  # the words of its caption file or folder, from which its caption at each use is made
 
 

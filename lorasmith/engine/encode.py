@@ -14,7 +14,8 @@ from torch import Tensor
 
 from lorasmith.data.cache import CacheKeys, EncoderCache
 from lorasmith.data.encode import Encoded, Missing, encode_missing, read_cached, storable
-from lorasmith.data.types import LOSS_WEIGHT, CachedExample, Example, Inputs
+from lorasmith.data.loss_inputs import loss_masks, loss_weights
+from lorasmith.data.types import LATENTS, CachedExample, Example, Inputs
 from lorasmith.engine.device import Device
 from lorasmith.families.base import ModelFamily
 
@@ -65,6 +66,7 @@ def encoded_examples(
     missing = read_cached(encoding.cache, examples, captions, into=encoded)
     for path in encoding.cache.set_aside:
         damaged(path)
+    already = len(encoding.cache.set_aside)
     if len(missing):
         progress(0, len(missing))
         _encode(encoding, missing, encoded, progress)
@@ -74,22 +76,16 @@ def encoded_examples(
     def tokens(caption: str) -> Inputs:
         return family.tokenize(caption) if trained else {}
 
-    weights = _loss_weights(examples, regularisation_weight)
+    of_pictures = [encoded.inputs_of(example) for example in examples]
+    weights = loss_weights(examples, regularisation_weight)
+    masks = loss_masks(encoding.cache, examples, [inputs[LATENTS] for inputs in of_pictures])
+    for path in encoding.cache.set_aside[already:]:
+        damaged(path)
     inputs = [
-        CachedExample(
-            {**encoded.inputs_of(example), **tokens(example.caption), **family.example_inputs(example), **weight}
-        )
-        for example, weight in zip(examples, weights, strict=True)
+        CachedExample({**of_picture, **tokens(example.caption), **family.example_inputs(example), **weight, **mask})
+        for example, of_picture, weight, mask in zip(examples, of_pictures, weights, masks, strict=True)
     ]
     return inputs, {caption: {**encoded.texts.get(caption, {}), **tokens(caption)} for caption in captions}
-
-
-def _loss_weights(examples: Sequence[Example], of_regularisation: float) -> list[Inputs]:
-    """The factor of each example's loss, as an input; nothing where all are 1."""
-    if of_regularisation == 1:
-        return [{} for _ in examples]
-    factors = {True: torch.tensor(of_regularisation), False: torch.tensor(1.0)}
-    return [{LOSS_WEIGHT: factors[example.is_regularisation]} for example in examples]
 
 
 def live_captions(encoding: Encoding) -> Callable[[str], Inputs]:

@@ -117,6 +117,7 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
             ("dataset", "resolution"): config.dataset.resolved_size(weights.resolution),
             ("dataset", "folder"): _resolved_path(config.dataset.folder, here),
             ("dataset", "reg_folder"): _resolved_path(config.dataset.reg_folder, here),
+            ("loss", "mask_folder"): _resolved_path(config.loss.mask_folder, here),
             **with_subset_paths(config.dataset.subsets, lambda path: _resolved_path(path, here)),
             ("model", "base_model"): _path_or_name(config.model.base_model, here),
             ("model", "vae"): _absolute_path(config.model.vae, here),
@@ -336,7 +337,7 @@ def _best_step(run: RunFolder) -> int:
 def _absolute(values: Values, here: Path) -> dict[tuple[str, str], Any]:
     """Makes the paths in `values` absolute, so that the run can be continued from another folder."""
     resolved = dict(values)
-    for at in (("dataset", "folder"), ("dataset", "reg_folder")):
+    for at in (("dataset", "folder"), ("dataset", "reg_folder"), ("loss", "mask_folder")):
         if at in resolved:
             resolved[at] = _resolved_path(str(resolved[at]), here)
     resolved |= with_subset_paths(resolved.get(("dataset", "subsets"), ()), lambda path: _resolved_path(path, here))

@@ -29,6 +29,9 @@ def check_settings(config: RunConfig, request: Request) -> None:
         raise ConfigError("text_encoder_lr_unused")
     for unused in config.adapter.unused_options:
         raise ConfigError("lokr_option_unused", option=unused, adapter=config.adapter.kind)
+    masks = [subset.config.loss for subset in config.subsets()]
+    if config.loss.masked_loss and not any(loss.mask_folder or loss.alpha_mask for loss in masks):
+        raise ConfigError("masked_loss_without_masks")
     if config.noise.adaptive_scale is not None and not config.noise.offset:
         raise ConfigError("adaptive_noise_scale_alone")
     if config.noise.max_timestep is not None and config.noise.min_timestep > config.noise.max_timestep:

@@ -195,4 +195,5 @@ def test_a_config_is_light_and_inert(tmp_path: Path) -> None:
 def test_every_path_is_known_as_one() -> None:
     """The options whose value the system takes as a name."""
     marked = {name for name, known in options().items() if known.facts.holds}
-    assert marked == {"base_model", "data", "reg_data_dir", "init_from", "clip_model", "name", "output", "vae"}
+    folders = {"data", "reg_data_dir", "conditioning_data_dir"}
+    assert marked == folders | {"base_model", "init_from", "clip_model", "name", "output", "vae"}
