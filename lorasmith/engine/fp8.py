@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, linear
+from torch.nn.grad import conv2d_input
 
 STORED = torch.float8_e4m3fn
 LARGEST = torch.finfo(STORED).max  # 448
@@ -76,7 +77,7 @@ class _Frozen(torch.autograd.Function):
             return None, None
         layer: Fp8Layer = ctx.layer
         if layer.window:
-            return torch.nn.grad.conv2d_input(ctx.input_shape, layer.weight, gradient, *layer.window), None
+            return conv2d_input(ctx.input_shape, layer.weight, gradient, *layer.window), None
         return torch.matmul(gradient, layer.weight), None
 
 
