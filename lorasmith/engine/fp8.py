@@ -77,7 +77,8 @@ class _Frozen(torch.autograd.Function):
             return None, None
         layer: Fp8Layer = ctx.layer
         if layer.window:
-            return conv2d_input(ctx.input_shape, layer.weight, gradient, *layer.window), None
+            of_input: Tensor = conv2d_input(ctx.input_shape, layer.weight, gradient, *layer.window)  # type: ignore[no-untyped-call]
+            return of_input, None
         return torch.matmul(gradient, layer.weight), None
 
 
