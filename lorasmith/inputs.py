@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from lorasmith.adapters import ADAPTERS, DROP_RANKS
 from lorasmith.config import AdapterConfig, DatasetConfig, RunConfig, Subset
+from lorasmith.config.sample_prompts import sample_prompt
 from lorasmith.config.sections import OPTIMIZER_NAMES, LossConfig
 from lorasmith.data.buckets import Cutting
 from lorasmith.data.files import shown
@@ -236,6 +237,9 @@ def notices(config: RunConfig, found: Scan, stop_at: int) -> list[tuple[str, dic
     for problem in found.problems:
         fields = {"path": shown(problem.path), "reason": problem.reason, "fields": problem.fields}
         noted.append(("picture_skipped", fields))
+    flags = [flag for line in config.evaluation.sample_prompts for flag in sample_prompt(line).ignored]
+    if flags:
+        noted.append(("sample_flags_unused", {"flags": ", ".join(dict.fromkeys(flags))}))
     horizon = config.lr_schedule.horizon_steps
     if horizon is not None and stop_at > horizon and config.lr_schedule.shape != "constant":
         noted.append(("lr_horizon_passed", {"horizon": horizon, "target": stop_at}))

@@ -59,7 +59,6 @@ OURS = {
     "resume": "--continue",
     "resume_from_checkpoint": "--continue",
     "sample_every_n_steps": "--evaluate-every",
-    "sample_prompts": "--sample-prompt TEXT",
     "save_every_n_steps": "--save-every",
     "save_last_n_epochs_state": "--keep-states",
     "save_last_n_steps_state": "--keep-states",

@@ -92,7 +92,7 @@ def _whole_start(folder: Path) -> WholeStart:
     from lorasmith.data.cache import EncoderCache
     from lorasmith.data.encode import Encoded, read_cached
     from lorasmith.engine.encode import cache_keys
-    from lorasmith.evaluation.choose import EMPTY_CAPTION, choose
+    from lorasmith.evaluation.choose import choose, texts_of
     from lorasmith.families import load_family
     from lorasmith.families.weights import TextSettings
     from lorasmith.session.captions import caption_plan
@@ -110,7 +110,7 @@ def _whole_start(folder: Path) -> WholeStart:
     examples, captions = list(trained), list[str]()
     if config.is_evaluated:
         examples += choose(trained, held_out, count=config.evaluation.examples, seed=config.seed).all
-        captions = [EMPTY_CAPTION, *config.evaluation.sample_prompts]
+        captions = texts_of(config.evaluation)
     captions += caption_plan(config, trained, stop_at=ANY_TARGET).beforehand
     theirs = Untouched(cache_folder(data_folders(config)[0]))
     missing = read_cached(theirs, examples, captions, into=Encoded(keys, keys.dtype))

@@ -38,8 +38,8 @@ from lorasmith.runs.ledger import newest_trusted, read_events, surviving
 from lorasmith.runs.naming import FileNames
 from lorasmith.runs.states import SavedState, damage_listed, damage_of, find_states, newest_good
 from lorasmith.runtime.moved import found_again, lines_about_places
+from lorasmith.runtime.read_in import with_files_read
 from lorasmith.runtime.settings import check_identity, check_layers, check_lokr_effects, check_settings
-from lorasmith.runtime.thumbnail import with_thumbnail
 from lorasmith.session.layers import check_block_effects
 
 LR_TOLERANCE = 0.01  # a smaller share is no jump
@@ -97,7 +97,7 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
     Raises:
         InputError: of any kind; nothing was written.
     """
-    values = with_thumbnail(values, here)
+    values = with_files_read(values, request, here)
     config = RunConfig().with_values({**values, ("export", "state_prefix"): state_prefix})
     run = run_at(here, request.output)
     check_settings(config, request)
@@ -200,7 +200,7 @@ def continued_run(run: RunFolder, values: Values, request: Request, *, from_stat
     before = found_again(run, kept, events)
     # `auto` changes nothing: the run keeps what it was resolved to.
     asked = {key: value for key, value in values.items() if not (key == ("model", "prediction") and value == "auto")}
-    config = before.with_values(_absolute(with_thumbnail(asked, here), here))
+    config = before.with_values(_absolute(with_files_read(asked, request, here), here))
     check_settings(config, request)
     check_identity(before, config)
     if ("adapter", "init_from") in values:

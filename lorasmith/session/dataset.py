@@ -14,12 +14,12 @@ from lorasmith.data.types import CachedExample, Example, VaryingInputs
 from lorasmith.engine.device import Device
 from lorasmith.engine.encode import Encoding, encoded_examples, live_captions
 from lorasmith.evaluation.choose import (
-    EMPTY_CAPTION,
     NOTHING_CHOSEN,
     Chosen,
     EvaluationSet,
     choose,
     evaluation_set,
+    texts_of,
 )
 from lorasmith.families.base import ModelFamily
 from lorasmith.inputs import bucket_step, data_folders, notices, scan_for, split_examples
@@ -74,7 +74,7 @@ def load_dataset(
     plan = caption_plan(config, trained, stop_at=stop_at)
     known = set(trained)
     examples = [*trained, *(example for example in chosen.all if example not in known)]
-    prompts = [EMPTY_CAPTION, *config.evaluation.sample_prompts] if chosen.sampled else []
+    prompts = texts_of(config.evaluation) if chosen.sampled else []
     cached, texts = encode(examples, [*prompts, *plan.beforehand])
     varying = plan.inputs(config.seed, texts, partial(live_captions, encoding))
     if not chosen.sampled:

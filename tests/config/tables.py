@@ -29,6 +29,7 @@ DEFAULTS: dict[str, Any] = {
     "init-from": "",
     "hold-out": 0,
     "device": "auto",
+    "sample-prompts": "",
     "lang": "",
     "verbose": False,
     "adapter": "lora",
