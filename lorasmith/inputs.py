@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from lorasmith.adapters import ADAPTERS, DROP_RANKS
 from lorasmith.config import AdapterConfig, DatasetConfig, RunConfig, Subset
+from lorasmith.config.optimizer_table import OPTIMIZERS, known_optimizer, uses_relative_steps
 from lorasmith.config.sample_prompts import sample_prompt
-from lorasmith.config.sections import OPTIMIZER_NAMES, LossConfig
+from lorasmith.config.sections import LossConfig
 from lorasmith.data.buckets import Cutting
 from lorasmith.data.files import shown
 from lorasmith.data.findings import Finding, finding
@@ -49,8 +50,8 @@ def check_names(config: RunConfig) -> None:
         raise ConfigError("config_value", option="adapter", value=repr(config.adapter.kind), expected=kinds)
     if config.adapter.rank_dropout and config.adapter.kind not in DROP_RANKS:
         raise ConfigError("rank_dropout_kind", kind=config.adapter.kind, kinds=", ".join(sorted(DROP_RANKS)))
-    if config.optimizer.name not in OPTIMIZER_NAMES:
-        accepted = ", ".join(OPTIMIZER_NAMES)
+    if known_optimizer(config.optimizer.name) is None:
+        accepted = ", ".join(OPTIMIZERS)
         raise ConfigError("optimizer_unknown", optimizer=config.optimizer.name, accepted=accepted)
     if not _DEVICE.fullmatch(config.machine.device):
         raise ConfigError("device_unknown", device=config.machine.device)
@@ -146,7 +147,7 @@ def bucket_step(dataset: DatasetConfig, weights: BaseWeights) -> int:
         ConfigError: `bucket_step`, the step that is asked for is none for this model, or over the resolution.
     """
     step = dataset.bucket_step or weights.bucket_step
-    resolution = dataset.resolved_resolution(weights.resolution)
+    resolution = min(dataset.resolved_size(weights.resolution))
     if step % weights.size_multiple or step > resolution:
         raise ConfigError("bucket_step", step=step, multiple=weights.size_multiple, resolution=resolution)
     return step
@@ -156,9 +157,26 @@ def cutting_of(dataset: DatasetConfig, weights: BaseWeights) -> Cutting:
     """The cut of the pictures of a subset for these weights.
 
     Raises:
-        ConfigError: `bucket_step`.
+        ConfigError: `bucket_step`; `bucket_limit`, a limit of buckets beyond the resolution.
     """
-    return Cutting(dataset.resolved_resolution(weights.resolution), bucket_step(dataset, weights))
+    width, height = dataset.resolved_size(weights.resolution)
+    least, most = dataset.min_bucket_reso, dataset.max_bucket_reso
+    if dataset.enable_bucket and not dataset.bucket_no_upscale:
+        if least is not None and least > min(width, height):
+            raise ConfigError("bucket_limit", option="min-bucket-reso", limit=least, resolution=min(width, height))
+        if most is not None and most < max(width, height):
+            raise ConfigError("bucket_limit", option="max-bucket-reso", limit=most, resolution=max(width, height))
+    return Cutting(
+        width,
+        bucket_step(dataset, weights),
+        height,
+        rule=dataset.bucket_rule,
+        least=least,
+        most=most,
+        never_enlarges=dataset.bucket_no_upscale,
+        has_buckets=dataset.enable_bucket,
+        resampling=dataset.resize_interpolation,
+    )
 
 
 def scan_for(config: RunConfig, weights: BaseWeights, *, check_pixels: bool, seen: bytes = b"") -> Scan:
@@ -169,6 +187,7 @@ def scan_for(config: RunConfig, weights: BaseWeights, *, check_pixels: bool, see
         DatasetError: as `scan`; `dataset_problems` lists those of all subsets.
     """
     from lorasmith.data.folder import Scan, scan  # imports PIL, for which an earlier error need not wait
+    from lorasmith.data.masks import with_masks
 
     known = decoded(seen) if seen else {}
     scans: list[Scan] = []
@@ -179,6 +198,16 @@ def scan_for(config: RunConfig, weights: BaseWeights, *, check_pixels: bool, see
                 _source(subset),
                 cutting_of(subset.dataset, weights),
                 trigger_word=subset.dataset.trigger_word,
+                skip_bad=config.dataset.skip_bad_pictures,
+                check_pixels=check_pixels,
+                seen=known,
+            )
+            loss = subset.config.loss
+            found = with_masks(
+                found,
+                Path(subset.folder),
+                Path(loss.mask_folder) if loss.has_mask_folder else None,
+                takes_alpha=loss.alpha_mask,
                 skip_bad=config.dataset.skip_bad_pictures,
                 check_pixels=check_pixels,
                 seen=known,
@@ -234,6 +263,7 @@ def notices(config: RunConfig, found: Scan, stop_at: int) -> list[tuple[str, dic
     """Notices about a start, as (code, fields): the findings of the dataset first, then pictures that are left out and
     settings that may not do what is expected. The same in the parent and in the worker."""
     noted = [(noticed.code, noticed.fields) for noticed in (*found.findings, *_unused_regularisation(config, found))]
+    noted += unused_bucket_options(config)
     for problem in found.problems:
         fields = {"path": shown(problem.path), "reason": problem.reason, "fields": problem.fields}
         noted.append(("picture_skipped", fields))
@@ -247,13 +277,45 @@ def notices(config: RunConfig, found: Scan, stop_at: int) -> list[tuple[str, dic
         noted.append(("lokr_alpha", {"alpha": config.adapter.resolved_alpha}))
     if config.adapter.kind == "dora":
         noted.append(("dora_readers", {}))
-    if config.optimizer.name == "prodigy" and config.optimizer.lr < 0.1:
-        noted.append(("prodigy_lr", {"lr": config.optimizer.lr}))
+    noted += _notices_of_rates(config)
     noted += [("option_unused", unused._asdict()) for unused in config.unused_options]
+    if config.loss.prior_loss_weight != 1 and not any(example.is_regularisation for example in found.examples):
+        noted.append(("option_unused", {"option": "prior-loss-weight", "needed": "--reg-data-dir"}))
     if len(config.loss.weightings) > 1:
         noted.append(("weightings_multiply", {"options": list(config.loss.weightings)}))
     if config.loss.v_pred_like:
         noted.append(("v_pred_like_loss", {}))
+    return noted
+
+
+def unused_bucket_options(config: RunConfig) -> list[tuple[str, dict[str, Any]]]:
+    """Notices of settings of buckets without effect, and of what takes it from them."""
+    noted: list[tuple[str, dict[str, Any]]] = []
+    for subset in config.subsets():
+        dataset = subset.dataset
+        if dataset.enable_bucket and not dataset.bucket_no_upscale:
+            continue
+        asked = {
+            "--min-bucket-reso": dataset.min_bucket_reso is not None,
+            "--max-bucket-reso": dataset.max_bucket_reso is not None,
+            "--bucket-rule": dataset.bucket_rule != "least-cut",
+            "--bucket-no-upscale": dataset.bucket_no_upscale and not dataset.enable_bucket,
+        }
+        unused = [name for name, is_asked in asked.items() if is_asked]
+        cause = "--bucket-no-upscale" if dataset.enable_bucket else "--enable-bucket false"
+        notice = ("bucket_options_unused", {"options": unused, "cause": cause})
+        if unused and notice not in noted:
+            noted.append(notice)
+    return noted
+
+
+def _notices_of_rates(config: RunConfig) -> list[tuple[str, dict[str, Any]]]:
+    name, lr, known = config.optimizer.name, config.optimizer.lr, known_optimizer(config.optimizer.name)
+    noted: list[tuple[str, dict[str, Any]]] = []
+    if known is not None and known.finds_rate and lr < 0.1:
+        noted.append(("prodigy_lr", {"lr": lr}))
+    if uses_relative_steps(name, config.optimizer.options):
+        noted.append(("lr_relative", {"optimizer": name}))
     return noted
 
 

@@ -78,7 +78,6 @@ NEEDLESS = frozenset(
         "cache_latents_to_disk",
         "cache_text_encoder_outputs",
         "cache_text_encoder_outputs_to_disk",
-        "enable_bucket",
         "enable_xformers_memory_efficient_attention",
         "log_with",
         "max_data_loader_n_workers",

@@ -10,7 +10,16 @@ from lorasmith.data.types import Example
 from lorasmith.demo.miniature import make_model
 from lorasmith.errors import ConfigError, DatasetError, ModelError
 from lorasmith.families.recognize import BaseWeights
-from lorasmith.inputs import base_weights, data_identity, notices, order_of, scan_for, split_examples, steps_of_epochs
+from lorasmith.inputs import (
+    base_weights,
+    data_identity,
+    notices,
+    order_of,
+    scan_for,
+    split_examples,
+    steps_of_epochs,
+    unused_bucket_options,
+)
 from tests.data.drawing import put_picture
 
 
@@ -279,3 +288,51 @@ def test_a_set_of_regularisation_pictures_alone_is_none(weights: BaseWeights, pi
     with pytest.raises(ConfigError) as caught:
         split_examples(config, scan_for(config, weights, check_pixels=True))
     assert caught.value.code == "reg_alone"
+
+
+# -- buckets ---------------------------------------------------------------------------------------
+
+
+def test_settings_of_buckets_reach_the_cut(weights: BaseWeights, pictures: Path) -> None:
+    def buckets_of(**values: Any) -> set[tuple[int, int]]:
+        config = config_for(pictures, **{f"dataset__{name}": value for name, value in values.items()})
+        return {example.bucket for example in scan_for(config, weights, check_pixels=False).examples}
+
+    assert buckets_of(enable_bucket=False) == {(64, 64)}
+    assert buckets_of(enable_bucket=False, resolution=(64, 128)) == {(64, 128)}
+    assert buckets_of(resolution="160, 96", bucket_no_upscale=True) == {(96, 64), (64, 160)}
+    assert buckets_of(resolution=128, min_bucket_reso=128, max_bucket_reso=128) == {(128, 128)}
+    assert buckets_of(bucket_rule="sd-scripts", resolution=64, min_bucket_reso=32, max_bucket_reso=128) == {
+        (64, 64),
+        (32, 96),
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "code"),
+    [
+        ({"min_bucket_reso": 128}, "bucket_limit"),
+        ({"max_bucket_reso": 32}, "bucket_limit"),
+        ({"min_bucket_reso": 128, "max_bucket_reso": 64}, "bucket_limits"),
+    ],
+)
+def test_limits_that_the_resolution_is_beyond(
+    weights: BaseWeights, pictures: Path, values: dict[str, int], code: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        scan_for(
+            config_for(pictures, **{f"dataset__{name}": value for name, value in values.items()}),
+            weights,
+            check_pixels=False,
+        )
+    assert caught.value.code == code
+
+
+def test_settings_of_buckets_without_effect_are_named(pictures: Path) -> None:
+    config = config_for(pictures, dataset__bucket_no_upscale=True, dataset__min_bucket_reso=128)
+    fields = {"options": ["--min-bucket-reso"], "cause": "--bucket-no-upscale"}
+    assert unused_bucket_options(config) == [("bucket_options_unused", fields)]
+    off = config.with_values({("dataset", "enable_bucket"): False})
+    fields = {"options": ["--min-bucket-reso", "--bucket-no-upscale"], "cause": "--enable-bucket false"}
+    assert unused_bucket_options(off) == [("bucket_options_unused", fields)]
+    assert unused_bucket_options(config_for(pictures)) == []

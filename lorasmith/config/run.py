@@ -93,7 +93,7 @@ class RunConfig(Section):
     @property
     def unused_options(self) -> tuple[Unused, ...]:
         """The options that are set and have no effect on this run."""
-        return (*self.loss.unused_options, *self.noise.unused_options)
+        return (*self.loss.unused_options, *self.noise.unused_options, *self.lr_schedule.unused_options)
 
     def identity_values(self) -> dict[str, Any]:
         """The settings whose effect is `identity`, by option name."""

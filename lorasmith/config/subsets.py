@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from lorasmith.config.sections import DatasetConfig
 
 MAX_REPEATS = 10_000
-SEPARATING = ("batch_size", "resolution", "bucket_step")
+SEPARATING = (
+    *("batch_size", "resolution", "enable_bucket", "bucket_rule", "bucket_step"),
+    *("min_bucket_reso", "max_bucket_reso", "bucket_no_upscale"),
+)
 """Keys whose values keep subsets apart: those that differ in one of them never meet in a batch."""
 
 

@@ -56,6 +56,7 @@ class CacheKeys:
             bucket=example.bucket,
             crop=example.crop,
             vae=self.vae,
+            **({} if example.resampling == "lanczos" else {"resampling": example.resampling}),
         )
 
     def text_key(self, caption: str) -> str:

@@ -99,31 +99,41 @@ def scan(
     for candidate in candidates:
         text, found = _caption(candidate)
         try:
-            picture = _picture(candidate.image, seen, decode=check_pixels or skip_bad)
+            picture = read_picture(candidate.image, seen, decode=check_pixels or skip_bad)
         except BadFileError as error:
             found.append(error.problem)
         if found:
             problems += found
+            continue
+        example = _example(candidate, text.text, settled_caption(text.text, rules), picture, cutting, source)
+        if not min(example.bucket):
+            problems.append(_too_narrow(example, cutting))
             continue
         if candidate.caption_file is not None and text.has_more_lines and not source.captioning.has_wildcards:
             has_more_lines.append(candidate.caption_file)
         if candidate.caption_file is not None and not text.caption:
             is_empty.append(candidate.caption_file)
         read[str(candidate.image)] = picture
-        caption = settled_caption(text.text, rules)
-        examples.append(_example(candidate, text.text, caption, picture, cutting, source))
+        examples.append(example)
 
     if problems and not (skip_bad and examples):
-        listed = as_fields(problems)
-        if skip_bad:
-            raise DatasetError("dataset_nothing_left", folder=shown(folder), count=len(listed), problems=listed)
-        raise DatasetError("dataset_problems", count=len(listed), problems=listed)
+        raise _refusal(folder, problems, skip_bad=skip_bad)
     noted = [*unused.of_layout(layout), *_pictures_without_extension(layout)]
     noted += findings.finding("captions_empty", _relative(is_empty, folder))
     noted += findings.finding("caption_more_lines", _relative(has_more_lines, folder))
-    uncaptioned = frozenset(candidate.image for candidate in candidates if candidate.caption_file is None)
-    noted += findings.of_examples(examples, folder, uncaptioned=uncaptioned)
+    noted += findings.of_examples(examples, folder, uncaptioned=_uncaptioned(candidates))
     return Scan(tuple(examples), tuple(problems), tuple(noted), read)
+
+
+def _uncaptioned(candidates: list[_Candidate]) -> frozenset[Path]:
+    return frozenset(candidate.image for candidate in candidates if candidate.caption_file is None)
+
+
+def _refusal(folder: Path, problems: list[Problem], *, skip_bad: bool) -> DatasetError:
+    listed = as_fields(problems)
+    if skip_bad:
+        return DatasetError("dataset_nothing_left", folder=shown(folder), count=len(listed), problems=listed)
+    return DatasetError("dataset_problems", count=len(listed), problems=listed)
 
 
 def repeats_in(source: PictureFolder) -> tuple[int, ...]:
@@ -258,14 +268,25 @@ def _caption(candidate: _Candidate) -> tuple[captions.CaptionText, list[Problem]
         return words, [error.problem]
 
 
-def _picture(path: Path, seen: Seen, *, decode: bool) -> SeenFile:
-    """Raises BadFileError where the file is no picture that can be used."""
+def read_picture(path: Path, seen: Seen, *, decode: bool) -> SeenFile:
+    """The facts of a picture file, from an earlier scan where it has not changed since.
+
+    Raises:
+        BadFileError: the file is no picture that can be used.
+    """
     known = unchanged(path, seen)
     if known is not None:
         return known
     facts = file_facts(path) or (0, 0)  # before it is read, so that a change in between is noticed
     size, sha256 = images.inspect(path, decode=decode)
     return SeenFile(*facts, size, sha256)
+
+
+def _too_narrow(example: Example, cutting: Cutting) -> Problem:
+    width, height = example.original
+    return Problem(
+        example.image, "picture_under_step", {"width": width, "height": height, "step": cutting.size_multiple}
+    )
 
 
 def _example(
@@ -283,6 +304,7 @@ def _example(
         image_sha256=picture.sha256,
         example_hash=hashlib.sha256(json.dumps([picture.sha256, caption]).encode()).hexdigest(),
         subset=source.subset,
+        resampling=cutting.resampling_of(picture.size, resized),
         is_regularisation=source.is_regularisation,
         text=text,
     )

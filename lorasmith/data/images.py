@@ -11,7 +11,7 @@ import logging
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -23,7 +23,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from lorasmith.data import plugins
 from lorasmith.data.files import BadFileError, read_whole
 from lorasmith.data.picture_parts import too_costly
-from lorasmith.data.types import Example, Size
+from lorasmith.data.types import Example, Mask, Size
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,6 +47,16 @@ _BAND = 1 << 22  # pixels that are converted at once
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # otherwise it writes to stderr what becomes a problem here
 
+Channels = Callable[[Path, Image.Image], Image.Image]
+"""The part of an opened picture that is decoded."""
+
+_FILTERS = {
+    "lanczos": Image.Resampling.LANCZOS,
+    "area": Image.Resampling.BOX,  # the mean over the area of a pixel
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "nearest": Image.Resampling.NEAREST,
+}
 _ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -86,10 +96,22 @@ def open_rgb(path: Path) -> Image.Image:
     return _decoded(path, _read(path))
 
 
+def open_mask(mask: Mask) -> Image.Image:
+    """The mask, upright, 8-bit grey: the alpha channel of a picture, white where it has none, or a red channel.
+
+    Raises:
+        BadFileError: `picture_changed`, as `pixels`; else as `open_rgb`.
+    """
+    data = _read(mask.file)
+    if hashlib.sha256(data).hexdigest() != mask.sha256:
+        raise BadFileError(mask.file, "picture_changed")
+    return _decoded(mask.file, data, _alpha_of if mask.is_alpha else _red_of)
+
+
 def pixels(example: Example) -> NDArray[np.float32]:
     """(3, H, W) in [-1, 1]: the picture scaled to `resized`, of which the `bucket` at `crop` is kept.
 
-    Only that part is resampled (Lanczos), so a very long picture costs no more than another.
+    Only that part is resampled, so a very long picture costs no more than another.
 
     Raises:
         BadFileError: `picture_changed` where the file has other bytes than when the folder was scanned, so that nothing
@@ -107,7 +129,7 @@ def pixels(example: Example) -> NDArray[np.float32]:
         min((left + example.bucket.width) * across, image.width),
         min((top + example.bucket.height) * down, image.height),
     )
-    cut = image.resize(example.bucket, Image.Resampling.LANCZOS, box=box)
+    cut = image.resize(example.bucket, _FILTERS[example.resampling], box=box)
     # Imported here: a wrong folder name must be reported at once, and importing numpy takes longer than that may take.
     import numpy as np
 
@@ -129,12 +151,24 @@ def _read(path: Path) -> bytes:
     return data
 
 
-def _decoded(path: Path, data: bytes) -> Image.Image:
+def _decoded(path: Path, data: bytes, channels: Channels | None = None) -> Image.Image:
+    """The picture upright: all of it as `_to_rgb` gives it, or certain `channels`."""
     with _opened(path, io.BytesIO(data)) as image:
         _checked_size(path, image)
         turn = None if isinstance(image, TiffImageFile) else _TURNS.get(_orientation(image))  # Pillow turns TIFF itself
-        upright = _to_rgb(path, image)
-        return upright if turn is None else upright.transpose(turn)
+        decoded = (channels or _to_rgb)(path, image)
+        return decoded if turn is None else decoded.transpose(turn)
+
+
+def _red_of(path: Path, image: Image.Image) -> Image.Image:
+    return _to_rgb(path, image).getchannel("R")
+
+
+def _alpha_of(_path: Path, image: Image.Image) -> Image.Image:
+    image.load()
+    if not image.has_transparency_data or image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return Image.new("L", image.size, 255)
+    return image.convert("RGBA").getchannel("A")
 
 
 @contextmanager

@@ -11,8 +11,13 @@ if TYPE_CHECKING:
     from torch import Tensor, device
 
 LATENTS = "latents"
+LOSS_MASK = "loss_mask"
+"""The share of each element's loss that counts, (h, w) in [0, 1], the same for all channels. All rows of a batch have a
+mask or none has."""
+LOSS_WEIGHT = "loss_weight"
+"""The factor of an example's loss, (): in all rows of a batch or in none."""
 Inputs = Mapping[str, "Tensor"]
-"""Tensors by the family's own names; the latents are called LATENTS in every family."""
+"""Tensors by the family's own names, but for the three above, which every family has."""
 
 
 class Size(NamedTuple):
@@ -29,6 +34,14 @@ class Offset(NamedTuple):
     top: int
 
 
+class Mask(NamedTuple):
+    """The picture that tells how much each part of an example counts in the loss."""
+
+    file: Path
+    sha256: str  # of the file's bytes
+    is_alpha: bool  # whether its alpha channel is meant, else its red channel
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
     """A picture with its caption, and the geometry of its cut to its bucket."""
@@ -41,9 +54,11 @@ class Example:
     bucket: Size  # pixels trained on
     crop: Offset  # of the bucket inside the resized picture
     image_sha256: str  # of the file's bytes: hold-out, and part of the key of its latents
-    example_hash: str  # SHA-256 over image_sha256 and caption: identity in the ledger
+    example_hash: str  # SHA-256 over image_sha256, caption and a mask's file: identity in the ledger
     subset: int = 0  # number of the subset of the dataset that it belongs to
+    resampling: str = "lanczos"  # the filter: `data.images` has all
     is_regularisation: bool = False  # it preserves what the base model knows of the class
+    mask: Mask | None = None  # of the loss; None: all of the picture counts
     text: str = ""  # the words of its caption file or folder, from which its caption at each use is made
 
 

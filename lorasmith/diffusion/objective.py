@@ -20,9 +20,22 @@ class Objective:
     elementwise: Elementwise  # prediction, target (both float32) and what they belong to -> a tensor of their shape
     weights: tuple[Weight, ...] = ()  # each gives a factor for every example, (B,)
 
-    def losses(self, prediction: Tensor, noised: Noised) -> Tensor:
-        """The weighted mean over all but the first dimension: (B, ...) -> (B,), in float32."""
-        losses = self.elementwise(prediction.float(), noised.target.float(), noised).flatten(1).mean(1)
+    def losses(
+        self, prediction: Tensor, noised: Noised, *, mask: Tensor | None = None, factors: Tensor | None = None
+    ) -> Tensor:
+        """The weighted mean over all but the first dimension: (B, ...) -> (B,), in float32.
+
+        Args:
+            mask: (B, h, w), the share of each element's loss that counts, for all channels. The mean is over all
+                elements: half a mask is half a loss.
+            factors: (B,), of the examples' losses.
+        """
+        elements = self.elementwise(prediction.float(), noised.target.float(), noised)
+        if mask is not None:
+            elements = elements * mask.float().unsqueeze(1)
+        losses = elements.flatten(1).mean(1)
+        if factors is not None:
+            losses = losses * factors
         for weight in self.weights:
             losses = losses * weight(noised)
         return losses

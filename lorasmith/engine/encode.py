@@ -14,7 +14,8 @@ from torch import Tensor
 
 from lorasmith.data.cache import CacheKeys, EncoderCache
 from lorasmith.data.encode import Encoded, Missing, encode_missing, read_cached, storable
-from lorasmith.data.types import CachedExample, Example, Inputs
+from lorasmith.data.loss_inputs import loss_masks, loss_weights
+from lorasmith.data.types import LATENTS, CachedExample, Example, Inputs
 from lorasmith.engine.device import Device
 from lorasmith.families.base import ModelFamily
 
@@ -44,6 +45,7 @@ def encoded_examples(
     examples: Sequence[Example],
     captions: Sequence[str] = (),
     *,
+    regularisation_weight: float = 1.0,
     damaged: Callable[[Path], None],
     progress: Callable[[int, int], None],
 ) -> tuple[list[CachedExample], dict[str, Inputs]]:
@@ -53,6 +55,9 @@ def encoded_examples(
     called for each file of the cache that was set aside, `progress(done, total)` before the encoding and after each
     picture and caption.
 
+    Args:
+        regularisation_weight: the factor of the loss of regularisation examples; 1: no example gets a factor.
+
     Raises:
         DatasetError, NonFiniteError, ResourceError: as `data.encode.encode_missing`.
     """
@@ -61,6 +66,7 @@ def encoded_examples(
     missing = read_cached(encoding.cache, examples, captions, into=encoded)
     for path in encoding.cache.set_aside:
         damaged(path)
+    already = len(encoding.cache.set_aside)
     if len(missing):
         progress(0, len(missing))
         _encode(encoding, missing, encoded, progress)
@@ -70,9 +76,14 @@ def encoded_examples(
     def tokens(caption: str) -> Inputs:
         return family.tokenize(caption) if trained else {}
 
+    of_pictures = [encoded.inputs_of(example) for example in examples]
+    weights = loss_weights(examples, regularisation_weight)
+    masks = loss_masks(encoding.cache, examples, [inputs[LATENTS] for inputs in of_pictures])
+    for path in encoding.cache.set_aside[already:]:
+        damaged(path)
     inputs = [
-        CachedExample({**encoded.inputs_of(example), **tokens(example.caption), **family.example_inputs(example)})
-        for example in examples
+        CachedExample({**of_picture, **tokens(example.caption), **family.example_inputs(example), **weight, **mask})
+        for example, of_picture, weight, mask in zip(examples, of_pictures, weights, masks, strict=True)
     ]
     return inputs, {caption: {**encoded.texts.get(caption, {}), **tokens(caption)} for caption in captions}
 

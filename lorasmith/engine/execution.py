@@ -12,7 +12,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from lorasmith.data.types import Batch
+from lorasmith.data.types import LOSS_MASK, LOSS_WEIGHT, Batch
 from lorasmith.diffusion.draw import Numbers
 from lorasmith.diffusion.objective import Objective
 from lorasmith.diffusion.process import NoiseProcess, apply_noise
@@ -40,7 +40,8 @@ def losses_of(
     conditioning = family.conditioning(models, batch.inputs)
     noised = apply_noise(process, batch.latents, numbers)
     prediction = family.predict(models, noised.noisy_latents, noised.timesteps, conditioning)
-    return objective.losses(prediction, noised)
+    mask, factors = batch.inputs.get(LOSS_MASK), batch.inputs.get(LOSS_WEIGHT)
+    return objective.losses(prediction, noised, mask=mask, factors=factors)
 
 
 class Execution(Protocol):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lorasmith.adapters.flat import FlatAdapter
+from lorasmith.engine.optimizers import evaluation_mode, load_optimizer_state
 
 INITIAL_SCALE = 2.0**16
 GROWTH_STEPS = 2000
@@ -69,6 +71,13 @@ class TrainState:
         """The factor on the loss: 1 without a loss scaler."""
         return 1.0 if self.scaler is None else self.scaler.scale
 
+    @contextmanager
+    def evaluation_weights(self) -> Iterator[None]:
+        """Has the adapter hold the weights to be exported and evaluated within the `with` block: where the optimizer
+        trains with others, these are not those of the state. Afterwards every bit of the state is as before."""
+        with evaluation_mode(self.optimizer, self.adapter.flat):
+            yield
+
     def counters(self) -> dict[str, Any]:
         """Everything but the tensors, as plain values."""
         return {
@@ -90,4 +99,4 @@ class TrainState:
         if self.scaler is not None and counters["scaler"] is not None:
             self.scaler = LossScaler(**counters["scaler"])
         self.adapter.load_tensors(adapter)
-        self.optimizer.load_state_dict(optimizer)
+        load_optimizer_state(self.optimizer, optimizer)

@@ -18,7 +18,7 @@ from lorasmith.diffusion.draw import Draw, NoiseOptions, Numbers, draw_numbers
 from lorasmith.diffusion.process import NoiseProcess
 from lorasmith.engine.device import Device, is_out_of_memory, seed_model
 from lorasmith.engine.execution import Execution, Losses
-from lorasmith.engine.optimizers import set_lr
+from lorasmith.engine.optimizers import update
 from lorasmith.engine.state import TrainState
 from lorasmith.engine.tree_sum import TreeSum
 from lorasmith.engine.world import World
@@ -56,8 +56,8 @@ class StepContext:
     device: Device
     accumulation_steps: int  # micro-batches in a step, of all processes together
     max_grad_norm: float  # 0: never clipped
-    base_lrs: Mapping[str, float]  # by component
-    lr_factor_at: Callable[[int], float]
+    base_lrs: Mapping[str, float]  # by learning-rate group
+    rates_at: Callable[[int], Sequence[float]]  # of these groups, for the step being made
     set_checkpointing: Callable[[bool], None]
     picture_names: Sequence[str]  # by example id, for the message of a step that failed
 
@@ -143,12 +143,11 @@ def train_step(
         return _repeat_with_smaller_scale(state, context, step, loss)
     _clip(gradient, norm, context.max_grad_norm)
 
-    lrs = set_lr(state.optimizer, list(context.base_lrs.values()), context.lr_factor_at(step))
-    state.optimizer.step()
+    lrs = update(state.optimizer, context.rates_at(step), seed=fold(context.seed, "optimizer", step))
     state.step = step
     if scaler is not None:
         scaler.step_applied()
-    lr = dict(zip(context.base_lrs, lrs.values(), strict=True))
+    lr = dict(zip(context.base_lrs, lrs, strict=True))
     ids = tuple(example_id for micro_batch in done for example_id in micro_batch.example_ids)
     return StepResult(step, done[-1].epoch, loss, norm, found_inf, lr, ids)
 
@@ -177,8 +176,8 @@ def _forward_backward(state: TrainState, context: StepContext, *, step: int, mic
 
 def _can_skip_on_device(state: TrainState, context: StepContext) -> bool:
     """Whether an update is skipped on the device, without the host waiting for the answer. Only torch's fused
-    optimizers can do that."""
-    return context.device.is_async and state.scaler is None and "fused" in state.optimizer.defaults
+    optimizers can do that; those that could be fused and are not have the word among their defaults too."""
+    return context.device.is_async and state.scaler is None and state.optimizer.defaults.get("fused") is True
 
 
 def _skip_where_not_finite(state: TrainState, context: StepContext, norm: Tensor, loss: Tensor) -> Tensor:

@@ -159,7 +159,9 @@ def evaluation_set(
 def texts_of(settings: EvaluationConfig) -> list[str]:
     """The captions of sample prompts, and the empty caption."""
     prompts = [sample_prompt(line) for line in settings.sample_prompts]
-    return list(dict.fromkeys([EMPTY_CAPTION, *(text for one in prompts for text in (one.text, one.negative))]))
+    return list(
+        dict.fromkeys([EMPTY_CAPTION, *(text for prompt in prompts for text in (prompt.text, prompt.negative))])
+    )
 
 
 def _of_prompt(

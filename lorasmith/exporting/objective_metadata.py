@@ -16,6 +16,7 @@ class ObjectiveFacts:
     huber: tuple[str, float, float] | None = None  # schedule, c and scale; None: the loss has no threshold
     min_snr_gamma: float = 0.0  # here and below 0: off
     debiased_estimation: bool = False
+    regularisation_weight: float = 1.0
     noise_offset: float = 0.0
     has_random_offset: bool = False
     adaptive_noise_scale: float = 0.0
@@ -43,6 +44,8 @@ def objective_metadata(facts: ObjectiveFacts) -> dict[str, str]:
         metadata["ss_multires_noise_discount"] = str(facts.multires_discount)
     if facts.perturbation:
         metadata["ss_ip_noise_gamma_random_strength"] = str(facts.has_random_perturbation)
+    if facts.regularisation_weight != 1:
+        metadata["ss_prior_loss_weight"] = str(facts.regularisation_weight)
     if facts.huber is not None:
         names = ("ss_huber_schedule", "ss_huber_c", "ss_huber_scale")
         metadata |= dict(zip(names, map(str, facts.huber), strict=True))

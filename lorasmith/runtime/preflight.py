@@ -17,7 +17,7 @@ from lorasmith.config.project_paths import with_subset_paths
 from lorasmith.data.names import extension_of, readable
 from lorasmith.data.order import split_held_out
 from lorasmith.data.seen import encoded
-from lorasmith.engine.lr_schedules import lr_factor_at
+from lorasmith.engine.lr_schedules import lr_shape
 from lorasmith.errors import ConfigError, ExitCode, ModelError, NoStateError
 from lorasmith.families.locate import expanded, is_there
 from lorasmith.families.weights import check_clip_skip
@@ -114,9 +114,10 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
         check_block_effects(config.adapter, weights.family)
     config = config.with_values(
         {
-            ("dataset", "resolution"): config.dataset.resolved_resolution(weights.resolution),
+            ("dataset", "resolution"): config.dataset.resolved_size(weights.resolution),
             ("dataset", "folder"): _resolved_path(config.dataset.folder, here),
             ("dataset", "reg_folder"): _resolved_path(config.dataset.reg_folder, here),
+            ("loss", "mask_folder"): _resolved_path(config.loss.mask_folder, here),
             **with_subset_paths(config.dataset.subsets, lambda path: _resolved_path(path, here)),
             ("model", "base_model"): _path_or_name(config.model.base_model, here),
             ("model", "vae"): _absolute_path(config.model.vae, here),
@@ -269,10 +270,9 @@ def _lr_jump(
     schedule, lr = config.lr_schedule, config.optimizer.lr
     if schedule != before.lr_schedule or schedule.horizon_steps is not None or lr != before.optimizer.lr:
         return []
-    was, now = (
-        lr * lr_factor_at(step + 1, shape=schedule.shape, warmup_steps=schedule.warmup_steps, horizon_steps=end)
-        for end in ends
-    )
+    if schedule.is_class:  # none of them knows where the run ends
+        return []
+    was, now = (lr * lr_shape(schedule, lr=lr, stop_at=end).factor_at(step + 1) for end in ends)
     if math.isclose(was, now, rel_tol=LR_TOLERANCE):
         return []
     fields = {"before": f"{was:.3g}", "now": f"{now:.3g}", "horizon_before": ends[0], "horizon": ends[1]}
@@ -337,7 +337,7 @@ def _best_step(run: RunFolder) -> int:
 def _absolute(values: Values, here: Path) -> dict[tuple[str, str], Any]:
     """Makes the paths in `values` absolute, so that the run can be continued from another folder."""
     resolved = dict(values)
-    for at in (("dataset", "folder"), ("dataset", "reg_folder")):
+    for at in (("dataset", "folder"), ("dataset", "reg_folder"), ("loss", "mask_folder")):
         if at in resolved:
             resolved[at] = _resolved_path(str(resolved[at]), here)
     resolved |= with_subset_paths(resolved.get(("dataset", "subsets"), ()), lambda path: _resolved_path(path, here))

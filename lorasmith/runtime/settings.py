@@ -6,6 +6,7 @@ from collections.abc import Set
 from typing import Any
 
 from lorasmith.config import AdapterConfig, Request, RunConfig
+from lorasmith.config.optimizer_table import known_optimizer, uses_relative_steps
 from lorasmith.errors import ConfigError, ResumeError
 from lorasmith.inputs import check_names
 from lorasmith.session.layers import check_blocks, chosen_layers, published_layers
@@ -21,13 +22,14 @@ def check_settings(config: RunConfig, request: Request) -> None:
         raise ConfigError("steps_and_epochs")
     if config.cadence.save_every_n_epochs and config.cadence.save_n_epoch_ratio:
         raise ConfigError("save_epochs_twice")
-    rates = {config.optimizer.lr, *config.optimizer.text_encoder_lr} - {0.0}
-    if config.optimizer.name == "prodigy" and len(rates) > 1:  # its library ends the first update with an error
-        raise ConfigError("prodigy_rates")
+    _check_rates(config)
     if config.optimizer.text_encoder_lr and not config.adapter.train_text_encoder:
         raise ConfigError("text_encoder_lr_unused")
     for unused in config.adapter.unused_options:
         raise ConfigError("lokr_option_unused", option=unused, adapter=config.adapter.kind)
+    masks = [subset.config.loss for subset in config.subsets()]
+    if config.loss.masked_loss and not any(loss.mask_folder or loss.alpha_mask for loss in masks):
+        raise ConfigError("masked_loss_without_masks")
     if config.noise.adaptive_scale is not None and not config.noise.offset:
         raise ConfigError("adaptive_noise_scale_alone")
     if config.noise.max_timestep is not None and config.noise.min_timestep > config.noise.max_timestep:
@@ -35,6 +37,23 @@ def check_settings(config: RunConfig, request: Request) -> None:
     horizon = config.lr_schedule.horizon_steps
     if horizon is not None and config.lr_schedule.warmup_steps >= horizon:
         raise ConfigError("warmup_beyond_horizon", warmup=config.lr_schedule.warmup_steps, horizon=horizon)
+
+
+def _check_rates(config: RunConfig) -> None:
+    """Refuses learning rates and schedules that the optimizer cannot have."""
+    name, schedule, known = config.optimizer.name, config.lr_schedule, known_optimizer(config.optimizer.name)
+    assert known is not None, "a name that check_names refuses"
+    rates = {config.optimizer.lr, *config.optimizer.text_encoder_lr} - {0.0}
+    if known.one_rate and len(rates) > 1:  # their libraries end the first update with an error
+        raise ConfigError("prodigy_rates", optimizer=name)
+    schedule.check(config.optimizer.lr)
+    is_plain = schedule.name in ("constant", "constant_with_warmup") and not schedule.warmup_steps
+    if known.has_own_schedule and not is_plain:
+        raise ConfigError("schedule_of_schedule_free", optimizer=name)
+    if uses_relative_steps(name, config.optimizer.options) and not is_plain:
+        raise ConfigError("schedule_of_relative_steps", optimizer=name)
+    if schedule.is_class and schedule.warmup_steps:
+        raise ConfigError("warmup_of_class", shape=schedule.shape)
 
 
 def check_lokr_effects(adapter: AdapterConfig, given: Set[str]) -> None:

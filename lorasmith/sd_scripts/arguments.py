@@ -24,6 +24,10 @@ UNCHECKED_CHOICES = frozenset({"75"})
 """The usual length of prompts, which sd-scripts takes from a file though its parser does not list it."""
 
 
+ONLY_DOCUMENTED = ("text_encoder_lr1", "text_encoder_lr2")
+"""Arguments in the commands of sd-scripts' documentation of SDXL that its parser does not know."""
+
+
 @dataclass(frozen=True, slots=True)
 class Argument:
     """An argument of `train_network.py`, or of `sdxl_train_network.py` alone."""
@@ -48,6 +52,7 @@ def arguments() -> Mapping[str, Argument]:
         if kind:
             listed = tuple(choices.split("|")) if choices else ()
             found[name] = Argument(name, scripts, kind, default, listed)  # type: ignore[arg-type]
+    found |= {name: Argument(name, "sdxl_train_network", "number", "", ()) for name in ONLY_DOCUMENTED}
     return MappingProxyType(found)
 
 
@@ -96,9 +101,11 @@ def converted(argument: Argument, value: Any, shown: str) -> Any:
     if argument.is_list:
         return _listed(argument, value, shown)
     if argument.kind == "flag":
-        if not isinstance(value, bool):
+        if not isinstance(value, bool) and value not in (0, 1):  # files of kohya_ss have 1 for some flags
             raise ConfigError("sd_not_flag", argument=shown, value=_short(value))
-        return value
+        return bool(value)
+    if value is False and argument.kind == "text":  # resume = false
+        return None
     if isinstance(value, list | tuple) and argument.kind == "text":  # resolution = [512, 768]
         value = ",".join(map(str, value))
     if isinstance(value, bool | list | dict):

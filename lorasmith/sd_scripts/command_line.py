@@ -15,7 +15,10 @@ from typing import Any, NoReturn
 from lorasmith.errors import ConfigError
 from lorasmith.sd_scripts.arguments import Argument, Script, arguments, converted, known_to, unknown
 from lorasmith.sd_scripts.files import read_file
+from lorasmith.sd_scripts.table import NO_EFFECT
 
+KEYS_OF_OTHERS = frozenset({"epoch", "noise_offset_type", "lr_restart_cycles", "sample_dir"})
+"""Keys that programs on top of sd-scripts write into its files; sd-scripts ignores them."""
 ABSENT = "\0absent"  # stands for a missing value; cannot be typed
 IN_FILE = {
     "sd_unknown": "sd_unknown_in_file",
@@ -36,7 +39,8 @@ class Given:
 
     def has(self, name: str) -> bool:
         """Whether the argument was given, a flag as true."""
-        return self.values.get(name) not in (None, False)
+        value = self.values.get(name)
+        return value is not None and value is not False
 
     def value(self, name: str) -> Any:
         """The value given, or sd-scripts' default; None where there is neither."""
@@ -80,8 +84,13 @@ def from_file(path: Path, script: Script) -> dict[str, Any]:
         ConfigError: the file cannot be read, or has a key that is no argument, or a wrong value.
     """
     known = known_to(script)
-    found = {}
+    found: dict[str, Any] = {}
     for key, value in _flat(read_file(path, ("toml",))):
+        if key in KEYS_OF_OTHERS:
+            continue
+        if key in NO_EFFECT:
+            found[key] = value or None  # sd-scripts checks no value of a file
+            continue
         if key not in known:
             error = unknown(key, key, script)
             raise ConfigError(IN_FILE[error.code], file=str(path), **error.fields)

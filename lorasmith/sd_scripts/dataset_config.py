@@ -37,12 +37,12 @@ OF_DATASETS, OF_SUBSETS = ("general", "datasets"), ("subsets",)
 KEYS = {
     "resolution": Key("text", "resolution", OF_DATASETS),
     "batch_size": Key("integer", "batch_size", OF_DATASETS),
-    "enable_bucket": _later("flag", "enable_bucket", OF_DATASETS),
-    "min_bucket_reso": _later("integer", "min_bucket_reso", OF_DATASETS),
-    "max_bucket_reso": _later("integer", "max_bucket_reso", OF_DATASETS),
+    "enable_bucket": Key("flag", "enable_bucket", OF_DATASETS),
+    "min_bucket_reso": Key("integer", "min_bucket_reso", OF_DATASETS),
+    "max_bucket_reso": Key("integer", "max_bucket_reso", OF_DATASETS),
     "bucket_reso_steps": Key("integer", "bucket_step", OF_DATASETS),
-    "bucket_no_upscale": _later("flag", "bucket_no_upscale", OF_DATASETS),
-    "resize_interpolation": _later("text", "resize_interpolation"),
+    "bucket_no_upscale": Key("flag", "bucket_no_upscale", OF_DATASETS),
+    "resize_interpolation": Key("text", "resize_interpolation"),
     "network_multiplier": Key("number", "", OF_DATASETS),
     "validation_split": _later("number", "", OF_DATASETS),
     "validation_seed": _later("integer", "", OF_DATASETS),
@@ -120,14 +120,17 @@ def _subsets(path: Path, given: Given) -> Iterator[Mapping[str, Any]]:
     for number, dataset in enumerate(_tables(path, file.get("datasets", []), "datasets")):
         name = f"datasets[{number}]"
         inner = _tables(path, dataset.get("subsets", []), f"{name}.subsets")
-        own = {key: value for key, value in dataset.items() if key != "subsets"}
-        outer = {**shared, **general, **_checked(path, _Table("datasets", name, own)), "group": number}
+        plain = {key: value for key, value in dataset.items() if key != "subsets"}
+        outer = {**shared, **general, **_checked(path, _Table("datasets", name, plain)), "group": number}
         for place, subset in enumerate(inner):
             where = f"{name}.subsets[{place}]"
             values = _checked(path, _Table("subsets", where, subset))
             if "data" not in values:
                 raise ConfigError("sd_subset_without_folder", file=str(path), table=where)
-            yield {**outer, **values}
+            own = {**outer, **values}
+            if own.get("enable_bucket", given.has("enable_bucket")):
+                own["bucket_rule"] = "sd-scripts"
+            yield own
 
 
 def _checked(path: Path, table: _Table) -> dict[str, Any]:

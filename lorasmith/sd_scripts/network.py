@@ -36,10 +36,12 @@ REFUSED_KEYS = frozenset(
         *("down_lr_weight", "mid_lr_weight", "up_lr_weight"),
         *("loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio"),
         *("use_tucker", "use_scalar", "train_norm", "rank_dropout_scale", "block_size", "constraint", "rescaled"),
-        *("wd_on_output", "bypass_mode", "unbalanced_factorization", "rs_lora"),
+        *("wd_on_output", "bypass_mode", "unbalanced_factorization", "rs_lora", "use_cp", "constrain"),
+        *("train_on_input", "unit"),
     }
 )
-"""Keys that are known there and have no counterpart here."""
+"""Keys that are known there and have no counterpart here; kohya_ss writes many of them with the value False."""
+OFF = frozenset({"", "false", "none", "0", "0.0"})
 
 
 def network(given: Given, settings: Settings) -> None:
@@ -85,6 +87,8 @@ def _arguments(texts: Mapping[str, str], settings: Settings, *, is_lycoris: bool
         if key in known:
             continue
         if key in REFUSED_KEYS:
+            if texts[key].lower() in OFF:
+                continue
             raise ConfigError("sd_network_arg_refused", key=key)
         nearest = closest(key, known)
         if nearest:

@@ -50,6 +50,9 @@ def _rates(given: Given, settings: Settings) -> None:
 
 def _encoder_rates(given: Given, shared: float) -> list[float]:
     rates: list[float] | None = given.value("text_encoder_lr")
+    single = [given.value("text_encoder_lr1"), given.value("text_encoder_lr2")]
+    if single != [None, None]:
+        return [shared if rate is None else rate for rate in single]
     return rates or [shared]
 
 

@@ -23,7 +23,7 @@ def pairs(texts: Sequence[str], argument: str) -> dict[str, str]:
         key, sign, value = text.partition("=")
         if not sign or not key.strip():
             raise ConfigError("sd_no_pair", argument=argument, given=text)
-        found[key.strip()] = value.strip()
+        found[key.strip()] = value.strip().strip("\"'")
     return found
 
 

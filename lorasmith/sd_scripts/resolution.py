@@ -5,14 +5,14 @@ from __future__ import annotations
 from lorasmith.errors import ConfigError
 
 
-def resolution(text: str, shown: str) -> int:
-    """The side of `512`, or of a square `512,512`.
+def resolution(text: str, shown: str) -> int | list[int]:
+    """The side of `512` or `512,512`, or width and height of `512,768`.
 
     Args:
         shown: the argument or key, for messages.
 
     Raises:
-        ConfigError: `sd_resolution`, `sd_resolution_not_square`.
+        ConfigError: `sd_resolution`.
     """
     try:
         sides = [int(side) for side in text.split(",")]
@@ -20,6 +20,4 @@ def resolution(text: str, shown: str) -> int:
         raise ConfigError("sd_resolution", argument=shown, value=text) from None
     if len(sides) not in (1, 2):
         raise ConfigError("sd_resolution", argument=shown, value=text)
-    if len(set(sides)) > 1:
-        raise ConfigError("sd_resolution_not_square", argument=shown, value=text)
-    return sides[0]
+    return sides[0] if len(set(sides)) == 1 else sides

@@ -10,20 +10,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from lorasmith.config import Request, options
+from lorasmith.config import options
 from lorasmith.errors import ConfigError
-from lorasmith.runs.naming import naming_of, output_of
-from lorasmith.sd_scripts.arguments import arguments
 from lorasmith.sd_scripts.command_line import Given
 from lorasmith.sd_scripts.dataset_config import subsets
 from lorasmith.sd_scripts.network import network
 from lorasmith.sd_scripts.optimization import optimization
 from lorasmith.sd_scripts.resolution import resolution
+from lorasmith.sd_scripts.saving import evaluations, files, output, saving
 from lorasmith.sd_scripts.settings import Settings
 from lorasmith.sd_scripts.table import DONE, HARMLESS, NO_EFFECT, REFUSED
 
 OF_FOLDERS = ("data", "reg-data-dir")  # options that a --dataset_config replaces
-EVALUATE_EVERY = 100  # steps; sd-scripts measures nothing unless asked
+SAME_DEFAULTS = ("min_bucket_reso", "max_bucket_reso")  # where unset, our rule has the same values
+METADATA = "metadata_"  # first part of the arguments that describe the file
 LOGS = "sd_logs_always"  # the note that names the folder of the logs
 PRECISIONS = {"no": "fp32", "fp16": "fp16", "bf16": "bf16"}
 SAVE_PRECISIONS = {None: "fp32", "float": "fp32", "fp16": "fp16", "bf16": "bf16"}
@@ -79,12 +79,8 @@ def _without_effect(given: Given) -> list[tuple[str, dict[str, Any]]]:
     for name, row in NO_EFFECT.items():
         if given.has(name):
             by_note[row.note].append(f"--{name}")
-    logs = {"folder": f"{_output(given)}/logs"}
+    logs = {"folder": f"{output(given)}/logs"}
     return [(note, {"arguments": names} | (logs if note == LOGS else {})) for note, names in by_note.items()]
-
-
-def _output(given: Given) -> str:
-    return output_of(given.value("output_dir") or Request().output, given.value("output_name"))
 
 
 def _direct(given: Given, settings: Settings) -> None:
@@ -94,7 +90,8 @@ def _direct(given: Given, settings: Settings) -> None:
         if not row.is_direct or row.is_pending:
             continue
         value = given.value(name)
-        if given.has(name) or (arguments()[name].default and value != defaults[row.options[0]]):
+        is_default = name in SAME_DEFAULTS or value is None or value == defaults[row.options[0]]
+        if given.has(name) or not is_default:
             settings.set(row.options[0], value, name)
 
 
@@ -113,16 +110,18 @@ def _model(given: Given, settings: Settings) -> None:
 def _pictures(given: Given, settings: Settings) -> None:
     if given.has("resolution"):
         settings.set("resolution", resolution(str(given.value("resolution")), "--resolution"), "resolution")
-    settings.set("bucket-step", given.value("bucket_reso_steps"), "bucket_reso_steps")
+    settings.set("resize-interpolation", given.value("resize_interpolation") or "auto", "resize_interpolation")
     settings.set("hold-out", 0, "validation_split")
     if given.has("dataset_config"):
         for option in OF_FOLDERS:
             settings.values.pop(option, None)
         subsets(given, settings, given.here)
+    elif given.has("enable_bucket"):
+        settings.set("bucket-rule", "sd-scripts", "enable_bucket")
 
 
 def _steps(given: Given, settings: Settings) -> None:
-    if given.has("max_train_epochs"):
+    if given.value("max_train_epochs"):
         settings.set("epochs", given.value("max_train_epochs"), "max_train_epochs")
         if given.has("max_train_steps"):
             settings.note("sd_epochs_over_steps", steps=given.value("max_train_steps"))
@@ -133,6 +132,12 @@ def _steps(given: Given, settings: Settings) -> None:
         settings.note("sd_default_steps", steps=steps)
 
 
+def _descriptions(given: Given, settings: Settings) -> None:
+    found = {name.removeprefix(METADATA): given.value(name) for name in given.values if name.startswith(METADATA)}
+    if found:
+        settings.set("metadata", {name: text for name, text in found.items() if text}, "metadata_title")
+
+
 def _captions(given: Given, settings: Settings) -> None:
     name = (
         "caption_extention" if given.has("caption_extention") else "caption_extension"
@@ -140,26 +145,15 @@ def _captions(given: Given, settings: Settings) -> None:
     settings.set("caption-extension", given.value(name), name)
 
 
-def _files(given: Given, settings: Settings) -> None:
-    name = given.value("output_name")
-    settings.set("output", _output(given), "output_dir")
-    settings.set("name", name or "last", "output_name")
-    settings.recorded["export", "naming"] = naming_of(name)
-
-
-def _saving(given: Given, settings: Settings) -> None:
-    settings.set("save-every", max(0, given.value("save_every_n_steps") or 0), "save_every_n_steps")
-    asked = given.value("sample_every_n_steps") or 0
-    settings.set("evaluate-every", asked if asked > 0 else EVALUATE_EVERY, "sample_every_n_steps")
-
-
 PARTS: tuple[Callable[[Given, Settings], None], ...] = (
     _model,
     _pictures,
     _captions,
+    _descriptions,
     network,
     optimization,
     _steps,
-    _files,
-    _saving,
+    files,
+    saving,
+    evaluations,
 )

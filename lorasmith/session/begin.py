@@ -52,7 +52,7 @@ def begin(loaded: LoadedRun) -> Outputs:
             heart=heart,
             context=loaded.context,
             trust=prior.trust,
-            lrs=tuple(group["lr"] for group in loaded.state.optimizer.param_groups),
+            lrs=tuple(float(group["lr"]) for group in loaded.state.optimizer.param_groups),
             step_began=monotonic(),
         )
         outputs = Outputs(

@@ -15,9 +15,8 @@ from lorasmith.engine.batches import RunBatches
 from lorasmith.engine.cpu import keep_freed_memory, release_freed_memory
 from lorasmith.engine.device import DTYPES, Device, choose_device, environment
 from lorasmith.engine.execution import EagerExecution, losses_of
-from lorasmith.engine.lr_schedules import lr_factor_at
 from lorasmith.engine.occasions import Occasions
-from lorasmith.engine.optimizers import check_optimizer
+from lorasmith.engine.replayed_schedules import schedule_of
 from lorasmith.engine.step import StepContext
 from lorasmith.engine.world import SingleProcess
 from lorasmith.errors import ModelError
@@ -58,7 +57,7 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, sta
     _check_fit(config, family, is_new=resume is None)
     precision = resolve_precision(config, before, device, family, startup)
     differing = check_repeatability(device, precision, startup)
-    check_optimizer(config.optimizer.name, config.optimizer.options)
+    schedule_of(config.lr_schedule, [config.optimizer.lr], lr=config.optimizer.lr, stop_at=stop_at)(stop_at)
     check_exactness(config.optimizer, startup, adapter=config.adapter.kind, device=device.torch_device)
     start = read_init_from(config.adapter, family.traits.name) if resume is None else {}
     with ThreadPoolExecutor(max_workers=1) as pool:  # hashing gigabytes leaves the interpreter free to load
@@ -125,6 +124,7 @@ def _step_context(
     process = trained_process(family.noise_process(), config.noise).to(device.torch_device)
     objective = objective_of(config.loss, family.weights.noise.prediction)
     losses = partial(losses_of, family, models, process=process, objective=objective)
+    lrs = base_lrs(config.optimizer, batches.state.adapter.groups(), family.traits.text_encoders)
     return StepContext(
         seed=config.seed,
         family=family,
@@ -138,13 +138,8 @@ def _step_context(
         device=device,
         accumulation_steps=config.training.accumulation_steps,
         max_grad_norm=config.training.max_grad_norm,
-        base_lrs=base_lrs(config.optimizer, batches.state.adapter.groups(), family.traits.text_encoders),
-        lr_factor_at=partial(
-            lr_factor_at,
-            shape=config.lr_schedule.shape,
-            warmup_steps=config.lr_schedule.warmup_steps,
-            horizon_steps=config.lr_schedule.resolved_horizon(stop_at),
-        ),
+        base_lrs=lrs,
+        rates_at=schedule_of(config.lr_schedule, list(lrs.values()), lr=config.optimizer.lr, stop_at=stop_at),
         set_checkpointing=partial(family.set_checkpointing, models),
         picture_names=[example.image.name for example in dataset.trained],
     )

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from lorasmith.engine.device import is_out_of_memory
+from lorasmith.engine.optimizers import plain_parts
 from lorasmith.engine.state import TrainState
 from lorasmith.errors import InputError, NonFiniteError, NoStateError, ResourceError
 from lorasmith.faults import fault_point
@@ -194,7 +195,7 @@ def _files_of(state: TrainState, facts: StateFacts) -> dict[str, bytes]:
 def _tensors_in(value: Any) -> Iterator[Tensor]:
     """All tensors of nested dicts."""
     if isinstance(value, Tensor):
-        yield value
+        yield from plain_parts(value)
     elif isinstance(value, Mapping):
         for item in value.values():
             yield from _tensors_in(item)

@@ -69,7 +69,14 @@ def load_dataset(
         dtype=dtype,
         device=device,
     )
-    encode = partial(encoded_examples, encoding, damaged=startup.cache_damaged, progress=startup.cached)
+    factor = config.loss.prior_loss_weight if any(example.is_regularisation for example in trained) else 1.0
+    encode = partial(
+        encoded_examples,
+        encoding,
+        regularisation_weight=factor,
+        damaged=startup.cache_damaged,
+        progress=startup.cached,
+    )
     chosen = _chosen(config, trained, held_out)
     plan = caption_plan(config, trained, stop_at=stop_at)
     known = set(trained)

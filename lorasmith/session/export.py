@@ -12,9 +12,9 @@ from torch import Tensor
 
 from lorasmith.adapters.flat import FlatAdapter
 from lorasmith.config import AdapterConfig, RunConfig
+from lorasmith.config.optimizer_table import known_optimizer
 from lorasmith.data.types import Example
 from lorasmith.engine.batches import RunBatches
-from lorasmith.engine.optimizers import OPTIMIZERS
 from lorasmith.engine.state import TrainState
 from lorasmith.exporting.metadata import BucketFacts, ExportFacts, FolderFacts, count_tags
 from lorasmith.exporting.name_table import ALPHA, NameTable
@@ -64,7 +64,8 @@ class Exporter:
 
     def _facts(self, state: TrainState, stop_at: int, alphas: Mapping[str, float]) -> ExportFacts:
         config, traits, kind = self.config, self.family.traits, state.adapter.kind
-        table = name_table(traits.name)
+        table, optimizer = name_table(traits.name), known_optimizer(config.optimizer.name)
+        assert optimizer is not None, "a name that the start refuses"
         lrs = base_lrs(config.optimizer, state.adapter.groups(), traits.text_encoders)
         per_epoch = self.batches.order.batches_per_epoch
         return ExportFacts(
@@ -93,8 +94,8 @@ class Exporter:
             lr=config.optimizer.lr,
             denoiser_lr=lrs.get("denoiser"),
             text_encoder_lr=tuple(rate for name, rate in lrs.items() if name != "denoiser"),
-            optimizer=OPTIMIZERS[config.optimizer.name].replace(":", "."),
-            optimizer_options=config.optimizer.options,
+            optimizer=optimizer.path.replace(":", "."),
+            optimizer_options={**optimizer.options, **config.optimizer.options},
             lr_schedule=config.lr_schedule.shape,
             lr_warmup_steps=config.lr_schedule.warmup_steps,
             target_steps=stop_at,

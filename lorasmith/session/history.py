@@ -60,6 +60,8 @@ def _changed_pictures(loaded: LoadedRun, events: Sequence[Event]) -> list[Event]
     starts = [event for event in events if isinstance(event, RunStarted) and event.attempt < loaded.attempt]
     if not starts or loaded.before is None or loaded.before.dataset != loaded.config.dataset:
         return []
+    if loaded.before.loss.has_mask_folder != loaded.config.loss.has_mask_folder:
+        return []
     before = Counter((example["fingerprint"], example["repeats"]) for example in starts[-1].examples)
     now = Counter((example.example_hash, example.repeats) for example in loaded.trained)
     if before == now:

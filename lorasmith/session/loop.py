@@ -6,6 +6,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Literal
 
+from lorasmith.engine.optimizers import set_rates
 from lorasmith.engine.state import TrainState
 from lorasmith.engine.step import Repeat, StepContext, train_step
 from lorasmith.errors import NonFiniteError, ResourceError
@@ -43,7 +44,9 @@ def train(loaded: LoadedRun, outputs: Outputs, stop: StopFlag) -> StopReason:
     outputs.finish(state, stop)
     lr = max(context.base_lrs.values())
     learned = training_notices(state.adapter, digest_before=before, steps=state.step - first, lr=lr)
-    for code, fields in [*learned, *loaded.exporter.notices(state)]:
+    with state.evaluation_weights():
+        of_the_file = loaded.exporter.notices(state)
+    for code, fields in [*learned, *of_the_file]:
         outputs.recorder.warn(code, **fields)
     if state.step < loaded.stop_at:
         return "asked"
@@ -84,8 +87,7 @@ def _save_before(
     # The updates since were skipped on the device, but their steps and learning rates were counted.
     state.step = error.fields["step"] - 1
     state.found_inf = None
-    for group, lr in zip(state.optimizer.param_groups, recorder.lrs, strict=True):
-        group["lr"] = lr
+    set_rates(state.optimizer, recorder.lrs)
     recorder.beat(state.step, "step")
     blamed = blamed_on_adapter(error, state, context, trust=recorder.trust, root=outputs.loaded.run.root)
     # A failed save or export is ignored here: the first error is why the run ends.

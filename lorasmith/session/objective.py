@@ -60,6 +60,7 @@ def objective_facts(loss: LossConfig, noise: NoiseConfig, process: NoiseProcess)
         huber=(loss.huber_schedule, loss.huber_c, loss.huber_scale) if loss.has_threshold else None,
         min_snr_gamma=loss.min_snr_gamma,
         debiased_estimation=loss.debiased_estimation,
+        regularisation_weight=loss.prior_loss_weight,
         noise_offset=noise.offset,
         has_random_offset=noise.has_random_offset,
         adaptive_noise_scale=noise.adaptive_scale or 0.0,

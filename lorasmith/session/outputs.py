@@ -150,7 +150,8 @@ class Outputs:
         with recorder.apart_from_steps():
             recorder.beat(state.step, "exporting")
             try:
-                written, sha256 = self.loaded.exporter.export(state, path, stop_at=self.loaded.stop_at)
+                with state.evaluation_weights():
+                    written, sha256 = self.loaded.exporter.export(state, path, stop_at=self.loaded.stop_at)
             except ExportError as error:
                 if error.fields["reason"] != "not_finite":
                     raise
@@ -170,7 +171,7 @@ class Outputs:
         """
         recorder = self.recorder
         recorder.flush()
-        with recorder.apart_from_steps():
+        with recorder.apart_from_steps(), state.evaluation_weights():
             events = self.loaded.evaluator.evaluate(
                 state, self.loaded.context, is_end=is_end, beat=recorder.beat, stop_requested=stop.requested
             )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import pickle
+import random
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from datetime import datetime
@@ -10,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor, nn
 
@@ -17,9 +20,10 @@ from lorasmith.adapters import adapter_kind
 from lorasmith.adapters.base import LayerSettings
 from lorasmith.adapters.flat import FlatAdapter
 from lorasmith.config import OptimizerConfig
-from lorasmith.engine.optimizers import build_optimizer, set_lr
+from lorasmith.engine.optimizers import build_optimizer, plain_parts, update
 from lorasmith.engine.state import Origin, TrainState
-from lorasmith.errors import NoStateError, ResumeError
+from lorasmith.errors import ConfigError, NoStateError, ResumeError
+from lorasmith.libraries import is_memory_error
 from lorasmith.runs.events import AdapterExported, BestChosen
 from lorasmith.runs.layout import RunFolder, free_name, stamp
 from lorasmith.runs.ledger import read_events, surviving
@@ -34,6 +38,12 @@ from lorasmith.targets import TargetModule
 BEFORE, AFTER = 3, 4  # steps before and after the state is saved
 SIZES = (640, 64, 24)  # of the layers between them: one pair large enough to be quantised, one not
 RANK = 16
+MAX_REASON = 300  # letters of a reason in a message
+# What optimizers raise that need more than gradients (a closure, the model), or whose state torch refuses to read.
+_REFUSALS = (
+    *(ValueError, TypeError, KeyError, AttributeError, IndexError, ZeroDivisionError, RuntimeError, ImportError),
+    *(AssertionError, NotImplementedError, pickle.UnpicklingError),
+)
 
 
 def restore_state(
@@ -92,10 +102,17 @@ def check_exactness(optimizer: OptimizerConfig, startup: StartupContext, *, adap
     """Warns if the optimizer does not continue bit for bit.
 
     Raises:
-        ConfigError: as `build_optimizer`.
+        ConfigError: as `build_optimizer`; `optimizer_unusable`, it cannot train an adapter.
     """
     name, options = optimizer.name, optimizer.options
-    if not continues_exactly(name, options, adapter=adapter, lr=optimizer.lr, device=device):
+    try:
+        is_exact = continues_exactly(name, options, adapter=adapter, lr=optimizer.lr, device=device)
+    except _REFUSALS as error:
+        if is_memory_error(error):
+            raise
+        reason = f"{type(error).__name__}: {error}"[:MAX_REASON]
+        raise ConfigError("optimizer_unusable", optimizer=name, reason=reason) from error
+    if not is_exact:
         fields = {"optimizer": name, "options": ", ".join(f"{key}={value}" for key, value in options.items()) or "-"}
         startup.warn("resume_not_exact", **fields)
 
@@ -104,29 +121,37 @@ def continues_exactly(name: str, options: Mapping[str, Any], *, adapter: str, lr
     """Whether an optimizer with these options continues from a saved state bit for bit, tried on a few small tensors.
 
     No list could tell: it depends on the library's version and on what it keeps outside of its state. The trial
-    compares 7 steps with 3 steps, a state, and 4 more steps in objects built anew. It takes milliseconds and restores
-    all random generators. The loaded state is compared too: a rounding error may affect the weights only later.
+    compares 7 steps with 3 steps, a state, and 4 more steps in objects built anew, and with 7 steps and an evaluation
+    on the way. It takes milliseconds and restores all random generators. The loaded state is compared too: a
+    rounding error may affect the weights only later.
 
     Raises:
         ConfigError: as `build_optimizer`.
     """
+    numbers, pairs = random.getstate(), numpy.random.get_state()
     with torch.random.fork_rng([device] if device.type == "cuda" else []), redirect_stdout(io.StringIO()):
         straight = _made(name, options, adapter=adapter, lr=lr, device=device)
         _run(straight, lr, 1, BEFORE + AFTER)
         cut = _made(name, options, adapter=adapter, lr=lr, device=device)
         _run(cut, lr, 1, BEFORE)
+        with cut.evaluation_weights():
+            pass
         saved = _bytes_of(cut.optimizer.state_dict())
         weights = {key: tensor.clone() for key, tensor in cut.adapter.tensors().items()}
         fresh = _made(name, options, adapter=adapter, lr=lr, device=device)
         optimizer = torch.load(io.BytesIO(saved), weights_only=True, map_location="cpu")
         fresh.restore(cut.counters(), weights, optimizer)
         is_same_state = _is_same(cut.optimizer.state_dict(), fresh.optimizer.state_dict())
-        _run(fresh, lr, BEFORE + 1, BEFORE + AFTER)
-        return (
-            is_same_state
-            and torch.equal(straight.adapter.flat, fresh.adapter.flat)
-            and _is_same(straight.optimizer.state_dict(), fresh.optimizer.state_dict())
-        )
+        for state in (fresh, cut):  # `cut` has been evaluated
+            _run(state, lr, BEFORE + 1, BEFORE + AFTER)
+    random.setstate(numbers)
+    numpy.random.set_state(pairs)
+    return (
+        is_same_state
+        and torch.equal(straight.adapter.flat, fresh.adapter.flat)
+        and torch.equal(straight.adapter.flat, cut.adapter.flat)
+        and _is_same(straight.optimizer.state_dict(), fresh.optimizer.state_dict())
+    )
 
 
 def _made(name: str, options: Mapping[str, Any], *, adapter: str, lr: float, device: torch.device) -> TrainState:
@@ -147,8 +172,9 @@ def _run(state: TrainState, lr: float, first: int, last: int) -> None:
     for step in range(first, last + 1):
         generator = torch.Generator().manual_seed(step)
         gradient.copy_(torch.randn(gradient.shape, generator=generator) * 10.0 ** -(step % 3))
-        set_lr(state.optimizer, [lr], 1 / step)
-        state.optimizer.step()
+        update(state.optimizer, [lr / step], seed=step)
+    if any(view.grad is None for view in state.adapter.parameters("denoiser")):
+        raise ValueError("it removes the gradients")
 
 
 def _bytes_of(value: Any) -> bytes:
@@ -160,7 +186,8 @@ def _bytes_of(value: Any) -> bytes:
 def _is_same(left: Any, right: Any) -> bool:
     """Whether two nested states are equal, tensors by type and value."""
     if isinstance(left, Tensor) and isinstance(right, Tensor):
-        return left.dtype == right.dtype and torch.equal(left.to("cpu"), right.to("cpu"))
+        parts = zip(plain_parts(left), plain_parts(right), strict=True)
+        return left.dtype == right.dtype and all(torch.equal(was.cpu(), now.cpu()) for was, now in parts)
     if isinstance(left, Mapping) and isinstance(right, Mapping):
         return left.keys() == right.keys() and all(_is_same(left[key], right[key]) for key in left)
     if isinstance(left, list | tuple) and isinstance(right, list | tuple):

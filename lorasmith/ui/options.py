@@ -47,7 +47,12 @@ REFUSALS = {
     "mistyped": "option_unknown",
     "unknown": "option_unrecognised",
 }
-PAIRS = {"optimizer-option": "weight_decay=0.01", "block-rank": "down_blocks.1=4", "metadata": "author=Ann"}
+PAIRS = {
+    "optimizer-option": "weight_decay=0.01",
+    "lr-scheduler-args": "lr_end=1e-6",
+    "block-rank": "down_blocks.1=4",
+    "metadata": "author=Ann",
+}
 """A pair to show, for each option that takes K=V."""
 ABSENT = "\0absent"  # stands for a missing value; cannot be typed
 

@@ -5,21 +5,28 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lorasmith import __version__
+from lorasmith.config import Request
 from lorasmith.errors import ConfigError, ExitCode
 from lorasmith.runs.layout import run_at
+from lorasmith.runs.naming import NamedState, named_state
+from lorasmith.runs.states import find_states
 from lorasmith.sd_scripts.arguments import Script
 from lorasmith.sd_scripts.command_line import Given, config_file, parsed
 from lorasmith.sd_scripts.config_output import write_config
 from lorasmith.sd_scripts.launcher import SCRIPTS, check_environment, without_launcher
 from lorasmith.sd_scripts.translate import Translation, translated
 from lorasmith.ui.option_help import expected
-from lorasmith.ui.options import split_request
+from lorasmith.ui.options import Values, split_request
 from lorasmith.ui.sd_scripts_page import help_page
 from lorasmith.ui.train import Engine, lower_packages, refuse_if_held
 from lorasmith.ui.translator import Translator
 from lorasmith.ui.which_run import train_command
+
+if TYPE_CHECKING:
+    from lorasmith.runtime.preflight import Start
 
 
 def train_network(
@@ -47,7 +54,10 @@ def train_network(
     refuse_if_held(run_at(here, request.output))
     engine = engine or lower_packages()
     try:
-        start = engine.new_run(settings, request, state_prefix=words.state_prefix, here=here)
+        if given.has("resume"):
+            start = resumed(here / given.value("resume"), settings, request, engine=engine, here=here)
+        else:
+            start = engine.new_run(settings, request, state_prefix=words.state_prefix, here=here)
     except ConfigError as error:
         raise _by_argument(error, translation, words) from None
     start = replace(start, warnings=(*translation.notes, *start.warnings))
@@ -56,6 +66,42 @@ def train_network(
 
     command = train_command(command, request.output)
     return watch(start, engine.supervise(start), words=words, command=command, verbose=request.verbose)
+
+
+def resumed(path: Path, settings: Values, request: Request, *, engine: Engine, here: Path) -> Start:
+    """The start that continues the run of a state, to the number of steps or epochs that the whole run has.
+
+    Raises:
+        ConfigError: `sd_resume_unknown`, `sd_resume_foreign`, the state is none of this program's;
+            `sd_resume_other_run`, another output is named; `sd_resume_done`, there are no steps left.
+    """
+    found = named_state(path)
+    if found is None:
+        code = "sd_resume_foreign" if (path / "optimizer.bin").exists() else "sd_resume_unknown"
+        raise ConfigError(code, path=str(path))
+    named = run_at(here, request.output)
+    if named.root.resolve() != found.run.root.resolve():
+        raise ConfigError("sd_resume_other_run", path=str(path), found=str(found.run.root), named=str(named.root))
+    refuse_if_held(found.run)
+    done = _step_of(found, engine)
+
+    def until(target: Request) -> Start:
+        return engine.continued_run(found.run, settings, target, from_state=found.state, here=here)
+
+    steps = request.steps
+    if steps is None:  # the number of steps in these epochs follows from the pictures
+        steps = until(request).stop_at - done
+    if steps <= done:
+        raise ConfigError("sd_resume_done", done=done, steps=steps)
+    return until(request.model_copy(update={"steps": steps - done, "epochs": None}))
+
+
+def _step_of(found: NamedState, engine: Engine) -> int:
+    """The step that a run continues from."""
+    if not found.state:
+        return engine.progress_of(found.run).done
+    states, _ = find_states(found.run.root)
+    return next((state.step for state in states if state.path.name == found.state), 0)
 
 
 def _script_of(command: str) -> Script:

@@ -67,3 +67,19 @@ def test_weights_scale_the_gradient_of_each_example() -> None:
     Objective(squared_error, (lambda noised: noised.timesteps,)).losses(prediction, noised).sum().backward()
     assert prediction.grad is not None
     assert torch.allclose(prediction.grad, torch.tensor([[1.0], [4.0]]).expand(2, 3) * 2 / 3)
+
+
+def test_a_mask_takes_its_share_of_each_element_s_loss() -> None:
+    """As sd-scripts has it: the mean is over all elements, so half a mask is half a loss; and for all channels."""
+    prediction = torch.full((2, 4, 2, 2), 3.0)
+    noised = Noised(prediction, torch.zeros(2), torch.zeros_like(prediction))
+    masks = torch.tensor([[[1.0, 1.0], [0.0, 0.0]], [[0.0, 0.25], [0.0, 0.0]]])
+    assert torch.equal(MSE.losses(prediction, noised, mask=masks), torch.tensor([4.5, 9 / 16]))
+    assert torch.equal(MSE.losses(prediction, noised, mask=torch.ones(2, 2, 2)), MSE.losses(prediction, noised))
+
+
+def test_factors_of_examples_and_weights_multiply() -> None:
+    prediction = torch.full((2, 3), 2.0)
+    noised = Noised(prediction, torch.tensor([1.0, 3.0]), torch.zeros_like(prediction))
+    objective = Objective(squared_error, (lambda noised: noised.timesteps,))
+    assert torch.equal(objective.losses(prediction, noised, factors=torch.tensor([1.0, 0.5])), torch.tensor([4.0, 6.0]))

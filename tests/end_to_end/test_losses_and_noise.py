@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import pytest
+from PIL import Image
 
 from lorasmith.errors import ExitCode
 from tests.end_to_end.workshop import Values, Workshop
@@ -68,3 +69,38 @@ def test_each_setting_counts(make_workshop: MakeWorkshop) -> None:
         assert other.new(2, {**BASE, **values}).exit_code == ExitCode.FINISHED
         digests.add(other.digest())
     assert len(digests) == 1 + len(COUNTED)
+
+
+def put_masks(workshop: Workshop) -> Values:
+    """Masks of which the left half is white, for every picture."""
+    pictures = workshop.folder / "lora_train_set"
+    for path in sorted(pictures.rglob("*.png")):
+        with Image.open(path) as picture:
+            mask = Image.new("L", picture.size, 0)
+        mask.paste(255, (0, 0, mask.width // 2, mask.height))
+        target = workshop.folder / "masks" / path.relative_to(pictures)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        mask.save(target)
+    return {("loss", "masked_loss"): True, ("loss", "mask_folder"): "masks"}
+
+
+def test_masks(make_workshop: MakeWorkshop) -> None:
+    """They count, a run with them continues to the same bytes, and a changed mask is a change of the pictures."""
+    straight, pieces, plain = make_workshop("straight"), make_workshop("pieces"), make_workshop("plain")
+    plain.new(4, BASE)
+    straight.new(4, {**BASE, **put_masks(straight)})
+    pieces.new(1, {**BASE, **put_masks(pieces)})
+    pieces.go_on(3)
+    assert pieces.digest() == straight.digest() != plain.digest()
+    assert all(0 < loss < plain.losses()[step] for step, loss in straight.losses().items())
+    path = next((straight.folder / "masks").rglob("*.png"))
+    with Image.open(path) as mask:
+        Image.new("L", mask.size, 255).save(path)
+    assert [one.code for one in straight.go_on(1).warned] == ["pictures_changed"]
+
+
+def test_opaque_pictures_count_in_full(make_workshop: MakeWorkshop) -> None:
+    plain, alpha = make_workshop("plain"), make_workshop("alpha")
+    plain.new(2, BASE)
+    alpha.new(2, {**BASE, ("loss", "alpha_mask"): True})
+    assert alpha.digest() == plain.digest()

@@ -91,7 +91,7 @@ BAD_VALUES: dict[str, tuple[dict[tuple[str, str], Any], str]] = {
     "schedule": ({("lr_schedule", "shape"): "wavy"}, "config_value"),
     "hold out": ({("dataset", "hold_out"): -1}, "config_value"),
     "name": ({("export", "name"): "a/b"}, "config_value"),
-    "optimizer": ({("optimizer", "name"): "sgd"}, "optimizer_unknown"),
+    "optimizer": ({("optimizer", "name"): "adamv"}, "optimizer_unknown"),
     "optimizer's option": ({("optimizer", "options"): {"momentum": 0.9}}, "optimizer_unknown_option"),
     "optimizer's value": ({("optimizer", "options"): {"betas": [2.0, 0.9]}}, "optimizer_option_value"),
     "optimizer's word": ({("optimizer", "options"): {"eps": "small"}}, "optimizer_option_value"),

@@ -95,7 +95,7 @@ def made(
         accumulation_steps=len(sizes) or accumulation,
         max_grad_norm=other.pop("max_grad_norm", 0.0),
         base_lrs={"denoiser": LR},
-        lr_factor_at=partial(lambda step: 0.5 if step == 1 else 1.0),
+        rates_at=lambda step: [LR * (0.5 if step == 1 else 1.0)],
         set_checkpointing=lambda enabled: None,
         picture_names=[f"{number}.png" for number in range(100)],
     )

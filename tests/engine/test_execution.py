@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from lorasmith.data.types import Batch
+from lorasmith.data.types import LOSS_MASK, LOSS_WEIGHT, Batch
 from lorasmith.diffusion.draw import Numbers
 from lorasmith.diffusion.objective import Objective, squared_error
 from lorasmith.diffusion.process import DdpmProcess
@@ -56,3 +56,17 @@ def test_gradients_are_weighted_and_added_up() -> None:
     execution.forward_backward(batch, numbers, 1.0)
     torch.testing.assert_close(state.adapter.gradient(), 3 * once)
     assert not losses.requires_grad and torch.equal(losses, context.losses(batch, numbers))
+
+
+def test_masks_and_factors_are_inputs_of_a_batch() -> None:
+    _, context = made()
+    batch = context.batches.at(1, 0)[1]
+    numbers = numbers_at(context, 1, 0, batch)
+    plain = context.losses(batch, numbers)
+    height, width = batch.latents.shape[-2:]
+    factors, masks = torch.arange(BATCH).float(), torch.zeros(BATCH, height, width)
+    weighted = Batch({**batch.inputs, LOSS_WEIGHT: factors}, batch.example_ids)
+    assert torch.equal(context.losses(weighted, numbers), factors * plain)
+    masks[1] = 1
+    masked = Batch({**batch.inputs, LOSS_MASK: masks}, batch.example_ids)
+    assert torch.equal(context.losses(masked, numbers), torch.where(torch.arange(BATCH) == 1, plain, 0))

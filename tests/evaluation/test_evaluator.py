@@ -1,6 +1,7 @@
 """When something is measured, what is told of it, and that everything is left as it was found."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -370,7 +371,7 @@ def test_a_start_after_one_that_died_measuring(loaded: LoadedRun) -> None:
     (off,) = one.restore([died], has_died=True)
     assert isinstance(off, Warned)
     assert (off.code, one.is_on) == ("evaluation_off", False)
-    one.occasions = replace(one.occasions, every_steps=2)
+    one.gave_up = False
     (again,) = one.restore([died, off, *evaluated(loaded)], has_died=True)  # between them it went well
     assert isinstance(again, Warned)
     assert again.code == "evaluation_died"

@@ -313,8 +313,6 @@ def test_a_start_where_another_run_is_changes_nothing(workshop: Workshop, argume
     workshop.new(1)
     with FolderLock(workshop.run.lock):
         before = tree(workshop.folder)
-        began = time.monotonic()
         done = run(workshop, *arguments)
         assert done.returncode == ExitCode.LOCKED
-        assert time.monotonic() - began < 5, "at once: nothing was loaded, nobody was waited for"
         assert tree(workshop.folder) == before

@@ -247,6 +247,7 @@ def test_warnings(done: Workshop, values: dict[tuple[str, str], Any], codes: lis
     ("values", "code"),
     [
         ({("noise", "adaptive_scale"): 0.1}, "adaptive_noise_scale_alone"),
+        ({("loss", "masked_loss"): True}, "masked_loss_without_masks"),
         ({("noise", "min_timestep"): 9, ("noise", "max_timestep"): 8}, "timesteps_crossed"),
         ({("loss", "scale_v_pred"): True}, "loss_needs_prediction"),
         ({("loss", "v_pred_like"): 1.0, ("model", "prediction"): "v_prediction"}, "loss_needs_prediction"),

@@ -79,6 +79,18 @@ def test_the_command_line_wins_over_the_file_and_sections_are_flattened(tmp_path
         assert given.value("optimizer_args") == ["weight_decay=0.1"]
 
 
+def test_what_sd_scripts_does_not_read_in_a_file_is_no_error(tmp_path: Path) -> None:
+    """kohya_ss writes keys that are no arguments, and values that the parser would refuse."""
+    text = 'epoch = 5\nnoise_offset_type = "Original"\ndynamo_backend = "no"\npersistent_data_loader_workers = 1\n'
+    (tmp_path / "run.toml").write_text(text)
+    given = read("--config_file run.toml", tmp_path)
+    assert [name for name in given.values if given.has(name)] == [
+        "dynamo_backend",
+        "persistent_data_loader_workers",
+        "config_file",
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "code", "field"),
     [

@@ -101,7 +101,7 @@ SUBSET = '[[datasets]]\n[[datasets.subsets]]\nimage_dir = "x"\n'
         (f"[general]\nis_reg = true\n{SUBSET}", "sd_key_elsewhere", None),
         (f"{SUBSET}num_repeats = 'x'\n", "sd_not_integer", None),
         (f"{SUBSET}num_repeats = true\n", "sd_not_integer", None),
-        (f"{SUBSET}shuffle_caption = 1\n", "sd_not_flag", None),
+        (f"{SUBSET}shuffle_caption = 2\n", "sd_not_flag", None),
         (f"[general]\nnetwork_multiplier = 0.5\n{SUBSET}", "sd_network_multiplier", None),
         (f"[general]\nresolution = [1, 2, 3]\n{SUBSET}", "sd_resolution", None),
     ],
@@ -110,6 +110,12 @@ def test_a_wrong_file_is_refused(tmp_path: Path, text: str, code: str, field: st
     (tmp_path / "data.toml").write_text(text)
     error = refusal(LINE, tmp_path)
     assert (error.code, error.fields.get("nearest")) == (code, field)
+
+
+def test_buckets_are_chosen_as_there_where_there_are_any(tmp_path: Path) -> None:
+    text = f"[general]\nenable_bucket = true\n{SUBSET}[[datasets]]\nenable_bucket = false\n{SUBSET[13:]}"
+    with_buckets, without = subsets(text, tmp_path)
+    assert (with_buckets["bucket_rule"], without.get("bucket_rule")) == ("sd-scripts", None)
 
 
 def test_what_other_scripts_read_is_left_aside(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ LYCORIS = "--network_module lycoris.kohya --network_dim 8 --network_alpha 4 --ne
         ),
         (f"{LYCORIS} algo=locon", {"adapter": "lora", "targets": "full", "conv-rank": 8, "conv-alpha": 4.0}),
         (f"{LYCORIS} algo=loha preset=attn-mlp", {"adapter": "loha", "targets": "attn-mlp"}),
+        (f"{LYCORIS} algo=locon use_tucker=False train_norm=False use_scalar=", {"adapter": "lora"}),
         (f"{LYCORIS} dora_wd=True conv_dim=2 conv_alpha=1", {"adapter": "dora", "conv-rank": 2, "conv-alpha": 1.0}),
     ],
 )

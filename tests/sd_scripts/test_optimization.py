@@ -14,6 +14,7 @@ from tests.sd_scripts.translating import refusal, settings, translation
         ("--learning_rate 1e-4 --unet_lr 5e-5", {"lr": 5e-5, "text-encoder-lr": [1e-4]}),
         ("--learning_rate 1e-4 --text_encoder_lr 1e-5", {"lr": 1e-4, "text-encoder-lr": [1e-5]}),
         ("--unet_lr 1e-4 --text_encoder_lr 1e-5 2e-5", {"lr": 1e-4, "text-encoder-lr": [1e-5, 2e-5]}),
+        ("--learning_rate 1e-4 --text_encoder_lr1 1e-5", {"text-encoder-lr": [1e-5, 1e-4]}),
         ("--learning_rate 1e-4 --network_train_unet_only", {"train-text-encoder": False}),
         ("--learning_rate 1e-4 --text_encoder_lr 0", {"train-text-encoder": False}),
         ("--optimizer_type AdamW8bit", {"optimizer": "AdamW8bit"}),
@@ -34,7 +35,7 @@ from tests.sd_scripts.translating import refusal, settings, translation
     ],
 )
 def test_rates_and_schedules(line: str, expected: dict[str, Any]) -> None:
-    found = settings(line)
+    found = settings(line, script="sdxl_train_network")
     assert {name: found[name] for name in expected} == expected
 
 

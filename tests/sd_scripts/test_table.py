@@ -5,7 +5,7 @@ from lorasmith.messages import keys
 from lorasmith.sd_scripts.arguments import arguments
 from lorasmith.sd_scripts.table import DONE, HARMLESS, NO_EFFECT, REFUSED
 
-OF_THE_COMMAND = {"continue"}  # options of `train` that are no settings
+OF_THE_COMMAND = {"continue", "from"}  # options of `train` that are no settings
 
 
 def test_every_argument_is_in_exactly_one_table() -> None:

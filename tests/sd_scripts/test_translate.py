@@ -17,6 +17,8 @@ from tests.sd_scripts.translating import refusal, settings, translation
                 "precision": "fp32",
                 "save-precision": "fp32",
                 "bucket-step": 64,
+                "enable-bucket": False,
+                "resize-interpolation": "auto",
                 "hold-out": 0,
                 "save-every": 0,
                 "evaluate-every": 100,
@@ -41,9 +43,14 @@ from tests.sd_scripts.translating import refusal, settings, translation
         ("--mixed_precision bf16 --save_precision float", {"precision": "bf16", "save-precision": "fp32"}),
         ("--v_parameterization --zero_terminal_snr", {"prediction": "v_prediction", "zero-terminal-snr": "on"}),
         ("--resolution 768,768", {"resolution": 768}),
+        ("--resolution 512,768 --enable_bucket", {"resolution": [512, 768], "bucket-rule": "sd-scripts"}),
+        ("--metadata_author me --metadata_title t", {"metadata": {"author": "me", "title": "t"}}),
         ("--train_batch_size 4 --gradient_accumulation_steps=2", {"batch-size": 4, "accumulate": 2}),
-        ("--save_every_n_steps 50 --sample_every_n_steps 25", {"save-every": 50, "evaluate-every": 25}),
-        ("--sample_every_n_steps 0", {"evaluate-every": 100}),
+        ("--seed 0", {"seed": 0}),
+        (
+            "--min_snr_gamma=5 --noise_offset=0.05 --loss_type huber --huber_c 0.2 --max_timestep 900",
+            {"min-snr-gamma": 5.0, "noise-offset": 0.05, "loss-type": "huber", "huber-c": 0.2, "max-timestep": 900},
+        ),
     ],
 )
 def test_settings(line: str, expected: dict[str, Any]) -> None:
@@ -57,7 +64,9 @@ def test_steps_and_epochs_are_not_both_set() -> None:
 
 
 def test_a_default_equal_to_ours_is_not_set() -> None:
-    assert not {"max-grad-norm", "batch-size", "accumulate", "clip-skip", "seed"} & set(settings(""))
+    equal = {"max-grad-norm", "batch-size", "accumulate", "clip-skip", "seed"}
+    assert not equal & set(settings(""))
+    assert not {"bucket-rule", "min-bucket-reso", "max-bucket-reso"} & set(settings(""))
 
 
 def test_arguments_without_effect_are_named_once_for_each_reason() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from lorasmith.data.types import LOSS_WEIGHT
 from lorasmith.demo.miniature import draw_pictures
 from lorasmith.runs.events import RunStarted, StepCompleted
 from tests.end_to_end.workshop import Workshop, load, stage
@@ -70,3 +71,22 @@ def test_what_is_not_measured_is_not_encoded(workshop: Workshop) -> None:
     loaded = load(workshop.run, stop_at=6)
     assert loaded.evaluator.measured_on is None
     assert not loaded.evaluator.is_on
+
+
+def test_regularisation_pictures_have_a_factor_of_their_own(workshop: Workshop) -> None:
+    """In every example where it is not 1, and in none where it is."""
+    draw_pictures(workshop.folder / "reg", 2, seed=3, size=(64, 64))
+    values: dict[Any, Any] = {("dataset", "reg_folder"): str(workshop.folder / "reg")}
+    for factor in (1.0, 0.25):
+        stage(workshop.start_new(2, {**values, ("loss", "prior_loss_weight"): factor}))
+        loaded = load(workshop.run, stop_at=2)
+        shutil.rmtree(workshop.run.staging)
+        expected = [factor if example.is_regularisation else 1.0 for example in loaded.trained]
+        assert {1.0, factor} == set(expected)
+        weights = [one.inputs.get(LOSS_WEIGHT) for one in loaded.batches.cached]
+        assert weights == [None if factor == 1 else pytest.approx(value) for value in expected]
+
+
+def test_a_factor_without_regularisation_pictures_is_named(workshop: Workshop) -> None:
+    start = workshop.start_new(2, {("loss", "prior_loss_weight"): 0.5})
+    assert ("option_unused", {"option": "prior-loss-weight", "needed": "--reg-data-dir"}) in start.warnings

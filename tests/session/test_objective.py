@@ -90,12 +90,13 @@ def test_facts_for_the_metadata() -> None:
     process = DdpmProcess(torch.linspace(0.9, 0.1, 50), "epsilon")
     assert objective_facts(LossConfig(), NoiseConfig(), process) == ObjectiveFacts()
     assert objective_facts(LossConfig(), NoiseConfig(max_timestep=50), process) == ObjectiveFacts()
-    loss = LossConfig(loss_type="huber", huber_c=0.3, min_snr_gamma=5, debiased_estimation=True)
+    loss = LossConfig(loss_type="huber", huber_c=0.3, min_snr_gamma=5, debiased_estimation=True, prior_loss_weight=0.5)
     assert objective_facts(loss, NOISE, process) == ObjectiveFacts(
         loss_type="huber",
         huber=("snr", 0.3, 1.0),
         min_snr_gamma=5.0,
         debiased_estimation=True,
+        regularisation_weight=0.5,
         noise_offset=0.1,
         has_random_offset=True,
         adaptive_noise_scale=0.2,

@@ -34,6 +34,7 @@ def test_descriptions_are_texts() -> None:
 def test_every_option_of_the_model_is_on_the_command_line() -> None:
     texts = {
         "optimizer_option": "a=1",
+        "lr_scheduler_args": "power=2",
         "bucket_step": "32",
         "block_rank": "mid_block=4",
         "metadata": "author=Ann",
@@ -42,6 +43,8 @@ def test_every_option_of_the_model_is_on_the_command_line() -> None:
         "lang": "en",
         "loss_type": "l1",
         "huber_schedule": "snr",
+        "bucket_rule": "sd-scripts",
+        "resize_interpolation": "cubic",
     }
     for key, option in options().items():
         text = texts.get(

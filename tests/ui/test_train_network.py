@@ -75,6 +75,28 @@ def test_a_value_that_we_refuse_is_about_the_argument_that_was_typed() -> None:
     assert "1024" in error.fields["expected"]
 
 
+def test_resume_completes_the_steps_of_the_whole_run() -> None:
+    line = f"{LINE} --output_dir out --output_name mine"
+    with pytest.raises(ConfigError, match="sd_resume_unknown"):
+        run(f"{line} --resume out/mine-state")
+    run(line)
+    Path("out/mine-run/run.toml").write_text("")
+    fake = FakeEngine()
+    assert run(f"{line.replace('steps 7', 'steps 12')} --resume out/mine-state", fake) == ExitCode.FINISHED
+    mode, values, request, state = fake.asked[0]
+    assert (mode, request.steps, state) == ("continue", 5, "")
+    assert values["adapter", "rank"] == 4
+    assert len(steps(read_events(Path("out/mine-run/ledger.jsonl")))) == 12
+    assert refused(f"{line} --resume out/mine-state").code == "sd_resume_done"
+    assert refused(f"{LINE} --output_dir out --resume out/mine-state").code == "sd_resume_other_run"
+
+
+def test_a_state_of_sd_scripts_is_recognised() -> None:
+    Path("theirs-000002-state").mkdir()
+    Path("theirs-000002-state/optimizer.bin").write_bytes(b"")
+    assert refused(f"{LINE} --resume theirs-000002-state").code == "sd_resume_foreign"
+
+
 def test_a_folder_in_use_is_refused() -> None:
     with FolderLock(Path("lora_output/last-run/run.lock")), pytest.raises(LockedError):
         run(LINE)

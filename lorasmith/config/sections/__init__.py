@@ -11,14 +11,13 @@ from lorasmith.config.sections.dataset import DatasetConfig
 from lorasmith.config.sections.evaluation import EvaluationConfig
 from lorasmith.config.sections.model import ModelConfig
 from lorasmith.config.sections.objective import LossConfig, NoiseConfig, Unused
-from lorasmith.config.sections.optimizer import LR_SHAPES, OPTIMIZER_NAMES, LrScheduleConfig, OptimizerConfig
+from lorasmith.config.sections.optimizer import LR_SHAPES, LrScheduleConfig, OptimizerConfig
 from lorasmith.config.sections.saving import CadenceConfig, ExportConfig
 from lorasmith.config.sections.training import MachineConfig, TrainingConfig
 from lorasmith.config.sections.watch import WatchConfig
 
 __all__ = [
     "LR_SHAPES",
-    "OPTIMIZER_NAMES",
     "AdapterConfig",
     "CadenceConfig",
     "CaptionsConfig",

@@ -32,9 +32,22 @@ class LossConfig(Section):
     v_pred_like: float = option("v-pred-like-loss", 0.0, effect="learning", ge=0)
     """Share of a loss weighted as that of v-prediction that is added to noise prediction; 0: off."""
 
+    masked_loss: bool = option("masked-loss", False, effect="learning")
+    """Whether the masks of `mask_folder` count."""
+    mask_folder: str = option("conditioning-data-dir", "", effect="learning", holds="path", per_subset=True)
+    """A folder of masks with the names of the pictures."""
+    alpha_mask: bool = option("alpha-mask", False, effect="learning", per_subset=True)
+    """Whether the alpha channel of a picture is its mask, where the folder has none."""
+    prior_loss_weight: float = option("prior-loss-weight", 1.0, effect="learning", ge=0)
+    """Factor of the loss of regularisation pictures."""
+
     @property
     def has_threshold(self) -> bool:
         return self.loss_type in ("huber", "smooth_l1")
+
+    @property
+    def has_mask_folder(self) -> bool:
+        return self.masked_loss and self.mask_folder != ""
 
     @property
     def weightings(self) -> tuple[str, ...]:
@@ -57,6 +70,8 @@ class LossConfig(Section):
             unused += [Unused(name, needed) for name in changed]
         elif self.huber_schedule == "snr" and self.huber_scale != 1:
             unused.append(Unused("huber-scale", "--huber-schedule constant, exponential"))
+        if self.mask_folder and not self.masked_loss:
+            unused.append(Unused("conditioning-data-dir", "--masked-loss"))
         return tuple(unused)
 
 

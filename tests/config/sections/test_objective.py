@@ -12,6 +12,8 @@ from lorasmith.config.sections import LossConfig, NoiseConfig
         ({"loss_type": "huber", "huber_c": 0.2, "huber_schedule": "constant", "huber_scale": 2.0}, []),
         ({"huber_c": 0.2, "huber_scale": 2.0}, ["huber-c", "huber-scale"]),
         ({"loss_type": "l1", "huber_schedule": "constant"}, ["huber-schedule"]),
+        ({"mask_folder": "masks"}, ["conditioning-data-dir"]),
+        ({"mask_folder": "masks", "masked_loss": True}, []),
         ({"loss_type": "smooth_l1", "huber_scale": 2.0}, ["huber-scale"]),  # the schedule is that of the SNR
     ],
 )
