@@ -96,7 +96,7 @@ def check_init_from(file: LoraFile | None, adapter: AdapterConfig, family: str) 
         raise ModelError("init_from_other_family", **fields)
     if is_other_kind:
         raise ModelError("init_from_other_kind", path=path, found=sorted(others), kind=adapter.kind)
-    if file.has_text_encoder and not adapter.train_text_encoder:
+    if file.has_text_encoder and not adapter.trains_text_encoder:
         raise ModelError("init_from_text_encoder", path=path)
 
 

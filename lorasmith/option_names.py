@@ -25,6 +25,7 @@ OURS = {
     "checkpoints_total_limit": "--keep-states",
     "config_file": "--config",
     "conv_dim": "--conv-rank",
+    "dim": "--rank",
     "gradient_accumulation_steps": "--accumulate",
     "instance_data_dir": "--data",
     "learning_rate": "--lr",

@@ -104,7 +104,7 @@ def _whole_start(folder: Path) -> WholeStart:
 
     config = load_run_toml(folder / PLAN)
     family = load_family(base_weights(config), TextSettings(clip_skip=config.model.clip_skip))
-    keys = cache_keys(family, trained=family.traits.text_encoders if config.adapter.train_text_encoder else ())
+    keys = cache_keys(family, trained=family.traits.text_encoders if config.adapter.trains_text_encoder else ())
     found = scan_for(config, family.weights, check_pixels=False)
     trained, held_out = split_examples(config, found)
     examples, captions = list(trained), list[str]()

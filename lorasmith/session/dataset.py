@@ -102,7 +102,7 @@ def load_dataset(
 
 def trained_text_encoders(config: RunConfig, family: ModelFamily) -> tuple[str, ...]:
     """The names of the text encoders that have a layer that is trained: their captions are not cached."""
-    if not config.adapter.train_text_encoder:
+    if not config.adapter.trains_text_encoder:
         return ()
     chosen = chosen_layers(config.adapter, published_layers(family.traits.name, with_text_encoders=True))
     components = {name.partition(".")[0] for name in chosen}

@@ -40,13 +40,16 @@ def chosen_layers(config: AdapterConfig, layers: Mapping[str, LayerSpec]) -> dic
             `targets_no_text_encoder`, only layers of the denoiser are; `targets_without_output`, a file that diffusers
             would not apply; `conv_rank_unused`; `block_ranks_leave_nothing`.
     """
+    layers = _of_trained_components(config, layers)
+    if config.layer_sizes:
+        return {name: LayerSize(*config.layer_sizes[name]) for name in layers if name in config.layer_sizes}
     ranks = _ranks_by_block(config.block_ranks, layers)
     matching = _matching(config.resolved_targets, layers)
     chosen = {name: spec for name, spec in matching.items() if ranks.get(name) != 0}
     if not chosen:
         code = "block_ranks_leave_nothing" if matching else "targets_none"
         raise ConfigError(code, targets=config.resolved_targets)
-    if config.train_text_encoder and all(_component(name) == "denoiser" for name in chosen):
+    if config.trains_text_encoder and all(_component(name) == "denoiser" for name in chosen):
         raise ConfigError("targets_no_text_encoder", targets=config.resolved_targets)
     _check_attention(config, chosen)
     if config.sets_convolutions and not any(spec.has_neighbours for spec in chosen.values()):
@@ -72,7 +75,7 @@ def check_blocks(config: AdapterConfig, family: str) -> None:
         components = {_component(name) for name in layers if _is_inside(block, name)}
         if not components:
             raise ConfigError("block_unknown", block=block)
-        if "denoiser" not in components and not config.train_text_encoder:
+        if "denoiser" not in components and not config.trains_text_encoder:
             raise ConfigError("block_text_encoder", block=block)
 
 
@@ -84,7 +87,8 @@ def check_block_effects(config: AdapterConfig, family: str) -> None:
         ConfigError: `block_unused`; `block_of_convolutions`, all chosen layers of the block have the rank of
             `conv_rank`.
     """
-    chosen = _matching(config.resolved_targets, published_layers(family, with_text_encoders=config.train_text_encoder))
+    published = published_layers(family, with_text_encoders=config.trains_text_encoder)
+    chosen = _matching(config.resolved_targets, _of_trained_components(config, published))
     for block, rank in config.block_ranks.items():
         inside = [spec for name, spec in chosen.items() if _is_inside(block, name)]
         if rank and chosen and not inside:
@@ -98,6 +102,12 @@ def base_lrs(config: OptimizerConfig, components: Iterable[str], text_encoders: 
     family's, in order."""
     rates = dict(zip(text_encoders, config.resolved_text_encoder_lr(len(text_encoders)), strict=True))
     return {name: rates.get(name, config.lr) for name in components}
+
+
+def _of_trained_components(config: AdapterConfig, layers: Mapping[str, LayerSpec]) -> dict[str, LayerSpec]:
+    return {
+        name: spec for name, spec in layers.items() if not (config.text_encoder_only and _component(name) == "denoiser")
+    }
 
 
 def _component(name: str) -> str:
