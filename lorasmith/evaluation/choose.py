@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lorasmith.config.sample_prompts import sample_prompt
 from lorasmith.config.sections import EvaluationConfig
 from lorasmith.data.images import pixels
 from lorasmith.data.order import is_main_subject
@@ -54,6 +55,9 @@ class SampleSpec:
     latents_shape: tuple[int, ...]  # (C, h, w)
     latents: Tensor | None  # of the original
     pixels: NDArray[np.uint8] | None  # (H, W, 3), the original as it is trained on
+    negative: Inputs | None = None  # of another caption than the empty caption, for guidance
+    steps: int | None = None  # of the sampler; None: the family's
+    guidance: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,24 +147,50 @@ def evaluation_set(
             )
         )
     if settings.sample_prompts and specs:
-        square = _square(chosen.sampled[0], Size(side, side))
-        shape = _latents_shape(square.bucket, chosen.sampled[0].bucket, specs[0].latents_shape)
+        like = chosen.sampled[0], specs[0].latents_shape
         specs += [
-            SampleSpec(
-                name=f"prompt-{number:02d}",
-                prompt=prompt,
-                seed=fold(seed, "sample prompt", number, prompt) % SEEDS,
-                denoising_strength=1.0,
-                inputs={**texts[prompt], **example_inputs(replace(square, caption=prompt))},
-                original=None,
-                latents_shape=shape,
-                latents=None,
-                pixels=None,
-            )
-            for number, prompt in enumerate(settings.sample_prompts, start=1)
+            _of_prompt(number, line, texts, example_inputs, like=like, side=side, seed=seed)
+            for number, line in enumerate(settings.sample_prompts, start=1)
         ]
     validated = tuple((example, cached[example]) for example in chosen.validated)
     return EvaluationSet(validated, chosen.is_held_out, tuple(specs), texts[EMPTY_CAPTION])
+
+
+def texts_of(settings: EvaluationConfig) -> list[str]:
+    """The captions of sample prompts, and the empty caption."""
+    prompts = [sample_prompt(line) for line in settings.sample_prompts]
+    return list(
+        dict.fromkeys([EMPTY_CAPTION, *(text for prompt in prompts for text in (prompt.text, prompt.negative))])
+    )
+
+
+def _of_prompt(
+    number: int,
+    line: str,
+    texts: Mapping[str, Inputs],
+    example_inputs: Callable[[Example], Inputs],
+    *,
+    like: tuple[Example, tuple[int, ...]],
+    side: int,
+    seed: int,
+) -> SampleSpec:
+    """The sample of a prompt. `like` is an example and the shape of its latents, which depends on the model."""
+    prompt, (example, shape) = sample_prompt(line), like
+    plain = _square(example, Size(prompt.width or side, prompt.height or side))
+    return SampleSpec(
+        name=f"prompt-{number:02d}",
+        prompt=line,
+        seed=fold(seed, "sample prompt", number, line) % SEEDS if prompt.seed is None else prompt.seed,
+        denoising_strength=1.0,
+        inputs={**texts[prompt.text], **example_inputs(replace(plain, caption=prompt.text))},
+        original=None,
+        latents_shape=_latents_shape(plain.bucket, example.bucket, shape),
+        latents=None,
+        pixels=None,
+        negative=texts[prompt.negative] if prompt.negative else None,
+        steps=prompt.steps,
+        guidance=prompt.guidance,
+    )
 
 
 def _square(example: Example, size: Size) -> Example:

@@ -14,12 +14,12 @@ from lorasmith.data.types import CachedExample, Example, VaryingInputs
 from lorasmith.engine.device import Device
 from lorasmith.engine.encode import Encoding, encoded_examples, live_captions, live_pictures
 from lorasmith.evaluation.choose import (
-    EMPTY_CAPTION,
     NOTHING_CHOSEN,
     Chosen,
     EvaluationSet,
     choose,
     evaluation_set,
+    texts_of,
 )
 from lorasmith.families.base import ModelFamily
 from lorasmith.inputs import bucket_step, data_folders, notices, scan_for, split_examples
@@ -81,7 +81,7 @@ def load_dataset(
     chosen = _chosen(config, trained, held_out)
     plan, pictures = caption_plan(config, trained, stop_at=stop_at), picture_plan(config, trained)
     examples = list(dict.fromkeys([*trained, *chosen.all, *pictures.beforehand]))
-    prompts = [EMPTY_CAPTION, *config.evaluation.sample_prompts] if chosen.sampled else []
+    prompts = texts_of(config.evaluation) if chosen.sampled else []
     cached, texts = encode(examples, [*prompts, *plan.beforehand])
     by_example = dict(zip(examples, cached, strict=True))
     varying = (
@@ -106,7 +106,7 @@ def load_dataset(
 
 def trained_text_encoders(config: RunConfig, family: ModelFamily) -> tuple[str, ...]:
     """The names of the text encoders that have a layer that is trained: their captions are not cached."""
-    if not config.adapter.train_text_encoder:
+    if not config.adapter.trains_text_encoder:
         return ()
     chosen = chosen_layers(config.adapter, published_layers(family.traits.name, with_text_encoders=True))
     components = {name.partition(".")[0] for name in chosen}
