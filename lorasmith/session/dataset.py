@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -27,6 +27,7 @@ from lorasmith.runs.layout import RunFolder
 from lorasmith.session.captions import caption_plan
 from lorasmith.session.layers import chosen_layers, published_layers
 from lorasmith.session.notices import caption_notices
+from lorasmith.session.objective import objective_identity
 from lorasmith.session.startup import StartupContext
 
 
@@ -97,6 +98,7 @@ def load_dataset(
         side=resolution // step * step,
         seed=config.seed,
     )
+    measured_on = replace(measured_on, objective=objective_identity(config.loss, config.noise))
     return Dataset(trained, held_out, cached[: len(trained)], measured_on, varying)
 
 
