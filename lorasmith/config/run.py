@@ -13,6 +13,7 @@ from lorasmith.config.fields import BEYOND_LOCALE, Option, Section, declared, op
 from lorasmith.config.request import Request
 from lorasmith.config.sections import (
     AdapterConfig,
+    AugmentationConfig,
     CadenceConfig,
     CaptionsConfig,
     DatasetConfig,
@@ -51,6 +52,7 @@ class RunConfig(Section):
     model: ModelConfig = ModelConfig()
     dataset: DatasetConfig = DatasetConfig()
     captions: CaptionsConfig = CaptionsConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
     adapter: AdapterConfig = AdapterConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     lr_schedule: LrScheduleConfig = LrScheduleConfig()

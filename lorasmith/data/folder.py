@@ -306,6 +306,7 @@ def _example(
         example_hash=hashlib.sha256(json.dumps([picture.sha256, caption]).encode()).hexdigest(),
         subset=source.subset,
         resampling=cutting.resampling_of(picture.size, resized),
+        is_unbucketed=not cutting.has_buckets,
         is_regularisation=source.is_regularisation,
         text=text,
     )

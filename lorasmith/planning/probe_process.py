@@ -96,6 +96,7 @@ def _whole_start(folder: Path) -> WholeStart:
     from lorasmith.families import load_family
     from lorasmith.session.captions import caption_plan
     from lorasmith.session.notices import caption_notices
+    from lorasmith.session.pictures import picture_plan
 
     class Untouched(EncoderCache):
         def _set_aside(self, path: Path) -> None:
@@ -111,6 +112,7 @@ def _whole_start(folder: Path) -> WholeStart:
         examples += choose(trained, held_out, count=config.evaluation.examples, seed=config.seed).all
         captions = [EMPTY_CAPTION, *config.evaluation.sample_prompts]
     captions += caption_plan(config, trained, stop_at=ANY_TARGET).beforehand
+    examples += picture_plan(config, trained).beforehand
     theirs = Untouched(cache_folder(data_folders(config)[0]))
     missing = read_cached(theirs, examples, captions, into=Encoded(keys, keys.dtype))
     if not len(missing):
@@ -124,12 +126,14 @@ def _copy_cached(folder: Path, theirs: EncoderCache, keys: CacheKeys, weights: B
     from lorasmith.data.cache import IMAGES, TEXT, EncoderCache
     from lorasmith.evaluation.choose import EMPTY_CAPTION
     from lorasmith.session.captions import caption_plan
+    from lorasmith.session.pictures import picture_plan
 
     run = RunFolder(folder / RUN)
     config = load_run_toml(run.staging / run.config.name)
     ours = EncoderCache(cache_folder(data_folders(config)[0]))
     examples = scan_for(config, weights, check_pixels=False).examples
-    needed = {(IMAGES, keys.latents_key(example)) for example in examples}
+    pictures = [*examples, *picture_plan(config, examples).beforehand]
+    needed = {(IMAGES, keys.latents_key(example)) for example in pictures}
     if keys.caches_text:
         captions = [example.caption for example in examples]
         captions += caption_plan(config, examples, stop_at=ANY_TARGET).beforehand
