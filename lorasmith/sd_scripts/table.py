@@ -96,8 +96,8 @@ DONE = {
     "caption_tag_dropout_rate": sets("caption-tag-dropout-rate"),
     "token_warmup_min": sets("token-warmup-min"),
     "token_warmup_step": sets("token-warmup-step"),
-    "max_token_length": later("max-token-length"),
-    "weighted_captions": later("weighted-captions"),
+    "max_token_length": sets("max-token-length"),
+    "weighted_captions": sets("weighted-captions"),
     # -- adapter
     "network_module": makes("adapter", note="network_module"),
     "network_dim": makes("rank", note="network_dim"),
