@@ -89,7 +89,8 @@ def test_two_resumes_in_a_row_with_accumulation_and_epochs_are_counted_right(wor
 
 DOCUMENTED = [command for command in COMMANDS if command["source"].startswith("sd-scripts, docs")]
 # What a nano model takes, and what is installed everywhere: of a repeated argument the last counts.
-SMALL = "--max_train_epochs=1 --optimizer_type=AdamW --mixed_precision=no --resolution=64 --save_every_n_epochs=1 --clip_skip=1"
+SMALL = """--max_train_epochs=1 --optimizer_type=AdamW --mixed_precision=no --resolution=64 --save_every_n_epochs=1
+--clip_skip=1"""
 
 
 @pytest.fixture(scope="module")
