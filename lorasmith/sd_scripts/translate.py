@@ -23,6 +23,7 @@ from lorasmith.sd_scripts.table import DONE, HARMLESS, NO_EFFECT, REFUSED
 
 OF_FOLDERS = ("data", "reg-data-dir")  # options that a --dataset_config replaces
 SAME_DEFAULTS = ("min_bucket_reso", "max_bucket_reso")  # where unset, our rule has the same values
+BY_SNR = ("min_snr_gamma", "debiased_estimation_loss", "scale_v_pred_loss_like_noise_pred", "v_pred_like_loss")
 METADATA = "metadata_"  # first part of the arguments that describe the file
 LOGS = "sd_logs_always"  # the note that names the folder of the logs
 PRECISIONS = {"no": "fp32", "fp16": "fp16", "bf16": "bf16"}
@@ -109,6 +110,9 @@ def _model(given: Given, settings: Settings) -> None:
         settings.set("prediction", "v_prediction", "v_parameterization")
     if given.has("zero_terminal_snr"):
         settings.set("zero-terminal-snr", "on", "zero_terminal_snr")
+        weighted = [f"--{name}" for name in BY_SNR if given.value(name)]
+        if weighted:
+            settings.note("sd_snr_of_terminal", arguments=weighted)
 
 
 def _pictures(given: Given, settings: Settings) -> None:
