@@ -55,10 +55,9 @@ DONE = {
     "clip_skip": sets("clip-skip"),
     "mixed_precision": makes("precision", note="precision"),
     "gradient_checkpointing": sets("gradient-checkpointing"),
-    "full_bf16": later("full-bf16"),
-    "full_fp16": later("full-bf16"),
-    "fp8_base": later("fp8-base"),
-    "fp8_base_unet": later("fp8-base"),
+    "full_bf16": sets("full-bf16"),
+    "fp8_base": makes("fp8-base"),
+    "fp8_base_unet": makes("fp8-base", note="fp8_base_unet"),
     # -- pictures
     "train_data_dir": sets("data", note="loose_pictures"),
     "dataset_config": makes(note="dataset_config"),
@@ -103,7 +102,10 @@ DONE = {
     "network_dim": makes("rank", note="network_dim"),
     "network_alpha": makes("alpha", note="network_alpha"),
     "network_dropout": makes("dropout"),
-    "network_args": makes("conv-rank", "conv-alpha", "rank-dropout", "module-dropout", note="network_args"),
+    "network_args": makes(
+        *("conv-rank", "conv-alpha", "rank-dropout", "module-dropout", "block-rank", "block-lr", "loraplus-lr-ratio"),
+        note="network_args",
+    ),
     "network_weights": sets("init-from", note="network_weights"),
     "network_train_unet_only": makes("train-text-encoder"),
     "network_train_text_encoder_only": later("network-train-text-encoder-only"),
@@ -251,6 +253,7 @@ NO_EFFECT = {
 }
 
 REFUSED = {
+    "full_fp16": Refused("sd_full_fp16"),
     "deepspeed": Refused("sd_deepspeed"),
     "huggingface_repo_id": Refused("sd_upload"),
     "resume_from_huggingface": Refused("sd_resume_from_hub"),

@@ -27,7 +27,7 @@ BY_SNR = ("min_snr_gamma", "debiased_estimation_loss", "scale_v_pred_loss_like_n
 METADATA = "metadata_"  # first part of the arguments that describe the file
 LOGS = "sd_logs_always"  # the note that names the folder of the logs
 PRECISIONS = {"no": "fp32", "fp16": "fp16", "bf16": "bf16"}
-SAVE_PRECISIONS = {None: "fp32", "float": "fp32", "fp16": "fp16", "bf16": "bf16"}
+SAVE_PRECISIONS = {"float": "fp32", "fp16": "fp16", "bf16": "bf16"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,11 @@ def _direct(given: Given, settings: Settings) -> None:
 
 def _model(given: Given, settings: Settings) -> None:
     settings.set("precision", PRECISIONS[given.value("mixed_precision")], "mixed_precision")
-    settings.set("save-precision", SAVE_PRECISIONS[given.value("save_precision")], "save_precision")
+    unset = "bf16" if given.has("full_bf16") else "float"  # the data type of the training
+    settings.set("save-precision", SAVE_PRECISIONS[given.value("save_precision") or unset], "save_precision")
+    for name in ("fp8_base", "fp8_base_unet"):
+        if given.has(name):
+            settings.set("fp8-base", True, name)
     if given.has("v_parameterization"):
         settings.set("prediction", "v_prediction", "v_parameterization")
     if given.has("zero_terminal_snr"):
