@@ -7,7 +7,7 @@ embedding, 9, 3, 9 and the output in SDXL.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from lorasmith.config import AdapterConfig
 from lorasmith.errors import ConfigError
@@ -73,7 +73,7 @@ def _weights(text: str, count: int, key: str) -> list[float]:
     return given + [1.0] * (count - len(given))
 
 
-CURVES = {
+CURVES: dict[str, Callable[[float], float]] = {
     "cosine": lambda place: math.sin(math.pi * (1 - place) / 2),
     "sine": lambda place: math.sin(math.pi * place / 2),
     "linear": lambda place: place,
