@@ -7,25 +7,27 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lorasmith.adapters import ADAPTERS, DROP_RANKS
-from lorasmith.config import AdapterConfig, DatasetConfig, RunConfig, Subset
+from lorasmith.adapters import ADAPTERS, DROP_RANKS, LIMITED_NORMS
+from lorasmith.config import AdapterConfig, DatasetConfig, ModelConfig, RunConfig, Subset
 from lorasmith.config.optimizer_table import OPTIMIZERS, known_optimizer, uses_relative_steps
 from lorasmith.config.sections import LossConfig
+from lorasmith.config.subsets import unused_picture_options
+from lorasmith.data.augmentation import face_of
 from lorasmith.data.buckets import Cutting
 from lorasmith.data.files import shown
 from lorasmith.data.findings import Finding, finding
-from lorasmith.data.order import Order, Pool, dealt
+from lorasmith.data.order import Order, Pool
+from lorasmith.data.regularisation import unused_regularisation, with_dealt_repeats
 from lorasmith.data.seen import decoded
 from lorasmith.data.types import Example
 from lorasmith.errors import ConfigError, DatasetError, ModelError
 from lorasmith.families.locate import is_there, locate
 from lorasmith.families.other_vae import with_vae
 from lorasmith.families.recognize import recognize
-from lorasmith.families.weights import BaseWeights, NoiseRequest
+from lorasmith.families.weights import BaseWeights, NoiseRequest, TextSettings
 from lorasmith.lora_files.modules import KINDS
 from lorasmith.lora_files.names import FAMILY_NAMES
 from lorasmith.lora_files.reader import LoraFile, read_lora
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from lorasmith.data.folder import PictureFolder, Scan
 
 T = TypeVar("T")
+USUAL_TOKENS = 75
 _DEVICE = re.compile(r"auto|(cpu|cuda|mps)(:[0-9]{1,3})?")
 
 
@@ -49,6 +52,9 @@ def check_names(config: RunConfig) -> None:
         raise ConfigError("config_value", option="adapter", value=repr(config.adapter.kind), expected=kinds)
     if config.adapter.rank_dropout and config.adapter.kind not in DROP_RANKS:
         raise ConfigError("rank_dropout_kind", kind=config.adapter.kind, kinds=", ".join(sorted(DROP_RANKS)))
+    if config.training.scale_weight_norms and config.adapter.kind not in LIMITED_NORMS:
+        kinds = ", ".join(sorted(LIMITED_NORMS))
+        raise ConfigError("scale_weight_norms_kind", kind=config.adapter.kind, kinds=kinds)
     if known_optimizer(config.optimizer.name) is None:
         accepted = ", ".join(OPTIMIZERS)
         raise ConfigError("optimizer_unknown", optimizer=config.optimizer.name, accepted=accepted)
@@ -115,6 +121,12 @@ def base_weights(config: RunConfig, here: Path | None = None) -> BaseWeights:
     asked = NoiseRequest(config.model.prediction, config.model.zero_terminal_snr)
     weights = recognize(locate(config.model.base_model, near=here), asked=asked)
     return with_vae(weights, Path(here or ".", config.model.vae)) if config.model.vae else weights
+
+
+def text_settings(model: ModelConfig) -> TextSettings:
+    """The settings by which the text encoders read captions; the cache of older runs stays valid."""
+    tokens = None if model.max_token_length == USUAL_TOKENS else model.max_token_length
+    return TextSettings(clip_skip=model.clip_skip, max_tokens=tokens, has_weights=model.weighted_captions)
 
 
 def data_folders(config: RunConfig) -> tuple[Path, ...]:
@@ -261,8 +273,8 @@ def _distinct(items: Iterable[T]) -> tuple[T, ...]:
 def notices(config: RunConfig, found: Scan, stop_at: int) -> list[tuple[str, dict[str, Any]]]:
     """Notices about a start, as (code, fields): the findings of the dataset first, then pictures that are left out and
     settings that may not do what is expected. The same in the parent and in the worker."""
-    noted = [(noticed.code, noticed.fields) for noticed in (*found.findings, *_unused_regularisation(config, found))]
-    noted += unused_bucket_options(config)
+    noted = [(noticed.code, noticed.fields) for noticed in (*found.findings, *_findings_of_settings(config, found))]
+    noted += unused_picture_options(config.subsets())
     for problem in found.problems:
         fields = {"path": shown(problem.path), "reason": problem.reason, "fields": problem.fields}
         noted.append(("picture_skipped", fields))
@@ -284,27 +296,6 @@ def notices(config: RunConfig, found: Scan, stop_at: int) -> list[tuple[str, dic
     return noted
 
 
-def unused_bucket_options(config: RunConfig) -> list[tuple[str, dict[str, Any]]]:
-    """Notices of settings of buckets without effect, and of what takes it from them."""
-    noted: list[tuple[str, dict[str, Any]]] = []
-    for subset in config.subsets():
-        dataset = subset.dataset
-        if dataset.enable_bucket and not dataset.bucket_no_upscale:
-            continue
-        asked = {
-            "--min-bucket-reso": dataset.min_bucket_reso is not None,
-            "--max-bucket-reso": dataset.max_bucket_reso is not None,
-            "--bucket-rule": dataset.bucket_rule != "least-cut",
-            "--bucket-no-upscale": dataset.bucket_no_upscale and not dataset.enable_bucket,
-        }
-        unused = [name for name, is_asked in asked.items() if is_asked]
-        cause = "--bucket-no-upscale" if dataset.enable_bucket else "--enable-bucket false"
-        notice = ("bucket_options_unused", {"options": unused, "cause": cause})
-        if unused and notice not in noted:
-            noted.append(notice)
-    return noted
-
-
 def _notices_of_rates(config: RunConfig) -> list[tuple[str, dict[str, Any]]]:
     name, lr, known = config.optimizer.name, config.optimizer.lr, known_optimizer(config.optimizer.name)
     noted: list[tuple[str, dict[str, Any]]] = []
@@ -315,18 +306,22 @@ def _notices_of_rates(config: RunConfig) -> list[tuple[str, dict[str, Any]]]:
     return noted
 
 
-def _unused_regularisation(config: RunConfig, found: Scan) -> list[Finding]:
-    """The finding about regularisation pictures that no trained pictures are left for."""
-    if not any(example.is_regularisation for example in found.examples):
-        return []
-    roots = [Path(subset.folder) for subset in config.subsets()]
-    used = {(example.image, example.subset) for example in split_examples(config, found)[0]}
-    unused = [
+def _findings_of_settings(config: RunConfig, found: Scan) -> list[Finding]:
+    """Findings about pictures that settings leave without use or effect."""
+    subsets = config.subsets()
+    roots = [Path(subset.folder) for subset in subsets]
+    unused: list[Example] = []
+    if any(example.is_regularisation for example in found.examples):
+        unused = unused_regularisation(found.examples, split_examples(config, found)[0])
+    faceless = [
         example
         for example in found.examples
-        if example.is_regularisation and (example.image, example.subset) not in used
+        if example.is_unbucketed and subsets[example.subset].config.augmentation.face_crop and face_of(example) is None
     ]
-    return finding("reg_unused", [example.image.relative_to(roots[example.subset]) for example in unused])
+    return [
+        *finding("reg_unused", [example.image.relative_to(roots[example.subset]) for example in unused]),
+        *finding("faces_unnamed", [example.image.relative_to(roots[example.subset]) for example in faceless]),
+    ]
 
 
 def split_examples(config: RunConfig, found: Scan) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
@@ -344,22 +339,7 @@ def split_examples(config: RunConfig, found: Scan) -> tuple[tuple[Example, ...],
     apart = (
         example for example in found.examples if example.image_sha256 in held_out and not example.is_regularisation
     )
-    return _with_dealt_repeats(config, trained), tuple(apart)
-
-
-def _with_dealt_repeats(config: RunConfig, examples: Sequence[Example]) -> tuple[Example, ...]:
-    group_of = [subset.group for subset in config.subsets()]
-    repeats = {number: example.repeats for number, example in enumerate(examples)}
-    for group in set(group_of):
-        members = [number for number, example in enumerate(examples) if group_of[example.subset] == group]
-        regularisation = [number for number in members if examples[number].is_regularisation]
-        wanted = sum(repeats[number] for number in members if not examples[number].is_regularisation)
-        repeats |= zip(regularisation, dealt([repeats[number] for number in regularisation], wanted), strict=True)
-    return tuple(
-        example if repeats[number] == example.repeats else replace(example, repeats=repeats[number])
-        for number, example in enumerate(examples)
-        if repeats[number]
-    )
+    return with_dealt_repeats(trained, [subset.group for subset in config.subsets()]), tuple(apart)
 
 
 def order_of(config: RunConfig, trained: tuple[Example, ...]) -> Order:

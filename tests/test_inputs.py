@@ -18,7 +18,6 @@ from lorasmith.inputs import (
     scan_for,
     split_examples,
     steps_of_epochs,
-    unused_bucket_options,
 )
 from tests.data.drawing import put_picture
 
@@ -326,13 +325,3 @@ def test_limits_that_the_resolution_is_beyond(
             check_pixels=False,
         )
     assert caught.value.code == code
-
-
-def test_settings_of_buckets_without_effect_are_named(pictures: Path) -> None:
-    config = config_for(pictures, dataset__bucket_no_upscale=True, dataset__min_bucket_reso=128)
-    fields = {"options": ["--min-bucket-reso"], "cause": "--bucket-no-upscale"}
-    assert unused_bucket_options(config) == [("bucket_options_unused", fields)]
-    off = config.with_values({("dataset", "enable_bucket"): False})
-    fields = {"options": ["--min-bucket-reso", "--bucket-no-upscale"], "cause": "--enable-bucket false"}
-    assert unused_bucket_options(off) == [("bucket_options_unused", fields)]
-    assert unused_bucket_options(config_for(pictures)) == []

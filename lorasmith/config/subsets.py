@@ -125,3 +125,26 @@ def _unknown_key(key: str, number: int, known: Mapping[str, Option]) -> ConfigEr
 
 def _value(config: RunConfig, option: Option) -> Any:
     return getattr(getattr(config, option.section), option.field_name)
+
+
+def unused_picture_options(subsets: Sequence[Subset]) -> list[tuple[str, dict[str, Any]]]:
+    """Notices of settings of pictures without effect, and of what takes it from them."""
+    noted: list[tuple[str, dict[str, Any]]] = []
+    for subset in subsets:
+        dataset = subset.dataset
+        if dataset.enable_bucket and subset.config.augmentation.face_crop_range:
+            noted.append(("bucket_options_unused", {"options": ["--face-crop-aug-range"], "cause": "--enable-bucket"}))
+        if dataset.enable_bucket and not dataset.bucket_no_upscale:
+            continue
+        asked = {
+            "--min-bucket-reso": dataset.min_bucket_reso is not None,
+            "--max-bucket-reso": dataset.max_bucket_reso is not None,
+            "--bucket-rule": dataset.bucket_rule != "least-cut",
+            "--bucket-no-upscale": dataset.bucket_no_upscale and not dataset.enable_bucket,
+        }
+        unused = [name for name, is_asked in asked.items() if is_asked]
+        cause = "--bucket-no-upscale" if dataset.enable_bucket else "--enable-bucket false"
+        notice = ("bucket_options_unused", {"options": unused, "cause": cause})
+        if unused:
+            noted.append(notice)
+    return [notice for number, notice in enumerate(noted) if notice not in noted[:number]]

@@ -57,6 +57,7 @@ class CacheKeys:
             crop=example.crop,
             vae=self.vae,
             **({} if example.resampling == "lanczos" else {"resampling": example.resampling}),
+            **({"is_mirrored": True} if example.is_mirrored else {}),
         )
 
     def text_key(self, caption: str) -> str:

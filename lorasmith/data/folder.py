@@ -122,6 +122,7 @@ def scan(
     noted += findings.finding("captions_empty", _relative(is_empty, folder))
     noted += findings.finding("caption_more_lines", _relative(has_more_lines, folder))
     noted += findings.of_examples(examples, folder, uncaptioned=_uncaptioned(candidates))
+    noted += findings.of_mark(examples, folder, source.captioning.keep_tokens_separator)
     return Scan(tuple(examples), tuple(problems), tuple(noted), read)
 
 
@@ -305,6 +306,7 @@ def _example(
         example_hash=hashlib.sha256(json.dumps([picture.sha256, caption]).encode()).hexdigest(),
         subset=source.subset,
         resampling=cutting.resampling_of(picture.size, resized),
+        is_unbucketed=not cutting.has_buckets,
         is_regularisation=source.is_regularisation,
         text=text,
     )

@@ -109,7 +109,8 @@ def open_mask(mask: Mask) -> Image.Image:
 
 
 def pixels(example: Example) -> NDArray[np.float32]:
-    """(3, H, W) in [-1, 1]: the picture scaled to `resized`, of which the `bucket` at `crop` is kept.
+    """(3, H, W) in [-1, 1]: the picture scaled to `resized`, of which the `bucket` at `crop` is kept;
+    mirrored where the example is.
 
     Only that part is resampled, so a very long picture costs no more than another.
 
@@ -121,20 +122,28 @@ def pixels(example: Example) -> NDArray[np.float32]:
     if hashlib.sha256(data).hexdigest() != example.image_sha256:
         raise BadFileError(example.image, "picture_changed")
     image = _decoded(example.image, data)
+    cut = cut_of(image, example, example.bucket, _FILTERS[example.resampling])
+    # Imported here: a wrong folder name must be reported at once, and importing numpy takes longer than that may take.
+    import numpy as np
+
+    channels_first = np.asarray(cut, dtype=np.float32).transpose(2, 0, 1)
+    return np.ascontiguousarray(channels_first) / np.float32(127.5) - np.float32(1)
+
+
+def cut_of(image: Image.Image, example: Example, size: Size, resample: Image.Resampling) -> Image.Image:
+    """The part of a picture that an example keeps, scaled to `size`, and mirrored where the example is."""
     across, down = image.width / example.resized.width, image.height / example.resized.height
     left, top = example.crop
+    if example.is_mirrored:
+        left = example.resized.width - example.bucket.width - left
     box = (
         left * across,
         top * down,
         min((left + example.bucket.width) * across, image.width),
         min((top + example.bucket.height) * down, image.height),
     )
-    cut = image.resize(example.bucket, _FILTERS[example.resampling], box=box)
-    # Imported here: a wrong folder name must be reported at once, and importing numpy takes longer than that may take.
-    import numpy as np
-
-    channels_first = np.asarray(cut, dtype=np.float32).transpose(2, 0, 1)
-    return np.ascontiguousarray(channels_first) / np.float32(127.5) - np.float32(1)
+    cut = image.resize(size, resample, box=box)
+    return cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if example.is_mirrored else cut
 
 
 # -- decoding --------------------------------------------------------------------------------------

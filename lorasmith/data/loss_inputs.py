@@ -31,8 +31,23 @@ def loss_masks(cache: EncoderCache, examples: Sequence[Example], latents: Sequen
     """
     if all(example.mask is None for example in examples):
         return [{} for _ in examples]
-    sizes = [Size(values.shape[-1], values.shape[-2]) for values in latents]
+    sizes = [_size(values) for values in latents]
     return [{LOSS_MASK: _mask(cache, example, size)} for example, size in zip(examples, sizes, strict=True)]
+
+
+def loss_mask_of(example: Example, latents: Tensor) -> Inputs:
+    """The mask of an example that is not in the cache, as its cut is that of a single use; nothing where it has none.
+
+    Raises:
+        BadFileError: the mask changed since the folder was scanned.
+    """
+    if example.mask is None:
+        return {}
+    return {LOSS_MASK: torch.tensor(loss_mask(example, example.mask, _size(latents)))}
+
+
+def _size(latents: Tensor) -> Size:
+    return Size(latents.shape[-1], latents.shape[-2])
 
 
 def _mask(cache: EncoderCache, example: Example, size: Size) -> Tensor:

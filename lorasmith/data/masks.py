@@ -19,7 +19,7 @@ from PIL import Image
 from lorasmith.data import names
 from lorasmith.data.files import BadFileError, as_fields, shown
 from lorasmith.data.folder import Scan, read_picture
-from lorasmith.data.images import open_mask
+from lorasmith.data.images import cut_of, open_mask
 from lorasmith.data.seen import Seen, SeenFile
 from lorasmith.data.types import Example, Mask, Problem, Size
 from lorasmith.data.unused import listed
@@ -119,22 +119,15 @@ def loss_mask(example: Example, mask: Mask, size: Size) -> NDArray[np.float32]:
     import numpy as np  # as in `images.pixels`
 
     image = open_mask(mask)
-    across, down = image.width / example.resized.width, image.height / example.resized.height
-    left, top = example.crop
-    box = (
-        left * across,
-        top * down,
-        min((left + example.bucket.width) * across, image.width),
-        min((top + example.bucket.height) * down, image.height),
-    )
     # In float32, as the mean of bytes would be rounded to a byte.
-    cut = image.convert("F").resize(size, Image.Resampling.BOX, box=box)
+    cut = cut_of(image.convert("F"), example, size, Image.Resampling.BOX)
     return np.asarray(cut, dtype=np.float32) / np.float32(255)
 
 
 def mask_key(example: Example, mask: Mask, size: Size) -> str:
     """A hash of all that the mask of an example depends on, for the cache."""
     parts = [FORMAT, mask.sha256, mask.is_alpha, example.resized, example.bucket, example.crop, size]
+    parts += ["mirrored"] if example.is_mirrored else []
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

@@ -27,20 +27,6 @@ def is_main_subject(repeats: Sequence[int]) -> list[bool]:
     return [2 * times >= most for times in repeats]
 
 
-def dealt(own: Sequence[int], wanted: int) -> list[int]:
-    """The repeats of regularisation pictures, dealt out until their sum reaches `wanted`: first each its `own` repeats,
-    then once more in each round. The last to be dealt may exceed what is wanted; the rest get 0."""
-    found = [0] * len(own)
-    left = wanted
-    for number, repeats in enumerate(own):
-        if left <= 0:
-            return found
-        found[number] = repeats
-        left -= repeats
-    rounds, more = divmod(max(left, 0), max(len(own), 1))
-    return [repeats + rounds + (number < more) for number, repeats in enumerate(found)]
-
-
 def split_held_out(pictures: Sequence[tuple[str, int]], hold_out: int | Literal["auto"], seed: int) -> frozenset[str]:
     """The SHA-256s of the pictures that are never trained on, out of (SHA-256, repeats). Equal pictures count once, and
     only pictures of the main subject are held out.

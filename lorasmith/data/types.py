@@ -57,6 +57,8 @@ class Example:
     example_hash: str  # SHA-256 over image_sha256, caption and a mask's file: identity in the ledger
     subset: int = 0  # number of the subset of the dataset that it belongs to
     resampling: str = "lanczos"  # the filter: `data.images` has all
+    is_unbucketed: bool = False  # its bucket is the size that was asked for, whatever its shape
+    is_mirrored: bool = False  # left to right, and `crop` is in the mirrored picture
     is_regularisation: bool = False  # it preserves what the base model knows of the class
     mask: Mask | None = None  # of the loss; None: all of the picture counts
     text: str = ""  # the words of its caption file or folder, from which its caption at each use is made

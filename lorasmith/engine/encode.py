@@ -12,9 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lorasmith.data.augmentation import Variant, tinted
 from lorasmith.data.cache import CacheKeys, EncoderCache
 from lorasmith.data.encode import Encoded, Missing, encode_missing, read_cached, storable
-from lorasmith.data.loss_inputs import loss_masks, loss_weights
+from lorasmith.data.files import shown
+from lorasmith.data.images import pixels
+from lorasmith.data.loss_inputs import loss_mask_of, loss_masks, loss_weights
 from lorasmith.data.types import LATENTS, CachedExample, Example, Inputs
 from lorasmith.engine.device import Device
 from lorasmith.families.base import ModelFamily
@@ -102,6 +105,25 @@ def live_captions(encoding: Encoding) -> Callable[[str], Inputs]:
         tensors = storable(family.encode_caption(encoders, caption), keys.dtype, source=caption) if encoders else {}
         tokens = family.tokenize(caption) if encoding.trained else {}
         return {**encoded.kept_text(tensors), **tokens}
+
+    return inputs
+
+
+def live_pictures(encoding: Encoding) -> Callable[[Variant], Inputs]:
+    """Loads the VAE, to stay, and returns a function that gives the inputs of any variant of a picture: the same bits
+    as `encoded_examples` does.
+
+    The function raises BadFileError where a picture changed since the folder was scanned.
+    """
+    family, device = encoding.family, encoding.device.torch_device
+    dtype = cache_keys(family, trained=encoding.trained).dtype
+    encoders = family.load_encoders(device, only=("vae",))
+
+    def inputs(variant: Variant) -> Inputs:
+        example = variant.example
+        values = torch.from_numpy(tinted(pixels(example), variant.tint)).to(device)
+        encoded = storable(family.encode_image(encoders, values), dtype, source=shown(example.image))
+        return {**encoded, **loss_mask_of(example, encoded[LATENTS]), **family.example_inputs(example)}
 
     return inputs
 

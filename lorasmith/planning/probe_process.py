@@ -23,7 +23,7 @@ from lorasmith.config import load_run_toml
 from lorasmith.data.cache_folder import FOLDER_NAME, cache_folder
 from lorasmith.data.findings import Finding
 from lorasmith.errors import ExitCode, TrainerError
-from lorasmith.inputs import base_weights, data_folders, scan_for, split_examples
+from lorasmith.inputs import base_weights, data_folders, scan_for, split_examples, text_settings
 from lorasmith.planning.estimate import ProbeResult
 from lorasmith.planning.probe import ANSWER, PLAN, RUN
 from lorasmith.runs.events import (
@@ -94,16 +94,16 @@ def _whole_start(folder: Path) -> WholeStart:
     from lorasmith.engine.encode import cache_keys
     from lorasmith.evaluation.choose import EMPTY_CAPTION, choose
     from lorasmith.families import load_family
-    from lorasmith.families.weights import TextSettings
     from lorasmith.session.captions import caption_plan
     from lorasmith.session.notices import caption_notices
+    from lorasmith.session.pictures import picture_plan
 
     class Untouched(EncoderCache):
         def _set_aside(self, path: Path) -> None:
             """A damaged file counts as missing; only the run renames it."""
 
     config = load_run_toml(folder / PLAN)
-    family = load_family(base_weights(config), TextSettings(clip_skip=config.model.clip_skip))
+    family = load_family(base_weights(config), text_settings(config.model))
     keys = cache_keys(family, trained=family.traits.text_encoders if config.adapter.train_text_encoder else ())
     found = scan_for(config, family.weights, check_pixels=False)
     trained, held_out = split_examples(config, found)
@@ -112,6 +112,7 @@ def _whole_start(folder: Path) -> WholeStart:
         examples += choose(trained, held_out, count=config.evaluation.examples, seed=config.seed).all
         captions = [EMPTY_CAPTION, *config.evaluation.sample_prompts]
     captions += caption_plan(config, trained, stop_at=ANY_TARGET).beforehand
+    examples += picture_plan(config, trained).beforehand
     theirs = Untouched(cache_folder(data_folders(config)[0]))
     missing = read_cached(theirs, examples, captions, into=Encoded(keys, keys.dtype))
     if not len(missing):
@@ -125,12 +126,14 @@ def _copy_cached(folder: Path, theirs: EncoderCache, keys: CacheKeys, weights: B
     from lorasmith.data.cache import IMAGES, TEXT, EncoderCache
     from lorasmith.evaluation.choose import EMPTY_CAPTION
     from lorasmith.session.captions import caption_plan
+    from lorasmith.session.pictures import picture_plan
 
     run = RunFolder(folder / RUN)
     config = load_run_toml(run.staging / run.config.name)
     ours = EncoderCache(cache_folder(data_folders(config)[0]))
     examples = scan_for(config, weights, check_pixels=False).examples
-    needed = {(IMAGES, keys.latents_key(example)) for example in examples}
+    pictures = [*examples, *picture_plan(config, examples).beforehand]
+    needed = {(IMAGES, keys.latents_key(example)) for example in pictures}
     if keys.caches_text:
         captions = [example.caption for example in examples]
         captions += caption_plan(config, examples, stop_at=ANY_TARGET).beforehand

@@ -12,7 +12,7 @@ from lorasmith.data.cache import EncoderCache
 from lorasmith.data.cache_folder import cache_folder
 from lorasmith.data.types import CachedExample, Example, VaryingInputs
 from lorasmith.engine.device import Device
-from lorasmith.engine.encode import Encoding, encoded_examples, live_captions
+from lorasmith.engine.encode import Encoding, encoded_examples, live_captions, live_pictures
 from lorasmith.evaluation.choose import (
     EMPTY_CAPTION,
     NOTHING_CHOSEN,
@@ -27,6 +27,7 @@ from lorasmith.runs.layout import RunFolder
 from lorasmith.session.captions import caption_plan
 from lorasmith.session.layers import chosen_layers, published_layers
 from lorasmith.session.notices import caption_notices
+from lorasmith.session.pictures import picture_plan
 from lorasmith.session.startup import StartupContext
 
 
@@ -78,26 +79,29 @@ def load_dataset(
         progress=startup.cached,
     )
     chosen = _chosen(config, trained, held_out)
-    plan = caption_plan(config, trained, stop_at=stop_at)
-    known = set(trained)
-    examples = [*trained, *(example for example in chosen.all if example not in known)]
+    plan, pictures = caption_plan(config, trained, stop_at=stop_at), picture_plan(config, trained)
+    examples = list(dict.fromkeys([*trained, *chosen.all, *pictures.beforehand]))
     prompts = [EMPTY_CAPTION, *config.evaluation.sample_prompts] if chosen.sampled else []
     cached, texts = encode(examples, [*prompts, *plan.beforehand])
-    varying = plan.inputs(config.seed, texts, partial(live_captions, encoding))
+    by_example = dict(zip(examples, cached, strict=True))
+    varying = (
+        *plan.inputs(config.seed, texts, partial(live_captions, encoding)),
+        *pictures.inputs(config.seed, by_example, family.example_inputs, partial(live_pictures, encoding)),
+    )
+    of_trained = [by_example[example] for example in trained]
     if not chosen.sampled:
-        return Dataset(trained, held_out, cached, None, varying)
-    resolution = config.dataset.resolved_resolution(family.weights.resolution)
+        return Dataset(trained, held_out, of_trained, None, varying)
     step = bucket_step(config.dataset, family.weights)
     measured_on = evaluation_set(
         chosen,
-        dict(zip(examples, cached, strict=True)),
+        by_example,
         texts,
         family.example_inputs,
         settings=config.evaluation,
-        side=resolution // step * step,
+        side=config.dataset.resolved_resolution(family.weights.resolution) // step * step,
         seed=config.seed,
     )
-    return Dataset(trained, held_out, cached[: len(trained)], measured_on, varying)
+    return Dataset(trained, held_out, of_trained, measured_on, varying)
 
 
 def trained_text_encoders(config: RunConfig, family: ModelFamily) -> tuple[str, ...]:

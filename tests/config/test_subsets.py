@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 
 from lorasmith.config import RunConfig, dump_run_toml, load_flat_toml, load_run_toml
+from lorasmith.config.subsets import unused_picture_options
 from lorasmith.errors import ConfigError
 
 SUBSETS = ("dataset", "subsets")
@@ -100,3 +101,18 @@ def test_folders_of_subsets_go_with_the_project(tmp_path: Path) -> None:
     assert load_run_toml(first / "out" / "run.toml") == config
     there = load_run_toml(second / "out" / "run.toml").subsets()
     assert [subset.folder for subset in there] == [str(second / "cats"), str(tmp_path / "dogs")]
+
+
+def test_settings_of_pictures_without_effect_are_named() -> None:
+    def unused(**values: Any) -> list[tuple[str, dict[str, Any]]]:
+        return unused_picture_options(with_subsets({"data": "a"}, {"data": "b"}, **values).subsets())
+
+    fields = {"options": ["--min-bucket-reso"], "cause": "--bucket-no-upscale"}
+    assert unused(bucket_no_upscale=True, min_bucket_reso=128) == [("bucket_options_unused", fields)]
+    fields = {"options": ["--min-bucket-reso", "--bucket-no-upscale"], "cause": "--enable-bucket false"}
+    values = {"enable_bucket": False, "bucket_no_upscale": True, "min_bucket_reso": 128}
+    assert unused(**values) == [("bucket_options_unused", fields)]
+    assert unused() == []
+    faces = with_subsets({"face_crop_aug_range": "1,2"}, {"face_crop_aug_range": "1,2", "enable_bucket": False})
+    fields = {"options": ["--face-crop-aug-range"], "cause": "--enable-bucket"}
+    assert unused_picture_options(faces.subsets()) == [("bucket_options_unused", fields)]

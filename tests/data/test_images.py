@@ -5,17 +5,21 @@ import tracemalloc
 import warnings
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 from PIL import Image, features
 
+from lorasmith.config.sections.dataset import Interpolation
 from lorasmith.data import images
+from lorasmith.data.augmentation import mirrored
 from lorasmith.data.buckets import fit
 from lorasmith.data.files import BadFileError
-from lorasmith.data.types import Example, Size
-from tests.data.drawing import drawn, problem_of, size_of
+from lorasmith.data.types import Example, Offset, Size
+from tests.data.drawing import drawn, problem_of, put_picture, size_of
 
 WIDTH, HEIGHT = 96, 80
 AVIF = ["AVIF"] if features.check("avif") else []  # newer than the oldest Pillow that will do
@@ -356,3 +360,18 @@ def test_inspect_hashes_the_file(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     drawn(96, 64).save(path)
     assert images.inspect(path, decode=False)[1] == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_mirrored_example_is_the_mirrored_cut(tmp_path: Path) -> None:
+    put_picture(tmp_path / "a.png", 300, 200, 4)
+    example = replace(example_of(tmp_path / "a.png", Size(128, 128)), crop=Offset(5, 0))
+    assert np.array_equal(images.pixels(mirrored(example)), images.pixels(example)[:, :, ::-1])
+
+
+def test_each_filter_gives_pixels_of_its_own(tmp_path: Path) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (200, 300, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    example = example_of(tmp_path / "a.png", Size(128, 128))
+    names = [name for name in get_args(Interpolation) if name != "auto"]
+    found = {name: images.pixels(replace(example, resampling=name)).tobytes() for name in names}
+    assert len(set(found.values())) == len(names) == 5

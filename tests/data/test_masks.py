@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lorasmith.data.augmentation import mirrored
 from lorasmith.data.buckets import Cutting
 from lorasmith.data.folder import PictureFolder, Scan, scan
 from lorasmith.data.masks import MaskFiles, loss_mask, mask_key, same_shape, with_masks
@@ -194,3 +195,18 @@ def test_its_key_has_all_that_it_depends_on(tmp_path: Path) -> None:
         keys.add(mask_key(replace(example, **changed), mask, latents))  # type: ignore[arg-type]
     assert len(keys) == 7
     assert mask_key(replace(example, caption="x"), mask, latents) in keys
+
+
+def test_the_mask_of_a_mirrored_picture_is_mirrored(tmp_path: Path) -> None:
+    put_picture(tmp_path / "pictures" / "a.png", 200, 128, number=1)
+    values = np.tile(np.arange(200, dtype=np.uint8), (128, 1))
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(values).save(tmp_path / "masks" / "a.png")
+    (example,) = masked(tmp_path / "pictures", tmp_path / "masks").examples
+    example = replace(example, crop=Offset(3, 0))
+    assert example.mask is not None
+    size = Size(example.bucket.width // 8, example.bucket.height // 8)
+    plain, turned = (loss_mask(one, example.mask, size) for one in (example, mirrored(example)))
+    assert np.array_equal(plain[:, ::-1], turned)
+    assert not np.array_equal(plain, turned)
+    assert mask_key(example, example.mask, size) != mask_key(mirrored(example), example.mask, size)

@@ -3,7 +3,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from lorasmith.data.order import Order, dealt, plan_epoch, split_held_out
+from lorasmith.data.order import Order, plan_epoch, split_held_out
 from lorasmith.data.types import Size
 from lorasmith.errors import ConfigError
 
@@ -120,33 +120,3 @@ def test_holding_out_everything_is_refused(pictures: int, hold_out: int) -> None
         split_held_out(once(SHAS[:pictures] * 2), hold_out, 42)
     assert caught.value.code == "hold_out_too_many"
     assert caught.value.fields == {"hold_out": hold_out, "pictures": pictures}
-
-
-# -- regularisation pictures -----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("own", "wanted", "repeats"),
-    [
-        ([1, 1, 1, 1], 15, [4, 4, 4, 3]),
-        ([2] * 20, 15, [2] * 8 + [0] * 12),
-        ([3, 1], 4, [3, 1]),
-        ([3, 1], 9, [6, 3]),
-        ([5], 0, [0]),
-        ([], 7, []),
-    ],
-)
-def test_regularisation_pictures_are_dealt_out(own: list[int], wanted: int, repeats: list[int]) -> None:
-    assert dealt(own, wanted) == repeats
-
-
-def test_dealing_goes_round() -> None:
-    for own in ([1], [2, 1, 3], [4, 4]):
-        for wanted in range(40):
-            repeats, turn, total = [0] * len(own), 0, 0
-            while total < wanted:
-                place = turn % len(own)
-                more = own[place] if turn < len(own) else 1
-                repeats[place] += more
-                total, turn = total + more, turn + 1
-            assert dealt(own, wanted) == repeats

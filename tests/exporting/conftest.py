@@ -2,6 +2,7 @@
 
 import pytest
 
+from lorasmith.exporting.caption_metadata import CaptionFacts
 from lorasmith.exporting.metadata import BucketFacts, ExportFacts, FolderFacts
 from lorasmith.exporting.objective_metadata import ObjectiveFacts
 from lorasmith.exporting.sd_scripts_metadata import DescriptionFacts
@@ -47,9 +48,11 @@ def facts() -> ExportFacts:
         gradient_checkpointing=False,
         fp8_base=False,
         max_grad_norm=1.0,
+        max_change_norm=0.0,
         precision="bf16",
         seed=42,
         objective=ObjectiveFacts(),
+        captions=CaptionFacts(),
         folders=(FolderFacts("10_測試", 10, 8, {"a red ring": 5, "紅": 1}),),
         buckets=(BucketFacts(512, 512, 60), BucketFacts(448, 576, 20)),
         mean_aspect_error=0.0125,

@@ -6,6 +6,7 @@ needs two sections).
 """
 
 from lorasmith.config.sections.adapter import AdapterConfig
+from lorasmith.config.sections.augmentation import AugmentationConfig
 from lorasmith.config.sections.captions import CaptionsConfig
 from lorasmith.config.sections.dataset import DatasetConfig
 from lorasmith.config.sections.evaluation import EvaluationConfig
@@ -19,6 +20,7 @@ from lorasmith.config.sections.watch import WatchConfig
 __all__ = [
     "LR_SHAPES",
     "AdapterConfig",
+    "AugmentationConfig",
     "CadenceConfig",
     "CaptionsConfig",
     "DatasetConfig",
