@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lorasmith.adapters import ADAPTERS, DROP_RANKS
+from lorasmith.adapters import ADAPTERS, DROP_RANKS, LIMITED_NORMS
 from lorasmith.config import AdapterConfig, DatasetConfig, RunConfig, Subset
 from lorasmith.config.optimizer_table import OPTIMIZERS, known_optimizer, uses_relative_steps
 from lorasmith.config.sections import LossConfig
@@ -51,6 +51,9 @@ def check_names(config: RunConfig) -> None:
         raise ConfigError("config_value", option="adapter", value=repr(config.adapter.kind), expected=kinds)
     if config.adapter.rank_dropout and config.adapter.kind not in DROP_RANKS:
         raise ConfigError("rank_dropout_kind", kind=config.adapter.kind, kinds=", ".join(sorted(DROP_RANKS)))
+    if config.training.scale_weight_norms and config.adapter.kind not in LIMITED_NORMS:
+        kinds = ", ".join(sorted(LIMITED_NORMS))
+        raise ConfigError("scale_weight_norms_kind", kind=config.adapter.kind, kinds=kinds)
     if known_optimizer(config.optimizer.name) is None:
         accepted = ", ".join(OPTIMIZERS)
         raise ConfigError("optimizer_unknown", optimizer=config.optimizer.name, accepted=accepted)

@@ -19,6 +19,9 @@ ADAPTERS = {
 DROP_RANKS = frozenset({"lora", "loha", "dora"})
 """Kinds whose layers can leave out some of their ranks in training."""
 
+LIMITED_NORMS = frozenset({"lora", "loha", "lokr"})
+"""Kinds whose change is a product of their tensors, so that its norm can be limited by scaling them."""
+
 
 def adapter_kind(name: str, options: Mapping[str, Any] = MappingProxyType({})) -> AdapterKind:
     """The kind called `name`, with options of its own; imports torch."""

@@ -66,6 +66,12 @@ class AdapterKind(Protocol):
     def delta(self, weight: Tensor, tensors: Mapping[str, Tensor], settings: LayerSettings) -> Tensor:
         """The change of the layer's weight, in the weight's shape."""
 
+    def norm(self, tensors: Mapping[str, Tensor], settings: LayerSettings) -> Tensor:
+        """The Frobenius norm of the change, 0-d, on the device of the tensors, which are matrices as `layer` gets them.
+
+        Of kinds in LIMITED_NORMS only: there the change is linear in every tensor.
+        """
+
     def scaled(self, tensors: Mapping[str, Tensor], factor: float) -> dict[str, Tensor]:
         """Tensors that make the same change where their `file_scale` is divided by `factor`."""
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lorasmith.adapters.base import AdapterKind, AdapterLayer, LayerSettings
+from lorasmith.adapters.base import AdapterKind, AdapterLayer, LayerSettings, by_layer
 from lorasmith.seeding import fold
 from lorasmith.targets import LayerSpec, TargetModule
 
@@ -148,6 +148,16 @@ class FlatAdapter:
         with torch.no_grad():
             for name, (view, _) in self._named.items():
                 view.copy_(tensors[name].reshape(view.shape))
+
+    @torch.no_grad()
+    def limit_norms(self, most: float) -> None:
+        """Scales the tensors of layers whose change has a larger norm, all by the same factor, until it is `most`."""
+        matrices = {name: view for name, (view, _) in self._named.items()}
+        for name, tensors in by_layer(matrices, self.kind).items():
+            norm = self.kind.norm(tensors, self.layers[name].settings)
+            factor = (most / norm).clamp(max=1) ** (1 / len(tensors))
+            for tensor in tensors.values():
+                tensor.mul_(factor)
 
     def set_training(self, training: bool) -> None:
         """Switches dropout on or off."""

@@ -53,6 +53,10 @@ class Loha:
     def delta(self, weight: Tensor, tensors: Mapping[str, Tensor], settings: LayerSettings) -> Tensor:
         return add_product(None, tensors, settings.alpha / settings.rank).reshape(weight.shape)
 
+    def norm(self, tensors: Mapping[str, Tensor], settings: LayerSettings) -> Tensor:
+        norm: Tensor = torch.linalg.vector_norm(add_product(None, tensors, settings.alpha / settings.rank))
+        return norm
+
     def scaled(self, tensors: Mapping[str, Tensor], factor: float) -> dict[str, Tensor]:
         return {**tensors, W2_A: tensors[W2_A] * factor}
 

@@ -83,6 +83,12 @@ class Lokr:
         w1, w2 = _whole(tensors, W1), _whole(tensors, W2)
         return torch.kron(_scale(tensors, settings) * w1, w2).reshape(weight.shape)
 
+    def norm(self, tensors: Mapping[str, Tensor], settings: LayerSettings) -> Tensor:
+        """Without the product itself: its norm is the product of the norms."""
+        first, second = (torch.linalg.vector_norm(_whole(tensors, suffix)) for suffix in (W1, W2))
+        norm: Tensor = _scale(tensors, settings) * first * second
+        return norm
+
     def scaled(self, tensors: Mapping[str, Tensor], factor: float) -> dict[str, Tensor]:
         last = W2 if W2 in tensors else W2_B
         return {**tensors, last: tensors[last] * factor}

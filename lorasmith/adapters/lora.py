@@ -57,6 +57,12 @@ class Lora:
         product = torch.mm(tensors[UP].flatten(1), tensors[DOWN].flatten(1))
         return (settings.alpha / settings.rank * product).reshape(weight.shape)
 
+    def norm(self, tensors: Mapping[str, Tensor], settings: LayerSettings) -> Tensor:
+        """Without the product itself: its square is the sum of (up^T up) * (down down^T)."""
+        up, down = tensors[UP], tensors[DOWN]
+        squares = torch.mm(up.t(), up) * torch.mm(down, down.t())
+        return settings.alpha / settings.rank * squares.sum().clamp(min=0).sqrt()
+
     def scaled(self, tensors: Mapping[str, Tensor], factor: float) -> dict[str, Tensor]:
         return {**tensors, UP: tensors[UP] * factor}
 

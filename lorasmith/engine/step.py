@@ -60,6 +60,7 @@ class StepContext:
     rates_at: Callable[[int], Sequence[float]]  # of these groups, for the step being made
     set_checkpointing: Callable[[bool], None]
     picture_names: Sequence[str]  # by example id, for the message of a step that failed
+    max_change_norm: float = 0.0  # of each layer's change after a step; 0: not limited
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,13 +144,21 @@ def train_step(
         return _repeat_with_smaller_scale(state, context, step, loss)
     _clip(gradient, norm, context.max_grad_norm)
 
-    lrs = update(state.optimizer, context.rates_at(step), seed=fold(context.seed, "optimizer", step))
+    lrs = _update(state, context, step)
     state.step = step
     if scaler is not None:
         scaler.step_applied()
     lr = dict(zip(context.base_lrs, lrs, strict=True))
     ids = tuple(example_id for micro_batch in done for example_id in micro_batch.example_ids)
     return StepResult(step, done[-1].epoch, loss, norm, found_inf, lr, ids)
+
+
+def _update(state: TrainState, context: StepContext, step: int) -> list[float]:
+    """Updates the adapter and returns the learning rates of its groups."""
+    lrs = update(state.optimizer, context.rates_at(step), seed=fold(context.seed, "optimizer", step))
+    if context.max_change_norm:
+        state.adapter.limit_norms(context.max_change_norm)
+    return lrs
 
 
 def numbers_at(context: StepContext, step: int, micro: int, batch: Batch) -> Numbers:

@@ -82,6 +82,7 @@ class ExportFacts:
     batch_size: int  # examples in a micro-batch
     gradient_checkpointing: bool
     max_grad_norm: float
+    max_change_norm: float  # of each layer; 0: not limited
     precision: str  # fp32, bf16 or fp16: data type of the frozen weights and the arithmetic
     seed: int
     objective: ObjectiveFacts
@@ -102,7 +103,6 @@ _FIXED_VALUES = {
     "ss_fp8_base": "False",
     "ss_cache_latents": "True",
     "ss_max_token_length": "None",
-    "ss_scale_weight_norms": "None",
     "ss_num_reg_images": "0",
     "ss_reg_dataset_dirs": "{}",
     "ss_enable_bucket": "True",
@@ -224,6 +224,7 @@ def _training(facts: ExportFacts) -> dict[str, str]:
         "ss_gradient_accumulation_steps": str(facts.accumulation_steps),
         "ss_gradient_checkpointing": str(facts.gradient_checkpointing),
         "ss_max_grad_norm": str(facts.max_grad_norm),
+        "ss_scale_weight_norms": str(facts.max_change_norm or None),
         "ss_mixed_precision": "no" if facts.precision == "fp32" else facts.precision,
         "ss_seed": str(facts.seed),
         "ss_batch_size_per_device": str(facts.batch_size),

@@ -35,6 +35,7 @@ class Given:
 
     values: Mapping[str, Any]
     here: Path = Path()  # where relative paths start
+    script: Script = "train_network"
     ours: Mapping[str, str] = field(default_factory=dict)
 
     def has(self, name: str) -> bool:
@@ -74,7 +75,7 @@ def parsed(words: Sequence[str], script: Script, here: Path) -> Given:
     path = values.get("config_file")
     if path and not values.get("output_config"):
         values = {**from_file(here / _with_ending(path), script), **values}
-    return Given(values, here, ours)
+    return Given(values, here, script, ours)
 
 
 def from_file(path: Path, script: Script) -> dict[str, Any]:

@@ -33,6 +33,7 @@ def _later(kind: Kind, target: str, tables: tuple[str, ...] = TABLES) -> Key:
     return Key(kind, target, tables, is_pending=True)
 
 
+HELD_OUT = "validation_split"  # is no key of our subsets: pictures are held out of all of them alike
 OF_DATASETS, OF_SUBSETS = ("general", "datasets"), ("subsets",)
 KEYS = {
     "resolution": Key("text", "resolution", OF_DATASETS),
@@ -44,17 +45,17 @@ KEYS = {
     "bucket_no_upscale": Key("flag", "bucket_no_upscale", OF_DATASETS),
     "resize_interpolation": Key("text", "resize_interpolation"),
     "network_multiplier": Key("number", "", OF_DATASETS),
-    "validation_split": _later("number", "", OF_DATASETS),
-    "validation_seed": _later("integer", "", OF_DATASETS),
+    "validation_split": Key("number", HELD_OUT, OF_DATASETS),
+    "validation_seed": Key("integer", "", OF_DATASETS),
     "image_dir": Key("text", "data", OF_SUBSETS),
     "metadata_file": _later("text", "in_json", OF_SUBSETS),
-    "conditioning_data_dir": _later("text", "", OF_SUBSETS),
+    "conditioning_data_dir": Key("text", "conditioning_data_dir", OF_SUBSETS),
     "num_repeats": Key("integer", "repeats"),
     "is_reg": Key("flag", "is_reg", OF_SUBSETS),
     "class_tokens": Key("text", "class_words"),
     "caption_extension": Key("text", "caption_extension"),
     "cache_info": Key("flag"),
-    "alpha_mask": _later("flag", "alpha_mask", OF_SUBSETS),
+    "alpha_mask": Key("flag", "alpha_mask", OF_SUBSETS),
     "shuffle_caption": Key("flag", "shuffle_caption"),
     "caption_separator": Key("text", "caption_separator"),
     "keep_tokens": Key("integer", "keep_tokens"),
@@ -106,7 +107,22 @@ def subsets(given: Given, settings: Settings, here: Path) -> None:
     found = [dict(subset) for subset in _subsets(path, given)]
     if not found:
         raise ConfigError("sd_no_subsets", file=str(path))
+    shares = {subset.pop(HELD_OUT, settings.held_out_share) for subset in found}
+    if len(shares) > 1:
+        raise ConfigError("sd_validation_differs", file=str(path), shares=sorted(shares))
+    settings.held_out_share = share_of_pictures(shares.pop(), str(path))
     settings.recorded["dataset", "subsets"] = found
+
+
+def share_of_pictures(value: float, shown: str) -> float:
+    """A share of pictures to hold out.
+
+    Raises:
+        ConfigError: `sd_no_share`.
+    """
+    if not 0 <= value < 1:
+        raise ConfigError("sd_no_share", argument=shown, value=f"{value:g}")
+    return value
 
 
 def _subsets(path: Path, given: Given) -> Iterator[Mapping[str, Any]]:

@@ -12,12 +12,20 @@ from lorasmith.sd_scripts.pairs import number, pairs, truth, whole
 from lorasmith.sd_scripts.settings import Settings
 
 RANK = 4  # of sd-scripts, where --network_dim is not given
-CONV_ALPHA = "1"
+CONV_ALPHA = 1.0
 MODULES = {"networks.lora": "lora", "networks.loha": "loha", "networks.lokr": "lokr"}
 LYCORIS = "lycoris.kohya"
 ALGORITHMS = {"lora": "lora", "locon": "lora", "loha": "loha", "lokr": "lokr"}
 """Algorithms of LyCORIS that are kinds of adapters here."""
-PRESETS = ("full", "attn-mlp", "attn-only", "unet-transformer-only", "unet-convblock-only")
+PRESETS = {
+    "full": "full",
+    "attn-mlp": "attn-mlp",
+    "attn-only": "attn-only",
+    "unet-only": "full",
+    "unet-transformer-only": "attn-mlp",
+    "unet-convblock-only": "unet-convblock-only",
+}
+"""Preset of LyCORIS -> our targets. Those of the U-Net alone train no text encoder."""
 ARG = "--network_args"
 BLOCK_COUNTS = (25, 23)  # SD 1.x and 2.x, SDXL
 SIMPLE = {
@@ -26,17 +34,18 @@ SIMPLE = {
     "factor": ("lokr-factor", whole),
     "decompose_both": ("lokr-decompose-both", truth),
     "full_matrix": ("lokr-full-matrix", truth),
+    "rs_lora": ("rslora", truth),
 }
 """Key of a pair -> the option with the same meaning, and how its value is read."""
 OWN_KEYS = ("conv_dim", "conv_alpha", "block_dims", "rank_dropout", "module_dropout")
-LYCORIS_KEYS = (*OWN_KEYS, "algo", "preset", "dropout", "factor", "decompose_both", "full_matrix", "dora_wd")
+LYCORIS_KEYS = (*OWN_KEYS, "algo", "preset", "dropout", "factor", "decompose_both", "full_matrix", "dora_wd", "rs_lora")
 REFUSED_KEYS = frozenset(
     {
         *("block_alphas", "conv_block_dims", "conv_block_alphas", "block_lr_zero_threshold"),
         *("down_lr_weight", "mid_lr_weight", "up_lr_weight"),
         *("loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio"),
         *("use_tucker", "use_scalar", "train_norm", "rank_dropout_scale", "block_size", "constraint", "rescaled"),
-        *("wd_on_output", "bypass_mode", "unbalanced_factorization", "rs_lora", "use_cp", "constrain"),
+        *("wd_on_output", "bypass_mode", "unbalanced_factorization", "use_cp", "constrain"),
         *("train_on_input", "unit"),
     }
 )
@@ -108,22 +117,27 @@ def _convolutions(texts: Mapping[str, str], settings: Settings, *, is_lycoris: b
     """LyCORIS trains convolutions unless its preset leaves them out, with the sizes of the other layers."""
     targets = ""
     if is_lycoris:
-        targets = texts.get("preset", "full")
-        if targets not in PRESETS:
-            raise ConfigError("sd_preset", preset=targets, known=list(PRESETS))
-        targets = "attn-mlp" if targets == "unet-transformer-only" else targets
+        preset = texts.get("preset", "full")
+        if preset not in PRESETS:
+            raise ConfigError("sd_preset", preset=preset, known=list(PRESETS))
+        targets = PRESETS[preset]
         settings.set("targets", targets, "network_args")
-    with_convolutions = targets in ("full", "unet-convblock-only")
-    if "conv_dim" not in texts and not with_convolutions:
-        if "conv_alpha" in texts:
-            settings.note("sd_conv_alpha_unused")
-        return
-    dim, alpha = str(settings.values["rank"]), str(settings.values["alpha"]) if is_lycoris else CONV_ALPHA
-    rank = whole(texts.get("conv_dim", dim), argument=ARG, key="conv_dim")
-    if rank:
+        if preset.startswith("unet-"):
+            settings.set("train-text-encoder", False, "network_args")
+    rank = whole(texts.get("conv_dim") or "0", argument=ARG, key="conv_dim")
+    alpha = number(texts.get("conv_alpha") or "0", argument=ARG, key="conv_alpha")
+    if targets in ("full", "unet-convblock-only"):
+        rank, alpha = rank or settings.values["rank"], alpha or settings.values["alpha"]
+    elif not rank and alpha and not is_lycoris:
+        settings.note("sd_conv_alpha_unused")
+    if rank and (targets in ("full", "unet-convblock-only") or not is_lycoris):
         settings.set("conv-rank", rank, "network_args")
-        scale = number(texts.get("conv_alpha", alpha), argument=ARG, key="conv_alpha")
-        settings.set("conv-alpha", scale or float(rank), "network_args")
+        settings.set("conv-alpha", _alpha(texts, alpha, rank), "network_args")
+
+
+def _alpha(texts: Mapping[str, str], alpha: float, rank: int) -> float:
+    """The alpha of convolutions: 1 where none is given, and the rank for 0."""
+    return alpha or (float(rank) if texts.get("conv_alpha") else CONV_ALPHA)
 
 
 def _block_ranks(text: str) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from lorasmith.sd_scripts.command_line import Given
 from lorasmith.sd_scripts.settings import Settings
 
 EVALUATE_EVERY = 100  # steps, of runs that save at their end alone; sd-scripts measures nothing unless asked
+EVALUATIONS = (("sample_every_n_epochs", "sample_every_n_steps"), ("validate_every_n_epochs", "validate_every_n_steps"))
+"""Arguments with intervals, by epochs and by steps; the first that is given counts."""
 INTERVALS = ("save_every_n_steps", "save_every_n_epochs", "save_n_epoch_ratio")
 
 
@@ -47,12 +49,16 @@ def _kept_states(given: Given) -> int:
 
 
 def evaluations(given: Given, settings: Settings) -> None:
-    """Sets when the run is evaluated: sd-scripts' intervals of samples, else when it saves."""
-    epochs, steps = _interval(given, "sample_every_n_epochs"), _interval(given, "sample_every_n_steps")
-    if epochs:
-        settings.set("sample-every-n-epochs", epochs, "sample_every_n_epochs")
-    elif steps:
-        settings.set("evaluate-every", steps, "sample_every_n_steps")
+    """Sets when the run is evaluated: sd-scripts' intervals of samples, else of validation, else when it saves."""
+    for of_epochs, of_steps in EVALUATIONS:
+        if _interval(given, of_epochs):
+            settings.set("sample-every-n-epochs", _interval(given, of_epochs), of_epochs)
+            return
+        if _interval(given, of_steps):
+            settings.set("evaluate-every", _interval(given, of_steps), of_steps)
+            return
+    if settings.held_out_share:
+        settings.set("sample-every-n-epochs", 1, "validate_every_n_epochs")
     elif not _saves_on_the_way(given):
         settings.set("evaluate-every", EVALUATE_EVERY, "sample_every_n_steps")
 

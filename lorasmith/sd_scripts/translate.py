@@ -13,7 +13,7 @@ from typing import Any
 from lorasmith.config import options
 from lorasmith.errors import ConfigError
 from lorasmith.sd_scripts.command_line import Given
-from lorasmith.sd_scripts.dataset_config import subsets
+from lorasmith.sd_scripts.dataset_config import share_of_pictures, subsets
 from lorasmith.sd_scripts.network import network
 from lorasmith.sd_scripts.optimization import optimization
 from lorasmith.sd_scripts.resolution import resolution
@@ -35,6 +35,8 @@ class Translation:
 
     values: dict[tuple[str, str], Any]  # by (section, field)
     arguments: dict[str, str]  # name of an option -> the argument that it was made from
+    shares: dict[tuple[str, str], float] = field(default_factory=dict)  # settings that are a share of all steps
+    held_out_share: float = 0.0  # of the pictures
     notes: list[tuple[str, dict[str, Any]]] = field(default_factory=list)  # warnings: code and fields
 
 
@@ -50,8 +52,10 @@ def translated(given: Given) -> Translation:
     for part in PARTS:
         part(given, settings)
     known = {option.name: option for option in options().values()}
-    values = {(known[name].section, known[name].field_name): value for name, value in settings.values.items()}
-    return Translation(values | settings.recorded, settings.arguments, settings.notes)
+    places = {name: (option.section, option.field_name) for name, option in known.items()}
+    values = {places[name]: value for name, value in settings.values.items()}
+    shares = {places[name]: share for name, share in settings.shares.items()}
+    return Translation(values | settings.recorded, settings.arguments, shares, settings.held_out_share, settings.notes)
 
 
 def _refuse(given: Given) -> None:
@@ -112,6 +116,7 @@ def _pictures(given: Given, settings: Settings) -> None:
         settings.set("resolution", resolution(str(given.value("resolution")), "--resolution"), "resolution")
     settings.set("resize-interpolation", given.value("resize_interpolation") or "auto", "resize_interpolation")
     settings.set("hold-out", 0, "validation_split")
+    settings.held_out_share = share_of_pictures(given.value("validation_split"), "--validation_split")
     if given.has("dataset_config"):
         for option in OF_FOLDERS:
             settings.values.pop(option, None)

@@ -142,6 +142,7 @@ def _step_context(
         rates_at=schedule_of(config.lr_schedule, list(lrs.values()), lr=config.optimizer.lr, stop_at=stop_at),
         set_checkpointing=partial(family.set_checkpointing, models),
         picture_names=[example.image.name for example in dataset.trained],
+        max_change_norm=config.training.scale_weight_norms,
     )
 
 

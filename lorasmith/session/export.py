@@ -105,6 +105,7 @@ class Exporter:
             batch_size=config.training.batch_size,
             gradient_checkpointing=state.gradient_checkpointing,
             max_grad_norm=config.training.max_grad_norm,
+            max_change_norm=config.training.scale_weight_norms,
             precision=config.model.precision,
             seed=config.seed,
             objective=objective_facts(config.loss, config.noise, self.family.noise_process()),

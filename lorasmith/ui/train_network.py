@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lorasmith import __version__
-from lorasmith.config import Request
+from lorasmith.config import Request, RunConfig
+from lorasmith.data.order import is_main_subject
 from lorasmith.errors import ConfigError, ExitCode
 from lorasmith.runs.layout import run_at
 from lorasmith.runs.naming import NamedState, named_state
@@ -21,7 +22,7 @@ from lorasmith.sd_scripts.translate import Translation, translated
 from lorasmith.ui.option_help import expected
 from lorasmith.ui.options import Values, split_request
 from lorasmith.ui.sd_scripts_page import help_page
-from lorasmith.ui.train import Engine, lower_packages, refuse_if_held
+from lorasmith.ui.train import HOLD_OUT, Engine, lower_packages, refuse_if_held
 from lorasmith.ui.translator import Translator
 from lorasmith.ui.which_run import train_command
 
@@ -54,10 +55,12 @@ def train_network(
     refuse_if_held(run_at(here, request.output))
     engine = engine or lower_packages()
     try:
-        if given.has("resume"):
-            start = resumed(here / given.value("resume"), settings, request, engine=engine, here=here)
-        else:
-            start = engine.new_run(settings, request, state_prefix=words.state_prefix, here=here)
+        if translation.held_out_share and not given.has("resume"):  # a continued run keeps those it has
+            settings = settings | {HOLD_OUT: _held_out(translation.held_out_share, settings, engine, here)}
+        start = _planned(given, settings, request, words, engine=engine, here=here)
+        if translation.shares:  # now the number of steps is known
+            steps = {at: int(share * start.stop_at) for at, share in translation.shares.items()}
+            start = _planned(given, settings | steps, request, words, engine=engine, here=here)
     except ConfigError as error:
         raise _by_argument(error, translation, words) from None
     start = replace(start, warnings=(*translation.notes, *start.warnings))
@@ -66,6 +69,20 @@ def train_network(
 
     command = train_command(command, request.output)
     return watch(start, engine.supervise(start), words=words, command=command, verbose=request.verbose)
+
+
+def _held_out(share: float, settings: Values, engine: Engine, here: Path) -> int:
+    """The number of pictures that a share of them is, at least a picture."""
+    pictures = sum(is_main_subject(engine.repeats_in(RunConfig().with_values(settings), here)))
+    return max(1, round(share * pictures)) if pictures else 0
+
+
+def _planned(
+    given: Given, settings: Values, request: Request, words: Translator, *, engine: Engine, here: Path
+) -> Start:
+    if given.has("resume"):
+        return resumed(here / given.value("resume"), settings, request, engine=engine, here=here)
+    return engine.new_run(settings, request, state_prefix=words.state_prefix, here=here)
 
 
 def resumed(path: Path, settings: Values, request: Request, *, engine: Engine, here: Path) -> Start:

@@ -192,3 +192,28 @@ def test_delta_is_what_the_pair_computes() -> None:
     delta = Lora().delta(torch.empty(7, 5, 3, 3), {DOWN: down, UP: up[:, :, None, None]}, LayerSettings(3, 6.0))
     twice = conv2d(conv2d(pictures, down), up[:, :, None, None])
     assert torch.allclose(conv2d(pictures, delta), 2.0 * twice, atol=1e-4)
+
+
+def of_sines(shape: tuple[int, ...], step: float) -> Tensor:
+    return (torch.arange(math.prod(shape)) * step).sin().reshape(shape)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "alpha", "factor", "expected"),
+    [
+        ((), 3.0, 1.0, [0.3998972, 0.4321308, 0.06706529, 0.4321308, -0.3596597, -0.1327883]),
+        ((3, 3), 1.0, 1.0, [0.4282458, 0.4627644, 0.07181954, 0.4627644, -0.3851559, -0.1422016]),
+        ((), 1.0, 0.1, [0.0841471, 0.09092974, 0.014112, 0.9092974, -0.7568025, -0.2794155]),
+    ],
+)
+def test_norms_are_limited_as_by_sd_scripts(
+    kernel: tuple[int, ...], alpha: float, factor: float, expected: list[float]
+) -> None:
+    """Numbers 1 to 3 of both matrices, as its `apply_max_norm_regularization` (commit 48d368fa) left them."""
+    base: nn.Module = nn.Conv2d(3, 4, 3, bias=False) if kernel else nn.Linear(3, 4, bias=False)
+    adapter = attached_to_all(nn.Sequential(base), rank=2, alpha=alpha)
+    down, up = factor * of_sines((2, 3, *kernel), 1.0), of_sines((4, 2, *(1,) * len(kernel)), 2.0)
+    adapter.load_tensors({f"denoiser.0.{DOWN}": down, f"denoiser.0.{UP}": up})
+    adapter.limit_norms(1.0)
+    found = [adapter.tensors()[f"denoiser.0.{suffix}"].flatten()[1:4].tolist() for suffix in (DOWN, UP)]
+    assert [*found[0], *found[1]] == pytest.approx(expected, rel=2e-6)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lorasmith.adapters import ADAPTERS, DROP_RANKS
+from lorasmith.adapters import ADAPTERS, DROP_RANKS, LIMITED_NORMS
 from lorasmith.adapters.base import LayerSettings, by_layer
 from lorasmith.adapters.flat import FlatAdapter
 from lorasmith.targets import TargetModule
@@ -252,3 +252,30 @@ def test_delta_is_the_change_of_the_weight_and_is_scaled(kind: str) -> None:
         torch.testing.assert_close(adapter.kind.delta(weight, adapter.kind.scaled(layers[name], factor), third), delta)
         weight.add_(delta)
     torch.testing.assert_close(plain(inputs()), y)
+
+
+def norms_of(adapter: FlatAdapter) -> list[float]:
+    """The norms of the changes, by their formula in full."""
+    norms = []
+    for name, tensors in by_layer(adapter.tensors(), adapter.kind).items():
+        weight = Chain().get_parameter(f"{name.replace('.', '_')}.weight")
+        norms.append(float(adapter.kind.delta(weight, tensors, adapter.layers[name].settings).norm()))
+    return norms
+
+
+@pytest.mark.parametrize("kind", sorted(LIMITED_NORMS))
+def test_norms_are_limited_by_equal_factors(kind: str) -> None:
+    _, adapter = make(kind)
+    adapter.limit_norms(1.0)
+    assert torch.equal(adapter.flat, make(kind)[1].flat)  # a change of zero stays
+    moved(adapter)
+    before, norms = adapter.tensors(), norms_of(adapter)
+    most = sorted(norms)[1] * 1.001
+    adapter.limit_norms(most)
+    assert norms_of(adapter) == pytest.approx([min(norm, most) for norm in norms], rel=1e-5)
+    after = by_layer(adapter.tensors(), adapter.kind)
+    for (name, tensors), norm in zip(by_layer(before, adapter.kind).items(), norms, strict=True):
+        factors = [float(after[name][suffix].norm() / tensor.norm()) for suffix, tensor in tensors.items()]
+        assert factors == pytest.approx([min(1, most / norm) ** (1 / len(tensors))] * len(tensors), rel=1e-5)
+        is_kept = all(torch.equal(after[name][suffix], tensor) for suffix, tensor in tensors.items())
+        assert is_kept == (norm < most)

@@ -30,7 +30,8 @@ ROWS: dict[str, Values] = {
         ("noise", "max_timestep"): 900,
         ("training", "accumulation_steps"): 2,
     },
-    "absolute, v": {
+    "absolute, v, limited": {
+        ("training", "scale_weight_norms"): 0.01,
         ("model", "prediction"): "v_prediction",
         ("model", "zero_terminal_snr"): "on",
         ("loss", "loss_type"): "l1",

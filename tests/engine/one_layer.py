@@ -98,5 +98,6 @@ def made(
         rates_at=lambda step: [LR * (0.5 if step == 1 else 1.0)],
         set_checkpointing=lambda enabled: None,
         picture_names=[f"{number}.png" for number in range(100)],
+        max_change_norm=other.pop("max_change_norm", 0.0),
     )
     return state, context

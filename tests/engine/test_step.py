@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lorasmith.adapters.base import by_layer
 from lorasmith.diffusion.draw import Draw
 from lorasmith.engine import step as step_module
 from lorasmith.engine.device import Device
@@ -177,3 +178,15 @@ def test_memory_runs_out_again_and_again(monkeypatch: pytest.MonkeyPatch) -> Non
         train_step(state, context)
     assert state.step == 0
     assert not state.adapter.gradient().any()
+
+
+def test_changes_are_limited_after_the_update() -> None:
+    def norm(state: TrainState) -> float:
+        (tensors,) = by_layer(state.adapter.tensors(), state.adapter.kind).values()
+        (layer,) = state.adapter.layers.values()
+        return float(state.adapter.kind.norm(tensors, layer.settings))
+
+    state, context = made(max_change_norm=0.2)
+    assert norm(state) > 0.2
+    train_step(state, context)
+    assert norm(state) == pytest.approx(0.2)

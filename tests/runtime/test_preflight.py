@@ -247,6 +247,7 @@ def test_warnings(done: Workshop, values: dict[tuple[str, str], Any], codes: lis
     ("values", "code"),
     [
         ({("noise", "adaptive_scale"): 0.1}, "adaptive_noise_scale_alone"),
+        ({("training", "scale_weight_norms"): 1.0, ("adapter", "kind"): "dora"}, "scale_weight_norms_kind"),
         ({("loss", "masked_loss"): True}, "masked_loss_without_masks"),
         ({("noise", "min_timestep"): 9, ("noise", "max_timestep"): 8}, "timesteps_crossed"),
         ({("loss", "scale_v_pred"): True}, "loss_needs_prediction"),

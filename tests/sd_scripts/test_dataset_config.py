@@ -23,7 +23,7 @@ keep_tokens = 2
   [[datasets.subsets]]
   image_dir = "cats"
   num_repeats = 10
-  class_tokens = "shs cat"
+  class_tokens = "sks cat"
   [[datasets.subsets]]
   is_reg = true
   image_dir = "reg"
@@ -49,7 +49,7 @@ def subsets(text: str, here: Path, line: str = LINE) -> list[dict[str, Any]]:
 def test_the_inner_table_takes_precedence(tmp_path: Path) -> None:
     first, second, third = subsets(WHOLE, tmp_path)
     shared = {"shuffle_caption": True, "caption_extension": ".txt", "batch_size": 2, "resolution": 512, "group": 0}
-    assert first == {**shared, "keep_tokens": 2, "data": "cats", "repeats": 10, "class_words": "shs cat"}
+    assert first == {**shared, "keep_tokens": 2, "data": "cats", "repeats": 10, "class_words": "sks cat"}
     own = {"keep_tokens": 3, "shuffle_caption": False, "data": "reg", "is_reg": True, "repeats": 1}
     assert second == {**shared, **own}
     of_third = {"keep_tokens": 1, "resolution": 768, "batch_size": 1, "group": 1, "data": "large", "repeats": 1}
@@ -116,6 +116,15 @@ def test_buckets_are_chosen_as_there_where_there_are_any(tmp_path: Path) -> None
     text = f"[general]\nenable_bucket = true\n{SUBSET}[[datasets]]\nenable_bucket = false\n{SUBSET[13:]}"
     with_buckets, without = subsets(text, tmp_path)
     assert (with_buckets["bucket_rule"], without.get("bucket_rule")) == ("sd-scripts", None)
+
+
+def test_a_share_is_held_out_of_all_datasets_alike(tmp_path: Path) -> None:
+    two = f"{SUBSET}[[datasets]]\n{{}}{SUBSET[13:]}"
+    (tmp_path / "data.toml").write_text("[general]\nvalidation_split = 0.2\n" + two.format(""))
+    assert translation(LINE, tmp_path).held_out_share == 0.2
+    (tmp_path / "data.toml").write_text(two.format("validation_split = 0.2\n"))
+    assert refusal(LINE, tmp_path).code == "sd_validation_differs"
+    assert refusal("--validation_split 1").code == "sd_no_share"
 
 
 def test_what_other_scripts_read_is_left_aside(tmp_path: Path) -> None:

@@ -27,6 +27,9 @@ LYCORIS = "--network_module lycoris.kohya --network_dim 8 --network_alpha 4 --ne
         ),
         (f"{LYCORIS} algo=locon", {"adapter": "lora", "targets": "full", "conv-rank": 8, "conv-alpha": 4.0}),
         (f"{LYCORIS} algo=loha preset=attn-mlp", {"adapter": "loha", "targets": "attn-mlp"}),
+        (f"{LYCORIS} conv_dim=0 rs_lora=True", {"conv-rank": 8, "conv-alpha": 4.0, "rslora": True}),
+        (f"{LYCORIS} preset=unet-only", {"targets": "full", "train-text-encoder": False}),
+        ("--network_args conv_dim=4 conv_alpha=0", {"conv-alpha": 4.0}),
         (f"{LYCORIS} algo=locon use_tucker=False train_norm=False use_scalar=", {"adapter": "lora"}),
         (f"{LYCORIS} dora_wd=True conv_dim=2 conv_alpha=1", {"adapter": "dora", "conv-rank": 2, "conv-alpha": 1.0}),
     ],
@@ -37,7 +40,7 @@ def test_kind_and_sizes(line: str, expected: dict[str, Any]) -> None:
 
 
 def test_convolutions_are_trained_only_where_they_are_asked_for() -> None:
-    for line in ("--network_dim 8", f"{LYCORIS} algo=locon preset=attn-mlp", "--network_args conv_dim=0"):
+    for line in ("--network_dim 8", f"{LYCORIS} preset=attn-mlp conv_dim=4", "--network_args conv_dim=0"):
         assert not {"conv-rank", "conv-alpha"} & set(settings(line))
     assert ("sd_conv_alpha_unused", {}) in translation("--network_args conv_alpha=1").notes
 

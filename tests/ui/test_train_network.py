@@ -11,6 +11,7 @@ import pytest
 from lorasmith.errors import ConfigError, ExitCode, LockedError, TrainerError
 from lorasmith.runs.ledger import read_events, steps
 from lorasmith.runs.locks import FolderLock
+from lorasmith.ui.cli import main
 from lorasmith.ui.train_network import train_network
 from lorasmith.ui.translator import Translator
 from tests.laws.source_tree import ROOT
@@ -75,6 +76,20 @@ def test_a_value_that_we_refuse_is_about_the_argument_that_was_typed() -> None:
     assert "1024" in error.fields["expected"]
 
 
+def test_a_share_of_the_pictures_is_held_out() -> None:
+    fake = FakeEngine(pictures=45)
+    run(f"{LINE} --validation_split 0.1", fake)
+    assert fake.asked[0][1]["dataset", "hold_out"] == 4
+
+
+def test_a_share_of_the_steps_is_of_those_in_the_epochs() -> None:
+    fake = FakeEngine()
+    line = LINE.replace("--max_train_steps 7", "--max_train_epochs 3")
+    run(f"{line} --lr_scheduler cosine --lr_warmup_steps 0.1", fake)
+    assert ("lr_schedule", "warmup_steps") not in fake.asked[0][1]
+    assert fake.asked[1][1]["lr_schedule", "warmup_steps"] == 3
+
+
 def test_resume_completes_the_steps_of_the_whole_run() -> None:
     line = f"{LINE} --output_dir out --output_name mine"
     with pytest.raises(ConfigError, match="sd_resume_unknown"):
@@ -95,6 +110,35 @@ def test_a_state_of_sd_scripts_is_recognised() -> None:
     Path("theirs-000002-state").mkdir()
     Path("theirs-000002-state/optimizer.bin").write_bytes(b"")
     assert refused(f"{LINE} --resume theirs-000002-state").code == "sd_resume_foreign"
+
+
+@pytest.mark.parametrize(
+    ("typed", "sentence"),
+    [
+        ("--network_dim 5000", "`--network_dim` cannot be 5000"),
+        ("--mixed_precision fp17", "`--mixed_precision` cannot be `fp17`; possible: no, fp16, bf16"),
+        ("--netwrok_dim 8", "did you mean `--network_dim`?"),
+        ("--blocks_to_swap 8", "`--blocks_to_swap` is an argument of sd-scripts' `flux_train_network.py`"),
+        ("--config_file wrong.toml", "did you mean `network_dim`?"),
+        ("--dataset_config wrong.toml", "there is no key `netwrok_dim`"),
+        ("--deepspeed", "a run uses a single device"),
+    ],
+)
+@pytest.mark.parametrize("has_run", [False, True])
+def test_what_is_refused_is_a_sentence_and_changes_nothing(
+    typed: str, sentence: str, has_run: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("wrong.toml").write_text("netwrok_dim = 8\n")
+    if has_run:
+        run(LINE)
+    before = tree(Path.cwd())
+    assert main(["train-network", *LINE.split(), *typed.split()]) == ExitCode.BAD_INPUT
+    assert sentence in capsys.readouterr().err
+    assert tree(Path.cwd()) == before
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path): b"" if path.is_dir() else path.read_bytes() for path in sorted(folder.rglob("*"))}
 
 
 def test_a_folder_in_use_is_refused() -> None:

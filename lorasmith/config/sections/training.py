@@ -16,6 +16,8 @@ class TrainingConfig(Section):
     """Micro-batches in a step."""
     max_grad_norm: float = option("max-grad-norm", 1.0, effect="learning", ge=0)
     """Gradients with a larger norm are scaled down to it; 0 never."""
+    scale_weight_norms: float = option("scale-weight-norms", 0.0, effect="learning", ge=0)
+    """A layer whose change has a larger norm after a step is scaled down to it; 0 never."""
     gradient_checkpointing: bool = option("gradient-checkpointing", False, effect="learning", common=True)
     """Whether activations are computed twice instead of kept: slower, less memory."""
 
