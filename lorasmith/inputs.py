@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lorasmith.adapters import ADAPTERS, DROP_RANKS, LIMITED_NORMS
-from lorasmith.config import AdapterConfig, DatasetConfig, RunConfig, Subset
+from lorasmith.config import AdapterConfig, DatasetConfig, ModelConfig, RunConfig, Subset
 from lorasmith.config.optimizer_table import OPTIMIZERS, known_optimizer, uses_relative_steps
 from lorasmith.config.sections import LossConfig
 from lorasmith.config.subsets import unused_picture_options
@@ -27,7 +27,7 @@ from lorasmith.errors import ConfigError, DatasetError, ModelError
 from lorasmith.families.locate import is_there, locate
 from lorasmith.families.other_vae import with_vae
 from lorasmith.families.recognize import recognize
-from lorasmith.families.weights import BaseWeights, NoiseRequest
+from lorasmith.families.weights import BaseWeights, NoiseRequest, TextSettings
 from lorasmith.lora_files.modules import KINDS
 from lorasmith.lora_files.names import FAMILY_NAMES
 from lorasmith.lora_files.reader import LoraFile, read_lora
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from lorasmith.data.folder import PictureFolder, Scan
 
 T = TypeVar("T")
+USUAL_TOKENS = 75
 _DEVICE = re.compile(r"auto|(cpu|cuda|mps)(:[0-9]{1,3})?")
 
 
@@ -120,6 +121,12 @@ def base_weights(config: RunConfig, here: Path | None = None) -> BaseWeights:
     asked = NoiseRequest(config.model.prediction, config.model.zero_terminal_snr)
     weights = recognize(locate(config.model.base_model, near=here), asked=asked)
     return with_vae(weights, Path(here or ".", config.model.vae)) if config.model.vae else weights
+
+
+def text_settings(model: ModelConfig) -> TextSettings:
+    """The settings by which the text encoders read captions; the cache of older runs stays valid."""
+    tokens = None if model.max_token_length == USUAL_TOKENS else model.max_token_length
+    return TextSettings(clip_skip=model.clip_skip, max_tokens=tokens, has_weights=model.weighted_captions)
 
 
 def data_folders(config: RunConfig) -> tuple[Path, ...]:

@@ -95,7 +95,10 @@ class RunConfig(Section):
     @property
     def unused_options(self) -> tuple[Unused, ...]:
         """The options that are set and have no effect on this run."""
-        return (*self.loss.unused_options, *self.noise.unused_options, *self.lr_schedule.unused_options)
+        of_subsets = [subset.config.captions.unused_options for subset in self.subsets()]
+        of_captions = (unused for unused in of_subsets[0] if all(unused in others for others in of_subsets))
+        own = (self.loss, self.noise, self.lr_schedule)
+        return (*(unused for section in own for unused in section.unused_options), *of_captions)
 
     def identity_values(self) -> dict[str, Any]:
         """The settings whose effect is `identity`, by option name."""

@@ -7,7 +7,8 @@ change places and are left out), the secondary separator. Knows nothing of pictu
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice, product
+from itertools import product
+from math import prod
 from random import Random
 
 from lorasmith.config.sections import CaptionsConfig
@@ -77,7 +78,10 @@ def possible_captions(text: str, rules: CaptionRules) -> tuple[str, ...] | None:
     settings = rules.settings
     found = dict.fromkeys([""] if settings.dropout or settings.dropout_every_n_epochs else [])
     for line in _lines(text, rules):
-        for parts in islice(product(*_pieces(_framed(line, rules), rules)), MAX_CACHED + 1):
+        pieces = [tuple(dict.fromkeys(piece)) for piece in _pieces(_framed(line, rules), rules)]
+        if prod(map(len, pieces)) > MAX_CACHED:
+            return None
+        for parts in product(*pieces):
             caption = "".join(parts)
             if _may_rearrange(len(_parted(caption, rules)[1]), rules):
                 return None

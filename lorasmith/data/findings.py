@@ -57,6 +57,13 @@ def of_examples(examples: Sequence[Example], root: Path, *, uncaptioned: frozens
     return found + about("cut_off", cut, percent=round(MAX_CUT_OFF * 100))
 
 
+def of_mark(examples: Sequence[Example], root: Path, mark: str) -> list[Finding]:
+    """The finding about a mark between tags that is in no caption."""
+    if not mark or any(mark in example.text for example in examples):
+        return []
+    return finding("mark_in_no_caption", [example.image.relative_to(root) for example in examples], mark=mark)
+
+
 def of_long_captions(
     examples: Sequence[Example], roots: Sequence[Path], *, first_unseen: Callable[[str], str], limit: int
 ) -> list[Finding]:

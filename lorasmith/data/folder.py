@@ -126,6 +126,7 @@ def scan(
     noted += findings.finding("captions_empty", _relative(is_empty, folder))
     noted += findings.finding("caption_more_lines", _relative(has_more_lines, folder))
     noted += findings.of_examples(examples, folder, uncaptioned=_uncaptioned(candidates))
+    noted += findings.of_mark(examples, folder, source.captioning.keep_tokens_separator)
     return Scan(tuple(examples), tuple(problems), tuple(noted), read)
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
+from lorasmith.exporting.caption_metadata import CaptionFacts, caption_metadata
 from lorasmith.exporting.objective_metadata import ObjectiveFacts, objective_metadata, timestep_range
 from lorasmith.exporting.sd_scripts_metadata import DescriptionFacts, described
 
@@ -86,6 +87,7 @@ class ExportFacts:
     precision: str  # fp32, bf16 or fp16: data type of the frozen weights and the arithmetic
     seed: int
     objective: ObjectiveFacts
+    captions: CaptionFacts
     # the pictures
     folders: tuple[FolderFacts, ...]
     buckets: tuple[BucketFacts, ...]
@@ -102,18 +104,12 @@ _FIXED_VALUES = {
     "ss_full_fp16": "False",
     "ss_fp8_base": "False",
     "ss_cache_latents": "True",
-    "ss_max_token_length": "None",
     "ss_num_reg_images": "0",
     "ss_reg_dataset_dirs": "{}",
     "ss_enable_bucket": "True",
-    "ss_shuffle_caption": "False",
-    "ss_keep_tokens": "0",
     "ss_flip_aug": "False",
     "ss_color_aug": "False",
     "ss_random_crop": "False",
-    "ss_caption_dropout_rate": "0.0",
-    "ss_caption_dropout_every_n_epochs": "0",
-    "ss_caption_tag_dropout_rate": "0.0",
 }
 
 
@@ -125,6 +121,7 @@ def build_metadata(facts: ExportFacts) -> dict[str, str]:
         **_base(facts),
         **_training(facts),
         **objective_metadata(facts.objective),
+        **caption_metadata(facts.captions),
         **_data(facts),
         **_model_spec(facts),
     }

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from lorasmith.errors import ModelError
+from lorasmith.families.caption_weights import weighted_parts
 from lorasmith.families.clip_bpe import clip_tokenizer_files, tokenizer_config
 from lorasmith.families.loading import Build
 from lorasmith.families.weights import BaseWeights, TextSettings
@@ -108,9 +109,9 @@ def _vocabulary_of(folder: Path, *, source: Path) -> dict[str, str]:
 
 
 def caption_tokens(text: TextSettings) -> int:
-    """The tokens of a caption that these settings leave."""
+    """The tokens of a caption that these settings leave; more than CLIP has positions for are read in whole blocks."""
     tokens = CAPTION_TOKENS if text.max_tokens is None else text.max_tokens
-    assert tokens <= CAPTION_TOKENS, "CLIP has no positions for more"
+    assert tokens <= CAPTION_TOKENS or tokens % CAPTION_TOKENS == 0, "the last block would be shorter"
     return tokens
 
 
@@ -146,6 +147,31 @@ def input_ids(tokenizer: Any, caption: str, *, tokens: int = CAPTION_TOKENS, pad
     return torch.tensor(found + [padding] * (tokens + 2 - len(found)))
 
 
+def caption_inputs(
+    tokenizer: Any, caption: str, text: TextSettings, *, name: str, padding: int | None = None
+) -> dict[str, Tensor]:
+    """The tokens of a caption as `name`_ids: (tokens + 2,), or (blocks, 77) of a long caption. Where captions have
+    weights, also `name`_weights, (tokens + 2,): the weight of each place of the joined blocks."""
+    most = caption_tokens(text)
+    if most <= CAPTION_TOKENS and not text.has_weights:
+        return {f"{name}_ids": input_ids(tokenizer, caption, tokens=most, padding=padding)}
+    numbers: list[int] = []
+    weights: list[float] = []
+    for words, weight in weighted_parts(caption) if text.has_weights else [(caption, 1.0)]:
+        found = tokenizer(words, max_length=most + 2, truncation=True)["input_ids"][1:-1]
+        numbers += found
+        weights += [weight] * len(found)
+    pad, size = tokenizer.pad_token_id if padding is None else padding, min(most, CAPTION_TOKENS)
+    blocks = [numbers[:most][first : first + size] for first in range(0, most, size)]
+    start, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+    ids = torch.tensor([[start, *block, end, *[pad] * (size - len(block))] for block in blocks])
+    inputs = {f"{name}_ids": ids if len(blocks) > 1 else ids[0]}
+    if text.has_weights:
+        inside = weights[:most]
+        inputs[f"{name}_weights"] = torch.tensor([1.0, *inside, *[1.0] * (most + 1 - len(inside))])
+    return inputs
+
+
 def first_unseen_tag(tokenizer: Callable[[], Any], caption: str, *, tokens: int = CAPTION_TOKENS) -> str:
     """The first tag of a caption that is cut off after `tokens` tokens, whole or in part; "" where none is.
 
@@ -174,10 +200,26 @@ def first_unseen_tag(tokenizer: Callable[[], Any], caption: str, *, tokens: int 
     return caption[begin : min(begin + MAX_SHOWN, tag.end())].strip() + ELLIPSIS
 
 
-def hidden_states(encoder: Any, input_ids: Tensor, *, clip_skip: int) -> Tensor:
-    """(B, T) -> (B, T, D) in the encoder's precision: the layer `clip_skip` from the end, through the final norm."""
-    layers = encoder(input_ids=input_ids.to(encoder.device), output_hidden_states=True, return_dict=True).hidden_states
-    return _stack(encoder).final_layer_norm(layers[-clip_skip])
+def hidden_states(encoder: Any, input_ids: Tensor, *, clip_skip: int, weights: Tensor | None = None) -> Tensor:
+    """The tokens and weights of captions -> (B, T, D) in the encoder's precision: the layer `clip_skip` from the end,
+    through the final norm."""
+    layers = encoder_output(encoder, input_ids).hidden_states
+    return of_captions(_stack(encoder).final_layer_norm(layers[-clip_skip]), input_ids, weights)
+
+
+def encoder_output(encoder: Any, input_ids: Tensor) -> Any:
+    """The output of the library's encoder for (B, T), or for each block of (B, blocks, T), in order."""
+    ids = input_ids.to(encoder.device).flatten(0, -2)
+    return encoder(input_ids=ids, output_hidden_states=True, return_dict=True)
+
+
+def of_captions(hidden: Tensor, input_ids: Tensor, weights: Tensor | None) -> Tensor:
+    """A layer's states of blocks -> those of captions, each place times its weight. As sd-scripts joins blocks: the
+    start of the first, everything between the start and the last place of each, the last place of the last."""
+    if input_ids.ndim > 2:
+        blocks = hidden.unflatten(0, input_ids.shape[:2])
+        hidden = torch.cat([blocks[:, 0, :1], blocks[:, :, 1:-1].flatten(1, 2), blocks[:, -1, -1:]], dim=1)
+    return hidden if weights is None else hidden * weights.to(hidden)[..., None]
 
 
 def text_targets(encoder: nn.Module, component: str) -> Iterable[TargetModule]:

@@ -88,11 +88,10 @@ class StableDiffusion:
         return {name: value[0] for name, value in encoded.items()}
 
     def tokenize(self, caption: str) -> dict[str, Tensor]:
-        ids = clip.input_ids(self._tokenizer, caption, tokens=self.caption_tokens, padding=self.padding)
-        return {"input_ids": ids}
+        return clip.caption_inputs(self._tokenizer, caption, self.text, name="input", padding=self.padding)
 
     def first_unseen_tag(self, caption: str) -> str:
-        return clip.first_unseen_tag(lambda: self._tokenizer, caption, tokens=self.caption_tokens)
+        return clip.first_unseen_tag(lambda: self._tokenizer, self.text.words_of(caption), tokens=self.caption_tokens)
 
     def example_inputs(self, example: Example) -> dict[str, Tensor]:  # noqa: ARG002  the UNet sees no geometry
         return {}
@@ -105,8 +104,9 @@ class StableDiffusion:
     def conditioning(self, models: Models, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if "text_encoder" not in models:
             return {"prompt_embeds": inputs["prompt_embeds"]}
-        hidden_states = clip.hidden_states(models["text_encoder"], inputs["input_ids"], clip_skip=self.text.clip_skip)
-        return {"prompt_embeds": hidden_states}
+        encoder, weights = models["text_encoder"], inputs.get("input_weights")
+        hidden = clip.hidden_states(encoder, inputs["input_ids"], clip_skip=self.text.clip_skip, weights=weights)
+        return {"prompt_embeds": hidden}
 
     def noise_process(self) -> DdpmProcess:
         return ldm.ddpm_process(self.weights)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lorasmith.errors import ModelError
+from lorasmith.families.caption_weights import unweighted
 from lorasmith.families.places import Finder, Place
 
 Layout = Literal["diffusers", "single_file", "pickle"]
@@ -110,12 +111,17 @@ class TextSettings:
     """Settings by which the text encoders read captions."""
 
     clip_skip: int = 1  # which layer of CLIP is taken, counted from the end; 1 is the last
-    max_tokens: int | None = None  # of a caption, without start and end; None: as many as the family allows
+    max_tokens: int | None = None  # of a caption, without start and end; None: as many as a text encoder reads at once
+    has_weights: bool = False  # whether `(x:1.3)` in a caption is a weight, or text as any other
 
     def identity(self) -> dict[str, int]:
         """The parts of a cache key that depend on these settings."""
         tokens = {} if self.max_tokens is None else {"max_tokens": self.max_tokens}
-        return {"clip_skip": self.clip_skip, **tokens}
+        return {"clip_skip": self.clip_skip, **tokens, **({"has_weights": True} if self.has_weights else {})}
+
+    def words_of(self, caption: str) -> str:
+        """The words of a caption that become tokens."""
+        return unweighted(caption) if self.has_weights else caption
 
 
 DEFAULT_TEXT = TextSettings()

@@ -23,7 +23,7 @@ from lorasmith.config import load_run_toml
 from lorasmith.data.cache_folder import FOLDER_NAME, cache_folder
 from lorasmith.data.findings import Finding
 from lorasmith.errors import ExitCode, TrainerError
-from lorasmith.inputs import base_weights, data_folders, scan_for, split_examples
+from lorasmith.inputs import base_weights, data_folders, scan_for, split_examples, text_settings
 from lorasmith.planning.estimate import ProbeResult
 from lorasmith.planning.probe import ANSWER, PLAN, RUN
 from lorasmith.runs.events import (
@@ -94,7 +94,6 @@ def _whole_start(folder: Path) -> WholeStart:
     from lorasmith.engine.encode import cache_keys
     from lorasmith.evaluation.choose import EMPTY_CAPTION, choose
     from lorasmith.families import load_family
-    from lorasmith.families.weights import TextSettings
     from lorasmith.session.captions import caption_plan
     from lorasmith.session.notices import caption_notices
     from lorasmith.session.pictures import picture_plan
@@ -104,7 +103,7 @@ def _whole_start(folder: Path) -> WholeStart:
             """A damaged file counts as missing; only the run renames it."""
 
     config = load_run_toml(folder / PLAN)
-    family = load_family(base_weights(config), TextSettings(clip_skip=config.model.clip_skip))
+    family = load_family(base_weights(config), text_settings(config.model))
     keys = cache_keys(family, trained=family.traits.text_encoders if config.adapter.train_text_encoder else ())
     found = scan_for(config, family.weights, check_pixels=False)
     trained, held_out = split_examples(config, found)

@@ -9,6 +9,8 @@ from lorasmith.config import RunConfig
 from lorasmith.data.caption_variants import CaptionRules, possible_captions
 from lorasmith.data.types import Example, Inputs, VaryingInputs
 from lorasmith.engine.captions import VaryingCaptions
+from lorasmith.exporting.caption_metadata import CaptionFacts
+from lorasmith.inputs import text_settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,4 +53,17 @@ def caption_plan(config: RunConfig, trained: Sequence[Example], *, stop_at: int)
         beforehand=tuple(few) if varies else (),
         is_live=None in possible.values(),
         varies=varies,
+    )
+
+
+def caption_facts(config: RunConfig) -> CaptionFacts:
+    """The facts about captions for the metadata of an export."""
+    own = config.captions
+    return CaptionFacts(
+        shuffles=own.shuffle,
+        keep_tokens=own.keep_tokens,
+        dropout=own.dropout,
+        dropout_every_n_epochs=own.dropout_every_n_epochs,
+        tag_dropout=own.tag_dropout,
+        max_tokens=text_settings(config.model).max_tokens,
     )

@@ -23,6 +23,7 @@ from lorasmith.exporting.sd_scripts_metadata import DescriptionFacts
 from lorasmith.exporting.write import SAVE_TYPES, write_export
 from lorasmith.families.base import ModelFamily
 from lorasmith.families.identity import short_hash
+from lorasmith.session.captions import caption_facts
 from lorasmith.session.layers import base_lrs, by_block
 from lorasmith.session.name_tables import name_table
 from lorasmith.session.notices import Notice, export_notices
@@ -109,6 +110,7 @@ class Exporter:
             precision=config.model.precision,
             seed=config.seed,
             objective=objective_facts(config.loss, config.noise, self.family.noise_process()),
+            captions=caption_facts(config),
             folders=_folders(self.trained),
             buckets=_buckets(self.trained),
             mean_aspect_error=_mean_aspect_error(self.trained),

@@ -58,9 +58,10 @@ def _changed_pictures(loaded: LoadedRun, events: Sequence[Event]) -> list[Event]
     """A warning if the data folder now holds other pictures than at the last start. None if the settings name another
     folder or read it differently, which is a change of settings."""
     starts = [event for event in events if isinstance(event, RunStarted) and event.attempt < loaded.attempt]
-    if not starts or loaded.before is None or loaded.before.dataset != loaded.config.dataset:
+    old, new = loaded.before, loaded.config
+    if not starts or old is None or (old.dataset, old.captions) != (new.dataset, new.captions):
         return []
-    if loaded.before.loss.has_mask_folder != loaded.config.loss.has_mask_folder:
+    if old.loss.has_mask_folder != new.loss.has_mask_folder:
         return []
     before = Counter((example["fingerprint"], example["repeats"]) for example in starts[-1].examples)
     now = Counter((example.example_hash, example.repeats) for example in loaded.trained)

@@ -1,7 +1,7 @@
 """What every family must do, run over the whole table: a family without a miniature fails."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import signature
 from pathlib import Path
 
@@ -135,6 +135,22 @@ def test_fewer_tokens_may_be_asked_for(loaded: LoadedRun) -> None:
     encoded = family.encode_caption(loaded.encoders, "a, b, c, d, e")
     cut = family.encode_caption(loaded.encoders, "a, b, c, f, g")
     assert all(torch.equal(encoded[name], cut[name]) for name in encoded)
+
+
+@pytest.mark.parametrize("has_weights", [False, True])
+def test_more_tokens_and_weights_may_be_asked_for(loaded: LoadedRun, has_weights: bool) -> None:
+    """They are encoded alike whether the text encoders are trained or not, to the end of the caption."""
+    family = load_family(loaded.family.weights, TextSettings(max_tokens=150, has_weights=has_weights))
+    longer = replace(loaded, family=family)
+    caption = "a, " * 60 + "(red:1.5) ring"
+    assert family.caption_tokens == 150 and family.first_unseen_tag(caption) == ""
+    cached, live = longer.conditioning(caption, "a"), longer.conditioning(caption, "a", trained=True)
+    assert cached["prompt_embeds"].shape[:2] == (2, 152)
+    for name, tensor in cached.items():
+        assert torch.allclose(live[name], tensor, atol=1e-5)
+    other = longer.conditioning(caption.replace("1.5", "1.6"), "a")["prompt_embeds"]
+    assert not torch.equal(other[0], cached["prompt_embeds"][0])
+    assert torch.equal(other[1], cached["prompt_embeds"][1])
 
 
 def test_what_is_loaded_is_frozen(loaded: LoadedRun) -> None:

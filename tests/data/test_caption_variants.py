@@ -7,6 +7,7 @@ how often it gave each.
 import json
 from collections import Counter
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -116,12 +117,42 @@ def test_a_settled_caption_has_nothing_random() -> None:
         ("{1|2|3|4}{1|2|3|4}", {"enable_wildcard": True}, tuple(f"{a}{b}" for a in "1234" for b in "1234")),
         ("{1|2|3|4}{1|2|3|4}\nz", {"enable_wildcard": True}, None),
         ("{1|2}" * 60, {"enable_wildcard": True}, None),
+        ("{a|" + "a|" * 40 + "b}", {"enable_wildcard": True}, ("a", "b")),
+        ("{a|}" * 5, {"enable_wildcard": True}, None),  # although only six of the 32 differ
     ],
 )
 def test_few_captions_are_known_beforehand(
     text: str, settings: dict[str, Any], possible: tuple[str, ...] | None
 ) -> None:
     assert possible_captions(text, rules(**settings)) == possible
+
+
+def test_no_use_has_a_caption_that_was_not_known_beforehand() -> None:
+    """Random texts of all signs that mean something, under random settings."""
+    random = Random(5)
+    signs = ["a", "b", ",", ";", "|", "{", "}", "{{", "}}", "|||", " ", "\n", "sks"]
+    choices: dict[str, list[Any]] = {
+        "shuffle_caption": [False, False, True],
+        "keep_tokens": [0, 1, 9],
+        "keep_tokens_separator": ["", "|||"],
+        "secondary_separator": ["", ";"],
+        "enable_wildcard": [False, True],
+        "caption_prefix": ["", "p {a|b},"],
+        "caption_suffix": ["", ", s"],
+        "caption_dropout_rate": [0, 0.5],
+        "caption_tag_dropout_rate": [0, 0, 0.5],
+        "token_warmup_step": [0, 0, 2],
+    }
+    few = 0
+    for _ in range(300):
+        text = "".join(random.choice(signs) for _ in range(random.randrange(12)))
+        how = rules(random.choice(["", "sks"]), **{key: random.choice(values) for key, values in choices.items()})
+        possible = possible_captions(text, how)
+        if possible is not None:
+            few += 1
+            assert drawn(text, how, count=30).keys() <= set(possible), (text, how)
+            assert settled_caption(text, how) in possible
+    assert few > 100
 
 
 def test_the_defaults_leave_a_caption_alone() -> None:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from lorasmith.data.buckets import Cutting
-from lorasmith.data.findings import of_long_captions
+from lorasmith.data.findings import of_long_captions, of_mark
 from lorasmith.data.folder import PictureFolder, Scan, scan
 
 Put = Callable[..., Path]
@@ -117,3 +117,15 @@ def test_captions_of_which_the_end_is_not_seen(put: Put, tmp_path: Path) -> None
     (row,) = of_long_captions(examples, [tmp_path / "data"], first_unseen=first_unseen, limit=75)
     assert (row.code, row.fields) == ("captions_cut", {"count": 1, "files": ["b.png"], "limit": 75, "tag": "lost"})
     assert of_long_captions(examples, [tmp_path / "data"], first_unseen=lambda _: "", limit=75) == []
+
+
+def test_a_mark_that_is_in_no_caption(put: Put, tmp_path: Path) -> None:
+    put("a.png", "red, thing")
+    put("b.png", "blue, thing", colour="blue")
+    examples = scanned(tmp_path).examples
+    assert of_mark(examples, tmp_path / "data", "") == of_mark(examples, tmp_path / "data", "ue,") == []
+    (row,) = of_mark(examples, tmp_path / "data", "|||")
+    assert (row.code, row.fields) == (
+        "mark_in_no_caption",
+        {"count": 2, "files": ["a.png", "b.png"], "mark": "|||"},
+    )

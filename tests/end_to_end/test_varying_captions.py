@@ -11,6 +11,7 @@ from lorasmith.data.types import Use
 from lorasmith.demo.miniature import make_model
 from lorasmith.engine import captions as captions_module
 from lorasmith.errors import ExitCode
+from lorasmith.runs.events import Evaluated
 from tests.end_to_end.workshop import Values, Workshop
 
 MakeWorkshop = Callable[[str], Workshop]
@@ -85,3 +86,27 @@ def test_live_captions_have_the_bits_of_cached_captions(
     assert many.digest() == few.digest()
     assert plain.new(2, own).exit_code == ExitCode.FINISHED
     assert plain.digest() != few.digest()
+
+
+@pytest.mark.parametrize("values", [{}, TEXT], ids=["frozen", "trained"])
+def test_long_weighted_captions_train_and_are_evaluated(
+    make_workshop: MakeWorkshop, sdxl: Path, values: Values
+) -> None:
+    straight, pieces = make_workshop("straight"), make_workshop("pieces")
+    own: Values = {
+        **BASE,
+        **values,
+        ("model", "base_model"): str(sdxl),
+        ("model", "max_token_length"): 150,
+        ("model", "weighted_captions"): True,
+        ("captions", "shuffle"): True,
+        ("captions", "suffix"): "(red:1.5) " * 40,
+        ("evaluation", "every"): 3,
+        ("evaluation", "examples"): 1,
+    }
+    outcome = straight.new(3, own)
+    assert outcome.exit_code == ExitCode.FINISHED
+    assert [event.validation is not None and len(event.samples) for event in outcome.of(Evaluated)] == [1, 1]
+    assert pieces.new(3, own, stop_after=1).exit_code == ExitCode.STOPPED
+    assert pieces.go_on(None).exit_code == ExitCode.FINISHED
+    assert pieces.digest() == straight.digest()

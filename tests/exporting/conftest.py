@@ -2,6 +2,7 @@
 
 import pytest
 
+from lorasmith.exporting.caption_metadata import CaptionFacts
 from lorasmith.exporting.metadata import BucketFacts, ExportFacts, FolderFacts
 from lorasmith.exporting.objective_metadata import ObjectiveFacts
 from lorasmith.exporting.sd_scripts_metadata import DescriptionFacts
@@ -50,6 +51,7 @@ def facts() -> ExportFacts:
         precision="bf16",
         seed=42,
         objective=ObjectiveFacts(),
+        captions=CaptionFacts(),
         folders=(FolderFacts("10_測試", 10, 8, {"a red ring": 5, "紅": 1}),),
         buckets=(BucketFacts(512, 512, 60), BucketFacts(448, 576, 20)),
         mean_aspect_error=0.0125,

@@ -1,6 +1,12 @@
-"""CLIP's tokens against golden ones, and its layers whatever the installed library calls them."""
+"""CLIP's tokens against golden ones, and its layers whatever the installed library calls them.
 
+`sd_scripts_tokens.json` holds the tokens and weights that the functions of sd-scripts (commit 48d368fa) gave with
+the same vocabulary, as runs of (value, count) for each block.
+"""
+
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +14,9 @@ import torch
 from lorasmith.errors import ModelError
 from lorasmith.families import clip
 from lorasmith.families.sd15.layout import usual_config
+from lorasmith.families.weights import TextSettings
+
+OF_SD_SCRIPTS = json.loads(Path(__file__).with_name("sd_scripts_tokens.json").read_text("utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +47,34 @@ def test_padding_with_a_number_reads_the_caption_as_before(tokenizer) -> None:
     assert ids == [49406, 320, 2368, 256, 49407, *[0] * 72]
     assert clip.input_ids(tokenizer, "cat " * 200, padding=0).tolist() == [49406, *[2368] * 75, 49407]
     assert clip.input_ids(tokenizer, "a cat", tokens=5, padding=0).tolist() == [49406, 320, 2368, 49407, 0, 0, 0]
+
+
+def spread(runs: list[list[Any]]) -> list[Any]:
+    return [value for value, count in runs for _ in range(count)]
+
+
+def test_long_and_weighted_captions_become_the_tokens_of_sd_scripts(tokenizer) -> None:
+    for row in OF_SD_SCRIPTS:
+        text = TextSettings(max_tokens=row["tokens"], has_weights="weights" in row)
+        found = clip.caption_inputs(tokenizer, row["caption"], text, name="x", padding=row["padding"])
+        assert found["x_ids"].view(-1, 77).tolist() == [spread(block) for block in row["blocks"]], row
+        if text.has_weights:
+            inside = [weight for block in row["weights"] for weight in spread(block)[1:-1]]
+            assert found["x_weights"].tolist() == pytest.approx([1.0, *inside, 1.0], abs=1e-6), row
+        else:
+            assert found.keys() == {"x_ids"}
+
+
+def test_the_states_of_blocks_are_joined_and_weighted() -> None:
+    """As sd-scripts: the first start, the insides of all blocks, the last place; each times its weight."""
+    ids = torch.zeros(2, 3, 5)  # two captions of three blocks
+    hidden = torch.arange(2 * 3 * 5, dtype=torch.float32).view(6, 5, 1)
+    found = clip.of_captions(hidden, ids, None)
+    of_first = [0, 1, 2, 3, 6, 7, 8, 11, 12, 13, 14]
+    assert found[..., 0].tolist() == [of_first, [place + 15 for place in of_first]]
+    weights = torch.linspace(0, 1, 11).expand(2, 11)
+    assert torch.equal(clip.of_captions(hidden, ids, weights), found * weights[..., None])
+    assert clip.of_captions(hidden, ids[:, 0], None) is hidden
 
 
 @pytest.mark.parametrize(

@@ -172,13 +172,14 @@ class TrialFamily:
         return {name: value[0] for name, value in encoded.items()}
 
     def tokenize(self, caption: str) -> dict[str, Tensor]:
-        return {
-            f"{name}_ids": clip.input_ids(tokenizer, caption, tokens=self.caption_tokens)
-            for name, tokenizer in self._tokenizers.items()
-        }
+        inputs: dict[str, Tensor] = {}
+        for name, tokenizer in self._tokenizers.items():
+            inputs |= clip.caption_inputs(tokenizer, caption, self.text, name=name)
+        return inputs
 
     def first_unseen_tag(self, caption: str) -> str:
-        return clip.first_unseen_tag(lambda: self._tokenizers["text_encoder"], caption, tokens=self.caption_tokens)
+        words, tokens = self.text.words_of(caption), self.caption_tokens
+        return clip.first_unseen_tag(lambda: self._tokenizers["text_encoder"], words, tokens=tokens)
 
     def example_inputs(self, example: Example) -> dict[str, Tensor]:
         """(6,): original height and width, offset of the cut from above and left, height and width of the bucket."""
@@ -202,12 +203,12 @@ class TrialFamily:
         for name in TEXT_ENCODERS:
             if name not in models:
                 continue
-            encoder: Any = models[name]
-            ids = inputs[f"{name}_ids"].to(encoder.device)
-            output = encoder(input_ids=ids, output_hidden_states=True, return_dict=True)
-            found[f"{name}_embeds"] = output.hidden_states[-self.text.clip_skip]  # as in SDXL without the final norm
+            ids, weights = inputs[f"{name}_ids"], inputs.get(f"{name}_weights")
+            output = clip.encoder_output(models[name], ids)
+            layer = output.hidden_states[-self.text.clip_skip]  # as in SDXL without the final norm
+            found[f"{name}_embeds"] = clip.of_captions(layer, ids, weights)
             if name == "text_encoder_2":
-                found["pooled"] = output.text_embeds
+                found["pooled"] = output.text_embeds[:: len(output.text_embeds) // len(ids)]
         return found
 
     def noise_process(self) -> DdpmProcess:

@@ -57,6 +57,13 @@ def test_other_pictures_begin_a_new_epoch(workshop: Workshop) -> None:
     assert workshop.go_on(1).warned == []
 
 
+def test_captions_that_are_read_otherwise_are_no_other_pictures(workshop: Workshop) -> None:
+    workshop.new(3)
+    for values in ({("captions", "prefix"): "p"}, {("captions", "dropout"): 0.5}):
+        outcome = workshop.go_on(1, values)
+        assert outcome.exit_code == 0 and outcome.warned == []
+
+
 def test_the_same_pictures_elsewhere_are_the_same_data(workshop: Workshop) -> None:
     workshop.new(3)
     shutil.copytree(workshop.folder / "lora_train_set", workshop.folder / "moved")

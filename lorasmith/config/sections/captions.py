@@ -5,6 +5,7 @@ import re
 from pydantic import field_validator
 
 from lorasmith.config.fields import Section, option
+from lorasmith.config.sections.objective import Unused
 
 _EXTENSION = re.compile(r"\.[A-Za-z0-9._-]*[A-Za-z0-9_-]")
 
@@ -61,6 +62,17 @@ class CaptionsConfig(Section):
     def extensions(self) -> tuple[str, ...]:
         """The extensions of caption files, in lower case; an earlier extension takes precedence."""
         return (self.extension,) if self.extension else (".txt", ".caption")
+
+    @property
+    def unused_options(self) -> tuple[Unused, ...]:
+        """The options that are set and have no effect."""
+        moving = "--shuffle-caption, --caption-tag-dropout-rate, --token-warmup-step"
+        found = [Unused("token-warmup-min", "--token-warmup-step")] if not self.warmup_steps else []
+        if not (self.shuffle or self.tag_dropout or self.warmup_steps):
+            found += [Unused("keep-tokens", moving), Unused("caption-separator", moving)]
+        own = {"token-warmup-min": self.warmup_tags != 1, "keep-tokens": self.keep_tokens > 0}
+        own["caption-separator"] = self.separator != "," and not self.secondary_separator
+        return tuple(unused for unused in found if own[unused.option])
 
     def resolved_warmup_steps(self, target: int) -> int:
         """`warmup_steps` of a run with this target, in total steps."""

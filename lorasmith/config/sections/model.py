@@ -31,6 +31,10 @@ class ModelConfig(Section):
     when the run is loaded."""
     clip_skip: int = option("clip-skip", 1, effect="learning", ge=1, le=12)
     """Layer of the text encoder that is used, counted from the end as the WebUI does: 1 is the last."""
+    max_token_length: int = option("max-token-length", 75, effect="learning", ge=75, le=225, multiple_of=75)
+    """Tokens of a caption that the text encoders see, in blocks of 75; more are cut off."""
+    weighted_captions: bool = option("weighted-captions", False, effect="learning")
+    """Whether `(x:1.3)` and `[x]` in a caption are weights, as in the WebUI, or text as any other."""
 
     @field_validator("zero_terminal_snr", mode="before")
     @classmethod
