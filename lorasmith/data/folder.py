@@ -84,9 +84,8 @@ def scan(
     earlier scan has `seen` is read again only if it has changed.
 
     Raises:
-        DatasetError: `dataset_missing`, `dataset_not_folder`, `dataset_unreadable`; `dataset_empty`, or
+        DatasetError: as `read_metadata`; `dataset_missing`, `dataset_not_folder`, `dataset_unreadable`; `dataset_empty`, or
             `dataset_folder_names` or `dataset_other_folder` where the names of the sub-folders are why;
-            `metadata_missing`, `metadata_unreadable`, `metadata_outside`;
             `dataset_problems`, all of them listed, without `skip_bad`; `dataset_nothing_left` with it.
     """
     folder = source.folder
