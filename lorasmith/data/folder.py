@@ -84,8 +84,8 @@ def scan(
     earlier scan has `seen` is read again only if it has changed.
 
     Raises:
-        DatasetError: as `read_metadata`; `dataset_missing`, `dataset_not_folder`, `dataset_unreadable`; `dataset_empty`, or
-            `dataset_folder_names` or `dataset_other_folder` where the names of the sub-folders are why;
+        DatasetError: as `read_metadata`; `dataset_missing`, `dataset_not_folder`, `dataset_unreadable`; `dataset_empty`
+            or, where the names of the sub-folders are why, `dataset_folder_names` or `dataset_other_folder`;
             `dataset_problems`, all of them listed, without `skip_bad`; `dataset_nothing_left` with it.
     """
     folder = source.folder
