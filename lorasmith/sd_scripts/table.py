@@ -272,6 +272,7 @@ HARMLESS = MappingProxyType(
         "save_model_as": ("safetensors",),
         "initial_epoch": (1,),
         "initial_step": (0,),
+        "sample_sampler": ("ddim", "euler", "k_euler"),
     }
 )
-"""Values of refused arguments that ask for what is done here anyway."""
+"""Values of refused arguments, and of those without effect, that ask for what is done here anyway."""

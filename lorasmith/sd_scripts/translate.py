@@ -81,7 +81,7 @@ def _without_effect(given: Given) -> list[tuple[str, dict[str, Any]]]:
     """A note for each reason why arguments have no effect, with all of them."""
     by_note: dict[str, list[str]] = defaultdict(list)
     for name, row in NO_EFFECT.items():
-        if given.has(name):
+        if given.has(name) and given.value(name) not in HARMLESS.get(name, ()):
             by_note[row.note].append(f"--{name}")
     logs = {"folder": f"{output(given)}/logs"}
     return [(note, {"arguments": names} | (logs if note == LOGS else {})) for note, names in by_note.items()]

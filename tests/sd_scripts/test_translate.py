@@ -103,4 +103,6 @@ def test_what_is_refused(line: str, code: str) -> None:
 
 
 def test_a_refused_argument_may_ask_for_what_is_done_anyway() -> None:
-    translation("--log_with tensorboard --save_model_as safetensors --initial_step 0 --initial_epoch 1")
+    found = translation("--log_with tensorboard --save_model_as safetensors --initial_step 0 --sample_sampler euler")
+    assert "sd_own_sampler" not in dict(found.notes)
+    assert "sd_own_sampler" in dict(translation("--sample_sampler euler_a").notes)
