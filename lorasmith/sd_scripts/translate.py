@@ -128,7 +128,7 @@ def _pictures(given: Given, settings: Settings) -> None:
         for option in OF_FOLDERS:
             settings.values.pop(option, None)
         subsets(given, settings, given.here)
-    elif given.has("enable_bucket"):
+    elif given.has("enable_bucket") and not given.has("bucket_no_upscale"):  # which has a rule of its own
         settings.set("bucket-rule", "sd-scripts", "enable_bucket")
 
 
