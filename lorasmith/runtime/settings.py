@@ -25,7 +25,7 @@ def check_settings(config: RunConfig, request: Request) -> None:
         raise ConfigError("save_epochs_twice")
     _check_rates(config)
     _check_storage(config)
-    if config.optimizer.text_encoder_lr and not config.adapter.train_text_encoder:
+    if config.optimizer.text_encoder_lr and not config.adapter.trains_text_encoder:
         raise ConfigError("text_encoder_lr_unused")
     for unused in config.adapter.unused_options:
         raise ConfigError("lokr_option_unused", option=unused, adapter=config.adapter.kind)
@@ -110,7 +110,7 @@ def check_layers(config: RunConfig, family: str) -> None:
     known."""
     if not family:
         return
-    layers = published_layers(family, with_text_encoders=config.adapter.train_text_encoder)
+    layers = published_layers(family, with_text_encoders=config.adapter.trains_text_encoder)
     check_blocks(config.adapter, family)
     chosen_layers(config.adapter, layers)
     check_rates_of_blocks(config.optimizer, config.adapter, family)
@@ -124,8 +124,11 @@ def check_identity(before: RunConfig, after: RunConfig) -> None:
     """Refuses a change of the settings that the tensors in the states depend on.
 
     Raises:
+        ConfigError: `base_weights_fixed`.
         ResumeError: `identity_changed`; `identity_added` and `identity_removed` where one of the values is unset.
     """
+    if _merged(before) != _merged(after):
+        raise ConfigError("base_weights_fixed")
     old, new = before.identity_values(), after.identity_values()
     for option, value in old.items():
         if new[option] == value:
@@ -134,6 +137,10 @@ def check_identity(before: RunConfig, after: RunConfig) -> None:
         if was and now:
             raise ResumeError("identity_changed", option=option, before=was, now=now)
         raise ResumeError("identity_removed" if was else "identity_added", option=option, value=was or now)
+
+
+def _merged(config: RunConfig) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    return config.model.base_weights, config.model.base_weights_multiplier
 
 
 def _typed(value: Any) -> str:

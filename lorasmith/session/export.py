@@ -88,11 +88,7 @@ class Exporter:
             zero_terminal_snr=config.model.zero_terminal_snr == "on",
             clip_skip=max(config.model.clip_skip, traits.least_clip_skip),
             network_module=kind.network_module,
-            network_args={
-                **kind.network_args,
-                **_network_args(config.adapter, state.adapter, table, alphas),
-                **lr_network_args(config.optimizer, table.targets, state.adapter.layers),
-            },
+            network_args=self._network_args(state, alphas),
             rank=config.adapter.rank,
             alpha=_alpha_of_all(alphas, table),
             dropout=config.adapter.dropout,
@@ -124,6 +120,14 @@ class Exporter:
             trigger_word=config.dataset.trigger_word,
             description=self._description(),
         )
+
+    def _network_args(self, state: TrainState, alphas: Mapping[str, float]) -> dict[str, str]:
+        config, adapter, table = self.config, state.adapter, name_table(self.family.traits.name)
+        return {
+            **adapter.kind.network_args,
+            **_network_args(config.adapter, adapter, table, alphas),
+            **lr_network_args(config.optimizer, table.targets, adapter.layers),
+        }
 
     def _description(self) -> DescriptionFacts:
         config, weights = self.config.export, self.family.weights.path
