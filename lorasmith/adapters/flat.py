@@ -13,7 +13,7 @@ from lorasmith.adapters.base import AdapterKind, AdapterLayer, LayerSettings, by
 from lorasmith.seeding import fold
 from lorasmith.targets import LayerSpec, TargetModule
 
-_ALIGNED_NUMBERS = 16  # float32 in 64 bytes
+_ALIGNED_BYTES = 64
 
 
 class AdaptedLayer(NamedTuple):
@@ -48,7 +48,7 @@ class FlatAdapter:
         """An adapter without layers; `attach` makes one with layers."""
         self.kind = kind
         self.flat = flat
-        """(P,) float32, on the device of the layers."""
+        """(P,) float32 or bfloat16, on the device of the layers."""
         self.layers: dict[str, AdaptedLayer] = {}
         """By the target's name."""
         self.largest_at_start = 1.0
@@ -67,6 +67,7 @@ class FlatAdapter:
         settings: Mapping[str, LayerSettings],
         *,
         seed: int,
+        dtype: torch.dtype = torch.float32,
         group_of: Callable[[TargetModule, str], str] = lambda target, _: target.component,
     ) -> FlatAdapter:
         """Replaces each target by a layer with a change of zero; the initial numbers depend on `seed`, the kind's name
@@ -87,7 +88,8 @@ class FlatAdapter:
         groups = list(dict.fromkeys(place.group for place in places))
         places.sort(key=lambda place: groups.index(place.group))
         device = next(targets[0].module.parameters()).device
-        adapter = cls(kind, torch.zeros(sum(_padded(math.prod(place.shape)) for place in places), device=device))
+        size = sum(_padded(math.prod(place.shape), dtype) for place in places)
+        adapter = cls(kind, torch.zeros(size, device=device, dtype=dtype))
         views = adapter._lay_out(places)
         for target in targets:
             base = target.module
@@ -108,7 +110,7 @@ class FlatAdapter:
             view = nn.Parameter(self.flat[start : start + size].view(place.matrix))
             view.grad = self._gradient[start : start + size].view(place.matrix)
             begin = self._groups[place.group].start if place.group in self._groups else start
-            start += _padded(size)
+            start += _padded(size, self.flat.dtype)
             self._groups[place.group] = slice(begin, start)
             self._views.setdefault(place.group, []).append(view)
             self._named[f"{place.layer}.{place.suffix}"] = view, place.shape
@@ -129,25 +131,31 @@ class FlatAdapter:
         return list(self._views[group])
 
     def gradient(self) -> Tensor:
-        """(P,) float32: the sum of what backward has added since `clear_gradient`. The buffer itself, not a copy."""
+        """(P,), of the type of `flat`: the sum of what backward has added since `clear_gradient`. Not a copy."""
         return self._gradient
 
     def clear_gradient(self) -> None:
         """Sets the gradient buffer to zero; the views stay."""
         self._gradient.zero_()
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Copies of everything trained, float32 on the CPU, called "<target>.<suffix>"."""
-        return {name: view.detach().cpu().reshape(shape).clone() for name, (view, shape) in self._named.items()}
+    def tensors(self, of: Tensor | None = None) -> dict[str, Tensor]:
+        """Copies of everything trained, float32 on the CPU, called "<target>.<suffix>". `of`: numbers like `flat`,
+        where they are not its own."""
+        flat = self.flat if of is None else of
+        return {
+            name: _part(flat, view).to("cpu", torch.float32, copy=True).reshape(shape)
+            for name, (view, shape) in self._named.items()
+        }
 
-    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Takes the numbers that `tensors` has returned. Asserts that names and shapes are exactly its own."""
+    def load_tensors(self, tensors: Mapping[str, Tensor], into: Tensor | None = None) -> None:
+        """Takes the numbers that `tensors` has returned. Asserts that names and shapes are exactly its own. `into`:
+        numbers like `flat`, where they are not its own."""
         assert tensors.keys() == self._named.keys(), "names of another adapter"
         own = {name: shape for name, (_, shape) in self._named.items()}
         assert {name: tensor.shape for name, tensor in tensors.items()} == own, "shapes of another adapter"
         with torch.no_grad():
             for name, (view, _) in self._named.items():
-                view.copy_(tensors[name].reshape(view.shape))
+                _part(self.flat if into is None else into, view).copy_(tensors[name].reshape(view.shape))
 
     @torch.no_grad()
     def limit_norms(self, most: float) -> None:
@@ -170,7 +178,14 @@ class FlatAdapter:
             module.multiplier = multiplier
 
 
-def _padded(numbers: int) -> int:
+def _part(flat: Tensor, view: Tensor) -> Tensor:
+    """The part of numbers like the buffer that is where `view` is in the buffer."""
+    start = view.storage_offset()
+    return flat.detach()[start : start + view.numel()].view(view.shape)
+
+
+def _padded(numbers: int, dtype: torch.dtype) -> int:
     """The count that lets the next view begin at a multiple of 64 bytes, as libraries ask of operands whose products
     are to repeat. The padding is 0 and has no gradient."""
-    return -(-numbers // _ALIGNED_NUMBERS) * _ALIGNED_NUMBERS
+    aligned = _ALIGNED_BYTES // dtype.itemsize
+    return -(-numbers // aligned) * aligned

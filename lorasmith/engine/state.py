@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lorasmith.adapters.flat import FlatAdapter
+from lorasmith.engine.average import WeightAverage
 from lorasmith.engine.optimizers import evaluation_mode, load_optimizer_state
 
 INITIAL_SCALE = 2.0**16
@@ -64,6 +65,7 @@ class TrainState:
     origin: Origin
     micro_split: int = 1  # slices a micro-batch is cut into, more than 1 since memory ran out
     gradient_checkpointing: bool = False  # by the settings, or since memory ran out
+    average: WeightAverage | None = None  # exported and evaluated in place of the weights
     found_inf: Tensor | None = None  # on the device; > 0: a step was not finite, no later step was applied
 
     @property
@@ -73,10 +75,26 @@ class TrainState:
 
     @contextmanager
     def evaluation_weights(self) -> Iterator[None]:
-        """Has the adapter hold the weights to be exported and evaluated within the `with` block: where the optimizer
-        trains with others, these are not those of the state. Afterwards every bit of the state is as before."""
-        with evaluation_mode(self.optimizer, self.adapter.flat):
+        """Has the adapter hold the weights to be exported and evaluated within the `with` block: their average, or
+        those of an optimizer that trains with others. Afterwards every bit of the state is as before."""
+        if self.average is None:
+            with evaluation_mode(self.optimizer, self.adapter.flat):
+                yield
+            return
+        flat, training = self.adapter.flat.data, self.adapter.flat.detach().clone()
+        try:
+            flat.copy_(self.average.weights)
             yield
+        finally:
+            flat.copy_(training)
+
+    def step_applied(self, found_inf: Tensor | None) -> None:
+        """Counts a step. `found_inf`: positive where the device has skipped it, which the host does not know yet."""
+        self.step += 1
+        if self.average is not None:
+            self.average.add(self.adapter.flat, step=self.step, found_inf=found_inf)
+        if self.scaler is not None:
+            self.scaler.step_applied()
 
     def counters(self) -> dict[str, Any]:
         """Everything but the tensors, as plain values."""
@@ -90,13 +108,22 @@ class TrainState:
             else {"scale": self.scaler.scale, "good_steps": self.scaler.good_steps},
         }
 
-    def restore(self, counters: Mapping[str, Any], adapter: Mapping[str, Tensor], optimizer: dict[str, Any]) -> None:
-        """Takes over saved counters and tensors; adapter and optimizer were built for them."""
+    def restore(
+        self,
+        counters: Mapping[str, Any],
+        adapter: Mapping[str, Tensor],
+        optimizer: dict[str, Any],
+        average: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Takes over saved counters and tensors; adapter and optimizer were built for them. Where no average was saved
+        it begins with the weights."""
         self.step = counters["step"]
         self.origin = Origin(**counters["origin"])
         self.micro_split = counters["micro_split"]
         self.gradient_checkpointing = counters["gradient_checkpointing"]
         if self.scaler is not None and counters["scaler"] is not None:
             self.scaler = LossScaler(**counters["scaler"])
+        if self.average is not None:
+            self.adapter.load_tensors(average or adapter, into=self.average.weights)
         self.adapter.load_tensors(adapter)
         load_optimizer_state(self.optimizer, optimizer)

@@ -135,7 +135,7 @@ def train_step(
         gradient.mul_(1.0 / scaler.scale)
     done = context.world.gather(done)
     loss = torch.cat([micro_batch.losses for micro_batch in done]).mean()
-    norm = torch.linalg.vector_norm(gradient)
+    norm = torch.linalg.vector_norm(gradient, dtype=torch.float32)
 
     found_inf = None
     if _can_skip_on_device(state, context):
@@ -145,9 +145,7 @@ def train_step(
     _clip(gradient, norm, context.max_grad_norm)
 
     lrs = _update(state, context, step)
-    state.step = step
-    if scaler is not None:
-        scaler.step_applied()
+    state.step_applied(found_inf)
     lr = dict(zip(context.base_lrs, lrs, strict=True))
     ids = tuple(example_id for micro_batch in done for example_id in micro_batch.example_ids)
     return StepResult(step, done[-1].epoch, loss, norm, found_inf, lr, ids)

@@ -17,7 +17,7 @@ from lorasmith.config.sample_prompts import sample_prompt
 from lorasmith.config.sections import EvaluationConfig
 from lorasmith.data.images import pixels
 from lorasmith.data.order import is_main_subject
-from lorasmith.data.types import LATENTS, CachedExample, Example, Inputs, Offset, Size
+from lorasmith.data.types import LATENTS, LOSS_MASK, LOSS_WEIGHT, CachedExample, Example, Inputs, Offset, Size
 from lorasmith.evaluation.limits import MAX_VALIDATED
 from lorasmith.seeding import fold
 
@@ -68,11 +68,14 @@ class EvaluationSet:
     is_held_out: bool
     specs: tuple[SampleSpec, ...]
     empty_caption: Inputs
+    objective: str = ""  # identity of the loss that is measured; "": the plain mean squared error
 
     @property
     def pictures(self) -> str:
-        """The identity of the pictures that the validation loss is measured on."""
-        return pictures_identity([example for example, _ in self.validated])
+        """The identity of the pictures that the validation loss is measured on, and of a loss that is not the plain
+        one."""
+        identity = pictures_identity([example for example, _ in self.validated])
+        return _digest(identity, self.objective) if self.objective else identity
 
 
 NOTHING_CHOSEN = Chosen((), (), False)
@@ -81,7 +84,7 @@ NOTHING_CHOSEN = Chosen((), (), False)
 def pictures_identity(examples: Sequence[Example]) -> str:
     """Identity of the pictures of a validation loss, by their bytes: losses are comparable where it is the same."""
     hashes = sorted(example.image_sha256 for example in examples)
-    return hashlib.sha256("\n".join(hashes).encode()).hexdigest()[:IDENTITY_LETTERS]
+    return _digest(*hashes)
 
 
 def choose(
@@ -113,6 +116,10 @@ def _drawn(examples: Sequence[Example], seed: int) -> list[Example]:
     return list(distinct.values())
 
 
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:IDENTITY_LETTERS]
+
+
 def evaluation_set(
     chosen: Chosen,
     cached: Mapping[Example, CachedExample],
@@ -131,8 +138,9 @@ def evaluation_set(
     """
     specs = []
     for number, example in enumerate(chosen.sampled, start=1):
-        inputs = dict(cached[example].inputs)
-        latents = inputs.pop(LATENTS)
+        latents = cached[example].latents
+        of_loss = (LATENTS, LOSS_MASK, LOSS_WEIGHT)
+        inputs = {name: value for name, value in cached[example].inputs.items() if name not in of_loss}
         specs.append(
             SampleSpec(
                 name=f"example-{number:02d}",

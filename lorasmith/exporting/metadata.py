@@ -82,6 +82,7 @@ class ExportFacts:
     accumulation_steps: int
     batch_size: int  # examples in a micro-batch
     gradient_checkpointing: bool
+    fp8_base: bool
     max_grad_norm: float
     max_change_norm: float  # of each layer; 0: not limited
     precision: str  # fp32, bf16 or fp16: data type of the frozen weights and the arithmetic
@@ -102,7 +103,6 @@ class ExportFacts:
 _FIXED_VALUES = {
     "ss_lowram": "False",
     "ss_full_fp16": "False",
-    "ss_fp8_base": "False",
     "ss_cache_latents": "True",
     "ss_num_reg_images": "0",
     "ss_reg_dataset_dirs": "{}",
@@ -219,6 +219,7 @@ def _training(facts: ExportFacts) -> dict[str, str]:
         "ss_num_epochs": str(facts.epochs),
         "ss_num_batches_per_epoch": str(facts.micro_batches_per_epoch),
         "ss_gradient_accumulation_steps": str(facts.accumulation_steps),
+        "ss_fp8_base": str(facts.fp8_base),
         "ss_gradient_checkpointing": str(facts.gradient_checkpointing),
         "ss_max_grad_norm": str(facts.max_grad_norm),
         "ss_scale_weight_norms": str(facts.max_change_norm or None),

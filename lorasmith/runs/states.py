@@ -25,6 +25,7 @@ MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 1
 ADAPTER = "adapter.safetensors"
 OPTIMIZER = "optimizer.pt"
+AVERAGE = "average.safetensors"  # of a run with --ema-decay
 LR_SCHEDULE = "lr_scheduler.pt"
 RANDOM_STATES = "random_states.pkl"
 TRAIN_STATE = "train_state.json"

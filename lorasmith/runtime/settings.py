@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Set
 from typing import Any
 
-from lorasmith.config import AdapterConfig, Request, RunConfig
+from lorasmith.config import AdapterConfig, OptimizerConfig, Request, RunConfig
 from lorasmith.config.optimizer_table import known_optimizer, uses_relative_steps
 from lorasmith.errors import ConfigError, ResumeError
 from lorasmith.inputs import check_names
 from lorasmith.session.layers import check_blocks, chosen_layers, published_layers
+from lorasmith.session.rates import PLUS_KINDS, check_rates_of_blocks
 
 # Fields that give a LoKr of full matrices nothing: it has no rank, and readers ignore its alpha.
 _OF_LOW_RANK = ("rank", "alpha", "conv_rank", "conv_alpha", "rslora")
@@ -23,6 +24,7 @@ def check_settings(config: RunConfig, request: Request) -> None:
     if config.cadence.save_every_n_epochs and config.cadence.save_n_epoch_ratio:
         raise ConfigError("save_epochs_twice")
     _check_rates(config)
+    _check_storage(config)
     if config.optimizer.text_encoder_lr and not config.adapter.trains_text_encoder:
         raise ConfigError("text_encoder_lr_unused")
     for unused in config.adapter.unused_options:
@@ -44,16 +46,43 @@ def _check_rates(config: RunConfig) -> None:
     name, schedule, known = config.optimizer.name, config.lr_schedule, known_optimizer(config.optimizer.name)
     assert known is not None, "a name that check_names refuses"
     rates = {config.optimizer.lr, *config.optimizer.text_encoder_lr} - {0.0}
-    if known.one_rate and len(rates) > 1:  # their libraries end the first update with an error
+    differing = config.optimizer.options_of_groups
+    if known.one_rate and (len(rates) > 1 or differing):  # their libraries end the first update with an error
         raise ConfigError("prodigy_rates", optimizer=name)
     schedule.check(config.optimizer.lr)
     is_plain = schedule.name in ("constant", "constant_with_warmup") and not schedule.warmup_steps
+    for option, value in (
+        ("ema-decay", config.training.ema_decay),
+        ("scale-weight-norms", config.training.scale_weight_norms),
+    ):
+        if known.has_own_schedule and value:
+            raise ConfigError("option_of_schedule_free", optimizer=name, option=option)
     if known.has_own_schedule and not is_plain:
         raise ConfigError("schedule_of_schedule_free", optimizer=name)
-    if uses_relative_steps(name, config.optimizer.options) and not is_plain:
-        raise ConfigError("schedule_of_relative_steps", optimizer=name)
+    if uses_relative_steps(name, config.optimizer.options) and not (is_plain and not differing):
+        option = differing[0] if differing else "lr-warmup" if schedule.warmup_steps else "lr-schedule"
+        raise ConfigError("rates_of_relative_steps", optimizer=name, option=option)
+    _check_plus(config.optimizer, config.adapter)
     if schedule.is_class and schedule.warmup_steps:
         raise ConfigError("warmup_of_class", shape=schedule.shape)
+
+
+def _check_storage(config: RunConfig) -> None:
+    """Refuses types of numbers that do not go together."""
+    if config.training.full_bf16 and config.model.precision != "bf16":
+        raise ConfigError("full_bf16_precision")
+    for option, is_set in (("full-bf16", config.training.full_bf16), ("fp8-base", config.model.fp8_base)):
+        if is_set and config.adapter.kind == "dora":
+            raise ConfigError("dora_in_float32", option=option)
+
+
+def _check_plus(optimizer: OptimizerConfig, adapter: AdapterConfig) -> None:
+    """Refuses ratios of LoRA+ that nothing has: another kind of adapter, a text encoder that is not trained."""
+    ratios = [name for name in optimizer.options_of_groups if name != "block-lr"]
+    if ratios and adapter.kind not in PLUS_KINDS:
+        raise ConfigError("loraplus_kind", option=ratios[0], adapter=adapter.kind, kinds=", ".join(sorted(PLUS_KINDS)))
+    if optimizer.loraplus_text_encoder_lr_ratio is not None and not adapter.train_text_encoder:
+        raise ConfigError("loraplus_text_encoder")
 
 
 def check_lokr_effects(adapter: AdapterConfig, given: Set[str]) -> None:
@@ -84,6 +113,7 @@ def check_layers(config: RunConfig, family: str) -> None:
     layers = published_layers(family, with_text_encoders=config.adapter.trains_text_encoder)
     check_blocks(config.adapter, family)
     chosen_layers(config.adapter, layers)
+    check_rates_of_blocks(config.optimizer, config.adapter, family)
     encoders = {name.partition(".")[0] for name in layers} - {"denoiser"}
     if len(config.optimizer.text_encoder_lr) not in (0, 1, len(encoders)):
         given = len(config.optimizer.text_encoder_lr)

@@ -32,10 +32,11 @@ from lorasmith.session.base_weights import trained_on
 from lorasmith.session.checkpoint import check_disk_space
 from lorasmith.session.dataset import Dataset, load_dataset, trained_text_encoders
 from lorasmith.session.export import Exporter
-from lorasmith.session.initial_state import initial_state, read_init_from
-from lorasmith.session.layers import base_lrs, check_block_effects
+from lorasmith.session.initial_state import adapter_dtype, initial_state, read_init_from
+from lorasmith.session.layers import check_block_effects
 from lorasmith.session.loaded import LoadedRun
 from lorasmith.session.objective import noise_options, objective_of, trained_process
+from lorasmith.session.rates import base_lrs
 from lorasmith.session.resolve import check_repeatability, resolve_precision, resolved_config
 from lorasmith.session.resume import check_exactness, restore_state
 from lorasmith.session.startup import StartupContext
@@ -57,8 +58,7 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, sta
     _check_fit(config, family, is_new=resume is None)
     precision = resolve_precision(config, before, device, family, startup)
     differing = check_repeatability(device, precision, startup)
-    schedule_of(config.lr_schedule, [config.optimizer.lr], lr=config.optimizer.lr, stop_at=stop_at)(stop_at)
-    check_exactness(config.optimizer, startup, adapter=config.adapter.kind, device=device.torch_device)
+    _check_learning(config, device, stop_at, startup)
     start = read_init_from(config.adapter, family.traits.name) if resume is None else {}
     with ThreadPoolExecutor(max_workers=1) as pool:  # hashing gigabytes leaves the interpreter free to load
         hashing = pool.submit(weights_sha256, family.weights)
@@ -108,6 +108,18 @@ def _check_fit(config: RunConfig, family: ModelFamily, *, is_new: bool) -> None:
         check_block_effects(config.adapter, family.traits.name)
     check_loss(config.loss, family.weights)
     trained_process(family.noise_process(), config.noise)
+
+
+def _check_learning(config: RunConfig, device: Device, stop_at: int, startup: StartupContext) -> None:
+    """Checks the optimizer and the schedule, up to the last step.
+
+    Raises:
+        ConfigError: as `schedule_of` and `check_exactness`.
+    """
+    optimizer = config.optimizer
+    schedule_of(config.lr_schedule, [optimizer.lr], lr=optimizer.lr, stop_at=stop_at)(stop_at)
+    kind, dtype = config.adapter.kind, adapter_dtype(config.training)
+    check_exactness(optimizer, startup, adapter=kind, device=device.torch_device, dtype=dtype)
 
 
 def _step_context(

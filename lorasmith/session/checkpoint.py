@@ -30,6 +30,7 @@ from lorasmith.runs.durable import map_disk_full, retry_while_open, sync_folder,
 from lorasmith.runs.layout import RunFolder, free_name
 from lorasmith.runs.states import (
     ADAPTER,
+    AVERAGE,
     LR_SCHEDULE,
     MANIFEST,
     OPTIMIZER,
@@ -115,9 +116,12 @@ def load_state(saved: SavedState, state: TrainState) -> dict[str, Any]:
         counters = described["counters"]
     with _map_damage(saved, ADAPTER):
         adapter = safetensors.torch.load_file(saved.path / ADAPTER)
+    with _map_damage(saved, AVERAGE):
+        file = saved.path / AVERAGE
+        average = safetensors.torch.load_file(file) if file.exists() else None
     with _map_damage(saved, OPTIMIZER):
         optimizer = torch.load(saved.path / OPTIMIZER, weights_only=True, map_location="cpu")
-        state.restore(counters, adapter, optimizer)
+        state.restore(counters, adapter, optimizer, average)
     return described
 
 
@@ -178,11 +182,14 @@ def _files_of(state: TrainState, facts: StateFacts) -> dict[str, bytes]:
         NonFiniteError: a number is not finite.
     """
     adapter = state.adapter.tensors()
+    files: dict[str, bytes] = {}
+    if state.average is not None:
+        files[AVERAGE] = safetensors.torch.save(state.adapter.tensors(state.average.weights))
     numbers = [state.adapter.flat, *_tensors_in(state.optimizer.state_dict()["state"])]
     if not all(bool(torch.isfinite(tensor).all()) for tensor in numbers):
         raise NonFiniteError("weights_non_finite", step=state.step)
     train_state = {"counters": state.counters(), "data_identity": facts.data_identity, **facts.described}
-    return {
+    return files | {
         ADAPTER: safetensors.torch.save(adapter),
         OPTIMIZER: _torch_bytes(state.optimizer.state_dict()),
         LR_SCHEDULE: _torch_bytes({**facts.lr_schedule, "step": state.step}),

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lorasmith.adapters.flat import FlatAdapter
 from lorasmith.config import AdapterConfig, RunConfig
-from lorasmith.config.optimizer_table import known_optimizer
+from lorasmith.config.optimizer_table import KnownOptimizer, known_optimizer
 from lorasmith.data.types import Example
 from lorasmith.engine.batches import RunBatches
 from lorasmith.engine.state import TrainState
@@ -24,10 +24,11 @@ from lorasmith.exporting.write import SAVE_TYPES, write_export
 from lorasmith.families.base import ModelFamily
 from lorasmith.families.identity import short_hash
 from lorasmith.session.captions import caption_facts
-from lorasmith.session.layers import base_lrs, by_block
+from lorasmith.session.layers import by_block
 from lorasmith.session.name_tables import name_table
 from lorasmith.session.notices import Notice, export_notices
 from lorasmith.session.objective import objective_facts
+from lorasmith.session.rates import base_lrs, components_of, lr_network_args
 
 # Readers show the most frequent few; a header of a million tags would only be slow to load.
 MAX_TAGS = 1000
@@ -65,9 +66,8 @@ class Exporter:
 
     def _facts(self, state: TrainState, stop_at: int, alphas: Mapping[str, float]) -> ExportFacts:
         config, traits, kind = self.config, self.family.traits, state.adapter.kind
-        table, optimizer = name_table(traits.name), known_optimizer(config.optimizer.name)
-        assert optimizer is not None, "a name that the start refuses"
-        lrs = base_lrs(config.optimizer, state.adapter.groups(), traits.text_encoders)
+        table, optimizer = name_table(traits.name), _known(config.optimizer.name)
+        lrs = base_lrs(config.optimizer, components_of(state.adapter.groups()), traits.text_encoders)
         per_epoch = self.batches.order.batches_per_epoch
         return ExportFacts(
             run_id=config.identity(),
@@ -88,7 +88,7 @@ class Exporter:
             zero_terminal_snr=config.model.zero_terminal_snr == "on",
             clip_skip=max(config.model.clip_skip, traits.least_clip_skip),
             network_module=kind.network_module,
-            network_args={**kind.network_args, **_network_args(config.adapter, state.adapter, table, alphas)},
+            network_args=self._network_args(state, alphas),
             rank=config.adapter.rank,
             alpha=_alpha_of_all(alphas, table),
             dropout=config.adapter.dropout,
@@ -105,6 +105,7 @@ class Exporter:
             accumulation_steps=config.training.accumulation_steps,
             batch_size=config.training.batch_size,
             gradient_checkpointing=state.gradient_checkpointing,
+            fp8_base=config.model.fp8_base,
             max_grad_norm=config.training.max_grad_norm,
             max_change_norm=config.training.scale_weight_norms,
             precision=config.model.precision,
@@ -120,6 +121,14 @@ class Exporter:
             description=self._description(),
         )
 
+    def _network_args(self, state: TrainState, alphas: Mapping[str, float]) -> dict[str, str]:
+        config, adapter, table = self.config, state.adapter, name_table(self.family.traits.name)
+        return {
+            **adapter.kind.network_args,
+            **_network_args(config.adapter, adapter, table, alphas),
+            **lr_network_args(config.optimizer, table.targets, adapter.layers),
+        }
+
     def _description(self) -> DescriptionFacts:
         config, weights = self.config.export, self.family.weights.path
         epochs = self.config.epochs_between_evaluations(1)  # with --save-n-epoch-ratio it depends on the length
@@ -131,6 +140,12 @@ class Exporter:
             base_model_short_hash=short_hash(weights) if weights.is_file() else "",
             validation=(self.config.evaluate_every, epochs),
         )
+
+
+def _known(optimizer: str) -> KnownOptimizer:
+    found = known_optimizer(optimizer)
+    assert found is not None, "a name that the start refuses"
+    return found
 
 
 def _vae_short_hash(family: ModelFamily) -> str:

@@ -13,16 +13,19 @@ from torch import Tensor, nn
 from lorasmith.adapters import adapter_kind
 from lorasmith.adapters.base import LayerSettings, by_layer
 from lorasmith.adapters.flat import FlatAdapter
-from lorasmith.config import AdapterConfig, RunConfig
+from lorasmith.config import AdapterConfig, RunConfig, TrainingConfig
+from lorasmith.engine.average import WeightAverage
 from lorasmith.engine.cpu import speed_up_frozen
+from lorasmith.engine.fp8 import store_in_fp8
 from lorasmith.engine.optimizers import build_optimizer
 from lorasmith.engine.state import LossScaler, Origin, TrainState
 from lorasmith.errors import ModelError
 from lorasmith.exporting.names import from_file
 from lorasmith.families.base import ModelFamily
 from lorasmith.lora_files.reader import alphas_beside, names_in_table, read_lora
-from lorasmith.session.layers import base_lrs, check_blocks, chosen_layers
+from lorasmith.session.layers import check_blocks, chosen_layers
 from lorasmith.session.name_tables import name_table
+from lorasmith.session.rates import base_lrs, group_of
 from lorasmith.targets import LayerSpec
 
 EXTENSIBLE = frozenset({"lora"})
@@ -44,13 +47,24 @@ def initial_state(
     settings = layer_settings(config.adapter, {target.name: target.spec for target in offered})
     targets = [target for target in offered if target.name in settings]
     kind = adapter_kind(config.adapter.kind, config.adapter.kind_options)
-    adapter = FlatAdapter.attach(kind, targets, settings, seed=config.seed)
+    group = group_of(config.optimizer, [target.name for target in targets])
+    adapter = FlatAdapter.attach(
+        kind,
+        targets,
+        settings,
+        seed=config.seed,
+        group_of=lambda target, suffix: group(target.name, suffix),
+        dtype=adapter_dtype(config.training),
+    )
     adapter.set_training(True)
     if start:
         fill_adapter(adapter, start, config.adapter.init_from)
     for model in models.values():
+        if config.model.fp8_base:
+            store_in_fp8(model)
         speed_up_frozen(model)
     lrs = base_lrs(config.optimizer, adapter.groups(), family.traits.text_encoders)
+    decay = config.training.ema_decay
     return TrainState(
         step=0,
         adapter=adapter,
@@ -58,7 +72,13 @@ def initial_state(
         scaler=LossScaler() if precision == "fp16" else None,
         origin=Origin(step=0, epoch=1),
         gradient_checkpointing=config.training.gradient_checkpointing,
+        average=WeightAverage(decay, adapter.flat.detach().to(torch.float32, copy=True)) if decay else None,
     )
+
+
+def adapter_dtype(config: TrainingConfig) -> torch.dtype:
+    """The type of the adapter's numbers, their gradients and most of the optimizer's state."""
+    return torch.bfloat16 if config.full_bf16 else torch.float32
 
 
 def layer_settings(config: AdapterConfig, layers: Mapping[str, LayerSpec]) -> dict[str, LayerSettings]:

@@ -6,15 +6,16 @@ Needs no torch: a start is checked with a family's table of names, and the worke
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple, TypeVar
 
-from lorasmith.config import AdapterConfig, OptimizerConfig
+from lorasmith.config import AdapterConfig
 from lorasmith.errors import ConfigError
 from lorasmith.session.name_tables import name_table
 from lorasmith.targets import LayerSpec
 
 Number = TypeVar("Number", bound=float)
+Value = TypeVar("Value")
 
 PRESETS = {
     "attn-mlp": r"\.attentions\.|\.(self_attn|mlp)\.",
@@ -43,13 +44,13 @@ def chosen_layers(config: AdapterConfig, layers: Mapping[str, LayerSpec]) -> dic
     layers = _of_trained_components(config, layers)
     if config.layer_sizes:
         return {name: LayerSize(*config.layer_sizes[name]) for name in layers if name in config.layer_sizes}
-    ranks = _ranks_by_block(config.block_ranks, layers)
+    ranks = values_by_block(config.block_ranks, layers)
     matching = _matching(config.resolved_targets, layers)
     chosen = {name: spec for name, spec in matching.items() if ranks.get(name) != 0}
     if not chosen:
         code = "block_ranks_leave_nothing" if matching else "targets_none"
         raise ConfigError(code, targets=config.resolved_targets)
-    if config.trains_text_encoder and all(_component(name) == "denoiser" for name in chosen):
+    if config.trains_text_encoder and all(component_of(name) == "denoiser" for name in chosen):
         raise ConfigError("targets_no_text_encoder", targets=config.resolved_targets)
     _check_attention(config, chosen)
     if config.sets_convolutions and not any(spec.has_neighbours for spec in chosen.values()):
@@ -72,7 +73,7 @@ def check_blocks(config: AdapterConfig, family: str) -> None:
     """
     layers = published_layers(family, with_text_encoders=True)
     for block in config.block_ranks:
-        components = {_component(name) for name in layers if _is_inside(block, name)}
+        components = {component_of(name) for name in layers if is_inside(block, name)}
         if not components:
             raise ConfigError("block_unknown", block=block)
         if "denoiser" not in components and not config.trains_text_encoder:
@@ -90,27 +91,23 @@ def check_block_effects(config: AdapterConfig, family: str) -> None:
     published = published_layers(family, with_text_encoders=config.trains_text_encoder)
     chosen = _matching(config.resolved_targets, _of_trained_components(config, published))
     for block, rank in config.block_ranks.items():
-        inside = [spec for name, spec in chosen.items() if _is_inside(block, name)]
+        inside = [spec for name, spec in chosen.items() if is_inside(block, name)]
         if rank and chosen and not inside:
             raise ConfigError("block_unused", block=block, targets=config.resolved_targets)
         if rank and inside and config.conv_rank is not None and all(spec.has_neighbours for spec in inside):
             raise ConfigError("block_of_convolutions", block=block)
 
 
-def base_lrs(config: OptimizerConfig, components: Iterable[str], text_encoders: Sequence[str]) -> dict[str, float]:
-    """The learning rate of each of these components, without the schedule's factor. `text_encoders`: all of the
-    family's, in order."""
-    rates = dict(zip(text_encoders, config.resolved_text_encoder_lr(len(text_encoders)), strict=True))
-    return {name: rates.get(name, config.lr) for name in components}
-
-
 def _of_trained_components(config: AdapterConfig, layers: Mapping[str, LayerSpec]) -> dict[str, LayerSpec]:
     return {
-        name: spec for name, spec in layers.items() if not (config.text_encoder_only and _component(name) == "denoiser")
+        name: spec
+        for name, spec in layers.items()
+        if not (config.text_encoder_only and component_of(name) == "denoiser")
     }
 
 
-def _component(name: str) -> str:
+def component_of(name: str) -> str:
+    """The component that a target is in."""
     return name.partition(".")[0]
 
 
@@ -126,7 +123,7 @@ def _check_attention(config: AdapterConfig, chosen: Mapping[str, LayerSpec]) -> 
     """Refuses an attention of a text encoder without any of its outputs: diffusers 0.42 recognises a text encoder's
     attention by them, and ends with an error or silently leaves the attention out."""
     inputs, outputs = (
-        {_component(name) for name in chosen if name.endswith(ends)}
+        {component_of(name) for name in chosen if name.endswith(ends)}
         for ends in ((".self_attn.q_proj", ".self_attn.k_proj", ".self_attn.v_proj"), ".self_attn.out_proj")
     )
     if not inputs <= outputs:
@@ -144,14 +141,14 @@ def _size(config: AdapterConfig, spec: LayerSpec, rank: int) -> LayerSize:
 # -- blocks ----------------------------------------------------------------------------------------
 
 
-def _ranks_by_block(ranks: Mapping[str, int], layers: Mapping[str, LayerSpec]) -> dict[str, int]:
-    """The rank of every layer in one of the blocks, by the smallest block that it is in."""
-    inside = {block: [name for name in layers if _is_inside(block, name)] for block in ranks}
+def values_by_block(values: Mapping[str, Value], layers: Collection[str]) -> dict[str, Value]:
+    """The value of every layer in one of the blocks, by the smallest block that it is in."""
+    inside = {block: [name for name in layers if is_inside(block, name)] for block in values}
     largest_first = sorted(inside, key=lambda block: (-len(inside[block]), block))
-    return {name: ranks[block] for block in largest_first for name in inside[block]}
+    return {name: values[block] for block in largest_first for name in inside[block]}
 
 
-def _is_inside(block: str, name: str) -> bool:
+def is_inside(block: str, name: str) -> bool:
     """Whether a layer is in a block, or is the block: "down_blocks.1", "denoiser.down_blocks.1.attentions.0",
     "text_encoder", "input_blocks.4"."""
     path = name.partition(".")[2]
@@ -192,5 +189,5 @@ def by_block(published: Iterable[str], values: Mapping[str, Number], *, untraine
     )
     if not has_four_levels:  # SDXL: embeddings and output are counted too
         blocks = ["time_embed", *blocks, "out"]
-    found = [{value for name, value in values.items() if _is_inside(block, name)} for block in blocks]
+    found = [{value for name, value in values.items() if is_inside(block, name)} for block in blocks]
     return None if any(len(own) > 1 for own in found) else [next(iter(own), untrained) for own in found]

@@ -98,7 +98,9 @@ def step_back(run: RunFolder, step: int, *, now: datetime) -> Path | None:
     return backup
 
 
-def check_exactness(optimizer: OptimizerConfig, startup: StartupContext, *, adapter: str, device: torch.device) -> None:
+def check_exactness(
+    optimizer: OptimizerConfig, startup: StartupContext, *, adapter: str, device: torch.device, dtype: torch.dtype
+) -> None:
     """Warns if the optimizer does not continue bit for bit.
 
     Raises:
@@ -106,7 +108,7 @@ def check_exactness(optimizer: OptimizerConfig, startup: StartupContext, *, adap
     """
     name, options = optimizer.name, optimizer.options
     try:
-        is_exact = continues_exactly(name, options, adapter=adapter, lr=optimizer.lr, device=device)
+        is_exact = continues_exactly(name, options, adapter=adapter, lr=optimizer.lr, device=device, dtype=dtype)
     except _REFUSALS as error:
         if is_memory_error(error):
             raise
@@ -117,7 +119,9 @@ def check_exactness(optimizer: OptimizerConfig, startup: StartupContext, *, adap
         startup.warn("resume_not_exact", **fields)
 
 
-def continues_exactly(name: str, options: Mapping[str, Any], *, adapter: str, lr: float, device: torch.device) -> bool:
+def continues_exactly(
+    name: str, options: Mapping[str, Any], *, adapter: str, lr: float, device: torch.device, dtype: torch.dtype
+) -> bool:
     """Whether an optimizer with these options continues from a saved state bit for bit, tried on a few small tensors.
 
     No list could tell: it depends on the library's version and on what it keeps outside of its state. The trial
@@ -130,15 +134,15 @@ def continues_exactly(name: str, options: Mapping[str, Any], *, adapter: str, lr
     """
     numbers, pairs = random.getstate(), numpy.random.get_state()
     with torch.random.fork_rng([device] if device.type == "cuda" else []), redirect_stdout(io.StringIO()):
-        straight = _made(name, options, adapter=adapter, lr=lr, device=device)
+        straight = _made(name, options, adapter=adapter, lr=lr, device=device, dtype=dtype)
         _run(straight, lr, 1, BEFORE + AFTER)
-        cut = _made(name, options, adapter=adapter, lr=lr, device=device)
+        cut = _made(name, options, adapter=adapter, lr=lr, device=device, dtype=dtype)
         _run(cut, lr, 1, BEFORE)
         with cut.evaluation_weights():
             pass
         saved = _bytes_of(cut.optimizer.state_dict())
         weights = {key: tensor.clone() for key, tensor in cut.adapter.tensors().items()}
-        fresh = _made(name, options, adapter=adapter, lr=lr, device=device)
+        fresh = _made(name, options, adapter=adapter, lr=lr, device=device, dtype=dtype)
         optimizer = torch.load(io.BytesIO(saved), weights_only=True, map_location="cpu")
         fresh.restore(cut.counters(), weights, optimizer)
         is_same_state = _is_same(cut.optimizer.state_dict(), fresh.optimizer.state_dict())
@@ -154,14 +158,16 @@ def continues_exactly(name: str, options: Mapping[str, Any], *, adapter: str, lr
     )
 
 
-def _made(name: str, options: Mapping[str, Any], *, adapter: str, lr: float, device: torch.device) -> TrainState:
+def _made(
+    name: str, options: Mapping[str, Any], *, adapter: str, lr: float, device: torch.device, dtype: torch.dtype
+) -> TrainState:
     """The same initial state of a training of two layers each time. Seeds torch's generator: the numbers of some kinds
     of adapters begin as those of the layers' weights."""
     torch.manual_seed(1)
     layers = nn.Sequential(*(nn.Linear(size, after, device=device) for size, after in pairwise(SIZES)))
     targets = [TargetModule(f"denoiser.{at}", "denoiser", layers, str(at)) for at in range(len(layers))]
     settings = dict.fromkeys((target.name for target in targets), LayerSettings(RANK, float(RANK)))
-    made = FlatAdapter.attach(adapter_kind(adapter), targets, settings, seed=1)
+    made = FlatAdapter.attach(adapter_kind(adapter), targets, settings, seed=1, dtype=dtype)
     optimizer = build_optimizer(name, made, base_lrs={"denoiser": lr}, options=options)
     return TrainState(step=0, adapter=made, optimizer=optimizer, scaler=None, origin=Origin(step=0, epoch=1))
 

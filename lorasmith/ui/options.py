@@ -51,6 +51,7 @@ PAIRS = {
     "optimizer-option": "weight_decay=0.01",
     "lr-scheduler-args": "lr_end=1e-6",
     "block-rank": "down_blocks.1=4",
+    "block-lr": "down_blocks.1=0.5",
     "metadata": "author=Ann",
 }
 """A pair to show, for each option that takes K=V."""

@@ -8,15 +8,16 @@ import os
 import pickle
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import safetensors.torch
 
-from lorasmith.config import load_flat_toml
+from lorasmith.config import load_flat_toml, optimizer_table
 from lorasmith.demo.miniature import draw_pictures
-from lorasmith.engine import device, optimizers
+from lorasmith.engine import device
 from lorasmith.errors import ConfigError, DatasetError, ExitCode
 from lorasmith.runs import locks
 from lorasmith.runs.layout import RunFolder
@@ -92,6 +93,14 @@ BAD_VALUES: dict[str, tuple[dict[tuple[str, str], Any], str]] = {
     "hold out": ({("dataset", "hold_out"): -1}, "config_value"),
     "name": ({("export", "name"): "a/b"}, "config_value"),
     "optimizer": ({("optimizer", "name"): "adamv"}, "optimizer_unknown"),
+    "optimizer that is none": ({("optimizer", "name"): "torch.optim.Nothing"}, "optimizer_no_class"),
+    "optimizer with a closure": ({("optimizer", "name"): "torch.optim.LBFGS"}, "optimizer_unusable"),
+    "scheduler that is none": ({("lr_schedule", "shape"): "torch.optim.lr_scheduler.No"}, "lr_schedule_no_class"),
+    "scheduler of the loss": (
+        {("lr_schedule", "shape"): "torch.optim.lr_scheduler.ReduceLROnPlateau"},
+        "lr_schedule_refused",
+    ),
+    "rate of a block": ({("optimizer", "block_lrs"): {"text_encoder": 0.5}}, "block_lr_unused"),
     "optimizer's option": ({("optimizer", "options"): {"momentum": 0.9}}, "optimizer_unknown_option"),
     "optimizer's value": ({("optimizer", "options"): {"betas": [2.0, 0.9]}}, "optimizer_option_value"),
     "optimizer's word": ({("optimizer", "options"): {"eps": "small"}}, "optimizer_option_value"),
@@ -128,7 +137,8 @@ def test_a_device_that_is_not_there(desk: Desk, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_library_that_is_not_installed(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(optimizers.OPTIMIZERS, "lion", "no_such_library:Lion")
+    missing = {"lion": replace(optimizer_table.OPTIMIZERS["lion"], path="no_such_library:Lion")}
+    monkeypatch.setattr(optimizer_table, "OPTIMIZERS", missing)
     rows = refused_the_same(desk, (FRESH, USED), lambda output: desk.new(output, {("optimizer", "name"): "lion"}))
     assert rows[0][:2] == ("optimizer_not_installed", ExitCode.BAD_INPUT)
     assert rows[0][2]["package"] == "lion-pytorch"

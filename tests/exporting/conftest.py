@@ -46,6 +46,7 @@ def facts() -> ExportFacts:
         accumulation_steps=1,
         batch_size=2,
         gradient_checkpointing=False,
+        fp8_base=False,
         max_grad_norm=1.0,
         max_change_norm=0.0,
         precision="bf16",

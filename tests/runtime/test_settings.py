@@ -4,9 +4,53 @@ from typing import Any
 
 import pytest
 
-from lorasmith.config import AdapterConfig, RunConfig
+from lorasmith.config import AdapterConfig, Request, RunConfig
 from lorasmith.errors import ConfigError, ResumeError
-from lorasmith.runtime.settings import check_identity, check_lokr_effects
+from lorasmith.runtime.settings import check_identity, check_lokr_effects, check_settings
+
+SCHEDULE_FREE = {("optimizer", "name"): "adamwschedulefree"}
+RELATIVE = {("optimizer", "name"): "transformers.adafactor"}
+PRODIGY = {("optimizer", "name"): "dadaptlion", ("optimizer", "lr"): 1.0}
+COSINE = {("lr_schedule", "shape"): "cosine"}
+PLUS = {("optimizer", "loraplus_lr_ratio"): 16.0}
+
+
+@pytest.mark.parametrize(
+    ("values", "code"),
+    [
+        ({**SCHEDULE_FREE, **COSINE}, "schedule_of_schedule_free"),
+        ({**SCHEDULE_FREE, ("lr_schedule", "warmup_steps"): 5}, "schedule_of_schedule_free"),
+        ({**SCHEDULE_FREE, ("training", "ema_decay"): 0.9}, "option_of_schedule_free"),
+        ({**SCHEDULE_FREE, ("training", "scale_weight_norms"): 1.0}, "option_of_schedule_free"),
+        ({**RELATIVE, **COSINE}, "rates_of_relative_steps"),
+        ({**RELATIVE, **PLUS}, "rates_of_relative_steps"),
+        ({**PRODIGY, **PLUS}, "prodigy_rates"),
+        ({**PRODIGY, ("optimizer", "block_lrs"): {"mid_block": 0.5}}, "prodigy_rates"),
+        ({**PLUS, ("adapter", "kind"): "loha"}, "loraplus_kind"),
+        ({("optimizer", "loraplus_text_encoder_lr_ratio"): 4.0}, "loraplus_text_encoder"),
+        ({("training", "full_bf16"): True}, "full_bf16_precision"),
+        ({("model", "fp8_base"): True, ("adapter", "kind"): "dora"}, "dora_in_float32"),
+        ({("lr_schedule", "shape"): "a.B", ("lr_schedule", "warmup_steps"): 5}, "warmup_of_class"),
+        ({**COSINE, ("lr_schedule", "args"): {"lr_end": 1e-6}}, "lr_scheduler_args_unknown"),
+    ],
+)
+def test_rates_that_make_no_sense_together(values: dict[tuple[str, str], Any], code: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_settings(RunConfig().with_values(values), Request())
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        SCHEDULE_FREE,
+        {**RELATIVE, ("optimizer", "options"): {"relative_step": False}, **COSINE, **PLUS},
+        {**PRODIGY, **COSINE, ("optimizer", "text_encoder_lr"): 0.0, ("adapter", "train_text_encoder"): True},
+        {**PLUS, ("adapter", "kind"): "dora", ("optimizer", "block_lrs"): {"mid_block": 0.5}},
+    ],
+)
+def test_rates_that_do(values: dict[tuple[str, str], Any]) -> None:
+    check_settings(RunConfig().with_values(values), Request())
 
 
 def config_of(**adapter: Any) -> RunConfig:

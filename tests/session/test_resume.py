@@ -51,10 +51,10 @@ def accepted(name: str) -> list[str]:
     return sorted(set(inspect.signature(check_optimizer(name, {})).parameters) - RESERVED)
 
 
-def exactly(name: str, options: dict[str, Any]) -> bool:
+def exactly(name: str, options: dict[str, Any], dtype: torch.dtype = torch.float32) -> bool:
     known = known_optimizer(name)
     lr = 1.0 if known is not None and known.finds_rate else 1e-3
-    return continues_exactly(name, options, adapter="lora", lr=lr, device=CPU)
+    return continues_exactly(name, options, adapter="lora", lr=lr, device=CPU, dtype=dtype)
 
 
 @pytest.mark.parametrize("name", HERE)
@@ -74,6 +74,7 @@ def test_all_at_once() -> None:
 @pytest.mark.parametrize("name", sorted(TABLE))
 def test_every_name_continues_to_the_bit(name: str) -> None:
     assert exactly(name, {})
+    assert exactly(name, {}, torch.bfloat16)
 
 
 def test_all_that_can_be_tried_here_is() -> None:
@@ -111,7 +112,7 @@ def test_what_only_looks_as_if_it_did_not(kind: str) -> None:
 def test_what_cannot_train_is_refused(kind: str) -> None:
     config = OptimizerConfig(name=f"tests.engine.forgetful.{kind}")
     with pytest.raises(ConfigError) as caught:
-        check_exactness(config, NO_STARTUP, adapter="lora", device=CPU)
+        check_exactness(config, NO_STARTUP, adapter="lora", device=CPU, dtype=torch.float32)
     assert caught.value.code == "optimizer_unusable"
 
 
@@ -147,4 +148,4 @@ def test_how_an_update_is_carried_out_is_no_option(name: str, option: str) -> No
 @pytest.mark.parametrize("kind", ADAPTERS)
 def test_no_kind_of_adapter_is_taken_for_an_optimizer_that_does_not_continue(kind: str) -> None:
     """Some begin as the weights of the layers do, which must be the same in each of the trials."""
-    assert all(continues_exactly("adamw", {}, adapter=kind, lr=1e-3, device=CPU) for _ in range(3))
+    assert all(continues_exactly("adamw", {}, adapter=kind, lr=1e-3, device=CPU, dtype=torch.float32) for _ in range(3))

@@ -69,7 +69,7 @@ class AdapterConfig(Section):
     @classmethod
     def _without_tables(cls, value: Any) -> Any:
         """Accepts `down_blocks.1 = 4` without quotes, which is a table within a table in TOML."""
-        return dict(_flat(value)) if isinstance(value, dict) else value
+        return dict(flat_table(value)) if isinstance(value, dict) else value
 
     @field_validator("lokr_factor")
     @classmethod
@@ -132,9 +132,10 @@ class AdapterConfig(Section):
         return self.resolved_alpha if self.conv_rank is None else float(self.conv_rank)
 
 
-def _flat(table: dict[str, Any], stem: str = "") -> Iterator[tuple[str, Any]]:
+def flat_table(table: dict[str, Any], stem: str = "") -> Iterator[tuple[str, Any]]:
+    """The pairs of nested tables, with the names joined by points."""
     for key, value in table.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{stem}{key}.")
+            yield from flat_table(value, f"{stem}{key}.")
         else:
             yield f"{stem}{key}", value

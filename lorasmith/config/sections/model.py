@@ -37,6 +37,8 @@ class ModelConfig(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option("precision", "auto", effect="learning")
     """Data type of the frozen weights and the arithmetic; the adapter is float32 always. auto: chosen by the device
     when the run is loaded."""
+    fp8_base: bool = option("fp8-base", False, effect="learning")
+    """Whether the frozen weights are kept in 8 bits; the arithmetic stays in `precision`."""
     clip_skip: int = option("clip-skip", 1, effect="learning", ge=1, le=12)
     """Layer of the text encoder that is used, counted from the end as the WebUI does: 1 is the last."""
     max_token_length: int = option("max-token-length", 75, effect="learning", ge=75, le=225, multiple_of=75)

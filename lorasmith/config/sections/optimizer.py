@@ -8,9 +8,11 @@ from pydantic import Field, field_serializer, field_validator
 
 from lorasmith.config.fields import Section, declared, option
 from lorasmith.config.optimizer_table import canonical_name
+from lorasmith.config.sections.adapter import flat_table
 from lorasmith.config.sections.objective import Unused
 from lorasmith.errors import ConfigError
 
+BlockFactor = Annotated[float, Field(gt=0, le=1e6)]
 LR_SHAPES = {
     "constant": (),
     "constant_with_warmup": (),
@@ -39,6 +41,17 @@ class OptimizerConfig(Section):
     """Learning rate of the denoiser's pairs, before the schedule's factor."""
     text_encoder_lr: tuple[Annotated[float, Field(ge=0)], ...] = option("text-encoder-lr", (), effect="learning")
     """Learning rate of the text encoders' pairs: of all of them, or of each in order. (): that of the denoiser."""
+    block_lrs: dict[str, BlockFactor] = option("block-lr", {}, effect="identity")
+    """The rates of the layers in a block of the denoiser, by its name, as multiples of `lr`."""
+    loraplus_lr_ratio: float | None = option("loraplus-lr-ratio", None, effect="identity", gt=0)
+    """Rates of the matrices behind each pair's inner dimension, `lora_up`, as multiples of the rate (LoRA+, Hayou et
+    al. 2024, arXiv:2402.12354). None: 1."""
+    loraplus_unet_lr_ratio: float | None = option("loraplus-unet-lr-ratio", None, effect="identity", gt=0)
+    """The same of the denoiser. None: `loraplus_lr_ratio`."""
+    loraplus_text_encoder_lr_ratio: float | None = option(
+        "loraplus-text-encoder-lr-ratio", None, effect="identity", gt=0
+    )
+    """The same of the text encoders. None: `loraplus_lr_ratio`."""
     options: dict[str, Any] = option("optimizer-option", {}, effect="identity", free_keys=("lr",))
     """Passed to the optimizer's constructor, checked against its signature."""
 
@@ -53,6 +66,23 @@ class OptimizerConfig(Section):
         if not _comes_back_from_toml(value):
             raise ValueError("must be finite numbers, texts, true, false, or lists and tables of them")
         return value
+
+    @field_validator("block_lrs", mode="before")
+    @classmethod
+    def _without_tables(cls, value: Any) -> Any:
+        """Accepts `down_blocks.1 = 0.5` without quotes, which is a table within a table in TOML."""
+        return dict(flat_table(value)) if isinstance(value, dict) else value
+
+    @property
+    def options_of_groups(self) -> list[str]:
+        """The names of set options that give parts of a component other rates."""
+        names = ("block_lrs", "loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio")
+        return [facts.name for name, _, facts in declared(type(self)) if name in names and getattr(self, name)]
+
+    def up_ratio(self, component: str) -> float:
+        """The multiple of the rate that the `lora_up` matrices of a component have."""
+        own = self.loraplus_unet_lr_ratio if component == "denoiser" else self.loraplus_text_encoder_lr_ratio
+        return own or self.loraplus_lr_ratio or 1.0
 
     @field_validator("text_encoder_lr", mode="before")
     @classmethod

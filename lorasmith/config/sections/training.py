@@ -18,6 +18,10 @@ class TrainingConfig(Section):
     """Gradients with a larger norm are scaled down to it; 0 never."""
     scale_weight_norms: float = option("scale-weight-norms", 0.0, effect="learning", ge=0)
     """A layer whose change has a larger norm after a step is scaled down to it; 0 never."""
+    ema_decay: float = option("ema-decay", 0.0, effect="learning", ge=0, lt=1)
+    """Share of the average of the weights that a step keeps; the average is exported and evaluated. 0: no average."""
+    full_bf16: bool = option("full-bf16", False, effect="identity")
+    """Whether the adapter, its gradients and the optimizer's state are bfloat16 too, instead of float32."""
     gradient_checkpointing: bool = option("gradient-checkpointing", False, effect="learning", common=True)
     """Whether activations are computed twice instead of kept: slower, less memory."""
 

@@ -1,0 +1,78 @@
+"""Optimizers, schedules, rates by group and averages: 12 steps are 5 + 7 with evaluations on the way, to the bit."""
+
+from collections.abc import Callable
+
+import pytest
+import safetensors.torch
+import torch
+
+from lorasmith.errors import ExitCode
+from lorasmith.runs.events import Evaluated
+from tests.end_to_end.workshop import Values, Workshop
+from tests.evaluation.few_steps import sample_in
+
+MakeWorkshop = Callable[[str], Workshop]
+STEPS, CUT = 12, 5
+WATCHED: Values = {
+    ("evaluation", "every"): 2,
+    ("evaluation", "examples"): 1,
+    ("cadence", "save_every"): 3,
+    ("export", "save_precision"): "fp32",
+}
+BASE: Values = {("training", "batch_size"): 2, ("lr_schedule", "horizon_steps"): STEPS, ("optimizer", "lr"): 1e-3}
+WAYS: dict[str, Values] = {
+    "schedule-free": {("optimizer", "name"): "adamwschedulefree"},
+    "prodigy, schedule-free": {("optimizer", "name"): "prodigyplusschedulefree", ("optimizer", "lr"): 1.0},
+    "average": {("training", "ema_decay"): 0.9},
+    "relative steps": {("optimizer", "name"): "transformers.adafactor"},
+    "rates by group": {
+        ("adapter", "train_text_encoder"): True,
+        ("optimizer", "text_encoder_lr"): 5e-4,
+        ("optimizer", "block_lrs"): {"down_blocks.1": 0.5},
+        ("optimizer", "loraplus_lr_ratio"): 16.0,
+        ("lr_schedule", "shape"): "polynomial",
+        ("lr_schedule", "warmup_steps"): 3,
+    },
+    "all in bfloat16": {
+        ("training", "full_bf16"): True,
+        ("training", "ema_decay"): 0.5,
+        ("training", "accumulation_steps"): 2,
+        ("model", "precision"): "bf16",
+    },
+    "frozen weights in 8 bits": {("model", "fp8_base"): True, ("adapter", "train_text_encoder"): True},
+    "a scheduler's class": {
+        ("lr_schedule", "shape"): "torch.optim.lr_scheduler.StepLR",
+        ("lr_schedule", "args"): {"step_size": 4, "gamma": 0.5},
+    },
+}
+OWN_WEIGHTS = ("schedule-free", "prodigy, schedule-free", "average", "all in bfloat16")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_cut_and_watched_equals_straight(
+    make_workshop: MakeWorkshop, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    sample_in(monkeypatch, 2)  # nobody looks at the pictures
+    straight, pieces = make_workshop("straight"), make_workshop("pieces")
+    outcome = straight.new(STEPS, {**BASE, **WAYS[way]})
+    assert "resume_not_exact" not in [warned.code for warned in outcome.warned]
+    pieces.new(CUT, {**BASE, **WAYS[way], **WATCHED})
+    assert pieces.go_on(STEPS - CUT).exit_code == ExitCode.FINISHED
+    assert [one.step for one in pieces.events() if isinstance(one, Evaluated)][-1] == STEPS
+    assert pieces.losses() == straight.losses()
+    assert pieces.digest() == straight.digest()
+    files = [one.run.root / "last.safetensors" for one in (straight, pieces)]
+    whole, cut = (safetensors.torch.load_file(file) for file in files)
+    assert all(torch.equal(whole[key], cut[key].to(whole[key].dtype)) for key in whole)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_exported_are_the_weights_to_be_used(workshop: Workshop, way: str) -> None:
+    """Of schedule-free optimizers and averages others than those of the training; of all else the same."""
+    workshop.new(4, {**BASE, **WAYS[way], ("export", "save_precision"): "fp32"})
+    exported = safetensors.torch.load_file(workshop.run.root / "last.safetensors")
+    sums = [
+        sum(float(tensor.double().abs().sum()) for key, tensor in found.items() if "lora_up" in key)
+        for found in (exported, workshop.adapter())
+    ]
+    assert (sums[0] == pytest.approx(sums[1], rel=1e-9)) != (way in OWN_WEIGHTS)
