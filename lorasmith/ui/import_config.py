@@ -36,7 +36,9 @@ def import_config(arguments: list[str], words: Translator, command: str, *, here
 
     found = read_import(here / files[0], here)
     lines = [
-        words.say("import.left", name=left.name, value=shown(left.value), reason=words.say(f"import.reason.{left.reason}"))
+        words.say(
+            "import.left", name=left.name, value=shown(left.value), reason=words.say(f"import.reason.{left.reason}")
+        )
         for left in found.left_out
     ]
     made = words.say("import.made_from", trainer=found.trainer, file=Path(files[0]).name)
