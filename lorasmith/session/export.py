@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from lorasmith.adapters.flat import FlatAdapter
 from lorasmith.config import AdapterConfig, RunConfig
 from lorasmith.config.optimizer_table import known_optimizer
+from lorasmith.data.captions import with_trigger
 from lorasmith.data.types import Example
 from lorasmith.engine.batches import RunBatches
 from lorasmith.engine.state import TrainState
@@ -113,7 +114,7 @@ class Exporter:
             seed=config.seed,
             objective=objective_facts(config.loss, config.noise, self.family.noise_process()),
             captions=caption_facts(config),
-            folders=_folders(self.trained),
+            folders=_folders(self.trained, [subset.dataset.trigger_word for subset in config.subsets()]),
             buckets=_buckets(self.trained),
             mean_aspect_error=_mean_aspect_error(self.trained),
             held_out=self.held_out,
@@ -204,17 +205,20 @@ def _network_args(
     return args | ({"rs_lora": "True"} if config.rslora and _takes_alpha(adapter) else {})
 
 
-def _folders(examples: tuple[Example, ...]) -> tuple[FolderFacts, ...]:
+def _folders(examples: tuple[Example, ...], triggers: Sequence[str]) -> tuple[FolderFacts, ...]:
     by_folder: dict[tuple[str, int], list[Example]] = {}
     for example in examples:
         by_folder.setdefault((example.image.parent.name, example.repeats), []).append(example)
     return tuple(
-        FolderFacts(name, repeats, len(members), _tags(members)) for (name, repeats), members in by_folder.items()
+        FolderFacts(name, repeats, len(members), _tags(members, triggers))
+        for (name, repeats), members in by_folder.items()
     )
 
 
-def _tags(examples: list[Example]) -> dict[str, int]:
-    return dict(Counter(count_tags(example.caption for example in examples)).most_common(MAX_TAGS))
+def _tags(examples: list[Example], triggers: Sequence[str]) -> dict[str, int]:
+    """Those of the texts as they were written, as sd-scripts counts them, and of the trigger words of their subsets."""
+    texts = (with_trigger(example.text, triggers[example.subset]) for example in examples)
+    return dict(Counter(count_tags(texts)).most_common(MAX_TAGS))
 
 
 def _buckets(examples: tuple[Example, ...]) -> tuple[BucketFacts, ...]:
