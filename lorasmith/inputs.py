@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from lorasmith.adapters import ADAPTERS, DROP_RANKS, LIMITED_NORMS
 from lorasmith.config import AdapterConfig, DatasetConfig, ModelConfig, RunConfig, Subset
 from lorasmith.config.optimizer_table import OPTIMIZERS, known_optimizer, uses_relative_steps
+from lorasmith.config.sample_prompts import sample_prompt
 from lorasmith.config.sections import LossConfig
 from lorasmith.config.subsets import unused_picture_options
 from lorasmith.data.augmentation import face_of
@@ -101,7 +102,7 @@ def check_init_from(file: LoraFile | None, adapter: AdapterConfig, family: str) 
         raise ModelError("init_from_other_family", **fields)
     if is_other_kind:
         raise ModelError("init_from_other_kind", path=path, found=sorted(others), kind=adapter.kind)
-    if file.has_text_encoder and not adapter.train_text_encoder:
+    if file.has_text_encoder and not adapter.trains_text_encoder:
         raise ModelError("init_from_text_encoder", path=path)
 
 
@@ -281,6 +282,9 @@ def notices(config: RunConfig, found: Scan, stop_at: int) -> list[tuple[str, dic
     for problem in found.problems:
         fields = {"path": shown(problem.path), "reason": problem.reason, "fields": problem.fields}
         noted.append(("picture_skipped", fields))
+    flags = [flag for line in config.evaluation.sample_prompts for flag in sample_prompt(line).ignored]
+    if flags:
+        noted.append(("sample_flags_unused", {"flags": ", ".join(dict.fromkeys(flags))}))
     horizon = config.lr_schedule.horizon_steps
     if horizon is not None and stop_at > horizon and config.lr_schedule.shape != "constant":
         noted.append(("lr_horizon_passed", {"horizon": horizon, "target": stop_at}))

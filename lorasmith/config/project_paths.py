@@ -6,6 +6,7 @@ file too.
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def project_of(config: RunConfig, root: Path) -> Path:
 def relative(config: RunConfig, root: Path) -> dict[tuple[str, str], Any]:
     """The paths inside the project, relative to it, as run.toml holds them: {(section, field): path}."""
     project = project_of(config, root)
-    values: dict[tuple[str, str], Any] = {at: _relative(_value(config, at), project) for at in _paths()}
+    values = {at: _each(_value(config, at), partial(_relative, project=project)) for at in _paths()}
     return values | with_subset_paths(config.dataset.subsets, lambda path: _relative(path, project))
 
 
@@ -32,9 +33,9 @@ def absolute(config: RunConfig, root: Path) -> dict[tuple[str, str], Any]:
     project = project_of(config, root)
     found = {}
     for at in _paths():
-        value = _value(config, at)
-        if value.startswith(MARK):
-            found[at] = _absolute(value, project, follows=at[0] == "dataset")
+        value, follows = _value(config, at), at[0] == "dataset"
+        if any(path.startswith(MARK) for path in ([value] if isinstance(value, str) else value)):
+            found[at] = _each(value, partial(_absolute, project=project, follows=follows))
     return found | with_subset_paths(config.dataset.subsets, lambda path: _absolute(path, project, follows=True))
 
 
@@ -48,6 +49,11 @@ def with_subset_paths(
         for table in subsets
     )
     return {("dataset", "subsets"): tables} if tables else {}
+
+
+def _each(value: str | tuple[str, ...], changed: Callable[[str], str]) -> str | tuple[str, ...]:
+    """A path, or each of several, changed."""
+    return tuple(map(changed, value)) if isinstance(value, tuple) else changed(value)
 
 
 def _relative(value: str, project: Path) -> str:
@@ -73,5 +79,6 @@ def _paths() -> list[tuple[str, str]]:
     ]
 
 
-def _value(config: RunConfig, at: tuple[str, str]) -> str:
-    return str(getattr(getattr(config, at[0]), at[1]))
+def _value(config: RunConfig, at: tuple[str, str]) -> str | tuple[str, ...]:
+    value: str | tuple[str, ...] = getattr(getattr(config, at[0]), at[1])
+    return value

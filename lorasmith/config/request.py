@@ -19,6 +19,8 @@ class Request(Section):
     """Passes over the pictures, converted to steps; instead of `steps`."""
     output: str = option("output", "lora_output", effect="cadence", common=True, holds="path")
     """The run folder."""
+    sample_prompts: str = option("sample-prompts", "", effect="cadence", holds="path")
+    """A file of prompts, whose prompts are added to --sample-prompt."""
     lang: Literal["", "en", "zh-TW"] = option("lang", "", effect="cadence", common=True)
     """Language of the messages; "" takes LORASMITH_LANG, then the locale."""
     verbose: bool = option("verbose", False, effect="cadence")

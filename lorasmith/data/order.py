@@ -27,7 +27,7 @@ def is_main_subject(repeats: Sequence[int]) -> list[bool]:
     return [2 * times >= most for times in repeats]
 
 
-def split_held_out(pictures: Sequence[tuple[str, int]], hold_out: int | Literal["auto"], seed: int) -> frozenset[str]:
+def split_held_out(pictures: Sequence[tuple[str, int]], hold_out: float | Literal["auto"], seed: int) -> frozenset[str]:
     """The SHA-256s of the pictures that are never trained on, out of (SHA-256, repeats). Equal pictures count once, and
     only pictures of the main subject are held out.
 
@@ -40,7 +40,10 @@ def split_held_out(pictures: Sequence[tuple[str, int]], hold_out: int | Literal[
     for sha, times in pictures:
         repeats[sha] = max(times, repeats.get(sha, 0))
     main = [sha for sha, is_main in zip(repeats, is_main_subject(list(repeats.values())), strict=True) if is_main]
-    wanted = len(main) // AUTO_FROM if hold_out == "auto" else hold_out
+    if hold_out == "auto":
+        wanted = len(main) // AUTO_FROM
+    else:
+        wanted = round(len(main) * hold_out) if 0 < hold_out < 1 else int(hold_out)
     if wanted and wanted >= len(main):
         raise ConfigError("hold_out_too_many", hold_out=wanted, pictures=len(main))
     by_hash = sorted(main, key=lambda sha: (fold(seed, "hold-out", sha), sha))

@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lorasmith.config.sample_prompts import sample_prompt
 from lorasmith.config.sections import EvaluationConfig
 from lorasmith.data.images import pixels
 from lorasmith.data.order import is_main_subject
-from lorasmith.data.types import LATENTS, CachedExample, Example, Inputs, Offset, Size
+from lorasmith.data.types import LATENTS, LOSS_MASK, LOSS_WEIGHT, CachedExample, Example, Inputs, Offset, Size
 from lorasmith.evaluation.limits import MAX_VALIDATED
 from lorasmith.seeding import fold
 
@@ -54,6 +55,9 @@ class SampleSpec:
     latents_shape: tuple[int, ...]  # (C, h, w)
     latents: Tensor | None  # of the original
     pixels: NDArray[np.uint8] | None  # (H, W, 3), the original as it is trained on
+    negative: Inputs | None = None  # of another caption than the empty caption, for guidance
+    steps: int | None = None  # of the sampler; None: the family's
+    guidance: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +68,14 @@ class EvaluationSet:
     is_held_out: bool
     specs: tuple[SampleSpec, ...]
     empty_caption: Inputs
+    objective: str = ""  # identity of the loss that is measured; "": the plain mean squared error
 
     @property
     def pictures(self) -> str:
-        """The identity of the pictures that the validation loss is measured on."""
-        return pictures_identity([example for example, _ in self.validated])
+        """The identity of the pictures that the validation loss is measured on, and of a loss that is not the plain
+        one."""
+        identity = pictures_identity([example for example, _ in self.validated])
+        return _digest(identity, self.objective) if self.objective else identity
 
 
 NOTHING_CHOSEN = Chosen((), (), False)
@@ -77,7 +84,7 @@ NOTHING_CHOSEN = Chosen((), (), False)
 def pictures_identity(examples: Sequence[Example]) -> str:
     """Identity of the pictures of a validation loss, by their bytes: losses are comparable where it is the same."""
     hashes = sorted(example.image_sha256 for example in examples)
-    return hashlib.sha256("\n".join(hashes).encode()).hexdigest()[:IDENTITY_LETTERS]
+    return _digest(*hashes)
 
 
 def choose(
@@ -109,6 +116,10 @@ def _drawn(examples: Sequence[Example], seed: int) -> list[Example]:
     return list(distinct.values())
 
 
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:IDENTITY_LETTERS]
+
+
 def evaluation_set(
     chosen: Chosen,
     cached: Mapping[Example, CachedExample],
@@ -127,8 +138,9 @@ def evaluation_set(
     """
     specs = []
     for number, example in enumerate(chosen.sampled, start=1):
-        inputs = dict(cached[example].inputs)
-        latents = inputs.pop(LATENTS)
+        latents = cached[example].latents
+        of_loss = (LATENTS, LOSS_MASK, LOSS_WEIGHT)
+        inputs = {name: value for name, value in cached[example].inputs.items() if name not in of_loss}
         specs.append(
             SampleSpec(
                 name=f"example-{number:02d}",
@@ -143,24 +155,50 @@ def evaluation_set(
             )
         )
     if settings.sample_prompts and specs:
-        square = _square(chosen.sampled[0], Size(side, side))
-        shape = _latents_shape(square.bucket, chosen.sampled[0].bucket, specs[0].latents_shape)
+        like = chosen.sampled[0], specs[0].latents_shape
         specs += [
-            SampleSpec(
-                name=f"prompt-{number:02d}",
-                prompt=prompt,
-                seed=fold(seed, "sample prompt", number, prompt) % SEEDS,
-                denoising_strength=1.0,
-                inputs={**texts[prompt], **example_inputs(replace(square, caption=prompt))},
-                original=None,
-                latents_shape=shape,
-                latents=None,
-                pixels=None,
-            )
-            for number, prompt in enumerate(settings.sample_prompts, start=1)
+            _of_prompt(number, line, texts, example_inputs, like=like, side=side, seed=seed)
+            for number, line in enumerate(settings.sample_prompts, start=1)
         ]
     validated = tuple((example, cached[example]) for example in chosen.validated)
     return EvaluationSet(validated, chosen.is_held_out, tuple(specs), texts[EMPTY_CAPTION])
+
+
+def texts_of(settings: EvaluationConfig) -> list[str]:
+    """The captions of sample prompts, and the empty caption."""
+    prompts = [sample_prompt(line) for line in settings.sample_prompts]
+    return list(
+        dict.fromkeys([EMPTY_CAPTION, *(text for prompt in prompts for text in (prompt.text, prompt.negative))])
+    )
+
+
+def _of_prompt(
+    number: int,
+    line: str,
+    texts: Mapping[str, Inputs],
+    example_inputs: Callable[[Example], Inputs],
+    *,
+    like: tuple[Example, tuple[int, ...]],
+    side: int,
+    seed: int,
+) -> SampleSpec:
+    """The sample of a prompt. `like` is an example and the shape of its latents, which depends on the model."""
+    prompt, (example, shape) = sample_prompt(line), like
+    plain = _square(example, Size(prompt.width or side, prompt.height or side))
+    return SampleSpec(
+        name=f"prompt-{number:02d}",
+        prompt=line,
+        seed=fold(seed, "sample prompt", number, line) % SEEDS if prompt.seed is None else prompt.seed,
+        denoising_strength=1.0,
+        inputs={**texts[prompt.text], **example_inputs(replace(plain, caption=prompt.text))},
+        original=None,
+        latents_shape=_latents_shape(plain.bucket, example.bucket, shape),
+        latents=None,
+        pixels=None,
+        negative=texts[prompt.negative] if prompt.negative else None,
+        steps=prompt.steps,
+        guidance=prompt.guidance,
+    )
 
 
 def _square(example: Example, size: Size) -> Example:

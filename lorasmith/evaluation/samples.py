@@ -49,7 +49,7 @@ def generate(
     latents = map_in_batches(
         specs,
         work,
-        kind=lambda spec: (spec.latents_shape, spec.denoising_strength),
+        kind=lambda spec: (spec.latents_shape, spec.denoising_strength, spec.steps),
         at_once=at_once,
         device=context.device,
     )
@@ -79,19 +79,23 @@ def _latents(
     noise = torch.stack([_noise(spec) for spec in specs]).to(where)
     starts = (torch.zeros(shape) if spec.latents is None else spec.latents.float() for spec in specs)
     start = torch.stack(list(starts)).to(where)
-    rows = [*({**spec.inputs, **empty_caption} for spec in specs), *(spec.inputs for spec in specs)]
+    without = ({**spec.inputs, **(spec.negative or empty_caption)} for spec in specs)
+    rows = [*without, *(spec.inputs for spec in specs)]
     inputs = {name: value.to(where) for name, value in context.family.collate(rows).items()}
     conditioning = context.family.conditioning(context.models, inputs)
     defaults = context.family.traits.sampling
+    scales = [defaults.guidance if spec.guidance is None else spec.guidance for spec in specs]
+    guidance = torch.tensor(scales, device=where)[:, *[None] * len(shape)]
 
     def predict(noisy_latents: Tensor, timesteps: Tensor) -> Tensor:
         alive()
         both = torch.cat([noisy_latents, noisy_latents]), torch.cat([timesteps, timesteps])
         without, with_caption = context.family.predict(context.models, *both, conditioning).float().chunk(2)
-        return without + defaults.guidance * (with_caption - without)
+        return without + guidance * (with_caption - without)
 
     strength = specs[0].denoising_strength
-    clean = denoise(predict, context.process, start, noise, denoising_strength=strength, steps=defaults.steps)
+    steps = specs[0].steps or defaults.steps
+    clean = denoise(predict, context.process, start, noise, denoising_strength=strength, steps=steps)
     return list(clean.cpu())
 
 

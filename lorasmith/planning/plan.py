@@ -248,7 +248,7 @@ def _batch_sizes(config: RunConfig, work: Workload) -> tuple[int, ...]:
 def _components(config: RunConfig) -> tuple[ComponentPlan, ...]:
     if not config.model.family:
         return ()
-    offered = published_layers(config.model.family, with_text_encoders=config.adapter.train_text_encoder)
+    offered = published_layers(config.model.family, with_text_encoders=config.adapter.trains_text_encoder)
     chosen = chosen_layers(config.adapter, offered)
     plans = []
     for component, count in Counter(name.partition(".")[0] for name in offered).items():

@@ -92,7 +92,7 @@ def _whole_start(folder: Path) -> WholeStart:
     from lorasmith.data.cache import EncoderCache
     from lorasmith.data.encode import Encoded, read_cached
     from lorasmith.engine.encode import cache_keys
-    from lorasmith.evaluation.choose import EMPTY_CAPTION, choose
+    from lorasmith.evaluation.choose import choose, texts_of
     from lorasmith.families import load_family
     from lorasmith.session.captions import caption_plan
     from lorasmith.session.notices import caption_notices
@@ -104,13 +104,13 @@ def _whole_start(folder: Path) -> WholeStart:
 
     config = load_run_toml(folder / PLAN)
     family = load_family(base_weights(config), text_settings(config.model))
-    keys = cache_keys(family, trained=family.traits.text_encoders if config.adapter.train_text_encoder else ())
+    keys = cache_keys(family, trained=family.traits.text_encoders if config.adapter.trains_text_encoder else ())
     found = scan_for(config, family.weights, check_pixels=False)
     trained, held_out = split_examples(config, found)
     examples, captions = list(trained), list[str]()
     if config.is_evaluated:
         examples += choose(trained, held_out, count=config.evaluation.examples, seed=config.seed).all
-        captions = [EMPTY_CAPTION, *config.evaluation.sample_prompts]
+        captions = texts_of(config.evaluation)
     captions += caption_plan(config, trained, stop_at=ANY_TARGET).beforehand
     examples += picture_plan(config, trained).beforehand
     theirs = Untouched(cache_folder(data_folders(config)[0]))

@@ -37,9 +37,10 @@ from lorasmith.runs.layout import RunFolder, run_at
 from lorasmith.runs.ledger import newest_trusted, read_events, surviving
 from lorasmith.runs.naming import FileNames
 from lorasmith.runs.states import SavedState, damage_listed, damage_of, find_states, newest_good
+from lorasmith.runtime.lora_inputs import check_base_weights, sizes_from
 from lorasmith.runtime.moved import found_again, lines_about_places
+from lorasmith.runtime.read_in import with_files_read
 from lorasmith.runtime.settings import check_identity, check_layers, check_lokr_effects, check_settings
-from lorasmith.runtime.thumbnail import with_thumbnail
 from lorasmith.session.layers import check_block_effects
 
 LR_TOLERANCE = 0.01  # a smaller share is no jump
@@ -102,7 +103,7 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
     Raises:
         InputError: of any kind; nothing was written.
     """
-    values = with_thumbnail(values, here)
+    values = with_files_read(values, request, here)
     config = RunConfig().with_values({**values, ("export", "state_prefix"): state_prefix})
     run = run_at(here, request.output)
     check_settings(config, request)
@@ -111,6 +112,8 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
     start = find_init_from(config, here)
     weights = base_weights(config, here)
     check_init_from(start, config.adapter, weights.family)
+    check_base_weights(config.model, weights.family, here)
+    config = config.with_values(sizes_from(start, config.adapter, values, weights.family))
     config, taken = _shaped_by_start(config, values, start, here)
     check_clip_skip(weights, config.model.clip_skip)
     check_layers(config, weights.family)
@@ -127,6 +130,7 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
             **with_subset_paths(config.dataset.subsets, lambda path: _resolved_path(path, here)),
             ("model", "base_model"): _path_or_name(config.model.base_model, here),
             ("model", "vae"): _absolute_path(config.model.vae, here),
+            ("model", "base_weights"): tuple(_absolute_path(path, here) for path in config.model.base_weights),
             ("model", "family"): weights.family,
             ("machine", "project"): _project(run, here),
             ("adapter", "alpha"): config.adapter.resolved_alpha,
@@ -152,7 +156,7 @@ def _shaped_by_start(
 ) -> tuple[RunConfig, Warnings]:
     """Takes rank and alpha of the LoRA in --init-from where no rank is set, those of its convolutions where layers are
     not chosen otherwise; returns notices of that too."""
-    if start is None or start.rank is None or ("adapter", "rank") in values:
+    if start is None or start.rank is None or ("adapter", "rank") in values or config.adapter.layer_sizes:
         return config, ()
     taken: dict[tuple[str, str], Any] = {("adapter", "rank"): start.rank}
     taken["adapter", "alpha"] = config.adapter.alpha or start.alpha
@@ -207,7 +211,7 @@ def continued_run(run: RunFolder, values: Values, request: Request, *, from_stat
     before = found_again(run, kept, events)
     # `auto` changes nothing: the run keeps what it was resolved to.
     asked = {key: value for key, value in values.items() if not (key == ("model", "prediction") and value == "auto")}
-    config = before.with_values(_absolute(with_thumbnail(asked, here), here))
+    config = before.with_values(_absolute(with_files_read(asked, request, here), here))
     check_settings(config, request)
     check_identity(before, config)
     if ("adapter", "init_from") in values:

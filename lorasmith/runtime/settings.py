@@ -25,7 +25,7 @@ def check_settings(config: RunConfig, request: Request) -> None:
         raise ConfigError("save_epochs_twice")
     _check_rates(config)
     _check_storage(config)
-    if config.optimizer.text_encoder_lr and not config.adapter.train_text_encoder:
+    if config.optimizer.text_encoder_lr and not config.adapter.trains_text_encoder:
         raise ConfigError("text_encoder_lr_unused")
     for unused in config.adapter.unused_options:
         raise ConfigError("lokr_option_unused", option=unused, adapter=config.adapter.kind)
@@ -51,8 +51,12 @@ def _check_rates(config: RunConfig) -> None:
         raise ConfigError("prodigy_rates", optimizer=name)
     schedule.check(config.optimizer.lr)
     is_plain = schedule.name in ("constant", "constant_with_warmup") and not schedule.warmup_steps
-    if known.has_own_schedule and config.training.ema_decay:
-        raise ConfigError("ema_of_schedule_free", optimizer=name)
+    for option, value in (
+        ("ema-decay", config.training.ema_decay),
+        ("scale-weight-norms", config.training.scale_weight_norms),
+    ):
+        if known.has_own_schedule and value:
+            raise ConfigError("option_of_schedule_free", optimizer=name, option=option)
     if known.has_own_schedule and not is_plain:
         raise ConfigError("schedule_of_schedule_free", optimizer=name)
     if uses_relative_steps(name, config.optimizer.options) and not (is_plain and not differing):
@@ -106,7 +110,7 @@ def check_layers(config: RunConfig, family: str) -> None:
     known."""
     if not family:
         return
-    layers = published_layers(family, with_text_encoders=config.adapter.train_text_encoder)
+    layers = published_layers(family, with_text_encoders=config.adapter.trains_text_encoder)
     check_blocks(config.adapter, family)
     chosen_layers(config.adapter, layers)
     check_rates_of_blocks(config.optimizer, config.adapter, family)
@@ -120,8 +124,11 @@ def check_identity(before: RunConfig, after: RunConfig) -> None:
     """Refuses a change of the settings that the tensors in the states depend on.
 
     Raises:
+        ConfigError: `base_weights_fixed`.
         ResumeError: `identity_changed`; `identity_added` and `identity_removed` where one of the values is unset.
     """
+    if _merged(before) != _merged(after):
+        raise ConfigError("base_weights_fixed")
     old, new = before.identity_values(), after.identity_values()
     for option, value in old.items():
         if new[option] == value:
@@ -130,6 +137,10 @@ def check_identity(before: RunConfig, after: RunConfig) -> None:
         if was and now:
             raise ResumeError("identity_changed", option=option, before=was, now=now)
         raise ResumeError("identity_removed" if was else "identity_added", option=option, value=was or now)
+
+
+def _merged(config: RunConfig) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    return config.model.base_weights, config.model.base_weights_multiplier
 
 
 def _typed(value: Any) -> str:

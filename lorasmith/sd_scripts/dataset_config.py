@@ -69,10 +69,10 @@ KEYS = {
     "caption_tag_dropout_rate": Key("number", "caption_tag_dropout_rate"),
     "token_warmup_min": Key("integer", "token_warmup_min"),
     "token_warmup_step": Key("number", "token_warmup_step"),
-    "color_aug": _later("flag", "color_aug"),
-    "flip_aug": _later("flag", "flip_aug"),
-    "random_crop": _later("flag", "random_crop"),
-    "face_crop_aug_range": _later("text", "face_crop_aug_range"),
+    "color_aug": Key("flag", "color_aug"),
+    "flip_aug": Key("flag", "flip_aug"),
+    "random_crop": Key("flag", "random_crop"),
+    "face_crop_aug_range": Key("text", "face_crop_aug_range"),
 }
 IN_COMMAND_LINE = {
     "train_batch_size": "batch_size",

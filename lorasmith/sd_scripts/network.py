@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
+from lorasmith.config import RunConfig
 from lorasmith.errors import ConfigError
 from lorasmith.option_names import closest
+from lorasmith.sd_scripts.blocks import RATES, THRESHOLD, block_ranks, block_rates
 from lorasmith.sd_scripts.command_line import Given
 from lorasmith.sd_scripts.pairs import number, pairs, truth, whole
 from lorasmith.sd_scripts.settings import Settings
@@ -27,23 +28,27 @@ PRESETS = {
 }
 """Preset of LyCORIS -> our targets. Those of the U-Net alone train no text encoder."""
 ARG = "--network_args"
-BLOCK_COUNTS = (25, 23)  # SD 1.x and 2.x, SDXL
 SIMPLE = {
     "rank_dropout": ("rank-dropout", number),
     "module_dropout": ("module-dropout", number),
+    "loraplus_lr_ratio": ("loraplus-lr-ratio", number),
+    "loraplus_unet_lr_ratio": ("loraplus-unet-lr-ratio", number),
+    "loraplus_text_encoder_lr_ratio": ("loraplus-text-encoder-lr-ratio", number),
     "factor": ("lokr-factor", whole),
     "decompose_both": ("lokr-decompose-both", truth),
     "full_matrix": ("lokr-full-matrix", truth),
     "rs_lora": ("rslora", truth),
 }
 """Key of a pair -> the option with the same meaning, and how its value is read."""
-OWN_KEYS = ("conv_dim", "conv_alpha", "block_dims", "rank_dropout", "module_dropout")
-LYCORIS_KEYS = (*OWN_KEYS, "algo", "preset", "dropout", "factor", "decompose_both", "full_matrix", "dora_wd", "rs_lora")
+PLUS = ("loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio")
+OWN_KEYS = ("conv_dim", "conv_alpha", "rank_dropout", "module_dropout", "block_dims", *RATES, THRESHOLD, *PLUS)
+LYCORIS_KEYS = (
+    *("conv_dim", "conv_alpha", "rank_dropout", "module_dropout", *PLUS, "algo", "preset", "dropout"),
+    *("factor", "decompose_both", "full_matrix", "dora_wd", "rs_lora"),
+)
 REFUSED_KEYS = frozenset(
     {
-        *("block_alphas", "conv_block_dims", "conv_block_alphas", "block_lr_zero_threshold"),
-        *("down_lr_weight", "mid_lr_weight", "up_lr_weight"),
-        *("loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio"),
+        *("block_alphas", "conv_block_dims", "conv_block_alphas"),
         *("use_tucker", "use_scalar", "train_norm", "rank_dropout_scale", "block_size", "constraint", "rescaled"),
         *("wd_on_output", "bypass_mode", "unbalanced_factorization", "use_cp", "constrain"),
         *("train_on_input", "unit"),
@@ -70,6 +75,7 @@ def network(given: Given, settings: Settings) -> None:
     if dropout is not None:
         settings.set("dropout", dropout, "network_dropout")
     _arguments(texts, settings, is_lycoris=is_lycoris)
+    _blocks(texts, settings, given)
 
 
 def _algorithm(texts: Mapping[str, str]) -> str:
@@ -109,8 +115,6 @@ def _arguments(texts: Mapping[str, str], settings: Settings, *, is_lycoris: bool
     if "dropout" in texts:
         settings.set("dropout", number(texts["dropout"], argument=ARG, key="dropout"), "network_args")
     _convolutions(texts, settings, is_lycoris=is_lycoris)
-    if "block_dims" in texts:
-        settings.set("block-rank", _block_ranks(texts["block_dims"]), "network_args")
 
 
 def _convolutions(texts: Mapping[str, str], settings: Settings, *, is_lycoris: bool) -> None:
@@ -140,14 +144,22 @@ def _alpha(texts: Mapping[str, str], alpha: float, rank: int) -> float:
     return alpha or (float(rank) if texts.get("conv_alpha") else CONV_ALPHA)
 
 
-def _block_ranks(text: str) -> dict[str, Any]:
-    """`block_dims` of a model with 25 blocks (SD 1.x and 2.x) or 23 (SDXL), by the names of the blocks."""
-    ranks = [whole(part, argument=ARG, key="block_dims") for part in text.split(",")]
-    if len(ranks) not in BLOCK_COUNTS:
-        raise ConfigError("sd_block_dims", given=len(ranks))
-    if len(ranks) == 25:
-        names = [*(f"input_blocks.{n}" for n in range(12)), "middle_block", *(f"output_blocks.{n}" for n in range(12))]
-    else:
-        parts = [("input_blocks", 9), ("middle_block", 3), ("output_blocks", 9)]
-        names = ["", *(f"{part}.{n}" for part, count in parts for n in range(count)), ""]
-    return {name: rank for name, rank in zip(names, ranks, strict=True) if name not in ("", "input_blocks.0")}
+def _blocks(texts: Mapping[str, str], settings: Settings, given: Given) -> None:
+    """Ranks and rates of blocks. A rate of 0 leaves the block out."""
+    adapter = RunConfig().adapter.model_copy(
+        update={
+            "rank": settings.values["rank"],
+            "conv_rank": settings.values.get("conv-rank"),
+            "targets": settings.values.get("targets", ""),
+        }
+    )
+    ranks: dict[str, int] = {}
+    if texts.get("block_dims"):
+        ranks = block_ranks(texts["block_dims"], adapter)
+    if any(texts.get(key) for key in RATES):
+        rates = block_rates(texts, adapter, is_sdxl=given.script == "sdxl_train_network")
+        ranks |= {block: 0 for block, rate in rates.items() if not rate}
+        if trained := {block: rate for block, rate in rates.items() if rate}:
+            settings.set("block-lr", trained, "network_args")
+    if ranks:
+        settings.set("block-rank", ranks, "network_args")

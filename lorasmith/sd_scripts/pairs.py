@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,9 +54,12 @@ def number(value: str, *, argument: str, key: str) -> float:
         ConfigError: `sd_pair_no_number`.
     """
     try:
-        return float(value)
+        found = float(value)
     except ValueError:
-        raise ConfigError("sd_pair_no_number", argument=argument, key=key, value=value) from None
+        found = math.nan
+    if not math.isfinite(found):
+        raise ConfigError("sd_pair_no_number", argument=argument, key=key, value=value)
+    return found
 
 
 def whole(value: str, *, argument: str, key: str) -> int:

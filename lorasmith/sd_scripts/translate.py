@@ -23,10 +23,11 @@ from lorasmith.sd_scripts.table import DONE, HARMLESS, NO_EFFECT, REFUSED
 
 OF_FOLDERS = ("data", "reg-data-dir")  # options that a --dataset_config replaces
 SAME_DEFAULTS = ("min_bucket_reso", "max_bucket_reso")  # where unset, our rule has the same values
+BY_SNR = ("min_snr_gamma", "debiased_estimation_loss", "scale_v_pred_loss_like_noise_pred", "v_pred_like_loss")
 METADATA = "metadata_"  # first part of the arguments that describe the file
 LOGS = "sd_logs_always"  # the note that names the folder of the logs
 PRECISIONS = {"no": "fp32", "fp16": "fp16", "bf16": "bf16"}
-SAVE_PRECISIONS = {None: "fp32", "float": "fp32", "fp16": "fp16", "bf16": "bf16"}
+SAVE_PRECISIONS = {"float": "fp32", "fp16": "fp16", "bf16": "bf16"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +105,18 @@ def _direct(given: Given, settings: Settings) -> None:
 
 def _model(given: Given, settings: Settings) -> None:
     settings.set("precision", PRECISIONS[given.value("mixed_precision")], "mixed_precision")
-    settings.set("save-precision", SAVE_PRECISIONS[given.value("save_precision")], "save_precision")
+    unset = "bf16" if given.has("full_bf16") else "float"  # the data type of the training
+    settings.set("save-precision", SAVE_PRECISIONS[given.value("save_precision") or unset], "save_precision")
+    for name in ("fp8_base", "fp8_base_unet"):
+        if given.has(name):
+            settings.set("fp8-base", True, name)
     if given.has("v_parameterization"):
         settings.set("prediction", "v_prediction", "v_parameterization")
     if given.has("zero_terminal_snr"):
         settings.set("zero-terminal-snr", "on", "zero_terminal_snr")
+        weighted = [f"--{name}" for name in BY_SNR if given.value(name)]
+        if weighted:
+            settings.note("sd_snr_of_terminal", arguments=weighted)
 
 
 def _pictures(given: Given, settings: Settings) -> None:

@@ -26,8 +26,9 @@ from lorasmith.families import image_encoder, load_family
 from lorasmith.families.base import ModelFamily
 from lorasmith.families.identity import weights_sha256
 from lorasmith.families.locate import locate_clip
-from lorasmith.inputs import base_weights, check_loss, data_identity, order_of, text_settings
+from lorasmith.inputs import check_loss, data_identity, order_of, text_settings
 from lorasmith.runs.layout import RunFolder
+from lorasmith.session.base_weights import trained_on
 from lorasmith.session.checkpoint import check_disk_space
 from lorasmith.session.dataset import Dataset, load_dataset, trained_text_encoders
 from lorasmith.session.export import Exporter
@@ -53,7 +54,7 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, sta
     config = load_run_toml(run.staging / run.config.name)
     before = None if resume is None else load_run_toml(run.config)
     device = choose_device(config.machine.device, threads=config.machine.threads)
-    family = load_family(base_weights(config), text_settings(config.model))
+    family = load_family(trained_on(config), text_settings(config.model))
     _check_fit(config, family, is_new=resume is None)
     precision = resolve_precision(config, before, device, family, startup)
     differing = check_repeatability(device, precision, startup)

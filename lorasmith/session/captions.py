@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lorasmith.config import RunConfig
 from lorasmith.data.caption_variants import CaptionRules, possible_captions
@@ -11,6 +12,10 @@ from lorasmith.data.types import Example, Inputs, VaryingInputs
 from lorasmith.engine.captions import VaryingCaptions
 from lorasmith.exporting.caption_metadata import CaptionFacts
 from lorasmith.inputs import text_settings
+
+MAX_BEFOREHAND = 1024
+"""Captions that are encoded beforehand besides two for each example: they stay in memory, 0.3 MB each for SDXL."""
+_WITH_DROPOUT = 2  # its own caption and the empty caption
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +51,22 @@ def caption_plan(config: RunConfig, trained: Sequence[Example], *, stop_at: int)
         for example in trained
     }
     varies = any(possible[example.text, example.subset] != (example.caption,) for example in trained)
-    few = dict.fromkeys(caption for captions in possible.values() for caption in captions or ())
+    if len(_all(possible)) > MAX_BEFOREHAND + 2 * len(possible):
+        possible = {
+            key: captions if captions and len(captions) <= _WITH_DROPOUT else None for key, captions in possible.items()
+        }
     return CaptionPlan(
         texts=tuple(example.text for example in trained),
         rules=tuple(by_subset[example.subset] for example in trained),
-        beforehand=tuple(few) if varies else (),
+        beforehand=_all(possible) if varies else (),
         is_live=None in possible.values(),
         varies=varies,
     )
+
+
+def _all(possible: Mapping[Any, tuple[str, ...] | None]) -> tuple[str, ...]:
+    """Every caption once, in order."""
+    return tuple(dict.fromkeys(caption for captions in possible.values() for caption in captions or ()))
 
 
 def caption_facts(config: RunConfig) -> CaptionFacts:

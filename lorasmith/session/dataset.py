@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -14,12 +14,12 @@ from lorasmith.data.types import CachedExample, Example, VaryingInputs
 from lorasmith.engine.device import Device
 from lorasmith.engine.encode import Encoding, encoded_examples, live_captions, live_pictures
 from lorasmith.evaluation.choose import (
-    EMPTY_CAPTION,
     NOTHING_CHOSEN,
     Chosen,
     EvaluationSet,
     choose,
     evaluation_set,
+    texts_of,
 )
 from lorasmith.families.base import ModelFamily
 from lorasmith.inputs import bucket_step, data_folders, notices, scan_for, split_examples
@@ -27,6 +27,7 @@ from lorasmith.runs.layout import RunFolder
 from lorasmith.session.captions import caption_plan
 from lorasmith.session.layers import chosen_layers, published_layers
 from lorasmith.session.notices import caption_notices
+from lorasmith.session.objective import objective_identity
 from lorasmith.session.pictures import picture_plan
 from lorasmith.session.startup import StartupContext
 
@@ -70,18 +71,17 @@ def load_dataset(
         dtype=dtype,
         device=device,
     )
-    factor = config.loss.prior_loss_weight if any(example.is_regularisation for example in trained) else 1.0
     encode = partial(
         encoded_examples,
         encoding,
-        regularisation_weight=factor,
+        regularisation_weight=_regularisation_weight(config, trained),
         damaged=startup.cache_damaged,
         progress=startup.cached,
     )
     chosen = _chosen(config, trained, held_out)
     plan, pictures = caption_plan(config, trained, stop_at=stop_at), picture_plan(config, trained)
     examples = list(dict.fromkeys([*trained, *chosen.all, *pictures.beforehand]))
-    prompts = [EMPTY_CAPTION, *config.evaluation.sample_prompts] if chosen.sampled else []
+    prompts = texts_of(config.evaluation) if chosen.sampled else []
     cached, texts = encode(examples, [*prompts, *plan.beforehand])
     by_example = dict(zip(examples, cached, strict=True))
     varying = (
@@ -101,16 +101,22 @@ def load_dataset(
         side=config.dataset.resolved_resolution(family.weights.resolution) // step * step,
         seed=config.seed,
     )
+    measured_on = replace(measured_on, objective=objective_identity(config.loss, config.noise))
     return Dataset(trained, held_out, of_trained, measured_on, varying)
 
 
 def trained_text_encoders(config: RunConfig, family: ModelFamily) -> tuple[str, ...]:
     """The names of the text encoders that have a layer that is trained: their captions are not cached."""
-    if not config.adapter.train_text_encoder:
+    if not config.adapter.trains_text_encoder:
         return ()
     chosen = chosen_layers(config.adapter, published_layers(family.traits.name, with_text_encoders=True))
     components = {name.partition(".")[0] for name in chosen}
     return tuple(name for name in family.traits.text_encoders if name in components)
+
+
+def _regularisation_weight(config: RunConfig, trained: tuple[Example, ...]) -> float:
+    """The factor of the loss of regularisation pictures; 1 where there are none."""
+    return config.loss.prior_loss_weight if any(example.is_regularisation for example in trained) else 1.0
 
 
 def _chosen(config: RunConfig, trained: tuple[Example, ...], held_out: tuple[Example, ...]) -> Chosen:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lorasmith.adapters.flat import FlatAdapter
 from lorasmith.config import AdapterConfig, RunConfig
-from lorasmith.config.optimizer_table import known_optimizer
+from lorasmith.config.optimizer_table import KnownOptimizer, known_optimizer
 from lorasmith.data.types import Example
 from lorasmith.engine.batches import RunBatches
 from lorasmith.engine.state import TrainState
@@ -64,8 +64,7 @@ class Exporter:
 
     def _facts(self, state: TrainState, stop_at: int, alphas: Mapping[str, float]) -> ExportFacts:
         config, traits, kind = self.config, self.family.traits, state.adapter.kind
-        table, optimizer = name_table(traits.name), known_optimizer(config.optimizer.name)
-        assert optimizer is not None, "a name that the start refuses"
+        table, optimizer = name_table(traits.name), _known(config.optimizer.name)
         lrs = base_lrs(config.optimizer, components_of(state.adapter.groups()), traits.text_encoders)
         per_epoch = self.batches.order.batches_per_epoch
         return ExportFacts(
@@ -137,6 +136,12 @@ class Exporter:
             base_model_short_hash=short_hash(weights) if weights.is_file() else "",
             validation=(self.config.evaluate_every, epochs),
         )
+
+
+def _known(optimizer: str) -> KnownOptimizer:
+    found = known_optimizer(optimizer)
+    assert found is not None, "a name that the start refuses"
+    return found
 
 
 def _vae_short_hash(family: ModelFamily) -> str:

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import fsum
 
+from lorasmith.config.sections import LossConfig, NoiseConfig
 from lorasmith.evaluation.best import BestKeeper, best_of, comparable_best
 from lorasmith.runs.events import AdapterExported, Evaluated, Event, RunStarted, RunStopped, StepCompleted, Warned
 from lorasmith.runs.ledger import read_events, surviving
 from lorasmith.runs.process_files import read_heartbeat
 from lorasmith.session.loaded import LoadedRun
+from lorasmith.session.objective import objective_identity
 from lorasmith.session.sanity import Trust, trusted
 
 
@@ -72,24 +74,29 @@ def _changed_pictures(loaded: LoadedRun, events: Sequence[Event]) -> list[Event]
 
 
 def _changed_validation(loaded: LoadedRun, events: Sequence[Event], pictures: str) -> list[Event]:
-    """A warning if the validation loss is measured on other pictures than before, or on none: its curve is not
-    comparable from here on."""
+    """A warning if the validation loss is measured on other pictures than before, or on none, or is another loss: its
+    curve is not comparable from here on."""
     if not loaded.evaluator.is_on:
         return []
-    measured = [
-        event.validation
-        for event in events
-        if isinstance(event, Evaluated) and event.validation and not event.is_control
-    ]
-    before = measured[-1] if measured else {}
-    if before.get("pictures") in (None, "", pictures):
+    measured = [e for e in events if isinstance(e, Evaluated) and e.validation and not e.is_control]
+    if not measured or (measured[-1].validation or {}).get("pictures") in (None, "", pictures):
         return []
     expected = len(loaded.config.dataset.held_out)
     left = len({example.image_sha256 for example in loaded.held_out})
     code = "held_out_changed" if left else "held_out_none_left"
     code = code if expected else "validation_pictures_changed"
+    if left and _objective_at(measured[-1], events) != objective_identity(loaded.config.loss, loaded.config.noise):
+        code = "validation_loss_changed"
     fields = {"step": loaded.resumed_from or 0, "left": left, "held_out": expected}
     return [Warned(attempt=loaded.attempt, time=time.time(), code=code, fields=fields)]
+
+
+def _objective_at(evaluated: Evaluated, events: Sequence[Event]) -> str:
+    """The identity of the loss that an evaluation has measured: that of the settings of its start."""
+    starts = [event for event in events if isinstance(event, RunStarted) and event.attempt <= evaluated.attempt]
+    settings = starts[-1].settings if starts else {}
+    loss, noise = LossConfig(**settings.get("loss", {})), NoiseConfig(**settings.get("noise", {}))
+    return objective_identity(loss, noise)
 
 
 def _died_evaluating(loaded: LoadedRun, events: Sequence[Event]) -> bool:

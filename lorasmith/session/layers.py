@@ -41,13 +41,16 @@ def chosen_layers(config: AdapterConfig, layers: Mapping[str, LayerSpec]) -> dic
             `targets_no_text_encoder`, only layers of the denoiser are; `targets_without_output`, a file that diffusers
             would not apply; `conv_rank_unused`; `block_ranks_leave_nothing`.
     """
+    layers = _of_trained_components(config, layers)
+    if config.layer_sizes:
+        return {name: LayerSize(*config.layer_sizes[name]) for name in layers if name in config.layer_sizes}
     ranks = values_by_block(config.block_ranks, layers)
     matching = _matching(config.resolved_targets, layers)
     chosen = {name: spec for name, spec in matching.items() if ranks.get(name) != 0}
     if not chosen:
         code = "block_ranks_leave_nothing" if matching else "targets_none"
         raise ConfigError(code, targets=config.resolved_targets)
-    if config.train_text_encoder and all(component_of(name) == "denoiser" for name in chosen):
+    if config.trains_text_encoder and all(component_of(name) == "denoiser" for name in chosen):
         raise ConfigError("targets_no_text_encoder", targets=config.resolved_targets)
     _check_attention(config, chosen)
     if config.sets_convolutions and not any(spec.has_neighbours for spec in chosen.values()):
@@ -73,7 +76,7 @@ def check_blocks(config: AdapterConfig, family: str) -> None:
         components = {component_of(name) for name in layers if is_inside(block, name)}
         if not components:
             raise ConfigError("block_unknown", block=block)
-        if "denoiser" not in components and not config.train_text_encoder:
+        if "denoiser" not in components and not config.trains_text_encoder:
             raise ConfigError("block_text_encoder", block=block)
 
 
@@ -85,13 +88,22 @@ def check_block_effects(config: AdapterConfig, family: str) -> None:
         ConfigError: `block_unused`; `block_of_convolutions`, all chosen layers of the block have the rank of
             `conv_rank`.
     """
-    chosen = _matching(config.resolved_targets, published_layers(family, with_text_encoders=config.train_text_encoder))
+    published = published_layers(family, with_text_encoders=config.trains_text_encoder)
+    chosen = _matching(config.resolved_targets, _of_trained_components(config, published))
     for block, rank in config.block_ranks.items():
         inside = [spec for name, spec in chosen.items() if is_inside(block, name)]
         if rank and chosen and not inside:
             raise ConfigError("block_unused", block=block, targets=config.resolved_targets)
         if rank and inside and config.conv_rank is not None and all(spec.has_neighbours for spec in inside):
             raise ConfigError("block_of_convolutions", block=block)
+
+
+def _of_trained_components(config: AdapterConfig, layers: Mapping[str, LayerSpec]) -> dict[str, LayerSpec]:
+    return {
+        name: spec
+        for name, spec in layers.items()
+        if not (config.text_encoder_only and component_of(name) == "denoiser")
+    }
 
 
 def component_of(name: str) -> str:

@@ -14,6 +14,7 @@ from lorasmith.adapters.flat import FlatAdapter
 from lorasmith.config import RunConfig
 from lorasmith.data.findings import of_long_captions
 from lorasmith.data.types import Example
+from lorasmith.evaluation.choose import texts_of
 from lorasmith.families.base import ModelFamily
 
 Notice = tuple[str, dict[str, Any]]  # (code, fields) of a warning
@@ -25,7 +26,7 @@ def caption_notices(config: RunConfig, family: ModelFamily, examples: Sequence[E
     roots = [Path(subset.folder) for subset in config.subsets()]
     findings = of_long_captions(examples, roots, first_unseen=family.first_unseen_tag, limit=limit)
     notices = [(finding.code, finding.fields) for finding in findings]
-    tags = [tag for tag in map(family.first_unseen_tag, config.evaluation.sample_prompts) if tag]
+    tags = [tag for tag in map(family.first_unseen_tag, texts_of(config.evaluation)) if tag]
     if tags:
         notices.append(("prompts_cut", {"count": len(tags), "limit": limit, "tag": tags[0]}))
     return notices

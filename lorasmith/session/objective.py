@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 from lorasmith.config.sections import LossConfig, NoiseConfig
 from lorasmith.diffusion import losses, weightings
 from lorasmith.diffusion.draw import NoiseOptions
@@ -49,6 +52,15 @@ def trained_process(process: NoiseProcess, noise: NoiseConfig) -> NoiseProcess:
     if first > stop or first >= count or stop > count:
         raise ConfigError("timestep_range", first=first, stop=stop, count=count)
     return process.between(first, max(stop, first + 1))
+
+
+def objective_identity(loss: LossConfig, noise: NoiseConfig) -> str:
+    """The settings that a validation loss depends on, as text: losses are comparable where it is the same; "" for the
+    defaults."""
+    changed: dict[str, Any] = {}
+    for section in (loss, noise):
+        changed |= section.model_dump(exclude={"prior_loss_weight", "mask_folder"}, exclude_defaults=True)
+    return json.dumps(changed, sort_keys=True) if changed else ""
 
 
 def objective_facts(loss: LossConfig, noise: NoiseConfig, process: NoiseProcess) -> ObjectiveFacts:

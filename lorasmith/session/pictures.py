@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lorasmith.config import RunConfig
 from lorasmith.config.sections import AugmentationConfig
 from lorasmith.data.augmentation import Variant, mirrored
-from lorasmith.data.types import LATENTS, CachedExample, Example, Inputs, VaryingInputs
+from lorasmith.data.types import LATENTS, LOSS_MASK, CachedExample, Example, Inputs, VaryingInputs
 from lorasmith.engine.pictures import VaryingPictures
 
 
@@ -36,7 +36,9 @@ class PicturePlan:
         the others, and is called only where that is needed."""
         if not self.beforehand and not self.is_live:
             return ()
-        known = {example: {LATENTS: encoded[example].latents, **example_inputs(example)} for example in self.beforehand}
+        known = {
+            example: {**_of_picture(encoded[example].inputs), **example_inputs(example)} for example in self.beforehand
+        }
         return (VaryingPictures(self.examples, self.settings, seed, known, live_pictures() if self.is_live else _none),)
 
 
@@ -46,6 +48,11 @@ def picture_plan(config: RunConfig, trained: Sequence[Example]) -> PicturePlan:
     settings = tuple(by_subset[example.subset] for example in trained)
     beforehand = [mirrored(example) for example, own in zip(trained, settings, strict=True) if own.flip]
     return PicturePlan(tuple(trained), settings, tuple(beforehand))
+
+
+def _of_picture(inputs: Inputs) -> Inputs:
+    """Those of an example's inputs that are made of its pixels."""
+    return {name: inputs[name] for name in (LATENTS, LOSS_MASK) if name in inputs}
 
 
 def _none(variant: Variant) -> Inputs:

@@ -51,10 +51,10 @@ def train_network(
     if given.has("output_config"):
         return _write_config(given, words, here)
     translation = translated(given)
-    settings, request = split_request(translation.values)
-    refuse_if_held(run_at(here, request.output))
     engine = engine or lower_packages()
     try:
+        settings, request = split_request(translation.values)
+        refuse_if_held(run_at(here, request.output))
         if translation.held_out_share and not given.has("resume"):  # a continued run keeps those it has
             settings = settings | {HOLD_OUT: _held_out(translation.held_out_share, settings, engine, here)}
         start = _planned(given, settings, request, words, engine=engine, here=here)

@@ -11,6 +11,7 @@ def test_nothing_is_asked_for_by_default() -> None:
         "steps": None,
         "epochs": None,
         "output": "lora_output",
+        "sample_prompts": "",
         "lang": "",
         "verbose": False,
     }

@@ -196,4 +196,13 @@ def test_every_path_is_known_as_one() -> None:
     """The options whose value the system takes as a name."""
     marked = {name for name, known in options().items() if known.facts.holds}
     folders = {"data", "reg_data_dir", "in_json", "conditioning_data_dir"}
-    assert marked == folders | {"base_model", "init_from", "clip_model", "name", "output", "vae"}
+    assert marked == folders | {
+        "base_model",
+        "base_weights",
+        "init_from",
+        "clip_model",
+        "sample_prompts",
+        "name",
+        "output",
+        "vae",
+    }

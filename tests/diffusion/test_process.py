@@ -1,12 +1,13 @@
 import math
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from lorasmith.diffusion.draw import Draw, Numbers
+from lorasmith.diffusion.draw import Draw, NoiseOptions, Numbers, draw_numbers
 from lorasmith.diffusion.process import DdpmProcess, apply_noise
 
 SD15: dict[str, Any] = {
@@ -184,3 +185,13 @@ def test_a_perturbation_changes_the_input_and_no_target(prediction: str) -> None
     assert torch.equal(perturbed.target, plain.target) and torch.equal(perturbed.timesteps, plain.timesteps)
     scale = (1 - process().alphas_cumprod[plain.timesteps]).sqrt().view(-1, 1, 1, 1)
     assert torch.allclose(perturbed.noisy_latents, plain.noisy_latents + scale * more, atol=1e-6)
+
+
+def test_perturbed_latents_are_those_of_sd_scripts() -> None:
+    """A row of what its `get_noise_noisy_latents_and_timesteps` (commit 48d368fa) gave for the same random numbers."""
+    latents, draw = Draw(1, 1, 1).normal("latents", (2, 2, 6, 8)), Draw(7, 3, 1)
+    numbers = draw_numbers(draw, latents, NoiseOptions(perturbation=0.1))
+    found = apply_noise(process(), latents, replace(numbers, quantiles=torch.tensor([0.1005, 0.9005])))
+    expected = [0.4269991, -0.03287581, 0.1551357, -0.4695391, 0.963935, 1.799963, 0.3449488, -0.2908101]
+    assert found.timesteps.tolist() == [100, 900]
+    assert found.noisy_latents[1, 1, 2].tolist() == pytest.approx(expected, abs=1e-6)

@@ -53,3 +53,20 @@ def test_min_snr_weights_by_the_ratio_of_the_schedule_in_use() -> None:
     assert rescaled.snr is not None and plain.snr is not None
     assert float(rescaled.snr) < float(plain.snr) / 1000
     assert torch.equal(min_snr(5.0, "v_prediction")(rescaled), rescaled.snr / (rescaled.snr + 1))
+
+
+def test_weights_are_those_of_the_papers_at_every_timestep() -> None:
+    """In float64: Hang et al. 2023, equation 9 and its form for v; Yu et al. 2023; Salimans & Ho 2022, section 4."""
+    everywhere = noised(tuple(range(1000)))
+    alpha_bar = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2, 0)
+    snr = alpha_bar / (1 - alpha_bar)
+    capped = snr.clamp(max=1000)
+    formulas: list[tuple[Weight, torch.Tensor]] = [
+        (min_snr(5.0, "epsilon"), torch.minimum(snr, torch.tensor(5.0)) / snr),
+        (min_snr(5.0, "v_prediction"), torch.minimum(snr, torch.tensor(5.0)) / (snr + 1)),
+        (debiased_estimation("epsilon"), capped**-0.5),
+        (like_noise_prediction, capped / (capped + 1)),
+        (like_v_prediction(0.5), 1 + 0.5 * (capped + 1) / capped),
+    ]
+    for weight, expected in formulas:
+        torch.testing.assert_close(weight(everywhere).double(), expected, rtol=1e-4, atol=0)

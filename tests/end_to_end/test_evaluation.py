@@ -351,5 +351,16 @@ def test_a_held_out_picture_that_is_gone_is_said_and_the_loss_is_measured_on_tho
     assert str(held_out[1]) in {one["path"] for one in outcome.of(RunStarted)[0].examples}
 
 
+def test_another_loss_cannot_be_compared_and_the_best_step_is_chosen_anew(workshop: Workshop) -> None:
+    workshop.new(2, EVERY_TWO)
+    outcome = workshop.go_on(2, {("loss", "loss_type"): "l1"})
+    assert [(one.code, one.fields["step"]) for one in outcome.warned] == [("validation_loss_changed", 2)]
+    assert [one.step for one in outcome.of(BestChosen)] == [4]
+    before, after = [one for one in workshop.events() if isinstance(one, Evaluated) and not one.is_control][-2:]
+    assert before.validation and after.validation
+    assert before.validation["pictures"] != after.validation["pictures"]
+    assert workshop.go_on(2).warned == []
+
+
 def started_of(workshop: Workshop) -> RunStarted:
     return next(one for one in workshop.events() if isinstance(one, RunStarted))

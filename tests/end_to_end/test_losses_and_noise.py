@@ -3,10 +3,14 @@
 from collections.abc import Callable
 
 import pytest
+import torch
 from PIL import Image
 
+from lorasmith.data import augmentation
+from lorasmith.data.types import LOSS_MASK
+from lorasmith.engine import pictures
 from lorasmith.errors import ExitCode
-from tests.end_to_end.workshop import Values, Workshop
+from tests.end_to_end.workshop import Values, Workshop, load, stage
 
 MakeWorkshop = Callable[[str], Workshop]
 STEPS, FIRST = 12, 5
@@ -74,12 +78,12 @@ def test_each_setting_counts(make_workshop: MakeWorkshop) -> None:
 
 def put_masks(workshop: Workshop) -> Values:
     """Masks of which the left half is white, for every picture."""
-    pictures = workshop.folder / "lora_train_set"
-    for path in sorted(pictures.rglob("*.png")):
+    folder = workshop.folder / "lora_train_set"
+    for path in sorted(folder.rglob("*.png")):
         with Image.open(path) as picture:
             mask = Image.new("L", picture.size, 0)
         mask.paste(255, (0, 0, mask.width // 2, mask.height))
-        target = workshop.folder / "masks" / path.relative_to(pictures)
+        target = workshop.folder / "masks" / path.relative_to(folder)
         target.parent.mkdir(parents=True, exist_ok=True)
         mask.save(target)
     return {("loss", "masked_loss"): True, ("loss", "mask_folder"): "masks"}
@@ -105,3 +109,26 @@ def test_opaque_pictures_count_in_full(make_workshop: MakeWorkshop) -> None:
     plain.new(2, BASE)
     alpha.new(2, {**BASE, ("loss", "alpha_mask"): True})
     assert alpha.digest() == plain.digest()
+
+
+@pytest.mark.parametrize("is_live", [False, True])
+def test_masks_are_mirrored_with_their_pictures(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, is_live: bool
+) -> None:
+    """Of masks whose left half is white, a mirrored picture has the right half: encoded beforehand, or as it is used
+    where colours may change (which are switched on here and never drawn)."""
+    monkeypatch.setattr(augmentation, "TINTED", 0.0)
+    if is_live:
+        monkeypatch.setattr(pictures, "PLAIN", None)  # then nothing that was encoded beforehand is taken
+    values = {**put_masks(workshop), ("augmentation", "flip"): True, ("augmentation", "color"): is_live}
+    stage(workshop.start_new(12, values))
+    loaded = load(workshop.run, stop_at=12)
+    seen = set()
+    for step in range(1, 13):
+        batch = loaded.batches.at(step, 0)[1]
+        mask, half = batch.inputs[LOSS_MASK][0], batch.latents.shape[-1] // 2
+        as_cached = torch.equal(batch.latents[0], loaded.batches.cached[batch.example_ids[0]].latents)
+        white, black = (mask[:, :half], mask[:, half:]) if as_cached else (mask[:, half:], mask[:, :half])
+        assert white.min() == 1 and black.max() == 0
+        seen.add(as_cached)
+    assert seen == {False, True}

@@ -31,6 +31,7 @@ EVERYTHING: Values = {
     ("captions", "tag_dropout"): 0.2,
     ("captions", "warmup_steps"): 0.5,
     ("captions", "dropout_every_n_epochs"): 3,
+    ("augmentation", "flip"): True,
 }
 TEXT: Values = {("adapter", "train_text_encoder"): True}
 ONE_OF_TWO: Values = {**TEXT, ("adapter", "block_ranks"): {"text_encoder_2": 0}}

@@ -9,7 +9,7 @@ import torch
 
 from lorasmith.config.sections import EvaluationConfig
 from lorasmith.data.images import pixels
-from lorasmith.data.types import CachedExample, Example, Offset, Size
+from lorasmith.data.types import LOSS_MASK, LOSS_WEIGHT, CachedExample, Example, Offset, Size
 from lorasmith.demo.miniature import draw_pictures
 from lorasmith.evaluation.choose import (
     EMPTY_CAPTION,
@@ -17,6 +17,7 @@ from lorasmith.evaluation.choose import (
     EvaluationSet,
     choose,
     evaluation_set,
+    pictures_identity,
     to_bytes,
 )
 from lorasmith.seeding import fold
@@ -92,7 +93,12 @@ def made(real: list[Example], **settings: object) -> EvaluationSet:
     chosen = choose(real, [], count=2, seed=7)
     cached = {
         one: CachedExample(
-            {"latents": torch.zeros(4, one.bucket.height // 8, one.bucket.width // 8), "c": torch.zeros(1)}
+            {
+                "latents": torch.zeros(4, one.bucket.height // 8, one.bucket.width // 8),
+                "c": torch.zeros(1),
+                LOSS_MASK: torch.zeros(1),  # these two are no inputs of samples: prompts have none
+                LOSS_WEIGHT: torch.zeros(()),
+            }
         )
         for one in real
     }
@@ -139,3 +145,10 @@ def test_a_changed_picture_is_named(real: list[Example]) -> None:
 def test_bytes_of_a_picture() -> None:
     values = np.array([-1, -0.5, 0, 1, 1.7, -9, np.nan, np.inf], dtype=np.float32).reshape(1, 2, 4).repeat(3, 0)
     assert to_bytes(values)[..., 0].ravel().tolist() == [0, 64, 128, 255, 255, 0, 0, 255]
+
+
+def test_losses_are_comparable_where_pictures_and_objective_are_the_same(real: list[Example]) -> None:
+    plain = made(real)
+    assert plain.pictures == pictures_identity([one for one, _ in plain.validated])
+    other = replace(plain, objective='{"loss_type": "l1"}')
+    assert other.pictures != plain.pictures and len(other.pictures) == len(plain.pictures)

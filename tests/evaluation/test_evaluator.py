@@ -1,6 +1,7 @@
 """When something is measured, what is told of it, and that everything is left as it was found."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -59,7 +60,7 @@ def test_every_so_many_steps(loaded: LoadedRun) -> None:
     assert due(loaded.evaluator, 1, 2, 3, 4) == [2, 4]
     loaded.evaluator.evaluated_step = 2
     assert due(loaded.evaluator, 2, 4) == [4]
-    loaded.evaluator.every = 0
+    loaded.evaluator.occasions = replace(loaded.evaluator.occasions, every_steps=0)
     assert due(loaded.evaluator, 1, 2) == []
     loaded.state.step = 2
     assert evaluated(loaded, is_end=True) == []
@@ -333,7 +334,12 @@ def started(loaded: LoadedRun, **evaluation_settings: Any) -> RunStarted:
 def test_what_was_measured_is_not_measured_again(loaded: LoadedRun) -> None:
     events = evaluated(loaded)
     fresh = Evaluator(
-        loaded.run, 2, 2, loaded.evaluator.settings, loaded.evaluator.measured_on, loaded.evaluator.metrics
+        loaded.run,
+        2,
+        loaded.evaluator.occasions,
+        loaded.evaluator.settings,
+        loaded.evaluator.measured_on,
+        loaded.evaluator.metrics,
     )
     fresh.restore([started(loaded, every=99), *events])
     assert fresh.has_baseline
@@ -365,7 +371,7 @@ def test_a_start_after_one_that_died_measuring(loaded: LoadedRun) -> None:
     (off,) = one.restore([died], has_died=True)
     assert isinstance(off, Warned)
     assert (off.code, one.is_on) == ("evaluation_off", False)
-    one.every = 2
+    one.gave_up = False
     (again,) = one.restore([died, off, *evaluated(loaded)], has_died=True)  # between them it went well
     assert isinstance(again, Warned)
     assert again.code == "evaluation_died"

@@ -142,3 +142,21 @@ def test_what_is_no_number_is_seen(loaded: LoadedRun, monkeypatch: pytest.Monkey
     found = generated(loaded)
     assert not any(one.is_finite for one in found)
     assert all(not one.picture.any() for one in found)
+
+
+FLAGS = ("", "--d 5", "--d 5 --n blue", "--d 5 --s 3", "--d 5 --l 1", "--d 5 --w 96 --h 64", "--d 5 --l 1 --n blue")
+
+
+def test_each_flag_of_a_prompt_counts(workshop: Workshop) -> None:
+    """At a guidance of 1 the negative prompt cancels out."""
+    workshop.run.root.mkdir()
+    lines = tuple(f"a red ring {flags}".strip() for flags in FLAGS)
+    values = {("evaluation", "every"): 2, ("evaluation", "examples"): 1, ("evaluation", "sample_prompts"): lines}
+    stage(workshop.start_new(2, values))
+    loaded = load(workshop.run, stop_at=2)
+    found = [one.picture for one in generated(loaded)[1:]]
+    assert [picture.shape for picture in found] == [(64, 64, 3)] * 5 + [(64, 96, 3), (64, 64, 3)]
+    assert len({picture.tobytes() for picture in found[:6]}) == 6
+    np.testing.assert_allclose(found[4], found[6], atol=2)
+    alone = [spec for spec in measured_on(loaded).specs if spec.prompt == lines[2]]
+    assert pictures(generated(loaded, replace(measured_on(loaded), specs=tuple(alone)))) == [found[2].tobytes()]

@@ -16,6 +16,7 @@ LYCORIS = "--network_module lycoris.kohya --network_dim 8 --network_alpha 4 --ne
         ("--network_dim 16 --network_alpha 0", {"rank": 16, "alpha": 16.0}),
         ("--network_module networks.loha", {"adapter": "loha"}),
         ("--network_dropout 0.1", {"dropout": 0.1}),
+        ("--network_args loraplus_lr_ratio=16", {"loraplus-lr-ratio": 16.0}),
         (
             "--network_dim 8 --network_args conv_dim=4 rank_dropout=0.2 module_dropout=0.3",
             {"rank": 8, "conv-rank": 4, "conv-alpha": 1.0, "rank-dropout": 0.2, "module-dropout": 0.3},
@@ -43,15 +44,6 @@ def test_convolutions_are_trained_only_where_they_are_asked_for() -> None:
     for line in ("--network_dim 8", f"{LYCORIS} preset=attn-mlp conv_dim=4", "--network_args conv_dim=0"):
         assert not {"conv-rank", "conv-alpha"} & set(settings(line))
     assert ("sd_conv_alpha_unused", {}) in translation("--network_args conv_alpha=1").notes
-
-
-def test_ranks_of_blocks_by_their_names() -> None:
-    ranks = settings("--network_args block_dims=0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24")
-    found = ranks["block-rank"]
-    assert len(found) == 24
-    assert (found["input_blocks.1"], found["middle_block"], found["output_blocks.0"]) == (1, 12, 13)
-    found = settings("--network_args block_dims=" + ",".join(map(str, range(23))))["block-rank"]
-    assert (found["middle_block.0"], found["output_blocks.8"], len(found)) == (10, 21, 20)
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,6 @@ def test_numbers_and_truth_values() -> None:
         True,
         False,
     )
-    for read, text in ((number, "x"), (whole, "1.5"), (truth, "maybe")):
+    for read, text in ((number, "x"), (number, "nan"), (whole, "1.5"), (whole, "inf"), (truth, "maybe")):
         with pytest.raises(ConfigError, match="sd_pair_no_"):
             read(text, **WHERE)

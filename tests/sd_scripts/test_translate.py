@@ -76,6 +76,12 @@ def test_arguments_without_effect_are_named_once_for_each_reason() -> None:
     assert "sd_default_steps" not in notes
 
 
+def test_a_ratio_that_sd_scripts_gets_wrong_is_mentioned() -> None:
+    line = "--zero_terminal_snr --v_parameterization --min_snr_gamma 5"
+    assert dict(translation(line).notes)["sd_snr_of_terminal"] == {"arguments": ["--min_snr_gamma"]}
+    assert "sd_snr_of_terminal" not in dict(translation("--min_snr_gamma 5").notes)
+
+
 def test_the_default_of_1600_steps_is_mentioned() -> None:
     assert dict(translation("").notes)["sd_default_steps"] == {"steps": 1600}
 

@@ -8,6 +8,7 @@ import pytest
 from lorasmith.config import RunConfig
 from lorasmith.data.caption_variants import CaptionRules, settled_caption
 from lorasmith.data.types import Example, Offset, Size
+from lorasmith.session import captions
 from lorasmith.session.captions import CaptionPlan, caption_plan
 
 SIDE = Size(64, 64)
@@ -44,6 +45,17 @@ def test_a_few_captions_are_encoded_beforehand() -> None:
 def test_many_captions_are_encoded_live() -> None:
     plan = plan_of(configured(shuffle=True), ("a, b", 0), ("c", 0))
     assert (plan.varies, plan.is_live, plan.beforehand) == (True, True, ("c",))
+
+
+def test_too_many_captions_of_all_examples_are_encoded_live(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for those that differ by being left out only."""
+    config = configured(dropout=0.1, has_wildcards=True)
+    texts = [("{a|b|c}", 0), ("{d|e|f}", 0), ("g", 0)]
+    monkeypatch.setattr(captions, "MAX_BEFOREHAND", 2)
+    assert not plan_of(config, *texts).is_live  # eight captions, two for each and two more
+    monkeypatch.setattr(captions, "MAX_BEFOREHAND", 1)
+    plan = plan_of(config, *texts)
+    assert (plan.is_live, plan.beforehand) == (True, ("", "g"))
 
 
 def test_tags_that_come_in_over_a_share_of_the_target() -> None:

@@ -12,7 +12,13 @@ from lorasmith.diffusion.objective import MSE, Objective, Weight, squared_error
 from lorasmith.diffusion.process import DdpmProcess, Prediction
 from lorasmith.errors import ConfigError
 from lorasmith.exporting.objective_metadata import ObjectiveFacts
-from lorasmith.session.objective import noise_options, objective_facts, objective_of, trained_process
+from lorasmith.session.objective import (
+    noise_options,
+    objective_facts,
+    objective_identity,
+    objective_of,
+    trained_process,
+)
 from tests.diffusion.noising import noised
 
 C = 0.2
@@ -126,3 +132,10 @@ def test_timesteps() -> None:
 def test_timesteps_that_are_not_there(first: int, stop: int | None) -> None:
     with pytest.raises(ConfigError, match="timestep_range"):
         trained(min_timestep=first, max_timestep=stop)
+
+
+def test_losses_are_comparable_where_their_settings_are_the_same() -> None:
+    assert objective_identity(LossConfig(prior_loss_weight=0.5, mask_folder="x"), NoiseConfig()) == ""
+    others = [LossConfig(loss_type="l1"), LossConfig(min_snr_gamma=5), LossConfig(alpha_mask=True)]
+    found = [objective_identity(loss, NoiseConfig()) for loss in others]
+    assert len({"", *found, objective_identity(LossConfig(), NOISE), objective_identity(others[0], NOISE)}) == 6

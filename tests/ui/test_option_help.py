@@ -65,7 +65,7 @@ def test_a_flag_has_no_value() -> None:
         ("precision", "one of auto, fp32, bf16, fp16"),
         ("verbose", "true or false"),
         ("data", "text"),
-        ("hold-out", "a whole number, at least 0, or auto"),
+        ("hold-out", "a whole number, at least 0, a share below 1, or auto"),
         ("no-such-option", ""),
     ],
 )

@@ -156,7 +156,7 @@ def test_all_answers_name_options_there_are() -> None:
 
 
 @pytest.mark.parametrize(
-    "typed", ["--nwe", "--neww", "--form", "--blocks_to_swap", "--fused_backward_pass", "--dim", "-n", "--"]
+    "typed", ["--nwe", "--neww", "--form", "--blocks_to_swap", "--fused_backward_pass", "--mid", "-n", "--"]
 )
 def test_nothing_far_fetched_and_nothing_that_moves_a_run_is_suggested(typed: str) -> None:
     with pytest.raises(ConfigError) as caught:

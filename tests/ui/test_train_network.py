@@ -116,6 +116,7 @@ def test_a_state_of_sd_scripts_is_recognised() -> None:
     ("typed", "sentence"),
     [
         ("--network_dim 5000", "`--network_dim` cannot be 5000"),
+        ("--max_train_steps -5", "`--max_train_steps` cannot be -5"),
         ("--mixed_precision fp17", "`--mixed_precision` cannot be `fp17`; possible: no, fp16, bf16"),
         ("--netwrok_dim 8", "did you mean `--network_dim`?"),
         ("--blocks_to_swap 8", "`--blocks_to_swap` is an argument of sd-scripts' `flux_train_network.py`"),

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
-from lorasmith.config.fields import Section, option
+from lorasmith.config.fields import Section, option, recorded
 
 BlockRank = Annotated[int, Field(strict=True, ge=0, le=1024)]
 
@@ -46,6 +46,12 @@ class AdapterConfig(Section):
     """Probability with which a layer has no change at all in a training step."""
     train_text_encoder: bool = option("train-text-encoder", False, effect="identity", common=True)
     """Whether the text encoder gets pairs too."""
+    text_encoder_only: bool = option("network-train-text-encoder-only", False, effect="identity")
+    """Whether the text encoder gets pairs and the denoiser none."""
+    dim_from_weights: bool = option("dim-from-weights", False, effect="identity")
+    """Whether the layers, and the rank and alpha of each, are those of `init_from`."""
+    layer_sizes: dict[str, tuple[int, float]] = recorded({}, effect="identity", name="layer-sizes")
+    """With `dim_from_weights`, the rank and alpha of each layer, set at --new."""
     init_from: str = option("init-from", "", effect="learning", holds="path")
     """A LoRA file to start from; "" starts with no change to the base model."""
 
@@ -91,6 +97,10 @@ class AdapterConfig(Section):
         fields = type(self).model_fields
         names = ("lokr_factor", "lokr_decompose_both", "lokr_full_matrix")
         return [name.replace("_", "-") for name in names if getattr(self, name) != fields[name].default]
+
+    @property
+    def trains_text_encoder(self) -> bool:
+        return self.train_text_encoder or self.text_encoder_only
 
     @property
     def resolved_alpha(self) -> float:

@@ -47,8 +47,8 @@ class DatasetConfig(Section):
     """By what filter pictures are resampled; `auto` is `area` where a picture is reduced, `lanczos` where it grows."""
     trigger_word: str = option("trigger-word", "", effect="learning", common=True, per_subset=True)
     """Text put before every caption, with a comma."""
-    hold_out: int | Literal["auto"] = option("hold-out", 0, effect="learning", common=True)
-    """Number of pictures that are never trained on; `auto` is 1 in 20 from 20 pictures on."""
+    hold_out: int | float | Literal["auto"] = option("hold-out", 0, effect="learning", common=True)
+    """Number of pictures that are never trained on, or their share below 1; `auto` is 1 in 20 from 20 pictures on."""
     held_out: tuple[str, ...] = recorded((), effect="learning")
     """SHA-256 of the pictures held out, fixed at --new."""
     skip_bad_pictures: bool = option("skip-bad-pictures", False, effect="learning")
@@ -58,9 +58,11 @@ class DatasetConfig(Section):
 
     @field_validator("hold_out")
     @classmethod
-    def _not_negative(cls, value: int | str) -> int | str:
-        if isinstance(value, int) and value < 0:
-            raise ValueError("must not be negative")
+    def _a_number_or_a_share(cls, value: float | str) -> float | str:
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if not isinstance(value, str) and (value < 0 or (isinstance(value, float) and value > 1)):
+            raise ValueError("must be a whole number, or a share below 1")
         return value
 
     @field_validator("resize_interpolation", mode="before")

@@ -1,6 +1,9 @@
 """Section `evaluation`: measurements beside the training loss."""
 
+from pydantic import field_validator
+
 from lorasmith.config.fields import Section, option
+from lorasmith.config.sample_prompts import sample_prompt
 
 
 class EvaluationConfig(Section):
@@ -17,6 +20,13 @@ class EvaluationConfig(Section):
     strength: float = option("evaluate-strength", 0.6, effect="cadence", gt=0, le=1)
     """Share of the noise schedule that is applied to an example's latents before they are denoised; 1: noise alone."""
     sample_prompts: tuple[str, ...] = option("sample-prompt", (), effect="cadence", common=True)
-    """More samples, from these captions alone."""
+    """More samples, from these captions alone, each with its flags (`config.sample_prompts`)."""
     clip_model: str = option("clip-model", "", effect="cadence", holds="path")
     """Any CLIP of transformers, a folder or a hub id, for the semantic loss. "": the demo's if that is the base."""
+
+    @field_validator("sample_prompts")
+    @classmethod
+    def _with_known_flags(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for line in value:
+            sample_prompt(line)
+        return value

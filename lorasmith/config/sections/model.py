@@ -22,6 +22,14 @@ class ModelConfig(Section):
     """A VAE in place of the base model's own, a file or a diffusers folder; "": none."""
     vae_sha256: str = recorded("", effect="identity", name="vae")
     """SHA-256 of that file, once it is read."""
+    base_weights: tuple[str, ...] = option(
+        "base-weights", (), effect="identity", identified_by="base_sha256", holds="path"
+    )
+    """LoRA files that are merged into the base model before training; their sum counts as the base model."""
+    base_weights_multiplier: tuple[float, ...] = option(
+        "base-weights-multiplier", (), effect="identity", identified_by="base_sha256"
+    )
+    """The weight of each of these LoRAs, in order; 1 for those without."""
     prediction: Literal["auto", "epsilon", "v_prediction"] = option("prediction", "auto", effect="identity")
     """Quantity that the denoiser predicts; auto: as the model's files state, once they are read."""
     zero_terminal_snr: Literal["auto", "on", "off"] = option("zero-terminal-snr", "auto", effect="learning")

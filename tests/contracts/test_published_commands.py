@@ -1,0 +1,32 @@
+"""Commands for sd-scripts as people publish them become the runs that their authors meant."""
+
+from __future__ import annotations
+
+import shlex
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lorasmith.sd_scripts.launcher import without_launcher
+from tests.sd_scripts.translating import settings
+
+COMMANDS: list[dict[str, Any]] = [
+    command
+    for file in sorted(Path(__file__).parent.glob("published_commands*.toml"))
+    for command in tomllib.loads(file.read_text(encoding="utf-8"))["command"]
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command["source"][:50])
+def test_a_published_command_is_the_run_that_its_author_meant(command: dict[str, Any], tmp_path: Path) -> None:
+    for name in ("config", "dataset"):
+        (tmp_path / f"{name}.toml").write_text(command.get(name, ""))
+    words, script = without_launcher(shlex.split(command["line"].replace("\\", "\\\\")), "train_network")
+    found = settings(shlex.join(words), tmp_path, script)
+    assert {name: found[name] for name in command["means"]} == command["means"]
+    subsets = found.get("dataset.subsets", [])
+    assert len(subsets) == len(command.get("subsets", []))
+    for subset, expected in zip(subsets, command.get("subsets", []), strict=True):
+        assert {key: subset[key] for key in expected} == expected

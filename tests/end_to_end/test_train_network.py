@@ -1,0 +1,115 @@
+"""sd-scripts' own command lines, typed unchanged: the mission's, and those of sd-scripts' documentation."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from lorasmith.demo.miniature import make_model
+from lorasmith.errors import ExitCode
+from lorasmith.runs.layout import RunFolder
+from lorasmith.runs.ledger import read_events, steps
+from lorasmith.runtime import supervisor as supervisor_module
+from lorasmith.runtime.supervisor import Supervisor
+from lorasmith.ui.cli import main
+from tests.contracts.test_published_commands import COMMANDS
+from tests.end_to_end.workshop import InProcess, Workshop, digest
+
+# The flags of the mission's documents, and those that its `train_lora.py` passed on to sd-scripts.
+MISSION = """--pretrained_model_name_or_path={model} --train_data_dir=lora_train_set --output_dir=lora_output
+--logging_dir=lora_output/logs --resolution=64,64 --network_module=networks.lora --network_dim=8 --network_alpha=4
+--train_batch_size=1 --max_train_steps={steps} --gradient_accumulation_steps=1 --learning_rate=1e-4
+--text_encoder_lr=5e-5 --lr_scheduler=cosine_with_restarts --lr_warmup_steps=2 --optimizer_type=AdamW
+--mixed_precision=no --save_precision=fp16 --caption_extension=.txt --enable_bucket --bucket_reso_steps=64
+--min_bucket_reso=64 --max_bucket_reso=256 --cache_latents --save_state --save_every_n_epochs=1
+--save_model_as=safetensors --min_snr_gamma=5 --noise_offset=0.05 --seed=42 --xformers --max_data_loader_n_workers=0
+--clip_skip=1 --prior_loss_weight=1.0"""
+
+
+@pytest.fixture(autouse=True)
+def _here(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workshop.folder)
+    supervisor = partial(Supervisor, launch=InProcess)
+    monkeypatch.setattr(supervisor_module, "Supervisor", supervisor)
+
+
+def train(line: str) -> int:
+    return main(["train-network", *shlex.split(line)], script="python train_network.py")
+
+
+def mission(workshop: Workshop, count: int, more: str = "") -> str:
+    return MISSION.format(model=workshop.base_model, steps=count) + " " + more
+
+
+def test_the_mission_s_command_runs_unchanged_and_stops_at_its_number(
+    workshop: Workshop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(mission(workshop, 7)) == ExitCode.FINISHED
+    shown = capsys.readouterr().out
+    assert "Reached the maximum of 7 steps" in shown
+    run = RunFolder(workshop.folder / "lora_output/last-run")
+    assert [event.step for event in steps(read_events(run.ledger))] == list(range(1, 8))
+    assert (workshop.folder / "lora_output/last.safetensors").is_file()
+    states = sorted(run.root.glob("*-state"))
+    assert {path.name for path in states[-1].iterdir()} >= {"optimizer.pt", "train_state.json", "random_states.pkl"}
+    rows = (workshop.folder / "lora_output/training_logs/last-run/training_loss_log.txt").read_text().splitlines()
+    assert len(rows) == 8
+    assert list((run.root / "logs").glob("events.out.tfevents.*"))
+    with safe_open(workshop.folder / "lora_output/last.safetensors", "pt") as file:
+        metadata = file.metadata()
+    assert (metadata["ss_min_snr_gamma"], metadata["ss_noise_offset"]) == ("5.0", "0.05")
+
+
+def test_two_resumes_in_a_row_with_accumulation_and_epochs_are_counted_right(workshop: Workshop) -> None:
+    """sd-scripts counts micro-batches for updates there, and forgets the first part at the second resume: it makes 20
+    more updates, or none."""
+    more = "--gradient_accumulation_steps=4 --lr_scheduler=constant --lr_warmup_steps=0 --output_name="
+    resume = " --resume=lora_output/parts-state --skip_until_initial_step"
+    assert train(mission(workshop, 12, f"{more}whole")) == ExitCode.FINISHED
+    assert train(mission(workshop, 5, f"{more}parts")) == ExitCode.FINISHED
+    for count in (9, 12):
+        assert train(mission(workshop, count, f"{more}parts{resume}")) == ExitCode.FINISHED
+    folder = workshop.folder / "lora_output"
+    whole, parts = (digest(load_file(folder / f"{name}.safetensors")) for name in ("whole", "parts"))
+    assert parts == whole
+    names = [
+        sorted(path.name.removeprefix(name) for path in folder.glob(f"{name}*.safetensors"))
+        for name in ("whole", "parts")
+    ]
+    assert names[0] == names[1] and len(names[0]) == 5
+
+
+DOCUMENTED = [command for command in COMMANDS if command["source"].startswith("sd-scripts, docs")]
+# What a nano model takes, and what is installed everywhere: of a repeated argument the last counts.
+SMALL = """--max_train_epochs=1 --optimizer_type=AdamW --mixed_precision=no --resolution=64 --save_every_n_epochs=1
+--clip_skip=1"""
+
+
+@pytest.fixture(scope="module")
+def nano_sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("models") / "xl", family="sdxl", size="nano")
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("command", DOCUMENTED, ids=lambda command: command["source"][12:45])
+def test_the_commands_of_the_documentation_run_to_the_end(
+    command: dict[str, Any], workshop: Workshop, nano_sdxl: Path
+) -> None:
+    dataset = re.sub(r"resolution = .*", "resolution = 64", command.get("dataset", "")).replace("C:\\", "")
+    Path("dataset.toml").write_text(dataset)
+    for folder in re.findall(r"""image_dir = ["'](.*)["']""", dataset):
+        shutil.copytree("lora_train_set/2_test", folder)
+    shutil.copytree("lora_train_set", "images")
+    shutil.copytree("lora_train_set", "reg")
+    model = nano_sdxl if "sdxl_train" in command["line"] else workshop.base_model
+    line = command["line"].replace("\\", "\\\\")
+    assert train(f"{line} {SMALL} --pretrained_model_name_or_path={model}") == ExitCode.FINISHED
+    assert list(Path("out").glob("*.safetensors"))

@@ -1,0 +1,47 @@
+from pathlib import Path
+
+import pytest
+
+from lorasmith.config import AdapterConfig, ModelConfig
+from lorasmith.errors import ConfigError, ModelError
+from lorasmith.lora_files.reader import read_lora
+from lorasmith.runtime.lora_inputs import check_base_weights, sizes_from
+from tests.lora_tools.made import tensors_of, write
+
+BY_FILE = AdapterConfig(dim_from_weights=True)
+
+
+@pytest.mark.parametrize(("alpha", "expected"), [(1.5, 1.5), (None, 2.0)])
+def test_every_layer_has_the_rank_and_alpha_of_the_file(tmp_path: Path, alpha: float | None, expected: float) -> None:
+    """A file without alphas means the rank."""
+    file = read_lora(write(tmp_path / "a.safetensors", tensors_of(rank=2, alpha=alpha)))
+    taken = sizes_from(file, BY_FILE, {}, "sd15")
+    sizes = taken["adapter", "layer_sizes"]
+    assert sorted(sizes) == [
+        "denoiser.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q",
+        "denoiser.mid_block.attentions.0.transformer_blocks.0.attn1.to_k",
+        "text_encoder.text_model.encoder.layers.0.mlp.fc1",
+    ]
+    assert set(sizes.values()) == {(2, expected)}
+    assert (taken["adapter", "rank"], taken["adapter", "alpha"]) == (2, expected)
+    assert sizes_from(file, AdapterConfig(), {}, "sd15") == {}
+
+
+@pytest.mark.parametrize(
+    "setting", [{"alpha": 2.0}, {"conv_rank": 4}, {"block_ranks": {"mid_block": 4}}, {"kind": "loha"}]
+)
+def test_sizes_are_set_once(tmp_path: Path, setting: dict[str, object]) -> None:
+    file = read_lora(write(tmp_path / "a.safetensors"))
+    adapter = BY_FILE.model_copy(update=setting)
+    values = {("adapter", field): value for field, value in setting.items()}
+    with pytest.raises(ConfigError) as caught:
+        sizes_from(file, adapter, values, "sd15")
+    assert caught.value.code == "dim_from_weights_with"
+
+
+def test_a_lora_of_another_family_is_not_merged(tmp_path: Path) -> None:
+    write(tmp_path / "a.safetensors")
+    check_base_weights(ModelConfig(base_weights=("a.safetensors",)), "sd15", tmp_path)
+    with pytest.raises(ModelError) as caught:
+        check_base_weights(ModelConfig(base_weights=("a.safetensors",)), "sdxl", tmp_path)
+    assert caught.value.code == "tool_other_family"
