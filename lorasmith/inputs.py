@@ -297,7 +297,7 @@ def notices(config: RunConfig, found: Scan, stop_at: int) -> list[tuple[str, dic
     if config.loss.prior_loss_weight != 1 and not any(example.is_regularisation for example in found.examples):
         noted.append(("option_unused", {"option": "prior-loss-weight", "needed": "--reg-data-dir"}))
     if len(config.loss.weightings) > 1:
-        noted.append(("weightings_multiply", {"options": list(config.loss.weightings)}))
+        noted.append(("weightings_multiply", {"options": [f"--{name}" for name in config.loss.weightings]}))
     if config.loss.v_pred_like:
         noted.append(("v_pred_like_loss", {}))
     return noted
