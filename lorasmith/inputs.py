@@ -263,6 +263,7 @@ def _source(subset: Subset, here: Path = Path()) -> PictureFolder:
         subset.number,
         subset.is_regularisation,
         subset.config.captions,
+        here / subset.dataset.metadata_file if subset.dataset.metadata_file else None,
     )
 
 

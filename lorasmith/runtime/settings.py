@@ -51,8 +51,12 @@ def _check_rates(config: RunConfig) -> None:
         raise ConfigError("prodigy_rates", optimizer=name)
     schedule.check(config.optimizer.lr)
     is_plain = schedule.name in ("constant", "constant_with_warmup") and not schedule.warmup_steps
-    if known.has_own_schedule and config.training.ema_decay:
-        raise ConfigError("ema_of_schedule_free", optimizer=name)
+    for option, value in (
+        ("ema-decay", config.training.ema_decay),
+        ("scale-weight-norms", config.training.scale_weight_norms),
+    ):
+        if known.has_own_schedule and value:
+            raise ConfigError("option_of_schedule_free", optimizer=name, option=option)
     if known.has_own_schedule and not is_plain:
         raise ConfigError("schedule_of_schedule_free", optimizer=name)
     if uses_relative_steps(name, config.optimizer.options) and not (is_plain and not differing):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,12 +12,11 @@ from torch import Tensor
 
 from lorasmith.adapters.flat import FlatAdapter
 from lorasmith.config import AdapterConfig, RunConfig
-from lorasmith.config.optimizer_table import known_optimizer
-from lorasmith.data.captions import with_trigger
+from lorasmith.config.optimizer_table import KnownOptimizer, known_optimizer
 from lorasmith.data.types import Example
 from lorasmith.engine.batches import RunBatches
 from lorasmith.engine.state import TrainState
-from lorasmith.exporting.metadata import BucketFacts, ExportFacts, FolderFacts, count_tags
+from lorasmith.exporting.metadata import ExportFacts
 from lorasmith.exporting.name_table import ALPHA, NameTable
 from lorasmith.exporting.names import to_file
 from lorasmith.exporting.sd_scripts_metadata import DescriptionFacts
@@ -29,10 +28,8 @@ from lorasmith.session.layers import by_block
 from lorasmith.session.name_tables import name_table
 from lorasmith.session.notices import Notice, export_notices
 from lorasmith.session.objective import objective_facts
+from lorasmith.session.picture_facts import picture_facts
 from lorasmith.session.rates import base_lrs, components_of, lr_network_args
-
-# Readers show the most frequent few; a header of a million tags would only be slow to load.
-MAX_TAGS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +64,7 @@ class Exporter:
 
     def _facts(self, state: TrainState, stop_at: int, alphas: Mapping[str, float]) -> ExportFacts:
         config, traits, kind = self.config, self.family.traits, state.adapter.kind
-        table, optimizer = name_table(traits.name), known_optimizer(config.optimizer.name)
-        assert optimizer is not None, "a name that the start refuses"
+        table, optimizer = name_table(traits.name), _known(config.optimizer.name)
         lrs = base_lrs(config.optimizer, components_of(state.adapter.groups()), traits.text_encoders)
         per_epoch = self.batches.order.batches_per_epoch
         return ExportFacts(
@@ -114,11 +110,9 @@ class Exporter:
             seed=config.seed,
             objective=objective_facts(config.loss, config.noise, self.family.noise_process()),
             captions=caption_facts(config),
-            folders=_folders(self.trained, [subset.dataset.trigger_word for subset in config.subsets()]),
-            buckets=_buckets(self.trained),
-            mean_aspect_error=_mean_aspect_error(self.trained),
-            held_out=self.held_out,
-            resolution=config.dataset.resolved_resolution(self.family.weights.resolution),
+            pictures=picture_facts(
+                config, self.trained, held_out=self.held_out, base_resolution=self.family.weights.resolution
+            ),
             trigger_word=config.dataset.trigger_word,
             description=self._description(),
         )
@@ -142,6 +136,12 @@ class Exporter:
             base_model_short_hash=short_hash(weights) if weights.is_file() else "",
             validation=(self.config.evaluate_every, epochs),
         )
+
+
+def _known(optimizer: str) -> KnownOptimizer:
+    found = known_optimizer(optimizer)
+    assert found is not None, "a name that the start refuses"
+    return found
 
 
 def _vae_short_hash(family: ModelFamily) -> str:
@@ -203,32 +203,3 @@ def _network_args(
         if getattr(config, name):
             args[name] = str(getattr(config, name))
     return args | ({"rs_lora": "True"} if config.rslora and _takes_alpha(adapter) else {})
-
-
-def _folders(examples: tuple[Example, ...], triggers: Sequence[str]) -> tuple[FolderFacts, ...]:
-    by_folder: dict[tuple[str, int], list[Example]] = {}
-    for example in examples:
-        by_folder.setdefault((example.image.parent.name, example.repeats), []).append(example)
-    return tuple(
-        FolderFacts(name, repeats, len(members), _tags(members, triggers))
-        for (name, repeats), members in by_folder.items()
-    )
-
-
-def _tags(examples: list[Example], triggers: Sequence[str]) -> dict[str, int]:
-    """Those of the texts as they were written, as sd-scripts counts them, and of the trigger words of their subsets."""
-    texts = (with_trigger(example.text, triggers[example.subset]) for example in examples)
-    return dict(Counter(count_tags(texts)).most_common(MAX_TAGS))
-
-
-def _buckets(examples: tuple[Example, ...]) -> tuple[BucketFacts, ...]:
-    counted: Counter[tuple[int, int]] = Counter()
-    for example in examples:
-        counted[example.bucket.width, example.bucket.height] += example.repeats
-    return tuple(BucketFacts(width, height, count) for (width, height), count in sorted(counted.items()))
-
-
-def _mean_aspect_error(examples: tuple[Example, ...]) -> float:
-    pairs = [(example.original, example.bucket) for example in examples]
-    errors = [abs(picture.width / picture.height - bucket.width / bucket.height) for picture, bucket in pairs]
-    return sum(errors) / len(errors)

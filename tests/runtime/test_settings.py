@@ -20,7 +20,8 @@ PLUS = {("optimizer", "loraplus_lr_ratio"): 16.0}
     [
         ({**SCHEDULE_FREE, **COSINE}, "schedule_of_schedule_free"),
         ({**SCHEDULE_FREE, ("lr_schedule", "warmup_steps"): 5}, "schedule_of_schedule_free"),
-        ({**SCHEDULE_FREE, ("training", "ema_decay"): 0.9}, "ema_of_schedule_free"),
+        ({**SCHEDULE_FREE, ("training", "ema_decay"): 0.9}, "option_of_schedule_free"),
+        ({**SCHEDULE_FREE, ("training", "scale_weight_norms"): 1.0}, "option_of_schedule_free"),
         ({**RELATIVE, **COSINE}, "rates_of_relative_steps"),
         ({**RELATIVE, **PLUS}, "rates_of_relative_steps"),
         ({**PRODIGY, **PLUS}, "prodigy_rates"),
