@@ -15,6 +15,7 @@ from typing import Literal
 
 from lorasmith.exporting.caption_metadata import CaptionFacts, caption_metadata
 from lorasmith.exporting.objective_metadata import ObjectiveFacts, objective_metadata, timestep_range
+from lorasmith.exporting.picture_metadata import PictureFacts, picture_metadata
 from lorasmith.exporting.sd_scripts_metadata import DescriptionFacts, described
 
 _LEGACY_START, _LEGACY_LENGTH = 0x100000, 0x10000
@@ -28,6 +29,7 @@ class FolderFacts:
     repeats: int
     pictures: int
     tags: Mapping[str, int]  # how many captions hold each: `count_tags`
+    is_regularisation: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +94,12 @@ class ExportFacts:
     # the pictures
     folders: tuple[FolderFacts, ...]
     buckets: tuple[BucketFacts, ...]
+    pictures: PictureFacts
     mean_aspect_error: float  # mean over the pictures of |aspect ratio of the picture - of its bucket|
     held_out: int
-    resolution: int  # pixels
+    resolution: tuple[int, int]  # pixels
+    uses: int  # of pictures in an epoch, without regularisation pictures
+    regularisation_uses: int
     trigger_word: str  # "": none
     description: DescriptionFacts
 
@@ -104,12 +109,6 @@ _FIXED_VALUES = {
     "ss_lowram": "False",
     "ss_full_fp16": "False",
     "ss_cache_latents": "True",
-    "ss_num_reg_images": "0",
-    "ss_reg_dataset_dirs": "{}",
-    "ss_enable_bucket": "True",
-    "ss_flip_aug": "False",
-    "ss_color_aug": "False",
-    "ss_random_crop": "False",
 }
 
 
@@ -122,6 +121,7 @@ def build_metadata(facts: ExportFacts) -> dict[str, str]:
         **_training(facts),
         **objective_metadata(facts.objective),
         **caption_metadata(facts.captions),
+        **picture_metadata(facts.pictures),
         **_data(facts),
         **_model_spec(facts),
     }
@@ -236,17 +236,24 @@ def _data(facts: ExportFacts) -> dict[str, str]:
         str(number): {"resolution": [bucket.width, bucket.height], "count": bucket.count}
         for number, bucket in enumerate(facts.buckets)
     }
-    folders = {folder.name: {"n_repeats": folder.repeats, "img_count": folder.pictures} for folder in facts.folders}
+    own = [folder for folder in facts.folders if not folder.is_regularisation]
+    others = [folder for folder in facts.folders if folder.is_regularisation]
     return {
-        "ss_num_train_images": str(sum(folder.repeats * folder.pictures for folder in facts.folders)),
+        "ss_num_train_images": str(facts.uses),
+        "ss_num_reg_images": str(facts.regularisation_uses),
         "ss_num_validation_images": str(facts.held_out),
-        "ss_resolution": str((facts.resolution, facts.resolution)),
+        "ss_resolution": str(facts.resolution),
         "ss_min_bucket_reso": str(min(sides, default=None)),
         "ss_max_bucket_reso": str(max(sides, default=None)),
         "ss_bucket_info": _json({"buckets": buckets, "mean_img_ar_error": facts.mean_aspect_error}),
-        "ss_dataset_dirs": _json(folders),
+        "ss_dataset_dirs": _json(_dirs(own)),
+        "ss_reg_dataset_dirs": _json(_dirs(others)),
         "ss_tag_frequency": _json({folder.name: dict(folder.tags) for folder in facts.folders}),
     }
+
+
+def _dirs(folders: Iterable[FolderFacts]) -> dict[str, dict[str, int]]:
+    return {folder.name: {"n_repeats": folder.repeats, "img_count": folder.pictures} for folder in folders}
 
 
 def _model_spec(facts: ExportFacts) -> dict[str, str]:
@@ -256,7 +263,7 @@ def _model_spec(facts: ExportFacts) -> dict[str, str]:
         "modelspec.architecture": facts.architecture.removesuffix("/lora") + "/lora",
         "modelspec.implementation": facts.implementation,
         "modelspec.title": facts.name,
-        "modelspec.resolution": f"{facts.resolution}x{facts.resolution}",
+        "modelspec.resolution": "x".join(map(str, facts.resolution)),
         "modelspec.date": datetime.fromtimestamp(facts.finished_at, UTC).isoformat(timespec="seconds"),
         "modelspec.prediction_type": "v" if facts.prediction == "v_prediction" else "epsilon",
         "modelspec.encoder_layer": str(facts.clip_skip),

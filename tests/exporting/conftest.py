@@ -5,6 +5,7 @@ import pytest
 from lorasmith.exporting.caption_metadata import CaptionFacts
 from lorasmith.exporting.metadata import BucketFacts, ExportFacts, FolderFacts
 from lorasmith.exporting.objective_metadata import ObjectiveFacts
+from lorasmith.exporting.picture_metadata import PictureFacts
 from lorasmith.exporting.sd_scripts_metadata import DescriptionFacts
 
 
@@ -57,7 +58,10 @@ def facts() -> ExportFacts:
         buckets=(BucketFacts(512, 512, 60), BucketFacts(448, 576, 20)),
         mean_aspect_error=0.0125,
         held_out=2,
-        resolution=512,
+        resolution=(512, 512),
+        uses=80,
+        regularisation_uses=0,
+        pictures=PictureFacts(),
         trigger_word="zorb",
         description=DescriptionFacts(),
     )
