@@ -145,8 +145,6 @@ def _translate(given: dict[str, Any], found: Imported) -> None:
     made = _translation(given, found)
     found.values |= {keys[place]: value for place, value in made.values.items() if place in keys}
     _full_matrices(found.values)
-    if made.held_out_share:
-        found.values["hold_out"] = made.held_out_share
     for place, share in made.shares.items():
         steps = found.values.get("steps")
         if steps is None:

@@ -107,10 +107,10 @@ def subsets(given: Given, settings: Settings, here: Path) -> None:
     found = [dict(subset) for subset in _subsets(path, given)]
     if not found:
         raise ConfigError("sd_no_subsets", file=str(path))
-    shares = {subset.pop(HELD_OUT, settings.held_out_share) for subset in found}
+    shares = {subset.pop(HELD_OUT, settings.values["hold-out"]) for subset in found}
     if len(shares) > 1:
         raise ConfigError("sd_validation_differs", file=str(path), shares=sorted(shares))
-    settings.held_out_share = share_of_pictures(shares.pop(), str(path))
+    settings.set("hold-out", share_of_pictures(shares.pop(), str(path)), "dataset_config")
     settings.recorded["dataset", "subsets"] = found
 
 

@@ -91,6 +91,8 @@ def _algorithm(texts: Mapping[str, str]) -> str:
 
 
 def _sizes(given: Given, settings: Settings) -> None:
+    if given.has("dim_from_weights"):  # rank and alpha of each layer are those of the file
+        return
     rank = given.value("network_dim") or RANK
     settings.set("rank", rank, "network_dim")
     settings.set("alpha", given.value("network_alpha") or float(rank), "network_alpha")  # 0 stands for the rank
@@ -131,7 +133,7 @@ def _convolutions(texts: Mapping[str, str], settings: Settings, *, is_lycoris: b
     rank = whole(texts.get("conv_dim") or "0", argument=ARG, key="conv_dim")
     alpha = number(texts.get("conv_alpha") or "0", argument=ARG, key="conv_alpha")
     if targets in ("full", "unet-convblock-only"):
-        rank, alpha = rank or settings.values["rank"], alpha or settings.values["alpha"]
+        rank, alpha = rank or settings.values.get("rank", RANK), alpha or settings.values.get("alpha", 1.0)
     elif not rank and alpha and not is_lycoris:
         settings.note("sd_conv_alpha_unused")
     if rank and (targets in ("full", "unet-convblock-only") or not is_lycoris):
@@ -148,7 +150,7 @@ def _blocks(texts: Mapping[str, str], settings: Settings, given: Given) -> None:
     """Ranks and rates of blocks. A rate of 0 leaves the block out."""
     adapter = RunConfig().adapter.model_copy(
         update={
-            "rank": settings.values["rank"],
+            "rank": settings.values.get("rank", RANK),
             "conv_rank": settings.values.get("conv-rank"),
             "targets": settings.values.get("targets", ""),
         }

@@ -108,10 +108,10 @@ DONE = {
     ),
     "network_weights": sets("init-from", note="network_weights"),
     "network_train_unet_only": makes("train-text-encoder"),
-    "network_train_text_encoder_only": later("network-train-text-encoder-only"),
-    "dim_from_weights": later("dim-from-weights"),
-    "base_weights": later("base-weights"),
-    "base_weights_multiplier": later("base-weights-multiplier"),
+    "network_train_text_encoder_only": makes("network-train-text-encoder-only"),
+    "dim_from_weights": sets("dim-from-weights"),
+    "base_weights": sets("base-weights"),
+    "base_weights_multiplier": sets("base-weights-multiplier"),
     "scale_weight_norms": sets("scale-weight-norms"),
     # -- loss and noise
     "loss_type": sets("loss-type", note="losses"),
@@ -184,7 +184,7 @@ DONE = {
     "metadata_preprocessor": makes("metadata"),
     "metadata_is_negative_embedding": makes("metadata"),
     # -- samples and validation
-    "sample_prompts": later("sample-prompt", is_direct=False),
+    "sample_prompts": sets("sample-prompts"),
     "sample_every_n_steps": makes("evaluate-every", note="evaluations"),
     "sample_every_n_epochs": makes("sample-every-n-epochs"),
     "sample_at_first": sets("sample-at-first"),
@@ -272,6 +272,7 @@ HARMLESS = MappingProxyType(
         "save_model_as": ("safetensors",),
         "initial_epoch": (1,),
         "initial_step": (0,),
+        "sample_sampler": ("ddim", "euler", "k_euler"),
     }
 )
-"""Values of refused arguments that ask for what is done here anyway."""
+"""Values of refused arguments, and of those without effect, that ask for what is done here anyway."""

@@ -37,7 +37,6 @@ class Translation:
     values: dict[tuple[str, str], Any]  # by (section, field)
     arguments: dict[str, str]  # name of an option -> the argument that it was made from
     shares: dict[tuple[str, str], float] = field(default_factory=dict)  # settings that are a share of all steps
-    held_out_share: float = 0.0  # of the pictures
     notes: list[tuple[str, dict[str, Any]]] = field(default_factory=list)  # warnings: code and fields
 
 
@@ -56,7 +55,7 @@ def translated(given: Given) -> Translation:
     places = {name: (option.section, option.field_name) for name, option in known.items()}
     values = {places[name]: value for name, value in settings.values.items()}
     shares = {places[name]: share for name, share in settings.shares.items()}
-    return Translation(values | settings.recorded, settings.arguments, shares, settings.held_out_share, settings.notes)
+    return Translation(values | settings.recorded, settings.arguments, shares, settings.notes)
 
 
 def _refuse(given: Given) -> None:
@@ -82,7 +81,7 @@ def _without_effect(given: Given) -> list[tuple[str, dict[str, Any]]]:
     """A note for each reason why arguments have no effect, with all of them."""
     by_note: dict[str, list[str]] = defaultdict(list)
     for name, row in NO_EFFECT.items():
-        if given.has(name):
+        if given.has(name) and given.value(name) not in HARMLESS.get(name, ()):
             by_note[row.note].append(f"--{name}")
     logs = {"folder": f"{output(given)}/logs"}
     return [(note, {"arguments": names} | (logs if note == LOGS else {})) for note, names in by_note.items()]
@@ -123,8 +122,8 @@ def _pictures(given: Given, settings: Settings) -> None:
     if given.has("resolution"):
         settings.set("resolution", resolution(str(given.value("resolution")), "--resolution"), "resolution")
     settings.set("resize-interpolation", given.value("resize_interpolation") or "auto", "resize_interpolation")
-    settings.set("hold-out", 0, "validation_split")
-    settings.held_out_share = share_of_pictures(given.value("validation_split"), "--validation_split")
+    share = share_of_pictures(given.value("validation_split"), "--validation_split")
+    settings.set("hold-out", share, "validation_split")
     if given.has("dataset_config"):
         for option in OF_FOLDERS:
             settings.values.pop(option, None)

@@ -28,7 +28,7 @@ from lorasmith.session.layers import by_block
 from lorasmith.session.name_tables import name_table
 from lorasmith.session.notices import Notice, export_notices
 from lorasmith.session.objective import objective_facts
-from lorasmith.session.picture_facts import buckets_of, folders_of, mean_aspect_error, picture_facts
+from lorasmith.session.picture_facts import picture_facts
 from lorasmith.session.rates import base_lrs, components_of, lr_network_args
 
 
@@ -110,14 +110,9 @@ class Exporter:
             seed=config.seed,
             objective=objective_facts(config.loss, config.noise, self.family.noise_process()),
             captions=caption_facts(config),
-            folders=folders_of(self.trained),
-            buckets=buckets_of(self.trained),
-            pictures=picture_facts(config, self.trained),
-            mean_aspect_error=mean_aspect_error(self.trained),
-            held_out=self.held_out,
-            resolution=config.dataset.resolved_size(self.family.weights.resolution),
-            uses=sum(example.repeats for example in self.trained if not example.is_regularisation),
-            regularisation_uses=sum(example.repeats for example in self.trained if example.is_regularisation),
+            pictures=picture_facts(
+                config, self.trained, held_out=self.held_out, base_resolution=self.family.weights.resolution
+            ),
             trigger_word=config.dataset.trigger_word,
             description=self._description(),
         )

@@ -1,137 +1,129 @@
-"""The facts about pictures for the metadata of an export."""
+"""The pictures of a run as facts for the metadata of its exports."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lorasmith.config import RunConfig, Subset
-from lorasmith.config.sections import DatasetConfig
+from lorasmith.config import DatasetConfig, RunConfig, Subset
+from lorasmith.data.names import parsed_folder
 from lorasmith.data.types import Example
-from lorasmith.exporting.metadata import BucketFacts, FolderFacts, count_tags
-from lorasmith.exporting.picture_metadata import PictureFacts
+from lorasmith.exporting.metadata import count_tags
+from lorasmith.exporting.picture_metadata import BucketFacts, DatasetFacts, FolderFacts, PictureFacts
 
 # Readers show the most frequent few; a header of a million tags would only be slow to load.
 MAX_TAGS = 1000
 
 
-def picture_facts(config: RunConfig, trained: Sequence[Example]) -> PictureFacts:
-    """The facts of a run; a change of pictures counts if any subset has it."""
-    subsets = config.subsets()
-    resampling = config.dataset.resize_interpolation
-    default = DatasetConfig().resize_interpolation
-    has_regularisation = any(example.is_regularisation for example in trained)
+def picture_facts(
+    config: RunConfig, trained: Sequence[Example], *, held_out: int, base_resolution: int
+) -> PictureFacts:
+    """The facts of a run."""
+    subsets, own = config.subsets(), config.augmentation
+    used = [subsets[number].config.augmentation for number in sorted({example.subset for example in trained})]
     return PictureFacts(
-        has_buckets=any(subset.dataset.enable_bucket for subset in subsets),
-        never_enlarges=any(subset.dataset.bucket_no_upscale for subset in subsets),
-        flips=any(subset.config.augmentation.flip for subset in subsets),
-        changes_color=any(subset.config.augmentation.color for subset in subsets),
-        crops_at_random=any(subset.config.augmentation.random_crop for subset in subsets),
-        face_crop=next((crop for subset in subsets if (crop := subset.config.augmentation.face_crop)), None),
-        resampling=None if resampling in (default, "auto") else resampling,
-        prior_weight=config.loss.prior_loss_weight if has_regularisation else None,
-        datasets=_datasets(subsets, trained) if config.dataset.subsets else (),
+        whole=_dataset(config, subsets, trained, base_resolution),
+        held_out=held_out,
+        flips=own.flip,
+        tints=own.color,
+        crops_anywhere=own.random_crop,
+        face_range=own.face_crop,
+        is_live=any(changes.is_live for changes in used),
+        datasets=_datasets(subsets, trained, base_resolution) if config.dataset.subsets else (),
     )
 
 
-def folders_of(examples: Iterable[Example]) -> tuple[FolderFacts, ...]:
-    """The folders with their repeats; of regularisation pictures, which are dealt out, the most that a picture has."""
-    by_folder: dict[tuple[str, int, bool], list[Example]] = defaultdict(list)
-    for example in examples:
-        repeats = 0 if example.is_regularisation else example.repeats
-        by_folder[example.image.parent.name, repeats, example.is_regularisation].append(example)
-    return tuple(
-        FolderFacts(name, max(example.repeats for example in members), len(members), _tags(members), is_reg)
-        for (name, _, is_reg), members in by_folder.items()
+def _datasets(subsets: Sequence[Subset], trained: Sequence[Example], base_resolution: int) -> tuple[DatasetFacts, ...]:
+    """A dataset for each group of subsets, as sd-scripts has them."""
+    found = []
+    for group in sorted({subset.group for subset in subsets}):
+        members = [subset for subset in subsets if subset.group == group]
+        examples = [example for example in trained if subsets[example.subset].group == group]
+        if examples:
+            found.append(_dataset(members[0].config, subsets, examples, base_resolution, members))
+    return tuple(found)
+
+
+def _dataset(
+    config: RunConfig,
+    subsets: Sequence[Subset],
+    examples: Sequence[Example],
+    base_resolution: int,
+    members: Sequence[Subset] = (),
+) -> DatasetFacts:
+    dataset = config.dataset
+    return DatasetFacts(
+        folders=_folders(subsets, examples),
+        buckets=_buckets(examples),
+        mean_aspect_error=_mean_aspect_error(examples),
+        resolution=dataset.resolved_size(base_resolution),
+        batch_size=config.training.batch_size,
+        has_buckets=dataset.enable_bucket,
+        least=dataset.min_bucket_reso,
+        most=dataset.max_bucket_reso,
+        never_enlarges=dataset.bucket_no_upscale,
+        resampling=_resampling(dataset),
+        subsets=tuple(_subset(subset, examples) for subset in members),
     )
 
 
-def buckets_of(examples: Iterable[Example]) -> tuple[BucketFacts, ...]:
-    counted: Counter[tuple[int, int]] = Counter()
-    for example in examples:
-        counted[example.bucket.width, example.bucket.height] += example.repeats
-    return tuple(BucketFacts(width, height, count) for (width, height), count in sorted(counted.items()))
-
-
-def mean_aspect_error(examples: Sequence[Example]) -> float:
-    pairs = [(example.original, example.bucket) for example in examples]
-    errors = [abs(picture.width / picture.height - bucket.width / bucket.height) for picture, bucket in pairs]
-    return sum(errors) / len(errors)
-
-
-def _tags(examples: Iterable[Example]) -> dict[str, int]:
-    return dict(Counter(count_tags(example.caption for example in examples)).most_common(MAX_TAGS))
-
-
-# -- subsets ---------------------------------------------------------------------------------------
-
-
-def _datasets(subsets: Sequence[Subset], trained: Sequence[Example]) -> list[dict[str, Any]]:
-    """The groups of subsets that never meet in a batch: sd-scripts' datasets."""
-    members: dict[int, list[Example]] = defaultdict(list)
-    for example in trained:
-        members[example.subset].append(example)
-    groups: dict[int, list[Subset]] = defaultdict(list)
-    for subset in subsets:
-        groups[subset.group].append(subset)
-    return [_dataset(group, members) for group in groups.values()]
-
-
-def _dataset(group: Sequence[Subset], members: dict[int, list[Example]]) -> dict[str, Any]:
-    first = group[0]
-    examples = [example for subset in group for example in members[subset.number]]
-    own = [example for example in examples if not example.is_regularisation]
-    buckets = buckets_of(examples)
-    sides = [side for bucket in buckets for side in (bucket.width, bucket.height)]
-    numbered = {
-        str(number): {"resolution": [bucket.width, bucket.height], "count": bucket.count}
-        for number, bucket in enumerate(buckets)
-    }
-    info = {"buckets": numbered, "mean_img_ar_error": mean_aspect_error(examples)} if examples else None
-    return {
-        "is_dreambooth": True,
-        "batch_size_per_device": first.batch_size,
-        "num_train_images": sum(example.repeats for example in own),
-        "num_reg_images": sum(example.repeats for example in examples) - sum(example.repeats for example in own),
-        "resolution": _size(first.dataset),
-        "enable_bucket": first.dataset.enable_bucket,
-        "min_bucket_reso": min(sides, default=None),
-        "max_bucket_reso": max(sides, default=None),
-        "tag_frequency": {folder.name: dict(folder.tags) for folder in folders_of(examples)},
-        "bucket_info": info,
-        "resize_interpolation": _filter(first.dataset),
-        "subsets": [_subset(subset, members[subset.number]) for subset in group],
-    }
+def _resampling(dataset: DatasetConfig) -> str | None:
+    default = type(dataset)().resize_interpolation
+    return None if dataset.resize_interpolation == default else dataset.resize_interpolation
 
 
 def _subset(subset: Subset, examples: Sequence[Example]) -> dict[str, Any]:
-    captions, augmentation = subset.config.captions, subset.config.augmentation
+    """A subset under sd-scripts' names."""
+    config = subset.config
     return {
-        "img_count": len(examples),
-        "num_repeats": subset.repeats or max((example.repeats for example in examples), default=1),
-        "color_aug": augmentation.color,
-        "flip_aug": augmentation.flip,
-        "random_crop": augmentation.random_crop,
-        "shuffle_caption": captions.shuffle,
-        "keep_tokens": captions.keep_tokens,
-        "keep_tokens_separator": captions.keep_tokens_separator or None,
-        "secondary_separator": captions.secondary_separator or None,
-        "enable_wildcard": captions.has_wildcards,
-        "caption_prefix": captions.prefix or None,
-        "caption_suffix": captions.suffix or None,
-        "resize_interpolation": _filter(subset.dataset),
+        "img_count": sum(example.subset == subset.number for example in examples),
+        "num_repeats": subset.repeats or 1,
+        "color_aug": config.augmentation.color,
+        "flip_aug": config.augmentation.flip,
+        "random_crop": config.augmentation.random_crop,
+        "shuffle_caption": config.captions.shuffle,
+        "keep_tokens": config.captions.keep_tokens,
+        "keep_tokens_separator": config.captions.keep_tokens_separator,
+        "secondary_separator": config.captions.secondary_separator or None,
+        "enable_wildcard": config.captions.has_wildcards,
+        "caption_prefix": config.captions.prefix or None,
+        "caption_suffix": config.captions.suffix or None,
+        "resize_interpolation": _resampling(config.dataset),
         "image_dir": Path(subset.folder).name,
         "class_tokens": subset.class_words,
         "is_reg": subset.is_regularisation,
     }
 
 
-def _size(dataset: DatasetConfig) -> list[int] | None:
-    given = dataset.resolution
-    return None if given is None else [given, given] if isinstance(given, int) else list(given)
+def _folders(subsets: Sequence[Subset], examples: Sequence[Example]) -> tuple[FolderFacts, ...]:
+    """The folders, each with the repeats that its name or the settings have: those of regularisation pictures are dealt
+    out by the picture."""
+    by_folder: dict[tuple[int, Path, int], list[Example]] = {}
+    for example in examples:
+        repeats = example.repeats
+        if example.is_regularisation:
+            repeats = subsets[example.subset].repeats or (parsed_folder(example.image.parent.name) or (1, ""))[0]
+        by_folder.setdefault((example.subset, example.image.parent, repeats), []).append(example)
+    return tuple(
+        FolderFacts(folder.name, repeats, len(members), _tags(members), subsets[number].is_regularisation)
+        for (number, folder, repeats), members in by_folder.items()
+    )
 
 
-def _filter(dataset: DatasetConfig) -> str | None:
-    return None if dataset.resize_interpolation == "auto" else dataset.resize_interpolation
+def _tags(examples: Sequence[Example]) -> dict[str, int]:
+    return dict(Counter(count_tags(example.caption for example in examples)).most_common(MAX_TAGS))
+
+
+def _buckets(examples: Sequence[Example]) -> tuple[BucketFacts, ...]:
+    counted: Counter[tuple[int, int]] = Counter()
+    for example in examples:
+        counted[example.bucket.width, example.bucket.height] += example.repeats
+    return tuple(BucketFacts(width, height, count) for (width, height), count in sorted(counted.items()))
+
+
+def _mean_aspect_error(examples: Sequence[Example]) -> float:
+    pairs = [(example.original, example.bucket) for example in examples]
+    errors = [abs(picture.width / picture.height - bucket.width / bucket.height) for picture, bucket in pairs]
+    return sum(errors) / len(errors)

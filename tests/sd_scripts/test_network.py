@@ -40,6 +40,12 @@ def test_kind_and_sizes(line: str, expected: dict[str, Any]) -> None:
     assert {name: found[name] for name in expected} == expected
 
 
+def test_sizes_may_come_from_the_weights() -> None:
+    found = settings("--network_weights w.safetensors --dim_from_weights --network_dim 8")
+    assert (found["init-from"], found["dim-from-weights"]) == ("w.safetensors", True)
+    assert not {"rank", "alpha"} & set(found)
+
+
 def test_convolutions_are_trained_only_where_they_are_asked_for() -> None:
     for line in ("--network_dim 8", f"{LYCORIS} preset=attn-mlp conv_dim=4", "--network_args conv_dim=0"):
         assert not {"conv-rank", "conv-alpha"} & set(settings(line))

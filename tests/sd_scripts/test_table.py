@@ -25,8 +25,8 @@ def test_every_reason_and_note_has_its_sentence() -> None:
     assert {f"error.{row.reason}.text" for row in REFUSED.values()} <= keys("en")
 
 
-def test_harmless_values_are_those_of_refused_arguments() -> None:
-    assert set(HARMLESS) <= set(REFUSED)
+def test_harmless_values_are_those_of_arguments_that_do_nothing() -> None:
+    assert set(HARMLESS) <= {*REFUSED, *NO_EFFECT}
     for name, values in HARMLESS.items():
         choices = arguments()[name].choices
         assert not choices or set(values) <= set(choices)
