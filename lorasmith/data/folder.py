@@ -6,7 +6,7 @@ Reads only, never writes. Knows nothing of torch, tokens and order; nothing is r
 import hashlib
 import json
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -18,6 +18,7 @@ from lorasmith.data.buckets import Cutting
 from lorasmith.data.caption_variants import CaptionRules, settled_caption
 from lorasmith.data.files import BadFileError, as_fields, shown
 from lorasmith.data.findings import Finding
+from lorasmith.data.metadata_files import read_metadata, text_of
 from lorasmith.data.seen import Seen, SeenFile, file_facts, unchanged
 from lorasmith.data.types import Example, Problem
 from lorasmith.data.unused import Layout, Place
@@ -48,6 +49,7 @@ class PictureFolder(NamedTuple):
     subset: int = 0
     is_regularisation: bool = False
     captioning: CaptionsConfig = AS_WRITTEN
+    metadata: Path | None = None  # a file with the names and words of its pictures
 
     @property
     def takes_subfolders(self) -> bool:
@@ -62,6 +64,7 @@ class _Candidate:
     name: str  # relative to the dataset folder
     place: Place
     caption_file: Path | None
+    text: str | None = None  # its words, where a metadata file has them
 
 
 def scan(
@@ -81,13 +84,13 @@ def scan(
     earlier scan has `seen` is read again only if it has changed.
 
     Raises:
-        DatasetError: `dataset_missing`, `dataset_not_folder`, `dataset_unreadable`; `dataset_empty`, or
-            `dataset_folder_names` or `dataset_other_folder` where the names of the sub-folders are why;
+        DatasetError: as `read_metadata`; `dataset_missing`, `dataset_not_folder`, `dataset_unreadable`; `dataset_empty`
+            or, where the names of the sub-folders are why, `dataset_folder_names` or `dataset_other_folder`;
             `dataset_problems`, all of them listed, without `skip_bad`; `dataset_nothing_left` with it.
     """
     folder = source.folder
     layout, problems = _layout(source)
-    candidates = _candidates(layout)
+    candidates = _candidates(layout, source)
     if not candidates and not problems:
         raise _nothing_found(layout)
 
@@ -127,7 +130,9 @@ def scan(
 
 
 def _uncaptioned(candidates: list[_Candidate]) -> frozenset[Path]:
-    return frozenset(candidate.image for candidate in candidates if candidate.caption_file is None)
+    return frozenset(
+        candidate.image for candidate in candidates if candidate.caption_file is None and not candidate.text
+    )
 
 
 def _refusal(folder: Path, problems: list[Problem], *, skip_bad: bool) -> DatasetError:
@@ -144,7 +149,7 @@ def repeats_in(source: PictureFolder) -> tuple[int, ...]:
         DatasetError: as `scan`, where there is no folder or nothing in it is named like a picture.
     """
     layout, problems = _layout(source)
-    candidates = _candidates(layout)
+    candidates = _candidates(layout, source)
     if not candidates and not problems:
         raise _nothing_found(layout)
     return tuple(candidate.place.repeats for candidate in candidates)
@@ -157,6 +162,9 @@ def _layout(source: PictureFolder) -> tuple[Layout, list[Problem]]:
     """The folders that are used and those that are not, and problems with folders."""
     folder = source.folder
     files, folders = _entries_of_root(folder)
+    if source.metadata is not None:
+        only = _place(folder, source.repeats or 1, "", ((), ()), source.captioning.extensions)
+        return Layout(folder, (only,), (), ignores_names=True), []
     if not source.takes_subfolders:
         words = captions.cleaned(source.class_words or "")
         only = _place(folder, source.repeats or 1, words, (files, ()), source.captioning.extensions)
@@ -209,8 +217,10 @@ def _place(
     return Place(path, repeats, words, files, folders, pictures, names.paired(pictures, files, extensions))
 
 
-def _candidates(layout: Layout) -> list[_Candidate]:
+def _candidates(layout: Layout, source: PictureFolder) -> list[_Candidate]:
     """Every picture, sorted by its name in the dataset."""
+    if source.metadata is not None:
+        return list(_described(source.metadata, layout.places[0], source.captioning))
     found = []
     for place in layout.places:
         for name in place.pictures:
@@ -219,6 +229,12 @@ def _candidates(layout: Layout) -> list[_Candidate]:
             caption_file = None if caption is None else place.path / caption
             found.append(_Candidate(image, image.relative_to(layout.root).as_posix(), place, caption_file))
     return sorted(found, key=lambda candidate: (unicodedata.normalize("NFC", candidate.name), candidate.name))
+
+
+def _described(metadata: Path, place: Place, captioning: CaptionsConfig) -> Iterator[_Candidate]:
+    for name, words in read_metadata(metadata, place.path).items():
+        text = text_of(words, captioning.separator, has_wildcards=captioning.has_wildcards)
+        yield _Candidate(place.path / name, name, place, None, text)
 
 
 def _pictures_without_extension(layout: Layout) -> list[Finding]:
@@ -261,6 +277,8 @@ def _caption(candidate: _Candidate) -> tuple[captions.CaptionText, list[Problem]
         encoding = limited_encoding()
         problem = ("file_name_locale", {"encoding": encoding}) if encoding else ("file_name", {})
         return words, [Problem(candidate.image, *problem)]
+    if candidate.text is not None:
+        return captions.CaptionText(candidate.text), []
     if candidate.caption_file is None:
         return words, []
     try:

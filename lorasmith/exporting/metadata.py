@@ -15,28 +15,10 @@ from typing import Literal
 
 from lorasmith.exporting.caption_metadata import CaptionFacts, caption_metadata
 from lorasmith.exporting.objective_metadata import ObjectiveFacts, objective_metadata, timestep_range
+from lorasmith.exporting.picture_metadata import PictureFacts, picture_metadata
 from lorasmith.exporting.sd_scripts_metadata import DescriptionFacts, described
 
 _LEGACY_START, _LEGACY_LENGTH = 0x100000, 0x10000
-
-
-@dataclass(frozen=True, slots=True)
-class FolderFacts:
-    """A folder of pictures."""
-
-    name: str
-    repeats: int
-    pictures: int
-    tags: Mapping[str, int]  # how many captions hold each: `count_tags`
-
-
-@dataclass(frozen=True, slots=True)
-class BucketFacts:
-    """A size that pictures are trained in, in pixels."""
-
-    width: int
-    height: int
-    count: int  # pictures, with repeats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,11 +72,7 @@ class ExportFacts:
     objective: ObjectiveFacts
     captions: CaptionFacts
     # the pictures
-    folders: tuple[FolderFacts, ...]
-    buckets: tuple[BucketFacts, ...]
-    mean_aspect_error: float  # mean over the pictures of |aspect ratio of the picture - of its bucket|
-    held_out: int
-    resolution: int  # pixels
+    pictures: PictureFacts
     trigger_word: str  # "": none
     description: DescriptionFacts
 
@@ -103,13 +81,6 @@ class ExportFacts:
 _FIXED_VALUES = {
     "ss_lowram": "False",
     "ss_full_fp16": "False",
-    "ss_cache_latents": "True",
-    "ss_num_reg_images": "0",
-    "ss_reg_dataset_dirs": "{}",
-    "ss_enable_bucket": "True",
-    "ss_flip_aug": "False",
-    "ss_color_aug": "False",
-    "ss_random_crop": "False",
 }
 
 
@@ -122,10 +93,10 @@ def build_metadata(facts: ExportFacts) -> dict[str, str]:
         **_training(facts),
         **objective_metadata(facts.objective),
         **caption_metadata(facts.captions),
-        **_data(facts),
+        **picture_metadata(facts.pictures),
         **_model_spec(facts),
     }
-    pictures = sum(folder.pictures for folder in facts.folders) + facts.held_out
+    pictures = sum(folder.pictures for folder in facts.pictures.whole.folders) + facts.pictures.held_out
     return described(metadata, facts.description, seed=facts.seed, pictures=pictures)
 
 
@@ -230,25 +201,6 @@ def _training(facts: ExportFacts) -> dict[str, str]:
     }
 
 
-def _data(facts: ExportFacts) -> dict[str, str]:
-    sides = [side for bucket in facts.buckets for side in (bucket.width, bucket.height)]
-    buckets = {
-        str(number): {"resolution": [bucket.width, bucket.height], "count": bucket.count}
-        for number, bucket in enumerate(facts.buckets)
-    }
-    folders = {folder.name: {"n_repeats": folder.repeats, "img_count": folder.pictures} for folder in facts.folders}
-    return {
-        "ss_num_train_images": str(sum(folder.repeats * folder.pictures for folder in facts.folders)),
-        "ss_num_validation_images": str(facts.held_out),
-        "ss_resolution": str((facts.resolution, facts.resolution)),
-        "ss_min_bucket_reso": str(min(sides, default=None)),
-        "ss_max_bucket_reso": str(max(sides, default=None)),
-        "ss_bucket_info": _json({"buckets": buckets, "mean_img_ar_error": facts.mean_aspect_error}),
-        "ss_dataset_dirs": _json(folders),
-        "ss_tag_frequency": _json({folder.name: dict(folder.tags) for folder in facts.folders}),
-    }
-
-
 def _model_spec(facts: ExportFacts) -> dict[str, str]:
     """https://github.com/Stability-AI/ModelSpec, version 1.0.1."""
     spec = {
@@ -256,7 +208,7 @@ def _model_spec(facts: ExportFacts) -> dict[str, str]:
         "modelspec.architecture": facts.architecture.removesuffix("/lora") + "/lora",
         "modelspec.implementation": facts.implementation,
         "modelspec.title": facts.name,
-        "modelspec.resolution": f"{facts.resolution}x{facts.resolution}",
+        "modelspec.resolution": "x".join(map(str, facts.pictures.resolution)),
         "modelspec.date": datetime.fromtimestamp(facts.finished_at, UTC).isoformat(timespec="seconds"),
         "modelspec.prediction_type": "v" if facts.prediction == "v_prediction" else "epsilon",
         "modelspec.encoder_layer": str(facts.clip_skip),

@@ -19,6 +19,7 @@ from lorasmith.runs.layout import RunFolder
 _OPTIONS = {
     ("dataset", "folder"): "data",
     ("dataset", "reg_folder"): "reg-data-dir",
+    ("dataset", "metadata_file"): "in-json",
     ("loss", "mask_folder"): "conditioning-data-dir",
     ("model", "base_model"): "base-model",
     ("evaluation", "clip_model"): "clip-model",

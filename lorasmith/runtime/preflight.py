@@ -45,6 +45,11 @@ from lorasmith.session.layers import check_block_effects
 
 LR_TOLERANCE = 0.01  # a smaller share is no jump
 
+# Links in them are followed.
+FOLLOWED_PATHS = (
+    *(("dataset", "folder"), ("dataset", "reg_folder"), ("dataset", "metadata_file")),
+    ("loss", "mask_folder"),
+)
 Values = Mapping[tuple[str, str], Any]
 Warnings = tuple[tuple[str, dict[str, Any]], ...]
 
@@ -120,6 +125,7 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
             ("dataset", "resolution"): config.dataset.resolved_size(weights.resolution),
             ("dataset", "folder"): _resolved_path(config.dataset.folder, here),
             ("dataset", "reg_folder"): _resolved_path(config.dataset.reg_folder, here),
+            ("dataset", "metadata_file"): _resolved_path(config.dataset.metadata_file, here),
             ("loss", "mask_folder"): _resolved_path(config.loss.mask_folder, here),
             **with_subset_paths(config.dataset.subsets, lambda path: _resolved_path(path, here)),
             ("model", "base_model"): _path_or_name(config.model.base_model, here),
@@ -341,7 +347,7 @@ def _best_step(run: RunFolder) -> int:
 def _absolute(values: Values, here: Path) -> dict[tuple[str, str], Any]:
     """Makes the paths in `values` absolute, so that the run can be continued from another folder."""
     resolved = dict(values)
-    for at in (("dataset", "folder"), ("dataset", "reg_folder"), ("loss", "mask_folder")):
+    for at in FOLLOWED_PATHS:
         if at in resolved:
             resolved[at] = _resolved_path(str(resolved[at]), here)
     resolved |= with_subset_paths(resolved.get(("dataset", "subsets"), ()), lambda path: _resolved_path(path, here))

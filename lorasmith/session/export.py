@@ -16,7 +16,7 @@ from lorasmith.config.optimizer_table import KnownOptimizer, known_optimizer
 from lorasmith.data.types import Example
 from lorasmith.engine.batches import RunBatches
 from lorasmith.engine.state import TrainState
-from lorasmith.exporting.metadata import BucketFacts, ExportFacts, FolderFacts, count_tags
+from lorasmith.exporting.metadata import ExportFacts
 from lorasmith.exporting.name_table import ALPHA, NameTable
 from lorasmith.exporting.names import to_file
 from lorasmith.exporting.sd_scripts_metadata import DescriptionFacts
@@ -28,10 +28,8 @@ from lorasmith.session.layers import by_block
 from lorasmith.session.name_tables import name_table
 from lorasmith.session.notices import Notice, export_notices
 from lorasmith.session.objective import objective_facts
+from lorasmith.session.picture_facts import picture_facts
 from lorasmith.session.rates import base_lrs, components_of, lr_network_args
-
-# Readers show the most frequent few; a header of a million tags would only be slow to load.
-MAX_TAGS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +110,9 @@ class Exporter:
             seed=config.seed,
             objective=objective_facts(config.loss, config.noise, self.family.noise_process()),
             captions=caption_facts(config),
-            folders=_folders(self.trained),
-            buckets=_buckets(self.trained),
-            mean_aspect_error=_mean_aspect_error(self.trained),
-            held_out=self.held_out,
-            resolution=config.dataset.resolved_resolution(self.family.weights.resolution),
+            pictures=picture_facts(
+                config, self.trained, held_out=self.held_out, base_resolution=self.family.weights.resolution
+            ),
             trigger_word=config.dataset.trigger_word,
             description=self._description(),
         )
@@ -207,29 +203,3 @@ def _network_args(
         if getattr(config, name):
             args[name] = str(getattr(config, name))
     return args | ({"rs_lora": "True"} if config.rslora and _takes_alpha(adapter) else {})
-
-
-def _folders(examples: tuple[Example, ...]) -> tuple[FolderFacts, ...]:
-    by_folder: dict[tuple[str, int], list[Example]] = {}
-    for example in examples:
-        by_folder.setdefault((example.image.parent.name, example.repeats), []).append(example)
-    return tuple(
-        FolderFacts(name, repeats, len(members), _tags(members)) for (name, repeats), members in by_folder.items()
-    )
-
-
-def _tags(examples: list[Example]) -> dict[str, int]:
-    return dict(Counter(count_tags(example.caption for example in examples)).most_common(MAX_TAGS))
-
-
-def _buckets(examples: tuple[Example, ...]) -> tuple[BucketFacts, ...]:
-    counted: Counter[tuple[int, int]] = Counter()
-    for example in examples:
-        counted[example.bucket.width, example.bucket.height] += example.repeats
-    return tuple(BucketFacts(width, height, count) for (width, height), count in sorted(counted.items()))
-
-
-def _mean_aspect_error(examples: tuple[Example, ...]) -> float:
-    pairs = [(example.original, example.bucket) for example in examples]
-    errors = [abs(picture.width / picture.height - bucket.width / bucket.height) for picture, bucket in pairs]
-    return sum(errors) / len(errors)

@@ -195,7 +195,7 @@ def test_a_config_is_light_and_inert(tmp_path: Path) -> None:
 def test_every_path_is_known_as_one() -> None:
     """The options whose value the system takes as a name."""
     marked = {name for name, known in options().items() if known.facts.holds}
-    folders = {"data", "reg_data_dir", "conditioning_data_dir"}
+    folders = {"data", "reg_data_dir", "in_json", "conditioning_data_dir"}
     assert marked == folders | {
         "base_model",
         "base_weights",

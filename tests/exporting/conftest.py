@@ -3,8 +3,9 @@
 import pytest
 
 from lorasmith.exporting.caption_metadata import CaptionFacts
-from lorasmith.exporting.metadata import BucketFacts, ExportFacts, FolderFacts
+from lorasmith.exporting.metadata import ExportFacts
 from lorasmith.exporting.objective_metadata import ObjectiveFacts
+from lorasmith.exporting.picture_metadata import BucketFacts, DatasetFacts, FolderFacts, PictureFacts
 from lorasmith.exporting.sd_scripts_metadata import DescriptionFacts
 
 
@@ -53,11 +54,16 @@ def facts() -> ExportFacts:
         seed=42,
         objective=ObjectiveFacts(),
         captions=CaptionFacts(),
-        folders=(FolderFacts("10_測試", 10, 8, {"a red ring": 5, "紅": 1}),),
-        buckets=(BucketFacts(512, 512, 60), BucketFacts(448, 576, 20)),
-        mean_aspect_error=0.0125,
-        held_out=2,
-        resolution=512,
+        pictures=PictureFacts(
+            whole=DatasetFacts(
+                folders=(FolderFacts("10_測試", 10, 8, {"a red ring": 5, "紅": 1}),),
+                buckets=(BucketFacts(512, 512, 60), BucketFacts(448, 576, 20)),
+                mean_aspect_error=0.0125,
+                resolution=(512, 512),
+                batch_size=2,
+            ),
+            held_out=2,
+        ),
         trigger_word="zorb",
         description=DescriptionFacts(),
     )

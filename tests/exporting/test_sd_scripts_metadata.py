@@ -28,7 +28,7 @@ def test_held_out_pictures_are_the_validation_split(facts: ExportFacts) -> None:
     metadata = written(facts, FULL)
     found = {key: metadata[f"ss_{key}"] for key in ("validation_split", "validation_seed", "validate_every_n_steps")}
     assert found == {"validation_split": "0.2", "validation_seed": "42", "validate_every_n_steps": "100"}
-    without = written(dataclasses.replace(facts, held_out=0), FULL)
+    without = written(dataclasses.replace(facts, pictures=dataclasses.replace(facts.pictures, held_out=0)), FULL)
     assert (without["ss_validation_split"], without["ss_validate_every_n_steps"]) == ("0.0", "None")
 
 

@@ -22,6 +22,8 @@ class DatasetConfig(Section):
     """The folder of pictures, or of `N_name` folders."""
     reg_folder: str = option("reg-data-dir", "", effect="learning", holds="path")
     """A folder of regularisation pictures, or of `N_name` folders of them; "" none."""
+    metadata_file: str = option("in-json", "", effect="learning", holds="path", per_subset=True)
+    """A metadata file of sd-scripts that names the pictures in the folder and holds their captions; "" none."""
     resolution: int | tuple[int, int] | None = option(
         "resolution", None, effect="learning", common=True, per_subset=True
     )
