@@ -65,3 +65,15 @@ def test_the_plan_counts_every_group(make_workshop: MakeWorkshop) -> None:
     assert all(learned.count(name) == 2 for name in learned)
     assert {(bucket.width, bucket.height) for bucket in plan.buckets} == {one.bucket for one in found}
     assert sum(bucket.batches for bucket in plan.buckets) == plan.batches_per_epoch > len(twice)
+
+
+def test_a_run_continues_with_other_subsets(make_workshop: MakeWorkshop) -> None:
+    workshop = make_workshop("changed")
+    assert workshop.new(4, {("optimizer", "lr"): 1e-2}).exit_code == ExitCode.FINISHED
+    before = workshop.digest()
+    outcome = workshop.go_on(4, subsets_of(workshop))
+    assert outcome.exit_code == ExitCode.FINISHED
+    assert [event.step for event in outcome.of(StepCompleted)] == [5, 6, 7, 8]
+    assert {len(event.example_ids) for event in outcome.of(StepCompleted)} == {1, 2}
+    assert workshop.digest() != before
+    assert workshop.go_on(2).exit_code == ExitCode.FINISHED  # the tables are the run's own now
