@@ -59,7 +59,7 @@ DONE = {
     "in_json": makes("in-json", note="in_json"),
     "dataset_repeats": makes(note="dataset_repeats"),
     "prior_loss_weight": sets("prior-loss-weight"),
-    "resolution": makes("resolution"),
+    "resolution": makes("resolution", note="resolution"),
     "enable_bucket": sets("enable-bucket", note="enable_bucket"),
     "min_bucket_reso": sets("min-bucket-reso"),
     "max_bucket_reso": sets("max-bucket-reso"),
