@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from lorasmith.config import RunConfig
 from lorasmith.errors import ConfigError
@@ -13,6 +13,8 @@ from lorasmith.sd_scripts.pairs import number, pairs, truth, whole
 from lorasmith.sd_scripts.settings import Settings
 
 RANK = 4  # of sd-scripts, where --network_dim is not given
+MAX_RANK = 1024  # a LoKr of more is of whole matrices: people write 10000 for that
+OF_LOW_RANK = ("rank", "alpha", "conv-rank", "conv-alpha")
 CONV_ALPHA = 1.0
 MODULES = {"networks.lora": "lora", "networks.loha": "loha", "networks.lokr": "lokr"}
 LYCORIS = "lycoris.kohya"
@@ -74,8 +76,14 @@ def network(given: Given, settings: Settings) -> None:
     dropout = given.value("network_dropout")
     if dropout is not None:
         settings.set("dropout", dropout, "network_dropout")
-    _arguments(texts, settings, is_lycoris=is_lycoris)
+    known = LYCORIS_KEYS if is_lycoris else (*OWN_KEYS, "factor") if kind == "lokr" else OWN_KEYS
+    _arguments(texts, settings, known)
+    _convolutions(texts, settings, is_lycoris=is_lycoris)
     _blocks(texts, settings, given)
+    if kind == "lokr" and settings.values.get("rank", RANK) > MAX_RANK:
+        for option in (*OF_LOW_RANK, "lokr-decompose-both"):
+            settings.values.pop(option, None)
+        settings.set("lokr-full-matrix", True, "network_dim")
 
 
 def _algorithm(texts: Mapping[str, str]) -> str:
@@ -91,13 +99,14 @@ def _algorithm(texts: Mapping[str, str]) -> str:
 
 
 def _sizes(given: Given, settings: Settings) -> None:
+    if given.has("dim_from_weights"):  # rank and alpha of each layer are those of the file
+        return
     rank = given.value("network_dim") or RANK
     settings.set("rank", rank, "network_dim")
     settings.set("alpha", given.value("network_alpha") or float(rank), "network_alpha")  # 0 stands for the rank
 
 
-def _arguments(texts: Mapping[str, str], settings: Settings, *, is_lycoris: bool) -> None:
-    known = LYCORIS_KEYS if is_lycoris else OWN_KEYS
+def _arguments(texts: Mapping[str, str], settings: Settings, known: Sequence[str]) -> None:
     for key in texts:
         if key in known:
             continue
@@ -114,7 +123,6 @@ def _arguments(texts: Mapping[str, str], settings: Settings, *, is_lycoris: bool
             settings.set(option, read(texts[key], argument=ARG, key=key), "network_args")
     if "dropout" in texts:
         settings.set("dropout", number(texts["dropout"], argument=ARG, key="dropout"), "network_args")
-    _convolutions(texts, settings, is_lycoris=is_lycoris)
 
 
 def _convolutions(texts: Mapping[str, str], settings: Settings, *, is_lycoris: bool) -> None:
@@ -131,7 +139,7 @@ def _convolutions(texts: Mapping[str, str], settings: Settings, *, is_lycoris: b
     rank = whole(texts.get("conv_dim") or "0", argument=ARG, key="conv_dim")
     alpha = number(texts.get("conv_alpha") or "0", argument=ARG, key="conv_alpha")
     if targets in ("full", "unet-convblock-only"):
-        rank, alpha = rank or settings.values["rank"], alpha or settings.values["alpha"]
+        rank, alpha = rank or settings.values.get("rank", RANK), alpha or settings.values.get("alpha", 1.0)
     elif not rank and alpha and not is_lycoris:
         settings.note("sd_conv_alpha_unused")
     if rank and (targets in ("full", "unet-convblock-only") or not is_lycoris):
@@ -148,7 +156,7 @@ def _blocks(texts: Mapping[str, str], settings: Settings, given: Given) -> None:
     """Ranks and rates of blocks. A rate of 0 leaves the block out."""
     adapter = RunConfig().adapter.model_copy(
         update={
-            "rank": settings.values["rank"],
+            "rank": settings.values.get("rank", RANK),
             "conv_rank": settings.values.get("conv-rank"),
             "targets": settings.values.get("targets", ""),
         }

@@ -59,6 +59,9 @@ def _rates(given: Given, settings: Settings) -> None:
     if is_left_out or given.has("network_train_unet_only") or not any(encoders):
         settings.set("train-text-encoder", False, "network_train_unet_only")
         return
+    if given.has("network_train_text_encoder_only") or denoiser == 0:
+        argument = "network_train_text_encoder_only" if given.has("network_train_text_encoder_only") else "unet_lr"
+        settings.set("network-train-text-encoder-only", True, argument)
     settings.set("train-text-encoder", True, "network_train_unet_only")
     if set(encoders) != {denoiser}:
         settings.set("text-encoder-lr", encoders, "text_encoder_lr")

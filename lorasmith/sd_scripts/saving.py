@@ -57,7 +57,7 @@ def evaluations(given: Given, settings: Settings) -> None:
         if _interval(given, of_steps):
             settings.set("evaluate-every", _interval(given, of_steps), of_steps)
             return
-    if settings.held_out_share:
+    if settings.values["hold-out"]:
         settings.set("sample-every-n-epochs", 1, "validate_every_n_epochs")
     elif not _saves_on_the_way(given):
         settings.set("evaluate-every", EVALUATE_EVERY, "sample_every_n_steps")

@@ -15,7 +15,6 @@ class Settings:
     values: dict[str, Any] = field(default_factory=dict)
     recorded: dict[tuple[str, str], Any] = field(default_factory=dict)  # by (section, field): no options
     shares: dict[str, float] = field(default_factory=dict)  # by option: a share of all steps, whose number is not known
-    held_out_share: float = 0.0  # of the pictures
     arguments: dict[str, str] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
 

@@ -16,7 +16,6 @@ class Done(NamedTuple):
     options: tuple[str, ...]
     is_direct: bool = True  # the value is that of the option; else `translate` computes it
     note: str = ""  # code of a sentence about what is different, `sd_scripts.note.<code>`
-    is_pending: bool = False  # the option is not in this version yet
 
 
 class NoEffect(NamedTuple):
@@ -41,11 +40,6 @@ def makes(*options: str, note: str = "") -> Done:
     return Done(options, is_direct=False, note=note)
 
 
-def later(*options: str, note: str = "", is_direct: bool = True) -> Done:
-    """An argument whose option is not in this version yet: refused until `sets` or `makes` stands here."""
-    return Done(options, is_direct, note, is_pending=True)
-
-
 DONE = {
     # -- model
     "pretrained_model_name_or_path": sets("base-model"),
@@ -62,7 +56,7 @@ DONE = {
     "train_data_dir": sets("data", note="loose_pictures"),
     "dataset_config": makes(note="dataset_config"),
     "reg_data_dir": sets("reg-data-dir"),
-    "in_json": later("data", is_direct=False),
+    "in_json": makes("in-json", note="in_json"),
     "dataset_repeats": makes(note="dataset_repeats"),
     "prior_loss_weight": sets("prior-loss-weight"),
     "resolution": makes("resolution"),
@@ -108,10 +102,10 @@ DONE = {
     ),
     "network_weights": sets("init-from", note="network_weights"),
     "network_train_unet_only": makes("train-text-encoder"),
-    "network_train_text_encoder_only": later("network-train-text-encoder-only"),
-    "dim_from_weights": later("dim-from-weights"),
-    "base_weights": later("base-weights"),
-    "base_weights_multiplier": later("base-weights-multiplier"),
+    "network_train_text_encoder_only": makes("network-train-text-encoder-only"),
+    "dim_from_weights": sets("dim-from-weights"),
+    "base_weights": sets("base-weights"),
+    "base_weights_multiplier": sets("base-weights-multiplier"),
     "scale_weight_norms": sets("scale-weight-norms"),
     # -- loss and noise
     "loss_type": sets("loss-type", note="losses"),
@@ -184,7 +178,7 @@ DONE = {
     "metadata_preprocessor": makes("metadata"),
     "metadata_is_negative_embedding": makes("metadata"),
     # -- samples and validation
-    "sample_prompts": later("sample-prompt", is_direct=False),
+    "sample_prompts": sets("sample-prompts"),
     "sample_every_n_steps": makes("evaluate-every", note="evaluations"),
     "sample_every_n_epochs": makes("sample-every-n-epochs"),
     "sample_at_first": sets("sample-at-first"),
@@ -272,6 +266,7 @@ HARMLESS = MappingProxyType(
         "save_model_as": ("safetensors",),
         "initial_epoch": (1,),
         "initial_step": (0,),
+        "sample_sampler": ("ddim", "euler", "k_euler"),
     }
 )
-"""Values of refused arguments that ask for what is done here anyway."""
+"""Values of refused arguments, and of those without effect, that ask for what is done here anyway."""

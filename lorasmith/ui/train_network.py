@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lorasmith import __version__
-from lorasmith.config import Request, RunConfig
-from lorasmith.data.order import is_main_subject
+from lorasmith.config import Request
 from lorasmith.errors import ConfigError, ExitCode
 from lorasmith.runs.layout import run_at
 from lorasmith.runs.naming import NamedState, named_state
@@ -22,7 +21,7 @@ from lorasmith.sd_scripts.translate import Translation, translated
 from lorasmith.ui.option_help import expected
 from lorasmith.ui.options import Values, split_request
 from lorasmith.ui.sd_scripts_page import help_page
-from lorasmith.ui.train import HOLD_OUT, Engine, lower_packages, refuse_if_held
+from lorasmith.ui.train import Engine, lower_packages, refuse_if_held
 from lorasmith.ui.translator import Translator
 from lorasmith.ui.which_run import train_command
 
@@ -55,8 +54,6 @@ def train_network(
     try:
         settings, request = split_request(translation.values)
         refuse_if_held(run_at(here, request.output))
-        if translation.held_out_share and not given.has("resume"):  # a continued run keeps those it has
-            settings = settings | {HOLD_OUT: _held_out(translation.held_out_share, settings, engine, here)}
         start = _planned(given, settings, request, words, engine=engine, here=here)
         if translation.shares:  # now the number of steps is known
             steps = {at: int(share * start.stop_at) for at, share in translation.shares.items()}
@@ -69,12 +66,6 @@ def train_network(
 
     command = train_command(command, request.output)
     return watch(start, engine.supervise(start), words=words, command=command, verbose=request.verbose)
-
-
-def _held_out(share: float, settings: Values, engine: Engine, here: Path) -> int:
-    """The number of pictures that a share of them is, at least a picture."""
-    pictures = sum(is_main_subject(engine.repeats_in(RunConfig().with_values(settings), here)))
-    return max(1, round(share * pictures)) if pictures else 0
 
 
 def _planned(

@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
+from lorasmith.config import RunConfig
+from lorasmith.runtime.settings import check_layers, check_settings
 from lorasmith.sd_scripts.launcher import without_launcher
-from tests.sd_scripts.translating import settings
+from lorasmith.ui.options import split_request
+from tests.sd_scripts.translating import settings, translation
 
 COMMANDS: list[dict[str, Any]] = [
     command
@@ -25,6 +28,10 @@ def test_a_published_command_is_the_run_that_its_author_meant(command: dict[str,
         (tmp_path / f"{name}.toml").write_text(command.get(name, ""))
     words, script = without_launcher(shlex.split(command["line"].replace("\\", "\\\\")), "train_network")
     found = settings(shlex.join(words), tmp_path, script)
+    values, request = split_request(translation(shlex.join(words), tmp_path, script).values)
+    config, family = RunConfig().with_values(values), "sdxl" if script == "sdxl_train_network" else "sd15"
+    check_settings(config, request)
+    check_layers(config, family)
     assert {name: found[name] for name in command["means"]} == command["means"]
     subsets = found.get("dataset.subsets", [])
     assert len(subsets) == len(command.get("subsets", []))

@@ -121,10 +121,19 @@ def test_buckets_are_chosen_as_there_where_there_are_any(tmp_path: Path) -> None
 def test_a_share_is_held_out_of_all_datasets_alike(tmp_path: Path) -> None:
     two = f"{SUBSET}[[datasets]]\n{{}}{SUBSET[13:]}"
     (tmp_path / "data.toml").write_text("[general]\nvalidation_split = 0.2\n" + two.format(""))
-    assert translation(LINE, tmp_path).held_out_share == 0.2
+    assert translation(LINE, tmp_path).values["dataset", "hold_out"] == 0.2
     (tmp_path / "data.toml").write_text(two.format("validation_split = 0.2\n"))
     assert refusal(LINE, tmp_path).code == "sd_validation_differs"
     assert refusal("--validation_split 1").code == "sd_no_share"
+
+
+def test_metadata_files_describe_pictures_in_the_folder_itself(tmp_path: Path) -> None:
+    text = '[[datasets]]\n[[datasets.subsets]]\nimage_dir = "x"\nmetadata_file = "m.json"\n'
+    expected = {"data": "x", "in_json": "m.json", "repeats": 1}
+    assert subsets(text, tmp_path) == [{**expected, "group": 0}]
+    values = translation("--train_data_dir x --in_json m.json").values
+    assert values["dataset", "subsets"] == [expected]
+    assert ("dataset", "folder") not in values
 
 
 def test_what_other_scripts_read_is_left_aside(tmp_path: Path) -> None:

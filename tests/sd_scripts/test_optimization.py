@@ -17,6 +17,8 @@ from tests.sd_scripts.translating import refusal, settings, translation
         ("--learning_rate 1e-4 --text_encoder_lr1 1e-5", {"text-encoder-lr": [1e-5, 1e-4]}),
         ("--learning_rate 1e-4 --network_train_unet_only", {"train-text-encoder": False}),
         ("--learning_rate 1e-4 --text_encoder_lr 0", {"train-text-encoder": False}),
+        ("--network_train_text_encoder_only", {"network-train-text-encoder-only": True}),
+        ("--learning_rate 1e-4 --unet_lr 0", {"network-train-text-encoder-only": True, "lr": 0.0}),
         ("--optimizer_type AdamW8bit", {"optimizer": "AdamW8bit"}),
         ("--use_8bit_adam", {"optimizer": "adamw8bit"}),
         ("--use_lion_optimizer", {"optimizer": "lion"}),

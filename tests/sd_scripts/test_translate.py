@@ -47,6 +47,9 @@ from tests.sd_scripts.translating import refusal, settings, translation
         ("--metadata_author me --metadata_title t", {"metadata": {"author": "me", "title": "t"}}),
         ("--train_batch_size 4 --gradient_accumulation_steps=2", {"batch-size": 4, "accumulate": 2}),
         ("--seed 0", {"seed": 0}),
+        ("--validation_split 0.1", {"hold-out": 0.1}),
+        ("--base_weights a b --base_weights_multiplier 1 0.5", {"base-weights": ["a", "b"]}),
+        ("--sample_prompts p.txt", {"sample-prompts": "p.txt"}),
         (
             "--min_snr_gamma=5 --noise_offset=0.05 --loss_type huber --huber_c 0.2 --max_timestep 900",
             {"min-snr-gamma": 5.0, "noise-offset": 0.05, "loss-type": "huber", "huber-c": 0.2, "max-timestep": 900},
@@ -100,4 +103,6 @@ def test_what_is_refused(line: str, code: str) -> None:
 
 
 def test_a_refused_argument_may_ask_for_what_is_done_anyway() -> None:
-    translation("--log_with tensorboard --save_model_as safetensors --initial_step 0 --initial_epoch 1")
+    found = translation("--log_with tensorboard --save_model_as safetensors --initial_step 0 --sample_sampler euler")
+    assert "sd_own_sampler" not in dict(found.notes)
+    assert "sd_own_sampler" in dict(translation("--sample_sampler euler_a").notes)

@@ -45,6 +45,7 @@ def test_every_option_of_the_model_is_on_the_command_line() -> None:
         "huber_schedule": "snr",
         "bucket_rule": "sd-scripts",
         "face_crop_aug_range": "1,2",
+        "max_token_length": "150",
         "resize_interpolation": "cubic",
     }
     for key, option in options().items():

@@ -76,12 +76,6 @@ def test_a_value_that_we_refuse_is_about_the_argument_that_was_typed() -> None:
     assert "1024" in error.fields["expected"]
 
 
-def test_a_share_of_the_pictures_is_held_out() -> None:
-    fake = FakeEngine(pictures=45)
-    run(f"{LINE} --validation_split 0.1", fake)
-    assert fake.asked[0][1]["dataset", "hold_out"] == 4
-
-
 def test_a_share_of_the_steps_is_of_those_in_the_epochs() -> None:
     fake = FakeEngine()
     line = LINE.replace("--max_train_steps 7", "--max_train_epochs 3")
