@@ -109,19 +109,15 @@ def _folders(subsets: Sequence[Subset], examples: Sequence[Example]) -> tuple[Fo
         by_folder.setdefault((example.subset, example.image.parent, repeats), []).append(example)
     return tuple(
         FolderFacts(
-            folder.name,
-            repeats,
-            len(members),
-            _tags(members, subsets[number].dataset.trigger_word),
-            subsets[number].is_regularisation,
+            folder.name, repeats, len(members), _tags(members, subsets[number]), subsets[number].is_regularisation
         )
         for (number, folder, repeats), members in by_folder.items()
     )
 
 
-def _tags(examples: Sequence[Example], trigger_word: str) -> dict[str, int]:
+def _tags(examples: Sequence[Example], subset: Subset) -> dict[str, int]:
     """Those of the texts as they were written, as sd-scripts counts them, and of the trigger word."""
-    texts = (with_trigger(example.text, trigger_word) for example in examples)
+    texts = (with_trigger(example.text, subset.dataset.trigger_word) for example in examples)
     return dict(Counter(count_tags(texts)).most_common(MAX_TAGS))
 
 
