@@ -24,6 +24,7 @@ SWITCHES = ("decompose_both", "dora_wd", "use_tucker", "use_scalar", "train_norm
 DROPOUTS = ("rank_dropout", "module_dropout")
 BLOCKS = ("down_lr_weight", "mid_lr_weight", "up_lr_weight", "block_lr_zero_threshold", "block_dims", "block_alphas")
 OTHER_MODELS = ("flux1_checkbox", "sd3_checkbox")
+LARGEST_RANK = 1024  # that an option takes
 USUAL_LENGTH = 75  # tokens of a prompt
 
 
@@ -143,6 +144,7 @@ def _translate(given: dict[str, Any], found: Imported) -> None:
     keys = {(option.section, option.field_name): key for key, option in options().items()}
     made = _translation(given, found)
     found.values |= {keys[place]: value for place, value in made.values.items() if place in keys}
+    _full_matrices(found.values)
     for place, share in made.shares.items():
         steps = found.values.get("steps")
         if steps is None:
@@ -152,6 +154,14 @@ def _translate(given: dict[str, Any], found: Imported) -> None:
     if subsets := made.values.get(("dataset", "subsets")):
         found.subsets = list(subsets)
     found.notes = [note for note in made.notes if note[0] != "sd_default_steps"]
+
+
+def _full_matrices(values: dict[str, Any]) -> None:
+    """A LoKr of a rank beyond every layer is one of whole matrices, which have neither rank nor alpha."""
+    if values.get("adapter") == "lokr" and values.get("rank", 0) > LARGEST_RANK:
+        for key in ("rank", "alpha", "conv_rank", "conv_alpha", "lokr_decompose_both"):
+            values.pop(key, None)
+        values["lokr_full_matrix"] = True
 
 
 def _translation(given: dict[str, Any], found: Imported) -> Translation:

@@ -96,6 +96,10 @@ def test_a_form_is_the_run_that_its_command_line_would_be() -> None:
         ({"LoRA_type": "Kohya LoCon"}, {"adapter": None, "conv_rank": 8, "conv_alpha": 4.0}),
         ({"LoRA_type": "LyCORIS/LoHa", "LyCORIS_preset": "full"}, {"adapter": "loha", "conv_rank": 8}),
         ({"LoRA_type": "LyCORIS/LoKr", "factor": 8, "decompose_both": True}, {"adapter": "lokr", "lokr_factor": 8}),
+        (
+            {"LoRA_type": "LyCORIS/LoKr", "network_dim": 100000, "conv_dim": 100000},
+            {"lokr_full_matrix": True, "rank": None, "alpha": None, "conv_rank": None},
+        ),
         ({"noise_offset_type": "Multires"}, {"noise_offset": None, "multires_noise_iterations": 6}),
         ({"text_encoder_lr": 0}, {"train_text_encoder": None, "lr": 3e-4}),
         ({"unet_lr": 0}, {"network_train_text_encoder_only": True}),
