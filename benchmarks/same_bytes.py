@@ -40,6 +40,7 @@ SETTINGS = {"rank": 4, "lr": 1e-3, "save_every": 3, "keep_states": 20, "evaluate
 # {folder name: (pictures, size)}; drawn in three shapes for several buckets. 3 x 4 + 2 x 3 + 1 x 3 make an epoch of 21.
 PICTURES = {3: (4, (64, 64)), 2: (3, (128, 64)), 1: (3, (64, 128))}
 
+OPTIMIZERS = ("adamw", "adamw8bit", "adafactor", "lion", "prodigy")
 # The libraries that optimizers need beyond the program's own: those of other names are always there.
 LIBRARIES = {"adamw8bit": "bitsandbytes", "lion": "lion_pytorch", "prodigy": "prodigyopt"}
 LEARNING_RATES = {"prodigy": "1", "lion": "1e-4"}
@@ -92,7 +93,7 @@ RUNS = (
 def main() -> None:
     asked = _arguments()
     checkouts = dict(zip(SIDES, (asked.before.resolve(), asked.after.resolve()), strict=True))
-    runs, absent = runs_of(checkouts)
+    runs, absent = all_runs()
     unknown = set(asked.only) - {run.name for run in runs}
     if unknown:
         sys.exit(f"no run {', '.join(sorted(unknown))}; there are {', '.join(run.name for run in runs)}")
@@ -123,13 +124,10 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def runs_of(checkouts: Mapping[str, Path]) -> tuple[list[Run], list[str]]:
-    """RUNS and a run for each optimizer that both checkouts have; the names of those whose library is missing."""
-    before, after = (optimizers_of(checkout) for checkout in checkouts.values())
+def all_runs() -> tuple[list[Run], list[str]]:
+    """RUNS and a run for each of OPTIMIZERS; the names of those whose library is missing."""
     runs, absent = list(RUNS), []
-    for name in before:
-        if name not in after:
-            sys.exit(f"the optimizer {name} is in {checkouts['before']} alone")
+    for name in OPTIMIZERS:
         typed = f"--new --steps 6 --optimizer {name} --lr {LEARNING_RATES.get(name, '1e-3')}"
         run = Run(f"optimizer-{name}", (f"{typed} --optimizer-option weight_decay=0.1",))
         if name in LIBRARIES and find_spec(LIBRARIES[name]) is None:
@@ -137,15 +135,6 @@ def runs_of(checkouts: Mapping[str, Path]) -> tuple[list[Run], list[str]]:
         else:
             runs.append(run)
     return runs, absent
-
-
-def optimizers_of(checkout: Path) -> list[str]:
-    """As the page of options lists them."""
-    page = (checkout / "docs" / "options.md").read_text(encoding="utf-8")
-    row = re.search(r"^\| `--optimizer TEXT` \|.*\|([^|]*)\|$", page, re.MULTILINE)
-    if row is None:
-        sys.exit(f"{checkout / 'docs' / 'options.md'} has no row of --optimizer")
-    return re.split(r",\s*|\s+or\s+", row[1].strip())
 
 
 # -- running ---------------------------------------------------------------------------------------

@@ -242,15 +242,17 @@ def scan_for(config: RunConfig, weights: BaseWeights, *, check_pixels: bool, see
 
 
 def repeats_in(config: RunConfig, here: Path) -> tuple[int, ...]:
-    """The repeats of each picture, by names alone: nothing is opened, so a bad picture counts too.
+    """The repeats of each picture to learn from, each folder once, by names alone: nothing is opened, so a bad picture
+    counts too.
 
     Raises:
         DatasetError: as `scan`, where there is no folder or nothing in it is named like a picture.
     """
     from lorasmith.data import folder
 
-    sources = [_source(subset, here) for subset in config.subsets()]
-    return tuple(repeats for source in sources for repeats in folder.repeats_in(source))
+    learned = [subset for subset in config.subsets() if not subset.is_regularisation]
+    sources = {subset.folder: _source(subset, here) for subset in learned}
+    return tuple(repeats for source in sources.values() for repeats in folder.repeats_in(source))
 
 
 def _source(subset: Subset, here: Path = Path()) -> PictureFolder:
@@ -295,7 +297,7 @@ def notices(config: RunConfig, found: Scan, stop_at: int) -> list[tuple[str, dic
     if config.loss.prior_loss_weight != 1 and not any(example.is_regularisation for example in found.examples):
         noted.append(("option_unused", {"option": "prior-loss-weight", "needed": "--reg-data-dir"}))
     if len(config.loss.weightings) > 1:
-        noted.append(("weightings_multiply", {"options": list(config.loss.weightings)}))
+        noted.append(("weightings_multiply", {"options": [f"--{name}" for name in config.loss.weightings]}))
     if config.loss.v_pred_like:
         noted.append(("v_pred_like_loss", {}))
     return noted

@@ -41,13 +41,15 @@ def of_examples(examples: Sequence[Example], root: Path, *, uncaptioned: frozens
     def about(code: str, chosen: Iterable[Example], **fields: Any) -> list[Finding]:
         return finding(code, [example.image.relative_to(root) for example in chosen], **fields)
 
+    learned = [example for example in examples if not example.is_regularisation]  # the others have class words
     without = [example for example in examples if example.image in uncaptioned]
     wordless = [example for example in without if not example.caption]
     found = about("no_words", wordless)
-    found += about("no_caption_file", (example for example in without if example.caption))
-    distinct = {example.caption for example in examples}
-    if len(distinct) == 1 and len({example.image_sha256 for example in examples}) > 1 and distinct != {""}:
-        found += about("captions_equal", examples, caption=examples[0].caption)
+    worded = (example for example in learned if example.image in uncaptioned and example.caption)
+    found += about("no_caption_file", worded)
+    distinct = {example.caption for example in learned}
+    if len(distinct) == 1 and len({example.image_sha256 for example in learned}) > 1 and distinct != {""}:
+        found += about("captions_equal", learned, caption=learned[0].caption)
     found += _duplicates(examples, root)
     small = [example for example in examples if _growth(example) > ENLARGED]
     if small:

@@ -67,6 +67,7 @@ def _only_theirs(metadata: Mapping[str, str], facts: DescriptionFacts, *, seed: 
     return {
         **{key: text for key, text in metadata.items() if _EMPTY_UNLESS_GIVEN.get(key) != text},
         **short,
+        **({"ss_resize_interpolation": "None"} if metadata.get("ss_resize_interpolation") == "auto" else {}),
         "ss_validation_split": str(round(held_out / pictures, 6) if held_out else 0.0),
         "ss_validation_seed": str(seed) if held_out else "None",
         "ss_validate_every_n_steps": steps,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +15,7 @@ from lorasmith.config import RunConfig
 from lorasmith.data.cache_folder import cache_folder
 from lorasmith.data.findings import Finding
 from lorasmith.data.folder import Scan
+from lorasmith.data.types import Example
 from lorasmith.inputs import base_weights, data_folders, scan_for, split_examples
 from lorasmith.planning.estimate import (
     DiskPlan,
@@ -45,6 +47,7 @@ class FolderPlan:
     pictures: int
     repeats: int
     times_seen: float  # how often this start uses each of its pictures
+    is_regularisation: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +84,14 @@ class RunPlan:
     folders: tuple[FolderPlan, ...]
     buckets: tuple[BucketPlan, ...]
     components: tuple[ComponentPlan, ...]  # none for a pickle, whose family is not known
-    batch_size: int
+    batch_size: int  # of the run
+    batch_sizes: tuple[int, ...]  # of the subsets, each once
     accumulation_steps: int
     batches_per_epoch: int
     epochs: float  # in this start
     times_seen: tuple[float, float]  # of the picture that is used least, and most
-    suggested_steps: tuple[int, int | None]
+    learned_from: int  # different picture files that are no regularisation pictures
+    suggested_steps: tuple[int, int | None]  # for those
     warnings: tuple[tuple[str, dict[str, Any]], ...]  # (code, fields), as the run will give them
     findings: tuple[Finding, ...]
     free_bytes: int  # on the disk of the run folder
@@ -125,7 +130,11 @@ def scan_of(start: Start) -> Scan:
 def with_suggested_steps(start: Start, found: Scan) -> Start:
     """Returns `start` with the fewest steps suggested for its pictures."""
     trained, _ = split_examples(start.config, found)
-    return replace(start, stop_at=start.first_step + suggested_steps(len(trained))[0])
+    return replace(start, stop_at=start.first_step + suggested_steps(_learned_from(trained))[0])
+
+
+def _learned_from(trained: Sequence[Example]) -> int:
+    return len({example.image for example in trained if not example.is_regularisation})
 
 
 def plan_of(
@@ -159,11 +168,13 @@ def plan_of(
         buckets=_buckets(work),
         components=_components(start.config),
         batch_size=training.batch_size,
+        batch_sizes=_batch_sizes(start.config, work),
         accumulation_steps=training.accumulation_steps,
         batches_per_epoch=len(work.batches),
         epochs=work.steps * training.accumulation_steps / len(work.batches),
         times_seen=(min(seen), max(seen)),
-        suggested_steps=suggested_steps(len(work.trained)),
+        learned_from=_learned_from(work.trained),
+        suggested_steps=suggested_steps(_learned_from(work.trained)),
         warnings=tuple(warning for warning in start.warnings if warning[0] not in known),
         findings=(*found.findings, *noticed),
         free_bytes=_free_bytes(start.run.root),
@@ -219,11 +230,19 @@ def _moves_older(start: Start) -> bool:
 
 
 def _folders(work: Workload) -> tuple[FolderPlan, ...]:
-    counts = Counter((example.image.parent.name, example.repeats) for example in work.trained)
-    return tuple(
-        FolderPlan(name, count, repeats, times_seen(work.steps, work.examples_per_step, repeats, work.repeats))
-        for (name, repeats), count in counts.items()
+    counts = Counter(
+        (example.subset, example.image.parent.name, example.repeats, example.is_regularisation)
+        for example in work.trained
     )
+    return tuple(
+        FolderPlan(name, count, repeats, times_seen(work.steps, work.examples_per_step, repeats, work.repeats), is_reg)
+        for (_, name, repeats, is_reg), count in counts.items()
+    )
+
+
+def _batch_sizes(config: RunConfig, work: Workload) -> tuple[int, ...]:
+    subsets = config.subsets()
+    return tuple(sorted({subsets[example.subset].batch_size for example in work.trained}))
 
 
 def _components(config: RunConfig) -> tuple[ComponentPlan, ...]:

@@ -52,9 +52,9 @@ class SampleRow:
 
 def data_of(starts: Sequence[RunStarted], curves: Curves) -> Data:
     """Returns the pictures of the newest start, each with how often the steps that count have shown it."""
-    paths = {start.attempt: [str(example.get("path", "")) for example in start.examples] for start in starts}
+    paths = {start.attempt: _numbered(start.examples) for start in starts}
     shown = Counter((point.attempt, number) for point in curves.points for number in point.example_ids)
-    seen: Counter[str] = Counter()
+    seen: Counter[tuple[str, int]] = Counter()
     for (attempt, number), times in shown.items():
         known = paths.get(attempt, [])
         if 0 <= number < len(known):
@@ -63,24 +63,43 @@ def data_of(starts: Sequence[RunStarted], curves: Curves) -> Data:
     examples = newest.examples if newest else []
     pictures = [
         Picture(
-            path=str(example.get("path", "")),
-            times_seen=seen.pop(str(example.get("path", "")), 0),
+            path=path[0],
+            times_seen=seen.pop(path, 0),
             repeats=example.get("repeats"),
             bucket=tuple(example.get("bucket", ())),
             sha256=str(example.get("sha256", "")),
         )
-        for example in examples
+        for path, example in zip(_numbered(examples), examples, strict=True)
     ]
-    pictures += [Picture(path, times, is_used=False) for path, times in sorted(seen.items())]
+    pictures += [Picture(path, times, is_used=False) for (path, _), times in sorted(seen.items())]
     buckets = Counter(picture.bucket for picture in pictures if len(picture.bucket) == 2)
     return Data(
-        folder=str(newest.settings.get("dataset", {}).get("folder", "")) if newest else "",
+        folder=_folders(newest.settings.get("dataset", {})) if newest else "",
         pictures=tuple(pictures),
         held_out=tuple(newest.held_out) if newest else (),
         buckets=tuple((width, height, count) for (width, height), count in sorted(buckets.items())),
         batches_per_epoch=newest.batches_per_epoch if newest else 0,
         epoch=curves.points[-1].epoch if curves.points else 0,
     )
+
+
+def _numbered(examples: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
+    """The path of each example, numbered from 0: two subsets may have a picture in common."""
+    counted: Counter[str] = Counter()
+    found = []
+    for example in examples:
+        path = str(example.get("path", ""))
+        found.append((path, counted[path]))
+        counted[path] += 1
+    return found
+
+
+def _folders(dataset: Mapping[str, Any]) -> str:
+    """The folders of pictures in the settings of a start."""
+    own = str(dataset.get("folder", ""))
+    tables = [table for table in dataset.get("subsets") or [] if isinstance(table, Mapping)]
+    names = [str(table.get("data", own)) for table in tables] or [own, str(dataset.get("reg_folder") or "")]
+    return ", ".join(dict.fromkeys(name for name in names if name))
 
 
 def samples_of(curves: Curves) -> tuple[SampleRow, ...]:

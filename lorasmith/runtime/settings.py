@@ -81,7 +81,7 @@ def _check_plus(optimizer: OptimizerConfig, adapter: AdapterConfig) -> None:
     ratios = [name for name in optimizer.options_of_groups if name != "block-lr"]
     if ratios and adapter.kind not in PLUS_KINDS:
         raise ConfigError("loraplus_kind", option=ratios[0], adapter=adapter.kind, kinds=", ".join(sorted(PLUS_KINDS)))
-    if optimizer.loraplus_text_encoder_lr_ratio is not None and not adapter.train_text_encoder:
+    if optimizer.loraplus_text_encoder_lr_ratio is not None and not adapter.trains_text_encoder:
         raise ConfigError("loraplus_text_encoder")
 
 

@@ -26,11 +26,6 @@ class Key(NamedTuple):
     kind: Kind
     target: str = ""  # key of our subset; "" where it has no effect
     tables: tuple[str, ...] = TABLES
-    is_pending: bool = False  # the option is not in this version yet
-
-
-def _later(kind: Kind, target: str, tables: tuple[str, ...] = TABLES) -> Key:
-    return Key(kind, target, tables, is_pending=True)
 
 
 HELD_OUT = "validation_split"  # is no key of our subsets: pictures are held out of all of them alike
@@ -48,7 +43,7 @@ KEYS = {
     "validation_split": Key("number", HELD_OUT, OF_DATASETS),
     "validation_seed": Key("integer", "", OF_DATASETS),
     "image_dir": Key("text", "data", OF_SUBSETS),
-    "metadata_file": _later("text", "in_json", OF_SUBSETS),
+    "metadata_file": Key("text", "in_json", OF_SUBSETS),
     "conditioning_data_dir": Key("text", "conditioning_data_dir", OF_SUBSETS),
     "num_repeats": Key("integer", "repeats"),
     "is_reg": Key("flag", "is_reg", OF_SUBSETS),
@@ -126,6 +121,15 @@ def share_of_pictures(value: float, shown: str) -> float:
     return value
 
 
+def subset_of_metadata(given: Given, settings: Settings) -> None:
+    """Sets the subset that `--in_json` describes: pictures in `--train_data_dir` itself."""
+    if given.has("reg_data_dir"):
+        settings.note("sd_dataset_config_instead", arguments=["--reg_data_dir"])
+    folder, repeats = given.value("train_data_dir") or ".", given.value("dataset_repeats")
+    found = {"data": folder, "in_json": given.value("in_json"), "repeats": repeats}
+    settings.recorded["dataset", "subsets"] = [found]
+
+
 def _subsets(path: Path, given: Given) -> Iterator[Mapping[str, Any]]:
     """The tables of subsets, each over its dataset and the general table."""
     file = read_file(path, ("toml", "json"))
@@ -142,6 +146,8 @@ def _subsets(path: Path, given: Given) -> Iterator[Mapping[str, Any]]:
         for place, subset in enumerate(inner):
             where = f"{name}.subsets[{place}]"
             values = _checked(path, _Table("subsets", where, subset))
+            if "data" not in values and "in_json" in values:  # its pictures are named by whole paths
+                values = {"data": ".", **values}
             if "data" not in values:
                 raise ConfigError("sd_subset_without_folder", file=str(path), table=where)
             own = {**outer, **values}
@@ -177,11 +183,9 @@ def _checked(path: Path, table: _Table) -> dict[str, Any]:
         taken = converted(Argument(key, "train_network", known.kind, "", ()), value, f"{path}: {table.name}.{key}")
         if key in FROM_ONE and taken is not None and taken < 1:
             raise ConfigError("sd_below_one", argument=f"{path}: {table.name}.{key}", value=taken)
-        if known.is_pending and taken not in (None, False):
-            raise ConfigError("sd_not_yet", argument=f"{path}: {table.name}.{key}")
         if key == "network_multiplier" and taken != 1:
             raise ConfigError("sd_network_multiplier", file=str(path), table=table.name)
-        if known.target and taken is not None and not known.is_pending:
+        if known.target and taken is not None:
             found[known.target] = resolution(taken, f"{path}: {table.name}.{key}") if key == "resolution" else taken
     return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from lorasmith.config import RunConfig
 from lorasmith.errors import ConfigError
@@ -13,6 +13,8 @@ from lorasmith.sd_scripts.pairs import number, pairs, truth, whole
 from lorasmith.sd_scripts.settings import Settings
 
 RANK = 4  # of sd-scripts, where --network_dim is not given
+MAX_RANK = 1024  # a LoKr of more is of whole matrices: people write 10000 for that
+OF_LOW_RANK = ("rank", "alpha", "conv-rank", "conv-alpha")
 CONV_ALPHA = 1.0
 MODULES = {"networks.lora": "lora", "networks.loha": "loha", "networks.lokr": "lokr"}
 LYCORIS = "lycoris.kohya"
@@ -76,8 +78,14 @@ def network(given: Given, settings: Settings) -> None:
     dropout = given.value("network_dropout")
     if dropout is not None:
         settings.set("dropout", dropout, "network_dropout")
-    _arguments(texts, settings, is_lycoris=is_lycoris)
+    known = LYCORIS_KEYS if is_lycoris else (*OWN_KEYS, "factor") if kind == "lokr" else OWN_KEYS
+    _arguments(texts, settings, known)
+    _convolutions(texts, settings, is_lycoris=is_lycoris)
     _blocks(texts, settings, given)
+    if kind == "lokr" and settings.values.get("rank", RANK) > MAX_RANK:
+        for option in (*OF_LOW_RANK, "lokr-decompose-both"):
+            settings.values.pop(option, None)
+        settings.set("lokr-full-matrix", True, "network_dim")
 
 
 def _algorithm(texts: Mapping[str, str]) -> str:
@@ -100,8 +108,7 @@ def _sizes(given: Given, settings: Settings) -> None:
     settings.set("alpha", given.value("network_alpha") or float(rank), "network_alpha")  # 0 stands for the rank
 
 
-def _arguments(texts: Mapping[str, str], settings: Settings, *, is_lycoris: bool) -> None:
-    known = LYCORIS_KEYS if is_lycoris else OWN_KEYS
+def _arguments(texts: Mapping[str, str], settings: Settings, known: Sequence[str]) -> None:
     for key in texts:
         if key in known or (key, texts[key]) in NEEDLESS:
             continue
@@ -118,7 +125,6 @@ def _arguments(texts: Mapping[str, str], settings: Settings, *, is_lycoris: bool
             settings.set(option, read(texts[key], argument=ARG, key=key), "network_args")
     if "dropout" in texts:
         settings.set("dropout", number(texts["dropout"], argument=ARG, key="dropout"), "network_args")
-    _convolutions(texts, settings, is_lycoris=is_lycoris)
 
 
 def _convolutions(texts: Mapping[str, str], settings: Settings, *, is_lycoris: bool) -> None:

@@ -16,7 +16,6 @@ class Done(NamedTuple):
     options: tuple[str, ...]
     is_direct: bool = True  # the value is that of the option; else `translate` computes it
     note: str = ""  # code of a sentence about what is different, `sd_scripts.note.<code>`
-    is_pending: bool = False  # the option is not in this version yet
 
 
 class NoEffect(NamedTuple):
@@ -41,11 +40,6 @@ def makes(*options: str, note: str = "") -> Done:
     return Done(options, is_direct=False, note=note)
 
 
-def later(*options: str, note: str = "", is_direct: bool = True) -> Done:
-    """An argument whose option is not in this version yet: refused until `sets` or `makes` stands here."""
-    return Done(options, is_direct, note, is_pending=True)
-
-
 DONE = {
     # -- model
     "pretrained_model_name_or_path": sets("base-model"),
@@ -62,10 +56,10 @@ DONE = {
     "train_data_dir": sets("data", note="loose_pictures"),
     "dataset_config": makes(note="dataset_config"),
     "reg_data_dir": sets("reg-data-dir"),
-    "in_json": later("data", is_direct=False),
+    "in_json": makes("in-json", note="in_json"),
     "dataset_repeats": makes(note="dataset_repeats"),
     "prior_loss_weight": sets("prior-loss-weight"),
-    "resolution": makes("resolution"),
+    "resolution": makes("resolution", note="resolution"),
     "enable_bucket": sets("enable-bucket", note="enable_bucket"),
     "min_bucket_reso": sets("min-bucket-reso"),
     "max_bucket_reso": sets("max-bucket-reso"),

@@ -13,7 +13,7 @@ from typing import Any
 from lorasmith.config import options
 from lorasmith.errors import ConfigError
 from lorasmith.sd_scripts.command_line import Given
-from lorasmith.sd_scripts.dataset_config import share_of_pictures, subsets
+from lorasmith.sd_scripts.dataset_config import share_of_pictures, subset_of_metadata, subsets
 from lorasmith.sd_scripts.network import network
 from lorasmith.sd_scripts.optimization import optimization
 from lorasmith.sd_scripts.resolution import resolution
@@ -21,7 +21,7 @@ from lorasmith.sd_scripts.saving import evaluations, files, output, saving
 from lorasmith.sd_scripts.settings import Settings
 from lorasmith.sd_scripts.table import DONE, HARMLESS, NO_EFFECT, REFUSED
 
-OF_FOLDERS = ("data", "reg-data-dir")  # options that a --dataset_config replaces
+OF_FOLDERS = ("data", "reg-data-dir")  # options that --dataset_config and --in_json replace
 SAME_DEFAULTS = ("min_bucket_reso", "max_bucket_reso")  # where unset, our rule has the same values
 BY_SNR = ("min_snr_gamma", "debiased_estimation_loss", "scale_v_pred_loss_like_noise_pred", "v_pred_like_loss")
 METADATA = "metadata_"  # first part of the arguments that describe the file
@@ -62,19 +62,13 @@ def _refuse(given: Given) -> None:
     """Refuses what is not done here.
 
     Raises:
-        ConfigError: the reason of the argument, or `sd_not_yet`.
+        ConfigError: the reason of the argument.
     """
     for name in given.values:
         if not given.has(name):
             continue
         if name in REFUSED and given.value(name) not in HARMLESS.get(name, ()):
             raise ConfigError(REFUSED[name].reason, argument=f"--{name}")
-        if name in DONE and DONE[name].is_pending and given.value(name) != _default(name):
-            raise ConfigError("sd_not_yet", argument=f"--{name}")
-
-
-def _default(name: str) -> Any:
-    return Given({}).value(name)
 
 
 def _without_effect(given: Given) -> list[tuple[str, dict[str, Any]]]:
@@ -91,7 +85,7 @@ def _direct(given: Given, settings: Settings) -> None:
     """Options whose values are those of an argument: given values, and defaults that differ from ours."""
     defaults = {option.name: option.field.default for option in options().values()}
     for name, row in DONE.items():
-        if not row.is_direct or row.is_pending:
+        if not row.is_direct:
             continue
         value = given.value(name)
         is_default = name in SAME_DEFAULTS or value is None or value == defaults[row.options[0]]
@@ -124,11 +118,15 @@ def _pictures(given: Given, settings: Settings) -> None:
     settings.set("resize-interpolation", given.value("resize_interpolation") or "auto", "resize_interpolation")
     share = share_of_pictures(given.value("validation_split"), "--validation_split")
     settings.set("hold-out", share, "validation_split")
-    if given.has("dataset_config"):
+    if given.has("dataset_config") or given.has("in_json"):
         for option in OF_FOLDERS:
             settings.values.pop(option, None)
+    if given.has("dataset_config"):
         subsets(given, settings, given.here)
-    elif given.has("enable_bucket") and not given.has("bucket_no_upscale"):  # which has a rule of its own
+        return
+    if given.has("in_json"):
+        subset_of_metadata(given, settings)
+    if given.has("enable_bucket") and not given.has("bucket_no_upscale"):  # which has a rule of its own
         settings.set("bucket-rule", "sd-scripts", "enable_bucket")
 
 

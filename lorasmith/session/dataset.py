@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -10,7 +11,7 @@ import torch
 from lorasmith.config import RunConfig
 from lorasmith.data.cache import EncoderCache
 from lorasmith.data.cache_folder import cache_folder
-from lorasmith.data.types import CachedExample, Example, VaryingInputs
+from lorasmith.data.types import CachedExample, Example, Inputs, VaryingInputs
 from lorasmith.engine.device import Device
 from lorasmith.engine.encode import Encoding, encoded_examples, live_captions, live_pictures
 from lorasmith.evaluation.choose import (
@@ -26,7 +27,7 @@ from lorasmith.inputs import bucket_step, data_folders, notices, scan_for, split
 from lorasmith.runs.layout import RunFolder
 from lorasmith.session.captions import caption_plan
 from lorasmith.session.layers import chosen_layers, published_layers
-from lorasmith.session.notices import caption_notices
+from lorasmith.session.notices import caption_notices, mask_notices
 from lorasmith.session.objective import objective_identity
 from lorasmith.session.pictures import picture_plan
 from lorasmith.session.startup import StartupContext
@@ -89,19 +90,11 @@ def load_dataset(
         *pictures.inputs(config.seed, by_example, family.example_inputs, partial(live_pictures, encoding)),
     )
     of_trained = [by_example[example] for example in trained]
+    for code, fields in mask_notices(trained, of_trained):
+        startup.warn(code, **fields)
     if not chosen.sampled:
         return Dataset(trained, held_out, of_trained, None, varying)
-    step = bucket_step(config.dataset, family.weights)
-    measured_on = evaluation_set(
-        chosen,
-        by_example,
-        texts,
-        family.example_inputs,
-        settings=config.evaluation,
-        side=config.dataset.resolved_resolution(family.weights.resolution) // step * step,
-        seed=config.seed,
-    )
-    measured_on = replace(measured_on, objective=objective_identity(config.loss, config.noise))
+    measured_on = _measured_on(config, family, chosen, by_example, texts)
     return Dataset(trained, held_out, of_trained, measured_on, varying)
 
 
@@ -112,6 +105,27 @@ def trained_text_encoders(config: RunConfig, family: ModelFamily) -> tuple[str, 
     chosen = chosen_layers(config.adapter, published_layers(family.traits.name, with_text_encoders=True))
     components = {name.partition(".")[0] for name in chosen}
     return tuple(name for name in family.traits.text_encoders if name in components)
+
+
+def _measured_on(
+    config: RunConfig,
+    family: ModelFamily,
+    chosen: Chosen,
+    cached: Mapping[Example, CachedExample],
+    texts: Mapping[str, Inputs],
+) -> EvaluationSet:
+    """The examples and samples of every evaluation."""
+    step = bucket_step(config.dataset, family.weights)
+    measured_on = evaluation_set(
+        chosen,
+        cached,
+        texts,
+        family.example_inputs,
+        settings=config.evaluation,
+        side=config.dataset.resolved_resolution(family.weights.resolution) // step * step,
+        seed=config.seed,
+    )
+    return replace(measured_on, objective=objective_identity(config.loss, config.noise))
 
 
 def _regularisation_weight(config: RunConfig, trained: tuple[Example, ...]) -> float:

@@ -9,7 +9,7 @@ from typing import Literal
 from lorasmith.engine.optimizers import set_rates
 from lorasmith.engine.state import TrainState
 from lorasmith.engine.step import Repeat, StepContext, train_step
-from lorasmith.errors import NonFiniteError, ResourceError
+from lorasmith.errors import DatasetError, NonFiniteError, ResourceError
 from lorasmith.runs.process_files import StopFlag
 from lorasmith.session.loaded import LoadedRun
 from lorasmith.session.notices import adapter_digest, training_notices
@@ -26,6 +26,7 @@ def train(loaded: LoadedRun, outputs: Outputs, stop: StopFlag) -> StopReason:
     Raises:
         NonFiniteError: a step was not finite, and the state before it was saved; or the state itself is not finite.
         ResourceError: out of memory, and the state before the step was saved; or the disk stayed full.
+        DatasetError: a picture cannot be read any more, and the state before the step was saved.
     """
     state, context = loaded.state, loaded.context
     first, before = state.step, adapter_digest(state.adapter)
@@ -40,6 +41,10 @@ def train(loaded: LoadedRun, outputs: Outputs, stop: StopFlag) -> StopReason:
         if error.code == "out_of_memory":
             with suppress(ResourceError):  # the first error is why the run ends
                 outputs.finish(state, stop)
+        raise
+    except DatasetError:  # a picture that is encoded as it is used
+        with suppress(ResourceError):
+            outputs.finish(state, stop)
         raise
     outputs.finish(state, stop)
     lr = max(context.base_lrs.values())

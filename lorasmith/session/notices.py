@@ -13,7 +13,7 @@ from torch import Tensor
 from lorasmith.adapters.flat import FlatAdapter
 from lorasmith.config import RunConfig
 from lorasmith.data.findings import of_long_captions
-from lorasmith.data.types import Example
+from lorasmith.data.types import LOSS_MASK, CachedExample, Example
 from lorasmith.evaluation.choose import texts_of
 from lorasmith.families.base import ModelFamily
 
@@ -30,6 +30,13 @@ def caption_notices(config: RunConfig, family: ModelFamily, examples: Sequence[E
     if tags:
         notices.append(("prompts_cut", {"count": len(tags), "limit": limit, "tag": tags[0]}))
     return notices
+
+
+def mask_notices(examples: Sequence[Example], cached: Sequence[CachedExample]) -> list[Notice]:
+    """Pictures whose mask is black all over, from which nothing is learned."""
+    masks = [of_example.inputs.get(LOSS_MASK) for of_example in cached]
+    black = [example for example, mask in zip(examples, masks, strict=True) if mask is not None and not mask.any()]
+    return [("masks_black", {"count": len(black), "first": black[0].image.name})] if black else []
 
 
 def adapter_digest(adapter: FlatAdapter) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lorasmith.config import DatasetConfig, RunConfig, Subset
+from lorasmith.data.captions import with_trigger
 from lorasmith.data.names import parsed_folder
 from lorasmith.data.types import Example
 from lorasmith.exporting.metadata import count_tags
@@ -107,13 +108,17 @@ def _folders(subsets: Sequence[Subset], examples: Sequence[Example]) -> tuple[Fo
             repeats = subsets[example.subset].repeats or (parsed_folder(example.image.parent.name) or (1, ""))[0]
         by_folder.setdefault((example.subset, example.image.parent, repeats), []).append(example)
     return tuple(
-        FolderFacts(folder.name, repeats, len(members), _tags(members), subsets[number].is_regularisation)
+        FolderFacts(
+            folder.name, repeats, len(members), _tags(members, subsets[number]), subsets[number].is_regularisation
+        )
         for (number, folder, repeats), members in by_folder.items()
     )
 
 
-def _tags(examples: Sequence[Example]) -> dict[str, int]:
-    return dict(Counter(count_tags(example.caption for example in examples)).most_common(MAX_TAGS))
+def _tags(examples: Sequence[Example], subset: Subset) -> dict[str, int]:
+    """Those of the texts as they were written, as sd-scripts counts them, and of the trigger word."""
+    texts = (with_trigger(example.text, subset.dataset.trigger_word) for example in examples)
+    return dict(Counter(count_tags(texts)).most_common(MAX_TAGS))
 
 
 def _buckets(examples: Sequence[Example]) -> tuple[BucketFacts, ...]:

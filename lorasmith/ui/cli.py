@@ -37,6 +37,7 @@ COMMANDS = {
     "merge": "lorasmith.ui.tools:merge",
     "resize": "lorasmith.ui.tools:resize",
     "extract": "lorasmith.ui.tools:extract",
+    "import": "lorasmith.ui.import_config:import_config",
     "doctor": "lorasmith.ui.doctor:doctor",
 }
 

@@ -48,7 +48,8 @@ class _View:
         plan = self._plan
         table = self._table("pictures", ["folder", "count", "repeats", "seen"])
         for folder in plan.folders:
-            table.add_row(folder.name, str(folder.pictures), str(folder.repeats), _times(folder.times_seen))
+            name = self._say("regularisation", folder=folder.name) if folder.is_regularisation else folder.name
+            table.add_row(name, str(folder.pictures), str(folder.repeats), _times(folder.times_seen))
         table.add_section()
         table.add_row(self._row("sum"), str(plan.pictures), "", _range(*plan.times_seen))
         if plan.held_out:
@@ -68,9 +69,9 @@ class _View:
         steps = str(plan.steps) if not plan.steps_assumed else self._say("steps_assumed", steps=plan.steps)
         rows = [
             (self._row("steps"), steps),
-            (self._row("suggested"), self._say("suggested", steps=suggested, pictures=plan.pictures)),
+            (self._row("suggested"), self._say("suggested", steps=suggested, pictures=plan.learned_from)),
             *((self._row("layers"), self._layers(component)) for component in plan.components),
-            (self._row("batch"), f"{plan.batch_size} x {plan.accumulation_steps}"),
+            (self._row("batch"), f"{', '.join(map(str, plan.batch_sizes))} x {plan.accumulation_steps}"),
             (self._row("epochs"), self._say("epochs", epochs=_times(plan.epochs), batches=plan.batches_per_epoch)),
             (self._row("seen"), self._say("seen", times=_range(*plan.times_seen))),
         ]

@@ -26,10 +26,9 @@ def help_page(words: Translator, command: str, script: Script) -> str:
     lines += wrapped(say("sd_scripts.about", script=script), width)
     known = known_to(script)
     lists = {
-        say("sd_scripts.page.done"): [name for name, row in DONE.items() if not row.is_pending],
+        say("sd_scripts.page.done"): list(DONE),
         say("sd_scripts.page.no_effect"): list(NO_EFFECT),
         say("sd_scripts.page.refused"): list(REFUSED),
-        say("sd_scripts.page.pending"): [name for name, row in DONE.items() if row.is_pending],
     }
     for title, names in lists.items():
         shown = " ".join(f"--{name}" for name in names if name in known)
@@ -50,10 +49,9 @@ def _of_language(words: Translator) -> Iterator[str]:
     yield f"\n## {say('sd_scripts.page.done')}\n"
     yield from _table([say(f"sd_scripts.page.{title}") for title in ("argument", "default", "options", "note")])
     for name, row in DONE.items():
-        if not row.is_pending:
-            default = arguments()[name].default
-            note = say(f"sd_scripts.note.{row.note}") if row.note else ""
-            yield _row([f"`--{name}`", _code([default]), _code(f"--{option}" for option in row.options), note])
+        default = arguments()[name].default
+        note = say(f"sd_scripts.note.{row.note}") if row.note else ""
+        yield _row([f"`--{name}`", _code([default]), _code(f"--{option}" for option in row.options), note])
     yield f"\n## {say('sd_scripts.page.no_effect')}\n"
     yield f"{say('sd_scripts.page.no_effect_intro')}\n"
     yield from _table([say("sd_scripts.page.argument"), say("sd_scripts.page.reason")])
@@ -62,11 +60,6 @@ def _of_language(words: Translator) -> Iterator[str]:
     yield f"{say('sd_scripts.page.refused_intro')}\n"
     yield from _table([say("sd_scripts.page.argument"), say("sd_scripts.page.reason")])
     yield from _refused(words)
-    pending = [name for name, row in DONE.items() if row.is_pending]
-    if pending:
-        yield f"\n## {say('sd_scripts.page.pending')}\n"
-        yield f"{say('sd_scripts.page.pending_intro')}\n"
-        yield _code(f"--{name}" for name in pending)
     yield f"\n## {say('sd_scripts.page.others')}\n"
     yield f"{say('sd_scripts.page.others_intro')}\n"
     yield from _table([say("sd_scripts.page.argument"), say("sd_scripts.page.scripts")])

@@ -22,10 +22,22 @@ def run_named(output: str | None, here: Path) -> RunFolder:
 
 def output_named(output: str | None, here: Path) -> str | None:
     """The value of --output that leads to that run; None where none is needed."""
-    if output is not None:
-        return output
-    named = folder_text(here, "output")
-    return named if named and run_at(here, named).root.is_dir() else None
+    if output is None:
+        configured = folder_text(here, "output")
+        output = configured if configured and run_at(here, configured).root.is_dir() else None
+    inside = _newest_run_in(run_at(here, output or DEFAULT_OUTPUT))
+    return output if inside is None else str(Path(output or DEFAULT_OUTPUT) / inside)
+
+
+def _newest_run_in(folder: RunFolder) -> str | None:
+    """The name of the newest run that `train-network` has put into a folder that is no run itself."""
+    if folder.ledger.exists() or not folder.root.is_dir():
+        return None
+    from lorasmith.runs.naming import RUN_SUFFIX  # imports the config: a missing folder is reported without it
+
+    runs = [RunFolder(path) for path in folder.root.iterdir() if path.name.endswith(RUN_SUFFIX)]
+    found = [run for run in runs if run.ledger.exists()]
+    return max(found, key=lambda run: run.ledger.stat().st_mtime).root.name if found else None
 
 
 def train_command(command: str, output: str | None) -> str:

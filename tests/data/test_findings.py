@@ -129,3 +129,14 @@ def test_a_mark_that_is_in_no_caption(put: Put, tmp_path: Path) -> None:
         "mark_in_no_caption",
         {"count": 2, "files": ["a.png", "b.png"], "mark": "|||"},
     )
+
+
+def test_regularisation_pictures_need_no_captions(tmp_path: Path, put: Put) -> None:
+    for number in range(3):
+        put(f"1_dog/{number}.png", None, colour=("red", "green", "blue")[number])
+    folder = PictureFolder(tmp_path / "data", is_regularisation=True)
+    found = scan(folder, Cutting(128, 8), trigger_word="", skip_bad=False, check_pixels=False)
+    assert {example.caption for example in found.examples} == {"dog"}
+    assert not {one.code for one in found.findings} & {"no_caption_file", "captions_equal"}
+    plain = scan(PictureFolder(tmp_path / "data"), Cutting(128, 8), trigger_word="", skip_bad=False, check_pixels=False)
+    assert {one.code for one in plain.findings} >= {"no_caption_file", "captions_equal"}

@@ -47,7 +47,8 @@ def gradient_of(loaded: LoadedRun, micro: int) -> Tensor:
 def step_gradient(loaded: LoadedRun) -> Tensor:
     """Of a whole step, which leaves it in the buffer; without clipping, and at a rate that changes no weight."""
     loaded.state.step = STEP - 1
-    train_step(loaded.state, replace(loaded.context, max_grad_norm=0.0, rates_at=lambda step: [0.0]))
+    groups = len(loaded.context.base_lrs)
+    train_step(loaded.state, replace(loaded.context, max_grad_norm=0.0, rates_at=lambda step: [0.0] * groups))
     return loaded.state.adapter.gradient().clone()
 
 

@@ -104,6 +104,15 @@ def test_masks(make_workshop: MakeWorkshop) -> None:
     assert [one.code for one in straight.go_on(1).warned] == ["pictures_changed"]
 
 
+def test_a_black_mask_is_named(workshop: Workshop) -> None:
+    values = put_masks(workshop)
+    path = sorted((workshop.folder / "masks").rglob("*.png"))[0]
+    with Image.open(path) as mask:
+        Image.new("L", mask.size, 0).save(path)
+    (warned,) = workshop.new(1, values).warned
+    assert (warned.code, warned.fields) == ("masks_black", {"count": 1, "first": path.name})
+
+
 def test_opaque_pictures_count_in_full(make_workshop: MakeWorkshop) -> None:
     plain, alpha = make_workshop("plain"), make_workshop("alpha")
     plain.new(2, BASE)

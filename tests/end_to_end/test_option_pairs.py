@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lorasmith.demo.miniature import make_model
+from lorasmith.demo.miniature import draw_pictures, make_model
 from lorasmith.errors import ExitCode
 from lorasmith.runs.events import StepCompleted
 from tests.end_to_end.pairs import pairwise
@@ -28,7 +28,9 @@ COLUMNS: dict[str, Sequence[Values]] = {
     FAMILY: ({("", FAMILY): "sd15"}, {("", FAMILY): "sdxl"}, {("", FAMILY): "sd2"}),
     "kind": (
         *({("adapter", "kind"): kind} for kind in ("lora", "loha", "lokr", "dora")),
-        {("adapter", "kind"): "lora", ("adapter", "rank_dropout"): 0.3},  # which LoKr does not have
+        # What LoKr or DoRA does not have.
+        {("adapter", "kind"): "lora", ("adapter", "rank_dropout"): 0.3, ("model", "fp8_base"): True},
+        {("adapter", "kind"): "loha", ("training", "full_bf16"): True, ("model", "precision"): "bf16"},
     ),
     "layers": ({}, {("adapter", "conv_rank"): 4}, {("adapter", "block_ranks"): {"down_blocks": 2}}),
     "encoders": ({}, {("adapter", "train_text_encoder"): True}),
@@ -62,8 +64,27 @@ COLUMNS: dict[str, Sequence[Values]] = {
         },
         {("captions", "warmup_steps"): 4.0, ("captions", "dropout_every_n_epochs"): 2},
     ),
+    "text": (
+        {},
+        {("model", "max_token_length"): 150, ("model", "weighted_captions"): True},
+        {("model", "clip_skip"): 2},
+    ),
+    "pictures": (
+        {},
+        {("augmentation", "flip"): True, ("augmentation", "random_crop"): True},
+        {("augmentation", "color"): True, ("dataset", "bucket_rule"): "sd-scripts"},
+        {("augmentation", "flip"): True, ("dataset", "enable_bucket"): False},
+    ),
+    "regularisation": ({}, {("dataset", "reg_folder"): "reg", ("loss", "prior_loss_weight"): 0.5}),
+    "updates": (
+        {},
+        {("training", "ema_decay"): 0.9},
+        {("training", "max_grad_norm"): 0.0},
+    ),
     "optimizer": (
         {},
+        {("optimizer", "block_lrs"): {"up_blocks": 0.5}},  # Prodigy takes a single rate
+        {("optimizer", "name"): "torch.optim.RMSprop"},
         {("optimizer", "name"): "lion"},
         {("optimizer", "name"): "prodigy", ("optimizer", "lr"): 1.0},
         {("optimizer", "name"): "adafactor"},
@@ -103,13 +124,23 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: make_model(folder / name, family=name, size="nano") for name in families}
 
 
+@pytest.fixture(scope="module")
+def known_things(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Regularisation pictures."""
+    folder = tmp_path_factory.mktemp("reg")
+    draw_pictures(folder, 2, seed=5, size=(64, 64), repeats=1)
+    return folder
+
+
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: "-".join(str(value) for value in row.values())[:60])
 def test_stopped_or_observed_it_is_the_same_run(
-    make_workshop: MakeWorkshop, models: dict[str, Path], row: dict[tuple[str, str], Any]
+    make_workshop: MakeWorkshop, models: dict[str, Path], known_things: Path, row: dict[tuple[str, str], Any]
 ) -> None:
     values = {**BASE, ("model", "base_model"): str(models[row["", FAMILY]])}
     values |= {at: value for at, value in row.items() if at[0]}
     straight, stopped, pieces = (make_workshop(name) for name in ("straight", "stopped", "pieces"))
+    for workshop in (straight, stopped, pieces):
+        (workshop.folder / "reg").symlink_to(known_things)
     assert straight.new(STEPS, values).exit_code == ExitCode.FINISHED
 
     assert stopped.new(STEPS, values, stop_after=STOP).exit_code == ExitCode.STOPPED

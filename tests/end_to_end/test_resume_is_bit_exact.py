@@ -95,8 +95,8 @@ def test_a_cold_optimizer_ends_elsewhere(make_workshop: MakeWorkshop, monkeypatc
     cold.new(4, settings())
     restore = TrainState.restore
 
-    def forget(self: TrainState, counters: Any, adapter: Any, optimizer: Any) -> None:
-        restore(self, counters, adapter, {**optimizer, "state": {}})
+    def forget(self: TrainState, counters: Any, adapter: Any, optimizer: Any, average: Any = None) -> None:
+        restore(self, counters, adapter, {**optimizer, "state": {}}, average)
 
     monkeypatch.setattr(TrainState, "restore", forget)
     cold.go_on(STEPS - 4)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -85,6 +87,16 @@ def test_two_resumes_in_a_row_with_accumulation_and_epochs_are_counted_right(wor
         for name in ("whole", "parts")
     ]
     assert names[0] == names[1] and len(names[0]) == 5
+
+
+@pytest.mark.ci
+def test_accelerate_launch_works_as_typed(workshop: Workshop) -> None:
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_cpu_threads_per_process", "1"]
+    script = str(Path(__file__).parents[2] / "train_network.py")
+    line = shlex.split(mission(workshop, 3))
+    done = subprocess.run([*launcher, "--mixed_precision=bf16", script, *line], capture_output=True, timeout=240)
+    assert done.returncode == 0, done.stderr.decode()
+    assert Path("lora_output/last.safetensors").is_file()
 
 
 WHOLE = ("sd-scripts, docs", "a Chinese program", "a file that LoRA_Easy", "an Italian shell")

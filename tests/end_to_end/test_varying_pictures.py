@@ -3,12 +3,18 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lorasmith.data import augmentation
+from lorasmith.data.files import BadFileError
+from lorasmith.data.images import pixels
+from lorasmith.data.types import Example
 from lorasmith.demo.miniature import make_model
+from lorasmith.engine import encode
 from lorasmith.engine import pictures as pictures_module
 from lorasmith.errors import ExitCode
+from lorasmith.runs.events import CheckpointSaved, StepCompleted
 from tests.end_to_end.workshop import Values, Workshop
 
 MakeWorkshop = Callable[[str], Workshop]
@@ -47,3 +53,28 @@ def test_live_pictures_have_the_bits_of_cached_pictures(
     monkeypatch.setattr(pictures_module, "PLAIN", None)
     assert live.new(3, {**own, ("augmentation", "color"): True}).exit_code == ExitCode.FINISHED
     assert live.digest() == cached.digest()
+
+
+def test_a_picture_that_changes_during_the_run_ends_it_and_nothing_is_lost(
+    make_workshop: MakeWorkshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight, broken = make_workshop("straight"), make_workshop("broken")
+    values: Values = {**BASE, ("augmentation", "color"): True}
+    assert straight.new(STEPS, values).exit_code == ExitCode.FINISHED
+    uses: list[Path] = []
+
+    def changed(example: Example) -> np.ndarray:
+        uses.append(example.image)
+        if len(uses) > 7:
+            raise BadFileError(example.image, "picture_changed")
+        return pixels(example)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(encode, "pixels", changed)
+        outcome = broken.new(STEPS, values)
+    assert outcome.exit_code == ExitCode.BAD_INPUT
+    done = [event.step for event in outcome.of(StepCompleted)]
+    assert 2 <= len(done) < STEPS
+    assert [event.step for event in outcome.of(CheckpointSaved)] == [0, len(done)]
+    assert broken.go_on(None).exit_code == ExitCode.FINISHED
+    assert broken.digest() == straight.digest()

@@ -6,8 +6,22 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from lorasmith.data.types import LOSS_MASK, LOSS_WEIGHT, Batch
 from lorasmith.diffusion.draw import Numbers
+from lorasmith.diffusion.losses import (
+    absolute_error,
+    constant_threshold,
+    exponential_threshold,
+    pseudo_huber,
+    smooth_l1,
+    snr_threshold,
+)
 from lorasmith.diffusion.objective import Objective, squared_error
 from lorasmith.diffusion.process import DdpmProcess
+from lorasmith.diffusion.weightings import (
+    debiased_estimation,
+    like_noise_prediction,
+    like_v_prediction,
+    min_snr,
+)
 from lorasmith.engine.execution import EagerExecution, losses_of
 from lorasmith.engine.step import numbers_at
 from tests.engine.one_layer import BATCH, made
@@ -25,20 +39,36 @@ def test_losses_are_per_example_and_pure() -> None:
     torch.testing.assert_close(row[0], losses[2])
 
 
-def test_losses_draw_nothing_and_read_nothing_back() -> None:
+OBJECTIVES = {
+    "squares": Objective(squared_error, (min_snr(5.0, "v_prediction"), debiased_estimation("v_prediction"))),
+    "huber": Objective(pseudo_huber(snr_threshold(0.1)), (like_noise_prediction,)),
+    "smooth": Objective(smooth_l1(exponential_threshold(0.1, 2.0)), (like_v_prediction(0.5),)),
+    "constant": Objective(smooth_l1(constant_threshold(0.1, 2.0))),
+    "absolute": Objective(absolute_error),
+}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_losses_draw_nothing_and_read_nothing_back(name: str) -> None:
     """What is to be captured and replayed must neither move a generator nor wait for a value on the device."""
     _, context = made()
     batch = context.batches.at(1, 0)[1]
     numbers = numbers_at(context, 1, 0, batch)
     alphas = torch.linspace(0.99, 0.01, 1000)
     process = DdpmProcess(alphas, "v_prediction")
-    objective = Objective(squared_error, weights=(lambda noised: noised.snr.clamp(max=5),))  # type: ignore[union-attr]
     before = torch.get_rng_state()
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:  # fails where a tensor's value is needed
         inputs = {name: mode.from_tensor(value) for name, value in batch.inputs.items()}
-        fake = Numbers(mode.from_tensor(numbers.noise), mode.from_tensor(numbers.quantiles))
+        inputs[LOSS_MASK] = mode.from_tensor(torch.ones(BATCH, *batch.latents.shape[-2:]))
+        inputs[LOSS_WEIGHT] = mode.from_tensor(torch.ones(BATCH))
+        noise, quantiles = (mode.from_tensor(one) for one in (numbers.noise, numbers.quantiles))
         losses = losses_of(
-            context.family, context.models, Batch(inputs, batch.example_ids), fake, process=process, objective=objective
+            context.family,
+            context.models,
+            Batch(inputs, batch.example_ids),
+            Numbers(noise, quantiles, perturbation=noise),
+            process=process,
+            objective=OBJECTIVES[name],
         )
         with pytest.raises(DataDependentOutputException):
             float(losses[0])

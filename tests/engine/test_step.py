@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lorasmith.adapters.base import by_layer
 from lorasmith.diffusion.draw import Draw
 from lorasmith.engine import step as step_module
+from lorasmith.engine.average import WeightAverage
 from lorasmith.engine.device import Device
 from lorasmith.engine.execution import EagerExecution
 from lorasmith.engine.state import LossScaler, TrainState
@@ -158,6 +159,31 @@ def test_the_flag_on_the_device_is_sticky(monkeypatch: pytest.MonkeyPatch) -> No
     assert [float(one.found_inf) for one in (first, second, third)] == [0, 1, 1]  # type: ignore[union-attr, arg-type]
     assert torch.equal(state.adapter.flat, before)
     assert {int(one["step"]) for one in state.optimizer.state_dict()["state"].values()} == {1}
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop", "prodigy"])
+def test_what_cannot_skip_on_the_device_is_read_before_the_update(
+    monkeypatch: pytest.MonkeyPatch, optimizer: str
+) -> None:
+    """Torch's other optimizers have the word `fused` among their defaults too, and would apply the bad step."""
+    monkeypatch.setattr(Device, "is_async", True)
+    state, context = made(optimizer=optimizer)
+    before = state.adapter.flat.clone()
+    poison(monkeypatch, float("nan"))
+    with pytest.raises(NonFiniteError):
+        train_step(state, context)
+    assert torch.equal(state.adapter.flat, before)
+
+
+def test_an_average_takes_in_no_skipped_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Device, "is_async", True)
+    state, context = made()
+    state.average = WeightAverage(0.5, state.adapter.flat.clone())
+    train_step(state, context)
+    before = state.average.weights.clone()
+    poison(monkeypatch, float("nan"))
+    train_step(state, context)
+    assert torch.equal(state.average.weights, before)
 
 
 def test_memory_runs_out_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:

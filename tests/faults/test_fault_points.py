@@ -178,8 +178,8 @@ def test_a_writer_in_place_would_be_found(stages: Stages, monkeypatch: pytest.Mo
 def test_a_state_without_its_optimizer_would_be_found(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
     restore = TrainState.restore
 
-    def forget(self: TrainState, counters: Any, adapter: Any, optimizer: Any) -> None:
-        restore(self, counters, adapter, {**optimizer, "state": {}})
+    def forget(self: TrainState, counters: Any, adapter: Any, optimizer: Any, average: Any = None) -> None:
+        restore(self, counters, adapter, {**optimizer, "state": {}}, average)
 
     monkeypatch.setattr(TrainState, "restore", forget)
     with pytest.raises(AssertionError):

@@ -22,6 +22,7 @@ REASONS = {
     "session/outputs.py": "the names of states and backups",
     "reading/files.py": "which reports are those of an older run in the same folder",
     "reading/status.py": "the age of a heartbeat that is shown",
+    "ui/which_run.py": "which of several runs in a folder is shown",
     "ui/logs.py": "the age of a heartbeat that is shown",
 }
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from lorasmith.reading.fold import curves_of, fold_of
@@ -21,6 +22,19 @@ def test_how_often_each_picture_was_seen_counts_only_steps_that_count(tmp_path: 
     ]
     assert found.buckets == ((64, 64, 12),)
     assert len(found.held_out) == 4
+
+
+def test_a_picture_in_two_subsets_is_counted_in_each(tmp_path: Path) -> None:
+    start = started(tmp_path, 9)
+    tables = [{"data": "cats", "resolution": 64}, {"data": "cats"}, {"data": "reg", "is_reg": True}]
+    settings = {**start.settings, "dataset": {**start.settings["dataset"], "subsets": tables}}
+    start = replace(start, examples=[*start.examples, start.examples[0]], settings=settings)
+    steps = [replace(step, example_ids=[0 if step.step < 4 else 12]) for step in stepped(range(1, 10))]
+    fold = fold_of([start, *steps])
+    found = data_of(fold.starts, fold.curves())
+    assert [found.pictures[number].times_seen for number in (0, 1, 12)] == [3, 0, 6]
+    assert len(found.pictures) == 13
+    assert found.folder == "cats, reg"
 
 
 def test_samples_of_the_same_caption_and_seed_are_a_row(tmp_path: Path) -> None:

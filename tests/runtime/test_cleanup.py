@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from lorasmith.config import RunConfig, dump_run_toml
 from lorasmith.errors import LockedError
 from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.locks import FolderLock
@@ -151,6 +152,19 @@ def test_only_what_is_ours_and_half_is_removed(run: RunFolder) -> None:
     left = {name for name, digest in tree(run.root.parent).items() if digest}
     assert left == {f"lora_output/{name}" for name in OTHERS} | {str(other_run.relative_to(run.root.parent))}
     assert not link.is_symlink()
+
+
+def test_half_written_files_beside_the_run_folder_are_those_of_its_names(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "cat-run")
+    run.root.mkdir()
+    named = {("export", "name"): "cat", ("export", "naming"): "sd-scripts"}
+    run.config.write_bytes(dump_run_toml(RunConfig().with_values(named)))
+    ours = [".cat.safetensors.12.tmp", ".cat-000003.safetensors.12.tmp", ".cat-step00000003.safetensors.moved.tmp"]
+    others = [".dog.safetensors.12.tmp", ".cat-v2.safetensors.12.tmp", "cat.safetensors"]
+    for name in ours + others:
+        (tmp_path / name).touch()
+    remove_unfinished(run)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == sorted(others)
 
 
 def test_nothing_to_remove(tmp_path: Path) -> None:

@@ -94,3 +94,14 @@ def test_runs_of_older_versions(make_workshop: MakeWorkshop, tmp_path: Path) -> 
     shutil.rmtree(first)
     assert start_of(copy).config.dataset.folder == str(beside)
     assert said(start_of(copy))["data"] == {"option": "data", "before": str(first), "now": str(beside)}
+
+
+def test_folders_of_subsets_are_found_again(make_workshop: MakeWorkshop, tmp_path: Path) -> None:
+    workshop = with_pictures(make_workshop("first"))
+    shutil.copytree(workshop.folder / "lora_train_set", workshop.folder / "more")
+    tables = ({"resolution": 64}, {"data": "more"}, {"data": str(workshop.folder / "more"), "is_reg": True})
+    assert workshop.new(1, {("dataset", "subsets"): tables}).exit_code == ExitCode.FINISHED
+    moved = elsewhere(workshop, workshop.folder.rename(tmp_path / "moved"))
+    assert moved.go_on(1).exit_code == ExitCode.FINISHED
+    folders = [subset.folder for subset in load_run_toml(moved.run.config).subsets()]
+    assert folders == [str(moved.folder / name) for name in ("lora_train_set", "more", "more")]

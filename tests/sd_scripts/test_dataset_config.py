@@ -131,6 +131,15 @@ def test_a_share_is_held_out_of_all_datasets_alike(tmp_path: Path) -> None:
     assert refusal("--validation_split 1").code == "sd_no_share"
 
 
+def test_metadata_files_describe_pictures_in_the_folder_itself(tmp_path: Path) -> None:
+    text = '[[datasets]]\n[[datasets.subsets]]\nimage_dir = "x"\nmetadata_file = "m.json"\n'
+    expected = {"data": "x", "in_json": "m.json", "repeats": 1}
+    assert subsets(text, tmp_path) == [{**expected, "group": 0}]
+    values = translation("--train_data_dir x --in_json m.json").values
+    assert values["dataset", "subsets"] == [expected]
+    assert ("dataset", "folder") not in values
+
+
 def test_what_other_scripts_read_is_left_aside(tmp_path: Path) -> None:
     text = f"{SUBSET}cache_info = true\ncustom_attributes = {{ a = 1 }}\n"
     assert subsets(text, tmp_path) == [{"data": "x", "repeats": 1, "group": 0}]

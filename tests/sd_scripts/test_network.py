@@ -41,6 +41,14 @@ def test_kind_and_sizes(line: str, expected: dict[str, Any]) -> None:
     assert {name: found[name] for name in expected} == expected
 
 
+def test_a_lokr_of_a_huge_rank_is_one_of_whole_matrices() -> None:
+    line = "--network_module lycoris.kohya --network_dim 10000 --network_alpha 1 --network_args algo=lokr factor=8"
+    found = settings(line)
+    assert (found["lokr-full-matrix"], found["lokr-factor"]) == (True, 8)
+    assert not {"rank", "alpha", "conv-rank", "conv-alpha"} & set(found)
+    assert settings("--network_module networks.lokr --network_args factor=4")["lokr-factor"] == 4
+
+
 def test_sizes_may_come_from_the_weights() -> None:
     found = settings("--network_weights w.safetensors --dim_from_weights --network_dim 8")
     assert (found["init-from"], found["dim-from-weights"]) == ("w.safetensors", True)

@@ -9,15 +9,19 @@ from torch import nn
 from lorasmith.config.optimizer_table import OPTIMIZERS
 from lorasmith.engine.optimizers import build_optimizer, update
 from lorasmith.engine.state import Origin, TrainState
-from tests.adapters.making import attached_to_all
+from lorasmith.targets import TargetModule
+from tests.adapters.making import attached
 
 SAVED_AT, END = 3, 7
 
 
 def state_of(name: str) -> TrainState:
     torch.manual_seed(1)
-    adapter = attached_to_all(nn.Sequential(nn.Linear(80, 640), nn.Conv2d(16, 32, 3), nn.Linear(24, 37)), rank=8)
-    built = build_optimizer(name, adapter, base_lrs={"denoiser": base_lr(name)}, options={})
+    layers = nn.Sequential(nn.Linear(80, 640), nn.Conv2d(16, 32, 3), nn.Linear(24, 37))
+    components = ("denoiser", "denoiser", "text_encoder")
+    targets = [TargetModule(f"{name}.{at}", name, layers, str(at)) for at, name in enumerate(components)]
+    adapter = attached(targets, rank=8)
+    built = build_optimizer(name, adapter, base_lrs=dict.fromkeys(components, base_lr(name)), options={})
     return TrainState(0, adapter, built, None, Origin(0, 1))
 
 
@@ -31,7 +35,7 @@ def take_steps(name: str, state: TrainState, last: int) -> None:
     for step in range(state.step + 1, last + 1):
         gradient.copy_(torch.randn(gradient.shape, generator=torch.Generator().manual_seed(step)))
         gradient[:: step + 1] = 0.0
-        update(state.optimizer, [base_lr(name) / step], seed=step)
+        update(state.optimizer, [base_lr(name) / step] * 2, seed=step)
         state.step = step
 
 

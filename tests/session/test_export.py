@@ -47,6 +47,25 @@ def test_what_it_says(workshop: Workshop) -> None:
     assert sorted(counted.values()) == [3, 8]
 
 
+def test_tags_are_counted_as_they_were_written(workshop: Workshop) -> None:
+    for path in (workshop.folder / "lora_train_set").rglob("*.txt"):
+        path.write_text("red, {blue|green}\nred ring", encoding="utf-8")
+    values = {
+        ("dataset", "trigger_word"): "sks",
+        ("captions", "prefix"): "not written,",
+        ("captions", "has_wildcards"): True,
+        ("captions", "shuffle"): True,
+        ("captions", "dropout"): 0.25,
+        ("model", "max_token_length"): 150,
+    }
+    workshop.new(1, values)
+    found = metadata(workshop)
+    tags = json.loads(found["ss_tag_frequency"])
+    assert tags["1_test"] == {"sks": 3, "red": 3, "{blue|green}\nred ring": 3}
+    facts = ("ss_shuffle_caption", "ss_caption_dropout_rate", "ss_max_token_length")
+    assert tuple(found[key] for key in facts) == ("True", "0.25", "150")
+
+
 def test_it_says_the_sizes_of_layers_as_sd_scripts_does(workshop: Workshop) -> None:
     values = {
         ("adapter", "rank"): 4,

@@ -9,9 +9,9 @@ from lorasmith.session.picture_facts import picture_facts
 def example_of(name: str, side: int, repeats: int = 1, *, subset: int = 0, is_reg: bool = False) -> Example:
     size = Size(side, side)
     original = Size(2 * side, side)
-    return Example(
-        Path(name), "a, B", repeats, original, size, size, Offset(0, 0), "", "", subset=subset, is_regularisation=is_reg
-    )
+    cut = (original, size, size, Offset(0, 0))
+    facts = {"subset": subset, "is_regularisation": is_reg, "text": "a, B"}
+    return Example(Path(name), "a", repeats, *cut, "", "", **facts)  # type: ignore[arg-type]
 
 
 def test_a_run_without_tables_has_no_datasets() -> None:

@@ -27,7 +27,7 @@ def script(*arguments: str, cwd: Path, **environment: str) -> subprocess.Complet
     )
 
 
-NAMES_OF_NOTHING = ["--optimizer sgd", "--device foo", "--init-from nope"]
+NAMES_OF_NOTHING = ["--optimizer sdg", "--device foo", "--init-from nope"]
 
 
 # `python -m benchmarks.start_up` measures what that makes of the answer's time.

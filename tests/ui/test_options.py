@@ -37,6 +37,7 @@ def test_every_option_of_the_model_is_on_the_command_line() -> None:
         "lr_scheduler_args": "power=2",
         "bucket_step": "32",
         "block_rank": "mid_block=4",
+        "block_lr": "mid_block=0.5",
         "metadata": "author=Ann",
         "hold_out": "1",
         "lr_schedule": "linear",
@@ -45,6 +46,7 @@ def test_every_option_of_the_model_is_on_the_command_line() -> None:
         "huber_schedule": "snr",
         "bucket_rule": "sd-scripts",
         "face_crop_aug_range": "1,2",
+        "max_token_length": "150",
         "resize_interpolation": "cubic",
     }
     for key, option in options().items():

@@ -1,5 +1,6 @@
 """Which run is meant where little was typed."""
 
+import os
 import shlex
 from pathlib import Path
 
@@ -21,6 +22,19 @@ def test_the_folder_s_settings_may_name_the_run(tmp_path: Path) -> None:
     for wrong in ("output = 3", "out put", ""):
         settings.write_text(wrong)
         assert run_named(None, tmp_path).root == tmp_path / "lora_output"
+
+
+def test_the_newest_run_of_train_network_is_found_in_its_output_folder(tmp_path: Path) -> None:
+    for age, name in enumerate(("lora_output/dog-run", "lora_output/cat-run", "loras/frog-run")):
+        (tmp_path / name).mkdir(parents=True)
+        ledger = tmp_path / name / "ledger.jsonl"
+        ledger.write_text("")
+        os.utime(ledger, (1000 - age, 1000 - age))
+    assert output_named(None, tmp_path) == str(Path("lora_output/dog-run"))
+    assert run_named("loras", tmp_path).root == tmp_path / "loras/frog-run"
+    assert output_named("loras/frog-run", tmp_path) == "loras/frog-run"
+    (tmp_path / "lora_output/ledger.jsonl").write_text("")  # a run itself
+    assert output_named(None, tmp_path) is None
 
 
 def test_the_shown_command_is_of_the_same_kind() -> None:

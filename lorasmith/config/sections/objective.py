@@ -64,12 +64,12 @@ class LossConfig(Section):
     def unused_options(self) -> tuple[Unused, ...]:
         unused = []
         if not self.has_threshold:
-            defaults, needed = type(self)(), "--loss-type huber, smooth_l1"
+            defaults, needed = type(self)(), "--loss-type huber|smooth_l1"
             names = {"huber-schedule": "huber_schedule", "huber-c": "huber_c", "huber-scale": "huber_scale"}
             changed = [name for name, field in names.items() if getattr(self, field) != getattr(defaults, field)]
             unused += [Unused(name, needed) for name in changed]
         elif self.huber_schedule == "snr" and self.huber_scale != 1:
-            unused.append(Unused("huber-scale", "--huber-schedule constant, exponential"))
+            unused.append(Unused("huber-scale", "--huber-schedule constant|exponential"))
         if self.mask_folder and not self.masked_loss:
             unused.append(Unused("conditioning-data-dir", "--masked-loss"))
         return tuple(unused)
