@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lorasmith.data import names
 from lorasmith.data.captions import LINE_END, cleaned
 from lorasmith.data.files import BadFileError, read_whole, shown
 from lorasmith.errors import DatasetError
@@ -85,8 +86,19 @@ def _words(name: str, row: Any) -> Words:
 
 def _relative(name: str, file: Path, root: Path) -> str:
     """The name of a picture in the folder; backslashes are separators, as the file may come from Windows."""
-    path = root / name.replace("\\", "/")
+    path = _with_ending(root / name.replace("\\", "/"))
     for folder in (root, root.absolute(), root.resolve()):
         if path.is_relative_to(folder) and ".." not in path.parts:
             return path.relative_to(folder).as_posix()
     raise DatasetError("metadata_outside", file=shown(file), picture=shown(Path(name)), folder=shown(root))
+
+
+def _with_ending(path: Path) -> Path:
+    """The picture of a name: sd-scripts' own tools write names without their endings."""
+    if not path.name:
+        return path
+    found = (path, *(path.with_name(path.name + ending) for ending in sorted(names.PICTURES)))
+    try:
+        return next((picture for picture in found if picture.is_file()), path)
+    except OSError:  # a name that is too long, for example: it is listed as missing
+        return path

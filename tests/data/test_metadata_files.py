@@ -68,6 +68,13 @@ def test_the_separator_is_that_of_captions(tmp_path: Path) -> None:
     assert one.caption == "one;two"
 
 
+def test_names_may_lack_their_endings(tmp_path: Path) -> None:
+    """As `merge_captions_to_metadata.py` writes them unless it is asked for full paths."""
+    put_picture(tmp_path / "set" / "a.b.png")
+    (tmp_path / "meta.json").write_text(json.dumps({"a.b": {"caption": "cat"}}))
+    assert read_metadata(tmp_path / "meta.json", tmp_path / "set") == {"a.b.png": Words("cat", "")}
+
+
 def test_a_picture_that_is_missing_is_listed(tmp_path: Path) -> None:
     put_picture(tmp_path / "a.png")
     (tmp_path / "meta.json").write_text('{"a.png": {}, "b.png": {}}')
