@@ -79,7 +79,7 @@ class Imported:
             except ConfigError:
                 self.leave(key, value, "value")
                 continue
-            if value != known[key].field.default:
+            if (tuple(value) if isinstance(value, list) else value) != known[key].field.default:
                 values[key] = value
         if self.subsets:
             good = good.with_values({("dataset", "subsets"): tuple(self.subsets)})

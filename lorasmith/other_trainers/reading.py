@@ -20,8 +20,8 @@ def read_import(path: Path, here: Path) -> Imported:
     """The settings of a configuration of kohya_ss (JSON), OneTrainer (JSON) or ai-toolkit (YAML, JSON).
 
     Raises:
-        ConfigError: `import_unreadable`; `import_unknown`, none of the three; `import_no_lora`, `import_other_model`,
-            `import_adapter`.
+        ConfigError: `import_missing`, `import_unreadable`; `import_unknown`, none of the three; `import_no_lora`,
+            `import_other_model`, `import_adapter`.
     """
     table = _read(path)
     if not isinstance(table, Mapping):
@@ -52,6 +52,8 @@ def _read(path: Path) -> Any:
             raise ValueError(f"more than {MAX_BYTES} bytes")
         text = path.read_bytes().decode("utf-8-sig")
         return _yaml(text) if path.suffix.lower() in (".yaml", ".yml") else json.loads(text)
+    except FileNotFoundError:
+        raise ConfigError("import_missing", file=str(path)) from None
     except OSError as error:
         raise ConfigError("import_unreadable", file=str(path), reason=error.strerror or str(error)) from None
     except (ValueError, RecursionError) as error:

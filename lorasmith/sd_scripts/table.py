@@ -101,7 +101,7 @@ DONE = {
         note="network_args",
     ),
     "network_weights": sets("init-from", note="network_weights"),
-    "network_train_unet_only": makes("train-text-encoder"),
+    "network_train_unet_only": makes("train-text-encoder", note="unet_only"),
     "network_train_text_encoder_only": makes("network-train-text-encoder-only"),
     "dim_from_weights": sets("dim-from-weights"),
     "base_weights": sets("base-weights"),

@@ -87,6 +87,8 @@ def shown_default(option: Option) -> str:
     value: Any = option.field.default
     if value in (None, "", False, {}, ()) and not (value == 0 and not isinstance(value, bool)):
         return ""
+    if isinstance(value, bool):
+        return "true"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -5,9 +5,10 @@ from lorasmith.other_trainers.imported import Imported, LeftOut, Source, one_of,
 
 
 def test_values_that_our_options_do_not_take_are_named() -> None:
-    found = Imported("x", {"rank": 8, "alpha": -1.0, "batch_size": 1, "steps": 0, "ema_decoy": 0.9, "epochs": 3})
+    values = {"rank": 8, "alpha": -1.0, "batch_size": 1, "steps": 0, "ema_decoy": 0.9, "epochs": 3, "base_weights": []}
+    found = Imported("x", values)
     checked = found.checked()
-    assert checked.values == {"rank": 8, "epochs": 3}  # a batch size of 1 is the default
+    assert checked.values == {"rank": 8, "epochs": 3}  # a batch size of 1 and an empty list are the defaults
     assert checked.left_out == [
         LeftOut("alpha", -1.0, "value"),
         LeftOut("steps", 0, "value"),

@@ -36,7 +36,7 @@ def test_yaml_and_lists_in_other_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "code"),
     [
-        ("missing.json", None, "import_unreadable"),
+        ("missing.json", None, "import_missing"),
         ("a.json", "{", "import_unreadable"),
         ("a.yaml", "a: [", "import_unreadable"),
         ("a.yaml", "!!python/object/apply:os.system [x]", "import_unreadable"),

@@ -36,7 +36,7 @@ def test_parts_are_named_in_the_language_of_the_reader(tmp_path: Path, capsys: p
     path = write(tmp_path / "a.safetensors", {**tensors, key: tensors[key] + 1})
     inspect([str(path)], Translator("zh-TW"), "lorasmith inspect")
     shown = capsys.readouterr().out
-    assert "去噪模型 的 alpha" in shown and "denoiser" not in shown
+    assert "去雜訊網路 的 alpha" in shown and "denoiser" not in shown
     assert "（2）、" in shown
 
 

@@ -42,8 +42,8 @@ def test_the_common_options_have_a_line_each(language: str, monkeypatch: pytest.
 
 def test_defaults_come_from_the_model() -> None:
     known = options()
-    shown = {name: shown_default(known[name]) for name in ("rank", "lr", "save_minutes", "lr_warmup", "dropout")}
-    assert shown == {"rank": "16", "lr": "0.0001", "save_minutes": "10", "lr_warmup": "0", "dropout": "0"}
+    shown = {name: shown_default(known[name]) for name in ("rank", "lr", "save_minutes", "lr_warmup", "enable_bucket")}
+    assert shown == {"rank": "16", "lr": "0.0001", "save_minutes": "10", "lr_warmup": "0", "enable_bucket": "true"}
     assert {
         shown_default(known[name]) for name in ("alpha", "steps", "verbose", "trigger_word", "optimizer_option")
     } == {""}

@@ -50,7 +50,7 @@ def test_numbers_stand_beside_their_names(capsys: pytest.CaptureFixture[str], ma
 
 def test_components_have_names_in_the_readers_language(capsys: pytest.CaptureFixture[str], made: RunPlan) -> None:
     page = shown(capsys, made, language="zh_TW")
-    assert row(page, "訓練的層") == ["去噪模型：官方模型 278 層中的 192 層，rank 16"]
+    assert row(page, "訓練的層") == ["去雜訊網路：官方模型 278 層中的 192 層，rank 16"]
 
 
 def test_files_are_patterns_from_here(capsys: pytest.CaptureFixture[str], made: RunPlan, workshop: Workshop) -> None:
