@@ -24,7 +24,7 @@ def help_page(words: Translator, command: str, script: Script) -> str:
     say = words.say
     lines = [say("help.usage", command=command, rest=say("sd_scripts.rest")), ""]
     scripts = ("train_network", "sdxl_train_network") if script == "sdxl_train_network" else (script,)
-    lines += wrapped(say("sd_scripts.about", scripts=_code(f"{name}.py" for name in scripts)), width)
+    lines += wrapped(say("sd_scripts.about", scripts=" / ".join(f"`{name}.py`" for name in scripts)), width)
     known = known_to(script)
     lists = {
         say("sd_scripts.page.done"): list(DONE),
