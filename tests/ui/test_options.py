@@ -47,7 +47,6 @@ def test_every_option_of_the_model_is_on_the_command_line() -> None:
         "bucket_rule": "sd-scripts",
         "face_crop_aug_range": "1,2",
         "max_token_length": "150",
-        "block_lr": "mid_block=0.0001",
         "resize_interpolation": "cubic",
     }
     for key, option in options().items():
