@@ -21,6 +21,7 @@ from lorasmith.faults import fault_point
 from lorasmith.runs.durable import on_windows
 
 RETRY_SECONDS = 0.02
+MOST_VANISHED = 1000  # tries; where nothing can be created, as in /proc, the file is always gone
 FACTS_AT = 1  # byte offset: Windows locks the first byte, which no other process may read then
 
 
@@ -45,11 +46,14 @@ class FolderLock:
             LockedError: another process has it.
             OSError: the folder cannot be created, written to or locked; what was created is removed again.
         """
-        give_up_at = time.monotonic() + self._wait_seconds
+        give_up_at, vanished = time.monotonic() + self._wait_seconds, 0
         try:
             while self._handle is None:
+                if vanished > MOST_VANISHED:
+                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._path.parent))
                 try:
                     self._handle = self._try_once()
+                    vanished += self._handle is None
                 except LockedError:
                     if time.monotonic() >= give_up_at:
                         raise

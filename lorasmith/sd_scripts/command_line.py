@@ -26,6 +26,8 @@ IN_FILE = {
     "sd_other_script": "sd_other_script_in_file",
 }
 """Code of an error about a typed name -> the code for a key of a file."""
+OF_DATASETS = frozenset({"general", "datasets", "subsets"})
+"""Tables of a `--dataset_config`, which people and other programs write into a `--config_file` too."""
 OURS = ("help", "lang")  # options of this program that go with any command line
 
 
@@ -87,6 +89,8 @@ def from_file(path: Path, script: Script) -> dict[str, Any]:
     known = known_to(script)
     found: dict[str, Any] = {}
     for key, value in _flat(read_file(path, ("toml",))):
+        if key in OF_DATASETS:
+            raise ConfigError("sd_datasets_in_config", file=str(path), key=key)
         if key in KEYS_OF_OTHERS:
             continue
         if key in NO_EFFECT:

@@ -69,6 +69,7 @@ KEYS = {
     "random_crop": Key("flag", "random_crop"),
     "face_crop_aug_range": Key("text", "face_crop_aug_range"),
 }
+FROM_ONE = ("num_repeats", "batch_size")
 IN_COMMAND_LINE = {
     "train_batch_size": "batch_size",
     "dataset_repeats": "num_repeats",
@@ -150,7 +151,10 @@ def _subsets(path: Path, given: Given) -> Iterator[Mapping[str, Any]]:
             if "data" not in values:
                 raise ConfigError("sd_subset_without_folder", file=str(path), table=where)
             own = {**outer, **values}
-            if own.get("enable_bucket", given.has("enable_bucket")):
+            has_buckets, keeps_sizes = (
+                own.get(name, given.has(name)) for name in ("enable_bucket", "bucket_no_upscale")
+            )
+            if has_buckets and not keeps_sizes:
                 own["bucket_rule"] = "sd-scripts"
             yield own
 
@@ -177,6 +181,8 @@ def _checked(path: Path, table: _Table) -> dict[str, Any]:
                 tables=[f"[{name}]" for name in known.tables],
             )
         taken = converted(Argument(key, "train_network", known.kind, "", ()), value, f"{path}: {table.name}.{key}")
+        if key in FROM_ONE and taken is not None and taken < 1:
+            raise ConfigError("sd_below_one", argument=f"{path}: {table.name}.{key}", value=taken)
         if key == "network_multiplier" and taken != 1:
             raise ConfigError("sd_network_multiplier", file=str(path), table=table.name)
         if known.target and taken is not None:

@@ -12,6 +12,8 @@ SCRIPTS: dict[str, Script] = {
     "train_network.py": "train_network",
     "sdxl_train_network.py": "sdxl_train_network",
 }
+COUNTS = ("num_processes", "nproc_per_node")
+"""Options of `accelerate launch` and `torchrun` with the number of processes."""
 
 
 def without_launcher(words: Sequence[str], script: Script) -> tuple[list[str], Script]:
@@ -19,7 +21,8 @@ def without_launcher(words: Sequence[str], script: Script) -> tuple[list[str], S
     all words are kept.
 
     Raises:
-        ConfigError: `sd_script_not_known`, a training script of sd-scripts that has no counterpart here.
+        ConfigError: `sd_script_not_known`, a training script of sd-scripts that has no counterpart here;
+            `sd_several_processes`, the launcher is asked for several.
     """
     others = {f"{name}.py" for scripts in of_other_scripts().values() for name in scripts} - set(SCRIPTS)
     for number, word in enumerate(words):
@@ -27,10 +30,19 @@ def without_launcher(words: Sequence[str], script: Script) -> tuple[list[str], S
             break
         name = PureWindowsPath(PurePath(word).name).name
         if name in SCRIPTS:
+            _refuse_several(words[:number])
             return list(words[number + 1 :]), SCRIPTS[name]
         if name in others:
             raise ConfigError("sd_script_not_known", script=name)
     return list(words), script
+
+
+def _refuse_several(options: Sequence[str]) -> None:
+    for word, following in zip(options, [*options[1:], ""], strict=True):
+        name, sign, value = word.partition("=")
+        count = value if sign else following
+        if name.lstrip("-").replace("-", "_") in COUNTS and count.isdecimal() and int(count) > 1:
+            raise ConfigError("sd_several_processes", processes=int(count))
 
 
 def check_environment(environment: Mapping[str, str]) -> None:

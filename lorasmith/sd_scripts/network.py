@@ -57,6 +57,8 @@ REFUSED_KEYS = frozenset(
     }
 )
 """Keys that are known there and have no counterpart here; kohya_ss writes many of them with the value False."""
+NEEDLESS = (("algo", "lora"), ("algo", "locon"))
+"""Pairs that sd-scripts' own LoRA ignores, as they describe what it is."""
 OFF = frozenset({"", "false", "none", "0", "0.0"})
 
 
@@ -108,7 +110,7 @@ def _sizes(given: Given, settings: Settings) -> None:
 
 def _arguments(texts: Mapping[str, str], settings: Settings, known: Sequence[str]) -> None:
     for key in texts:
-        if key in known:
+        if key in known or (key, texts[key]) in NEEDLESS:
             continue
         if key in REFUSED_KEYS:
             if texts[key].lower() in OFF:

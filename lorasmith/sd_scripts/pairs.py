@@ -32,7 +32,8 @@ def literals(texts: Sequence[str], argument: str) -> dict[str, Any]:
     """The pairs with values read as Python literals: `betas=0.9,0.99` is a list of two numbers, None is left out.
 
     Raises:
-        ConfigError: `sd_no_pair`; `sd_no_literal`, a value that is neither a literal nor a word.
+        ConfigError: `sd_no_pair`; `sd_no_literal`, a value that is neither a literal nor a word; `sd_pair_comma`, a
+            single value with the comma of a list.
     """
     found = {}
     for key, text in pairs(texts, argument).items():
@@ -42,6 +43,8 @@ def literals(texts: Sequence[str], argument: str) -> dict[str, Any]:
             if not text.replace("_", "").replace(".", "").replace("-", "").isalnum():
                 raise ConfigError("sd_no_literal", argument=argument, key=key, value=text) from None
             value = {"true": True, "false": False}.get(text.lower(), text)
+        if isinstance(value, tuple) and len(value) == 1 and text.endswith(","):
+            raise ConfigError("sd_pair_comma", argument=argument, given=f"{key}={text}", pair=f"{key}={text[:-1]}")
         if value is not None:
             found[key] = _plain(value)
     return found

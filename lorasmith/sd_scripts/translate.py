@@ -123,9 +123,10 @@ def _pictures(given: Given, settings: Settings) -> None:
             settings.values.pop(option, None)
     if given.has("dataset_config"):
         subsets(given, settings, given.here)
-    elif given.has("in_json"):
+        return
+    if given.has("in_json"):
         subset_of_metadata(given, settings)
-    elif given.has("enable_bucket"):
+    if given.has("enable_bucket") and not given.has("bucket_no_upscale"):  # which has a rule of its own
         settings.set("bucket-rule", "sd-scripts", "enable_bucket")
 
 

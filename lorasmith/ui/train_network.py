@@ -142,6 +142,8 @@ def _write_config(given: Given, words: Translator, here: Path) -> int:
 
 def _by_argument(error: ConfigError, translation: Translation, words: Translator) -> ConfigError:
     """An error about the value of an option, as an error about the argument that the option was made from."""
+    if error.code == "base_model_unnamed":
+        return ConfigError("sd_model_unnamed")
     option = str(error.fields.get("option", ""))
     if error.code != "config_value" or option not in translation.arguments:
         return error

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from lorasmith.config import RunConfig
+from lorasmith.errors import ConfigError
 from lorasmith.runtime.settings import check_layers, check_settings
 from lorasmith.sd_scripts.launcher import without_launcher
 from lorasmith.ui.options import split_request
@@ -22,11 +23,26 @@ COMMANDS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command["source"][:50])
-def test_a_published_command_is_the_run_that_its_author_meant(command: dict[str, Any], tmp_path: Path) -> None:
+MEANT, REFUSED = ([command for command in COMMANDS if ("refused" in command) is wrong] for wrong in (False, True))
+
+
+def written(command: dict[str, Any], folder: Path) -> list[str]:
+    """The words of the command, whose files lie in the folder."""
     for name in ("config", "dataset"):
-        (tmp_path / f"{name}.toml").write_text(command.get(name, ""))
-    words, script = without_launcher(shlex.split(command["line"].replace("\\", "\\\\")), "train_network")
+        (folder / f"{name}.toml").write_text(command.get(name, ""), encoding="utf-8")
+    return shlex.split(command["line"].replace("\\", "\\\\"))
+
+
+@pytest.mark.parametrize("command", REFUSED, ids=lambda command: command["source"][:50])
+def test_a_published_command_that_asks_for_something_else_is_refused(command: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"^{command['refused']}"):
+        words, script = without_launcher(written(command, tmp_path), "train_network")
+        translation(shlex.join(words), tmp_path, script)
+
+
+@pytest.mark.parametrize("command", MEANT, ids=lambda command: command["source"][:50])
+def test_a_published_command_is_the_run_that_its_author_meant(command: dict[str, Any], tmp_path: Path) -> None:
+    words, script = without_launcher(written(command, tmp_path), "train_network")
     found = settings(shlex.join(words), tmp_path, script)
     values, request = split_request(translation(shlex.join(words), tmp_path, script).values)
     config, family = RunConfig().with_values(values), "sdxl" if script == "sdxl_train_network" else "sd15"

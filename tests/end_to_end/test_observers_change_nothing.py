@@ -20,6 +20,18 @@ CADENCES: dict[str, Values] = {
     "every third, all kept": {("cadence", "save_every"): 3, ("cadence", "keep_states"): 50},
     "by the clock, always due": {("cadence", "save_minutes"): 1e-9},
     "one kept": {("cadence", "save_every"): 2, ("cadence", "keep_states"): 1},
+    "by epochs, some kept": {
+        ("cadence", "save_every_n_epochs"): 1,
+        ("cadence", "save_last_n_epochs"): 1,
+        ("cadence", "save_last_n_steps"): 2,
+    },
+    "a ratio of epochs": {("cadence", "save_n_epoch_ratio"): 2},
+    "names of sd-scripts, described": {
+        ("export", "naming"): "sd-scripts",
+        ("export", "no_metadata"): True,
+        ("export", "training_comment"): "mine",
+        ("export", "model_spec"): {"author": "me"},
+    },
     "other names, other precision": {
         ("export", "name"): "mine",
         ("export", "save_precision"): "fp32",
@@ -31,6 +43,8 @@ CADENCES: dict[str, Values] = {
 }
 EVALUATIONS: Values = {
     ("evaluation", "every"): 1,
+    ("evaluation", "every_n_epochs"): 1,
+    ("evaluation", "at_first"): True,
     ("evaluation", "examples"): 1,
     ("evaluation", "strength"): 0.8,
     ("evaluation", "sample_prompts"): ("a red ring",),
@@ -92,7 +106,7 @@ def test_looking_at_every_step_or_never_same_bytes(
     apart: Values = {("dataset", "hold_out"): 1, **values}
     blind.new(3, apart)
     outcome = watched.new(3, {**apart, **EVALUATIONS, ("evaluation", "clip_model"): str(clip)})
-    assert [event.step for event in outcome.of(Evaluated) if not event.is_control] == [1, 2, 3]
+    assert [event.step for event in outcome.of(Evaluated) if not event.is_control] == [0, 1, 2, 3]
     assert watched.losses() == blind.losses()
     assert watched.digest() == blind.digest()
 

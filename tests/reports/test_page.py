@@ -156,7 +156,7 @@ def test_every_code_has_words(summary: RunSummary, language: str) -> None:
     for reason in ("reached", "asked", "failed", "died", "unknown"):
         text = page_of(summary, language=language, ending=Ending(reason, status=-9)).text
         assert say(f"ending.{reason}") in text
-        assert ("-9" in text) is (reason == "died")
+        assert bool(re.search(r"-9(?!\d)", text)) is (reason == "died")  # -958 may be in the path
     for verdict in ("seen", "within_error", "not_seen", "too_few", "trained_pictures", "not_evaluated"):
         over = replace(summary.over_training, verdict=verdict, rise=0.25, error=0.5, fall=0.75)
         words = say(f"over_training.{verdict}", best_step=150, last_step=300, rise="0.25", error="0.5", fall="0.75")
@@ -213,7 +213,7 @@ def test_files_with_their_hashes_and_what_is_gone(summary: RunSummary) -> None:
 def test_warnings_and_sections_that_have_nothing_to_show(summary: RunSummary) -> None:
     assert SAY("report.warnings") not in page_of(summary).text
     warned = (Warned(attempt=1, time=T0, code="prodigy_lr", fields={"lr": 0.1}),)
-    assert "Prodigy" in page_of(summary, warnings=warned).text
+    assert "This optimizer finds the learning rate itself" in page_of(summary, warnings=warned).text
     nothing = page_of(summary_of([], [])).text
     assert SAY("report.speed.title") not in nothing and SAY("report.environment") not in nothing
     assert SAY("report.no_samples") in nothing

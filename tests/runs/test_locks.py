@@ -242,6 +242,17 @@ def test_a_folder_that_cannot_be_written_is_left_as_it_was(tmp_path: Path, monke
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_place_where_no_folder_can_be_created_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in /proc, where the system says that the new folder does not exist."""
+
+    def never(self: Path, *_: object, **__: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(self))
+
+    monkeypatch.setattr(Path, "mkdir", never)
+    with pytest.raises(FileNotFoundError, match="new"), FolderLock(tmp_path / "new" / "run.lock"):
+        pass
+
+
 def test_a_file_system_without_locks_is_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fcntl = pytest.importorskip("fcntl")
     monkeypatch.setattr(fcntl, "flock", Mock(side_effect=OSError(errno.ENOLCK, "No locks available")))

@@ -97,6 +97,8 @@ def test_what_sd_scripts_does_not_read_in_a_file_is_no_error(tmp_path: Path) -> 
         ("netwrok_dim = 3\n", "sd_mistyped_in_file", "network_dim"),
         ("[x]\nblocks_to_swap = 3\n", "sd_other_script_in_file", "flux_train_network.py"),
         ("zzz = 3\n", "sd_unknown_in_file", None),
+        ("[a]\nseed = 1\n[[a.subsets]]\nimage_dir = 'x'\n", "sd_datasets_in_config", None),
+        ("[[datasets]]\n", "sd_datasets_in_config", None),
         ("network_dim = 'x'\n", "sd_not_integer", None),
         ("[a]\n[a.b]\nseed = 1\n", "sd_unknown_in_file", None),
     ],

@@ -101,6 +101,8 @@ SUBSET = '[[datasets]]\n[[datasets.subsets]]\nimage_dir = "x"\n'
         (f"[general]\nis_reg = true\n{SUBSET}", "sd_key_elsewhere", None),
         (f"{SUBSET}num_repeats = 'x'\n", "sd_not_integer", None),
         (f"{SUBSET}num_repeats = true\n", "sd_not_integer", None),
+        (f"{SUBSET}num_repeats = 0\n", "sd_below_one", None),
+        (f"[general]\nbatch_size = -1\n{SUBSET}", "sd_below_one", None),
         (f"{SUBSET}shuffle_caption = 2\n", "sd_not_flag", None),
         (f"[general]\nnetwork_multiplier = 0.5\n{SUBSET}", "sd_network_multiplier", None),
         (f"[general]\nresolution = [1, 2, 3]\n{SUBSET}", "sd_resolution", None),
@@ -116,6 +118,8 @@ def test_buckets_are_chosen_as_there_where_there_are_any(tmp_path: Path) -> None
     text = f"[general]\nenable_bucket = true\n{SUBSET}[[datasets]]\nenable_bucket = false\n{SUBSET[13:]}"
     with_buckets, without = subsets(text, tmp_path)
     assert (with_buckets["bucket_rule"], without.get("bucket_rule")) == ("sd-scripts", None)
+    (of_own_sizes,) = subsets(f"[general]\nenable_bucket = true\nbucket_no_upscale = true\n{SUBSET}", tmp_path)
+    assert "bucket_rule" not in of_own_sizes
 
 
 def test_a_share_is_held_out_of_all_datasets_alike(tmp_path: Path) -> None:

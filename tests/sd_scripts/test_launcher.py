@@ -18,6 +18,7 @@ from lorasmith.sd_scripts.launcher import check_environment, without_launcher
         ),
         (r"accelerate launch C:\kohya\sd-scripts\train_network.py --seed 1", "--seed 1", "train_network"),
         ("python ./sd-scripts/train_network.py", "", "train_network"),
+        ("accelerate launch --num_processes 1 --num_machines=1 train_network.py", "", "train_network"),
     ],
 )
 def test_a_pasted_command_begins_after_its_script(line: str, rest: str, script: str) -> None:
@@ -30,6 +31,9 @@ def test_a_script_for_other_models_is_refused() -> None:
 
 
 def test_several_processes_are_refused() -> None:
+    for options in ("--num_processes=2", "--num_machines 1 --num-processes 2", "--nproc_per_node 2"):
+        with pytest.raises(ConfigError, match="sd_several_processes"):
+            without_launcher(["accelerate", "launch", *options.split(), "train_network.py"], "train_network")
     check_environment({})
     check_environment({"WORLD_SIZE": "1"})
     with pytest.raises(ConfigError, match="sd_several_processes"):

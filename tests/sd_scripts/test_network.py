@@ -31,6 +31,7 @@ LYCORIS = "--network_module lycoris.kohya --network_dim 8 --network_alpha 4 --ne
         (f"{LYCORIS} conv_dim=0 rs_lora=True", {"conv-rank": 8, "conv-alpha": 4.0, "rslora": True}),
         (f"{LYCORIS} preset=unet-only", {"targets": "full", "train-text-encoder": False}),
         ("--network_args conv_dim=4 conv_alpha=0", {"conv-alpha": 4.0}),
+        ("--network_args algo=lora conv_dim=4", {"adapter": "lora", "conv-rank": 4}),  # which sd-scripts ignores
         (f"{LYCORIS} algo=locon use_tucker=False train_norm=False use_scalar=", {"adapter": "lora"}),
         (f"{LYCORIS} dora_wd=True conv_dim=2 conv_alpha=1", {"adapter": "dora", "conv-rank": 2, "conv-alpha": 1.0}),
     ],

@@ -28,6 +28,8 @@ def test_literals_are_those_of_python() -> None:
         "mode": "fast",
         "use": True,
     }
+    with pytest.raises(ConfigError, match="sd_pair_comma"):
+        literals(["weight_decay=0.5,"], "--optimizer_args")
     with pytest.raises(ConfigError, match="sd_no_literal"):
         literals(["a=__import__('os')"], "--optimizer_args")
 

@@ -70,6 +70,8 @@ def test_a_default_equal_to_ours_is_not_set() -> None:
     equal = {"max-grad-norm", "batch-size", "accumulate", "clip-skip", "seed"}
     assert not equal & set(settings(""))
     assert not {"bucket-rule", "min-bucket-reso", "max-bucket-reso"} & set(settings(""))
+    assert "bucket-rule" not in settings("--enable_bucket --bucket_no_upscale")  # which has a rule of its own
+    assert settings("--enable_bucket --in_json meta.json")["bucket-rule"] == "sd-scripts"
 
 
 def test_arguments_without_effect_are_named_once_for_each_reason() -> None:

@@ -16,7 +16,7 @@ COMMON = 25  # rows of --help: a page that a newcomer reads
 
 
 def rows_of(text: str) -> list[str]:
-    return re.findall(r"^  --([a-z-]+)", text, re.MULTILINE)
+    return re.findall(r"^  --([a-z0-9-]+)", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

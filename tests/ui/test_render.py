@@ -118,7 +118,7 @@ def test_the_first_line_names_the_device_and_why(reason: str) -> None:
     shown.display.show(device(reason))
     assert shown.out.lines[0].startswith("Device: cpu (n), ")
     assert ("pip install" in shown.out.lines[0]) is (reason == "torch_without_cuda")
-    assert shown.out.lines[2].startswith("Warning: Prodigy")  # what was noticed before comes below
+    assert shown.out.lines[2].startswith("Warning: This optimizer")  # what was noticed before comes below
 
 
 @pytest.mark.parametrize(

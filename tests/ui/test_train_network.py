@@ -70,6 +70,11 @@ def test_a_whole_command_may_be_pasted() -> None:
     assert run(f"accelerate launch --num_processes 1 sdxl_train_network.py {LINE} --cache_text_encoder_outputs") == 0
 
 
+def test_without_a_base_model_the_argument_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train-network", "--max_train_steps=7"], script="python train_network.py") == ExitCode.BAD_INPUT
+    assert "--pretrained_model_name_or_path" in capsys.readouterr().err
+
+
 def test_a_value_that_we_refuse_is_about_the_argument_that_was_typed() -> None:
     error = refused(f"{LINE} --network_dim 5000")
     assert (error.code, error.fields["argument"]) == ("sd_value", "--network_dim")
