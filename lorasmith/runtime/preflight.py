@@ -224,11 +224,10 @@ def continued_run(run: RunFolder, values: Values, request: Request, *, from_stat
     check_loss(config.loss, weights)
     if weights.layout != "pickle" and weights.family != before.model.family:
         raise ModelError("base_model_other_family", found=weights.family, expected=before.model.family)
+    check_base_weights(config.model, weights.family, here)
     found = scan_for(config, weights, check_pixels=True)
-    state, base_step = now.state, now.done
-    if from_state:
-        state = _named_state(run, from_state)
-        base_step = state.step
+    state = _named_state(run, from_state) if from_state else now.state
+    base_step = state.step if from_state else now.done
     stop_at = base_step + request.steps if request.steps is not None else now.stop_at
     if request.epochs is not None:
         stop_at = base_step + steps_of_epochs(config, found, request.epochs)
@@ -355,6 +354,10 @@ def _absolute(values: Values, here: Path) -> dict[tuple[str, str], Any]:
         resolved["evaluation", "clip_model"] = _absolute_path(str(resolved["evaluation", "clip_model"]), here)
     if ("model", "vae") in resolved:
         resolved["model", "vae"] = _absolute_path(str(resolved["model", "vae"]), here)
+    if ("model", "base_weights") in resolved:
+        resolved["model", "base_weights"] = tuple(
+            _absolute_path(path, here) for path in values["model", "base_weights"]
+        )
     if ("model", "base_model") in resolved:
         resolved["model", "base_model"] = _path_or_name(str(resolved["model", "base_model"]), here)
     return resolved

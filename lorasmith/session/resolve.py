@@ -77,6 +77,10 @@ def resolved_config(
     """
     if config.model.base_sha256 not in ("", base_sha256):
         before, now = config.model.base_sha256[:12], base_sha256[:12]
+        if config.model.base_weights:
+            raise ResumeError(
+                "merged_model_changed", path=config.model.base_model, loras=list(config.model.base_weights)
+            )
         raise ResumeError("base_model_changed", path=str(family.weights.path), before=before, now=now)
     vae = family.weights.replaced.get("vae")
     vae_sha256 = "" if vae is None else file_sha256(vae.path)

@@ -87,8 +87,9 @@ def step_back(run: RunFolder, step: int, *, now: datetime) -> Path | None:
     newest = {event.path: event.step for event in events if isinstance(event, AdapterExported)}
     above += [path for path in names.beside() if newest.get(names.recorded(path), 0) > step and path != names.last]
     best = [event for event in events if isinstance(event, BestChosen)]
-    if best and best[-1].step > step and (run.root / best[-1].path).exists():
-        above.append(run.root / best[-1].path)
+    if best and best[-1].step > step:
+        kept = names.folder / Path(best[-1].path).name  # events name it from the run folder, beside which it may lie
+        above += [kept] if kept.exists() else []
     if not above:
         return None
     backup = free_name(run.backup / f"run_{stamp(now)}")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lorasmith import __version__
 from lorasmith.config import Request
@@ -27,6 +28,9 @@ from lorasmith.ui.which_run import train_command
 
 if TYPE_CHECKING:
     from lorasmith.runtime.preflight import Start
+
+Notes = Sequence[tuple[str, dict[str, Any]]]  # warnings: code and fields
+LORA_IN_STATE = ("sd_resume_has_lora", {"arguments": ["--network_weights"]})
 
 
 def train_network(
@@ -60,7 +64,7 @@ def train_network(
             start = _planned(given, settings | steps, request, words, engine=engine, here=here)
     except ConfigError as error:
         raise _by_argument(error, translation, words) from None
-    start = replace(start, warnings=(*translation.notes, *start.warnings))
+    start = _with_notes(start, translation.notes)
 
     from lorasmith.ui.watching import watch  # imported late: bad arguments are refused without loading rich
 
@@ -72,8 +76,17 @@ def _planned(
     given: Given, settings: Values, request: Request, words: Translator, *, engine: Engine, here: Path
 ) -> Start:
     if given.has("resume"):
-        return resumed(here / given.value("resume"), settings, request, engine=engine, here=here)
+        kept = {at: value for at, value in settings.items() if at != ("adapter", "init_from")}
+        start = resumed(here / given.value("resume"), kept, request, engine=engine, here=here)
+        return start if kept == settings else _with_notes(start, [LORA_IN_STATE])
     return engine.new_run(settings, request, state_prefix=words.state_prefix, here=here)
+
+
+def _with_notes(start: Start, notes: Notes) -> Start:
+    """The start with notes in front of its warnings, also when it is planned again."""
+    replan = start.replan
+    again = None if replan is None else lambda: _with_notes(replan(), notes)
+    return replace(start, warnings=(*notes, *start.warnings), replan=again)
 
 
 def resumed(path: Path, settings: Values, request: Request, *, engine: Engine, here: Path) -> Start:

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from lorasmith.errors import ConfigError, ExitCode, ModelError
 from lorasmith.lora_tools.combine import Source
 from lorasmith.lora_tools.into_model import merge_into
-from lorasmith.runs.events import RunStarted
+from lorasmith.runs.events import RunStarted, RunStopped
 from tests.end_to_end.workshop import Values, Workshop
 
 MakeWorkshop = Callable[[str], Workshop]
@@ -49,6 +49,23 @@ def test_a_merged_lora_is_as_good_as_a_merged_model(make_workshop: MakeWorkshop,
     with pytest.raises(ConfigError) as caught:
         by_option.go_on(1, {("model", "base_weights_multiplier"): (1.0,)})
     assert caught.value.code == "base_weights_fixed"
+
+
+def test_the_files_that_were_merged_are_asked_for_by_name_when_a_run_continues(workshop: Workshop, lora: Path) -> None:
+    """The same option again, relative as it was typed, is no change; another file, or none, is said before a step."""
+    file = workshop.folder / "merged.safetensors"
+    file.write_bytes(lora.read_bytes())
+    typed: Values = {("model", "base_weights"): (file.name,)}
+    assert workshop.new(2, {**FAST, **typed}).exit_code == ExitCode.FINISHED
+    assert workshop.go_on(1, typed).exit_code == ExitCode.FINISHED
+    file.unlink()
+    with pytest.raises(ModelError) as caught:
+        workshop.go_on(1)
+    assert caught.value.code == "base_weights_missing"
+    file.write_bytes(workshop.run.export("last").read_bytes())
+    outcome = workshop.go_on(1)
+    (stopped,) = outcome.of(RunStopped)
+    assert (outcome.exit_code, stopped.code) == (ExitCode.BAD_INPUT, "merged_model_changed")
 
 
 def test_a_merged_lora_that_cannot_be_used_is_refused(workshop: Workshop) -> None:

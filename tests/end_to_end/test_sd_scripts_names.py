@@ -72,6 +72,19 @@ def test_a_run_continues_and_steps_back_by_these_names(workshop: Workshop, outpu
     ]
 
 
+def test_stepping_back_moves_a_later_best_step_with_its_run(
+    workshop: Workshop, outputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluator, "MAX_SHARE", 1.0)
+    values = {**named(workshop, "cat"), ("evaluation", "every"): 2, ("dataset", "hold_out"): 1}
+    outcome = workshop.new(4, {**values, ("optimizer", "lr"): 1e-3})
+    assert [event.step for event in outcome.of(BestChosen)][-1] == 4
+    best = (outputs / "cat-best.safetensors").read_bytes()
+    assert workshop.go_on(1, from_state="2").exit_code == ExitCode.FINISHED
+    moved = list((outputs / "cat-run_backup").glob("run_*/cat-best.safetensors"))
+    assert [path.read_bytes() for path in moved] == [best]
+
+
 def test_the_best_step_lies_beside_the_others(workshop: Workshop, outputs: Path) -> None:
     values = {**named(workshop, "cat"), ("evaluation", "every"): 2, ("dataset", "hold_out"): 1}
     outcome = workshop.new(2, values)

@@ -89,6 +89,20 @@ def test_two_resumes_in_a_row_with_accumulation_and_epochs_are_counted_right(wor
     assert names[0] == names[1] and len(names[0]) == 5
 
 
+def test_the_same_command_with_resume_goes_on(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
+    """As in sd-scripts, where the base weights have to be named again and the state counts before --network_weights."""
+    assert train(mission(workshop, 1, "--output_name=first")) == ExitCode.FINISHED
+    first = "lora_output/first.safetensors"
+    again = f"--base_weights {first} --network_weights {first} --dim_from_weights --output_name=second"
+    assert train(mission(workshop, 2, again)) == ExitCode.FINISHED
+    capsys.readouterr()
+    assert train(mission(workshop, 3, f"{again} --resume=lora_output/second-state")) == ExitCode.FINISHED
+    shown = capsys.readouterr().out
+    assert "no effect: --network_weights" in shown
+    assert "no effect: --xformers" in shown  # the notes of a command are there when it continues, too
+    assert len(steps(read_events(RunFolder(workshop.folder / "lora_output/second-run").ledger))) == 3
+
+
 @pytest.mark.ci
 def test_accelerate_launch_works_as_typed(workshop: Workshop) -> None:
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_cpu_threads_per_process", "1"]
