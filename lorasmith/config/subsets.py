@@ -23,6 +23,9 @@ SEPARATING = (
 )
 """Keys whose values keep subsets apart: those that differ in one of them never meet in a batch."""
 
+NO_MASKS = {"conditioning_data_dir": ""}
+"""The masks of the run are for the pictures of `--data`, also where a regularisation picture has the name of one."""
+
 
 class SubsetFacts(Section):
     """The keys of a subset that are no options of the run."""
@@ -82,7 +85,7 @@ def resolved_subsets(config: RunConfig, known: Mapping[str, Option]) -> tuple[Su
     dataset = config.dataset
     if dataset.subsets and dataset.reg_folder:
         raise ConfigError("reg_data_with_subsets", folder=dataset.reg_folder)
-    of_run: list[dict[str, Any]] = [{}, {"data": dataset.reg_folder, "is_reg": True}]
+    of_run: list[dict[str, Any]] = [{}, {"data": dataset.reg_folder, "is_reg": True, **NO_MASKS}]
     tables: Sequence[Mapping[str, Any]] = dataset.subsets or of_run[: 2 if dataset.reg_folder else 1]
     whole = config.with_values({("dataset", "subsets"): ()}) if dataset.subsets else config
     own = [_own(table, number, known, whole) for number, table in enumerate(tables, start=1)]

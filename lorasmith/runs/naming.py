@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import datetime
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ from lorasmith.errors import ConfigError
 from lorasmith.runs.layout import RunFolder
 
 RUN_SUFFIX = "-run"
+_NUMBERED = re.compile(r"(-step[0-9]{8,}|-[0-9]{6,})\.safetensors")
 _STATE = re.compile(r"(?P<name>.+?)(?:-[0-9]{6,}|-step[0-9]{8,}|(?P<newest>))-state")
 
 
@@ -87,7 +87,10 @@ class FileNames:
 
     def is_of(self, name: str) -> bool:
         """Whether a LoRA file of this run may have the name."""
-        return name in (self.last.name, self.best.name) or any(fnmatchcase(name, each) for each in self.patterns)
+        if name in (self.last.name, self.best.name):
+            return True
+        stems = (self._stem("at"), self._stem("epoch"))
+        return any(name.startswith(stem) and _NUMBERED.fullmatch(name[len(stem) :]) for stem in stems)
 
     @property
     def _is_foreign(self) -> bool:

@@ -116,3 +116,9 @@ def test_settings_of_pictures_without_effect_are_named() -> None:
     faces = with_subsets({"face_crop_aug_range": "1,2"}, {"face_crop_aug_range": "1,2", "enable_bucket": False})
     fields = {"options": ["--face-crop-aug-range"], "cause": "--enable-bucket"}
     assert unused_picture_options(faces.subsets()) == [("bucket_options_unused", fields)]
+
+
+def test_the_masks_of_the_run_are_for_no_regularisation_picture() -> None:
+    values = {("dataset", "reg_folder"): "reg", ("loss", "masked_loss"): True, ("loss", "mask_folder"): "masks"}
+    pictures, regularisation = RunConfig().with_values(values).subsets()
+    assert (pictures.config.loss.mask_folder, regularisation.config.loss.mask_folder) == ("masks", "")

@@ -64,11 +64,7 @@ COLUMNS: dict[str, Sequence[Values]] = {
         },
         {("captions", "warmup_steps"): 4.0, ("captions", "dropout_every_n_epochs"): 2},
     ),
-    "text": (
-        {},
-        {("model", "max_token_length"): 150, ("model", "weighted_captions"): True},
-        {("model", "clip_skip"): 2},
-    ),
+    "text": ({}, {("model", "max_token_length"): 150, ("model", "weighted_captions"): True}),
     "pictures": (
         {},
         {("augmentation", "flip"): True, ("augmentation", "random_crop"): True},

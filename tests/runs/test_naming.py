@@ -56,6 +56,8 @@ def test_only_files_of_the_name_belong_to_the_run(tmp_path: Path) -> None:
         "c[a]t-v2.safetensors",
         "c[a]t-000012.txt",
         "c[a]t2.safetensors",
+        "c[a]t-stepmother.safetensors",
+        "c[a]t-step00000020_v2.safetensors",
         "at-000001.safetensors",
     ]
     named.run.root.mkdir(parents=True)
