@@ -75,8 +75,7 @@ def test_a_form_is_the_run_that_its_command_line_would_be() -> None:
         **{
             "resolution": 512,
             "bucket_step": 64,
-            "bucket_no_upscale": True,
-            "bucket_rule": "sd-scripts",
+            "bucket_no_upscale": True,  # which leaves no choice to `bucket_rule`
             "clip_skip": 2,
         },
         **{"caption_extension": ".txt", "shuffle_caption": True, "keep_tokens": 1, "min_snr_gamma": 5.0},
