@@ -3,12 +3,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +73,9 @@ def test_a_real_server_answers_with_every_step_and_ends_with_ctrl_c(here: Path) 
     with listening() as taken:
         port = taken.getsockname()[1]
         command = ["-m", "lorasmith", "tensorboard", "--no-browser", "--port", str(port)]
-        child = pexpect.spawn(sys.executable, command, env=environment, encoding="utf-8", timeout=60)
+        # As in a terminal: what was started in the background, these tests among it, ignores Ctrl+C.
+        heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        child = pexpect.spawn(sys.executable, command, env=environment, encoding="utf-8", timeout=60, preexec_fn=heeds)
         child.expect(f"Port {port} is taken; using ([0-9]+)")
         free = int(child.match.group(1))
         assert free > port
