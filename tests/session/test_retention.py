@@ -38,7 +38,7 @@ def naming(tmp_path: Path, kind: str) -> FileNames:
 @pytest.mark.parametrize(
     ("settings", "left"),
     [
-        # As sd-scripts' functions computed what they remove, at each of the 50 steps.
+        # Worked out by hand from the rule by which sd-scripts removes files (ADR 34), at each of the 50 steps.
         ({"save_every": 10, "save_last_n_steps": 30}, ["step00000020", "step00000030", "step00000040", "step00000050"]),
         ({"save_every": 10, "save_last_n_steps": 25}, ["step00000030", "step00000040", "step00000050"]),
         ({"save_every": 10, "save_last_n_steps": 1}, ["step00000050"]),
