@@ -21,7 +21,7 @@ from lorasmith.faults import fault_point
 from lorasmith.runs.durable import on_windows
 
 RETRY_SECONDS = 0.02
-MOST_VANISHED = 1000  # tries; where nothing can be created, as in /proc, the file is always gone
+MAX_VANISHED = 1000  # tries; where nothing can be created, as in /proc, the file is always gone
 FACTS_AT = 1  # byte offset: Windows locks the first byte, which no other process may read then
 
 
@@ -49,7 +49,7 @@ class FolderLock:
         give_up_at, vanished = time.monotonic() + self._wait_seconds, 0
         try:
             while self._handle is None:
-                if vanished > MOST_VANISHED:
+                if vanished > MAX_VANISHED:
                     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._path.parent))
                 try:
                     self._handle = self._try_once()
