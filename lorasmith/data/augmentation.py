@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # The numbers of sd-scripts: a third of the uses are tinted, and half of those by hue.
 TINTED, BY_HUE = 0.33, 0.5
-MOST_HUE = 8 / 180  # of the circle
+MAX_HUE = 8 / 180  # of the circle
 LEAST_GAMMA, MOST_GAMMA = 0.95, 1.05
 SHIFTED_FACE = 40  # pixels: a smaller face, or under a tenth of the cut, stays in the middle
 FACE_NUMBERS = 4  # x and y of the middle, width, height
@@ -91,7 +91,7 @@ def drawn_tint(draw: Draw) -> Tint:
     if draw() >= TINTED:
         return PLAIN
     if draw() < BY_HUE:
-        return Tint(hue=(2 * draw() - 1) * MOST_HUE)
+        return Tint(hue=(2 * draw() - 1) * MAX_HUE)
     return Tint(gamma=LEAST_GAMMA + draw() * (MOST_GAMMA - LEAST_GAMMA))
 
 
