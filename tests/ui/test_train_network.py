@@ -137,6 +137,12 @@ def test_what_is_refused_is_a_sentence_and_changes_nothing(
     assert tree(Path.cwd()) == before
 
 
+def test_sentences_name_the_arguments_of_this_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("picture.png").touch()
+    assert main(["train-network", *f"{LINE} --train_data_dir picture.png".split()]) == ExitCode.BAD_INPUT
+    assert "with `--train_data_dir`" in capsys.readouterr().err
+
+
 def tree(folder: Path) -> dict[str, bytes]:
     return {str(path): b"" if path.is_dir() else path.read_bytes() for path in sorted(folder.rglob("*"))}
 
