@@ -19,6 +19,11 @@ class KnownOptimizer:
     one_rate: bool = False  # its groups may only differ by a rate of 0
     has_own_schedule: bool = False  # --lr-schedule and --lr-warmup would undo what it does
 
+    @property
+    def module(self) -> str:
+        """The module at the top, which is found if the package is installed."""
+        return self.path.partition(":")[0].partition(".")[0]
+
 
 _NESTEROV: dict[str, Any] = {"options": {"momentum": 0.9}, "always": {"nesterov": True}}
 _ADAPTATION: dict[str, Any] = {"package": "dadaptation", "finds_rate": True, "one_rate": True}
@@ -72,7 +77,7 @@ OPTIMIZERS: Mapping[str, KnownOptimizer] = MappingProxyType(
 _SAME = {"transformers.optimization.adafactor": "transformers.adafactor"}
 _CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 _PACKAGES = {
-    **{known.path.partition(":")[0].partition(".")[0]: known.package for known in OPTIMIZERS.values() if known.package},
+    **{known.module: known.package for known in OPTIMIZERS.values() if known.package},
     "pytorch_optimizer": "pytorch-optimizer",
 }
 """Module -> package, for packages with another name than their module."""

@@ -40,7 +40,7 @@ from lorasmith.runs.states import SavedState, damage_listed, damage_of, find_sta
 from lorasmith.runtime.lora_inputs import check_base_weights, sizes_from
 from lorasmith.runtime.moved import found_again, lines_about_places
 from lorasmith.runtime.read_in import with_files_read
-from lorasmith.runtime.settings import check_identity, check_layers, check_lokr_effects, check_settings
+from lorasmith.runtime.settings import check_identity, check_installed, check_layers, check_lokr_effects, check_settings
 from lorasmith.session.layers import check_block_effects
 
 LR_TOLERANCE = 0.01  # a smaller share is no jump
@@ -107,6 +107,7 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
     config = RunConfig().with_values({**values, ("export", "state_prefix"): state_prefix})
     run = run_at(here, request.output)
     check_settings(config, request)
+    check_installed(config.optimizer)
     check_lokr_effects(config.adapter, {name for section, name in values if section == "adapter"})
     _check_folders(run, config, here)
     start = find_init_from(config, here)
@@ -213,6 +214,7 @@ def continued_run(run: RunFolder, values: Values, request: Request, *, from_stat
     asked = {key: value for key, value in values.items() if not (key == ("model", "prediction") and value == "auto")}
     config = before.with_values(_absolute(with_files_read(asked, request, here), here))
     check_settings(config, request)
+    check_installed(config.optimizer)
     check_identity(before, config)
     if ("adapter", "init_from") in values:
         raise ConfigError("init_from_with_continue")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Set
+from importlib.util import find_spec
 from typing import Any
 
 from lorasmith.config import AdapterConfig, OptimizerConfig, Request, RunConfig
@@ -39,6 +40,14 @@ def check_settings(config: RunConfig, request: Request) -> None:
     horizon = config.lr_schedule.horizon_steps
     if horizon is not None and config.lr_schedule.warmup_steps >= horizon:
         raise ConfigError("warmup_beyond_horizon", warmup=config.lr_schedule.warmup_steps, horizon=horizon)
+
+
+def check_installed(optimizer: OptimizerConfig) -> None:
+    """Refuses an optimizer whose library is not installed."""
+    known = known_optimizer(optimizer.name)
+    if known is not None and find_spec(known.module) is None:
+        reason = f"No module named '{known.module}'"
+        raise ConfigError("optimizer_not_installed", optimizer=optimizer.name, package=known.package, reason=reason)
 
 
 def _check_rates(config: RunConfig) -> None:

@@ -270,3 +270,16 @@ HARMLESS = MappingProxyType(
     }
 )
 """Values of refused arguments, and of those without effect, that ask for what is done here anyway."""
+
+# Arguments of DONE with the values of an option, though not with its default.
+_SAME_VALUES = (
+    *("learning_rate", "text_encoder_lr", "lr_warmup_steps", "optimizer_type", "optimizer_args"),
+    *("network_dim", "network_alpha", "network_dropout", "max_train_steps", "max_train_epochs"),
+    *("save_every_n_steps", "save_precision", "sample_every_n_steps"),
+)
+
+
+def names_of_options() -> dict[str, str]:
+    """Option -> the argument to type for it, where both take the same values."""
+    direct = [name for name, row in DONE.items() if row.is_direct]
+    return {DONE[name].options[0]: name for name in (*direct, *_SAME_VALUES)}

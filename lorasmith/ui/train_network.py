@@ -104,6 +104,10 @@ def resumed(path: Path, settings: Values, request: Request, *, engine: Engine, h
     if named.root.resolve() != found.run.root.resolve():
         raise ConfigError("sd_resume_other_run", path=str(path), found=str(found.run.root), named=str(named.root))
     refuse_if_held(found.run)
+    return _resumed(found, settings, request, engine=engine, here=here)
+
+
+def _resumed(found: NamedState, settings: Values, request: Request, *, engine: Engine, here: Path) -> Start:
     done = _step_of(found, engine)
 
     def until(target: Request) -> Start:
@@ -114,7 +118,15 @@ def resumed(path: Path, settings: Values, request: Request, *, engine: Engine, h
         steps = until(request).stop_at - done
     if steps <= done:
         raise ConfigError("sd_resume_done", done=done, steps=steps)
-    return until(request.model_copy(update={"steps": steps - done, "epochs": None}))
+    start = until(request.model_copy(update={"steps": steps - done, "epochs": None}))
+
+    def again() -> Start:
+        """The steps that are left differ if the run went on before its lock was free."""
+        if _step_of(found, engine) == done:
+            return start.replanned()
+        return _resumed(found, settings, request, engine=engine, here=here)
+
+    return replace(start, replan=again)
 
 
 def _step_of(found: NamedState, engine: Engine) -> int:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import string
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 from unicodedata import category
 
@@ -16,6 +17,8 @@ PROBLEMS_SHOWN = 50
 DAMAGE_KINDS = ("missing", "size", "content", "manifest")
 NAMES_WIDTH = 76  # cells: names that fit stand on one line
 OF_MANY_LINES = frozenset({"reason", "problem"})  # fields that hold the text of a library or another sentence
+CONTINUE = "--continue"
+OPTION = re.compile(r"(?<=`)--([a-z0-9-]+)(?=[ `])")  # to be typed, so at the beginning of what is quoted
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,11 @@ class Translator:
 
     language: str
     asked: str = ""  # the chosen language, if the screen cannot show it
+    names: Mapping[str, str] = field(default_factory=dict)  # of options, where another command line is typed
+
+    def naming(self, names: Mapping[str, str]) -> Translator:
+        """The translator whose errors, findings and warnings name options as `names` does."""
+        return replace(self, names=names)
 
     @property
     def in_files(self) -> Translator:
@@ -109,7 +117,12 @@ class Translator:
         shown = {name: _shown(name, value) for name, value in fields.items()}
         if "damage" in fields:
             shown["damage"] = self._damage(str(fields["damage"]))
-        return self.say(key, **{**needed, **shown})
+        text = self.say(key, **{**needed, **shown})
+        return text if CONTINUE in text else OPTION.sub(self._typed, text)  # `train --continue` takes its own options
+
+    def _typed(self, option: re.Match[str]) -> str:
+        name = option.group(1)
+        return f"--{self.names.get(name, name)}"
 
     def _damage(self, damage: str) -> str:
         """The sentence about the result of `states.damage_of`: the damaged file of a state."""

@@ -6,7 +6,7 @@ import pytest
 
 from lorasmith.config import AdapterConfig, Request, RunConfig
 from lorasmith.errors import ConfigError, ResumeError
-from lorasmith.runtime.settings import check_identity, check_lokr_effects, check_settings
+from lorasmith.runtime.settings import check_identity, check_installed, check_lokr_effects, check_settings
 
 SCHEDULE_FREE = {("optimizer", "name"): "adamwschedulefree"}
 RELATIVE = {("optimizer", "name"): "transformers.adafactor"}
@@ -52,6 +52,17 @@ def test_rates_that_make_no_sense_together(values: dict[tuple[str, str], Any], c
 )
 def test_rates_that_do(values: dict[tuple[str, str], Any]) -> None:
     check_settings(RunConfig().with_values(values), Request())
+
+
+def test_an_optimizer_needs_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    optimizer = RunConfig().with_values({("optimizer", "name"): "lion8bit"}).optimizer
+    monkeypatch.setattr("lorasmith.runtime.settings.find_spec", {"torch": 1, "bitsandbytes": 1}.get)
+    check_installed(optimizer)
+    monkeypatch.setattr("lorasmith.runtime.settings.find_spec", {"torch": 1}.get)
+    check_installed(RunConfig().optimizer)
+    with pytest.raises(ConfigError, match="optimizer_not_installed") as caught:
+        check_installed(optimizer)
+    assert caught.value.fields["package"] == "bitsandbytes"
 
 
 def config_of(**adapter: Any) -> RunConfig:

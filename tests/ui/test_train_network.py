@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from lorasmith.config import Request
 from lorasmith.errors import ConfigError, ExitCode, LockedError, TrainerError
 from lorasmith.runs.ledger import read_events, steps
 from lorasmith.runs.locks import FolderLock
 from lorasmith.ui.cli import main
-from lorasmith.ui.train_network import train_network
+from lorasmith.ui.train_network import resumed, train_network
 from lorasmith.ui.translator import Translator
 from tests.laws.source_tree import ROOT
 from tests.ui.fake_engine import FakeEngine
@@ -105,6 +106,20 @@ def test_resume_completes_the_steps_of_the_whole_run() -> None:
     assert refused(f"{LINE} --output_dir out --resume out/mine-state").code == "sd_resume_other_run"
 
 
+def test_steps_that_another_start_has_made_meanwhile_count() -> None:
+    line = f"{LINE} --output_dir out"
+    run(line)
+    Path("out/last-run/run.toml").write_text("")
+    fake = FakeEngine()
+    engine = fake.engine()
+    request = Request(output="out/last-run", steps=20)
+    start = resumed(Path("out/last-state"), {}, request, engine=engine, here=Path.cwd())
+    assert start.replanned() == start and fake.asked[0][2].steps == 13
+    run(f"{line.replace('steps 7', 'steps 12')} --resume out/last-state")
+    assert start.replanned().stop_at == 20
+    assert fake.asked[-1][2].steps == 8
+
+
 def test_a_state_of_sd_scripts_is_recognised() -> None:
     Path("theirs-000002-state").mkdir()
     Path("theirs-000002-state/optimizer.bin").write_bytes(b"")
@@ -135,6 +150,12 @@ def test_what_is_refused_is_a_sentence_and_changes_nothing(
     assert main(["train-network", *LINE.split(), *typed.split()]) == ExitCode.BAD_INPUT
     assert sentence in capsys.readouterr().err
     assert tree(Path.cwd()) == before
+
+
+def test_sentences_name_the_arguments_of_this_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("picture.png").touch()
+    assert main(["train-network", *f"{LINE} --train_data_dir picture.png".split()]) == ExitCode.BAD_INPUT
+    assert "with `--train_data_dir`" in capsys.readouterr().err
 
 
 def tree(folder: Path) -> dict[str, bytes]:

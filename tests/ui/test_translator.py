@@ -96,3 +96,9 @@ def test_control_characters_are_shown_escaped() -> None:
     assert line == r"Error: There is no file `a\x1b[2J\nb\x07\x9b.toml`"
     assert EN.say("run.finished", path="a\x1b]b") == r"The LoRA is in `a\x1b]b`"
     assert EN.error("crashed", {"reason": "two\nlines\x1b"})[0].endswith("two\nlines\\x1b")
+
+
+def test_options_are_named_as_they_are_typed_but_for_those_of_continue() -> None:
+    words = Translator("en").naming({"lr": "learning_rate"})
+    assert "`--learning_rate 1`" in words.warning("prodigy_lr", {"lr": 2})[0]
+    assert "`--lr`" in words.error("weights_non_finite", {"step": 1})[1]
