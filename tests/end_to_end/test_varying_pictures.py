@@ -60,21 +60,21 @@ def test_a_picture_that_changes_during_the_run_ends_it_and_nothing_is_lost(
 ) -> None:
     straight, broken = make_workshop("straight"), make_workshop("broken")
     values: Values = {**BASE, ("augmentation", "color"): True}
-    assert straight.new(STEPS, values).exit_code == ExitCode.FINISHED
+    assert straight.new(12, values).exit_code == ExitCode.FINISHED
     uses: list[Path] = []
 
     def changed(example: Example) -> np.ndarray:
         uses.append(example.image)
-        if len(uses) > 4:
+        if len(uses) > 7:
             raise BadFileError(example.image, "picture_changed")
         return pixels(example)
 
     with monkeypatch.context() as patch:
         patch.setattr(encode, "pixels", changed)
-        outcome = broken.new(STEPS, values)
+        outcome = broken.new(12, values)
     assert outcome.exit_code == ExitCode.BAD_INPUT
     done = [event.step for event in outcome.of(StepCompleted)]
-    assert 2 <= len(done) < STEPS
+    assert 2 <= len(done) < 12
     assert [event.step for event in outcome.of(CheckpointSaved)] == [0, len(done)]
     assert broken.go_on(None).exit_code == ExitCode.FINISHED
     assert broken.digest() == straight.digest()
