@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import psutil
 import torch
 
+from lorasmith.engine.cpu import convolutions_form
 from lorasmith.errors import ConfigError
 from lorasmith.libraries import is_memory_error
 from lorasmith.processor import read_processor
@@ -136,6 +137,7 @@ def environment(device: Device, precision: str, differing: tuple[str, ...] | Non
         "mkl_mode": os.environ.get("MKL_CBWR", ""),
         "threads": device.threads,
         "precision": precision,
+        "convolutions": convolutions_form() if device.torch_device.type == "cpu" else "",
         "self_check": "not_made" if differing is None else ", ".join(differing) or "passed",
     }
 
