@@ -19,6 +19,7 @@ import psutil
 import torch
 from torch import Tensor
 
+from lorasmith.engine.cpu import convolutions_form
 from lorasmith.errors import ConfigError
 from lorasmith.libraries import is_memory_error
 from lorasmith.processor import read_processor
@@ -164,6 +165,7 @@ def environment(device: Device, precision: str, differing: tuple[str, ...] | Non
         "mkl_mode": os.environ.get("MKL_CBWR", ""),
         "threads": device.threads,
         "precision": precision,
+        "convolutions": convolutions_form() if device.torch_device.type == "cpu" else "",
         "self_check": "not_made" if differing is None else ", ".join(differing) or "passed",
     }
 

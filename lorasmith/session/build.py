@@ -32,7 +32,7 @@ from lorasmith.session.base_weights import trained_on
 from lorasmith.session.checkpoint import check_disk_space
 from lorasmith.session.dataset import Dataset, load_dataset, trained_text_encoders
 from lorasmith.session.export import Exporter
-from lorasmith.session.frozen import load_frozen
+from lorasmith.session.frozen import load_frozen, set_checkpointing
 from lorasmith.session.initial_state import adapter_dtype, initial_state, read_init_from
 from lorasmith.session.layers import check_block_effects
 from lorasmith.session.loaded import LoadedRun
@@ -77,7 +77,7 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, sta
     changed = ""
     if resume is not None:
         changed = restore_state(resume, state, identity=config.identity(), data_identity=identity, environment=facts)
-        state.gradient_checkpointing |= config.training.gradient_checkpointing
+        state.gradient_checkpointing |= config.training.checkpoints_blocks
     check_disk_space(run, state)
     context = _step_context(config, family, models, batches, dataset, device=device, stop_at=stop_at)
     context.set_checkpointing(state.gradient_checkpointing)
@@ -153,7 +153,7 @@ def _step_context(
         max_grad_norm=config.training.max_grad_norm,
         base_lrs=lrs,
         rates_at=schedule_of(config.lr_schedule, list(lrs.values()), lr=config.optimizer.lr, stop_at=stop_at),
-        set_checkpointing=partial(family.set_checkpointing, models),
+        set_checkpointing=partial(set_checkpointing, config.training, family, models),
         picture_names=[example.image.name for example in dataset.trained],
         max_change_norm=config.training.scale_weight_norms,
     )
