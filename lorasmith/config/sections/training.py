@@ -1,5 +1,7 @@
 """Sections `training` and `machine`: the step, and the device it is computed on."""
 
+from typing import Literal
+
 from pydantic import field_validator
 
 from lorasmith.config.fields import Section, option, recorded
@@ -31,6 +33,8 @@ class MachineConfig(Section):
 
     device: str = option("device", "auto", effect="learning")
     """`cuda`, `cuda:1`, `mps`, `cpu`; auto takes the first that is available, at each start anew."""
+    execution: Literal["auto", "eager", "graph"] = option("execution", "auto", effect="learning")
+    """The way a step is executed: operation by operation (eager) or as CUDA graphs; auto: by the kind of device."""
     threads: int = recorded(0, effect="learning")
     """Threads of torch on the CPU, in each process; 0 until the first start has counted them."""
     project: str = recorded("..", effect="cadence")
