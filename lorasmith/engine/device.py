@@ -21,6 +21,7 @@ import psutil
 import torch
 from torch import Tensor
 
+from lorasmith.engine.cpu import convolutions_form
 from lorasmith.errors import ConfigError
 from lorasmith.libraries import is_memory_error
 from lorasmith.processor import read_processor
@@ -109,6 +110,33 @@ class Device:
             torch.cuda.empty_cache()
 
 
+class HostCopies:
+    """Copies from the computer's memory to a device: on a GPU beside its computation."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+
+    def host_memory(self, size: int) -> Tensor:
+        """(size,) bytes from which a device can copy by itself."""
+        return torch.empty(size, dtype=torch.uint8, pin_memory=self._stream is not None)
+
+    def start(self, target: Tensor, source: Tensor) -> Any:
+        """Begins a copy, once everything is done that was begun before; returns what `wait` takes."""
+        if self._stream is None:
+            target.copy_(source)
+            return None
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._stream):
+            target.copy_(source, non_blocking=True)
+            return self._stream.record_event()
+
+    def wait(self, copied: Any) -> None:
+        """Has what is begun from now on wait for a copy."""
+        if copied is not None:
+            torch.cuda.current_stream(self._device).wait_event(copied)
+
+
 def choose_device(wish: str, *, threads: int) -> Device:
     """The device by its name, or with `auto` the first available of cuda, mps, cpu; has torch use repeatable kernels.
 
@@ -172,6 +200,7 @@ def environment(
         "threads": device.threads,
         "precision": precision,
         "execution": execution,
+        "convolutions": convolutions_form() if device.torch_device.type == "cpu" else "",
         "self_check": "not_made" if differing is None else ", ".join(differing) or "passed",
     }
 

@@ -64,7 +64,7 @@ class TrainState:
     scaler: LossScaler | None  # fp16 only
     origin: Origin
     micro_split: int = 1  # slices a micro-batch is cut into, more than 1 since memory ran out
-    gradient_checkpointing: bool = False  # by the settings, or since memory ran out
+    gradient_checkpointing: bool = False  # of every block; by the settings, or since memory ran out
     average: WeightAverage | None = None  # exported and evaluated in place of the weights
 
     @property

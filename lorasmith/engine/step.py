@@ -60,7 +60,7 @@ class StepContext:
     max_grad_norm: float  # 0: never clipped
     base_lrs: Mapping[str, float]  # by learning-rate group
     rates_at: Callable[[int], Sequence[float]]  # of these groups, for the step being made
-    set_checkpointing: Callable[[bool], None]
+    set_checkpointing: Callable[[bool], None]  # whether the activations of every block are computed twice
     picture_names: Sequence[str]  # by example id, for the message of a step that failed
     max_change_norm: float = 0.0  # of each layer's change after a step; 0: not limited
 

@@ -33,6 +33,7 @@ from lorasmith.session.checkpoint import check_disk_space
 from lorasmith.session.dataset import Dataset, load_dataset, trained_text_encoders
 from lorasmith.session.execution import with_execution
 from lorasmith.session.export import Exporter
+from lorasmith.session.frozen import load_frozen, set_checkpointing
 from lorasmith.session.initial_state import adapter_dtype, initial_state, read_init_from
 from lorasmith.session.layers import check_block_effects
 from lorasmith.session.loaded import LoadedRun
@@ -67,7 +68,7 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, sta
         dataset = load_dataset(run, config, family, stop_at=stop_at, dtype=dtype, device=device, startup=startup)
         startup.beat("loading")
         trained = trained_text_encoders(config, family)
-        models = family.load_models(trained=trained, dtype=dtype, device=device.torch_device)
+        models = load_frozen(config.model, family, trained=trained, dtype=dtype, device=device)
         startup.beat("loading")
         config = resolved_config(config, family, device, precision=precision, base_sha256=hashing.result())
     state = initial_state(config, family, models, start, precision=precision)
@@ -76,7 +77,7 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, sta
     identity, saved_in = data_identity(config, dataset.trained), None
     if resume is not None:
         saved_in = restore_state(resume, state, identity=config.identity(), data_identity=identity)
-        state.gradient_checkpointing |= config.training.gradient_checkpointing
+        state.gradient_checkpointing |= config.training.checkpoints_blocks
     check_disk_space(run, state)
     context = _step_context(config, family, models, batches, dataset, device=device, stop_at=stop_at)
     context.set_checkpointing(state.gradient_checkpointing)
@@ -154,7 +155,7 @@ def _step_context(
         max_grad_norm=config.training.max_grad_norm,
         base_lrs=lrs,
         rates_at=schedule_of(config.lr_schedule, list(lrs.values()), lr=config.optimizer.lr, stop_at=stop_at),
-        set_checkpointing=partial(family.set_checkpointing, models),
+        set_checkpointing=partial(set_checkpointing, config.training, family, models),
         picture_names=[example.image.name for example in dataset.trained],
         max_change_norm=config.training.scale_weight_norms,
     )

@@ -29,7 +29,8 @@ PLUS = {("optimizer", "loraplus_lr_ratio"): 16.0}
         ({**PLUS, ("adapter", "kind"): "loha"}, "loraplus_kind"),
         ({("optimizer", "loraplus_text_encoder_lr_ratio"): 4.0}, "loraplus_text_encoder"),
         ({("training", "full_bf16"): True}, "full_bf16_precision"),
-        ({("model", "fp8_base"): True, ("adapter", "kind"): "dora"}, "dora_in_float32"),
+        ({("model", "base_precision"): "fp8", ("adapter", "kind"): "dora"}, "dora_in_float32"),
+        ({("model", "base_offload"): 0.5, ("adapter", "kind"): "dora"}, "dora_in_float32"),
         ({("lr_schedule", "shape"): "a.B", ("lr_schedule", "warmup_steps"): 5}, "warmup_of_class"),
         ({**COSINE, ("lr_schedule", "args"): {"lr_end": 1e-6}}, "lr_scheduler_args_unknown"),
     ],
@@ -59,7 +60,7 @@ def test_an_optimizer_needs_its_library(monkeypatch: pytest.MonkeyPatch) -> None
     check_installed(optimizer)
     monkeypatch.setattr("lorasmith.runtime.settings.find_spec", {"torch": 1}.get)
     check_installed(RunConfig().optimizer)
-    with pytest.raises(ConfigError, match="optimizer_missing") as caught:
+    with pytest.raises(ConfigError, match="optimizer_not_installed") as caught:
         check_installed(optimizer)
     assert caught.value.fields["package"] == "bitsandbytes"
 

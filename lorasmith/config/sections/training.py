@@ -1,6 +1,6 @@
 """Sections `training` and `machine`: the step, and the device it is computed on."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import field_validator
 
@@ -24,8 +24,23 @@ class TrainingConfig(Section):
     """Share of the average of the weights that a step keeps; the average is exported and evaluated. 0: no average."""
     full_bf16: bool = option("full-bf16", False, effect="identity")
     """Whether the adapter, its gradients and the optimizer's state are bfloat16 too, instead of float32."""
-    gradient_checkpointing: bool = option("gradient-checkpointing", False, effect="learning", common=True)
-    """Whether activations are computed twice instead of kept: slower, less memory."""
+    gradient_checkpointing: Literal["none", "feed-forward", "block", "offload"] = option(
+        "gradient-checkpointing", "none", effect="learning", bare="block"
+    )
+    """Activations that are computed twice instead of kept: slower, less memory. `offload`: those of every block, with
+    what is kept between the blocks in the computer's memory."""
+
+    @field_validator("gradient_checkpointing", mode="before")
+    @classmethod
+    def _as_a_flag(cls, value: Any) -> Any:
+        """Takes true and false too, as other trainers and runs of the first version have it."""
+        text = str(value).lower() if isinstance(value, bool | str) else value
+        return {"true": "block", "false": "none"}.get(text, value)
+
+    @property
+    def checkpoints_blocks(self) -> bool:
+        """Whether the activations of every block are computed twice."""
+        return self.gradient_checkpointing in ("block", "offload")
 
 
 class MachineConfig(Section):

@@ -1,0 +1,37 @@
+"""The models of a run: in which form their frozen weights are kept, and which activations are computed twice."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import nn
+
+from lorasmith.config import ModelConfig, TrainingConfig
+from lorasmith.engine.device import Device
+from lorasmith.engine.stored import store_frozen
+from lorasmith.families.base import ModelFamily
+
+
+def load_frozen(
+    config: ModelConfig, family: ModelFamily, *, trained: Collection[str], dtype: torch.dtype, device: Device
+) -> dict[str, nn.Module]:
+    """ "denoiser", and the text encoders named in `trained`.
+
+    What is kept in another form goes to the device layer by layer: a GPU never holds the whole in the run's precision.
+    """
+    if config.base_precision == "auto" and not config.base_offload:
+        return family.load_models(trained=trained, dtype=dtype, device=device.torch_device)
+    models = family.load_models(trained=trained, dtype=dtype, device=torch.device("cpu"))
+    for model in models.values():
+        store_frozen(model, config.base_precision, device.torch_device, offload=config.base_offload)
+    device.release_memory()
+    return models
+
+
+def set_checkpointing(
+    config: TrainingConfig, family: ModelFamily, models: Mapping[str, nn.Module], every_block: bool
+) -> None:
+    """Sets which activations are computed twice: those of the settings, or of every block since memory ran out."""
+    level = config.gradient_checkpointing
+    family.set_checkpointing(models, "block" if every_block and not config.checkpoints_blocks else level)
