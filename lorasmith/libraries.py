@@ -105,7 +105,7 @@ class _LeanDiffusers(MetaPathFinder):
 def _executed_lean(execute: Callable[[ModuleType], None], module: ModuleType) -> None:
     """Executes a module while the libraries in LEFT_OUT seem not to be installed."""
     hidden = [name for name in LEFT_OUT if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  None: there is no such module
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: there is no such module
     try:
         execute(module)
     finally:
