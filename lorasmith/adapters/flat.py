@@ -122,6 +122,11 @@ class FlatAdapter:
         """The size of the largest number."""
         return float(self.flat.abs().max())
 
+    @property
+    def draws(self) -> bool:
+        """Whether a layer draws random numbers in training."""
+        return any(module.draws for module in self._modules)
+
     def groups(self) -> dict[str, slice]:
         """The part of `flat` that each learning-rate group is, in order."""
         return dict(self._groups)

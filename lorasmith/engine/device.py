@@ -65,6 +65,10 @@ class Device:
         there.record_stream(computes)
         return there
 
+    def pinned(self, value: Tensor) -> Tensor:
+        """A copy of a tensor of the CPU from which a GPU can copy by itself."""
+        return value.pin_memory() if self.torch_device.type == "cuda" else value
+
     def read_later(self, values: Tensor) -> Callable[[], list[float]]:
         """A function that returns these numbers, as they are now. It waits for what computes them and for nothing that
         was begun since."""
