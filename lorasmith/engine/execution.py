@@ -12,6 +12,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from lorasmith.adapters.flat import FlatAdapter
 from lorasmith.data.types import LOSS_MASK, LOSS_WEIGHT, Batch
 from lorasmith.diffusion.draw import Numbers
 from lorasmith.diffusion.objective import Objective
@@ -63,9 +64,11 @@ class EagerExecution:
 
     losses: Losses
     device: Device
+    adapter: FlatAdapter
 
     def forward_backward(self, batch: Batch, numbers: Numbers, weight: float) -> Tensor:
         where = self.device.torch_device
-        losses = self.losses(batch.to(where), numbers.to(where))
-        (losses.sum() * weight).backward()  # type: ignore[no-untyped-call]
+        with self.adapter.opened():
+            losses = self.losses(batch.to(where), numbers.to(where))
+            (losses.sum() * weight).backward()  # type: ignore[no-untyped-call]
         return losses.detach()

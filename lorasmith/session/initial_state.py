@@ -63,6 +63,7 @@ def initial_state(
         if config.model.fp8_base:
             store_in_fp8(model)
         speed_up_frozen(model)
+    adapter.join()
     lrs = base_lrs(config.optimizer, adapter.groups(), family.traits.text_encoders)
     decay = config.training.ema_decay
     return TrainState(

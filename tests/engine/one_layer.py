@@ -88,7 +88,7 @@ def made(
         process=Process(),  # type: ignore[arg-type]
         noise_options=NoiseOptions(),
         losses=losses,
-        execution=EagerExecution(losses, device),
+        execution=EagerExecution(losses, device, adapter),
         world=other.pop("world", SingleProcess()),
         batches=Batches(sizes or (BATCH,) * accumulation),
         device=device,
