@@ -14,7 +14,6 @@ reading of a number. On a GPU the kernels are counted too, by torch's profiler.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import inspect
 import json
 import os
@@ -196,33 +195,33 @@ def _textbook(asked: argparse.Namespace) -> Callable[[], None]:
 
 def _program(asked: argparse.Namespace) -> Callable[[], None]:
     """`engine.step` of the checkout that is imported, which may be an earlier one."""
-    from lorasmith.adapters import lora
-    from lorasmith.adapters.base import LayerSettings
-    from lorasmith.adapters.flat import FlatAdapter
-    from lorasmith.data.types import Batch
-    from lorasmith.diffusion.draw import NoiseOptions
-    from lorasmith.diffusion.objective import MSE
-    from lorasmith.engine.cpu import speed_up_frozen
-    from lorasmith.engine.device import Device
-    from lorasmith.engine.execution import EagerExecution, losses_of
-    from lorasmith.engine.optimizers import build_optimizer
-    from lorasmith.engine.state import Origin, TrainState
-    from lorasmith.engine.step import StepContext, StepResult, train_step
-    from lorasmith.engine.world import SingleProcess
+    from lorasmith.engine.step import StepResult, train_step
     from lorasmith.families import load_family
     from lorasmith.families.recognize import recognize
 
-    class Asynchronous(Device):
-        """A device that computes while Python goes on, as a GPU does."""
+    family = load_family(recognize(asked.model))
+    models = family.load_models(trained=(), dtype=PRECISIONS[asked.precision], device=torch.device(asked.device))
+    state = _state(asked, family, models)
+    context = _context(asked, family, models, state)
 
-        is_async = asked.layers == "gpu"  # type: ignore[assignment]
+    def step() -> None:
+        assert isinstance(train_step(state, context), StepResult)
+
+    return step
+
+
+def _state(asked: argparse.Namespace, family: Any, models: Any) -> Any:
+    """A LoRA on the layers of attention and feed-forward, and its optimizer."""
+    from lorasmith.adapters import lora
+    from lorasmith.adapters.base import LayerSettings
+    from lorasmith.adapters.flat import FlatAdapter
+    from lorasmith.engine.cpu import speed_up_frozen
+    from lorasmith.engine.optimizers import build_optimizer
+    from lorasmith.engine.state import Origin, TrainState
 
     if asked.layers == "gpu":
         for name in ("LoraLayer", "ConvolutionLoraLayer"):
             setattr(lora, f"Cpu{name}", getattr(lora, name))
-    dtype, device = PRECISIONS[asked.precision], torch.device(asked.device)
-    family = load_family(recognize(asked.model))
-    models = family.load_models(trained=(), dtype=dtype, device=device)
     targets = [target for target in family.target_modules(models) if ".attentions." in target.name]
     settings = {target.name: LayerSettings(asked.rank, asked.rank) for target in targets}
     adapter = FlatAdapter.attach(lora.Lora(), targets, settings, seed=SEED)
@@ -232,15 +231,29 @@ def _program(asked: argparse.Namespace) -> Callable[[], None]:
             speed_up_frozen(model)
     if hasattr(adapter, "join"):  # an earlier program has no such
         adapter.join()
-    batch = Batch(_inputs(asked, models["denoiser"].config), (0,))
-    batches = SimpleNamespace(at=lambda *_: (1, batch), ids_at=lambda *_: (1, (0,)), examples_in=lambda *_: 1)
-    process = family.noise_process().to(device)
-    losses = partial(losses_of, family, models, process=process, objective=MSE)
-    this = Asynchronous(device, "", "asked", torch.get_num_threads())
     optimizer = build_optimizer("adamw", adapter, base_lrs={"denoiser": LR}, options={})
-    state = TrainState(0, adapter, optimizer, None, Origin(0, 1))
-    known = {"losses": losses, "device": this, "adapter": adapter, "models": models}
-    taken = inspect.signature(EagerExecution).parameters
+    return TrainState(0, adapter, optimizer, None, Origin(0, 1))
+
+
+def _context(asked: argparse.Namespace, family: Any, models: Any, state: Any) -> Any:
+    """What the step of this checkout asks for: fields that it does not have are left out."""
+    from lorasmith.data.types import Batch
+    from lorasmith.diffusion.draw import NoiseOptions
+    from lorasmith.diffusion.objective import MSE
+    from lorasmith.engine.device import Device
+    from lorasmith.engine.execution import EagerExecution, losses_of
+    from lorasmith.engine.step import StepContext
+    from lorasmith.engine.world import SingleProcess
+
+    class Asynchronous(Device):
+        """A device that computes while Python goes on, as a GPU does."""
+
+        is_async = asked.layers == "gpu"  # type: ignore[assignment]
+
+    device = Asynchronous(torch.device(asked.device), "", "asked", torch.get_num_threads())
+    batch = Batch(_inputs(asked, models["denoiser"].config), (0,))
+    process = family.noise_process().to(device.torch_device)
+    losses = partial(losses_of, family, models, process=process, objective=MSE)
     fields = {
         "seed": SEED,
         "family": family,
@@ -248,10 +261,10 @@ def _program(asked: argparse.Namespace) -> Callable[[], None]:
         "process": process,
         "noise_options": NoiseOptions(),
         "losses": losses,
-        "execution": EagerExecution(**{name: value for name, value in known.items() if name in taken}),
+        "execution": _made(EagerExecution, {"losses": losses, "device": device, "adapter": state.adapter}),
         "world": SingleProcess(),
-        "batches": batches,
-        "device": this,
+        "batches": SimpleNamespace(at=lambda *_: (1, batch), ids_at=lambda *_: (1, (0,)), examples_in=lambda *_: 1),
+        "device": device,
         "accumulation_steps": 1,
         "max_grad_norm": MAX_GRAD_NORM,
         "base_lrs": {"denoiser": LR},
@@ -259,13 +272,13 @@ def _program(asked: argparse.Namespace) -> Callable[[], None]:
         "set_checkpointing": lambda _: None,
         "picture_names": ["a picture"],
     }
-    names = {field.name for field in dataclasses.fields(StepContext)}
-    context = StepContext(**{name: value for name, value in fields.items() if name in names})  # type: ignore[arg-type]
+    return _made(StepContext, fields)
 
-    def step() -> None:
-        assert isinstance(train_step(state, context), StepResult)
 
-    return step
+def _made(kind: Callable[..., Any], fields: dict[str, Any]) -> Any:
+    """An object made of those of the fields that it takes."""
+    taken = inspect.signature(kind).parameters
+    return kind(**{name: value for name, value in fields.items() if name in taken})
 
 
 if __name__ == "__main__":

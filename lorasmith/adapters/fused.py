@@ -49,10 +49,10 @@ class _PlainProduct:
 
 
 def frozen_product(layer: nn.Module) -> FrozenProduct | None:
-    """The products of a frozen layer; None of one that has no such, as those whose weights are stored in 8 bits."""
+    """The products of a frozen layer; None where it has none, as a layer whose weight is stored in 8 bits."""
     if isinstance(layer, FrozenProduct):
         return layer
-    if type(layer) not in (nn.Linear, nn.Conv2d) or any(one.requires_grad for one in layer.parameters()):
+    if type(layer) not in (nn.Linear, nn.Conv2d) or any(parameter.requires_grad for parameter in layer.parameters()):
         return None
     return _PlainProduct(layer)  # type: ignore[arg-type]
 
@@ -80,15 +80,18 @@ class Pair(NamedTuple):
 
 
 def changed(x: Tensor, base: FrozenProduct, pair: Pair, trained: Tensor) -> Tensor:
-    """base(x) + scale * up(down(x)). `trained`: any tensor with a gradient, so that there is a backward pass; it gets
-    none."""
+    """Returns base(x) + scale * up(down(x)).
+
+    Args:
+        trained: any tensor that gradients are asked for, so that there is a backward pass; it gets none.
+    """
     function = _ChangedPixels if x.ndim == 4 else _ChangedRows
     result: Tensor = function.apply(x, base, pair, trained)  # type: ignore[no-untyped-call]
     return result
 
 
 def added(y: Tensor, x: Tensor, pair: Pair, trained: Tensor) -> Tensor:
-    """y + scale * up(down(x)), for a frozen layer of any kind, or an input that is not its own."""
+    """Returns y + scale * up(down(x)), for a frozen layer of any kind, or an input that is not its own."""
     function = _AddedPixels if x.ndim == 4 else _AddedRows
     result: Tensor = function.apply(y, x, pair, trained)  # type: ignore[no-untyped-call]
     return result

@@ -44,7 +44,7 @@ class JoinedLayers:
         self._outputs: dict[int, Tensor] = {}  # of layers not called yet, by their number
 
     def output(self, number: int, x: Tensor) -> Tensor:
-        """That of a layer; the same tensor is expected from all layers."""
+        """The output of a layer; the same tensor is expected from all layers."""
         if self._input is not x or number not in self._outputs:
             outputs = _JoinedRows.apply(x, self, self.trained)  # type: ignore[no-untyped-call]
             self._input, self._outputs = x, dict(enumerate(outputs))
@@ -92,8 +92,8 @@ def _are_alike(layers: Sequence[Joinable]) -> bool:
     if len(kinds) > 1 or len(shapes) > 1 or bases[0].get_parameter("weight").ndim != 2:
         return False
     return all(
-        len({after.storage_offset() - before.storage_offset() for before, after in pairwise(one)}) == 1
-        for one in ([pair.down for pair in pairs if pair], [pair.up for pair in pairs if pair])
+        len({after.storage_offset() - before.storage_offset() for before, after in pairwise(matrices)}) == 1
+        for matrices in ([pair.down for pair in pairs if pair], [pair.up for pair in pairs if pair])
     )
 
 

@@ -31,7 +31,7 @@ class WorkingCopy:
 
     @property
     def precision(self) -> torch.dtype:
-        """That of the products."""
+        """The data type of the products."""
         return self.numbers.dtype
 
     @contextmanager
@@ -53,7 +53,7 @@ class WorkingCopy:
         return _same_place(self.numbers, part)
 
     def gradient_of(self, part: Tensor) -> Tensor:
-        """Where the gradient of `part`, a view of the buffer, is added."""
+        """The place where the gradient of `part`, a view of the buffer, is added."""
         return _same_place(self.gradient, part)
 
 

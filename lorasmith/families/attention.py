@@ -9,7 +9,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 
 class PlainAttention:
-    """What diffusers' own processor computes, to the bit, without its division of the output by 1."""
+    """A processor of diffusers' attention: its own to the bit, without the division of the output by 1."""
 
     def __call__(
         self,
@@ -23,7 +23,7 @@ class PlainAttention:
         assert attention_mask is None and hidden_states.ndim == 3
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         query, key, value = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
-        query, key, value = (one.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for one in (query, key, value))
+        query, key, value = (part.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for part in (query, key, value))
         attended = scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
         result: Tensor = attn.to_out[1](attn.to_out[0](attended))
         return result

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from lorasmith.adapters import lora
 from lorasmith.adapters.flat import FlatAdapter
 from lorasmith.engine.cpu import speed_up_frozen
-from lorasmith.engine.fp8 import store_in_fp8
+from lorasmith.engine.stored import store_frozen
 from tests.adapters.making import attached_to_all
 
 BASES = {
@@ -21,18 +21,21 @@ BASES = {
     "pixels, no bias": (lambda: nn.Conv2d(256, 320, 1, bias=False), (1, 256, 4, 5)),
     "window": (lambda: nn.Conv2d(6, 10, 3, padding=1), (3, 6, 4, 5)),
 }
-FORMS = {"plain": lambda _: None, "for a CPU": speed_up_frozen, "in 8 bits": store_in_fp8}
+FORMS = ("plain", "for a CPU", "in 8 bits")
 
 
-def trained(kind: str, dtype: torch.dtype = torch.float32, form: Any = speed_up_frozen, **settings: Any) -> Any:
+def trained(kind: str, dtype: torch.dtype = torch.float32, form: str = "for a CPU", **settings: Any) -> Any:
     """A model of one layer with a pair of random numbers, the adapter, an input."""
     generator = torch.Generator().manual_seed(7)
     make, shape = BASES[kind]
     torch.manual_seed(3)
     model = nn.Sequential(make().to(dtype).requires_grad_(False))
+    if form == "in 8 bits":
+        store_frozen(model, "fp8", torch.device("cpu"))
     adapter = attached_to_all(model, rank=3, alpha=1.5, **settings)
     adapter.flat.normal_(generator=generator)
-    form(model)
+    if form == "for a CPU":
+        speed_up_frozen(model)
     return model, adapter, torch.randn(shape, generator=generator).to(dtype).requires_grad_()
 
 
@@ -59,7 +62,7 @@ def test_a_pass_gives_what_the_formula_gives(
     if layers == "elsewhere":
         monkeypatch.setattr(lora, "CpuLoraLayer", lora.LoraLayer)
     for dropout in (0.0, 0.4):
-        model, adapter, x = trained(kind, dtype, FORMS[form], dropout=dropout)
+        model, adapter, x = trained(kind, dtype, form, dropout=dropout)
         adapter.set_training(True)
         expected, found = (results(model, adapter, x, opened=opened) for opened in (False, True))
         tolerance = 1e-5 if dtype == torch.float32 else 2e-2
