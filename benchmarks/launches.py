@@ -262,6 +262,7 @@ def _context(asked: argparse.Namespace, family: Any, models: Any, state: Any) ->
         "noise_options": NoiseOptions(),
         "losses": losses,
         "execution": _made(EagerExecution, {"losses": losses, "device": device, "adapter": state.adapter}),
+        "update_on_device": _update_on_device(state, device),
         "world": SingleProcess(),
         "batches": SimpleNamespace(at=lambda *_: (1, batch), ids_at=lambda *_: (1, (0,)), examples_in=lambda *_: 1),
         "device": device,
@@ -273,6 +274,18 @@ def _context(asked: argparse.Namespace, family: Any, models: Any, state: Any) ->
         "picture_names": ["a picture"],
     }
     return _made(StepContext, fields)
+
+
+def _update_on_device(state: Any, device: Any) -> Any:
+    """None where the checkout has no such, or the device waits for every step."""
+    from lorasmith.engine.world import SingleProcess
+
+    try:
+        from lorasmith.engine.device_update import device_update
+    except ImportError:
+        return None
+    bounds = {"max_grad_norm": MAX_GRAD_NORM, "max_change_norm": 0.0}
+    return device_update(state, SingleProcess(), device, **bounds, capture=None)
 
 
 def _made(kind: Callable[..., Any], fields: dict[str, Any]) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from lorasmith.data.order import Order
@@ -36,6 +36,18 @@ class RunBatches:
         epoch, ids = self.ids_at(step, micro)
         uses = [Use(example_id, epoch, step, micro, row) for row, example_id in enumerate(ids)]
         return epoch, Batch(self.family.collate([self._inputs(use) for use in uses]), ids)
+
+    def of_each_shape(self, step: int) -> Iterator[tuple[int, int]]:
+        """Step and number of a micro-batch of every shape that an epoch from `step` on has."""
+        seen = set()
+        for ahead in range(self.order.batches_per_epoch):
+            later, micro = divmod(ahead, self.accumulation_steps)
+            _, ids = self.ids_at(step + later, micro)
+            shapes = {name: tuple(value.shape) for name, value in self.cached[ids[0]].inputs.items()}
+            key = len(ids), tuple(shapes.items())
+            if key not in seen:
+                seen.add(key)
+                yield step + later, micro
 
     def _inputs(self, use: Use) -> Inputs:
         inputs = dict(self.cached[use.example_id].inputs)
