@@ -101,11 +101,11 @@ class FrozenLinear(nn.Module):
 
     def product(self, x: Tensor) -> Tensor:
         """The output for rows (n, in), without autograd: an adapter's layer makes its own of both."""
-        return _product(x, self.weight.t(), self.bias)
+        return product(x, self.weight.t(), self.bias)
 
     def input_gradient(self, gradient: Tensor) -> Tensor:
         """The gradient of the input from that of the output, (n, out)."""
-        return _product(gradient, self.weight)
+        return product(gradient, self.weight)
 
 
 class PixelwiseConv2d(nn.Module):
