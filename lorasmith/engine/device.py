@@ -265,6 +265,22 @@ def generators_kept(device: Device) -> Iterator[None]:
         yield
 
 
+MAX_COMPILED = 1024
+"""Forms of a block that are compiled: sizes of layers times shapes of batches. torch's own limit of 8 would leave the
+rest eager in silence."""
+
+
+@contextmanager
+def compiler_settings() -> Iterator[None]:
+    """Compiles in the `with` block without timing anything, and without a limit that a run could reach."""
+    import torch._dynamo
+    import torch._inductor.config as inductor
+
+    limits = {"recompile_limit": MAX_COMPILED, "accumulated_recompile_limit": MAX_COMPILED * 64}
+    with torch._dynamo.config.patch(**limits), inductor.patch(deterministic=True):
+        yield
+
+
 @cache
 def _copy_stream(where: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(where)  # type: ignore[no-untyped-call]
