@@ -289,7 +289,8 @@ def _copy_stream(where: torch.device) -> torch.cuda.Stream:
 def _make_repeatable() -> None:
     """Has every run give the same bytes: no kernel is chosen by timing, none adds in a varying order."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
+    # As `use_deterministic_algorithms` without its setting for compiled code, which takes half a second to import.
+    torch.set_deterministic_debug_mode("error")
     # Filling costs time only: nothing reads memory that was not written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
