@@ -12,18 +12,17 @@ from lorasmith.adapters.flat import FlatAdapter
 from lorasmith.data.types import Batch
 from lorasmith.diffusion.draw import Numbers
 from lorasmith.engine.device import Device, compiler_settings, generators_kept
-from lorasmith.engine.execution import EagerExecution
+from lorasmith.engine.execution import Execution
 
 
 class CompiledExecution:
     """Eager steps over compiled blocks. A block is compiled once for each shape, before step 1: nothing depends on the
     order in which shapes come. Satisfies `Execution`."""
 
-    def __init__(self, eager: EagerExecution, adapter: FlatAdapter, device: Device, blocks: Sequence[nn.Module]) -> None:
+    def __init__(self, eager: Execution, adapter: FlatAdapter, device: Device, blocks: Sequence[nn.Module]) -> None:
         self._eager = eager
         self._adapter = adapter
         self._device = device
-        self._blocks = blocks
         for block in blocks:
             compile_in_training(block)
 
@@ -40,12 +39,7 @@ class CompiledExecution:
         gradient.copy_(before)
 
     def forget(self) -> None:
-        """What was compiled takes no memory of the device."""
-
-    def undo(self) -> None:
-        """Has the blocks compute as before."""
-        for block in self._blocks:
-            vars(block).pop("forward", None)
+        """Nothing is dropped: compiled code takes no memory of the device."""
 
 
 def compile_in_training(block: nn.Module) -> None:
@@ -57,4 +51,10 @@ def compile_in_training(block: nn.Module) -> None:
     def forward(*inputs: Any, **named: Any) -> Any:
         return (compiled if torch.is_grad_enabled() else eager)(*inputs, **named)
 
-    block.forward = forward  # type: ignore[method-assign]
+    block.forward = forward
+
+
+def compute_as_before(blocks: Sequence[nn.Module]) -> None:
+    """Undoes `compile_in_training`."""
+    for block in blocks:
+        vars(block).pop("forward", None)

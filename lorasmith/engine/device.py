@@ -10,6 +10,7 @@ import importlib.metadata
 import os
 import platform
 import sys
+import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -276,8 +277,10 @@ def compiler_settings() -> Iterator[None]:
     import torch._dynamo
     import torch._inductor.config as inductor
 
-    limits = {"recompile_limit": MAX_COMPILED, "accumulated_recompile_limit": MAX_COMPILED * 64}
-    with torch._dynamo.config.patch(**limits), inductor.patch(deterministic=True):
+    limits: dict[str, Any] = {"recompile_limit": MAX_COMPILED, "accumulated_recompile_limit": MAX_COMPILED * 64}
+    with torch._dynamo.config.patch(**limits), inductor.patch(deterministic=True), warnings.catch_warnings():
+        # Of torch's own: its compiler makes such an object of every autograd function that it meets.
+        warnings.filterwarnings("ignore", ".*should not be instantiated", DeprecationWarning)
         yield
 
 
