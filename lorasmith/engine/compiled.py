@@ -23,8 +23,9 @@ class CompiledExecution:
         self._eager = eager
         self._adapter = adapter
         self._device = device
-        for block in blocks:
-            compile_in_training(block)
+        with compiler_settings():
+            for block in blocks:
+                compile_in_training(block)
 
     def forward_backward(self, batch: Batch, numbers: Numbers, weight: float) -> Tensor:
         with compiler_settings():

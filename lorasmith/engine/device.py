@@ -278,13 +278,16 @@ rest eager in silence."""
 @contextmanager
 def compiler_settings() -> Iterator[None]:
     """Compiles in the `with` block without timing anything, and without a limit that a run could reach."""
-    import torch._dynamo
-    import torch._inductor.config as inductor
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import torch._dynamo
+        import torch._inductor.config as inductor
 
     limits: dict[str, Any] = {"recompile_limit": MAX_COMPILED, "accumulated_recompile_limit": MAX_COMPILED * 64}
     with torch._dynamo.config.patch(**limits), inductor.patch(deterministic=True), warnings.catch_warnings():
-        # Of torch's own: its compiler makes such an object of every autograd function that it meets.
-        warnings.filterwarnings("ignore", ".*should not be instantiated", DeprecationWarning)
+        # The compiler uses what torch itself has deprecated.
+        for category in (DeprecationWarning, FutureWarning):
+            warnings.simplefilter("ignore", category)
         yield
 
 
