@@ -17,7 +17,7 @@ _uses_mkl = read_processor().is_intel
 
 def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
     """(..., m, k) times (k, n), plus (n,)."""
-    if _uses_mkl and bias is None and right.is_contiguous():
+    if _uses_mkl and bias is None and right.dtype is torch.float32 and right.is_contiguous():
         return torch.matmul(left, right)
     return transposed_product(left, right.t(), bias)
 
