@@ -119,6 +119,7 @@ def with_our_layers(unet: nn.Module, rank: int) -> Prepared:
     adapter = FlatAdapter.attach(Lora(), targets(unet), settings, seed=0)
     if adapter.flat.device.type == "cpu":
         speed_up_frozen(unet)
+    adapter.join()
     flat = nn.Parameter(adapter.flat)
     flat.grad = adapter.gradient()
     optimizer = torch.optim.AdamW([flat], lr=LR, fused=True)

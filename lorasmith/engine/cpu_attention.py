@@ -69,5 +69,5 @@ class _Attention(torch.autograd.Function):
 
 def _tokens_first(x: Tensor, batch: torch.Size) -> Tensor:
     """(B heads, tokens, d) -> (B, heads, tokens, d), in memory tokens before heads, as the layers around it want it."""
-    x = x.unflatten(0, batch)
+    x = x.view(*batch, *x.shape[1:])
     return x.transpose(1, 2).contiguous().transpose(1, 2)
