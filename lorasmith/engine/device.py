@@ -10,6 +10,7 @@ import importlib.metadata
 import os
 import platform
 import sys
+import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -263,6 +264,27 @@ def generators_kept(device: Device) -> Iterator[None]:
     """Has the global generators continue after the `with` block as if it had drawn nothing."""
     where = device.torch_device
     with torch.random.fork_rng([where] if where.type == "cuda" else []):
+        yield
+
+
+MAX_COMPILED = 1024
+"""Forms of a block that are compiled: sizes of layers times shapes of batches. torch's own limit of 8 would leave the
+rest eager in silence."""
+
+
+@contextmanager
+def compiler_settings() -> Iterator[None]:
+    """Compiles in the `with` block without timing anything, and without a limit that a run could reach."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import torch._dynamo
+        import torch._inductor.config as inductor
+
+    limits: dict[str, Any] = {"recompile_limit": MAX_COMPILED, "accumulated_recompile_limit": MAX_COMPILED * 64}
+    with torch._dynamo.config.patch(**limits), inductor.patch(deterministic=True), warnings.catch_warnings():
+        # The compiler uses what torch itself has deprecated.
+        for category in (DeprecationWarning, FutureWarning):
+            warnings.simplefilter("ignore", category)
         yield
 
 
