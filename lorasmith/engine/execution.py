@@ -55,6 +55,10 @@ def add_gradient(losses: Losses, batch: Batch, numbers: Numbers, weight: float |
 class Execution(Protocol):
     """Computes losses and gradients of micro-batches, or of slices of them."""
 
+    @property
+    def recorded(self) -> int:
+        """The number of times that something was recorded or compiled so far."""
+
     def forward_backward(self, batch: Batch, numbers: Numbers, weight: float) -> Tensor:
         """Adds the gradient of weight * (sum of the losses) to the gradients of the parameters.
 
@@ -81,6 +85,10 @@ class EagerExecution:
 
     losses: Losses
     device: Device
+
+    @property
+    def recorded(self) -> int:
+        return 0
 
     def forward_backward(self, batch: Batch, numbers: Numbers, weight: float) -> Tensor:
         sent = self.device.sent

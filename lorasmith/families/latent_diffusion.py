@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lorasmith.data.types import LATENTS, Inputs
 from lorasmith.diffusion.process import DdpmProcess
 from lorasmith.families.loading import Build, on_meta_device
+from lorasmith.families.unet_work import ForwardWork, Shapes, unet_work
 from lorasmith.families.weights import BaseWeights
 from lorasmith.targets import TargetModule
 
@@ -26,6 +28,9 @@ _UNET_TARGETS = re.compile(
 _DECODER_BYTES = 7500
 """Memory for each pixel that is decoded in float32: 1.8 GiB at 512 x 512, measured with the VAE of SD 1.5 and SDXL."""
 _TILE_PIXELS = 512  # a side
+
+SHORTEST_CAPTION = 77
+"""Tokens, start, end and padding included."""
 
 
 # -- UNet ------------------------------------------------------------------------------------------
@@ -83,6 +88,14 @@ def ddpm_process(weights: BaseWeights) -> DdpmProcess:
         prediction=weights.noise.prediction,
         zero_terminal_snr=weights.noise.zero_terminal_snr,
     )
+
+
+def forward_work(shapes: Shapes, inputs: Inputs) -> ForwardWork:
+    """The work of the UNet for an example. Captions that are encoded as they are used count as the shortest."""
+    height, width = inputs[LATENTS].shape[-2:]
+    lengths = [value.shape[0] for name, value in inputs.items() if name.endswith("_embeds")]
+    lengths += [value.numel() for name, value in inputs.items() if name.endswith("_ids") and name != "time_ids"]
+    return unet_work(shapes, height=height, width=width, tokens=max(lengths, default=SHORTEST_CAPTION))
 
 
 # -- VAE -------------------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ from lorasmith.session.frozen import load_frozen, set_checkpointing
 from lorasmith.session.initial_state import adapter_dtype, initial_state, read_init_from
 from lorasmith.session.layers import check_block_effects
 from lorasmith.session.loaded import LoadedRun
+from lorasmith.session.meter import Meter, shapes_of
 from lorasmith.session.objective import noise_options, objective_of, trained_process
 from lorasmith.session.rates import base_lrs
 from lorasmith.session.resolve import check_repeatability, resolve_precision, resolved_config
@@ -71,6 +72,7 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, sta
         models = load_frozen(config.model, family, trained=trained, dtype=dtype, device=device)
         startup.beat("loading")
         config = resolved_config(config, family, device, precision=precision, base_sha256=hashing.result())
+    sizes = shapes_of(models)
     state = initial_state(config, family, models, start, precision=precision)
     order = order_of(config, dataset.trained)
     batches = RunBatches(order, dataset.cached, family, config.training.accumulation_steps, state, dataset.varying)
@@ -93,6 +95,7 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, sta
         state=state,
         context=context,
         batches=batches,
+        meter=Meter(partial(family.forward_work, sizes), state.adapter, dataset.cached),
         trained=dataset.trained,
         held_out=dataset.held_out,
         data_identity=identity,
