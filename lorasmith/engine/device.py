@@ -223,7 +223,7 @@ def matrix_flops(device: Device, precision: str) -> float:
     """Floating-point operations in a second of the fastest of several large products of matrices."""
     sides = (MATRIX_SIDE, MATRIX_SIDE)
     left, right = (torch.ones(sides, device=device.torch_device, dtype=DTYPES[precision]) for _ in range(2))
-    wait = torch.cuda.synchronize if device.torch_device.type == "cuda" else lambda: None
+    wait: Callable[[], None] = torch.cuda.synchronize if device.torch_device.type == "cuda" else lambda: None
     seconds = []
     for _ in range(MATRIX_PRODUCTS):
         wait()

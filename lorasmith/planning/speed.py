@@ -82,7 +82,7 @@ def _would_not_fit(peaks: list[int]) -> bool:
         return False
     import psutil  # only where it is needed: it cannot be imported everywhere
 
-    return peaks[-1] + 2 * (peaks[-1] - peaks[-2]) > psutil.virtual_memory().available
+    return bool(peaks[-1] + 2 * (peaks[-1] - peaks[-2]) > psutil.virtual_memory().available)
 
 
 def as_plain(trial: Trial) -> dict[str, Any]:
