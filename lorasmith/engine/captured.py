@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lorasmith.adapters.flat import FlatAdapter
 from lorasmith.data.types import Batch
 from lorasmith.diffusion.draw import Numbers
 from lorasmith.engine.capture import Capture, Work
 from lorasmith.engine.device import Device, generators_kept
 from lorasmith.engine.execution import Losses, add_gradient
+from lorasmith.engine.state import TrainState
 
 Shapes = tuple[tuple[str, tuple[int, ...], torch.dtype], ...]
 """Name, shape and type of every input: what a recording is for."""
@@ -33,9 +33,9 @@ class CapturedExecution:
     """Replays forward and backward of a micro-batch. A shape is recorded before the first step or, where it is seen
     only later, when it is met: both give the bits of `EagerExecution`. Satisfies `Execution`."""
 
-    def __init__(self, losses: Losses, adapter: FlatAdapter, device: Device, capture: Capture) -> None:
+    def __init__(self, losses: Losses, state: TrainState, device: Device, capture: Capture) -> None:
         self._losses = losses
-        self._adapter = adapter
+        self._state = state
         self._device = device
         self._capture = capture
         self._recordings: dict[Shapes, _Recording] = {}
@@ -50,10 +50,10 @@ class CapturedExecution:
 
     def forward_backward(self, batch: Batch, numbers: Numbers, weight: float) -> Tensor:
         batch, numbers = batch.mapped(self._device.sent), numbers.mapped(self._device.sent)
-        shapes = shapes_of(batch, numbers)
-        if shapes not in self._recordings:
-            self._recordings[shapes] = self._record(batch, numbers)
-        recording = self._recordings[shapes]
+        # What is computed twice must draw the same numbers twice: no recording does. Since memory ran out.
+        if self._state.gradient_checkpointing and self._state.adapter.draws:
+            return add_gradient(self._losses, self._state.adapter, batch, numbers, weight)
+        recording = self._recording_for(batch, numbers)
         for static, value in zip(_tensors(recording.batch, recording.numbers), _tensors(batch, numbers), strict=True):
             static.copy_(value)
         recording.weight.fill_(weight)
@@ -62,22 +62,25 @@ class CapturedExecution:
 
     def prepare(self, batch: Batch, numbers: Numbers) -> None:
         """Records the shape of a batch; leaves gradients and generators as they are."""
-        batch, numbers = batch.mapped(self._device.sent), numbers.mapped(self._device.sent)
-        shapes = shapes_of(batch, numbers)
-        if shapes not in self._recordings:
-            self._recordings[shapes] = self._record(batch, numbers)
+        self._recording_for(batch.mapped(self._device.sent), numbers.mapped(self._device.sent))
 
     def forget(self) -> None:
         self._recordings.clear()
+
+    def _recording_for(self, batch: Batch, numbers: Numbers) -> _Recording:
+        shapes = shapes_of(batch, numbers)
+        if shapes not in self._recordings:
+            self._recordings[shapes] = self._record(batch, numbers)
+        return self._recordings[shapes]
 
     def _record(self, batch: Batch, numbers: Numbers) -> _Recording:
         static_batch, static_numbers = batch.mapped(torch.clone), numbers.mapped(torch.clone)
         weight, losses = (torch.zeros(shape, device=batch.latents.device) for shape in ((), (len(batch),)))
 
         def work() -> None:
-            losses.copy_(add_gradient(self._losses, static_batch, static_numbers, weight))
+            losses.copy_(add_gradient(self._losses, self._state.adapter, static_batch, static_numbers, weight))
 
-        gradient = self._adapter.gradient()
+        gradient = self._state.adapter.gradient()
         before = gradient.clone()
         with generators_kept(self._device):
             replay = self._capture.record(work)

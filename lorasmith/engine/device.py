@@ -15,7 +15,6 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
@@ -25,10 +24,8 @@ from torch import Tensor
 from lorasmith.engine.cpu import convolutions_form
 from lorasmith.errors import ConfigError
 from lorasmith.libraries import is_memory_error
-from lorasmith.processor import read_processor
+from lorasmith.processor import BF16_PARAMETERS, has_nvidia, read_processor
 
-# With fewer, bf16 gains nothing on a CPU with units for it: matrix products do not dominate the step.
-CPU_BF16_PARAMETERS = 50_000_000
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MATRIX_SIDE, MATRIX_PRODUCTS = 4096, 5
 # Dense products in half precision that add in float32, in a second, as NVIDIA's data sheets state them; by the end of
@@ -38,6 +35,9 @@ PEAK_FLOPS = {
     "B200": 2250e12, "H100 80GB HBM3": 989e12, "H100 PCIe": 756e12, "H200": 989e12, "L40S": 362e12,
     "RTX 3090": 71e12, "RTX 4090": 165e12,
 }  # fmt: skip
+
+# Counts changes of what a step computes under the same settings: a run that continues after such a change warns of it.
+ARITHMETIC = 2
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -72,6 +72,10 @@ class Device:
         computes.wait_stream(copies)
         there.record_stream(computes)
         return there
+
+    def pinned(self, value: Tensor) -> Tensor:
+        """A copy of a tensor of the CPU from which a GPU can copy by itself."""
+        return value.pin_memory() if self.torch_device.type == "cuda" else value
 
     def read_later(self, values: Tensor) -> Callable[[], list[float]]:
         """A function that returns these numbers, as they are now. It waits for what computes them and for nothing that
@@ -169,7 +173,7 @@ def choose_device(wish: str, *, threads: int) -> Device:
         return Device(torch.device("cuda"), _name_of(torch.device("cuda")), "first_available", threads)
     if torch.backends.mps.is_available():
         return Device(torch.device("mps"), "mps", "first_available", threads)
-    reason = "torch_without_cuda" if _has_nvidia() and torch.version.cuda is None else "no_accelerator"
+    reason = "torch_without_cuda" if has_nvidia() and torch.version.cuda is None else "no_accelerator"
     return Device(torch.device("cpu"), _name_of(torch.device("cpu")), reason, threads)
 
 
@@ -187,8 +191,8 @@ def choose_precision(wish: str, device: Device, *, denoiser_parameters: int) -> 
         return "fp16", "older_gpu"
     if device.torch_device.type == "mps":
         return "fp32", "no_bf16_units"
-    if "amx_bf16" in read_processor().flags:
-        if denoiser_parameters >= CPU_BF16_PARAMETERS:
+    if read_processor().has_bf16_units:
+        if denoiser_parameters >= BF16_PARAMETERS:
             return "bf16", "cpu_bf16_units"
         return "fp32", "small_model"
     return "fp32", "no_bf16_units"
@@ -212,6 +216,7 @@ def environment(
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "mkl_mode": os.environ.get("MKL_CBWR", ""),
         "threads": device.threads,
+        "arithmetic": ARITHMETIC,
         "precision": precision,
         "execution": execution,
         "convolutions": convolutions_form() if device.torch_device.type == "cpu" else "",
@@ -327,9 +332,3 @@ def _name_of(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return read_processor().name
-
-
-def _has_nvidia() -> bool:
-    """Whether an NVIDIA driver is installed, by its files."""
-    windows = Path(os.environ.get("SYSTEMROOT", "")) / "System32" / "nvcuda.dll"
-    return Path("/proc/driver/nvidia/version").exists() or (os.name == "nt" and windows.exists())

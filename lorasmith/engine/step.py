@@ -32,7 +32,7 @@ class Batches(Protocol):
     """The micro-batches of a run: a function of (step, micro), no cursor."""
 
     def at(self, step: int, micro: int) -> tuple[int, Batch]:
-        """The epoch (from 1) and the micro-batch, on the CPU."""
+        """The epoch (from 1) and the micro-batch, on the CPU or on the device."""
 
     def ids_at(self, step: int, micro: int) -> tuple[int, tuple[int, ...]]:
         """The epoch (from 1) and the examples of the micro-batch, without making it."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lorasmith.data.types import LATENTS, Inputs
 from lorasmith.diffusion.process import DdpmProcess
+from lorasmith.families.attention import use_plain_attention
 from lorasmith.families.loading import Build, on_meta_device
 from lorasmith.families.unet_work import ForwardWork, Shapes, unet_work
 from lorasmith.families.weights import BaseWeights
@@ -24,6 +25,8 @@ _UNET_TARGETS = re.compile(
     r".*\.attentions\.\d+\.(proj_in|proj_out|transformer_blocks\.\d+\.(attn[12]\.to_(q|k|v|out\.0)|ff\.net\.(0\.proj|2)))"
     r"|.*\.resnets\.\d+\.(conv1|conv2|conv_shortcut|time_emb_proj)|.*\.(down|up)samplers\.\d+\.conv"
 )
+# q, k and v of a self-attention; k and v of an attention to the caption, whose q has another input.
+_SHARED_INPUT = re.compile(r"(.*\.(?:attn1(?=\.to_[qkv]$)|attn2(?=\.to_[kv]$)))")
 
 _DECODER_BYTES = 7500
 """Memory for each pixel that is decoded in float32: 1.8 GiB at 512 x 512, measured with the VAE of SD 1.5 and SDXL."""
@@ -40,14 +43,28 @@ def unet_builder() -> Build:
     """Imports diffusers; the function that builds a UNet2DConditionModel."""
     from diffusers import UNet2DConditionModel
 
-    return on_meta_device(UNet2DConditionModel)
+    build = on_meta_device(UNet2DConditionModel)
+
+    def built(config: Any) -> nn.Module:
+        unet = build(config)
+        use_plain_attention(unet)
+        return unet
+
+    return built
 
 
 def unet_targets(unet: nn.Module) -> Iterable[TargetModule]:
     """The linear layers and convolutions of the blocks, as sd-scripts chooses them for a LoRA with convolutions."""
     for path, _ in unet.named_modules():
         if _UNET_TARGETS.fullmatch(path):
-            yield TargetModule.inside(unet, path, name=f"denoiser.{path}", component="denoiser")
+            shared = _SHARED_INPUT.match(path)
+            yield TargetModule.inside(
+                unet,
+                path,
+                name=f"denoiser.{path}",
+                component="denoiser",
+                shared_input="" if shared is None else f"denoiser.{shared[1]}",
+            )
 
 
 def predict_with_unet(
@@ -109,8 +126,12 @@ def vae_builder() -> Build:
 
 
 @torch.no_grad()
-def encode_with_vae(vae: Any, pixels: Tensor) -> Tensor:
-    """(3, H, W) in [-1, 1] -> (C, h, w), float32: the mean of the posterior times the scaling factor."""
+def encode_with_vae(vae: Any, pixels: Tensor, tile: int = 0) -> Tensor:
+    """(3, H, W) in [-1, 1] -> (C, h, w), float32: the mean of the posterior times the scaling factor.
+
+    Pictures larger than `tile` pixels on a side are encoded in overlapping tiles, whose norms see a part of it.
+    """
+    _set_tiles(vae, tile)
     posterior = vae.encode(pixels[None].to(vae.device, torch.float32)).latent_dist
     return (posterior.mean * vae.config.scaling_factor)[0]
 
@@ -124,6 +145,14 @@ def decode_with_vae(vae: Any, latents: Tensor, free_memory: int | None = None) -
     """
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
     pixels = len(latents) * math.prod(latents.shape[2:]) * factor**2
-    vae.use_tiling = free_memory is not None and pixels * _DECODER_BYTES > free_memory
-    vae.tile_sample_min_size, vae.tile_latent_min_size = _TILE_PIXELS, _TILE_PIXELS // factor
+    is_large = free_memory is not None and pixels * _DECODER_BYTES > free_memory
+    _set_tiles(vae, _TILE_PIXELS if is_large else 0)
     return vae.decode(latents.to(vae.device, torch.float32) / vae.config.scaling_factor).sample
+
+
+def _set_tiles(vae: Any, side: int) -> None:
+    """Has the VAE work in tiles of that many pixels on a side; 0: on whole pictures."""
+    vae.use_tiling = side > 0
+    if side:
+        factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        vae.tile_sample_min_size, vae.tile_latent_min_size = side, side // factor

@@ -17,6 +17,7 @@ from lorasmith.engine.device import DTYPES, Device, choose_device, environment
 from lorasmith.engine.execution import EagerExecution, losses_of
 from lorasmith.engine.occasions import Occasions
 from lorasmith.engine.replayed_schedules import schedule_of
+from lorasmith.engine.resident import resident
 from lorasmith.engine.step import StepContext
 from lorasmith.engine.world import SingleProcess
 from lorasmith.errors import ModelError
@@ -75,7 +76,8 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, sta
     sizes = shapes_of(models)
     state = initial_state(config, family, models, start, precision=precision)
     order = order_of(config, dataset.trained)
-    batches = RunBatches(order, dataset.cached, family, config.training.accumulation_steps, state, dataset.varying)
+    cached, count = resident(dataset.cached, device), config.training.accumulation_steps
+    batches = RunBatches(order, cached, family, count, state, dataset.varying, device.sent)
     identity, saved_in = data_identity(config, dataset.trained), None
     if resume is not None:
         saved_in = restore_state(resume, state, identity=config.identity(), data_identity=identity)
@@ -83,7 +85,7 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, sta
     check_disk_space(run, state)
     context = _step_context(config, family, models, batches, dataset, device=device, stop_at=stop_at)
     context.set_checkpointing(state.gradient_checkpointing)
-    context, execution = with_execution(config.machine.execution, context, state, batches, startup)
+    context, execution = with_execution(config, context, state, batches, startup)
     facts = environment(device, precision, differing, execution=execution)
     return LoadedRun(
         run=run,
@@ -149,7 +151,7 @@ def _step_context(
         process=process,
         noise_options=noise_options(config.noise),
         losses=losses,
-        execution=EagerExecution(losses, device),
+        execution=EagerExecution(losses, device, batches.state.adapter),
         update_on_device=None,
         world=SingleProcess(),
         batches=batches,

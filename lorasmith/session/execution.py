@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
+from lorasmith.config import RunConfig
 from lorasmith.data.types import Batch
 from lorasmith.diffusion.draw import Numbers
 from lorasmith.engine.batches import RunBatches
@@ -22,7 +23,7 @@ MAX_REASON = 300  # letters of a reason in a message
 
 
 def with_execution(
-    requested: str, context: StepContext, state: TrainState, batches: RunBatches, startup: StartupContext
+    config: RunConfig, context: StepContext, state: TrainState, batches: RunBatches, startup: StartupContext
 ) -> tuple[StepContext, str]:
     """Makes the requested execution ready and returns the context that has it, and its name for the fingerprint. Where
     it is impossible a warning is recorded and the whole run is eager: no step is executed otherwise than the step
@@ -33,12 +34,13 @@ def with_execution(
     Raises:
         StopRequested: a stop was requested meanwhile.
     """
-    name = chosen(requested, context.device)
-    if name == "eager":
-        return _eager(context, state), name
-    capture = capture_on(context.device)
-    if capture is None:
+    obstacle = obstacle_to_graphs(config)
+    name, capture = chosen(config.machine.execution, context.device, obstacle), capture_on(context.device)
+    if name == "graph" and obstacle:
+        startup.warn("graph_obstacle", option=obstacle)
+    elif name == "graph" and capture is None:
         startup.warn("graph_needs_gpu")
+    if name == "eager" or obstacle or capture is None:
         return _eager(context, state), "eager"
     try:
         return _captured(context, state, batches, capture, partial(startup.beat, "loading")), name
@@ -51,12 +53,27 @@ def with_execution(
     return _eager(context, state), "eager"
 
 
-def chosen(requested: str, device: Device) -> str:
-    """The execution that a setting names; for `auto` that of the device. No timing decides, so the same machine gives
-    the same answer."""
+def chosen(requested: str, device: Device, obstacle: str) -> str:
+    """The execution that a setting names; for `auto` that of the device and the other settings. No timing decides, so
+    the same machine gives the same answer."""
     if requested != "auto":
         return requested
-    return "graph" if device.torch_device.type == "cuda" else "eager"
+    return "graph" if device.torch_device.type == "cuda" and not obstacle else "eager"
+
+
+def obstacle_to_graphs(config: RunConfig) -> str:
+    """The option with which no step can be recorded; "" where there is none.
+
+    What is copied to and from the computer's memory on the way depends on what was copied before; and what is computed
+    twice must draw the same numbers twice.
+    """
+    if config.model.base_offload:
+        return "base-offload"
+    if config.training.gradient_checkpointing == "offload":
+        return "gradient-checkpointing offload"
+    adapter = config.adapter
+    has_dropout = adapter.dropout or adapter.rank_dropout or adapter.module_dropout
+    return "gradient-checkpointing" if has_dropout and config.training.gradient_checkpointing != "none" else ""
 
 
 def _eager(context: StepContext, state: TrainState) -> StepContext:
@@ -67,7 +84,7 @@ def _captured(
     context: StepContext, state: TrainState, batches: RunBatches, capture: Capture, beat: Callable[[], None]
 ) -> StepContext:
     """The largest shapes first: the memory that they take on the way serves all others."""
-    execution = CapturedExecution(context.losses, state.adapter, context.device, capture)
+    execution = CapturedExecution(context.losses, state, context.device, capture)
     for batch, numbers in sorted(_shapes_ahead(context, state, batches), key=lambda pair: -pair[0].latents.numel()):
         execution.prepare(batch, numbers)
         beat()

@@ -17,7 +17,9 @@ from torch.utils._pytree import tree_flatten
 Operation = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], list[Tensor]]
 
 
-class _Recorder(TorchDispatchMode):
+class Operations(TorchDispatchMode):
+    """Notes every operation, and refuses to read a number, for which a host waits."""
+
     def __init__(self) -> None:
         super().__init__()
         self.made: list[Operation] = []
@@ -43,7 +45,7 @@ class RecordedOperations:
 
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
         work()
-        with _Recorder() as recorder:
+        with Operations() as recorder:
             work()
         self.recordings += 1
 

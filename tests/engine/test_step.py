@@ -17,6 +17,7 @@ from lorasmith.engine.state import LossScaler, TrainState
 from lorasmith.engine.step import Repeat, StepContext, StepResult, non_finite, numbers_at, train_step
 from lorasmith.errors import NonFiniteError, ResourceError
 from tests.engine.one_layer import BATCH, LR, SEED, made
+from tests.engine.recorded_operations import Operations
 
 
 def plain_gradient(state: TrainState, context: StepContext, step: int) -> tuple[Tensor, float]:
@@ -159,6 +160,18 @@ def test_the_flag_on_the_device_is_sticky(monkeypatch: pytest.MonkeyPatch) -> No
     assert [one.numbers().found_inf for one in (first, second, third)] == [0, 1, 1]  # type: ignore[union-attr]
     assert torch.equal(state.adapter.flat, before)
     assert {int(one["step"]) for one in state.optimizer.state_dict()["state"].values()} == {1}
+
+
+def test_a_step_on_a_gpu_reads_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host learns what a step measured when it asks for it, a step later."""
+    monkeypatch.setattr(Device, "is_async", True)
+    state, context = made(sizes=(4, 2), max_grad_norm=0.1, max_change_norm=0.3)
+    state.average = WeightAverage(0.5, state.adapter.flat.clone())
+    with Operations() as operations:  # refuses to read a number
+        first, second = (train_step(state, context) for _ in range(2))
+    assert len(operations.made) > 100
+    assert [one.numbers().found_inf for one in (first, second)] == [0, 0]  # type: ignore[union-attr]
+    assert first.numbers().loss != second.numbers().loss  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop", "prodigy"])

@@ -42,6 +42,23 @@ def gradients(unet: Any) -> tuple[list[Tensor], int, int]:
     return [parameter.grad.clone() for parameter in unet.parameters()], sum(here.values()), sum(away.values())
 
 
+@pytest.mark.parametrize("draws", [False, True])
+def test_generators_are_kept_where_something_draws(draws: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    unet: Any = UNet2DConditionModel.from_config(unet_config(LAYOUTS["nano"]))
+    unet.conv_in.draws = draws
+    kept = []
+    real = torch.utils.checkpoint.checkpoint
+
+    def noted(*given: Any, **named: Any) -> Any:
+        kept.append(named["preserve_rng_state"])
+        return real(*given, **named)
+
+    monkeypatch.setattr("lorasmith.families.checkpointing.checkpoint", noted)
+    set_unet_checkpointing(unet, "block")
+    gradients(unet)
+    assert set(kept) == {draws}
+
+
 def test_the_same_bits_in_less_memory() -> None:
     torch.manual_seed(0)
     unet: Any = UNet2DConditionModel.from_config(unet_config(LAYOUTS["nano"]))

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from lorasmith.config import RunConfig
 from lorasmith.engine.captured import CapturedExecution
 from lorasmith.engine.device import Device
 from lorasmith.engine.execution import EagerExecution
@@ -15,7 +16,7 @@ from lorasmith.errors import ExitCode
 from lorasmith.runs.events import RunStarted
 from lorasmith.runs.ledger import read_events
 from lorasmith.session import execution
-from lorasmith.session.execution import chosen
+from lorasmith.session.execution import chosen, obstacle_to_graphs
 from lorasmith.session.resume import changes_since
 from tests.end_to_end.workshop import Values, Workshop
 from tests.engine.one_layer import CPU
@@ -49,8 +50,24 @@ def captures(monkeypatch: pytest.MonkeyPatch) -> list[RecordedOperations]:
 
 
 def test_what_auto_takes() -> None:
-    assert [chosen("auto", device) for device in (CPU, CUDA)] == ["eager", "graph"]
-    assert [chosen("eager", device) for device in (CPU, CUDA)] == ["eager", "eager"]
+    assert [chosen("auto", device, "") for device in (CPU, CUDA)] == ["eager", "graph"]
+    assert [chosen("eager", device, "") for device in (CPU, CUDA)] == ["eager", "eager"]
+    assert chosen("auto", CUDA, "base-offload") == "eager"
+
+
+@pytest.mark.parametrize(
+    ("values", "obstacle"),
+    [
+        ({}, ""),
+        ({("adapter", "dropout"): 0.1}, ""),
+        ({("training", "gradient_checkpointing"): "block"}, ""),
+        ({("training", "gradient_checkpointing"): "block", ("adapter", "rank_dropout"): 0.1}, "gradient-checkpointing"),
+        ({("training", "gradient_checkpointing"): "offload"}, "gradient-checkpointing offload"),
+        ({("model", "base_offload"): 0.5}, "base-offload"),
+    ],
+)
+def test_what_stands_in_the_way_of_graphs(values: Values, obstacle: str) -> None:
+    assert obstacle_to_graphs(RunConfig().with_values(values)) == obstacle
 
 
 @pytest.mark.ci
