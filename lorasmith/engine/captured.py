@@ -40,9 +40,14 @@ class CapturedExecution:
         self._device = device
         self._capture = capture
         self._recordings: dict[Shapes, _Recording] = {}
+        self._recorded = 0
 
     def __len__(self) -> int:
         return len(self._recordings)
+
+    @property
+    def recorded(self) -> int:
+        return self._recorded
 
     def forward_backward(self, batch: Batch, numbers: Numbers, weight: float) -> Tensor:
         batch, numbers = batch.mapped(self._device.sent), numbers.mapped(self._device.sent)
@@ -99,6 +104,7 @@ class CapturedExecution:
         before = gradient.clone()
         with generators_kept(self._device):
             replay = self._capture.record(work)
+        self._recorded += 1
         gradient.copy_(before)
         return _Recording(static_batch, static_numbers, weight, losses, work, replay)
 
