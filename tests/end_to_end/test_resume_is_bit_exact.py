@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from lorasmith.engine import cpu
+from lorasmith.engine import cpu, cpu_products
 from lorasmith.engine import step as step_module
 from lorasmith.engine.state import TrainState
 from lorasmith.engine.step import StepContext
@@ -126,12 +126,17 @@ def test_fp16_with_two_overflows(make_workshop: MakeWorkshop, monkeypatch: pytes
 
 
 @pytest.mark.ci
-def test_with_every_layer_in_its_fast_form(make_workshop: MakeWorkshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The model's layers are too small for it; here they take the way of a real model's."""
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_with_every_layer_in_its_fast_form(
+    precision: str, make_workshop: MakeWorkshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model's layers are too small for it; here they take the way of a real model's on this processor."""
     monkeypatch.setattr(cpu, "_MIN_WEIGHTS", 0)
+    monkeypatch.setattr(cpu_products, "_MANY_WEIGHTS", 0)
+    values = settings(values={("model", "precision"): precision})
     straight, pieces = make_workshop("straight"), make_workshop("pieces")
-    straight.new(STEPS, settings())
-    pieces.new(4, settings())
+    straight.new(STEPS, values)
+    pieces.new(4, values)
     pieces.go_on(STEPS - 4)
     assert pieces.digest() == straight.digest()
 

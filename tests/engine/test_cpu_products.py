@@ -17,7 +17,7 @@ def numbers(*shape: int) -> Tensor:
 @pytest.mark.parametrize("is_intel", [True, False])
 @pytest.mark.parametrize("rows", [(5,), (2, 5), (1,)])
 def test_products(is_intel: bool, rows: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_products, "_is_intel", is_intel)
+    monkeypatch.setattr(cpu_products, "_is_wide_intel", is_intel)
     monkeypatch.setattr(cpu_products, "_MANY_WEIGHTS", 0)
     left, right, bias = numbers(*rows, 48), numbers(48, 32), numbers(32)
     turned = right.t().contiguous()  # (32, 48)
