@@ -10,11 +10,11 @@ import importlib.metadata
 import os
 import platform
 import sys
+import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
@@ -24,10 +24,8 @@ from torch import Tensor
 from lorasmith.engine.cpu import convolutions_form
 from lorasmith.errors import ConfigError
 from lorasmith.libraries import is_memory_error
-from lorasmith.processor import read_processor
+from lorasmith.processor import BF16_PARAMETERS, has_nvidia, read_processor
 
-# With fewer, bf16 gains nothing on a CPU with units for it: matrix products do not dominate the step.
-CPU_BF16_PARAMETERS = 50_000_000
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -162,7 +160,7 @@ def choose_device(wish: str, *, threads: int) -> Device:
         return Device(torch.device("cuda"), _name_of(torch.device("cuda")), "first_available", threads)
     if torch.backends.mps.is_available():
         return Device(torch.device("mps"), "mps", "first_available", threads)
-    reason = "torch_without_cuda" if _has_nvidia() and torch.version.cuda is None else "no_accelerator"
+    reason = "torch_without_cuda" if has_nvidia() and torch.version.cuda is None else "no_accelerator"
     return Device(torch.device("cpu"), _name_of(torch.device("cpu")), reason, threads)
 
 
@@ -180,8 +178,8 @@ def choose_precision(wish: str, device: Device, *, denoiser_parameters: int) -> 
         return "fp16", "older_gpu"
     if device.torch_device.type == "mps":
         return "fp32", "no_bf16_units"
-    if "amx_bf16" in read_processor().flags:
-        if denoiser_parameters >= CPU_BF16_PARAMETERS:
+    if read_processor().has_bf16_units:
+        if denoiser_parameters >= BF16_PARAMETERS:
             return "bf16", "cpu_bf16_units"
         return "fp32", "small_model"
     return "fp32", "no_bf16_units"
@@ -269,6 +267,27 @@ def generators_kept(device: Device) -> Iterator[None]:
         yield
 
 
+MAX_COMPILED = 1024
+"""Forms of a block that are compiled: sizes of layers times shapes of batches. torch's own limit of 8 would leave the
+rest eager in silence."""
+
+
+@contextmanager
+def compiler_settings() -> Iterator[None]:
+    """Compiles in the `with` block without timing anything, and without a limit that a run could reach."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import torch._dynamo
+        import torch._inductor.config as inductor
+
+    limits: dict[str, Any] = {"recompile_limit": MAX_COMPILED, "accumulated_recompile_limit": MAX_COMPILED * 64}
+    with torch._dynamo.config.patch(**limits), inductor.patch(deterministic=True), warnings.catch_warnings():
+        # The compiler uses what torch itself has deprecated.
+        for category in (DeprecationWarning, FutureWarning):
+            warnings.simplefilter("ignore", category)
+        yield
+
+
 @cache
 def _copy_stream(where: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(where)  # type: ignore[no-untyped-call]
@@ -306,9 +325,3 @@ def _name_of(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return read_processor().name
-
-
-def _has_nvidia() -> bool:
-    """Whether an NVIDIA driver is installed, by its files."""
-    windows = Path(os.environ.get("SYSTEMROOT", "")) / "System32" / "nvcuda.dll"
-    return Path("/proc/driver/nvidia/version").exists() or (os.name == "nt" and windows.exists())

@@ -70,13 +70,17 @@ class ModelFamily(Protocol):
         """The layers that an adapter may attach to, of every model given, in a fixed order: denoiser first. Which of
         them a run trains follows from their names and sizes (`session.layers`)."""
 
+    def repeated_blocks(self, models: Models) -> list[nn.Module]:
+        """The blocks of the denoiser that occur many times: each kind is compiled once for every shape."""
+
     def set_checkpointing(self, models: Models, level: Checkpointing) -> None:
         """Sets which activations the denoiser computes twice instead of keeping them."""
 
     # -- inputs ------------------------------------------------------------------------------------
 
-    def encode_image(self, encoders: Models, pixels: Tensor) -> dict[str, Tensor]:
-        """(3, H, W) in [-1, 1] -> "latents" (C, h, w): the posterior's mean, scaled as the denoiser expects it."""
+    def encode_image(self, encoders: Models, pixels: Tensor, *, tile: int = 0) -> dict[str, Tensor]:
+        """(3, H, W) in [-1, 1] -> "latents" (C, h, w): the posterior's mean, scaled as the denoiser expects it. With
+        `tile`, a picture with a longer side is encoded in overlapping tiles of that side, in pixels."""
 
     def encode_caption(self, encoders: Models, caption: str) -> dict[str, Tensor]:
         """The outputs, for a caption, of those text encoders that are among `encoders`."""

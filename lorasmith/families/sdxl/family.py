@@ -92,6 +92,9 @@ class StableDiffusionXL:
     def target_modules(self, models: Models) -> list[TargetModule]:
         return list(_targets(models))
 
+    def repeated_blocks(self, models: Models) -> list[nn.Module]:
+        return ldm.repeated_unet_blocks(models["denoiser"])
+
     def set_checkpointing(self, models: Models, level: Checkpointing) -> None:
         set_unet_checkpointing(models["denoiser"], level)
 
@@ -104,8 +107,8 @@ class StableDiffusionXL:
             for name in TEXT_ENCODERS
         }
 
-    def encode_image(self, encoders: Models, pixels: Tensor) -> dict[str, Tensor]:
-        return {"latents": ldm.encode_with_vae(encoders["vae"], pixels)}
+    def encode_image(self, encoders: Models, pixels: Tensor, *, tile: int = 0) -> dict[str, Tensor]:
+        return {"latents": ldm.encode_with_vae(encoders["vae"], pixels, tile)}
 
     @torch.no_grad()
     def encode_caption(self, encoders: Models, caption: str) -> dict[str, Tensor]:
