@@ -135,3 +135,13 @@ def test_nothing_is_kept_of_a_pass_that_fails() -> None:
         model.q(x)
         raise MemoryError
     assert adapter.joined[0].waiting == 0
+
+
+def test_compiled_code_computes_the_formula() -> None:
+    """In one graph: neither the functions nor the outputs that wait for other layers are in it."""
+    model, adapter, x = made()
+    adapter.join()
+    together = gradients(model, adapter, x)
+    compiled = torch.compile(model, backend="eager", fullgraph=True, dynamic=False)
+    are_close(gradients(model, adapter, x, compiled), together, 1e-5)
+    torch._dynamo.reset()
