@@ -21,7 +21,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from lorasmith.engine.cpu import convolutions_form
+from lorasmith.engine.cpu import forms_of_processor
 from lorasmith.errors import ConfigError
 from lorasmith.libraries import is_memory_error
 from lorasmith.processor import BF16_PARAMETERS, has_nvidia, read_processor
@@ -206,7 +206,7 @@ def environment(
         "arithmetic": ARITHMETIC,
         "precision": precision,
         "execution": execution,
-        "convolutions": convolutions_form() if device.torch_device.type == "cpu" else "",
+        "cpu_forms": forms_of_processor() if device.torch_device.type == "cpu" else "",
         "self_check": "not_made" if differing is None else ", ".join(differing) or "passed",
     }
 
