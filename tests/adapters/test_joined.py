@@ -45,7 +45,7 @@ def gradients(model: nn.Module, adapter: FlatAdapter, x: Tensor, run: Any = None
     adapter.clear_gradient()
     x.grad = None
     with adapter.opened():
-        y = (run or model)(x)
+        y = (model if run is None else run)(x)
         y.float().sum().backward()
     assert x.grad is not None
     return y.detach(), x.grad.clone(), adapter.gradient().clone()
@@ -137,6 +137,7 @@ def test_nothing_is_kept_of_a_pass_that_fails() -> None:
     assert adapter.joined[0].waiting == 0
 
 
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own tracing does
 def test_compiled_code_computes_the_formula() -> None:
     """In one graph: neither the functions nor the outputs that wait for other layers are in it."""
     model, adapter, x = made()
