@@ -149,7 +149,9 @@ def _inputs(asked: argparse.Namespace, config: Any) -> dict[str, Tensor]:
     if asked.family == "sdxl":
         sizes = torch.tensor([[RESOLUTION, RESOLUTION, 0, 0, RESOLUTION, RESOLUTION]])
         width = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
-        inputs |= {"text_embeds": torch.randn(1, width, generator=generator), "time_ids": sizes.float()}
+        inputs |= {"pooled": torch.randn(1, width, generator=generator), "time_ids": sizes.float()}
+        words = inputs["prompt_embeds"]  # of two encoders, as this program keeps them
+        inputs["text_encoder_embeds"], inputs["text_encoder_2_embeds"] = words[..., :32], words[..., 32:]
     return inputs
 
 
@@ -172,7 +174,7 @@ def _textbook(asked: argparse.Namespace) -> Callable[[], None]:
     optimizer = torch.optim.AdamW(trained, lr=LR, foreach=in_few_calls)
     alphas = torch.linspace(0.999, 0.005, 1000, device=device)
     inputs = _inputs(asked, unet.config)
-    added_names = [name for name in ("text_embeds", "time_ids") if name in inputs]
+    added_names = {"text_embeds": "pooled", "time_ids": "time_ids"} if asked.family == "sdxl" else {}
 
     def step() -> None:
         latents, words = inputs["latents"].to(device, dtype), inputs["prompt_embeds"].to(device, dtype)
@@ -180,7 +182,7 @@ def _textbook(asked: argparse.Namespace) -> Callable[[], None]:
         timesteps = torch.randint(0, 1000, (1,), device=device)
         alpha = alphas.to(dtype)[timesteps].view(-1, 1, 1, 1)
         noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
-        added = {name: inputs[name].to(device, dtype) for name in added_names} or None
+        added = {name: inputs[own].to(device, dtype) for name, own in added_names.items()} or None
         is_mixed = dtype != torch.float32
         with torch.autocast(device.type, dtype) if is_mixed else nullcontext():
             prediction = unet(noisy, timesteps, words, added_cond_kwargs=added, return_dict=False)[0]

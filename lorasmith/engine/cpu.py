@@ -122,6 +122,15 @@ class PixelwiseConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return _applied(_PixelwiseConvolution, x, self.weight, self.weight_t, self.bias)
 
+    def product(self, x: Tensor) -> Tensor:
+        """The output for pixels (B, C, hw), without autograd: an adapter's layer makes its own of both."""
+        y = _pixelwise(self.weight.flatten(1), x)
+        return y if self.bias is None else y.add_(self.bias[:, None])
+
+    def input_gradient(self, gradient: Tensor) -> Tensor:
+        """The gradient of the input from that of the output, (B, O, hw)."""
+        return _pixelwise(self.get_buffer("weight_t"), gradient)
+
 
 class FrozenConv2d(nn.Module):
     """A convolution with any kernel, (B, C, h, w) -> (B, O, h', w')."""
@@ -205,7 +214,7 @@ def _applied(function: type[torch.autograd.Function], *arguments: Any) -> Tensor
 
 
 def _pixelwise(weight: Tensor, x: Tensor) -> Tensor:
-    """(O, C) times each pixel of (B, C, h, w)."""
+    """(O, C) times each pixel of (B, C, h, w) or (B, C, hw)."""
     pictures = [product(weight, picture) for picture in x.flatten(2)]
     result = pictures[0] if len(pictures) == 1 else torch.cat(pictures)
     return result.view(len(x), len(weight), *x.shape[2:])

@@ -45,7 +45,7 @@ def gradients(model: nn.Module, adapter: FlatAdapter, x: Tensor, run: Any = None
     adapter.clear_gradient()
     x.grad = None
     with adapter.opened():
-        y = (run or model)(x)
+        y = (model if run is None else run)(x)
         y.float().sum().backward()
     assert x.grad is not None
     return y.detach(), x.grad.clone(), adapter.gradient().clone()
@@ -135,3 +135,14 @@ def test_nothing_is_kept_of_a_pass_that_fails() -> None:
         model.q(x)
         raise MemoryError
     assert adapter.joined[0].waiting == 0
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own tracing does
+def test_compiled_code_computes_the_formula() -> None:
+    """In one graph: neither the functions nor the outputs that wait for other layers are in it."""
+    model, adapter, x = made()
+    adapter.join()
+    together = gradients(model, adapter, x)
+    compiled = torch.compile(model, backend="eager", fullgraph=True, dynamic=False)
+    are_close(gradients(model, adapter, x, compiled), together, 1e-5)
+    torch._dynamo.reset()
