@@ -200,7 +200,12 @@ def choose_precision(wish: str, device: Device, *, denoiser_parameters: int) -> 
 
 
 def environment(
-    device: Device, precision: str, differing: tuple[str, ...] | None = (), *, execution: str = "eager"
+    device: Device,
+    precision: str,
+    differing: tuple[str, ...] | None = (),
+    *,
+    execution: str = "eager",
+    base_precision: str = "auto",
 ) -> dict[str, Any]:
     """Facts that the bytes of a run depend on besides its config: libraries, processor, threads, precision.
 
@@ -219,6 +224,7 @@ def environment(
         "threads": device.threads,
         "arithmetic": ARITHMETIC,
         "precision": precision,
+        "base_precision": base_precision,
         "execution": execution,
         "cpu_forms": forms_of_processor() if device.torch_device.type == "cpu" else "",
         "self_check": "not_made" if differing is None else ", ".join(differing) or "passed",

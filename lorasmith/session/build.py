@@ -84,7 +84,8 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, sta
     context = _step_context(config, family, models, batches, dataset, device=device, stop_at=stop_at)
     context.set_checkpointing(state.gradient_checkpointing)
     context, execution = with_execution(config, context, state, batches, startup)
-    facts = environment(device, precision, differing, execution=execution)
+    base = config.model.base_precision
+    facts = environment(device, precision, differing, execution=execution, base_precision=base)
     return LoadedRun(
         run=run,
         config=config,

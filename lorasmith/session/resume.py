@@ -70,7 +70,7 @@ def changes_since(before: Mapping[str, Any], environment: Mapping[str, Any]) -> 
     """The changes of the environment as text, "NAME: BEFORE -> NOW, ..."; "" if there are none."""
     # An older version recorded fewer facts: those count as changed, but for the result of a check it did not make. All
     # it did was eager.
-    before = {"execution": "eager", **before}
+    before = {"execution": "eager", "base_precision": "auto", **before}
     known = {name: now for name, now in environment.items() if name in before or name != "self_check"}
     changed = {name: now for name, now in known.items() if before.get(name, "") != now}
     return ", ".join(f"{name}: {before.get(name, '')} -> {now}" for name, now in changed.items())

@@ -63,3 +63,11 @@ def test_activations_that_are_computed_twice_change_no_bit(make_workshop: MakeWo
         runs[lane] = make_workshop(lane)
         runs[lane].new(STEPS, {**BASE, ("adapter", "dropout"): 0.2, **values})
     assert all(is_same(exported(run), exported(runs["plain"])) for run in runs.values())
+
+
+def test_other_frozen_weights_are_another_environment(make_workshop: MakeWorkshop) -> None:
+    workshop = make_workshop("changed")
+    workshop.new(1, BASE)
+    outcome = workshop.go_on(1, {("model", "base_precision"): "int8"})
+    (changed,) = [warned for warned in outcome.warned if warned.code == "fingerprint_changed"]
+    assert "base_precision: auto -> int8" in str(changed.fields)
