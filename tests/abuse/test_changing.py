@@ -118,6 +118,7 @@ def test_while_the_folder_is_being_looked_at(own: Workshop, monkeypatch: pytest.
     assert {name for name in tree(own.folder) if not name.startswith("lora_train_set")} == before
 
 
+@pytest.mark.ci
 def test_all_of_them_go_while_it_trains(
     make_workshop: Callable[[str], Workshop], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -337,6 +337,7 @@ def test_from_best_where_its_state_is_gone(workshop: Workshop, monkeypatch: pyte
     assert caught.value.code == "state_unknown"
 
 
+@pytest.mark.ci
 def test_a_held_out_picture_that_is_gone_is_said_and_the_loss_is_measured_on_those_left(workshop: Workshop) -> None:
     """And with all of them gone on none: what is trained on is no stand-in for them."""
     workshop.new(2, EVERY_TWO)

@@ -140,7 +140,7 @@ def test_the_loss_falls_on_its_own_pictures(own: Workshop, strange: Path, adapte
     assert other_after > 0.9 * other_before, figures
 
 
-@pytest.mark.parametrize("taught", ["sd15"], indirect=True)
+@pytest.mark.parametrize("taught", ["sdxl"], indirect=True)  # the last one made above
 def test_not_without_a_learning_rate(own: Workshop, strange: Path) -> None:
     before, after, _, _ = before_and_after(own, strange, lr=0.0)
     assert after == before

@@ -73,6 +73,7 @@ def test_after_twenty_steps_every_place_has_them_and_says_why_one_measure_is_mis
     assert NO_CLIP in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.ci
 def test_a_run_that_was_stopped_and_continued_three_times(workshop: Workshop) -> None:
     """Real ones: their ledgers, read by the report."""
 

@@ -49,14 +49,14 @@ EVERYTHING: Values = {
 
 def rows() -> Iterator[Any]:
     """Every optimizer with every stop and every shape, and every stop with every shape: a Latin square. By default two
-    of its rows, and all ways of training together; test_same_bytes has a model of three levels."""
+    of its rows; then all ways of training together. test_same_bytes has a model of three levels."""
     for one, name in enumerate(OPTIMIZERS):
         for other, where in enumerate(STOPS):
             shape = SHAPES[one ^ other]
             values = settings(name, shape, values={("lr_schedule", "warmup_steps"): 3 * (other % 2)})
             tier = [] if (name, where) in BY_DEFAULT else [pytest.mark.ci]
             yield pytest.param(values, STOPS[where], id=f"{name}-{where}-{shape}", marks=tier)
-    yield pytest.param(settings(values=EVERYTHING), 2, id="everything")
+    yield pytest.param(settings(values=EVERYTHING), 2, id="everything", marks=pytest.mark.ci)
     yield pytest.param(settings(values={("model", "precision"): "bf16"}), 4, id="bf16", marks=pytest.mark.ci)
 
 

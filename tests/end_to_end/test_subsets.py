@@ -4,6 +4,8 @@ import shutil
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from lorasmith.errors import ExitCode
 from lorasmith.planning.estimate import Unmeasured
 from lorasmith.planning.plan import NOT_PROBED, plan_of, scan_of
@@ -31,6 +33,7 @@ def subsets_of(workshop: Workshop) -> Values:
     return {("optimizer", "lr"): 1e-2, ("loss", "prior_loss_weight"): 0.5, SUBSETS: tables}
 
 
+@pytest.mark.ci
 def test_twelve_steps_are_five_and_seven(make_workshop: MakeWorkshop) -> None:
     straight, pieces = make_workshop("straight"), make_workshop("pieces")
     outcome = straight.new(STEPS, subsets_of(straight))

@@ -225,6 +225,7 @@ def test_what_waits_in_memory_is_bounded(make_workshop: MakeWorkshop, monkeypatc
     assert workshop.digest() == undisturbed.digest()
 
 
+@pytest.mark.ci
 def test_full_at_the_start_changes_nothing(make_workshop: MakeWorkshop, monkeypatch: pytest.MonkeyPatch) -> None:
     """Full after any number of writes: exit 2 with the same tree, up to where the run has taken its place."""
     workshop = make_workshop("full")

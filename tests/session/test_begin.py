@@ -22,6 +22,7 @@ def test_the_ledger_begins_with_what_was_found_while_loading(workshop: Workshop)
     assert not workshop.run.staging.exists()
 
 
+@pytest.mark.ci
 def test_what_a_start_changed_that_died_before_it_said_so_is_said_by_the_next(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -38,6 +39,7 @@ def test_what_a_start_changed_that_died_before_it_said_so_is_said_by_the_next(
     assert started.changed == {"lr": [1e-4, 2e-4]}
 
 
+@pytest.mark.ci
 def test_a_damaged_state_below_one_that_is_not_trusted_is_set_aside_too(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,6 +61,7 @@ def test_by_the_name_of_its_folder(workshop: Workshop) -> None:
     assert workshop.states() == [3, 2, 0]
 
 
+@pytest.mark.ci
 def test_then_plain_continue_counts_from_there(workshop: Workshop) -> None:
     """The steps that were taken back are not counted any more."""
     workshop.new(6, EVERY)
@@ -113,6 +114,7 @@ def test_a_damaged_state_is_set_aside_and_the_next_one_used(make_workshop: MakeW
     assert hurt.digest() == straight.digest()
 
 
+@pytest.mark.ci
 def test_one_set_aside_by_somebody_who_died_before_he_could_say_so_is_told_once(workshop: Workshop) -> None:
     workshop.new(4, EVERY)
     set_aside(workshop.state_folder())
@@ -123,6 +125,7 @@ def test_one_set_aside_by_somebody_who_died_before_he_could_say_so_is_told_once(
     assert second.warned == []
 
 
+@pytest.mark.ci
 def test_a_state_without_a_readable_manifest_is_set_aside(workshop: Workshop) -> None:
     workshop.new(4, EVERY)
     damaged = workshop.state_folder()

@@ -181,6 +181,7 @@ def test_models_are_frozen_evaluating_and_of_the_precision(miniature) -> None:
         assert {(one.dtype, one.requires_grad) for one in module.parameters()} == {(torch.bfloat16, False)}
 
 
+@pytest.mark.ci
 def test_half_precision_files_become_what_is_asked(miniature, tmp_path: Path) -> None:
     file = to_single_file(miniature.folder, tmp_path / "half.safetensors", with_configs=True, precision=torch.float16)
     full = family_of(miniature.folder).load_models(trained=[], dtype=torch.float32, device=CPU)["denoiser"]
