@@ -323,6 +323,13 @@ def compiler_settings() -> Iterator[None]:
         yield
 
 
+def compiled_graphs() -> int:
+    """The number of graphs that this process has compiled."""
+    from torch._dynamo.utils import counters
+
+    return int(counters["stats"]["unique_graphs"])
+
+
 @cache
 def _copy_stream(where: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(where)  # type: ignore[no-untyped-call]

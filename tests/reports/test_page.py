@@ -24,6 +24,7 @@ from lorasmith.reports.page import (
     MAX_PICTURES,
     MAX_SAMPLE_ROWS,
     MAX_SAMPLE_STEPS,
+    _pace_facts,
     prose,
     render_page,
     sample_steps,
@@ -306,3 +307,20 @@ def test_nothing_hangs_over_the_edge(
     measuring = "<script>console.log(`WIDTH=${document.documentElement.scrollWidth} of ${innerWidth}`)</script>"
     (told,) = browsed(tmp_path, page.replace("</body>", measuring + "</body>"), width, 1)
     assert f"WIDTH={width} of {width}" in told
+
+
+def test_the_speed_has_what_the_ledger_knows_and_no_more() -> None:
+    steps = [
+        replace(event, seconds=2.0, example_ids=[1, 2], flop=6e12, waited_seconds=0.5, recordings=1)
+        for event in stepped(range(1, 5))
+    ]
+    speed = summary_of([started(Path("x"), 4), *steps], []).speed
+    assert (speed.pictures_per_second, speed.flops, speed.share_of_peak) == (1.0, 3e12, None)
+    assert (speed.waited_seconds, speed.recordings) == (2.0, 4)
+    facts = _pace_facts(speed, Translator("en"))
+    assert facts == {
+        "pictures": "1 pictures/s", "flops": "3 TFLOP/s", "waiting": "2.00 s (25 %)", "recordings": "4",
+    }  # fmt: skip
+    assert _pace_facts(replace(speed, flops=None, waited_seconds=0.0, recordings=0), Translator("en")).keys() == {
+        "pictures"
+    }

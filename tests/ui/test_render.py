@@ -363,3 +363,13 @@ def test_a_worker_that_could_not_say_why_met_a_full_disk(exit_code: ExitCode) ->
     shown.display.finish(exit_code, None)
     assert "The disk is full" in shown.errors.lines[0]
     assert not any("Traceback" in line for line in [*shown.out.lines, *shown.errors.lines])
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_with_verbose_the_line_has_pictures_and_operations_in_a_second(verbose: bool) -> None:
+    shown, fold = Shown(verbose=verbose), RunFold()
+    chosen = replace(device(), peak_flops=8e12)
+    for event in (chosen, run_started(3), replace(step(1), seconds=2.0, example_ids=[1, 2, 3], flop=4e12)):
+        fold.add(event)
+        shown.display.show(event, fold)
+    assert ("1.5 pictures/s, 2 TFLOP/s, 25% of the peak" in shown.out.moving[-1]) is verbose

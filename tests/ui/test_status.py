@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from lorasmith.messages import LANGUAGES
 from lorasmith.ui.layout import cells
-from lorasmith.ui.status import Progress, bar, clock, speed, status_line
+from lorasmith.ui.status import Progress, bar, clock, pace, speed, status_line
 from lorasmith.ui.translator import Translator
 
 PROGRESS = Progress(step=120, stop_at=500, loss=0.12345, average_loss=0.2, seconds_per_step=1.5)
@@ -42,3 +44,13 @@ def test_times_and_speeds() -> None:
     assert speed(words, 2.0) == "2.00 s/step"
     assert speed(words, 0.25) == "4.00 steps/s"
     assert speed(words, 0.0) == "- s/step"
+
+
+def test_the_pace_is_the_first_to_go() -> None:
+    words = Translator("en")
+    progress = replace(PROGRESS, pace=pace(words, 0.4, 2e11, None))
+    assert "0.4 pictures/s, 0.2 TFLOP/s" in status_line(words, progress, width=None, only_ascii=True)
+    for width in range(60, 140):
+        line = status_line(words, progress, width=width, only_ascii=True)
+        assert cells(line) <= width
+        assert "1.50 s/step" in line or "pictures/s" not in line
