@@ -285,9 +285,7 @@ def compiler_settings() -> Iterator[None]:
 
     limits: dict[str, Any] = {"recompile_limit": MAX_COMPILED, "accumulated_recompile_limit": MAX_COMPILED * 64}
     with torch._dynamo.config.patch(**limits), inductor.patch(deterministic=True), warnings.catch_warnings():
-        # The compiler uses what torch itself has deprecated.
-        for category in (DeprecationWarning, FutureWarning):
-            warnings.simplefilter("ignore", category)
+        warnings.simplefilter("ignore")  # the compiler's, of what it tries and of what torch itself has deprecated
         yield
 
 
