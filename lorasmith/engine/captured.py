@@ -26,6 +26,7 @@ class _Recording:
     numbers: Numbers
     weight: Tensor  # 0-d, float32
     losses: Tensor  # (B,), float32
+    work: Work  # the operations one by one, on the same tensors
     replay: Work
 
 
@@ -39,9 +40,14 @@ class CapturedExecution:
         self._device = device
         self._capture = capture
         self._recordings: dict[Shapes, _Recording] = {}
+        self._recorded = 0
 
     def __len__(self) -> int:
         return len(self._recordings)
+
+    @property
+    def recorded(self) -> int:
+        return self._recorded
 
     def forward_backward(self, batch: Batch, numbers: Numbers, weight: float) -> Tensor:
         batch, numbers = batch.mapped(self._device.sent), numbers.mapped(self._device.sent)
@@ -56,8 +62,27 @@ class CapturedExecution:
         return recording.losses.clone()
 
     def prepare(self, batch: Batch, numbers: Numbers) -> None:
-        """Records the shape of a batch; leaves gradients and generators as they are."""
-        self._recording_for(batch.mapped(self._device.sent), numbers.mapped(self._device.sent))
+        """Records the shape of a batch and tries the recording; leaves gradients and generators as they are.
+
+        Raises:
+            RuntimeError, MemoryError: it cannot be recorded, or a replay has other bits than the operations one by one.
+        """
+        recording = self._recording_for(batch.mapped(self._device.sent), numbers.mapped(self._device.sent))
+        recording.weight.fill_(1.0)
+        expected, found = self._result(recording, recording.work), self._result(recording, recording.replay)
+        if not all(map(_same_bits, expected, found)):
+            raise RuntimeError("a replay has other bits than the operations one by one")
+
+    def _result(self, recording: _Recording, call: Work) -> tuple[Tensor, Tensor]:
+        """Losses and gradient of a recording's inputs, by either way of computing them."""
+        gradient = self._state.adapter.gradient()
+        before = gradient.clone()
+        gradient.zero_()
+        with generators_kept(self._device):
+            call()
+        found = recording.losses.clone(), gradient.clone()
+        gradient.copy_(before)
+        return found
 
     def forget(self) -> None:
         self._recordings.clear()
@@ -79,8 +104,13 @@ class CapturedExecution:
         before = gradient.clone()
         with generators_kept(self._device):
             replay = self._capture.record(work)
+        self._recorded += 1
         gradient.copy_(before)
-        return _Recording(static_batch, static_numbers, weight, losses, replay)
+        return _Recording(static_batch, static_numbers, weight, losses, work, replay)
+
+
+def _same_bits(left: Tensor, right: Tensor) -> bool:
+    return torch.equal(left.view(torch.uint8), right.view(torch.uint8))
 
 
 def shapes_of(batch: Batch, numbers: Numbers) -> Shapes:

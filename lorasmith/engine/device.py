@@ -10,6 +10,7 @@ import importlib.metadata
 import os
 import platform
 import sys
+import time
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,7 +28,14 @@ from lorasmith.libraries import is_memory_error
 from lorasmith.processor import BF16_PARAMETERS, has_nvidia, read_processor
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
+MATRIX_SIDE, MATRIX_PRODUCTS = 4096, 5
+# Dense products in half precision that add in float32, in a second, as NVIDIA's data sheets state them; by the end of
+# the card's name.
+PEAK_FLOPS = {
+    "A100-PCIE-40GB": 312e12, "A100-SXM4-40GB": 312e12, "A100-SXM4-80GB": 312e12, "A100 80GB PCIe": 312e12,
+    "B200": 2250e12, "H100 80GB HBM3": 989e12, "H100 PCIe": 756e12, "H200": 989e12, "L40S": 362e12,
+    "RTX 3090": 71e12, "RTX 4090": 165e12,
+}  # fmt: skip
 
 # Counts changes of what a step computes under the same settings: a run that continues after such a change warns of it.
 ARITHMETIC = 2
@@ -95,6 +103,12 @@ class Device:
             return 0
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
+
+    def peak_flops(self, precision: str) -> float:
+        """The most floating-point operations in a second that the maker states; 0 where it is not known."""
+        if precision not in ("bf16", "fp16"):
+            return 0.0
+        return next((peak for name, peak in PEAK_FLOPS.items() if self.name.endswith(f" {name}")), 0.0)
 
     def own_memory(self) -> dict[str, int] | None:
         """Bytes `free` and `total` of a GPU; None for a device that uses the computer's memory."""
@@ -209,6 +223,21 @@ def environment(
         "cpu_forms": forms_of_processor() if device.torch_device.type == "cpu" else "",
         "self_check": "not_made" if differing is None else ", ".join(differing) or "passed",
     }
+
+
+def matrix_flops(device: Device, precision: str) -> float:
+    """Floating-point operations in a second of the fastest of several large products of matrices."""
+    sides = (MATRIX_SIDE, MATRIX_SIDE)
+    left, right = (torch.ones(sides, device=device.torch_device, dtype=DTYPES[precision]) for _ in range(2))
+    wait: Callable[[], None] = torch.cuda.synchronize if device.torch_device.type == "cuda" else lambda: None
+    seconds = []
+    for _ in range(MATRIX_PRODUCTS):
+        wait()
+        began = time.perf_counter()
+        torch.mm(left, right)
+        wait()
+        seconds.append(time.perf_counter() - began)
+    return 2 * MATRIX_SIDE**3 / min(seconds)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

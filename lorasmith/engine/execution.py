@@ -59,6 +59,10 @@ def add_gradient(
 class Execution(Protocol):
     """Computes losses and gradients of micro-batches, or of slices of them."""
 
+    @property
+    def recorded(self) -> int:
+        """The number of times that something was recorded or compiled so far."""
+
     def forward_backward(self, batch: Batch, numbers: Numbers, weight: float) -> Tensor:
         """Adds the gradient of weight * (sum of the losses) to the gradients of the parameters.
 
@@ -86,6 +90,10 @@ class EagerExecution:
     losses: Losses
     device: Device
     adapter: FlatAdapter
+
+    @property
+    def recorded(self) -> int:
+        return 0
 
     def forward_backward(self, batch: Batch, numbers: Numbers, weight: float) -> Tensor:
         sent = self.device.sent

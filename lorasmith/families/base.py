@@ -17,8 +17,9 @@ from lorasmith.diffusion.sampling import SamplingDefaults
 from lorasmith.targets import TargetModule
 
 if TYPE_CHECKING:
-    from lorasmith.data.types import Example
+    from lorasmith.data.types import Example, Inputs
     from lorasmith.families.checkpointing import Checkpointing
+    from lorasmith.families.unet_work import ForwardWork, Shapes
     from lorasmith.families.weights import BaseWeights, TextSettings
 
 Models = Mapping[str, nn.Module]
@@ -106,6 +107,10 @@ class ModelFamily(Protocol):
     def conditioning(self, models: Models, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The inputs of `predict` besides the latents: encodes the tokens of the text encoders that are among `models`,
         with gradient, and passes on what was encoded before."""
+
+    def forward_work(self, shapes: Mapping[str, Shapes], inputs: Inputs) -> ForwardWork:
+        """The floating-point operations of the denoiser's forward pass for an example, by the shapes of the weights of
+        each model."""
 
     def noise_process(self) -> NoiseProcess:
         """The noise process that the weights were trained for, on the CPU."""

@@ -32,7 +32,7 @@ def hash_ahead(weights: BaseWeights) -> None:
     interpreter free, and importing libraries needs a single core."""
 
     def hash_all() -> None:
-        with suppress(OSError, ModelError):  # it occurs again where the hash is needed
+        with suppress(OSError, ModelError, ValueError):  # it occurs again where the hash is needed
             for component in ("vae", *weights.names.tokenizers):  # needed first, for the keys of the cache
                 component_sha256(weights, component)
             weights_sha256(weights)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lorasmith.data.types import Example
+from lorasmith.data.types import Example, Inputs
 from lorasmith.diffusion.process import DdpmProcess
 from lorasmith.families import clip
 from lorasmith.families import latent_diffusion as ldm
@@ -21,6 +21,7 @@ from lorasmith.families.base import FamilyTraits, Models
 from lorasmith.families.checkpointing import Checkpointing, set_unet_checkpointing
 from lorasmith.families.identity import component_sha256
 from lorasmith.families.loading import load_component
+from lorasmith.families.unet_work import ForwardWork, Shapes
 from lorasmith.families.weights import BaseWeights, TextSettings, check_clip_skip
 from lorasmith.targets import TargetModule
 
@@ -111,6 +112,9 @@ class StableDiffusion:
         encoder, weights = models["text_encoder"], inputs.get("input_weights")
         hidden = clip.hidden_states(encoder, inputs["input_ids"], clip_skip=self.text.clip_skip, weights=weights)
         return {"prompt_embeds": hidden}
+
+    def forward_work(self, shapes: Mapping[str, Shapes], inputs: Inputs) -> ForwardWork:
+        return ldm.forward_work(shapes["denoiser"], inputs)
 
     def noise_process(self) -> DdpmProcess:
         return ldm.ddpm_process(self.weights)

@@ -52,6 +52,11 @@ class ProbeResult:
     export_bytes: int
     sample_bytes: int  # of a generated picture
     ledger_step_bytes: int
+    step_flop: float = 0.0  # floating-point operations of a step; 0: unknown
+    peak_flops: float = 0.0  # that the device's maker states, in a second; 0: unknown
+    matrix_flops: float = 0.0  # that a large product of matrices reached, in a second; 0: not measured
+    was_split: bool = False  # memory did not suffice for a whole micro-batch
+    has_own_memory: bool = False  # the device's, apart from the computer's
     noticed: tuple[Finding, ...] = ()  # about captions, which need a tokenizer
 
 

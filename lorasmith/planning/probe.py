@@ -38,6 +38,8 @@ SMALL_MODEL_PARAMETERS, STEPS_OF_SMALL = 50_000_000, 15
 # Errors about the probe's temporary folder, which say nothing about the run.
 ERRORS_OF_THE_PROBE = frozenset({"disk_full", "disk_too_full", "cache_not_writable"})
 
+_STEPS_ALONE = {("training", "accumulation_steps"): 1, ("evaluation", "every"): 0}
+
 # In the probe's folder: the run it makes, the settings of the whole start, and the answer.
 RUN, PLAN, ANSWER = "lora_output", "plan.toml", "answer.json"
 
@@ -49,8 +51,11 @@ def launch_probe(arguments: list[str]) -> subprocess.Popen[bytes]:
     return launch([sys.executable, "-P", "-m", "lorasmith.planning.probe_process", *arguments], subprocess.DEVNULL)
 
 
-def probe(start: Start, found: Scan, *, launch: Launch = launch_probe) -> ProbeResult | Unmeasured:
-    """Runs a probe and returns its measurements, or why there are none.
+def probe(
+    start: Start, found: Scan, *, batch_size: int | None = None, launch: Launch = launch_probe
+) -> ProbeResult | Unmeasured:
+    """Runs a probe and returns its measurements, or why there are none. With `batch_size` of steps alone, of a single
+    micro-batch of that size each.
 
     Raises:
         InputError: the run would be refused for the same reason.
@@ -58,21 +63,24 @@ def probe(start: Start, found: Scan, *, launch: Launch = launch_probe) -> ProbeR
     with tempfile.TemporaryDirectory(prefix="lorasmith-plan-", ignore_cleanup_errors=True) as name:
         folder = Path(name).resolve()
         try:
-            _prepare(folder, start, found)
+            _prepare(folder, start, found, batch_size)
         except OSError as error:
             return Unmeasured("probe_no_place", {"folder": str(folder), "reason": error.strerror or str(error)})
-        return _answer(folder, start, launch)
+        return _answer(folder, start, launch, [] if batch_size is None else ["--measure-device"])
 
 
-def _prepare(folder: Path, start: Start, found: Scan) -> None:
+def _prepare(folder: Path, start: Start, found: Scan, batch_size: int | None) -> None:
     """Stages the run of the probe as a supervisor does for its worker, and stores the settings of the whole start."""
     trained, _ = split_examples(start.config, found)
     subset = start.config.subsets()[heaviest_example(start.config, trained).subset]
-    _copy_pictures(folder / "data", chosen_pictures(start.config, trained), repeats=subset.batch_size)
+    _copy_pictures(folder / "data", chosen_pictures(start.config, trained), repeats=batch_size or subset.batch_size)
     run = RunFolder(folder / RUN)
     run.root.mkdir()
     run.staging.mkdir()
-    (run.staging / run.config.name).write_bytes(dump_run_toml(_probe_config(start, subset, folder / "data")))
+    config = _probe_config(start, subset, folder / "data")
+    if batch_size is not None:
+        config = config.with_values({**_STEPS_ALONE, ("training", "batch_size"): batch_size})
+    (run.staging / run.config.name).write_bytes(dump_run_toml(config))
     (folder / PLAN).write_bytes(dump_run_toml(start.config))
 
 
@@ -132,11 +140,12 @@ def is_small(config: RunConfig) -> bool:
     return parameters is not None and parameters < SMALL_MODEL_PARAMETERS
 
 
-def _answer(folder: Path, start: Start, launch: Launch) -> ProbeResult | Unmeasured:
+def _answer(folder: Path, start: Start, launch: Launch, options: Sequence[str]) -> ProbeResult | Unmeasured:
     """Runs the process, kills it if it takes longer than a run may take to load, and reads its answer."""
     steps = steps_of(start.config)
     began = time.time()
-    process = launch([str(folder), "--steps", str(steps), "--launched", repr(began), "--supervisor", str(os.getpid())])
+    arguments = ["--steps", str(steps), "--launched", repr(began), "--supervisor", str(os.getpid()), *options]
+    process = launch([str(folder), *arguments])
     patience = FIRST_TIMES * start.config.watch.stall_timeout
     try:
         status = process.wait(timeout=patience)

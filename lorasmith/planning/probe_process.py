@@ -14,7 +14,7 @@ import statistics
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -37,6 +37,7 @@ from lorasmith.runs.events import (
     RunStarted,
     RunStopped,
     StepCompleted,
+    StepRepeated,
     encode,
 )
 from lorasmith.runs.layout import RunFolder
@@ -78,7 +79,10 @@ def main(argv: list[str]) -> int:
     if ending is None:
         return status
     if ending.exit_code == ExitCode.FINISHED:
-        answer = {"measured": asdict(_measured(folder, run, events, whole=whole, launched=arguments.launched))}
+        measured = _measured(folder, run, events, whole=whole, launched=arguments.launched)
+        if arguments.measure_device:
+            measured = replace(measured, matrix_flops=_matrix_flops(run, measured.precision))
+        answer = {"measured": asdict(measured)}
     else:
         answer = {"code": ending.code, "fields": ending.fields, "exit_code": ending.exit_code}
     (folder / ANSWER).write_text(json.dumps(answer), encoding="utf-8")
@@ -157,6 +161,7 @@ def _measured(
     from lorasmith.engine.device import choose_device
 
     config = load_run_toml(run.config)
+    chosen = choose_device(config.machine.device, threads=config.machine.threads)
     device = _the(events, DeviceChosen)
     steps = [event for event in events if isinstance(event, StepCompleted)]
     warm_up = min(MAX_FIRST_STEPS, len(steps) - 1)
@@ -178,7 +183,7 @@ def _measured(
         export_seconds=max(0.0, _the(events, AdapterExported).time - saved.time),
         evaluation_seconds=evaluation,
         first_evaluation_seconds=first_evaluation,
-        peak_memory=choose_device(config.machine.device, threads=config.machine.threads).peak_memory(),
+        peak_memory=chosen.peak_memory(),
         pictures_to_encode=whole.pictures,
         captions_to_encode=whole.captions,
         picture_bytes=_mean_size(folder / FOLDER_NAME / "latents"),
@@ -188,8 +193,19 @@ def _measured(
         export_bytes=run.export(config.export.name).stat().st_size,
         sample_bytes=_mean_size(run.samples / "control"),
         ledger_step_bytes=max(len(encode(step)) for step in steps),
+        step_flop=statistics.mean(step.flop for step in steps[warm_up:]),
+        peak_flops=device.peak_flops,
+        was_split=any(isinstance(event, StepRepeated) and event.reason == "out_of_memory" for event in events),
+        has_own_memory=chosen.own_memory() is not None,
         noticed=whole.noticed,
     )
+
+
+def _matrix_flops(run: RunFolder, precision: str) -> float:
+    from lorasmith.engine.device import choose_device, matrix_flops
+
+    machine = load_run_toml(run.config).machine
+    return matrix_flops(choose_device(machine.device, threads=machine.threads), precision)
 
 
 def _encoding(events: Sequence[Event], folder: Path) -> tuple[float, float, float, float]:
@@ -242,6 +258,7 @@ def _parsed(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--launched", type=float, required=True, help="wall clock, seconds since 1970")
     parser.add_argument("--supervisor", type=int, required=True, help="process id; the probe ends when it is gone")
+    parser.add_argument("--measure-device", action="store_true", help="the rate of a large product of matrices too")
     return parser.parse_args(argv)
 
 

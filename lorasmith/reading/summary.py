@@ -16,6 +16,7 @@ from lorasmith.reading.attempts import Attempt, Ending, attempts_of
 from lorasmith.reading.files import FileRecord, recorded_files
 from lorasmith.reading.fold import Curves, RunFold, fold_of
 from lorasmith.reading.metrics import MetricSummary, summarize_metrics, validation_is_held_out, why_unavailable
+from lorasmith.reading.pace import pace_of, share_of_peak
 from lorasmith.reading.pictures import Data, SampleRow, data_of, samples_of
 from lorasmith.reading.verdicts import (
     Memorisation,
@@ -52,6 +53,11 @@ class Speed:
     saving_seconds: float
     wall_seconds: float  # of all attempts, cancelled steps included
     peak_memory: int  # 0: unknown
+    pictures_per_second: float | None  # in a median step
+    flops: float | None  # floating-point operations in a second of it; None where the ledger has none
+    share_of_peak: float | None  # of the device's, where its maker states it
+    waited_seconds: float  # for a device that computes beside the program
+    recordings: int  # graphs recorded or compiled during the steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +172,9 @@ def _pair(values: Sequence[Any]) -> tuple[Any, Any]:
 def _speed(others: Sequence[Event], curves: Curves, attempts: Sequence[Attempt]) -> Speed:
     points = curves.points
     seconds = [point.seconds for point in points]
+    paces = [pace for point in points if (pace := pace_of(point)) is not None]
+    rates = [pace.flops for pace in paces if pace.flops is not None]
+    flops = median(rates) if rates else None
     slowest = max(points, key=lambda point: point.seconds, default=None)
     return Speed(
         steps=len(points),
@@ -178,6 +187,11 @@ def _speed(others: Sequence[Event], curves: Curves, attempts: Sequence[Attempt])
         saving_seconds=fsum(event.seconds for event in others if isinstance(event, CheckpointSaved)),
         wall_seconds=fsum(attempt.seconds for attempt in attempts),
         peak_memory=max((point.peak_memory for point in points), default=0),
+        pictures_per_second=median(pace.pictures_per_second for pace in paces) if paces else None,
+        flops=flops,
+        share_of_peak=share_of_peak(flops, others),
+        waited_seconds=fsum(point.waited_seconds for point in points),
+        recordings=sum(point.recordings for point in points),
     )
 
 

@@ -18,7 +18,7 @@ from lorasmith.config import RunConfig, options
 from lorasmith.libraries import importing_library
 from lorasmith.reading.attempts import Attempt, Happening
 from lorasmith.reading.metrics import METRICS, PICTURE_METRICS
-from lorasmith.reading.summary import RunSummary
+from lorasmith.reading.summary import RunSummary, Speed
 from lorasmith.reports import translator
 from lorasmith.reports.charts import NOT_EVALUATED, Chart, key_of, notes_of, reason_of_empty
 from lorasmith.reports.pictures import data_uri
@@ -224,6 +224,24 @@ def _attempt_row(attempt: Attempt, words: Translator) -> tuple[str, ...]:
     return number, began, steps, took, ended, str(attempt.cancelled_steps or NOTHING)
 
 
+def _pace_facts(speed: Speed, words: Translator) -> dict[str, str]:
+    """How fast the run computed, as far as its ledger tells."""
+    facts = {}
+    if speed.pictures_per_second is not None:
+        facts["pictures"] = words.say("status.pictures_per_second", pictures=f"{speed.pictures_per_second:.3g}")
+    if speed.flops is not None:
+        facts["flops"] = words.say("status.flops", tflops=f"{speed.flops / 1e12:.3g}")
+    if speed.share_of_peak is not None:
+        facts["of_peak"] = percent(speed.share_of_peak)
+    if speed.waited_seconds:
+        facts["waiting"] = (
+            f"{duration(speed.waited_seconds)} ({percent(speed.waited_seconds / speed.stepping_seconds)})"
+        )
+    if speed.recordings:
+        facts["recordings"] = str(speed.recordings)
+    return facts
+
+
 def _speed_facts(summary: RunSummary, words: Translator) -> Facts:
     """Seconds and bytes; empty before the first step."""
     speed = summary.speed
@@ -243,5 +261,6 @@ def _speed_facts(summary: RunSummary, words: Translator) -> Facts:
         "evaluating": share(speed.evaluating_seconds),
         "saving": share(speed.saving_seconds),
         "memory": byte_size(speed.peak_memory),
+        **_pace_facts(speed, words),
     }
     return [(words.say(f"report.speed.{name}"), value) for name, value in facts.items()]

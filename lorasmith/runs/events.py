@@ -29,6 +29,7 @@ class DeviceChosen(Event):
     precision: str
     precision_reason: str
     threads: int
+    peak_flops: float = 0.0  # that the maker states for dense products in this precision, in a second; 0: unknown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +68,9 @@ class StepCompleted(Event):
     example_ids: list[int]
     seconds: float
     peak_memory: int  # bytes
+    flop: float = 0.0  # floating-point operations of the model and the adapter; 0: unknown
+    waited_seconds: float = 0.0  # for numbers of a step, on a device that computes beside this program
+    recordings: int = 0  # graphs recorded or compiled since the step before
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

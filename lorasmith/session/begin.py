@@ -54,6 +54,8 @@ def begin(loaded: LoadedRun) -> Outputs:
             trust=prior.trust,
             lrs=tuple(float(group["lr"]) for group in loaded.state.optimizer.param_groups),
             step_began=monotonic(),
+            meter=loaded.meter,
+            recorded=loaded.context.execution.recorded,
         )
         outputs = Outputs(
             loaded=loaded,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from lorasmith.evaluation.evaluator import Evaluator
 from lorasmith.evaluation.metrics import PictureMetrics
 from lorasmith.families import image_encoder, load_family
 from lorasmith.families.base import ModelFamily
-from lorasmith.families.identity import weights_sha256
+from lorasmith.families.identity import hash_ahead, weights_sha256
 from lorasmith.families.locate import locate_clip
 from lorasmith.inputs import check_loss, data_identity, order_of, text_settings
 from lorasmith.runs.layout import RunFolder
@@ -38,6 +37,7 @@ from lorasmith.session.frozen import load_frozen, set_checkpointing
 from lorasmith.session.initial_state import adapter_dtype, initial_state, read_init_from
 from lorasmith.session.layers import check_block_effects
 from lorasmith.session.loaded import LoadedRun
+from lorasmith.session.meter import Meter, shapes_of
 from lorasmith.session.objective import noise_options, objective_of, trained_process
 from lorasmith.session.rates import base_lrs
 from lorasmith.session.resolve import check_repeatability, resolve_precision, resolved_config
@@ -63,15 +63,15 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, sta
     differing = check_repeatability(device, precision, startup)
     _check_learning(config, device, stop_at, startup)
     start = read_init_from(config.adapter, family.traits.name) if resume is None else {}
-    with ThreadPoolExecutor(max_workers=1) as pool:  # hashing gigabytes leaves the interpreter free to load
-        hashing = pool.submit(weights_sha256, family.weights)
-        dtype = DTYPES[precision]
-        dataset = load_dataset(run, config, family, stop_at=stop_at, dtype=dtype, device=device, startup=startup)
-        startup.beat("loading")
-        trained = trained_text_encoders(config, family)
-        models = load_frozen(config.model, family, trained=trained, dtype=dtype, device=device)
-        startup.beat("loading")
-        config = resolved_config(config, family, device, precision=precision, base_sha256=hashing.result())
+    hash_ahead(family.weights)  # those that --base-weights were merged into: the worker did not know them
+    dtype = DTYPES[precision]
+    dataset = load_dataset(run, config, family, stop_at=stop_at, dtype=dtype, device=device, startup=startup)
+    startup.beat("loading")
+    trained = trained_text_encoders(config, family)
+    models = load_frozen(config.model, family, trained=trained, dtype=dtype, device=device)
+    startup.beat("loading")
+    config = resolved_config(config, family, device, precision=precision, base_sha256=weights_sha256(family.weights))
+    sizes = shapes_of(models)
     state = initial_state(config, family, models, start, precision=precision)
     order = order_of(config, dataset.trained)
     cached, count = resident(dataset.cached, device), config.training.accumulation_steps
@@ -95,6 +95,7 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, sta
         state=state,
         context=context,
         batches=batches,
+        meter=Meter(partial(family.forward_work, sizes), state.adapter, dataset.cached),
         trained=dataset.trained,
         held_out=dataset.held_out,
         data_identity=identity,

@@ -20,6 +20,7 @@ from lorasmith.runs.ledger import read_events
 from lorasmith.runs.naming import FileNames
 from lorasmith.session.checkpoint import StateFacts
 from lorasmith.session.export import Exporter
+from lorasmith.session.meter import Meter
 from lorasmith.session.startup import StartupContext
 
 
@@ -36,6 +37,7 @@ class LoadedRun:
     state: TrainState
     context: StepContext
     batches: RunBatches
+    meter: Meter
     trained: tuple[Example, ...]
     held_out: tuple[Example, ...]
     data_identity: str  # of the data that positions are counted over

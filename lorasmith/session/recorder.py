@@ -15,6 +15,7 @@ from lorasmith.faults import fault_point
 from lorasmith.runs.events import StepCompleted, StepRepeated, Warned
 from lorasmith.runs.ledger import PatientLedger
 from lorasmith.runs.process_files import HeartbeatWriter, monotonic
+from lorasmith.session.meter import Meter
 from lorasmith.session.sanity import Trust
 
 
@@ -33,6 +34,8 @@ class Recorder:
     trust: Trust
     lrs: tuple[float, ...]  # learning rates of the newest recorded step, by parameter group
     step_began: float  # monotonic seconds
+    meter: Meter
+    recorded: int  # graphs recorded up to the newest recorded step
     pending: StepResult | None = None
 
     def beat(self, step: int, phase: str, *, micro_batches: int = 0) -> None:
@@ -84,11 +87,13 @@ class Recorder:
         Raises:
             NonFiniteError: as `flush`.
         """
+        began = monotonic()
         numbers = result.numbers()
+        now = monotonic()
         if numbers.found_inf > 0:
             raise non_finite(self.context, result.step)
         assert all(map(math.isfinite, numbers)), "a step that was applied has finite numbers"
-        now = monotonic()
+        recorded = self.context.execution.recorded
         event = StepCompleted(
             attempt=self.attempt,
             time=time.time(),
@@ -100,7 +105,11 @@ class Recorder:
             example_ids=list(result.example_ids),
             seconds=now - self.step_began,
             peak_memory=self.context.device.peak_memory(),
+            flop=self.meter.flop(result.example_ids),
+            waited_seconds=now - began if self.context.device.is_async else 0.0,
+            recordings=recorded - self.recorded,
         )
+        self.recorded = recorded
         self.step_began = now
         self.ledger.append(event)
         self.trust.add(result.step, numbers.loss)

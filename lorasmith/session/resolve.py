@@ -40,6 +40,7 @@ def resolve_precision(
             precision=precision,
             precision_reason=precision_reason,
             threads=device.threads,
+            peak_flops=device.peak_flops(precision),
         )
     )
     _warn_of_model(family.weights, startup)

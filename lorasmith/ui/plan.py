@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from lorasmith.planning.plan import RunPlan
     from lorasmith.runtime.preflight import Start
 
-OWN_OPTIONS = ("no-probe", "json", "help")
+OWN_OPTIONS = ("speed", "no-probe", "json", "help")
 LEFT = 14
 
 
@@ -34,6 +34,7 @@ class _Arguments:
     """The command line: options of `train`, and the switches of `plan`."""
 
     line: CommandLine
+    speed: bool
     no_probe: bool
     json: bool
 
@@ -51,6 +52,8 @@ def plan(arguments: list[str], words: Translator, command: str) -> int:
     config = load_flat_toml(given.line.config) if given.line.config is not None else {}
     words = words_of(config, given.line, words)
     here = Path.cwd()
+    if given.speed:
+        return _try_batch_sizes(given, config, words, here)
     found = _plan(given, config, words, here)
     # imported late: bad arguments are refused without loading rich
     from lorasmith.planning.plan import as_plain
@@ -64,8 +67,27 @@ def plan(arguments: list[str], words: Translator, command: str) -> int:
     return int(ExitCode.FINISHED)
 
 
-def _plan(given: _Arguments, config: Values, words: Translator, here: Path) -> RunPlan:
-    began = time.perf_counter()
+def _try_batch_sizes(given: _Arguments, config: Values, words: Translator, here: Path) -> int:
+    start, _ = _start(given, config, words, here)
+
+    from lorasmith.planning import plan
+    from lorasmith.planning.speed import as_plain, try_batch_sizes
+
+    print(words.say("plan.speed.probing"), file=sys.stderr, flush=True)
+    trials = list(try_batch_sizes(start, plan.scan_of(start)))
+    if given.json:
+        print(
+            json.dumps([as_plain(trial) for trial in trials], ensure_ascii=not shows_everything(sys.stdout), indent=1)
+        )
+    else:
+        from lorasmith.ui.speed_view import show
+
+        show(words, trials)
+    return int(ExitCode.FINISHED)
+
+
+def _start(given: _Arguments, config: Values, words: Translator, here: Path) -> tuple[Start, bool]:
+    """The start that is planned, and whether its number of steps is still to be suggested."""
     values = given.line.values
     is_new = given.line.mode != "continue"
     values = layered(read_folder_settings(here), config, values) if is_new else layered(config, values)
@@ -76,6 +98,12 @@ def _plan(given: _Arguments, config: Values, words: Translator, here: Path) -> R
     if steps_assumed:
         values[STEPS] = 1
     start = _new(values, words, here) if is_new else _continued(values, given.line, here)
+    return start, steps_assumed
+
+
+def _plan(given: _Arguments, config: Values, words: Translator, here: Path) -> RunPlan:
+    began = time.perf_counter()
+    start, steps_assumed = _start(given, config, words, here)
     checking_seconds = time.perf_counter() - began
 
     from lorasmith.planning import plan
@@ -110,7 +138,9 @@ def _continued(values: Values, line: CommandLine, here: Path) -> Start:
 def _parsed(arguments: list[str]) -> _Arguments:
     own = {f"--{name}" for name in OWN_OPTIONS if name != "help"}
     line = parse([argument for argument in arguments if argument not in own])
-    return _Arguments(line, no_probe="--no-probe" in arguments, json="--json" in arguments)
+    return _Arguments(
+        line, speed="--speed" in arguments, no_probe="--no-probe" in arguments, json="--json" in arguments
+    )
 
 
 def _help(words: Translator, command: str) -> list[str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lorasmith.errors import ExitCode
 from lorasmith.reading.fold import RunFold
 from lorasmith.reading.metrics import METRICS, value_of
+from lorasmith.reading.pace import pace_of, share_of_peak
 from lorasmith.reports.making import ReportFiles
 from lorasmith.reports.translator import loss_text
 from lorasmith.runs.events import (
@@ -36,7 +37,7 @@ from lorasmith.runs.events import (
 from lorasmith.runs.naming import FileNames
 from lorasmith.runtime.policy import MAX_RESTARTS
 from lorasmith.ui.screens import Screen
-from lorasmith.ui.status import Progress, speed, status_line
+from lorasmith.ui.status import Progress, pace, speed, status_line
 from lorasmith.ui.translator import Translator
 from lorasmith.ui.which_run import typed
 
@@ -185,7 +186,8 @@ class Display:
     def _completed(self, event: StepCompleted) -> None:
         self._step = event.step
         average_loss = event.loss if self._fold.newest is None else self._fold.newest.average_loss
-        progress = Progress(event.step, self._stop_at, event.loss, average_loss, self._fold.seconds_per_step)
+        seconds = self._fold.seconds_per_step
+        progress = Progress(event.step, self._stop_at, event.loss, average_loss, seconds, self._pace(event))
 
         def compose(width: int | None, only_ascii: bool) -> str:
             return status_line(self._words, progress, width=width, only_ascii=only_ascii)
@@ -193,6 +195,14 @@ class Display:
         self._screen.status(compose, progress.share)
         if event.step == self._stop_at:
             self._screen.line(self._words.say("run.reached", steps=event.step), "good")
+
+    def _pace(self, event: StepCompleted) -> str:
+        """Pictures and operations in a second, with --verbose."""
+        found = pace_of(event) if self._verbose else None
+        if found is None:
+            return ""
+        share = share_of_peak(found.flops, self._fold.others)
+        return pace(self._words, found.pictures_per_second, found.flops, share)
 
     def _repeated(self, event: StepRepeated) -> None:
         reason = self._words.say(f"repeat.{event.reason}", scale=event.scale or 0, micro_split=event.micro_split or 1)

@@ -20,6 +20,7 @@ class Progress:
     loss: float
     average_loss: float
     seconds_per_step: float
+    pace: str = ""  # pictures and operations in a second, as a sentence; "" where it is not to be shown
 
     @property
     def share(self) -> float:
@@ -35,10 +36,13 @@ def status_line(words: Translator, progress: Progress, *, width: int | None, onl
         "loss": words.say("status.loss", loss=f"{progress.loss:.4f}"),
         "average": words.say("status.average", loss=f"{progress.average_loss:.4f}"),
         "speed": speed(words, progress.seconds_per_step),
+        **({"pace": progress.pace} if progress.pace else {}),
         "left": words.say("status.left", time=clock((progress.stop_at - progress.step) * progress.seconds_per_step)),
     }
     if width is None:
         return "  ".join([count, *parts.values()])
+    if _cells_left(width, count, parts) < MIN_BAR:
+        parts.pop("pace", None)
     # The speed goes before the bar does, the bar before anything else.
     if _cells_left(width, count, parts) < MIN_BAR:
         del parts["speed"]
@@ -71,6 +75,16 @@ def speed(words: Translator, seconds_per_step: float) -> str:
     if seconds_per_step >= 1:
         return words.say("status.seconds_per_step", seconds=f"{seconds_per_step:.2f}")
     return words.say("status.steps_per_second", steps=f"{1 / seconds_per_step:.2f}")
+
+
+def pace(words: Translator, pictures_per_second: float, flops: float | None, share: float | None) -> str:
+    """Returns pictures in a second and, as far as they are known, TFLOP/s and their share of the device's peak."""
+    parts = [words.say("status.pictures_per_second", pictures=f"{pictures_per_second:.3g}")]
+    if flops is not None:
+        parts.append(words.say("status.flops", tflops=f"{flops / 1e12:.3g}"))
+    if share is not None:
+        parts.append(words.say("status.of_peak", share=f"{share:.0%}"))
+    return ", ".join(parts)
 
 
 def clock(seconds: float) -> str:

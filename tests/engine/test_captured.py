@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lorasmith.data.types import Batch
 from lorasmith.engine.average import WeightAverage
-from lorasmith.engine.capture import CallAgain
+from lorasmith.engine.capture import CallAgain, Work
 from lorasmith.engine.captured import CapturedExecution
 from lorasmith.engine.state import LossScaler, TrainState
 from lorasmith.engine.step import StepContext, StepNumbers, StepResult, numbers_at, slices, train_step
@@ -108,6 +108,21 @@ def test_making_ready_changes_nothing() -> None:
     assert torch.equal(state.adapter.gradient(), torch.full_like(weights, 2.0))
     assert torch.equal(state.adapter.flat, weights)
     assert not any(value.any() for entries in state.optimizer.state.values() for value in entries.values())
+
+
+class Twice:
+    """Replays the work twice, as a recording that is wrong would."""
+
+    def record(self, work: Work) -> Work:
+        return lambda: (work(), work())[0]
+
+
+def test_a_replay_with_other_bits_is_found_before_the_first_step() -> None:
+    state, context = made(capture=RecordedOperations())
+    context = replace(context, execution=CapturedExecution(context.losses, state, context.device, Twice()))
+    with pytest.raises(RuntimeError, match="other bits"):
+        context.execution.prepare(*_first(context))
+    assert not state.adapter.gradient().any()
 
 
 def _first(context: StepContext) -> tuple[Batch, Any]:

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lorasmith.data.types import Example
+from lorasmith.data.types import Example, Inputs
 from lorasmith.demo import layouts
 from lorasmith.demo.miniature import make_model as make_sd15
 from lorasmith.diffusion.process import DdpmProcess
@@ -34,6 +34,7 @@ from lorasmith.families.loading import load_component
 from lorasmith.families.noise_settings import noise_settings, scheduler_config
 from lorasmith.families.places import whole
 from lorasmith.families.sd15.layout import NAMES as SD15_NAMES
+from lorasmith.families.unet_work import ForwardWork, Shapes
 from lorasmith.families.weights import BaseWeights, ComponentNames, ModelFiles, TextSettings, check_clip_skip
 from lorasmith.targets import TargetModule
 
@@ -214,6 +215,9 @@ class TrialFamily:
             if name == "text_encoder_2":
                 found["pooled"] = output.text_embeds[:: len(output.text_embeds) // len(ids)]
         return found
+
+    def forward_work(self, shapes: Mapping[str, Shapes], inputs: Inputs) -> ForwardWork:
+        return ldm.forward_work(shapes["denoiser"], inputs)
 
     def noise_process(self) -> DdpmProcess:
         return ldm.ddpm_process(self.weights)

@@ -154,3 +154,21 @@ def test_pictures_of_the_largest_size_with_different_words(workshop: Workshop) -
     few = module.chosen_pictures(start.config, found)
     assert {one.bucket for one in few} == {largest}
     assert len({one.image_sha256 for one in few}) == len(few) <= module.PICTURES
+
+
+def test_a_trial_of_a_batch_size_makes_steps_of_single_full_batches(workshop: Workshop) -> None:
+    start = workshop.start_new(5, {("training", "accumulation_steps"): 4, ("training", "batch_size"): 3})
+    looked: dict[str, Any] = {}
+
+    def launch(arguments: list[str]) -> Any:
+        folder = Path(arguments[0])
+        looked["training"] = load_run_toml(folder / "lora_output.starting" / "run.toml").training
+        looked["folders"] = [pictures.name for pictures in (folder / "data").iterdir()]
+        looked["options"] = arguments
+        return Process(folder, lambda _: None, 1)
+
+    probe(start, plan.scan_of(start), batch_size=8, launch=launch)
+    whole = start.config.training
+    assert looked["training"] == whole.model_copy(update={"accumulation_steps": 1, "batch_size": 8})
+    assert looked["folders"] == ["8_"]
+    assert "--measure-device" in looked["options"]

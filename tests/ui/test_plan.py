@@ -1,14 +1,20 @@
 """The command `plan`, without a trial. (With one, and against real runs: tests/end_to_end/test_plan.py.)"""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from lorasmith.data.folder import Scan
 from lorasmith.errors import ConfigError, DatasetError, ExitCode, InputError
+from lorasmith.planning import speed
+from lorasmith.planning.estimate import ProbeResult
+from lorasmith.runtime.preflight import Start
 from lorasmith.ui.plan import plan
 from lorasmith.ui.translator import Translator
 from tests.end_to_end.workshop import Workshop, tree
+from tests.planning.test_plan import MEASURED
 
 
 @pytest.fixture
@@ -93,3 +99,26 @@ def test_all_bad_pictures_are_listed(here: Path) -> None:
     with pytest.raises(DatasetError) as caught:
         plan(["--no-probe"], Translator("en"), "lorasmith plan")
     assert [Path(one["path"]).name for one in caught.value.fields["problems"]] == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize("json_asked", [False, True])
+def test_with_speed_batch_sizes_are_tried_in_place_of_a_plan(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, json_asked: bool
+) -> None:
+    asked = list[tuple[int, int]]()
+
+    def probe(start: Start, _found: Scan, *, batch_size: int) -> ProbeResult:
+        asked.append((start.config.training.batch_size, batch_size))
+        return replace(MEASURED, step_seconds=float(batch_size), peak_memory=0)
+
+    monkeypatch.setattr(speed.try_batch_sizes, "__kwdefaults__", {"probe": probe})
+    before = tree(here)
+    typed = ["--speed", "--batch-size", "3", *(["--json"] if json_asked else [])]
+    assert plan(typed, Translator("en"), "lorasmith plan") == ExitCode.FINISHED
+    printed = capsys.readouterr().out
+    assert asked == [(3, 1), (3, 2)]  # pictures come no faster with the second
+    if json_asked:
+        assert [trial["pictures_per_second"] for trial in json.loads(printed)] == [1.0, 1.0]
+    else:
+        assert "Batch sizes tried" in printed and "suggested steps" not in printed
+    assert tree(here) == before

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lorasmith.data.types import Example
+from lorasmith.data.types import Example, Inputs
 from lorasmith.diffusion.process import DdpmProcess
 from lorasmith.diffusion.sampling import SamplingDefaults
 from lorasmith.families import clip
@@ -23,6 +23,7 @@ from lorasmith.families.base import FamilyTraits, Models
 from lorasmith.families.checkpointing import Checkpointing, set_unet_checkpointing
 from lorasmith.families.identity import component_sha256
 from lorasmith.families.loading import Build, load_component
+from lorasmith.families.unet_work import ForwardWork, Shapes
 from lorasmith.families.weights import BaseWeights, TextSettings, check_clip_skip
 from lorasmith.targets import TargetModule
 
@@ -153,6 +154,9 @@ class StableDiffusionXL:
             if name == POOLED:  # of the first block
                 found["pooled"] = output.text_embeds[:: len(output.text_embeds) // len(ids)]
         return found
+
+    def forward_work(self, shapes: Mapping[str, Shapes], inputs: Inputs) -> ForwardWork:
+        return ldm.forward_work(shapes["denoiser"], inputs)
 
     def noise_process(self) -> DdpmProcess:
         return ldm.ddpm_process(self.weights)
