@@ -315,6 +315,13 @@ def compiler_settings() -> Iterator[None]:
         yield
 
 
+def compiled_forms() -> int:
+    """The number of graphs that torch's compiler has made in this process."""
+    from torch._dynamo.utils import counters
+
+    return int(counters["stats"]["unique_graphs"])
+
+
 @cache
 def _copy_stream(where: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(where)  # type: ignore[no-untyped-call]
