@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lorasmith.adapters.flat import FlatAdapter
 from lorasmith.data.types import Batch
 from lorasmith.diffusion.draw import Numbers
-from lorasmith.engine.device import Device, compiled_graphs, compiler_settings, generators_kept
+from lorasmith.engine.device import Device, compiled_forms, compiler_settings, generators_kept
 from lorasmith.engine.execution import Execution
 
 
@@ -29,7 +29,8 @@ class CompiledExecution:
 
     @property
     def recorded(self) -> int:
-        return compiled_graphs()
+        """The number of forms of blocks that were compiled so far, in this process."""
+        return compiled_forms()
 
     def forward_backward(self, batch: Batch, numbers: Numbers, weight: float) -> Tensor:
         with compiler_settings():

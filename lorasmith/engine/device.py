@@ -317,14 +317,12 @@ def compiler_settings() -> Iterator[None]:
 
     limits: dict[str, Any] = {"recompile_limit": MAX_COMPILED, "accumulated_recompile_limit": MAX_COMPILED * 64}
     with torch._dynamo.config.patch(**limits), inductor.patch(deterministic=True), warnings.catch_warnings():
-        # The compiler uses what torch itself has deprecated.
-        for category in (DeprecationWarning, FutureWarning):
-            warnings.simplefilter("ignore", category)
+        warnings.simplefilter("ignore")  # the compiler's, of what it tries and of what torch itself has deprecated
         yield
 
 
-def compiled_graphs() -> int:
-    """The number of graphs that this process has compiled."""
+def compiled_forms() -> int:
+    """The number of graphs that torch's compiler has made in this process."""
     from torch._dynamo.utils import counters
 
     return int(counters["stats"]["unique_graphs"])

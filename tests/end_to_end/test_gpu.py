@@ -2,13 +2,16 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from lorasmith.engine import captured
 from lorasmith.errors import ExitCode
 from lorasmith.evaluation import evaluator
-from lorasmith.runs.events import DeviceChosen, Evaluated
+from lorasmith.runs.events import DeviceChosen, Evaluated, RunStarted
+from lorasmith.session import loop
 from tests.end_to_end.workshop import Values, Workshop
 from tests.families.tiny import tiny_clip
 
@@ -75,3 +78,100 @@ def test_looking_at_every_step_or_never_same_bytes(
     assert [event.step for event in outcome.of(Evaluated) if not event.is_control] == [1, 2, 3]
     assert watched.losses() == blind.losses()
     assert watched.digest() == blind.digest()
+
+
+GRAPH: Values = {("machine", "execution"): "graph"}
+EAGER: Values = {("machine", "execution"): "eager"}
+SHAPES: Values = {("training", "batch_size"): 3, ("training", "accumulation_steps"): 2}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_replayed_steps_have_the_bytes_of_eager_steps(
+    make_workshop: Callable[[str], Workshop], precision: str, dropout: float
+) -> None:
+    """Both buckets and their smaller last batches, clipped, at falling rates."""
+    values: Values = {
+        **CUDA,
+        **SHAPES,
+        ("adapter", "dropout"): dropout,
+        ("model", "precision"): precision,
+        ("training", "max_grad_norm"): 0.1,
+        ("training", "ema_decay"): 0.9,
+        ("lr_schedule", "shape"): "cosine",
+    }
+    eager, graph = make_workshop("eager"), make_workshop("graph")
+    eager.new(8, {**values, **EAGER})
+    outcome = graph.new(8, {**values, **GRAPH})
+    assert not outcome.warned
+    assert outcome.of(RunStarted)[0].fingerprint["execution"] == "graph"
+    assert graph.losses() == eager.losses()
+    assert graph.digest() == eager.digest()
+
+
+def test_checkpointed_blocks_are_replayed_too(make_workshop: Callable[[str], Workshop]) -> None:
+    values: Values = {**CUDA, ("adapter", "dropout"): 0.0, ("training", "gradient_checkpointing"): "block"}
+    eager, graph = make_workshop("eager"), make_workshop("graph")
+    eager.new(4, {**values, **EAGER})
+    assert not graph.new(4, {**values, **GRAPH}).warned
+    assert graph.digest() == eager.digest()
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+def test_killed_among_replayed_steps_it_continues_to_the_same_bytes(
+    make_workshop: Callable[[str], Workshop], monkeypatch: pytest.MonkeyPatch, optimizer: str
+) -> None:
+    values: Values = {**CUDA, **SHAPES, **GRAPH, ("optimizer", "name"): optimizer, ("cadence", "save_every"): 2}
+    straight, killed = make_workshop("straight"), make_workshop("killed")
+    straight.new(7, values)
+    with monkeypatch.context() as patch:
+        patch.setenv("LORASMITH_FAULT", "step.computed:5:kill")
+        assert killed.new(7, {**values, ("watch", "no_restart"): True}, apart=True).exit_code == ExitCode.CRASHED
+    assert killed.states()[0] in (2, 4)
+    assert killed.go_on(None, apart=True).exit_code == ExitCode.FINISHED
+    assert killed.losses() == straight.losses()
+    assert killed.digest() == straight.digest()
+
+
+def test_nothing_waits_inside_a_step(make_workshop: Callable[[str], Workshop], monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch raises where an operation would have the host wait for the device."""
+    real = loop.train_step
+
+    def train_step(*given: Any, **named: Any) -> Any:
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return real(*given, **named)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(loop, "train_step", train_step)
+    for name, values in (("eager", EAGER), ("graph", GRAPH)):
+        outcome = make_workshop(name).new(4, {**CUDA, **SHAPES, **values, ("training", "ema_decay"): 0.9})
+        assert outcome.exit_code == ExitCode.FINISHED and not outcome.warned
+
+
+def test_a_step_that_cannot_be_captured_makes_the_run_eager(
+    make_workshop: Callable[[str], Workshop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    eager, failed = make_workshop("eager"), make_workshop("failed")
+    eager.new(4, {**CUDA, **EAGER})
+    real = captured.add_gradient
+
+    def waits(*given: Any) -> Any:
+        losses = real(*given)
+        float(losses[0])
+        return losses
+
+    monkeypatch.setattr(captured, "add_gradient", waits)
+    outcome = failed.new(4, {**CUDA, **GRAPH})
+    assert [warned.code for warned in outcome.warned] == ["execution_failed"]
+    assert failed.digest() == eager.digest()
+
+
+def test_compiled_runs_continue_to_the_same_bytes(make_workshop: Callable[[str], Workshop]) -> None:
+    values: Values = {**CUDA, ("machine", "execution"): "compiled"}
+    straight, stopped = make_workshop("straight"), make_workshop("stopped")
+    assert not straight.new(4, values).warned
+    stopped.new(2, values)
+    stopped.go_on(2, apart=True)
+    assert stopped.digest() == straight.digest()
