@@ -133,7 +133,8 @@ def _step_context(
     stop_at: int,
 ) -> StepContext:
     release_freed_memory()  # of loading, and of the encoders: what steps free is kept
-    process = trained_process(family.noise_process(), config.noise).to(device.torch_device)
+    process = trained_process(family.noise_process(), config.noise).seen_in(DTYPES[config.model.precision])
+    process = process.to(device.torch_device)
     objective = objective_of(config.loss, family.weights.noise.prediction)
     losses = partial(losses_of, family, models, process=process, objective=objective)
     lrs = base_lrs(config.optimizer, batches.state.adapter.groups(), family.traits.text_encoders)
