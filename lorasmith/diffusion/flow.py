@@ -61,7 +61,7 @@ NO_SHIFT = FixedShift()
 
 @dataclass(frozen=True, slots=True)
 class FlowMatching:
-    """x = (1 - s) picture + s noise, where the denoiser predicts noise - picture. Timesteps are the levels s."""
+    """The mixture (1 - s) picture + s noise, whose denoiser predicts noise - picture. Timesteps are the levels s."""
 
     density: Density = UNIFORM
     training_shift: Shift = NO_SHIFT
