@@ -319,7 +319,12 @@ def _findings_of_settings(config: RunConfig, found: Scan) -> list[Finding]:
     roots = [Path(subset.folder) for subset in subsets]
     unused: list[Example] = []
     if any(example.is_regularisation for example in found.examples):
-        unused = unused_regularisation(found.examples, split_examples(config, found)[0])
+        held_out = config.dataset.held_out  # a regularisation picture may be equal to one of these
+        unused = [
+            example
+            for example in unused_regularisation(found.examples, split_examples(config, found)[0])
+            if example.image_sha256 not in held_out
+        ]
     faceless = [
         example
         for example in found.examples

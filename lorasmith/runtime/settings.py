@@ -46,7 +46,8 @@ def check_installed(optimizer: OptimizerConfig) -> None:
     """Refuses an optimizer whose library is not installed."""
     known = known_optimizer(optimizer.name)
     if known is not None and find_spec(known.module) is None:
-        raise ConfigError("optimizer_missing", optimizer=optimizer.name, package=known.package)
+        reason = f"No module named '{known.module}'"
+        raise ConfigError("optimizer_not_installed", optimizer=optimizer.name, package=known.package, reason=reason)
 
 
 def _check_rates(config: RunConfig) -> None:

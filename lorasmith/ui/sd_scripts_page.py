@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -16,6 +17,7 @@ from lorasmith.ui.layout import wrapped
 from lorasmith.ui.translator import Translator
 
 MAX_WIDTH = 120  # cells
+LAST_CLAUSE = re.compile("[;\uff1b][^;\uff1b]*$")  # after a semicolon, in English or Chinese
 
 
 def help_page(words: Translator, command: str, script: Script) -> str:
@@ -73,13 +75,14 @@ def _of_language(words: Translator) -> Iterator[str]:
 
 
 def _without_effect(words: Translator) -> Iterator[str]:
-    """A row for each note, which names its arguments itself."""
+    """A row for each note, without its last clause, which names the arguments."""
     by_note: dict[str, list[str]] = defaultdict(list)
     for name, row in NO_EFFECT.items():
         by_note[row.note].append(name)
     for note, names in by_note.items():
         shown = _code(f"--{name}" for name in names)
-        yield _row([shown, words.say(f"warning.{note}.text", arguments=shown, folder="NAME-run/logs")])
+        text = words.say(f"warning.{note}.text", arguments="", folder="NAME-run/logs")
+        yield _row([shown, LAST_CLAUSE.sub("", text)])
 
 
 def _refused(words: Translator) -> Iterator[str]:

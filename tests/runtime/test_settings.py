@@ -59,7 +59,7 @@ def test_an_optimizer_needs_its_library(monkeypatch: pytest.MonkeyPatch) -> None
     check_installed(optimizer)
     monkeypatch.setattr("lorasmith.runtime.settings.find_spec", {"torch": 1}.get)
     check_installed(RunConfig().optimizer)
-    with pytest.raises(ConfigError, match="optimizer_missing") as caught:
+    with pytest.raises(ConfigError, match="optimizer_not_installed") as caught:
         check_installed(optimizer)
     assert caught.value.fields["package"] == "bitsandbytes"
 
