@@ -13,7 +13,7 @@ from torch import Tensor, device
 
 from lorasmith.diffusion.draw import Numbers
 
-Prediction = Literal["epsilon", "v_prediction"]
+Prediction = Literal["epsilon", "v_prediction", "flow"]
 
 
 @dataclass(frozen=True, slots=True)

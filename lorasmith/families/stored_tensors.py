@@ -31,6 +31,8 @@ from lorasmith.families.small_tensors import MAX_BYTES
 from lorasmith.families.weights import BaseWeights
 
 _Places = Callable[[Iterable[str]], dict[str, Place]]  # names in a file -> canonical name: its place
+DtypeOf = Callable[[str], torch.dtype]
+"""Canonical name -> the type in which the tensor is wanted."""
 MAX_SHARED = 4  # tensors may share their numbers: the sum of their sizes may be this many times the file's size
 
 # Exceptions of torch's unpickler for broken files, found by fuzzing.
@@ -57,14 +59,15 @@ _DTYPES = {
 }
 
 
-def read_component(weights: BaseWeights, component: str, dtype: torch.dtype) -> dict[str, Tensor]:
+def read_component(weights: BaseWeights, component: str, dtype: torch.dtype | DtypeOf) -> dict[str, Tensor]:
     """The tensors of a component under their canonical names, on the CPU.
 
     Raises:
         ModelError: the file has changed since it was recognised, is a pickle that is refused, or holds a number that is
             not finite in this type.
     """
-    found = _read(weights, component, dtype)
+    dtype_of = (lambda _: dtype) if isinstance(dtype, torch.dtype) else dtype
+    found = _read(weights, component, dtype_of)
     for name, tensor in found.items():
         # Far faster than torch.isfinite of every number: what is not a number goes through to both.
         if tensor.numel() and not bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all()):
@@ -72,30 +75,30 @@ def read_component(weights: BaseWeights, component: str, dtype: torch.dtype) -> 
     return found
 
 
-def _read(weights: BaseWeights, component: str, dtype: torch.dtype) -> dict[str, Tensor]:
+def _read(weights: BaseWeights, component: str, dtype_of: DtypeOf) -> dict[str, Tensor]:
     if component in weights.replaced:
         other = weights.replaced[component]
-        return _read_file(other.path, other.find, dtype)
+        return _read_file(other.path, other.find, dtype_of)
     names = weights.names
     if weights.layout != "diffusers":
-        return _read_file(weights.path, partial(names.from_single_file, component), dtype)
+        return _read_file(weights.path, partial(names.from_single_file, component), dtype_of)
     found: dict[str, Tensor] = {}
     for file in component_files(weights.path, component, names):
-        found |= _read_file(file, partial(names.from_folder, component), dtype)
+        found |= _read_file(file, partial(names.from_folder, component), dtype_of)
     return found
 
 
-def _read_file(path: Path, places: _Places, dtype: torch.dtype) -> dict[str, Tensor]:
+def _read_file(path: Path, places: _Places, dtype_of: DtypeOf) -> dict[str, Tensor]:
     """The tensors of a file that `places` names."""
     try:
         if file_kind(path) == "pickle":
             stored = load_pickle(path)
-            return {ours: _copied(stored[place.name], place, dtype) for ours, place in places(stored).items()}
+            return {ours: _copied(stored[place.name], place, dtype_of(ours)) for ours, place in places(stored).items()}
         tensors = read_header(path).tensors
         wanted = [(ours, place, place.info(tensors[place.name])) for ours, place in places(tensors).items()]
     except ValueError as error:  # of `Place`
         raise ModelError("model_damaged", path=str(path), where=str(error)) from error
-    return _read_tensors(path, wanted, dtype)
+    return _read_tensors(path, wanted, dtype_of)
 
 
 def _copied(tensor: Tensor, place: Place, dtype: torch.dtype) -> Tensor:
@@ -180,7 +183,7 @@ def _is_zip(path: Path) -> bool:
         return file.read(4) == b"PK\x03\x04"
 
 
-def _read_tensors(path: Path, wanted: Iterable[tuple[str, Place, TensorInfo]], dtype: torch.dtype) -> dict[str, Tensor]:
+def _read_tensors(path: Path, wanted: Iterable[tuple[str, Place, TensorInfo]], dtype_of: DtypeOf) -> dict[str, Tensor]:
     """Reads straight into the tensors' own memory, in the order of the file: no mapping, no second copy. A tensor is
     read while the one before it is converted."""
     ordered = sorted(wanted, key=lambda item: item[2].start)
@@ -190,7 +193,7 @@ def _read_tensors(path: Path, wanted: Iterable[tuple[str, Place, TensorInfo]], d
         for number, (name, place, info) in enumerate(ordered, start=1):
             raw = reading.popleft().result()
             reading.extend(pool.submit(_raw, path, file, *item) for item in ordered[number : number + 1])
-            tensor = raw.view(_DTYPES[info.dtype]).view(info.shape).to(dtype)
+            tensor = raw.view(_DTYPES[info.dtype]).view(info.shape).to(dtype_of(name))
             found[name] = tensor.T.contiguous() if place.is_transposed else tensor
     return found
 

@@ -15,8 +15,8 @@ from lorasmith.families.caption_weights import unweighted
 from lorasmith.families.places import Finder, Place
 
 Layout = Literal["diffusers", "single_file", "pickle"]
-Prediction = Literal["epsilon", "v_prediction"]
-RequestedPrediction = Literal["auto", "epsilon", "v_prediction"]
+Prediction = Literal["epsilon", "v_prediction", "flow"]
+RequestedPrediction = Literal["auto", "epsilon", "v_prediction", "flow"]
 RequestedSwitch = Literal["auto", "on", "off"]
 PredictionSource = Literal["asked", "scheduler_config", "header_key", "yaml", "modelspec", "weights", "default"]
 Shapes = Mapping[str, tuple[int, ...]]
