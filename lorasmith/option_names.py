@@ -26,6 +26,7 @@ OURS = {
     "config_file": "--config",
     "conv_dim": "--conv-rank",
     "dim": "--rank",
+    "fp8_base": "--base-precision fp8",
     "gradient_accumulation_steps": "--accumulate",
     "instance_data_dir": "--data",
     "learning_rate": "--lr",

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import psutil
 import torch
+from torch import Tensor
 
 from lorasmith.errors import ConfigError
 from lorasmith.libraries import is_memory_error
@@ -74,6 +75,33 @@ class Device:
         gc.collect()
         if self.torch_device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+class HostCopies:
+    """Copies from the computer's memory to a device: on a GPU beside its computation."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+
+    def host_memory(self, size: int) -> Tensor:
+        """(size,) bytes from which a device can copy by itself."""
+        return torch.empty(size, dtype=torch.uint8, pin_memory=self._stream is not None)
+
+    def start(self, target: Tensor, source: Tensor) -> Any:
+        """Begins a copy, once everything is done that was begun before; returns what `wait` takes."""
+        if self._stream is None:
+            target.copy_(source)
+            return None
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._stream):
+            target.copy_(source, non_blocking=True)
+            return self._stream.record_event()
+
+    def wait(self, copied: Any) -> None:
+        """Has what is begun from now on wait for a copy."""
+        if copied is not None:
+            torch.cuda.current_stream(self._device).wait_event(copied)
 
 
 def choose_device(wish: str, *, threads: int) -> Device:

@@ -80,7 +80,12 @@ def _check_storage(config: RunConfig) -> None:
     """Refuses types of numbers that do not go together."""
     if config.training.full_bf16 and config.model.precision != "bf16":
         raise ConfigError("full_bf16_precision")
-    for option, is_set in (("full-bf16", config.training.full_bf16), ("fp8-base", config.model.fp8_base)):
+    model = config.model
+    for option, is_set in (
+        ("full-bf16", config.training.full_bf16),
+        ("base-precision", model.base_precision != "auto"),
+        ("base-offload", model.base_offload > 0),
+    ):
         if is_set and config.adapter.kind == "dora":
             raise ConfigError("dora_in_float32", option=option)
 

@@ -50,8 +50,8 @@ DONE = {
     "mixed_precision": makes("precision", note="precision"),
     "gradient_checkpointing": sets("gradient-checkpointing"),
     "full_bf16": sets("full-bf16"),
-    "fp8_base": makes("fp8-base"),
-    "fp8_base_unet": makes("fp8-base", note="fp8_base_unet"),
+    "fp8_base": makes("base-precision"),
+    "fp8_base_unet": makes("base-precision", note="fp8_base_unet"),
     # -- pictures
     "train_data_dir": sets("data", note="loose_pictures"),
     "dataset_config": makes(note="dataset_config"),

@@ -102,7 +102,7 @@ def _model(given: Given, settings: Settings) -> None:
     settings.set("save-precision", SAVE_PRECISIONS[given.value("save_precision") or unset], "save_precision")
     for name in ("fp8_base", "fp8_base_unet"):
         if given.has(name):
-            settings.set("fp8-base", True, name)
+            settings.set("base-precision", "fp8", name)
     if given.has("v_parameterization"):
         settings.set("prediction", "v_prediction", "v_parameterization")
     if given.has("zero_terminal_snr"):

@@ -32,6 +32,7 @@ from lorasmith.session.base_weights import trained_on
 from lorasmith.session.checkpoint import check_disk_space
 from lorasmith.session.dataset import Dataset, load_dataset, trained_text_encoders
 from lorasmith.session.export import Exporter
+from lorasmith.session.frozen import load_frozen
 from lorasmith.session.initial_state import adapter_dtype, initial_state, read_init_from
 from lorasmith.session.layers import check_block_effects
 from lorasmith.session.loaded import LoadedRun
@@ -66,7 +67,7 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, sta
         dataset = load_dataset(run, config, family, stop_at=stop_at, dtype=dtype, device=device, startup=startup)
         startup.beat("loading")
         trained = trained_text_encoders(config, family)
-        models = family.load_models(trained=trained, dtype=dtype, device=device.torch_device)
+        models = load_frozen(config.model, family, trained=trained, dtype=dtype, device=device)
         startup.beat("loading")
         config = resolved_config(config, family, device, precision=precision, base_sha256=hashing.result())
     state = initial_state(config, family, models, start, precision=precision)

@@ -104,7 +104,7 @@ class Exporter:
             accumulation_steps=config.training.accumulation_steps,
             batch_size=config.training.batch_size,
             gradient_checkpointing=state.gradient_checkpointing,
-            fp8_base=config.model.fp8_base,
+            fp8_base=config.model.base_precision == "fp8",
             max_grad_norm=config.training.max_grad_norm,
             max_change_norm=config.training.scale_weight_norms,
             precision=config.model.precision,

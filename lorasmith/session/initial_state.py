@@ -16,7 +16,6 @@ from lorasmith.adapters.flat import FlatAdapter
 from lorasmith.config import AdapterConfig, RunConfig, TrainingConfig
 from lorasmith.engine.average import WeightAverage
 from lorasmith.engine.cpu import speed_up_frozen
-from lorasmith.engine.fp8 import store_in_fp8
 from lorasmith.engine.optimizers import build_optimizer
 from lorasmith.engine.state import LossScaler, Origin, TrainState
 from lorasmith.errors import ModelError
@@ -60,8 +59,6 @@ def initial_state(
     if start:
         fill_adapter(adapter, start, config.adapter.init_from)
     for model in models.values():
-        if config.model.fp8_base:
-            store_in_fp8(model)
         speed_up_frozen(model)
     lrs = base_lrs(config.optimizer, adapter.groups(), family.traits.text_encoders)
     decay = config.training.ema_decay

@@ -195,3 +195,12 @@ def test_a_run_s_config_is_checked_too(tmp_path: Path, text: str, option: str) -
     path.write_text(text)
     error = refusal(path, load_run_toml)
     assert (error.code, error.fields["option"]) == ("config_value", option)
+
+
+@pytest.mark.parametrize(("line", "form"), [("fp8_base = true", "fp8"), ("fp8_base = false", "auto")])
+def test_frozen_weights_in_8_bits_as_first_runs_recorded_them(tmp_path: Path, line: str, form: str) -> None:
+    path = tmp_path / "run.toml"
+    text = dump_run_toml(RunConfig()).decode().replace('base_precision = "auto"', line)
+    assert line in text
+    path.write_text(text, encoding="utf-8")
+    assert load_run_toml(path).model.base_precision == form

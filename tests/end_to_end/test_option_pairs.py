@@ -29,7 +29,7 @@ COLUMNS: dict[str, Sequence[Values]] = {
     "kind": (
         *({("adapter", "kind"): kind} for kind in ("lora", "loha", "lokr", "dora")),
         # What LoKr or DoRA does not have.
-        {("adapter", "kind"): "lora", ("adapter", "rank_dropout"): 0.3, ("model", "fp8_base"): True},
+        {("adapter", "kind"): "lora", ("adapter", "rank_dropout"): 0.3, ("model", "base_precision"): "fp8"},
         {("adapter", "kind"): "loha", ("training", "full_bf16"): True, ("model", "precision"): "bf16"},
     ),
     "layers": ({}, {("adapter", "conv_rank"): 4}, {("adapter", "block_ranks"): {"down_blocks": 2}}),

@@ -39,7 +39,7 @@ WAYS: dict[str, Values] = {
         ("training", "accumulation_steps"): 2,
         ("model", "precision"): "bf16",
     },
-    "frozen weights in 8 bits": {("model", "fp8_base"): True, ("adapter", "train_text_encoder"): True},
+    "frozen weights in 8 bits": {("model", "base_precision"): "fp8", ("adapter", "train_text_encoder"): True},
     "a scheduler's class": {
         ("lr_schedule", "shape"): "torch.optim.lr_scheduler.StepLR",
         ("lr_schedule", "args"): {"step_size": 4, "gamma": 0.5},

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 from lorasmith.config.fields import Section, option, recorded
 
@@ -37,14 +37,29 @@ class ModelConfig(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option("precision", "auto", effect="learning")
     """Data type of the frozen weights and the arithmetic; the adapter is float32 always. auto: chosen by the device
     when the run is loaded."""
-    fp8_base: bool = option("fp8-base", False, effect="learning")
-    """Whether the frozen weights are kept in 8 bits; the arithmetic stays in `precision`."""
+    base_precision: Literal["auto", "bf16", "fp8", "int8", "w8a8", "nf4"] = option(
+        "base-precision", "auto", effect="learning"
+    )
+    """The form in which the frozen weights are kept: `engine.codecs`. The arithmetic stays in `precision`, but that of
+    linear layers with `w8a8`. auto: as they are computed with."""
+    base_offload: float = option("base-offload", 0.0, effect="learning", ge=0, le=1)
+    """Share of the frozen weights that stays in the computer's memory and is brought to the device at need."""
     clip_skip: int = option("clip-skip", 1, effect="learning", ge=1, le=12)
     """Layer of the text encoder that is used, counted from the end as the WebUI does: 1 is the last."""
     max_token_length: int = option("max-token-length", 75, effect="learning", ge=75, le=225, multiple_of=75)
     """Tokens of a caption that the text encoders see, in blocks of 75; more are cut off."""
     weighted_captions: bool = option("weighted-captions", False, effect="learning")
     """Whether `(x:1.3)` and `[x]` in a caption are weights, as in the WebUI, or text as any other."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_fp8_base(cls, values: Any) -> Any:
+        """Reads run.toml of runs that had the option --fp8-base."""
+        if isinstance(values, dict) and "fp8_base" in values:
+            values = dict(values)
+            if values.pop("fp8_base") is True:
+                values.setdefault("base_precision", "fp8")
+        return values
 
     @field_validator("zero_terminal_snr", mode="before")
     @classmethod

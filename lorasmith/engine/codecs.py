@@ -1,0 +1,104 @@
+"""Forms in which a frozen weight is kept, and how its numbers are made of them again.
+
+A codec turns a weight (outputs, …) into named parts and back. Encoding and decoding are elementwise and sums are taken
+by nothing here, so the same weight always gives the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+Parts = Mapping[str, Tensor]
+
+FLOAT8 = torch.float8_e4m3fn
+BLOCK = 64  # weights that share a factor in nf4
+_LEAST = torch.finfo(torch.float32).tiny
+
+
+class Codec(Protocol):
+    """A form of storage."""
+
+    def encode(self, weight: Tensor) -> dict[str, Tensor]:
+        """The parts that are kept of a weight, on its device."""
+
+    def decode(self, parts: Parts, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        """The weight from its parts."""
+
+
+class Whole:
+    """The weight as it is, or in another type of numbers."""
+
+    def __init__(self, dtype: torch.dtype | None = None) -> None:
+        self.dtype = dtype
+
+    def encode(self, weight: Tensor) -> dict[str, Tensor]:
+        return {"stored": weight.to(self.dtype or weight.dtype).contiguous()}
+
+    def decode(self, parts: Parts, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        return parts["stored"].to(dtype).view(shape)
+
+
+class ByRow:
+    """A number of 8 bits for each weight, and a factor for each output.
+
+    With a factor for each output the largest weight of a row is the largest number, so that as few weights as possible
+    fall below the smallest: those of diffusion models are mostly under 0.05.
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self.largest = torch.finfo(dtype).max if dtype.is_floating_point else torch.iinfo(dtype).max
+
+    def encode(self, weight: Tensor) -> dict[str, Tensor]:
+        rows = weight.to(torch.float32).flatten(1)
+        factors = rows.abs().amax(1, keepdim=True).clamp_(min=_LEAST) / self.largest
+        numbers = rows / factors
+        return {
+            "stored": (numbers if self.dtype.is_floating_point else numbers.round_()).to(self.dtype),
+            "factors": factors,  # (outputs, 1)
+        }
+
+    def decode(self, parts: Parts, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        rows = parts["stored"].to(torch.float32).mul_(parts["factors"])
+        return rows.to(dtype).view(shape)
+
+
+class Nf4:
+    """4 bits for each weight, which choose one of 16 quantiles of the normal distribution, and a factor for each block
+    of 64 (QLoRA, arXiv 2305.14314, appendix E)."""
+
+    VALUES = (
+        *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635),
+        *(-0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725),
+        *(0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0),
+    )
+
+    def encode(self, weight: Tensor) -> dict[str, Tensor]:
+        numbers = weight.detach().to(torch.float32).flatten()
+        blocks = torch.nn.functional.pad(numbers, (0, -len(numbers) % BLOCK)).view(-1, BLOCK)
+        factors = blocks.abs().amax(1, keepdim=True).clamp_(min=_LEAST)
+        values = torch.tensor(self.VALUES, device=weight.device)
+        codes = torch.bucketize(blocks / factors, (values[1:] + values[:-1]) / 2).to(torch.uint8)
+        return {"stored": codes[:, 0::2] << 4 | codes[:, 1::2], "factors": factors}
+
+    def decode(self, parts: Parts, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        stored = parts["stored"]
+        codes = torch.stack([stored >> 4, stored & 15], -1).to(torch.int32)
+        values = torch.tensor(self.VALUES, device=stored.device)
+        blocks = values.index_select(0, codes.flatten()).view(len(stored), BLOCK).mul_(parts["factors"])
+        return blocks.to(dtype).flatten()[: shape.numel()].view(shape)
+
+
+CODECS: dict[str, Codec] = {
+    "auto": Whole(),
+    "bf16": Whole(torch.bfloat16),
+    "fp8": ByRow(FLOAT8),
+    "int8": ByRow(torch.int8),
+    "w8a8": ByRow(torch.int8),
+    "nf4": Nf4(),
+}
+"""By the value of --base-precision."""

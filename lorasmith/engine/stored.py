@@ -1,0 +1,196 @@
+"""Keeps the weights of frozen layers in a form that takes less memory, or in the computer's memory.
+
+The arithmetic stays that of the run's precision: a layer's weights are made anew where they are needed, in the forward
+pass and again in the backward pass, so that no more than a layer of them exists at a time. `w8a8` alone multiplies in
+8 bits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, linear
+from torch.nn.grad import conv2d_input
+
+from lorasmith.engine.codecs import CODECS, Codec, Parts
+from lorasmith.engine.ring import Ring
+
+INTEGER_ROWS = 17  # of inputs, at least, for a product of integers: GPUs have none of fewer
+INTEGER_SIDES = 8  # of which inputs and outputs must be multiples there
+
+
+def store_frozen(model: nn.Module, form: str, device: torch.device, *, offload: float = 0.0) -> int:
+    """Replaces the linear layers and convolutions inside `model`, which are frozen, and moves everything to `device`
+    layer by layer. Returns how many were replaced. Called once, before an adapter is attached.
+
+    Args:
+        form: a key of CODECS.
+        offload: share of their bytes that stays in the computer's memory and is brought to the device at need.
+    """
+    stored: list[StoredLinear | StoredConv2d] = []
+    for owner in list(model.modules()):
+        for name, layer in list(owner.named_children()):
+            if _is_storable(layer):
+                layer.to(device)
+                kind = StoredLinear if isinstance(layer, nn.Linear) else StoredConv2d
+                stored.append(kind(layer, form))  # type: ignore[arg-type]
+                setattr(owner, name, stored[-1])
+    for module in model.modules():
+        if not isinstance(module, StoredLinear | StoredConv2d):
+            _move_own(module, device)
+    chosen = _spread(stored, offload)
+    if chosen:
+        Ring(chosen, device)
+    return len(stored)
+
+
+class _Stored(nn.Module):
+    """A layer without a weight of its own. Its `weight` is made anew at each use."""
+
+    bias: nn.Parameter | None
+
+    def _keep(self, layer: nn.Linear | nn.Conv2d, form: str) -> None:
+        self.storage = _Storage(layer.weight.detach(), CODECS[form])
+        self._parameters["weight"] = self.storage.placeholder  # `register_parameter` refuses: the class has a property
+        self.register_parameter("bias", layer.bias)  # type: ignore[arg-type]
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight in the run's precision, made anew at each call."""
+        return self.storage.weight()
+
+    def get_parameter(self, target: str) -> nn.Parameter:
+        """Size, type and device of the weight, without its numbers."""
+        return self.storage.placeholder if target == "weight" else super().get_parameter(target)
+
+
+class StoredLinear(_Stored, nn.Linear):  # type: ignore[misc,override]
+    """A frozen linear layer whose weight is kept by a codec."""
+
+    def __init__(self, layer: nn.Linear, form: str) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self._keep(layer, form)
+        sides = (layer.in_features, layer.out_features)
+        self.is_integer = form == "w8a8" and not any(side % INTEGER_SIDES for side in sides)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = _Linear.apply(x, self)  # type: ignore[no-untyped-call]
+        return result
+
+
+class StoredConv2d(_Stored, nn.Conv2d):  # type: ignore[misc,override]
+    """A frozen convolution whose weight is kept by a codec."""
+
+    def __init__(self, layer: nn.Conv2d, form: str) -> None:
+        nn.Module.__init__(self)
+        names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
+        for name in (*names, "padding_mode"):
+            setattr(self, name, getattr(layer, name))
+        self._keep(layer, form)
+
+    @property
+    def window(self) -> tuple[Any, ...]:
+        return self.stride, self.padding, self.dilation, self.groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = _Convolution.apply(x, self)  # type: ignore[no-untyped-call]
+        return result
+
+
+class _Storage:
+    """The parts of a weight: on the device, or in the computer's memory behind a ring."""
+
+    def __init__(self, weight: Tensor, codec: Codec) -> None:
+        self.codec, self.shape, self.dtype = codec, weight.shape, weight.dtype
+        self.kept: Parts = codec.encode(weight)
+        self.ring: Ring | None = None
+        numbers = torch.full((), math.nan, dtype=weight.dtype, device=weight.device)
+        self.placeholder = nn.Parameter(numbers.expand(weight.shape), requires_grad=False)  # the memory of one number
+
+    @property
+    def bytes(self) -> int:
+        return sum(part.numel() * part.element_size() for part in self.kept.values())
+
+    def parts(self) -> Parts:
+        """The parts on the device."""
+        return self.kept if self.ring is None else self.ring.take(self)
+
+    def weight(self) -> Tensor:
+        return self.codec.decode(self.parts(), self.shape, self.dtype)
+
+
+class _Linear(torch.autograd.Function):
+    """The product with a frozen weight, which is not kept for the gradient of the input."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: StoredLinear) -> Tensor:
+        ctx.layer = layer
+        if layer.is_integer and x.numel() >= INTEGER_ROWS * layer.in_features:
+            return _integer_linear(x, layer)
+        return linear(x, layer.weight, layer.bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None]:
+        """With the weight as it is stored, also where the product was one of integers."""
+        return torch.matmul(gradient, ctx.layer.weight) if ctx.needs_input_grad[0] else None, None
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: StoredConv2d) -> Tensor:
+        ctx.layer, ctx.input_shape = layer, x.shape
+        return conv2d(x, layer.weight, layer.bias, *layer.window)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None]:
+        if not ctx.needs_input_grad[0]:
+            return None, None
+        layer = ctx.layer
+        of_input: Tensor = conv2d_input(ctx.input_shape, layer.weight, gradient, *layer.window)  # type: ignore[no-untyped-call]
+        return of_input, None
+
+
+def _integer_linear(x: Tensor, layer: StoredLinear) -> Tensor:
+    """The product in 8 bits: each row of the inputs gets a factor as the rows of the weight have. Sums of integers
+    are exact, so their order changes no bit."""
+    parts = layer.storage.parts()
+    rows = x.reshape(-1, layer.in_features).to(torch.float32)
+    factors = rows.abs().amax(1, keepdim=True).clamp_(min=torch.finfo(torch.float32).tiny) / 127
+    numbers = (rows / factors).round_().to(torch.int8)
+    result = torch._int_mm(numbers, parts["stored"].t()).to(torch.float32)
+    result.mul_(factors).mul_(parts["factors"].t())
+    if layer.bias is not None:
+        result.add_(layer.bias)
+    return result.to(x.dtype).view(*x.shape[:-1], layer.out_features)
+
+
+def _is_storable(layer: nn.Module) -> bool:
+    if type(layer) not in (nn.Linear, nn.Conv2d) or any(parameter.requires_grad for parameter in layer.parameters()):
+        return False
+    return not isinstance(layer, nn.Conv2d) or (layer.padding_mode == "zeros" and not isinstance(layer.padding, str))
+
+
+def _move_own(module: nn.Module, device: torch.device) -> None:
+    """Moves what a module itself holds, without its children."""
+    for parameter in module.parameters(recurse=False):
+        parameter.data = parameter.data.to(device)
+    for name, buffer in list(module.named_buffers(recurse=False)):
+        setattr(module, name, buffer.to(device))
+
+
+def _spread(layers: Iterable[StoredLinear | StoredConv2d], share: float) -> list[_Storage]:
+    """Storages that make up a share of all bytes, spread evenly over the order of the layers, so that there is time
+    for a copy between any two of them."""
+    chosen, missing = [], 0.0
+    for layer in layers:
+        storage = layer.storage
+        missing += share * storage.bytes
+        if missing >= storage.bytes / 2:
+            chosen.append(storage)
+            missing -= storage.bytes
+    return chosen

@@ -1,0 +1,45 @@
+"""Lanes for small cards: 6 steps are 3 + 3 in each, to the bit; where they only save memory, the bits are also those of
+a run without them."""
+
+from collections.abc import Callable
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from lorasmith.errors import ExitCode
+from tests.end_to_end.workshop import Values, Workshop
+
+MakeWorkshop = Callable[[str], Workshop]
+STEPS, CUT = 6, 3
+BASE: Values = {
+    ("training", "batch_size"): 2,
+    ("lr_schedule", "horizon_steps"): STEPS,
+    ("optimizer", "lr"): 1e-3,
+    ("export", "save_precision"): "fp32",
+    ("adapter", "train_text_encoder"): True,
+}
+LANES: dict[str, Values] = {
+    form: {("model", "base_precision"): form} for form in ("bf16", "fp8", "int8", "w8a8", "nf4")
+} | {"int8, half of it away": {("model", "base_precision"): "int8", ("model", "base_offload"): 0.5}}
+
+
+def exported(workshop: Workshop) -> dict[str, Tensor]:
+    return safetensors.torch.load_file(workshop.run.root / "last.safetensors")
+
+
+def is_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("lane", LANES)
+def test_a_lane_continues_to_the_bit(make_workshop: MakeWorkshop, lane: str) -> None:
+    straight, pieces = make_workshop("straight"), make_workshop("pieces")
+    straight.new(STEPS, {**BASE, **LANES[lane]})
+    pieces.new(CUT, {**BASE, **LANES[lane]})
+    outcome = pieces.go_on(STEPS - CUT)
+    assert outcome.exit_code == ExitCode.FINISHED
+    assert not outcome.warned
+    assert is_same(exported(straight), exported(pieces))
+    assert not all(bool((tensor == 0).all()) for name, tensor in exported(straight).items() if "lora_up" in name)
