@@ -139,11 +139,14 @@ def check_loss(loss: LossConfig, weights: BaseWeights) -> None:
     """Refuses weightings of the loss that do not fit what the base model predicts.
 
     Raises:
-        ConfigError: `loss_needs_prediction`; `loss_infinite`, the weight would be infinite where there is only noise.
+        ConfigError: `loss_needs_prediction`; `loss_not_of_flow`; `loss_infinite`, the weight would be infinite
+            where there is only noise.
     """
     noise = weights.noise
     needed = {"scale-v-pred-loss-like-noise-pred": "v_prediction", "v-pred-like-loss": "epsilon"}
     for name in loss.weightings:
+        if noise.prediction == "flow":
+            raise ConfigError("loss_not_of_flow", option=name)
         if needed.get(name, noise.prediction) != noise.prediction:
             raise ConfigError("loss_needs_prediction", option=name, needed=needed[name], prediction=noise.prediction)
         if name in ("v-pred-like-loss", "debiased-estimation-loss") and (

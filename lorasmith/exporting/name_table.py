@@ -42,7 +42,7 @@ class FileForm:
 
 SD_SCRIPTS = FileForm(has_alphas=True, suffixes={})
 PEFT = FileForm(has_alphas=False, suffixes={"lora_down.weight": "lora_A.weight", "lora_up.weight": "lora_B.weight"})
-"""Of dotted names. ComfyUI and diffusers both read it, and no other form of them: diffusers refuses alphas there."""
+"""The form of dotted names. ComfyUI and diffusers both read it; with alphas, diffusers refuses the file."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,6 +127,16 @@ class TextSettings:
 DEFAULT_TEXT = TextSettings()
 
 
+def check_plain_text(text: TextSettings) -> None:
+    """Returns where the settings are none of CLIP alone, as language models that read captions need.
+
+    Raises:
+        ModelError: `model_without_clip`.
+    """
+    if text.clip_skip != 1 or text.has_weights:
+        raise ModelError("model_without_clip", option="weighted-captions" if text.has_weights else "clip-skip")
+
+
 def check_clip_skip(weights: BaseWeights, clip_skip: int) -> None:
     """Returns where the text encoder has that many layers.
 

@@ -21,6 +21,7 @@ from lorasmith.data.types import Example
 from lorasmith.diffusion.densities import LogitNormal
 from lorasmith.diffusion.flow import FlowMatching, ShiftByTokens
 from lorasmith.diffusion.sampling import SamplingDefaults
+from lorasmith.errors import ModelError
 from lorasmith.families.base import FamilyTraits, Models
 from lorasmith.families.identity import component_sha256
 from lorasmith.families.krea2 import text as qwen
@@ -28,7 +29,7 @@ from lorasmith.families.krea2.layout import FLOAT32, PATCH, taps, vae_factor
 from lorasmith.families.loading import Build, load_component, on_meta_device
 from lorasmith.families.qwen_vae import decode_with_vae, encode_with_vae, vae_builder
 from lorasmith.families.stored_tensors import DtypeOf
-from lorasmith.families.weights import BaseWeights, TextSettings
+from lorasmith.families.weights import BaseWeights, TextSettings, check_plain_text
 from lorasmith.targets import TargetModule
 
 TEXT = "text_encoder"
@@ -66,10 +67,12 @@ class Krea2:
         architecture="krea-2/lora",
         implementation="https://github.com/krea-ai/krea-2",
         sampling=SamplingDefaults(steps=28, guidance=4.0),
-        cache_dtype=torch.float32,  # of the latents; the text is cached in the type that it comes in
+        cache_dtype=torch.float32,  # of the latents; the text stays in bfloat16
+        trains_text=False,  # no program reads adapters of the text encoder
     )
 
     def __init__(self, weights: BaseWeights, text: TextSettings) -> None:
+        check_plain_text(text)
         self.weights = weights
         self.text = text
         self.caption_tokens = qwen.caption_tokens(text)
@@ -122,7 +125,10 @@ class Krea2:
     @cached_property
     def _tokenizer(self) -> Any:
         folder = self.weights.path / self.weights.names.tokenizers[TEXT]
-        return qwen.tokenizer_from(folder, source=self.weights.path)
+        tokenizer = qwen.tokenizer_from(folder, source=self.weights.path)
+        if len(tokenizer) > self.weights.configs[TEXT]["text_config"]["vocab_size"]:
+            raise ModelError("model_tokenizer", path=str(self.weights.path))
+        return tokenizer
 
     def encode_image(self, encoders: Models, pixels: Tensor) -> dict[str, Tensor]:
         return {"latents": encode_with_vae(encoders["vae"], pixels)}
@@ -158,12 +164,9 @@ class Krea2:
         return {name: inputs[name] for name in (EMBEDS, MASK) if name in inputs}
 
     def noise_process(self) -> FlowMatching:
-        """As published pictures are sampled: the larger they are, the more steps lie in strong noise. Turbo is sampled
-        with the same shift whatever the size."""
+        """As pictures are sampled: the larger they are, the more steps lie in strong noise."""
         settings = self.weights.configs["scheduler"]
         least, greatest = settings.get("base_shift", 0.5), settings.get("max_shift", 1.15)
-        if self.weights.distilled:
-            least = greatest = 1.15
         shift = ShiftByTokens(
             fewest=settings.get("base_image_seq_len", 256),
             most=settings.get("max_image_seq_len", 6400),

@@ -7,6 +7,7 @@ from math import prod
 from typing import Any
 
 from lorasmith.errors import ModelError
+from lorasmith.families.distilled import distilled_by
 from lorasmith.families.folders import component_shapes, missing_files
 from lorasmith.families.foreign_files import LORA_KEY
 from lorasmith.families.headers import check_tokenizer, read_json
@@ -27,6 +28,8 @@ def recognize(files: ModelFiles) -> BaseWeights | None:
     if files.layout != "diffusers" or files.index.get("_class_name") != PIPELINE:
         return None
     path = files.path
+    if files.index.get("is_distilled") is True:
+        raise ModelError("model_turbo", path=str(path))
     missing = missing_files(path, NAMES)
     if missing:
         raise ModelError("model_incomplete", path=str(path), missing=", ".join(missing))
@@ -52,7 +55,7 @@ def recognize(files: ModelFiles) -> BaseWeights | None:
         max_clip_skip=None,
         configs={"tokenizer": None, **configs},
         names=NAMES,
-        distilled="Turbo" if files.index.get("is_distilled") is True else "",
+        distilled=distilled_by(files, {}),
     )
 
 

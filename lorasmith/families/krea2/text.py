@@ -1,4 +1,4 @@
-"""What Krea 2's text encoder, Qwen3-VL, sees of a caption, and which of its layers the denoiser takes.
+"""Captions as Krea 2's text encoder, Qwen3-VL, reads them, and the layers of it that the denoiser takes.
 
 The pipeline pads a caption before the end of the template and has the encoder count positions without the padding. A
 caption alone, as it is encoded here, gives the same numbers without the padding.
@@ -27,7 +27,8 @@ AFTER = "<|im_end|>\n<|im_start|>assistant\n"
 """The template around a caption, Qwen-Image's."""
 DROPPED = 34
 """The tokens of BEFORE: the encoder reads them, the denoiser does not."""
-MOST = 512 - 5
+_ENDING = 5
+MOST = 512 - _ENDING
 """Tokens of a caption: those of the denoiser's text without AFTER."""
 
 
@@ -53,15 +54,19 @@ def tokenizer_from(folder: Path, *, source: Path) -> Any:
     """transformers' Qwen2Tokenizer from a folder.
 
     Raises:
-        ModelError: `model_tokenizer`.
+        ModelError: `model_tokenizer`, also where the template has other tokens than the denoiser was trained with:
+            transformers makes a tokenizer of a folder without a vocabulary too.
     """
     with importing_library():
         from transformers import Qwen2Tokenizer
 
     try:
-        return Qwen2Tokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = Qwen2Tokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError("model_tokenizer", path=str(source)) from error
+    if [len(tokenizer(text)["input_ids"]) for text in (BEFORE, AFTER)] != [DROPPED, _ENDING]:
+        raise ModelError("model_tokenizer", path=str(source))
+    return tokenizer
 
 
 def caption_tokens(text: TextSettings) -> int:

@@ -78,7 +78,7 @@ def make_model(folder: Path, **index: Any) -> Path:
     """Writes the folder with random weights and returns it; `index` adds to `model_index.json`."""
     from diffusers import AutoencoderKLQwenImage, Krea2Transformer2DModel
 
-    vocabulary = _write_tokenizer(folder / "tokenizer")
+    vocabulary = write_tokenizer(folder / "tokenizer")
     language = {**TEXT["text_config"], "vocab_size": vocabulary}
     text = Qwen3VLModel(Qwen3VLConfig(text_config=language, vision_config=TEXT["vision_config"]))
     parts = {
@@ -88,7 +88,7 @@ def make_model(folder: Path, **index: Any) -> Path:
     }
     for component, (module, stem) in parts.items():
         (folder / component).mkdir()
-        _fill(module)
+        fill(module)
         types = torch.bfloat16 if component == "text_encoder" else torch.float32
         tensors = {name: tensor.to(types).contiguous() for name, tensor in module.state_dict().items()}
         save_file(tensors, folder / component / f"{stem}.safetensors", {"format": "pt"})
@@ -116,7 +116,7 @@ def make_model(folder: Path, **index: Any) -> Path:
     return folder
 
 
-def _fill(module: nn.Module) -> None:
+def fill(module: nn.Module) -> None:
     """Random numbers in every parameter, norms near their neutral value: a class's own initial values hide effects."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -136,7 +136,7 @@ def _numbers(name: str, parameter: Tensor, generator: torch.Generator, *, is_zer
     return drawn / parameter[0].numel() ** 0.5
 
 
-def _write_tokenizer(folder: Path) -> int:
+def write_tokenizer(folder: Path) -> int:
     """A vocabulary with Qwen's structure, in which the words of the template are tokens, as in Qwen's own; its size."""
     tokenizer = Tokenizer(models.BPE())
     splitting = pre_tokenizers.Split(Regex(_WORDS), behavior="isolated")

@@ -15,13 +15,10 @@ from lorasmith.data.types import Example, Offset, Size
 from lorasmith.diffusion.draw import Draw, draw_numbers
 from lorasmith.diffusion.process import apply_noise
 from lorasmith.diffusion.sampling import denoise
-from lorasmith.exporting.name_table import parse_table
-from lorasmith.families.krea2.family import EMBEDS, MASK, Krea2, denoiser_builder, packed, unpacked
-from lorasmith.families.krea2.layout import layer_names
-from lorasmith.families.krea2.recognize import recognize
+from lorasmith.families import load_family
+from lorasmith.families.krea2.family import EMBEDS, MASK, Krea2, packed, unpacked
 from lorasmith.families.krea2.text import AFTER, BEFORE, DROPPED, MOST, encode
-from lorasmith.families.recognize import _folder
-from lorasmith.families.weights import AS_STATED, DEFAULT_TEXT, TextSettings
+from lorasmith.families.recognize import recognize
 from tests.families.krea2.miniature import TAPS, make_model
 
 CPU = torch.device("cpu")
@@ -78,9 +75,8 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
     types = {"text_encoder": torch.bfloat16, "default": torch.float32}
     pipeline = Krea2Pipeline.from_pretrained(folder, dtype=types, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
-    weights = recognize(_folder(folder, AS_STATED))
-    assert weights is not None
-    family = Krea2(weights, DEFAULT_TEXT)
+    family = load_family(recognize(folder))
+    assert isinstance(family, Krea2)
     models = family.load_models(trained=[], dtype=torch.float32, device=CPU)
     return Loaded(folder, family, family.load_encoders(CPU), models, pipeline)
 
@@ -126,27 +122,6 @@ def test_the_text_encoder_is_that_of_the_pipeline_without_its_eyes(loaded: Loade
 # -- pictures --------------------------------------------------------------------------------------
 
 
-def test_latents_are_those_that_the_pipeline_decodes(loaded: Loaded) -> None:
-    vae, latents = loaded.pipeline.vae, drawn(1, 4, 4, 6)
-    means, deviations = (torch.tensor(vae.config[name]).view(1, 4, 1, 1) for name in ("latents_mean", "latents_std"))
-    with torch.no_grad():
-        expected = vae.decode((latents * deviations + means)[:, :, None]).sample[:, :, 0]
-    assert torch.equal(loaded.family.decode_latents(loaded.encoders, latents), expected)
-    pixels = torch.rand((3, 32, 48), generator=torch.Generator().manual_seed(2)) * 2 - 1
-    with torch.no_grad():
-        mode = vae.encode(pixels[None, :, None]).latent_dist.mode()[:, :, 0]
-    found = loaded.family.encode_image(loaded.encoders, pixels)["latents"]
-    assert torch.allclose(found, ((mode - means) / deviations)[0]) and found.shape == (4, 4, 6)
-
-
-def test_tiles_decode_nearly_the_same(loaded: Loaded) -> None:
-    latents = drawn(1, 4, 48, 40)
-    whole = loaded.family.decode_latents(loaded.encoders, latents)
-    tiled = loaded.family.decode_latents(loaded.encoders, latents, free_memory=1)
-    assert tiled.shape == whole.shape == (1, 3, 384, 320) and not torch.equal(tiled, whole)
-    assert torch.equal(loaded.family.decode_latents(loaded.encoders, latents), whole)
-
-
 def test_tokens_of_a_picture_are_packed_as_the_pipeline_packs_them(loaded: Loaded) -> None:
     latents = drawn(2, 4, 6, 8)
     expected = loaded.pipeline._pack_latents(latents, 2, 4, 6, 8)
@@ -155,15 +130,6 @@ def test_tokens_of_a_picture_are_packed_as_the_pipeline_packs_them(loaded: Loade
 
 
 # -- text ------------------------------------------------------------------------------------------
-
-
-def test_the_template_has_the_tokens_that_are_dropped(loaded: Loaded) -> None:
-    """Of Qwen's own vocabulary; the miniature's has the same words."""
-    tokenizer = loaded.pipeline.tokenizer
-    assert len(tokenizer(BEFORE)["input_ids"]) == DROPPED == loaded.pipeline.prompt_template_encode_start_idx
-    assert len(tokenizer(AFTER)["input_ids"]) == 512 - MOST
-    assert loaded.pipeline.prompt_template_encode_prefix == BEFORE
-    assert loaded.pipeline.prompt_template_encode_suffix == AFTER
 
 
 @pytest.mark.parametrize("caption", [*CAPTIONS, "x " * 900])
@@ -185,18 +151,6 @@ def test_captions_in_float32_are_exactly_those_of_the_pipeline(loaded: Loaded) -
             embeds, mask = loaded.text(caption)
             ids = loaded.family.tokenize(caption)["token_ids"]
             assert difference(encode(encoder.language_model, ids, TAPS), embeds[0][mask[0]]) < 1e-5
-
-
-def test_what_is_not_seen_of_a_caption_is_named(loaded: Loaded) -> None:
-    fits = ", ".join("a" for _ in range(MOST // 2))
-    assert loaded.family.caption_tokens == MOST and loaded.family.first_unseen_tag(fits) == ""
-    long = fits + ", a, b"
-    assert loaded.family.first_unseen_tag(long + ", c") in ("a", "b")
-    first, second = (loaded.family.tokenize(long + end)["token_ids"] for end in (", c", ", d"))
-    assert torch.equal(first, second) and len(first) == DROPPED + 512
-    short = Krea2(loaded.family.weights, TextSettings(max_tokens=6))
-    assert short.first_unseen_tag("a, b, c, d, e") == "d"
-    assert len(short.tokenize("a, b, c, d, e")["token_ids"]) == DROPPED + 6 + 5
 
 
 # -- the denoiser ----------------------------------------------------------------------------------
@@ -338,15 +292,6 @@ def test_the_loss_is_that_of_the_velocity(loaded: Loaded) -> None:
 
 
 # -- layers ----------------------------------------------------------------------------------------
-
-
-def test_targets_are_in_the_table_which_has_the_published_sizes(loaded: Loaded) -> None:
-    table = parse_table("krea2", layer_names())
-    names = [target.name for target in loaded.family.target_modules(loaded.models)]
-    assert len(names) == len(set(names)) == 2 * 8 + 2 * 8 + 8 and set(names) <= table.targets.keys()
-    published = {"denoiser": denoiser_builder()({})}
-    sizes = {target.name: target.spec for target in loaded.family.target_modules(published)}
-    assert sizes == {name: row.layer for name, row in table.targets.items()} and len(sizes) == 264
 
 
 def test_gradients_reach_every_target_with_and_without_checkpointing(loaded: Loaded) -> None:
