@@ -80,9 +80,9 @@ def open_model(path: Path) -> Model:
     if not path.exists():
         raise ModelError("tool_no_model", path=str(path))
     weights = recognize(path)
-    check_family(path, weights.family)
     if weights.layout == "pickle":
         raise ModelError("tool_pickle", path=str(path))
+    check_family(path, weights.family)
     headers: dict[Path, Header] = {}
     places: dict[str, WeightAt] = {}
     parts = {row.component for row in layers_of(weights.family).table.targets.values()}

@@ -72,7 +72,7 @@ def _wrong_setting(configs: Mapping[str, Any]) -> str:
     """The first setting of which training depends and that has no sense; "": none."""
     denoiser, vae, text = (configs[name] for name in ("transformer", "vae", "text_encoder"))
     language = text.get("text_config")
-    if not isinstance(language, dict):
+    if not isinstance(language, dict) or type(language.get("vocab_size")) is not int:
         return "text_encoder/config.json: text_config"
     means, deviations = vae.get("latents_mean"), vae.get("latents_std")
     channels = vae.get("z_dim")
