@@ -10,10 +10,14 @@ import errno
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
 from pathlib import PurePath
+from types import ModuleType
 
 from lorasmith.errors import InputError
 
@@ -51,6 +55,10 @@ UNNEEDED = frozenset(
 )  # fmt: skip
 """Libraries that this program does not need: uninstalling a broken one of them is the quickest remedy."""
 
+LEFT_OUT = UNNEEDED | {"accelerate", "bitsandbytes", "gguf", "scipy", "transformers"}
+"""Libraries that diffusers imports, in two seconds, only because they are installed."""
+_LOOK_FOR_LIBRARIES = frozenset({"diffusers.utils.import_utils", "diffusers.quantizers.pipe_quant_config"})
+
 _PACKAGE = PurePath(__file__).parent
 _FRAMEWORKS = frozenset({"torch", "transformers", "diffusers", "accelerate", "numpy"})  # they import the others
 _NO_MEMORY = re.compile(r"can't allocate memory|out of memory|paging file is too small|Cannot allocate memory")
@@ -75,6 +83,34 @@ def importing_library() -> Iterator[None]:
         if is_our_own(root):
             raise
         raise as_input_error(root) from error
+
+
+def import_diffusers_lean() -> None:
+    """Has diffusers, when it is imported later, take the libraries in LEFT_OUT for not installed: it then has models,
+    but no pipelines.
+
+    For a process that needs nothing else of diffusers. All other modules import these libraries as ever.
+    """
+    sys.meta_path.insert(0, _LeanDiffusers())
+
+
+class _LeanDiffusers(MetaPathFinder):
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(name, path, target) if name in _LOOK_FOR_LIBRARIES else None
+        if spec is not None and spec.loader is not None:
+            spec.loader.exec_module = partial(_executed_lean, spec.loader.exec_module)  # type: ignore[method-assign]
+        return spec
+
+
+def _executed_lean(execute: Callable[[ModuleType], None], module: ModuleType) -> None:
+    """Executes a module while the libraries in LEFT_OUT seem not to be installed."""
+    hidden = [name for name in LEFT_OUT if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: there is no such module
+    try:
+        execute(module)
+    finally:
+        for name in hidden:
+            del sys.modules[name]
 
 
 def is_our_own(error: BaseException) -> bool:

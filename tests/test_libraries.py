@@ -1,6 +1,7 @@
 """A library that is there and cannot be loaded: it is named, with its last line and what to type."""
 
 import errno
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import lorasmith
 from lorasmith.demo.miniature import make_model
 from lorasmith.errors import InputError
-from lorasmith.libraries import importing_library, is_memory_error
+from lorasmith.libraries import LEFT_OUT, importing_library, is_memory_error
 
 DLL = "raise ImportError('DLL load failed while importing _C: The specified module could not be found.')"
 
@@ -140,3 +141,32 @@ def test_a_broken_xformers_beside_diffusers_is_named_and_not_the_model(tmp_path:
         [sys.executable, "-c", program, str(site), str(model)], capture_output=True, text=True, check=False
     )
     assert done.stdout.split("\n")[-2:] == ["library_broken|xformers|pip uninstall xformers", ""], done.stderr
+
+
+@pytest.mark.ci
+def test_diffusers_imported_lean_has_the_same_models_and_hides_nothing_from_others(base_model: Path) -> None:
+    """In processes of their own: how diffusers is imported is decided once."""
+    program = (
+        "import json, sys; from pathlib import Path; from torch import device, float32;"
+        "from lorasmith.families import load_family; from lorasmith.families.recognize import recognize;"
+        "from lorasmith.libraries import import_diffusers_lean;"
+        "{lean}"
+        "family = load_family(recognize(Path(sys.argv[1])));"
+        "models = family.load_models(trained=(), dtype=float32, device=device('cpu'));"
+        "models |= family.load_encoders(device('cpu'), only=('vae',));"
+        "print(json.dumps([[name, [str(type(part)) for part in model.modules()]] for name, model in models.items()]));"
+        "print(json.dumps(sorted(sys.modules)));"
+        "import transformers, peft.tuners; transformers.CLIPTextModel"
+    )
+    plain, lean = (
+        subprocess.run(
+            [sys.executable, "-c", program.format(lean=lean), str(base_model)],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.splitlines()
+        for lean in ("", "import_diffusers_lean();")
+    )
+    assert lean[0] == plain[0]
+    assert {"peft", "transformers"} <= LEFT_OUT.intersection(json.loads(plain[1]))
+    assert LEFT_OUT.isdisjoint(json.loads(lean[1]))

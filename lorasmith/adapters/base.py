@@ -111,6 +111,11 @@ class AdapterLayer(nn.Module):
         is_kept = torch.rand((), device=y.device) >= self.module_dropout
         return torch.where(is_kept, changed, y)
 
+    @property
+    def draws(self) -> bool:
+        """Whether it draws random numbers in training."""
+        return self.dropout > 0 or self.rank_dropout > 0 or self.module_dropout > 0
+
     def drop_ranks(self, low_rank: Tensor) -> Tensor:
         """A product of low rank, (B, ..., rank) or (B, rank, h, w), with a share of its ranks zero in training and the
         others enlarged, so that the mean stays; they are the same for all rows or pixels of an example."""

@@ -122,6 +122,11 @@ class FlatAdapter:
         """The size of the largest number."""
         return float(self.flat.abs().max())
 
+    @property
+    def draws(self) -> bool:
+        """Whether a layer draws random numbers in training."""
+        return any(module.draws for module in self._modules)
+
     def groups(self) -> dict[str, slice]:
         """The part of `flat` that each learning-rate group is, in order."""
         return dict(self._groups)
@@ -158,12 +163,15 @@ class FlatAdapter:
                 _part(self.flat if into is None else into, view).copy_(tensors[name].reshape(view.shape))
 
     @torch.no_grad()
-    def limit_norms(self, most: float) -> None:
-        """Scales the tensors of layers whose change has a larger norm, all by the same factor, until it is `most`."""
+    def limit_norms(self, most: float, *, unless: Tensor | None = None) -> None:
+        """Scales the tensors of layers whose change has a larger norm, all by the same factor, until it is `most`;
+        none where the 0-d tensor `unless` is positive."""
         matrices = {name: view for name, (view, _) in self._named.items()}
         for name, tensors in by_layer(matrices, self.kind).items():
             norm = self.kind.norm(tensors, self.layers[name].settings)
             factor = (most / norm).clamp(max=1) ** (1 / len(tensors))
+            if unless is not None:
+                factor = torch.where(unless > 0, torch.ones_like(factor), factor)
             for tensor in tensors.values():
                 tensor.mul_(factor)
 

@@ -39,6 +39,7 @@ class Facts:
     identified_by: str = ""  # the recorded field of the same section that stands for this field in the identity
     free_keys: tuple[str, ...] = ()  # keys of a table of options that are no part of the identity
     per_subset: bool = False  # a subset of the dataset may have another value
+    bare: str = ""  # the value of the option where it is typed without one; "": it must have one
 
 
 class Section(BaseModel):
@@ -110,6 +111,7 @@ def option(  # noqa: PLR0913 - each is a declaration, and only a few are made of
     identified_by: str = "",
     free_keys: tuple[str, ...] = (),
     per_subset: bool = False,
+    bare: str = "",
     **limits: Any,
 ) -> Any:
     """A field that is the option `--name`; its help is the message `option.<name with _>`.
@@ -117,7 +119,7 @@ def option(  # noqa: PLR0913 - each is a declaration, and only a few are made of
     Args:
         limits: of the value, as pydantic's `Field` takes them: `ge`, `lt`, `max_length`.
     """
-    facts = Facts(effect, name, True, common, holds, identified_by, free_keys, per_subset)
+    facts = Facts(effect, name, True, common, holds, identified_by, free_keys, per_subset, bare)
     return Field(default, json_schema_extra={"facts": facts}, **limits)  # type: ignore[dict-item]
 
 

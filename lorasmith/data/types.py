@@ -120,10 +120,12 @@ class Batch:
         cut = slice(start, stop)
         return Batch({name: value[cut] for name, value in self.inputs.items()}, self.example_ids[cut])
 
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """This batch with every input changed."""
+        return Batch({name: change(value) for name, value in self.inputs.items()}, self.example_ids)
+
     def to(self, where: device) -> Batch:
-        """This batch on another device; itself on the CPU, where every batch is made."""
+        """This batch on another device; itself on the CPU."""
         if where.type == "cpu":
             return self
-        return Batch(
-            {name: value.to(where, non_blocking=True) for name, value in self.inputs.items()}, self.example_ids
-        )
+        return self.mapped(lambda value: value.to(where, non_blocking=True))

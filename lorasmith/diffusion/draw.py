@@ -6,7 +6,7 @@ device; and what computes the loss draws nothing, so that it can be compiled or 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -66,13 +66,14 @@ class Numbers:
         perturbation = None if self.perturbation is None else self.perturbation[start:stop]
         return Numbers(self.noise[start:stop], self.quantiles[start:stop], perturbation)
 
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Numbers:
+        """These numbers with every tensor changed."""
+        perturbation = None if self.perturbation is None else change(self.perturbation)
+        return Numbers(change(self.noise), change(self.quantiles), perturbation)
+
     def to(self, where: device) -> Numbers:
         """A copy on another device; these numbers themselves on the CPU, where all are drawn."""
-        if where.type == "cpu":
-            return self
-        perturbation = None if self.perturbation is None else self.perturbation.to(where, non_blocking=True)
-        noise, quantiles = (part.to(where, non_blocking=True) for part in (self.noise, self.quantiles))
-        return Numbers(noise, quantiles, perturbation)
+        return self if where.type == "cpu" else self.mapped(lambda value: value.to(where, non_blocking=True))
 
     @staticmethod
     def joined(parts: Sequence[Numbers]) -> Numbers:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+
+from torch import Tensor
 
 from lorasmith.data.order import Order
 from lorasmith.data.types import Batch, CachedExample, Inputs, Use, VaryingInputs
@@ -22,6 +24,7 @@ class RunBatches:
     accumulation_steps: int
     state: TrainState  # for its origin alone
     varying: Sequence[VaryingInputs] = ()  # each replaces those of the same name in what was cached
+    send: Callable[[Tensor], Tensor] = lambda value: value  # to where batches are made of rows
 
     def position(self, step: int, micro: int) -> int:
         """Micro-batches since the origin; the first is 0."""
@@ -32,16 +35,28 @@ class RunBatches:
         return self.order.batch_at(self.position(step, micro), self.state.origin.epoch)
 
     def at(self, step: int, micro: int) -> tuple[int, Batch]:
-        """The epoch (from 1) and the micro-batch, on the CPU."""
+        """The epoch (from 1) and the micro-batch, where `send` puts its inputs."""
         epoch, ids = self.ids_at(step, micro)
         uses = [Use(example_id, epoch, step, micro, row) for row, example_id in enumerate(ids)]
         return epoch, Batch(self.family.collate([self._inputs(use) for use in uses]), ids)
+
+    def of_each_shape(self, step: int) -> Iterator[tuple[int, int]]:
+        """Step and number of a micro-batch of every shape that an epoch from `step` on has."""
+        seen = set()
+        for ahead in range(self.order.batches_per_epoch):
+            later, micro = divmod(ahead, self.accumulation_steps)
+            _, ids = self.ids_at(step + later, micro)
+            shapes = {name: tuple(value.shape) for name, value in self.cached[ids[0]].inputs.items()}
+            key = len(ids), tuple(shapes.items())
+            if key not in seen:
+                seen.add(key)
+                yield step + later, micro
 
     def _inputs(self, use: Use) -> Inputs:
         inputs = dict(self.cached[use.example_id].inputs)
         for varying in self.varying:
             inputs.update(varying(use))
-        return inputs
+        return {name: self.send(value) for name, value in inputs.items()}
 
     def examples_in(self, step: int) -> int:
         """The number of examples in all micro-batches of a step."""

@@ -17,6 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, fold, unfold
 
+from lorasmith.engine.cpu_convolutions import ChannelsLastConv2d
+from lorasmith.engine.cpu_products import product
+from lorasmith.processor import read_processor
+
 # mallopt's parameters, from <malloc.h>.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
@@ -139,12 +143,12 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(weight)
-        return _product(x, weight.t(), bias)
+        return product(x, weight.t(), bias)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None]:
         (weight,) = ctx.saved_tensors
-        return _product(gradient, weight) if ctx.needs_input_grad[0] else None, None, None
+        return product(gradient, weight) if ctx.needs_input_grad[0] else None, None, None
 
 
 class _PixelwiseConvolution(torch.autograd.Function):
@@ -169,7 +173,7 @@ class _Convolution(torch.autograd.Function):
         ctx.window, ctx.input_sides = window, x.shape[2:]
         columns = unfold(x, **window)  # (B, C k k, h' w')
         columns = columns.transpose(0, 1).flatten(1)  # (C k k, B h' w'): a copy for several pictures
-        result = _product(weight.flatten(1), columns)  # (O, B h' w')
+        result = product(weight.flatten(1), columns)  # (O, B h' w')
         if bias is not None:
             result.add_(bias[:, None])
         return result.view(len(weight), len(x), *sides).transpose(0, 1).contiguous()
@@ -180,7 +184,7 @@ class _Convolution(torch.autograd.Function):
             return None, None, None, None, None
         (weight,) = ctx.saved_tensors
         rows = gradient.flatten(2).transpose(1, 2)  # (B, h' w', O)
-        columns = _product(rows, weight.flatten(1)).transpose(1, 2)  # (B, C k k, h' w')
+        columns = product(rows, weight.flatten(1)).transpose(1, 2)  # (B, C k k, h' w')
         return fold(columns, tuple(ctx.input_sides), **ctx.window), None, None, None, None
 
 
@@ -189,15 +193,9 @@ def _applied(function: type[torch.autograd.Function], *arguments: Any) -> Tensor
     return result
 
 
-def _product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
-    """(..., m, k) times (k, n), plus (n,), by oneDNN. torch's own uses MKL, which is slow on some processors."""
-    result: Tensor = torch.ops.mkldnn._linear_pointwise(left.contiguous(), right.t(), bias, "none", [], "")
-    return result
-
-
 def _pixelwise(weight: Tensor, x: Tensor) -> Tensor:
     """(O, C) times each pixel of (B, C, h, w)."""
-    pictures = [_product(weight, picture) for picture in x.flatten(2)]
+    pictures = [product(weight, picture) for picture in x.flatten(2)]
     result = pictures[0] if len(pictures) == 1 else torch.cat(pictures)
     return result.view(len(x), len(weight), *x.shape[2:])
 
@@ -212,8 +210,20 @@ def _fast_form(layer: nn.Module) -> nn.Module | None:
             return None
         if layer.kernel_size == layer.stride == (1, 1) and layer.padding == (0, 0):
             return PixelwiseConv2d(layer)
-        return FrozenConv2d(layer)
+        return ChannelsLastConv2d(layer) if _has_channels_last() else FrozenConv2d(layer)
     return None
+
+
+def convolutions_form() -> str:
+    """The name of the form that frozen convolutions take on this processor, where it is not that of any processor: a
+    bit depends on it."""
+    return "channels_last" if _has_channels_last() else ""
+
+
+def _has_channels_last() -> bool:
+    """Whether convolutions are quicker in the order of channels_last: measured on Intel's AVX-512 only."""
+    processor = read_processor()
+    return processor.is_intel and "avx512f" in processor.flags
 
 
 def _is_supported(layer: nn.Linear | nn.Conv2d) -> bool:

@@ -10,8 +10,10 @@ import importlib.metadata
 import os
 import platform
 import sys
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +21,7 @@ import psutil
 import torch
 from torch import Tensor
 
+from lorasmith.engine.cpu import convolutions_form
 from lorasmith.errors import ConfigError
 from lorasmith.libraries import is_memory_error
 from lorasmith.processor import read_processor
@@ -46,6 +49,40 @@ class Device:
         """Whether the device computes while Python goes on, so that reading a number waits. Losses are then read a step
         later."""
         return self.torch_device.type != "cpu"
+
+    def sent(self, value: Tensor) -> Tensor:
+        """The tensor on this device, itself where it is there. To a GPU it is copied beside the computation, from
+        memory that does not move, and nothing waits for it but what uses it."""
+        where = self.torch_device
+        if value.device.type == where.type:
+            return value
+        if where.type != "cuda":
+            return value.to(where, non_blocking=True)
+        copies, computes = _copy_stream(where), torch.cuda.current_stream(where)
+        with torch.cuda.stream(copies):
+            there = value.pin_memory().to(where, non_blocking=True)
+        computes.wait_stream(copies)
+        there.record_stream(computes)
+        return there
+
+    def pinned(self, value: Tensor) -> Tensor:
+        """A copy of a tensor of the CPU from which a GPU can copy by itself."""
+        return value.pin_memory() if self.torch_device.type == "cuda" else value
+
+    def read_later(self, values: Tensor) -> Callable[[], list[float]]:
+        """A function that returns these numbers, as they are now. It waits for what computes them and for nothing that
+        was begun since."""
+        if self.torch_device.type != "cuda":
+            return values.clone().tolist
+        copy = torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
+        has_arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        has_arrived.record(torch.cuda.current_stream(self.torch_device))
+
+        def read() -> list[float]:
+            has_arrived.synchronize()
+            return copy.tolist()
+
+        return read
 
     def peak_memory(self) -> int:
         """Peak memory in bytes: of a GPU, else of this process; 0 where the system does not report it."""
@@ -147,7 +184,9 @@ def choose_precision(wish: str, device: Device, *, denoiser_parameters: int) -> 
     return "fp32", "no_bf16_units"
 
 
-def environment(device: Device, precision: str, differing: tuple[str, ...] | None = ()) -> dict[str, Any]:
+def environment(
+    device: Device, precision: str, differing: tuple[str, ...] | None = (), *, execution: str = "eager"
+) -> dict[str, Any]:
     """Facts that the bytes of a run depend on besides its config: libraries, processor, threads, precision.
 
     Saved with states and events as "fingerprint"; a run that is continued in another environment warns of it.
@@ -164,6 +203,8 @@ def environment(device: Device, precision: str, differing: tuple[str, ...] | Non
         "mkl_mode": os.environ.get("MKL_CBWR", ""),
         "threads": device.threads,
         "precision": precision,
+        "execution": execution,
+        "convolutions": convolutions_form() if device.torch_device.type == "cpu" else "",
         "self_check": "not_made" if differing is None else ", ".join(differing) or "passed",
     }
 
@@ -216,10 +257,24 @@ def seed_model(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+@contextmanager
+def generators_kept(device: Device) -> Iterator[None]:
+    """Has the global generators continue after the `with` block as if it had drawn nothing."""
+    where = device.torch_device
+    with torch.random.fork_rng([where] if where.type == "cuda" else []):
+        yield
+
+
+@cache
+def _copy_stream(where: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(where)  # type: ignore[no-untyped-call]
+
+
 def _make_repeatable() -> None:
     """Has every run give the same bytes: no kernel is chosen by timing, none adds in a varying order."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
+    # As `use_deterministic_algorithms` without its setting for compiled code, which takes half a second to import.
+    torch.set_deterministic_debug_mode("error")
     # Filling costs time only: nothing reads memory that was not written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False

@@ -1,4 +1,4 @@
-"""Computes the losses of a micro-batch and their gradients, eagerly or, one day, compiled or captured.
+"""Computes the losses of a micro-batch and their gradients.
 
 Everything random but dropout is among the arguments, so a function of this file can be replayed; the numbers of dropout
 come from torch's generator, which `step` seeds for each slice.
@@ -44,17 +44,35 @@ def losses_of(
     return objective.losses(prediction, noised, mask=mask, factors=factors)
 
 
+def add_gradient(losses: Losses, batch: Batch, numbers: Numbers, weight: float | Tensor) -> Tensor:
+    """Adds the gradient of weight * (sum of the losses) to the gradients of the parameters, and returns the losses,
+    (B,), detached. All arguments lie on the device of the models."""
+    found = losses(batch, numbers)
+    (found.sum() * weight).backward()  # type: ignore[no-untyped-call]
+    return found.detach()
+
+
 class Execution(Protocol):
     """Computes losses and gradients of micro-batches, or of slices of them."""
 
     def forward_backward(self, batch: Batch, numbers: Numbers, weight: float) -> Tensor:
         """Adds the gradient of weight * (sum of the losses) to the gradients of the parameters.
 
-        Batch and numbers come from the CPU. Returns the losses, (B,), detached, on the device.
+        Batch and numbers come from any device. Returns the losses, (B,), detached, on the device of the models.
 
         Raises:
             RuntimeError, MemoryError: out of memory, as `device.is_out_of_memory` recognises it.
         """
+
+    def prepare(self, batch: Batch, numbers: Numbers) -> None:
+        """Makes ready for inputs of these shapes, before the first step; changes nothing that training depends on.
+
+        Raises:
+            RuntimeError, MemoryError: it cannot be done here.
+        """
+
+    def forget(self) -> None:
+        """Drops what was made ready: memory ran out, or the models compute in another way from now on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +83,11 @@ class EagerExecution:
     device: Device
 
     def forward_backward(self, batch: Batch, numbers: Numbers, weight: float) -> Tensor:
-        where = self.device.torch_device
-        losses = self.losses(batch.to(where), numbers.to(where))
-        (losses.sum() * weight).backward()  # type: ignore[no-untyped-call]
-        return losses.detach()
+        sent = self.device.sent
+        return add_gradient(self.losses, batch.mapped(sent), numbers.mapped(sent), weight)
+
+    def prepare(self, batch: Batch, numbers: Numbers) -> None:
+        """Nothing is needed."""
+
+    def forget(self) -> None:
+        """Nothing was made."""

@@ -64,9 +64,8 @@ class TrainState:
     scaler: LossScaler | None  # fp16 only
     origin: Origin
     micro_split: int = 1  # slices a micro-batch is cut into, more than 1 since memory ran out
-    gradient_checkpointing: bool = False  # by the settings, or since memory ran out
+    gradient_checkpointing: bool = False  # of every block; by the settings, or since memory ran out
     average: WeightAverage | None = None  # exported and evaluated in place of the weights
-    found_inf: Tensor | None = None  # on the device; > 0: a step was not finite, no later step was applied
 
     @property
     def loss_scale(self) -> float:

@@ -6,9 +6,9 @@ Knows no file, no ledger and no person. A step that could not be applied is repe
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from lorasmith.data.types import Batch
 from lorasmith.diffusion.draw import Draw, NoiseOptions, Numbers, draw_numbers
 from lorasmith.diffusion.process import NoiseProcess
 from lorasmith.engine.device import Device, is_out_of_memory, seed_model
+from lorasmith.engine.device_update import DeviceUpdate, clip, gradient_norm
 from lorasmith.engine.execution import Execution, Losses
 from lorasmith.engine.optimizers import update
 from lorasmith.engine.state import TrainState
@@ -31,7 +32,7 @@ class Batches(Protocol):
     """The micro-batches of a run: a function of (step, micro), no cursor."""
 
     def at(self, step: int, micro: int) -> tuple[int, Batch]:
-        """The epoch (from 1) and the micro-batch, on the CPU."""
+        """The epoch (from 1) and the micro-batch, on the CPU or on the device."""
 
     def ids_at(self, step: int, micro: int) -> tuple[int, tuple[int, ...]]:
         """The epoch (from 1) and the examples of the micro-batch, without making it."""
@@ -51,6 +52,7 @@ class StepContext:
     noise_options: NoiseOptions
     losses: Losses
     execution: Execution
+    update_on_device: DeviceUpdate | None  # None: the host reads norm and loss before each update
     world: World
     batches: Batches
     device: Device
@@ -58,22 +60,32 @@ class StepContext:
     max_grad_norm: float  # 0: never clipped
     base_lrs: Mapping[str, float]  # by learning-rate group
     rates_at: Callable[[int], Sequence[float]]  # of these groups, for the step being made
-    set_checkpointing: Callable[[bool], None]
+    set_checkpointing: Callable[[bool], None]  # whether the activations of every block are computed twice
     picture_names: Sequence[str]  # by example id, for the message of a step that failed
     max_change_norm: float = 0.0  # of each layer's change after a step; 0: not limited
 
 
+class StepNumbers(NamedTuple):
+    """The measurements of a step."""
+
+    loss: float  # the mean over the examples of the step, which is what the step minimised
+    grad_norm: float  # before clipping
+    found_inf: float  # positive: this step or one before it was not finite, and nothing was applied
+
+
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """A step that was applied, its numbers still on the device."""
+    """A step that was applied, as far as the host knows: its numbers may still lie on the device."""
 
     step: int
     epoch: int
-    loss: Tensor  # 0-d: the mean over the examples of the step, which is what the step minimised
-    grad_norm: Tensor  # 0-d, before clipping
-    found_inf: Tensor | None  # 0-d, > 0: nothing was applied; None where that was read before the update
+    read: Callable[[], Sequence[float]]
     lr: dict[str, float]
     example_ids: tuple[int, ...]
+
+    def numbers(self) -> StepNumbers:
+        """Waits for the device to complete the step, but for none after it."""
+        return StepNumbers(*self.read())
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,20 +147,21 @@ def train_step(
         gradient.mul_(1.0 / scaler.scale)
     done = context.world.gather(done)
     loss = torch.cat([micro_batch.losses for micro_batch in done]).mean()
-    norm = torch.linalg.vector_norm(gradient, dtype=torch.float32)
-
-    found_inf = None
-    if _can_skip_on_device(state, context):
-        found_inf = _skip_where_not_finite(state, context, norm, loss)
-    elif context.world.any(not (math.isfinite(float(norm)) and math.isfinite(float(loss)))):
-        return _repeat_with_smaller_scale(state, context, step, loss)
-    _clip(gradient, norm, context.max_grad_norm)
-
-    lrs = _update(state, context, step)
-    state.step_applied(found_inf)
+    if context.update_on_device is not None:
+        lrs = list(context.rates_at(step))
+        read = context.device.read_later(context.update_on_device(loss, lrs))
+        state.step_applied(context.update_on_device.found_inf)
+    else:
+        norm = gradient_norm(gradient)
+        numbers = [float(loss), float(norm), 0.0]
+        if context.world.any(not all(map(math.isfinite, numbers))):
+            return _repeat_with_smaller_scale(state, context, step, loss)
+        clip(gradient, norm, context.max_grad_norm)
+        lrs, read = _update(state, context, step), numbers.copy
+        state.step_applied(None)
     lr = dict(zip(context.base_lrs, lrs, strict=True))
     ids = tuple(example_id for micro_batch in done for example_id in micro_batch.example_ids)
-    return StepResult(step, done[-1].epoch, loss, norm, found_inf, lr, ids)
+    return StepResult(step, done[-1].epoch, read, lr, ids)
 
 
 def _update(state: TrainState, context: StepContext, step: int) -> list[float]:
@@ -171,40 +184,20 @@ def _forward_backward(state: TrainState, context: StepContext, *, step: int, mic
     """
     epoch, batch = context.batches.at(step, micro)
     numbers = numbers_at(context, step, micro, batch)
-    size, slices = len(batch), min(state.micro_split, len(batch))
     losses = []
-    for number in range(slices):
-        start, stop = size * number // slices, size * (number + 1) // slices
+    for number, (rows, their_numbers) in enumerate(slices(batch, numbers, state.micro_split)):
         # Dropout takes its numbers from the global generator, which is set here and not in what is executed.
         seed_model(fold(context.seed, "model", step, micro, number))
-        losses.append(context.execution.forward_backward(batch.rows(start, stop), numbers.rows(start, stop), weight))
+        losses.append(context.execution.forward_backward(rows, their_numbers, weight))
     return _MicroBatch(epoch, torch.cat(losses), batch.example_ids)
 
 
-def _can_skip_on_device(state: TrainState, context: StepContext) -> bool:
-    """Whether an update is skipped on the device, without the host waiting for the answer. Only torch's fused
-    optimizers can do that; those that could be fused and are not have the word among their defaults too."""
-    return context.device.is_async and state.scaler is None and state.optimizer.defaults.get("fused") is True
-
-
-def _skip_where_not_finite(state: TrainState, context: StepContext, norm: Tensor, loss: Tensor) -> Tensor:
-    """Has the optimizer skip this update, and every later update, if norm or loss is not finite. Returns that as a 0-d
-    tensor that is positive where it is skipped; the host reads it a step later."""
-    found_inf = (~(torch.isfinite(norm) & torch.isfinite(loss))).to(torch.float32)
-    found_inf = context.world.any_on_device(found_inf)
-    if state.found_inf is not None:
-        found_inf = torch.maximum(found_inf, state.found_inf)
-    state.found_inf = found_inf
-    # The attributes by which torch's GradScaler has a fused optimizer skip.
-    state.optimizer.found_inf = found_inf  # type: ignore[attr-defined]
-    state.optimizer.grad_scale = None  # type: ignore[attr-defined]
-    return found_inf
-
-
-def _clip(gradient: Tensor, norm: Tensor, max_norm: float) -> None:
-    """Scales the gradient down to a norm of `max_norm` where it is larger; 0: never. As torch's `clip_grad_norm_`."""
-    if max_norm > 0:
-        gradient.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))
+def slices(batch: Batch, numbers: Numbers, count: int) -> Iterator[tuple[Batch, Numbers]]:
+    """The slices that a micro-batch is computed in, as equal as can be; at most one for each example."""
+    size, count = len(batch), min(count, len(batch))
+    for number in range(count):
+        start, stop = size * number // count, size * (number + 1) // count
+        yield batch.rows(start, stop), numbers.rows(start, stop)
 
 
 def _repeat_with_smaller_scale(state: TrainState, context: StepContext, step: int, loss: Tensor) -> Repeat:
@@ -217,6 +210,7 @@ def _repeat_with_smaller_scale(state: TrainState, context: StepContext, step: in
 
 def _repeat_with_less_memory(state: TrainState, context: StepContext, step: int) -> Repeat:
     """Cuts micro-batches into twice as many slices, and computes activations twice when slices are single examples."""
+    context.execution.forget()
     context.device.release_memory()
     largest = max(len(context.batches.ids_at(step, micro)[1]) for micro in range(context.accumulation_steps))
     if state.micro_split < largest:

@@ -18,6 +18,7 @@ from lorasmith.targets import TargetModule
 
 if TYPE_CHECKING:
     from lorasmith.data.types import Example
+    from lorasmith.families.checkpointing import Checkpointing
     from lorasmith.families.weights import BaseWeights, TextSettings
 
 Models = Mapping[str, nn.Module]
@@ -70,8 +71,8 @@ class ModelFamily(Protocol):
         """The layers that an adapter may attach to, of every model given, in a fixed order: denoiser first. Which of
         them a run trains follows from their names and sizes (`session.layers`)."""
 
-    def set_checkpointing(self, models: Models, enabled: bool) -> None:
-        """Sets whether the denoiser computes its activations twice instead of keeping them."""
+    def set_checkpointing(self, models: Models, level: Checkpointing) -> None:
+        """Sets which activations the denoiser computes twice instead of keeping them."""
 
     # -- inputs ------------------------------------------------------------------------------------
 

@@ -1,18 +1,43 @@
-"""SHA-256 identities of a base model and of its encoders, without loading them. Needs no torch."""
+"""SHA-256 identities of a base model and of its encoders, without loading them. Needs no torch.
+
+A hash is made once while the process lives and the file stays as it was: several identities need it, and a worker
+begins to hash before it needs the results (`hash_ahead`).
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
-from functools import cache, partial
+from collections.abc import Callable, Hashable, Iterable
+from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from threading import Lock, Thread
 from typing import Any
 
+from lorasmith.errors import ModelError
 from lorasmith.families.folders import component_files
 from lorasmith.families.headers import file_kind, read_header
 from lorasmith.families.places import Place
 from lorasmith.families.weights import BaseWeights
+
+_BLOCK = 1 << 25  # bytes hashed at a time: for each, a thread waits until the interpreter is free
+_hashes: dict[Hashable, Future[str]] = {}
+_lock = Lock()
+
+
+def hash_ahead(weights: BaseWeights) -> None:
+    """Begins to make the hashes of the encoders and of the whole in another thread: hashing gigabytes leaves the
+    interpreter free, and importing libraries needs a single core."""
+
+    def hash_all() -> None:
+        with suppress(OSError, ModelError):  # it occurs again where the hash is needed
+            for component in ("vae", *weights.names.tokenizers):  # needed first, for the keys of the cache
+                component_sha256(weights, component)
+            weights_sha256(weights)
+
+    Thread(target=hash_all, name="hash-ahead", daemon=True).start()
 
 
 def weights_sha256(weights: BaseWeights) -> str:
@@ -28,20 +53,17 @@ def weights_sha256(weights: BaseWeights) -> str:
 
 def component_sha256(weights: BaseWeights, component: str) -> str:
     """Identity of what an encoder makes of an input: SHA-256 over its tensors, its config and its tokenizer."""
-    digest = hashlib.sha256()
     described = {"config": weights.configs[component]}
     if component in weights.names.tokenizers:
         described["tokenizer"] = _tokenizer_identity(weights, weights.names.tokenizers[component])
-    digest.update(json.dumps(described, sort_keys=True).encode())
+    start = json.dumps(described, sort_keys=True)
     if component in weights.replaced:
         other = weights.replaced[component]
-        _add_file(other.path, other.find, digest.update)
-    elif weights.layout == "diffusers":
-        for file in component_files(weights.path, component, weights.names):
-            digest.update(file_sha256(file).encode())
-    else:
-        _add_file(weights.path, partial(weights.names.from_single_file, component), digest.update)
-    return digest.hexdigest()
+        return _part_sha256(start, other.path, component, other.find)
+    if weights.layout == "diffusers":
+        files = component_files(weights.path, component, weights.names)
+        return hashlib.sha256("".join([start, *map(file_sha256, files)]).encode()).hexdigest()
+    return _part_sha256(start, weights.path, component, partial(weights.names.from_single_file, component))
 
 
 def _tokenizer_identity(weights: BaseWeights, tokenizer: str) -> Any:
@@ -51,25 +73,29 @@ def _tokenizer_identity(weights: BaseWeights, tokenizer: str) -> Any:
     return {file.name: file_sha256(file) for file in sorted(folder.iterdir()) if file.suffix in (".json", ".txt")}
 
 
-def _add_file(path: Path, find: Callable[[Iterable[str]], dict[str, Place]], update: Callable[[bytes], None]) -> None:
-    """Adds the tensors of a safetensors file that `find` places; of a pickle all bytes."""
+def _part_sha256(start: str, path: Path, component: str, find: Callable[[Iterable[str]], dict[str, Place]]) -> str:
+    """SHA-256 of `start` and the tensors of a safetensors file that `find` places; of a pickle all bytes."""
     if file_kind(path) == "pickle":
-        update(file_sha256(path).encode())
-        return
-    tensors = read_header(path).tensors
-    places = find(tensors)
-    with path.open("rb") as file:
-        for canonical, place in sorted(places.items(), key=lambda item: item[0]):
-            info = place.info(tensors[place.name])
-            update(f"{canonical} {info.dtype} {info.shape}\n".encode())
-            file.seek(info.start)
-            update(file.read(info.end - info.start))
+        return hashlib.sha256((start + file_sha256(path)).encode()).hexdigest()
+
+    def digest() -> str:
+        tensors = read_header(path).tensors
+        places = find(tensors)
+        found = hashlib.sha256(start.encode())
+        with path.open("rb") as file:
+            for canonical, place in sorted(places.items(), key=lambda item: item[0]):
+                info = place.info(tensors[place.name])
+                found.update(f"{canonical} {info.dtype} {info.shape}\n".encode())
+                file.seek(info.start)
+                found.update(file.read(info.end - info.start))
+        return found.hexdigest()
+
+    return _once((start, component, *_version(path)), digest)
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, kept while the process lives and the file stays as it was: several identities need it."""
-    status = path.stat()
-    return _hashed(path, status.st_size, status.st_mtime_ns)
+    """SHA-256 of a file."""
+    return _once(_version(path), partial(_whole_sha256, path))
 
 
 def short_hash(path: Path) -> str:
@@ -79,7 +105,31 @@ def short_hash(path: Path) -> str:
         return hashlib.sha256(file.read(0x10000)).hexdigest()[:8]
 
 
-@cache
-def _hashed(path: Path, size: int, mtime_ns: int) -> str:  # noqa: ARG001  the rest of the key
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _version(path: Path) -> tuple[Path, int, int]:
+    """What changes with a file."""
+    status = path.stat()
+    return path, status.st_size, status.st_mtime_ns
+
+
+def _once(key: Hashable, make: Callable[[], str]) -> str:
+    """The hash under `key`, by `make` where there is none yet; a thread that asks meanwhile waits for it."""
+    with _lock:
+        is_first = key not in _hashes
+        future = _hashes.setdefault(key, Future())
+    if is_first:
+        try:
+            future.set_result(make())
+        except BaseException as error:
+            with _lock:
+                del _hashes[key]
+            future.set_exception(error)
+            raise
+    return future.result()
+
+
+def _whole_sha256(path: Path) -> str:
+    digest, block = hashlib.sha256(), memoryview(bytearray(_BLOCK))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(block):
+            digest.update(block[:count])
+    return digest.hexdigest()

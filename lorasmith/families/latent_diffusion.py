@@ -72,14 +72,6 @@ def predict_with_unet(
     return prediction
 
 
-def set_unet_checkpointing(unet: Any, enabled: bool) -> None:
-    """Sets whether the UNet computes its activations twice instead of keeping them."""
-    if enabled:
-        unet.enable_gradient_checkpointing()
-    else:
-        unet.disable_gradient_checkpointing()
-
-
 def ddpm_process(weights: BaseWeights) -> DdpmProcess:
     """The process of `scheduler_config.json`, with the defaults that diffusers gives to missing values."""
     config = weights.configs["scheduler"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -36,16 +37,18 @@ def load_component(
         ModelError: `model_damaged`, no module can be made from the config; `model_layers`, tensors are missing, of
             another shape, or too many; as `read_component`.
     """
-    with importing_library():
-        build = builder()
-    try:
-        module = build(weights.configs[component])
-    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
-        if is_memory_error(error):
-            raise
-        where = f"{component}/config.json"
-        raise ModelError("model_damaged", path=str(weights.source(component)), where=where) from error
-    tensors = read_component(weights, component, dtype)
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        reading = pool.submit(read_component, weights, component, dtype)  # leaves the interpreter free to import
+        with importing_library():
+            build = builder()
+        try:
+            module = build(weights.configs[component])
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
+            if is_memory_error(error):
+                raise
+            where = f"{component}/config.json"
+            raise ModelError("model_damaged", path=str(weights.source(component)), where=where) from error
+        tensors = reading.result()
     tensors = {installed_name(module, name): tensor for name, tensor in tensors.items()}
     expected = module.state_dict()
     wrong = [name for name in expected if name not in tensors]

@@ -18,6 +18,7 @@ from lorasmith.diffusion.process import DdpmProcess
 from lorasmith.families import clip
 from lorasmith.families import latent_diffusion as ldm
 from lorasmith.families.base import FamilyTraits, Models
+from lorasmith.families.checkpointing import Checkpointing, set_unet_checkpointing
 from lorasmith.families.identity import component_sha256
 from lorasmith.families.loading import load_component
 from lorasmith.families.weights import BaseWeights, TextSettings, check_clip_skip
@@ -70,8 +71,8 @@ class StableDiffusion:
         text = clip.text_targets(models["text_encoder"], "text_encoder") if "text_encoder" in models else ()
         return [*ldm.unet_targets(models["denoiser"]), *text]
 
-    def set_checkpointing(self, models: Models, enabled: bool) -> None:
-        ldm.set_unet_checkpointing(models["denoiser"], enabled)
+    def set_checkpointing(self, models: Models, level: Checkpointing) -> None:
+        set_unet_checkpointing(models["denoiser"], level)
 
     # -- inputs ------------------------------------------------------------------------------------
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import pickle
 import struct
 import warnings
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from io import FileIO
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -33,6 +33,9 @@ from lorasmith.families.weights import BaseWeights
 _Places = Callable[[Iterable[str]], dict[str, Place]]  # names in a file -> canonical name: its place
 DtypeOf = Callable[[str], torch.dtype]
 """Canonical name -> the type in which the tensor is wanted."""
+Read = tuple[str, Tensor, bool]  # canonical name, tensor, whether all its numbers are finite
+READERS = 2  # threads: one reads while the other converts; each holds a tensor as the file has it
+_PIECE = 1 << 20  # numbers that are in the processor's cache from one conversion to the next
 MAX_SHARED = 4  # tensors may share their numbers: the sum of their sizes may be this many times the file's size
 
 # Exceptions of torch's unpickler for broken files, found by fuzzing.
@@ -67,38 +70,46 @@ def read_component(weights: BaseWeights, component: str, dtype: torch.dtype | Dt
             not finite in this type.
     """
     dtype_of = (lambda _: dtype) if isinstance(dtype, torch.dtype) else dtype
-    found = _read(weights, component, dtype_of)
-    for name, tensor in found.items():
-        # Far faster than torch.isfinite of every number: what is not a number goes through to both.
-        if tensor.numel() and not bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all()):
-            raise ModelError("model_not_finite", path=str(weights.source(component)), key=name)
+    found: dict[str, Tensor] = {}
+    for path, places in _files(weights, component):
+        for name, tensor, is_finite in _read_file(path, places, dtype_of):
+            if not is_finite:
+                raise ModelError("model_not_finite", path=str(weights.source(component)), key=name)
+            found[name] = tensor
     return found
 
 
-def _read(weights: BaseWeights, component: str, dtype_of: DtypeOf) -> dict[str, Tensor]:
+def _files(weights: BaseWeights, component: str) -> list[tuple[Path, _Places]]:
+    """The files of a component, each with what finds its tensors there."""
+    names = weights.names
     if component in weights.replaced:
         other = weights.replaced[component]
-        return _read_file(other.path, other.find, dtype_of)
-    names = weights.names
+        return [(other.path, other.find)]
     if weights.layout != "diffusers":
-        return _read_file(weights.path, partial(names.from_single_file, component), dtype_of)
-    found: dict[str, Tensor] = {}
-    for file in component_files(weights.path, component, names):
-        found |= _read_file(file, partial(names.from_folder, component), dtype_of)
-    return found
+        return [(weights.path, partial(names.from_single_file, component))]
+    files = component_files(weights.path, component, names)
+    return [(file, partial(names.from_folder, component)) for file in files]
 
 
-def _read_file(path: Path, places: _Places, dtype_of: DtypeOf) -> dict[str, Tensor]:
+def _read_file(path: Path, places: _Places, dtype_of: DtypeOf) -> Iterator[Read]:
     """The tensors of a file that `places` names."""
     try:
         if file_kind(path) == "pickle":
             stored = load_pickle(path)
-            return {ours: _copied(stored[place.name], place, dtype_of(ours)) for ours, place in places(stored).items()}
+            for ours, place in places(stored).items():
+                tensor = _copied(stored[place.name], place, dtype_of(ours))
+                yield ours, tensor, _is_finite(tensor)
+            return
         tensors = read_header(path).tensors
         wanted = [(ours, place, place.info(tensors[place.name])) for ours, place in places(tensors).items()]
     except ValueError as error:  # of `Place`
         raise ModelError("model_damaged", path=str(path), where=str(error)) from error
-    return _read_tensors(path, wanted, dtype_of)
+    yield from _read_tensors(path, wanted, dtype_of)
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether all numbers are finite. Far faster than torch.isfinite of each: what is none goes through to both."""
+    return not tensor.numel() or bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all())
 
 
 def _copied(tensor: Tensor, place: Place, dtype: torch.dtype) -> Tensor:
@@ -183,30 +194,41 @@ def _is_zip(path: Path) -> bool:
         return file.read(4) == b"PK\x03\x04"
 
 
-def _read_tensors(path: Path, wanted: Iterable[tuple[str, Place, TensorInfo]], dtype_of: DtypeOf) -> dict[str, Tensor]:
+def _read_tensors(path: Path, wanted: Iterable[tuple[str, Place, TensorInfo]], dtype_of: DtypeOf) -> Iterator[Read]:
     """Reads straight into the tensors' own memory, in the order of the file: no mapping, no second copy. A tensor is
-    read while the one before it is converted."""
+    read while another is converted."""
     ordered = sorted(wanted, key=lambda item: item[2].start)
-    found = {}
-    with path.open("rb", buffering=0) as file, ThreadPoolExecutor(max_workers=1) as pool:
-        reading = deque(pool.submit(_raw, path, file, *item) for item in ordered[:1])
-        for number, (name, place, info) in enumerate(ordered, start=1):
-            raw = reading.popleft().result()
-            reading.extend(pool.submit(_raw, path, file, *item) for item in ordered[number : number + 1])
-            tensor = raw.view(_DTYPES[info.dtype]).view(info.shape).to(dtype_of(name))
-            found[name] = tensor.T.contiguous() if place.is_transposed else tensor
-    return found
+    with path.open("rb", buffering=0) as file, ThreadPoolExecutor(max_workers=READERS) as pool:
+        yield from pool.map(partial(_tensor, path, file, Lock(), dtype_of), ordered)
 
 
-def _raw(path: Path, file: FileIO, name: str, _place: Place, info: TensorInfo) -> Tensor:
+def _tensor(path: Path, file: FileIO, turn: Lock, dtype_of: DtypeOf, wanted: tuple[str, Place, TensorInfo]) -> Read:
+    name, place, info = wanted
+    tensor = _converted(_raw(path, file, turn, name, info).view(_DTYPES[info.dtype]).view(info.shape), dtype_of(name))
+    return name, tensor.T.contiguous() if place.is_transposed else tensor, _is_finite(tensor)
+
+
+def _raw(path: Path, file: FileIO, turn: Lock, name: str, info: TensorInfo) -> Tensor:
     """The bytes of a tensor."""
     if info.dtype not in _DTYPES:
         raise ModelError("model_damaged", path=str(path), where=name)
     raw = torch.empty(info.end - info.start, dtype=torch.uint8)
     left = memoryview(raw.numpy())  # type: ignore[arg-type]
-    file.seek(info.start)
-    while left and (count := file.readinto(left)):  # the system reads 2 GiB at most at once
-        left = left[count:]
+    with turn:
+        file.seek(info.start)
+        while left and (count := file.readinto(left)):  # the system reads 2 GiB at most at once
+            left = left[count:]
     if left:
         raise ModelError("model_truncated", path=str(path), size=path.stat().st_size)
     return raw
+
+
+def _converted(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """`tensor.to(dtype)`, which takes more than twice as long from one half precision to the other."""
+    if {tensor.dtype, dtype} != {torch.float16, torch.bfloat16}:
+        return tensor.to(dtype)
+    result = torch.empty(tensor.shape, dtype=dtype)
+    pieces = zip(tensor.view(-1).split(_PIECE), result.view(-1).split(_PIECE), strict=True)
+    for given, converted in pieces:
+        converted.copy_(given.to(torch.float32))
+    return result

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from skimage.metrics import structural_similarity
 
 Pictures = NDArray[np.uint8]  # (B, H, W, 3)
 
@@ -31,5 +30,7 @@ def ssim_losses(pictures: Pictures, others: Pictures) -> list[float]:
 
 
 def _similarity(left: NDArray[np.uint8], right: NDArray[np.uint8], window: int) -> float:
+    from skimage.metrics import structural_similarity  # takes a fifth of a second, at a start that no picture needs
+
     measure: Any = structural_similarity  # untyped
     return float(measure(left, right, win_size=window, channel_axis=-1, data_range=WHITE))

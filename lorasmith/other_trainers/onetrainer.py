@@ -180,7 +180,9 @@ def _parts(source: Source, found: Imported, *, is_xl: bool) -> None:
         found.values["network_train_text_encoder_only"] = True
     checkpoints = source.read("gradient_checkpointing", unet.read("gradient_checkpointing"))
     if checkpoints is not None:
-        found.values["gradient_checkpointing"] = checkpoints not in (False, "OFF")
+        found.values["gradient_checkpointing"] = (
+            "offload" if checkpoints == "CPU_OFFLOADED" else checkpoints not in (False, "OFF")
+        )
 
 
 def _loss(source: Source, found: Imported) -> None:

@@ -24,6 +24,7 @@ from lorasmith.data.cache_folder import FOLDER_NAME, cache_folder
 from lorasmith.data.findings import Finding
 from lorasmith.errors import ExitCode, TrainerError
 from lorasmith.inputs import base_weights, data_folders, scan_for, split_examples, text_settings
+from lorasmith.libraries import import_diffusers_lean
 from lorasmith.planning.estimate import ProbeResult
 from lorasmith.planning.probe import ANSWER, PLAN, RUN
 from lorasmith.runs.events import (
@@ -241,4 +242,5 @@ def _parsed(argv: list[str]) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    import_diffusers_lean()
     sys.exit(main(sys.argv[1:]))

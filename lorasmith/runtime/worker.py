@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorasmith.errors import ExitCode, InputError, LockedError, ResourceError, TrainerError
 from lorasmith.faults import fault_point
-from lorasmith.libraries import PACKAGES, importing_library, is_memory_error
+from lorasmith.libraries import PACKAGES, import_diffusers_lean, importing_library, is_memory_error
 from lorasmith.runs.durable import is_disk_full, map_disk_full
 from lorasmith.runs.events import RunStopped
 from lorasmith.runs.layout import RunFolder
@@ -69,6 +69,7 @@ def _attempt(arguments: argparse.Namespace, run: RunFolder, stop: StopFlag) -> R
         try:
             # Importing torch takes seconds, in which stop requests and failures must already have an effect.
             with _garbage_collection_off(), importing_library():
+                _hash_ahead(run)
                 from lorasmith.engine.thread_waiting import threads_waiting_by_need
                 from lorasmith.session import begin, build, loop
                 from lorasmith.session.startup import StartupContext
@@ -95,6 +96,16 @@ def _attempt(arguments: argparse.Namespace, run: RunFolder, stop: StopFlag) -> R
         reason=reason,
         exit_code=ExitCode.FINISHED if reason == "reached" else ExitCode.STOPPED,
     )
+
+
+def _hash_ahead(run: RunFolder) -> None:
+    """Begins to hash the base model. What stands in the way of that is an error of loading, and reported there."""
+    from lorasmith.config import load_run_toml
+    from lorasmith.families.identity import hash_ahead
+    from lorasmith.inputs import base_weights
+
+    with suppress(TrainerError, OSError):
+        hash_ahead(base_weights(load_run_toml(run.staging / run.config.name)))
 
 
 @contextmanager
@@ -189,7 +200,7 @@ def _lossy(handle: int) -> io.TextIOWrapper:
 
 
 def _settle(argv: list[str]) -> None:
-    """Sets up the process: output streams that cannot fail, and stacks for its supervisor."""
+    """Sets up the process: output streams that cannot fail, stacks for its supervisor, and lean imports."""
     sys.stdout, sys.stderr = _lossy(1), _lossy(2)
     faulthandler.enable(2)
     if STACK_SIGNAL in signal.Signals.__members__:
@@ -198,6 +209,7 @@ def _settle(argv: list[str]) -> None:
     if every is not None:
         # Once in every stall time-out, so that a worker silent for that long has printed its stacks meanwhile.
         faulthandler.dump_traceback_later(every, repeat=True, file=2)
+    import_diffusers_lean()
 
 
 if __name__ == "__main__":

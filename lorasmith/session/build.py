@@ -17,6 +17,7 @@ from lorasmith.engine.device import DTYPES, Device, choose_device, environment
 from lorasmith.engine.execution import EagerExecution, losses_of
 from lorasmith.engine.occasions import Occasions
 from lorasmith.engine.replayed_schedules import schedule_of
+from lorasmith.engine.resident import resident
 from lorasmith.engine.step import StepContext
 from lorasmith.engine.world import SingleProcess
 from lorasmith.errors import ModelError
@@ -31,15 +32,16 @@ from lorasmith.runs.layout import RunFolder
 from lorasmith.session.base_weights import trained_on
 from lorasmith.session.checkpoint import check_disk_space
 from lorasmith.session.dataset import Dataset, load_dataset, trained_text_encoders
+from lorasmith.session.execution import with_execution
 from lorasmith.session.export import Exporter
-from lorasmith.session.frozen import load_frozen
+from lorasmith.session.frozen import load_frozen, set_checkpointing
 from lorasmith.session.initial_state import adapter_dtype, initial_state, read_init_from
 from lorasmith.session.layers import check_block_effects
 from lorasmith.session.loaded import LoadedRun
 from lorasmith.session.objective import noise_options, objective_of, trained_process
 from lorasmith.session.rates import base_lrs
 from lorasmith.session.resolve import check_repeatability, resolve_precision, resolved_config
-from lorasmith.session.resume import check_exactness, restore_state
+from lorasmith.session.resume import changes_since, check_exactness, restore_state
 from lorasmith.session.startup import StartupContext
 
 
@@ -72,16 +74,17 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, sta
         config = resolved_config(config, family, device, precision=precision, base_sha256=hashing.result())
     state = initial_state(config, family, models, start, precision=precision)
     order = order_of(config, dataset.trained)
-    batches = RunBatches(order, dataset.cached, family, config.training.accumulation_steps, state, dataset.varying)
-    identity, facts = data_identity(config, dataset.trained), environment(device, precision, differing)
-    changed = ""
+    cached, count = resident(dataset.cached, device), config.training.accumulation_steps
+    batches = RunBatches(order, cached, family, count, state, dataset.varying, device.sent)
+    identity, saved_in = data_identity(config, dataset.trained), None
     if resume is not None:
-        changed = restore_state(resume, state, identity=config.identity(), data_identity=identity, environment=facts)
-        state.gradient_checkpointing |= config.training.gradient_checkpointing
+        saved_in = restore_state(resume, state, identity=config.identity(), data_identity=identity)
+        state.gradient_checkpointing |= config.training.checkpoints_blocks
     check_disk_space(run, state)
     context = _step_context(config, family, models, batches, dataset, device=device, stop_at=stop_at)
     context.set_checkpointing(state.gradient_checkpointing)
-    startup.beat("loading")
+    context, execution = with_execution(config, context, state, batches, startup)
+    facts = environment(device, precision, differing, execution=execution)
     return LoadedRun(
         run=run,
         config=config,
@@ -96,7 +99,7 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, sta
         held_out=dataset.held_out,
         data_identity=identity,
         environment=facts,
-        changed_environment=changed,
+        changed_environment="" if saved_in is None else changes_since(saved_in, facts),
         evaluator=_evaluator(run, config, family, dataset, batches, attempt=attempt, stop_at=stop_at),
         exporter=Exporter(config, family, dataset.trained, len(dataset.held_out), batches, attempt_began=time.time()),
         startup=startup,
@@ -147,6 +150,7 @@ def _step_context(
         noise_options=noise_options(config.noise),
         losses=losses,
         execution=EagerExecution(losses, device),
+        update_on_device=None,
         world=SingleProcess(),
         batches=batches,
         device=device,
@@ -154,7 +158,7 @@ def _step_context(
         max_grad_norm=config.training.max_grad_norm,
         base_lrs=lrs,
         rates_at=schedule_of(config.lr_schedule, list(lrs.values()), lr=config.optimizer.lr, stop_at=stop_at),
-        set_checkpointing=partial(family.set_checkpointing, models),
+        set_checkpointing=partial(set_checkpointing, config.training, family, models),
         picture_names=[example.image.name for example in dataset.trained],
         max_change_norm=config.training.scale_weight_norms,
     )

@@ -103,7 +103,7 @@ class Exporter:
             micro_batches_per_epoch=per_epoch,
             accumulation_steps=config.training.accumulation_steps,
             batch_size=config.training.batch_size,
-            gradient_checkpointing=state.gradient_checkpointing,
+            gradient_checkpointing=state.gradient_checkpointing or config.training.gradient_checkpointing != "none",
             fp8_base=config.model.base_precision == "fp8",
             max_grad_norm=config.training.max_grad_norm,
             max_change_norm=config.training.scale_weight_norms,

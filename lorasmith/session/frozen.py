@@ -1,13 +1,13 @@
-"""Loads the models of a run, their frozen weights in the form that its settings name."""
+"""The models of a run: in which form their frozen weights are kept, and which activations are computed twice."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import nn
 
-from lorasmith.config import ModelConfig
+from lorasmith.config import ModelConfig, TrainingConfig
 from lorasmith.engine.device import Device
 from lorasmith.engine.stored import store_frozen
 from lorasmith.families.base import ModelFamily
@@ -27,3 +27,11 @@ def load_frozen(
         store_frozen(model, config.base_precision, device.torch_device, offload=config.base_offload)
     device.release_memory()
     return models
+
+
+def set_checkpointing(
+    config: TrainingConfig, family: ModelFamily, models: Mapping[str, nn.Module], every_block: bool
+) -> None:
+    """Sets which activations are computed twice: those of the settings, or of every block since memory ran out."""
+    level = config.gradient_checkpointing
+    family.set_checkpointing(models, "block" if every_block and not config.checkpoints_blocks else level)

@@ -68,7 +68,7 @@ def initial_state(
         optimizer=build_optimizer(config.optimizer.name, adapter, base_lrs=lrs, options=config.optimizer.options),
         scaler=LossScaler() if precision == "fp16" else None,
         origin=Origin(step=0, epoch=1),
-        gradient_checkpointing=config.training.gradient_checkpointing,
+        gradient_checkpointing=config.training.checkpoints_blocks,
         average=WeightAverage(decay, adapter.flat.detach().to(torch.float32, copy=True)) if decay else None,
     )
 

@@ -91,7 +91,6 @@ def _save_before(
     recorder = outputs.recorder
     # The updates since were skipped on the device, but their steps and learning rates were counted.
     state.step = error.fields["step"] - 1
-    state.found_inf = None
     set_rates(state.optimizer, recorder.lrs)
     recorder.beat(state.step, "step")
     blamed = blamed_on_adapter(error, state, context, trust=recorder.trust, root=outputs.loaded.run.root)

@@ -9,8 +9,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
 from lorasmith.engine.step import Repeat, StepContext, StepResult, non_finite
 from lorasmith.errors import ResourceError
 from lorasmith.faults import fault_point
@@ -86,25 +84,26 @@ class Recorder:
         Raises:
             NonFiniteError: as `flush`.
         """
-        if result.found_inf is not None and float(result.found_inf) > 0:
+        numbers = result.numbers()
+        if numbers.found_inf > 0:
             raise non_finite(self.context, result.step)
-        loss, norm = _number(result.loss), _number(result.grad_norm)
+        assert all(map(math.isfinite, numbers)), "a step that was applied has finite numbers"
         now = monotonic()
         event = StepCompleted(
             attempt=self.attempt,
             time=time.time(),
             step=result.step,
             epoch=result.epoch,
-            loss=loss,
+            loss=numbers.loss,
             lr=result.lr,
-            grad_norm=norm,
+            grad_norm=numbers.grad_norm,
             example_ids=list(result.example_ids),
             seconds=now - self.step_began,
             peak_memory=self.context.device.peak_memory(),
         )
         self.step_began = now
         self.ledger.append(event)
-        self.trust.add(result.step, loss)
+        self.trust.add(result.step, numbers.loss)
         fault_point("step.told")
         self.lrs = tuple(result.lr.values())
         self.beat(result.step, "step")
@@ -135,9 +134,3 @@ class Recorder:
     def close(self) -> None:
         self.ledger.close()
         self.heart.close()
-
-
-def _number(value: Tensor) -> float:
-    number = float(value)
-    assert math.isfinite(number), "a step that was applied has finite numbers"
-    return number

@@ -46,12 +46,9 @@ _REFUSALS = (
 )
 
 
-def restore_state(
-    folder: Path, state: TrainState, *, identity: str, data_identity: str, environment: Mapping[str, Any]
-) -> str:
-    """Restores `state` from a folder. Other pictures, batch size or accumulation than before begin a new epoch.
-
-    Returns how the environment has changed since, "NAME: BEFORE -> NOW, ..."; "" if it has not.
+def restore_state(folder: Path, state: TrainState, *, identity: str, data_identity: str) -> dict[str, Any]:
+    """Restores `state` from a folder, and returns the environment that it was saved in. Other pictures, batch size or
+    accumulation than before begin a new epoch.
 
     Raises:
         ResumeError: the state belongs to a run with another identity.
@@ -65,8 +62,15 @@ def restore_state(
     described = load_state(saved, state)
     if described["data_identity"] != data_identity:
         state.origin = Origin(step=state.step, epoch=described["epoch"] + 1)
-    before = described["fingerprint"]
-    # An older version recorded fewer facts: those count as changed, but for the result of a check it did not make.
+    environment: dict[str, Any] = described["fingerprint"]
+    return environment
+
+
+def changes_since(before: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
+    """The changes of the environment as text, "NAME: BEFORE -> NOW, ..."; "" if there are none."""
+    # An older version recorded fewer facts: those count as changed, but for the result of a check it did not make. All
+    # it did was eager.
+    before = {"execution": "eager", **before}
     known = {name: now for name, now in environment.items() if name in before or name != "self_check"}
     changed = {name: now for name, now in known.items() if before.get(name, "") != now}
     return ", ".join(f"{name}: {before.get(name, '')} -> {now}" for name, now in changed.items())

@@ -157,7 +157,7 @@ def _build_parser() -> _Parser:
         else:
             parser.add_argument(*flags, dest=own.name, action="store_const", const=True)
     for key, option in options().items():
-        const = "true" if option.is_flag else ABSENT
+        const = "true" if option.is_flag else option.facts.bare or ABSENT
         action = "append" if option.is_repeated else "store"
         parser.add_argument(f"--{option.name}", dest=key, nargs="?", const=const, action=action)
     return parser

@@ -32,6 +32,7 @@ def test_loaded_as_pickle_does_it_would_run(tmp_path: Path, name: str) -> None:
     assert done.returncode == TRIPPED, done.stderr
 
 
+@pytest.mark.ci
 def test_nothing_runs(desk: Desk, tmp_path: Path) -> None:
     shutil.copytree(desk.folder, tmp_path / "desk", symlinks=True)
     shutil.rmtree(tmp_path / "desk" / ".lorasmith_cache")

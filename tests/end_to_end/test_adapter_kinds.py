@@ -21,7 +21,7 @@ from tests.evaluation.few_steps import sample_in
 
 MakeWorkshop = Callable[[str], Workshop]
 PRECISIONS = ("fp32", "bf16")
-BY_DEFAULT = {"loha": "fp32", "lokr": "fp32", "dora": "bf16"}  # of each kind the precision; the others are for `ci`
+BY_DEFAULT = ("dora", "bf16")
 KINDS = [name for name in ADAPTERS if name != "lora"]  # which all other tests train
 
 
@@ -48,7 +48,7 @@ def rows() -> Iterator[Any]:
             ("adapter", "lokr_decompose_both"): name == "lokr",
             ("model", "precision"): precision,
         }
-        tier = [] if BY_DEFAULT[name] == precision else [pytest.mark.ci]
+        tier = [] if (name, precision) == BY_DEFAULT else [pytest.mark.ci]
         yield pytest.param(values, id=f"{name}-{precision}-{'text' if with_text else 'unet'}", marks=tier)
 
 

@@ -34,7 +34,8 @@ ROWS: dict[str, tuple[int, tuple[str, ...]]] = {
     "lion-bf16": (8, ("--optimizer", "lion", "--precision", "bf16")),
     "prodigy-cosine": (2, (*PRODIGY, *COSINE, "--train-text-encoder")),
 }  # fmt: skip
-DEFAULT, IN_CI = "adamw-cosine-dropout", "adamw-everything"
+DEFAULT = "adamw-cosine-dropout"
+IN_PROCESSES = ("adamw-cosine-dropout", "adamw-everything")
 
 
 def typed(workshop: Workshop, *arguments: str) -> list[str]:
@@ -44,6 +45,14 @@ def typed(workshop: Workshop, *arguments: str) -> list[str]:
 
 def run(workshop: Workshop, *arguments: str) -> int:
     return subprocess.run(typed(workshop, *arguments), cwd=workshop.folder, capture_output=True, timeout=120).returncode
+
+
+def run_here(workshop: Workshop, *arguments: str) -> int:
+    """The same line without processes of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(workshop.folder)
+        patch.setattr(supervisor_module, "Supervisor", partial(Supervisor, launch=InProcess))
+        return main(["train", *typed(workshop, *arguments)[2:]])
 
 
 def interrupted(workshop: Workshop, at_least: int, *arguments: str) -> int:
@@ -60,29 +69,26 @@ def interrupted(workshop: Workshop, at_least: int, *arguments: str) -> int:
     return child.wait(timeout=60)
 
 
-@pytest.mark.parametrize(
-    "row",
-    [pytest.param(one, marks=pytest.mark.ci if one == IN_CI else pytest.mark.slow) for one in ROWS if one != DEFAULT],
-)
+@pytest.mark.parametrize("row", [pytest.param(one, marks=[] if one == DEFAULT else [pytest.mark.ci]) for one in ROWS])
 def test_two_starts_equal_one(make_workshop: MakeWorkshop, row: str) -> None:
     first, options = ROWS[row]
     straight, pieces = make_workshop("straight"), make_workshop("pieces")
-    assert run(straight, "--new", "--steps", str(STEPS), *options) == 0
-    assert run(pieces, "--new", "--steps", str(first), *options) == 0
-    assert run(pieces, "--continue", "--steps", str(STEPS - first)) == 0
+    assert run_here(straight, "--new", "--steps", str(STEPS), *options) == 0
+    assert run_here(pieces, "--new", "--steps", str(first), *options) == 0
+    assert run_here(pieces, "--continue", "--steps", str(STEPS - first)) == 0
     assert pieces.losses() == straight.losses()
     assert pieces.digest() == straight.digest()
 
 
-def test_two_starts_equal_one_in_this_process(make_workshop: MakeWorkshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same lines; the run that is never interrupted has no processes of its own."""
-    first, options = ROWS[DEFAULT]
+@pytest.mark.ci
+@pytest.mark.parametrize("row", IN_PROCESSES)
+def test_two_processes_equal_one(make_workshop: MakeWorkshop, row: str) -> None:
+    """The run that is never interrupted has no processes of its own."""
+    first, options = ROWS[row]
     straight, pieces = make_workshop("straight"), make_workshop("pieces")
+    assert run_here(straight, "--new", "--steps", str(STEPS), *options) == 0
     assert run(pieces, "--new", "--steps", str(first), *options) == 0
     assert run(pieces, "--continue", "--steps", str(STEPS - first)) == 0
-    monkeypatch.chdir(straight.folder)
-    monkeypatch.setattr(supervisor_module, "Supervisor", partial(Supervisor, launch=InProcess))
-    assert main(["train", *typed(straight, "--new", "--steps", str(STEPS), *options)[2:]]) == 0
     assert pieces.losses() == straight.losses()
     assert pieces.digest() == straight.digest()
 

@@ -41,7 +41,6 @@ ROWS = (
     ("sd2", "lokr", "bf16", True),
     ("sd2", "dora", "bf16", False),
 )
-BY_DEFAULT = (("sdxl", "lora", "bf16", False),)  # the others are for the tier `ci`
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +49,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {family: make_model(folder / family, family=family, size="nano") for family in FAMILIES}  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("family", "kind", "precision", "with_text"),
-    [pytest.param(*row, marks=[] if row in BY_DEFAULT else [pytest.mark.ci]) for row in ROWS],
-)
+@pytest.mark.ci
+@pytest.mark.parametrize(("family", "kind", "precision", "with_text"), ROWS)
 def test_stopped_and_watched_it_ends_with_the_same_bytes(
     models: Mapping[str, Path],
     make_workshop: MakeWorkshop,

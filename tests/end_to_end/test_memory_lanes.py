@@ -22,7 +22,16 @@ BASE: Values = {
 }
 LANES: dict[str, Values] = {
     form: {("model", "base_precision"): form} for form in ("bf16", "fp8", "int8", "w8a8", "nf4")
-} | {"int8, half of it away": {("model", "base_precision"): "int8", ("model", "base_offload"): 0.5}}
+} | {
+    "int8, half of it away": {
+        ("model", "base_precision"): "int8",
+        ("model", "base_offload"): 0.5,
+        ("training", "gradient_checkpointing"): "offload",
+    }
+}
+SAVES_MEMORY_ONLY: dict[str, Values] = {
+    level: {("training", "gradient_checkpointing"): level} for level in ("feed-forward", "block", "offload")
+}
 
 
 def exported(workshop: Workshop) -> dict[str, Tensor]:
@@ -43,3 +52,11 @@ def test_a_lane_continues_to_the_bit(make_workshop: MakeWorkshop, lane: str) -> 
     assert not outcome.warned
     assert is_same(exported(straight), exported(pieces))
     assert not all(bool((tensor == 0).all()) for name, tensor in exported(straight).items() if "lora_up" in name)
+
+
+def test_activations_that_are_computed_twice_change_no_bit(make_workshop: MakeWorkshop) -> None:
+    runs = {}
+    for lane, values in {"plain": {}, **SAVES_MEMORY_ONLY}.items():
+        runs[lane] = make_workshop(lane)
+        runs[lane].new(STEPS, {**BASE, ("adapter", "dropout"): 0.2, **values})
+    assert all(is_same(exported(run), exported(runs["plain"])) for run in runs.values())

@@ -29,6 +29,9 @@ SHAPED: Values = {
     ("lr_schedule", "horizon_steps"): STEPS,
     ("optimizer", "lr"): 1e-3,
 }
+# Of the step that is not finite, where it is, and whether that is read a step late.
+FURTHER = ((1, "loss", True), (BAD, "gradient", False), (BAD, "loss", False), (BAD, "loss", True),
+           (STEPS, "gradient", False), (STEPS, "gradient", True))  # fmt: skip
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, bad: int, *, where: str) -> None:
@@ -62,8 +65,14 @@ def check_end(workshop: Workshop, outcome: Outcome, bad: int) -> None:
     assert (stopped.code, stopped.reason, stopped.step) == ("non_finite", "failed", bad - 1)
 
 
-@pytest.mark.parametrize("late", [False, True], ids=["direct", "late"])
-@pytest.mark.parametrize(("bad", "where"), [(1, "loss"), (BAD, "gradient"), (BAD, "loss"), (STEPS, "gradient")])
+@pytest.mark.parametrize(
+    ("bad", "where", "late"),
+    [
+        (1, "loss", False),
+        (BAD, "gradient", True),
+        *(pytest.param(*row, marks=pytest.mark.ci) for row in FURTHER),
+    ],
+)
 def test_ends_as_if_stopped_before(
     make_workshop: MakeWorkshop, monkeypatch: pytest.MonkeyPatch, bad: int, where: str, late: bool
 ) -> None:
@@ -182,10 +191,12 @@ def test_a_run_that_diverged_keeps_its_reason(workshop: Workshop) -> None:
 @pytest.mark.parametrize(
     ("lr", "extra"),
     [
-        (1e10, {}),
         (1e10, {("cadence", "save_every"): 1, ("cadence", "keep_states"): 1}),
-        (1e10, {("optimizer", "name"): "lion", ("training", "accumulation_steps"): 2}),
-        (1e20, {("cadence", "save_every"): 1}),
+        pytest.param(1e10, {}, marks=pytest.mark.ci),
+        pytest.param(
+            1e10, {("optimizer", "name"): "lion", ("training", "accumulation_steps"): 2}, marks=pytest.mark.ci
+        ),
+        pytest.param(1e20, {("cadence", "save_every"): 1}, marks=pytest.mark.ci),
     ],
 )
 def test_a_rate_far_too_large_can_be_gone_back_from(make_workshop: MakeWorkshop, lr: float, extra: Values) -> None:

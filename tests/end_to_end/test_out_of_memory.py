@@ -118,20 +118,20 @@ def test_then_activations_are_computed_twice(workshop: Workshop, monkeypatch: py
     found = [(one.micro_split, one.gradient_checkpointing) for one in outcome.of(StepRepeated)]
     assert found == [(2, False), (4, False), (4, True)]
     assert workshop.train_state()["counters"]["gradient_checkpointing"]
-    checkpointed: list[bool] = []
+    checkpointed: list[str] = []
     watch_checkpointing(monkeypatch, checkpointed)
     workshop.go_on(1)
-    assert checkpointed == [True]
+    assert checkpointed == ["block"]
 
 
-def watch_checkpointing(monkeypatch: pytest.MonkeyPatch, seen: list[bool]) -> None:
+def watch_checkpointing(monkeypatch: pytest.MonkeyPatch, seen: list[str]) -> None:
     from lorasmith.families.sd15.family import StableDiffusion15
 
     really = StableDiffusion15.set_checkpointing
 
-    def watched(self: StableDiffusion15, models: Any, enabled: bool) -> None:
-        seen.append(enabled)
-        really(self, models, enabled)
+    def watched(self: StableDiffusion15, models: Any, level: Any) -> None:
+        seen.append(level)
+        really(self, models, level)
 
     monkeypatch.setattr(StableDiffusion15, "set_checkpointing", watched)
 

@@ -37,7 +37,7 @@ def single(base_model: Path) -> Path:
     return to_single_file(base_model, base_model.with_suffix(".safetensors"), with_configs=True)
 
 
-@pytest.mark.parametrize("values", [{}, TRAINED], ids=["unet", "text encoders too"])
+@pytest.mark.parametrize("values", [pytest.param({}, marks=pytest.mark.ci), TRAINED], ids=["unet", "text encoders too"])
 def test_both_layouts_train_the_same_bytes_and_resume(
     make_workshop: MakeWorkshop, base_model: Path, single: Path, values: Values
 ) -> None:
@@ -60,6 +60,7 @@ def test_both_layouts_train_the_same_bytes_and_resume(
     assert "lora_unet_middle_block_1_transformer_blocks_1_attn2_to_k" in modules
 
 
+@pytest.mark.ci
 def test_it_is_evaluated(workshop: Workshop) -> None:
     values: Values = {("evaluation", "every"): 1, ("evaluation", "sample_prompts"): ("a red ring",)}
     outcome = workshop.new(1, {**SETTINGS, **values, ("evaluation", "examples"): 1})
@@ -79,6 +80,7 @@ CHOICES: dict[str, Values] = {
 }
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("choice", CHOICES)
 def test_diffusers_own_loader_gives_the_file_the_same_effect(workshop: Workshop, base_model: Path, choice: str) -> None:
     from diffusers import StableDiffusionXLPipeline

@@ -70,6 +70,7 @@ def test_the_mission_s_command_runs_unchanged_and_stops_at_its_number(
     assert (metadata["ss_min_snr_gamma"], metadata["ss_noise_offset"]) == ("5.0", "0.05")
 
 
+@pytest.mark.ci
 def test_two_resumes_in_a_row_with_accumulation_and_epochs_are_counted_right(workshop: Workshop) -> None:
     """sd-scripts counts micro-batches for updates there, and forgets the first part at the second resume: it makes 20
     more updates, or none."""

@@ -56,7 +56,9 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[int, int, int], str]:
     return used
 
 
-@pytest.mark.parametrize("values", [EVERYTHING, {**EVERYTHING, **TEXT}], ids=["frozen", "trained"])
+@pytest.mark.parametrize(
+    "values", [pytest.param(EVERYTHING, marks=pytest.mark.ci), {**EVERYTHING, **TEXT}], ids=["frozen", "trained"]
+)
 def test_twelve_steps_are_five_and_seven(
     make_workshop: MakeWorkshop, seen: dict[tuple[int, int, int], str], values: Values
 ) -> None:
@@ -73,7 +75,10 @@ def test_twelve_steps_are_five_and_seven(
 
 @pytest.mark.parametrize(
     ("family", "values"),
-    [("sd15", {}), ("sd15", TEXT), ("sdxl", {}), ("sdxl", ONE_OF_TWO)],
+    [
+        ("sd15", {}),
+        *(pytest.param(*row, marks=pytest.mark.ci) for row in (("sd15", TEXT), ("sdxl", {}), ("sdxl", ONE_OF_TWO))),
+    ],
     ids=["sd15", "sd15 trained", "sdxl", "sdxl, one of two trained"],
 )
 def test_live_captions_have_the_bits_of_cached_captions(
@@ -89,6 +94,7 @@ def test_live_captions_have_the_bits_of_cached_captions(
     assert plain.digest() != few.digest()
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("values", [{}, TEXT], ids=["frozen", "trained"])
 def test_long_weighted_captions_train_and_are_evaluated(
     make_workshop: MakeWorkshop, sdxl: Path, values: Values

@@ -12,7 +12,9 @@ from lorasmith.data.types import Batch
 from lorasmith.diffusion.draw import NoiseOptions
 from lorasmith.diffusion.objective import MSE
 from lorasmith.diffusion.process import Noised
+from lorasmith.engine.captured import CapturedExecution
 from lorasmith.engine.device import Device
+from lorasmith.engine.device_update import device_update
 from lorasmith.engine.execution import EagerExecution, losses_of
 from lorasmith.engine.optimizers import build_optimizer
 from lorasmith.engine.state import Origin, TrainState
@@ -80,6 +82,8 @@ def made(
     state = TrainState(0, adapter, built, other.pop("scaler", None), Origin(0, 1))
     models = {"denoiser": denoiser}
     device = other.pop("device", CPU)
+    world, capture = other.pop("world", SingleProcess()), other.pop("capture", None)
+    bounds = {"max_grad_norm": other.pop("max_grad_norm", 0.0), "max_change_norm": other.pop("max_change_norm", 0.0)}
     losses: Any = partial(losses_of, Layer(), models, process=Process(), objective=MSE)  # type: ignore[arg-type]
     context = StepContext(
         seed=SEED,
@@ -88,16 +92,16 @@ def made(
         process=Process(),  # type: ignore[arg-type]
         noise_options=NoiseOptions(),
         losses=losses,
-        execution=EagerExecution(losses, device),
-        world=other.pop("world", SingleProcess()),
+        execution=CapturedExecution(losses, state, device, capture) if capture else EagerExecution(losses, device),
+        update_on_device=device_update(state, world, device, **bounds, capture=capture),
+        world=world,
         batches=Batches(sizes or (BATCH,) * accumulation),
         device=device,
         accumulation_steps=len(sizes) or accumulation,
-        max_grad_norm=other.pop("max_grad_norm", 0.0),
         base_lrs={"denoiser": LR},
         rates_at=lambda step: [LR * (0.5 if step == 1 else 1.0)],
         set_checkpointing=lambda enabled: None,
         picture_names=[f"{number}.png" for number in range(100)],
-        max_change_norm=other.pop("max_change_norm", 0.0),
+        **bounds,
     )
     return state, context

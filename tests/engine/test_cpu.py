@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lorasmith.engine import cpu
+from lorasmith.engine import cpu, cpu_products
 from lorasmith.engine.cpu import FrozenConv2d, FrozenLinear, PixelwiseConv2d, keep_freed_memory, speed_up_frozen
 
 LAYERS = {
@@ -57,8 +57,11 @@ def difference(one: Tensor, other: Tensor) -> float:
 
 @pytest.fixture(autouse=True)
 def small_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is computed does not depend on the size from which it is worth it."""
+    """What is computed does not depend on the size from which it is worth it. The forms are those of any processor:
+    Intel's own have their tests in `test_cpu_convolutions` and `test_cpu_products`."""
     monkeypatch.setattr(cpu, "_MIN_WEIGHTS", 0)
+    monkeypatch.setattr(cpu, "_has_channels_last", lambda: False)
+    monkeypatch.setattr(cpu_products, "_uses_mkl", False)
 
 
 @pytest.mark.parametrize("kind", LAYERS)

@@ -17,6 +17,7 @@ from lorasmith.engine.state import LossScaler, TrainState
 from lorasmith.engine.step import Repeat, StepContext, StepResult, non_finite, numbers_at, train_step
 from lorasmith.errors import NonFiniteError, ResourceError
 from tests.engine.one_layer import BATCH, LR, SEED, made
+from tests.engine.recorded_operations import Operations
 
 
 def plain_gradient(state: TrainState, context: StepContext, step: int) -> tuple[Tensor, float]:
@@ -39,8 +40,8 @@ def test_the_gradient_is_that_of_the_mean(accumulation: int, split: int) -> None
     result = train_step(state, context)
     assert isinstance(result, StepResult)
     torch.testing.assert_close(state.adapter.gradient(), expected)
-    assert float(result.loss) == pytest.approx(loss)
-    assert float(result.grad_norm) == pytest.approx(float(expected.norm()))
+    assert result.numbers().loss == pytest.approx(loss)
+    assert result.numbers().grad_norm == pytest.approx(float(expected.norm()))
     assert result.example_ids == tuple(range(accumulation * BATCH))
     assert (result.step, result.epoch, state.step) == (1, 1, 1)
     assert result.lr == {"denoiser": LR * 0.5}
@@ -55,7 +56,7 @@ def test_every_example_of_a_step_weighs_the_same(split: int) -> None:
     result = train_step(state, context)
     assert isinstance(result, StepResult)
     torch.testing.assert_close(state.adapter.gradient(), expected)
-    assert float(result.loss) == pytest.approx(loss)
+    assert result.numbers().loss == pytest.approx(loss)
 
 
 def test_the_update_is_the_optimizers() -> None:
@@ -73,7 +74,7 @@ def test_clipping(bound: float, is_clipped: bool) -> None:
     expected, _ = plain_gradient(state, context, 1)
     result = train_step(state, context)
     assert isinstance(result, StepResult)
-    assert float(result.grad_norm) == pytest.approx(float(expected.norm()))  # before
+    assert result.numbers().grad_norm == pytest.approx(float(expected.norm()))  # before
     applied = state.adapter.gradient()
     if is_clipped:
         assert float(applied.norm()) == pytest.approx(bound, rel=1e-3)
@@ -156,9 +157,21 @@ def test_the_flag_on_the_device_is_sticky(monkeypatch: pytest.MonkeyPatch) -> No
         poison(patch, float("nan"))
         second = train_step(state, context)
     third = train_step(state, context)
-    assert [float(one.found_inf) for one in (first, second, third)] == [0, 1, 1]  # type: ignore[union-attr, arg-type]
+    assert [one.numbers().found_inf for one in (first, second, third)] == [0, 1, 1]  # type: ignore[union-attr]
     assert torch.equal(state.adapter.flat, before)
     assert {int(one["step"]) for one in state.optimizer.state_dict()["state"].values()} == {1}
+
+
+def test_a_step_on_a_gpu_reads_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host learns what a step measured when it asks for it, a step later."""
+    monkeypatch.setattr(Device, "is_async", True)
+    state, context = made(sizes=(4, 2), max_grad_norm=0.1, max_change_norm=0.3)
+    state.average = WeightAverage(0.5, state.adapter.flat.clone())
+    with Operations() as operations:  # refuses to read a number
+        first, second = (train_step(state, context) for _ in range(2))
+    assert len(operations.made) > 100
+    assert [one.numbers().found_inf for one in (first, second)] == [0, 0]  # type: ignore[union-attr]
+    assert first.numbers().loss != second.numbers().loss  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop", "prodigy"])

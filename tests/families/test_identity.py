@@ -3,10 +3,15 @@
 import json
 import os
 import shutil
+from hashlib import sha256
 from pathlib import Path
+from threading import Event
 
+import pytest
+
+from lorasmith.families import identity
 from lorasmith.families.headers import read_header
-from lorasmith.families.identity import component_sha256, weights_sha256
+from lorasmith.families.identity import component_sha256, file_sha256, hash_ahead, weights_sha256
 from lorasmith.families.recognize import recognize
 from tests.families.tiny import UNET
 
@@ -72,3 +77,35 @@ def flip_byte(path: Path, place: int) -> None:
         byte = file.read(1)[0]
         file.seek(place)
         file.write(bytes([byte ^ 1]))
+
+
+def test_what_is_hashed_ahead_is_hashed_once(miniature, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = Path(shutil.copy(miniature.single, tmp_path / "model.safetensors"))
+    hashed, asked = list[Path](), Event()
+    hash_whole = identity._whole_sha256
+
+    def counted(path: Path) -> str:
+        hashed.append(path)
+        assert asked.wait(30)
+        return hash_whole(path)
+
+    monkeypatch.setattr(identity, "_whole_sha256", counted)
+    weights = recognize(file)
+    hash_ahead(weights)
+    while not hashed:  # the encoders come first
+        asked.wait(0.01)
+    asked.set()
+    assert weights_sha256(weights) == sha256(file.read_bytes()).hexdigest()
+    assert hashed == [file]
+
+
+def test_a_file_that_could_not_be_hashed_is_hashed_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model").write_bytes(b"numbers")
+    with monkeypatch.context() as context, pytest.raises(OSError, match="gone"):
+        context.setattr(identity, "_whole_sha256", _gone)
+        file_sha256(tmp_path / "model")
+    assert file_sha256(tmp_path / "model") == sha256(b"numbers").hexdigest()
+
+
+def _gone(path: Path) -> str:
+    raise OSError(f"{path} is gone")

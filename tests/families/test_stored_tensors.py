@@ -9,7 +9,7 @@ import torch
 from lorasmith.errors import ModelError
 from lorasmith.families import load_family
 from lorasmith.families.recognize import recognize
-from lorasmith.families.stored_tensors import examine_pickle, load_pickle
+from lorasmith.families.stored_tensors import _converted, examine_pickle, load_pickle
 
 
 class Payload:
@@ -91,3 +91,11 @@ def test_tensors_are_copies_laid_out_plainly(narrow, tmp_path: Path) -> None:
     ]
     assert layers[0].weight.is_contiguous()
     assert torch.equal(layers[0].weight, layers[1].weight)
+
+
+@pytest.mark.parametrize("dtypes", [(torch.float16, torch.bfloat16), (torch.bfloat16, torch.float16)])
+def test_half_precisions_are_converted_as_torch_does(dtypes: tuple[torch.dtype, torch.dtype]) -> None:
+    given, wanted = dtypes
+    numbers = torch.arange(1 << 16).to(torch.uint16).view(given)  # all there are
+    numbers = numbers[numbers.isfinite()].repeat(20)  # more than are converted at once
+    assert torch.equal(_converted(numbers, wanted).view(torch.int16), numbers.to(wanted).view(torch.int16))

@@ -28,6 +28,7 @@ from lorasmith.diffusion.sampling import SamplingDefaults
 from lorasmith.families import FAMILIES, FamilyEntry, clip
 from lorasmith.families import latent_diffusion as ldm
 from lorasmith.families.base import FamilyTraits, Models
+from lorasmith.families.checkpointing import Checkpointing, set_unet_checkpointing
 from lorasmith.families.folders import component_shapes, missing_files
 from lorasmith.families.headers import read_json
 from lorasmith.families.identity import component_sha256
@@ -156,8 +157,8 @@ class TrialFamily:
     def target_modules(self, models: Models) -> list[TargetModule]:
         return list(_targets(models))
 
-    def set_checkpointing(self, models: Models, enabled: bool) -> None:
-        ldm.set_unet_checkpointing(models["denoiser"], enabled)
+    def set_checkpointing(self, models: Models, level: Checkpointing) -> None:
+        set_unet_checkpointing(models["denoiser"], level)
 
     # -- inputs ------------------------------------------------------------------------------------
 

@@ -136,7 +136,7 @@ def test_a_state_without_a_readable_manifest_is_set_aside(workshop: Workshop) ->
 def test_other_software_is_told(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     workshop.new(1)
     really = build.environment
-    monkeypatch.setattr(build, "environment", lambda *given: {**really(*given), "torch": "9.9"})
+    monkeypatch.setattr(build, "environment", lambda *given, **named: {**really(*given, **named), "torch": "9.9"})
     outcome = workshop.go_on(1)
     (warned,) = outcome.warned
     assert (warned.code, warned.attempt) == ("fingerprint_changed", 2)

@@ -6,7 +6,7 @@ import os
 import pickle
 import pickletools
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from lorasmith.session.checkpoint import (
     prune_states,
     save_state,
 )
-from lorasmith.session.resume import restore_state, step_back
+from lorasmith.session.resume import changes_since, restore_state, step_back
 from tests.adapters.making import attached_to_all
 from tests.end_to_end.workshop import digest, tree
 
@@ -210,9 +210,9 @@ def test_a_damaged_one_is_not_loaded(run: RunFolder) -> None:
     assert caught.value.fields["damage"] == "size:adapter.safetensors"
 
 
-def restore(path: Path, state: TrainState, **other: Any) -> str:
-    wanted = {"identity": "identity", "data_identity": "data", "environment": {"torch": "1"}}
-    return restore_state(path, state, **{**wanted, **other})
+def restore(path: Path, state: TrainState, environment: Mapping[str, str] | None = None, **other: Any) -> str:
+    saved_in = restore_state(path, state, **{"identity": "identity", "data_identity": "data", **other})
+    return changes_since(saved_in, environment or {"torch": "1"})
 
 
 def test_going_on_as_it_was(run: RunFolder) -> None:

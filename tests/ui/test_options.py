@@ -45,6 +45,7 @@ def test_every_option_of_the_model_is_on_the_command_line() -> None:
         "loss_type": "l1",
         "huber_schedule": "snr",
         "bucket_rule": "sd-scripts",
+        "base_precision": "int8",
         "face_crop_aug_range": "1,2",
         "max_token_length": "150",
         "resize_interpolation": "cubic",
@@ -69,6 +70,18 @@ def test_every_option_of_the_model_is_on_the_command_line() -> None:
 
 def test_a_flag_can_be_taken_back() -> None:
     assert parse(["--skip-bad-pictures=false"]).values == {("dataset", "skip_bad_pictures"): False}
+
+
+def test_checkpointing_without_a_value_is_that_of_every_block() -> None:
+    at = ("training", "gradient_checkpointing")
+    for words in (
+        ["--gradient-checkpointing"],
+        ["--gradient-checkpointing", "true"],
+        ["--gradient-checkpointing=Block"],
+    ):
+        assert parse(words).values == {at: "block"}
+    assert parse(["--gradient-checkpointing", "--rank", "4"]).values[at] == "block"
+    assert parse(["--gradient-checkpointing=false"]).values == {at: "none"}
 
 
 def test_optimizer_options_are_toml_values_or_text() -> None:

@@ -1,5 +1,7 @@
 """Sections `training` and `machine`: the step, and the device it is computed on."""
 
+from typing import Any, Literal
+
 from pydantic import field_validator
 
 from lorasmith.config.fields import Section, option, recorded
@@ -22,8 +24,23 @@ class TrainingConfig(Section):
     """Share of the average of the weights that a step keeps; the average is exported and evaluated. 0: no average."""
     full_bf16: bool = option("full-bf16", False, effect="identity")
     """Whether the adapter, its gradients and the optimizer's state are bfloat16 too, instead of float32."""
-    gradient_checkpointing: bool = option("gradient-checkpointing", False, effect="learning", common=True)
-    """Whether activations are computed twice instead of kept: slower, less memory."""
+    gradient_checkpointing: Literal["none", "feed-forward", "block", "offload"] = option(
+        "gradient-checkpointing", "none", effect="learning", bare="block"
+    )
+    """Activations that are computed twice instead of kept: slower, less memory. `offload`: those of every block, with
+    what is kept between the blocks in the computer's memory."""
+
+    @field_validator("gradient_checkpointing", mode="before")
+    @classmethod
+    def _as_a_flag(cls, value: Any) -> Any:
+        """Takes true and false too, as other trainers and runs of the first version have it."""
+        text = str(value).lower() if isinstance(value, bool | str) else value
+        return {"true": "block", "false": "none"}.get(text, value)
+
+    @property
+    def checkpoints_blocks(self) -> bool:
+        """Whether the activations of every block are computed twice."""
+        return self.gradient_checkpointing in ("block", "offload")
 
 
 class MachineConfig(Section):
@@ -31,6 +48,8 @@ class MachineConfig(Section):
 
     device: str = option("device", "auto", effect="learning")
     """`cuda`, `cuda:1`, `mps`, `cpu`; auto takes the first that is available, at each start anew."""
+    execution: Literal["auto", "eager", "graph"] = option("execution", "auto", effect="learning")
+    """The way a step is executed: operation by operation (eager) or as CUDA graphs; auto: by the kind of device."""
     threads: int = recorded(0, effect="learning")
     """Threads of torch on the CPU, in each process; 0 until the first start has counted them."""
     project: str = recorded("..", effect="cadence")

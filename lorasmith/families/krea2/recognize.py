@@ -65,7 +65,7 @@ def _noise(files: ModelFiles) -> NoiseSettings:
         raise ModelError("model_prediction", path=str(files.path), found=f"Krea 2, --prediction {asked.prediction}")
     if asked.zero_terminal_snr == "on":
         raise ModelError("model_prediction", path=str(files.path), found="Krea 2, --zero-terminal-snr on")
-    return NoiseSettings("flow", zero_terminal_snr=False, source="default", requested=asked)
+    return NoiseSettings("flow", zero_terminal_snr=False, source="scheduler_config", requested=asked)
 
 
 def _wrong_setting(configs: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ from lorasmith.diffusion.sampling import SamplingDefaults
 from lorasmith.families import clip
 from lorasmith.families import latent_diffusion as ldm
 from lorasmith.families.base import FamilyTraits, Models
+from lorasmith.families.checkpointing import Checkpointing, set_unet_checkpointing
 from lorasmith.families.identity import component_sha256
 from lorasmith.families.loading import Build, load_component
 from lorasmith.families.weights import BaseWeights, TextSettings, check_clip_skip
@@ -91,8 +92,8 @@ class StableDiffusionXL:
     def target_modules(self, models: Models) -> list[TargetModule]:
         return list(_targets(models))
 
-    def set_checkpointing(self, models: Models, enabled: bool) -> None:
-        ldm.set_unet_checkpointing(models["denoiser"], enabled)
+    def set_checkpointing(self, models: Models, level: Checkpointing) -> None:
+        set_unet_checkpointing(models["denoiser"], level)
 
     # -- inputs ------------------------------------------------------------------------------------
 

@@ -1,0 +1,45 @@
+"""Activations that are computed twice instead of kept: the bits are the same, in less memory and more time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+from torch import Tensor, nn
+from torch.autograd.graph import save_on_cpu
+from torch.utils.checkpoint import checkpoint
+
+Checkpointing = Literal["none", "feed-forward", "block", "offload"]
+"""The parts that are computed twice: none; the feed-forward layers of transformer blocks, which are wide and quick;
+every resnet and transformer block; the same, with the inputs of the blocks in the computer's memory meanwhile."""
+
+
+def set_unet_checkpointing(unet: Any, level: Checkpointing) -> None:
+    """Sets what a UNet of diffusers computes twice."""
+    unet.disable_gradient_checkpointing()
+    # An adapter's layers may draw; the generators need not be kept for a second computation that draws nothing, and
+    # cannot be read while CUDA graphs are recorded.
+    draws = any(getattr(module, "draws", False) for module in unet.modules())
+    twice = partial(_computed_twice, preserve_rng_state=draws)
+    for module in _feed_forwards(unet):
+        vars(module).pop("forward", None)
+        if level == "feed-forward":
+            module.forward = partial(twice, type(module).forward.__get__(module))
+    if level == "block":
+        unet.enable_gradient_checkpointing(twice)
+    if level == "offload":
+        unet.enable_gradient_checkpointing(partial(_computed_twice_from_afar, preserve_rng_state=draws))
+
+
+def _feed_forwards(unet: nn.Module) -> list[nn.Module]:
+    return [module for name, module in unet.named_modules() if name.endswith(".ff")]
+
+
+def _computed_twice(function: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
+    return checkpoint(function, *inputs, use_reentrant=False, **named)
+
+
+def _computed_twice_from_afar(function: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
+    with save_on_cpu(pin_memory=any(isinstance(value, Tensor) and value.is_cuda for value in inputs)):
+        return _computed_twice(function, *inputs, **named)

@@ -1,0 +1,29 @@
+"""Both libraries give the same products, of matrices in any order."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from lorasmith.engine import cpu_products
+from lorasmith.engine.cpu_products import product, transposed_product
+
+pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+
+
+def numbers(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+@pytest.mark.parametrize("uses_mkl", [True, False])
+@pytest.mark.parametrize("rows", [(5,), (2, 5), (1,)])
+def test_products(uses_mkl: bool, rows: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_products, "_uses_mkl", uses_mkl)
+    left, right, bias = numbers(*rows, 48), numbers(48, 32), numbers(32)
+    turned = right.t().contiguous()  # (32, 48)
+    expected = (left.double() @ right.double()).float()
+    for found in (product(left, right), product(left, turned.t()), transposed_product(left, turned)):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    for found in (product(left, right, bias), transposed_product(left, turned, bias)):
+        torch.testing.assert_close(found, expected + bias, rtol=1e-5, atol=1e-5)
+    spread = left.transpose(0, -1).contiguous().transpose(0, -1)
+    torch.testing.assert_close(product(spread, right), expected, rtol=1e-5, atol=1e-5)
