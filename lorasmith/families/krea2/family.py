@@ -34,6 +34,7 @@ from lorasmith.targets import TargetModule
 
 TEXT = "text_encoder"
 EMBEDS, MASK = "prompt_embeds", "prompt_mask"
+TEXT_STEP = 64  # tokens, of which padded texts are multiples
 _TARGETS = re.compile(
     r"(transformer_blocks|text_fusion\.(layerwise|refiner)_blocks)\.\d+\.(attn\.to_(q|k|v|gate|out\.0)|ff\.(gate|up|down))"
     r"|img_in|time_embed\.linear_[12]|time_mod_proj|text_fusion\.projector|txt_in\.linear_[12]|final_layer\.linear"
@@ -149,19 +150,19 @@ class Krea2:
         return {}
 
     def collate(self, rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """Texts are padded behind their end to the longest; where lengths differ, with a mask of what is text."""
+        """Texts are padded behind their end, with a mask of what is text: to few lengths, since each is a shape of its
+        own to record a step for."""
         lengths = [len(row[EMBEDS]) for row in rows]
-        longest = max(lengths)
+        longest = -(-max(lengths) // TEXT_STEP) * TEXT_STEP
         batch = {name: torch.stack([row[name] for row in rows]) for name in rows[0] if name != EMBEDS}
         batch[EMBEDS] = torch.stack([_padded(row[EMBEDS], longest) for row in rows])
-        if min(lengths) < longest:
-            batch[MASK] = torch.arange(longest) < torch.tensor(lengths)[:, None]
+        batch[MASK] = torch.arange(longest) < torch.tensor(lengths)[:, None]
         return batch
 
     # -- the step ----------------------------------------------------------------------------------
 
     def conditioning(self, models: Models, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:  # noqa: ARG002
-        return {name: inputs[name] for name in (EMBEDS, MASK) if name in inputs}
+        return {name: inputs[name] for name in (EMBEDS, MASK)}
 
     def noise_process(self) -> FlowMatching:
         """As pictures are sampled: the larger they are, the more steps lie in strong noise."""
@@ -192,7 +193,7 @@ class Krea2:
             encoder_hidden_states=embeds.to(precision),
             timestep=timesteps.to(precision),
             position_ids=positions(embeds.shape[1], rows, columns, noisy_latents.device),
-            encoder_attention_mask=conditioning.get(MASK),
+            encoder_attention_mask=conditioning[MASK],
             return_dict=False,
         )
         return unpacked(prediction, rows, columns)

@@ -161,7 +161,9 @@ def test_predictions_are_those_of_the_pipelines_call(loaded: Loaded) -> None:
     latents, levels = drawn(3, 4, 6, 8), (0.9, 0.5, 0.1)
     expected = loaded.theirs(latents, levels, CAPTIONS)
     rows = loaded.inputs(*CAPTIONS)
-    assert MASK in loaded.family.collate(rows) and MASK not in loaded.family.collate(rows[:1])
+    batch = loaded.family.collate(rows)
+    assert batch[MASK].dtype == torch.bool and batch[MASK].sum(1).tolist() == [len(row[EMBEDS]) for row in rows]
+    assert batch[EMBEDS].shape[1] == 128 and loaded.family.collate(rows[:2])[EMBEDS].shape[1] == 64
     found = loaded.predict(latents, levels, rows)
     assert difference(found, expected) < 5e-3  # the texts differ by the rounding of bfloat16
     for number in range(3):
