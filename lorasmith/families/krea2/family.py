@@ -23,6 +23,7 @@ from lorasmith.diffusion.flow import FlowMatching, ShiftByTokens
 from lorasmith.diffusion.sampling import SamplingDefaults
 from lorasmith.errors import ModelError
 from lorasmith.families.base import FamilyTraits, Models
+from lorasmith.families.checkpointing import Checkpointing, set_unet_checkpointing
 from lorasmith.families.identity import component_sha256
 from lorasmith.families.krea2 import text as qwen
 from lorasmith.families.krea2.layout import FLOAT32, PATCH, taps, vae_factor
@@ -114,12 +115,8 @@ class Krea2:
         paths = [path for path, _ in denoiser.named_modules() if _TARGETS.fullmatch(path)]
         return [TargetModule.inside(denoiser, path, name=f"denoiser.{path}", component="denoiser") for path in paths]
 
-    def set_checkpointing(self, models: Models, enabled: bool) -> None:
-        denoiser: Any = models["denoiser"]
-        if enabled:
-            denoiser.enable_gradient_checkpointing()
-        else:
-            denoiser.disable_gradient_checkpointing()
+    def set_checkpointing(self, models: Models, level: Checkpointing) -> None:
+        set_unet_checkpointing(models["denoiser"], level)  # it has the methods and names of a UNet
 
     # -- inputs ------------------------------------------------------------------------------------
 

@@ -16,12 +16,14 @@ from lorasmith.diffusion.draw import Draw, draw_numbers
 from lorasmith.diffusion.process import apply_noise
 from lorasmith.diffusion.sampling import denoise
 from lorasmith.families import load_family
+from lorasmith.families.checkpointing import Checkpointing
 from lorasmith.families.krea2.family import EMBEDS, MASK, Krea2, packed, unpacked
 from lorasmith.families.krea2.text import AFTER, BEFORE, DROPPED, MOST, encode
 from lorasmith.families.recognize import recognize
 from tests.families.krea2.miniature import TAPS, make_model
 
 CPU = torch.device("cpu")
+LEVELS: tuple[Checkpointing, ...] = ("none", "feed-forward", "block", "offload")
 CAPTIONS = ("a red circle", "", "a blue ring, " * 30)
 
 
@@ -302,8 +304,8 @@ def test_gradients_reach_every_target_with_and_without_checkpointing(loaded: Loa
     weights = [target.module.get_parameter("weight") for target in targets]
     found = []
     try:
-        for is_checkpointed in (False, True):
-            loaded.family.set_checkpointing(loaded.models, is_checkpointed)
+        for level in LEVELS:
+            loaded.family.set_checkpointing(loaded.models, level)
             for weight in weights:
                 weight.requires_grad_(True)
             latents, levels = drawn(2, 4, 4, 6), torch.tensor([0.3, 0.8])
@@ -312,11 +314,12 @@ def test_gradients_reach_every_target_with_and_without_checkpointing(loaded: Loa
             for weight in weights:
                 weight.grad = None
     finally:
-        loaded.family.set_checkpointing(loaded.models, False)
+        loaded.family.set_checkpointing(loaded.models, "none")
         for weight in weights:
             weight.requires_grad_(False)
     assert all(gradient is not None and bool(gradient.any()) for gradient in found[0])
-    assert all(torch.equal(plain, again) for plain, again in zip(*found, strict=True))
+    for again in found[1:]:
+        assert all(torch.equal(plain, gradient) for plain, gradient in zip(found[0], again, strict=True))
 
 
 def test_nothing_follows_from_the_geometry(loaded: Loaded) -> None:
