@@ -27,7 +27,7 @@ from lorasmith.families import image_encoder, load_family
 from lorasmith.families.base import ModelFamily
 from lorasmith.families.identity import weights_sha256
 from lorasmith.families.locate import locate_clip
-from lorasmith.inputs import check_loss, data_identity, order_of, text_settings
+from lorasmith.inputs import check_objective, data_identity, order_of, text_settings
 from lorasmith.runs.layout import RunFolder
 from lorasmith.session.base_weights import trained_on
 from lorasmith.session.checkpoint import check_disk_space
@@ -110,7 +110,7 @@ def _check_fit(config: RunConfig, family: ModelFamily, *, is_new: bool) -> None:
     """Refuses settings that do not fit the base model: of a pickle, the parent does not know what it is."""
     if is_new:
         check_block_effects(config.adapter, family.traits.name)
-    check_loss(config.loss, family.weights)
+    check_objective(config.loss, config.noise, family.weights)
     trained_process(family.noise_process(), config.noise)
 
 

@@ -35,7 +35,9 @@ def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_it_trains_and_continues_to_the_same_bytes(make_workshop: MakeWorkshop, precision: str) -> None:
-    values: Values = {**SETTINGS, ("model", "precision"): precision}
+    values: dict[tuple[str, str], Any] = {**SETTINGS, ("model", "precision"): precision, ("noise", "min_timestep"): 200}
+    if precision == "bf16":
+        values |= {("noise", "density"): "mode", ("noise", "shift"): 3.0, ("loss", "flow_weighting"): "cosmap"}
     straight, pieces = make_workshop("straight"), make_workshop("pieces")
     whole = straight.new(3, {**values, ("evaluation", "every"): 3})
     assert whole.exit_code == ExitCode.FINISHED
