@@ -36,12 +36,13 @@ class TargetModule:
     component: str  # the model's key: "denoiser", "text_encoder"
     parent: nn.Module  # the module that owns the layer
     child: str  # the layer's attribute of `parent`
+    shared_input: str = ""  # the same for layers that are called with the same tensor, one after the other; "": none
 
     @classmethod
-    def inside(cls, model: nn.Module, path: str, *, name: str, component: str) -> TargetModule:
+    def inside(cls, model: nn.Module, path: str, *, name: str, component: str, shared_input: str = "") -> TargetModule:
         """The layer at `path` of `model`, as `get_submodule` takes it."""
         parent, _, child = path.rpartition(".")
-        return cls(name, component, model.get_submodule(parent), child)
+        return cls(name, component, model.get_submodule(parent), child, shared_input)
 
     @property
     def module(self) -> nn.Module:

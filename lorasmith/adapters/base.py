@@ -13,6 +13,8 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import dropout
 
+from lorasmith.adapters.joined import JoinedLayers
+from lorasmith.adapters.working_copy import WorkingCopy
 from lorasmith.targets import LayerSpec
 
 
@@ -115,6 +117,15 @@ class AdapterLayer(nn.Module):
     def draws(self) -> bool:
         """Whether it draws random numbers in training."""
         return self.dropout > 0 or self.rank_dropout > 0 or self.module_dropout > 0
+
+    def use(self, copy: WorkingCopy) -> None:
+        """Lets the layer take its numbers from a working copy, while that is open. Kinds whose changes are made in
+        float32 do not."""
+
+    def join(self, layers: Sequence[AdapterLayer]) -> JoinedLayers | None:  # noqa: ARG002
+        """Joins the products of these layers, this the first of them, which have the same input; None where they stay
+        apart."""
+        return None
 
     def drop_ranks(self, low_rank: Tensor) -> Tensor:
         """A product of low rank, (B, ..., rank) or (B, rank, h, w), with a share of its ranks zero in training and the

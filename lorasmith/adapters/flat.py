@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from lorasmith.adapters.base import AdapterKind, AdapterLayer, LayerSettings, by_layer
+from lorasmith.adapters.joined import JoinedLayers
+from lorasmith.adapters.working_copy import WorkingCopy
 from lorasmith.seeding import fold
 from lorasmith.targets import LayerSpec, TargetModule
 
@@ -54,7 +57,11 @@ class FlatAdapter:
         self.largest_at_start = 1.0
         """The size of the largest initial number, at least 1: a LoHa begins with some beyond 1, a DoRA with norms."""
         self._gradient = torch.zeros_like(flat)
+        self._working_copy = WorkingCopy(flat, self._gradient, flat.dtype)
         self._modules: list[AdapterLayer] = []
+        self._sharing: dict[str, list[AdapterLayer]] = {}  # layers that have the same input
+        self.joined: list[JoinedLayers] = []
+        """Layers whose products are made together."""
         self._groups: dict[str, slice] = {}
         self._views: dict[str, list[nn.Parameter]] = {}  # by group
         self._named: dict[str, tuple[nn.Parameter, tuple[int, ...]]] = {}  # "<layer>.<suffix>": view and stored shape
@@ -87,9 +94,9 @@ class FlatAdapter:
         ]
         groups = list(dict.fromkeys(place.group for place in places))
         places.sort(key=lambda place: groups.index(place.group))
-        device = next(targets[0].module.parameters()).device
+        weight = targets[0].module.get_parameter("weight")
         size = sum(_padded(math.prod(place.shape), dtype) for place in places)
-        adapter = cls(kind, torch.zeros(size, device=device, dtype=dtype))
+        adapter = cls(kind, torch.zeros(size, device=weight.device, dtype=dtype))
         views = adapter._lay_out(places)
         for target in targets:
             base = target.module
@@ -98,6 +105,11 @@ class FlatAdapter:
             adapter.layers[target.name] = AdaptedLayer(specs[target.name], settings[target.name])
             adapter._modules.append(kind.layer(base, views[target.name], settings[target.name]))
             target.replace_with(adapter._modules[-1])
+            if target.shared_input:
+                adapter._sharing.setdefault(target.shared_input, []).append(adapter._modules[-1])
+        adapter._working_copy = WorkingCopy(adapter.flat, adapter.gradient(), weight.dtype)
+        for module in adapter._modules:
+            module.use(adapter._working_copy)
         adapter.largest_at_start = max(1.0, adapter.largest)
         return adapter
 
@@ -142,6 +154,23 @@ class FlatAdapter:
     def clear_gradient(self) -> None:
         """Sets the gradient buffer to zero; the views stay."""
         self._gradient.zero_()
+
+    def join(self) -> None:
+        """Joins the products of layers that have the same input. Called once the frozen layers have their final form;
+        a layer that gets another later is joined no more."""
+        found = (layers[0].join(layers) for layers in self._sharing.values())
+        self.joined = [layers for layers in found if layers is not None]
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """A forward and a backward pass inside of a `with` block, which adds to the gradient. It needs no such block;
+        with one it takes fewer operations."""
+        try:
+            with self._working_copy.opened():
+                yield
+        finally:
+            for layers in self.joined:
+                layers.forget()
 
     def tensors(self, of: Tensor | None = None) -> dict[str, Tensor]:
         """Copies of everything trained, float32 on the CPU, called "<target>.<suffix>". `of`: numbers like `flat`,

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import conv2d, linear
 
 from lorasmith.adapters.base import AdapterLayer, LayerSettings
+from lorasmith.adapters.fused import FrozenProduct, Pair, added, changed, frozen_product
+from lorasmith.adapters.joined import JoinedLayers, joined
 from lorasmith.adapters.low_rank import add_low_rank, add_product
 from lorasmith.adapters.operation import Operation
+from lorasmith.adapters.working_copy import WorkingCopy
 from lorasmith.targets import LayerSpec
 
 DOWN, UP = "lora_down.weight", "lora_up.weight"
@@ -84,8 +87,49 @@ class LoraLayer(AdapterLayer):
         super().__init__(base, settings)
         self.down, self.up = down, up
         self.scale = settings.alpha / settings.rank
+        self.pair: Pair | None = None
+        """Its numbers in the working copy."""
+        self._frozen: tuple[nn.Module, FrozenProduct | None] | None = None  # a base and its product
+        self._joined: tuple[nn.Module, JoinedLayers, int] | None = None  # the base then, and the number among them
+
+    def use(self, copy: WorkingCopy) -> None:
+        is_for_pixels = isinstance(self.base, nn.Conv2d)
+        self.pair = Pair.of(copy, self.down, self.up, self.scale, is_for_pixels=is_for_pixels)
+
+    def join(self, layers: Sequence[AdapterLayer]) -> JoinedLayers | None:
+        pairs = [layer for layer in layers if isinstance(layer, LoraLayer)]
+        found = joined(pairs, self.up) if len(pairs) == len(layers) else None
+        if found is not None:
+            for number, layer in enumerate(pairs):
+                layer._joined = layer.base, found, number
+        return found
+
+    def forward(self, x: Tensor) -> Tensor:
+        pair = self._open_pair(x)
+        if pair is None or not self.is_whole:
+            return super().forward(x)
+        if self._joined is not None and self._joined[0] is self.base:
+            return self._joined[1].output(self._joined[2], x)
+        product = self._frozen_product()
+        return super().forward(x) if product is None else changed(x, product, pair, self.up)
+
+    def _open_pair(self, x: Tensor) -> Pair | None:
+        """The pair of the working copy, while that can be used for this input. What is compiled makes its own."""
+        if torch.compiler.is_compiling() or self.pair is None or not self.pair.copy.is_open:
+            return None
+        is_plain = self.multiplier == 1 and not (self.dropout_active and self.rank_dropout)
+        return self.pair if is_plain and x.dtype == self.pair.copy.precision else None
+
+    def _frozen_product(self) -> FrozenProduct | None:
+        """That of the base as it is now: it may have been replaced."""
+        if self._frozen is None or self._frozen[0] is not self.base:
+            self._frozen = self.base, frozen_product(self.base)
+        return self._frozen[1]
 
     def changed(self, y: Tensor, x: Tensor) -> Tensor:
+        pair = self._open_pair(x)
+        if pair is not None:
+            return added(y, x, pair, self.up)
         down, up = self.down.to(x.dtype), self.up.to(x.dtype)
         if x.ndim == 4:  # a picture: channels are the second dimension
             change = conv2d(self.drop_ranks(conv2d(x, down[:, :, None, None])), up[:, :, None, None])
@@ -98,7 +142,7 @@ class CpuLoraLayer(LoraLayer):
     """The same in fewer and cheaper operations on a CPU, where reading and writing memory is what takes the time."""
 
     def changed(self, y: Tensor, x: Tensor) -> Tensor:
-        if self.dropout_active and self.rank_dropout:
+        if (self.dropout_active and self.rank_dropout) or self._open_pair(x) is not None:
             return super().changed(y, x)
         return add_low_rank(y, x, self.down, self.up, self.multiplier * self.scale)
 
@@ -109,6 +153,9 @@ class ConvolutionLoraLayer(LoraLayer):
     def __init__(self, base: nn.Conv2d, down: nn.Parameter, up: nn.Parameter, settings: LayerSettings) -> None:
         super().__init__(base, down, up, settings)
         self.operation = Operation(base)
+
+    def use(self, copy: WorkingCopy) -> None:
+        """Products of windows keep their own gradients."""
 
     def changed(self, y: Tensor, x: Tensor) -> Tensor:
         change = conv2d(self.low_rank(x), self.up.to(x.dtype)[:, :, None, None])

@@ -47,7 +47,7 @@ class CapturedExecution:
         batch, numbers = batch.mapped(self._device.sent), numbers.mapped(self._device.sent)
         # What is computed twice must draw the same numbers twice: no recording does. Since memory ran out.
         if self._state.gradient_checkpointing and self._state.adapter.draws:
-            return add_gradient(self._losses, batch, numbers, weight)
+            return add_gradient(self._losses, self._state.adapter, batch, numbers, weight)
         recording = self._recording_for(batch, numbers)
         for static, value in zip(_tensors(recording.batch, recording.numbers), _tensors(batch, numbers), strict=True):
             static.copy_(value)
@@ -73,7 +73,7 @@ class CapturedExecution:
         weight, losses = (torch.zeros(shape, device=batch.latents.device) for shape in ((), (len(batch),)))
 
         def work() -> None:
-            losses.copy_(add_gradient(self._losses, static_batch, static_numbers, weight))
+            losses.copy_(add_gradient(self._losses, self._state.adapter, static_batch, static_numbers, weight))
 
         gradient = self._state.adapter.gradient()
         before = gradient.clone()

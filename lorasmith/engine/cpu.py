@@ -99,6 +99,14 @@ class FrozenLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return _applied(_Linear, x, self.weight, self.bias)
 
+    def product(self, x: Tensor) -> Tensor:
+        """The output for rows (n, in), without autograd: an adapter's layer makes its own of both."""
+        return product(x, self.weight.t(), self.bias)
+
+    def input_gradient(self, gradient: Tensor) -> Tensor:
+        """The gradient of the input from that of the output, (n, out)."""
+        return product(gradient, self.weight)
+
 
 class PixelwiseConv2d(nn.Module):
     """A 1x1 convolution, (B, C, h, w) -> (B, O, h, w)."""

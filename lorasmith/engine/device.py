@@ -31,6 +31,9 @@ CPU_BF16_PARAMETERS = 50_000_000
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+# Counts changes of what a step computes under the same settings: a run that continues after such a change warns of it.
+ARITHMETIC = 2
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -202,6 +205,7 @@ def environment(
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "mkl_mode": os.environ.get("MKL_CBWR", ""),
         "threads": device.threads,
+        "arithmetic": ARITHMETIC,
         "precision": precision,
         "execution": execution,
         "convolutions": convolutions_form() if device.torch_device.type == "cpu" else "",

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from lorasmith.adapters.flat import FlatAdapter
 from lorasmith.data.types import LOSS_MASK, LOSS_WEIGHT, Batch
 from lorasmith.diffusion.draw import Numbers
 from lorasmith.diffusion.objective import Objective
@@ -44,11 +45,14 @@ def losses_of(
     return objective.losses(prediction, noised, mask=mask, factors=factors)
 
 
-def add_gradient(losses: Losses, batch: Batch, numbers: Numbers, weight: float | Tensor) -> Tensor:
-    """Adds the gradient of weight * (sum of the losses) to the gradients of the parameters, and returns the losses,
-    (B,), detached. All arguments lie on the device of the models."""
-    found = losses(batch, numbers)
-    (found.sum() * weight).backward()  # type: ignore[no-untyped-call]
+def add_gradient(
+    losses: Losses, adapter: FlatAdapter, batch: Batch, numbers: Numbers, weight: float | Tensor
+) -> Tensor:
+    """Adds the gradient of weight * (sum of the losses) to that of the adapter, and returns the losses, (B,), detached.
+    All arguments lie on the device of the models."""
+    with adapter.opened():
+        found = losses(batch, numbers)
+        (found.sum() * weight).backward()  # type: ignore[no-untyped-call]
     return found.detach()
 
 
@@ -81,10 +85,11 @@ class EagerExecution:
 
     losses: Losses
     device: Device
+    adapter: FlatAdapter
 
     def forward_backward(self, batch: Batch, numbers: Numbers, weight: float) -> Tensor:
         sent = self.device.sent
-        return add_gradient(self.losses, batch.mapped(sent), numbers.mapped(sent), weight)
+        return add_gradient(self.losses, self.adapter, batch.mapped(sent), numbers.mapped(sent), weight)
 
     def prepare(self, batch: Batch, numbers: Numbers) -> None:
         """Nothing is needed."""

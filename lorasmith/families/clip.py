@@ -238,7 +238,11 @@ def text_targets(encoder: nn.Module, component: str) -> Iterable[TargetModule]:
     for path, _ in encoder.named_modules():
         name = published_name(path)
         if _TEXT_TARGETS.fullmatch(name):
-            yield TargetModule.inside(encoder, path, name=f"{component}.{name}", component=component)
+            is_input = name.endswith(("q_proj", "k_proj", "v_proj"))
+            shared = f"{component}.{name.rpartition('.')[0]}" if is_input else ""
+            yield TargetModule.inside(
+                encoder, path, name=f"{component}.{name}", component=component, shared_input=shared
+            )
 
 
 # -- building --------------------------------------------------------------------------------------

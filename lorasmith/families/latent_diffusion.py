@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lorasmith.diffusion.process import DdpmProcess
+from lorasmith.families.attention import use_plain_attention
 from lorasmith.families.loading import Build, on_meta_device
 from lorasmith.families.weights import BaseWeights
 from lorasmith.targets import TargetModule
@@ -22,6 +23,8 @@ _UNET_TARGETS = re.compile(
     r".*\.attentions\.\d+\.(proj_in|proj_out|transformer_blocks\.\d+\.(attn[12]\.to_(q|k|v|out\.0)|ff\.net\.(0\.proj|2)))"
     r"|.*\.resnets\.\d+\.(conv1|conv2|conv_shortcut|time_emb_proj)|.*\.(down|up)samplers\.\d+\.conv"
 )
+# q, k and v of a self-attention; k and v of an attention to the caption, whose q has another input.
+_SHARED_INPUT = re.compile(r"(.*\.(?:attn1(?=\.to_[qkv]$)|attn2(?=\.to_[kv]$)))")
 
 _DECODER_BYTES = 7500
 """Memory for each pixel that is decoded in float32: 1.8 GiB at 512 x 512, measured with the VAE of SD 1.5 and SDXL."""
@@ -35,14 +38,28 @@ def unet_builder() -> Build:
     """Imports diffusers; the function that builds a UNet2DConditionModel."""
     from diffusers import UNet2DConditionModel
 
-    return on_meta_device(UNet2DConditionModel)
+    build = on_meta_device(UNet2DConditionModel)
+
+    def built(config: Any) -> nn.Module:
+        unet = build(config)
+        use_plain_attention(unet)
+        return unet
+
+    return built
 
 
 def unet_targets(unet: nn.Module) -> Iterable[TargetModule]:
     """The linear layers and convolutions of the blocks, as sd-scripts chooses them for a LoRA with convolutions."""
     for path, _ in unet.named_modules():
         if _UNET_TARGETS.fullmatch(path):
-            yield TargetModule.inside(unet, path, name=f"denoiser.{path}", component="denoiser")
+            shared = _SHARED_INPUT.match(path)
+            yield TargetModule.inside(
+                unet,
+                path,
+                name=f"denoiser.{path}",
+                component="denoiser",
+                shared_input="" if shared is None else f"denoiser.{shared[1]}",
+            )
 
 
 def predict_with_unet(

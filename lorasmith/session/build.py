@@ -149,7 +149,7 @@ def _step_context(
         process=process,
         noise_options=noise_options(config.noise),
         losses=losses,
-        execution=EagerExecution(losses, device),
+        execution=EagerExecution(losses, device, batches.state.adapter),
         update_on_device=None,
         world=SingleProcess(),
         batches=batches,

@@ -60,6 +60,7 @@ def initial_state(
         fill_adapter(adapter, start, config.adapter.init_from)
     for model in models.values():
         speed_up_frozen(model)
+    adapter.join()
     lrs = base_lrs(config.optimizer, adapter.groups(), family.traits.text_encoders)
     decay = config.training.ema_decay
     return TrainState(

@@ -41,7 +41,17 @@ def run_out(monkeypatch: pytest.MonkeyPatch, error: Exception, fails: Fails) -> 
     return tried
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), CPU, MemoryError()], ids=type)
+@pytest.mark.parametrize(
+    "error",
+    [
+        CPU,
+        *(
+            pytest.param(one, marks=pytest.mark.ci)
+            for one in (torch.OutOfMemoryError("CUDA out of memory"), MemoryError())
+        ),
+    ],
+    ids=type,
+)
 def test_once(workshop: Workshop, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     """At the second forward: step 2 is repeated in halves, and everything after it."""
     with monkeypatch.context() as patch:
@@ -80,7 +90,7 @@ def test_stopped_and_continued_after_it_ends_with_the_same_bytes(
     assert whole.digest() != straight.digest()  # other slices, other dropout: so the split must be kept
 
 
-@pytest.mark.parametrize("days", [1, 0, -1, -4000])
+@pytest.mark.parametrize("days", [-1, *(pytest.param(one, marks=pytest.mark.ci) for one in (1, 0, -4000))])
 def test_of_two_states_of_one_step_the_last_counts_whatever_the_clock_says(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch, days: int
 ) -> None:

@@ -97,6 +97,7 @@ def test_the_best_step_lies_beside_the_others(workshop: Workshop, outputs: Path)
     }
 
 
+@pytest.mark.ci
 def test_epochs_have_files_and_states_of_their_own(
     workshop: Workshop, outputs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

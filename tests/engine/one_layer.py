@@ -92,7 +92,9 @@ def made(
         process=Process(),  # type: ignore[arg-type]
         noise_options=NoiseOptions(),
         losses=losses,
-        execution=CapturedExecution(losses, state, device, capture) if capture else EagerExecution(losses, device),
+        execution=CapturedExecution(losses, state, device, capture)
+        if capture
+        else EagerExecution(losses, device, adapter),
         update_on_device=device_update(state, world, device, **bounds, capture=capture),
         world=world,
         batches=Batches(sizes or (BATCH,) * accumulation),

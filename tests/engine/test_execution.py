@@ -80,7 +80,7 @@ def test_gradients_are_weighted_and_added_up() -> None:
     state, context = made()
     batch = context.batches.at(1, 0)[1]
     numbers = numbers_at(context, 1, 0, batch)
-    execution = EagerExecution(context.losses, context.device)
+    execution = EagerExecution(context.losses, context.device, state.adapter)
     losses = execution.forward_backward(batch, numbers, 0.5)
     once = state.adapter.gradient().clone()
     execution.forward_backward(batch, numbers, 1.0)

@@ -145,10 +145,8 @@ def _rslora(target: str, spec: LayerSpec) -> LayerSettings:
 
 
 CHOICES = [
-    (_uniform, "miniature", 197 + 12),
+    *(pytest.param(one, "miniature", 197 + 12, marks=pytest.mark.ci) for one in (_uniform, _rslora, _convolutions)),
     (_mixed, "miniature", 197 + 12),
-    (_rslora, "miniature", 197 + 12),
-    (_convolutions, "miniature", 197 + 12),
     (_most_are_convolutions, "miniature", 38 + 12),
     pytest.param(_mixed, "sd15", 278 + 72, marks=[pytest.mark.slow]),
 ]

@@ -22,6 +22,9 @@ from tests.faults.full_disk import Clock, SmallDisk, small_disk
 MakeWorkshop = Callable[[str], Workshop]
 EVERY_TWO: dict[tuple[str, str], Any] = {("cadence", "save_every"): 2, ("cadence", "keep_states"): 2}
 STEPS = 10
+BOTH_DISKS = pytest.mark.parametrize(
+    "takes_lines", [False, pytest.param(True, marks=pytest.mark.ci)], ids=["not a line", "lines"]
+)
 
 
 def nothing(step: int) -> None:
@@ -41,7 +44,7 @@ def is_told(events: list[Event]) -> bool:
     return True
 
 
-@pytest.mark.parametrize("takes_lines", [False, True], ids=["not a line", "lines"])
+@BOTH_DISKS
 def test_filled_and_freed_in_the_course_of_a_run(
     make_workshop: MakeWorkshop, monkeypatch: pytest.MonkeyPatch, takes_lines: bool
 ) -> None:
@@ -95,7 +98,7 @@ def test_a_save_is_tried_again_every_ten_seconds(workshop: Workshop, monkeypatch
     assert [event.step for event in outcome.of(CheckpointSaved)] == [0, 13, 15, 16]
 
 
-@pytest.mark.parametrize("freed_after", [45, 595])
+@pytest.mark.parametrize("freed_after", [pytest.param(45, marks=pytest.mark.ci), 595])
 def test_at_the_end_room_is_waited_for(
     make_workshop: MakeWorkshop, monkeypatch: pytest.MonkeyPatch, freed_after: int
 ) -> None:
@@ -180,7 +183,7 @@ def test_a_stop_request_ends_the_waiting(workshop: Workshop, monkeypatch: pytest
     assert outcome.of(RunStopped)[0].code == "disk_stayed_full"
 
 
-@pytest.mark.parametrize("takes_lines", [False, True], ids=["not a line", "lines"])
+@BOTH_DISKS
 def test_a_stop_on_a_full_disk_is_tried_once(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch, takes_lines: bool
 ) -> None:

@@ -100,9 +100,8 @@ def known_losses(monkeypatch: pytest.MonkeyPatch) -> None:
     know_losses(monkeypatch, LOSSES)
 
 
-@pytest.mark.parametrize(
-    "place", [pytest.param(name, marks=[] if name == "before_it_is_kept" else pytest.mark.ci) for name in PLACES]
-)
+@pytest.mark.ci
+@pytest.mark.parametrize("place", PLACES)
 def test_the_best_is_what_it_would_have_been(make_workshop: Callable[[str], Workshop], place: str) -> None:
     def harm(arguments: list[str]) -> None:
         if is_first(arguments):

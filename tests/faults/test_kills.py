@@ -42,7 +42,7 @@ pytestmark = [
 
 SEED = int(os.environ.get("FAULT_SEED", "1"))
 ONLY = os.environ.get("FAULT_RUN", "")
-SOME_KILLS, KILLS = 4, 20
+KILLS = 20
 MANY_KILLS = int(os.environ.get("FAULT_RUNS", "200"))
 MAX_A_RUN = 10
 REPEATS = {0: 1, 1: 1, 2: 1, 3: 2, 4: 2, 5: 2, 6: 2}  # of the workshop's pictures, by example id
@@ -223,9 +223,9 @@ def hits_of(done: Sequence[KilledRun]) -> int:
     return sum(len(one.kills) for one in done)
 
 
-@pytest.mark.parametrize("kills", [SOME_KILLS, pytest.param(KILLS, marks=pytest.mark.ci)])
-def test_kills(make_workshop: MakeWorkshop, kills: int) -> None:
-    kill_all(make_workshop, FORKED, kills)
+@pytest.mark.ci
+def test_kills(make_workshop: MakeWorkshop) -> None:
+    kill_all(make_workshop, FORKED, KILLS)
 
 
 @pytest.mark.parametrize(

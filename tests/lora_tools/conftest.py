@@ -32,7 +32,7 @@ class Made:
         return weights
 
 
-@pytest.fixture(scope="session", params=["sd15", "sd2", "sdxl"])
+@pytest.fixture(scope="session", params=["sd15", pytest.param("sd2", marks=pytest.mark.ci), "sdxl"])
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
     """fp16, as most published models are."""
     base = tmp_path_factory.mktemp(request.param)

@@ -17,6 +17,7 @@ def own_cache(workshop: Workshop) -> Workshop:
     return workshop
 
 
+@pytest.mark.ci
 def test_what_a_trial_measures(own_cache: Workshop) -> None:
     made = tried(own_cache.start_new(5, EVALUATED))
     one = made.measured

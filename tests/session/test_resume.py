@@ -83,6 +83,7 @@ def test_all_that_can_be_tried_here_is() -> None:
     assert {OPTIMIZERS[name].package for name in missing} <= {"bitsandbytes"}
 
 
+@pytest.mark.ci
 def test_in_another_process(tmp_path: Path) -> None:
     """All names of the table: 7 steps here are 3 steps there, the state in a file, and 4 steps in a process of their
     own."""

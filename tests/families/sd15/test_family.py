@@ -112,6 +112,11 @@ def legacy_folder(folder: Path) -> None:
         file.unlink()
 
 
+SCHEDULES = [
+    *(("folder", *row) for row in (("epsilon", False), ("v_prediction", True))),
+    *(("single", *row) for row in (("epsilon", False), ("v_prediction", False))),
+    *(("ckpt", *row) for row in (("v_prediction", False), ("v_prediction", True))),
+]
 LAYOUTS = ["single", "old single", "ckpt", "ckpt before zip", "old folder", "with its configs"]
 
 
@@ -134,7 +139,14 @@ def test_every_layout_holds_the_same_weights(layouts, layout: str) -> None:
         assert_equal(module.state_dict(), other[component].state_dict())
 
 
-@pytest.mark.parametrize(("layout", "clip_skip"), [*((one, 1) for one in LAYOUTS), ("single", 2)])
+@pytest.mark.parametrize(
+    ("layout", "clip_skip"),
+    [
+        ("single", 2),
+        ("ckpt", 1),
+        *(pytest.param(one, 1, marks=pytest.mark.ci) for one in LAYOUTS if one != "ckpt"),
+    ],
+)
 def test_every_layout_gives_the_same_outputs(layouts, layout: str, clip_skip: int) -> None:
     reference, path = layouts[layout]
     folder, other = reference_outputs(reference, clip_skip), outputs(family_of(path, clip_skip=clip_skip))
@@ -308,8 +320,15 @@ def test_a_trained_text_encoder_gets_gradients(miniature) -> None:
     assert last.weight.grad is None  # the last layer is skipped
 
 
-@pytest.mark.parametrize(("prediction", "zero"), [("epsilon", False), ("v_prediction", False), ("v_prediction", True)])
-@pytest.mark.parametrize("layout", ["folder", "single", "ckpt"])
+@pytest.mark.parametrize(
+    ("layout", "prediction", "zero"),
+    [
+        ("folder", "v_prediction", False),
+        ("single", "v_prediction", True),
+        ("ckpt", "epsilon", False),
+        *(pytest.param(*row, marks=pytest.mark.ci) for row in SCHEDULES),
+    ],
+)
 def test_the_schedule_follows_the_model(tmp_path: Path, prediction: str, zero: bool, layout: str) -> None:
     from diffusers import DDIMScheduler
 
@@ -349,7 +368,7 @@ def test_nothing_is_fetched(narrow, miniature, monkeypatch: pytest.MonkeyPatch) 
     for call in ("connect", "connect_ex", "sendto"):
         monkeypatch.setattr(f"socket.socket.{call}", refused)
     monkeypatch.setattr("socket.getaddrinfo", refused)
-    for path in (narrow.folder, narrow.single, narrow.ckpt, miniature.single):
+    for path in (narrow.ckpt, miniature.single):
         family = family_of(path, clip_skip=2)
         outputs(family)
         family.encoder_hashes()

@@ -97,7 +97,8 @@ def test_marks_come_before_the_weights(
 
 
 def test_the_yaml_beside_a_file_comes_before_the_weights(real: Path, tmp_path: Path) -> None:
-    path = Path(shutil.copy(real, tmp_path / "768.safetensors"))
+    path = tmp_path / "768.safetensors"
+    path.hardlink_to(real)
     path.with_suffix(".yaml").write_text('model:\n  params:\n    parameterization: "v"\n')
     assert summary(recognize(path)) == ("v_prediction", "yaml", 768)
 

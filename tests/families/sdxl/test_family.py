@@ -83,7 +83,9 @@ def layouts(sdxl, narrow_sdxl, tmp_path_factory: pytest.TempPathFactory) -> dict
     }
 
 
-@pytest.mark.parametrize("layout", ["with its configs", "half precision", "ckpt, told from its shapes"])
+@pytest.mark.parametrize(
+    "layout", [pytest.param("with its configs", marks=pytest.mark.ci), "half precision", "ckpt, told from its shapes"]
+)
 def test_every_layout_holds_the_same_weights(layouts, layout: str) -> None:
     reference, path = layouts[layout]
     folder, other = all_modules(family_of(reference)), all_modules(family_of(path))
