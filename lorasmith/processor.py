@@ -1,4 +1,5 @@
-"""The CPU of this machine: name, maker and instruction sets. Asks the operating system, never torch."""
+"""The processors of this machine: the CPU by name, maker and instruction sets, and whether there is a GPU. Asks the
+operating system, never torch."""
 
 from __future__ import annotations
 
@@ -9,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CPU_INFO = Path("/proc/cpuinfo")
+# With fewer, bf16 gains nothing on a CPU with units for it: matrix products do not dominate the step.
+BF16_PARAMETERS = 50_000_000
 # Numbers of IsProcessorFeaturePresent (winnt.h), by the names that Linux gives to the same instructions.
 _WINDOWS_FEATURES = {"avx2": 40, "avx512f": 41}
 
@@ -21,6 +24,11 @@ class Processor:
     is_intel: bool
     flags: frozenset[str]
 
+    @property
+    def has_bf16_units(self) -> bool:
+        """Whether it multiplies matrices of bfloat16."""
+        return "amx_bf16" in self.flags
+
 
 def read_processor() -> Processor:
     """Describes the CPU of this machine."""
@@ -29,6 +37,12 @@ def read_processor() -> Processor:
     vendor = lines.get("vendor_id") or os.environ.get("PROCESSOR_IDENTIFIER", "")
     flags = frozenset(lines.get("flags", "").split()) | _windows_flags()
     return Processor(name=name, is_intel="GenuineIntel" in vendor, flags=flags)
+
+
+def has_nvidia() -> bool:
+    """Whether an NVIDIA driver is installed, by its files."""
+    windows = Path(os.environ.get("SYSTEMROOT", "")) / "System32" / "nvcuda.dll"
+    return Path("/proc/driver/nvidia/version").exists() or (os.name == "nt" and windows.exists())
 
 
 def _first_block(path: Path) -> dict[str, str]:

@@ -42,6 +42,7 @@ class CacheKeys:
     text_encoders: Mapping[str, str]  # name -> SHA-256 of each that is not trained
     text_settings: Mapping[str, Any]  # of the captions: clip_skip and the like
     dtype: torch.dtype = torch.float32  # of the stored tensors
+    tile: int = 0  # pixels on a side of the tiles in which the VAE encodes larger pictures; 0: whole
 
     @property
     def caches_text(self) -> bool:
@@ -58,6 +59,7 @@ class CacheKeys:
             vae=self.vae,
             **({} if example.resampling == "lanczos" else {"resampling": example.resampling}),
             **({"is_mirrored": True} if example.is_mirrored else {}),
+            **({"tile": self.tile} if 0 < self.tile < max(example.bucket) else {}),
         )
 
     def text_key(self, caption: str) -> str:

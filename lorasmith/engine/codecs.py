@@ -83,13 +83,13 @@ class Nf4:
         factors = blocks.abs().amax(1, keepdim=True).clamp_(min=_LEAST)
         values = torch.tensor(self.VALUES, device=weight.device)
         codes = torch.bucketize(blocks / factors, (values[1:] + values[:-1]) / 2).to(torch.uint8)
-        return {"stored": codes[:, 0::2] << 4 | codes[:, 1::2], "factors": factors}
+        # The values are kept with them: a captured step may not bring them to the device anew.
+        return {"stored": codes[:, 0::2] << 4 | codes[:, 1::2], "factors": factors, "values": values}
 
     def decode(self, parts: Parts, shape: torch.Size, dtype: torch.dtype) -> Tensor:
         stored = parts["stored"]
         codes = torch.stack([stored >> 4, stored & 15], -1).to(torch.int32)
-        values = torch.tensor(self.VALUES, device=stored.device)
-        blocks = values.index_select(0, codes.flatten()).view(len(stored), BLOCK).mul_(parts["factors"])
+        blocks = parts["values"].index_select(0, codes.flatten()).view(len(stored), BLOCK).mul_(parts["factors"])
         return blocks.to(dtype).flatten()[: shape.numel()].view(shape)
 
 

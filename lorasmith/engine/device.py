@@ -14,7 +14,6 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
@@ -24,10 +23,8 @@ from torch import Tensor
 from lorasmith.engine.cpu import convolutions_form
 from lorasmith.errors import ConfigError
 from lorasmith.libraries import is_memory_error
-from lorasmith.processor import read_processor
+from lorasmith.processor import BF16_PARAMETERS, has_nvidia, read_processor
 
-# With fewer, bf16 gains nothing on a CPU with units for it: matrix products do not dominate the step.
-CPU_BF16_PARAMETERS = 50_000_000
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -162,7 +159,7 @@ def choose_device(wish: str, *, threads: int) -> Device:
         return Device(torch.device("cuda"), _name_of(torch.device("cuda")), "first_available", threads)
     if torch.backends.mps.is_available():
         return Device(torch.device("mps"), "mps", "first_available", threads)
-    reason = "torch_without_cuda" if _has_nvidia() and torch.version.cuda is None else "no_accelerator"
+    reason = "torch_without_cuda" if has_nvidia() and torch.version.cuda is None else "no_accelerator"
     return Device(torch.device("cpu"), _name_of(torch.device("cpu")), reason, threads)
 
 
@@ -180,8 +177,8 @@ def choose_precision(wish: str, device: Device, *, denoiser_parameters: int) -> 
         return "fp16", "older_gpu"
     if device.torch_device.type == "mps":
         return "fp32", "no_bf16_units"
-    if "amx_bf16" in read_processor().flags:
-        if denoiser_parameters >= CPU_BF16_PARAMETERS:
+    if read_processor().has_bf16_units:
+        if denoiser_parameters >= BF16_PARAMETERS:
             return "bf16", "cpu_bf16_units"
         return "fp32", "small_model"
     return "fp32", "no_bf16_units"
@@ -306,9 +303,3 @@ def _name_of(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return read_processor().name
-
-
-def _has_nvidia() -> bool:
-    """Whether an NVIDIA driver is installed, by its files."""
-    windows = Path(os.environ.get("SYSTEMROOT", "")) / "System32" / "nvcuda.dll"
-    return Path("/proc/driver/nvidia/version").exists() or (os.name == "nt" and windows.exists())

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from lorasmith.data.augmentation import Variant, tinted
 from lorasmith.data.cache import CacheKeys, EncoderCache
@@ -34,13 +34,14 @@ class Encoding:
     trained: Collection[str]  # the text encoders that are trained: they get tokens at every step
     dtype: torch.dtype  # of the denoiser
     device: Device
+    tile: int = 0  # pixels on a side of the tiles in which larger pictures are encoded; 0: whole
 
 
-def cache_keys(family: ModelFamily, *, trained: Collection[str]) -> CacheKeys:
+def cache_keys(family: ModelFamily, *, trained: Collection[str], tile: int = 0) -> CacheKeys:
     """The keys of what the encoders that are not trained make."""
     hashes = family.encoder_hashes()
     frozen = {name: hashes[name] for name in family.traits.text_encoders if name not in trained}
-    return CacheKeys(hashes["vae"], frozen, family.text.identity(), family.traits.cache_dtype)
+    return CacheKeys(hashes["vae"], frozen, family.text.identity(), family.traits.cache_dtype, tile)
 
 
 def encoded_examples(
@@ -65,7 +66,7 @@ def encoded_examples(
         DatasetError, NonFiniteError, ResourceError: as `data.encode.encode_missing`.
     """
     family, trained = encoding.family, encoding.trained
-    encoded = Encoded(cache_keys(family, trained=trained), encoding.dtype)
+    encoded = Encoded(cache_keys(family, trained=trained, tile=encoding.tile), encoding.dtype)
     missing = read_cached(encoding.cache, examples, captions, into=encoded)
     for path in encoding.cache.set_aside:
         damaged(path)
@@ -122,21 +123,32 @@ def live_pictures(encoding: Encoding) -> Callable[[Variant], Inputs]:
     def inputs(variant: Variant) -> Inputs:
         example = variant.example
         values = torch.from_numpy(tinted(pixels(example), variant.tint)).to(device)
-        encoded = storable(family.encode_image(encoders, values), dtype, source=shown(example.image))
+        encoded = storable(
+            family.encode_image(encoders, values, tile=encoding.tile), dtype, source=shown(example.image)
+        )
         return {**encoded, **loss_mask_of(example, encoded[LATENTS]), **family.example_inputs(example)}
 
     return inputs
 
 
 def _encode(encoding: Encoding, missing: Missing, encoded: Encoded, progress: Callable[[int, int], None]) -> None:
+    """Loads the VAE for the pictures, then the text encoders for the captions: they never share the memory."""
     family, device = encoding.family, encoding.device.torch_device
-    encoders = family.load_encoders(device, only=("vae", *encoded.keys.text_encoders))
+    loaded: dict[str, nn.Module] = {}
+
+    def encoders(*names: str) -> dict[str, nn.Module]:
+        if not loaded.keys() >= set(names):
+            loaded.clear()
+            encoding.device.release_memory()
+            loaded.update(family.load_encoders(device, only=names))
+        return loaded
 
     def encode_image(pixels: NDArray[np.float32]) -> dict[str, Tensor]:
-        return family.encode_image(encoders, torch.from_numpy(pixels).to(device))
+        values = torch.from_numpy(pixels).to(device)
+        return family.encode_image(encoders("vae"), values, tile=encoding.tile)
 
     def encode_caption(caption: str) -> dict[str, Tensor]:
-        return family.encode_caption(encoders, caption)
+        return family.encode_caption(encoders(*encoded.keys.text_encoders), caption)
 
     encode_missing(
         missing,

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from lorasmith.families.base import ModelFamily
+    from lorasmith.families.footprint import Footprint
     from lorasmith.families.weights import BaseWeights, ModelFiles, TextSettings
     from lorasmith.metrics.clip import ImageEncoder
 
@@ -24,6 +25,7 @@ class FamilyEntry:
     recognizer: str  # torch-free: ModelFiles -> BaseWeights, or None where the model is of another family
     layer_names: str  # torch-free: () -> the text of the table of names that `exporting.name_table` parses
     pipelines: tuple[str, ...]  # in model_index.json of its diffusers folders
+    footprint: str = "lorasmith.families.unet_footprint:footprint"  # torch-free: BaseWeights -> Footprint or None
 
 
 FAMILIES = {  # recognizers are asked in this order
@@ -80,6 +82,12 @@ def layer_names(family: str) -> str:
     """The table of a family's layers with their names in exported files: tab-separated lines."""
     text: str = _found(FAMILIES[family].layer_names)()
     return text
+
+
+def footprint_of(weights: BaseWeights) -> Footprint | None:
+    """The memory that the denoiser takes in training; None where that is not known before it is loaded."""
+    found: Footprint | None = _found(FAMILIES[weights.family].footprint)(weights) if weights.family else None
+    return found
 
 
 def image_encoder(kind: str) -> Callable[[str], ImageEncoder]:

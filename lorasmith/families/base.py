@@ -76,8 +76,9 @@ class ModelFamily(Protocol):
 
     # -- inputs ------------------------------------------------------------------------------------
 
-    def encode_image(self, encoders: Models, pixels: Tensor) -> dict[str, Tensor]:
-        """(3, H, W) in [-1, 1] -> "latents" (C, h, w): the posterior's mean, scaled as the denoiser expects it."""
+    def encode_image(self, encoders: Models, pixels: Tensor, *, tile: int = 0) -> dict[str, Tensor]:
+        """(3, H, W) in [-1, 1] -> "latents" (C, h, w): the posterior's mean, scaled as the denoiser expects it. With
+        `tile`, a picture with a longer side is encoded in overlapping tiles of that side, in pixels."""
 
     def encode_caption(self, encoders: Models, caption: str) -> dict[str, Tensor]:
         """The outputs, for a caption, of those text encoders that are among `encoders`."""

@@ -113,8 +113,12 @@ def vae_builder() -> Build:
 
 
 @torch.no_grad()
-def encode_with_vae(vae: Any, pixels: Tensor) -> Tensor:
-    """(3, H, W) in [-1, 1] -> (C, h, w), float32: the mean of the posterior times the scaling factor."""
+def encode_with_vae(vae: Any, pixels: Tensor, tile: int = 0) -> Tensor:
+    """(3, H, W) in [-1, 1] -> (C, h, w), float32: the mean of the posterior times the scaling factor.
+
+    Pictures larger than `tile` pixels on a side are encoded in overlapping tiles, whose norms see a part of it.
+    """
+    _set_tiles(vae, tile)
     posterior = vae.encode(pixels[None].to(vae.device, torch.float32)).latent_dist
     return (posterior.mean * vae.config.scaling_factor)[0]
 
@@ -128,6 +132,14 @@ def decode_with_vae(vae: Any, latents: Tensor, free_memory: int | None = None) -
     """
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
     pixels = len(latents) * math.prod(latents.shape[2:]) * factor**2
-    vae.use_tiling = free_memory is not None and pixels * _DECODER_BYTES > free_memory
-    vae.tile_sample_min_size, vae.tile_latent_min_size = _TILE_PIXELS, _TILE_PIXELS // factor
+    is_large = free_memory is not None and pixels * _DECODER_BYTES > free_memory
+    _set_tiles(vae, _TILE_PIXELS if is_large else 0)
     return vae.decode(latents.to(vae.device, torch.float32) / vae.config.scaling_factor).sample
+
+
+def _set_tiles(vae: Any, side: int) -> None:
+    """Has the VAE work in tiles of that many pixels on a side; 0: on whole pictures."""
+    vae.use_tiling = side > 0
+    if side:
+        factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        vae.tile_sample_min_size, vae.tile_latent_min_size = side, side // factor

@@ -80,8 +80,8 @@ class StableDiffusion:
     def _tokenizer(self) -> Any:
         return clip.model_tokenizer(self.weights, "text_encoder", is_padding_plain=self.padding is not None)
 
-    def encode_image(self, encoders: Models, pixels: Tensor) -> dict[str, Tensor]:
-        return {"latents": ldm.encode_with_vae(encoders["vae"], pixels)}
+    def encode_image(self, encoders: Models, pixels: Tensor, *, tile: int = 0) -> dict[str, Tensor]:
+        return {"latents": ldm.encode_with_vae(encoders["vae"], pixels, tile)}
 
     @torch.no_grad()
     def encode_caption(self, encoders: Models, caption: str) -> dict[str, Tensor]:

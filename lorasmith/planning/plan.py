@@ -29,6 +29,7 @@ from lorasmith.planning.estimate import (
 )
 from lorasmith.runs.naming import FileNames, names_in
 from lorasmith.runs.states import find_states
+from lorasmith.session.lanes import LaneEstimate
 from lorasmith.session.layers import chosen_layers, published_layers
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ class RunPlan:
     measured: ProbeResult | Unmeasured
     time: TimePlan | None  # None: not measured
     disk: DiskPlan | None
+    lanes: tuple[LaneEstimate, ...]  # with --memory, from the fastest on
     files: tuple[str, ...]  # patterns of paths that will be written; YYYYMMDD_HHMMSS stands for a time
 
     @property
@@ -181,6 +183,7 @@ def plan_of(
         measured=measured,
         time=time,
         disk=disk,
+        lanes=start.lanes,
         files=file_patterns(start),
     )
 
@@ -277,6 +280,7 @@ def as_plain(plan: RunPlan) -> dict[str, Any]:
     plain["lacks_room"] = plan.lacks_room
     plain["warnings"] = [{"code": code, "fields": fields} for code, fields in plan.warnings]
     plain["files"] = [{"path": path} for path in plan.files]
+    plain["lanes"] = [{**asdict(found), "total": found.total, "lane": found.lane._asdict()} for found in plan.lanes]
     for name, part in (("time", plan.time), ("disk", plan.disk)):
         if part is not None:
             plain[name]["total"] = part.total

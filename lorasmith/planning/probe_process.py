@@ -105,7 +105,11 @@ def _whole_start(folder: Path) -> WholeStart:
 
     config = load_run_toml(folder / PLAN)
     family = load_family(base_weights(config), text_settings(config.model))
-    keys = cache_keys(family, trained=family.traits.text_encoders if config.adapter.trains_text_encoder else ())
+    keys = cache_keys(
+        family,
+        trained=family.traits.text_encoders if config.adapter.trains_text_encoder else (),
+        tile=config.model.vae_tile_size,
+    )
     found = scan_for(config, family.weights, check_pixels=False)
     trained, held_out = split_examples(config, found)
     examples, captions = list(trained), list[str]()

@@ -38,6 +38,7 @@ from lorasmith.runs.ledger import newest_trusted, read_events, surviving
 from lorasmith.runs.naming import FileNames
 from lorasmith.runs.states import SavedState, damage_listed, damage_of, find_states, newest_good
 from lorasmith.runtime.lora_inputs import check_base_weights, sizes_from
+from lorasmith.runtime.memory import Lanes, with_lane
 from lorasmith.runtime.moved import found_again, lines_about_places
 from lorasmith.runtime.read_in import with_files_read
 from lorasmith.runtime.settings import check_identity, check_installed, check_layers, check_lokr_effects, check_settings
@@ -65,6 +66,7 @@ class Start:
     first_step: int  # steps that are done already
     resume: Path | None = None  # the state to continue from
     warnings: Warnings = ()
+    lanes: Lanes = ()  # with --memory
     seen: bytes = field(default=b"", compare=False)  # facts about the pictures' files, as `data.seen` encodes them
     # Plans the same request again, for the run as it is at the time of the call.
     replan: Callable[[], Start] | None = field(default=None, compare=False)
@@ -143,13 +145,14 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
     found = scan_for(config, weights, check_pixels=True)
     pictures = [(example.image_sha256, example.repeats) for example in found.examples if not example.is_regularisation]
     held_out = split_held_out(pictures, config.dataset.hold_out, config.seed)
+    config, lanes, lane_notes = with_lane(config, values, request.memory, weights, found)
     config = config.with_values({("dataset", "held_out"): tuple(sorted(held_out))})
     if request.steps is None and request.epochs is None:
         raise ConfigError("steps_unnamed")
     stop_at = request.steps or steps_of_epochs(config, found, request.epochs or 0)
-    warnings = (*taken, *notices(config, found, stop_at))
+    warnings = (*taken, *lane_notes, *notices(config, found, stop_at))
     seen = encoded(found.seen)
-    return Start(run, config, stop_at, is_new=True, first_step=0, warnings=warnings, seen=seen)
+    return Start(run, config, stop_at, is_new=True, first_step=0, warnings=warnings, seen=seen, lanes=lanes)
 
 
 def _shaped_by_start(
@@ -216,10 +219,7 @@ def continued_run(run: RunFolder, values: Values, request: Request, *, from_stat
     check_settings(config, request)
     check_installed(config.optimizer)
     check_identity(before, config)
-    if ("adapter", "init_from") in values:
-        raise ConfigError("init_from_with_continue")
-    if config.dataset.hold_out != before.dataset.hold_out:
-        raise ConfigError("hold_out_fixed", before=before.dataset.hold_out)
+    _check_only_new(values, request, before, config)
     weights = base_weights(config)
     check_clip_skip(weights, config.model.clip_skip)
     check_layers(config, before.model.family)
@@ -256,6 +256,16 @@ def continued_run(run: RunFolder, values: Values, request: Request, *, from_stat
         return continued_run(run, values, request, from_state=from_state, here=here)
 
     return replace(start, replan=replanned)
+
+
+def _check_only_new(values: Values, request: Request, before: RunConfig, config: RunConfig) -> None:
+    """Refuses options that act when a run is new and at no other start."""
+    if ("adapter", "init_from") in values:
+        raise ConfigError("init_from_with_continue")
+    if request.memory:
+        raise ConfigError("memory_with_continue")
+    if config.dataset.hold_out != before.dataset.hold_out:
+        raise ConfigError("hold_out_fixed", before=before.dataset.hold_out)
 
 
 def differing_settings(config: RunConfig, values: Values, here: Path) -> list[str]:

@@ -71,6 +71,7 @@ def load_dataset(
         trained=trained_text_encoders(config, family),
         dtype=dtype,
         device=device,
+        tile=config.model.vae_tile_size,
     )
     encode = partial(
         encoded_examples,

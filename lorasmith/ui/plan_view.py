@@ -29,7 +29,8 @@ def show(words: Translator, plan: RunPlan, here: Path) -> None:
     else:
         title = words.say("plan.title_continued", steps=plan.steps, first=plan.first_step, last=plan.stop_at)
     console.print(Text(title, style="bold"))
-    for table in (view.pictures(), view.buckets(), view.training(), view.cost(), view.files()):
+    lanes = [view.lanes()] if plan.lanes else []
+    for table in (view.pictures(), view.buckets(), view.training(), *lanes, view.cost(), view.files()):
         console.print()
         console.print(table)
     console.print()
@@ -104,6 +105,30 @@ class _View:
                 rows.append((self._words.say(f"plan.disk.{name}"), _size(getattr(plan.disk, name))))
         rows.append((self._row("free"), _size(plan.free_bytes)))
         return self._pairs("cost", rows)
+
+    def lanes(self) -> Table:
+        """The memory that each lane is estimated to take; the first that fits is used."""
+        columns = [
+            "checkpointing",
+            "base_precision",
+            "base_offload",
+            "weights",
+            "activations",
+            "encoding",
+            "sum",
+            "fits",
+        ]
+        table = self._table("lanes", columns)
+        for found in self._plan.lanes:
+            sizes = (found.base + found.adapter, found.activations, found.encoding, found.total)
+            table.add_row(
+                found.lane.checkpointing,
+                found.lane.precision,
+                f"{found.lane.offload:g}",
+                *(_size(size) for size in sizes),
+                self._say("fits" if found.fits else "too_large"),
+            )
+        return table
 
     def files(self) -> Table:
         """Patterns of the files, relative to the current folder where possible."""

@@ -64,6 +64,9 @@ def test_keys_depend_on_what_the_bytes_depend_on() -> None:
         {"crop": Offset(0, 1)},
     ):
         assert keys.latents_key(dataclasses.replace(example, **change)) != key
+    in_tiles = {size: dataclasses.replace(keys, tile=size).latents_key(example) for size in (64, 7, 6)}
+    assert in_tiles[64] == key, "no side is longer"
+    assert len({key, *in_tiles.values()}) == 3
     for change in ({"image": Path("b")}, {"caption": "other"}, {"repeats": 5}, {"original": Size(10, 10)}):
         assert keys.latents_key(dataclasses.replace(example, **change)) == key
 

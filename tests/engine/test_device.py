@@ -7,7 +7,6 @@ import torch
 
 from lorasmith.engine import device as device_module
 from lorasmith.engine.device import (
-    CPU_BF16_PARAMETERS,
     DTYPES,
     Device,
     choose_device,
@@ -18,7 +17,7 @@ from lorasmith.engine.device import (
     seed_model,
 )
 from lorasmith.errors import ConfigError
-from lorasmith.processor import Processor
+from lorasmith.processor import BF16_PARAMETERS, Processor
 
 CPU = Device(torch.device("cpu"), "a processor", "no_accelerator", 1)
 CUDA = Device(torch.device("cuda"), "a card", "first_available", 1)
@@ -38,7 +37,7 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """A machine without any accelerator."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    monkeypatch.setattr(device_module, "_has_nvidia", lambda: False)
+    monkeypatch.setattr(device_module, "has_nvidia", lambda: False)
     return monkeypatch
 
 
@@ -50,7 +49,7 @@ def test_cpu_and_why(bare: pytest.MonkeyPatch) -> None:
 
 
 def test_a_card_that_torch_cannot_use_is_told(bare: pytest.MonkeyPatch) -> None:
-    bare.setattr(device_module, "_has_nvidia", lambda: True)
+    bare.setattr(device_module, "has_nvidia", lambda: True)
     bare.setattr(torch.version, "cuda", None)
     assert choose_device("auto", threads=0).reason == "torch_without_cuda"
     bare.setattr(torch.version, "cuda", "12.8")
@@ -101,7 +100,7 @@ def test_the_recorded_thread_count_is_set(bare: pytest.MonkeyPatch) -> None:
     assert torch.are_deterministic_algorithms_enabled()
 
 
-PARAMETERS = {"large": CPU_BF16_PARAMETERS, "small": CPU_BF16_PARAMETERS - 1}
+PARAMETERS = {"large": BF16_PARAMETERS, "small": BF16_PARAMETERS - 1}
 
 
 @pytest.mark.parametrize(

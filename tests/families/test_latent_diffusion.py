@@ -43,3 +43,19 @@ def test_a_large_picture_is_decoded_in_tiles_where_memory_is_short() -> None:
     assert len(seen) == 4 and max(max(shape[2:]) for shape in seen) == 512 // factor
     assert tiled.shape == whole.shape
     assert float((tiled - whole).abs().mean()) < 0.2 * float(whole.std())
+
+
+def test_a_large_picture_is_encoded_in_tiles_of_the_side_asked_for() -> None:
+    torch.manual_seed(0)
+    vae = AutoencoderKL.from_config(vae_config(LAYOUTS["nano"])).eval()
+    pixels = torch.rand((3, 192, 128), generator=torch.Generator().manual_seed(1)) * 2 - 1
+    seen: list[torch.Size] = []
+    vae.encoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape[2:]))
+    whole = encode_with_vae(vae, pixels)
+    assert torch.equal(encode_with_vae(vae, pixels, 192), whole) and len(seen) == 2
+    seen.clear()
+    tiled = encode_with_vae(vae, pixels, 128)
+    assert max(max(shape) for shape in seen) == 128 and len(seen) > 1
+    assert tiled.shape == whole.shape
+    assert 0 < float((tiled - whole).abs().mean()) < 0.2 * float(whole.std())
+    assert torch.equal(encode_with_vae(vae, pixels), whole), "the tiles of the last picture are forgotten"

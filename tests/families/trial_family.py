@@ -166,8 +166,8 @@ class TrialFamily:
     def _tokenizers(self) -> dict[str, Any]:
         return {name: clip.model_tokenizer(self.weights, name) for name in TEXT_ENCODERS}
 
-    def encode_image(self, encoders: Models, pixels: Tensor) -> dict[str, Tensor]:
-        return {"latents": ldm.encode_with_vae(encoders["vae"], pixels)}
+    def encode_image(self, encoders: Models, pixels: Tensor, *, tile: int = 0) -> dict[str, Tensor]:
+        return {"latents": ldm.encode_with_vae(encoders["vae"], pixels, tile)}
 
     @torch.no_grad()
     def encode_caption(self, encoders: Models, caption: str) -> dict[str, Tensor]:

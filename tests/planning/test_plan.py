@@ -88,6 +88,18 @@ def test_times_seen_is_the_missions_for_plain_settings() -> None:
     assert times_seen(500, 2 * 3.0, 10, 200) == 150  # steps x batch x accumulation x its repeats / the sum of repeats
 
 
+def test_lanes_as_json(folder: Path, base_model: Path) -> None:
+    settings = {**QUIET, ("model", "base_model"): str(base_model), ("machine", "device"): "cuda"}
+    start = new_run(settings, Request(steps=3, memory="2GiB"), state_prefix="state", here=folder)
+    lanes = as_plain(plan_of(start, plan.scan_of(start), Unmeasured("not_probed", {})))["lanes"]
+    assert lanes[0]["lane"] == {"checkpointing": "none", "precision": "auto", "offload": 0.0}
+    parts = [sum(found[name] for name in ("base", "adapter", "activations", "fixed")) for found in lanes]
+    assert [found["total"] for found in lanes] == [
+        max(pair) for pair in zip(parts, [found["encoding"] for found in lanes], strict=True)
+    ]
+    assert as_plain(planned(folder, base_model, 3))["lanes"] == []
+
+
 def test_pictures_and_passes(folder: Path, base_model: Path) -> None:
     plan = planned(folder, base_model, 33)
     assert (plan.pictures, plan.repeats, plan.batches_per_epoch, plan.held_out) == (7, 11, 11, 0)

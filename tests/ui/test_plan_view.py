@@ -9,6 +9,7 @@ from lorasmith.data.findings import Finding
 from lorasmith.planning import plan
 from lorasmith.planning.estimate import Unmeasured
 from lorasmith.planning.plan import RunPlan, plan_of
+from lorasmith.session.lanes import Lane, LaneEstimate
 from lorasmith.ui.plan_view import show
 from lorasmith.ui.translator import Translator
 from tests.end_to_end.workshop import Workshop
@@ -51,6 +52,18 @@ def test_numbers_stand_beside_their_names(capsys: pytest.CaptureFixture[str], ma
 def test_components_have_names_in_the_readers_language(capsys: pytest.CaptureFixture[str], made: RunPlan) -> None:
     page = shown(capsys, made, language="zh_TW")
     assert row(page, "訓練的層") == ["去雜訊網路：官方模型 278 層中的 192 層，rank 16"]
+
+
+@pytest.mark.parametrize(("language", "fits"), [("en", ["yes", "no"]), ("zh_TW", ["是", "否"])])
+def test_lanes(capsys: pytest.CaptureFixture[str], made: RunPlan, language: str, fits: list[str]) -> None:
+    gib, lanes = 1 << 30, (Lane("none", "auto", 0.0), Lane("block", "int8", 0.5))
+    of_lanes = [
+        LaneEstimate(lane, 3 * gib, gib // 2, 4 * gib, gib, 6 * gib, 0, is_fitting)
+        for lane, is_fitting in zip(lanes, (True, False), strict=True)
+    ]
+    page = shown(capsys, replace(made, lanes=tuple(of_lanes)), language=language)
+    assert row(page, "none") == ["auto", "0", "3.5 GB", "4.0 GB", "6.0 GB", "8.5 GB", fits[0]]
+    assert row(page, "block") == ["int8", "0.5", "3.5 GB", "4.0 GB", "6.0 GB", "8.5 GB", fits[1]]
 
 
 def test_files_are_patterns_from_here(capsys: pytest.CaptureFixture[str], made: RunPlan, workshop: Workshop) -> None:

@@ -44,6 +44,8 @@ class ModelConfig(Section):
     linear layers with `w8a8`. auto: as they are computed with."""
     base_offload: float = option("base-offload", 0.0, effect="learning", ge=0, le=1)
     """Share of the frozen weights that stays in the computer's memory and is brought to the device at need."""
+    vae_tile_size: int = option("vae-tile-size", 0, effect="learning", ge=0, multiple_of=64)
+    """Pixels on a side of the overlapping tiles in which larger pictures are encoded; 0: every picture whole."""
     clip_skip: int = option("clip-skip", 1, effect="learning", ge=1, le=12)
     """Layer of the text encoder that is used, counted from the end as the WebUI does: 1 is the last."""
     max_token_length: int = option("max-token-length", 75, effect="learning", ge=75, le=225, multiple_of=75)

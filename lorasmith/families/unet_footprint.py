@@ -1,0 +1,119 @@
+"""The memory that a UNet of latent diffusion takes in training, computed from its config. Needs no torch.
+
+What autograd keeps grows with the number of pixels, so that all of it is counted in numbers for each latent pixel; the
+attention keeps queries, keys, values and outputs, no matrix of pixels by pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from lorasmith.families.footprint import Footprint
+
+if TYPE_CHECKING:
+    from lorasmith.families.weights import BaseWeights
+
+FEED_FORWARD = 16  # times the channels: both halves of the wide layer (8), its gate and its product (4 each)
+TRANSFORMER_BLOCK = 12 + FEED_FORWARD  # also: three norms' inputs and outputs, q, k, v, the queries and outputs twice
+AROUND_BLOCKS = 3  # times the channels: the norm before them, the projections on both sides
+RESNET = 3  # times its inputs and outputs: a norm, an activation and a convolution each
+
+
+class _Part(NamedTuple):
+    """A resnet, a stack of transformer blocks, a resampling or the output; numbers for each latent pixel."""
+
+    inside: float  # kept of a block that is not computed twice
+    feed_forward: float  # of which in feed-forward layers
+    entering: float  # the input of a block that is computed twice; 0 where it never is
+    kept: float = 0.0  # always
+    blocks: int = 1
+
+
+def footprint(weights: BaseWeights) -> Footprint | None:
+    """The footprint of a base model; None of a pickle, of which nothing is known before it is loaded."""
+    config, parameters = weights.configs.get("unet"), weights.denoiser_parameters
+    if config is None or parameters is None:
+        return None
+    text = sum(_text_parameters(config) for name, config in weights.configs.items() if name.startswith("text_encoder"))
+    return unet_footprint(config, parameters, text_parameters=text)
+
+
+def unet_footprint(config: Mapping[str, Any], parameters: int, *, text_parameters: int = 0) -> Footprint:
+    """The footprint of a UNet with this config of diffusers and this number of parameters."""
+    parts = list(_parts(config))
+    kept = sum(part.kept for part in parts)
+    everything = kept + sum(part.blocks * part.inside for part in parts)
+    wide = max(part.feed_forward for part in parts)
+    block = max(part.inside for part in parts)
+    entering = sum(part.blocks * part.entering for part in parts)
+    never_twice = sum(part.blocks * part.inside for part in parts if not part.entering)
+    channels = max(config["block_out_channels"])
+    return Footprint(
+        parameters=parameters,
+        largest_layer=9 * 2 * channels * channels,  # the first convolution after a skip connection
+        kept={
+            "none": everything,
+            "feed-forward": everything - sum(part.blocks * part.feed_forward for part in parts),
+            "block": kept + never_twice + entering,
+            "offload": kept + never_twice,
+        },
+        text_parameters=text_parameters,
+        computed={"none": block, "feed-forward": max(block, 2 * wide), "block": 2 * block, "offload": 2 * block},
+    )
+
+
+def _text_parameters(config: Mapping[str, Any]) -> int:
+    """About the parameters of a CLIP text encoder."""
+    width, inside = config["hidden_size"], config["intermediate_size"]
+    layer = 4 * width * width + 2 * width * inside
+    return int(config["vocab_size"] * width + config["num_hidden_layers"] * layer)
+
+
+def _parts(config: Mapping[str, Any]) -> Iterator[_Part]:
+    widths = config["block_out_channels"]
+    levels, layers = len(widths), config["layers_per_block"]
+    depths = config.get("transformer_layers_per_block", 1)
+    depths = [depths] * levels if isinstance(depths, int) else depths
+    skips = [(widths[0], 0)]  # channels, level
+    before = widths[0]
+    for level, (width, kind) in enumerate(zip(widths, config["down_block_types"], strict=True)):
+        for _ in range(layers):
+            yield _resnet(before, width, level)
+            if "CrossAttn" in kind:
+                yield _transformer(width, depths[level], level)
+            before = width
+            skips.append((width, level))
+        if level < levels - 1:
+            yield _Part(0, 0, 0, kept=width / 4**level)  # the input of the convolution that halves both sides
+            skips.append((width, level + 1))
+    yield _resnet(before, before, levels - 1)
+    if config.get("mid_block_type", "UNetMidBlock2DCrossAttn"):
+        yield _transformer(before, depths[-1], levels - 1)
+    yield _resnet(before, before, levels - 1)
+    for kind, level in zip(config["up_block_types"], reversed(range(levels)), strict=True):
+        width = widths[level]
+        for _ in range(layers + 1):
+            yield _resnet(before + skips.pop()[0], width, level)
+            if "CrossAttn" in kind:
+                yield _transformer(width, depths[level], level)
+            before = width
+        if level:
+            yield _Part(0, 0, 0, kept=width / 4 ** (level - 1))  # the input of a convolution after doubling
+    yield _Part(0, 0, 0, kept=3 * before)  # norm, activation and convolution of the output
+
+
+def _resnet(inputs: int, outputs: int, level: int) -> _Part:
+    pixels = 4.0**-level
+    return _Part(RESNET * (inputs + outputs) * pixels, 0, inputs * pixels)
+
+
+def _transformer(width: int, depth: int, level: int) -> _Part:
+    pixels = 4.0**-level
+    return _Part(
+        inside=TRANSFORMER_BLOCK * width * pixels,
+        feed_forward=FEED_FORWARD * width * pixels,
+        entering=width * pixels,
+        kept=AROUND_BLOCKS * width * pixels,
+        blocks=depth,
+    )

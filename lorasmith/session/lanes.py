@@ -1,0 +1,215 @@
+"""Lanes of memory: settings that make a run fit a device, from the fastest to the smallest, and what each takes.
+
+An estimate from the shapes of the layers and the pictures, without torch, so that the parent chooses. It reads no
+clock and tries nothing: the same settings give the same lane.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from lorasmith.config import RunConfig
+from lorasmith.data.types import Example
+from lorasmith.errors import ConfigError
+from lorasmith.families.footprint import Footprint
+from lorasmith.families.weights import BaseWeights
+from lorasmith.processor import BF16_PARAMETERS, has_nvidia, read_processor
+from lorasmith.session.layers import chosen_layers, published_layers
+
+Settings = dict[tuple[str, str], Any]
+
+CHECKPOINTING, PRECISION, OFFLOAD = (
+    ("training", "gradient_checkpointing"),
+    ("model", "base_precision"),
+    ("model", "base_offload"),
+)
+LATENT = 8  # pixels on a side of a latent pixel
+BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0}
+STORED = {"bf16": 2.0, "fp8": 1.0, "int8": 1.0, "w8a8": 1.0, "nf4": 0.5 + 4 / 64}
+"""Bytes of a frozen weight by --base-precision; factors for each output are left out."""
+SLOTS = 3  # layers of an offloaded base that are on the device
+WHILE_DECODED = 12  # bytes of a weight that is made anew: nf4's codes, float32, and the weight
+SPARE = 1.1  # of activations: what an allocator loses between them
+FIXED = {"cuda": 700 << 20, "mps": 700 << 20, "cpu": 900 << 20}
+"""Bytes of a process without a model: libraries, and on a GPU its context and workspaces."""
+ENCODER_PIXEL = 5000  # bytes of a picture's pixel that the VAE encodes in float32, measured at 256 and 512 pixels
+VAE = 4 * 84_000_000
+TILE = 512  # pixels on a side of a tile of the VAE
+VAE_TILE = ("model", "vae_tile_size")
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(gib|gb|g|mib|mb|m)?", re.IGNORECASE)
+_UNITS = {"": 1 << 30, "g": 1 << 30, "gib": 1 << 30, "gb": 10**9, "m": 1 << 20, "mib": 1 << 20, "mb": 10**6}
+
+
+class Lane(NamedTuple):
+    """The settings of a lane."""
+
+    checkpointing: str
+    precision: str
+    offload: float
+
+    @property
+    def settings(self) -> Settings:
+        return {CHECKPOINTING: self.checkpointing, PRECISION: self.precision, OFFLOAD: self.offload}
+
+
+LANES = (
+    Lane("none", "auto", 0.0),
+    Lane("feed-forward", "auto", 0.0),
+    Lane("block", "auto", 0.0),
+    Lane("block", "int8", 0.0),
+    Lane("block", "auto", 1.0),
+    Lane("offload", "auto", 1.0),
+)
+"""From the fastest to the smallest."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaneEstimate:
+    """Bytes that a lane takes on the device, by what they are for."""
+
+    lane: Lane
+    base: int
+    adapter: int
+    activations: int
+    fixed: int
+    encoding: int  # before the first step, where pictures or captions have to be encoded
+    tile: int  # pixels on a side of the tiles that pictures are encoded in; 0: whole
+    fits: bool
+
+    @property
+    def settings(self) -> Settings:
+        return {**self.lane.settings, VAE_TILE: self.tile}
+
+    @property
+    def total(self) -> int:
+        return max(self.base + self.adapter + self.activations + self.fixed, self.encoding)
+
+
+def size_of(text: str) -> int:
+    """The bytes of a size such as 8GiB; a number alone counts GiB.
+
+    Raises:
+        ConfigError: `memory_size`.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    size = int(float(match[1]) * _UNITS[(match[2] or "").lower()]) if match else 0
+    if not size:
+        raise ConfigError("memory_size", value=text)
+    return size
+
+
+def estimates(
+    config: RunConfig,
+    weights: BaseWeights,
+    footprint: Footprint,
+    examples: Collection[Example],
+    *,
+    memory: int,
+    fixed: Collection[tuple[str, str]] = (),
+) -> list[LaneEstimate]:
+    """The memory that each lane takes, from the fastest on. `fixed`: settings that a lane must leave as they are."""
+    device = _device(config)
+    number = BYTES[_precision(config, weights, device)]
+    pixels = _most_pixels(config, examples)
+    picture = max(example.bucket.width * example.bucket.height for example in examples)
+    adapter = _adapter_bytes(config)
+    tile = _tile(config, picture, memory - FIXED[device], fixed)
+    encoded = VAE + ENCODER_PIXEL * (min(picture, tile**2) if tile else picture)
+    encoding = FIXED[device] + max(encoded, 4 * footprint.text_parameters)
+    found = []
+    for lane in _lanes(config, device, fixed):
+        base = _base_bytes(footprint, lane, number)
+        kept = footprint.kept[lane.checkpointing] + footprint.computed[lane.checkpointing]
+        activations = int(SPARE * kept * number * pixels / LATENT**2)
+        total = base + adapter + activations + FIXED[device]
+        fits = max(total, encoding) <= memory
+        found.append(LaneEstimate(lane, base, adapter, activations, FIXED[device], encoding, tile, fits))
+    return found
+
+
+def chosen(found: Iterable[LaneEstimate], *, memory: str) -> LaneEstimate:
+    """The first lane that fits.
+
+    Raises:
+        ConfigError: `memory_too_small`, with the bytes of the smallest.
+    """
+    found = list(found)
+    for estimate in found:
+        if estimate.fits:
+            return estimate
+    least = min(estimate.total for estimate in found)
+    raise ConfigError("memory_too_small", memory=memory, least=f"{least / (1 << 30):.1f} GiB")
+
+
+def _lanes(config: RunConfig, device: str, fixed: Collection[tuple[str, str]]) -> Iterator[Lane]:
+    """The lanes that a run may have, each once."""
+    own = Lane(config.training.gradient_checkpointing, config.model.base_precision, config.model.base_offload)
+    seen = set()
+    for offered in LANES:
+        lane = Lane(
+            own.checkpointing if CHECKPOINTING in fixed else offered.checkpointing,
+            own.precision if PRECISION in fixed else offered.precision,
+            own.offload if OFFLOAD in fixed else offered.offload,
+        )
+        is_of_device = device == "cuda" or lane == own or (lane.offload == 0 and lane.checkpointing != "offload")
+        is_of_kind = config.adapter.kind != "dora" or (lane.precision == "auto" and lane.offload == 0)
+        if lane not in seen and is_of_device and is_of_kind:
+            seen.add(lane)
+            yield lane
+
+
+def _base_bytes(footprint: Footprint, lane: Lane, number: float) -> int:
+    """Bytes of the frozen weights on the device, and of a layer that is made anew."""
+    stored = STORED.get(lane.precision, number)
+    whole = footprint.parameters * stored
+    if lane.offload:
+        whole = whole * (1 - lane.offload) + SLOTS * footprint.largest_layer * stored
+    is_anew = lane.precision not in ("auto", "bf16")
+    return int(whole + (WHILE_DECODED * footprint.largest_layer if is_anew else 0))
+
+
+def _adapter_bytes(config: RunConfig) -> int:
+    """Bytes of the adapter, its gradient and the optimizer's state, as for a LoRA with AdamW on the published model."""
+    layers = published_layers(config.model.family, with_text_encoders=config.adapter.trains_text_encoder)
+    numbers = 0
+    for name, size in chosen_layers(config.adapter, layers).items():
+        layer = layers[name]
+        window = 1
+        for side in layer.kernel:
+            window *= side
+        numbers += size.rank * (layer.inputs * window + layer.outputs)
+    number = 2 if config.training.full_bf16 else 4
+    return numbers * (4 * number + (4 if config.training.ema_decay else 0))
+
+
+def _device(config: RunConfig) -> str:
+    if config.machine.device != "auto":
+        return config.machine.device.partition(":")[0]
+    return "cuda" if has_nvidia() else "cpu"
+
+
+def _precision(config: RunConfig, weights: BaseWeights, device: str) -> str:
+    """As `engine.device.choose_precision`; cards without bf16 have fp16, of the same size."""
+    if config.model.precision != "auto":
+        return config.model.precision
+    if device == "cpu" and read_processor().has_bf16_units and (weights.denoiser_parameters or 0) >= BF16_PARAMETERS:
+        return "bf16"
+    return "bf16" if device == "cuda" else "fp32"
+
+
+def _most_pixels(config: RunConfig, examples: Iterable[Example]) -> int:
+    """The pixels of the heaviest batch."""
+    subsets = config.subsets()
+    return max(
+        example.bucket.width * example.bucket.height * subsets[example.subset].batch_size for example in examples
+    )
+
+
+def _tile(config: RunConfig, pixels: int, memory: int, fixed: Collection[tuple[str, str]]) -> int:
+    """The side of the VAE's tiles: 0 where the largest picture is encoded whole in `memory` bytes."""
+    if VAE_TILE in fixed:
+        return config.model.vae_tile_size
+    return TILE if VAE + ENCODER_PIXEL * pixels > memory else 0

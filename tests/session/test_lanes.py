@@ -1,0 +1,140 @@
+"""The lane of a run by the memory of its device: SDXL and SD 1.5 by the configs of their published models."""
+
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lorasmith.config import RunConfig
+from lorasmith.data.types import Example, Offset, Size
+from lorasmith.errors import ConfigError
+from lorasmith.families.places import whole
+from lorasmith.families.unet_footprint import footprint
+from lorasmith.families.weights import BaseWeights, ComponentNames, NoiseSettings
+from lorasmith.session.lanes import (
+    CHECKPOINTING,
+    OFFLOAD,
+    PRECISION,
+    VAE_TILE,
+    Lane,
+    LaneEstimate,
+    chosen,
+    estimates,
+    size_of,
+)
+
+GIB = 1 << 30
+PARAMETERS = {"sd15": 859_520_964, "sdxl": 2_567_463_684}
+CUDA = {("machine", "device"): "cuda"}
+
+
+def weights_of(family: str) -> BaseWeights:
+    folder = files(f"lorasmith.families.{family}") / "configs"
+    configs = {Path(str(path)).stem: json.loads(path.read_text(encoding="utf-8")) for path in folder.iterdir()}
+    names = ComponentNames({}, {}, {}, lambda names: {name: whole(name) for name in names}, lambda names: {})
+    return BaseWeights(
+        path=Path("model"),
+        layout="single_file",
+        family=family,
+        noise=NoiseSettings("epsilon", False, "default"),
+        resolution=512,
+        size_multiple=8,
+        bucket_step=64,
+        denoiser_parameters=PARAMETERS[family],
+        max_clip_skip=None,
+        configs=configs,
+        names=names,
+    )
+
+
+def found(
+    family: str, side: int, memory: float, values: dict[tuple[str, str], Any] | None = None
+) -> list[LaneEstimate]:
+    weights = weights_of(family)
+    config = RunConfig().with_values({("model", "family"): family, **CUDA, **(values or {})})
+    size = Size(side, side)
+    examples = [Example(Path("a"), "words", 1, size, size, size, Offset(0, 0), "sha", "hash")]
+    sizes = footprint(weights)
+    assert sizes is not None
+    fixed = (values or {}).keys()
+    return estimates(config, weights, sizes, examples, memory=int(memory * GIB), fixed=fixed)
+
+
+@pytest.mark.parametrize(
+    ("family", "side", "memory", "lane"),
+    [
+        ("sdxl", 1024, 24, Lane("none", "auto", 0.0)),
+        ("sdxl", 1024, 12, Lane("feed-forward", "auto", 0.0)),
+        ("sdxl", 1024, 7.5, Lane("block", "auto", 0.0)),
+        ("sdxl", 1024, 6, Lane("block", "int8", 0.0)),
+        ("sdxl", 1024, 4, Lane("block", "auto", 1.0)),
+        ("sd15", 512, 4, Lane("none", "auto", 0.0)),
+        ("sd15", 512, 3, Lane("block", "auto", 0.0)),
+    ],
+)
+def test_the_fastest_that_fits(family: str, side: int, memory: float, lane: Lane) -> None:
+    estimate = chosen(found(family, side, memory), memory=f"{memory}GiB")
+    assert estimate.lane == lane
+    assert estimate.total <= memory * GIB
+
+
+def test_beside_what_was_published() -> None:
+    """SimpleTuner, SDXL at 1024 pixels in bf16, LoKr on an H100: 13.0 GiB, and 6.5 GiB with every layer computed twice
+    (reference of docs/memory.md). A rank of 16 in 722 layers takes somewhat more."""
+    by_level = {estimate.lane: estimate.total / GIB for estimate in found("sdxl", 1024, 24)}
+    assert 13.0 * 0.95 < by_level[Lane("none", "auto", 0.0)] < 13.0 * 1.15
+    assert 6.5 * 0.95 < by_level[Lane("block", "auto", 0.0)] < 6.5 * 1.15
+
+
+def test_pictures_are_encoded_in_tiles_where_the_vae_would_not_fit() -> None:
+    tiles = {memory: chosen(found("sdxl", 1024, memory), memory="").settings[VAE_TILE] for memory in (4, 8)}
+    assert tiles == {4: 512, 8: 0}
+    assert chosen(found("sdxl", 1024, 6, {VAE_TILE: 0}), memory="").settings[VAE_TILE] == 0
+
+
+def test_what_somebody_has_set_stays() -> None:
+    for memory in (4, 8, 24):
+        estimate = chosen(found("sdxl", 1024, memory, {PRECISION: "nf4", CHECKPOINTING: "block"}), memory="")
+        assert (estimate.lane.precision, estimate.lane.checkpointing) == ("nf4", "block")
+    assert {estimate.lane.offload for estimate in found("sdxl", 1024, 8, {OFFLOAD: 0.5})} == {0.5}
+
+
+def test_no_lane_for_another_device_or_adapter() -> None:
+    on_cpu = found("sd15", 512, 8, {("machine", "device"): "cpu"})
+    assert all(estimate.lane.offload == 0 and estimate.lane.checkpointing != "offload" for estimate in on_cpu)
+    assert any(estimate.lane.precision == "int8" for estimate in on_cpu)
+    of_dora = found("sd15", 512, 8, {("adapter", "kind"): "dora"})
+    assert all(estimate.lane.precision == "auto" and estimate.lane.offload == 0 for estimate in of_dora)
+
+
+def test_larger_batches_take_more() -> None:
+    small, large = (found("sd15", 512, 8, {("training", "batch_size"): size})[0] for size in (1, 4))
+    assert large.activations == pytest.approx(4 * small.activations, rel=0.001)
+    assert large.base == small.base
+
+
+def test_too_little() -> None:
+    with pytest.raises(ConfigError) as caught:
+        chosen(found("sdxl", 1024, 1), memory="1GiB")
+    assert caught.value.code == "memory_too_small"
+    assert caught.value.fields == {"memory": "1GiB", "least": "3.7 GiB"}
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        *(("8", 8 * GIB), ("8GiB", 8 * GIB), ("8G", 8 * GIB), ("8192MiB", 8 * GIB), ("7.5 gib", 15 * GIB // 2)),
+        *(("8GB", 8 * 10**9), ("500MB", 500 * 10**6)),
+    ],
+)
+def test_sizes(text: str, size: int) -> None:
+    assert size_of(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "0", "-8GiB", "8TiB", "8GiB x", "eight"])
+def test_no_sizes(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        size_of(text)
+    assert caught.value.code == "memory_size"
