@@ -52,6 +52,7 @@ FAMILIES = {  # recognizers are asked in this order
         recognizer="lorasmith.families.krea2.recognize:recognize",
         layer_names="lorasmith.families.krea2.layout:layer_names",
         pipelines=("Krea2Pipeline",),
+        footprint="lorasmith.families.krea2.footprint:footprint",
     ),
 }
 

@@ -14,6 +14,7 @@ from lorasmith.families.loading import Build, on_meta_device
 
 _DECODER_BYTES = 7500
 """Memory for each pixel that is decoded in float32: that of Stable Diffusion's VAE."""
+_TILE_PIXELS = 256  # a side
 
 
 def vae_builder() -> Build:
@@ -24,9 +25,10 @@ def vae_builder() -> Build:
 
 
 @torch.no_grad()
-def encode_with_vae(vae: Any, pixels: Tensor) -> Tensor:
+def encode_with_vae(vae: Any, pixels: Tensor, tile: int = 0) -> Tensor:
     """(3, H, W) in [-1, 1] -> (C, h, w), float32: the mean of the posterior, in each channel by its published mean and
-    deviation."""
+    deviation. Pictures larger than `tile` pixels on a side are encoded in overlapping tiles."""
+    _set_tiles(vae, tile)
     posterior = vae.encode(pixels[None, :, None].to(vae.device, torch.float32)).latent_dist
     means, deviations = _statistics(vae)
     return ((posterior.mean - means) / deviations)[0, :, 0]
@@ -41,11 +43,18 @@ def decode_with_vae(vae: Any, latents: Tensor, factor: int, free_memory: int | N
     """
     height, width = latents.shape[2:]
     pixels = len(latents) * height * width * factor**2
-    vae.use_tiling = free_memory is not None and pixels * _DECODER_BYTES > free_memory
+    _set_tiles(vae, _TILE_PIXELS if free_memory is not None and pixels * _DECODER_BYTES > free_memory else 0)
     means, deviations = _statistics(vae)
     films = latents[:, :, None].to(vae.device, torch.float32) * deviations + means
     pictures: Tensor = vae.decode(films).sample[:, :, 0]
     return pictures
+
+
+def _set_tiles(vae: Any, side: int) -> None:
+    """Has the VAE work in tiles of that many pixels on a side, which overlap by a quarter; 0: on whole pictures."""
+    vae.use_tiling = side > 0
+    if side:
+        vae.enable_tiling(side, side, side * 3 // 4, side * 3 // 4)
 
 
 def _statistics(vae: Any) -> tuple[Tensor, Tensor]:

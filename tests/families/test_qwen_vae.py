@@ -46,3 +46,7 @@ def test_tiles_are_decoded_where_memory_is_short(vae: Any) -> None:
     whole, tiled = decode_with_vae(vae, latents, 8), decode_with_vae(vae, latents, 8, free_memory=1)
     assert tiled.shape == whole.shape == (1, 3, 384, 320) and not torch.equal(tiled, whole)
     assert torch.equal(decode_with_vae(vae, latents, 8), whole)
+    pixels = torch.rand((3, 384, 320), generator=torch.Generator().manual_seed(2)) * 2 - 1
+    large, small = encode_with_vae(vae, pixels), encode_with_vae(vae, pixels, 256)
+    assert small.shape == large.shape == (4, 48, 40) and not torch.equal(small, large)
+    assert torch.equal(encode_with_vae(vae, pixels, 512), large)

@@ -128,8 +128,8 @@ class Krea2:
             raise ModelError("model_tokenizer", path=str(self.weights.path))
         return tokenizer
 
-    def encode_image(self, encoders: Models, pixels: Tensor) -> dict[str, Tensor]:
-        return {"latents": encode_with_vae(encoders["vae"], pixels)}
+    def encode_image(self, encoders: Models, pixels: Tensor, *, tile: int = 0) -> dict[str, Tensor]:
+        return {"latents": encode_with_vae(encoders["vae"], pixels, tile)}
 
     def encode_caption(self, encoders: Models, caption: str) -> dict[str, Tensor]:
         if TEXT not in encoders:
