@@ -17,7 +17,9 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -87,8 +89,15 @@ def targets(unet: nn.Module) -> list[TargetModule]:
     return found
 
 
-def plain_update(unet: nn.Module, rank: int) -> Callable[[], None]:
-    """Attaches textbook pairs and returns what turns their gradients into an update."""
+class Prepared(NamedTuple):
+    """A trained model: what surrounds a pass through it, and what turns its gradients into an update."""
+
+    opened: Callable[[], AbstractContextManager[None]]
+    update: Callable[[], None]
+
+
+def with_plain_layers(unet: nn.Module, rank: int) -> Prepared:
+    """Attaches textbook pairs."""
     for target in targets(unet):
         base = target.module
         assert isinstance(base, nn.Linear | nn.Conv2d)
@@ -101,15 +110,16 @@ def plain_update(unet: nn.Module, rank: int) -> Callable[[], None]:
         optimizer.step()
         optimizer.zero_grad()
 
-    return update
+    return Prepared(nullcontext, update)
 
 
-def our_update(unet: nn.Module, rank: int) -> Callable[[], None]:
+def with_our_layers(unet: nn.Module, rank: int) -> Prepared:
     """The same with this project's pairs, in one flat buffer."""
     settings = {target.name: LayerSettings(rank, rank) for target in targets(unet)}
     adapter = FlatAdapter.attach(Lora(), targets(unet), settings, seed=0)
     if adapter.flat.device.type == "cpu":
         speed_up_frozen(unet)
+    adapter.join()
     flat = nn.Parameter(adapter.flat)
     flat.grad = adapter.gradient()
     optimizer = torch.optim.AdamW([flat], lr=LR, fused=True)
@@ -120,10 +130,10 @@ def our_update(unet: nn.Module, rank: int) -> Callable[[], None]:
         optimizer.step()
         adapter.clear_gradient()
 
-    return update
+    return Prepared(adapter.opened, update)
 
 
-def run_steps(unet: UNet2DConditionModel, update: Callable[[], None], *, resolution: int, steps: int) -> list[float]:
+def run_steps(unet: UNet2DConditionModel, prepared: Prepared, *, resolution: int, steps: int) -> list[float]:
     """Seconds of each step, on one random picture and caption."""
     generator = torch.Generator().manual_seed(0)
     side = resolution // LATENT_PIXELS
@@ -136,9 +146,10 @@ def run_steps(unet: UNet2DConditionModel, update: Callable[[], None], *, resolut
         began = time.perf_counter()
         sample = torch.randn(shape, generator=generator)
         target = torch.randn(shape, generator=generator).to(device)
-        prediction = unet(sample.to(device, unet.dtype), torch.tensor([500], device=device), words).sample
-        mse_loss(prediction.float(), target).backward()
-        update()
+        with prepared.opened():
+            prediction = unet(sample.to(device, unet.dtype), torch.tensor([500], device=device), words).sample
+            mse_loss(prediction.float(), target).backward()
+        prepared.update()
         wait()
         seconds.append(time.perf_counter() - began)
     return seconds
@@ -158,7 +169,7 @@ def main() -> None:
         keep_freed_memory()
     device = torch.device(asked.device)
     unet = (our_unet if asked.layers == "ours" else frozen_unet)(asked.folder, asked.precision, device)
-    prepare = our_update if asked.layers == "ours" else plain_update
+    prepare = with_our_layers if asked.layers == "ours" else with_plain_layers
     seconds = run_steps(unet, prepare(unet, asked.rank), resolution=asked.resolution, steps=asked.steps)
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated()

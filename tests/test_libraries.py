@@ -120,6 +120,7 @@ def test_a_module_of_ours_that_cannot_be_imported_is_no_broken_library(
         __import__("lorasmith.lsm_own")
 
 
+@pytest.mark.ci
 def test_a_broken_xformers_beside_diffusers_is_named_and_not_the_model(tmp_path: Path) -> None:
     """Diffusers imports it because its package says that it is there."""
     site = tmp_path / "site-packages"

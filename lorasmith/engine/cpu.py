@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, fold, unfold
 
+from lorasmith.engine.cpu_attention import speed_up_attention
 from lorasmith.engine.cpu_convolutions import ChannelsLastConv2d
 from lorasmith.engine.cpu_products import product
 from lorasmith.processor import read_processor
@@ -86,6 +87,8 @@ def speed_up_frozen(model: nn.Module) -> int:
             if fast is not None:
                 setattr(owner, name, fast)
                 count += 1
+    if _has_matrix_units():
+        speed_up_attention(model)
     return count
 
 
@@ -222,16 +225,21 @@ def _fast_form(layer: nn.Module) -> nn.Module | None:
     return None
 
 
-def convolutions_form() -> str:
-    """The name of the form that frozen convolutions take on this processor, where it is not that of any processor: a
-    bit depends on it."""
-    return "channels_last" if _has_channels_last() else ""
+def forms_of_processor() -> str:
+    """The names of the forms that only some processors take, "" for the others: bits depend on them."""
+    forms = {"channels_last": _has_channels_last(), "kept_softmax": _has_matrix_units()}
+    return ", ".join(name for name, has in forms.items() if has)
 
 
 def _has_channels_last() -> bool:
     """Whether convolutions are quicker in the order of channels_last: measured on Intel's AVX-512 only."""
     processor = read_processor()
     return processor.is_intel and "avx512f" in processor.flags
+
+
+def _has_matrix_units() -> bool:
+    """Whether whole products of attention in bfloat16 are quicker than torch's blocks: measured on AMX only."""
+    return "amx_bf16" in read_processor().flags
 
 
 def _is_supported(layer: nn.Linear | nn.Conv2d) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -9,7 +10,13 @@ from torch.nn.functional import scaled_dot_product_attention
 
 
 class PlainAttention:
-    """A processor of diffusers' attention: its own to the bit, without the division of the output by 1."""
+    """A processor of diffusers' attention: its own to the bit, without the division of the output by 1.
+
+    `attend` is the function of query, key and value, (B, heads, N, d); a device may have another.
+    """
+
+    def __init__(self) -> None:
+        self.attend: Callable[[Tensor, Tensor, Tensor], Tensor] = scaled_dot_product_attention
 
     def __call__(
         self,
@@ -24,7 +31,7 @@ class PlainAttention:
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         query, key, value = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
         query, key, value = (part.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for part in (query, key, value))
-        attended = scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        attended = self.attend(query, key, value).transpose(1, 2).flatten(2)
         result: Tensor = attn.to_out[1](attn.to_out[0](attended))
         return result
 

@@ -71,6 +71,9 @@ class ModelFamily(Protocol):
         """The layers that an adapter may attach to, of every model given, in a fixed order: denoiser first. Which of
         them a run trains follows from their names and sizes (`session.layers`)."""
 
+    def repeated_blocks(self, models: Models) -> list[nn.Module]:
+        """The blocks of the denoiser that occur many times: each kind is compiled once for every shape."""
+
     def set_checkpointing(self, models: Models, level: Checkpointing) -> None:
         """Sets which activations the denoiser computes twice instead of keeping them."""
 

@@ -62,6 +62,11 @@ def unet_targets(unet: nn.Module) -> Iterable[TargetModule]:
             )
 
 
+def repeated_unet_blocks(unet: nn.Module) -> list[nn.Module]:
+    """The resnets and the transformer blocks: nearly all of the operations."""
+    return [module for module in unet.modules() if type(module).__name__ in ("BasicTransformerBlock", "ResnetBlock2D")]
+
+
 def predict_with_unet(
     unet: Any,
     noisy_latents: Tensor,

@@ -71,6 +71,9 @@ class StableDiffusion:
         text = clip.text_targets(models["text_encoder"], "text_encoder") if "text_encoder" in models else ()
         return [*ldm.unet_targets(models["denoiser"]), *text]
 
+    def repeated_blocks(self, models: Models) -> list[nn.Module]:
+        return ldm.repeated_unet_blocks(models["denoiser"])
+
     def set_checkpointing(self, models: Models, level: Checkpointing) -> None:
         set_unet_checkpointing(models["denoiser"], level)
 

@@ -51,6 +51,7 @@ DONE = {
     "gradient_checkpointing": sets("gradient-checkpointing"),
     "full_bf16": sets("full-bf16"),
     "fp8_base": makes("base-precision"),
+    "torch_compile": makes("execution"),
     "fp8_base_unet": makes("base-precision", note="fp8_base_unet"),
     # -- pictures
     "train_data_dir": sets("data", note="loose_pictures"),
@@ -204,8 +205,7 @@ NO_EFFECT = {
     "xformers": NoEffect("sd_attention"),
     "mem_eff_attn": NoEffect("sd_attention"),
     "sdpa": NoEffect("sd_attention"),
-    "torch_compile": NoEffect("sd_not_compiled"),
-    "dynamo_backend": NoEffect("sd_not_compiled"),
+    "dynamo_backend": NoEffect("sd_compiler"),
     "lowram": NoEffect("sd_memory"),
     "highvram": NoEffect("sd_memory"),
     "cpu_offload_checkpointing": NoEffect("sd_memory"),

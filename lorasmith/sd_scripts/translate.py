@@ -100,6 +100,8 @@ def _model(given: Given, settings: Settings) -> None:
     settings.set("precision", PRECISIONS[given.value("mixed_precision")], "mixed_precision")
     unset = "bf16" if given.has("full_bf16") else "float"  # the data type of the training
     settings.set("save-precision", SAVE_PRECISIONS[given.value("save_precision") or unset], "save_precision")
+    if given.value("torch_compile"):
+        settings.set("execution", "compiled", "torch_compile")
     for name in ("fp8_base", "fp8_base_unet"):
         if given.has(name):
             settings.set("base-precision", "fp8", name)

@@ -3,9 +3,11 @@ cannot be had."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+
+from torch import nn
 
 from lorasmith.config import RunConfig
 from lorasmith.data.types import Batch
@@ -13,8 +15,10 @@ from lorasmith.diffusion.draw import Numbers
 from lorasmith.engine.batches import RunBatches
 from lorasmith.engine.capture import Capture, capture_on
 from lorasmith.engine.captured import CapturedExecution
+from lorasmith.engine.compiled import CompiledExecution, compute_as_before
 from lorasmith.engine.device import Device
 from lorasmith.engine.device_update import DeviceUpdate, device_update
+from lorasmith.engine.execution import Execution
 from lorasmith.engine.state import TrainState
 from lorasmith.engine.step import StepContext, numbers_at, slices
 from lorasmith.session.startup import StartupContext
@@ -40,13 +44,15 @@ def with_execution(
         startup.warn("graph_obstacle", option=obstacle)
     elif name == "graph" and capture is None:
         startup.warn("graph_needs_gpu")
-    if name == "eager" or obstacle or capture is None:
+    if name == "eager" or (name == "graph" and (obstacle or capture is None)):
         return _eager(context, state), "eager"
+    blocks = context.family.repeated_blocks(context.models) if name == "compiled" else []
     try:
-        return _captured(context, state, batches, capture, partial(startup.beat, "loading")), name
+        return _prepared(name, context, state, batches, capture, blocks, partial(startup.beat, "loading")), name
     except (RuntimeError, MemoryError) as error:
         reason = f"{type(error).__name__}: {error}"[:MAX_REASON]
     # Outside of the handler, so that the memory of the attempt is freed.
+    compute_as_before(blocks)
     state.adapter.clear_gradient()
     context.device.release_memory()
     startup.warn("execution_failed", execution=name, reason=reason)
@@ -80,11 +86,22 @@ def _eager(context: StepContext, state: TrainState) -> StepContext:
     return replace(context, update_on_device=_update(context, state, None))
 
 
-def _captured(
-    context: StepContext, state: TrainState, batches: RunBatches, capture: Capture, beat: Callable[[], None]
+def _prepared(
+    name: str,
+    context: StepContext,
+    state: TrainState,
+    batches: RunBatches,
+    capture: Capture | None,
+    blocks: Sequence[nn.Module],
+    beat: Callable[[], None],
 ) -> StepContext:
     """The largest shapes first: the memory that they take on the way serves all others."""
-    execution = CapturedExecution(context.losses, state, context.device, capture)
+    execution: Execution
+    if name == "graph":
+        assert capture is not None
+        execution = CapturedExecution(context.losses, state, context.device, capture)
+    else:
+        execution, capture = CompiledExecution(context.execution, state.adapter, context.device, blocks), None
     for batch, numbers in sorted(_shapes_ahead(context, state, batches), key=lambda pair: -pair[0].latents.numel()):
         execution.prepare(batch, numbers)
         beat()

@@ -72,6 +72,7 @@ def test_captions_that_are_used(desk: Desk, bad: Path) -> None:
     }
 
 
+@pytest.mark.ci
 def test_captions_that_are_used_are_trained_on(desk: Desk, bad: Path) -> None:
     """To the last file: what is said about a run of such words, and what an export says of its tags."""
     for number, (what, (content, _)) in enumerate(FINE.items()):

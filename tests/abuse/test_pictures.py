@@ -54,6 +54,7 @@ def test_each_takes_little_memory(looked: tuple[dict[str, str], dict[str, list]]
     assert {name: row[2] for name, row in looked[1].items() if row[2] > MAX_MIB} == {}
 
 
+@pytest.mark.ci
 def test_all_of_them_are_listed_before_anything_is_written(desk: Desk, bad: Path) -> None:
     small = {name: reason for name, reason in put(bad / "pictures").items() if reason}
     for output in ("fresh", "lora_output"):

@@ -21,7 +21,6 @@ from tests.evaluation.few_steps import sample_in
 
 MakeWorkshop = Callable[[str], Workshop]
 PRECISIONS = ("fp32", "bf16")
-BY_DEFAULT = ("dora", "bf16")
 KINDS = [name for name in ADAPTERS if name != "lora"]  # which all other tests train
 
 
@@ -48,10 +47,10 @@ def rows() -> Iterator[Any]:
             ("adapter", "lokr_decompose_both"): name == "lokr",
             ("model", "precision"): precision,
         }
-        tier = [] if (name, precision) == BY_DEFAULT else [pytest.mark.ci]
-        yield pytest.param(values, id=f"{name}-{precision}-{'text' if with_text else 'unet'}", marks=tier)
+        yield pytest.param(values, id=f"{name}-{precision}-{'text' if with_text else 'unet'}")
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("values", list(rows()))
 def test_stopped_and_watched_it_ends_with_the_same_bytes(
     values: Values, make_workshop: MakeWorkshop, monkeypatch: pytest.MonkeyPatch

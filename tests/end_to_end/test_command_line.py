@@ -34,7 +34,6 @@ ROWS: dict[str, tuple[int, tuple[str, ...]]] = {
     "lion-bf16": (8, ("--optimizer", "lion", "--precision", "bf16")),
     "prodigy-cosine": (2, (*PRODIGY, *COSINE, "--train-text-encoder")),
 }  # fmt: skip
-DEFAULT = "adamw-cosine-dropout"
 IN_PROCESSES = ("adamw-cosine-dropout", "adamw-everything")
 
 
@@ -69,7 +68,8 @@ def interrupted(workshop: Workshop, at_least: int, *arguments: str) -> int:
     return child.wait(timeout=60)
 
 
-@pytest.mark.parametrize("row", [pytest.param(one, marks=[] if one == DEFAULT else [pytest.mark.ci]) for one in ROWS])
+@pytest.mark.ci
+@pytest.mark.parametrize("row", ROWS)
 def test_two_starts_equal_one(make_workshop: MakeWorkshop, row: str) -> None:
     first, options = ROWS[row]
     straight, pieces = make_workshop("straight"), make_workshop("pieces")

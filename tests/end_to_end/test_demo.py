@@ -84,10 +84,10 @@ def test_a_few_steps_of_the_demo_as_a_person_types_it(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the whole demo, trained once. It looks at more pictures than the demo does, which changes nothing
-    of what is learned."""
+    """The folder of the whole demo, trained once. It is evaluated on more pictures than the demo and less often, which
+    changes nothing of what is learned."""
     folder = tmp_path_factory.mktemp("demo")
-    settings = {**SETTINGS, "evaluate_examples": demo_losses.EXAMPLES}
+    settings = {**SETTINGS, "evaluate_examples": demo_losses.EXAMPLES, "evaluate_every": DEFAULT_STEPS}
     (folder / DEFAULT_FOLDER).mkdir()
     (folder / DEFAULT_FOLDER / "lorasmith.toml").write_text(MARK + tomli_w.dumps(settings), encoding="utf-8")
     done = _demo(folder)

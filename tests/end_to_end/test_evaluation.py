@@ -138,6 +138,7 @@ def test_with_clip(workshop: Workshop) -> None:
     assert started.settings["evaluation"]["clip_model"] == str(clip)
 
 
+@pytest.mark.ci
 def test_the_base_model_s_own_clip(workshop: Workshop) -> None:
     own = workshop.folder / "base"
     own.mkdir()
@@ -148,6 +149,7 @@ def test_the_base_model_s_own_clip(workshop: Workshop) -> None:
     assert [event.unavailable for event in outcome.of(Evaluated)] == [{}, {}]
 
 
+@pytest.mark.ci
 def test_a_clip_that_is_none_ends_nothing(workshop: Workshop) -> None:
     outcome = workshop.new(2, {**EVERY_TWO, ("evaluation", "clip_model"): "no/such/model"})
     assert outcome.exit_code == ExitCode.FINISHED
@@ -176,6 +178,7 @@ def test_the_time_of_looking_is_no_step_s(workshop: Workshop, monkeypatch: pytes
     assert [event.seconds for event in outcome.of(StepCompleted)] == [2.0] * 5
 
 
+@pytest.mark.ci
 def test_at_most_a_tenth_of_the_time_but_at_the_end(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluator, "MAX_SHARE", 1e-9)
     outcome = workshop.new(5, EVERY_TWO)
@@ -206,6 +209,7 @@ def test_a_stop_while_looking_ends_the_looking(workshop: Workshop, monkeypatch: 
     assert not workshop.run.samples.exists()
 
 
+@pytest.mark.ci
 def test_a_stop_at_the_last_look_is_no_failure(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     from lorasmith.runs.process_files import request_stop
 
@@ -222,6 +226,7 @@ def test_a_stop_at_the_last_look_is_no_failure(workshop: Workshop, monkeypatch: 
     assert [event.step for event in outcome.of(Evaluated)] == [2, 2]
 
 
+@pytest.mark.ci
 def test_going_on_takes_no_second_control(workshop: Workshop) -> None:
     workshop.new(2, EVERY_TWO)
     pictures = tree(workshop.run.samples / "control")
@@ -245,6 +250,7 @@ def test_the_measures_of_a_continued_run_are_those_of_one_that_never_stopped(mak
         assert tree(apart.run.samples / step) == tree(straight.run.samples / step)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("last_word", [False, True], ids=["killed", "ended by itself"])
 def test_after_a_kill_while_measuring_less_is_done_at_once(workshop: Workshop, last_word: bool) -> None:
     """As where the system has no memory left: the last sign of life was about measuring, and nothing came after it."""
@@ -310,6 +316,7 @@ def test_from_best_where_nothing_is_held_out(workshop: Workshop) -> None:
     assert (caught.value.code, caught.value.exit_code) == ("no_best_state", ExitCode.BAD_INPUT)
 
 
+@pytest.mark.ci
 def test_from_best_where_nothing_was_chosen_yet(workshop: Workshop) -> None:
     workshop.new(2, {("dataset", "hold_out"): 2})
     with pytest.raises(ConfigError) as caught:
@@ -317,6 +324,7 @@ def test_from_best_where_nothing_was_chosen_yet(workshop: Workshop) -> None:
     assert caught.value.code == "best_not_chosen"
 
 
+@pytest.mark.ci
 def test_from_best_where_its_state_is_gone(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     import shutil
 
@@ -351,6 +359,7 @@ def test_a_held_out_picture_that_is_gone_is_said_and_the_loss_is_measured_on_tho
     assert str(held_out[1]) in {one["path"] for one in outcome.of(RunStarted)[0].examples}
 
 
+@pytest.mark.ci
 def test_another_loss_cannot_be_compared_and_the_best_step_is_chosen_anew(workshop: Workshop) -> None:
     workshop.new(2, EVERY_TWO)
     outcome = workshop.go_on(2, {("loss", "loss_type"): "l1"})

@@ -43,13 +43,15 @@ ROWS = (
 )
 
 
+pytestmark = pytest.mark.ci
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("models")
     return {family: make_model(folder / family, family=family, size="nano") for family in FAMILIES}  # type: ignore[arg-type]
 
 
-@pytest.mark.ci
 @pytest.mark.parametrize(("family", "kind", "precision", "with_text"), ROWS)
 def test_stopped_and_watched_it_ends_with_the_same_bytes(
     models: Mapping[str, Path],
@@ -83,9 +85,7 @@ def test_stopped_and_watched_it_ends_with_the_same_bytes(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=[] if kind == "lokr" else [pytest.mark.ci]) for kind in ADAPTERS]
-)
+@pytest.mark.parametrize("kind", ADAPTERS)
 def test_the_file_merged_by_its_formula_has_the_effect_of_training(
     models: Mapping[str, Path], make_workshop: MakeWorkshop, family: str, kind: str
 ) -> None:

@@ -29,6 +29,7 @@ LANES: dict[str, Values] = {
         ("training", "gradient_checkpointing"): "offload",
     }
 }
+BY_DEFAULT = "int8, half of it away"
 SAVES_MEMORY_ONLY: dict[str, Values] = {
     level: {("training", "gradient_checkpointing"): level} for level in ("feed-forward", "block", "offload")
 }
@@ -42,7 +43,9 @@ def is_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("lane", LANES)
+@pytest.mark.parametrize(
+    "lane", [pytest.param(one, marks=[] if one == BY_DEFAULT else [pytest.mark.ci]) for one in LANES]
+)
 def test_a_lane_continues_to_the_bit(make_workshop: MakeWorkshop, lane: str) -> None:
     straight, pieces = make_workshop("straight"), make_workshop("pieces")
     straight.new(STEPS, {**BASE, **LANES[lane]})

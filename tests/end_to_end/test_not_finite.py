@@ -127,7 +127,7 @@ def test_continue_with_another_lr_reaches_the_target(workshop: Workshop) -> None
     assert workshop.optimizer_steps() == {STEPS}
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "lion"])
+@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("lion", marks=pytest.mark.ci)])
 def test_reading_late_changes_nothing(
     make_workshop: MakeWorkshop, monkeypatch: pytest.MonkeyPatch, optimizer: str
 ) -> None:
@@ -218,6 +218,7 @@ def test_a_rate_far_too_large_can_be_gone_back_from(make_workshop: MakeWorkshop,
     assert broken.digest() == fresh.digest()
 
 
+@pytest.mark.ci
 def test_after_good_steps_the_last_state_before_the_trouble_is_gone_on_from(workshop: Workshop) -> None:
     every_step: Values = {("optimizer", "lr"): 1e-4, ("cadence", "save_every"): 1}
     workshop.new(3, every_step)

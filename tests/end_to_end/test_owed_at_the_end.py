@@ -78,6 +78,7 @@ def test_one_that_failed_at_its_last_look_owes_it(workshop: Workshop, monkeypatc
     assert outcome.exit_code == ExitCode.FINISHED
 
 
+@pytest.mark.ci
 def test_an_export_that_is_not_this_runs_goes_to_the_backup(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -97,6 +97,7 @@ def test_a_cold_optimizer_ends_elsewhere(make_workshop: MakeWorkshop, monkeypatc
     assert cold.digest() != straight.digest()
 
 
+@pytest.mark.ci
 def test_fp16_with_two_overflows(make_workshop: MakeWorkshop, monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps 2 and 6 overflow once each: they are done again with half the scale, and not counted twice."""
     values = settings(values={("model", "precision"): "fp16"})
@@ -124,6 +125,7 @@ def test_fp16_with_two_overflows(make_workshop: MakeWorkshop, monkeypatch: pytes
     assert stopped.digest() == straight.digest()
 
 
+@pytest.mark.ci
 def test_with_every_layer_in_its_fast_form(make_workshop: MakeWorkshop, monkeypatch: pytest.MonkeyPatch) -> None:
     """The model's layers are too small for it; here they take the way of a real model's."""
     monkeypatch.setattr(cpu, "_MIN_WEIGHTS", 0)

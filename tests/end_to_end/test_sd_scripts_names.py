@@ -72,6 +72,7 @@ def test_a_run_continues_and_steps_back_by_these_names(workshop: Workshop, outpu
     ]
 
 
+@pytest.mark.ci
 def test_stepping_back_moves_a_later_best_step_with_its_run(
     workshop: Workshop, outputs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

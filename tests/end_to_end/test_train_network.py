@@ -90,6 +90,7 @@ def test_two_resumes_in_a_row_with_accumulation_and_epochs_are_counted_right(wor
     assert names[0] == names[1] and len(names[0]) == 5
 
 
+@pytest.mark.ci
 def test_the_same_command_with_resume_goes_on(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
     """As in sd-scripts, where the base weights have to be named again and the state counts before --network_weights."""
     assert train(mission(workshop, 1, "--output_name=first")) == ExitCode.FINISHED

@@ -97,6 +97,7 @@ class WildClock:
         return self.now().timestamp()
 
 
+@pytest.mark.ci
 def test_a_wall_clock_that_is_set_changes_nothing(
     make_workshop: Callable[[str], Workshop], monkeypatch: pytest.MonkeyPatch
 ) -> None:

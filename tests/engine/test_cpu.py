@@ -61,7 +61,7 @@ def small_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
     Intel's own have their tests in `test_cpu_convolutions` and `test_cpu_products`."""
     monkeypatch.setattr(cpu, "_MIN_WEIGHTS", 0)
     monkeypatch.setattr(cpu, "_has_channels_last", lambda: False)
-    monkeypatch.setattr(cpu_products, "_uses_mkl", False)
+    monkeypatch.setattr(cpu_products, "_is_intel", False)
 
 
 @pytest.mark.parametrize("kind", LAYERS)

@@ -14,10 +14,11 @@ def numbers(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
 
 
-@pytest.mark.parametrize("uses_mkl", [True, False])
+@pytest.mark.parametrize("is_intel", [True, False])
 @pytest.mark.parametrize("rows", [(5,), (2, 5), (1,)])
-def test_products(uses_mkl: bool, rows: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_products, "_uses_mkl", uses_mkl)
+def test_products(is_intel: bool, rows: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_products, "_is_intel", is_intel)
+    monkeypatch.setattr(cpu_products, "_MANY_WEIGHTS", 0)
     left, right, bias = numbers(*rows, 48), numbers(48, 32), numbers(32)
     turned = right.t().contiguous()  # (32, 48)
     expected = (left.double() @ right.double()).float()

@@ -79,6 +79,7 @@ def test_at_most_a_tenth_of_the_time(loaded: LoadedRun, clock: Clock) -> None:
         assert one.is_due(4) == is_due
 
 
+@pytest.mark.ci
 def test_however_long_one_takes_all_but_the_first_take_a_tenth(
     loaded: LoadedRun, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

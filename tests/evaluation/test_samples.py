@@ -122,6 +122,7 @@ def test_guidance_leads_away_from_the_empty_caption(loaded: LoadedRun, monkeypat
     assert {float(one) for batch in seen for one in batch.unique()} == {1 + family.traits.sampling.guidance * 2}
 
 
+@pytest.mark.ci
 def test_half_as_many_where_memory_runs_out(loaded: LoadedRun, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = generated(loaded)
     family = type(loaded.context.family)
@@ -147,6 +148,7 @@ def test_what_is_no_number_is_seen(loaded: LoadedRun, monkeypatch: pytest.Monkey
 FLAGS = ("", "--d 5", "--d 5 --n blue", "--d 5 --s 3", "--d 5 --l 1", "--d 5 --w 96 --h 64", "--d 5 --l 1 --n blue")
 
 
+@pytest.mark.ci
 def test_each_flag_of_a_prompt_counts(workshop: Workshop) -> None:
     """At a guidance of 1 the negative prompt cancels out."""
     workshop.run.root.mkdir()

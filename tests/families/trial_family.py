@@ -157,6 +157,9 @@ class TrialFamily:
     def target_modules(self, models: Models) -> list[TargetModule]:
         return list(_targets(models))
 
+    def repeated_blocks(self, models: Models) -> list[nn.Module]:
+        return ldm.repeated_unet_blocks(models["denoiser"])
+
     def set_checkpointing(self, models: Models, level: Checkpointing) -> None:
         set_unet_checkpointing(models["denoiser"], level)
 

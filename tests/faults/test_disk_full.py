@@ -202,6 +202,7 @@ def test_a_stop_on_a_full_disk_is_tried_once(
     assert workshop.go_on(None).exit_code == ExitCode.FINISHED
 
 
+@pytest.mark.ci
 def test_what_waits_in_memory_is_bounded(make_workshop: MakeWorkshop, monkeypatch: pytest.MonkeyPatch) -> None:
     """With so many lines waiting training itself waits, as at the end, and then goes on."""
     undisturbed, workshop = make_workshop("undisturbed"), make_workshop("full")

@@ -36,6 +36,7 @@ SEED = 1
 FEW = 4  # orders of one moment: all of what was pending is lost, or none, or some
 MOST = 1_000_000  # orders of one moment: there is none with so many
 RUNS = int(os.environ.get("FAULT_RUNS", "200"))
+SOME_ORDERS = 400
 SMALL: dict[tuple[str, str], Any] = {
     ("cadence", "save_every"): 1,
     ("cadence", "keep_states"): 2,
@@ -239,7 +240,11 @@ def test_what_was_saved_last_is_there(recorded: Known, laid: Laid, workshop: Wor
 
 
 @pytest.mark.parametrize(
-    "most", [pytest.param(400, marks=pytest.mark.ci), pytest.param(max(400, 25 * RUNS), marks=pytest.mark.long)]
+    "most",
+    [
+        pytest.param(SOME_ORDERS, marks=pytest.mark.ci),
+        *(pytest.param(one, marks=pytest.mark.long) for one in (25 * RUNS,) if one > SOME_ORDERS),
+    ],
 )
 def test_what_was_looked_at_is_there(
     workshop: Workshop, laid: Laid, monkeypatch: pytest.MonkeyPatch, most: int

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lorasmith.config import RunConfig
+from lorasmith.engine import compiled
 from lorasmith.engine.captured import CapturedExecution
 from lorasmith.engine.device import Device
 from lorasmith.engine.execution import EagerExecution
@@ -134,6 +135,37 @@ def test_where_it_cannot_be_captured_the_whole_run_is_eager(
     assert not used
     assert failed.digest() == eager.digest()
     assert outcome.of(RunStarted)[0].fingerprint["execution"] == "eager"
+
+
+def test_without_a_compiler_the_whole_run_is_eager(
+    make_workshop: Callable[[str], Workshop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_compiler(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("No working C++ compiler found")
+
+    monkeypatch.setattr(compiled.torch, "compile", lambda *_, **__: no_compiler)
+    eager, failed = make_workshop("eager"), make_workshop("failed")
+    eager.new(2, TRAINED)
+    outcome = failed.new(2, {**TRAINED, ("machine", "execution"): "compiled"})
+    assert [warned.code for warned in outcome.warned] == ["execution_failed"]
+    assert failed.digest() == eager.digest()
+    assert outcome.of(RunStarted)[0].fingerprint["execution"] == "eager"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(0)
+def test_compiled_runs_continue_to_the_same_bytes(make_workshop: Callable[[str], Workshop]) -> None:
+    values: Values = {("machine", "execution"): "compiled", ("adapter", "dropout"): 0.2}
+    eager, straight, stopped = map(make_workshop, ("eager", "straight", "stopped"))
+    eager.new(4, {**values, ("machine", "execution"): "eager"})
+    outcome = straight.new(4, values)
+    assert not outcome.warned
+    assert outcome.of(RunStarted)[0].fingerprint["execution"] == "compiled"
+    stopped.new(2, values)
+    stopped.go_on(2, apart=True)
+    assert stopped.losses() == straight.losses()
+    assert stopped.digest() == straight.digest()
+    assert straight.losses() == pytest.approx(eager.losses(), rel=1e-3)
 
 
 @pytest.mark.ci

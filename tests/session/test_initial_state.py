@@ -50,6 +50,7 @@ def test_starting_from_a_lora_of_a_part(workshop: Workshop) -> None:
     assert len(ups) > 5
 
 
+@pytest.mark.ci
 def test_starting_from_the_lora_of_the_run_that_makes_room(
     make_workshop: MakeWorkshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

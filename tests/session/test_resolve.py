@@ -57,6 +57,7 @@ def test_a_schedule_that_ends_in_pure_noise_does_not_go_with_epsilon(workshop: W
     assert warned.fields == {"path": str(workshop.base_model)}
 
 
+@pytest.mark.ci
 def test_a_prediction_that_the_weights_tell_is_named(workshop: Workshop, tmp_path: Path) -> None:
     folder = make_model(tmp_path / "model", family="sd2", size="narrow")
     single = to_single_file(folder, tmp_path / "model.safetensors", with_configs=False)

@@ -57,6 +57,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     return tmp_path
 
 
+@pytest.mark.ci
 def test_the_first_run_asks_for_the_base_model_and_remembers_it(folder: Path) -> None:
     (folder / "lorasmith.toml").write_text("# mine\nrank = 4\n")
     session = Session(folder, "--new --steps 3")
@@ -78,6 +79,7 @@ def test_the_first_run_asks_for_the_base_model_and_remembers_it(folder: Path) ->
     assert again.leaves() == 0
 
 
+@pytest.mark.ci
 def test_a_path_dropped_on_the_window_is_taken(folder: Path) -> None:
     model = folder / "my model.safetensors"
     model.write_bytes(b"")
@@ -110,6 +112,7 @@ def test_how_often_each_picture_is_seen_goes_by_the_batches(folder: Path) -> Non
     assert session.leaves() == 2
 
 
+@pytest.mark.ci
 def test_continue_says_how_many_are_done(folder: Path) -> None:
     assert subprocess_run(folder, "--new --steps 7 --base-model demo") == 0
     session = Session(folder, "--continue")
@@ -121,6 +124,7 @@ def test_continue_says_how_many_are_done(folder: Path) -> None:
     assert session.leaves() == 0
 
 
+@pytest.mark.ci
 def test_without_a_mode_it_asks_in_chinese_and_offers_what_is_there(folder: Path) -> None:
     session = Session(folder, "--base-model demo", LANG="zh_TW.UTF-8")
     session.sees("要訓練新的 LoRA，還是繼續現有的訓練？")
@@ -150,6 +154,7 @@ def test_leaving_at_a_prompt_changes_nothing(folder: Path, leave: str) -> None:
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.ci
 def test_a_pipe_is_no_terminal(folder: Path) -> None:
     session = Session(folder, "--new --base-model demo")
     session.sees("Steps [100]:")  # both ends are terminals here
@@ -158,6 +163,7 @@ def test_a_pipe_is_no_terminal(folder: Path) -> None:
     assert subprocess_run(folder, "--new --base-model demo") == 2
 
 
+@pytest.mark.ci
 def test_the_moving_line_shows_the_numbers(folder: Path) -> None:
     session = Session(folder, "--new --base-model demo --steps 30 --test-slow")
     session.sees("loss 0.")

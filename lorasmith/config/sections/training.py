@@ -48,8 +48,8 @@ class MachineConfig(Section):
 
     device: str = option("device", "auto", effect="learning")
     """`cuda`, `cuda:1`, `mps`, `cpu`; auto takes the first that is available, at each start anew."""
-    execution: Literal["auto", "eager", "graph"] = option("execution", "auto", effect="learning")
-    """The way a step is executed: operation by operation (eager) or as CUDA graphs; auto: by the kind of device."""
+    execution: Literal["auto", "eager", "graph", "compiled"] = option("execution", "auto", effect="learning")
+    """The way a step is executed: by operations, as CUDA graphs, or with compiled blocks; auto: by the device."""
     threads: int = recorded(0, effect="learning")
     """Threads of torch on the CPU, in each process; 0 until the first start has counted them."""
     project: str = recorded("..", effect="cadence")
