@@ -115,6 +115,9 @@ class Krea2:
         paths = [path for path, _ in denoiser.named_modules() if _TARGETS.fullmatch(path)]
         return [TargetModule.inside(denoiser, path, name=f"denoiser.{path}", component="denoiser") for path in paths]
 
+    def repeated_blocks(self, models: Models) -> list[nn.Module]:
+        return list(models["denoiser"].get_submodule("transformer_blocks").children())
+
     def set_checkpointing(self, models: Models, level: Checkpointing) -> None:
         set_unet_checkpointing(models["denoiser"], level)  # it has the methods and names of a UNet
 

@@ -25,6 +25,11 @@ def test_every_linear_layer_has_a_row_with_its_published_size() -> None:
     assert linear == set(published)
 
 
+def test_blocks_that_are_compiled_once() -> None:
+    blocks = Krea2.repeated_blocks(None, {"denoiser": denoiser_builder()({})})  # type: ignore[arg-type]
+    assert [type(block).__name__ for block in blocks] == ["Krea2TransformerBlock"] * 28
+
+
 def test_names_in_files_are_those_of_the_published_checkpoint() -> None:
     """ComfyUI maps "diffusion_model." before the checkpoint's name of a weight; diffusers converts that name."""
     table = parse_table("krea2", layer_names())
