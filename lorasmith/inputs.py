@@ -14,7 +14,7 @@ from lorasmith.adapters import ADAPTERS, DROP_RANKS, LIMITED_NORMS
 from lorasmith.config import AdapterConfig, DatasetConfig, ModelConfig, RunConfig, Subset
 from lorasmith.config.optimizer_table import OPTIMIZERS, known_optimizer, uses_relative_steps
 from lorasmith.config.sample_prompts import sample_prompt
-from lorasmith.config.sections import LossConfig
+from lorasmith.config.sections import LossConfig, NoiseConfig
 from lorasmith.config.subsets import unused_picture_options
 from lorasmith.data.augmentation import face_of
 from lorasmith.data.buckets import Cutting
@@ -135,15 +135,21 @@ def data_folders(config: RunConfig) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(Path(subset.folder) for subset in config.subsets()))
 
 
-def check_loss(loss: LossConfig, weights: BaseWeights) -> None:
-    """Refuses weightings of the loss that do not fit what the base model predicts.
+def check_objective(loss: LossConfig, noise_config: NoiseConfig, weights: BaseWeights) -> None:
+    """Refuses weightings of the loss and noise levels that do not fit what the base model predicts.
 
     Raises:
-        ConfigError: `loss_needs_prediction`; `loss_infinite`, the weight would be infinite where there is only noise.
+        ConfigError: `option_of_flow`; `loss_needs_prediction`; `loss_not_of_flow`; `loss_infinite`, the weight would be
+            infinite where there is only noise.
     """
     noise = weights.noise
+    of_flow = noise_config.flow_options + (("flow-weighting",) if loss.flow_weighting != "none" else ())
+    if of_flow and noise.prediction != "flow":
+        raise ConfigError("option_of_flow", option=of_flow[0])
     needed = {"scale-v-pred-loss-like-noise-pred": "v_prediction", "v-pred-like-loss": "epsilon"}
     for name in loss.weightings:
+        if noise.prediction == "flow":
+            raise ConfigError("loss_not_of_flow", option=name)
         if needed.get(name, noise.prediction) != noise.prediction:
             raise ConfigError("loss_needs_prediction", option=name, needed=needed[name], prediction=noise.prediction)
         if name in ("v-pred-like-loss", "debiased-estimation-loss") and (

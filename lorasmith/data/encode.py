@@ -50,10 +50,12 @@ class Encoded:
 
     def kept_text(self, tensors: Mapping[str, Tensor]) -> Tensors:
         """The tensors of a caption as they are kept in memory."""
-        return {name: value.to(self.text_dtype) if self._is_larger(value) else value for name, value in tensors.items()}
+        dtype = self.text_dtype
+        return {name: value.to(dtype) if _is_larger(value, dtype) else value for name, value in tensors.items()}
 
-    def _is_larger(self, value: Tensor) -> bool:
-        return value.is_floating_point() and value.element_size() > self.text_dtype.itemsize
+
+def _is_larger(value: Tensor, dtype: torch.dtype) -> bool:
+    return value.is_floating_point() and value.element_size() > dtype.itemsize
 
 
 def read_cached(cache: EncoderCache, examples: Sequence[Example], captions: Iterable[str], *, into: Encoded) -> Missing:
@@ -117,7 +119,7 @@ def storable(encoded: Mapping[str, Tensor], dtype: torch.dtype, *, source: str) 
         NonFiniteError: `encoded_not_finite`.
     """
     tensors = {
-        name: value.detach().to("cpu", dtype) if value.is_floating_point() else value.detach().cpu()
+        name: value.detach().to("cpu", dtype if _is_larger(value, dtype) else value.dtype)
         for name, value in encoded.items()
     }
     if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):

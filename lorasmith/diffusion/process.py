@@ -13,7 +13,7 @@ from torch import Tensor, device
 
 from lorasmith.diffusion.draw import Numbers
 
-Prediction = Literal["epsilon", "v_prediction"]
+Prediction = Literal["epsilon", "v_prediction", "flow"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,9 @@ class NoiseProcess(Protocol):
 
     def to(self, where: device) -> Self:
         """The same process with its tables on the device where latents are noised."""
+
+    def seen_in(self, dtype: torch.dtype) -> Self:
+        """The same process for a denoiser that takes timesteps in this data type."""
 
     @property
     def timestep_count(self) -> int:
@@ -120,6 +123,9 @@ class DdpmProcess:
 
     def to(self, where: device) -> DdpmProcess:
         return replace(self, alphas_cumprod=self.alphas_cumprod.to(where))
+
+    def seen_in(self, dtype: torch.dtype) -> DdpmProcess:  # noqa: ARG002  timesteps are integers
+        return self
 
     def timesteps(self, quantiles: Tensor, latents_shape: tuple[int, ...]) -> Tensor:  # noqa: ARG002
         """Integer timesteps that are trained, each equally likely."""

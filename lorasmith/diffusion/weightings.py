@@ -1,10 +1,13 @@
-"""Weightings of the loss by the signal-to-noise ratio of an example. docs/losses.md has formulas and sources.
+"""Weightings of the loss by the signal-to-noise ratio of an example, or by its noise level where a process mixes
+linearly. docs/losses.md has formulas and sources.
 
 The ratio is 0 at the last timestep of a process that ends in pure noise. The weights of v-prediction are finite there;
 of those of noise prediction, only min-SNR is: settings are checked for that.
 """
 
 from __future__ import annotations
+
+import math
 
 from torch import Tensor
 
@@ -13,6 +16,8 @@ from lorasmith.diffusion.process import Noised, Prediction
 
 MAX_SNR = 1000.0
 """The bound that sd-scripts has in all weightings but min-SNR: only the first timestep or two are beyond it."""
+LEAST_LEVEL = 1 / 1000
+"""The bound of the noise level in `inverse_square`: the lowest level of the reference's list of 1000."""
 
 
 def min_snr(gamma: float, prediction: Prediction) -> Weight:
@@ -51,6 +56,24 @@ def like_v_prediction(factor: float) -> Weight:
         return 1 + factor * (snr + 1) / snr
 
     return weight
+
+
+def inverse_square(noised: Noised) -> Tensor:
+    """1 / s^2 for the noise level s: the loss of the picture that a prediction implies becomes that of the velocity
+    (`sigma_sqrt` of Esser et al. 2024 as diffusers has it)."""
+    return _level(noised).clamp(min=LEAST_LEVEL) ** -2
+
+
+def cosmap(noised: Noised) -> Tensor:
+    """2 / (pi (1 - 2 s + 2 s^2)) for the noise level s: the density of `densities.CosMap` as a weight of a uniform
+    density (Esser et al. 2024)."""
+    level = _level(noised)
+    return 2 / (math.pi * (1 - 2 * level + 2 * level.square()))
+
+
+def _level(noised: Noised) -> Tensor:
+    assert noised.sigma is not None, "a process that does not mix linearly"
+    return noised.sigma
 
 
 def _snr(noised: Noised) -> Tensor:

@@ -44,12 +44,6 @@ class CompiledExecution:
             self.forward_backward(batch, numbers, 1.0)
         gradient.copy_(before)
 
-    @property
-    def recorded(self) -> int:
-        import torch._dynamo.utils
-
-        return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
-
     def forget(self) -> None:
         """Nothing is dropped: compiled code takes no memory of the device."""
 

@@ -41,7 +41,7 @@ class ExportFacts:
     base_model_version: str  # "sd_v1", as FamilyTraits has it
     architecture: str  # "stable-diffusion-v1", with or without "/lora"
     implementation: str
-    prediction: Literal["epsilon", "v_prediction"]
+    prediction: Literal["epsilon", "v_prediction", "flow"]
     zero_terminal_snr: bool
     clip_skip: int
     # the adapter
@@ -210,9 +210,10 @@ def _model_spec(facts: ExportFacts) -> dict[str, str]:
         "modelspec.title": facts.name,
         "modelspec.resolution": "x".join(map(str, facts.pictures.resolution)),
         "modelspec.date": datetime.fromtimestamp(facts.finished_at, UTC).isoformat(timespec="seconds"),
-        "modelspec.prediction_type": "v" if facts.prediction == "v_prediction" else "epsilon",
         "modelspec.encoder_layer": str(facts.clip_skip),
     }
+    if facts.prediction != "flow":  # for which ModelSpec has no word
+        spec["modelspec.prediction_type"] = "v" if facts.prediction == "v_prediction" else "epsilon"
     spec |= timestep_range(facts.objective)
     return spec | ({"modelspec.trigger_phrase": facts.trigger_word} if facts.trigger_word else {})
 

@@ -8,7 +8,7 @@ Forge refuses the whole file.
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -29,10 +29,28 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class FileForm:
+    """The spelling of a module's tensors in the files of a family."""
+
+    has_alphas: bool  # else the tensors have the scale in them, and readers multiply by 1
+    suffixes: Mapping[str, str]  # of this project -> of files, where they differ
+
+    def suffix(self, ours: str) -> str:
+        """The suffix in files."""
+        return self.suffixes.get(ours, ours)
+
+
+SD_SCRIPTS = FileForm(has_alphas=True, suffixes={})
+PEFT = FileForm(has_alphas=False, suffixes={"lora_down.weight": "lora_A.weight", "lora_up.weight": "lora_B.weight"})
+"""The form of dotted names. ComfyUI and diffusers both read it; with alphas, diffusers refuses the file."""
+
+
+@dataclass(frozen=True, slots=True)
 class NameTable:
     """All names of a family."""
 
     family: str  # a key of `families.FAMILIES`
+    form: FileForm
     targets: Mapping[str, Row]  # by target
     modules: Mapping[str, tuple[Row, ...]]  # by the name in files; several rows are the parts, in order
 
@@ -53,7 +71,13 @@ def parse_table(family: str, text: str) -> NameTable:
         ends = [0, *accumulate(row.layer.outputs for row in parts)]
         wanted = list(map(slice, ends, ends[1:])) if len(parts) > 1 else [None]
         assert [row.part for row in parts] == wanted, f"{family}: parts of {module}"
-    return NameTable(family, targets, {module: tuple(parts) for module, parts in modules.items()})
+    form = PEFT if any("." in module for module in modules) else SD_SCRIPTS
+    return NameTable(family, form, targets, {module: tuple(parts) for module, parts in modules.items()})
+
+
+def has_suffix(key: str, suffixes: Collection[str]) -> bool:
+    """Whether a key is that of a tensor with one of these suffixes."""
+    return any(key.endswith(f".{suffix}") for suffix in suffixes)
 
 
 def _row(line: Mapping[str, str]) -> Row:

@@ -22,7 +22,8 @@ Tensors = dict[str, Tensor]  # of a layer or module, by suffix
 def to_file(
     tensors: Mapping[str, Tensor], kind: AdapterKind, table: NameTable, settings: Mapping[str, LayerSettings]
 ) -> dict[str, Tensor]:
-    """The names of files, with an alpha (float32 scalar) for each module: `shared_alphas`. Tensors keep their type.
+    """The names of files, with an alpha (float32 scalar) for each module, `shared_alphas`, or with the scale in the
+    tensors, whichever form the family's files have. Tensors keep their type.
 
     Args:
         settings: by target.
@@ -39,13 +40,16 @@ def to_file(
         shapes[module] = {suffix: tuple(tensor.shape) for suffix, tensor in merged[module].items()}
         alphas[module] = kind.file_alpha(shapes[module], fused_settings(parts))
     named: dict[str, Tensor] = {}
-    for module, alpha in shared_alphas(alphas, table).items():
+    written = shared_alphas(alphas, table) if table.form.has_alphas else dict.fromkeys(alphas)
+    for module, alpha in written.items():
         of_module = merged[module]
         if alpha != alphas[module]:
             scale, shared = (kind.file_scale(shapes[module], either) for either in (alphas[module], alpha))
-            of_module = kind.scaled(of_module, scale / shared)
-        for suffix, tensor in [*of_module.items(), (ALPHA, torch.tensor(alpha, dtype=torch.float32))]:
-            named[f"{module}.{suffix}"] = tensor
+            of_module = of_module if scale == shared else kind.scaled(of_module, scale / shared)
+        for suffix, tensor in of_module.items():
+            named[f"{module}.{table.form.suffix(suffix)}"] = tensor
+        if alpha is not None:
+            named[f"{module}.{ALPHA}"] = torch.tensor(alpha, dtype=torch.float32)
     return named
 
 
@@ -61,12 +65,14 @@ def from_file(tensors: Mapping[str, Tensor], kind: AdapterKind, table: NameTable
             that do not fit together; `init_from_not_finite`.
     """
     modules: dict[str, Tensors] = {}
+    spellings = {suffix: suffix for suffix in (*kind.suffixes, ALPHA)}
+    spellings |= {table.form.suffix(suffix): suffix for suffix in kind.suffixes}
     for key, tensor in tensors.items():
-        suffix = next((suffix for suffix in (*kind.suffixes, ALPHA) if key.endswith(f".{suffix}")), "")
-        module = key.removesuffix(f".{suffix}")
-        if not suffix or module not in table.modules:
+        spelling = next((spelling for spelling in spellings if key.endswith(f".{spelling}")), "")
+        module = key.removesuffix(f".{spelling}")
+        if not spelling or module not in table.modules:
             raise ModelError("init_from_foreign", key=key, family=table.family)
-        modules.setdefault(module, {})[suffix] = tensor
+        modules.setdefault(module, {})[spellings[spelling]] = tensor
     if not modules:
         raise ModelError("init_from_incomplete", key=kind.suffixes[0])
     found: dict[str, Tensor] = {}

@@ -25,6 +25,9 @@ class ObjectiveFacts:
     perturbation: float = 0.0
     has_random_perturbation: bool = False
     timesteps: tuple[int, int] | None = None  # the first that was trained, and the one behind the last; None: all
+    flow_weighting: str = "none"  # by the noise level
+    density: str = ""  # of noise levels; "": the family's own
+    shift: float | None = None  # of noise levels; None: the family's own
 
 
 def objective_metadata(facts: ObjectiveFacts) -> dict[str, str]:
@@ -49,6 +52,12 @@ def objective_metadata(facts: ObjectiveFacts) -> dict[str, str]:
     if facts.huber is not None:
         names = ("ss_huber_schedule", "ss_huber_c", "ss_huber_scale")
         metadata |= dict(zip(names, map(str, facts.huber), strict=True))
+    if facts.flow_weighting != "none":
+        metadata["ss_weighting_scheme"] = facts.flow_weighting.replace("-", "_")
+    if facts.density:
+        metadata["ss_timestep_sampling"] = facts.density
+    if facts.shift is not None:
+        metadata["ss_discrete_flow_shift"] = str(facts.shift)
     return metadata
 
 

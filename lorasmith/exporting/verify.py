@@ -20,7 +20,7 @@ from lorasmith.errors import TrainerError
 from lorasmith.exporting.alphas import shared_alphas
 from lorasmith.exporting.file_format import header_bytes, split_file
 from lorasmith.exporting.metadata import hashed_metadata, legacy_hash
-from lorasmith.exporting.name_table import ALPHA, NameTable
+from lorasmith.exporting.name_table import ALPHA, NameTable, has_suffix
 from lorasmith.targets import LayerSpec
 
 # Without these keys a reader hides the file, or does not know which models it is for.
@@ -66,7 +66,7 @@ def verify(source: Path | bytes, *, kind: AdapterKind, table: NameTable, layers:
     shapes, alphas = _expected(kind, table, layers)
     _check_tensors(tensors, shapes, alphas)
     for key, tensor in tensors.items():
-        if key.partition(".")[2] in kind.float32_suffixes and tensor.dtype != torch.float32:
+        if has_suffix(key, kind.float32_suffixes) and tensor.dtype != torch.float32:
             raise ExportError("precision", f"{key}: {tensor.dtype}")
     _check_metadata(metadata, tensors, data)
 
@@ -87,8 +87,10 @@ def _expected(
             rank = sum(part.settings.rank for part in parts)
             settings = LayerSettings(rank, settings.alpha / settings.rank * rank)
         own = kind.shapes(spec, settings)
-        shapes |= {f"{module}.{suffix}": shape for suffix, shape in own.items()}
+        shapes |= {f"{module}.{table.form.suffix(suffix)}": shape for suffix, shape in own.items()}
         alphas[module] = kind.file_alpha(own, settings)
+    if not table.form.has_alphas:
+        return shapes, {}
     return shapes, {f"{module}.{ALPHA}": alpha for module, alpha in shared_alphas(alphas, table).items()}
 
 

@@ -14,7 +14,7 @@ from lorasmith.adapters.base import AdapterKind
 from lorasmith.adapters.flat import AdaptedLayer
 from lorasmith.exporting.file_format import data_bytes, header_bytes
 from lorasmith.exporting.metadata import ExportFacts, build_metadata, hashed_metadata, with_hashes
-from lorasmith.exporting.name_table import ALPHA, NameTable
+from lorasmith.exporting.name_table import ALPHA, NameTable, has_suffix
 from lorasmith.exporting.verify import ExportError, verify
 from lorasmith.runs.durable import write_atomically
 
@@ -67,9 +67,7 @@ def export_bytes(
 ) -> bytes:
     """The bytes of the file, with its hashes; alphas and the suffixes `kept` keep their type."""
     kept |= {ALPHA}
-    cast = {
-        name: tensor if name.partition(".")[2] in kept else tensor.to(precision) for name, tensor in tensors.items()
-    }
+    cast = {name: tensor if has_suffix(name, kept) else tensor.to(precision) for name, tensor in tensors.items()}
     data = data_bytes(cast)
     header = header_bytes(cast, hashed_metadata(metadata))
     return header_bytes(cast, with_hashes(metadata, header=header, data=data)) + data

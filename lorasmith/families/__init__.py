@@ -47,6 +47,13 @@ FAMILIES = {  # recognizers are asked in this order
         layer_names="lorasmith.families.sdxl.layout:layer_names",
         pipelines=("StableDiffusionXLPipeline",),
     ),
+    "krea2": FamilyEntry(
+        family="lorasmith.families.krea2.family:Krea2",
+        recognizer="lorasmith.families.krea2.recognize:recognize",
+        layer_names="lorasmith.families.krea2.layout:layer_names",
+        pipelines=("Krea2Pipeline",),
+        footprint="lorasmith.families.krea2.footprint:footprint",
+    ),
 }
 
 IMAGE_ENCODERS = {

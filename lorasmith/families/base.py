@@ -37,7 +37,8 @@ class FamilyTraits:
     implementation: str  # modelspec.implementation
     sampling: SamplingDefaults
     least_clip_skip: int = 1  # 2: the last layer of the text encoders is never taken, whatever is asked for
-    cache_dtype: torch.dtype = torch.float32  # in which the encoders' outputs are stored
+    cache_dtype: torch.dtype = torch.float32  # in which the encoders' outputs are stored, unless theirs is smaller
+    trains_text: bool = True  # whether adapters may attach to the text encoders
 
 
 class ModelFamily(Protocol):

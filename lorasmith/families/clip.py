@@ -177,14 +177,25 @@ def first_unseen_tag(tokenizer: Callable[[], Any], caption: str, *, tokens: int 
 
     `tokenizer` is called only for a caption of more bytes than tokens, as no token is shorter than a byte.
     """
+
+    def counter() -> Callable[[int], bool]:
+        tokenize = tokenizer()
+
+        def is_over(end: int) -> bool:
+            ids = tokenize(caption[:end], truncation=True, max_length=tokens + 3)["input_ids"]
+            return len(ids) > tokens + 2
+
+        return is_over
+
+    return first_tag_cut(caption, counter, tokens=tokens)
+
+
+def first_tag_cut(caption: str, counter: Callable[[], Callable[[int], bool]], *, tokens: int) -> str:
+    """The same for any tokenizer: `counter` returns a function that decides whether the caption up to a character has
+    more than `tokens` tokens."""
     if len(unicodedata.normalize("NFC", caption).lower().encode()) <= tokens:
         return ""
-    tokenize = tokenizer()
-
-    def is_over(end: int) -> bool:
-        ids = tokenize(caption[:end], truncation=True, max_length=tokens + 3)["input_ids"]
-        return len(ids) > tokens + 2
-
+    is_over = counter()
     if not is_over(len(caption)):
         return ""
     ends = [word.end() for word in re.finditer(r"[^\s,\uff0c\u3001]+", caption)] + [len(caption)]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lorasmith.errors import ModelError
-from lorasmith.families.stored_tensors import read_component
+from lorasmith.families.stored_tensors import DtypeOf, read_component
 from lorasmith.families.weights import BaseWeights
 from lorasmith.libraries import importing_library, is_memory_error
 
@@ -23,7 +23,7 @@ def load_component(
     component: str,
     builder: Callable[[], Build],
     *,
-    dtype: torch.dtype,
+    dtype: torch.dtype | DtypeOf,
     device: torch.device,
     allows_extra: bool,
     installed_name: Callable[[nn.Module, str], str] = lambda _, name: name,

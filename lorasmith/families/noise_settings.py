@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 from lorasmith.errors import ModelError
 from lorasmith.families.headers import check_regular
-from lorasmith.families.weights import ModelFiles, NoiseSettings, Prediction, PredictionSource
+from lorasmith.families.weights import ModelFiles, NoiseSettings, PredictionSource
 
 MAX_YAML_BYTES = 2**20
 MAX_DEPTH = 64
 
-_YAML_PREDICTIONS: dict[str, Prediction] = {"v": "v_prediction", "eps": "epsilon"}
+_YAML_PREDICTIONS: dict[str, Literal["epsilon", "v_prediction"]] = {"v": "v_prediction", "eps": "epsilon"}
 _MODELSPEC_PREDICTIONS = {"v": "v_prediction", "v-prediction": "v_prediction"}
 
 

@@ -28,9 +28,12 @@ def with_vae(weights: BaseWeights, path: Path) -> BaseWeights:
     """The base model with the VAE of `path`, a file or a folder.
 
     Raises:
-        ModelError: `vae_missing`, `vae_none`, `vae_other`: nothing is there, no VAE, or a VAE of other latents;
+        ModelError: `vae_fixed`, the base model is of no family that has other VAEs; `vae_missing`, `vae_none`,
+            `vae_other`: nothing is there, no VAE, or a VAE of other latents;
             `model_incomplete`, `model_damaged` and the like.
     """
+    if "unet" not in weights.names.components:
+        raise ModelError("vae_fixed", path=str(path))
     if path.is_dir():
         folder = path / "vae" if (path / "vae").is_dir() else path
         file, config = _of_folder(folder)

@@ -31,6 +31,8 @@ from lorasmith.families.small_tensors import MAX_BYTES
 from lorasmith.families.weights import BaseWeights
 
 _Places = Callable[[Iterable[str]], dict[str, Place]]  # names in a file -> canonical name: its place
+DtypeOf = Callable[[str], torch.dtype]
+"""Canonical name -> the type in which the tensor is wanted."""
 Read = tuple[str, Tensor, bool]  # canonical name, tensor, whether all its numbers are finite
 READERS = 2  # threads: one reads while the other converts; each holds a tensor as the file has it
 _PIECE = 1 << 20  # numbers that are in the processor's cache from one conversion to the next
@@ -60,16 +62,17 @@ _DTYPES = {
 }
 
 
-def read_component(weights: BaseWeights, component: str, dtype: torch.dtype) -> dict[str, Tensor]:
+def read_component(weights: BaseWeights, component: str, dtype: torch.dtype | DtypeOf) -> dict[str, Tensor]:
     """The tensors of a component under their canonical names, on the CPU.
 
     Raises:
         ModelError: the file has changed since it was recognised, is a pickle that is refused, or holds a number that is
             not finite in this type.
     """
+    dtype_of = (lambda _: dtype) if isinstance(dtype, torch.dtype) else dtype
     found: dict[str, Tensor] = {}
     for path, places in _files(weights, component):
-        for name, tensor, is_finite in _read_file(path, places, dtype):
+        for name, tensor, is_finite in _read_file(path, places, dtype_of):
             if not is_finite:
                 raise ModelError("model_not_finite", path=str(weights.source(component)), key=name)
             found[name] = tensor
@@ -88,20 +91,20 @@ def _files(weights: BaseWeights, component: str) -> list[tuple[Path, _Places]]:
     return [(file, partial(names.from_folder, component)) for file in files]
 
 
-def _read_file(path: Path, places: _Places, dtype: torch.dtype) -> Iterator[Read]:
+def _read_file(path: Path, places: _Places, dtype_of: DtypeOf) -> Iterator[Read]:
     """The tensors of a file that `places` names."""
     try:
         if file_kind(path) == "pickle":
             stored = load_pickle(path)
             for ours, place in places(stored).items():
-                tensor = _copied(stored[place.name], place, dtype)
+                tensor = _copied(stored[place.name], place, dtype_of(ours))
                 yield ours, tensor, _is_finite(tensor)
             return
         tensors = read_header(path).tensors
         wanted = [(ours, place, place.info(tensors[place.name])) for ours, place in places(tensors).items()]
     except ValueError as error:  # of `Place`
         raise ModelError("model_damaged", path=str(path), where=str(error)) from error
-    yield from _read_tensors(path, wanted, dtype)
+    yield from _read_tensors(path, wanted, dtype_of)
 
 
 def _is_finite(tensor: Tensor) -> bool:
@@ -191,17 +194,17 @@ def _is_zip(path: Path) -> bool:
         return file.read(4) == b"PK\x03\x04"
 
 
-def _read_tensors(path: Path, wanted: Iterable[tuple[str, Place, TensorInfo]], dtype: torch.dtype) -> Iterator[Read]:
+def _read_tensors(path: Path, wanted: Iterable[tuple[str, Place, TensorInfo]], dtype_of: DtypeOf) -> Iterator[Read]:
     """Reads straight into the tensors' own memory, in the order of the file: no mapping, no second copy. A tensor is
     read while another is converted."""
     ordered = sorted(wanted, key=lambda item: item[2].start)
     with path.open("rb", buffering=0) as file, ThreadPoolExecutor(max_workers=READERS) as pool:
-        yield from pool.map(partial(_tensor, path, file, Lock(), dtype), ordered)
+        yield from pool.map(partial(_tensor, path, file, Lock(), dtype_of), ordered)
 
 
-def _tensor(path: Path, file: FileIO, turn: Lock, dtype: torch.dtype, wanted: tuple[str, Place, TensorInfo]) -> Read:
+def _tensor(path: Path, file: FileIO, turn: Lock, dtype_of: DtypeOf, wanted: tuple[str, Place, TensorInfo]) -> Read:
     name, place, info = wanted
-    tensor = _converted(_raw(path, file, turn, name, info).view(_DTYPES[info.dtype]).view(info.shape), dtype)
+    tensor = _converted(_raw(path, file, turn, name, info).view(_DTYPES[info.dtype]).view(info.shape), dtype_of(name))
     return name, tensor.T.contiguous() if place.is_transposed else tensor, _is_finite(tensor)
 
 

@@ -15,8 +15,8 @@ from lorasmith.families.caption_weights import unweighted
 from lorasmith.families.places import Finder, Place
 
 Layout = Literal["diffusers", "single_file", "pickle"]
-Prediction = Literal["epsilon", "v_prediction"]
-RequestedPrediction = Literal["auto", "epsilon", "v_prediction"]
+Prediction = Literal["epsilon", "v_prediction", "flow"]
+RequestedPrediction = Literal["auto", "epsilon", "v_prediction", "flow"]
 RequestedSwitch = Literal["auto", "on", "off"]
 PredictionSource = Literal["asked", "scheduler_config", "header_key", "yaml", "modelspec", "weights", "default"]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -127,11 +127,23 @@ class TextSettings:
 DEFAULT_TEXT = TextSettings()
 
 
+def check_plain_text(text: TextSettings) -> None:
+    """Returns where the settings are none of CLIP alone, as language models that read captions need.
+
+    Raises:
+        ModelError: `model_without_clip`.
+    """
+    if text.clip_skip != 1 or text.has_weights:
+        raise ModelError("model_without_clip", option="weighted-captions" if text.has_weights else "clip-skip")
+
+
 def check_clip_skip(weights: BaseWeights, clip_skip: int) -> None:
     """Returns where the text encoder has that many layers.
 
     Raises:
-        ModelError: `model_clip_skip`.
+        ModelError: `model_clip_skip`, `model_without_clip`.
     """
+    if weights.max_clip_skip is None and weights.family and clip_skip != 1:
+        raise ModelError("model_without_clip", option="clip-skip")
     if weights.max_clip_skip is not None and clip_skip > weights.max_clip_skip:
         raise ModelError("model_clip_skip", asked=clip_skip, layers=weights.max_clip_skip)

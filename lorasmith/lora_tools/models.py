@@ -23,6 +23,7 @@ from lorasmith.families.recognize import recognize
 from lorasmith.families.weights import BaseWeights
 from lorasmith.lora_files.names import layers_of
 from lorasmith.lora_tools.arrays import Array, header_bytes, read_array, to_bytes
+from lorasmith.lora_tools.writing import check_family
 from lorasmith.runs.durable import map_write_errors, place_new, sync_folder, write_atomically
 
 Change = Callable[[Array], Array]  # a weight -> the new weight, of the same shape
@@ -74,13 +75,14 @@ def open_model(path: Path) -> Model:
     """Recognizes a base model, a diffusers folder or a single file.
 
     Raises:
-        ModelError: `tool_no_model`, `tool_pickle`, or what `recognize` raises.
+        ModelError: `tool_no_model`, `tool_family`, `tool_pickle`, or what `recognize` raises.
     """
     if not path.exists():
         raise ModelError("tool_no_model", path=str(path))
     weights = recognize(path)
     if weights.layout == "pickle":
         raise ModelError("tool_pickle", path=str(path))
+    check_family(path, weights.family)
     headers: dict[Path, Header] = {}
     places: dict[str, WeightAt] = {}
     parts = {row.component for row in layers_of(weights.family).table.targets.values()}

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from lorasmith.errors import InputError, ModelError
 from lorasmith.exporting.metadata import hashed_metadata, with_hashes
-from lorasmith.families import FAMILIES
 from lorasmith.families.headers import TensorInfo
 from lorasmith.families.weights import Prediction
 from lorasmith.lora_files.names import FAMILY_NAMES, layers_of
@@ -126,16 +125,25 @@ def stated_prediction(family: str, prediction: Prediction) -> dict[str, str]:
     return stated | ({"modelspec.architecture": "stable-diffusion-v2-768-v/lora"} if family == "sd2" else {})
 
 
+def check_family(path: Path, family: str) -> None:
+    """Returns where the tools write files of this family.
+
+    Raises:
+        ModelError: `tool_family`.
+    """
+    if family not in _STATED:
+        found, known = FAMILY_NAMES.get(family, "?"), [FAMILY_NAMES[name] for name in _STATED]
+        raise ModelError("tool_family", path=str(path), found=found, known=known)
+
+
 def known_family(file: LoraFile) -> str:
     """The family of a file whose layers all have a row in the family's table of names.
 
     Raises:
-        ModelError: `tool_family`, a family without a table; `tool_layers_unknown`, a key that belongs to no layer of
+        ModelError: `tool_family`; `tool_layers_unknown`, a key that belongs to no layer of
             it, which a tool would lose.
     """
-    if file.family not in FAMILIES:
-        found, known = FAMILY_NAMES.get(file.family, "?"), [FAMILY_NAMES.get(name, name) for name in FAMILIES]
-        raise ModelError("tool_family", path=str(file.path), found=found, known=known)
+    check_family(file.path, file.family)
     check_layers(file, file.family)
     return file.family
 

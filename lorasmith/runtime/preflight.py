@@ -24,7 +24,7 @@ from lorasmith.families.weights import check_clip_skip
 from lorasmith.inputs import (
     base_weights,
     check_init_from,
-    check_loss,
+    check_objective,
     data_folders,
     find_init_from,
     notices,
@@ -120,7 +120,7 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
     config, taken = _shaped_by_start(config, values, start, here)
     check_clip_skip(weights, config.model.clip_skip)
     check_layers(config, weights.family)
-    check_loss(config.loss, weights)
+    check_objective(config.loss, config.noise, weights)
     if weights.family:
         check_block_effects(config.adapter, weights.family)
     config = config.with_values(
@@ -223,7 +223,7 @@ def continued_run(run: RunFolder, values: Values, request: Request, *, from_stat
     weights = base_weights(config)
     check_clip_skip(weights, config.model.clip_skip)
     check_layers(config, before.model.family)
-    check_loss(config.loss, weights)
+    check_objective(config.loss, config.noise, weights)
     if weights.layout != "pickle" and weights.family != before.model.family:
         raise ModelError("base_model_other_family", found=weights.family, expected=before.model.family)
     check_base_weights(config.model, weights.family, here)

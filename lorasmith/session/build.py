@@ -26,7 +26,7 @@ from lorasmith.families import image_encoder, load_family
 from lorasmith.families.base import ModelFamily
 from lorasmith.families.identity import hash_ahead, weights_sha256
 from lorasmith.families.locate import locate_clip
-from lorasmith.inputs import check_loss, data_identity, order_of, text_settings
+from lorasmith.inputs import check_objective, data_identity, order_of, text_settings
 from lorasmith.runs.layout import RunFolder
 from lorasmith.session.base_weights import trained_on
 from lorasmith.session.checkpoint import check_disk_space
@@ -112,7 +112,7 @@ def _check_fit(config: RunConfig, family: ModelFamily, *, is_new: bool) -> None:
     """Refuses settings that do not fit the base model: of a pickle, the parent does not know what it is."""
     if is_new:
         check_block_effects(config.adapter, family.traits.name)
-    check_loss(config.loss, family.weights)
+    check_objective(config.loss, config.noise, family.weights)
     trained_process(family.noise_process(), config.noise)
 
 
@@ -139,7 +139,8 @@ def _step_context(
     stop_at: int,
 ) -> StepContext:
     release_freed_memory()  # of loading, and of the encoders: what steps free is kept
-    process = trained_process(family.noise_process(), config.noise).to(device.torch_device)
+    process = trained_process(family.noise_process(), config.noise).seen_in(DTYPES[config.model.precision])
+    process = process.to(device.torch_device)
     objective = objective_of(config.loss, family.weights.noise.prediction)
     losses = partial(losses_of, family, models, process=process, objective=objective)
     lrs = base_lrs(config.optimizer, batches.state.adapter.groups(), family.traits.text_encoders)

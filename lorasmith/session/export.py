@@ -10,6 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from lorasmith.adapters.base import LayerSettings
 from lorasmith.adapters.flat import FlatAdapter
 from lorasmith.config import AdapterConfig, RunConfig
 from lorasmith.config.optimizer_table import KnownOptimizer, known_optimizer
@@ -51,7 +52,7 @@ class Exporter:
         return write_export(
             path,
             tensors,
-            self._facts(state, stop_at, _written_alphas(tensors, table)),
+            self._facts(state, stop_at, _written_alphas(tensors, table, settings)),
             precision=SAVE_TYPES[self.config.export.save_precision],
             kind=adapter.kind,
             table=table,
@@ -149,8 +150,13 @@ def _vae_short_hash(family: ModelFamily) -> str:
     return "" if vae is None else short_hash(vae.path)
 
 
-def _written_alphas(tensors: Mapping[str, Tensor], table: NameTable) -> dict[str, float]:
-    """The alphas of the file, by target, with the fewest digits that float32 comes back from: 0.1."""
+def _written_alphas(
+    tensors: Mapping[str, Tensor], table: NameTable, settings: Mapping[str, LayerSettings]
+) -> dict[str, float]:
+    """The alphas by which readers of the file divide the ranks, by target: those in the file, with the fewest digits
+    that float32 comes back from (0.1), or the ranks where it has none."""
+    if not table.form.has_alphas:
+        return {target: float(own.rank) for target, own in settings.items()}
     alphas = {
         name.removesuffix(f".{ALPHA}"): float(str(tensor.numpy()[()]))
         for name, tensor in tensors.items()
@@ -194,7 +200,7 @@ def _network_args(
         args["block_rank"] = ",".join(f"{block}={rank}" for block, rank in config.block_ranks.items())
         pointwise = {name: own.settings.rank for name, own in adapter.layers.items() if not own.spec.has_neighbours}
         dims = by_block(table.targets, pointwise, untrained=0)
-        if dims is not None:
+        if dims is not None and any(dims):
             written = {name: alphas[name] for name in pointwise}
             of_blocks = by_block(table.targets, written, untrained=_alpha_of_all(alphas, table))
             args["block_dims"] = ",".join(map(str, dims))

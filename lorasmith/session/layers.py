@@ -18,8 +18,8 @@ Number = TypeVar("Number", bound=float)
 Value = TypeVar("Value")
 
 PRESETS = {
-    "attn-mlp": r"\.attentions\.|\.(self_attn|mlp)\.",
-    "attn-only": r"\.(attn[12]|self_attn)\.",
+    "attn-mlp": r"\.attentions\.|\.(self_attn|mlp)\.|^denoiser\.transformer_blocks\.",
+    "attn-only": r"\.(attn[12]|self_attn)\.|^denoiser\.transformer_blocks\.\d+\.attn\.",
     "unet-convblock-only": r"\.(resnets|downsamplers|upsamplers)\.",
     "full": "",
 }
@@ -38,9 +38,12 @@ def chosen_layers(config: AdapterConfig, layers: Mapping[str, LayerSpec]) -> dic
 
     Raises:
         ConfigError: `targets_invalid`, no regular expression; `targets_none`, nothing is chosen;
-            `targets_no_text_encoder`, only layers of the denoiser are; `targets_without_output`, a file that diffusers
+            `text_encoder_without_layers`, no adapter may attach to one of this family; `targets_no_text_encoder`, only
+            layers of the denoiser are chosen; `targets_without_output`, a file that diffusers
             would not apply; `conv_rank_unused`; `block_ranks_leave_nothing`.
     """
+    if config.trains_text_encoder and all(component_of(name) == "denoiser" for name in layers):
+        raise ConfigError("text_encoder_without_layers")
     layers = _of_trained_components(config, layers)
     if config.layer_sizes:
         return {name: LayerSize(*config.layer_sizes[name]) for name in layers if name in config.layer_sizes}

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from lorasmith.config.sections import LossConfig, NoiseConfig
 from lorasmith.diffusion import losses, weightings
+from lorasmith.diffusion.densities import UNIFORM, CosMap, Density, LogitNormal, Mode
 from lorasmith.diffusion.draw import NoiseOptions
+from lorasmith.diffusion.flow import FixedShift, FlowMatching
 from lorasmith.diffusion.objective import Elementwise, Objective, Weight, squared_error
 from lorasmith.diffusion.process import NoiseProcess, Prediction
 from lorasmith.errors import ConfigError
 from lorasmith.exporting.objective_metadata import ObjectiveFacts
 
+_FLOW_WEIGHTINGS: dict[str, Weight] = {"sigma-sqrt": weightings.inverse_square, "cosmap": weightings.cosmap}
+
 
 def objective_of(loss: LossConfig, prediction: Prediction) -> Objective:
-    """The loss of these settings for a model that predicts noise or v."""
+    """The loss of these settings for a model of that prediction."""
     weights: list[Weight] = []
     if loss.min_snr_gamma:
         weights.append(weightings.min_snr(loss.min_snr_gamma, prediction))
@@ -25,6 +30,8 @@ def objective_of(loss: LossConfig, prediction: Prediction) -> Objective:
         weights.append(weightings.like_v_prediction(loss.v_pred_like))
     if loss.debiased_estimation:
         weights.append(weightings.debiased_estimation(prediction))
+    if loss.flow_weighting != "none":
+        weights.append(_FLOW_WEIGHTINGS[loss.flow_weighting])
     return Objective(_elementwise(loss), tuple(weights))
 
 
@@ -42,7 +49,7 @@ def noise_options(noise: NoiseConfig) -> NoiseOptions:
 
 
 def trained_process(process: NoiseProcess, noise: NoiseConfig) -> NoiseProcess:
-    """The process with the timesteps that are trained.
+    """The process with the timesteps that are trained, and with the density and the shift that are asked for.
 
     Raises:
         ConfigError: `timestep_range`, the process has no such timesteps.
@@ -51,7 +58,21 @@ def trained_process(process: NoiseProcess, noise: NoiseConfig) -> NoiseProcess:
     first, stop = noise.min_timestep, count if noise.max_timestep is None else noise.max_timestep
     if first > stop or first >= count or stop > count:
         raise ConfigError("timestep_range", first=first, stop=stop, count=count)
+    if isinstance(process, FlowMatching):
+        process = _as_asked(process, noise)
     return process.between(first, max(stop, first + 1))
+
+
+def _as_asked(process: FlowMatching, noise: NoiseConfig) -> FlowMatching:
+    density: Density = {
+        "auto": process.density,
+        "uniform": UNIFORM,
+        "logit-normal": LogitNormal(noise.logit_mean, noise.logit_std),
+        "mode": Mode(noise.mode_scale),
+        "cosmap": CosMap(),
+    }[noise.density]
+    shift = process.training_shift if noise.shift is None else FixedShift(noise.shift)
+    return replace(process, density=density, training_shift=shift)
 
 
 def objective_identity(loss: LossConfig, noise: NoiseConfig) -> str:
@@ -81,7 +102,16 @@ def objective_facts(loss: LossConfig, noise: NoiseConfig, process: NoiseProcess)
         perturbation=noise.perturbation,
         has_random_perturbation=noise.has_random_perturbation,
         timesteps=None if timesteps == (0, process.timestep_count) else timesteps,
+        flow_weighting=loss.flow_weighting,
+        density=_density_name(noise),
+        shift=noise.shift,
     )
+
+
+def _density_name(noise: NoiseConfig) -> str:
+    """The density with its numbers, "" for the family's own."""
+    numbers = {"logit-normal": f"({noise.logit_mean}, {noise.logit_std})", "mode": f"({noise.mode_scale})"}
+    return "" if noise.density == "auto" else noise.density + numbers.get(noise.density, "")
 
 
 def _elementwise(loss: LossConfig) -> Elementwise:

@@ -1,14 +1,11 @@
 """The sampler: against diffusers' DDIM, and where the answer is known."""
 
-from itertools import pairwise
-
 import pytest
 import torch
 from torch import Tensor
 
 from lorasmith.diffusion.process import DdpmProcess
 from lorasmith.diffusion.sampling import denoise
-from tests.diffusion.linear_flow import LinearFlow
 
 SHAPE = (2, 4, 6, 5)
 
@@ -98,16 +95,3 @@ def test_pure_generation_does_not_see_the_latents() -> None:
     denoise(predict, process(), drawn(0), drawn(1), denoising_strength=0.5, steps=2)
     alpha = process().alphas_cumprod[499]
     assert torch.allclose(starts[0], alpha.sqrt() * drawn(0) + (1 - alpha).sqrt() * drawn(1), atol=1e-6)
-
-
-def test_of_a_process_that_mixes_linearly_it_is_eulers_method() -> None:
-    """Flow matching adds a process and no sampler."""
-
-    def predict(sample: Tensor, timesteps: Tensor) -> Tensor:
-        return torch.tanh(sample) * (1 + timesteps.view(-1, 1, 1, 1) / 1000)
-
-    x, sigmas = drawn(3), [1.0, 0.75, 0.5, 0.25, 0.0]
-    for sigma, following in pairwise(sigmas):
-        x = x + (following - sigma) * predict(x, torch.full((2,), 1000 * sigma))
-    found = denoise(predict, LinearFlow(), torch.zeros(SHAPE), drawn(3), denoising_strength=1.0, steps=4)
-    assert torch.allclose(found, x, atol=1e-5)

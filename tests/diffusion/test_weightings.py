@@ -4,8 +4,16 @@ diffusers' scheduler of SD 1.5), and what they are where there is only noise."""
 import pytest
 import torch
 
+from lorasmith.diffusion.flow import FlowMatching
 from lorasmith.diffusion.objective import Weight
-from lorasmith.diffusion.weightings import debiased_estimation, like_noise_prediction, like_v_prediction, min_snr
+from lorasmith.diffusion.weightings import (
+    cosmap,
+    debiased_estimation,
+    inverse_square,
+    like_noise_prediction,
+    like_v_prediction,
+    min_snr,
+)
 from tests.diffusion.noising import noised
 
 TIMESTEPS = (0, 1, 100, 500, 900, 999)
@@ -70,3 +78,14 @@ def test_weights_are_those_of_the_papers_at_every_timestep() -> None:
     ]
     for weight, expected in formulas:
         torch.testing.assert_close(weight(everywhere).double(), expected, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize(("weight", "name"), [(inverse_square, "sigma_sqrt"), (cosmap, "cosmap")])
+def test_weights_of_noise_levels_are_those_of_diffusers(weight: Weight, name: str) -> None:
+    from diffusers.training_utils import compute_loss_weighting_for_sd3
+
+    levels, zeros = torch.linspace(0.001, 1, 1000), torch.zeros(1000, 1, 1, 1)
+    found = weight(FlowMatching().add_noise(zeros, zeros, levels))
+    assert torch.allclose(found, compute_loss_weighting_for_sd3(name, levels), rtol=1e-5)
+    lowest = weight(FlowMatching().add_noise(zeros[:1], zeros[:1], torch.zeros(1)))
+    assert torch.isfinite(lowest).all() and lowest.item() == pytest.approx(found[0].item(), rel=1e-2)

@@ -42,7 +42,11 @@ def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("trains_text", [False, True])
-def test_it_trains_and_resumes_exactly_and_is_exported(make_workshop: MakeWorkshop, trains_text: bool) -> None:
+@pytest.mark.parametrize("by", ["TrialFamily", "TrialFlow"])
+def test_it_trains_and_resumes_exactly_and_is_exported(
+    make_workshop: MakeWorkshop, monkeypatch: pytest.MonkeyPatch, by: str, trains_text: bool
+) -> None:
+    trial_family.add_row(monkeypatch, by=by)
     values: Values = {**SETTINGS, ("adapter", "train_text_encoder"): trains_text}
     straight, pieces = make_workshop("straight"), make_workshop("pieces")
     whole = straight.new(3, {**values, ("evaluation", "every"): 3})

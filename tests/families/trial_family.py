@@ -21,7 +21,9 @@ from torch import Tensor, nn
 from lorasmith.data.types import Example, Inputs
 from lorasmith.demo import layouts
 from lorasmith.demo.miniature import make_model as make_sd15
-from lorasmith.diffusion.process import DdpmProcess
+from lorasmith.diffusion.densities import LogitNormal
+from lorasmith.diffusion.flow import FixedShift, FlowMatching
+from lorasmith.diffusion.process import NoiseProcess
 from lorasmith.diffusion.sampling import SamplingDefaults
 from lorasmith.families import FAMILIES, FamilyEntry, clip
 from lorasmith.families import latent_diffusion as ldm
@@ -43,10 +45,10 @@ TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 PREFIXES = {"denoiser": "lora_unet", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}  # as in files of SDXL
 
 
-def add_row(monkeypatch: pytest.MonkeyPatch) -> str:
-    """The row in the table, for a test; the family's name."""
+def add_row(monkeypatch: pytest.MonkeyPatch, *, by: str = "TrialFamily") -> str:
+    """The row in the table, for a test, with the class `by`; the family's name."""
     entry = FamilyEntry(
-        family=f"{__name__}:TrialFamily",
+        family=f"{__name__}:{by}",
         recognizer=f"{__name__}:recognize",
         layer_names=f"{__name__}:layer_names",
         pipelines=(PIPELINE,),
@@ -219,7 +221,7 @@ class TrialFamily:
     def forward_work(self, shapes: Mapping[str, Shapes], inputs: Inputs) -> ForwardWork:
         return ldm.forward_work(shapes["denoiser"], inputs)
 
-    def noise_process(self) -> DdpmProcess:
+    def noise_process(self) -> NoiseProcess:
         return ldm.ddpm_process(self.weights)
 
     def predict(
@@ -235,6 +237,22 @@ class TrialFamily:
 
     def decode_latents(self, encoders: Models, latents: Tensor, *, free_memory: int | None = None) -> Tensor:
         return ldm.decode_with_vae(encoders["vae"], latents, free_memory)
+
+
+class TrialFlow(TrialFamily):
+    """The same models taken for flow matching; the UNet counts timesteps from 0 to 1000, as SD 3 does."""
+
+    def noise_process(self) -> NoiseProcess:
+        return FlowMatching(LogitNormal(), FixedShift(2.0), FixedShift(3.0))
+
+    def predict(
+        self,
+        models: Models,
+        noisy_latents: Tensor,
+        timesteps: Tensor,
+        conditioning: Mapping[str, Tensor],
+    ) -> Tensor:
+        return super().predict(models, noisy_latents, 1000 * timesteps, conditioning)
 
 
 def _targets(models: Models) -> Iterator[TargetModule]:

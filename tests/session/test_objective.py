@@ -1,5 +1,6 @@
 """Each setting of loss and noise reaches what computes them."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,7 +8,9 @@ import torch
 
 from lorasmith.config.sections import LossConfig, NoiseConfig
 from lorasmith.diffusion import losses, weightings
+from lorasmith.diffusion.densities import UNIFORM, CosMap, Density, LogitNormal, Mode
 from lorasmith.diffusion.draw import NoiseOptions
+from lorasmith.diffusion.flow import FixedShift, FlowMatching, Shift, ShiftByTokens
 from lorasmith.diffusion.objective import MSE, Objective, Weight, squared_error
 from lorasmith.diffusion.process import DdpmProcess, Prediction
 from lorasmith.errors import ConfigError
@@ -30,7 +33,7 @@ HUBER: dict[str, tuple[dict[str, Any], losses.Threshold]] = {
 
 
 def of(objective: Objective) -> list[float]:
-    where = noised((5, 400, 999), width=2)
+    where = replace(noised((5, 400, 999), width=2), sigma=torch.tensor([0.1, 0.5, 0.9]))
     return objective.losses(torch.tensor([0.1, 2.0]).expand(3, 1, 1, 2), where).tolist()
 
 
@@ -58,6 +61,8 @@ def test_the_absolute_error() -> None:
         ({"debiased_estimation": True}, "epsilon", [weightings.debiased_estimation("epsilon")]),
         ({"debiased_estimation": True}, "v_prediction", [weightings.debiased_estimation("v_prediction")]),
         ({"scale_v_pred": True}, "v_prediction", [weightings.like_noise_prediction]),
+        ({"flow_weighting": "sigma-sqrt"}, "flow", [weightings.inverse_square]),
+        ({"flow_weighting": "cosmap"}, "flow", [weightings.cosmap]),
         ({"v_pred_like": 0.5}, "epsilon", [weightings.like_v_prediction(0.5)]),
         (
             {"min_snr_gamma": 1.0, "v_pred_like": 0.5, "debiased_estimation": True},
@@ -126,6 +131,31 @@ def test_timesteps() -> None:
     assert trained(min_timestep=20) == range(20, 50)
     assert trained(max_timestep=50) == range(50)
     assert trained(min_timestep=7, max_timestep=7) == range(7, 8)  # as sd-scripts
+
+
+FLOW = FlowMatching(LogitNormal(0.3, 0.7), ShiftByTokens(256, 6400, 0.5, 1.15), FixedShift(5.0))
+
+
+@pytest.mark.parametrize(
+    ("given", "density", "shift"),
+    [
+        ({}, FLOW.density, FLOW.training_shift),
+        ({"density": "uniform", "shift": 1.0}, UNIFORM, FixedShift(1.0)),
+        ({"density": "logit-normal", "logit_mean": 0.5, "logit_std": 2.0}, LogitNormal(0.5, 2.0), FLOW.training_shift),
+        ({"density": "mode", "mode_scale": -0.5}, Mode(-0.5), FLOW.training_shift),
+        ({"density": "cosmap", "shift": 3.0}, CosMap(), FixedShift(3.0)),
+    ],
+)
+def test_noise_levels_of_flow_matching(given: dict[str, Any], density: Density, shift: Shift) -> None:
+    """They are trained as asked, and sampled as the family is."""
+    process = trained_process(FLOW, NoiseConfig(**given, min_timestep=100))
+    assert process == FlowMatching(density, shift, FixedShift(5.0), bounds=(0.1, 1.0))
+
+
+def test_facts_of_flow_matching() -> None:
+    noise = NoiseConfig(density="logit-normal", logit_mean=0.5, shift=3.0)
+    found = objective_facts(LossConfig(flow_weighting="cosmap"), noise, FLOW)
+    assert found == ObjectiveFacts(flow_weighting="cosmap", density="logit-normal(0.5, 1.0)", shift=3.0)
 
 
 @pytest.mark.parametrize(("first", "stop"), [(0, 51), (50, None), (50, 50)])

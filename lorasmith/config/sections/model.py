@@ -30,7 +30,7 @@ class ModelConfig(Section):
         "base-weights-multiplier", (), effect="identity", identified_by="base_sha256"
     )
     """The weight of each of these LoRAs, in order; 1 for those without."""
-    prediction: Literal["auto", "epsilon", "v_prediction"] = option("prediction", "auto", effect="identity")
+    prediction: Literal["auto", "epsilon", "v_prediction", "flow"] = option("prediction", "auto", effect="identity")
     """Quantity that the denoiser predicts; auto: as the model's files state, once they are read."""
     zero_terminal_snr: Literal["auto", "on", "off"] = option("zero-terminal-snr", "auto", effect="learning")
     """The end of the noise schedule: pure noise (on) or nearly (off); auto: as the files of the model state."""

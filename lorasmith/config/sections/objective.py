@@ -31,6 +31,8 @@ class LossConfig(Section):
     """Whether the loss of v-prediction is weighted as that of noise prediction."""
     v_pred_like: float = option("v-pred-like-loss", 0.0, effect="learning", ge=0)
     """Share of a loss weighted as that of v-prediction that is added to noise prediction; 0: off."""
+    flow_weighting: Literal["none", "sigma-sqrt", "cosmap"] = option("flow-weighting", "none", effect="learning")
+    """The weight of an example's loss by its noise level, of flow matching."""
 
     masked_loss: bool = option("masked-loss", False, effect="learning")
     """Whether the masks of `mask_folder` count."""
@@ -96,6 +98,18 @@ class NoiseConfig(Section):
     """The first timestep that is trained."""
     max_timestep: int | None = option("max-timestep", None, effect="learning", ge=0)
     """The timestep before which training ends; the only one where it equals `min_timestep`. None: trains all."""
+    density: Literal["auto", "uniform", "logit-normal", "mode", "cosmap"] = option(
+        "timestep-density", "auto", effect="learning"
+    )
+    """The density of noise levels that are trained, of flow matching; auto: the family's own."""
+    logit_mean: float = option("logit-mean", 0.0, effect="learning")
+    """Mean of the normal numbers of which logit-normal levels are the sigmoids."""
+    logit_std: float = option("logit-std", 1.0, effect="learning", gt=0)
+    """Their standard deviation."""
+    mode_scale: float = option("mode-scale", 1.29, effect="learning", ge=-1, le=1.75)
+    """The weight of the middle in the density mode; below 0 that of both ends."""
+    shift: float | None = option("timestep-shift", None, effect="learning", gt=0)
+    """The factor that moves the levels towards noise, of flow matching; 1: none. None: the family's own."""
 
     @property
     def unused_options(self) -> tuple[Unused, ...]:
@@ -106,4 +120,13 @@ class NoiseConfig(Section):
             unused.append(Unused("multires-noise-discount", "--multires-noise-iterations"))
         if self.has_random_perturbation and not self.perturbation:
             unused.append(Unused("ip-noise-gamma-random-strength", "--ip-noise-gamma"))
+        for field, density in (("logit_mean", "logit-normal"), ("logit_std", "logit-normal"), ("mode_scale", "mode")):
+            if getattr(self, field) != getattr(type(self)(), field) and self.density != density:
+                unused.append(Unused(field.replace("_", "-"), f"--timestep-density {density}"))
         return tuple(unused)
+
+    @property
+    def flow_options(self) -> tuple[str, ...]:
+        """The options of flow matching that are set."""
+        density = ("timestep-density",) if self.density != "auto" else ()
+        return density if self.shift is None else (*density, "timestep-shift")

@@ -1,0 +1,328 @@
+"""Krea 2 against diffusers' own pipeline, on the same miniature. Every parameter is random, so no effect is hidden."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lorasmith.data.types import Example, Offset, Size
+from lorasmith.diffusion.draw import Draw, draw_numbers
+from lorasmith.diffusion.process import apply_noise
+from lorasmith.diffusion.sampling import denoise
+from lorasmith.families import load_family
+from lorasmith.families.checkpointing import Checkpointing
+from lorasmith.families.krea2.family import EMBEDS, MASK, Krea2, packed, unpacked
+from lorasmith.families.krea2.text import AFTER, BEFORE, DROPPED, MOST, encode
+from lorasmith.families.recognize import recognize
+from tests.families.krea2.miniature import TAPS, make_model
+
+CPU = torch.device("cpu")
+LEVELS: tuple[Checkpointing, ...] = ("none", "feed-forward", "block", "offload")
+CAPTIONS = ("a red circle", "", "a blue ring, " * 30)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    folder: Path
+    family: Krea2
+    encoders: Mapping[str, nn.Module]
+    models: Mapping[str, nn.Module]
+    pipeline: Any  # diffusers', the text encoder in bfloat16 and the rest in float32
+
+    def inputs(self, *captions: str) -> list[dict[str, Tensor]]:
+        return [self.family.encode_caption(self.encoders, caption) for caption in captions]
+
+    def predict(
+        self, latents: Tensor, levels: Sequence[float], rows: list[dict[str, Tensor]], **models: nn.Module
+    ) -> Tensor:
+        conditioning = self.family.conditioning(self.models, self.family.collate(rows))
+        with torch.no_grad():
+            return self.family.predict(models or self.models, latents, torch.tensor(levels), conditioning)
+
+    @torch.no_grad()
+    def text(self, *captions: str) -> tuple[Tensor, Tensor]:
+        """What the pipeline makes of captions, padded to 512 tokens, and its mask."""
+        embeds, mask = self.pipeline.encode_prompt(list(captions))
+        return embeds, mask
+
+    def theirs(self, latents: Tensor, levels: Sequence[float], captions: Sequence[str], **models: nn.Module) -> Tensor:
+        """The transformer's output as the pipeline calls it, each text padded to 512 tokens."""
+        denoiser = models.get("denoiser", self.pipeline.transformer)
+        embeds, mask = self.text(*captions)
+        height, width = latents.shape[2:]
+        tokens = self.pipeline._pack_latents(latents, len(latents), latents.shape[1], height, width)
+        with torch.no_grad():
+            (found,) = denoiser(
+                hidden_states=tokens.to(denoiser.dtype),
+                encoder_hidden_states=embeds.to(denoiser.dtype),
+                timestep=torch.tensor(levels).to(denoiser.dtype),
+                position_ids=self.pipeline.prepare_position_ids(embeds.shape[1], height // 2, width // 2, CPU),
+                encoder_attention_mask=mask,
+                return_dict=False,
+            )
+        return self.pipeline._unpack_latents(found, 8 * height, 8 * width)[:, :, 0]
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    from diffusers import Krea2Pipeline
+
+    folder = make_model(tmp_path_factory.mktemp("krea2") / "model")
+    types = {"text_encoder": torch.bfloat16, "default": torch.float32}
+    pipeline = Krea2Pipeline.from_pretrained(folder, dtype=types, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    family = load_family(recognize(folder))
+    assert isinstance(family, Krea2)
+    models = family.load_models(trained=[], dtype=torch.float32, device=CPU)
+    return Loaded(folder, family, family.load_encoders(CPU), models, pipeline)
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def difference(found: Tensor, expected: Tensor) -> float:
+    return float((found.float() - expected.float()).norm() / expected.float().norm())
+
+
+# -- loading ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_every_tensor_has_the_type_that_from_pretrained_gives_it(loaded: Loaded, dtype: torch.dtype) -> None:
+    from diffusers import Krea2Transformer2DModel
+
+    theirs = Krea2Transformer2DModel.from_pretrained(loaded.folder / "transformer", dtype=dtype)
+    ours = loaded.family.load_models(trained=[], dtype=dtype, device=CPU)["denoiser"]
+    found, expected = ours.state_dict(), theirs.state_dict()
+    assert {name: tensor.dtype for name, tensor in found.items()} == {
+        name: tensor.dtype for name, tensor in expected.items()
+    }
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    kept = {name for name, tensor in found.items() if tensor.dtype == torch.float32}
+    assert len(kept) == 18 if dtype == torch.bfloat16 else len(kept) == len(found)
+
+
+def test_the_text_encoder_is_that_of_the_pipeline_without_its_eyes(loaded: Loaded) -> None:
+    ours = loaded.encoders["text_encoder"]
+    theirs = loaded.pipeline.text_encoder.language_model
+    expected = theirs.state_dict()
+    assert ours.state_dict().keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in ours.state_dict().items())
+    assert {tensor.dtype for tensor in ours.parameters()} == {torch.bfloat16}
+    frequencies = ours.get_buffer("rotary_emb.inv_freq")
+    assert frequencies.dtype == torch.float32
+    assert torch.allclose(frequencies, theirs.rotary_emb.inv_freq.float(), rtol=2**-8)
+
+
+# -- pictures --------------------------------------------------------------------------------------
+
+
+def test_tokens_of_a_picture_are_packed_as_the_pipeline_packs_them(loaded: Loaded) -> None:
+    latents = drawn(2, 4, 6, 8)
+    expected = loaded.pipeline._pack_latents(latents, 2, 4, 6, 8)
+    assert torch.equal(packed(latents), expected)
+    assert torch.equal(unpacked(expected, 3, 4), latents)
+
+
+# -- text ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("caption", [*CAPTIONS, "x " * 900])
+def test_captions_are_encoded_as_by_the_pipeline_without_its_padding(loaded: Loaded, caption: str) -> None:
+    embeds, mask = loaded.text(caption)
+    found = loaded.inputs(caption)[0][EMBEDS]
+    assert found.dtype == torch.bfloat16 and found.shape == (int(mask.sum()), len(TAPS), 24)
+    assert difference(found, embeds[0][mask[0]]) < 5e-3  # of bfloat16
+
+
+def test_captions_in_float32_are_exactly_those_of_the_pipeline(loaded: Loaded) -> None:
+    """Taps before the final norm, positions that count no padding, the end of the template behind the padding."""
+    from transformers import Qwen3VLModel
+
+    encoder = Qwen3VLModel.from_pretrained(loaded.folder / "text_encoder", dtype=torch.float32).eval()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(vars(loaded.pipeline), "text_encoder", encoder)
+        for caption in CAPTIONS:
+            embeds, mask = loaded.text(caption)
+            ids = loaded.family.tokenize(caption)["token_ids"]
+            assert difference(encode(encoder.language_model, ids, TAPS), embeds[0][mask[0]]) < 1e-5
+
+
+# -- the denoiser ----------------------------------------------------------------------------------
+
+
+def test_predictions_are_those_of_the_pipelines_call(loaded: Loaded) -> None:
+    """Texts of unequal lengths in a batch, each with its own level; a batch is its examples alone."""
+    latents, levels = drawn(3, 4, 6, 8), (0.9, 0.5, 0.1)
+    expected = loaded.theirs(latents, levels, CAPTIONS)
+    rows = loaded.inputs(*CAPTIONS)
+    batch = loaded.family.collate(rows)
+    assert batch[MASK].dtype == torch.bool and batch[MASK].sum(1).tolist() == [len(row[EMBEDS]) for row in rows]
+    assert batch[EMBEDS].shape[1] == 128 and loaded.family.collate(rows[:2])[EMBEDS].shape[1] == 64
+    found = loaded.predict(latents, levels, rows)
+    assert difference(found, expected) < 5e-3  # the texts differ by the rounding of bfloat16
+    for number in range(3):
+        one = slice(number, number + 1)
+        alone = loaded.predict(latents[one], levels[one], rows[one])
+        assert difference(found[one], alone) < 1e-5
+
+
+def test_in_bfloat16_too(loaded: Loaded) -> None:
+    from diffusers import Krea2Transformer2DModel
+
+    folder = loaded.folder / "transformer"
+    theirs = Krea2Transformer2DModel.from_pretrained(folder, dtype=torch.bfloat16)
+    ours = loaded.family.load_models(trained=[], dtype=torch.bfloat16, device=CPU)["denoiser"]
+    latents = drawn(1, 4, 6, 8)
+    found = loaded.predict(latents, (0.7,), loaded.inputs("a red circle"), denoiser=ours)
+    assert found.dtype == torch.bfloat16
+    assert difference(found, loaded.theirs(latents, (0.7,), ["a red circle"], denoiser=theirs)) < 3e-2
+
+
+WRONG = {  # relative differences that a good guess makes, at least
+    "time x 1000": 0.1,
+    "time reversed": 0.1,
+    "mask dropped": 0.02,
+    "positions uncounted": 0.02,
+    "patches by row, column, channel": 0.1,
+    "a tap beside": 0.1,
+}
+
+
+@pytest.mark.parametrize("guess", WRONG)
+def test_wrong_guesses_are_seen_by_these_tests(loaded: Loaded, guess: str) -> None:
+    """What the comparisons above would find."""
+    latents, levels = drawn(1, 4, 6, 8), (0.9,)
+    right = loaded.theirs(latents, levels, ["a red circle"])
+    embeds, mask = loaded.text("a red circle")
+    text, level, tokens = embeds.float(), torch.tensor(levels), packed(latents)
+    counted: Tensor | None = mask
+    positions = loaded.pipeline.prepare_position_ids(512, 3, 4, CPU)
+    if guess == "time x 1000":
+        level = 1000 * level
+    elif guess == "time reversed":
+        level = 1 - level
+    elif guess == "mask dropped":
+        counted = None
+    elif guess == "positions uncounted":
+        text = _without_counted_positions(loaded, "a red circle")
+    elif guess == "patches by row, column, channel":
+        tokens = tokens.unflatten(2, (4, 4)).transpose(2, 3).flatten(2)
+    else:
+        text = _with_taps(loaded, "a red circle", [tap - 1 for tap in TAPS])
+    with torch.no_grad():
+        (found,) = loaded.pipeline.transformer(tokens, text, level, positions, counted, return_dict=False)
+    if guess == "patches by row, column, channel":
+        found = found.unflatten(2, (4, 4)).transpose(2, 3).flatten(2)
+    assert difference(unpacked(found, 3, 4), right) > WRONG[guess]
+
+
+def _without_counted_positions(loaded: Loaded, caption: str) -> Tensor:
+    """As if the padding took positions: what the encoder does when it is given none."""
+    encoder, tokenizer = loaded.pipeline.text_encoder, loaded.pipeline.tokenizer
+    words = tokenizer([BEFORE + caption], padding="max_length", max_length=DROPPED + MOST, return_tensors="pt")
+    after = tokenizer([AFTER], return_tensors="pt")
+    ids = torch.cat([words.input_ids, after.input_ids], 1)
+    mask = torch.cat([words.attention_mask, after.attention_mask], 1).bool()
+    with torch.no_grad():
+        states = encoder.language_model(ids, mask, output_hidden_states=True).hidden_states
+    return torch.stack([states[tap] for tap in TAPS], 2)[:, DROPPED:].float()
+
+
+def _with_taps(loaded: Loaded, caption: str, taps: list[int]) -> Tensor:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(vars(loaded.pipeline), "text_encoder_select_layers", taps)
+        return loaded.text(caption)[0].float()
+
+
+# -- the process -----------------------------------------------------------------------------------
+
+
+def test_samples_are_those_of_the_pipeline(loaded: Loaded) -> None:
+    """Its guidance counts from 0: what people call 4 is its 3. Larger pictures are shifted more."""
+    family, noise = loaded.family, drawn(1, 4, 8, 6)
+    (embeds, mask), (without, without_mask) = loaded.text("a red circle"), loaded.text("")
+    theirs = loaded.pipeline(
+        prompt_embeds=embeds.float(),
+        prompt_embeds_mask=mask,
+        negative_prompt_embeds=without.float(),
+        negative_prompt_embeds_mask=without_mask,
+        height=64,
+        width=48,
+        num_inference_steps=5,
+        guidance_scale=3.0,
+        latents=packed(noise),
+        output_type="latent",
+    ).images
+    conditioning = family.conditioning(loaded.models, family.collate(loaded.inputs("", "a red circle")))
+
+    def predict(sample: Tensor, levels: Tensor) -> Tensor:
+        with torch.no_grad():
+            both = torch.cat([sample, sample]), torch.cat([levels, levels])
+            without, with_caption = family.predict(loaded.models, *both, conditioning).chunk(2)
+        return without + 4 * (with_caption - without)
+
+    found = denoise(predict, family.noise_process(), noise, noise, denoising_strength=1.0, steps=5)
+    assert difference(packed(found), theirs) < 1e-2  # of the texts in bfloat16
+
+
+@pytest.mark.parametrize(("side", "logarithm"), [(32, 0.5), (128, 0.90625), (160, 1.15)])
+def test_the_shift_is_that_of_the_resolution(loaded: Loaded, side: int, logarithm: float) -> None:
+    """256, 4096 and 6400 tokens, of pictures of 256, 1024 and 1280 pixels. That of Turbo is always the same."""
+    process = loaded.family.noise_process()
+    for shift in (process.training_shift, process.sampling_shift):
+        assert math.log(shift.factor((1, 16, side, side))) == pytest.approx(logarithm)
+    assert np.isclose(
+        math.exp(logarithm) * 0.5 / (1 + (math.exp(logarithm) - 1) * 0.5),
+        float(process.timesteps(torch.tensor([0.5]), (1, 16, side, side))),
+    )
+
+
+def test_the_loss_is_that_of_the_velocity(loaded: Loaded) -> None:
+    """A prediction of noise - picture, at the level, has no loss: target and levels are the pipeline's."""
+    latents = drawn(2, 4, 6, 8)
+    numbers = draw_numbers(Draw(1, 1, 1), latents)
+    noised = apply_noise(loaded.family.noise_process(), latents, numbers)
+    share = noised.timesteps.view(-1, 1, 1, 1)
+    stepped = noised.noisy_latents - share * noised.target  # what the scheduler's last step makes of the prediction
+    assert torch.allclose(stepped, latents, atol=1e-5)
+
+
+# -- layers ----------------------------------------------------------------------------------------
+
+
+def test_gradients_reach_every_target_with_and_without_checkpointing(loaded: Loaded) -> None:
+    targets = loaded.family.target_modules(loaded.models)
+    conditioning = loaded.family.conditioning(loaded.models, loaded.family.collate(loaded.inputs(*CAPTIONS[:2])))
+    weights = [target.module.get_parameter("weight") for target in targets]
+    found = []
+    try:
+        for level in LEVELS:
+            loaded.family.set_checkpointing(loaded.models, level)
+            for weight in weights:
+                weight.requires_grad_(True)
+            latents, levels = drawn(2, 4, 4, 6), torch.tensor([0.3, 0.8])
+            loaded.family.predict(loaded.models, latents, levels, conditioning).square().mean().backward()
+            found.append([weight.grad for weight in weights])
+            for weight in weights:
+                weight.grad = None
+    finally:
+        loaded.family.set_checkpointing(loaded.models, "none")
+        for weight in weights:
+            weight.requires_grad_(False)
+    assert all(gradient is not None and bool(gradient.any()) for gradient in found[0])
+    for again in found[1:]:
+        assert all(torch.equal(plain, gradient) for plain, gradient in zip(found[0], again, strict=True))
+
+
+def test_nothing_follows_from_the_geometry(loaded: Loaded) -> None:
+    size = Size(64, 64)
+    example = Example(Path("a.png"), "", 1, size, size, size, Offset(0, 0), "", "")
+    assert loaded.family.example_inputs(example) == {}

@@ -1,0 +1,92 @@
+"""Krea 2 among base models, by its folder."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lorasmith.errors import ModelError
+from lorasmith.families.other_vae import with_vae
+from lorasmith.families.recognize import recognize
+from lorasmith.families.weights import NoiseRequest
+from tests.families.krea2.miniature import make_model
+from tests.families.tiny import write_header
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return make_model(tmp_path / "model")
+
+
+def changed(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+def test_what_it_is_follows_from_headers_and_configs(folder: Path) -> None:
+    weights = recognize(folder)
+    assert (weights.family, weights.layout, weights.distilled) == ("krea2", "diffusers", "")
+    assert (weights.noise.prediction, weights.resolution) == ("flow", 1024)
+    assert (weights.size_multiple, weights.bucket_step, weights.max_clip_skip) == (16, 64, None)
+    assert weights.denoiser_parameters is not None and weights.denoiser_parameters > 100_000
+    assert recognize(folder, asked=NoiseRequest("flow", "off")).noise.prediction == "flow"
+
+
+@pytest.mark.parametrize("asked", [NoiseRequest("epsilon"), NoiseRequest("v_prediction"), NoiseRequest("auto", "on")])
+def test_another_noise_process_is_refused(folder: Path, asked: NoiseRequest) -> None:
+    with pytest.raises(ModelError, match="model_prediction"):
+        recognize(folder, asked=asked)
+
+
+def test_turbo_is_refused_with_the_reason(folder: Path) -> None:
+    """Its files have the names and shapes of Raw's: only the pipeline's own config tells them apart."""
+    changed(folder / "model_index.json", lambda index: index.update(is_distilled=True))
+    with pytest.raises(ModelError, match="model_turbo"):
+        recognize(folder)
+
+
+@pytest.mark.parametrize("missing", ["vae/config.json", "tokenizer", "transformer/diffusion_pytorch_model.safetensors"])
+def test_an_incomplete_folder_is_named(folder: Path, missing: str) -> None:
+    (folder / missing).rename(folder / "elsewhere")
+    with pytest.raises(ModelError, match="model_incomplete"):
+        recognize(folder)
+
+
+WRONG: dict[str, tuple[str, Callable[[dict[str, Any]], object]]] = {
+    "a tap too many": ("model_index.json", lambda index: index["text_encoder_select_layers"].append(3)),
+    "a tap behind the final norm": (
+        "model_index.json",
+        lambda index: index.update(text_encoder_select_layers=[1, 2, 5]),
+    ),
+    "patches": ("model_index.json", lambda index: index.update(patch_size=4)),
+    "channels": ("transformer/config.json", lambda config: config.update(in_channels=32)),
+    "text": ("transformer/config.json", lambda config: config.update(text_hidden_dim=32)),
+    "means": ("vae/config.json", lambda config: config.update(latents_mean=[0.1, 0.2])),
+    "deviations": ("vae/config.json", lambda config: config.update(latents_std=["x"] * 4)),
+    "levels": ("vae/config.json", lambda config: config.update(temperal_downsample=None)),
+    "no text": ("text_encoder/config.json", lambda config: config.pop("text_config")),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_configs_that_do_not_fit_each_other_are_refused(folder: Path, name: str) -> None:
+    file, change = WRONG[name]
+    changed(folder / file, change)
+    with pytest.raises(ModelError, match="model_damaged"):
+        recognize(folder)
+
+
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
+def test_a_single_file_is_named(tmp_path: Path, prefix: str) -> None:
+    shapes = {f"{prefix}txtfusion.projector.weight": (1, 12), f"{prefix}blocks.0.attn.wq.weight": (6144, 6144)}
+    with pytest.raises(ModelError, match="model_folder_needed") as error:
+        recognize(write_header(tmp_path / "krea2.safetensors", shapes))
+    assert error.value.fields["found"] == "Krea 2"
+
+
+def test_its_vae_stays(folder: Path) -> None:
+    with pytest.raises(ModelError, match="vae_fixed"):
+        with_vae(recognize(folder), folder / "vae")
