@@ -79,7 +79,8 @@ class _Columns(torch.autograd.Function):
         ctx.input_shape, ctx.window = x.shape, (stride, padding, dilation)
         padded = _padded(x, padding)
         windows = _windows_of(padded, weight.shape[2:], stride, dilation)
-        rows, columns = windows.shape[:3], windows.reshape(-1, weight[0].numel())  # (B h' w', k k C)
+        # Contiguous first: windows of a picture a pixel wide could be rows that overlap, which oneDNN refuses.
+        rows, columns = windows.shape[:3], windows.contiguous().view(-1, weight[0].numel())  # (B h' w', k k C)
         result = transposed_product(_matrix(weight), columns)  # (O, B h' w')
         if bias is not None:
             result.add_(bias[:, None])

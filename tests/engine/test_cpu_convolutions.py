@@ -20,6 +20,8 @@ LAYERS = {
     "stride 2, odd side": (lambda: nn.Conv2d(128, 64, 3, padding=1, stride=2), (1, 128, 9, 8)),
     "1x1, stride 2": (lambda: nn.Conv2d(128, 64, 1, stride=2), (2, 128, 5, 7)),
     "uneven": (lambda: nn.Conv2d(128, 64, (3, 2), padding=(2, 0), stride=(3, 2), dilation=(2, 1)), (2, 128, 15, 8)),
+    "a pixel wide": (lambda: nn.Conv2d(64, 128, 3, padding=1), (1, 64, 5, 1)),
+    "a pixel": (lambda: nn.Conv2d(64, 128, 3, padding=1), (1, 64, 1, 1)),
     "no padding": (lambda: nn.Conv2d(64, 128, 3), (1, 64, 3, 6)),
 }
 COLUMNS, WHOLE = 0, 10**9  # channels per pixel from which a layer takes that way
