@@ -25,6 +25,7 @@ class FamilyEntry:
     recognizer: str  # torch-free: ModelFiles -> BaseWeights, or None where the model is of another family
     layer_names: str  # torch-free: () -> the text of the table of names that `exporting.name_table` parses
     pipelines: tuple[str, ...]  # in model_index.json of its diffusers folders
+    in_webui: bool = True  # whether the Stable Diffusion WebUI reads its LoRAs; ComfyUI reads those of all families
     footprint: str = "lorasmith.families.unet_footprint:footprint"  # torch-free: BaseWeights -> Footprint or None
 
 
@@ -52,6 +53,7 @@ FAMILIES = {  # recognizers are asked in this order
         recognizer="lorasmith.families.krea2.recognize:recognize",
         layer_names="lorasmith.families.krea2.layout:layer_names",
         pipelines=("Krea2Pipeline",),
+        in_webui=False,
         footprint="lorasmith.families.krea2.footprint:footprint",
     ),
 }

@@ -73,9 +73,8 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, sta
     config = resolved_config(config, family, device, precision=precision, base_sha256=weights_sha256(family.weights))
     sizes = shapes_of(models)
     state = initial_state(config, family, models, start, precision=precision)
-    order = order_of(config, dataset.trained)
     cached, count = resident(dataset.cached, device), config.training.accumulation_steps
-    batches = RunBatches(order, cached, family, count, state, dataset.varying, device.sent)
+    batches = RunBatches(order_of(config, dataset.trained), cached, family, count, state, dataset.varying, device.sent)
     identity, saved_in = data_identity(config, dataset.trained), None
     if resume is not None:
         saved_in = restore_state(resume, state, identity=config.identity(), data_identity=identity)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorasmith.errors import ExitCode
+from lorasmith.families import FAMILIES
 from lorasmith.reading.fold import RunFold
 from lorasmith.reading.metrics import METRICS, value_of
 from lorasmith.reading.pace import pace_of, share_of_peak
@@ -273,7 +274,9 @@ class Display:
         run, name = self._start.run, self._start.config.export.name
         export = self._export or FileNames(run, self._start.config.export).last
         self._screen.line(self._words.say("run.finished", path=self._path(str(export))), "good")
-        self._say("run.next_use", name=name)
+        family = FAMILIES.get(self._start.config.model.family)  # of a pickle, this process does not know it
+        in_webui = family is None or family.in_webui
+        self._say("run.next_use" if in_webui else "run.next_use_comfyui", name=name)
         curves = typed(["tensorboard", "--logdir", self._path(str(run.tensorboard))])
         self._say("run.next_curves", command=curves, file=self._path(str(run.loss_log)))
         self._say("run.next_more", command=f"{self._command} --continue --steps 200")

@@ -256,28 +256,6 @@ def test_what_somebody_else_put_there_and_signed_is_damage(run: RunFolder, file:
     assert caught.value.fields["damage"] == file
 
 
-class Touching:
-    """Makes a file when it is read as pickle does."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.path,)
-
-
-def test_nothing_of_a_signed_state_runs(run: RunFolder, tmp_path: Path) -> None:
-    folder, mark = save(run, made(1)), tmp_path / "has run"
-    torch.save({"state": Touching(mark)}, folder / "optimizer.pt")
-    (folder / "manifest.json").unlink()
-    (folder / "manifest.json").write_bytes(manifest_bytes(folder, step=1, identity="identity"))
-    with pytest.raises(NoStateError, match="state_damaged"):
-        restore(folder, made())
-    assert not mark.exists()
-    torch.load(folder / "optimizer.pt", weights_only=False)
-    assert mark.exists()
-
-
 # -- keeping ---------------------------------------------------------------------------------------
 
 

@@ -373,3 +373,14 @@ def test_with_verbose_the_line_has_pictures_and_operations_in_a_second(verbose: 
         fold.add(event)
         shown.display.show(event, fold)
     assert ("1.5 pictures/s, 2 TFLOP/s, 25% of the peak" in shown.out.moving[-1]) is verbose
+
+
+@pytest.mark.parametrize(("family", "is_for_webui"), [("sdxl", True), ("", True), ("krea2", False)])
+def test_at_the_end_it_names_the_programs_that_read_the_file(family: str, is_for_webui: bool) -> None:
+    shown = Shown()
+    config = RunConfig().with_values({("model", "family"): family})
+    start = replace(shown.start, config=config)
+    display = Display(Translator("en"), shown.out, shown.errors, start=start, command="train", verbose=False)
+    display.finish(ExitCode.FINISHED, None)
+    assert "models/loras" in shown.text
+    assert ("models/Lora`" in shown.text) == is_for_webui
