@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lorasmith.config import RunConfig
-from lorasmith.data.folder import Scan
 from lorasmith.errors import ModelError
 from lorasmith.families import footprint_of
 from lorasmith.families.weights import BaseWeights
 from lorasmith.session.lanes import LaneEstimate, chosen, estimates, size_of
+
+if TYPE_CHECKING:
+    from lorasmith.data.folder import Scan  # loads what reads pictures, which arguments that are refused do not need
 
 GIB = 1 << 30
 Lanes = tuple[LaneEstimate, ...]

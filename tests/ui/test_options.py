@@ -47,6 +47,7 @@ def test_every_option_of_the_model_is_on_the_command_line() -> None:
         "bucket_rule": "sd-scripts",
         "base_precision": "int8",
         "execution": "eager",
+        "flow_weighting": "cosmap",
         "face_crop_aug_range": "1,2",
         "max_token_length": "150",
         "resize_interpolation": "cubic",
