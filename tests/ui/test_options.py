@@ -48,6 +48,7 @@ def test_every_option_of_the_model_is_on_the_command_line() -> None:
         "base_precision": "int8",
         "execution": "eager",
         "flow_weighting": "cosmap",
+        "timestep_density": "uniform",
         "face_crop_aug_range": "1,2",
         "max_token_length": "150",
         "resize_interpolation": "cubic",
