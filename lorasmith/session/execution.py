@@ -39,7 +39,8 @@ def with_execution(
         StopRequested: a stop was requested meanwhile.
     """
     obstacle = obstacle_to_graphs(config)
-    name, capture = chosen(config.machine.execution, context.device, obstacle), capture_on(context.device)
+    name = chosen(config.machine.execution, context.device, obstacle)
+    capture = capture_on(context.device) if name == "graph" else None
     if name == "graph" and obstacle:
         startup.warn("graph_obstacle", option=obstacle)
     elif name == "graph" and capture is None:
@@ -50,7 +51,8 @@ def with_execution(
     try:
         return _prepared(name, context, state, batches, capture, blocks, partial(startup.beat, "loading")), name
     except (RuntimeError, MemoryError) as error:
-        reason = f"{type(error).__name__}: {error}"[:MAX_REASON]
+        first, *_ = str(error).splitlines() or [""]  # what follows is for developers of torch
+        reason = f"{type(error).__name__}: {first}"[:MAX_REASON]
     # Outside of the handler, so that the memory of the attempt is freed.
     compute_as_before(blocks)
     state.adapter.clear_gradient()

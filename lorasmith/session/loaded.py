@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorasmith.config import RunConfig, options
+from lorasmith.config.fields import Option
 from lorasmith.data.types import Example
 from lorasmith.engine.batches import RunBatches
 from lorasmith.engine.occasions import Occasions
@@ -113,17 +114,20 @@ def _changed(loaded: LoadedRun) -> dict[str, list[Any]]:
     if loaded.before is None:
         return {}
     kept, new = loaded.before.model_dump(mode="json"), loaded.config.model_dump(mode="json")
+    defaults = type(loaded.config)().model_dump(mode="json")  # of options that an earlier version did not have
     starts = [event for event in read_events(loaded.run.ledger) if isinstance(event, RunStarted)]
     old = starts[-1].settings if starts and starts[-1].settings else kept
     changed = {}
     for option in options().values():
         if option.section == "request":
             continue
-        was, is_kept, now = (
-            (settings.get(option.section, {}) if option.section else settings).get(option.field_name)
-            for settings in (old, kept, new)
-        )
+        was, is_kept, now = (_value(settings, option, _value(defaults, option, None)) for settings in (old, kept, new))
         is_path = option.facts.holds == "path"
-        if was is not None and was != now and not (is_path and is_kept == now):
+        if was != now and not (is_path and is_kept == now):
             changed[option.name] = [was, now]
     return changed
+
+
+def _value(settings: Mapping[str, Any], option: Option, otherwise: Any) -> Any:
+    section = settings.get(option.section, {}) if option.section else settings
+    return section.get(option.field_name, otherwise)

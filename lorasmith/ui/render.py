@@ -181,7 +181,8 @@ class Display:
         )
         if event.held_out:
             self._say("run.held_out", count=len(event.held_out))
-        for option, (before, now) in event.changed.items():
+        for option, values in event.changed.items():
+            before, now = (self._words.say("run.not_set") if value is None else value for value in values)
             self._say("run.changed", option=option, before=before, now=now)
 
     def _completed(self, event: StepCompleted) -> None:

@@ -34,9 +34,10 @@ def test_what_a_start_changed_that_died_before_it_said_so_is_said_by_the_next(
 
     with monkeypatch.context() as patch:
         patch.setattr(begin, "PatientLedger", die)
-        assert workshop.go_on(1, {("optimizer", "lr"): 2e-4}).exit_code == ExitCode.CRASHED
+        changes: dict[tuple[str, str], Any] = {("optimizer", "lr"): 2e-4, ("noise", "max_timestep"): 900}
+        assert workshop.go_on(1, changes).exit_code == ExitCode.CRASHED
     (started,) = workshop.go_on(1).of(RunStarted)
-    assert started.changed == {"lr": [1e-4, 2e-4]}
+    assert started.changed == {"lr": [1e-4, 2e-4], "max-timestep": [None, 900]}
 
 
 @pytest.mark.ci
