@@ -101,6 +101,6 @@ def as_plain(trial: Trial) -> dict[str, Any]:
         "peak_memory": measured.peak_memory,
         "flops": trial.flops,
         "share_of_peak": trial.share_of_peak,
-        "peak_flops": measured.peak_flops,
-        "matrix_flops": measured.matrix_flops,
+        "peak_flops": measured.peak_flops or None,  # 0: not known
+        "matrix_flops": measured.matrix_flops or None,
     }

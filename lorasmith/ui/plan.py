@@ -74,11 +74,13 @@ def _try_batch_sizes(given: _Arguments, config: Values, words: Translator, here:
     from lorasmith.planning.speed import as_plain, try_batch_sizes
 
     print(words.say("plan.speed.probing"), file=sys.stderr, flush=True)
-    trials = list(try_batch_sizes(start, plan.scan_of(start)))
+    trials = []
+    for trial in try_batch_sizes(start, plan.scan_of(start)):  # each takes seconds to minutes
+        trials.append(trial)
+        print(words.say("plan.speed.tried", batch=trial.batch_size), file=sys.stderr, flush=True)
     if given.json:
-        print(
-            json.dumps([as_plain(trial) for trial in trials], ensure_ascii=not shows_everything(sys.stdout), indent=1)
-        )
+        plain = {"trials": [as_plain(trial) for trial in trials]}
+        print(json.dumps(plain, ensure_ascii=not shows_everything(sys.stdout), indent=1))
     else:
         from lorasmith.ui.speed_view import show
 

@@ -84,7 +84,7 @@ def pace(words: Translator, pictures_per_second: float, flops: float | None, sha
         parts.append(words.say("status.flops", tflops=f"{flops / 1e12:.3g}"))
     if share is not None:
         parts.append(words.say("status.of_peak", share=f"{share:.0%}"))
-    return ", ".join(parts)
+    return words.say("status.between").join(parts)
 
 
 def clock(seconds: float) -> str:

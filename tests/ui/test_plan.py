@@ -115,10 +115,11 @@ def test_with_speed_batch_sizes_are_tried_in_place_of_a_plan(
     before = tree(here)
     typed = ["--speed", "--batch-size", "3", *(["--json"] if json_asked else [])]
     assert plan(typed, Translator("en"), "lorasmith plan") == ExitCode.FINISHED
-    printed = capsys.readouterr().out
+    printed, progress = capsys.readouterr()
+    assert "Tried: batch size 2" in progress
     assert asked == [(3, 1), (3, 2)]  # pictures come no faster with the second
     if json_asked:
-        assert [trial["pictures_per_second"] for trial in json.loads(printed)] == [1.0, 1.0]
+        assert [trial["pictures_per_second"] for trial in json.loads(printed)["trials"]] == [1.0, 1.0]
     else:
         assert "Batch sizes tried" in printed and "suggested steps" not in printed
     assert tree(here) == before
