@@ -41,6 +41,7 @@ def test_latents_are_scaled_as_pipelines_unscale_them(vae: Any) -> None:
     assert torch.allclose(found, ((mode - means) / deviations)[0], atol=1e-5) and found.shape == (4, 4, 6)
 
 
+@pytest.mark.ci
 def test_tiles_are_decoded_where_memory_is_short(vae: Any) -> None:
     latents = torch.randn((1, 4, 48, 40), generator=torch.Generator().manual_seed(1))
     whole, tiled = decode_with_vae(vae, latents, 8), decode_with_vae(vae, latents, 8, free_memory=1)

@@ -53,6 +53,7 @@ def numbers_kept(unet: Any) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) // 4
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("config", [SD15, SDXL], ids=["sd15", "sdxl"])
 def test_activations(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lora, "CpuLoraLayer", lora.LoraLayer)
