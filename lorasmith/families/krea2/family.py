@@ -6,34 +6,29 @@ adapter, no optimizer and no run.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import pad
+from torch import Tensor
 
-from lorasmith.data.types import Example, Inputs
+from lorasmith.data.types import Inputs
 from lorasmith.diffusion.densities import LogitNormal
 from lorasmith.diffusion.flow import FlowMatching, ShiftByTokens
 from lorasmith.diffusion.sampling import SamplingDefaults
 from lorasmith.errors import ModelError
 from lorasmith.families.base import FamilyTraits, Models
-from lorasmith.families.checkpointing import Checkpointing, set_unet_checkpointing
-from lorasmith.families.identity import component_sha256
-from lorasmith.families.krea2 import text as qwen
+from lorasmith.families.flow_transformer import FlowTransformer, grid_positions, packed, padded_texts, unpacked
 from lorasmith.families.krea2.layout import FLOAT32, PATCH, taps, vae_factor
+from lorasmith.families.krea2.text import TEMPLATE, encode
 from lorasmith.families.krea2.work import Sizes, denoiser_work
-from lorasmith.families.loading import Build, load_component, on_meta_device
+from lorasmith.families.loading import Build, on_meta_device
+from lorasmith.families.qwen_text import qwen3_vl_builder
 from lorasmith.families.qwen_vae import decode_with_vae, encode_with_vae, vae_builder
-from lorasmith.families.stored_tensors import DtypeOf
 from lorasmith.families.unet_work import ForwardWork, Shapes
-from lorasmith.families.weights import BaseWeights, TextSettings, check_plain_text
-from lorasmith.targets import TargetModule
+from lorasmith.families.weights import BaseWeights, TextSettings
 
 TEXT = "text_encoder"
 EMBEDS, MASK = "prompt_embeds", "prompt_mask"
@@ -54,15 +49,12 @@ def denoiser_builder() -> Build:
 _BUILDERS: Mapping[str, Callable[[], Build]] = {
     "transformer": denoiser_builder,
     "vae": vae_builder,
-    TEXT: qwen.text_builder,
+    TEXT: qwen3_vl_builder,
 }
 
 
-class Krea2:
-    """The family `krea2`. Satisfies `families.base.ModelFamily`.
-
-    The text encoder is loaded as it is published, in bfloat16: float32 would take 16 GB to give the same captions.
-    """
+class Krea2(FlowTransformer):
+    """The family `krea2`. Satisfies `families.base.ModelFamily`."""
 
     traits = FamilyTraits(
         name="krea2",
@@ -74,61 +66,24 @@ class Krea2:
         cache_dtype=torch.float32,  # of the latents; the text stays in bfloat16
         trains_text=False,  # no program reads adapters of the text encoder
     )
+    builders = _BUILDERS
+    targets = _TARGETS
+    blocks = ("transformer_blocks",)
+    float32_parts = FLOAT32
 
     def __init__(self, weights: BaseWeights, text: TextSettings) -> None:
-        check_plain_text(text)
-        self.weights = weights
-        self.text = text
-        self.caption_tokens = qwen.caption_tokens(text)
+        super().__init__(weights, text)
+        self.caption_tokens = TEMPLATE.caption_tokens(text)
 
-    # -- loading -----------------------------------------------------------------------------------
-
-    def encoder_hashes(self) -> dict[str, str]:
-        hashes = {component: component_sha256(self.weights, component) for component in ("vae", TEXT)}
-        described = json.dumps([hashes[TEXT], taps(self.weights.configs), qwen.BEFORE, qwen.AFTER])
-        return hashes | {TEXT: hashlib.sha256(described.encode()).hexdigest()}
-
-    def load_encoders(self, device: torch.device, *, only: Collection[str] = ()) -> dict[str, nn.Module]:
-        dtypes = {"vae": torch.float32, TEXT: torch.bfloat16}
-        return {name: self._load(name, dtypes[name], device) for name in only or dtypes}
-
-    def load_models(
-        self, *, trained: Collection[str], dtype: torch.dtype, device: torch.device
-    ) -> dict[str, nn.Module]:
-        assert not trained, "the text encoder is never trained"
-
-        def dtype_of(name: str) -> torch.dtype:
-            return dtype if FLOAT32.isdisjoint(name.split(".")) else torch.float32
-
-        return {"denoiser": self._load("transformer", dtype_of, device)}
-
-    def _load(self, component: str, dtype: torch.dtype | DtypeOf, device: torch.device) -> nn.Module:
-        return load_component(
-            self.weights,
-            component,
-            _BUILDERS[component],
-            dtype=dtype,
-            device=device,
-            allows_extra=False,
-        )
-
-    def target_modules(self, models: Models) -> list[TargetModule]:
-        denoiser = models["denoiser"]
-        paths = [path for path, _ in denoiser.named_modules() if _TARGETS.fullmatch(path)]
-        return [TargetModule.inside(denoiser, path, name=f"denoiser.{path}", component="denoiser") for path in paths]
-
-    def repeated_blocks(self, models: Models) -> list[nn.Module]:
-        return list(models["denoiser"].get_submodule("transformer_blocks").children())
-
-    def set_checkpointing(self, models: Models, level: Checkpointing) -> None:
-        set_unet_checkpointing(models["denoiser"], level)  # it has the methods and names of a UNet
+    def text_description(self) -> list[Any]:
+        return [taps(self.weights.configs), TEMPLATE.before, TEMPLATE.after]
 
     # -- inputs ------------------------------------------------------------------------------------
 
     @cached_property
     def _tokenizer(self) -> Any:
         folder = self.weights.path / self.weights.names.tokenizers[TEXT]
-        tokenizer = qwen.tokenizer_from(folder, source=self.weights.path)
+        tokenizer = TEMPLATE.tokenizer_from(folder, source=self.weights.path)
         if len(tokenizer) > self.weights.configs[TEXT]["text_config"]["vocab_size"]:
             raise ModelError("model_tokenizer", path=str(self.weights.path))
         return tokenizer
@@ -140,25 +95,17 @@ class Krea2:
         if TEXT not in encoders:
             return {}
         ids = self.tokenize(caption)["token_ids"]
-        return {EMBEDS: qwen.encode(encoders[TEXT], ids, taps(self.weights.configs))}
+        return {EMBEDS: encode(encoders[TEXT], ids, taps(self.weights.configs))}
 
     def tokenize(self, caption: str) -> dict[str, Tensor]:
-        return {"token_ids": qwen.token_ids(self._tokenizer, caption, tokens=self.caption_tokens)}
+        return {"token_ids": TEMPLATE.token_ids(self._tokenizer, caption, tokens=self.caption_tokens)}
 
     def first_unseen_tag(self, caption: str) -> str:
-        return qwen.first_unseen_tag(lambda: self._tokenizer, caption, tokens=self.caption_tokens)
-
-    def example_inputs(self, example: Example) -> dict[str, Tensor]:  # noqa: ARG002  of the protocol
-        return {}
+        return TEMPLATE.first_unseen_tag(lambda: self._tokenizer, caption, tokens=self.caption_tokens)
 
     def collate(self, rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """Texts are padded behind their end, with a mask of what is text: to few lengths, since each is a shape of its
-        own to record a step for."""
-        lengths = [len(row[EMBEDS]) for row in rows]
-        longest = -(-max(lengths) // TEXT_STEP) * TEXT_STEP
         batch = {name: torch.stack([row[name] for row in rows]) for name in rows[0] if name != EMBEDS}
-        batch[EMBEDS] = torch.stack([_padded(row[EMBEDS], longest) for row in rows])
-        batch[MASK] = torch.arange(longest) < torch.tensor(lengths)[:, None]
+        batch[EMBEDS], batch[MASK] = padded_texts(rows, EMBEDS, TEXT_STEP)
         return batch
 
     # -- the step ----------------------------------------------------------------------------------
@@ -196,40 +143,19 @@ class Krea2:
         embeds = conditioning[EMBEDS]
         rows, columns = (side // PATCH for side in noisy_latents.shape[2:])
         (prediction,) = denoiser(
-            hidden_states=packed(noisy_latents).to(precision),
+            hidden_states=packed(noisy_latents, PATCH).to(precision),
             encoder_hidden_states=embeds.to(precision),
             timestep=timesteps.to(precision),
             position_ids=positions(embeds.shape[1], rows, columns, noisy_latents.device),
             encoder_attention_mask=conditioning[MASK],
             return_dict=False,
         )
-        return unpacked(prediction, rows, columns)
+        return unpacked(prediction, rows, columns, PATCH)
 
     def decode_latents(self, encoders: Models, latents: Tensor, *, free_memory: int | None = None) -> Tensor:
         return decode_with_vae(encoders["vae"], latents, vae_factor(self.weights.configs), free_memory)
 
 
-def packed(latents: Tensor) -> Tensor:
-    """(B, C, h, w) -> (B, tokens, C * 4): patches row by row, each of them by channel, row and column."""
-    patches = latents.unflatten(3, (-1, PATCH)).unflatten(2, (-1, PATCH))
-    return patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
-
-
-def unpacked(tokens: Tensor, rows: int, columns: int) -> Tensor:
-    """The way back from `packed`."""
-    patches = tokens.unflatten(2, (-1, PATCH, PATCH)).unflatten(1, (rows, columns))
-    return patches.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
-
-
 def positions(text_tokens: int, rows: int, columns: int, device: torch.device) -> Tensor:
     """(text and picture, 3): all text at the origin, a picture's tokens at (0, row, column)."""
-    grid = torch.cartesian_prod(
-        torch.arange(1.0, device=device),
-        torch.arange(float(rows), device=device),
-        torch.arange(float(columns), device=device),
-    )
-    return torch.cat([torch.zeros(text_tokens, 3, device=device), grid])
-
-
-def _padded(embeds: Tensor, length: int) -> Tensor:
-    return pad(embeds, (0, 0, 0, 0, 0, length - len(embeds)))
+    return torch.cat([torch.zeros(text_tokens, 3, device=device), grid_positions(rows, columns, device)])

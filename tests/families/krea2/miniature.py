@@ -1,17 +1,15 @@
 """A Krea 2 of the libraries' own classes, small enough for every test: a diffusers folder that its pipeline loads."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch import Tensor, nn
 from transformers import Qwen3VLConfig, Qwen3VLModel
 
 from lorasmith.demo import layouts
-from lorasmith.families.krea2.text import AFTER, BEFORE
+from lorasmith.families.krea2.text import TEMPLATE
+from tests.families.qwen_miniature import fill, write_tokenizer
 
 TAPS = (1, 2, 4)
 DENOISER = {
@@ -68,17 +66,13 @@ SCHEDULER = {
     "base_image_seq_len": 256,
     "max_image_seq_len": 6400,
 }
-SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-_WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 
 
 def make_model(folder: Path, **index: Any) -> Path:
     """Writes the folder with random weights and returns it; `index` adds to `model_index.json`."""
     from diffusers import AutoencoderKLQwenImage, Krea2Transformer2DModel
 
-    vocabulary = write_tokenizer(folder / "tokenizer")
+    vocabulary = write_tokenizer(folder / "tokenizer", TEMPLATE.before + TEMPLATE.after)
     language = {**TEXT["text_config"], "vocab_size": vocabulary}
     text = Qwen3VLModel(Qwen3VLConfig(text_config=language, vision_config=TEXT["vision_config"]))
     parts = {
@@ -114,68 +108,3 @@ def make_model(folder: Path, **index: Any) -> Path:
         },
     )
     return folder
-
-
-def fill(module: nn.Module) -> None:
-    """Random numbers in every parameter, norms near their neutral value: a class's own initial values hide effects."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in module.named_parameters():
-            parameter.copy_(_numbers(name, parameter, generator, is_zero_centred="Krea2" in type(module).__name__))
-
-
-def _numbers(name: str, parameter: Tensor, generator: torch.Generator, *, is_zero_centred: bool) -> Tensor:
-    drawn = torch.randn(parameter.shape, generator=generator)
-    is_norm = "norm" in name and name.endswith(("weight", "gamma"))
-    if is_norm:
-        return 0.2 * drawn + (0.0 if is_zero_centred else 1.0)
-    if parameter.ndim < 2 or name.endswith("scale_shift_table"):
-        return 0.3 * drawn
-    if "embed_tokens" in name:
-        return drawn
-    return drawn / parameter[0].numel() ** 0.5
-
-
-def write_tokenizer(folder: Path) -> int:
-    """A vocabulary with Qwen's structure, in which the words of the template are tokens, as in Qwen's own; its size."""
-    tokenizer = Tokenizer(models.BPE())
-    splitting = pre_tokenizers.Split(Regex(_WORDS), behavior="isolated")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [splitting, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    plain = BEFORE + AFTER
-    for token in SPECIAL:
-        plain = plain.replace(token, "\n")
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=700, initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator([plain, "a red circle, a blue ring"] * 5, trainer)
-    model = json.loads(tokenizer.to_str())["model"]
-    folder.mkdir(parents=True)
-    (folder / "vocab.json").write_text(json.dumps(model["vocab"]), encoding="utf-8")
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
-    (folder / "merges.txt").write_text("\n".join(merges) + "\n", encoding="utf-8")
-    first = len(model["vocab"])
-    added = {
-        str(first + number): {
-            "content": token,
-            "special": True,
-            "lstrip": False,
-            "rstrip": False,
-            "single_word": False,
-            "normalized": False,
-        }
-        for number, token in enumerate(SPECIAL)
-    }
-    layouts.write_json(
-        folder / "tokenizer_config.json",
-        {
-            "tokenizer_class": "Qwen2Tokenizer",
-            "added_tokens_decoder": added,
-            "pad_token": "<|endoftext|>",
-            "eos_token": "<|im_end|>",
-            "unk_token": "<|endoftext|>",
-            "model_max_length": 4096,
-        },
-    )
-    return first + len(SPECIAL)

@@ -17,8 +17,9 @@ from lorasmith.diffusion.process import apply_noise
 from lorasmith.diffusion.sampling import denoise
 from lorasmith.families import load_family
 from lorasmith.families.checkpointing import Checkpointing
-from lorasmith.families.krea2.family import EMBEDS, MASK, Krea2, packed, unpacked
-from lorasmith.families.krea2.text import AFTER, BEFORE, DROPPED, MOST, encode
+from lorasmith.families.flow_transformer import packed, unpacked
+from lorasmith.families.krea2.family import EMBEDS, MASK, Krea2
+from lorasmith.families.krea2.text import DROPPED, MOST, TEMPLATE, encode
 from lorasmith.families.recognize import recognize
 from tests.families.krea2.miniature import TAPS, make_model
 
@@ -227,8 +228,8 @@ def test_wrong_guesses_are_seen_by_these_tests(loaded: Loaded, guess: str) -> No
 def _without_counted_positions(loaded: Loaded, caption: str) -> Tensor:
     """As if the padding took positions: what the encoder does when it is given none."""
     encoder, tokenizer = loaded.pipeline.text_encoder, loaded.pipeline.tokenizer
-    words = tokenizer([BEFORE + caption], padding="max_length", max_length=DROPPED + MOST, return_tensors="pt")
-    after = tokenizer([AFTER], return_tensors="pt")
+    words = tokenizer([TEMPLATE.before + caption], padding="max_length", max_length=DROPPED + MOST, return_tensors="pt")
+    after = tokenizer([TEMPLATE.after], return_tensors="pt")
     ids = torch.cat([words.input_ids, after.input_ids], 1)
     mask = torch.cat([words.attention_mask, after.attention_mask], 1).bool()
     with torch.no_grad():

@@ -11,7 +11,7 @@ from lorasmith.targets import TargetModule
 
 def _published() -> dict[str, TargetModule]:
     models = {"denoiser": denoiser_builder()({})}  # the class's own sizes are those of the published model
-    return {target.name: target for target in Krea2.target_modules(None, models)}  # type: ignore[arg-type]
+    return {target.name: target for target in Krea2.target_modules(Krea2, models)}  # type: ignore[arg-type]
 
 
 def test_every_linear_layer_has_a_row_with_its_published_size() -> None:
@@ -26,7 +26,7 @@ def test_every_linear_layer_has_a_row_with_its_published_size() -> None:
 
 
 def test_blocks_that_are_compiled_once() -> None:
-    blocks = Krea2.repeated_blocks(None, {"denoiser": denoiser_builder()({})})  # type: ignore[arg-type]
+    blocks = Krea2.repeated_blocks(Krea2, {"denoiser": denoiser_builder()({})})  # type: ignore[arg-type]
     assert [type(block).__name__ for block in blocks] == ["Krea2TransformerBlock"] * 28
 
 
