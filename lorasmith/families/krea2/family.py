@@ -18,7 +18,6 @@ from lorasmith.data.types import Inputs
 from lorasmith.diffusion.densities import LogitNormal
 from lorasmith.diffusion.flow import FlowMatching, ShiftByTokens
 from lorasmith.diffusion.sampling import SamplingDefaults
-from lorasmith.errors import ModelError
 from lorasmith.families.base import FamilyTraits, Models
 from lorasmith.families.flow_transformer import FlowTransformer, grid_positions, packed, padded_texts, unpacked
 from lorasmith.families.krea2.layout import FLOAT32, PATCH, taps, vae_factor
@@ -82,11 +81,8 @@ class Krea2(FlowTransformer):
 
     @cached_property
     def _tokenizer(self) -> Any:
-        folder = self.weights.path / self.weights.names.tokenizers[TEXT]
-        tokenizer = TEMPLATE.tokenizer_from(folder, source=self.weights.path)
-        if len(tokenizer) > self.weights.configs[TEXT]["text_config"]["vocab_size"]:
-            raise ModelError("model_tokenizer", path=str(self.weights.path))
-        return tokenizer
+        rows = self.weights.configs[TEXT]["text_config"]["vocab_size"]
+        return TEMPLATE.model_tokenizer(self.weights, TEXT, rows=rows)
 
     def encode_image(self, encoders: Models, pixels: Tensor, *, tile: int = 0) -> dict[str, Tensor]:
         return {"latents": encode_with_vae(encoders["vae"], pixels, tile)}
