@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from lorasmith.adapters.lora import DOWN, UP
 from lorasmith.errors import ExitCode
-from lorasmith.runs.events import CacheProgress, Evaluated
+from lorasmith.runs.events import CacheProgress, Evaluated, RunStarted
 from tests.end_to_end.workshop import Values, Workshop
 from tests.families.krea2.miniature import make_model
 
@@ -45,6 +45,7 @@ def test_it_trains_and_continues_to_the_same_bytes(make_workshop: MakeWorkshop, 
     resumed = pieces.go_on(2)
     assert resumed.exit_code == ExitCode.FINISHED and resumed.of(CacheProgress) == []
     assert pieces.losses() == straight.losses() and pieces.digest() == straight.digest()
+    assert [sum(event.noise_levels[:4]) for event in whole.of(RunStarted)] == [0]  # --min-timestep 200
     evaluated = [event for event in whole.of(Evaluated) if not event.is_control]
     assert evaluated and all(event.validation is not None and event.samples for event in evaluated)
 
