@@ -15,7 +15,7 @@ from lorasmith.diffusion.draw import Numbers
 from lorasmith.engine.batches import RunBatches
 from lorasmith.engine.capture import Capture, capture_on
 from lorasmith.engine.captured import CapturedExecution
-from lorasmith.engine.compiled import CompiledExecution, compute_as_before
+from lorasmith.engine.compiled import CompiledExecution, compile_in_another_folder, compute_as_before
 from lorasmith.engine.device import Device
 from lorasmith.engine.device_update import DeviceUpdate, device_update
 from lorasmith.engine.execution import Execution
@@ -48,15 +48,18 @@ def with_execution(
     if name == "eager" or (name == "graph" and (obstacle or capture is None)):
         return _eager(context, state), "eager"
     blocks = context.family.repeated_blocks(context.models) if name == "compiled" else []
-    try:
-        return _prepared(name, context, state, batches, capture, blocks, partial(startup.beat, "loading")), name
-    except (RuntimeError, MemoryError) as error:
-        first, *_ = str(error).splitlines() or [""]  # what follows is for developers of torch
-        reason = f"{type(error).__name__}: {first}"[:MAX_REASON]
-    # Outside of the handler, so that the memory of the attempt is freed.
-    compute_as_before(blocks)
-    state.adapter.clear_gradient()
-    context.device.release_memory()
+    for attempt in range(2 if name == "compiled" else 1):
+        if attempt:
+            compile_in_another_folder()
+        try:
+            return _prepared(name, context, state, batches, capture, blocks, partial(startup.beat, "loading")), name
+        except (RuntimeError, MemoryError) as error:
+            first, *_ = str(error).splitlines() or [""]  # what follows is for developers of torch
+            reason = f"{type(error).__name__}: {first}"[:MAX_REASON]
+        # Outside of the handler, so that the memory of the attempt is freed.
+        compute_as_before(blocks)
+        state.adapter.clear_gradient()
+        context.device.release_memory()
     startup.warn("execution_failed", execution=name, reason=reason)
     return _eager(context, state), "eager"
 
