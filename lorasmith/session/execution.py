@@ -52,7 +52,7 @@ def with_execution(
         if attempt:
             compile_in_another_folder()
         try:
-            return _prepared(name, context, state, batches, capture, blocks, partial(startup.beat, "loading")), name
+            return _prepared(name, context, state, batches, capture, blocks, partial(startup.prepared, name)), name
         except (RuntimeError, MemoryError) as error:
             first, *_ = str(error).splitlines() or [""]  # what follows is for developers of torch
             reason = f"{type(error).__name__}: {first}"[:MAX_REASON]
@@ -98,7 +98,7 @@ def _prepared(
     batches: RunBatches,
     capture: Capture | None,
     blocks: Sequence[nn.Module],
-    beat: Callable[[], None],
+    report: Callable[[int, int], None],
 ) -> StepContext:
     """The largest shapes first: the memory that they take on the way serves all others."""
     execution: Execution
@@ -107,9 +107,11 @@ def _prepared(
         execution = CapturedExecution(context.losses, state, context.device, capture)
     else:
         execution, capture = CompiledExecution(context.execution, state.adapter, context.device, blocks), None
-    for batch, numbers in sorted(_shapes_ahead(context, state, batches), key=lambda pair: -pair[0].latents.numel()):
+    shapes = sorted(_shapes_ahead(context, state, batches), key=lambda pair: -pair[0].latents.numel())
+    report(0, len(shapes))
+    for done, (batch, numbers) in enumerate(shapes, start=1):
         execution.prepare(batch, numbers)
-        beat()
+        report(done, len(shapes))
     return replace(context, execution=execution, update_on_device=_update(context, state, capture))
 
 
