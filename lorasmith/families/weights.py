@@ -14,6 +14,8 @@ from lorasmith.errors import ModelError
 from lorasmith.families.caption_weights import unweighted
 from lorasmith.families.places import Finder, Place
 
+INDEXES = ("model_index.json", "modular_model_index.json")
+"""The file of a diffusers folder that names its pipeline: of the usual pipelines, and of those made of blocks."""
 Layout = Literal["diffusers", "single_file", "pickle"]
 Prediction = Literal["epsilon", "v_prediction", "flow"]
 RequestedPrediction = Literal["auto", "epsilon", "v_prediction", "flow"]
