@@ -18,7 +18,7 @@ Number = TypeVar("Number", bound=float)
 Value = TypeVar("Value")
 
 PRESETS = {
-    "attn-mlp": r"\.attentions\.|\.(self_attn|mlp)\.|^denoiser\.transformer_blocks\.",
+    "attn-mlp": r"\.attentions\.|\.(self_attn|mlp)\.|^denoiser\.transformer_blocks\.\d+\.(?!norm)",
     "attn-only": r"\.(attn[12]|self_attn)\.|^denoiser\.transformer_blocks\.\d+\.attn\.",
     "unet-convblock-only": r"\.(resnets|downsamplers|upsamplers)\.",
     "full": "",
