@@ -39,6 +39,8 @@ def _wrong_setting(configs: Configs) -> str:
             return f"transformer/config.json: {name}"
     if denoiser.get("in_channels") != channels or denoiser.get("out_channels") != channels:
         return "transformer/config.json: in_channels"
+    if type(denoiser.get("num_layers")) is not int:
+        return "transformer/config.json: num_layers"
     if type(text.get("vocab_size")) is not int:
         return "text_encoder/config.json: vocab_size"
     if conditioner.get("source_dim") != text.get("hidden_size"):
@@ -58,4 +60,5 @@ ANIMA = FlowFamily(
     names=NAMES,
     wrong_setting=_wrong_setting,
     size_multiple=lambda configs: vae_factor(configs) * PATCH,
+    depths=lambda configs: {"denoiser.transformer_blocks": configs["transformer"]["num_layers"]},
 )

@@ -1,6 +1,6 @@
 """An Anima of the libraries' own classes, small enough for every test: a folder as diffusers' modular pipeline saves it.
 
-T5's vocabulary is the real one.
+T5's vocabulary is the real one, and the layers have the proportions of the published ones.
 """
 
 from pathlib import Path
@@ -21,8 +21,8 @@ DENOISER = {
     "num_attention_heads": 2,
     "attention_head_dim": 24,
     "num_layers": 2,
-    "mlp_ratio": 2.0,
-    "text_embed_dim": 20,
+    "mlp_ratio": 4.0,
+    "text_embed_dim": 24,
     "adaln_lora_dim": 4,
     "max_size": [4, 64, 64],
     "patch_size": [1, 2, 2],
@@ -32,7 +32,7 @@ DENOISER = {
 }
 CONDITIONER = {
     "source_dim": 24,
-    "target_dim": 20,
+    "target_dim": 24,
     "model_dim": 16,
     "num_layers": 2,
     "num_attention_heads": 2,

@@ -148,7 +148,7 @@ def test_captions_are_encoded_as_by_the_pipeline(loaded: Loaded, caption: str) -
     (expected,) = loaded.text(caption)
     found = loaded.inputs(caption)[0][EMBEDS]
     tokens = loaded.family.tokenize(caption)
-    assert found.dtype == torch.bfloat16 and found.shape == (len(tokens["t5_token_ids"]), 20)
+    assert found.dtype == torch.bfloat16 and found.shape == (len(tokens["t5_token_ids"]), 24)
     assert max(map(len, tokens.values())) <= MOST == expected.shape[0]
     assert difference(found, expected[: len(found)]) < 5e-3 and not expected[len(found) :].any()
 
@@ -193,7 +193,7 @@ def test_predictions_are_those_of_the_pipelines_call(loaded: Loaded) -> None:
     latents, levels = drawn(3, 4, 16, 20), (0.9, 0.5, 0.1)
     expected = loaded.theirs(latents, levels, CAPTIONS)
     rows = loaded.inputs(*CAPTIONS)
-    assert loaded.family.collate(rows)[EMBEDS].shape == (3, MOST, 20)
+    assert loaded.family.collate(rows)[EMBEDS].shape == (3, MOST, 24)
     found = loaded.predict(latents, levels, rows)
     assert difference(found, expected) < 5e-3  # the texts differ by the rounding of bfloat16
     for number in range(3):
