@@ -102,7 +102,7 @@ class BaseWeights:
     names: ComponentNames
     distilled: str = ""  # the method that made it work in a few steps, "Turbo" …, as far as its names tell
     replaced: Mapping[str, OtherFile] = field(default_factory=dict)  # by component
-    depths: Mapping[str, int] = field(default_factory=dict)  # target of a list of blocks -> their number, where it differs
+    depths: Mapping[str, int] = field(default_factory=dict)  # list of blocks -> their number, where it differs
 
     def source(self, component: str) -> Path:
         """The file or folder that holds a component."""

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import pad
 
 from lorasmith.data.types import Inputs
@@ -21,7 +21,14 @@ from lorasmith.diffusion.flow import FixedShift, FlowMatching
 from lorasmith.diffusion.sampling import SamplingDefaults
 from lorasmith.errors import ModelError
 from lorasmith.families.anima.layout import MOST, PATCH, vae_factor
-from lorasmith.families.anima.text import conditioner_builder, encode, first_unseen_tag, qwen_ids, qwen_tokenizer, t5_ids
+from lorasmith.families.anima.text import (
+    conditioner_builder,
+    encode,
+    first_unseen_tag,
+    qwen_ids,
+    qwen_tokenizer,
+    t5_ids,
+)
 from lorasmith.families.anima.work import denoiser_work
 from lorasmith.families.base import FamilyTraits, Models
 from lorasmith.families.flow_transformer import FlowTransformer
@@ -156,7 +163,7 @@ class Anima(FlowTransformer):
             encoder_hidden_states=conditioning[EMBEDS].to(precision),
             return_dict=False,
         )
-        return prediction[:, :, 0]  # type: ignore[no-any-return]
+        return prediction[:, :, 0]
 
     def decode_latents(self, encoders: Models, latents: Tensor, *, free_memory: int | None = None) -> Tensor:
         return decode_with_vae(encoders["vae"], latents, vae_factor(self.weights.configs), free_memory)

@@ -27,13 +27,21 @@ def recognize(files: ModelFiles) -> BaseWeights | None:
 
 
 def _wrong_setting(configs: Configs) -> str:
-    denoiser, conditioner, vae, text = (configs[name] for name in NAMES.components)
+    return _wrong_vae(configs) or _wrong_denoiser(configs) or _wrong_text(configs)
+
+
+def _wrong_vae(configs: Configs) -> str:
+    vae = configs["vae"]
     if not isinstance(vae.get("temperal_downsample"), list):
         return "vae/config.json: temperal_downsample"
-    channels = vae.get("z_dim")
     for name in ("latents_mean", "latents_std"):
-        if not are_numbers(vae.get(name)) or len(vae[name]) != channels:
+        if not are_numbers(vae.get(name)) or len(vae[name]) != vae.get("z_dim"):
             return f"vae/config.json: {name}"
+    return ""
+
+
+def _wrong_denoiser(configs: Configs) -> str:
+    denoiser, channels = configs["transformer"], configs["vae"].get("z_dim")
     for name, (wanted, missing) in _DENOISER.items():
         if denoiser.get(name, missing) != wanted:
             return f"transformer/config.json: {name}"
@@ -41,11 +49,16 @@ def _wrong_setting(configs: Configs) -> str:
         return "transformer/config.json: in_channels"
     if type(denoiser.get("num_layers")) is not int:
         return "transformer/config.json: num_layers"
+    return ""
+
+
+def _wrong_text(configs: Configs) -> str:
+    conditioner, text = configs["text_conditioner"], configs["text_encoder"]
     if type(text.get("vocab_size")) is not int:
         return "text_encoder/config.json: vocab_size"
     if conditioner.get("source_dim") != text.get("hidden_size"):
         return "text_conditioner/config.json: source_dim"
-    if conditioner.get("target_dim") != denoiser.get("text_embed_dim"):
+    if conditioner.get("target_dim") != configs["transformer"].get("text_embed_dim"):
         return "text_conditioner/config.json: target_dim"
     for name, least in (("target_vocab_size", T5_TOKENS), ("min_sequence_length", MOST)):
         if type(conditioner.get(name)) is not int or conditioner[name] < least:

@@ -1,4 +1,4 @@
-"""An Anima of the libraries' own classes, small enough for every test: a folder as diffusers' modular pipeline saves it.
+"""An Anima of the libraries' own classes, small enough for every test: a folder as diffusers saves its pipeline.
 
 T5's vocabulary is the real one, and the layers have the proportions of the published ones.
 """
