@@ -32,8 +32,10 @@ from tests.families.tiny import MINIATURES
 CPU = torch.device("cpu")
 MAX_SIDE = 64  # pixels, of the pictures here
 # Targets of the miniature that sd-scripts has in its files too, and whose output nothing uses.
-TOKENS_OF_SIX = {"krea2": 34 + 6 + 5}
-"""Tokens of a caption of six: the template's too. CLIP has a start and an end."""
+TOKENS_OF_SIX = {"krea2": (34 + 6 + 5,), "anima": (6, 6 + 1)}
+"""Tokens of a caption of six, for each tokenizer: the template's too. CLIP has a start and an end."""
+WORDS = {"anima": ("red", "blue", "green", "black", "white")}
+"""Words of a token each for all of a family's tokenizers."""
 UNUSED = {"sdxl": "text_encoder.text_model.encoder.layers.1."}
 
 
@@ -128,22 +130,25 @@ def test_the_components_are_those_it_names(loaded: LoadedRun) -> None:
 def test_it_says_what_of_a_caption_is_not_seen(loaded: LoadedRun) -> None:
     """A caption of one token more than it names is cut, and the end of it changes nothing."""
     family = loaded.family
-    fits = ", ".join("a" for _ in range(family.caption_tokens // 2))
+    a, b, c, d, _ = WORDS.get(family.traits.name, tuple("abcde"))
+    fits = ", ".join(a for _ in range(family.caption_tokens // 2))
     assert family.first_unseen_tag(fits) == ""
-    long = fits + ", a, b"
-    assert family.first_unseen_tag(long + ", c") in ("a", "b")
-    first, second = family.tokenize(long + ", c"), family.tokenize(long + ", d")
+    long = f"{fits}, {a}, {b}"
+    assert family.first_unseen_tag(f"{long}, {c}") in (a, b)
+    first, second = family.tokenize(f"{long}, {c}"), family.tokenize(f"{long}, {d}")
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_fewer_tokens_may_be_asked_for(loaded: LoadedRun) -> None:
     family = load_family(loaded.family.weights, TextSettings(max_tokens=6))
     assert family.caption_tokens == 6
-    assert family.first_unseen_tag("a, b, c, d, e") == "d"
-    expected = TOKENS_OF_SIX.get(family.traits.name, 8)
-    assert all(tokens.shape[-1] == expected for tokens in family.tokenize("a, b, c, d, e").values())
-    encoded = family.encode_caption(loaded.encoders, "a, b, c, d, e")
-    cut = family.encode_caption(loaded.encoders, "a, b, c, f, g")
+    words = WORDS.get(family.traits.name, tuple("abcde"))
+    caption = ", ".join(words)
+    assert family.first_unseen_tag(caption) == words[3]
+    tokens = {tokens.shape[-1] for tokens in family.tokenize(caption).values()}
+    assert tokens == set(TOKENS_OF_SIX.get(family.traits.name, (8,)))
+    encoded = family.encode_caption(loaded.encoders, caption)
+    cut = family.encode_caption(loaded.encoders, ", ".join([*words[:3], "f, g"]))
     assert all(torch.equal(encoded[name], cut[name]) for name in encoded)
 
 
