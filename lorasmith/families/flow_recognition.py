@@ -48,6 +48,8 @@ class FlowFamily:
     """The first setting on which training depends and that has no sense; "": none."""
     size_multiple: Callable[[Configs], int]
     """Pixels of which both sides of a picture are multiples."""
+    depths: Callable[[Configs], Mapping[str, int]] = lambda configs: {}  # noqa: ARG005
+    """The number of blocks in each list of them, by target, where models of the family differ in it."""
     split: SplitFiles | None = None  # None: only diffusers folders of it can be read
 
 
@@ -149,6 +151,7 @@ def described(files: ModelFiles, family: FlowFamily, configs: Configs, denoiser:
         configs=configs,
         names=family.names,
         distilled=distilled_by(files, {}),
+        depths=family.depths(configs),
     )
 
 

@@ -19,6 +19,7 @@ from lorasmith.families.other_vae import with_vae
 from lorasmith.families.small_tensors import read_numbers
 from lorasmith.families.weights import (
     AS_STATED,
+    INDEXES,
     NO_PARTS,
     BaseWeights,
     ModelFiles,
@@ -73,9 +74,9 @@ def _recognized(files: ModelFiles) -> BaseWeights:
 
 
 def _folder(folder: Path, asked: NoiseRequest, parts: PartFiles) -> ModelFiles:
-    index = folder / "model_index.json"
-    if not index.is_file():
+    index = next((folder / name for name in INDEXES if (folder / name).is_file()), None)
+    if index is None:
         if (folder / "unet").is_dir():
-            raise ModelError("model_incomplete", path=str(folder), missing=index.name)
+            raise ModelError("model_incomplete", path=str(folder), missing=INDEXES[0])
         raise ModelError("model_unknown", path=str(folder))
     return ModelFiles(folder, "diffusers", asked, index=read_json(index), parts=parts)

@@ -14,6 +14,8 @@ from lorasmith.errors import ModelError
 from lorasmith.families.caption_weights import unweighted
 from lorasmith.families.places import Finder, Place
 
+INDEXES = ("model_index.json", "modular_model_index.json")
+"""The file of a diffusers folder that names its pipeline: of the usual pipelines, and of those made of blocks."""
 Layout = Literal["diffusers", "single_file", "pickle"]
 Prediction = Literal["epsilon", "v_prediction", "flow"]
 RequestedPrediction = Literal["auto", "epsilon", "v_prediction", "flow"]
@@ -119,6 +121,7 @@ class BaseWeights:
         ""  # the form that it is taken for where neither header nor name tells, "Krea 2 Raw"; "": it is known
     )
     replaced: Mapping[str, OtherFile] = field(default_factory=dict)  # by component
+    depths: Mapping[str, int] = field(default_factory=dict)  # list of blocks -> their number, where it differs
 
     def source(self, component: str) -> Path:
         """The file or folder that holds a component."""
