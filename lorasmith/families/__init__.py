@@ -56,6 +56,14 @@ FAMILIES = {  # recognizers are asked in this order
         in_webui=False,
         footprint="lorasmith.families.krea2.footprint:footprint",
     ),
+    "zimage": FamilyEntry(
+        family="lorasmith.families.zimage.family:ZImage",
+        recognizer="lorasmith.families.zimage.recognize:recognize",
+        layer_names="lorasmith.families.zimage.layout:layer_names",
+        pipelines=("ZImagePipeline",),
+        in_webui=False,
+        footprint="lorasmith.families.zimage.footprint:footprint",
+    ),
 }
 
 IMAGE_ENCODERS = {

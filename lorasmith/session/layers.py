@@ -18,8 +18,9 @@ Number = TypeVar("Number", bound=float)
 Value = TypeVar("Value")
 
 PRESETS = {
-    "attn-mlp": r"\.attentions\.|\.(self_attn|mlp)\.|^denoiser\.transformer_blocks\.",
-    "attn-only": r"\.(attn[12]|self_attn)\.|^denoiser\.transformer_blocks\.\d+\.attn\.",
+    "attn-mlp": r"\.attentions\.|\.layers\.\d+\.(self_attn|mlp|attention|feed_forward)\."
+    r"|^denoiser\.transformer_blocks\.",
+    "attn-only": r"\.(attn[12]|self_attn)\.|\.layers\.\d+\.attention\.|^denoiser\.transformer_blocks\.\d+\.attn\.",
     "unet-convblock-only": r"\.(resnets|downsamplers|upsamplers)\.",
     "full": "",
 }
