@@ -19,6 +19,7 @@ from lorasmith.diffusion.flow import FlowMatching, ShiftByTokens
 from lorasmith.diffusion.sampling import SamplingDefaults
 from lorasmith.families.base import FamilyTraits, Models
 from lorasmith.families.flow_transformer import grid_positions, packed, unpacked
+from lorasmith.families.forward_work import ForwardWork, Shapes
 from lorasmith.families.krea2.layout import FLOAT32, PATCH, taps, vae_factor
 from lorasmith.families.krea2.text import TEMPLATE, encode
 from lorasmith.families.krea2.work import Sizes, denoiser_work
@@ -26,7 +27,6 @@ from lorasmith.families.loading import Build, on_meta_device
 from lorasmith.families.qwen_text import qwen3_vl_builder
 from lorasmith.families.qwen_transformer import EMBEDS, MASK, TEXT, QwenTransformer
 from lorasmith.families.qwen_vae import decode_with_vae, encode_with_vae, vae_builder
-from lorasmith.families.unet_work import ForwardWork, Shapes
 
 _TARGETS = re.compile(
     r"(transformer_blocks|text_fusion\.(layerwise|refiner)_blocks)\.\d+\.(attn\.to_(q|k|v|gate|out\.0)|ff\.(gate|up|down))"

@@ -19,11 +19,11 @@ from lorasmith.diffusion.densities import LogitNormal
 from lorasmith.diffusion.flow import FixedShift, FlowMatching
 from lorasmith.diffusion.sampling import SamplingDefaults
 from lorasmith.families.base import FamilyTraits, Models
+from lorasmith.families.forward_work import ForwardWork, Shapes
 from lorasmith.families.latent_diffusion import decode_with_vae, encode_with_vae, vae_builder
 from lorasmith.families.loading import Build, on_meta_device
 from lorasmith.families.qwen_text import qwen3_builder
 from lorasmith.families.qwen_transformer import EMBEDS, MASK, TEXT, QwenTransformer
-from lorasmith.families.unet_work import ForwardWork, Shapes
 from lorasmith.families.zimage.denoiser import forward
 from lorasmith.families.zimage.layout import PATCH, TOKENS
 from lorasmith.families.zimage.text import STATE, TEMPLATE, encode
@@ -67,6 +67,7 @@ class ZImage(QwenTransformer):
     text_step = TOKENS
     builders = _BUILDERS
     targets = _TARGETS
+    feed_forwards = ("feed_forward",)
     blocks = ("noise_refiner", "context_refiner", "layers")
 
     def text_description(self) -> list[Any]:

@@ -37,6 +37,11 @@ def layer_names() -> str:
     return Path(__file__).with_name("layer_names.tsv").read_text(encoding="ascii")
 
 
+def native_names() -> str:
+    """The places of those layers in the original model that have other names there: see `exporting.formats`."""
+    return Path(__file__).with_name("native_names.tsv").read_text(encoding="ascii")
+
+
 NAMES = ComponentNames(
     weight_stems={
         "transformer": "diffusion_pytorch_model",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from lorasmith.families.unet_work import ForwardWork, LayerWork, Shapes
+from lorasmith.families.forward_work import ForwardWork, LayerWork, Shapes
 from lorasmith.families.zimage.layout import TOKENS
 
 ONCE = frozenset({"t_embedder", "adaLN_modulation"})  # layers that see a vector for each picture

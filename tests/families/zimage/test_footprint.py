@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from lorasmith.families.checkpointing import Checkpointing, set_unet_checkpointing
+from lorasmith.families.checkpointing import Checkpointing, checkpoint_blocks
 from lorasmith.families.zimage.denoiser import forward
-from lorasmith.families.zimage.family import denoiser_builder
+from lorasmith.families.zimage.family import ZImage, denoiser_builder
 from lorasmith.families.zimage.footprint import denoiser_footprint
 from tests.families.qwen_miniature import fill
 from tests.families.zimage.miniature import DENOISER
@@ -48,7 +48,7 @@ def test_activations_are_as_many_as_autograd_keeps(level: Checkpointing) -> None
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith("layers.") and name.endswith(TRAINED))
         parameter.data = parameter.data.to(torch.bfloat16)
-    set_unet_checkpointing(model, level)
+    checkpoint_blocks(model, level, feed_forwards=ZImage.feed_forwards)
     counted = denoiser_footprint(config, 0).kept[level] * 4 * SIDE * SIDE
     assert kept_by(model) / 2 == pytest.approx(counted, rel=0.12)
 
