@@ -18,8 +18,8 @@ Number = TypeVar("Number", bound=float)
 Value = TypeVar("Value")
 
 PRESETS = {
-    "attn-mlp": r"\.attentions\.|\.(self_attn|mlp)\.|^denoiser\.transformer_blocks\.",
-    "attn-only": r"\.(attn[12]|self_attn)\.|^denoiser\.transformer_blocks\.\d+\.attn\.",
+    "attn-mlp": r"\.attentions\.|\.(self_attn|mlp)\.|^denoiser\.(single_)?transformer_blocks\.",
+    "attn-only": r"\.(attn[12]|self_attn)\.|^denoiser\.(single_)?transformer_blocks\.\d+\.attn\.",
     "unet-convblock-only": r"\.(resnets|downsamplers|upsamplers)\.",
     "full": "",
 }
