@@ -29,7 +29,8 @@ def vae_builder() -> Build:
     def built(config: Mapping[str, Any]) -> nn.Module:
         vae: Any = build(config)
         vae.bn = _Statistics(vae.bn.num_features)
-        return vae  # type: ignore[no-any-return]
+        module: nn.Module = vae
+        return module
 
     return built
 

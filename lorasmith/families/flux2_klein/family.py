@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -22,21 +21,18 @@ from lorasmith.data.types import Inputs
 from lorasmith.diffusion.densities import LogitNormal
 from lorasmith.diffusion.flow import FixedShift, FlowMatching
 from lorasmith.diffusion.sampling import SamplingDefaults
-from lorasmith.errors import ModelError
 from lorasmith.families.base import FamilyTraits, Models
-from lorasmith.families.flow_transformer import FlowTransformer, grid_positions, packed, unpacked
+from lorasmith.families.flow_transformer import grid_positions, packed, unpacked
 from lorasmith.families.flux2_klein.layout import LENGTH, TAPS
 from lorasmith.families.flux2_klein.shift import ShiftBySteps
 from lorasmith.families.flux2_klein.text import TEMPLATE, encode, token_ids
 from lorasmith.families.flux2_klein.work import denoiser_work
 from lorasmith.families.flux2_vae import decode_with_vae, encode_with_vae, vae_builder
+from lorasmith.families.forward_work import ForwardWork, Shapes
 from lorasmith.families.loading import Build, on_meta_device
 from lorasmith.families.qwen_text import qwen3_builder
-from lorasmith.families.unet_work import ForwardWork, Shapes
-from lorasmith.families.weights import BaseWeights, TextSettings
+from lorasmith.families.qwen_transformer import EMBEDS, TEXT, QwenTransformer
 
-TEXT = "text_encoder"
-EMBEDS = "prompt_embeds"
 _TRAINING_SHIFT = 3.0
 _JOINED = {"to_qkv": ("to_q", "to_k", "to_v"), "to_added_qkv": ("add_q_proj", "add_k_proj", "add_v_proj")}
 _TARGETS = re.compile(
@@ -61,7 +57,7 @@ _BUILDERS: Mapping[str, Callable[[], Build]] = {
 }
 
 
-class Flux2Klein(FlowTransformer):
+class Flux2Klein(QwenTransformer):
     """The family `flux2_klein`. Satisfies `families.base.ModelFamily`."""
 
     traits = FamilyTraits(
@@ -74,13 +70,11 @@ class Flux2Klein(FlowTransformer):
         cache_dtype=torch.float32,  # of the latents; the text stays in bfloat16
         trains_text=False,  # no program reads adapters of the text encoder
     )
+    template = TEMPLATE
     builders = _BUILDERS
     targets = _TARGETS
     blocks = ("transformer_blocks", "single_transformer_blocks")
-
-    def __init__(self, weights: BaseWeights, text: TextSettings) -> None:
-        super().__init__(weights, text)
-        self.caption_tokens = TEMPLATE.caption_tokens(text)
+    feed_forwards = ("ff", "ff_context")
 
     def text_description(self) -> list[Any]:
         return [TAPS, LENGTH, TEMPLATE.before, TEMPLATE.after]
@@ -94,28 +88,18 @@ class Flux2Klein(FlowTransformer):
 
     # -- inputs ------------------------------------------------------------------------------------
 
-    @cached_property
-    def _tokenizer(self) -> Any:
-        folder = self.weights.path / self.weights.names.tokenizers[TEXT]
-        tokenizer = TEMPLATE.tokenizer_from(folder, source=self.weights.path)
-        if len(tokenizer) > self.weights.configs[TEXT]["vocab_size"] or tokenizer.pad_token_id is None:
-            raise ModelError("model_tokenizer", path=str(self.weights.path))
-        return tokenizer
+    def language_config(self) -> Mapping[str, Any]:
+        config: Mapping[str, Any] = self.weights.configs[TEXT]
+        return config
 
-    def encode_image(self, encoders: Models, pixels: Tensor, *, tile: int = 0) -> dict[str, Tensor]:
-        return {"latents": encode_with_vae(encoders["vae"], pixels, tile)}
-
-    def encode_caption(self, encoders: Models, caption: str) -> dict[str, Tensor]:
-        if TEXT not in encoders:
-            return {}
-        ids = self.tokenize(caption)["token_ids"]
-        return {EMBEDS: encode(encoders[TEXT], ids, self._tokenizer.pad_token_id, TAPS)}
+    def encoded(self, encoder: Any, ids: Tensor) -> Tensor:
+        return encode(encoder, ids, self._tokenizer.pad_token_id, TAPS)
 
     def tokenize(self, caption: str) -> dict[str, Tensor]:
         return {"token_ids": token_ids(self._tokenizer, caption, tokens=self.caption_tokens)}
 
-    def first_unseen_tag(self, caption: str) -> str:
-        return TEMPLATE.first_unseen_tag(lambda: self._tokenizer, caption, tokens=self.caption_tokens)
+    def encode_image(self, encoders: Models, pixels: Tensor, *, tile: int = 0) -> dict[str, Tensor]:
+        return {"latents": encode_with_vae(encoders["vae"], pixels, tile)}
 
     def collate(self, rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
@@ -159,7 +143,7 @@ class Flux2Klein(FlowTransformer):
 
 
 def text_positions(count: int, device: torch.device) -> Tensor:
-    """(count, 4): the place of each token of a text in the last of the four axes; pictures have the second and third."""
+    """(count, 4): the place of each token of a text on the last of four axes; pictures have the second and third."""
     return pad(torch.arange(float(count), device=device)[:, None], (3, 0))
 
 
@@ -170,7 +154,8 @@ def join_projections(denoiser: Any) -> None:
         attention = block.attn
         for name, parts in _JOINED.items():
             weight = torch.cat([attention.get_parameter(f"{part}.weight") for part in parts])
-            joined = nn.Linear(*reversed(weight.shape), bias=False, device="meta")
+            outputs, inputs = weight.shape
+            joined = nn.Linear(inputs, outputs, bias=False, device="meta")
             joined.weight = nn.Parameter(weight, requires_grad=False)
             for part in parts:
                 delattr(attention, part)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from lorasmith.families.unet_work import ForwardWork, LayerWork, Shapes
+from lorasmith.families.forward_work import ForwardWork, LayerWork, Shapes
 
 _ONCE = ("time_guidance_embed.", "double_stream_modulation_", "single_stream_modulation.", "norm_out.")
 _TEXT = (".to_added_qkv.", ".to_add_out.", ".ff_context.")

@@ -1,4 +1,4 @@
-"""A FLUX.2 klein of the libraries' own classes, small enough for every test: a diffusers folder that its pipeline loads."""
+"""A FLUX.2 klein of the libraries' own classes, small enough for every test: a diffusers folder for its pipeline."""
 
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ def make_model(folder: Path, **index: Any) -> Path:
     """Writes the folder with random weights and returns it; `index` adds to `model_index.json`."""
     from diffusers import AutoencoderKLFlux2, Flux2Transformer2DModel
 
-    words = TEMPLATE.before + TEMPLATE.after
+    words = TEMPLATE.before + "a, b, c, d, e, f, g, x x" + TEMPLATE.after
     vocabulary = write_tokenizer(folder / "tokenizer", words, more=("<think>", "</think>"), chat=CHAT_TEMPLATE)
     parts = {
         "transformer": (Flux2Transformer2DModel(**DENOISER), "diffusion_pytorch_model"),

@@ -1,4 +1,4 @@
-"""FLUX.2 klein against diffusers' own pipeline, on the same miniature. Every parameter is random, so no effect is hidden."""
+"""FLUX.2 klein against diffusers' own pipeline, on the same miniature, whose every parameter is random."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,9 +14,10 @@ from lorasmith.diffusion.sampling import denoise
 from lorasmith.families import load_family
 from lorasmith.families.checkpointing import Checkpointing
 from lorasmith.families.flow_transformer import packed, unpacked
-from lorasmith.families.flux2_klein.family import EMBEDS, Flux2Klein, join_projections, text_positions
+from lorasmith.families.flux2_klein.family import Flux2Klein, join_projections, text_positions
 from lorasmith.families.flux2_klein.layout import LENGTH, TAPS
 from lorasmith.families.flux2_klein.text import encode
+from lorasmith.families.qwen_transformer import EMBEDS
 from lorasmith.families.recognize import recognize
 from tests.families.flux2_klein.miniature import WIDTH, make_model
 

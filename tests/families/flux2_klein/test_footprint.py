@@ -7,7 +7,7 @@ import torch
 from diffusers import Flux2Transformer2DModel
 from torch.nn.functional import pad
 
-from lorasmith.families.checkpointing import Checkpointing, set_unet_checkpointing
+from lorasmith.families.checkpointing import Checkpointing, checkpoint_blocks
 from lorasmith.families.flow_transformer import grid_positions
 from lorasmith.families.flux2_klein.family import join_projections, text_positions
 from lorasmith.families.flux2_klein.footprint import denoiser_footprint
@@ -52,7 +52,7 @@ def test_activations_are_as_many_as_autograd_keeps(level: Checkpointing) -> None
     for name, parameter in model.named_parameters():
         parameter.data = parameter.data.to(torch.bfloat16)
         parameter.requires_grad_("transformer_blocks." in name and ".norm_" not in name)
-    set_unet_checkpointing(model, level)
+    checkpoint_blocks(model, level, feed_forwards=("ff", "ff_context"))
     counted = denoiser_footprint(config, 0).kept[level] * 4 * (SIDE * SIDE + TEXT)
     assert kept_by(model) / 2 == pytest.approx(counted, rel=0.1)
 

@@ -1,4 +1,4 @@
-"""FLUX.2's names: of layers in files, against diffusers' own conversion of LoRA files and of the published checkpoint."""
+"""FLUX.2's names of layers in files, against diffusers' own conversion of LoRA files and of the checkpoint."""
 
 from typing import Any
 
