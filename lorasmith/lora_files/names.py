@@ -80,6 +80,7 @@ class Layers:
     known: NameTable  # the names of all forms: `all_names`
     canonical: Mapping[str, str]  # module of `known` -> the first of those for the same layers
     by_path: Mapping[tuple[str, str], str]  # (component, path with "_" for ".") -> such a first module
+    joined: Mapping[str, str]  # a row of `known` -> the target of the layer that it is trained in, with others
 
     def module_of(self, module: Module) -> str:
         """The name in `known` of a file's module, that of the table if it has one; "" where the family has no such
@@ -114,7 +115,8 @@ def layers_of(family: str) -> Layers:
         if len(rows) == 1:
             component, _, path = rows[0].target.partition(".")
             by_path.setdefault((component, path.replace(".", "_")), canonical[name])
-    return Layers(table, known, canonical, by_path)
+    joined = {piece: target for target, pieces in known.pieces.items() for piece in pieces}
+    return Layers(table, known, canonical, by_path, joined)
 
 
 def families_of(modules: Sequence[Module], metadata: Mapping[str, str]) -> tuple[str, ...]:
@@ -153,7 +155,8 @@ def _is_others(family: str, module: Module) -> bool:
     (row, *_) = layers_of(family).rows_of(module)
     outputs, inputs = module.layer_shape
     has_proportions = outputs * row.layer.inputs == inputs * row.layer.outputs
-    return "_blocks." in row.module and (not has_proportions or _SHARED_NAMES[family] in (outputs, inputs))
+    is_inside = "_blocks" in row.module or "_stream_modulation" in row.module
+    return is_inside and (not has_proportions or _SHARED_NAMES[family] in (outputs, inputs))
 
 
 def _has_form(module: Module, rows: Sequence[Row]) -> bool:
