@@ -23,6 +23,7 @@ FAMILY_NAMES = {
     "sdxl": "SDXL",
     "krea2": "Krea 2",
     "flux2_klein": "FLUX.2 klein",
+    "anima": "Anima",
     "flux": "FLUX.1",
     "flux2": "FLUX.2",
     "chroma": "Chroma",
@@ -55,15 +56,19 @@ _WIDTHS = {  # family -> another by the number of inputs of its layers
     "z_image": {2304: "lumina2"},
     "flux": {6144: "flux2", 4096: "flux2"},
 }
-_SHARED_NAMES = {"flux2_klein": 6144}
-"""Families whose layers in blocks have the names of others': of FLUX.1, in which they have other proportions, and of
-FLUX.2 dev, in which they have this width."""
+_ALIKE = {
+    "anima": re.compile(r"^transformer_blocks_\d"),
+    "flux2_klein": re.compile(r"_blocks_\d|_stream_modulation_"),
+}
+"""Families with layers whose paths, of this pattern, other families have too: theirs have other proportions."""
+_WIDTHS_OF_OTHERS = {"flux2_klein": 6144}  # layers of this family's names and proportions: FLUX.2 dev
 _MARKS = (  # what metadata may begin with, after "ss_base_model_version" or "modelspec.architecture"
     ("sdxl", ("sdxl_", "stable-diffusion-xl")),
     ("sd2", ("sd_v2", "stable-diffusion-v2")),
     ("sd15", ("sd_v1", "stable-diffusion-v1")),
     ("krea2", ("krea2", "krea-2")),
     ("flux2_klein", ("flux2_klein", "flux2-klein", "flux-2-klein")),
+    ("anima", ("anima",)),
     ("flux2", ("flux2", "flux-2")),
     ("flux", ("flux1", "flux-1")),
     ("chroma", ("chroma",)),
@@ -130,7 +135,7 @@ def families_of(modules: Sequence[Module], metadata: Mapping[str, str]) -> tuple
     scores = {}
     for family in FAMILIES:
         layers = layers_of(family)
-        known = [module for module in modules if layers.module_of(module) and not _is_others(family, module)]
+        known = _known(family, modules)
         exact = sum(module.name in layers.table.modules for module in modules)
         fitting = sum(_fits(module, layers.rows_of(module)) for module in known)
         formed = sum(_has_form(module, layers.rows_of(module)) for module in known)
@@ -142,21 +147,31 @@ def families_of(modules: Sequence[Module], metadata: Mapping[str, str]) -> tuple
     return (found,) if found else ()
 
 
+def _known(family: str, modules: Sequence[Module]) -> list[Module]:
+    """The modules that are layers of the family."""
+    layers = layers_of(family)
+    known = [module for module in modules if layers.module_of(module)]
+    if family in _ALIKE:
+        alike = [module for module in known if _ALIKE[family].search(module.path)]
+        if not all(_has_proportions(module, layers.rows_of(module)) for module in alike):
+            return []
+        if any(_WIDTHS_OF_OTHERS.get(family) in (module.layer_shape or ()) for module in alike):
+            return []
+    return known
+
+
+def _has_proportions(module: Module, rows: Sequence[Row]) -> bool:
+    """Whether the module has as many outputs for its inputs as the published model's layer, as far as is known."""
+    if not module.layer_shape:
+        return True
+    outputs, inputs = module.layer_shape
+    return outputs * rows[0].layer.inputs == inputs * rows[0].layer.outputs
+
+
 def _fits(module: Module, rows: Sequence[Row]) -> bool:
     """Whether the module has the size of the published model's layer."""
     shape = module.layer_shape
     return shape == (sum(row.layer.outputs for row in rows), rows[0].layer.inputs) if rows else False
-
-
-def _is_others(family: str, module: Module) -> bool:
-    """Whether a layer with a name of this family is of another that has the same name."""
-    if family not in _SHARED_NAMES or not module.layer_shape:
-        return False
-    (row, *_) = layers_of(family).rows_of(module)
-    outputs, inputs = module.layer_shape
-    has_proportions = outputs * row.layer.inputs == inputs * row.layer.outputs
-    is_inside = "_blocks" in row.module or "_stream_modulation" in row.module
-    return is_inside and (not has_proportions or _SHARED_NAMES[family] in (outputs, inputs))
 
 
 def _has_form(module: Module, rows: Sequence[Row]) -> bool:
