@@ -23,9 +23,9 @@ MINIATURES: dict[str, Callable[[Path], Path]] = {
     "sd2": partial(make_model, family="sd2", size="nano"),
     "sdxl": partial(make_model, family="sdxl", size="nano"),
     "krea2": make_krea2,
-    "flux2_klein": make_flux2_klein,
     "anima": make_anima,
     "zimage": make_zimage,
+    "flux2_klein": make_flux2_klein,
 }
 
 UNET, TEXT = "model.diffusion_model.", "cond_stage_model.transformer.text_model."
