@@ -33,7 +33,7 @@ def set_unet_checkpointing(unet: Any, level: Checkpointing) -> None:
 
 
 def _feed_forwards(unet: nn.Module) -> list[nn.Module]:
-    return [module for name, module in unet.named_modules() if name.endswith(".ff")]
+    return [module for name, module in unet.named_modules() if name.endswith((".ff", ".img_mlp"))]
 
 
 def _computed_twice(function: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
