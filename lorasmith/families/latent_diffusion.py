@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from lorasmith.data.types import LATENTS, Inputs
 from lorasmith.diffusion.process import DdpmProcess
 from lorasmith.families.attention import use_plain_attention
+from lorasmith.families.forward_work import ForwardWork, Shapes
 from lorasmith.families.loading import Build, on_meta_device
-from lorasmith.families.unet_work import ForwardWork, Shapes, unet_work
+from lorasmith.families.unet_work import unet_work
 from lorasmith.families.weights import BaseWeights
 from lorasmith.targets import TargetModule
 

@@ -21,13 +21,13 @@ from lorasmith.diffusion.sampling import SamplingDefaults
 from lorasmith.errors import ModelError
 from lorasmith.families.base import FamilyTraits, Models
 from lorasmith.families.flow_transformer import FlowTransformer, grid_positions, packed, padded_texts, unpacked
+from lorasmith.families.forward_work import ForwardWork, Shapes
 from lorasmith.families.krea2.layout import FLOAT32, PATCH, taps, vae_factor
 from lorasmith.families.krea2.text import TEMPLATE, encode
 from lorasmith.families.krea2.work import Sizes, denoiser_work
 from lorasmith.families.loading import Build, on_meta_device
 from lorasmith.families.qwen_text import qwen3_vl_builder
 from lorasmith.families.qwen_vae import decode_with_vae, encode_with_vae, vae_builder
-from lorasmith.families.unet_work import ForwardWork, Shapes
 from lorasmith.families.weights import BaseWeights, TextSettings
 
 TEXT = "text_encoder"
