@@ -28,7 +28,7 @@ from tests.families.tiny import MINIATURES
 CPU = torch.device("cpu")
 MAX_SIDE = 64  # pixels, of the pictures here
 # Targets of the miniature that sd-scripts has in its files too, and whose output nothing uses.
-TOKENS_OF_SIX = {"krea2": 34 + 6 + 5}
+TOKENS_OF_SIX = {"krea2": 34 + 6 + 5, "qwen_image21": 17 + 6 + 5}
 """Tokens of a caption of six: the template's too. CLIP has a start and an end."""
 UNUSED = {"sdxl": "text_encoder.text_model.encoder.layers.1."}
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lorasmith.demo import layouts
 
-SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|image_pad|>")
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -35,8 +35,9 @@ def _numbers(name: str, parameter: Tensor, generator: torch.Generator, *, is_zer
     return drawn / parameter[0].numel() ** 0.5
 
 
-def write_tokenizer(folder: Path, template: str) -> int:
-    """A vocabulary with Qwen's structure, in which the words of the template are tokens, as in Qwen's own; its size."""
+def write_tokenizer(folder: Path, template: str, *, more: tuple[str, ...] = (), chat: str = "") -> int:
+    """A vocabulary with Qwen's structure, in which the words of the template are tokens, as in Qwen's own; its size.
+    `more`: further tokens of their own; `chat`: the chat template."""
     tokenizer = Tokenizer(models.BPE())
     splitting = pre_tokenizers.Split(Regex(_WORDS), behavior="isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -44,11 +45,11 @@ def write_tokenizer(folder: Path, template: str) -> int:
     )
     tokenizer.decoder = decoders.ByteLevel()
     plain = template
-    for token in SPECIAL:
+    for token in (*SPECIAL, *more):
         plain = plain.replace(token, "\n")
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=700, initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator([plain, "a red circle, a blue ring"] * 5, trainer)
+    tokenizer.train_from_iterator([plain, "a red circle, a blue ring, a, b, c, d, e, f, g, x x"] * 5, trainer)
     model = json.loads(tokenizer.to_str())["model"]
     folder.mkdir(parents=True)
     (folder / "vocab.json").write_text(json.dumps(model["vocab"]), encoding="utf-8")
@@ -58,13 +59,13 @@ def write_tokenizer(folder: Path, template: str) -> int:
     added = {
         str(first + number): {
             "content": token,
-            "special": True,
+            "special": token in SPECIAL,
             "lstrip": False,
             "rstrip": False,
             "single_word": False,
             "normalized": False,
         }
-        for number, token in enumerate(SPECIAL)
+        for number, token in enumerate((*SPECIAL, *more))
     }
     layouts.write_json(
         folder / "tokenizer_config.json",
@@ -75,6 +76,7 @@ def write_tokenizer(folder: Path, template: str) -> int:
             "eos_token": "<|im_end|>",
             "unk_token": "<|endoftext|>",
             "model_max_length": 4096,
+            **({"chat_template": chat} if chat else {}),
         },
     )
-    return first + len(SPECIAL)
+    return first + len(SPECIAL) + len(more)

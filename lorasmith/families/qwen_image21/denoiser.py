@@ -47,7 +47,7 @@ class TextThenPicture:
         attention_mask: Tensor | None = None,
         rotary_emb: Tensor | None = None,
         segments: Sequence[tuple[int, int, bool]] = (),
-        **_: None,
+        **_unused: None,
     ) -> Tensor:
         """(B, N, C) -> (B, N, C).
 
@@ -57,15 +57,14 @@ class TextThenPicture:
             segments: of the text alone.
         """
         assert rotary_emb is not None
-        ((_, text, _),) = segments
+        text = segments[0][1]
         query, key, value = (
             layer(hidden_states).unflatten(-1, (attn.heads, -1)) for layer in (attn.to_q, attn.to_k, attn.to_v)
         )
         query = _turned(attn.norm_q(query).to(value.dtype), rotary_emb).transpose(1, 2)
         key = _turned(attn.norm_k(key).to(value.dtype), rotary_emb).transpose(1, 2)
         value = value.transpose(1, 2)
-        words = (part[:, :, :text] for part in (query, key, value))
-        of_text = scaled_dot_product_attention(*words, is_causal=True)
+        of_text = scaled_dot_product_attention(query[:, :, :text], key[:, :, :text], value[:, :, :text], is_causal=True)
         of_picture = scaled_dot_product_attention(query[:, :, text:], key, value, attn_mask=attention_mask)
         attended = torch.cat([of_text, of_picture], dim=2).transpose(1, 2).flatten(2)
         result: Tensor = attn.to_out[1](attn.to_out[0](attended))

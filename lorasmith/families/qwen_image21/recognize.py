@@ -21,7 +21,7 @@ def recognize(files: ModelFiles) -> BaseWeights | None:
         return None
     levels = files.index.get("sample_sigmas")  # with which the authors have it sampled; the base model names none
     if isinstance(levels, list) and len(levels) <= _FEW_STEPS:
-        raise ModelError("model_turbo", path=str(files.path))
+        raise ModelError("model_turbo", path=str(files.path), base="Qwen-Image 2.1")
     return folder_model(files, QWEN_IMAGE_21)
 
 

@@ -33,9 +33,9 @@ def text_builder() -> Build:
     build_whole = qwen3_vl_builder()
 
     def build(config: Mapping[str, Any]) -> nn.Module:
-        encoder: Any = build_whole(config)
+        encoder = build_whole(config)
         encoder.norm = nn.Identity()
-        return encoder  # type: ignore[no-any-return]
+        return encoder
 
     return build
 

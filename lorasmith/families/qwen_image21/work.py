@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from lorasmith.families.unet_work import ForwardWork, LayerWork, Shapes
+from lorasmith.families.forward_work import ForwardWork, LayerWork, Shapes
 
 _TIMES = 2  # vectors that the layers of the level see: the picture's, and the 0 of the text
 

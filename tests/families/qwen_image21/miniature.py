@@ -109,7 +109,7 @@ def make_model(folder: Path, **index: Any) -> Path:
 def _write_processor(folder: Path, plain: Path) -> int:
     """The processor as published, with the vocabulary in tokenizer.json alone; the size of the vocabulary."""
     words = (TEMPLATE.before + TEMPLATE.after).replace("Comprehend", 5 * "Com\npreh\nend\n")  # three tokens in Qwen's
-    vocabulary = write_tokenizer(plain, words)
+    vocabulary = write_tokenizer(plain, words, more=("<|image_pad|>", "<|video_pad|>"))
     Qwen2Tokenizer.from_pretrained(plain, local_files_only=True).save_pretrained(folder)
     for file in plain.iterdir():
         file.unlink()

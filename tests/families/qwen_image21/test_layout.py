@@ -1,0 +1,48 @@
+"""Qwen-Image 2.1's names: of layers in files, and of tensors in folders."""
+
+from torch import nn
+
+from lorasmith.exporting.name_table import PEFT, parse_table
+from lorasmith.families.qwen_image21.family import QwenImage21, denoiser_builder
+from lorasmith.families.qwen_image21.layout import NAMES, from_diffusers, layer_names
+from lorasmith.session.layers import PRESETS
+from lorasmith.targets import TargetModule
+
+
+def _published() -> dict[str, TargetModule]:
+    models = {"denoiser": denoiser_builder()({})}  # the class's own sizes are those of the published model
+    return {target.name: target for target in QwenImage21.target_modules(QwenImage21, models)}  # type: ignore[arg-type]
+
+
+def test_every_linear_layer_has_a_row_with_its_published_size() -> None:
+    table, published = parse_table("qwen_image21", layer_names()), _published()
+    assert {name: target.spec for name, target in published.items()} == {
+        name: row.layer for name, row in table.targets.items()
+    }
+    assert len(published) == len(table.modules) == 232 and table.form is PEFT
+    model = denoiser_builder()({})
+    linear = {f"denoiser.{path}" for path, module in model.named_modules() if isinstance(module, nn.Linear)}
+    assert linear == set(published)
+    of_blocks = [name for name in published if name.startswith("denoiser.transformer_blocks.")]
+    assert len(of_blocks) == 224 and PRESETS["attn-mlp"].endswith(r"transformer_blocks\.")
+
+
+def test_blocks_that_are_compiled_once() -> None:
+    blocks = QwenImage21.repeated_blocks(QwenImage21, {"denoiser": denoiser_builder()({})})  # type: ignore[arg-type]
+    assert [type(block).__name__ for block in blocks] == ["QwenImage21TransformerBlock"] * 32
+
+
+def test_names_in_files_are_those_of_diffusers() -> None:
+    """ComfyUI maps the halves of its gate_up by these names alone, not behind "diffusion_model."."""
+    for name, row in parse_table("qwen_image21", layer_names()).targets.items():
+        assert row.module == name.replace("denoiser.", "transformer.")
+
+
+def test_the_text_encoders_eyes_head_and_final_norm_are_left_out() -> None:
+    names = ["model.language_model.norm.weight", "model.visual.x.weight", "lm_head.weight"]
+    assert from_diffusers("text_encoder", names) == {}
+    layer = "layers.0.input_layernorm.weight"
+    for beginning in ("model.language_model.", "language_model."):
+        assert from_diffusers("text_encoder", [beginning + layer]) == {layer: beginning + layer}
+    assert from_diffusers("vae", ["conv1.weight"]) == {"conv1.weight": "conv1.weight"}
+    assert NAMES.components == ("transformer", "vae", "text_encoder")
