@@ -41,6 +41,15 @@ class CacheProgress(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ShapesPrepared(Event):
+    """Number of shapes of micro-batches that are recorded or compiled so far, before the first step."""
+
+    execution: str  # graph, compiled
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunStarted(Event):
     """A start has loaded everything; written before its first step."""
 
@@ -218,6 +227,7 @@ EVENTS: dict[str, type[Event]] = {
     for kind in (
         DeviceChosen,
         CacheProgress,
+        ShapesPrepared,
         RunStarted,
         StepCompleted,
         StepRepeated,
