@@ -32,7 +32,7 @@ def denoiser_builder() -> Build:
         times.time_proj = QwenImage21TemporalTimesteps(times.time_proj.timestep_dim)  # frequencies that files lack
         for block in model.transformer_blocks:
             block.attn.set_processor(TextThenPicture())
-        return model  # type: ignore[no-any-return]
+        return model
 
     return build
 

@@ -16,7 +16,7 @@ from lorasmith.families.weights import ComponentNames
 FACTOR = 16
 """Pixels of a side for each element of the latents, which is a token too."""
 PICTURE_CHANNELS = 4
-"""Of the VAE: red, green, blue, and how opaque a pixel is."""
+"""The channels of a picture for the VAE: red, green, blue, and how opaque a pixel is."""
 _LANGUAGE = re.compile(r"(model\.)?language_model\.")
 _FINAL_NORM = "norm.weight"
 

@@ -25,7 +25,7 @@ TEMPLATE = Template(
     most=1024,  # the pipeline has no limit; each token takes memory as one of the picture does
 )
 NO_CAPTION = " "
-"""What the encoder reads where a caption is empty."""
+"""The text that stands for an empty caption."""
 
 
 def text_builder() -> Build:
