@@ -63,6 +63,7 @@ class RunStarted(Event):
     batches_per_epoch: int = 0
     fingerprint: dict[str, Any] = field(default_factory=dict)  # software, device, threads
     root: str = ""  # path of the run folder at that time; "" in ledgers of older versions
+    noise_levels: list[float] = field(default_factory=list)  # share of the examples by level, of flow matching
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
