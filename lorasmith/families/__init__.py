@@ -63,6 +63,7 @@ FAMILIES = {  # recognizers are asked in this order
         layer_names="lorasmith.families.qwen_image21.layout:layer_names",
         pipelines=("QwenImage21Pipeline",),
         in_webui=False,
+        native_names="lorasmith.families.qwen_image21.layout:native_names",
         footprint="lorasmith.families.qwen_image21.footprint:footprint",
     ),
 }

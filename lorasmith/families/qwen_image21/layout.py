@@ -6,6 +6,7 @@ that see pictures, without the head that predicts words, and without the final n
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,6 +20,8 @@ PICTURE_CHANNELS = 4
 """The channels of a picture for the VAE: red, green, blue, and how opaque a pixel is."""
 _LANGUAGE = re.compile(r"(model\.)?language_model\.")
 _FINAL_NORM = "norm.weight"
+GATE_UP = ".img_mlp.gate_up"
+_HALVES = (".img_mlp.gate_layer", ".img_mlp.proj")
 
 
 def from_diffusers(component: str, names: Iterable[str]) -> dict[str, str]:
@@ -34,6 +37,19 @@ def from_diffusers(component: str, names: Iterable[str]) -> dict[str, str]:
 def layer_names() -> str:
     """The layers that an adapter may change, with their names in exported files: see `exporting.name_table`."""
     return Path(__file__).with_name("layer_names.tsv").read_text(encoding="ascii")
+
+
+def native_names() -> str:
+    """The layers by their names in ComfyUI's single files, as `exporting.formats.parse_native` reads them: those of
+    diffusers, but that the input layers of an MLP are one, the gate first."""
+    lines = ["target\tmodule\tpart"]
+    for row in csv.DictReader(layer_names().splitlines(), delimiter="\t"):
+        path, part, outputs = row["target"].removeprefix("denoiser."), "", int(row["out"])
+        for number, half in enumerate(_HALVES):
+            if path.endswith(half):
+                path, part = path.removesuffix(half) + GATE_UP, f"{number * outputs}:{(number + 1) * outputs}"
+        lines.append(f"{row['target']}\t{path}\t{part}")
+    return "\n".join(lines)
 
 
 NAMES = ComponentNames(

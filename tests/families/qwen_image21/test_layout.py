@@ -1,10 +1,13 @@
 """Qwen-Image 2.1's names: of layers in files, and of tensors in folders."""
 
+import torch
+from diffusers.loaders.single_file_utils import convert_qwen_image21_transformer_checkpoint_to_diffusers
 from torch import nn
 
+from lorasmith.exporting.formats import parse_native, table_in
 from lorasmith.exporting.name_table import PEFT, parse_table
 from lorasmith.families.qwen_image21.family import QwenImage21, denoiser_builder
-from lorasmith.families.qwen_image21.layout import NAMES, from_diffusers, layer_names
+from lorasmith.families.qwen_image21.layout import NAMES, from_diffusers, layer_names, native_names
 from lorasmith.session.layers import PRESETS
 from lorasmith.targets import TargetModule
 
@@ -36,6 +39,21 @@ def test_names_in_files_are_those_of_diffusers() -> None:
     """ComfyUI maps the halves of its gate_up by these names alone, not behind "diffusion_model."."""
     for name, row in parse_table("qwen_image21", layer_names()).targets.items():
         assert row.module == name.replace("denoiser.", "transformer.")
+
+
+def test_comfyui_has_the_gate_and_the_other_half_as_one_layer() -> None:
+    """With names and halves as diffusers itself converts such a file."""
+    own = parse_table("qwen_image21", layer_names())
+    table = table_in(own, "comfyui", parse_native(native_names()))
+    assert len(table.modules) == 232 - 32
+    for module, rows in table.modules.items():
+        native = f"{module.removeprefix('diffusion_model.')}.weight"
+        numbers = torch.arange(sum(row.layer.outputs for row in rows))[:, None]
+        found = convert_qwen_image21_transformer_checkpoint_to_diffusers({native: numbers})
+        assert found.keys() == {f"{row.target.removeprefix('denoiser.')}.weight" for row in rows}
+        for row in rows:
+            expected = numbers if row.part is None else numbers[row.part]
+            assert torch.equal(found[f"{row.target.removeprefix('denoiser.')}.weight"], expected)
 
 
 def test_the_text_encoders_eyes_head_and_final_norm_are_left_out() -> None:
