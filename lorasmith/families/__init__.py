@@ -66,6 +66,14 @@ FAMILIES = {  # recognizers are asked in this order
         native_names="lorasmith.families.qwen_image21.layout:native_names",
         footprint="lorasmith.families.qwen_image21.footprint:footprint",
     ),
+    "anima": FamilyEntry(
+        family="lorasmith.families.anima.family:Anima",
+        recognizer="lorasmith.families.anima.recognize:recognize",
+        layer_names="lorasmith.families.anima.layout:layer_names",
+        pipelines=("AnimaModularPipeline",),
+        in_webui=False,
+        footprint="lorasmith.families.anima.footprint:footprint",
+    ),
 }
 
 IMAGE_ENCODERS = {

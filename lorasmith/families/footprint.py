@@ -19,7 +19,7 @@ class Footprint:
 
 
 def language_parameters(config: Mapping[str, Any]) -> int:
-    """About the parameters of a Qwen3 language model with this config of transformers."""
+    """About the parameters of a language model of Qwen, by its config."""
     width, size = config["hidden_size"], config["head_dim"]
     attention = 2 * width * size * (config["num_attention_heads"] + config["num_key_value_heads"])
     layer = attention + 3 * width * config["intermediate_size"]
