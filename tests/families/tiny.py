@@ -16,6 +16,7 @@ from lorasmith.families.headers import read_header
 from tests.families.anima.miniature import make_model as make_anima
 from tests.families.krea2.miniature import make_model as make_krea2
 from tests.families.qwen_image21.miniature import make_model as make_qwen_image21
+from tests.families.zimage.miniature import make_model as make_zimage
 
 MINIATURES: dict[str, Callable[[Path], Path]] = {
     "sd15": make_model,
@@ -24,6 +25,7 @@ MINIATURES: dict[str, Callable[[Path], Path]] = {
     "krea2": make_krea2,
     "qwen_image21": make_qwen_image21,
     "anima": make_anima,
+    "zimage": make_zimage,
 }
 
 UNET, TEXT = "model.diffusion_model.", "cond_stage_model.transformer.text_model."
