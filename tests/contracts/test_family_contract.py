@@ -1,13 +1,17 @@
 """What every family must do, run over the whole table: a family without a miniature fails."""
 
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from lorasmith.adapters.base import LayerSettings
 from lorasmith.adapters.lora import Lora
@@ -248,6 +252,31 @@ def test_text_kept_in_the_denoisers_precision_predicts_the_same_bits(loaded: Loa
         with torch.no_grad():
             found.append(loaded.predict(models, noised, loaded.family.conditioning(models, inputs)))
     assert torch.equal(*found)
+
+
+def test_a_prediction_neither_reads_from_its_device_nor_copies_to_it(loaded: LoadedRun) -> None:
+    """CUDA graphs hold no such operation. On the device "meta" there are no numbers, so reading one raises."""
+    denoiser = deepcopy(loaded.models["denoiser"]).to("meta").requires_grad_(True)
+    conditioning = {name: value.to("meta") for name, value in loaded.conditioning("a red circle", "").items()}
+    latents, timesteps = loaded.latents(2).to("meta"), torch.full((2,), 0.5, device="meta")
+    with OtherDevices() as others:
+        predicted = loaded.family.predict({"denoiser": denoiser}, latents, timesteps, conditioning)
+        predicted.float().square().mean().backward()
+    assert others.found == []
+
+
+class OtherDevices(TorchDispatchMode):
+    """The operations with a tensor on another device than "meta"."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = operation(*args, **(kwargs or {}))
+        if any(isinstance(one, Tensor) and not one.is_meta for one in tree_leaves((args, kwargs, result))):
+            self.found.append(str(operation))
+        return result
 
 
 def test_gradients_reach_every_target(loaded: LoadedRun) -> None:
