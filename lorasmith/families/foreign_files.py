@@ -23,7 +23,7 @@ _INPUT_CHANNELS = {9: "inpainting", 8: "InstructPix2Pix"}
 _SD2_CHANNELS = {**_INPUT_CHANNELS, 7: "upscaler", 5: "depth"}
 _UNCLIP = "SD 2 unCLIP"
 _REFINER, _PLAYGROUND, _EDM = "SDXL refiner", "Playground 2.5", "SDXL with EDM noise"
-KREA_2 = "Krea 2"
+KREA_2, ANIMA = "Krea 2", "Anima"
 _REASONS = {  # the end of a name -> the error that says why such a model cannot be trained
     "inpainting": "model_inpainting",
     "InstructPix2Pix": "model_edits_pictures",
@@ -34,11 +34,14 @@ _REASONS = {  # the end of a name -> the error that says why such a model cannot
     _PLAYGROUND: "model_edm",
     _EDM: "model_edm",
     KREA_2: "model_safetensors_needed",
+    ANIMA: "model_safetensors_needed",
 }
 
 _FAMILIES = (  # the start of a key that only this family has, after UNET_PREFIX
     ("txtfusion.", KREA_2),
     ("text_fusion.", KREA_2),
+    ("llm_adapter.", ANIMA),
+    ("blocks.0.adaln_modulation_self_attn.", "Cosmos-Predict2"),
     ("joint_blocks.", "SD 3"),
     ("distilled_guidance_layer.", "Chroma"),
     ("single_stream_modulation.", "FLUX.2"),

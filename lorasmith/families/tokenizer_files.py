@@ -11,9 +11,7 @@ from lorasmith.families.weights import BaseWeights
 
 
 @contextmanager
-def tokenizer_folder(
-    weights: BaseWeights, text_encoder: str, usual: Callable[[], Mapping[str, str]]
-) -> Iterator[Path]:
+def tokenizer_folder(weights: BaseWeights, text_encoder: str, usual: Callable[[], Mapping[str, str]]) -> Iterator[Path]:
     """The tokenizer's folder in a diffusers folder; else a temporary folder with the files that the single file of the
     model states, or the `usual` files, by name."""
     name = weights.names.tokenizers[text_encoder]

@@ -65,11 +65,12 @@ def from_diffusers(component: str, names: Iterable[str]) -> dict[str, str]:
 def find_denoiser(names: Iterable[str]) -> dict[str, Place]:
     """Places of the denoiser's tensors in a single file. One without `llm_adapter` is of Cosmos-Predict2."""
     native = bare_names(names, "llm_adapter.out_proj.weight")
-    return {renamed(bare, _NATIVE): Place(name) for bare, name in native.items() if bare.startswith(_PARTS)}
+    parts = {bare: name for bare, name in native.items() if bare.startswith(_PARTS) and bare.endswith(".weight")}
+    return {renamed(bare, _NATIVE): Place(name) for bare, name in parts.items()}
 
 
 def find_conditioner(names: Iterable[str]) -> dict[str, Place]:
-    """Places of the conditioner's tensors, in the denoiser's file or in one of its own."""
+    """Places of the conditioner's tensors, in the denoiser's file or in another."""
     found = bare_names(names, "blocks.0.norm_cross_attn.weight")
     return {bare: Place(name) for bare, name in found.items()}
 
