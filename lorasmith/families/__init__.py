@@ -65,6 +65,23 @@ FAMILIES = {  # recognizers are asked in this order
         in_webui=False,
         footprint="lorasmith.families.anima.footprint:footprint",
     ),
+    "zimage": FamilyEntry(
+        family="lorasmith.families.zimage.family:ZImage",
+        recognizer="lorasmith.families.zimage.recognize:recognize",
+        layer_names="lorasmith.families.zimage.layout:layer_names",
+        native_names="lorasmith.families.zimage.layout:native_names",
+        pipelines=("ZImagePipeline",),
+        in_webui=False,
+        footprint="lorasmith.families.zimage.footprint:footprint",
+    ),
+    "flux2_klein": FamilyEntry(
+        family="lorasmith.families.flux2_klein.family:Flux2Klein",
+        recognizer="lorasmith.families.flux2_klein.recognize:recognize",
+        layer_names="lorasmith.families.flux2_klein.layout:layer_names",
+        pipelines=("Flux2KleinPipeline",),
+        in_webui=False,
+        footprint="lorasmith.families.flux2_klein.footprint:footprint",
+    ),
 }
 
 IMAGE_ENCODERS = {

@@ -26,7 +26,7 @@ FOREIGN = {
     "lora_unet_distilled_guidance_layer_in_proj": "chroma",
     "lora_unet_joint_blocks_0_x_block_attn_qkv": "sd3",
     "lora_unet_transformer_blocks_0_img_mlp_net_0_proj": "qwen",
-    "diffusion_model.layers.0.attention.qkv": "z_image",
+    "diffusion_model.layers.0.attention.qkv": "zimage",
     "lora_unet_blocks_0_self_attn_q": "wan",
     "lora_unet_double_blocks_0_img_mod_linear": "hunyuan_video",
     "lora_prior_unet_down_blocks_0_x": "cascade",
@@ -54,6 +54,9 @@ def test_families_that_are_not_trained_here_are_named(name: str) -> None:
 def test_the_size_of_layers_decides_between_families_with_the_same_names() -> None:
     assert families_of(modules("diffusion_model.layers.0.attention.qkv", inputs=2304), {}) == ("lumina2",)
     assert families_of(modules("lora_unet_double_blocks_0_img_attn_qkv", inputs=6144), {}) == ("flux2",)
+    known = [f"diffusion_model.layers.0.{layer}" for layer in ("attention.qkv", "feed_forward.w1", "feed_forward.w2")]
+    assert families_of(modules(*known, inputs=3840), {}) == ("zimage",)
+    assert families_of(modules(*known, inputs=2304), {}) == ("lumina2",)
 
 
 def test_a_layer_of_sd15_by_any_name() -> None:
@@ -97,3 +100,23 @@ def test_metadata_decide_where_names_do_not() -> None:
     assert families_of(unknown, {}) == ()
     assert families_of(unknown, {"ss_base_model_version": "sdxl_base_v1-0"}) == ("sdxl",)
     assert families_of(unknown, {"modelspec.architecture": "flux-1-dev/lora"}) == ("flux",)
+
+
+KLEIN = {"img_attn.qkv": 3, "img_mlp.0": 6}
+
+
+@pytest.mark.parametrize("width", [32, 3072, 4096, 6144])
+def test_klein_has_the_names_of_its_relatives_and_sizes_of_its_own(width: int) -> None:
+    """FLUX.1 has half as wide a layer before the activation, FLUX.2 dev is wider."""
+
+    def found(proportions: dict[str, int]) -> tuple[str, ...]:
+        layers = [
+            modules(f"diffusion_model.double_blocks.{block}.{name}", inputs=width, outputs=width * times)
+            for block in range(2)
+            for name, times in proportions.items()
+        ]
+        return families_of([module for module, *_ in layers], {})
+
+    assert found(KLEIN) == (("flux2",) if width == 6144 else ("flux2_klein",))
+    if width == 3072:
+        assert found({"img_mlp.0": 4}) == ("flux",)
