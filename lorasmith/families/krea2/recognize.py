@@ -31,7 +31,7 @@ def recognize(files: ModelFiles) -> BaseWeights | None:
     if is_single_file_of(files, KREA2):
         name = files.path.stem.lower()
         if "turbo" in name:
-            raise ModelError("model_turbo", path=str(files.path))
+            raise ModelError("model_turbo", path=str(files.path), base="Krea 2 Raw")
         found = single_file_model(files, KREA2)
         return found if _NAMED.search(name) else replace(found, assumed="Krea 2 Raw")
     if not is_folder_of(files, KREA2):
