@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
+from lorasmith.exporting.formats import all_names, parse_native
 from lorasmith.exporting.name_table import NameTable, Row, parse_table
-from lorasmith.families import FAMILIES, layer_names
+from lorasmith.families import FAMILIES, layer_names, native_names
 from lorasmith.lora_files.keys import DOWN
 from lorasmith.lora_files.modules import Module
 
@@ -35,7 +36,7 @@ FAMILY_NAMES = {
 }
 """Code -> the name that people know."""
 
-_COMPONENTS = {"te": "text_encoder", "te1": "text_encoder", "te2": "text_encoder_2", "te3": "text_encoder_3"}
+_PREFIX = re.compile(r"lora_(unet|te\d?|transformer)_|(diffusion_model|transformer|unet|text_encoder(_\d)?)\.")
 _FOREIGN = (  # a path that only layers of this family have; asked in this order
     ("hunyuan_video", r"_(img|txt)_mod_linear$|individual_token_refiner|_modulation_linear$"),
     ("chroma", r"distilled_guidance_layer"),
@@ -70,13 +71,16 @@ _MARKS = (  # what metadata may begin with, after "ss_base_model_version" or "mo
 class Layers:
     """The layers of a family that this program trains, by all names that files have for them."""
 
-    table: NameTable
-    by_path: Mapping[tuple[str, str], str]  # (component, path with "_" for ".") -> module of the table
+    table: NameTable  # the names that this program writes
+    known: NameTable  # the names of all forms: `all_names`
+    canonical: Mapping[str, str]  # module of `known` -> the first of those for the same layers
+    by_path: Mapping[tuple[str, str], str]  # (component, path with "_" for ".") -> such a first module
 
     def module_of(self, module: Module) -> str:
-        """The table's name of a file's module; "" where the family has no such layer."""
-        if module.name in self.table.modules:
-            return module.name
+        """The name in `known` of a file's module, that of the table if it has one; "" where the family has no such
+        layer."""
+        if module.name in self.known.modules:
+            return self.canonical[module.name]
         found = self.by_path.get((module.component, module.path), "")
         if not found and module.component.startswith("text_encoder"):
             # Since transformers 5.6 the modules of CLIP lack the first part of the name that files have.
@@ -85,22 +89,27 @@ class Layers:
 
     def rows_of(self, module: Module) -> tuple[Row, ...]:
         """The layers that a file's module stands for; more than one where the file fuses them."""
-        return self.table.modules.get(self.module_of(module), ())
+        return self.known.modules.get(self.module_of(module), ())
 
 
 @cache
 def layers_of(family: str) -> Layers:
     """The layers of a family, a key of `families.FAMILIES`."""
     table = parse_table(family, layer_names(family))
-    by_path = {}
-    for name, rows in table.modules.items():
-        prefix = re.match(r"lora_(unet|te\d?|transformer)_", name)
+    known = all_names(table, parse_native(native_names(family)))
+    by_path: dict[tuple[str, str], str] = {}
+    first: dict[tuple[str, ...], str] = {}
+    canonical = {
+        name: first.setdefault(tuple(row.target for row in rows), name) for name, rows in known.modules.items()
+    }
+    for name, rows in known.modules.items():
+        prefix = _PREFIX.match(name)
         if prefix:
-            by_path[_COMPONENTS.get(prefix[1], "denoiser"), name.removeprefix(prefix[0])] = name
+            by_path.setdefault((rows[0].component, name.removeprefix(prefix[0]).replace(".", "_")), canonical[name])
         if len(rows) == 1:
             component, _, path = rows[0].target.partition(".")
-            by_path[component, path.replace(".", "_")] = name
-    return Layers(table, by_path)
+            by_path.setdefault((component, path.replace(".", "_")), canonical[name])
+    return Layers(table, known, canonical, by_path)
 
 
 def families_of(modules: Sequence[Module], metadata: Mapping[str, str]) -> tuple[str, ...]:

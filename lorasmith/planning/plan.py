@@ -31,6 +31,7 @@ from lorasmith.runs.naming import FileNames, names_in
 from lorasmith.runs.states import find_states
 from lorasmith.session.lanes import LaneEstimate
 from lorasmith.session.layers import chosen_layers, published_layers
+from lorasmith.session.name_tables import other_file
 
 if TYPE_CHECKING:
     from lorasmith.runtime.preflight import Start
@@ -192,6 +193,7 @@ def file_patterns(start: Start) -> tuple[str, ...]:
     """Patterns of the paths that a start writes, and of what it moves to the backup folder."""
     run, config = start.run, start.config
     names, time = FileNames(run, config.export), "YYYYMMDD_HHMMSS"
+    other = other_file(names, config.model.family)
     is_evaluated = config.is_evaluated
     replaced = {names_in(run).last} if start.is_new else {names.last}
     report = run.training_logs / f"lora_training_report_{time}"
@@ -200,6 +202,7 @@ def file_patterns(start: Start) -> tuple[str, ...]:
         str(path)
         for path, is_written in (
             (names.last, True),
+            *((path, True) for path in (other,) if path is not None),
             *((names.folder / pattern, is_numbered) for pattern, is_numbered in _numbered(start, names)),
             (names.best, is_evaluated and bool(config.dataset.held_out)),
             (names.state_pattern / "*", True),
