@@ -18,12 +18,18 @@ class Taught:
     pipeline: str  # the class in diffusers
     statistics: Callable[[Any, Tensor], Mapping[str, Any]]
     """Pixels -> what the config of the VAE says of latents, measured: a random VAE has its own."""
-    encode: Callable[[Any, Tensor], Tensor]
-    """The inverse of what the pipeline does at its end: pixels -> what it takes as `latents`."""
+    normalized: Callable[[Any, Tensor], Tensor]
+    """The inverse of what the pipeline does before it decodes: pixels -> latents (B, C, h, w)."""
+    packed: Callable[[Any, Tensor], Tensor]
+    """(B, C, h, w) -> what the pipeline takes as `latents`."""
     unpacked: Callable[[Any, Tensor, int], Tensor]
     """What it gives as latents of pictures with that many pixels on a side -> (B, C, h, w)."""
     call: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of its call: no guidance, short texts."""
+
+    def encode(self, pipeline: Any, pixels: Tensor) -> Tensor:
+        """Pixels -> what the pipeline takes as `latents`."""
+        return self.packed(pipeline, self.normalized(pipeline, pixels))
 
 
 def _qwen_mean(pipeline: Any, pixels: Tensor) -> Tensor:
@@ -42,8 +48,7 @@ def _qwen_latents(pipeline: Any, pixels: Tensor) -> Tensor:
     return (_qwen_mean(pipeline, pixels) - means) / deviations
 
 
-def _krea2_latents(pipeline: Any, pixels: Tensor) -> Tensor:
-    latents = _qwen_latents(pipeline, pixels)
+def _krea2_packed(pipeline: Any, latents: Tensor) -> Tensor:
     return pipeline._pack_latents(latents, *latents.shape)
 
 
@@ -55,7 +60,8 @@ FAMILIES = {
     "krea2": Taught(
         "Krea2Pipeline",
         _qwen_statistics,
-        _krea2_latents,
+        _qwen_latents,
+        _krea2_packed,
         _krea2_unpacked,
         {"guidance_scale": 0.0, "max_sequence_length": 64},
     ),

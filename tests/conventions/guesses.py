@@ -41,6 +41,9 @@ EVERYWHERE: Mapping[str, Guess] = {
     "shifted twice": _shifted_again,
 }
 
+REACH_THE_VARIANCE = frozenset({"sign", "norm of latents forgotten", "mask dropped"})
+"""Guesses that are no better than predicting nothing, at s = 0.5."""
+
 
 def latents_as_they_come(case: Case, level: float) -> tuple[Tensor, Tensor]:
     """Without the VAE's means and deviations."""

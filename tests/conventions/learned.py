@@ -3,8 +3,10 @@ model has never seen, and the pictures that it draws of their captions."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from torch.nn.functional import unfold
 from lorasmith.errors import ExitCode
 from lorasmith.families.image_encoders import load_clip
 from lorasmith.families.locate import DEMO_MODEL
-from lorasmith.metrics.clip import embeddings
+from lorasmith.metrics.clip import embeddings, semantic_losses
 from tests.conventions.families import FAMILIES, Taught
 from tests.conventions.taught import (
     SCENES,
@@ -50,7 +52,7 @@ class Learned:
     """Of the base model and with the LoRA."""
 
     losses: tuple[float, float]  # at s = 0.5
-    likeness: tuple[float, float]  # mean cosine of samples and the pictures of their captions, by the demo's CLIP
+    distances: tuple[float, float]  # of samples from pictures of the same captions: 1 - cosine, by the demo's CLIP
 
 
 def train_lora(base: Path, work: Path) -> Path:
@@ -71,9 +73,9 @@ def learned(base: Path, name: str, lora: Path) -> Learned:
     family = FAMILIES[name]
     pipeline = load_pipeline(base, family)
     draws = Drawings(pipeline, family)
-    before = _loss(pipeline, family), draws.likeness(pipeline)
+    before = _loss(pipeline, family), draws.distance(pipeline)
     pipeline.load_lora_weights(str(lora))
-    after = _loss(pipeline, family), draws.likeness(pipeline)
+    after = _loss(pipeline, family), draws.distance(pipeline)
     return Learned((before[0], after[0]), (before[1], after[1]))
 
 
@@ -96,7 +98,7 @@ class Drawings:
     """What the pipeline draws of the unseen captions, beside the real pictures.
 
     The miniature's VAE is random: it encodes, but what it decodes is no picture. A linear regression from latents to
-    pixels, over the pictures that are known, stands in for its decoder.
+    pixels, over the pictures that are known, stands in for its decoder, for samples and real pictures alike.
     """
 
     def __init__(self, pipeline: Any, family: Taught) -> None:
@@ -110,13 +112,15 @@ class Drawings:
         square = inputs.T @ inputs + 1e-3 * len(inputs) * torch.eye(inputs.shape[1], dtype=torch.float64)
         self._weights = torch.linalg.solve(square, inputs.T @ tiles)
         self._clip = load_clip(str(DEMO_MODEL / "clip"))
+        with torch.no_grad():
+            real = family.encode(pipeline, pixels_of([picture(scene) for scene in UNSEEN]))
+        self._real = self._embedded(self.drawn(self._unpacked(pipeline, real))).repeat(DRAWS, 1)
+        self._shape = real.shape[1:]
 
     def pictures(self, pipeline: Any) -> list[Image.Image]:
         """One of each unseen caption and noise, by the pipeline's own sampler."""
         scenes = UNSEEN * DRAWS
-        with torch.no_grad():
-            shape = self._family.encode(pipeline, pixels_of([picture(UNSEEN[0])])).shape[1:]
-        noise = torch.randn(len(scenes), *shape, generator=torch.Generator().manual_seed(5))
+        noise = torch.randn(len(scenes), *self._shape, generator=torch.Generator().manual_seed(5))
         pipeline.scheduler = FlowMatchEulerDiscreteScheduler.from_config(pipeline.scheduler.config)
         found = pipeline(
             prompt=[scene.caption for scene in scenes],
@@ -135,10 +139,11 @@ class Drawings:
         values = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
         return [Image.fromarray(one) for one in values]
 
-    def likeness(self, pipeline: Any) -> float:
-        found = embeddings(self._clip, [np.asarray(one) for one in self.pictures(pipeline)])
-        real = embeddings(self._clip, [np.asarray(picture(scene)) for scene in UNSEEN * DRAWS])
-        return float((found * real).sum(1).mean())
+    def distance(self, pipeline: Any) -> float:
+        return fmean(semantic_losses(self._embedded(self.pictures(pipeline)), self._real))
+
+    def _embedded(self, pictures: Sequence[Image.Image]) -> Tensor:
+        return embeddings(self._clip, [np.array(one) for one in pictures])
 
     def _unpacked(self, pipeline: Any, latents: Tensor) -> Tensor:
         return self._family.unpacked(pipeline, latents, SIDE)

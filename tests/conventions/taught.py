@@ -155,4 +155,3 @@ def _joined(parts: tuple[Any, ...]) -> Any:
     if isinstance(parts[0], Tensor):
         return torch.cat(parts)
     return None if parts[0] is None else [one for part in parts for one in part]
-
