@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import unfold
@@ -26,7 +25,7 @@ from tests.conventions.taught import (
     SCENES,
     SIDE,
     UNSEEN,
-    AtLevels,
+    asking_at_levels,
     load_pipeline,
     picture,
     pixels_of,
@@ -82,7 +81,7 @@ def learned(base: Path, name: str, lora: Path) -> Learned:
 def _loss(pipeline: Any, family: Taught) -> float:
     scenes = UNSEEN * DRAWS
     own = pipeline.scheduler
-    pipeline.scheduler = AtLevels.from_config(own.config)
+    pipeline.scheduler = asking_at_levels(pipeline)
     try:
         with torch.no_grad():
             clean = family.encode(pipeline, pixels_of([picture(scene) for scene in scenes]))
@@ -119,6 +118,8 @@ class Drawings:
 
     def pictures(self, pipeline: Any) -> list[Image.Image]:
         """One of each unseen caption and noise, by the pipeline's own sampler."""
+        from diffusers import FlowMatchEulerDiscreteScheduler
+
         scenes = UNSEEN * DRAWS
         noise = torch.randn(len(scenes), *self._shape, generator=torch.Generator().manual_seed(5))
         pipeline.scheduler = FlowMatchEulerDiscreteScheduler.from_config(pipeline.scheduler.config)

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image
 from torch import Tensor
 
@@ -38,19 +37,23 @@ UNSEEN = [Scene("large", "", CONCEPT, ground) for ground in GROUNDS]
 """What a LoRA learns."""
 
 
-class AtLevels(FlowMatchEulerDiscreteScheduler):
-    """Has a pipeline ask its denoiser once, each example at a level of its own, and keeps what the pipeline takes for
-    the velocity."""
+def asking_at_levels(pipeline: Any) -> Any:
+    """A scheduler that has the pipeline ask its denoiser once, each example at its own of `levels`, and keeps what the
+    pipeline takes for the velocity as `velocity`."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
 
-    levels: Tensor
-    velocity: Tensor
+    class AtLevels(FlowMatchEulerDiscreteScheduler):
+        levels: Tensor
+        velocity: Tensor
 
-    def set_timesteps(self, *_: Any, sigmas: Any = None, **__: Any) -> None:
-        self.timesteps = self.config.num_train_timesteps * self.levels[None]
+        def set_timesteps(self, *_: Any, sigmas: Any = None, **__: Any) -> None:
+            self.timesteps = self.config.num_train_timesteps * self.levels[None]
 
-    def step(self, model_output: Tensor, timestep: Any, sample: Tensor, **_: Any) -> tuple[Tensor]:
-        self.velocity = model_output
-        return (sample,)
+        def step(self, model_output: Tensor, timestep: Any, sample: Tensor, **_: Any) -> tuple[Tensor]:
+            self.velocity = model_output
+            return (sample,)
+
+    return AtLevels.from_config(pipeline.scheduler.config)
 
 
 def picture(scene: Scene, place: int = 0) -> Image.Image:
@@ -75,7 +78,8 @@ def load_pipeline(folder: Path, family: Taught) -> Any:
 
 
 def velocity(pipeline: Any, family: Taught, latents: Tensor, levels: Tensor, captions: Sequence[str]) -> Tensor:
-    """What the pipeline would move noisy latents by, from its own call; its scheduler is an `AtLevels`."""
+    """What the pipeline would move noisy latents by, from its own call; its scheduler is one of
+    `asking_at_levels`."""
     pipeline.scheduler.levels = levels
     call = type(pipeline).__call__.__wrapped__  # without no_grad
     call(
@@ -96,7 +100,7 @@ def teach(folder: Path, name: str, *, steps: int = STEPS) -> list[float]:
     family = FAMILIES[name]
     _measure_latents(folder, family)
     pipeline = load_pipeline(folder, family)
-    pipeline.scheduler = AtLevels.from_config(pipeline.scheduler.config)
+    pipeline.scheduler = asking_at_levels(pipeline)
     torch.manual_seed(1)
     denoiser = type(pipeline.transformer).from_config(pipeline.transformer.config)
     pipeline.transformer = denoiser

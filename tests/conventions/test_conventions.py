@@ -17,7 +17,7 @@ from tests.conventions.families import FAMILIES
 from tests.conventions.guesses import GUESSES, REACH_THE_VARIANCE
 from tests.conventions.learned import learned, train_lora
 from tests.conventions.measured import Case, Found, ask, load_case, measured
-from tests.conventions.taught import AtLevels, teach, velocity
+from tests.conventions.taught import asking_at_levels, teach, velocity
 from tests.families.tiny import MINIATURES
 
 pytestmark = pytest.mark.slow
@@ -50,7 +50,7 @@ def test_the_loss_is_that_of_the_pipeline(taught: Miniature) -> None:
     """The pipeline's own call, its own text and its own latents of the same pictures."""
     case, family = taught.case, FAMILIES[taught.name]
     pipeline = case.pipeline
-    pipeline.scheduler = AtLevels.from_config(pipeline.scheduler.config)
+    pipeline.scheduler = asking_at_levels(pipeline)
     prediction, _ = ask(case, 0.5)
     noisy = family.packed(pipeline, (case.latents + case.noise) / 2)
     with torch.no_grad():
