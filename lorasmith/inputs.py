@@ -32,6 +32,7 @@ from lorasmith.families.weights import BaseWeights, NoiseRequest, TextSettings
 from lorasmith.lora_files.modules import KINDS
 from lorasmith.lora_files.names import FAMILY_NAMES
 from lorasmith.lora_files.reader import LoraFile, read_lora
+from lorasmith.lora_files.training_adapter import with_training_adapter
 
 if TYPE_CHECKING:
     from lorasmith.data.folder import PictureFolder, Scan
@@ -115,12 +116,15 @@ def base_weights(config: RunConfig, here: Path | None = None) -> BaseWeights:
 
     Raises:
         ConfigError: no base model is named.
-        ModelError: nothing has that name, or it is a model that this program does not know; as `with_vae`.
+        ModelError: nothing has that name, or it is a model that this program does not know; as `with_training_adapter`
+            and `with_vae`.
     """
     if not config.model.base_model:
         raise ConfigError("base_model_unnamed")
     asked = NoiseRequest(config.model.prediction, config.model.zero_terminal_snr)
     weights = recognize(locate(config.model.base_model, near=here), asked=asked)
+    adapter = config.model.training_adapter
+    weights = with_training_adapter(weights, Path(here or ".", adapter) if adapter else None)
     return with_vae(weights, Path(here or ".", config.model.vae)) if config.model.vae else weights
 
 

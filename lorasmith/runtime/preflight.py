@@ -134,6 +134,7 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
             **with_subset_paths(config.dataset.subsets, lambda path: _resolved_path(path, here)),
             ("model", "base_model"): _path_or_name(config.model.base_model, here),
             ("model", "vae"): _absolute_path(config.model.vae, here),
+            ("model", "training_adapter"): _absolute_path(config.model.training_adapter, here),
             ("model", "base_weights"): tuple(_absolute_path(path, here) for path in config.model.base_weights),
             ("model", "family"): weights.family,
             ("machine", "project"): _project(run, here),
@@ -364,10 +365,9 @@ def _absolute(values: Values, here: Path) -> dict[tuple[str, str], Any]:
         if at in resolved:
             resolved[at] = _resolved_path(str(resolved[at]), here)
     resolved |= with_subset_paths(resolved.get(("dataset", "subsets"), ()), lambda path: _resolved_path(path, here))
-    if ("evaluation", "clip_model") in resolved:
-        resolved["evaluation", "clip_model"] = _absolute_path(str(resolved["evaluation", "clip_model"]), here)
-    if ("model", "vae") in resolved:
-        resolved["model", "vae"] = _absolute_path(str(resolved["model", "vae"]), here)
+    for at in (("evaluation", "clip_model"), ("model", "vae"), ("model", "training_adapter")):
+        if at in resolved:
+            resolved[at] = _absolute_path(str(resolved[at]), here)
     if ("model", "base_weights") in resolved:
         resolved["model", "base_weights"] = tuple(
             _absolute_path(path, here) for path in values["model", "base_weights"]

@@ -56,7 +56,7 @@ def _warn_of_model(weights: BaseWeights, startup: StartupContext) -> None:
         startup.warn("prediction_by_weights", path=path, prediction=noise.prediction)
     if noise.zero_terminal_snr and noise.prediction == "epsilon":
         startup.warn("zero_snr_epsilon", path=path)
-    if weights.distilled:
+    if weights.distilled and weights.added is None:
         startup.warn("base_model_distilled", path=path, method=weights.distilled)
 
 
@@ -74,7 +74,7 @@ def resolved_config(
     """The settings with everything that was `auto` or is read from the base model.
 
     Raises:
-        ResumeError: the base model or the VAE is not that of the run.
+        ResumeError: the base model, the VAE or the training adapter is not that of the run.
     """
     if config.model.base_sha256 not in ("", base_sha256):
         before, now = config.model.base_sha256[:12], base_sha256[:12]
@@ -87,11 +87,16 @@ def resolved_config(
     vae_sha256 = "" if vae is None else file_sha256(vae.path)
     if config.model.base_sha256 and vae_sha256 != config.model.vae_sha256:  # not a new run
         raise ResumeError("vae_changed", path=str(family.weights.source("vae")))
+    added = family.weights.added
+    adapter_sha256 = "" if added is None else file_sha256(added.path)
+    if config.model.base_sha256 and adapter_sha256 != config.model.training_adapter_sha256:
+        raise ResumeError("training_adapter_changed", path=config.model.training_adapter)
     return config.with_values(
         {
             ("model", "family"): family.weights.family,
             ("model", "base_sha256"): base_sha256,
             ("model", "vae_sha256"): vae_sha256,
+            ("model", "training_adapter_sha256"): adapter_sha256,
             ("model", "prediction"): family.weights.noise.prediction,
             ("model", "zero_terminal_snr"): "on" if family.weights.noise.zero_terminal_snr else "off",
             ("model", "precision"): precision,

@@ -205,4 +205,5 @@ def test_every_path_is_known_as_one() -> None:
         "name",
         "output",
         "vae",
+        "training_adapter",
     }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from lorasmith.errors import ModelError
+from dataclasses import replace
+
 from lorasmith.families import config_checks
 from lorasmith.families.flow_recognition import Configs, FlowFamily, folder_model, is_folder_of
 from lorasmith.families.weights import BaseWeights, ModelFiles
@@ -23,9 +24,9 @@ def recognize(files: ModelFiles) -> BaseWeights | None:
     if not is_folder_of(files, Z_IMAGE):
         return None
     weights = folder_model(files, Z_IMAGE)
-    if weights.distilled or weights.configs["scheduler"].get("shift") == TURBO_SHIFT:
-        raise ModelError("model_turbo", path=str(files.path), base="Z-Image")
-    return weights
+    has_shift_of_turbo = weights.configs["scheduler"].get("shift") == TURBO_SHIFT
+    distilled = weights.distilled or (TURBO if has_shift_of_turbo else "")
+    return replace(weights, distilled=distilled, needs_adapter=bool(distilled))
 
 
 def _wrong_setting(configs: Configs) -> str:

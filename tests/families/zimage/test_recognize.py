@@ -28,6 +28,7 @@ def changed(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
 def test_what_it_is_follows_from_headers_and_configs(folder: Path) -> None:
     weights = recognize(folder)
     assert (weights.family, weights.layout, weights.distilled) == ("zimage", "diffusers", "")
+    assert not weights.needs_adapter
     assert (weights.noise.prediction, weights.resolution) == ("flow", 1024)
     assert (weights.size_multiple, weights.bucket_step, weights.max_clip_skip) == (16, 64, None)
     assert weights.denoiser_parameters is not None and weights.denoiser_parameters > 50_000
@@ -41,17 +42,16 @@ def test_another_noise_process_is_refused(folder: Path, asked: NoiseRequest) -> 
 
 
 @pytest.mark.parametrize("sign", ["the folder's name", "the name in its index", "the shift"])
-def test_turbo_is_refused_with_the_reason(folder: Path, sign: str) -> None:
-    """Its files have the names and shapes of the base's: only names and the shift of its scheduler tell them apart."""
+def test_turbo_is_known_by_its_name_or_the_shift_of_its_scheduler(folder: Path, sign: str) -> None:
+    """Its files have the names and shapes of the base's."""
     if sign == "the folder's name":
         folder = folder.rename(folder.with_name("Z-Image-Turbo"))
     elif sign == "the shift":
         changed(folder / "scheduler" / "scheduler_config.json", lambda config: config.update(shift=3.0))
     else:
         changed(folder / "model_index.json", lambda index: index.update(_name_or_path="Tongyi-MAI/Z-Image-Turbo"))
-    with pytest.raises(ModelError, match="model_turbo") as caught:
-        recognize(folder)
-    assert caught.value.fields["base"] == "Z-Image"
+    weights = recognize(folder)
+    assert (weights.distilled, weights.needs_adapter) == ("Turbo", True)
 
 
 @pytest.mark.parametrize("missing", ["vae/config.json", "tokenizer", "transformer/diffusion_pytorch_model.safetensors"])
