@@ -6,7 +6,7 @@ Reads no tensor. A file that holds no weights at all is named by `headers`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ _REASONS = {  # the end of a name -> the error that says why such a model cannot
     _REFINER: "model_refiner",
     _PLAYGROUND: "model_edm",
     _EDM: "model_edm",
-    KREA_2: "model_folder_needed",
+    KREA_2: "model_safetensors_needed",
 }
 
 _FAMILIES = (  # the start of a key that only this family has, after UNET_PREFIX
@@ -51,6 +51,12 @@ _FAMILIES = (  # the start of a key that only this family has, after UNET_PREFIX
     ("cap_embedder.", "Lumina 2"),
     ("head.modulation", "Wan"),
     ("adaln_single.", "LTX"),
+)
+_QUANTIZED = (  # names in files whose weights are stored with scales or codes, and what such a form is called
+    ("nunchaku", re.compile(r"\.(qweight|wscales|smooth_factor(_orig)?)$")),
+    ("nf4", re.compile(r"\.(absmax|quant_map|quant_state\.\w+)$")),
+    ("comfy_quant", re.compile(r"\.comfy_quant$")),
+    ("fp8 scaled", re.compile(r"(^|\.)scaled_fp8$|\.(scale_weight|weight_scale(_inv|_2)?|scale_input|input_scale)$")),
 )
 _CONTROL_NET = re.compile(
     r"^control_model\.|(^|\.)(controlnet_(cond_embedding|down_blocks|mid_block)|input_hint_block)\."
@@ -87,6 +93,18 @@ def refuse_adapters(files: ModelFiles) -> None:
         raise ModelError("model_is_lora", path=str(files.path))
     if any(_CONTROL_NET.search(name) for name in files.shapes):
         raise ModelError("model_is_controlnet", path=str(files.path))
+
+
+def check_not_quantized(path: Path, names: Iterable[str]) -> None:
+    """Returns where each weight of a file is its tensor alone: with scales apart it would be another weight.
+
+    Raises:
+        ModelError: `model_quantized`.
+    """
+    names = list(names)
+    for form, key in _QUANTIZED:
+        if any(key.search(name) for name in names):
+            raise ModelError("model_quantized", path=str(path), form=form)
 
 
 def foreign_family(shapes: Shapes) -> str:

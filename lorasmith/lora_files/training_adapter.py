@@ -13,8 +13,8 @@ from pathlib import Path
 
 from lorasmith.errors import ModelError
 from lorasmith.exporting.name_table import Row
-from lorasmith.families.flow_recognition import DENOISER
 from lorasmith.families.locate import is_there
+from lorasmith.families.split_files import DENOISER
 from lorasmith.families.weights import AddedLora, AddedPair, BaseWeights
 from lorasmith.lora_files.keys import DOWN, UP
 from lorasmith.lora_files.modules import Module
