@@ -23,7 +23,7 @@ _INPUT_CHANNELS = {9: "inpainting", 8: "InstructPix2Pix"}
 _SD2_CHANNELS = {**_INPUT_CHANNELS, 7: "upscaler", 5: "depth"}
 _UNCLIP = "SD 2 unCLIP"
 _REFINER, _PLAYGROUND, _EDM = "SDXL refiner", "Playground 2.5", "SDXL with EDM noise"
-KREA_2 = "Krea 2"
+KREA_2, Z_IMAGE = "Krea 2", "Z-Image"
 _REASONS = {  # the end of a name -> the error that says why such a model cannot be trained
     "inpainting": "model_inpainting",
     "InstructPix2Pix": "model_edits_pictures",
@@ -34,6 +34,7 @@ _REASONS = {  # the end of a name -> the error that says why such a model cannot
     _PLAYGROUND: "model_edm",
     _EDM: "model_edm",
     KREA_2: "model_safetensors_needed",
+    Z_IMAGE: "model_safetensors_needed",
 }
 
 _FAMILIES = (  # the start of a key that only this family has, after UNET_PREFIX
@@ -48,6 +49,8 @@ _FAMILIES = (  # the start of a key that only this family has, after UNET_PREFIX
     ("conditioner.embedders.", SDXL),
     ("label_emb.", SDXL),
     ("txt_norm.weight", "Qwen-Image"),
+    ("siglip_embedder.", "Z-Image Omni"),
+    ("cap_pad_token", Z_IMAGE),
     ("cap_embedder.", "Lumina 2"),
     ("head.modulation", "Wan"),
     ("adaln_single.", "LTX"),

@@ -28,14 +28,14 @@ def with_training_adapter(weights: BaseWeights, path: Path | None) -> BaseWeight
     """The base model with the training adapter in the file `path`; as it is, where it needs none and none is given.
 
     Raises:
-        ModelError: `model_turbo_adapter`, it needs one; `training_adapter_unneeded`, it is not distilled;
+        ModelError: `model_turbo_adapter`, it needs one; `training_adapter_unneeded`, it is known not to be distilled;
             `training_adapter_missing`, `tool_other_family`, `training_adapter_layers`, or what `read_lora` raises.
     """
     if path is None:
         if weights.needs_adapter:
             raise ModelError("model_turbo_adapter", path=str(weights.path), base=FAMILY_NAMES[weights.family])
         return weights
-    if not weights.needs_adapter:
+    if not weights.needs_adapter and not weights.assumed:
         raise ModelError("training_adapter_unneeded", path=str(weights.path))
     if not is_there(path):
         raise ModelError("training_adapter_missing", path=str(path))
@@ -46,7 +46,7 @@ def with_training_adapter(weights: BaseWeights, path: Path | None) -> BaseWeight
     if file.unknown:
         raise ModelError("training_adapter_layers", path=str(path), key=file.unknown[0])
     pairs = [pair for module in file.modules for pair in _pairs(weights.family, module, path)]
-    return replace(weights, added=AddedLora(path, DENOISER, tuple(pairs)))
+    return replace(weights, assumed="", added=AddedLora(path, DENOISER, tuple(pairs)))
 
 
 def _pairs(family: str, module: Module, path: Path) -> Iterator[AddedPair]:

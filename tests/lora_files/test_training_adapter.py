@@ -11,7 +11,7 @@ from lorasmith.families.recognize import recognize
 from lorasmith.families.stored_tensors import read_component
 from lorasmith.families.weights import BaseWeights
 from lorasmith.lora_files.training_adapter import with_training_adapter
-from tests.families.zimage.miniature import make_model
+from tests.families.zimage.miniature import make_model, make_split
 from tests.families.zimage.turbo import WEIGHTS, make_sum, make_turbo, write_adapter
 
 
@@ -29,6 +29,18 @@ def test_every_naming_of_its_layers_gives_the_same_sum(turbo: BaseWeights, tmp_p
         read_component(weights, "transformer", torch.float32),
         load_file(make_sum(turbo.path, tmp_path / "sum") / WEIGHTS),
     )
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+def test_it_is_added_to_a_single_file_too(turbo: BaseWeights, tmp_path: Path) -> None:
+    """Which has q, k and v as one layer."""
+    split = recognize(make_split(turbo.path, tmp_path / "models", name="z_image_turbo"))
+    path = write_adapter(tmp_path / "adapter.safetensors")
+    found, expected = (
+        read_component(with_training_adapter(weights, path), "transformer", torch.bfloat16)
+        for weights in (split, turbo)
+    )
+    assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
