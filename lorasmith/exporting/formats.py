@@ -7,6 +7,7 @@ kohya: `lora_unet_` and the original model's path, with alphas. comfyui: `diffus
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from typing import NamedTuple
 from lorasmith.exporting.name_table import PEFT, SD_SCRIPTS, FileForm, NameTable, Row, table_of
 
 _KOHYA, _COMFYUI = "lora_unet_", "diffusion_model."
+_OWN = re.compile(r"^(diffusion_model|transformer)\.")
 
 
 class Native(NamedTuple):
@@ -24,7 +26,8 @@ class Native(NamedTuple):
 
 
 def parse_native(text: str) -> dict[str, Native]:
-    """Target -> its place, from the tab-separated columns target, module, part; empty where the text is."""
+    """Target -> its place, from the tab-separated columns target, module, part; of those whose path there is another
+    than in the family's own files. Empty where the text is."""
     places = {}
     for line in csv.DictReader(text.splitlines(), delimiter="\t"):
         start, _, stop = (line["part"] or "").partition(":")
@@ -44,7 +47,7 @@ def table_in(own: NameTable, form: str, native: Mapping[str, Native]) -> NameTab
         return own
     rows = []
     for row in own.targets.values():
-        path, part = native.get(row.target) or Native(row.module.removeprefix(_COMFYUI), row.part)
+        path, part = native.get(row.target) or Native(_OWN.sub("", row.module), row.part)
         name = f"{_KOHYA}{path.replace('.', '_')}" if form == "kohya" else f"{_COMFYUI}{path}"
         rows.append(replace(row, module=name, part=part))
     return _as(own, rows, SD_SCRIPTS if form == "kohya" else PEFT)

@@ -19,8 +19,9 @@ Value = TypeVar("Value")
 
 PRESETS = {
     "attn-mlp": r"\.attentions\.|\.layers\.\d+\.(self_attn|mlp|attention|feed_forward)\."
-    r"|^denoiser\.transformer_blocks\.\d+\.(?!norm)",
-    "attn-only": r"\.(attn[12]|self_attn)\.|\.layers\.\d+\.attention\.|^denoiser\.transformer_blocks\.\d+\.attn\.",
+    r"|^denoiser\.(single_)?transformer_blocks\.\d+\.(?!norm)",
+    "attn-only": r"\.(attn[12]|self_attn)\.|\.layers\.\d+\.attention\."
+    r"|^denoiser\.(single_)?transformer_blocks\.\d+\.attn\.",
     "unet-convblock-only": r"\.(resnets|downsamplers|upsamplers)\.",
     "full": "",
 }

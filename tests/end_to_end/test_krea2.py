@@ -14,6 +14,7 @@ from lorasmith.adapters.lora import DOWN, UP
 from lorasmith.config import ExportConfig, load_run_toml
 from lorasmith.errors import ExitCode
 from lorasmith.families.identity import file_sha256
+from lorasmith.lora_files import readers
 from lorasmith.lora_tools.inspection import inspect_lora
 from lorasmith.runs.events import AdapterExported, CacheProgress, Evaluated, RunStarted, RunStopped, Warned
 from lorasmith.runs.naming import FileNames
@@ -157,3 +158,13 @@ def test_a_second_file_that_the_first_is_already(workshop: Workshop) -> None:
     ran = workshop.new(1, {**SETTINGS, ("export", "format"): "comfyui"})
     assert [event.fields for event in ran.of(Warned) if event.code == "export_format_same"] == [{"format": "comfyui"}]
     assert not workshop.run.export("last-comfyui").exists()
+
+
+def test_a_file_that_a_program_would_not_read_whole_is_not_kept(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers, "OF_COMFYUI_ALWAYS", frozenset({("lora_unet_", "N")}))
+    assert workshop.new(1, SETTINGS).exit_code not in (ExitCode.FINISHED, ExitCode.BAD_INPUT)
+    stopped = [event for event in workshop.events() if isinstance(event, RunStopped)]
+    assert stopped[-1].code == "export_invalid" and stopped[-1].fields["reason"] == "unread"
+    assert not workshop.run.export("last").exists()

@@ -123,7 +123,7 @@ def test_its_files_hold_the_tensors_of_the_folder(folder: Path, tmp_path: Path, 
 
 def test_a_pickle_of_it_is_refused(tmp_path: Path) -> None:
     torch.save({"cap_pad_token": torch.zeros(1, 12)}, tmp_path / "zimage.ckpt")
-    with pytest.raises(ModelError, match="model_safetensors_needed") as error:
+    with pytest.raises(ModelError, match="model_form_unread") as error:
         load_family(recognize(tmp_path / "zimage.ckpt"))
     assert error.value.fields["found"] == "Z-Image"
 
