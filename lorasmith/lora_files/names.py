@@ -22,6 +22,7 @@ FAMILY_NAMES = {
     "sd2": "SD 2.x",
     "sdxl": "SDXL",
     "krea2": "Krea 2",
+    "anima": "Anima",
     "flux": "FLUX.1",
     "flux2": "FLUX.2",
     "chroma": "Chroma",
@@ -54,11 +55,14 @@ _WIDTHS = {  # family -> another by the number of inputs of its layers
     "z_image": {2304: "lumina2"},
     "flux": {6144: "flux2", 4096: "flux2"},
 }
+_ALIKE = {"anima": re.compile(r"^transformer_blocks_\d")}
+"""Families with layers whose paths, of this pattern, other families have too: theirs have other proportions."""
 _MARKS = (  # what metadata may begin with, after "ss_base_model_version" or "modelspec.architecture"
     ("sdxl", ("sdxl_", "stable-diffusion-xl")),
     ("sd2", ("sd_v2", "stable-diffusion-v2")),
     ("sd15", ("sd_v1", "stable-diffusion-v1")),
     ("krea2", ("krea2", "krea-2")),
+    ("anima", ("anima",)),
     ("flux2", ("flux2", "flux-2")),
     ("flux", ("flux1", "flux-1")),
     ("chroma", ("chroma",)),
@@ -123,7 +127,7 @@ def families_of(modules: Sequence[Module], metadata: Mapping[str, str]) -> tuple
     scores = {}
     for family in FAMILIES:
         layers = layers_of(family)
-        known = [module for module in modules if layers.module_of(module)]
+        known = _known(family, modules)
         exact = sum(module.name in layers.table.modules for module in modules)
         fitting = sum(_fits(module, layers.rows_of(module)) for module in known)
         formed = sum(_has_form(module, layers.rows_of(module)) for module in known)
@@ -133,6 +137,25 @@ def families_of(modules: Sequence[Module], metadata: Mapping[str, str]) -> tuple
         return tuple(family for family, score in scores.items() if score == best)
     found = _foreign(modules) or marked
     return (found,) if found else ()
+
+
+def _known(family: str, modules: Sequence[Module]) -> list[Module]:
+    """The modules that are layers of the family."""
+    layers = layers_of(family)
+    known = [module for module in modules if layers.module_of(module)]
+    if family in _ALIKE:
+        alike = (module for module in known if _ALIKE[family].search(module.path))
+        if not all(_has_proportions(module, layers.rows_of(module)) for module in alike):
+            return []
+    return known
+
+
+def _has_proportions(module: Module, rows: Sequence[Row]) -> bool:
+    """Whether the module has as many outputs for its inputs as the published model's layer, as far as is known."""
+    if not module.layer_shape:
+        return True
+    outputs, inputs = module.layer_shape
+    return outputs * rows[0].layer.inputs == inputs * rows[0].layer.outputs
 
 
 def _fits(module: Module, rows: Sequence[Row]) -> bool:

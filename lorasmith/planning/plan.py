@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -169,7 +169,7 @@ def plan_of(
         repeats=work.repeats,
         folders=_folders(work),
         buckets=_buckets(work),
-        components=_components(start.config),
+        components=_components(start.config, base_weights(start.config).depths),
         batch_size=training.batch_size,
         batch_sizes=_batch_sizes(start.config, work),
         accumulation_steps=training.accumulation_steps,
@@ -251,10 +251,11 @@ def _batch_sizes(config: RunConfig, work: Workload) -> tuple[int, ...]:
     return tuple(sorted({subsets[example.subset].batch_size for example in work.trained}))
 
 
-def _components(config: RunConfig) -> tuple[ComponentPlan, ...]:
+def _components(config: RunConfig, depths: Mapping[str, int]) -> tuple[ComponentPlan, ...]:
     if not config.model.family:
         return ()
-    offered = published_layers(config.model.family, with_text_encoders=config.adapter.trains_text_encoder)
+    with_text = config.adapter.trains_text_encoder
+    offered = published_layers(config.model.family, with_text_encoders=with_text, depths=depths)
     chosen = chosen_layers(config.adapter, offered)
     plans = []
     for component, count in Counter(name.partition(".")[0] for name in offered).items():

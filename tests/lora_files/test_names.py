@@ -34,6 +34,17 @@ FOREIGN = {
 }
 
 
+def test_anima_has_names_of_others_with_proportions_of_its_own() -> None:
+    """In diffusers' names. Others attend to texts that are as wide as their pictures, with the same names."""
+    square, cross = "transformer.transformer_blocks.0.attn1.to_q", "transformer.transformer_blocks.30.attn2.to_k"
+    alike = [*modules(square, inputs=64, outputs=64), *modules(cross, inputs=32, outputs=64)]
+    assert families_of(alike, {}) == ("anima",)
+    assert families_of(modules(square, cross, inputs=64, outputs=64), {}) == ("dit",)
+    native = "diffusion_model.blocks.51.cross_attn.output_proj"
+    assert families_of(modules(native), {}) == ("anima",)
+    assert families_of(modules("lora_unet_blocks_0_self_attn_q_proj"), {}) == ("anima",)
+
+
 @pytest.mark.parametrize("name", FOREIGN)
 def test_families_that_are_not_trained_here_are_named(name: str) -> None:
     assert families_of(modules(name), {}) == (FOREIGN[name],)
