@@ -3,7 +3,7 @@
     python -m benchmarks.lanes MODEL [--resolution 512] [--precision bf16] [--device cuda] [--steps 4] [--lane NAME …]
 
 MODEL is a diffusers folder or a single file, a random one of the published size (`python -m lorasmith.demo.miniature`
-makes it). Each lane is a process of its own: it loads the model as a run does, attaches a LoRA, and takes steps on a
+makes it; `python -m benchmarks.quarter` makes those of flow matching). Each lane is a process of its own: it loads the model as a run does, attaches a LoRA, and takes steps on a
 random picture. `peak` is the memory of these steps: of a GPU what was allocated, with 0.7 GiB for what is not counted
 there, of a CPU the resident memory of the process. `load` is the peak before them.
 
@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from benchmarks.quarter import MODELS
 from lorasmith.config import RunConfig
 from lorasmith.data.types import Batch, Example, Offset, Size
 from lorasmith.diffusion.draw import Draw, NoiseOptions, Numbers, draw_numbers
@@ -173,6 +174,8 @@ def _estimate(config: RunConfig, resolution: int, family: ModelFamily) -> int:
 
 def _inputs(family: ModelFamily, resolution: int) -> dict[str, Tensor]:
     """Of a random picture and its caption."""
+    if family.weights.noise.prediction == "flow":
+        return family.collate([MODELS[family.traits.name].row(family, resolution, WORDS)])
     generator = torch.Generator().manual_seed(1)
     side, config = resolution // 8, family.weights.configs["unet"]
     inputs = {"latents": torch.randn(1, 4, side, side, generator=generator)}
