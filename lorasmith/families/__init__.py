@@ -65,6 +65,15 @@ FAMILIES = {  # recognizers are asked in this order
         in_webui=False,
         footprint="lorasmith.families.anima.footprint:footprint",
     ),
+    "zimage": FamilyEntry(
+        family="lorasmith.families.zimage.family:ZImage",
+        recognizer="lorasmith.families.zimage.recognize:recognize",
+        layer_names="lorasmith.families.zimage.layout:layer_names",
+        native_names="lorasmith.families.zimage.layout:native_names",
+        pipelines=("ZImagePipeline",),
+        in_webui=False,
+        footprint="lorasmith.families.zimage.footprint:footprint",
+    ),
 }
 
 IMAGE_ENCODERS = {

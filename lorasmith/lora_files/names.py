@@ -23,12 +23,12 @@ FAMILY_NAMES = {
     "sdxl": "SDXL",
     "krea2": "Krea 2",
     "anima": "Anima",
+    "zimage": "Z-Image",
     "flux": "FLUX.1",
     "flux2": "FLUX.2",
     "chroma": "Chroma",
     "sd3": "SD 3",
     "qwen": "Qwen-Image",
-    "z_image": "Z-Image",
     "lumina2": "Lumina 2",
     "wan": "Wan",
     "hunyuan_video": "HunyuanVideo",
@@ -45,14 +45,14 @@ _FOREIGN = (  # a path that only layers of this family have; asked in this order
     ("flux", r"(^|_)(double_blocks|single_blocks|single_transformer_blocks)_\d"),
     ("qwen", r"(^|_)transformer_blocks_\d+_(img|txt)_(mod|mlp)_"),
     ("sd3", r"(^|_)joint_blocks_\d|_(norm1_context|ff_context)_|(^|_)transformer_blocks_\d+_attn_add_"),
-    ("z_image", r"^(layers|noise_refiner|context_refiner)_\d+_(attention|feed_forward|adaLN_modulation)_"),
+    ("zimage", r"^(layers|noise_refiner|context_refiner)_\d+_(attention|feed_forward|adaLN_modulation)_"),
     ("wan", r"^_?blocks_\d+_(self_attn|cross_attn|ffn|attn\d_to)_"),
     ("sdxl", r"^(input_blocks|middle_block|output_blocks)_\d"),
     ("sd15", r"^(down_blocks|mid_block|up_blocks)_"),
     ("dit", r"^transformer_blocks_\d"),
 )
 _WIDTHS = {  # family -> another by the number of inputs of its layers
-    "z_image": {2304: "lumina2"},
+    "zimage": {2304: "lumina2"},
     "flux": {6144: "flux2", 4096: "flux2"},
 }
 _ALIKE = {"anima": re.compile(r"^transformer_blocks_\d")}
@@ -63,6 +63,7 @@ _MARKS = (  # what metadata may begin with, after "ss_base_model_version" or "mo
     ("sd15", ("sd_v1", "stable-diffusion-v1")),
     ("krea2", ("krea2", "krea-2")),
     ("anima", ("anima",)),
+    ("zimage", ("zimage", "z-image", "z_image")),
     ("flux2", ("flux2", "flux-2")),
     ("flux", ("flux1", "flux-1")),
     ("chroma", ("chroma",)),
@@ -134,7 +135,8 @@ def families_of(modules: Sequence[Module], metadata: Mapping[str, str]) -> tuple
         scores[family] = (len(known), fitting, exact, family == marked, formed)
     best = max(scores.values())
     if best[0] * 2 > len(modules):
-        return tuple(family for family, score in scores.items() if score == best)
+        families = (family for family, score in scores.items() if score == best)
+        return tuple(_by_width(family, modules) for family in families)
     found = _foreign(modules) or marked
     return (found,) if found else ()
 
@@ -156,6 +158,12 @@ def _has_proportions(module: Module, rows: Sequence[Row]) -> bool:
         return True
     outputs, inputs = module.layer_shape
     return outputs * rows[0].layer.inputs == inputs * rows[0].layer.outputs
+
+
+def _by_width(family: str, modules: Sequence[Module]) -> str:
+    """The family, or another with the same names whose layers have other numbers of inputs."""
+    widths = {module.layer_shape[1] for module in modules if module.layer_shape}
+    return next((name for width, name in _WIDTHS.get(family, {}).items() if width in widths), family)
 
 
 def _fits(module: Module, rows: Sequence[Row]) -> bool:
@@ -182,8 +190,7 @@ def _foreign(modules: Sequence[Module]) -> str:
     for family, _ in _FOREIGN:  # the first that occurs: later patterns fit its layers too
         if counted[family]:
             widths = {module.layer_shape[1] for module in modules if module.layer_shape}
-            other = next((name for width, name in _WIDTHS.get(family, {}).items() if width in widths), family)
-            return other if family != "flux" or 3072 not in widths else family
+            return family if family == "flux" and 3072 in widths else _by_width(family, modules)
     return "cascade" if counted["cascade"] else ""
 
 

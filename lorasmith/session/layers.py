@@ -18,8 +18,10 @@ Number = TypeVar("Number", bound=float)
 Value = TypeVar("Value")
 
 PRESETS = {
-    "attn-mlp": r"\.attentions\.|\.(self_attn|mlp)\.|^denoiser\.transformer_blocks\.\d+\.(?!norm)",
-    "attn-only": r"\.(attn[12]|self_attn)\.|^denoiser\.transformer_blocks\.\d+\.attn\.",
+    "attn-mlp": r"\.attentions\.|\.layers\.\d+\.(self_attn|mlp|attention|feed_forward)\."
+    r"|^denoiser\.(single_)?transformer_blocks\.\d+\.(?!norm)",
+    "attn-only": r"\.(attn[12]|self_attn)\.|\.layers\.\d+\.attention\."
+    r"|^denoiser\.(single_)?transformer_blocks\.\d+\.attn\.",
     "unet-convblock-only": r"\.(resnets|downsamplers|upsamplers)\.",
     "full": "",
 }
