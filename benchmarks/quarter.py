@@ -1,4 +1,4 @@
-"""A model of flow matching with the published widths and a part of the blocks, at random: a folder for benchmarks.lanes.
+"""A random model of flow matching with the published widths and a part of the blocks: a folder for benchmarks.lanes.
 
     python -m benchmarks.quarter FAMILY FOLDER [--blocks 7]
 
@@ -13,7 +13,7 @@ import argparse
 import json
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from lorasmith.families.base import ModelFamily
+from lorasmith.families.weights import BaseWeights
 
 TILE = 1 << 24  # random numbers, over and over
 
@@ -32,7 +33,7 @@ class Published:
     """A published model: what its configs have that the miniature's have not."""
 
     transformer: str  # its class in diffusers
-    blocks: Mapping[str, int]  # names of the config that count blocks, and how many there are
+    blocks: Mapping[str, tuple[str, int]]  # path of the blocks -> the name of their number in the config, the number
     configs: Mapping[str, Mapping[str, Any]]  # by file in the folder
     row: Callable[[ModelFamily, int, int], Mapping[str, Tensor]]
     """(family, pixels on a side, tokens of text) -> the inputs of an example, at random."""
@@ -45,11 +46,21 @@ def _krea2_row(family: ModelFamily, side: int, words: int) -> Mapping[str, Tenso
     return {"latents": torch.randn(16, side // 8, side // 8), "prompt_embeds": torch.randn(shape).bfloat16()}
 
 
+def _text_row(channels: int, factor: int, width: int) -> Callable[[ModelFamily, int, int], Mapping[str, Tensor]]:
+    """Of families that take a single state of their text encoder."""
+
+    def row(family: ModelFamily, side: int, words: int) -> Mapping[str, Tensor]:  # noqa: ARG001
+        latents = torch.randn(channels, side // factor, side // factor)
+        return {"latents": latents, "prompt_embeds": torch.randn(words, width).bfloat16()}
+
+    return row
+
+
 _QWEN_VAE = {"z_dim": 16, "latents_mean": [0.0] * 16, "latents_std": [1.0] * 16}
 MODELS: Mapping[str, Published] = {
     "krea2": Published(
         "Krea2Transformer2DModel",
-        {"num_layers": 28},
+        {"denoiser.transformer_blocks": ("num_layers", 28)},
         {
             "vae/config.json": _QWEN_VAE,
             "text_encoder/config.json": {
@@ -67,7 +78,58 @@ MODELS: Mapping[str, Published] = {
         },
         _krea2_row,
     ),
+    "zimage": Published(
+        "ZImageTransformer2DModel",
+        {"denoiser.layers": ("n_layers", 30)},
+        {
+            "vae/config.json": {"latent_channels": 16},
+            "text_encoder/config.json": {
+                "hidden_size": 2560,
+                "num_hidden_layers": 36,
+                "num_attention_heads": 32,
+                "num_key_value_heads": 8,
+                "head_dim": 128,
+                "intermediate_size": 9728,
+                "vocab_size": 151_936,
+            },
+        },
+        _text_row(16, 8, 2560),
+    ),
+    "anima": Published(
+        "CosmosTransformer3DModel",
+        {"denoiser.transformer_blocks": ("num_layers", 28)},
+        {
+            "vae/config.json": _QWEN_VAE,
+            "text_conditioner/config.json": {"source_dim": 1024, "target_dim": 1024, "model_dim": 1024},
+            "text_encoder/config.json": {
+                "hidden_size": 1024,
+                "num_hidden_layers": 28,
+                "num_attention_heads": 16,
+                "num_key_value_heads": 8,
+                "head_dim": 128,
+                "intermediate_size": 3072,
+                "vocab_size": 151_936,
+            },
+        },
+        _text_row(16, 8, 1024),
+        {
+            "in_channels": 16,
+            "out_channels": 16,
+            "num_attention_heads": 16,
+            "attention_head_dim": 128,
+            "text_embed_dim": 1024,
+            "adaln_lora_dim": 256,
+            "max_size": [128, 240, 240],
+            "extra_pos_embed_type": None,
+        },
+    ),
 }
+
+
+def with_depths(weights: BaseWeights) -> BaseWeights:
+    """With the numbers of blocks by which arithmetic counts the layers of an adapter."""
+    config, model = weights.configs["transformer"], MODELS[weights.family]
+    return replace(weights, depths={path: config[key] for path, (key, _) in model.blocks.items()})
 
 
 def main() -> None:
@@ -90,7 +152,7 @@ def make(name: str, folder: Path, blocks: int | None = None) -> None:
     for file, changes in model.configs.items():
         path = folder / file
         path.write_text(json.dumps(_merged(json.loads(path.read_text(encoding="utf-8")), changes)), encoding="utf-8")
-    counts = {key: count if blocks == 0 else blocks or count // 4 for key, count in model.blocks.items()}
+    counts = {key: count if blocks == 0 else blocks or count // 4 for key, count in model.blocks.values()}
     with torch.device("meta"):
         denoiser = getattr(diffusers, model.transformer)(**{**model.config, **counts})
     denoiser.save_config(folder / "transformer")

@@ -8,10 +8,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lorasmith.families.qwen_transformer import EMBEDS
 from lorasmith.families.krea2 import text as krea2_text
 from lorasmith.families.krea2.layout import taps
 from lorasmith.families.qwen_text import hidden_states
+from lorasmith.families.qwen_transformer import EMBEDS
 from tests.conventions.measured import Case, Guess, ask
 
 Rows = Mapping[str, Tensor]
@@ -41,9 +41,6 @@ EVERYWHERE: Mapping[str, Guess] = {
     "time x 1000": _thousandfold,
     "shifted twice": _shifted_again,
 }
-
-REACH_THE_VARIANCE = frozenset({"sign", "norm of latents forgotten", "mask dropped"})
-"""Guesses that are no better than predicting nothing, at s = 0.5."""
 
 
 def latents_as_they_come(case: Case, level: float) -> tuple[Tensor, Tensor]:
@@ -145,3 +142,8 @@ GUESSES: Mapping[str, Mapping[str, Guess]] = {
         "text behind the final norm": _zimage_final_norm,
     },
 }
+REACH_THE_VARIANCE: Mapping[str, frozenset[str]] = {
+    "krea2": frozenset({"sign", "norm of latents forgotten", "mask dropped"}),
+    "zimage": frozenset({"sign", "time x 1000", "captions without learned tokens", "text behind the final norm"}),
+}
+"""Guesses that are no better than predicting nothing, at s = 0.5."""
