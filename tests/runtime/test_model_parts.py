@@ -15,16 +15,19 @@ def test_files_that_are_found_are_recorded_and_named(tmp_path: Path) -> None:
         tmp_path / "models" / name
         for name in ("text_encoders/qwen3vl_4b.safetensors", "vae/qwen_image_vae.safetensors")
     )
-    config, notices = with_parts(RunConfig(), recognize(model))
+    config, notices = with_parts(RunConfig(), recognize(model), tmp_path)
     assert (config.model.vae, config.model.text_encoder) == (str(vae), (str(text),))
     assert notices == (
         ("part_beside", {"option": "vae", "path": str(vae)}),
         ("part_beside", {"option": "text-encoder", "path": str(text)}),
     )
-    again, notices = with_parts(config, recognize(model, parts=PartFiles(vae, (text,))))
+    again, notices = with_parts(config, recognize(model, parts=PartFiles(vae, (text,))), tmp_path)
     assert again == config and notices == ()
+    asked = RunConfig().with_values({("model", "text_encoder"): ("models/text_encoders/qwen3vl_4b.safetensors",)})
+    again, notices = with_parts(asked, recognize(model, parts=PartFiles(text_encoders=(text,))), tmp_path)
+    assert again == config and [fields["option"] for _, fields in notices] == ["vae"]
 
 
 def test_a_folder_has_all_in_itself(tmp_path: Path) -> None:
-    config, notices = with_parts(RunConfig(), recognize(make_model(tmp_path / "model")))
+    config, notices = with_parts(RunConfig(), recognize(make_model(tmp_path / "model")), tmp_path)
     assert config == RunConfig() and notices == ()
