@@ -1,4 +1,5 @@
-"""The files of a base model that consists of several, as a new run records them: found once, named ever after."""
+"""Facts of its base model that a new run settles: the form, where files do not tell it, and the files of a model that
+consists of several, found once and named ever after."""
 
 from __future__ import annotations
 
@@ -8,8 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from lorasmith.config import RunConfig
+from lorasmith.errors import ModelError
 from lorasmith.families.locate import expanded
 from lorasmith.families.weights import BaseWeights
+
+
+def check_form(weights: BaseWeights) -> None:
+    """Returns where it is known what form of its family the base model is.
+
+    Raises:
+        ModelError: `model_form_unnamed`.
+    """
+    if weights.assumed:
+        raise ModelError("model_form_unnamed", path=str(weights.path), form=weights.assumed)
 
 
 def with_parts(

@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import pytest
+
 from lorasmith.config import RunConfig
+from lorasmith.errors import ModelError
 from lorasmith.families.recognize import recognize
 from lorasmith.families.weights import PartFiles
-from lorasmith.runtime.model_parts import with_parts
+from lorasmith.runtime.model_parts import check_form, with_parts
 from tests.families.krea2.miniature import make_model, make_split
 
 
@@ -31,3 +34,11 @@ def test_files_that_are_found_are_recorded_and_named(tmp_path: Path) -> None:
 def test_a_folder_has_all_in_itself(tmp_path: Path) -> None:
     config, notices = with_parts(RunConfig(), recognize(make_model(tmp_path / "model")), tmp_path)
     assert config == RunConfig() and notices == ()
+
+
+def test_a_form_that_nothing_tells_has_to_be_named(tmp_path: Path) -> None:
+    model = make_split(make_model(tmp_path / "model"), tmp_path / "models", name="mine")
+    with pytest.raises(ModelError, match="model_form_unnamed") as caught:
+        check_form(recognize(model))
+    assert caught.value.fields["form"] == "Krea 2 Raw"
+    check_form(recognize(model, form="base"))

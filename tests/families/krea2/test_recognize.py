@@ -51,8 +51,10 @@ def test_another_noise_process_is_refused(folder: Path, asked: NoiseRequest) -> 
 def test_turbo_is_refused_with_the_reason(folder: Path) -> None:
     """Its files have the names and shapes of Raw's: only the pipeline's own config tells them apart."""
     changed(folder / "model_index.json", lambda index: index.update(is_distilled=True))
-    with pytest.raises(ModelError, match="model_turbo"):
-        recognize(folder)
+    for form in ("auto", "base"):
+        with pytest.raises(ModelError, match="model_turbo"):
+            recognize(folder, form=form)
+    assert recognize(folder, form="distilled").distilled == "Turbo"
 
 
 @pytest.mark.parametrize("missing", ["vae/config.json", "tokenizer", "transformer/diffusion_pytorch_model.safetensors"])
@@ -136,8 +138,12 @@ def test_the_published_files_need_nothing_but_headers(tmp_path: Path) -> None:
 
 def test_raw_is_known_by_its_name_alone(folder: Path, tmp_path: Path) -> None:
     assert recognize(make_split(folder, tmp_path / "models", name="mine")).assumed == "Krea 2 Raw"
+    turbo = make_split(folder, tmp_path / "models", name="Krea2_Turbo_bf16")
     with pytest.raises(ModelError, match="model_turbo"):
-        recognize(make_split(folder, tmp_path / "models", name="Krea2_Turbo_bf16"))
+        recognize(turbo)
+    distilled, base = (recognize(turbo, form=form) for form in ("distilled", "base"))
+    assert (distilled.distilled, distilled.assumed) == ("Turbo", "") == (base.assumed + "Turbo", base.distilled)
+    assert recognize(make_split(folder, tmp_path / "models", name="mine"), form="distilled").distilled == "Turbo"
 
 
 def test_a_pickle_of_it_is_refused(tmp_path: Path) -> None:
