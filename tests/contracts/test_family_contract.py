@@ -34,6 +34,7 @@ MAX_SIDE = 64  # pixels, of the pictures here
 # Targets of the miniature that sd-scripts has in its files too, and whose output nothing uses.
 TOKENS_OF_SIX = {
     "krea2": (34 + 6 + 5,),
+    "qwen_image21": (17 + 6 + 5,),
     "anima": (6, 6 + 1),
     "zimage": (3 + 6 + 5,),
     "flux2_klein": (3 + 6 + 9,),
