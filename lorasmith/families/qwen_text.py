@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 from lorasmith.errors import ModelError
 from lorasmith.families import clip
 from lorasmith.families.loading import Build
-from lorasmith.families.weights import TextSettings
+from lorasmith.families.qwen_bpe import qwen_tokenizer_files
+from lorasmith.families.weights import BaseWeights, TextSettings
 from lorasmith.libraries import importing_library
 
 
@@ -47,6 +49,29 @@ class Template:
             return lambda end: len(tokenize(self.before + caption[:end])["input_ids"]) > most
 
         return clip.first_tag_cut(caption, counter, tokens=tokens)
+
+    def model_tokenizer(self, weights: BaseWeights, text_encoder: str, *, rows: int) -> Any:
+        """The tokenizer that belongs to a text encoder of a model: a folder's own, the texts that a single file holds,
+        or Qwen3's.
+
+        Args:
+            rows: tokens that the text encoder knows.
+
+        Raises:
+            ModelError: `model_tokenizer`, also where it has more tokens than the text encoder.
+        """
+        name = weights.names.tokenizers[text_encoder]
+        files = weights.configs[name]
+        if files is None and weights.layout == "diffusers":
+            tokenizer = self.tokenizer_from(weights.path / name, source=weights.path)
+        else:
+            with TemporaryDirectory(prefix="lorasmith-") as folder:
+                for file, text in (qwen_tokenizer_files() if files is None else files).items():
+                    (Path(folder) / Path(file).name).write_text(text, encoding="utf-8")
+                tokenizer = self.tokenizer_from(Path(folder), source=weights.path)
+        if len(tokenizer) > rows:
+            raise ModelError("model_tokenizer", path=str(weights.path))
+        return tokenizer
 
     def tokenizer_from(self, folder: Path, *, source: Path) -> Any:
         """transformers' Qwen2Tokenizer from a folder.
