@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lorasmith.families.loading import Build, on_meta_device
-from lorasmith.families.qwen_image21.layout import FACTOR
+from lorasmith.families.qwen_image21.vae_files import FACTOR
 from lorasmith.families.qwen_vae import decode_with_vae, encode_with_vae
 
 _DECODER_BYTES = 13_000
