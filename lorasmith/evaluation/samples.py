@@ -82,7 +82,10 @@ def _latents(
     start = torch.stack(list(starts)).to(where)
     defaults = context.family.traits.sampling
     scales = [defaults.guidance if spec.guidance is None else spec.guidance for spec in specs]
-    guidance, is_guided = torch.tensor(scales, device=where)[:, *[None] * len(shape)], any(one != 1 for one in scales)
+    guidance, is_guided = (
+        torch.tensor(scales, device=where)[:, *[None] * len(shape)],
+        any(scale != 1 for scale in scales),
+    )
     without = [{**spec.inputs, **(spec.negative or empty_caption)} for spec in specs] if is_guided else []
     rows = [*without, *(spec.inputs for spec in specs)]
     inputs = {name: value.to(where) for name, value in context.family.collate(rows).items()}
