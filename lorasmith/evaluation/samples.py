@@ -73,8 +73,8 @@ def _latents(
 ) -> list[Tensor]:
     """Generates latents, (C, h, w) on the CPU each, from specs of the same shape and denoising strength.
 
-    Each is predicted with and without its caption; with it alone where no picture is guided, or where the denoiser takes
-    the guidance as an input. The noise of each is a function of its own seed.
+    Each is predicted with and without its caption; with it alone where no picture is guided, or where the denoiser
+    takes the guidance as an input. The noise of each is a function of its own seed.
     """
     where, shape = context.device.torch_device, specs[0].latents_shape
     noise = torch.stack([_noise(spec) for spec in specs]).to(where)
