@@ -57,6 +57,7 @@ _WIDTHS = {  # family -> another by the number of inputs of its layers
     "zimage": {2304: "lumina2"},
     "flux1": {6144: "flux2", 4096: "flux2"},
     "flux2_klein": {6144: "flux2"},
+    "qwen_image21": {3072: "qwen", 2432: "sd3", 1536: "sd3"},  # where attention alone was trained
 }
 _ALIKE = {
     "anima": re.compile(r"^transformer_blocks_\d"),
