@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from lorasmith.errors import ModelError
 from lorasmith.families import clip
 from lorasmith.families.loading import Build
 from lorasmith.families.qwen_bpe import qwen_tokenizer_files
+from lorasmith.families.tokenizer_files import tokenizer_folder
 from lorasmith.families.weights import BaseWeights, TextSettings
 from lorasmith.libraries import importing_library
 
@@ -60,15 +60,8 @@ class Template:
         Raises:
             ModelError: `model_tokenizer`, also where it has more tokens than the text encoder.
         """
-        name = weights.names.tokenizers[text_encoder]
-        files = weights.configs[name]
-        if files is None and weights.layout == "diffusers":
-            tokenizer = self.tokenizer_from(weights.path / name, source=weights.path)
-        else:
-            with TemporaryDirectory(prefix="lorasmith-") as folder:
-                for file, text in (qwen_tokenizer_files() if files is None else files).items():
-                    (Path(folder) / Path(file).name).write_text(text, encoding="utf-8")
-                tokenizer = self.tokenizer_from(Path(folder), source=weights.path)
+        with tokenizer_folder(weights, text_encoder, qwen_tokenizer_files) as folder:
+            tokenizer = self.tokenizer_from(folder, source=weights.path)
         if len(tokenizer) > rows:
             raise ModelError("model_tokenizer", path=str(weights.path))
         return tokenizer
