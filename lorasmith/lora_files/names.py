@@ -150,7 +150,8 @@ def families_of(modules: Sequence[Module], metadata: Mapping[str, str]) -> tuple
     if best[0] * 2 > len(modules):
         families = [family for family, score in scores.items() if score == best]
         others = {*(_foreign_path(module.path) for module in modules), marked}
-        return tuple(_by_width(_MARKED[one] if _MARKED.get(one) in others else one, modules) for one in families)
+        families = [_MARKED[family] if _MARKED.get(family) in others else family for family in families]
+        return tuple(_by_width(family, modules) for family in families)
     found = _foreign(modules) or marked
     return (found,) if found else ()
 

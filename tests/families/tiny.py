@@ -5,6 +5,7 @@ And single files that are a header only, of any size.
 
 import json
 import math
+import re
 import struct
 from collections.abc import Callable
 from functools import partial
@@ -48,6 +49,24 @@ def write_header(path: Path, shapes: dict[str, tuple[int, ...]], metadata: dict[
         file.write(struct.pack("<Q", len(text)) + text)
         file.truncate(8 + len(text) + place)
     return path
+
+
+def published(name: str) -> dict[str, tuple[int, ...]]:
+    """The shapes of a published file, as recorded in `tests/families/published`."""
+    lines = (Path(__file__).parent / "published" / f"{name}.txt").read_text(encoding="ascii").splitlines()
+    rows = [line.split() for line in lines if not line.startswith("#")]
+    return {
+        key: () if shape == "-" else tuple(map(int, shape.split("x"))) for names, shape in rows for key in _each(names)
+    }
+
+
+def _each(names: str) -> list[str]:
+    """ "a.{b,c}" -> a.b, a.c."""
+    choice = re.search(r"\{([^{}]*)\}", names)
+    if choice is None:
+        return [names]
+    ends = names[: choice.start()], names[choice.end() :]
+    return [name for option in choice[1].split(",") for name in _each(option.join(ends))]
 
 
 def shapes_of(single: Path) -> dict[str, tuple[int, ...]]:
