@@ -1,6 +1,7 @@
-"""Kinds of adapters on the families that came after SD 1.x: bytes, and the effect of the exported file.
+"""Kinds of adapters on the families that came after SD 1.x: the effect of the exported file.
 
-SD 1.x with every kind is in test_adapter_kinds, LoRA on every family in the families' own files.
+Their bytes are in test_option_pairs. SD 1.x with every kind is in test_adapter_kinds, LoRA on every family in the
+families' own files.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,29 +20,15 @@ from lorasmith.demo.miniature import make_model
 from lorasmith.diffusion.process import apply_noise
 from lorasmith.engine.step import numbers_at
 from lorasmith.errors import ExitCode
-from lorasmith.evaluation import evaluator
 from lorasmith.exporting.names import from_file
 from lorasmith.session.loaded import LoadedRun
 from lorasmith.session.name_tables import name_table
 from tests.end_to_end.test_adapter_kinds import settings
-from tests.end_to_end.workshop import Values, Workshop, load, stage
-from tests.evaluation.few_steps import sample_in
+from tests.end_to_end.workshop import Workshop, load, stage
 
 MakeWorkshop = Callable[[str], Workshop]
 FAMILIES = ("sd2", "sdxl")
 RANK = 4  # of `settings`
-# pairwise: every family with every kind; each precision, and text encoders trained or not, with each of both
-ROWS = (
-    ("sdxl", "lora", "bf16", False),
-    ("sdxl", "loha", "bf16", True),
-    ("sdxl", "lokr", "fp32", False),
-    ("sdxl", "dora", "fp32", True),
-    ("sd2", "lora", "bf16", True),
-    ("sd2", "loha", "fp32", False),
-    ("sd2", "lokr", "bf16", True),
-    ("sd2", "dora", "bf16", False),
-)
-
 
 pytestmark = pytest.mark.ci
 
@@ -50,38 +37,6 @@ pytestmark = pytest.mark.ci
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("models")
     return {family: make_model(folder / family, family=family, size="nano") for family in FAMILIES}  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(("family", "kind", "precision", "with_text"), ROWS)
-def test_stopped_and_watched_it_ends_with_the_same_bytes(
-    models: Mapping[str, Path],
-    make_workshop: MakeWorkshop,
-    monkeypatch: pytest.MonkeyPatch,
-    family: str,
-    kind: str,
-    precision: str,
-    with_text: bool,
-) -> None:
-    """P1, P2 and P3: one run is stopped, saved, exported and evaluated at every step; the other is left alone."""
-    monkeypatch.setattr(evaluator, "MAX_SHARE", 1.0)
-    sample_in(monkeypatch, 2)
-    values: Values = {
-        **settings(kind),
-        ("model", "base_model"): str(models[family]),
-        ("model", "precision"): precision,
-        ("adapter", "train_text_encoder"): with_text,
-        ("adapter", "conv_rank"): 2,
-        ("dataset", "hold_out"): 1,
-    }
-    straight, pieces = make_workshop("straight"), make_workshop("pieces")
-    assert straight.new(4, values).exit_code == ExitCode.FINISHED
-    watched: Values = {("evaluation", "every"): 1, ("evaluation", "examples"): 1, ("cadence", "save_every"): 1}
-    assert pieces.new(4, {**values, **watched}, stop_after=2).exit_code == ExitCode.STOPPED
-    assert pieces.go_on(None).exit_code == ExitCode.FINISHED
-    assert list(straight.losses()) == [1, 2, 3, 4]
-    assert straight.optimizer_steps() == {4}
-    assert pieces.losses() == straight.losses()
-    assert pieces.digest() == straight.digest()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
