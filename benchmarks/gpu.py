@@ -28,20 +28,8 @@ import torch
 
 from benchmarks.gpu_step import Row
 from benchmarks.versus import run_peer
+from lorasmith.engine.device import peak_of
 
-# Dense bf16 with accumulation in float32, TFLOP/s, by part of the card's name; the longest name counts.
-PEAKS = {
-    "H200": 989,
-    "H100": 989,
-    "H100 PCIe": 756,
-    "B200": 2250,
-    "A100": 312,
-    "L40S": 362,
-    "L4": 121,
-    "A6000": 155,
-    "RTX 4090": 165,
-    "RTX 3090": 71,
-}
 MAX_ROW_SECONDS = 150
 TINY = {"size": "nano", "side": 64, "steps": 5}
 
@@ -132,7 +120,7 @@ def line_of(row: Row, result: dict[str, Any], found: list[tuple[Row, dict[str, A
     parts.append(f"{result['peak_memory'] / 2**30:5.1f} GiB")
     parts += [f"{result['step'] / textbook:.2f} x textbook"] if textbook and row.how != "textbook" else []
     if flops:
-        rate, peak = flops / result["step"] / 1e12, peak_of(facts["device"])
+        rate, peak = flops / result["step"] / 1e12, peak_of(facts["device"]) / 1e12
         parts.append(f"{rate:.1f} TFLOP/s" + (f" = {rate / peak:.0%} of the peak" if peak else ""))
     if "ready" in result:
         parts.append(f"ready in {result['ready']:.0f} s")
@@ -141,12 +129,6 @@ def line_of(row: Row, result: dict[str, Any], found: list[tuple[Row, dict[str, A
 
 def row_key(row: Row) -> tuple[str, int, int]:
     return row.size, row.side, row.batch
-
-
-def peak_of(device: str) -> int | None:
-    """The card's dense bf16 peak; None where this file does not know it."""
-    names = [name for name in PEAKS if all(part in device for part in name.split())]
-    return PEAKS[max(names, key=len)] if names else None
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ class Request(Section):
     lang: Literal["", "en", "zh-TW"] = option("lang", "", effect="cadence", common=True)
     """Language of the messages; "" takes LORASMITH_LANG, then the locale."""
     verbose: bool = option("verbose", False, effect="cadence")
-    """Show debug logs."""
+    """Show technical details of failures, and pictures and operations in a second."""
 
     @field_validator("lang", mode="before")
     @classmethod

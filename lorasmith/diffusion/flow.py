@@ -69,6 +69,7 @@ class FlowMatching:
     dtype: torch.dtype = torch.float32
     """In which the denoiser takes the level. Levels are rounded to it once, before anything is mixed: what the denoiser
     is shown is what it is asked about."""
+    has_exact_levels: bool = False  # the denoiser takes the level in float32 whatever its precision
     bounds: tuple[float, float] = (0.0, 1.0)  # levels that are trained
 
     @property
@@ -84,7 +85,7 @@ class FlowMatching:
         return self
 
     def seen_in(self, dtype: torch.dtype) -> FlowMatching:
-        return replace(self, dtype=dtype)
+        return self if self.has_exact_levels else replace(self, dtype=dtype)
 
     def timesteps(self, quantiles: Tensor, latents_shape: tuple[int, ...]) -> Tensor:
         factor = self.training_shift.factor(latents_shape)

@@ -46,8 +46,8 @@ class RunBatches:
         for ahead in range(self.order.batches_per_epoch):
             later, micro = divmod(ahead, self.accumulation_steps)
             _, ids = self.ids_at(step + later, micro)
-            shapes = {name: tuple(value.shape) for name, value in self.cached[ids[0]].inputs.items()}
-            key = len(ids), tuple(shapes.items())
+            rows = [{name: value.to("meta") for name, value in self.cached[id_].inputs.items()} for id_ in ids]
+            key = tuple((name, tuple(value.shape)) for name, value in self.family.collate(rows).items())
             if key not in seen:
                 seen.add(key)
                 yield step + later, micro

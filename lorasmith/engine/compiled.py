@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -58,6 +60,19 @@ def compile_in_training(block: nn.Module) -> None:
         return (compiled if torch.is_grad_enabled() else eager)(*inputs, **named)
 
     block.forward = forward
+
+
+def compile_in_another_folder() -> None:
+    """Has the compiler keep its files in an empty folder of our own for the rest of this process. A process that was
+    killed while it compiled, this program's or another's, leaves files that can no longer be loaded."""
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+    from torch._inductor.utils import clear_caches
+
+    folder = f"{default_cache_dir()}_lorasmith"
+    shutil.rmtree(folder, ignore_errors=True)
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
+    torch._dynamo.reset()
+    clear_caches()
 
 
 def compute_as_before(blocks: Sequence[nn.Module]) -> None:

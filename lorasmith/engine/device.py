@@ -33,8 +33,8 @@ MATRIX_SIDE, MATRIX_PRODUCTS = 4096, 5
 # the card's name.
 PEAK_FLOPS = {
     "A100-PCIE-40GB": 312e12, "A100-SXM4-40GB": 312e12, "A100-SXM4-80GB": 312e12, "A100 80GB PCIe": 312e12,
-    "B200": 2250e12, "H100 80GB HBM3": 989e12, "H100 PCIe": 756e12, "H200": 989e12, "L40S": 362e12,
-    "RTX 3090": 71e12, "RTX 4090": 165e12,
+    "B200": 2250e12, "H100 80GB HBM3": 989e12, "H100 PCIe": 756e12, "H200": 989e12, "L4": 121e12, "L40S": 362e12,
+    "RTX 3090": 71e12, "RTX 4090": 165e12, "RTX A6000": 155e12,
 }  # fmt: skip
 
 # Counts changes of what a step computes under the same settings: a run that continues after such a change warns of it.
@@ -108,7 +108,7 @@ class Device:
         """The most floating-point operations in a second that the maker states; 0 where it is not known."""
         if precision not in ("bf16", "fp16"):
             return 0.0
-        return next((peak for name, peak in PEAK_FLOPS.items() if self.name.endswith(f" {name}")), 0.0)
+        return peak_of(self.name)
 
     def own_memory(self) -> dict[str, int] | None:
         """Bytes `free` and `total` of a GPU; None for a device that uses the computer's memory."""
@@ -127,6 +127,11 @@ class Device:
         gc.collect()
         if self.torch_device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def peak_of(card: str) -> float:
+    """The operations in a second that PEAK_FLOPS has for a card; 0 where it has none."""
+    return next((peak for name, peak in PEAK_FLOPS.items() if card.endswith(f" {name}")), 0.0)
 
 
 class HostCopies:

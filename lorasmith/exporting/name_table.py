@@ -8,7 +8,7 @@ Forge refuses the whole file.
 from __future__ import annotations
 
 import csv
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -56,11 +56,16 @@ class NameTable:
 
 
 def parse_table(family: str, text: str) -> NameTable:
-    """The table of these tab-separated lines, the first of which names the columns.
+    """The table of these tab-separated lines, the first of which names the columns: see `table_of`."""
+    rows = [_row(line) for line in csv.DictReader(text.splitlines(), delimiter="\t")]
+    return table_of(family, rows, PEFT if any("." in row.module for row in rows) else SD_SCRIPTS)
+
+
+def table_of(family: str, rows: Sequence[Row], form: FileForm) -> NameTable:
+    """The table of these rows.
 
     Asserts that every target has a row of its own, and that parts follow each other without a gap.
     """
-    rows = [_row(line) for line in csv.DictReader(text.splitlines(), delimiter="\t")]
     targets = {row.target: row for row in rows}
     assert len(targets) == len(rows), f"{family}: a target with two rows"
     modules: dict[str, list[Row]] = {}
@@ -71,7 +76,6 @@ def parse_table(family: str, text: str) -> NameTable:
         ends = [0, *accumulate(row.layer.outputs for row in parts)]
         wanted = list(map(slice, ends, ends[1:])) if len(parts) > 1 else [None]
         assert [row.part for row in parts] == wanted, f"{family}: parts of {module}"
-    form = PEFT if any("." in module for module in modules) else SD_SCRIPTS
     return NameTable(family, form, targets, {module: tuple(parts) for module, parts in modules.items()})
 
 

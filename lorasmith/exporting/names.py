@@ -34,9 +34,10 @@ def to_file(
     alphas: dict[str, float] = {}
     for module in dict.fromkeys(table.targets[target].module for target in layers):
         targets = [row.target for row in table.modules[module]]
-        assert layers.keys() >= set(targets), f"{module}: trained in part"
-        parts = [settings[target] for target in targets]
-        merged[module] = fused(_of_one_scale([layers[target] for target in targets], parts, kind), kind)
+        trained = [target for target in targets if target in layers]
+        parts = [settings[target] for target in trained]
+        scaled = dict(zip(trained, _of_one_scale([layers[target] for target in trained], parts, kind), strict=True))
+        merged[module] = fused(_with_untrained(scaled, kind, table.modules[module]), kind)
         shapes[module] = {suffix: tuple(tensor.shape) for suffix, tensor in merged[module].items()}
         alphas[module] = kind.file_alpha(shapes[module], fused_settings(parts))
     named: dict[str, Tensor] = {}
@@ -80,6 +81,8 @@ def from_file(tensors: Mapping[str, Tensor], kind: AdapterKind, table: NameTable
         rows = table.modules[module]
         whole = _scaled_to_1(module, stored, kind, rows[0].layer.kernel)
         for target, layer in _split(module, whole, kind, rows).items():
+            if f"{target}.{next(iter(layer))}" in found:  # alone and as a part of another
+                raise ModelError("init_from_foreign", key=module, family=table.family)
             found |= {f"{target}.{suffix}": tensor for suffix, tensor in layer.items()}
     return found
 
@@ -103,6 +106,27 @@ def fused_settings(parts: Sequence[LayerSettings]) -> LayerSettings:
     """The settings of a fused module: ranks add up, the scale is that of the first part."""
     rank = sum(part.rank for part in parts)
     return LayerSettings(rank, parts[0].alpha / parts[0].rank * rank) if len(parts) > 1 else parts[0]
+
+
+def _with_untrained(trained: Mapping[str, Tensors], kind: AdapterKind, rows: Sequence[Row]) -> list[Tensors]:
+    """The tensors of all layers of a module in order: those that are not trained have no ranks, and so no change."""
+    if len(trained) == len(rows):
+        return [trained[row.target] for row in rows]
+    assert kind.row_suffixes, f"{kind.name} has no form for a fused layer"
+    first, like = next(iter(trained.items()))
+    published = next(row.layer.outputs for row in rows if row.target == first)
+    own = next(len(like[suffix]) for suffix in like if suffix in kind.row_suffixes)
+    untrained = {
+        row.target: {
+            suffix: tensor.new_zeros(row.layer.outputs * own // published, 0)
+            if suffix in kind.row_suffixes
+            else tensor.new_zeros(0, *tensor.shape[1:])
+            for suffix, tensor in like.items()
+        }
+        for row in rows
+        if row.target not in trained
+    }
+    return [{**untrained, **trained}[row.target] for row in rows]
 
 
 def _of_one_scale(layers: Sequence[Tensors], settings: Sequence[LayerSettings], kind: AdapterKind) -> Sequence[Tensors]:

@@ -82,8 +82,10 @@ def _expected(
         if not parts:
             continue
         spec, settings = parts[0]
-        if len(parts) > 1:  # the module computes the outputs of all of them
-            spec = LayerSpec(sum(part.spec.outputs for part in parts), spec.inputs)
+        if len(rows) > 1:  # the module computes the outputs of all of them, also of those that were not trained
+            published = sum(row.layer.outputs for row in rows if row.target in layers)
+            outputs = sum(part.spec.outputs for part in parts) * sum(row.layer.outputs for row in rows) // published
+            spec = LayerSpec(outputs, spec.inputs)
             rank = sum(part.settings.rank for part in parts)
             settings = LayerSettings(rank, settings.alpha / settings.rank * rank)
         own = kind.shapes(spec, settings)

@@ -26,6 +26,7 @@ class FamilyEntry:
     layer_names: str  # torch-free: () -> the text of the table of names that `exporting.name_table` parses
     pipelines: tuple[str, ...]  # in model_index.json of its diffusers folders
     in_webui: bool = True  # whether the Stable Diffusion WebUI reads its LoRAs; ComfyUI reads those of all families
+    native_names: str = ""  # torch-free: () -> the text that `exporting.formats.parse_native` parses, if names differ
     footprint: str = "lorasmith.families.unet_footprint:footprint"  # torch-free: BaseWeights -> Footprint or None
 
 
@@ -56,6 +57,23 @@ FAMILIES = {  # recognizers are asked in this order
         in_webui=False,
         footprint="lorasmith.families.krea2.footprint:footprint",
     ),
+    "anima": FamilyEntry(
+        family="lorasmith.families.anima.family:Anima",
+        recognizer="lorasmith.families.anima.recognize:recognize",
+        layer_names="lorasmith.families.anima.layout:layer_names",
+        pipelines=("AnimaModularPipeline",),
+        in_webui=False,
+        footprint="lorasmith.families.anima.footprint:footprint",
+    ),
+    "zimage": FamilyEntry(
+        family="lorasmith.families.zimage.family:ZImage",
+        recognizer="lorasmith.families.zimage.recognize:recognize",
+        layer_names="lorasmith.families.zimage.layout:layer_names",
+        native_names="lorasmith.families.zimage.layout:native_names",
+        pipelines=("ZImagePipeline",),
+        in_webui=False,
+        footprint="lorasmith.families.zimage.footprint:footprint",
+    ),
 }
 
 IMAGE_ENCODERS = {
@@ -84,6 +102,13 @@ def recognizers() -> list[Callable[[ModelFiles], BaseWeights | None]]:
 def layer_names(family: str) -> str:
     """The table of a family's layers with their names in exported files: tab-separated lines."""
     text: str = _found(FAMILIES[family].layer_names)()
+    return text
+
+
+def native_names(family: str) -> str:
+    """The places of a family's layers in the original model, where its exported files have other names; else ""."""
+    place = FAMILIES[family].native_names
+    text: str = _found(place)() if place else ""
     return text
 
 

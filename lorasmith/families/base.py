@@ -19,7 +19,7 @@ from lorasmith.targets import TargetModule
 if TYPE_CHECKING:
     from lorasmith.data.types import Example, Inputs
     from lorasmith.families.checkpointing import Checkpointing
-    from lorasmith.families.unet_work import ForwardWork, Shapes
+    from lorasmith.families.forward_work import ForwardWork, Shapes
     from lorasmith.families.weights import BaseWeights, TextSettings
 
 Models = Mapping[str, nn.Module]

@@ -15,25 +15,29 @@ Checkpointing = Literal["none", "feed-forward", "block", "offload"]
 every resnet and transformer block; the same, with the inputs of the blocks in the computer's memory meanwhile."""
 
 
-def set_unet_checkpointing(unet: Any, level: Checkpointing) -> None:
-    """Sets what a UNet of diffusers computes twice."""
-    unet.disable_gradient_checkpointing()
+def checkpoint_blocks(denoiser: Any, level: Checkpointing, *, feed_forwards: tuple[str, ...] = ("ff",)) -> None:
+    """Sets what a UNet or a transformer of diffusers computes twice.
+
+    Args:
+        feed_forwards: last parts of the names of the modules that are feed-forward layers.
+    """
+    denoiser.disable_gradient_checkpointing()
     # An adapter's layers may draw; the generators need not be kept for a second computation that draws nothing, and
     # cannot be read while CUDA graphs are recorded.
-    draws = any(getattr(module, "draws", False) for module in unet.modules())
+    draws = any(getattr(module, "draws", False) for module in denoiser.modules())
     twice = partial(_computed_twice, preserve_rng_state=draws)
-    for module in _feed_forwards(unet):
+    for module in _feed_forwards(denoiser, feed_forwards):
         vars(module).pop("forward", None)
         if level == "feed-forward":
             module.forward = partial(twice, type(module).forward.__get__(module))
     if level == "block":
-        unet.enable_gradient_checkpointing(twice)
+        denoiser.enable_gradient_checkpointing(twice)
     if level == "offload":
-        unet.enable_gradient_checkpointing(partial(_computed_twice_from_afar, preserve_rng_state=draws))
+        denoiser.enable_gradient_checkpointing(partial(_computed_twice_from_afar, preserve_rng_state=draws))
 
 
-def _feed_forwards(unet: nn.Module) -> list[nn.Module]:
-    return [module for name, module in unet.named_modules() if name.endswith(".ff")]
+def _feed_forwards(denoiser: nn.Module, names: tuple[str, ...]) -> list[nn.Module]:
+    return [module for name, module in denoiser.named_modules() if name.rpartition(".")[2] in names]
 
 
 def _computed_twice(function: Callable[..., Any], *inputs: Any, **named: Any) -> Any:

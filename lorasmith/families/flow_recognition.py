@@ -38,6 +38,8 @@ class FlowFamily:
     """The first setting on which training depends and that has no sense; "": none."""
     size_multiple: Callable[[Configs], int]
     """Pixels of which both sides of a picture are multiples."""
+    depths: Callable[[Configs], Mapping[str, int]] = lambda configs: {}  # noqa: ARG005
+    """The number of blocks in each list of them, by target, where models of the family differ in it."""
 
 
 def is_folder_of(files: ModelFiles, family: FlowFamily) -> bool:
@@ -92,6 +94,7 @@ def described(files: ModelFiles, family: FlowFamily, configs: Configs, denoiser:
         configs=configs,
         names=family.names,
         distilled=distilled_by(files, {}),
+        depths=family.depths(configs),
     )
 
 

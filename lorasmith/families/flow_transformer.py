@@ -19,7 +19,7 @@ from torch.nn.functional import pad
 
 from lorasmith.data.types import Example
 from lorasmith.families.base import FamilyTraits, Models
-from lorasmith.families.checkpointing import Checkpointing, set_unet_checkpointing
+from lorasmith.families.checkpointing import Checkpointing, checkpoint_blocks
 from lorasmith.families.identity import component_sha256
 from lorasmith.families.loading import Build, load_component
 from lorasmith.families.stored_tensors import DtypeOf
@@ -44,6 +44,8 @@ class FlowTransformer:
     """Fits the whole path, in the denoiser, of each layer that an adapter may attach to."""
     blocks: ClassVar[tuple[str, ...]]
     """Paths of the lists of blocks in the denoiser, in order."""
+    feed_forwards: ClassVar[tuple[str, ...]] = ("ff",)
+    """Last parts of the names of the modules that are feed-forward layers."""
     float32_parts: ClassVar[frozenset[str]] = frozenset()
     """Parts of the denoiser's names, between dots, whose tensors stay float32 whatever the precision."""
     text_dtype: ClassVar[torch.dtype] = torch.bfloat16
@@ -108,7 +110,7 @@ class FlowTransformer:
         return [block for blocks in lists for block in blocks.children()]
 
     def set_checkpointing(self, models: Models, level: Checkpointing) -> None:
-        set_unet_checkpointing(models["denoiser"], level)  # diffusers' transformers have a UNet's methods and names
+        checkpoint_blocks(models["denoiser"], level, feed_forwards=self.feed_forwards)
 
     # -- inputs ------------------------------------------------------------------------------------
 

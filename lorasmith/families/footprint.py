@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,3 +16,11 @@ class Footprint:
     kept: Mapping[str, float]  # activations for each latent pixel that a forward pass keeps, by level of checkpointing
     computed: Mapping[str, float]  # more of them while a block is computed, by level
     text_parameters: int  # of all text encoders
+
+
+def language_parameters(config: Mapping[str, Any]) -> int:
+    """About the parameters of a language model of Qwen, by its config."""
+    width, size = config["hidden_size"], config["head_dim"]
+    attention = 2 * width * size * (config["num_attention_heads"] + config["num_key_value_heads"])
+    layer = attention + 3 * width * config["intermediate_size"]
+    return int(config["vocab_size"] * width + config["num_hidden_layers"] * layer)

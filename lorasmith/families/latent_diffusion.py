@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from lorasmith.data.types import LATENTS, Inputs
 from lorasmith.diffusion.process import DdpmProcess
 from lorasmith.families.attention import use_plain_attention
+from lorasmith.families.forward_work import ForwardWork, Shapes
 from lorasmith.families.loading import Build, on_meta_device
-from lorasmith.families.unet_work import ForwardWork, Shapes, unet_work
+from lorasmith.families.unet_work import unet_work
 from lorasmith.families.weights import BaseWeights
 from lorasmith.targets import TargetModule
 
@@ -132,13 +133,16 @@ def vae_builder() -> Build:
 
 @torch.no_grad()
 def encode_with_vae(vae: Any, pixels: Tensor, tile: int = 0) -> Tensor:
-    """(3, H, W) in [-1, 1] -> (C, h, w), float32: the mean of the posterior times the scaling factor.
+    """(3, H, W) in [-1, 1] -> (C, h, w), float32: the mean of the posterior, less the shift where the VAE has one,
+    times the scaling factor.
 
     Pictures larger than `tile` pixels on a side are encoded in overlapping tiles, whose norms see a part of it.
     """
     _set_tiles(vae, tile)
     posterior = vae.encode(pixels[None].to(vae.device, torch.float32)).latent_dist
-    return (posterior.mean * vae.config.scaling_factor)[0]
+    shift = vae.config.shift_factor
+    latents = posterior.mean - shift if shift else posterior.mean
+    return (latents * vae.config.scaling_factor)[0]
 
 
 @torch.no_grad()
@@ -152,7 +156,8 @@ def decode_with_vae(vae: Any, latents: Tensor, free_memory: int | None = None) -
     pixels = len(latents) * math.prod(latents.shape[2:]) * factor**2
     is_large = free_memory is not None and pixels * _DECODER_BYTES > free_memory
     _set_tiles(vae, _TILE_PIXELS if is_large else 0)
-    return vae.decode(latents.to(vae.device, torch.float32) / vae.config.scaling_factor).sample
+    unscaled, shift = latents.to(vae.device, torch.float32) / vae.config.scaling_factor, vae.config.shift_factor
+    return vae.decode(unscaled + shift if shift else unscaled).sample
 
 
 def _set_tiles(vae: Any, side: int) -> None:

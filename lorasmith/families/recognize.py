@@ -16,7 +16,7 @@ from lorasmith.families import recognizers
 from lorasmith.families.foreign_files import refuse_adapters, unrecognized
 from lorasmith.families.headers import file_kind, read_header, read_json
 from lorasmith.families.small_tensors import read_numbers
-from lorasmith.families.weights import AS_STATED, BaseWeights, ModelFiles, NoiseRequest, Shapes
+from lorasmith.families.weights import AS_STATED, INDEXES, BaseWeights, ModelFiles, NoiseRequest, Shapes
 
 
 def recognize(path: Path, *, asked: NoiseRequest = AS_STATED) -> BaseWeights:
@@ -58,9 +58,9 @@ def _recognized(files: ModelFiles) -> BaseWeights:
 
 
 def _folder(folder: Path, asked: NoiseRequest) -> ModelFiles:
-    index = folder / "model_index.json"
-    if not index.is_file():
+    index = next((folder / name for name in INDEXES if (folder / name).is_file()), None)
+    if index is None:
         if (folder / "unet").is_dir():
-            raise ModelError("model_incomplete", path=str(folder), missing=index.name)
+            raise ModelError("model_incomplete", path=str(folder), missing=INDEXES[0])
         raise ModelError("model_unknown", path=str(folder))
     return ModelFiles(folder, "diffusers", asked, index=read_json(index))

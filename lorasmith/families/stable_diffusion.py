@@ -18,10 +18,10 @@ from lorasmith.diffusion.process import DdpmProcess
 from lorasmith.families import clip
 from lorasmith.families import latent_diffusion as ldm
 from lorasmith.families.base import FamilyTraits, Models
-from lorasmith.families.checkpointing import Checkpointing, set_unet_checkpointing
+from lorasmith.families.checkpointing import Checkpointing, checkpoint_blocks
+from lorasmith.families.forward_work import ForwardWork, Shapes
 from lorasmith.families.identity import component_sha256
 from lorasmith.families.loading import load_component
-from lorasmith.families.unet_work import ForwardWork, Shapes
 from lorasmith.families.weights import BaseWeights, TextSettings, check_clip_skip
 from lorasmith.targets import TargetModule
 
@@ -76,7 +76,7 @@ class StableDiffusion:
         return ldm.repeated_unet_blocks(models["denoiser"])
 
     def set_checkpointing(self, models: Models, level: Checkpointing) -> None:
-        set_unet_checkpointing(models["denoiser"], level)
+        checkpoint_blocks(models["denoiser"], level)
 
     # -- inputs ------------------------------------------------------------------------------------
 

@@ -14,6 +14,8 @@ from lorasmith.errors import ModelError
 from lorasmith.families.caption_weights import unweighted
 from lorasmith.families.places import Finder, Place
 
+INDEXES = ("model_index.json", "modular_model_index.json")
+"""The file of a diffusers folder that names its pipeline: of the usual pipelines, and of those made of blocks."""
 Layout = Literal["diffusers", "single_file", "pickle"]
 Prediction = Literal["epsilon", "v_prediction", "flow"]
 RequestedPrediction = Literal["auto", "epsilon", "v_prediction", "flow"]
@@ -100,6 +102,7 @@ class BaseWeights:
     names: ComponentNames
     distilled: str = ""  # the method that made it work in a few steps, "Turbo" …, as far as its names tell
     replaced: Mapping[str, OtherFile] = field(default_factory=dict)  # by component
+    depths: Mapping[str, int] = field(default_factory=dict)  # list of blocks -> their number, where it differs
 
     def source(self, component: str) -> Path:
         """The file or folder that holds a component."""

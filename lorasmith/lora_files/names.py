@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
+from lorasmith.exporting.formats import all_names, parse_native
 from lorasmith.exporting.name_table import NameTable, Row, parse_table
-from lorasmith.families import FAMILIES, layer_names
+from lorasmith.families import FAMILIES, layer_names, native_names
 from lorasmith.lora_files.keys import DOWN
 from lorasmith.lora_files.modules import Module
 
@@ -21,12 +22,13 @@ FAMILY_NAMES = {
     "sd2": "SD 2.x",
     "sdxl": "SDXL",
     "krea2": "Krea 2",
+    "anima": "Anima",
+    "zimage": "Z-Image",
     "flux": "FLUX.1",
     "flux2": "FLUX.2",
     "chroma": "Chroma",
     "sd3": "SD 3",
     "qwen": "Qwen-Image",
-    "z_image": "Z-Image",
     "lumina2": "Lumina 2",
     "wan": "Wan",
     "hunyuan_video": "HunyuanVideo",
@@ -35,7 +37,7 @@ FAMILY_NAMES = {
 }
 """Code -> the name that people know."""
 
-_COMPONENTS = {"te": "text_encoder", "te1": "text_encoder", "te2": "text_encoder_2", "te3": "text_encoder_3"}
+_PREFIX = re.compile(r"lora_(unet|te\d?|transformer)_|(diffusion_model|transformer|unet|text_encoder(_\d)?)\.")
 _FOREIGN = (  # a path that only layers of this family have; asked in this order
     ("hunyuan_video", r"_(img|txt)_mod_linear$|individual_token_refiner|_modulation_linear$"),
     ("chroma", r"distilled_guidance_layer"),
@@ -43,21 +45,25 @@ _FOREIGN = (  # a path that only layers of this family have; asked in this order
     ("flux", r"(^|_)(double_blocks|single_blocks|single_transformer_blocks)_\d"),
     ("qwen", r"(^|_)transformer_blocks_\d+_(img|txt)_(mod|mlp)_"),
     ("sd3", r"(^|_)joint_blocks_\d|_(norm1_context|ff_context)_|(^|_)transformer_blocks_\d+_attn_add_"),
-    ("z_image", r"^(layers|noise_refiner|context_refiner)_\d+_(attention|feed_forward|adaLN_modulation)_"),
+    ("zimage", r"^(layers|noise_refiner|context_refiner)_\d+_(attention|feed_forward|adaLN_modulation)_"),
     ("wan", r"^_?blocks_\d+_(self_attn|cross_attn|ffn|attn\d_to)_"),
     ("sdxl", r"^(input_blocks|middle_block|output_blocks)_\d"),
     ("sd15", r"^(down_blocks|mid_block|up_blocks)_"),
     ("dit", r"^transformer_blocks_\d"),
 )
 _WIDTHS = {  # family -> another by the number of inputs of its layers
-    "z_image": {2304: "lumina2"},
+    "zimage": {2304: "lumina2"},
     "flux": {6144: "flux2", 4096: "flux2"},
 }
+_ALIKE = {"anima": re.compile(r"^transformer_blocks_\d")}
+"""Families with layers whose paths, of this pattern, other families have too: theirs have other proportions."""
 _MARKS = (  # what metadata may begin with, after "ss_base_model_version" or "modelspec.architecture"
     ("sdxl", ("sdxl_", "stable-diffusion-xl")),
     ("sd2", ("sd_v2", "stable-diffusion-v2")),
     ("sd15", ("sd_v1", "stable-diffusion-v1")),
     ("krea2", ("krea2", "krea-2")),
+    ("anima", ("anima",)),
+    ("zimage", ("zimage", "z-image", "z_image")),
     ("flux2", ("flux2", "flux-2")),
     ("flux", ("flux1", "flux-1")),
     ("chroma", ("chroma",)),
@@ -70,13 +76,16 @@ _MARKS = (  # what metadata may begin with, after "ss_base_model_version" or "mo
 class Layers:
     """The layers of a family that this program trains, by all names that files have for them."""
 
-    table: NameTable
-    by_path: Mapping[tuple[str, str], str]  # (component, path with "_" for ".") -> module of the table
+    table: NameTable  # the names that this program writes
+    known: NameTable  # the names of all forms: `all_names`
+    canonical: Mapping[str, str]  # module of `known` -> the first of those for the same layers
+    by_path: Mapping[tuple[str, str], str]  # (component, path with "_" for ".") -> such a first module
 
     def module_of(self, module: Module) -> str:
-        """The table's name of a file's module; "" where the family has no such layer."""
-        if module.name in self.table.modules:
-            return module.name
+        """The name in `known` of a file's module, that of the table if it has one; "" where the family has no such
+        layer."""
+        if module.name in self.known.modules:
+            return self.canonical[module.name]
         found = self.by_path.get((module.component, module.path), "")
         if not found and module.component.startswith("text_encoder"):
             # Since transformers 5.6 the modules of CLIP lack the first part of the name that files have.
@@ -85,22 +94,27 @@ class Layers:
 
     def rows_of(self, module: Module) -> tuple[Row, ...]:
         """The layers that a file's module stands for; more than one where the file fuses them."""
-        return self.table.modules.get(self.module_of(module), ())
+        return self.known.modules.get(self.module_of(module), ())
 
 
 @cache
 def layers_of(family: str) -> Layers:
     """The layers of a family, a key of `families.FAMILIES`."""
     table = parse_table(family, layer_names(family))
-    by_path = {}
-    for name, rows in table.modules.items():
-        prefix = re.match(r"lora_(unet|te\d?|transformer)_", name)
+    known = all_names(table, parse_native(native_names(family)))
+    by_path: dict[tuple[str, str], str] = {}
+    first: dict[tuple[str, ...], str] = {}
+    canonical = {
+        name: first.setdefault(tuple(row.target for row in rows), name) for name, rows in known.modules.items()
+    }
+    for name, rows in known.modules.items():
+        prefix = _PREFIX.match(name)
         if prefix:
-            by_path[_COMPONENTS.get(prefix[1], "denoiser"), name.removeprefix(prefix[0])] = name
+            by_path.setdefault((rows[0].component, name.removeprefix(prefix[0]).replace(".", "_")), canonical[name])
         if len(rows) == 1:
             component, _, path = rows[0].target.partition(".")
-            by_path[component, path.replace(".", "_")] = name
-    return Layers(table, by_path)
+            by_path.setdefault((component, path.replace(".", "_")), canonical[name])
+    return Layers(table, known, canonical, by_path)
 
 
 def families_of(modules: Sequence[Module], metadata: Mapping[str, str]) -> tuple[str, ...]:
@@ -114,16 +128,42 @@ def families_of(modules: Sequence[Module], metadata: Mapping[str, str]) -> tuple
     scores = {}
     for family in FAMILIES:
         layers = layers_of(family)
-        known = [module for module in modules if layers.module_of(module)]
+        known = _known(family, modules)
         exact = sum(module.name in layers.table.modules for module in modules)
         fitting = sum(_fits(module, layers.rows_of(module)) for module in known)
         formed = sum(_has_form(module, layers.rows_of(module)) for module in known)
         scores[family] = (len(known), fitting, exact, family == marked, formed)
     best = max(scores.values())
     if best[0] * 2 > len(modules):
-        return tuple(family for family, score in scores.items() if score == best)
+        families = (family for family, score in scores.items() if score == best)
+        return tuple(_by_width(family, modules) for family in families)
     found = _foreign(modules) or marked
     return (found,) if found else ()
+
+
+def _known(family: str, modules: Sequence[Module]) -> list[Module]:
+    """The modules that are layers of the family."""
+    layers = layers_of(family)
+    known = [module for module in modules if layers.module_of(module)]
+    if family in _ALIKE:
+        alike = (module for module in known if _ALIKE[family].search(module.path))
+        if not all(_has_proportions(module, layers.rows_of(module)) for module in alike):
+            return []
+    return known
+
+
+def _has_proportions(module: Module, rows: Sequence[Row]) -> bool:
+    """Whether the module has as many outputs for its inputs as the published model's layer, as far as is known."""
+    if not module.layer_shape:
+        return True
+    outputs, inputs = module.layer_shape
+    return outputs * rows[0].layer.inputs == inputs * rows[0].layer.outputs
+
+
+def _by_width(family: str, modules: Sequence[Module]) -> str:
+    """The family, or another with the same names whose layers have other numbers of inputs."""
+    widths = {module.layer_shape[1] for module in modules if module.layer_shape}
+    return next((name for width, name in _WIDTHS.get(family, {}).items() if width in widths), family)
 
 
 def _fits(module: Module, rows: Sequence[Row]) -> bool:
@@ -150,8 +190,7 @@ def _foreign(modules: Sequence[Module]) -> str:
     for family, _ in _FOREIGN:  # the first that occurs: later patterns fit its layers too
         if counted[family]:
             widths = {module.layer_shape[1] for module in modules if module.layer_shape}
-            other = next((name for width, name in _WIDTHS.get(family, {}).items() if width in widths), family)
-            return other if family != "flux" or 3072 not in widths else family
+            return family if family == "flux" and 3072 in widths else _by_width(family, modules)
     return "cascade" if counted["cascade"] else ""
 
 

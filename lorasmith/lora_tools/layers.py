@@ -78,7 +78,7 @@ def layers(file: LoraFile, family: str) -> Iterator[Layer]:
         names.add(name)
         if not module.kind or not _is_computable(module):
             raise ModelError("tool_incomplete", path=str(file.path), name=module.name)
-        yield Layer(name, table.table.modules[name], module)
+        yield Layer(name, table.known.modules[name], module)
 
 
 def pairs(file: LoraFile, family: str, tool: str) -> list[Layer]:

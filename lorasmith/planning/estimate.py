@@ -58,6 +58,7 @@ class ProbeResult:
     was_split: bool = False  # memory did not suffice for a whole micro-batch
     has_own_memory: bool = False  # the device's, apart from the computer's
     noticed: tuple[Finding, ...] = ()  # about captions, which need a tokenizer
+    noise_levels: tuple[float, ...] = ()  # share of the whole start's examples by level, of flow matching
 
 
 @dataclass(frozen=True, slots=True)

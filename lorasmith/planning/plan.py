@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,6 +31,7 @@ from lorasmith.runs.naming import FileNames, names_in
 from lorasmith.runs.states import find_states
 from lorasmith.session.lanes import LaneEstimate
 from lorasmith.session.layers import chosen_layers, published_layers
+from lorasmith.session.name_tables import other_file
 
 if TYPE_CHECKING:
     from lorasmith.runtime.preflight import Start
@@ -168,7 +169,7 @@ def plan_of(
         repeats=work.repeats,
         folders=_folders(work),
         buckets=_buckets(work),
-        components=_components(start.config),
+        components=_components(start.config, base_weights(start.config).depths),
         batch_size=training.batch_size,
         batch_sizes=_batch_sizes(start.config, work),
         accumulation_steps=training.accumulation_steps,
@@ -192,6 +193,7 @@ def file_patterns(start: Start) -> tuple[str, ...]:
     """Patterns of the paths that a start writes, and of what it moves to the backup folder."""
     run, config = start.run, start.config
     names, time = FileNames(run, config.export), "YYYYMMDD_HHMMSS"
+    other = other_file(names, config.model.family)
     is_evaluated = config.is_evaluated
     replaced = {names_in(run).last} if start.is_new else {names.last}
     report = run.training_logs / f"lora_training_report_{time}"
@@ -200,6 +202,7 @@ def file_patterns(start: Start) -> tuple[str, ...]:
         str(path)
         for path, is_written in (
             (names.last, True),
+            *((path, True) for path in (other,) if path is not None),
             *((names.folder / pattern, is_numbered) for pattern, is_numbered in _numbered(start, names)),
             (names.best, is_evaluated and bool(config.dataset.held_out)),
             (names.state_pattern / "*", True),
@@ -248,10 +251,11 @@ def _batch_sizes(config: RunConfig, work: Workload) -> tuple[int, ...]:
     return tuple(sorted({subsets[example.subset].batch_size for example in work.trained}))
 
 
-def _components(config: RunConfig) -> tuple[ComponentPlan, ...]:
+def _components(config: RunConfig, depths: Mapping[str, int]) -> tuple[ComponentPlan, ...]:
     if not config.model.family:
         return ()
-    offered = published_layers(config.model.family, with_text_encoders=config.adapter.trains_text_encoder)
+    with_text = config.adapter.trains_text_encoder
+    offered = published_layers(config.model.family, with_text_encoders=with_text, depths=depths)
     chosen = chosen_layers(config.adapter, offered)
     plans = []
     for component, count in Counter(name.partition(".")[0] for name in offered).items():

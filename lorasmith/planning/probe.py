@@ -162,8 +162,8 @@ def _answer(folder: Path, start: Start, launch: Launch, options: Sequence[str]) 
     if "measured" in plain:
         measured = plain["measured"]
         noticed = tuple(Finding(**finding) for finding in measured["noticed"])
-        first_steps = tuple(measured["first_steps_seconds"])
-        return ProbeResult(**{**measured, "first_steps_seconds": first_steps, "noticed": noticed})
+        numbers = {name: tuple(measured[name]) for name in ("first_steps_seconds", "noise_levels")}
+        return ProbeResult(**{**measured, **numbers, "noticed": noticed})
     if plain["exit_code"] == ExitCode.BAD_INPUT and plain["code"] not in ERRORS_OF_THE_PROBE:
         raise InputError(plain["code"], **plain["fields"])
     return Unmeasured(plain["code"], plain["fields"])

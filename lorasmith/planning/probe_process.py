@@ -60,6 +60,7 @@ class WholeStart:
     pictures: int  # missing in the cache
     captions: int
     noticed: tuple[Finding, ...]
+    noise_levels: tuple[float, ...]
 
 
 def main(argv: list[str]) -> int:
@@ -68,7 +69,7 @@ def main(argv: list[str]) -> int:
     folder: Path = arguments.folder
     run = RunFolder(folder / RUN)
     gc.disable()  # as the worker does while it imports
-    whole = WholeStart(0, 0, ())
+    whole = WholeStart(0, 0, (), ())
     with suppress(TrainerError, ModuleNotFoundError):  # the worker fails for the same reason and records it
         whole = _whole_start(folder)
     steps, supervisor = str(arguments.steps), str(arguments.supervisor)
@@ -100,7 +101,9 @@ def _whole_start(folder: Path) -> WholeStart:
     from lorasmith.evaluation.choose import choose, texts_of
     from lorasmith.families import load_family
     from lorasmith.session.captions import caption_plan
+    from lorasmith.session.noise_levels import level_shares
     from lorasmith.session.notices import caption_notices
+    from lorasmith.session.objective import trained_process
     from lorasmith.session.pictures import picture_plan
 
     class Untouched(EncoderCache):
@@ -127,7 +130,9 @@ def _whole_start(folder: Path) -> WholeStart:
     if not len(missing):
         _copy_cached(folder, theirs, keys, family.weights)
     noticed = tuple(Finding(*notice) for notice in caption_notices(config, family, found.examples))
-    return WholeStart(len(missing.pictures), len(missing.captions), noticed)
+    process = trained_process(family.noise_process(), config.noise)
+    levels = level_shares(process, trained, family.weights.size_multiple)
+    return WholeStart(len(missing.pictures), len(missing.captions), noticed, levels)
 
 
 def _copy_cached(folder: Path, theirs: EncoderCache, keys: CacheKeys, weights: BaseWeights) -> None:
@@ -198,6 +203,7 @@ def _measured(
         was_split=any(isinstance(event, StepRepeated) and event.reason == "out_of_memory" for event in events),
         has_own_memory=chosen.own_memory() is not None,
         noticed=whole.noticed,
+        noise_levels=whole.noise_levels,
     )
 
 

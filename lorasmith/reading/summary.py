@@ -87,6 +87,7 @@ class RunSummary:
     repeated_steps: int
     warnings: tuple[Warned, ...]
     environment: dict[str, Any]
+    noise_levels: tuple[float, ...] = ()  # share of the examples by level, by the newest start; of flow matching
     files: tuple[FileRecord, ...] = field(default=())
 
     @property
@@ -153,6 +154,7 @@ def summary_of_fold(
         repeated_steps=sum(isinstance(event, StepRepeated) for event in fold.others),
         warnings=tuple(each_once(event for event in fold.others if isinstance(event, Warned))),
         environment=_environment(fold.others, newest),
+        noise_levels=() if newest is None else tuple(newest.noise_levels),
     )
 
 

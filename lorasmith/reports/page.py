@@ -21,6 +21,7 @@ from lorasmith.reading.metrics import METRICS, PICTURE_METRICS
 from lorasmith.reading.summary import RunSummary, Speed
 from lorasmith.reports import translator
 from lorasmith.reports.charts import NOT_EVALUATED, Chart, key_of, notes_of, reason_of_empty
+from lorasmith.reports.levels import levels_svg
 from lorasmith.reports.pictures import data_uri
 from lorasmith.reports.reasons import why_empty
 from lorasmith.reports.translator import (
@@ -89,6 +90,9 @@ def render_page(
         why_no_charts=why_no_charts,
         why_no_loss=lambda name: why_empty(words.language, summary.unavailable.get(name, NOT_EVALUATED)),
         sample_steps=sample_steps(summary),
+        levels_plot=Markup(levels_svg(summary.noise_levels, words.say("report.levels.title")))
+        if summary.noise_levels
+        else "",
         data_facts=_data_facts(summary, words),
         picture_rows=_picture_rows(summary, words),
         chosen_settings=chosen,

@@ -41,6 +41,15 @@ class CacheProgress(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ShapesPrepared(Event):
+    """Number of shapes of micro-batches that are recorded or compiled so far, before the first step."""
+
+    execution: str  # graph, compiled
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunStarted(Event):
     """A start has loaded everything; written before its first step."""
 
@@ -54,6 +63,7 @@ class RunStarted(Event):
     batches_per_epoch: int = 0
     fingerprint: dict[str, Any] = field(default_factory=dict)  # software, device, threads
     root: str = ""  # path of the run folder at that time; "" in ledgers of older versions
+    noise_levels: list[float] = field(default_factory=list)  # share of the examples by level, of flow matching
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,6 +228,7 @@ EVENTS: dict[str, type[Event]] = {
     for kind in (
         DeviceChosen,
         CacheProgress,
+        ShapesPrepared,
         RunStarted,
         StepCompleted,
         StepRepeated,

@@ -43,6 +43,12 @@ class FileNames:
         """A copy of the LoRA of the best step."""
         return self.folder / f"{self.export.name}-best.safetensors"
 
+    @property
+    def other(self) -> Path | None:
+        """The second LoRA file of the last step, under the names of --export-format."""
+        form = self.export.format
+        return self.folder / f"{self.export.name}-{form}.safetensors" if form else None
+
     def of_step(self, step: int) -> Path:
         """The LoRA of a step."""
         return self.folder / f"{self._stem('at')}-step{step:08d}.safetensors"
@@ -87,7 +93,7 @@ class FileNames:
 
     def is_of(self, name: str) -> bool:
         """Whether a LoRA file of this run may have the name."""
-        if name in (self.last.name, self.best.name):
+        if name in (self.last.name, self.best.name) or (self.other is not None and name == self.other.name):
             return True
         stems = (self._stem("at"), self._stem("epoch"))
         return any(name.startswith(stem) and _NUMBERED.fullmatch(name[len(stem) :]) for stem in stems)

@@ -64,7 +64,7 @@ def sizes_from(
             raise ModelError("init_from_foreign", key=module.name, family=family)
         is_number = module.alpha is not None and math.isfinite(module.alpha) and module.alpha > 0
         alpha = float(module.alpha or 0) if is_number else float(module.rank)
-        sizes |= {row.target: (module.rank, alpha) for row in table.table.modules[name]}
+        sizes |= {row.target: (module.rank, alpha) for row in table.known.modules[name]}
     largest = max(rank for rank, _ in sizes.values())
     return {
         ("adapter", "layer_sizes"): sizes,

@@ -43,6 +43,7 @@ from lorasmith.runtime.moved import found_again, lines_about_places
 from lorasmith.runtime.read_in import with_files_read
 from lorasmith.runtime.settings import check_identity, check_installed, check_layers, check_lokr_effects, check_settings
 from lorasmith.session.layers import check_block_effects
+from lorasmith.session.name_tables import other_file
 
 LR_TOLERANCE = 0.01  # a smaller share is no jump
 
@@ -233,7 +234,7 @@ def continued_run(run: RunFolder, values: Values, request: Request, *, from_stat
     stop_at = base_step + request.steps if request.steps is not None else now.stop_at
     if request.epochs is not None:
         stop_at = base_step + steps_of_epochs(config, found, request.epochs)
-    if stop_at < state.step or (stop_at == state.step and _is_all_done(FileNames(run, config.export), stop_at)):
+    if stop_at < state.step or (stop_at == state.step and _is_all_done(run, config, stop_at)):
         raise ConfigError("nothing_owed", done=now.done, target=now.stop_at)
     start = Start(
         run,
@@ -321,12 +322,13 @@ def _holds_pictures(folder: Path) -> bool:
     return folder.is_dir() and any(extension_of(path.name) in kinds for path in folder.iterdir())
 
 
-def _is_all_done(names: FileNames, step: int) -> bool:
+def _is_all_done(run: RunFolder, config: RunConfig, step: int) -> bool:
     """Whether the export of the last step and the final evaluation are complete too: a run can die before them."""
-    path = names.last
-    events = surviving(read_events(names.run.ledger))
-    if not path.exists() or not events:
-        return path.exists()
+    names = FileNames(run, config.export)
+    path, other = names.last, other_file(names, config.model.family)
+    events = surviving(read_events(run.ledger))
+    if not path.exists() or not events or not (other is None or other.exists()):
+        return path.exists() and not events
     exports = [event for event in events if isinstance(event, AdapterExported) and event.step == step]
     ends = [event for event in events if isinstance(event, RunStarted | RunStopped)]
     has_finished = bool(ends) and isinstance(ends[-1], RunStopped) and ends[-1].exit_code == ExitCode.FINISHED

@@ -11,6 +11,7 @@ from lorasmith.config.optimizer_table import known_optimizer, uses_relative_step
 from lorasmith.errors import ConfigError, ResumeError
 from lorasmith.inputs import check_names
 from lorasmith.session.layers import check_blocks, chosen_layers, published_layers
+from lorasmith.session.name_tables import check_export_format
 from lorasmith.session.rates import PLUS_KINDS, check_rates_of_blocks
 
 # Fields that give a LoKr of full matrices nothing: it has no rank, and readers ignore its alpha.
@@ -124,6 +125,7 @@ def check_layers(config: RunConfig, family: str) -> None:
     known."""
     if not family:
         return
+    check_export_format(config.export.format, config.adapter, family)
     layers = published_layers(family, with_text_encoders=config.adapter.trains_text_encoder)
     check_blocks(config.adapter, family)
     chosen_layers(config.adapter, layers)

@@ -38,6 +38,7 @@ from lorasmith.session.initial_state import adapter_dtype, initial_state, read_i
 from lorasmith.session.layers import check_block_effects
 from lorasmith.session.loaded import LoadedRun
 from lorasmith.session.meter import Meter, shapes_of
+from lorasmith.session.name_tables import check_export_format, other_table
 from lorasmith.session.objective import noise_options, objective_of, trained_process
 from lorasmith.session.rates import base_lrs
 from lorasmith.session.resolve import check_repeatability, resolve_precision, resolved_config
@@ -58,7 +59,7 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, sta
     before = None if resume is None else load_run_toml(run.config)
     device = choose_device(config.machine.device, threads=config.machine.threads)
     family = load_family(trained_on(config), text_settings(config.model))
-    _check_fit(config, family, is_new=resume is None)
+    _check_fit(config, family, startup, is_new=resume is None)
     precision = resolve_precision(config, before, device, family, startup)
     differing = check_repeatability(device, precision, startup)
     _check_learning(config, device, stop_at, startup)
@@ -107,10 +108,14 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, sta
     )
 
 
-def _check_fit(config: RunConfig, family: ModelFamily, *, is_new: bool) -> None:
+def _check_fit(config: RunConfig, family: ModelFamily, startup: StartupContext, *, is_new: bool) -> None:
     """Refuses settings that do not fit the base model: of a pickle, the parent does not know what it is."""
+    form = config.export.format
+    if form and other_table(family.traits.name, form) is None:
+        startup.warn("export_format_same", format=form)
     if is_new:
         check_block_effects(config.adapter, family.traits.name)
+    check_export_format(config.export.format, config.adapter, family.traits.name)
     check_objective(config.loss, config.noise, family.weights)
     trained_process(family.noise_process(), config.noise)
 

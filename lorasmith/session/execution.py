@@ -15,7 +15,7 @@ from lorasmith.diffusion.draw import Numbers
 from lorasmith.engine.batches import RunBatches
 from lorasmith.engine.capture import Capture, capture_on
 from lorasmith.engine.captured import CapturedExecution
-from lorasmith.engine.compiled import CompiledExecution, compute_as_before
+from lorasmith.engine.compiled import CompiledExecution, compile_in_another_folder, compute_as_before
 from lorasmith.engine.device import Device
 from lorasmith.engine.device_update import DeviceUpdate, device_update
 from lorasmith.engine.execution import Execution
@@ -48,15 +48,18 @@ def with_execution(
     if name == "eager" or (name == "graph" and (obstacle or capture is None)):
         return _eager(context, state), "eager"
     blocks = context.family.repeated_blocks(context.models) if name == "compiled" else []
-    try:
-        return _prepared(name, context, state, batches, capture, blocks, partial(startup.beat, "loading")), name
-    except (RuntimeError, MemoryError) as error:
-        first, *_ = str(error).splitlines() or [""]  # what follows is for developers of torch
-        reason = f"{type(error).__name__}: {first}"[:MAX_REASON]
-    # Outside of the handler, so that the memory of the attempt is freed.
-    compute_as_before(blocks)
-    state.adapter.clear_gradient()
-    context.device.release_memory()
+    for attempt in range(2 if name == "compiled" else 1):
+        if attempt:
+            compile_in_another_folder()
+        try:
+            return _prepared(name, context, state, batches, capture, blocks, partial(startup.prepared, name)), name
+        except (RuntimeError, MemoryError) as error:
+            first, *_ = str(error).splitlines() or [""]  # what follows is for developers of torch
+            reason = f"{type(error).__name__}: {first}"[:MAX_REASON]
+        # Outside of the handler, so that the memory of the attempt is freed.
+        compute_as_before(blocks)
+        state.adapter.clear_gradient()
+        context.device.release_memory()
     startup.warn("execution_failed", execution=name, reason=reason)
     return _eager(context, state), "eager"
 
@@ -95,7 +98,7 @@ def _prepared(
     batches: RunBatches,
     capture: Capture | None,
     blocks: Sequence[nn.Module],
-    beat: Callable[[], None],
+    report: Callable[[int, int], None],
 ) -> StepContext:
     """The largest shapes first: the memory that they take on the way serves all others."""
     execution: Execution
@@ -104,9 +107,11 @@ def _prepared(
         execution = CapturedExecution(context.losses, state, context.device, capture)
     else:
         execution, capture = CompiledExecution(context.execution, state.adapter, context.device, blocks), None
-    for batch, numbers in sorted(_shapes_ahead(context, state, batches), key=lambda pair: -pair[0].latents.numel()):
+    shapes = sorted(_shapes_ahead(context, state, batches), key=lambda pair: -pair[0].latents.numel())
+    report(0, len(shapes))
+    for done, (batch, numbers) in enumerate(shapes, start=1):
         execution.prepare(batch, numbers)
-        beat()
+        report(done, len(shapes))
     return replace(context, execution=execution, update_on_device=_update(context, state, capture))
 
 

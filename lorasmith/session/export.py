@@ -26,7 +26,7 @@ from lorasmith.families.base import ModelFamily
 from lorasmith.families.identity import short_hash
 from lorasmith.session.captions import caption_facts
 from lorasmith.session.layers import by_block
-from lorasmith.session.name_tables import name_table
+from lorasmith.session.name_tables import name_table, other_table
 from lorasmith.session.notices import Notice, export_notices
 from lorasmith.session.objective import objective_facts
 from lorasmith.session.picture_facts import picture_facts
@@ -44,15 +44,27 @@ class Exporter:
     batches: RunBatches
     attempt_began: float  # wall clock, seconds since 1970
 
-    def export(self, state: TrainState, path: Path, *, stop_at: int) -> tuple[Path, str]:
-        """Writes and checks the file, gives it its name, and returns its path and SHA-256."""
-        adapter, table = state.adapter, name_table(self.family.traits.name)
+    @property
+    def other_table(self) -> NameTable | None:
+        """The names of a second file; None: there is none, or it would have the names of the first."""
+        form = self.config.export.format
+        return other_table(self.family.traits.name, form) if form else None
+
+    def export(
+        self, state: TrainState, path: Path, *, stop_at: int, table: NameTable | None = None
+    ) -> tuple[Path, str]:
+        """Writes and checks the file, gives it its name, and returns its path and SHA-256.
+
+        Args:
+            table: None: the family's own.
+        """
+        adapter, table = state.adapter, table or name_table(self.family.traits.name)
         settings = {target: layer.settings for target, layer in adapter.layers.items()}
         tensors = to_file(adapter.tensors(), adapter.kind, table, settings)
         return write_export(
             path,
             tensors,
-            self._facts(state, stop_at, _written_alphas(tensors, table, settings)),
+            self._facts(state, stop_at, _written_alphas(tensors, table, settings), table),
             precision=SAVE_TYPES[self.config.export.save_precision],
             kind=adapter.kind,
             table=table,
@@ -63,9 +75,9 @@ class Exporter:
         """Notices of values of this state that its file does not hold."""
         return export_notices(state.adapter.tensors(), SAVE_TYPES[self.config.export.save_precision])
 
-    def _facts(self, state: TrainState, stop_at: int, alphas: Mapping[str, float]) -> ExportFacts:
+    def _facts(self, state: TrainState, stop_at: int, alphas: Mapping[str, float], table: NameTable) -> ExportFacts:
         config, traits, kind = self.config, self.family.traits, state.adapter.kind
-        table, optimizer = name_table(traits.name), _known(config.optimizer.name)
+        optimizer = _known(config.optimizer.name)
         lrs = base_lrs(config.optimizer, components_of(state.adapter.groups()), traits.text_encoders)
         per_epoch = self.batches.order.batches_per_epoch
         return ExportFacts(

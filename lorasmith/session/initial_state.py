@@ -21,9 +21,9 @@ from lorasmith.engine.state import LossScaler, Origin, TrainState
 from lorasmith.errors import ModelError
 from lorasmith.exporting.names import from_file
 from lorasmith.families.base import ModelFamily
+from lorasmith.lora_files.names import layers_of
 from lorasmith.lora_files.reader import alphas_beside, names_in_table, read_lora
 from lorasmith.session.layers import check_blocks, chosen_layers
-from lorasmith.session.name_tables import name_table
 from lorasmith.session.rates import base_lrs, group_of
 from lorasmith.targets import LayerSpec
 
@@ -106,7 +106,7 @@ def read_init_from(config: AdapterConfig, family: str) -> dict[str, Tensor]:
         stored = safetensors.torch.load_file(path)
     except (OSError, SafetensorError) as error:
         raise ModelError("lora_unreadable", path=str(path), reason=str(error)) from None
-    kind, table = adapter_kind(config.kind, config.kind_options), name_table(family)
+    kind, table = adapter_kind(config.kind, config.kind_options), layers_of(family).known
     if len(set(names.values())) < len(names):
         twice = next(key for key, name in names.items() if list(names.values()).count(name) > 1)
         raise ModelError("init_from_foreign", key=twice, family=family)

@@ -7,7 +7,7 @@ clock and tries nothing: the same settings give the same lane.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -115,7 +115,7 @@ def estimates(
     number = BYTES[_precision(config, weights, device)]
     pixels = _most_pixels(config, examples)
     picture = max(example.bucket.width * example.bucket.height for example in examples)
-    adapter = _adapter_bytes(config)
+    adapter = _adapter_bytes(config, weights.depths)
     tile = _tile(config, picture, memory - FIXED[device], fixed)
     encoded = VAE + ENCODER_PIXEL * (min(picture, tile**2) if tile else picture)
     encoding = FIXED[device] + max(encoded, 4 * footprint.text_parameters)
@@ -171,9 +171,10 @@ def _base_bytes(footprint: Footprint, lane: Lane, number: float) -> int:
     return int(whole + (WHILE_DECODED * footprint.largest_layer if is_anew else 0))
 
 
-def _adapter_bytes(config: RunConfig) -> int:
+def _adapter_bytes(config: RunConfig, depths: Mapping[str, int]) -> int:
     """Bytes of the adapter, its gradient and the optimizer's state, as for a LoRA with AdamW on the published model."""
-    layers = published_layers(config.model.family, with_text_encoders=config.adapter.trains_text_encoder)
+    with_text = config.adapter.trains_text_encoder
+    layers = published_layers(config.model.family, with_text_encoders=with_text, depths=depths)
     numbers = 0
     for name, size in chosen_layers(config.adapter, layers).items():
         layer = layers[name]

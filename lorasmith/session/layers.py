@@ -18,8 +18,10 @@ Number = TypeVar("Number", bound=float)
 Value = TypeVar("Value")
 
 PRESETS = {
-    "attn-mlp": r"\.attentions\.|\.(self_attn|mlp)\.|^denoiser\.transformer_blocks\.",
-    "attn-only": r"\.(attn[12]|self_attn)\.|^denoiser\.transformer_blocks\.\d+\.attn\.",
+    "attn-mlp": r"\.attentions\.|\.layers\.\d+\.(self_attn|mlp|attention|feed_forward)\."
+    r"|^denoiser\.(single_)?transformer_blocks\.\d+\.(?!norm)",
+    "attn-only": r"\.(attn[12]|self_attn)\.|\.layers\.\d+\.attention\."
+    r"|^denoiser\.(single_)?transformer_blocks\.\d+\.attn\.",
     "unet-convblock-only": r"\.(resnets|downsamplers|upsamplers)\.",
     "full": "",
 }
@@ -62,10 +64,24 @@ def chosen_layers(config: AdapterConfig, layers: Mapping[str, LayerSpec]) -> dic
     return {name: _size(config, spec, ranks.get(name, config.rank)) for name, spec in chosen.items()}
 
 
-def published_layers(family: str, *, with_text_encoders: bool) -> dict[str, LayerSpec]:
-    """The layers of a family's published model that an adapter may change, by the name of the target."""
-    rows = name_table(family).targets.values()
-    return {row.target: row.layer for row in rows if row.component == "denoiser" or with_text_encoders}
+def published_layers(
+    family: str, *, with_text_encoders: bool, depths: Mapping[str, int] | None = None
+) -> dict[str, LayerSpec]:
+    """The layers of a family's published model that an adapter may change, by the name of the target.
+
+    `depths`: the numbers of blocks of a model, as in `BaseWeights`. None: those of the deepest.
+    """
+    rows = [row for row in name_table(family).targets.values() if row.component == "denoiser" or with_text_encoders]
+    return {row.target: row.layer for row in rows if not _is_below(row.target, depths or {})}
+
+
+def _is_below(target: str, depths: Mapping[str, int]) -> bool:
+    """Whether a target is in a block that a model of these depths does not have."""
+    for blocks, count in depths.items():
+        if is_inside(blocks, target):
+            number = target.removeprefix(f"{blocks}.").partition(".")[0]
+            return int(number) >= count
+    return False
 
 
 def check_blocks(config: AdapterConfig, family: str) -> None:

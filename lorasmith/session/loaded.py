@@ -22,6 +22,7 @@ from lorasmith.runs.naming import FileNames
 from lorasmith.session.checkpoint import StateFacts
 from lorasmith.session.export import Exporter
 from lorasmith.session.meter import Meter
+from lorasmith.session.noise_levels import level_shares
 from lorasmith.session.startup import StartupContext
 
 
@@ -102,6 +103,9 @@ def run_started(loaded: LoadedRun) -> RunStarted:
         batches_per_epoch=loaded.batches.order.batches_per_epoch,
         fingerprint=dict(loaded.environment),
         root=str(loaded.run.root.absolute()),
+        noise_levels=list(
+            level_shares(loaded.context.process, loaded.trained, loaded.context.family.weights.size_multiple)
+        ),
     )
 
 

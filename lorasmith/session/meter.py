@@ -14,7 +14,7 @@ from torch import nn
 
 from lorasmith.adapters.flat import FlatAdapter
 from lorasmith.data.types import CachedExample, Inputs
-from lorasmith.families.unet_work import ForwardWork, Shapes
+from lorasmith.families.forward_work import ForwardWork, Shapes
 
 Sizes = tuple[tuple[str, tuple[int, ...]], ...]
 

@@ -19,6 +19,7 @@ from lorasmith.engine.state import TrainState
 from lorasmith.engine.step import Repeat
 from lorasmith.errors import NonFiniteError, ResourceError
 from lorasmith.evaluation.best import BestKeeper
+from lorasmith.exporting.name_table import NameTable
 from lorasmith.exporting.verify import ExportError
 from lorasmith.faults import fault_point
 from lorasmith.runs.events import AdapterExported, CheckpointSaved, Evaluated
@@ -28,6 +29,7 @@ from lorasmith.runs.states import has_sha256, newest_good
 from lorasmith.session.checkpoint import prune_states, save_state
 from lorasmith.session.disk_full import FULL, MAX_SECONDS, DiskFullRetry
 from lorasmith.session.loaded import LoadedRun
+from lorasmith.session.name_tables import other_file
 from lorasmith.session.recorder import Recorder
 from lorasmith.session.retention import remove_outdated
 
@@ -145,23 +147,31 @@ class Outputs:
             NonFiniteError: as `save`, or a number is too large for the precision of the file.
             ResourceError: the disk is full.
         """
+        self.exported = self._written(state, path, None)
+        self.numbered[self.exported.path] = self.exported
+
+    def _written(self, state: TrainState, path: Path, table: NameTable | None) -> AdapterExported:
+        """Writes the LoRA under the names of the table, None for its own, and records it."""
         recorder = self.recorder
         recorder.flush()
         with recorder.apart_from_steps():
             recorder.beat(state.step, "exporting")
             try:
                 with state.evaluation_weights():
-                    written, sha256 = self.loaded.exporter.export(state, path, stop_at=self.loaded.stop_at)
+                    written, sha256 = self.loaded.exporter.export(state, path, stop_at=self.loaded.stop_at, table=table)
             except ExportError as error:
                 if error.fields["reason"] != "not_finite":
                     raise
                 raise NonFiniteError("export_too_large", step=state.step, path=path.name) from error
-            path_in_run = self.loaded.names.recorded(written)
-            self.exported = AdapterExported(
-                attempt=self.loaded.attempt, time=time.time(), step=state.step, path=path_in_run, sha256=sha256
+            exported = AdapterExported(
+                attempt=self.loaded.attempt,
+                time=time.time(),
+                step=state.step,
+                path=self.loaded.names.recorded(written),
+                sha256=sha256,
             )
-            self.numbered[path_in_run] = self.exported
-            recorder.ledger.append(self.exported)
+            recorder.ledger.append(exported)
+        return exported
 
     def evaluate(self, state: TrainState, stop: StopFlag, *, is_end: bool = False) -> None:
         """Evaluates and chooses the best step; records nothing if a stop is requested meanwhile.
@@ -231,7 +241,8 @@ class Outputs:
 
     def _back_up_at_end(self, state: TrainState) -> None:
         if not self._has_final_export(state.step):
-            back_up_export(self.loaded.run, self.loaded.names.last, datetime.now())
+            for path in filter(None, (self.loaded.names.last, self._other)):
+                back_up_export(self.loaded.run, path, datetime.now())
         fault_point("end.backed_up")
 
     def _export_at_end(self, state: TrainState) -> None:
@@ -240,7 +251,9 @@ class Outputs:
             self.exported = replace(self.exported, attempt=self.loaded.attempt, time=time.time())
             self.recorder.ledger.append(self.exported)  # again, for those who follow this attempt
         else:
-            self.export(state, self.loaded.names.last)
+            if self._other is not None:
+                self._written(state, self._other, self.loaded.exporter.other_table)
+            self.export(state, self.loaded.names.last)  # the last: once it is there, the other is too
         fault_point("end.exported")
 
     def _has_final_export(self, step: int) -> bool:
@@ -248,7 +261,14 @@ class Outputs:
         exported, path = self.exported, self.loaded.names.last
         if exported is None or (exported.step, exported.path) != (step, self.loaded.names.recorded(path)):
             return False
+        if self._other is not None and not self._other.exists():
+            return False
         return has_sha256(path, exported.sha256)
+
+    @property
+    def _other(self) -> Path | None:
+        """The second file of the last step, under other names."""
+        return other_file(self.loaded.names, self.loaded.exporter.family.traits.name)
 
     # -- on a full disk ------------------------------------------------------------------------------
 

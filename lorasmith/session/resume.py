@@ -89,7 +89,8 @@ def step_back(run: RunFolder, step: int, *, now: datetime) -> Path | None:
             above.append(path)
     events, names = surviving(read_events(run.ledger)), names_in(run)
     newest = {event.path: event.step for event in events if isinstance(event, AdapterExported)}
-    above += [path for path in names.beside() if newest.get(names.recorded(path), 0) > step and path != names.last]
+    beside = [path for path in names.beside() if path not in (names.last, names.other)]
+    above += [path for path in beside if newest.get(names.recorded(path), 0) > step]
     best = [event for event in events if isinstance(event, BestChosen)]
     if best and best[-1].step > step:
         kept = names.folder / Path(best[-1].path).name  # events name it from the run folder, beside which it may lie

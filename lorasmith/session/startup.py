@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lorasmith.errors import StopRequested
-from lorasmith.runs.events import CacheProgress, Event, Warned
+from lorasmith.runs.events import CacheProgress, Event, ShapesPrepared, Warned
 from lorasmith.runs.ledger import Ledger
 from lorasmith.runs.process_files import HeartbeatWriter, StopFlag
 
@@ -47,6 +47,11 @@ class StartupContext:
         """Reports that `done` of `total` pictures and captions are encoded."""
         self.event(CacheProgress(attempt=self.attempt, time=time.time(), done=done, total=total))
         self.beat("caching")
+
+    def prepared(self, execution: str, done: int, total: int) -> None:
+        """Reports that `done` of `total` shapes are recorded or compiled."""
+        self.event(ShapesPrepared(attempt=self.attempt, time=time.time(), execution=execution, done=done, total=total))
+        self.beat("compiling")
 
     def cache_damaged(self, path: Path) -> None:
         """Warns that a file of the cache was damaged and is made again."""

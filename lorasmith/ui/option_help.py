@@ -28,6 +28,7 @@ LIMITS = {
     limits.Gt: ("more_than", "gt"),
     limits.Le: ("at_most", "le"),
     limits.Lt: ("less_than", "lt"),
+    limits.MultipleOf: ("multiple_of", "multiple_of"),
 }
 """Class of a limit -> its sentence, and the attribute that holds the value."""
 

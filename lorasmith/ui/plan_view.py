@@ -12,10 +12,12 @@ from rich.text import Text
 
 from lorasmith.planning.estimate import ProbeResult, Unmeasured
 from lorasmith.planning.plan import NOT_PROBED, ComponentPlan, RunPlan
+from lorasmith.ui.encodings import shows_everything
 from lorasmith.ui.status import clock, speed
 from lorasmith.ui.translator import Translator
 
 MEBIBYTE = 2**20
+LONGEST_BAR = 40  # cells
 
 
 def show(words: Translator, plan: RunPlan, here: Path) -> None:
@@ -30,7 +32,8 @@ def show(words: Translator, plan: RunPlan, here: Path) -> None:
         title = words.say("plan.title_continued", steps=plan.steps, first=plan.first_step, last=plan.stop_at)
     console.print(Text(title, style="bold"))
     lanes = [view.lanes()] if plan.lanes else []
-    for table in (view.pictures(), view.buckets(), view.training(), *lanes, view.cost(), view.files()):
+    levels = [view.levels()] if view.noise_levels else []
+    for table in (view.pictures(), view.buckets(), view.training(), *levels, *lanes, view.cost(), view.files()):
         console.print()
         console.print(table)
     console.print()
@@ -105,6 +108,22 @@ class _View:
                 rows.append((self._words.say(f"plan.disk.{name}"), _size(getattr(plan.disk, name))))
         rows.append((self._row("free"), _size(plan.free_bytes)))
         return self._pairs("cost", rows)
+
+    @property
+    def noise_levels(self) -> tuple[float, ...]:
+        measured = self._plan.measured
+        return measured.noise_levels if isinstance(measured, ProbeResult) else ()
+
+    def levels(self) -> Table:
+        """The density of the noise levels as bars."""
+        table, shares = self._table("levels", ["level", "bar", "share"]), self.noise_levels
+        pairs = [first + second for first, second in zip(shares[::2], shares[1::2], strict=True)]
+        sign = "\u2588" if shows_everything(sys.stdout) else "#"
+        for number, share in enumerate(pairs):
+            bar = sign * round(LONGEST_BAR * share / max(pairs))
+            table.add_row(f"{number / len(pairs):.1f} - {(number + 1) / len(pairs):.1f}", bar, f"{share:.1%}")
+        table.columns[1].justify = "left"
+        return table
 
     def lanes(self) -> Table:
         """The memory that each lane is estimated to take; the first that fits is used."""

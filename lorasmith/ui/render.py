@@ -27,6 +27,7 @@ from lorasmith.runs.events import (
     LimitRaised,
     RunStarted,
     RunStopped,
+    ShapesPrepared,
     StepCompleted,
     StepRepeated,
     Warned,
@@ -89,6 +90,7 @@ class Display:
             GivenUp: self._gave_up,
             DeviceChosen: self._device,
             CacheProgress: self._caching,
+            ShapesPrepared: self._preparing,
             RunStarted: self._started,
             StepCompleted: self._completed,
             StepRepeated: self._repeated,
@@ -162,6 +164,11 @@ class Display:
 
     def _caching(self, event: CacheProgress) -> None:
         text = self._words.say("status.caching", done=event.done, total=event.total)
+        share = event.done / event.total if event.total else 1.0
+        self._screen.status(lambda _width, _only_ascii: text, share)
+
+    def _preparing(self, event: ShapesPrepared) -> None:
+        text = self._words.say(f"status.preparing_{event.execution}", done=event.done, total=event.total)
         share = event.done / event.total if event.total else 1.0
         self._screen.status(lambda _width, _only_ascii: text, share)
 

@@ -1,13 +1,17 @@
 """What every family must do, run over the whole table: a family without a miniature fails."""
 
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from lorasmith.adapters.base import LayerSettings
 from lorasmith.adapters.lora import Lora
@@ -28,8 +32,10 @@ from tests.families.tiny import MINIATURES
 CPU = torch.device("cpu")
 MAX_SIDE = 64  # pixels, of the pictures here
 # Targets of the miniature that sd-scripts has in its files too, and whose output nothing uses.
-TOKENS_OF_SIX = {"krea2": 34 + 6 + 5}
-"""Tokens of a caption of six: the template's too. CLIP has a start and an end."""
+TOKENS_OF_SIX = {"krea2": (34 + 6 + 5,), "anima": (6, 6 + 1), "zimage": (3 + 6 + 5,)}
+"""Tokens of a caption of six, for each tokenizer: the template's too. CLIP has a start and an end."""
+WORDS = {"anima": ("red", "blue", "green", "black", "white")}
+"""Words of a token each for all of a family's tokenizers."""
 UNUSED = {"sdxl": "text_encoder.text_model.encoder.layers.1."}
 
 
@@ -124,22 +130,25 @@ def test_the_components_are_those_it_names(loaded: LoadedRun) -> None:
 def test_it_says_what_of_a_caption_is_not_seen(loaded: LoadedRun) -> None:
     """A caption of one token more than it names is cut, and the end of it changes nothing."""
     family = loaded.family
-    fits = ", ".join("a" for _ in range(family.caption_tokens // 2))
+    a, b, c, d, _ = WORDS.get(family.traits.name, tuple("abcde"))
+    fits = ", ".join(a for _ in range(family.caption_tokens // 2))
     assert family.first_unseen_tag(fits) == ""
-    long = fits + ", a, b"
-    assert family.first_unseen_tag(long + ", c") in ("a", "b")
-    first, second = family.tokenize(long + ", c"), family.tokenize(long + ", d")
+    long = f"{fits}, {a}, {b}"
+    assert family.first_unseen_tag(f"{long}, {c}") in (a, b)
+    first, second = family.tokenize(f"{long}, {c}"), family.tokenize(f"{long}, {d}")
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_fewer_tokens_may_be_asked_for(loaded: LoadedRun) -> None:
     family = load_family(loaded.family.weights, TextSettings(max_tokens=6))
     assert family.caption_tokens == 6
-    assert family.first_unseen_tag("a, b, c, d, e") == "d"
-    expected = TOKENS_OF_SIX.get(family.traits.name, 8)
-    assert all(tokens.shape[-1] == expected for tokens in family.tokenize("a, b, c, d, e").values())
-    encoded = family.encode_caption(loaded.encoders, "a, b, c, d, e")
-    cut = family.encode_caption(loaded.encoders, "a, b, c, f, g")
+    words = WORDS.get(family.traits.name, tuple("abcde"))
+    caption = ", ".join(words)
+    assert family.first_unseen_tag(caption) == words[3]
+    tokens = {tokens.shape[-1] for tokens in family.tokenize(caption).values()}
+    assert tokens == set(TOKENS_OF_SIX.get(family.traits.name, (8,)))
+    encoded = family.encode_caption(loaded.encoders, caption)
+    cut = family.encode_caption(loaded.encoders, ", ".join([*words[:3], "f, g"]))
     assert all(torch.equal(encoded[name], cut[name]) for name in encoded)
 
 
@@ -243,6 +252,33 @@ def test_text_kept_in_the_denoisers_precision_predicts_the_same_bits(loaded: Loa
         with torch.no_grad():
             found.append(loaded.predict(models, noised, loaded.family.conditioning(models, inputs)))
     assert torch.equal(*found)
+
+
+def test_a_prediction_neither_reads_from_its_device_nor_copies_to_it(loaded: LoadedRun) -> None:
+    """CUDA graphs hold no such operation, once what is computed at first use is there. On the device "meta" there are
+    no numbers, so reading one raises."""
+    denoiser = deepcopy(loaded.models["denoiser"]).to("meta").requires_grad_(True)
+    conditioning = {name: value.to("meta") for name, value in loaded.conditioning("a red circle", "").items()}
+    latents, timesteps = loaded.latents(2).to("meta"), torch.full((2,), 0.5, device="meta")
+    loaded.family.predict({"denoiser": denoiser}, latents, timesteps, conditioning)
+    with OtherDevices() as others:
+        predicted = loaded.family.predict({"denoiser": denoiser}, latents, timesteps, conditioning)
+        predicted.float().square().mean().backward()
+    assert others.found == []
+
+
+class OtherDevices(TorchDispatchMode):
+    """The operations with a tensor on another device than "meta"."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = operation(*args, **(kwargs or {}))
+        if any(isinstance(one, Tensor) and not one.is_meta for one in tree_leaves((args, kwargs, result))):
+            self.found.append(str(operation))
+        return result
 
 
 def test_gradients_reach_every_target(loaded: LoadedRun) -> None:

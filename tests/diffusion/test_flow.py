@@ -73,6 +73,8 @@ def test_levels_are_rounded_before_anything_is_mixed() -> None:
     assert noised.timesteps.dtype == torch.float32 and torch.equal(read, noised.timesteps)
     exact = FlowMatching(LogitNormal(), DYNAMIC).timesteps(numbers.quantiles, SHAPE)
     assert not torch.equal(exact, read) and torch.allclose(exact, read, rtol=2**-8)
+    in_float32 = FlowMatching(LogitNormal(), DYNAMIC, has_exact_levels=True).seen_in(torch.bfloat16)
+    assert torch.equal(in_float32.timesteps(numbers.quantiles, SHAPE), exact)
     share = read.view(-1, 1, 1, 1)
     assert torch.equal(noised.noisy_latents, (1 - share) * latents + share * numbers.noise)
 

@@ -1,7 +1,6 @@
-"""Kinds of adapters on the families that came after SD 1.x: the effect of the exported file.
+"""Kinds of adapters on the families that came after SD 1.x: bytes, and the effect of the exported file.
 
-Their bytes are in test_option_pairs. SD 1.x with every kind is in test_adapter_kinds, LoRA on every family in the
-families' own files.
+SD 1.x with every kind is in test_adapter_kinds, LoRA on every family in the families' own files.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,19 +15,26 @@ from torch import Tensor, nn
 
 from lorasmith.adapters import ADAPTERS, adapter_kind
 from lorasmith.adapters.base import LayerSettings, by_layer
-from lorasmith.demo.miniature import make_model
 from lorasmith.diffusion.process import apply_noise
 from lorasmith.engine.step import numbers_at
 from lorasmith.errors import ExitCode
+from lorasmith.evaluation import evaluator
 from lorasmith.exporting.names import from_file
+from lorasmith.families import FAMILIES
+from lorasmith.runs.events import WorkerRestarted
 from lorasmith.session.loaded import LoadedRun
 from lorasmith.session.name_tables import name_table
 from tests.end_to_end.test_adapter_kinds import settings
-from tests.end_to_end.workshop import Workshop, load, stage
+from tests.end_to_end.workshop import Values, Workshop, load, stage
+from tests.evaluation.few_steps import sample_in
+from tests.families.tiny import MINIATURES
 
 MakeWorkshop = Callable[[str], Workshop]
-FAMILIES = ("sd2", "sdxl")
-RANK = 4  # of `settings`
+UNETS = ("sd2", "sdxl")
+TRANSFORMERS = tuple(family for family in FAMILIES if family not in ("sd15", *UNETS))
+# Every family with one kind, every kind with some families; the families with a UNet are in test_option_pairs.
+ROWS = tuple((family, tuple(ADAPTERS)[number % len(ADAPTERS)]) for number, family in enumerate(TRANSFORMERS))
+
 
 pytestmark = pytest.mark.ci
 
@@ -36,17 +42,62 @@ pytestmark = pytest.mark.ci
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("models")
-    return {family: make_model(folder / family, family=family, size="nano") for family in FAMILIES}  # type: ignore[arg-type]
+    return {family: MINIATURES[family](folder / family) for family in (*UNETS, *TRANSFORMERS)}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+def settings_for(family: str, kind: str, model: Path, precision: str) -> Values:
+    """Small pictures; convolutions and text encoders where the family trains them."""
+    values: Values = {**settings(kind), ("model", "base_model"): str(model), ("model", "precision"): precision}
+    if family in UNETS:
+        return {**values, ("adapter", "conv_rank"): 2}
+    return {**values, ("adapter", "train_text_encoder"): False, ("dataset", "resolution"): 64}
+
+
+@pytest.mark.parametrize(("family", "kind"), ROWS)
+def test_stopped_and_watched_it_ends_with_the_same_bytes(
+    models: Mapping[str, Path],
+    make_workshop: MakeWorkshop,
+    monkeypatch: pytest.MonkeyPatch,
+    family: str,
+    kind: str,
+) -> None:
+    """P1, P2 and P3: one run is stopped, saved, exported and evaluated at every step; the other is left alone."""
+    monkeypatch.setattr(evaluator, "MAX_SHARE", 1.0)
+    sample_in(monkeypatch, 2)
+    values: Values = {**settings_for(family, kind, models[family], "fp32"), ("dataset", "hold_out"): 1}
+    straight, pieces = make_workshop("straight"), make_workshop("pieces")
+    assert straight.new(4, values).exit_code == ExitCode.FINISHED
+    watched: Values = {("evaluation", "every"): 1, ("evaluation", "examples"): 1, ("cadence", "save_every"): 1}
+    assert pieces.new(4, {**values, **watched}, stop_after=2).exit_code == ExitCode.STOPPED
+    assert pieces.go_on(None).exit_code == ExitCode.FINISHED
+    assert list(straight.losses()) == [1, 2, 3, 4]
+    assert straight.optimizer_steps() == {4}
+    assert pieces.losses() == straight.losses()
+    assert pieces.digest() == straight.digest()
+
+
+@pytest.mark.parametrize("family", TRANSFORMERS)
+def test_a_worker_that_is_killed_changes_no_byte(
+    models: Mapping[str, Path], make_workshop: MakeWorkshop, monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    """P3, in the other precision: each worker is killed at its third step, the next goes on from the newest state."""
+    values = {**settings_for(family, "lora", models[family], "bf16"), ("cadence", "save_every"): 1}
+    straight, killed = make_workshop("straight"), make_workshop("killed")
+    assert straight.new(6, values, apart=True).exit_code == ExitCode.FINISHED
+    monkeypatch.setenv("LORASMITH_FAULT", "step.computed:3:kill")
+    outcome = killed.new(6, values, apart=True)
+    assert outcome.exit_code == ExitCode.FINISHED and len(outcome.of(WorkerRestarted)) == 2
+    assert killed.losses() == straight.losses()
+    assert killed.digest() == straight.digest()
+
+
+@pytest.mark.parametrize("family", [*UNETS, *TRANSFORMERS])
 @pytest.mark.parametrize("kind", ADAPTERS)
 def test_the_file_merged_by_its_formula_has_the_effect_of_training(
     models: Mapping[str, Path], make_workshop: MakeWorkshop, family: str, kind: str
 ) -> None:
     """Within 1e-5 of the output's deviation; without a module of the UNet or of a text encoder it is larger."""
-    values = {**settings(kind), ("model", "base_model"): str(models[family]), ("model", "precision"): "fp32"}
-    values |= {("adapter", "conv_rank"): 2, ("adapter", "dropout"): 0.0}
+    values = {**settings_for(family, kind, models[family], "fp32"), ("adapter", "dropout"): 0.0}
     workshop = make_workshop("run")
     assert workshop.new(3, values).exit_code == ExitCode.FINISHED
     start = workshop.start_new(3, values)
@@ -56,12 +107,15 @@ def test_the_file_merged_by_its_formula_has_the_effect_of_training(
     trained = _predicted(loaded, loaded.context.models)
 
     own = loaded.context.family
-    merged = own.load_models(trained=own.traits.text_encoders, dtype=torch.float32, device=torch.device("cpu"))
+    text = own.traits.text_encoders if own.traits.trains_text else ()
+    merged = own.load_models(trained=text, dtype=torch.float32, device=torch.device("cpu"))
     stored = from_file(load_file(workshop.run.export("last")), adapter_kind(kind), name_table(family))
     changes = _merge(loaded, merged, kind, stored)
     tolerance = 1e-5 * float(trained.std())
     assert float((_predicted(loaded, merged) - trained).abs().max()) <= tolerance
-    for name in (next(iter(changes)), next(name for name in changes if name.startswith("text_encoder"))):
+    first_of_text = [name for name in changes if name.startswith("text_encoder")][:1]
+    assert bool(first_of_text) == bool(text)
+    for name in (next(iter(changes)), *first_of_text):
         weight, change = changes[name]
         weight.sub_(change)
         assert float((_predicted(loaded, merged) - trained).abs().max()) > tolerance

@@ -10,8 +10,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from lorasmith.adapters.lora import DOWN, UP
+from lorasmith.config import ExportConfig
 from lorasmith.errors import ExitCode
-from lorasmith.runs.events import CacheProgress, Evaluated
+from lorasmith.lora_tools.inspection import inspect_lora
+from lorasmith.runs.events import AdapterExported, CacheProgress, Evaluated, RunStarted, Warned
+from lorasmith.runs.naming import FileNames
 from tests.end_to_end.workshop import Values, Workshop
 from tests.families.krea2.miniature import make_model
 
@@ -45,6 +48,7 @@ def test_it_trains_and_continues_to_the_same_bytes(make_workshop: MakeWorkshop, 
     resumed = pieces.go_on(2)
     assert resumed.exit_code == ExitCode.FINISHED and resumed.of(CacheProgress) == []
     assert pieces.losses() == straight.losses() and pieces.digest() == straight.digest()
+    assert [sum(event.noise_levels[:4]) for event in whole.of(RunStarted)] == [0]  # --min-timestep 200
     evaluated = [event for event in whole.of(Evaluated) if not event.is_control]
     assert evaluated and all(event.validation is not None and event.samples for event in evaluated)
 
@@ -99,3 +103,30 @@ def test_a_file_is_where_another_run_starts(make_workshop: MakeWorkshop, tmp_pat
     before, after = load_file(first.run.export("last")), load_file(second.run.export("last"))
     assert before.keys() == after.keys()
     assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
+
+
+@pytest.mark.parametrize("form", ["kohya", "diffusers"])
+def test_a_second_file_is_there_at_the_end(make_workshop: MakeWorkshop, form: str) -> None:
+    """With the same change under other names: a run that starts from it has the first file's tensors."""
+    first, second = make_workshop("first"), make_workshop("second")
+    asked: Values = {**SETTINGS, ("export", "format"): form, ("cadence", "save_every"): 1}
+    ran = first.new(2, asked)
+    names = FileNames(first.run, ExportConfig(format=form))  # type: ignore[arg-type]
+    assert ran.exit_code == ExitCode.FINISHED and names.other is not None
+    exported = [(event.step, event.path) for event in ran.of(AdapterExported)]
+    assert exported[-2:] == [(2, f"last-{form}.safetensors"), (2, "last.safetensors")] and len(exported) == 4
+    assert {key.partition(".")[0] for key in load_file(names.other)} != {"diffusion_model"}
+    assert inspect_lora(names.other).file.family == "krea2"
+    names.other.unlink()  # by somebody: it is made again
+    assert first.go_on(None).exit_code == ExitCode.FINISHED and names.other.exists()
+    values: Values = {**SETTINGS, ("adapter", "init_from"): str(names.other), ("optimizer", "lr"): 1e-12}
+    assert second.new(1, values).exit_code == ExitCode.FINISHED
+    before, after = load_file(names.last), load_file(second.run.export("last"))
+    assert before.keys() == after.keys()
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
+
+
+def test_a_second_file_that_the_first_is_already(workshop: Workshop) -> None:
+    ran = workshop.new(1, {**SETTINGS, ("export", "format"): "comfyui"})
+    assert [event.fields for event in ran.of(Warned) if event.code == "export_format_same"] == [{"format": "comfyui"}]
+    assert not workshop.run.export("last-comfyui").exists()

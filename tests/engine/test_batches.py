@@ -1,9 +1,13 @@
 """Micro-batches are a function of their number."""
 
 import dataclasses
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from lorasmith.data.types import LATENTS, Inputs, Use
 from lorasmith.engine.state import Origin
@@ -80,3 +84,29 @@ def test_inputs_that_vary_are_asked_for_each_use(loaded: LoadedRun) -> None:
     plain = loaded.batches.at(5, 1)[1]
     assert others == set(plain.inputs) - {LATENTS}
     assert all(batch.inputs[name].equal(plain.inputs[name]) for name in others)
+
+
+def test_the_shapes_of_an_epoch_are_those_of_its_batches(loaded: LoadedRun) -> None:
+    """A text is as long as the longest of its batch, whichever row that is."""
+    cached = list(loaded.batches.cached)
+    longest = loaded.batches.ids_at(2, 0)[1][-1]
+    for number, example in enumerate(cached):
+        text = torch.zeros(5 if number == longest else 3, 8)
+        cached[number] = dataclasses.replace(example, inputs={LATENTS: example.latents, "text": text})
+
+    def collate(rows: Sequence[Inputs]) -> dict[str, torch.Tensor]:
+        return {
+            LATENTS: torch.stack([row[LATENTS] for row in rows]),
+            "text": pad_sequence([row["text"] for row in rows], batch_first=True),
+        }
+
+    family: Any = SimpleNamespace(collate=collate)
+    batches = dataclasses.replace(loaded.batches, cached=cached, family=family)
+
+    def shapes(step: int, micro: int) -> tuple[tuple[int, ...], ...]:
+        return tuple(tuple(value.shape) for value in batches.at(step, micro)[1].inputs.values())
+
+    expected = {shapes(step, micro) for step in (1, 2, 3) for micro in (0, 1)}
+    found = [shapes(*place) for place in batches.of_each_shape(1)]
+    assert {length for _, (_, length, _) in expected} == {3, 5}
+    assert set(found) == expected and len(found) == len(expected)

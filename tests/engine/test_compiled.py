@@ -1,7 +1,10 @@
 """Blocks that are compiled: in training alone, once for each shape and before step 1. What the compiler of this machine
 makes of them is tested where a minute is at hand."""
 
+import os
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +13,7 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 from lorasmith.engine import compiled
-from lorasmith.engine.compiled import CompiledExecution, compute_as_before
+from lorasmith.engine.compiled import CompiledExecution, compile_in_another_folder, compute_as_before
 from lorasmith.engine.device import compiler_settings
 from lorasmith.engine.state import TrainState
 from lorasmith.engine.step import StepContext, StepResult, numbers_at, train_step
@@ -81,6 +84,19 @@ def test_nothing_is_timed_and_no_limit_is_reached() -> None:
         assert inductor.deterministic and not inductor.max_autotune
         assert dynamo.recompile_limit > 1000
     assert not inductor.deterministic
+
+
+def test_another_folder_is_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that a killed compiler left, even there, are gone."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "shared")
+    compile_in_another_folder()
+    folder = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+    assert folder.parent == tmp_path
+    folder.mkdir()
+    (folder / "damaged.so").touch()
+    compile_in_another_folder()
+    assert Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]) == folder and not folder.exists()
 
 
 @pytest.mark.slow

@@ -182,10 +182,15 @@ def test_rows_that_cannot_be_split_are_refused() -> None:
         from_file(pair("lora_unet_a_qkv", (3, 6), (25, 3)), LORA, FUSED)
 
 
-def test_a_part_alone_is_not_exported() -> None:
-    specs = {target: FUSED.targets[target].layer for target in PARTS[:2]}
-    with pytest.raises(AssertionError, match="trained in part"):
-        made_lora(specs).named(FUSED)
+def test_parts_that_are_not_trained_do_not_change() -> None:
+    """Nor do they cost ranks, in a model of twice the width too."""
+    trained = {target: LayerSpec(2 * FUSED.targets[target].layer.outputs, 12) for target in PARTS[1:]}
+    made = made_lora(trained, rank=2, alpha=3.0)
+    named = made.named(FUSED)
+    assert named[f"lora_unet_a_qkv.{UP}"].shape == (48, 4)
+    change = delta(named, "lora_unet_a_qkv", named["lora_unet_a_qkv.alpha"].item())
+    assert not change[:12].any()
+    torch.testing.assert_close(change[12:], torch.cat([delta(made.tensors, target, 3.0) for target in PARTS[1:]]))
 
 
 def test_kinds_of_more_matrices_are_fused_too() -> None:

@@ -25,7 +25,7 @@ def fill(module: nn.Module) -> None:
 
 def _numbers(name: str, parameter: Tensor, generator: torch.Generator, *, is_zero_centred: bool) -> Tensor:
     drawn = torch.randn(parameter.shape, generator=generator)
-    is_norm = "norm" in name and name.endswith(("weight", "gamma"))
+    is_norm = "norm" in name and (name.endswith("gamma") or (name.endswith("weight") and parameter.ndim == 1))
     if is_norm:
         return 0.2 * drawn + (0.0 if is_zero_centred else 1.0)
     if parameter.ndim < 2 or name.endswith("scale_shift_table"):

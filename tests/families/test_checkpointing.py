@@ -8,7 +8,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from lorasmith.demo.layouts import LAYOUTS, unet_config
-from lorasmith.families.checkpointing import Checkpointing, set_unet_checkpointing
+from lorasmith.families.checkpointing import Checkpointing, checkpoint_blocks
 
 LEVELS: tuple[Checkpointing, ...] = ("none", "feed-forward", "block", "offload")
 
@@ -54,7 +54,7 @@ def test_generators_are_kept_where_something_draws(draws: bool, monkeypatch: pyt
         return real(*given, **named)
 
     monkeypatch.setattr("lorasmith.families.checkpointing.checkpoint", noted)
-    set_unet_checkpointing(unet, "block")
+    checkpoint_blocks(unet, "block")
     gradients(unet)
     assert set(kept) == {draws}
 
@@ -65,7 +65,7 @@ def test_the_same_bits_in_less_memory() -> None:
     expected, kept, _ = gradients(unet)
     memory = []
     for level in (*LEVELS, "none"):
-        set_unet_checkpointing(unet, level)
+        checkpoint_blocks(unet, level)
         found, here, away = gradients(unet)
         assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True)), level
         assert (away > 0) == (level == "offload")

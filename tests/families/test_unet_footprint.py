@@ -12,7 +12,7 @@ from lorasmith.adapters.base import LayerSettings
 from lorasmith.adapters.flat import FlatAdapter
 from lorasmith.demo.layouts import LAYOUTS, unet_config
 from lorasmith.families import latent_diffusion as ldm
-from lorasmith.families.checkpointing import Checkpointing, set_unet_checkpointing
+from lorasmith.families.checkpointing import Checkpointing, checkpoint_blocks
 from lorasmith.families.unet_footprint import unet_footprint
 
 SD15 = unet_config(LAYOUTS["narrow"])
@@ -60,7 +60,7 @@ def test_activations(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) ->
     unet = with_adapter(config)
     footprint = unet_footprint(config, 0)
     for level in LEVELS:
-        set_unet_checkpointing(unet, level)
+        checkpoint_blocks(unet, level)
         assert footprint.kept[level] * SIDE**2 == pytest.approx(numbers_kept(unet), rel=0.05), level
     assert footprint.computed["none"] <= footprint.computed["block"]
 

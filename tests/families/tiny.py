@@ -13,13 +13,17 @@ from typing import Any
 
 from lorasmith.demo.miniature import make_model
 from lorasmith.families.headers import read_header
+from tests.families.anima.miniature import make_model as make_anima
 from tests.families.krea2.miniature import make_model as make_krea2
+from tests.families.zimage.miniature import make_model as make_zimage
 
 MINIATURES: dict[str, Callable[[Path], Path]] = {
     "sd15": make_model,
     "sd2": partial(make_model, family="sd2", size="nano"),
     "sdxl": partial(make_model, family="sdxl", size="nano"),
     "krea2": make_krea2,
+    "anima": make_anima,
+    "zimage": make_zimage,
 }
 
 UNET, TEXT = "model.diffusion_model.", "cond_stage_model.transformer.text_model."

@@ -28,15 +28,15 @@ from lorasmith.diffusion.sampling import SamplingDefaults
 from lorasmith.families import FAMILIES, FamilyEntry, clip
 from lorasmith.families import latent_diffusion as ldm
 from lorasmith.families.base import FamilyTraits, Models
-from lorasmith.families.checkpointing import Checkpointing, set_unet_checkpointing
+from lorasmith.families.checkpointing import Checkpointing, checkpoint_blocks
 from lorasmith.families.folders import component_shapes, missing_files
+from lorasmith.families.forward_work import ForwardWork, Shapes
 from lorasmith.families.headers import read_json
 from lorasmith.families.identity import component_sha256
 from lorasmith.families.loading import load_component
 from lorasmith.families.noise_settings import noise_settings, scheduler_config
 from lorasmith.families.places import whole
 from lorasmith.families.sd15.layout import NAMES as SD15_NAMES
-from lorasmith.families.unet_work import ForwardWork, Shapes
 from lorasmith.families.weights import BaseWeights, ComponentNames, ModelFiles, TextSettings, check_clip_skip
 from lorasmith.targets import TargetModule
 
@@ -162,7 +162,7 @@ class TrialFamily:
         return ldm.repeated_unet_blocks(models["denoiser"])
 
     def set_checkpointing(self, models: Models, level: Checkpointing) -> None:
-        set_unet_checkpointing(models["denoiser"], level)
+        checkpoint_blocks(models["denoiser"], level)
 
     # -- inputs ------------------------------------------------------------------------------------
 

@@ -26,12 +26,23 @@ FOREIGN = {
     "lora_unet_distilled_guidance_layer_in_proj": "chroma",
     "lora_unet_joint_blocks_0_x_block_attn_qkv": "sd3",
     "lora_unet_transformer_blocks_0_img_mlp_net_0_proj": "qwen",
-    "diffusion_model.layers.0.attention.qkv": "z_image",
+    "diffusion_model.layers.0.attention.qkv": "zimage",
     "lora_unet_blocks_0_self_attn_q": "wan",
     "lora_unet_double_blocks_0_img_mod_linear": "hunyuan_video",
     "lora_prior_unet_down_blocks_0_x": "cascade",
     "transformer.transformer_blocks.0.attn1.to_q": "dit",
 }
+
+
+def test_anima_has_names_of_others_with_proportions_of_its_own() -> None:
+    """In diffusers' names. Others attend to texts that are as wide as their pictures, with the same names."""
+    square, cross = "transformer.transformer_blocks.0.attn1.to_q", "transformer.transformer_blocks.30.attn2.to_k"
+    alike = [*modules(square, inputs=64, outputs=64), *modules(cross, inputs=32, outputs=64)]
+    assert families_of(alike, {}) == ("anima",)
+    assert families_of(modules(square, cross, inputs=64, outputs=64), {}) == ("dit",)
+    native = "diffusion_model.blocks.51.cross_attn.output_proj"
+    assert families_of(modules(native), {}) == ("anima",)
+    assert families_of(modules("lora_unet_blocks_0_self_attn_q_proj"), {}) == ("anima",)
 
 
 @pytest.mark.parametrize("name", FOREIGN)
@@ -43,6 +54,9 @@ def test_families_that_are_not_trained_here_are_named(name: str) -> None:
 def test_the_size_of_layers_decides_between_families_with_the_same_names() -> None:
     assert families_of(modules("diffusion_model.layers.0.attention.qkv", inputs=2304), {}) == ("lumina2",)
     assert families_of(modules("lora_unet_double_blocks_0_img_attn_qkv", inputs=6144), {}) == ("flux2",)
+    known = [f"diffusion_model.layers.0.{layer}" for layer in ("attention.qkv", "feed_forward.w1", "feed_forward.w2")]
+    assert families_of(modules(*known, inputs=3840), {}) == ("zimage",)
+    assert families_of(modules(*known, inputs=2304), {}) == ("lumina2",)
 
 
 def test_a_layer_of_sd15_by_any_name() -> None:

@@ -324,3 +324,10 @@ def test_the_speed_has_what_the_ledger_knows_and_no_more() -> None:
     assert _pace_facts(replace(speed, flops=None, waited_seconds=0.0, recordings=0), Translator("en")).keys() == {
         "pictures"
     }
+
+
+def test_noise_levels_are_a_plot() -> None:
+    summary = replace(summary_of([], []), noise_levels=(0.25, 0.75))
+    page = page_of(summary)
+    assert "Noise levels" in page.text and "0.50–1.00: 75.0%" in page.text
+    assert "Noise levels" not in page_of(summary_of([], [])).text

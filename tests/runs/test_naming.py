@@ -1,5 +1,6 @@
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -46,6 +47,14 @@ def test_own_names_are_in_the_run_folder(tmp_path: Path) -> None:
     named.run.root.mkdir()
     named.last.touch()
     assert named.beside() == []
+
+
+@pytest.mark.parametrize("naming", ["own", "sd-scripts"])
+def test_a_second_file_is_of_the_run(tmp_path: Path, naming: Literal["own", "sd-scripts"]) -> None:
+    named = FileNames(RunFolder(tmp_path / "cat-run"), ExportConfig(name="cat", naming=naming, format="kohya"))
+    assert named.other == named.folder / "cat-kohya.safetensors"
+    assert named.is_of("cat-kohya.safetensors") and not named.is_of("cat-comfyui.safetensors")
+    assert not names(tmp_path, "cat").is_of("cat-kohya.safetensors")
 
 
 def test_only_files_of_the_name_belong_to_the_run(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Which execution a run gets, and that a run whose steps are replayed is the run whose steps are not: straight,
 stopped, killed."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,23 @@ def test_without_a_compiler_the_whole_run_is_eager(
     assert [warned.code for warned in outcome.warned] == ["execution_failed"]
     assert failed.digest() == eager.digest()
     assert outcome.of(RunStarted)[0].fingerprint["execution"] == "eager"
+
+
+def test_files_that_a_killed_compiler_left_do_no_harm(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They stop the first attempt; the second has an empty folder."""
+    real, folders = torch.compile, []
+
+    def compiler(*given: Any, **named: Any) -> Any:
+        folders.append(os.environ.get("TORCHINDUCTOR_CACHE_DIR", ""))
+        if not folders[-1].endswith("_lorasmith"):
+            raise RuntimeError("file too short")
+        return real(*given, backend="eager", **named)
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "shared")
+    monkeypatch.setattr(compiled.torch, "compile", compiler)
+    outcome = workshop.new(2, {**TRAINED, ("machine", "execution"): "compiled"})
+    assert not outcome.warned and folders[0] == "shared"
+    assert outcome.of(RunStarted)[0].fingerprint["execution"] == "compiled"
 
 
 @pytest.mark.slow

@@ -66,6 +66,12 @@ def test_presets_and_expressions(targets: str, counts: tuple[int, int]) -> None:
     assert (found["denoiser"], found["text_encoder"]) == counts
 
 
+@pytest.mark.parametrize(("targets", "count"), [("attn-mlp", 210), ("attn-only", 120), ("full", 276)])
+def test_presets_of_z_image_are_its_layers_without_the_refiners(targets: str, count: int) -> None:
+    published = published_layers("zimage", with_text_encoders=True)
+    assert len(chosen_layers(AdapterConfig(targets=targets), published)) == count
+
+
 def test_convolutions_alone() -> None:
     chosen = chosen_layers(AdapterConfig(targets="unet-convblock-only", rank=8, conv_rank=2), DENOISER)
     assert Counter(size.rank for size in chosen.values()) == {8: 36, 2: 50}

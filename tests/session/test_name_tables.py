@@ -9,13 +9,15 @@ from diffusers import UNet2DConditionModel
 
 from lorasmith.adapters.base import LayerSettings
 from lorasmith.adapters.lora import Lora
+from lorasmith.config import AdapterConfig
 from lorasmith.demo.layouts import LAYOUTS, text_config, text_shapes, unet_config
 from lorasmith.demo.sd2_layout import sd2_configs
 from lorasmith.demo.sdxl_layout import sdxl_configs
+from lorasmith.errors import ConfigError
 from lorasmith.exporting.name_table import ALPHA, NameTable, parse_table
 from lorasmith.families.clip_bpe import CLIP_TOKENS
 from lorasmith.families.sdxl.layout import from_sgm
-from lorasmith.session.name_tables import name_table
+from lorasmith.session.name_tables import check_export_format, name_table, other_table
 from lorasmith.targets import LayerSpec
 from tests.families.tiny import real_sdxl_shapes
 
@@ -134,3 +136,12 @@ def test_names_of_sdxl_are_the_paths_in_its_single_files() -> None:
             stored = places[f"{row.target.removeprefix('denoiser.')}.weight"].name
             path = stored.removeprefix("model.diffusion_model.").removesuffix(".weight")
             assert row.module == f"lora_unet_{path.replace('.', '_')}"
+
+
+def test_second_files_of_kinds_that_readers_do_not_know_are_refused() -> None:
+    assert other_table("sd15", "kohya") is None is other_table("krea2", "comfyui")
+    check_export_format("kohya", AdapterConfig(kind="lokr"), "krea2")
+    check_export_format("diffusers", AdapterConfig(), "sdxl")
+    for kind in ("lokr", "loha", "dora"):
+        with pytest.raises(ConfigError, match="export_format_kind"):
+            check_export_format("diffusers", AdapterConfig(kind=kind), "sdxl")

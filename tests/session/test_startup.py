@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lorasmith.errors import StopRequested
-from lorasmith.runs.events import CacheProgress
+from lorasmith.runs.events import CacheProgress, ShapesPrepared
 from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.ledger import Ledger, read_events
 from lorasmith.runs.process_files import HeartbeatWriter, StopFlag, read_heartbeat, request_stop
@@ -28,14 +28,16 @@ def test_progress_is_an_event_and_a_sign_of_life(startup: StartupContext, tmp_pa
     run = staged(tmp_path)
     startup.cached(0, 2)
     startup.cached(1, 2)
+    startup.prepared("compiled", 1, 3)
     startup.close()
     startup.close()  # a second time does no harm
     events = read_events(run.early_ledger)
     assert [(event.done, event.total) for event in events if isinstance(event, CacheProgress)] == [(0, 2), (1, 2)]
+    assert [(event.done, event.total) for event in events if isinstance(event, ShapesPrepared)] == [(1, 3)]
     assert {event.attempt for event in events} == {3}
     beat = read_heartbeat(run.staging / run.heartbeat.name)
     assert beat is not None
-    assert (beat.phase, beat.step, beat.beat) == ("caching", 0, 2)
+    assert (beat.phase, beat.step, beat.beat) == ("compiling", 0, 3)
 
 
 def test_a_stop_takes_effect_at_the_next_picture(startup: StartupContext, tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ def test_a_flag_has_no_value() -> None:
         ("dropout", "a number, at least 0, less than 1"),
         ("alpha", "a number, more than 0"),
         ("clip-skip", "a whole number, at least 1, at most 12"),
+        ("vae-tile-size", "a whole number, at least 0, a multiple of 64"),
         ("precision", "one of auto, fp32, bf16, fp16"),
         ("verbose", "true or false"),
         ("data", "text"),

@@ -66,6 +66,14 @@ def test_lanes(capsys: pytest.CaptureFixture[str], made: RunPlan, language: str,
     assert row(page, "block") == ["int8", "0.5", "3.5 GB", "4.0 GB", "6.0 GB", "8.5 GB", fits[1]]
 
 
+def test_noise_levels_are_bars(capsys: pytest.CaptureFixture[str], made: RunPlan) -> None:
+    assert "Noise levels" not in shown(capsys, made)
+    levels = tuple(2 * (number + 1) / 420 for number in range(20))
+    page = shown(capsys, replace(made, measured=replace(MEASURED, noise_levels=levels)))
+    assert row(page, "0.9 - 1.0") == ["\u2588" * 40, "18.6%"]
+    assert row(page, "0.0 - 0.1") == ["\u2588" * round(40 * 3 / 39), "1.4%"]
+
+
 def test_files_are_patterns_from_here(capsys: pytest.CaptureFixture[str], made: RunPlan, workshop: Workshop) -> None:
     page = shown(capsys, made, here=workshop.folder)
     for pattern in ("last.safetensors", "last-step*.safetensors", "state_YYYYMMDD_HHMMSS/*"):

@@ -22,6 +22,7 @@ from lorasmith.runs.events import (
     GivenUp,
     LimitRaised,
     RunStopped,
+    ShapesPrepared,
     StepRepeated,
     Warned,
     WorkerEnded,
@@ -91,6 +92,8 @@ def test_every_event_can_be_shown(language: str) -> None:
     events = [
         device(),
         CacheProgress(**AT, done=0, total=0),
+        ShapesPrepared(**AT, execution="graph", done=0, total=0),
+        ShapesPrepared(**AT, execution="compiled", done=1, total=2),
         run_started(3),
         step(1),
         StepRepeated(**AT, step=2, reason="out_of_memory", micro_split=2),

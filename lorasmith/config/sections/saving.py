@@ -50,6 +50,8 @@ class ExportConfig(Section):
     """File name without `.safetensors`."""
     save_precision: Literal["fp32", "bf16", "fp16"] = option("save-precision", "fp16", effect="cadence")
     """Data type of the exported tensors; alpha is float32 always."""
+    format: Literal["", "kohya", "diffusers", "comfyui"] = option("export-format", "", effect="cadence")
+    """The names of the layers in a second file at the end, "<name>-<format>"; "": no second file."""
     no_metadata: bool = option("no-metadata", False, effect="cadence")
     """Whether the file says nothing of the training and the pictures, only how it is to be used."""
     training_comment: str = option("training-comment", "", effect="cadence", max_length=10_000)

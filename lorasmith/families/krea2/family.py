@@ -7,8 +7,7 @@ adapter, no optimizer and no run.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -18,21 +17,17 @@ from lorasmith.data.types import Inputs
 from lorasmith.diffusion.densities import LogitNormal
 from lorasmith.diffusion.flow import FlowMatching, ShiftByTokens
 from lorasmith.diffusion.sampling import SamplingDefaults
-from lorasmith.errors import ModelError
 from lorasmith.families.base import FamilyTraits, Models
-from lorasmith.families.flow_transformer import FlowTransformer, grid_positions, packed, padded_texts, unpacked
+from lorasmith.families.flow_transformer import grid_positions, packed, unpacked
+from lorasmith.families.forward_work import ForwardWork, Shapes
 from lorasmith.families.krea2.layout import FLOAT32, PATCH, taps, vae_factor
 from lorasmith.families.krea2.text import TEMPLATE, encode
 from lorasmith.families.krea2.work import Sizes, denoiser_work
 from lorasmith.families.loading import Build, on_meta_device
 from lorasmith.families.qwen_text import qwen3_vl_builder
+from lorasmith.families.qwen_transformer import EMBEDS, MASK, TEXT, QwenTransformer
 from lorasmith.families.qwen_vae import decode_with_vae, encode_with_vae, vae_builder
-from lorasmith.families.unet_work import ForwardWork, Shapes
-from lorasmith.families.weights import BaseWeights, TextSettings
 
-TEXT = "text_encoder"
-EMBEDS, MASK = "prompt_embeds", "prompt_mask"
-TEXT_STEP = 64  # tokens, of which padded texts are multiples
 _TARGETS = re.compile(
     r"(transformer_blocks|text_fusion\.(layerwise|refiner)_blocks)\.\d+\.(attn\.to_(q|k|v|gate|out\.0)|ff\.(gate|up|down))"
     r"|img_in|time_embed\.linear_[12]|time_mod_proj|text_fusion\.projector|txt_in\.linear_[12]|final_layer\.linear"
@@ -53,7 +48,7 @@ _BUILDERS: Mapping[str, Callable[[], Build]] = {
 }
 
 
-class Krea2(FlowTransformer):
+class Krea2(QwenTransformer):
     """The family `krea2`. Satisfies `families.base.ModelFamily`."""
 
     traits = FamilyTraits(
@@ -66,52 +61,28 @@ class Krea2(FlowTransformer):
         cache_dtype=torch.float32,  # of the latents; the text stays in bfloat16
         trains_text=False,  # no program reads adapters of the text encoder
     )
+    template = TEMPLATE
     builders = _BUILDERS
     targets = _TARGETS
     blocks = ("transformer_blocks",)
     float32_parts = FLOAT32
-
-    def __init__(self, weights: BaseWeights, text: TextSettings) -> None:
-        super().__init__(weights, text)
-        self.caption_tokens = TEMPLATE.caption_tokens(text)
 
     def text_description(self) -> list[Any]:
         return [taps(self.weights.configs), TEMPLATE.before, TEMPLATE.after]
 
     # -- inputs ------------------------------------------------------------------------------------
 
-    @cached_property
-    def _tokenizer(self) -> Any:
-        folder = self.weights.path / self.weights.names.tokenizers[TEXT]
-        tokenizer = TEMPLATE.tokenizer_from(folder, source=self.weights.path)
-        if len(tokenizer) > self.weights.configs[TEXT]["text_config"]["vocab_size"]:
-            raise ModelError("model_tokenizer", path=str(self.weights.path))
-        return tokenizer
+    def language_config(self) -> Mapping[str, Any]:
+        config: Mapping[str, Any] = self.weights.configs[TEXT]["text_config"]
+        return config
+
+    def encoded(self, encoder: Any, ids: Tensor) -> Tensor:
+        return encode(encoder, ids, taps(self.weights.configs))
 
     def encode_image(self, encoders: Models, pixels: Tensor, *, tile: int = 0) -> dict[str, Tensor]:
         return {"latents": encode_with_vae(encoders["vae"], pixels, tile)}
 
-    def encode_caption(self, encoders: Models, caption: str) -> dict[str, Tensor]:
-        if TEXT not in encoders:
-            return {}
-        ids = self.tokenize(caption)["token_ids"]
-        return {EMBEDS: encode(encoders[TEXT], ids, taps(self.weights.configs))}
-
-    def tokenize(self, caption: str) -> dict[str, Tensor]:
-        return {"token_ids": TEMPLATE.token_ids(self._tokenizer, caption, tokens=self.caption_tokens)}
-
-    def first_unseen_tag(self, caption: str) -> str:
-        return TEMPLATE.first_unseen_tag(lambda: self._tokenizer, caption, tokens=self.caption_tokens)
-
-    def collate(self, rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        batch = {name: torch.stack([row[name] for row in rows]) for name in rows[0] if name != EMBEDS}
-        batch[EMBEDS], batch[MASK] = padded_texts(rows, EMBEDS, TEXT_STEP)
-        return batch
-
     # -- the step ----------------------------------------------------------------------------------
-
-    def conditioning(self, models: Models, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:  # noqa: ARG002
-        return {name: inputs[name] for name in (EMBEDS, MASK)}
 
     def forward_work(self, shapes: Mapping[str, Shapes], inputs: Inputs) -> ForwardWork:
         rows, columns = (side // PATCH for side in inputs["latents"].shape[1:])

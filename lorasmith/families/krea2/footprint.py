@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lorasmith.families.footprint import Footprint
+from lorasmith.families.footprint import Footprint, language_parameters
 from lorasmith.families.krea2.layout import PATCH
 from lorasmith.families.weights import BaseWeights
 
@@ -23,7 +23,7 @@ def footprint(weights: BaseWeights) -> Footprint | None:
     if weights.denoiser_parameters is None:
         return None
     language = weights.configs["text_encoder"]["text_config"]
-    text = _text_parameters(language) // 2  # 16 bits each, where 32 are reckoned with
+    text = language_parameters(language) // 2  # 16 bits each, where 32 are reckoned with
     return denoiser_footprint(weights.configs["transformer"], weights.denoiser_parameters, text_parameters=text)
 
 
@@ -48,11 +48,3 @@ def denoiser_footprint(config: Mapping[str, Any], parameters: int, *, text_param
         computed={level: count / PATCH**2 for level, count in computed.items()},
         text_parameters=text_parameters,
     )
-
-
-def _text_parameters(config: Mapping[str, Any]) -> int:
-    """About the parameters of Qwen3-VL's text model."""
-    width, size = config["hidden_size"], config["head_dim"]
-    attention = 2 * width * size * (config["num_attention_heads"] + config["num_key_value_heads"])
-    layer = attention + 3 * width * config["intermediate_size"]
-    return int(config["vocab_size"] * width + config["num_hidden_layers"] * layer)

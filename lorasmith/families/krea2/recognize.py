@@ -19,7 +19,7 @@ def recognize(files: ModelFiles) -> BaseWeights | None:
     if not is_folder_of(files, KREA2):
         return None
     if files.index.get("is_distilled") is True:
-        raise ModelError("model_turbo", path=str(files.path))
+        raise ModelError("model_turbo", path=str(files.path), base="Krea 2 Raw")
     return folder_model(files, KREA2)
 
 

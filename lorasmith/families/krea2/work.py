@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from lorasmith.families.unet_work import ForwardWork, LayerWork, Shapes
+from lorasmith.families.forward_work import ForwardWork, LayerWork, Shapes
 
 ONCE = frozenset({"time_embed", "time_mod_proj"})  # layers that see a vector for each picture
 

@@ -20,10 +20,10 @@ from lorasmith.diffusion.sampling import SamplingDefaults
 from lorasmith.families import clip
 from lorasmith.families import latent_diffusion as ldm
 from lorasmith.families.base import FamilyTraits, Models
-from lorasmith.families.checkpointing import Checkpointing, set_unet_checkpointing
+from lorasmith.families.checkpointing import Checkpointing, checkpoint_blocks
+from lorasmith.families.forward_work import ForwardWork, Shapes
 from lorasmith.families.identity import component_sha256
 from lorasmith.families.loading import Build, load_component
-from lorasmith.families.unet_work import ForwardWork, Shapes
 from lorasmith.families.weights import BaseWeights, TextSettings, check_clip_skip
 from lorasmith.targets import TargetModule
 
@@ -97,7 +97,7 @@ class StableDiffusionXL:
         return ldm.repeated_unet_blocks(models["denoiser"])
 
     def set_checkpointing(self, models: Models, level: Checkpointing) -> None:
-        set_unet_checkpointing(models["denoiser"], level)
+        checkpoint_blocks(models["denoiser"], level)
 
     # -- inputs ------------------------------------------------------------------------------------
 

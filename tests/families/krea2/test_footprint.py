@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import Krea2Transformer2DModel
 
-from lorasmith.families.checkpointing import Checkpointing, set_unet_checkpointing
+from lorasmith.families.checkpointing import Checkpointing, checkpoint_blocks
 from lorasmith.families.krea2.family import denoiser_builder, positions
 from lorasmith.families.krea2.footprint import denoiser_footprint
 from lorasmith.families.krea2.layout import FLOAT32
@@ -56,7 +56,7 @@ def test_activations_are_as_many_as_autograd_keeps(level: Checkpointing) -> None
         parameter.requires_grad_(is_target)
         if FLOAT32.isdisjoint(name.split(".")):
             parameter.data = parameter.data.to(torch.bfloat16)
-    set_unet_checkpointing(model, level)
+    checkpoint_blocks(model, level)
     counted = denoiser_footprint(config, 0).kept[level] * 4 * SIDE * SIDE
     assert kept_by(model) / 2 == pytest.approx(counted, rel=0.1)
 

@@ -1,0 +1,77 @@
+"""Recognizes Anima in a diffusers folder. Needs no torch and reads no tensor."""
+
+from __future__ import annotations
+
+from lorasmith.families.anima.layout import MOST, NAMES, PATCH, vae_factor
+from lorasmith.families.flow_recognition import Configs, FlowFamily, are_numbers, folder_model, is_folder_of
+from lorasmith.families.t5_vocabulary import T5_TOKENS
+from lorasmith.families.weights import BaseWeights, ModelFiles
+
+PIPELINE = "AnimaModularPipeline"
+_DENOISER = {  # settings of Cosmos' transformer that every Anima has, and what they are where a config leaves them out
+    "patch_size": ([1, PATCH, PATCH], [1, PATCH, PATCH]),
+    "concat_padding_mask": (True, True),
+    "extra_pos_embed_type": (None, "learnable"),
+    "use_crossattn_projection": (False, False),
+    "img_context_dim_in": (None, None),
+}
+
+
+def recognize(files: ModelFiles) -> BaseWeights | None:
+    """The model where it is Anima, else None.
+
+    Raises:
+        ModelError: the model is of this family, but incomplete, damaged or of a form that cannot be trained.
+    """
+    return folder_model(files, ANIMA) if is_folder_of(files, ANIMA) else None
+
+
+def _wrong_setting(configs: Configs) -> str:
+    return _wrong_vae(configs) or _wrong_denoiser(configs) or _wrong_text(configs)
+
+
+def _wrong_vae(configs: Configs) -> str:
+    vae = configs["vae"]
+    if not isinstance(vae.get("temperal_downsample"), list):
+        return "vae/config.json: temperal_downsample"
+    for name in ("latents_mean", "latents_std"):
+        if not are_numbers(vae.get(name)) or len(vae[name]) != vae.get("z_dim"):
+            return f"vae/config.json: {name}"
+    return ""
+
+
+def _wrong_denoiser(configs: Configs) -> str:
+    denoiser, channels = configs["transformer"], configs["vae"].get("z_dim")
+    for name, (wanted, missing) in _DENOISER.items():
+        if denoiser.get(name, missing) != wanted:
+            return f"transformer/config.json: {name}"
+    if denoiser.get("in_channels") != channels or denoiser.get("out_channels") != channels:
+        return "transformer/config.json: in_channels"
+    if type(denoiser.get("num_layers")) is not int:
+        return "transformer/config.json: num_layers"
+    return ""
+
+
+def _wrong_text(configs: Configs) -> str:
+    conditioner, text = configs["text_conditioner"], configs["text_encoder"]
+    if type(text.get("vocab_size")) is not int:
+        return "text_encoder/config.json: vocab_size"
+    if conditioner.get("source_dim") != text.get("hidden_size"):
+        return "text_conditioner/config.json: source_dim"
+    if conditioner.get("target_dim") != configs["transformer"].get("text_embed_dim"):
+        return "text_conditioner/config.json: target_dim"
+    for name, least in (("target_vocab_size", T5_TOKENS), ("min_sequence_length", MOST)):
+        if type(conditioner.get(name)) is not int or conditioner[name] < least:
+            return f"text_conditioner/config.json: {name}"
+    return ""
+
+
+ANIMA = FlowFamily(
+    name="anima",
+    people_say="Anima",
+    pipelines=frozenset({PIPELINE}),
+    names=NAMES,
+    wrong_setting=_wrong_setting,
+    size_multiple=lambda configs: vae_factor(configs) * PATCH,
+    depths=lambda configs: {"denoiser.transformer_blocks": configs["transformer"]["num_layers"]},
+)

@@ -1,0 +1,66 @@
+"""The captions of families of flow matching whose only text encoder is a Qwen language model. Knows no family."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from lorasmith.errors import ModelError
+from lorasmith.families.base import Models
+from lorasmith.families.flow_transformer import FlowTransformer, padded_texts
+from lorasmith.families.qwen_text import Template
+from lorasmith.families.weights import BaseWeights, TextSettings
+
+TEXT = "text_encoder"
+EMBEDS, MASK = "prompt_embeds", "prompt_mask"
+
+
+class QwenTransformer(FlowTransformer):
+    """A `FlowTransformer` with captions in a template. A family adds the states of the encoder that it takes."""
+
+    template: ClassVar[Template]
+    text_step: ClassVar[int] = 64
+    """Tokens, of which padded texts are multiples: each length is a shape of its own to record a step for."""
+
+    def __init__(self, weights: BaseWeights, text: TextSettings) -> None:
+        super().__init__(weights, text)
+        self.caption_tokens = self.template.caption_tokens(text)
+
+    def language_config(self) -> Mapping[str, Any]:
+        """The config of the language model."""
+        raise NotImplementedError
+
+    def encoded(self, encoder: Any, ids: Tensor) -> Tensor:
+        """(T,) tokens -> the states that the denoiser takes, (tokens, …), in the encoder's precision."""
+        raise NotImplementedError
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        folder = self.weights.path / self.weights.names.tokenizers[TEXT]
+        tokenizer = self.template.tokenizer_from(folder, source=self.weights.path)
+        if len(tokenizer) > self.language_config()["vocab_size"]:
+            raise ModelError("model_tokenizer", path=str(self.weights.path))
+        return tokenizer
+
+    def encode_caption(self, encoders: Models, caption: str) -> dict[str, Tensor]:
+        if TEXT not in encoders:
+            return {}
+        return {EMBEDS: self.encoded(encoders[TEXT], self.tokenize(caption)["token_ids"])}
+
+    def tokenize(self, caption: str) -> dict[str, Tensor]:
+        return {"token_ids": self.template.token_ids(self._tokenizer, caption, tokens=self.caption_tokens)}
+
+    def first_unseen_tag(self, caption: str) -> str:
+        return self.template.first_unseen_tag(lambda: self._tokenizer, caption, tokens=self.caption_tokens)
+
+    def collate(self, rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        batch = {name: torch.stack([row[name] for row in rows]) for name in rows[0] if name != EMBEDS}
+        batch[EMBEDS], batch[MASK] = padded_texts(rows, EMBEDS, self.text_step)
+        return batch
+
+    def conditioning(self, models: Models, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:  # noqa: ARG002
+        return {name: inputs[name] for name in (EMBEDS, MASK)}

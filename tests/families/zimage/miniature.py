@@ -1,0 +1,98 @@
+"""A Z-Image of the libraries' own classes, small enough for every test: a diffusers folder that its pipeline loads."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from transformers import Qwen3Config, Qwen3Model
+
+from lorasmith.demo import layouts
+from lorasmith.families.zimage.text import TEMPLATE
+from tests.families.qwen_miniature import fill, write_tokenizer
+
+DENOISER = {
+    "in_channels": 4,
+    "dim": 32,
+    "n_layers": 2,
+    "n_refiner_layers": 1,
+    "n_heads": 2,
+    "n_kv_heads": 2,
+    "cap_feat_dim": 24,
+    "axes_dims": [8, 4, 4],
+    "axes_lens": [256, 128, 128],
+}
+VAE = {
+    "block_out_channels": [4, 8, 8, 8],
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "latent_channels": 4,
+    "layers_per_block": 1,
+    "norm_num_groups": 2,
+    "sample_size": 64,
+    "scaling_factor": 0.3611,
+    "shift_factor": 0.1159,
+    "use_quant_conv": False,
+    "use_post_quant_conv": False,
+}
+TEXT = {
+    "hidden_size": 24,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 3,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+}
+SCHEDULER = {
+    "_class_name": "FlowMatchEulerDiscreteScheduler",
+    "num_train_timesteps": 1000,
+    "use_dynamic_shifting": False,
+    "shift": 6.0,
+}
+CHAT = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+"""What Qwen3's own template makes of a message without tools."""
+
+
+def make_model(folder: Path, **index: Any) -> Path:
+    """Writes the folder with random weights and returns it; `index` adds to `model_index.json`."""
+    from diffusers import AutoencoderKL, ZImageTransformer2DModel
+
+    vocabulary = write_tokenizer(folder / "tokenizer", f"{TEMPLATE.before}a, b, c, d, e, f, g{TEMPLATE.after}")
+    settings = folder / "tokenizer" / "tokenizer_config.json"
+    layouts.write_json(settings, {**json.loads(settings.read_text(encoding="utf-8")), "chat_template": CHAT})
+    parts = {
+        "transformer": (ZImageTransformer2DModel(**DENOISER), "diffusion_pytorch_model", ""),
+        "vae": (AutoencoderKL(**VAE), "diffusion_pytorch_model", ""),
+        "text_encoder": (Qwen3Model(Qwen3Config(vocab_size=vocabulary, **TEXT)), "model", "model."),
+    }
+    for component, (module, stem, prefix) in parts.items():
+        (folder / component).mkdir()
+        fill(module)
+        types = torch.bfloat16 if component == "text_encoder" else torch.float32
+        tensors = {prefix + name: tensor.to(types).contiguous() for name, tensor in module.state_dict().items()}
+        save_file(tensors, folder / component / f"{stem}.safetensors", {"format": "pt"})
+        if component == "text_encoder":
+            module.config.save_pretrained(folder / component)
+        else:
+            module.save_config(folder / component)
+    (folder / "scheduler").mkdir()
+    layouts.write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
+    layouts.write_json(
+        folder / "model_index.json",
+        {
+            "_class_name": "ZImagePipeline",
+            "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+            "vae": ["diffusers", "AutoencoderKL"],
+            "text_encoder": ["transformers", "Qwen3Model"],
+            "tokenizer": ["transformers", "Qwen2Tokenizer"],
+            "transformer": ["diffusers", "ZImageTransformer2DModel"],
+            **index,
+        },
+    )
+    return folder
