@@ -3,6 +3,7 @@
 SD 1.x with every kind is in test_adapter_kinds, LoRA on every family in the families' own files.
 """
 
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,13 +22,13 @@ from lorasmith.errors import ExitCode
 from lorasmith.evaluation import evaluator
 from lorasmith.exporting.names import from_file
 from lorasmith.families import FAMILIES
-from lorasmith.runs.events import WorkerRestarted
 from lorasmith.session.loaded import LoadedRun
 from lorasmith.session.name_tables import name_table
 from tests.end_to_end.test_adapter_kinds import settings
 from tests.end_to_end.workshop import Values, Workshop, load, stage
 from tests.evaluation.few_steps import sample_in
 from tests.families.tiny import MINIATURES
+from tests.faults.forked import in_child
 
 MakeWorkshop = Callable[[str], Workshop]
 UNETS = ("sd2", "sdxl")
@@ -78,15 +79,15 @@ def test_stopped_and_watched_it_ends_with_the_same_bytes(
 
 @pytest.mark.parametrize("family", TRANSFORMERS)
 def test_a_worker_that_is_killed_changes_no_byte(
-    models: Mapping[str, Path], make_workshop: MakeWorkshop, monkeypatch: pytest.MonkeyPatch, family: str
+    models: Mapping[str, Path], make_workshop: MakeWorkshop, family: str
 ) -> None:
-    """P3, in the other precision: each worker is killed at its third step, the next goes on from the newest state."""
+    """P3, in the other precision."""
     values = {**settings_for(family, "lora", models[family], "bf16"), ("cadence", "save_every"): 1}
     straight, killed = make_workshop("straight"), make_workshop("killed")
-    assert straight.new(6, values, apart=True).exit_code == ExitCode.FINISHED
-    monkeypatch.setenv("LORASMITH_FAULT", "step.computed:3:kill")
-    outcome = killed.new(6, values, apart=True)
-    assert outcome.exit_code == ExitCode.FINISHED and len(outcome.of(WorkerRestarted)) == 2
+    assert straight.new(4, values).exit_code == ExitCode.FINISHED
+    assert in_child(lambda: int(killed.new(4, values).exit_code), fault="step.computed:3:kill") == -signal.SIGKILL
+    assert killed.states()[0] == 2
+    assert killed.go_on(None).exit_code == ExitCode.FINISHED
     assert killed.losses() == straight.losses()
     assert killed.digest() == straight.digest()
 
