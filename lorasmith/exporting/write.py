@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from lorasmith.adapters.base import AdapterKind
-from lorasmith.adapters.flat import AdaptedLayer
 from lorasmith.exporting.file_format import data_bytes, header_bytes
 from lorasmith.exporting.metadata import ExportFacts, build_metadata, hashed_metadata, with_hashes
-from lorasmith.exporting.name_table import ALPHA, NameTable, has_suffix
-from lorasmith.exporting.verify import ExportError, verify
+from lorasmith.exporting.name_table import ALPHA, has_suffix
+from lorasmith.exporting.verify import ExportError
 from lorasmith.runs.durable import write_atomically
 
 SAVE_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -35,13 +34,13 @@ def write_export(
     *,
     precision: torch.dtype,
     kind: AdapterKind,
-    table: NameTable,
-    layers: Mapping[str, AdaptedLayer],
+    check: Callable[[Path, bytes], None],
 ) -> Written:
     """Writes tensors that have the names of files (`names.to_file`), cast to `precision`, all but alphas and the
     kind's `float32_suffixes`.
 
-    The bytes are a function of `tensors`, `facts`, `precision` and `kind`; the other arguments are for `verify`.
+    The bytes are a function of the other arguments than `check`, which gets the file before it has its name, and its
+    bytes, and raises ExportError where readers would not load all of it.
 
     Raises:
         ExportError: readers would not load all of it, or a number does not fit into `precision`; no file is left.
@@ -49,13 +48,13 @@ def write_export(
     """
     content = export_bytes(tensors, build_metadata(facts), precision, kept=kind.float32_suffixes)
 
-    def check(temporary: Path) -> None:
+    def check_written(temporary: Path) -> None:
         written = temporary.read_bytes()
         if written != content:
             raise ExportError("not_as_written", path.name)
-        verify(written, kind=kind, table=table, layers=layers)
+        check(temporary, written)
 
-    return Written(write_atomically(path, content, check=check), hashlib.sha256(content).hexdigest())
+    return Written(write_atomically(path, content, check=check_written), hashlib.sha256(content).hexdigest())
 
 
 def export_bytes(

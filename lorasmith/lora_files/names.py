@@ -22,8 +22,10 @@ FAMILY_NAMES = {
     "sd2": "SD 2.x",
     "sdxl": "SDXL",
     "krea2": "Krea 2",
+    "qwen_image21": "Qwen-Image 2.1",
     "anima": "Anima",
     "zimage": "Z-Image",
+    "flux2_klein": "FLUX.2 klein",
     "flux": "FLUX.1",
     "flux2": "FLUX.2",
     "chroma": "Chroma",
@@ -57,13 +59,18 @@ _WIDTHS = {  # family -> another by the number of inputs of its layers
 }
 _ALIKE = {"anima": re.compile(r"^transformer_blocks_\d")}
 """Families with layers whose paths, of this pattern, other families have too: theirs have other proportions."""
+_SHARED_NAMES = {"flux2_klein": 6144}
+"""Families whose layers in blocks have the names of others': of FLUX.1, in which they have other proportions, and of
+FLUX.2 dev, in which they have this width."""
 _MARKS = (  # what metadata may begin with, after "ss_base_model_version" or "modelspec.architecture"
     ("sdxl", ("sdxl_", "stable-diffusion-xl")),
     ("sd2", ("sd_v2", "stable-diffusion-v2")),
     ("sd15", ("sd_v1", "stable-diffusion-v1")),
     ("krea2", ("krea2", "krea-2")),
+    ("qwen_image21", ("qwen_image_21", "qwen-image-2.1")),
     ("anima", ("anima",)),
     ("zimage", ("zimage", "z-image", "z_image")),
+    ("flux2_klein", ("flux2_klein", "flux2-klein", "flux-2-klein")),
     ("flux2", ("flux2", "flux-2")),
     ("flux", ("flux1", "flux-1")),
     ("chroma", ("chroma",)),
@@ -80,6 +87,7 @@ class Layers:
     known: NameTable  # the names of all forms: `all_names`
     canonical: Mapping[str, str]  # module of `known` -> the first of those for the same layers
     by_path: Mapping[tuple[str, str], str]  # (component, path with "_" for ".") -> such a first module
+    joined: Mapping[str, str]  # a row of `known` -> the target of the layer that it is trained in, with others
 
     def module_of(self, module: Module) -> str:
         """The name in `known` of a file's module, that of the table if it has one; "" where the family has no such
@@ -114,7 +122,8 @@ def layers_of(family: str) -> Layers:
         if len(rows) == 1:
             component, _, path = rows[0].target.partition(".")
             by_path.setdefault((component, path.replace(".", "_")), canonical[name])
-    return Layers(table, known, canonical, by_path)
+    joined = {piece: target for target, pieces in known.pieces.items() for piece in pieces}
+    return Layers(table, known, canonical, by_path, joined)
 
 
 def families_of(modules: Sequence[Module], metadata: Mapping[str, str]) -> tuple[str, ...]:
@@ -128,7 +137,7 @@ def families_of(modules: Sequence[Module], metadata: Mapping[str, str]) -> tuple
     scores = {}
     for family in FAMILIES:
         layers = layers_of(family)
-        known = _known(family, modules)
+        known = [module for module in _known(family, modules) if not _is_others(family, module)]
         exact = sum(module.name in layers.table.modules for module in modules)
         fitting = sum(_fits(module, layers.rows_of(module)) for module in known)
         formed = sum(_has_form(module, layers.rows_of(module)) for module in known)
@@ -170,6 +179,17 @@ def _fits(module: Module, rows: Sequence[Row]) -> bool:
     """Whether the module has the size of the published model's layer."""
     shape = module.layer_shape
     return shape == (sum(row.layer.outputs for row in rows), rows[0].layer.inputs) if rows else False
+
+
+def _is_others(family: str, module: Module) -> bool:
+    """Whether a layer with a name of this family is of another that has the same name."""
+    if family not in _SHARED_NAMES or not module.layer_shape:
+        return False
+    (row, *_) = layers_of(family).rows_of(module)
+    outputs, inputs = module.layer_shape
+    has_proportions = outputs * row.layer.inputs == inputs * row.layer.outputs
+    is_inner = "_blocks" in row.module or "_stream_modulation" in row.module  # the ends have sizes of their own
+    return is_inner and (not has_proportions or _SHARED_NAMES[family] in (outputs, inputs))
 
 
 def _has_form(module: Module, rows: Sequence[Row]) -> bool:

@@ -28,7 +28,7 @@ _OF_LORAS = {  # errors of `headers`, which speak of base models
     "model_damaged": "lora_damaged",
     "model_unknown": "lora_unknown",
 }
-_WITHOUT_ALPHA = ("diffusers", "diffusers_old", "peft", "bare")  # namings whose alphas may stand elsewhere
+_WITHOUT_ALPHA = ("diffusers", "diffusers_old", "peft", "bare", "comfyui")  # namings whose alphas may stand elsewhere
 _FORMS = {"F64": "<d", "F32": "<f", "F16": "<e", "I64": "<q", "I32": "<i"}
 
 

@@ -19,19 +19,23 @@ from typing import BinaryIO, Literal
 import numpy as np
 
 from lorasmith.errors import ModelError
+from lorasmith.exporting.formats import parse_native, table_in
+from lorasmith.exporting.name_table import PEFT, NameTable
+from lorasmith.families import FAMILIES, native_names
 from lorasmith.lora_files.keys import ALPHA, DOWN, UP
+from lorasmith.lora_files.names import layers_of
 from lorasmith.lora_files.peft_settings import CONFIG_FILE, WEIGHTS_FILE
 from lorasmith.lora_files.reader import LoraFile, read_lora
 from lorasmith.lora_tools.arrays import Array
 from lorasmith.lora_tools.changes import QUIET
 from lorasmith.lora_tools.layers import Layer, layers, pairs
 from lorasmith.lora_tools.low_rank import balanced, check_range, values_of
+from lorasmith.lora_tools.regroup import regrouped
 from lorasmith.lora_tools.writing import PRECISIONS, Stored, known_family, metadata_of, refuse_existing, write_lora
 from lorasmith.runs.durable import map_write_errors, place_new, sync_folder, write_atomically
 
-Style = Literal["kohya", "peft", "diffusers"]
-STYLES: tuple[Style, ...] = ("kohya", "peft", "diffusers")
-_UNET = "unet"  # diffusers' name of the denoiser
+Style = Literal["kohya", "peft", "diffusers", "comfyui"]
+STYLES: tuple[Style, ...] = ("kohya", "peft", "diffusers", "comfyui")
 _KOHYA_SUFFIXES = frozenset({DOWN, UP, "lora_mid.weight", "dora_scale", "scalar", "diff", "diff_b", "w_norm", "b_norm"})
 
 
@@ -56,10 +60,12 @@ def convert(source: Path, out: Path, *, to: Style, precision: str = "") -> Conve
     """
     refuse_existing(out)
     file = read_lora(source)
-    family = known_family(file)
+    family = known_family(file, FAMILIES)
     dtype = PRECISIONS.get(precision, "")
     with source.open("rb") as stream:
-        if to == "kohya":
+        if layers_of(family).table.form is PEFT and to != "peft":
+            return _to_table(file, family, stream, out, dtype, _table(family, to))
+        if to in ("kohya", "comfyui"):
             return _to_kohya(file, family, stream, out, dtype)
         if to == "diffusers":
             return _to_diffusers(file, family, stream, out, dtype)
@@ -90,6 +96,40 @@ def _to_kohya(file: LoraFile, family: str, stream: BinaryIO, out: Path, dtype: s
     ranks = Counter(layer.module.rank for layer in found if layer.module.rank is not None)
     metadata = metadata_of(file.metadata, family, ranks=ranks, alphas=alphas, kinds=kinds)
     return Converted(write_lora(out, tensors, metadata), len(found), rounded)
+
+
+def _table(family: str, form: str) -> NameTable:
+    return table_in(layers_of(family).table, form, parse_native(native_names(family)))
+
+
+def _to_table(file: LoraFile, family: str, stream: BinaryIO, out: Path, dtype: str, table: NameTable) -> Converted:
+    """Writes the names of a table: with the scales in the matrices, or with an alpha for each layer."""
+    found = pairs(file, family, "convert")
+    tensors: dict[str, Stored] = {}
+    ranks: Counter[int] = Counter()
+    alphas: Counter[float] = Counter()
+    rounded = 0
+    for made in regrouped(found, stream, table):
+        module = made.made_of.module
+        rank = made.product.rank if made.product else module.rank or 1
+        alpha = float(rank)  # that readers take where there is none
+        if made.product:
+            up, down = balanced(made.product.up, made.product.down)
+            stored, times = _rounded({UP: up, DOWN: down}, dict.fromkeys((UP, DOWN), dtype or module.tensors[UP].dtype))
+            check_range(stored, made.name)
+        elif table.form.has_alphas:
+            alpha = rank if module.alpha is None else module.alpha
+            stored, times = _scaled(made.made_of, stream, 1.0, dtype)
+        else:
+            stored, times = _scaled(made.made_of, stream, module.scale, dtype)
+        rounded += times
+        tensors |= {f"{made.name}.{table.form.suffix(suffix)}": tensor for suffix, tensor in stored.items()}
+        if table.form.has_alphas:
+            tensors[f"{made.name}.{ALPHA}"] = Stored.of(np.array(alpha, np.float32), "F32")
+        ranks[rank] += 1
+        alphas[alpha] += 1
+    metadata = metadata_of(file.metadata, family, ranks=ranks, alphas=alphas, kinds=frozenset({"lora"}))
+    return Converted(write_lora(out, tensors, {**metadata, "format": "pt"}), len(found), rounded)
 
 
 def _common_alphas(found: list[Layer]) -> dict[str, float]:
@@ -188,19 +228,24 @@ def _scaled(layer: Layer, stream: BinaryIO, factor: float, dtype: str) -> tuple[
     """The layer's tensors, with the factor in their product, and how many of them had to be rounded."""
     if factor == 1 and not dtype:
         return layer.stored(stream), 0
-    stored, rounded = {}, 0
     arrays = layer.arrays(stream)
     if not all(bool(np.isfinite(array).all()) for array in arrays.values()):
         raise ModelError("tool_not_finite", path=stream.name, name=layer.module.name)
     if factor != 1:
         arrays = _multiplied(arrays, factor)
-    for suffix, scaled in arrays.items():
-        own = layer.module.tensors[suffix].dtype
-        tensor = Stored.of(scaled, dtype or ("F32" if own.startswith("F8") else own))
-        back = np.frombuffer(Stored.of(scaled, "F64").data, "<f8")
-        rounded += not np.array_equal(values_of(tensor), back)
-        stored[suffix] = tensor
+    stored, rounded = _rounded(arrays, {suffix: dtype or info.dtype for suffix, info in layer.module.tensors.items()})
     check_range(stored, layer.name)
+    return stored, rounded
+
+
+def _rounded(arrays: Mapping[str, Array], dtypes: Mapping[str, str]) -> tuple[dict[str, Stored], int]:
+    """The tensors in their data types, float8 aside, and how many of them lost digits."""
+    stored, rounded = {}, 0
+    for suffix, array in arrays.items():
+        dtype = "F32" if dtypes[suffix].startswith("F8") else dtypes[suffix]
+        stored[suffix] = Stored.of(array, dtype)
+        exact = np.frombuffer(Stored.of(array, "F64").data, "<f8")
+        rounded += not np.array_equal(values_of(stored[suffix]), exact)
     return stored, rounded
 
 
@@ -215,4 +260,5 @@ def _multiplied(arrays: Mapping[str, Array], factor: float) -> dict[str, Array]:
 def _diffusers_path(layer: Layer) -> tuple[str, str]:
     """The part of the model and the layer's path in it, as diffusers names them."""
     component, _, path = layer.rows[0].target.partition(".")
-    return (_UNET if component == "denoiser" else component), path
+    denoiser = "transformer" if "." in layer.name else "unet"
+    return (denoiser if component == "denoiser" else component), path

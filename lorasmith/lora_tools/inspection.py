@@ -16,6 +16,7 @@ from lorasmith.lora_files.keys import ALPHA
 from lorasmith.lora_files.modules import Module
 from lorasmith.lora_files.names import FAMILY_NAMES, layers_of
 from lorasmith.lora_files.reader import LoraFile, read_lora
+from lorasmith.lora_files.readers import Reading, readings
 from lorasmith.lora_tools.arrays import read_array
 from lorasmith.lora_tools.changes import norm
 from lorasmith.lora_tools.facts import training_facts
@@ -45,6 +46,7 @@ class Inspection:
     file: LoraFile
     blocks: tuple[Block, ...]
     measured: Measured
+    readings: tuple[Reading, ...]  # what other programs do with it; none for families that are not trained here
     facts: Mapping[str, Any]  # of the training, as the metadata state them
     hashes: Mapping[str, str]
     oddities: tuple[Oddity, ...]
@@ -75,6 +77,7 @@ class Inspection:
                 for block in self.blocks
             ],
             "norms": {name: _finite(value) for name, value in self.measured.norms.items()},
+            "readers": [reading._asdict() for reading in self.readings],
             "training": dict(self.facts),
             "hashes": dict(self.hashes),
             "odd": [{"code": odd.code, **odd.fields} for odd in self.oddities],
@@ -93,7 +96,8 @@ def inspect_lora(path: Path) -> Inspection:
     with path.open("rb") as stream:
         measured = _measure(file, stream)
     facts = training_facts(file.metadata)
-    return Inspection(file, _blocks(file, measured), measured, facts, hashes, oddities(file, measured, hashes))
+    odd = oddities(file, measured, hashes)
+    return Inspection(file, _blocks(file, measured), measured, readings(file), facts, hashes, odd)
 
 
 def _measure(file: LoraFile, stream: BinaryIO) -> Measured:

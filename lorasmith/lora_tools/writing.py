@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,25 +125,25 @@ def stated_prediction(family: str, prediction: Prediction) -> dict[str, str]:
     return stated | ({"modelspec.architecture": "stable-diffusion-v2-768-v/lora"} if family == "sd2" else {})
 
 
-def check_family(path: Path, family: str) -> None:
-    """Returns where the tools write files of this family.
+def check_family(path: Path, family: str, known: Collection[str] = _STATED) -> None:
+    """Returns where a tool writes files of this family, one of `known`.
 
     Raises:
         ModelError: `tool_family`.
     """
-    if family not in _STATED:
-        found, known = FAMILY_NAMES.get(family, "?"), [FAMILY_NAMES[name] for name in _STATED]
-        raise ModelError("tool_family", path=str(path), found=found, known=known)
+    if family not in known:
+        found, names = FAMILY_NAMES.get(family, "?"), [FAMILY_NAMES[name] for name in known]
+        raise ModelError("tool_family", path=str(path), found=found, known=names)
 
 
-def known_family(file: LoraFile) -> str:
+def known_family(file: LoraFile, known: Collection[str] = _STATED) -> str:
     """The family of a file whose layers all have a row in the family's table of names.
 
     Raises:
         ModelError: `tool_family`; `tool_layers_unknown`, a key that belongs to no layer of
             it, which a tool would lose.
     """
-    check_family(file.path, file.family)
+    check_family(file.path, file.family, known)
     check_layers(file, file.family)
     return file.family
 

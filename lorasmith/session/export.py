@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -21,9 +22,13 @@ from lorasmith.exporting.metadata import ExportFacts
 from lorasmith.exporting.name_table import ALPHA, NameTable
 from lorasmith.exporting.names import to_file
 from lorasmith.exporting.sd_scripts_metadata import DescriptionFacts
+from lorasmith.exporting.verify import ExportError, verify
 from lorasmith.exporting.write import SAVE_TYPES, write_export
 from lorasmith.families.base import ModelFamily
 from lorasmith.families.identity import short_hash
+from lorasmith.lora_files.reader import read_lora
+from lorasmith.lora_files.reader_rules import COMFYUI, DIFFUSERS
+from lorasmith.lora_files.readers import readings
 from lorasmith.session.captions import caption_facts
 from lorasmith.session.layers import by_block
 from lorasmith.session.name_tables import name_table, other_table
@@ -67,9 +72,26 @@ class Exporter:
             self._facts(state, stop_at, _written_alphas(tensors, table, settings), table),
             precision=SAVE_TYPES[self.config.export.save_precision],
             kind=adapter.kind,
-            table=table,
-            layers=adapter.layers,
+            check=partial(self._check, adapter, table),
         )
+
+    def _check(self, adapter: FlatAdapter, table: NameTable, path: Path, content: bytes) -> None:
+        """Verifies a file, and counts its layers by the rules of the programs that it is for.
+
+        Raises:
+            ExportError: one of them would not read every layer that was trained.
+        """
+        verify(content, kind=adapter.kind, table=table, layers=adapter.layers)
+        family, form = self.family.traits.name, self.config.export.format
+        programs = (
+            {COMFYUI, DIFFUSERS} if table is name_table(family) else {DIFFUSERS if form == "diffusers" else COMFYUI}
+        )
+        if adapter.kind.name != "lora":  # of which diffusers reads no other
+            programs -= {DIFFUSERS}
+        modules = {table.targets[target].module for target in adapter.layers if target.startswith("denoiser.")}
+        for reading in readings(read_lora(path), family):
+            if reading.program in programs and (reading.outcome, reading.layers) != ("whole", len(modules)):
+                raise ExportError("unread", f"{reading.program}: {reading.layers} / {len(modules)}")
 
     def notices(self, state: TrainState) -> list[Notice]:
         """Notices of values of this state that its file does not hold."""
@@ -159,7 +181,7 @@ def _known(optimizer: str) -> KnownOptimizer:
 
 def _vae_short_hash(family: ModelFamily) -> str:
     vae = family.weights.replaced.get("vae")
-    return "" if vae is None else short_hash(vae.path)
+    return "" if vae is None else short_hash(vae.paths[0])
 
 
 def _written_alphas(

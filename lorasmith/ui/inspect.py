@@ -105,6 +105,10 @@ def _rows(words: Translator, inspection: Inspection) -> Iterator[tuple[str, str]
     alphas = {words.say("inspect.no_alpha") if a is None else f"{a:g}": n for a, n in file.alphas.most_common()}
     yield words.say("inspect.row.alpha"), _counted(words, alphas)
     yield words.say("inspect.row.numbers"), ", ".join(file.dtypes)
+    for number, reading in enumerate(inspection.readings):
+        text = words.say(f"inspect.reading.{reading.outcome}", **reading._asdict())
+        strength = words.say("inspect.other_strength") if reading.has_other_strength else ""
+        yield "" if number else words.say("inspect.row.readers"), text + strength
     for row, names in (("origin", ORIGIN), ("training", TRAINING)):
         stated = [words.say(f"inspect.fact.{name}", value=facts[name]) for name in names if name in facts]
         yield (

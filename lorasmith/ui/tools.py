@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 PRECISION = "fp32|bf16|fp16"
 CUT = {"rank": "N", "energy": "X", "ratio": "X"}
 COMMON = {"precision": PRECISION, "lang": "en|zh-TW", "help": ""}
-CONVERT = {"to": "kohya|peft|diffusers", **COMMON}
+CONVERT = {"to": "kohya|peft|diffusers|comfyui", **COMMON}
 MERGE = {"into": "MODEL", "weights": "W,W", **CUT, **COMMON}
 EXTRACT = {"base": "MODEL", "tuned": "MODEL", **CUT, **COMMON}
 RESIZE = {**CUT, **COMMON}

@@ -43,7 +43,11 @@ def write(
     named: dict[str, Tensor] | None = None,
 ) -> Written:
     tensors = made.named() if named is None else named
-    return write_export(path, tensors, facts, precision=precision, kind=made.kind, table=SD15, layers=made.layers)
+
+    def check(_: Path, content: bytes) -> None:
+        verify(content, kind=made.kind, table=SD15, layers=made.layers)
+
+    return write_export(path, tensors, facts, precision=precision, kind=made.kind, check=check)
 
 
 def test_file_is_complete_and_ordinary(made: MadeLora, facts: ExportFacts, tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ def differences(before: dict[str, Tensor], after: dict[str, Tensor]) -> dict[str
 
 READERS: dict[Style, Callable[[Path, Path], dict[str, Tensor]]] = {
     "kohya": lambda path, _model: by_formula(path),
+    "comfyui": lambda path, _model: by_formula(path),
     "diffusers": through_diffusers,
     "peft": through_peft,
 }

@@ -1,0 +1,129 @@
+"""Says for diffusers, ComfyUI and the WebUI how they would read a LoRA file, by `reader_rules`, layer by layer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import cache
+from typing import NamedTuple
+
+from lorasmith.exporting.formats import parse_native, table_in
+from lorasmith.families import FAMILIES, native_names
+from lorasmith.lora_files.keys import ALPHA, DOWN
+from lorasmith.lora_files.modules import LOW_RANK, Module
+from lorasmith.lora_files.names import layers_of
+from lorasmith.lora_files.reader import LoraFile
+from lorasmith.lora_files.reader_rules import (
+    COMFYUI,
+    DIFFUSERS,
+    OF_COMFYUI,
+    OF_COMFYUI_ALWAYS,
+    OF_DIFFUSERS,
+    OF_KRONECKER,
+    WEBUI,
+    Form,
+)
+
+_PREFIXES = (
+    "diffusion_model.",
+    "transformer.",
+    "unet.",
+    "base_model.model.",
+    "lora_unet_",
+    "lora_transformer_",
+    "lycoris_",
+)
+
+
+class Reading(NamedTuple):
+    """The outcome where a program loads a file."""
+
+    program: str
+    outcome: str
+    """A word: whole; part, the rest is left out silently; nothing, and no error; refused, with an error; foreign, the
+    program has no models of this family; unknown."""
+    layers: int | None  # of the denoiser that it changes; None: not known
+    of: int
+    has_other_strength: bool = False  # alphas that stand in the metadata are not used
+
+
+def readings(file: LoraFile, family: str = "") -> tuple[Reading, ...]:
+    """The outcome in each program, for the layers of the denoiser; none for a family without rules.
+
+    Args:
+        family: of the layers; "": by their names.
+    """
+    family = family or file.family
+    modules = [module for module in file.modules if module.component == "denoiser"]
+    if family not in OF_DIFFUSERS or not modules:
+        return ()
+    return _of_diffusers(file, family, modules), _of_comfyui(family, modules), _of_webui(family, modules)
+
+
+def _of_diffusers(file: LoraFile, family: str, modules: list[Module]) -> Reading:
+    rules = OF_DIFFUSERS[family]
+    has_alphas = any(ALPHA in module.keys for module in modules)
+    outcomes: Counter[str] = Counter()
+    for module in modules:
+        prefix, spellings = _prefix(module), _spellings(family, module)
+        if module.kind not in LOW_RANK:
+            outcome = "whole" if {(prefix, name) for name in spellings} & OF_KRONECKER.get(family, set()) else ""
+            outcomes[outcome if module.kind == "lokr" and outcome else "refused"] += 1
+            continue
+        pair = "AB" if ".lora_A" in module.keys[DOWN] else "du"
+        found = [rules[form] for name in spellings if (form := Form(prefix, name, pair)) in rules]
+        best = min((rule.with_alphas if has_alphas else rule.without for rule in found), key=_RANKS.index, default="")
+        outcomes[best] += 1
+    whole = outcomes["whole"]
+    if file.unknown or outcomes["refused"]:
+        return Reading(DIFFUSERS, "refused", 0, len(modules))
+    if outcomes[""] or outcomes["part"] or len(outcomes) > 1:  # forms that were not measured together
+        is_part = outcomes["part"] == len(modules)
+        return Reading(DIFFUSERS, "part" if is_part else "unknown", None, len(modules))
+    return Reading(DIFFUSERS, "whole" if whole else "nothing", whole, len(modules))
+
+
+_RANKS = ("whole", "part", "nothing", "refused")
+
+
+def _of_comfyui(family: str, modules: list[Module]) -> Reading:
+    accepted = OF_COMFYUI_ALWAYS | OF_COMFYUI.get(family, frozenset())
+    read = [
+        module
+        for module in modules
+        if module.kind and {(_prefix(module), name) for name in _spellings(family, module)} & accepted
+    ]
+    ignores = any(ALPHA not in module.keys and module.alpha not in (None, module.rank) for module in read)
+    return Reading(COMFYUI, _outcome(len(read), len(modules)), len(read), len(modules), ignores)
+
+
+def _of_webui(family: str, modules: list[Module]) -> Reading:
+    if not FAMILIES[family].in_webui:
+        return Reading(WEBUI, "foreign", 0, len(modules))
+    table = layers_of(family).table
+    read = [module for module in modules if module.kind and module.name in table.modules]
+    return Reading(WEBUI, _outcome(len(read), len(modules)), len(read), len(modules))
+
+
+def _outcome(read: int, of: int) -> str:
+    return "whole" if read == of else "part" if read else "nothing"
+
+
+def _prefix(module: Module) -> str:
+    return next((prefix for prefix in _PREFIXES if module.name.startswith(prefix)), "")
+
+
+def _spellings(family: str, module: Module) -> list[str]:
+    """N where the module's path is one of the original model, D where it is one of diffusers."""
+    native, diffusers = _paths(family)
+    return [name for name, paths in (("N", native), ("D", diffusers)) if module.path in paths]
+
+
+@cache
+def _paths(family: str) -> tuple[frozenset[str], frozenset[str]]:
+    """The paths of the denoiser's layers, with "_" for ".", in the original model and in diffusers."""
+    table = layers_of(family).table
+    native = table_in(table, "comfyui", parse_native(native_names(family)))
+    prefix = "diffusion_model." if "." in next(iter(native.modules)) else "lora_unet_"
+    names = (name.removeprefix(prefix) for name, rows in native.modules.items() if rows[0].component == "denoiser")
+    targets = (name.partition(".")[2] for name, row in table.targets.items() if row.component == "denoiser")
+    return frozenset(name.replace(".", "_") for name in names), frozenset(name.replace(".", "_") for name in targets)

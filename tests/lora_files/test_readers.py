@@ -1,0 +1,168 @@
+"""The rules of what programs do with a file: diffusers itself loads every form, and all weights are compared."""
+
+import json
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import diffusers
+import pytest
+import torch
+from diffusers import loaders
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from lorasmith.exporting.formats import parse_native, table_in
+from lorasmith.families import native_names
+from lorasmith.lora_files.reader import read_lora
+from lorasmith.lora_files.reader_rules import OF_DIFFUSERS, Form
+from lorasmith.lora_files.readers import Reading, readings
+from lorasmith.lora_tools.inspection import inspect_lora
+from lorasmith.session.name_tables import name_table
+from tests.families.tiny import MINIATURES
+
+RANK, ALPHA = 4, 2.0
+LOADERS = {  # family -> mixin of its pipeline, class and folder of its denoiser
+    "sd15": ("StableDiffusionLoraLoaderMixin", "UNet2DConditionModel", "unet"),
+    "krea2": ("Krea2LoraLoaderMixin", "Krea2Transformer2DModel", "transformer"),
+}
+OF_LDM = ("sd15", "sd2", "sdxl")
+FORMS = [
+    pytest.param(family, form, id=f"{family}-{''.join(form)}")
+    for family in LOADERS
+    for form in OF_DIFFUSERS[family]
+    if (family, form.names) != ("sd15", "N")  # all programs have diffusers' names for it
+]
+
+
+class Loaded(NamedTuple):
+    """A file that diffusers was given: what came of it."""
+
+    outcome: str
+    scale: float  # of what was added, as a multiple of what the file's matrices make with alpha / rank
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
+    """The denoiser of a family's miniature, new each time."""
+    folders: dict[str, Path] = {}
+
+    def make(family: str) -> Any:
+        if family not in folders:
+            folders[family] = MINIATURES[family](tmp_path_factory.mktemp(family) / "model")
+        _, name, folder = LOADERS[family]
+        return getattr(diffusers, name).from_pretrained(folders[family], subfolder=folder)
+
+    return make
+
+
+def written(
+    family: str, model: nn.Module, form: Form, alpha: float | None
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """A LoRA for all linear layers under the names of the form, and what each weight should get."""
+    table = name_table(family)
+    if form.names == "N" and family not in OF_LDM:
+        table = table_in(table, "comfyui", parse_native(native_names(family)))
+    sizes = {
+        f"denoiser.{name.removesuffix('.weight')}": tuple(weight.shape)
+        for name, weight in model.named_parameters()
+        if name.endswith(".weight") and weight.ndim == 2
+    }
+    tensors: dict[str, Tensor] = {}
+    wanted: dict[str, Tensor] = {}
+    generator = torch.Generator().manual_seed(0)
+    by_path: dict[str, list[str]] = {}
+    for target, row in table.targets.items():
+        native = row.module.removeprefix("diffusion_model.")
+        path = native if form.names == "N" else target.removeprefix("denoiser.")
+        if target in sizes:
+            by_path.setdefault(path, []).append(target)
+    for path, targets in by_path.items():
+        targets.sort(key=lambda target: part.start if (part := table.targets[target].part) else 0)
+        ends = [sizes[target][0] for target in targets]
+        down = torch.randn(RANK, sizes[targets[0]][1], generator=generator)
+        up = torch.randn(sum(ends), RANK, generator=generator)
+        name = form.prefix + (path.replace(".", "_") if form.prefix.endswith("_") else path)
+        first, second = ("lora_A", "lora_B") if form.pair == "AB" else ("lora_down", "lora_up")
+        tensors |= {f"{name}.{first}.weight": down, f"{name}.{second}.weight": up}
+        if alpha is not None:
+            tensors[f"{name}.alpha"] = torch.tensor(alpha)
+        change = (1 if alpha is None else alpha / RANK) * up @ down
+        wanted |= dict(zip(targets, change.split(ends), strict=True))
+    return tensors, wanted
+
+
+def loaded(family: str, make: Callable[[str], Any], file: Any, wanted: Mapping[str, Tensor]) -> Loaded:
+    """What diffusers makes of a file, or of its tensors."""
+    model = make(family)
+    mixin, _, folder = LOADERS[family]
+    loader = type("Loader", (getattr(loaders, mixin),), {"hf_device_map": None, "components": {}})()
+    setattr(loader, folder, model)
+    loader.text_encoder = None
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            loader.load_lora_weights(file, adapter_name="it")
+            if getattr(model, "peft_config", None):
+                model.fuse_lora()
+    except (ValueError, IndexError):  # peft's NoMatchingPeftModuleError is a ValueError
+        return Loaded("refused", 0)
+    after = {name.replace(".base_layer", ""): weight for name, weight in model.state_dict().items()}
+    scales = []
+    for target, change in wanted.items():
+        name = f"{target.removeprefix('denoiser.')}.weight"
+        added = after[name] - before[name]
+        scale = float((added * change).sum() / (change * change).sum())
+        torch.testing.assert_close(added, scale * change, rtol=1e-3, atol=1e-3)
+        scales.append(round(scale, 2))
+    changed = sum(scale != 0 for scale in scales)
+    outcome = "whole" if changed == len(scales) else "part" if changed else "nothing"
+    return Loaded(outcome, max(scales) if len(set(scales) - {0}) <= 1 else float("nan"))
+
+
+def of(program: str, path: Path) -> Reading:
+    return next(reading for reading in readings(read_lora(path)) if reading.program.startswith(program))
+
+
+@pytest.mark.parametrize("alpha", [None, ALPHA])
+@pytest.mark.parametrize(
+    ("family", "form"), FORMS, ids=lambda value: "".join(value) if isinstance(value, Form) else value
+)
+def test_diffusers_does_what_the_rule_says(
+    made: Callable[[str], Any], tmp_path: Path, family: str, form: Form, alpha: float | None
+) -> None:
+    tensors, wanted = written(family, made(family), form, alpha)
+    path = tmp_path / "lora.safetensors"
+    save_file(tensors, path)
+    found = loaded(family, made, tensors, wanted)
+    reading = of("diffusers", path)
+    assert reading.outcome == found.outcome
+    assert found.scale == (1 if found.outcome in ("whole", "part") else 0)
+    assert reading.layers == {"whole": reading.of, "nothing": 0, "refused": 0}.get(found.outcome)
+
+
+def test_an_alpha_in_the_metadata_is_used_by_diffusers_alone(made: Callable[[str], Any], tmp_path: Path) -> None:
+    """One file with two strengths."""
+    for prefix, names in (("transformer.", "D"), ("diffusion_model.", "N")):
+        tensors, wanted = written("krea2", made("krea2"), Form(prefix, names, "AB"), None)
+        settings = {"r": RANK, "lora_alpha": 2 * RANK, "target_modules": ["to_q"], "peft_type": "LORA"}
+        stated = {f"transformer.{name}": value for name, value in settings.items()}
+        path = tmp_path / f"{names}.safetensors"
+        save_file(tensors, path, {"format": "pt", "lora_adapter_metadata": json.dumps(stated)})
+        kept = {target: change for target, change in wanted.items() if target.endswith("to_q")}
+        assert loaded("krea2", made, str(path), kept).scale == 2
+        file = read_lora(path)
+        assert set(file.alphas) == {2.0 * RANK} and {module.scale for module in file.modules} == {2}
+        assert of("ComfyUI", path).has_other_strength and not of("diffusers", path).has_other_strength
+        assert of("ComfyUI", path).outcome == "whole"
+        assert inspect_lora(path).as_plain()["readers"][1]["has_other_strength"] is True
+
+
+def test_programs_that_have_no_such_models(made: Callable[[str], Any], tmp_path: Path) -> None:
+    path = tmp_path / "lora.safetensors"
+    for family, outcome in (("krea2", "foreign"), ("sd15", "whole")):
+        form = Form("lora_unet_", "D", "du")
+        save_file(written(family, made(family), form, ALPHA)[0], path)
+        assert of("AUTOMATIC1111", path).outcome == outcome
