@@ -20,7 +20,7 @@ class Regrouped(NamedTuple):
     """A module of the new table."""
 
     name: str
-    made_of: Layer  # the file's layer, whose tensors it has if `product` is None; else the first of several, or a whole
+    made_of: Layer  # of the file: it has its tensors where `product` is None; else the first that is in it
     product: Product | None  # with a scale of 1
 
 
@@ -32,16 +32,17 @@ def regrouped(found: Sequence[Layer], stream: BinaryIO, table: NameTable) -> Ite
     """
     of_target = {row.target: layer for layer in found for row in layer.rows}
     for name, rows in table.modules.items():
-        sources = [of_target[row.target] for row in rows if row.target in of_target]
+        sources = {layer.name: layer for row in rows if (layer := of_target.get(row.target)) is not None}
         if not sources:
             continue
-        if [row.target for row in sources[0].rows] == [row.target for row in rows]:
-            yield Regrouped(name, sources[0], None)
+        first = next(iter(sources.values()))
+        if [row.target for row in first.rows] == [row.target for row in rows]:
+            yield Regrouped(name, first, None)
             continue
         parts: dict[str, Product] = {}
-        for layer in dict.fromkeys(sources):
+        for layer in sources.values():
             parts |= _parts(layer, stream)
-        yield Regrouped(name, sources[0], _joined(parts, rows))
+        yield Regrouped(name, first, _joined(parts, rows))
 
 
 @QUIET
