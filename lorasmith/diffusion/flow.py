@@ -24,8 +24,11 @@ TIMESTEPS = 1000
 class Shift(Protocol):
     """Moves noise levels towards the noise: s -> a s / (1 + (a - 1) s), which keeps 0 and 1."""
 
-    def factor(self, latents_shape: tuple[int, ...]) -> float:
-        """The factor `a` for latents (B, C, h, w): 1 changes nothing, 3 makes 0.75 of 0.5."""
+    def factor(self, latents_shape: tuple[int, ...], steps: int = 0) -> float:
+        """The factor `a` for latents (B, C, h, w): 1 changes nothing, 3 makes 0.75 of 0.5.
+
+        `steps`: of a sampler; 0 in training.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ class FixedShift:
 
     by: float = 1.0
 
-    def factor(self, latents_shape: tuple[int, ...]) -> float:  # noqa: ARG002
+    def factor(self, latents_shape: tuple[int, ...], steps: int = 0) -> float:  # noqa: ARG002
         return self.by
 
 
@@ -49,7 +52,7 @@ class ShiftByTokens:
     greatest: float  # logarithm of the factor at the second
     patch: int = 2  # side of a token, in elements of the latents
 
-    def factor(self, latents_shape: tuple[int, ...]) -> float:
+    def factor(self, latents_shape: tuple[int, ...], steps: int = 0) -> float:  # noqa: ARG002
         height, width = latents_shape[-2:]
         tokens = (height // self.patch) * (width // self.patch)
         slope = (self.greatest - self.least) / (self.most - self.fewest)
@@ -108,7 +111,7 @@ class FlowMatching:
 
     def levels(self, steps: int, denoising_strength: float, latents_shape: tuple[int, ...]) -> tuple[NoiseLevel, ...]:
         """Evenly spaced before the shift, as in the samplers of diffusers that are given their levels."""
-        factor = self.sampling_shift.factor(latents_shape)
+        factor = self.sampling_shift.factor(latents_shape, steps)
         visited, first = max(1, round(steps * denoising_strength)), _unshifted(denoising_strength, factor)
         evenly = [first * (visited - number) / visited for number in range(visited)]
         shifted = torch.tensor([factor * level / (1 + (factor - 1) * level) for level in evenly])

@@ -74,6 +74,14 @@ FAMILIES = {  # recognizers are asked in this order
         in_webui=False,
         footprint="lorasmith.families.zimage.footprint:footprint",
     ),
+    "flux2_klein": FamilyEntry(
+        family="lorasmith.families.flux2_klein.family:Flux2Klein",
+        recognizer="lorasmith.families.flux2_klein.recognize:recognize",
+        layer_names="lorasmith.families.flux2_klein.layout:layer_names",
+        pipelines=("Flux2KleinPipeline",),
+        in_webui=False,
+        footprint="lorasmith.families.flux2_klein.footprint:footprint",
+    ),
 }
 
 IMAGE_ENCODERS = {

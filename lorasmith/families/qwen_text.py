@@ -100,10 +100,15 @@ def qwen3_builder() -> Build:
 
 
 @torch.no_grad()
-def hidden_states(encoder: Any, ids: Tensor) -> tuple[Tensor, ...]:
+def hidden_states(encoder: Any, ids: Tensor, mask: Tensor | None = None) -> tuple[Tensor, ...]:
     """(T,) tokens -> (T, width) for each state, in the encoder's precision: 0 is what goes into the first layer, the
-    last has gone through the final norm."""
-    found = encoder(input_ids=ids[None].to(encoder.device), use_cache=False, output_hidden_states=True).hidden_states
+    last has gone through the final norm. `mask`, (T,) booleans: the tokens that others see; None: all."""
+    found = encoder(
+        input_ids=ids[None].to(encoder.device),
+        attention_mask=None if mask is None else mask[None].to(encoder.device),
+        use_cache=False,
+        output_hidden_states=True,
+    ).hidden_states
     return tuple(states[0] for states in found)
 
 

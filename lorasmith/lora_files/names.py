@@ -24,6 +24,7 @@ FAMILY_NAMES = {
     "krea2": "Krea 2",
     "anima": "Anima",
     "zimage": "Z-Image",
+    "flux2_klein": "FLUX.2 klein",
     "flux": "FLUX.1",
     "flux2": "FLUX.2",
     "chroma": "Chroma",
@@ -57,6 +58,9 @@ _WIDTHS = {  # family -> another by the number of inputs of its layers
 }
 _ALIKE = {"anima": re.compile(r"^transformer_blocks_\d")}
 """Families with layers whose paths, of this pattern, other families have too: theirs have other proportions."""
+_SHARED_NAMES = {"flux2_klein": 6144}
+"""Families whose layers in blocks have the names of others': of FLUX.1, in which they have other proportions, and of
+FLUX.2 dev, in which they have this width."""
 _MARKS = (  # what metadata may begin with, after "ss_base_model_version" or "modelspec.architecture"
     ("sdxl", ("sdxl_", "stable-diffusion-xl")),
     ("sd2", ("sd_v2", "stable-diffusion-v2")),
@@ -64,6 +68,7 @@ _MARKS = (  # what metadata may begin with, after "ss_base_model_version" or "mo
     ("krea2", ("krea2", "krea-2")),
     ("anima", ("anima",)),
     ("zimage", ("zimage", "z-image", "z_image")),
+    ("flux2_klein", ("flux2_klein", "flux2-klein", "flux-2-klein")),
     ("flux2", ("flux2", "flux-2")),
     ("flux", ("flux1", "flux-1")),
     ("chroma", ("chroma",)),
@@ -128,7 +133,7 @@ def families_of(modules: Sequence[Module], metadata: Mapping[str, str]) -> tuple
     scores = {}
     for family in FAMILIES:
         layers = layers_of(family)
-        known = _known(family, modules)
+        known = [module for module in _known(family, modules) if not _is_others(family, module)]
         exact = sum(module.name in layers.table.modules for module in modules)
         fitting = sum(_fits(module, layers.rows_of(module)) for module in known)
         formed = sum(_has_form(module, layers.rows_of(module)) for module in known)
@@ -170,6 +175,17 @@ def _fits(module: Module, rows: Sequence[Row]) -> bool:
     """Whether the module has the size of the published model's layer."""
     shape = module.layer_shape
     return shape == (sum(row.layer.outputs for row in rows), rows[0].layer.inputs) if rows else False
+
+
+def _is_others(family: str, module: Module) -> bool:
+    """Whether a layer with a name of this family is of another that has the same name."""
+    if family not in _SHARED_NAMES or not module.layer_shape:
+        return False
+    (row, *_) = layers_of(family).rows_of(module)
+    outputs, inputs = module.layer_shape
+    has_proportions = outputs * row.layer.inputs == inputs * row.layer.outputs
+    is_inner = "_blocks." in row.module or "_modulation_" in row.module  # those at the ends have a size of their own
+    return is_inner and (not has_proportions or _SHARED_NAMES[family] in (outputs, inputs))
 
 
 def _has_form(module: Module, rows: Sequence[Row]) -> bool:

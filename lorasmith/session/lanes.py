@@ -113,7 +113,7 @@ def estimates(
     """The memory that each lane takes, from the fastest on. `fixed`: settings that a lane must leave as they are."""
     device = _device(config)
     number = BYTES[_precision(config, weights, device)]
-    pixels = _most_pixels(config, examples)
+    pixels = _most_pixels(config, examples, footprint.text_pixels * LATENT**2)
     picture = max(example.bucket.width * example.bucket.height for example in examples)
     adapter = _adapter_bytes(config, weights.depths)
     tile = _tile(config, picture, memory - FIXED[device], fixed)
@@ -201,11 +201,12 @@ def _precision(config: RunConfig, weights: BaseWeights, device: str) -> str:
     return "bf16" if device == "cuda" else "fp32"
 
 
-def _most_pixels(config: RunConfig, examples: Iterable[Example]) -> int:
-    """The pixels of the heaviest batch."""
+def _most_pixels(config: RunConfig, examples: Iterable[Example], text: int) -> int:
+    """The pixels of the heaviest batch; the text of an example counts as `text` of them."""
     subsets = config.subsets()
     return max(
-        example.bucket.width * example.bucket.height * subsets[example.subset].batch_size for example in examples
+        (example.bucket.width * example.bucket.height + text) * subsets[example.subset].batch_size
+        for example in examples
     )
 
 

@@ -35,8 +35,9 @@ def _numbers(name: str, parameter: Tensor, generator: torch.Generator, *, is_zer
     return drawn / parameter[0].numel() ** 0.5
 
 
-def write_tokenizer(folder: Path, template: str) -> int:
-    """A vocabulary with Qwen's structure, in which the words of the template are tokens, as in Qwen's own; its size."""
+def write_tokenizer(folder: Path, template: str, *, more: tuple[str, ...] = (), chat: str = "") -> int:
+    """A vocabulary with Qwen's structure, in which the words of the template are tokens, as in Qwen's own; its size.
+    `more`: further tokens of their own; `chat`: the chat template."""
     tokenizer = Tokenizer(models.BPE())
     splitting = pre_tokenizers.Split(Regex(_WORDS), behavior="isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -44,7 +45,7 @@ def write_tokenizer(folder: Path, template: str) -> int:
     )
     tokenizer.decoder = decoders.ByteLevel()
     plain = template
-    for token in SPECIAL:
+    for token in (*SPECIAL, *more):
         plain = plain.replace(token, "\n")
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=700, initial_alphabet=alphabet, show_progress=False)
@@ -58,13 +59,13 @@ def write_tokenizer(folder: Path, template: str) -> int:
     added = {
         str(first + number): {
             "content": token,
-            "special": True,
+            "special": token in SPECIAL,
             "lstrip": False,
             "rstrip": False,
             "single_word": False,
             "normalized": False,
         }
-        for number, token in enumerate(SPECIAL)
+        for number, token in enumerate((*SPECIAL, *more))
     }
     layouts.write_json(
         folder / "tokenizer_config.json",
@@ -75,6 +76,7 @@ def write_tokenizer(folder: Path, template: str) -> int:
             "eos_token": "<|im_end|>",
             "unk_token": "<|endoftext|>",
             "model_max_length": 4096,
+            **({"chat_template": chat} if chat else {}),
         },
     )
-    return first + len(SPECIAL)
+    return first + len(SPECIAL) + len(more)

@@ -14,6 +14,7 @@ from typing import Any
 from lorasmith.demo.miniature import make_model
 from lorasmith.families.headers import read_header
 from tests.families.anima.miniature import make_model as make_anima
+from tests.families.flux2_klein.miniature import make_model as make_flux2_klein
 from tests.families.krea2.miniature import make_model as make_krea2
 from tests.families.zimage.miniature import make_model as make_zimage
 
@@ -24,6 +25,7 @@ MINIATURES: dict[str, Callable[[Path], Path]] = {
     "krea2": make_krea2,
     "anima": make_anima,
     "zimage": make_zimage,
+    "flux2_klein": make_flux2_klein,
 }
 
 UNET, TEXT = "model.diffusion_model.", "cond_stage_model.transformer.text_model."

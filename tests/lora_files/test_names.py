@@ -100,3 +100,23 @@ def test_metadata_decide_where_names_do_not() -> None:
     assert families_of(unknown, {}) == ()
     assert families_of(unknown, {"ss_base_model_version": "sdxl_base_v1-0"}) == ("sdxl",)
     assert families_of(unknown, {"modelspec.architecture": "flux-1-dev/lora"}) == ("flux",)
+
+
+KLEIN = {"img_attn.qkv": 3, "img_mlp.0": 6}
+
+
+@pytest.mark.parametrize("width", [32, 3072, 4096, 6144])
+def test_klein_has_the_names_of_its_relatives_and_sizes_of_its_own(width: int) -> None:
+    """FLUX.1 has half as wide a layer before the activation, FLUX.2 dev is wider."""
+
+    def found(proportions: dict[str, int]) -> tuple[str, ...]:
+        layers = [
+            modules(f"diffusion_model.double_blocks.{block}.{name}", inputs=width, outputs=width * times)
+            for block in range(2)
+            for name, times in proportions.items()
+        ]
+        return families_of([module for module, *_ in layers], {})
+
+    assert found(KLEIN) == (("flux2",) if width == 6144 else ("flux2_klein",))
+    if width == 3072:
+        assert found({"img_mlp.0": 4}) == ("flux",)

@@ -1,6 +1,7 @@
 """The lane of a run by the memory of its device: SDXL and SD 1.5 by the configs of their published models."""
 
 import json
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def weights_of(family: str) -> BaseWeights:
 
 
 def found(
-    family: str, side: int, memory: float, values: dict[tuple[str, str], Any] | None = None
+    family: str, side: int, memory: float, values: dict[tuple[str, str], Any] | None = None, text_pixels: int = 0
 ) -> list[LaneEstimate]:
     weights = weights_of(family)
     config = RunConfig().with_values({("model", "family"): family, **CUDA, **(values or {})})
@@ -59,6 +60,7 @@ def found(
     sizes = footprint(weights)
     assert sizes is not None
     fixed = (values or {}).keys()
+    sizes = replace(sizes, text_pixels=text_pixels)
     return estimates(config, weights, sizes, examples, memory=int(memory * GIB), fixed=fixed)
 
 
@@ -113,6 +115,11 @@ def test_larger_batches_take_more() -> None:
     small, large = (found("sd15", 512, 8, {("training", "batch_size"): size})[0] for size in (1, 4))
     assert large.activations == pytest.approx(4 * small.activations, rel=0.001)
     assert large.base == small.base
+
+
+def test_texts_that_take_as_much_as_pictures_count_as_such() -> None:
+    without, with_text = found("sdxl", 512, 24), found("sdxl", 512, 24, text_pixels=64 * 64)
+    assert with_text[0].activations == pytest.approx(2 * without[0].activations, abs=1)
 
 
 def test_too_little() -> None:

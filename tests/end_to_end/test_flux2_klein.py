@@ -1,0 +1,88 @@
+"""FLUX.2 klein from pictures to a file that diffusers reads whole, and continued to the same bytes."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lorasmith.adapters.lora import DOWN, UP
+from lorasmith.errors import ExitCode
+from lorasmith.families.flux2_klein.family import join_projections
+from lorasmith.runs.events import CacheProgress, Evaluated
+from tests.end_to_end.workshop import Values, Workshop
+from tests.families.flux2_klein.miniature import make_model
+
+MakeWorkshop = Callable[[str], Workshop]
+SETTINGS: Values = {
+    ("dataset", "resolution"): 64,
+    ("adapter", "rank"): 4,
+    ("adapter", "alpha"): 2.0,
+    ("optimizer", "lr"): 1e-2,
+    ("training", "batch_size"): 2,
+    ("evaluation", "examples"): 1,
+    ("evaluation", "sample_prompts"): ("a red ring --s 3",),
+    ("export", "save_precision"): "fp32",
+}
+
+
+@pytest.fixture(scope="module")
+def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("flux2_klein") / "model")
+
+
+@pytest.mark.parametrize("precision", ["bf16", pytest.param("fp32", marks=pytest.mark.ci)])
+def test_it_trains_and_continues_to_the_same_bytes(make_workshop: MakeWorkshop, precision: str) -> None:
+    values: dict[tuple[str, str], Any] = {**SETTINGS, ("model", "precision"): precision}
+    straight, pieces = make_workshop("straight"), make_workshop("pieces")
+    whole = straight.new(3, {**values, ("evaluation", "every"): 3})
+    assert whole.exit_code == ExitCode.FINISHED
+    assert pieces.new(3, values, stop_after=1).exit_code == ExitCode.STOPPED
+    resumed = pieces.go_on(2)
+    assert resumed.exit_code == ExitCode.FINISHED and resumed.of(CacheProgress) == []
+    assert pieces.losses() == straight.losses() and pieces.digest() == straight.digest()
+    evaluated = [event for event in whole.of(Evaluated) if not event.is_control]
+    assert evaluated and all(event.validation is not None and event.samples for event in evaluated)
+
+
+def test_diffusers_applies_every_layer_of_the_file_as_trained(workshop: Workshop, base_model: Path) -> None:
+    """Alpha is half the rank here; its reader takes apart what was trained as one layer."""
+    from diffusers import Flux2Transformer2DModel
+    from diffusers.loaders import Flux2LoraLoaderMixin
+
+    assert workshop.new(2, SETTINGS).exit_code == ExitCode.FINISHED
+    path = workshop.run.export("last")
+    trained, stored = workshop.adapter(), load_file(path)
+    assert len(stored) == len(trained) == 2 * (8 + 2 * 2)
+    assert {key.rpartition(".lora_")[2] for key in stored} == {"A.weight", "B.weight"}
+    model: Any = Flux2Transformer2DModel.from_pretrained(base_model / "transformer")
+    before: Any = Flux2Transformer2DModel.from_pretrained(base_model / "transformer")
+    Flux2LoraLoaderMixin.load_lora_into_transformer(Flux2LoraLoaderMixin.lora_state_dict(str(path)), model)
+    model.fuse_lora()
+    model.unload_lora()
+    for either in (model, before):
+        join_projections(either)
+    after = model.state_dict()
+    targets = {name.removesuffix(f".{suffix}") for name in trained for suffix in (DOWN, UP) if name.endswith(suffix)}
+    assert len(targets) == 12
+    for name, tensor in before.state_dict().items():
+        target = f"denoiser.{name.removesuffix('.weight')}"
+        change = after[name] - tensor
+        if target not in targets:
+            assert not change.any(), name
+            continue
+        expected = 2.0 / 4 * trained[f"{target}.{UP}"] @ trained[f"{target}.{DOWN}"]
+        assert expected.any() and torch.allclose(change, expected, atol=1e-6), name
+
+
+def test_a_file_is_where_another_run_starts(make_workshop: MakeWorkshop) -> None:
+    first, second = make_workshop("first"), make_workshop("second")
+    assert first.new(2, SETTINGS).exit_code == ExitCode.FINISHED
+    path = first.run.export("last")
+    values: Values = {**SETTINGS, ("adapter", "init_from"): str(path), ("optimizer", "lr"): 1e-12}
+    assert second.new(1, values).exit_code == ExitCode.FINISHED
+    before, after = load_file(first.run.export("last")), load_file(second.run.export("last"))
+    assert before.keys() == after.keys()
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)

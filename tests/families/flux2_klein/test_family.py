@@ -1,0 +1,313 @@
+"""FLUX.2 klein against diffusers' own pipeline, on the same miniature, whose every parameter is random."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lorasmith.diffusion.sampling import denoise
+from lorasmith.families import load_family
+from lorasmith.families.checkpointing import Checkpointing
+from lorasmith.families.flow_transformer import packed, unpacked
+from lorasmith.families.flux2_klein.family import Flux2Klein, join_projections, text_positions
+from lorasmith.families.flux2_klein.layout import LENGTH, TAPS
+from lorasmith.families.flux2_klein.text import encode
+from lorasmith.families.qwen_transformer import EMBEDS
+from lorasmith.families.recognize import recognize
+from tests.families.flux2_klein.miniature import WIDTH, make_model
+
+CPU = torch.device("cpu")
+LEVELS: tuple[Checkpointing, ...] = ("none", "feed-forward", "block", "offload")
+CAPTIONS = ("a red circle", "", "a blue ring, " * 30)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    folder: Path
+    family: Flux2Klein
+    encoders: Mapping[str, nn.Module]
+    models: Mapping[str, nn.Module]
+    pipeline: Any  # diffusers', the text encoder in bfloat16 and the rest in float32
+
+    def inputs(self, *captions: str) -> list[dict[str, Tensor]]:
+        return [self.family.encode_caption(self.encoders, caption) for caption in captions]
+
+    def predict(
+        self, latents: Tensor, levels: Sequence[float], rows: list[dict[str, Tensor]], **models: nn.Module
+    ) -> Tensor:
+        conditioning = self.family.conditioning(self.models, self.family.collate(rows))
+        with torch.no_grad():
+            return self.family.predict(models or self.models, latents, torch.tensor(levels), conditioning)
+
+    @torch.no_grad()
+    def text(self, *captions: str, **options: Any) -> tuple[Tensor, Tensor]:
+        """What the pipeline makes of captions, and their positions."""
+        embeds, positions = self.pipeline.encode_prompt(list(captions), **options)
+        return embeds, positions
+
+    def theirs(self, latents: Tensor, levels: Sequence[float], captions: Sequence[str], **models: nn.Module) -> Tensor:
+        """The transformer's output as the pipeline calls it."""
+        embeds, positions = self.text(*captions)
+        found = self.called(latents, torch.tensor(levels), embeds, positions, **models)
+        return unpacked(found, *latents.shape[2:], 1)
+
+    @torch.no_grad()
+    def called(self, latents: Tensor, level: Tensor, embeds: Tensor, positions: Tensor, **models: nn.Module) -> Tensor:
+        denoiser: Any = models.get("denoiser", self.pipeline.transformer)
+        (found,) = denoiser(
+            hidden_states=self.pipeline._pack_latents(latents).to(denoiser.dtype),
+            encoder_hidden_states=embeds.to(denoiser.dtype),
+            timestep=level.to(denoiser.dtype),
+            guidance=None,
+            txt_ids=positions,
+            img_ids=self.pipeline._prepare_latent_ids(latents),
+            return_dict=False,
+        )
+        return found  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    from diffusers import Flux2KleinPipeline
+
+    folder = make_model(tmp_path_factory.mktemp("flux2_klein") / "model")
+    types = {"text_encoder": torch.bfloat16, "default": torch.float32}
+    pipeline = Flux2KleinPipeline.from_pretrained(folder, dtype=types, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    family = load_family(recognize(folder))
+    assert isinstance(family, Flux2Klein)
+    models = family.load_models(trained=[], dtype=torch.float32, device=CPU)
+    return Loaded(folder, family, family.load_encoders(CPU), models, pipeline)
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def difference(found: Tensor, expected: Tensor) -> float:
+    return float((found.float() - expected.float()).norm() / expected.float().norm())
+
+
+# -- loading ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_every_tensor_has_the_type_that_from_pretrained_gives_it(loaded: Loaded, dtype: torch.dtype) -> None:
+    """Queries, keys and values joined as diffusers itself joins them."""
+    from diffusers import Flux2Transformer2DModel
+
+    theirs: Any = Flux2Transformer2DModel.from_pretrained(loaded.folder / "transformer", dtype=dtype)
+    for block in theirs.transformer_blocks:
+        block.attn.fuse_projections()
+    ours = loaded.family.load_models(trained=[], dtype=dtype, device=CPU)["denoiser"]
+    found, expected = ours.state_dict(), theirs.state_dict()
+    separate = (".to_q.", ".to_k.", ".to_v.", ".add_q_proj.", ".add_k_proj.", ".add_v_proj.")
+    expected = {name: tensor for name, tensor in expected.items() if not any(part in name for part in separate)}
+    assert {name: tensor.dtype for name, tensor in found.items()} == dict.fromkeys(expected, dtype)
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+def test_the_text_encoder_is_that_of_the_pipeline_without_its_head(loaded: Loaded) -> None:
+    ours = loaded.encoders["text_encoder"]
+    theirs = loaded.pipeline.text_encoder.model
+    expected = theirs.state_dict()
+    assert ours.state_dict().keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in ours.state_dict().items())
+    assert {tensor.dtype for tensor in ours.parameters()} == {torch.bfloat16}
+
+
+# -- pictures --------------------------------------------------------------------------------------
+
+
+def test_pictures_are_encoded_as_the_pipeline_encodes_its_references(loaded: Loaded) -> None:
+    """Patches by channel, row and column, then each channel by the statistics of the batch norm; and the way back."""
+    pixels = drawn(3, 48, 64).clamp(-1, 1)
+    with torch.no_grad():
+        expected = loaded.pipeline._encode_vae_image(pixels[None], generator=None)[0]
+    found = loaded.family.encode_image(loaded.encoders, pixels)["latents"]
+    assert found.shape == (16, 3, 4) and difference(found, expected) < 1e-6
+    tokens, positions = loaded.pipeline._pack_latents(found[None]), loaded.pipeline._prepare_latent_ids(found[None])
+    assert torch.equal(packed(found[None], 1), tokens)
+    vae = loaded.pipeline.vae
+    with torch.no_grad():
+        back = loaded.pipeline._unpack_latents_with_ids(tokens, positions)
+        deviations = torch.sqrt(vae.bn.running_var + vae.config.batch_norm_eps).view(1, -1, 1, 1)
+        unscaled = back * deviations + vae.bn.running_mean.view(1, -1, 1, 1)
+        picture = vae.decode(loaded.pipeline._unpatchify_latents(unscaled)).sample
+    assert difference(loaded.family.decode_latents(loaded.encoders, found[None]), picture) < 1e-6
+
+
+# -- text ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("caption", [*CAPTIONS, "x " * 900])
+def test_captions_are_encoded_as_by_the_pipeline_with_its_padding(loaded: Loaded, caption: str) -> None:
+    embeds, _ = loaded.text(caption)
+    found = loaded.inputs(caption)[0][EMBEDS]
+    assert found.dtype == torch.bfloat16 and found.shape == (LENGTH, len(TAPS) * WIDTH)
+    assert torch.equal(found, embeds[0])
+
+
+# -- the denoiser ----------------------------------------------------------------------------------
+
+
+def test_predictions_are_those_of_the_pipelines_call(loaded: Loaded) -> None:
+    """Captions of unequal lengths in a batch, each with its own level; a batch is its examples alone."""
+    latents, levels = drawn(3, 16, 3, 4), (0.9, 0.5, 0.1)
+    rows = loaded.inputs(*CAPTIONS)
+    found = loaded.predict(latents, levels, rows)
+    assert difference(found, loaded.theirs(latents, levels, CAPTIONS)) < 1e-5
+    for number in range(3):
+        one = slice(number, number + 1)
+        assert difference(found[one], loaded.predict(latents[one], levels[one], rows[one])) < 1e-5
+
+
+def test_in_bfloat16_too(loaded: Loaded) -> None:
+    from diffusers import Flux2Transformer2DModel
+
+    folder = loaded.folder / "transformer"
+    theirs = Flux2Transformer2DModel.from_pretrained(folder, dtype=torch.bfloat16)
+    ours = loaded.family.load_models(trained=[], dtype=torch.bfloat16, device=CPU)["denoiser"]
+    latents = drawn(1, 16, 3, 4)
+    found = loaded.predict(latents, (0.7,), loaded.inputs("a red circle"), denoiser=ours)
+    assert found.dtype == torch.bfloat16
+    assert difference(found, loaded.theirs(latents, (0.7,), ["a red circle"], denoiser=theirs)) < 3e-2
+
+
+WRONG = {  # relative differences that a good guess makes, at least
+    "time x 1000": 0.1,
+    "time reversed": 0.1,
+    "no padding": 0.02,
+    "padding of zeros": 0.02,
+    "text without places": 0.005,
+    "picture on the first axes": 0.005,
+    "taps of FLUX.2 dev": 0.05,
+    "taps interleaved": 0.1,
+    "statistics forgotten": 0.1,
+}
+
+
+@pytest.mark.parametrize("guess", WRONG)
+def test_wrong_guesses_are_seen_by_these_tests(loaded: Loaded, guess: str) -> None:
+    """What the comparisons above would find."""
+    latents, level = drawn(1, 16, 3, 4), torch.tensor([0.9])
+    embeds, places = loaded.text("a red circle")
+    right = loaded.called(latents, level, embeds, places)
+    length = len(loaded.family.tokenize("a red circle")["token_ids"])
+    if guess == "time x 1000":
+        level = 1000 * level
+    elif guess == "time reversed":
+        level = 1 - level
+    elif guess == "no padding":
+        embeds, places = embeds[:, :length], places[:, :length]
+    elif guess == "padding of zeros":
+        embeds = embeds * (torch.arange(LENGTH) < length)[:, None]
+    elif guess == "text without places":
+        places = torch.zeros_like(places)
+    elif guess == "picture on the first axes":
+        with pytest.MonkeyPatch.context() as patch:
+            theirs = loaded.pipeline._prepare_latent_ids
+            patch.setattr(loaded.pipeline, "_prepare_latent_ids", lambda given: theirs(given).roll(-1, -1))
+            assert difference(loaded.called(latents, level, embeds, places), right) > WRONG[guess]
+        return
+    elif guess == "taps of FLUX.2 dev":
+        embeds, places = loaded.text("a red circle", text_encoder_out_layers=(10, 20, 26))
+    elif guess == "taps interleaved":
+        embeds = embeds.unflatten(2, (len(TAPS), WIDTH)).transpose(2, 3).flatten(2)
+    else:
+        vae = loaded.pipeline.vae
+        latents = latents * vae.bn.running_var.sqrt().view(1, -1, 1, 1) + vae.bn.running_mean.view(1, -1, 1, 1)
+    assert difference(loaded.called(latents, level, embeds, places), right) > WRONG[guess]
+
+
+def test_positions_are_those_of_the_pipeline(loaded: Loaded) -> None:
+    assert torch.equal(text_positions(5, CPU), loaded.pipeline._prepare_text_ids(torch.zeros(1, 5, 1))[0])
+
+
+# -- the process -----------------------------------------------------------------------------------
+
+
+def test_samples_are_those_of_the_pipeline(loaded: Loaded) -> None:
+    """Its shift depends on the number of steps."""
+    family, noise = loaded.family, drawn(1, 16, 4, 3)
+    (embeds, _), (without, _) = loaded.text("a red circle"), loaded.text("")
+    theirs = loaded.pipeline(
+        prompt_embeds=embeds.float(),
+        negative_prompt_embeds=without.float(),
+        height=64,
+        width=48,
+        num_inference_steps=5,
+        guidance_scale=4.0,
+        latents=noise,
+        output_type="latent",
+    ).images
+    vae = loaded.pipeline.vae
+    deviations = torch.sqrt(vae.bn.running_var + vae.config.batch_norm_eps).view(1, -1, 1, 1)
+    conditioning = family.conditioning(loaded.models, family.collate(loaded.inputs("", "a red circle")))
+
+    def predict(sample: Tensor, levels: Tensor) -> Tensor:
+        with torch.no_grad():
+            both = torch.cat([sample, sample]), torch.cat([levels, levels])
+            without, with_caption = family.predict(loaded.models, *both, conditioning).chunk(2)
+        return without + 4 * (with_caption - without)
+
+    found = denoise(predict, family.noise_process(), noise, noise, denoising_strength=1.0, steps=5)
+    unscaled = found * deviations + vae.bn.running_mean.view(1, -1, 1, 1)
+    assert difference(loaded.pipeline._unpatchify_latents(unscaled), theirs) < 1e-4
+
+
+def test_training_is_shifted_alike_whatever_the_size(loaded: Loaded) -> None:
+    process = loaded.family.noise_process()
+    for side in (16, 64, 96):
+        assert math.isclose(float(process.timesteps(torch.tensor([0.5]), (1, 128, side, side))), 0.75)
+
+
+# -- layers ----------------------------------------------------------------------------------------
+
+
+def test_gradients_are_the_same_at_every_level_of_checkpointing(loaded: Loaded) -> None:
+    targets = loaded.family.target_modules(loaded.models)
+    conditioning = loaded.family.conditioning(loaded.models, loaded.family.collate(loaded.inputs(*CAPTIONS[:2])))
+    weights = [target.module.get_parameter("weight") for target in targets]
+    found = []
+    try:
+        for level in LEVELS:
+            loaded.family.set_checkpointing(loaded.models, level)
+            for weight in weights:
+                weight.requires_grad_(True)
+            latents, levels = drawn(2, 16, 2, 3), torch.tensor([0.3, 0.8])
+            loaded.family.predict(loaded.models, latents, levels, conditioning).square().mean().backward()
+            found.append([weight.grad for weight in weights])
+            for weight in weights:
+                weight.grad = None
+    finally:
+        loaded.family.set_checkpointing(loaded.models, "none")
+        for weight in weights:
+            weight.requires_grad_(False)
+    assert all(gradient is not None and bool(gradient.any()) for gradient in found[0])
+    for again in found[1:]:
+        assert all(torch.equal(plain, gradient) for plain, gradient in zip(found[0], again, strict=True))
+
+
+def test_joined_layers_compute_what_the_separate_ones_do(loaded: Loaded) -> None:
+    from diffusers import Flux2Transformer2DModel
+
+    joined = Flux2Transformer2DModel.from_pretrained(loaded.folder / "transformer")
+    join_projections(joined)
+    latents, level = drawn(1, 16, 3, 4), torch.tensor([0.4])
+    embeds, places = loaded.text("a red circle")
+    found = loaded.called(latents, level, embeds, places, denoiser=joined)
+    assert difference(found, loaded.called(latents, level, embeds, places)) < 1e-6
+
+
+def test_padding_sees_the_caption(loaded: Loaded) -> None:
+    """It cannot be stored once for all captions."""
+    first, second = (row[EMBEDS] for row in loaded.inputs("a red circle", "a blue ring"))
+    assert difference(first[100:], second[100:]) > 0.01
+    ids, padding = loaded.family.tokenize("a red circle")["token_ids"], loaded.pipeline.tokenizer.pad_token_id
+    assert torch.equal(encode(loaded.encoders["text_encoder"], ids, padding, TAPS), first)
