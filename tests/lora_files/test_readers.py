@@ -97,7 +97,7 @@ def written(
 def layers_of_row(row: Row) -> list[str]:
     """The names of the layers that diffusers has for it."""
     path = row.target.partition(".")[2]
-    return [path]
+    return [f"{path.rpartition('.')[0]}.{piece}" for piece in row.pieces] or [path]
 
 
 def loaded(family: str, make: Callable[[str], Any], file: Any, wanted: Mapping[str, Change]) -> Loaded:
@@ -132,8 +132,8 @@ def loaded(family: str, make: Callable[[str], Any], file: Any, wanted: Mapping[s
     return Loaded(outcome, changed, max(scales) if len(set(scales) - {0}) <= 1 else float("nan"))
 
 
-def of(program: str, path: Path) -> Reading:
-    return next(reading for reading in readings(read_lora(path)) if reading.program.startswith(program))
+def of(program: str, path: Path, family: str = "") -> Reading:
+    return next(found for found in readings(read_lora(path), family) if found.program.startswith(program))
 
 
 @pytest.mark.parametrize("alpha", [None, ALPHA])
@@ -147,7 +147,7 @@ def test_diffusers_does_what_the_rule_says(
     path = tmp_path / "lora.safetensors"
     save_file(tensors, path)
     found = loaded(family, made, tensors, wanted)
-    reading = of("diffusers", path)
+    reading = of("diffusers", path, family)
     assert (reading.outcome, reading.layers) == (found.outcome, found.modules)
     assert found.scale == (1 if found.modules else 0)
 
