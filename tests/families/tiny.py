@@ -16,6 +16,7 @@ from lorasmith.families.headers import read_header
 from tests.families.anima.miniature import make_model as make_anima
 from tests.families.flux2_klein.miniature import make_model as make_flux2_klein
 from tests.families.krea2.miniature import make_model as make_krea2
+from tests.families.qwen_image21.miniature import make_model as make_qwen_image21
 from tests.families.zimage.miniature import make_model as make_zimage
 
 MINIATURES: dict[str, Callable[[Path], Path]] = {
@@ -23,6 +24,7 @@ MINIATURES: dict[str, Callable[[Path], Path]] = {
     "sd2": partial(make_model, family="sd2", size="nano"),
     "sdxl": partial(make_model, family="sdxl", size="nano"),
     "krea2": make_krea2,
+    "qwen_image21": make_qwen_image21,
     "anima": make_anima,
     "zimage": make_zimage,
     "flux2_klein": make_flux2_klein,
