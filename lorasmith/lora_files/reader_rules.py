@@ -64,6 +64,49 @@ OF_DIFFUSERS: dict[str, Rules] = {
         lycoris_           D du  lost     refused
         """
     ),
+    "flux2_klein": _rules(
+        """
+        transformer.       D AB  read     refused
+        transformer.       D du  lost     lost
+        transformer.       N AB  refused  refused
+        diffusion_model.   N AB  read     refused
+        diffusion_model.   N du  lost     lost
+        diffusion_model.   D AB  read     refused  transformer_blocks_\\d
+        diffusion_model.   D AB  refused  refused
+        diffusion_model.   D du  lost     lost
+        base_model.model.  D AB  read     refused  transformer_blocks_\\d
+        base_model.model.  D AB  refused  refused
+        -                  D AB  lost     refused
+        -                  D du  lost     lost
+        -                  N AB  lost     refused
+        lora_unet_         N du  lost     lost     _modulation
+        lora_unet_         N du  read     read
+        lora_unet_         D du  lost     lost
+        lora_transformer_  D du  lost     lost
+        lycoris_           D du  lost     lost
+        """
+    ),
+    "qwen_image21": _rules(
+        """
+        transformer.       D AB  read     refused
+        transformer.       D du  refused  refused
+        transformer.       N AB  lost     refused  gate_up$
+        diffusion_model.   D AB  read     read
+        diffusion_model.   D du  read     read
+        diffusion_model.   N AB  lost     lost     gate_up$
+        diffusion_model.   N du  lost     lost     gate_up$
+        base_model.model.  D AB  lost     refused
+        -                  D AB  lost     read
+        -                  D du  lost     read
+        -                  N AB  lost     lost     gate_up$
+        lora_unet_         D du  lost     lost     gate_layer$
+        lora_unet_         D du  read     read     transformer_blocks_\\d
+        lora_unet_         D du  refused  refused
+        lora_unet_         N du  lost     lost     gate_up$
+        lora_transformer_  D du  lost     refused
+        lycoris_           D du  lost     refused
+        """
+    ),
     "anima": _rules(
         """
         transformer.       D AB  read     refused
@@ -106,11 +149,20 @@ OF_DIFFUSERS: dict[str, Rules] = {
 }
 """Rules for plain pairs of matrices. Kinds of more matrices are refused, but for OF_KRONECKER."""
 
-OF_KRONECKER: dict[str, frozenset[tuple[str, str]]] = {"zimage": frozenset({("diffusion_model.", "D")})}
+OF_KRONECKER: dict[str, frozenset[tuple[str, str]]] = {
+    "zimage": frozenset({("diffusion_model.", "D")}),
+    "flux2_klein": frozenset({("lycoris_", "D"), ("diffusion_model.", "N"), ("lora_unet_", "N")}),
+}
 """Prefixes and names under which it reads LoKr."""
 
-_EVERYWHERE = frozenset({("diffusion_model.", "D"), ("transformer.", "D"), ("lycoris_", "D"), ("", "D")})
-OF_COMFYUI: dict[str, frozenset[tuple[str, str]]] = {"krea2": _EVERYWHERE, "zimage": _EVERYWHERE, "anima": frozenset()}
+_PLAIN = frozenset({("transformer.", "D"), ("lycoris_", "D"), ("", "D")})
+OF_COMFYUI: dict[str, frozenset[tuple[str, str]]] = {
+    "krea2": _PLAIN | {("diffusion_model.", "D")},
+    "zimage": _PLAIN | {("diffusion_model.", "D")},
+    "qwen_image21": _PLAIN,
+    "flux2_klein": _PLAIN | {("lora_transformer_", "D")},
+    "anima": frozenset(),
+}
 """The prefixes that it reads besides those of every family, OF_COMFYUI_ALWAYS; with alphas and of every kind."""
 OF_COMFYUI_ALWAYS = frozenset({("diffusion_model.", "N"), ("lora_unet_", "N")})
 

@@ -117,9 +117,9 @@ def _spellings(family: str, module: Module) -> list[str]:
 @cache
 def _paths(family: str) -> tuple[frozenset[str], frozenset[str]]:
     """The paths of the denoiser's layers, with "_" for ".", in the original model and in diffusers."""
-    table = layers_of(family).table
-    native = table_in(table, "comfyui", parse_native(native_names(family)))
+    table, places = layers_of(family).table, parse_native(native_names(family))
+    native, diffusers = table_in(table, "comfyui", places), table_in(table, "diffusers", places)
     prefix = "diffusion_model." if "." in next(iter(native.modules)) else "lora_unet_"
     names = (name.removeprefix(prefix) for name, rows in native.modules.items() if rows[0].component == "denoiser")
-    targets = (name.partition(".")[2] for name, row in table.targets.items() if row.component == "denoiser")
+    targets = (name.partition(".")[2] for name, row in diffusers.targets.items() if row.component == "denoiser")
     return frozenset(name.replace(".", "_") for name in names), frozenset(name.replace(".", "_") for name in targets)
