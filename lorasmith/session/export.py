@@ -18,6 +18,7 @@ from lorasmith.config.optimizer_table import KnownOptimizer, known_optimizer
 from lorasmith.data.types import Example
 from lorasmith.engine.batches import RunBatches
 from lorasmith.engine.state import TrainState
+from lorasmith.exporting.joined import for_pieces
 from lorasmith.exporting.metadata import ExportFacts
 from lorasmith.exporting.name_table import ALPHA, NameTable
 from lorasmith.exporting.names import to_file
@@ -88,7 +89,8 @@ class Exporter:
         )
         if adapter.kind.name != "lora":  # of which diffusers reads no other
             programs -= {DIFFUSERS}
-        modules = {table.targets[target].module for target in adapter.layers if target.startswith("denoiser.")}
+        layers = for_pieces(adapter.layers, table, lambda whole, *_: whole)
+        modules = {table.targets[target].module for target in layers if target.startswith("denoiser.")}
         for reading in readings(read_lora(path), family):
             if reading.program in programs and (reading.outcome, reading.layers) != ("whole", len(modules)):
                 raise ExportError("unread", f"{reading.program}: {reading.layers} / {len(modules)}")
