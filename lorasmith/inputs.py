@@ -25,10 +25,9 @@ from lorasmith.data.regularisation import unused_regularisation, with_dealt_repe
 from lorasmith.data.seen import decoded
 from lorasmith.data.types import Example
 from lorasmith.errors import ConfigError, DatasetError, ModelError
-from lorasmith.families.locate import is_there, locate
-from lorasmith.families.other_vae import with_vae
+from lorasmith.families.locate import expanded, is_there, locate
 from lorasmith.families.recognize import recognize
-from lorasmith.families.weights import BaseWeights, NoiseRequest, TextSettings
+from lorasmith.families.weights import BaseWeights, NoiseRequest, PartFiles, TextSettings
 from lorasmith.lora_files.modules import KINDS
 from lorasmith.lora_files.names import FAMILY_NAMES
 from lorasmith.lora_files.reader import LoraFile, read_lora
@@ -115,13 +114,15 @@ def base_weights(config: RunConfig, here: Path | None = None) -> BaseWeights:
 
     Raises:
         ConfigError: no base model is named.
-        ModelError: nothing has that name, or it is a model that this program does not know; as `with_vae`.
+        ModelError: nothing has that name, or it is a model that this program does not know; as `recognize`.
     """
     if not config.model.base_model:
         raise ConfigError("base_model_unnamed")
-    asked = NoiseRequest(config.model.prediction, config.model.zero_terminal_snr)
-    weights = recognize(locate(config.model.base_model, near=here), asked=asked)
-    return with_vae(weights, Path(here or ".", config.model.vae)) if config.model.vae else weights
+    model, folder = config.model, here or Path()
+    asked = NoiseRequest(model.prediction, model.zero_terminal_snr)
+    vae = folder / expanded(model.vae) if model.vae else None
+    parts = PartFiles(vae, tuple(folder / expanded(path) for path in model.text_encoder))
+    return recognize(locate(model.base_model, near=here), asked=asked, parts=parts)
 
 
 def text_settings(model: ModelConfig) -> TextSettings:

@@ -6,9 +6,13 @@ noticed. Reads no file and needs no library.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
+
+from lorasmith.errors import ModelError
+from lorasmith.families.weights import CONFIGS_KEY, ModelFiles
 
 MAX_LEVELS = 8
 MAX_LAYERS = 100
@@ -17,6 +21,24 @@ MAX_TOKENS = 1_000_000
 MAX_POSITIONS = 65_536
 MAX_TIMESTEPS = 10_000
 MAX_SIDE = 4096  # pixels of a latent
+
+
+def described_configs(files: ModelFiles) -> dict[str, Any] | None:
+    """The configs in the metadata of a single file; None where there are none.
+
+    Raises:
+        ModelError: `model_damaged`.
+    """
+    if CONFIGS_KEY not in files.metadata:
+        return None
+    damaged = ModelError("model_damaged", path=str(files.path), where=CONFIGS_KEY)
+    try:
+        configs = json.loads(files.metadata[CONFIGS_KEY])
+    except (ValueError, RecursionError) as error:
+        raise damaged from error
+    if not isinstance(configs, dict):
+        raise damaged
+    return configs
 
 
 def wrong_setting(configs: Mapping[str, Any]) -> str:

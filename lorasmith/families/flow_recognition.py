@@ -6,19 +6,29 @@ Needs no torch and reads no tensor.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
 from lorasmith.errors import ModelError
+from lorasmith.families.config_checks import described_configs
 from lorasmith.families.distilled import distilled_by
 from lorasmith.families.folders import component_shapes, missing_files
 from lorasmith.families.foreign_files import LORA_KEY
 from lorasmith.families.headers import check_tokenizer, read_json
-from lorasmith.families.weights import BaseWeights, ComponentNames, ModelFiles, NoiseSettings, Shapes
+from lorasmith.families.ldm_configs import UnusualShapesError
+from lorasmith.families.places import shapes_at
+from lorasmith.families.split_files import DENOISER, SplitFiles, find_parts, named_parts
+from lorasmith.families.weights import (
+    CONFIGS_KEY,
+    NO_PARTS,
+    BaseWeights,
+    ComponentNames,
+    ModelFiles,
+    NoiseSettings,
+    Shapes,
+)
 
-DENOISER = "transformer"
-"""The component of the denoiser in diffusers folders."""
 _RESOLUTION = 1024
 _BUCKET_STEP = 64
 
@@ -40,11 +50,47 @@ class FlowFamily:
     """Pixels of which both sides of a picture are multiples."""
     depths: Callable[[Configs], Mapping[str, int]] = lambda configs: {}  # noqa: ARG005
     """The number of blocks in each list of them, by target, where models of the family differ in it."""
+    split: SplitFiles | None = None  # None: only diffusers folders of it can be read
 
 
 def is_folder_of(files: ModelFiles, family: FlowFamily) -> bool:
     """Whether the files are a diffusers folder of this family."""
     return files.layout == "diffusers" and files.index.get("_class_name") in family.pipelines
+
+
+def is_single_file_of(files: ModelFiles, family: FlowFamily) -> bool:
+    """Whether the file holds this family's denoiser."""
+    return files.layout == "single_file" and family.split is not None and bool(family.split.find(files.shapes))
+
+
+def single_file_model(files: ModelFiles, family: FlowFamily) -> BaseWeights:
+    """The model whose denoiser is in this file, with its text encoders and VAE in the same or in other files.
+
+    Raises:
+        ModelError: a part is missing, damaged or of a form that cannot be trained.
+    """
+    split, path = family.split, str(files.path)
+    assert split is not None
+    known = described_configs(files) or {}
+    if not all(isinstance(known.get(name, {}), dict) for name in family.names.config_files):
+        raise ModelError("model_damaged", path=path, where=CONFIGS_KEY)
+    try:
+        shapes = shapes_at(split.find(files.shapes), files.shapes)
+        denoiser = known.get(DENOISER) or split.config(shapes)
+        found = find_parts(files, split, {**known, DENOISER: denoiser}, family.people_say)
+        found_configs = {name: part.config for name, part in found.items()}
+        for name in split.parts.keys() - found.keys():
+            stored = shapes_at(split.parts[name].find(files.shapes), files.shapes)
+            found_configs[name] = known.get(name) or split.parts[name].config(stored, denoiser)
+    except UnusualShapesError as error:
+        raise ModelError("model_configs_needed", path=path, key=CONFIGS_KEY) from error
+    except ValueError as error:
+        raise ModelError("model_damaged", path=path, where=str(error)) from error
+    tokenizers = dict.fromkeys(family.names.tokenizers.values())
+    configs = {**tokenizers, **split.published, **known, **found_configs, DENOISER: denoiser}
+    return replace(
+        described(files, family, configs, shapes), replaced={name: part.file for name, part in found.items()}
+    )
 
 
 def folder_model(files: ModelFiles, family: FlowFamily) -> BaseWeights:
@@ -65,7 +111,18 @@ def folder_model(files: ModelFiles, family: FlowFamily) -> BaseWeights:
     for tokenizer in names.tokenizers.values():
         check_tokenizer(path / tokenizer)
     configs = {**dict.fromkeys(names.tokenizers.values()), **configs}
-    return described(files, family, configs, denoiser)
+    if family.split is None or files.parts == NO_PARTS:
+        return described(files, family, configs, denoiser)
+    found = named_parts(files, family.split, configs, family.people_say)
+    for name, part in found.items():
+        own = shapes_at(names.from_folder(name, shapes[name] or {}), shapes[name] or {})
+        if own and part.shapes != own:
+            needed = family.split.parts[name].people_say
+            raise ModelError("part_other", path=str(part.file.asked), family=family.people_say, needed=needed)
+    configs |= {name: part.config for name, part in found.items()}
+    return replace(
+        described(files, family, configs, denoiser), replaced={name: part.file for name, part in found.items()}
+    )
 
 
 def described(files: ModelFiles, family: FlowFamily, configs: Configs, denoiser: Shapes) -> BaseWeights:

@@ -22,12 +22,10 @@ from lorasmith.families.base import FamilyTraits, Models
 from lorasmith.families.checkpointing import Checkpointing, checkpoint_blocks
 from lorasmith.families.identity import component_sha256
 from lorasmith.families.loading import Build, load_component
+from lorasmith.families.split_files import DENOISER
 from lorasmith.families.stored_tensors import DtypeOf
 from lorasmith.families.weights import BaseWeights, TextSettings, check_plain_text
 from lorasmith.targets import TargetModule
-
-DENOISER = "transformer"
-"""The component of the denoiser in diffusers folders."""
 
 
 class FlowTransformer:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
@@ -59,7 +59,11 @@ def component_sha256(weights: BaseWeights, component: str) -> str:
     start = json.dumps(described, sort_keys=True)
     if component in weights.replaced:
         other = weights.replaced[component]
-        return _part_sha256(start, other.path, component, other.find)
+        if component in weights.names.tokenizers:  # large: no byte is hashed twice for this and the run's identity
+            return hashlib.sha256((start + files_sha256(other.paths)).encode()).hexdigest()
+        for path in other.paths:  # one as a rule; each hash goes into the next
+            start = _part_sha256(start, path, component, other.find)
+        return start
     if weights.layout == "diffusers":
         files = component_files(weights.path, component, weights.names)
         return hashlib.sha256("".join([start, *map(file_sha256, files)]).encode()).hexdigest()
@@ -71,6 +75,12 @@ def _tokenizer_identity(weights: BaseWeights, tokenizer: str) -> Any:
         return weights.configs[tokenizer]
     folder = weights.path / tokenizer
     return {file.name: file_sha256(file) for file in sorted(folder.iterdir()) if file.suffix in (".json", ".txt")}
+
+
+def files_sha256(paths: Sequence[Path]) -> str:
+    """SHA-256 of a file, or of several over theirs, in any order; "" of none."""
+    hashes = sorted(map(file_sha256, paths))
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest() if hashes else ""
 
 
 def _part_sha256(start: str, path: Path, component: str, find: Callable[[Iterable[str]], dict[str, Place]]) -> str:

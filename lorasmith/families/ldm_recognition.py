@@ -5,7 +5,6 @@ Needs no torch and reads no tensor.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import prod
@@ -21,12 +20,14 @@ from lorasmith.families.headers import check_tokenizer, read_json
 from lorasmith.families.ldm_configs import UnusualShapesError
 from lorasmith.families.noise_settings import noise_settings, scheduler_config
 from lorasmith.families.places import shapes_at
-from lorasmith.families.weights import BaseWeights, ComponentNames, ModelFiles, PredictionSource, Shapes
-
-CONFIGS_KEY = "lorasmith.configs"
-"""Metadata of a single file that describe it: JSON {"unet": …, "vae": …, "text_encoder": …, "scheduler": …,
-"tokenizer": {file name: text}}, the last two optional; with "text_encoder_2" and "tokenizer_2" where a family has a
-second text encoder."""
+from lorasmith.families.weights import (
+    CONFIGS_KEY,
+    BaseWeights,
+    ComponentNames,
+    ModelFiles,
+    PredictionSource,
+    Shapes,
+)
 
 _LAYERS = 12  # of a text encoder whose config does not name a number
 _LATENT_SIDE = 64  # of a UNet whose config does not name it
@@ -114,16 +115,9 @@ def _count(shapes: Shapes) -> int:
 
 
 def _embedded_configs(files: ModelFiles, family: LdmFamily) -> dict[str, Any] | None:
-    if CONFIGS_KEY not in files.metadata:
-        return None
-    damaged = ModelError("model_damaged", path=str(files.path), where=CONFIGS_KEY)
-    try:
-        configs = json.loads(files.metadata[CONFIGS_KEY])
-    except (ValueError, RecursionError) as error:
-        raise damaged from error
-    components = family.names.components
-    if not isinstance(configs, dict) or not all(isinstance(configs.get(name), dict) for name in components):
-        raise damaged
+    configs = config_checks.described_configs(files)
+    if configs is not None and not all(isinstance(configs.get(name), dict) for name in family.names.components):
+        raise ModelError("model_damaged", path=str(files.path), where=CONFIGS_KEY)
     return configs
 
 

@@ -10,10 +10,12 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from lorasmith.errors import ModelError
 from lorasmith.families import FAMILIES
+from lorasmith.families.weights import INDEXES
 from lorasmith.libraries import importing_library
 
 DEMO_MODEL = Path(__file__).resolve().parents[1] / "demo" / "base_model"
@@ -21,9 +23,8 @@ CHECKPOINT_SUFFIXES = (".safetensors", ".ckpt")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 # Files to fetch from a hub repository: its index, then small files and the first kind of weights of which it has all.
-_INDEX = "model_index.json"
 _USUAL_COMPONENTS = ("unet", "vae", "text_encoder")
-_NOT_TRAINED_ON = ("scheduler", "tokenizer", "safety_checker", "feature_extractor", "image_encoder")
+_NOT_TRAINED_ON = ("scheduler", "tokenizer", "t5_tokenizer", "safety_checker", "feature_extractor", "image_encoder")
 _WEIGHT_STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 _WEIGHT_KINDS = (
     tuple(f"{stem}{shard}.safetensors" for stem in _WEIGHT_STEMS for shard in ("", "-*-of-*")),
@@ -92,8 +93,8 @@ def _fetched(hub_id: str) -> Path:
         )
 
     try:
-        components = _components(Path(snapshot_download(hub_id, allow_patterns=[_INDEX])) / _INDEX)
-        small = [_INDEX, *(f"{part}/*.json" for part in (*components, "scheduler")), "tokenizer*/*"]
+        components = _components(Path(snapshot_download(hub_id, allow_patterns=list(INDEXES))))
+        small = [*INDEXES, *(f"{part}/*.json" for part in (*components, "scheduler")), "tokenizer*/*", "t5_tokenizer/*"]
         for kind in _WEIGHT_KINDS:
             patterns = [*small, *(f"{part}/{name}" for part in components for name in kind)]
             snapshot = Path(snapshot_download(hub_id, allow_patterns=patterns))
@@ -108,15 +109,23 @@ def _fetched(hub_id: str) -> Path:
     return snapshot  # incomplete: `recognize` names what is missing
 
 
-def _components(index: Path) -> tuple[str, ...]:
+def _components(folder: Path) -> tuple[str, ...]:
     """The components whose weights training needs; the usual components where the index does not name any."""
     try:
-        content = json.loads(index.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = json.loads(_index_of(folder))
+    except ValueError:
         content = {}
     entries = content.items() if isinstance(content, dict) else ()
     there = (name for name, kind in entries if isinstance(kind, list) and kind[-1:] != [None])  # [library, class]
     return tuple(name for name in there if not name.startswith(_NOT_TRAINED_ON)) or _USUAL_COMPONENTS
+
+
+def _index_of(folder: Path) -> str:
+    """The text of the folder's index; "" where it has none."""
+    for name in INDEXES:
+        with suppress(OSError, ValueError):
+            return (folder / name).read_text(encoding="utf-8")
+    return ""
 
 
 def _has_weights(folder: Path, kind: tuple[str, ...]) -> bool:
@@ -198,10 +207,7 @@ def _hub_snapshots(cache: Path) -> Iterator[Path]:
 
 
 def _is_of_a_family(folder: Path) -> bool:
-    try:
-        index = (folder / _INDEX).read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        return False
+    index = _index_of(folder)
     is_known = any(f'"{pipeline}"' in index for entry in FAMILIES.values() for pipeline in entry.pipelines)
     return is_known and any((folder / part / "config.json").is_file() for part in ("unet", "transformer"))
 

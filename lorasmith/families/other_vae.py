@@ -42,7 +42,7 @@ def with_vae(weights: BaseWeights, path: Path) -> BaseWeights:
     else:
         raise ModelError("vae_missing", path=str(path))
     config = _checked(weights, path, config or _config_of(weights, file))
-    other = OtherFile(asked=path, path=file, find=find_vae)
+    other = OtherFile(asked=path, paths=(file,), find=find_vae)
     return replace(weights, configs={**weights.configs, "vae": config}, replaced={"vae": other})
 
 

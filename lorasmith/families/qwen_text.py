@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from lorasmith.errors import ModelError
 from lorasmith.families import clip
 from lorasmith.families.loading import Build
-from lorasmith.families.weights import TextSettings
+from lorasmith.families.qwen_bpe import qwen_tokenizer_files
+from lorasmith.families.tokenizer_files import tokenizer_folder
+from lorasmith.families.weights import BaseWeights, TextSettings
 from lorasmith.libraries import importing_library
 
 
@@ -47,6 +49,22 @@ class Template:
             return lambda end: len(tokenize(self.before + caption[:end])["input_ids"]) > most
 
         return clip.first_tag_cut(caption, counter, tokens=tokens)
+
+    def model_tokenizer(self, weights: BaseWeights, text_encoder: str, *, rows: int) -> Any:
+        """The tokenizer that belongs to a text encoder of a model: a folder's own, the texts that a single file holds,
+        or Qwen3's.
+
+        Args:
+            rows: tokens that the text encoder knows.
+
+        Raises:
+            ModelError: `model_tokenizer`, also where it has more tokens than the text encoder.
+        """
+        with tokenizer_folder(weights, text_encoder, qwen_tokenizer_files) as folder:
+            tokenizer = self.tokenizer_from(folder, source=weights.path)
+        if len(tokenizer) > rows:
+            raise ModelError("model_tokenizer", path=str(weights.path))
+        return tokenizer
 
     def tokenizer_from(self, folder: Path, *, source: Path) -> Any:
         """transformers' Qwen2Tokenizer from a folder.

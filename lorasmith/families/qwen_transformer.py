@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lorasmith.errors import ModelError
 from lorasmith.families.base import Models
 from lorasmith.families.flow_transformer import FlowTransformer, padded_texts
 from lorasmith.families.qwen_text import Template
@@ -40,11 +39,7 @@ class QwenTransformer(FlowTransformer):
 
     @cached_property
     def _tokenizer(self) -> Any:
-        folder = self.weights.path / self.weights.names.tokenizers[TEXT]
-        tokenizer = self.template.tokenizer_from(folder, source=self.weights.path)
-        if len(tokenizer) > self.language_config()["vocab_size"]:
-            raise ModelError("model_tokenizer", path=str(self.weights.path))
-        return tokenizer
+        return self.template.model_tokenizer(self.weights, TEXT, rows=self.language_config()["vocab_size"])
 
     def encode_caption(self, encoders: Models, caption: str) -> dict[str, Tensor]:
         if TEXT not in encoders:

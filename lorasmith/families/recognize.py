@@ -13,28 +13,44 @@ from pathlib import Path
 
 from lorasmith.errors import ModelError
 from lorasmith.families import recognizers
-from lorasmith.families.foreign_files import refuse_adapters, unrecognized
+from lorasmith.families.foreign_files import check_not_quantized, refuse_adapters, unrecognized
 from lorasmith.families.headers import file_kind, read_header, read_json
+from lorasmith.families.other_vae import with_vae
 from lorasmith.families.small_tensors import read_numbers
-from lorasmith.families.weights import AS_STATED, INDEXES, BaseWeights, ModelFiles, NoiseRequest, Shapes
+from lorasmith.families.weights import (
+    AS_STATED,
+    INDEXES,
+    NO_PARTS,
+    BaseWeights,
+    ModelFiles,
+    NoiseRequest,
+    PartFiles,
+    Shapes,
+)
 
 
-def recognize(path: Path, *, asked: NoiseRequest = AS_STATED) -> BaseWeights:
-    """The base model at `path`, a folder or a file that exists.
+def recognize(path: Path, *, asked: NoiseRequest = AS_STATED, parts: PartFiles = NO_PARTS) -> BaseWeights:
+    """The base model at `path`, a folder or a file that exists, with the components of `parts` in place of its own.
 
     Raises:
         ModelError: `model_unknown`, `model_truncated`, `model_damaged`, `model_unreadable`, `model_is_…`,
             `model_other_family`, `model_incomplete`, `model_vocabulary`, `model_configs_needed`, `model_prediction`,
-            `model_yaml`.
+            `model_yaml`, `model_quantized`; as `find_parts` of `split_files` and `with_vae`; `text_encoder_fixed`.
     """
     if path.is_dir():
-        return _recognized(_folder(path, asked))
-    if file_kind(path) == "pickle":
-        return _recognized(ModelFiles(path, "pickle", asked, is_examined=False))
-    header = read_header(path)
-    shapes = {name: info.shape for name, info in header.tensors.items()}
-    numbers = partial(read_numbers, path, header.tensors)
-    return _recognized(ModelFiles(path, "single_file", asked, shapes, header.metadata, numbers=numbers))
+        weights = _recognized(_folder(path, asked, parts))
+    elif file_kind(path) == "pickle":
+        weights = _recognized(ModelFiles(path, "pickle", asked, is_examined=False, parts=parts))
+    else:
+        header = read_header(path)
+        shapes = {name: info.shape for name, info in header.tensors.items()}
+        numbers = partial(read_numbers, path, header.tensors)
+        files = ModelFiles(path, "single_file", asked, shapes, header.metadata, numbers=numbers, parts=parts)
+        check_not_quantized(path, shapes)
+        weights = _recognized(files)
+    if parts.text_encoders and not weights.replaced.keys() & weights.names.tokenizers.keys():
+        raise ModelError("text_encoder_fixed", path=str(parts.text_encoders[0]))
+    return with_vae(weights, parts.vae) if parts.vae and "vae" not in weights.replaced else weights
 
 
 def recognize_pickle(
@@ -57,10 +73,10 @@ def _recognized(files: ModelFiles) -> BaseWeights:
     raise unrecognized(files)
 
 
-def _folder(folder: Path, asked: NoiseRequest) -> ModelFiles:
+def _folder(folder: Path, asked: NoiseRequest, parts: PartFiles) -> ModelFiles:
     index = next((folder / name for name in INDEXES if (folder / name).is_file()), None)
     if index is None:
         if (folder / "unet").is_dir():
             raise ModelError("model_incomplete", path=str(folder), missing=INDEXES[0])
         raise ModelError("model_unknown", path=str(folder))
-    return ModelFiles(folder, "diffusers", asked, index=read_json(index))
+    return ModelFiles(folder, "diffusers", asked, index=read_json(index), parts=parts)

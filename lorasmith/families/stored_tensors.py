@@ -84,7 +84,7 @@ def _files(weights: BaseWeights, component: str) -> list[tuple[Path, _Places]]:
     names = weights.names
     if component in weights.replaced:
         other = weights.replaced[component]
-        return [(other.path, other.find)]
+        return [(path, other.find) for path in other.paths]
     if weights.layout != "diffusers":
         return [(weights.path, partial(names.from_single_file, component))]
     files = component_files(weights.path, component, names)
@@ -114,10 +114,18 @@ def _is_finite(tensor: Tensor) -> bool:
 
 def _copied(tensor: Tensor, place: Place, dtype: torch.dtype) -> Tensor:
     shape = place.shape(tuple(tensor.shape))
-    part = tensor.T if place.is_transposed else tensor
     if place.parts > 1:
-        part = part[place.part * shape[0] : (place.part + 1) * shape[0]]
+        size = len(tensor) // place.parts
+        tensor = tensor[place.part * size : (place.part + place.span) * size]
+    part = _arranged(tensor if place.is_transposed else tensor.reshape(shape), place)
     return part.to(dtype, copy=True, memory_format=torch.contiguous_format)
+
+
+def _arranged(tensor: Tensor, place: Place) -> Tensor:
+    """The numbers that a file has at a place, as `Place.info` describes them, in the order of the model's tensor."""
+    if place.swaps_halves:
+        tensor = torch.cat(tensor.chunk(2)[::-1])
+    return tensor.T if place.is_transposed else tensor
 
 
 def examine_pickle(weights: BaseWeights) -> BaseWeights:
@@ -205,7 +213,7 @@ def _read_tensors(path: Path, wanted: Iterable[tuple[str, Place, TensorInfo]], d
 def _tensor(path: Path, file: FileIO, turn: Lock, dtype_of: DtypeOf, wanted: tuple[str, Place, TensorInfo]) -> Read:
     name, place, info = wanted
     tensor = _converted(_raw(path, file, turn, name, info).view(_DTYPES[info.dtype]).view(info.shape), dtype_of(name))
-    return name, tensor.T.contiguous() if place.is_transposed else tensor, _is_finite(tensor)
+    return name, _arranged(tensor, place).contiguous(), _is_finite(tensor)
 
 
 def _raw(path: Path, file: FileIO, turn: Lock, name: str, info: TensorInfo) -> Tensor:

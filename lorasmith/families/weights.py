@@ -35,6 +35,21 @@ class NoiseRequest:
 
 AS_STATED = NoiseRequest()
 
+CONFIGS_KEY = "lorasmith.configs"
+"""Metadata of a single file that describe it: JSON {component: config, …}, with "scheduler", "pipeline" (what a folder
+has in `model_index.json`) and, by tokenizer, {file name: text}."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartFiles:
+    """Files or folders that the user names for components, in place of those of the base model or beside it."""
+
+    vae: Path | None = None
+    text_encoders: tuple[Path, ...] = ()
+
+
+NO_PARTS = PartFiles()
+
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
@@ -49,6 +64,7 @@ class ModelFiles:
     is_examined: bool = True  # False: a pickle, whose tensors are known only after loading
     numbers: Callable[[str], Sequence[float]] = field(default=lambda _: (), compare=False)
     """The numbers of a small tensor of the file by its name; none where they cannot be read."""
+    parts: PartFiles = NO_PARTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +94,11 @@ class NoiseSettings:
 
 @dataclass(frozen=True, slots=True)
 class OtherFile:
-    """A file of its own for a component, in place of the base model's."""
+    """A file of its own for a component, or several that belong together, in place of the base model's."""
 
     asked: Path  # as the user names it: the file, or the folder that it lies in
-    path: Path
-    find: Callable[[Iterable[str]], dict[str, Place]]  # names in the file -> canonical name: its place
+    paths: tuple[Path, ...]
+    find: Callable[[Iterable[str]], dict[str, Place]]  # names in a file -> canonical name: its place
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +117,9 @@ class BaseWeights:
     configs: Mapping[str, Any]  # by component; "scheduler"; by tokenizer: texts by file name, or None
     names: ComponentNames
     distilled: str = ""  # the method that made it work in a few steps, "Turbo" …, as far as its names tell
+    assumed: str = (
+        ""  # the form that it is taken for where neither header nor name tells, "Krea 2 Raw"; "": it is known
+    )
     replaced: Mapping[str, OtherFile] = field(default_factory=dict)  # by component
     depths: Mapping[str, int] = field(default_factory=dict)  # list of blocks -> their number, where it differs
 

@@ -68,7 +68,7 @@ class Model:
                 array = read_array(file, at.place.info(info))
         except (KeyError, ValueError) as error:
             raise ModelError("model_damaged", path=str(at.file), where=at.place.name) from error
-        return np.ascontiguousarray(array.T) if at.place.is_transposed else array
+        return _turned(array, at.place)
 
 
 def open_model(path: Path) -> Model:
@@ -194,14 +194,26 @@ def _pieces(header: Header, changes: Mapping[str, list[tuple[Place, Change]]]) -
                 yield source.read(min(_CHUNK, info.end - start))
 
 
+def _turned(array: Array, place: Place) -> Array:
+    """A weight as the model has it, from the file's."""
+    return np.ascontiguousarray(array.T) if place.is_transposed else _swapped(array, place)
+
+
+def _swapped(array: Array, place: Place) -> Array:
+    """The weight with its halves in the other order where the file has the second first; the way there and back."""
+    halves = np.split(array, 2) if place.swaps_halves else [array]
+    return np.ascontiguousarray(np.concatenate(halves[::-1]))
+
+
 def _changed(header: Header, name: str, array: Array, changes: list[tuple[Place, Change]]) -> Array:
     """The tensor with its parts changed."""
     result = array.copy()
     for place, change in changes:
         whole = result.T if place.is_transposed else result
         rows = whole.shape[0] // place.parts
-        part = whole[place.part * rows : (place.part + 1) * rows]
-        part[...] = change(np.ascontiguousarray(part))
+        part = whole[place.part * rows : (place.part + place.span) * rows]
+        changed = change(_swapped(part, place))
+        part[...] = _swapped(changed, place)
     largest = np.float32(65504 if header.tensors[name].dtype == "F16" else np.finfo(np.float32).max)
     if not bool((np.abs(result) <= largest).all()):
         raise ModelError("tool_not_finite", path=str(header.path), name=name)

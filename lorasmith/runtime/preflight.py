@@ -39,6 +39,7 @@ from lorasmith.runs.naming import FileNames
 from lorasmith.runs.states import SavedState, damage_listed, damage_of, find_states, newest_good
 from lorasmith.runtime.lora_inputs import check_base_weights, sizes_from
 from lorasmith.runtime.memory import Lanes, with_lane
+from lorasmith.runtime.model_parts import with_parts
 from lorasmith.runtime.moved import found_again, lines_about_places
 from lorasmith.runtime.read_in import with_files_read
 from lorasmith.runtime.settings import check_identity, check_installed, check_layers, check_lokr_effects, check_settings
@@ -115,6 +116,7 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
     _check_folders(run, config, here)
     start = find_init_from(config, here)
     weights = base_weights(config, here)
+    config, beside = with_parts(config, weights)
     check_init_from(start, config.adapter, weights.family)
     check_base_weights(config.model, weights.family, here)
     config = config.with_values(sizes_from(start, config.adapter, values, weights.family))
@@ -133,7 +135,6 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
             ("loss", "mask_folder"): _resolved_path(config.loss.mask_folder, here),
             **with_subset_paths(config.dataset.subsets, lambda path: _resolved_path(path, here)),
             ("model", "base_model"): _path_or_name(config.model.base_model, here),
-            ("model", "vae"): _absolute_path(config.model.vae, here),
             ("model", "base_weights"): tuple(_absolute_path(path, here) for path in config.model.base_weights),
             ("model", "family"): weights.family,
             ("machine", "project"): _project(run, here),
@@ -151,7 +152,7 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
     if request.steps is None and request.epochs is None:
         raise ConfigError("steps_unnamed")
     stop_at = request.steps or steps_of_epochs(config, found, request.epochs or 0)
-    warnings = (*taken, *lane_notes, *notices(config, found, stop_at))
+    warnings = (*beside, *taken, *lane_notes, *notices(config, found, stop_at))
     seen = encoded(found.seen)
     return Start(run, config, stop_at, is_new=True, first_step=0, warnings=warnings, seen=seen, lanes=lanes)
 
@@ -368,10 +369,9 @@ def _absolute(values: Values, here: Path) -> dict[tuple[str, str], Any]:
         resolved["evaluation", "clip_model"] = _absolute_path(str(resolved["evaluation", "clip_model"]), here)
     if ("model", "vae") in resolved:
         resolved["model", "vae"] = _absolute_path(str(resolved["model", "vae"]), here)
-    if ("model", "base_weights") in resolved:
-        resolved["model", "base_weights"] = tuple(
-            _absolute_path(path, here) for path in values["model", "base_weights"]
-        )
+    for at in (("model", "base_weights"), ("model", "text_encoder")):
+        if at in resolved:
+            resolved[at] = tuple(_absolute_path(path, here) for path in values[at])
     if ("model", "base_model") in resolved:
         resolved["model", "base_model"] = _path_or_name(str(resolved["model", "base_model"]), here)
     return resolved

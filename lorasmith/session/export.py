@@ -183,7 +183,7 @@ def _known(optimizer: str) -> KnownOptimizer:
 
 def _vae_short_hash(family: ModelFamily) -> str:
     vae = family.weights.replaced.get("vae")
-    return "" if vae is None else short_hash(vae.path)
+    return "" if vae is None else short_hash(vae.paths[0])
 
 
 def _written_alphas(

@@ -9,7 +9,7 @@ from lorasmith.engine.device import DTYPES, Device, choose_precision
 from lorasmith.engine.repeatability import self_check
 from lorasmith.errors import ResumeError
 from lorasmith.families.base import ModelFamily
-from lorasmith.families.identity import file_sha256
+from lorasmith.families.identity import files_sha256
 from lorasmith.families.weights import BaseWeights
 from lorasmith.runs.events import DeviceChosen
 from lorasmith.session.startup import StartupContext
@@ -56,6 +56,8 @@ def _warn_of_model(weights: BaseWeights, startup: StartupContext) -> None:
         startup.warn("prediction_by_weights", path=path, prediction=noise.prediction)
     if noise.zero_terminal_snr and noise.prediction == "epsilon":
         startup.warn("zero_snr_epsilon", path=path)
+    if weights.assumed:
+        startup.warn("base_model_assumed", path=path, form=weights.assumed)
     if weights.distilled:
         startup.warn("base_model_distilled", path=path, method=weights.distilled)
 
@@ -76,6 +78,7 @@ def resolved_config(
     Raises:
         ResumeError: the base model or the VAE is not that of the run.
     """
+    replaced = family.weights.replaced
     if config.model.base_sha256 not in ("", base_sha256):
         before, now = config.model.base_sha256[:12], base_sha256[:12]
         if config.model.base_weights:
@@ -83,15 +86,21 @@ def resolved_config(
                 "merged_model_changed", path=config.model.base_model, loras=list(config.model.base_weights)
             )
         raise ResumeError("base_model_changed", path=str(family.weights.path), before=before, now=now)
-    vae = family.weights.replaced.get("vae")
-    vae_sha256 = "" if vae is None else file_sha256(vae.path)
-    if config.model.base_sha256 and vae_sha256 != config.model.vae_sha256:  # not a new run
-        raise ResumeError("vae_changed", path=str(family.weights.source("vae")))
+    vae_sha256, text_sha256 = (
+        files_sha256([path for name in names if name in replaced for path in replaced[name].paths])
+        for names in (("vae",), family.traits.text_encoders)
+    )
+    if config.model.base_sha256:  # not a new run
+        if vae_sha256 != config.model.vae_sha256:
+            raise ResumeError("vae_changed", path=str(family.weights.source("vae")))
+        if text_sha256 != config.model.text_encoder_sha256:
+            raise ResumeError("text_encoder_changed", path=str(family.weights.source(family.traits.text_encoders[0])))
     return config.with_values(
         {
             ("model", "family"): family.weights.family,
             ("model", "base_sha256"): base_sha256,
             ("model", "vae_sha256"): vae_sha256,
+            ("model", "text_encoder_sha256"): text_sha256,
             ("model", "prediction"): family.weights.noise.prediction,
             ("model", "zero_terminal_snr"): "on" if family.weights.noise.zero_terminal_snr else "off",
             ("model", "precision"): precision,

@@ -204,5 +204,6 @@ def test_every_path_is_known_as_one() -> None:
         "sample_prompts",
         "name",
         "output",
+        "text_encoder",
         "vae",
     }

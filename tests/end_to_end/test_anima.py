@@ -13,7 +13,7 @@ from lorasmith.adapters.lora import DOWN, UP
 from lorasmith.errors import ExitCode
 from lorasmith.runs.events import CacheProgress, Evaluated
 from tests.end_to_end.workshop import Values, Workshop
-from tests.families.anima.miniature import make_model
+from tests.families.anima.miniature import make_model, make_split
 
 MakeWorkshop = Callable[[str], Workshop]
 SETTINGS: Values = {
@@ -45,6 +45,18 @@ def test_it_trains_and_continues_to_the_same_bytes(make_workshop: MakeWorkshop, 
     assert pieces.losses() == straight.losses() and pieces.digest() == straight.digest()
     evaluated = [event for event in whole.of(Evaluated) if not event.is_control]
     assert evaluated and all(event.validation is not None for event in evaluated)
+
+
+def test_comfyuis_files_give_the_bytes_of_the_folder(
+    make_workshop: MakeWorkshop, base_model: Path, tmp_path: Path
+) -> None:
+    """The denoiser's file has the conditioner too; the text encoder and the VAE lie beside it."""
+    file = make_split(base_model, tmp_path / "models")
+    whole, split = make_workshop("whole"), make_workshop("split")
+    assert whole.new(2, SETTINGS).exit_code == ExitCode.FINISHED
+    assert split.new(2, {**SETTINGS, ("model", "base_model"): str(file)}, stop_after=1).exit_code == ExitCode.STOPPED
+    assert split.go_on(1).exit_code == ExitCode.FINISHED
+    assert split.losses() == whole.losses() and split.digest() == whole.digest()
 
 
 def test_diffusers_applies_every_layer_of_the_file_as_trained(workshop: Workshop, base_model: Path) -> None:

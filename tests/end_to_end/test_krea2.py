@@ -1,5 +1,6 @@
 """Krea 2 from pictures to a file that diffusers reads whole, and continued to the same bytes."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,17 +8,18 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from lorasmith.adapters.lora import DOWN, UP
-from lorasmith.config import ExportConfig
+from lorasmith.config import ExportConfig, load_run_toml
 from lorasmith.errors import ExitCode
+from lorasmith.families.identity import file_sha256
 from lorasmith.lora_files import readers
 from lorasmith.lora_tools.inspection import inspect_lora
 from lorasmith.runs.events import AdapterExported, CacheProgress, Evaluated, RunStarted, RunStopped, Warned
 from lorasmith.runs.naming import FileNames
 from tests.end_to_end.workshop import Values, Workshop
-from tests.families.krea2.miniature import make_model
+from tests.families.krea2.miniature import make_model, make_split
 
 MakeWorkshop = Callable[[str], Workshop]
 SETTINGS: Values = {
@@ -52,6 +54,32 @@ def test_it_trains_and_continues_to_the_same_bytes(make_workshop: MakeWorkshop, 
     assert [sum(event.noise_levels[:4]) for event in whole.of(RunStarted)] == [0]  # --min-timestep 200
     evaluated = [event for event in whole.of(Evaluated) if not event.is_control]
     assert evaluated and all(event.validation is not None and event.samples for event in evaluated)
+
+
+def test_comfyuis_files_train_to_the_bytes_of_the_folder(
+    make_workshop: MakeWorkshop, base_model: Path, tmp_path: Path
+) -> None:
+    """Every file is found and recorded, so the run continues though one more lies there later; but not with another."""
+    models = tmp_path / "models"
+    file = make_split(base_model, models)
+    values: Values = {**SETTINGS, ("evaluation", "sample_prompts"): ()}
+    whole, split = make_workshop("whole"), make_workshop("split")
+    assert whole.new(3, values).exit_code == ExitCode.FINISHED
+    start = {**values, ("model", "base_model"): str(file)}
+    assert split.new(3, start, stop_after=1).exit_code == ExitCode.STOPPED
+    vae = models / "vae" / "qwen_image_vae.safetensors"
+    shutil.copy(vae, models / "vae" / "another qwen.safetensors")
+    assert split.go_on(2).exit_code == ExitCode.FINISHED
+    assert split.losses() == whole.losses() and split.digest() == whole.digest()
+    model = load_run_toml(split.run.config).model
+    assert (model.vae, model.vae_sha256) == (str(vae), file_sha256(vae))
+    assert model.text_encoder_sha256 == file_sha256(models / "text_encoders" / "qwen3vl_4b.safetensors")
+    text = models / "text_encoders" / "qwen3vl_4b.safetensors"
+    tensors = load_file(text)
+    save_file({**tensors, "model.language_model.norm.weight": tensors["model.language_model.norm.weight"] * 2}, text)
+    refused = split.go_on(1)
+    assert refused.exit_code == ExitCode.BAD_INPUT
+    assert [event.code for event in refused.of(RunStopped)] == ["text_encoder_changed"]
 
 
 def test_diffusers_applies_every_layer_of_the_file_as_trained(workshop: Workshop, base_model: Path) -> None:
@@ -94,7 +122,6 @@ def test_a_file_is_where_another_run_starts(make_workshop: MakeWorkshop, tmp_pat
     path = first.run.export("last")
     if naming == "diffusers":
         from diffusers.loaders import Krea2LoraLoaderMixin
-        from safetensors.torch import save_file
 
         tensors = Krea2LoraLoaderMixin.lora_state_dict(str(path))
         path = tmp_path / "theirs.safetensors"

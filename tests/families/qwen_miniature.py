@@ -1,6 +1,7 @@
 """What the miniatures of families with a Qwen text encoder share: a small vocabulary and random weights."""
 
 import json
+import re
 from pathlib import Path
 
 import torch
@@ -80,3 +81,46 @@ def write_tokenizer(folder: Path, template: str, *, more: tuple[str, ...] = (), 
         },
     )
     return first + len(SPECIAL) + len(more)
+
+
+def language_shapes(*, layers: int, width: int, vocabulary: int = 151_936) -> dict[str, tuple[int, ...]]:
+    """Of a published text encoder with 32 heads and 8 of keys, as its file has them without a prefix."""
+    sizes: dict[str, tuple[int, ...]] = {
+        "input_layernorm.weight": (width,),
+        "post_attention_layernorm.weight": (width,),
+        "self_attn.q_proj.weight": (4096, width),
+        "self_attn.k_proj.weight": (1024, width),
+        "self_attn.v_proj.weight": (1024, width),
+        "self_attn.o_proj.weight": (width, 4096),
+        "self_attn.q_norm.weight": (128,),
+        "self_attn.k_norm.weight": (128,),
+        "mlp.gate_proj.weight": (9728, width),
+        "mlp.up_proj.weight": (9728, width),
+        "mlp.down_proj.weight": (width, 9728),
+    }
+    inside = {f"layers.{layer}.{name}": shape for layer in range(layers) for name, shape in sizes.items()}
+    return {"embed_tokens.weight": (vocabulary, width), "norm.weight": (width,), **inside}
+
+
+def original_vae_name(name: str, layers: int) -> str:
+    """The name of a VAE's tensor in Wan's code and ComfyUI's files; a level has so many `layers`."""
+    parts = {
+        "post_quant_conv.": "conv2.",
+        "quant_conv.": "conv1.",
+        "coder.conv_in.": "coder.conv1.",
+        "coder.norm_out.": "coder.head.0.",
+        "coder.conv_out.": "coder.head.2.",
+        "mid_block.resnets.0.": "middle.0.",
+        "mid_block.attentions.0.": "middle.1.",
+        "mid_block.resnets.1.": "middle.2.",
+        "encoder.down_blocks.": "encoder.downsamples.",
+        ".conv_shortcut.": ".shortcut.",
+    }
+    layer = {".norm1.": ".residual.0.", ".conv1.": ".residual.2.", ".norm2.": ".residual.3.", ".conv2.": ".residual.6."}
+    is_layer = "resnets" in name or "down_blocks" in name
+    if found := re.match(r"decoder\.up_blocks\.(\d+)\.(?:resnets\.(\d+)|upsamplers\.0)\.", name):
+        place = int(found[1]) * (layers + 2) + int(found[2] or layers + 1)
+        name = f"decoder.upsamples.{place}.{name[found.end() :]}"
+    for old, new in (parts | layer if is_layer else parts).items():
+        name = name.replace(old, new)
+    return name

@@ -155,6 +155,30 @@ def test_only_one_kind_of_weights_is_fetched(
     assert fetched == {"model_index.json", *weights, *small}
 
 
+def test_a_pipeline_of_blocks_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its index has another name, and a third entry for each component."""
+    from fnmatch import fnmatch
+
+    snapshot = tmp_path / "snapshot"
+    parts = {"transformer": "CosmosTransformer3DModel", "vae": "AutoencoderKLQwenImage", "t5_tokenizer": "T5Tokenizer"}
+    index = {"_class_name": "AnimaModularPipeline", **{part: ["x", kind, {}] for part, kind in parts.items()}}
+    weights = [f"{part}/diffusion_pytorch_model.safetensors" for part in ("transformer", "vae")]
+    asked: list[list[str]] = []
+
+    def download(repo_id: str, *, allow_patterns: list[str]) -> str:
+        asked.append(allow_patterns)
+        for name in ["modular_model_index.json", "t5_tokenizer/tokenizer.json", *weights]:
+            if any(fnmatch(name, pattern) for pattern in allow_patterns):
+                touched(snapshot / name)
+        (snapshot / "modular_model_index.json").write_text(json.dumps(index))
+        return str(snapshot)
+
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert locate("owner/model", near=tmp_path) == snapshot
+    assert len(asked) == 2 and all((snapshot / name).is_file() for name in ["t5_tokenizer/tokenizer.json", *weights])
+
+
 def test_a_hub_id_offline_is_found_in_the_librarys_own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the real library, which reads its variables when it is imported: a process of its own."""
     import subprocess

@@ -22,6 +22,26 @@ def test_a_turned_tensor_is_read_as_it_is_stored() -> None:
     assert shapes_at({"ours": place}, {"fused": (2, 3)}) == {"ours": (3, 2)}
 
 
+def test_several_parts_may_be_taken_together() -> None:
+    place = Place("fused", 1, 3, span=2)
+    assert place.shape((12, 5)) == (8, 5)
+    assert (place.info(FUSED).start, place.info(FUSED).end, place.info(FUSED).shape) == (1040, 1120, (8, 5))
+
+
+def test_numbers_in_one_row_that_belong_in_several() -> None:
+    place = Place("flat", rows=6)
+    assert place.shape((48,)) == (6, 8)
+    assert place.info(TensorInfo("F32", (48,), 0, 192)) == TensorInfo("F32", (6, 8), 0, 192)
+    with pytest.raises(ValueError, match="flat"):
+        place.shape((47,))
+
+
+def test_halves_are_swapped_where_there_are_two() -> None:
+    assert Place("turned", swaps_halves=True).info(FUSED) == FUSED
+    with pytest.raises(ValueError, match="turned"):
+        Place("turned", swaps_halves=True).shape((5, 2))
+
+
 @pytest.mark.parametrize("shape", [(), (13, 5)])
 def test_rows_that_cannot_be_divided(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="fused"):

@@ -22,6 +22,12 @@ class ModelConfig(Section):
     """A VAE in place of the base model's own, a file or a diffusers folder; "": none."""
     vae_sha256: str = recorded("", effect="identity", name="vae")
     """SHA-256 of that file, once it is read."""
+    text_encoder: tuple[str, ...] = option(
+        "text-encoder", (), effect="identity", identified_by="text_encoder_sha256", holds="path"
+    )
+    """Files or folders of text encoders beside a base model that is the denoiser alone, or in place of its own."""
+    text_encoder_sha256: str = recorded("", effect="identity", name="text-encoder")
+    """SHA-256 of that file, or of several, once they are read."""
     base_weights: tuple[str, ...] = option(
         "base-weights", (), effect="identity", identified_by="base_sha256", holds="path"
     )

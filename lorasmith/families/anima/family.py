@@ -34,9 +34,12 @@ from lorasmith.families.base import FamilyTraits, Models
 from lorasmith.families.flow_transformer import FlowTransformer
 from lorasmith.families.forward_work import ForwardWork, Shapes
 from lorasmith.families.loading import Build, on_meta_device
+from lorasmith.families.qwen_bpe import qwen_tokenizer_files
 from lorasmith.families.qwen_text import qwen3_builder
 from lorasmith.families.qwen_vae import decode_with_vae, encode_with_vae, vae_builder
 from lorasmith.families.t5_text import t5_tokenizer
+from lorasmith.families.t5_vocabulary import t5_tokenizer_files
+from lorasmith.families.tokenizer_files import tokenizer_folder
 from lorasmith.families.weights import BaseWeights, TextSettings
 
 TEXT, CONDITIONER = "text_encoder", "text_conditioner"
@@ -97,15 +100,16 @@ class Anima(FlowTransformer):
 
     @cached_property
     def _qwen(self) -> Any:
-        folder = self.weights.path / self.weights.names.tokenizers[TEXT]
-        tokenizer = qwen_tokenizer(folder, source=self.weights.path)
+        with tokenizer_folder(self.weights, TEXT, qwen_tokenizer_files) as folder:
+            tokenizer = qwen_tokenizer(folder, source=self.weights.path)
         if len(tokenizer) > self.weights.configs[TEXT]["vocab_size"]:
             raise ModelError("model_tokenizer", path=str(self.weights.path))
         return tokenizer
 
     @cached_property
     def _t5(self) -> Any:
-        return t5_tokenizer(self.weights.path / self.weights.names.tokenizers[CONDITIONER], source=self.weights.path)
+        with tokenizer_folder(self.weights, CONDITIONER, t5_tokenizer_files) as folder:
+            return t5_tokenizer(folder, source=self.weights.path)
 
     def encode_image(self, encoders: Models, pixels: Tensor, *, tile: int = 0) -> dict[str, Tensor]:
         return {"latents": encode_with_vae(encoders["vae"], pixels, tile)}

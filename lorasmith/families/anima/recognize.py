@@ -1,13 +1,27 @@
-"""Recognizes Anima in a diffusers folder. Needs no torch and reads no tensor."""
+"""Recognizes Anima in a diffusers folder or a single file. Needs no torch and reads no tensor."""
 
 from __future__ import annotations
 
-from lorasmith.families.anima.layout import MOST, NAMES, PATCH, vae_factor
-from lorasmith.families.flow_recognition import Configs, FlowFamily, are_numbers, folder_model, is_folder_of
+import re
+from dataclasses import replace
+
+from lorasmith.families.anima.layout import MOST, NAMES, PATCH, SPLIT, vae_factor
+from lorasmith.families.flow_recognition import (
+    Configs,
+    FlowFamily,
+    are_numbers,
+    folder_model,
+    is_folder_of,
+    is_single_file_of,
+    single_file_model,
+)
 from lorasmith.families.t5_vocabulary import T5_TOKENS
 from lorasmith.families.weights import BaseWeights, ModelFiles
 
 PIPELINE = "AnimaModularPipeline"
+_DEEP = 52  # blocks: Anima-3.8B is sampled with Qwen3.5 and a second adapter besides, which its file does not tell
+_BY_QWEN3 = "Anima with captions by Qwen3-0.6B alone"
+_NAMED = re.compile(r"0[._]?6b")
 _DENOISER = {  # settings of Cosmos' transformer that every Anima has, and what they are where a config leaves them out
     "patch_size": ([1, PATCH, PATCH], [1, PATCH, PATCH]),
     "concat_padding_mask": (True, True),
@@ -23,6 +37,10 @@ def recognize(files: ModelFiles) -> BaseWeights | None:
     Raises:
         ModelError: the model is of this family, but incomplete, damaged or of a form that cannot be trained.
     """
+    if is_single_file_of(files, ANIMA):
+        found = single_file_model(files, ANIMA)
+        is_deep = found.configs["transformer"]["num_layers"] >= _DEEP
+        return replace(found, assumed=_BY_QWEN3) if is_deep and not _NAMED.search(files.path.stem.lower()) else found
     return folder_model(files, ANIMA) if is_folder_of(files, ANIMA) else None
 
 
@@ -73,5 +91,6 @@ ANIMA = FlowFamily(
     names=NAMES,
     wrong_setting=_wrong_setting,
     size_multiple=lambda configs: vae_factor(configs) * PATCH,
+    split=SPLIT,
     depths=lambda configs: {"denoiser.transformer_blocks": configs["transformer"]["num_layers"]},
 )

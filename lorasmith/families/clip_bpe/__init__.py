@@ -23,7 +23,7 @@ def clip_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
     packed = (_HERE / "bpe_simple_vocab_16e6.txt.gz").read_bytes()
     lines = gzip.decompress(packed).decode("utf-8").split("\n")[1 : _MERGES + 1]  # the file goes on; CLIP does not
     merges = [(first, second) for first, second in (line.split() for line in lines)]
-    letters = _byte_letters()
+    letters = byte_letters()
     tokens = letters + [letter + "</w>" for letter in letters] + [first + second for first, second in merges]
     tokens += ["<|startoftext|>", "<|endoftext|>"]
     return {token: number for number, token in enumerate(tokens)}, merges
@@ -44,7 +44,7 @@ def clip_tokenizer_files() -> dict[str, str]:
     }
 
 
-def _byte_letters() -> list[str]:
+def byte_letters() -> list[str]:
     """A visible letter for every byte: those that print as they are first, then the rest, moved to U+0100 and up."""
     visible = [byte for byte in range(256) if chr(byte).isprintable() and byte not in (0x20, 0xA0, 0xAD)]
     hidden = len(range(256)) - len(visible)

@@ -1,13 +1,25 @@
-"""Recognizes Krea 2 in a diffusers folder. Needs no torch and reads no tensor."""
+"""Recognizes Krea 2 in a diffusers folder or a single file. Needs no torch and reads no tensor."""
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 from lorasmith.errors import ModelError
-from lorasmith.families.flow_recognition import Configs, FlowFamily, are_numbers, folder_model, is_folder_of
-from lorasmith.families.krea2.layout import NAMES, PATCH, taps, vae_factor
+from lorasmith.families.flow_recognition import (
+    Configs,
+    FlowFamily,
+    are_numbers,
+    folder_model,
+    is_folder_of,
+    is_single_file_of,
+    single_file_model,
+)
+from lorasmith.families.krea2.layout import NAMES, PATCH, SPLIT, taps, vae_factor
 from lorasmith.families.weights import BaseWeights, ModelFiles
 
 PIPELINE = "Krea2Pipeline"
+_NAMED = re.compile("raw|base")  # a file of Raw: its header is that of Turbo
 
 
 def recognize(files: ModelFiles) -> BaseWeights | None:
@@ -16,6 +28,12 @@ def recognize(files: ModelFiles) -> BaseWeights | None:
     Raises:
         ModelError: the model is of this family, but incomplete, damaged or of a form that cannot be trained.
     """
+    if is_single_file_of(files, KREA2):
+        name = files.path.stem.lower()
+        if "turbo" in name:
+            raise ModelError("model_turbo", path=str(files.path), base="Krea 2 Raw")
+        found = single_file_model(files, KREA2)
+        return found if _NAMED.search(name) else replace(found, assumed="Krea 2 Raw")
     if not is_folder_of(files, KREA2):
         return None
     if files.index.get("is_distilled") is True:
@@ -54,4 +72,5 @@ KREA2 = FlowFamily(
     names=NAMES,
     wrong_setting=_wrong_setting,
     size_multiple=lambda configs: vae_factor(configs) * PATCH,
+    split=SPLIT,
 )

@@ -9,14 +9,13 @@ from math import fsum, sqrt
 from lorasmith.families.foreign_files import SD2, foreign_family, foreign_folder
 from lorasmith.families.ldm_names import unet_names
 from lorasmith.families.ldm_recognition import (
-    CONFIGS_KEY,
     LdmFamily,
     check_folder,
     folder_model,
     single_file_model,
 )
 from lorasmith.families.sd2.layout import NAMES, deduce_configs, usual_config
-from lorasmith.families.weights import BaseWeights, ModelFiles, Prediction
+from lorasmith.families.weights import CONFIGS_KEY, BaseWeights, ModelFiles, Prediction
 
 _FAMILY = LdmFamily("sd2", NAMES, usual_config, deduce_configs)
 

@@ -3,16 +3,19 @@
 T5's vocabulary is the real one, and the layers have the proportions of the published ones.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import Qwen3Config, Qwen3Model
 
 from lorasmith.demo import layouts
+from lorasmith.families.headers import read_json
 from lorasmith.families.t5_vocabulary import t5_tokenizer_files
-from tests.families.qwen_miniature import fill, write_tokenizer
+from lorasmith.families.weights import CONFIGS_KEY
+from tests.families.qwen_miniature import fill, original_vae_name, write_tokenizer
 
 WORDS = "a red circle, a blue ring, green, black, white"
 DENOISER = {
@@ -116,3 +119,65 @@ def _place(folder: Path, name: str, kind: str) -> dict[str, Any]:
         "variant": None,
         "revision": None,
     }
+
+
+def make_split(folder: Path, models: Path, *, prefix: str = "net.", name: str = "anima") -> Path:
+    """The same model in ComfyUI's files and folders under `models`; the denoiser's file, in native names."""
+    parts = {part: _tensors(folder, part) for part in ("transformer", "text_conditioner", "vae", "text_encoder")}
+    denoiser = {prefix + native_name(key): tensor for key, tensor in parts["transformer"].items()}
+    denoiser |= {f"{prefix}llm_adapter.{key}": tensor for key, tensor in parts["text_conditioner"].items()}
+    denoiser[f"{prefix}pos_embedder.seq"] = torch.arange(4.0)
+    vae = {original_vae_name(key, VAE["num_res_blocks"]): tensor for key, tensor in parts["vae"].items()}  # type: ignore[arg-type]
+    text = {f"model.{key}": tensor for key, tensor in parts["text_encoder"].items()}
+    saved = {
+        models / "diffusion_models" / f"{name}.safetensors": denoiser,
+        models / "vae" / "qwen_image_vae.safetensors": vae,
+        models / "text_encoders" / "qwen_3_06b_base.safetensors": text,
+    }
+    for path, tensors in saved.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        is_denoiser = path.parent.name == "diffusion_models"
+        save_file(tensors, path, {CONFIGS_KEY: json.dumps(_described(folder))} if is_denoiser else None)
+    return models / "diffusion_models" / f"{name}.safetensors"
+
+
+def native_name(name: str) -> str:
+    """The denoiser's name in the published checkpoint."""
+    for old, new in _NATIVE.items():
+        name = name.replace(old, new)
+    return name
+
+
+def _described(folder: Path) -> dict[str, Any]:
+    """What a single file of it has to state, as shapes do not tell it: it is of no published form."""
+    files = {file.name: file.read_text(encoding="utf-8") for file in sorted((folder / "tokenizer").iterdir())}
+    components = ("transformer", "text_conditioner", "vae", "text_encoder")
+    return {**{part: read_json(folder / part / "config.json") for part in components}, "tokenizer": files}
+
+
+def _tensors(folder: Path, component: str) -> dict[str, torch.Tensor]:
+    (file,) = (folder / component).glob("*.safetensors")
+    return load_file(file)
+
+
+_NATIVE = {
+    "transformer_blocks.": "blocks.",
+    "patch_embed.proj.": "x_embedder.proj.1.",
+    "time_embed.t_embedder.": "t_embedder.1.",
+    "time_embed.norm.": "t_embedding_norm.",
+    "norm_out.linear_": "final_layer.adaln_modulation.",
+    "proj_out.": "final_layer.linear.",
+    "norm1.linear_": "adaln_modulation_self_attn.",
+    "norm2.linear_": "adaln_modulation_cross_attn.",
+    "norm3.linear_": "adaln_modulation_mlp.",
+    ".norm_q.": ".q_norm.",
+    ".norm_k.": ".k_norm.",
+    ".to_out.0.": ".output_proj.",
+    ".to_q.": ".q_proj.",
+    ".to_k.": ".k_proj.",
+    ".to_v.": ".v_proj.",
+    "attn1.": "self_attn.",
+    "attn2.": "cross_attn.",
+    "ff.net.0.proj.": "mlp.layer1.",
+    "ff.net.2.": "mlp.layer2.",
+}

@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from lorasmith.errors import ModelError
+from lorasmith.families import load_family
 from lorasmith.families.recognize import recognize
-from lorasmith.families.weights import NoiseRequest
-from tests.families.anima.miniature import make_model
+from lorasmith.families.weights import NoiseRequest, PartFiles
+from tests.families.anima.miniature import make_model, make_split
+from tests.families.tiny import write_header
 
 
 @pytest.fixture
@@ -64,3 +67,59 @@ def test_configs_that_do_not_fit_each_other_are_refused(folder: Path, name: str)
     changed(folder / component / "config.json", change)
     with pytest.raises(ModelError, match="model_damaged"):
         recognize(folder)
+
+
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model.", "net."])
+def test_comfyuis_files_hold_the_tensors_of_the_folder(folder: Path, tmp_path: Path, prefix: str) -> None:
+    file = make_split(folder, tmp_path / "models", prefix=prefix)
+    weights = recognize(file)
+    assert (weights.family, weights.layout, weights.assumed) == ("anima", "single_file", "")
+    assert {name: part.asked.name for name, part in weights.replaced.items()} == {
+        "text_encoder": "qwen_3_06b_base.safetensors",
+        "vae": "qwen_image_vae.safetensors",
+    }
+    whole, split = load_family(recognize(folder)), load_family(weights)
+    cpu = torch.device("cpu")
+    for ours, theirs in (
+        (whole.load_encoders(cpu), split.load_encoders(cpu)),
+        *((family.load_models(trained=(), dtype=torch.bfloat16, device=cpu) for family in (whole, split)),),
+    ):
+        for name, module in ours.items():
+            expected, found = module.state_dict(), theirs[name].state_dict()
+            assert expected.keys() == found.keys()
+            assert all(torch.equal(tensor, found[key]) for key, tensor in expected.items())
+    ids, others = whole.tokenize("a red ring"), split.tokenize("a red ring")
+    assert all(torch.equal(tokens, others[name]) for name, tokens in ids.items())
+
+
+def test_the_conditioner_of_another_file_is_none_that_a_denoiser_lacks(folder: Path, tmp_path: Path) -> None:
+    """A folder's parts may be others; a text encoder of another size is refused."""
+    weights = recognize(folder, parts=PartFiles(text_encoders=(folder / "text_conditioner",)))
+    assert weights.source("text_conditioner") == folder / "text_conditioner"
+    with pytest.raises(ModelError, match="part_other"):
+        recognize(folder, parts=PartFiles(text_encoders=(folder / "vae",)))
+    file = make_split(folder, tmp_path / "models")
+    (tmp_path / "models" / "text_encoders" / "qwen_3_06b_base.safetensors").unlink()
+    with pytest.raises(ModelError, match="model_parts_missing") as error:
+        recognize(file)
+    assert error.value.fields["missing"] == "Qwen3-0.6B (`--text-encoder`)"
+
+
+def test_a_pickle_of_it_is_refused_and_cosmos_predict2_is_named(tmp_path: Path) -> None:
+    name = "blocks.0.adaln_modulation_self_attn.1.weight"
+    torch.save({"llm_adapter.embed.weight": torch.zeros(1, 12), name: torch.zeros(1)}, tmp_path / "anima.ckpt")
+    with pytest.raises(ModelError, match="model_form_unread") as error:
+        load_family(recognize(tmp_path / "anima.ckpt"))
+    assert error.value.fields["found"] == "Anima"
+    with pytest.raises(ModelError, match="model_other_family") as error:
+        recognize(write_header(tmp_path / "cosmos.safetensors", {f"model.diffusion_model.{name}": (256, 2048)}))
+    assert error.value.fields["found"] == "Cosmos-Predict2"
+
+
+@pytest.mark.parametrize(("name", "assumed"), [("anima_3.8B", True), ("anima_3.8B_qwen3_0.6b", False)])
+def test_the_deepest_is_said_to_be_trained_with_qwen3_alone(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, assumed: bool
+) -> None:
+    monkeypatch.setattr("lorasmith.families.anima.recognize._DEEP", 2)
+    weights = recognize(make_split(folder, tmp_path / "models", name=name))
+    assert bool(weights.assumed) is assumed and weights.depths == {"denoiser.transformer_blocks": 2}

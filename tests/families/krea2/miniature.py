@@ -1,15 +1,19 @@
-"""A Krea 2 of the libraries' own classes, small enough for every test: a diffusers folder that its pipeline loads."""
+"""A Krea 2 of the libraries' own classes, small enough for every test: a diffusers folder that its pipeline loads, and
+the same in ComfyUI's files."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import Qwen3VLConfig, Qwen3VLModel
 
 from lorasmith.demo import layouts
+from lorasmith.families.headers import read_json
 from lorasmith.families.krea2.text import TEMPLATE
-from tests.families.qwen_miniature import fill, write_tokenizer
+from lorasmith.families.weights import CONFIGS_KEY
+from tests.families.qwen_miniature import fill, original_vae_name, write_tokenizer
 
 TAPS = (1, 2, 4)
 DENOISER = {
@@ -108,3 +112,66 @@ def make_model(folder: Path, **index: Any) -> Path:
         },
     )
     return folder
+
+
+def make_split(folder: Path, models: Path, *, prefix: str = "model.diffusion_model.", name: str = "krea2_raw") -> Path:
+    """The same model in ComfyUI's files and folders under `models`; the denoiser's file, in native names."""
+    parts = {component: _tensors(folder, component) for component in ("transformer", "vae", "text_encoder")}
+    denoiser = {prefix + native_name(key): tensor for key, tensor in parts["transformer"].items()}
+    denoiser = {key: tensor.flatten() if key.endswith(".mod.lin") else tensor for key, tensor in denoiser.items()}
+    vae = {original_vae_name(key, VAE["num_res_blocks"]): tensor for key, tensor in parts["vae"].items()}
+    text = {f"model.{key}": tensor for key, tensor in parts["text_encoder"].items()}
+    saved = {
+        models / "diffusion_models" / f"{name}.safetensors": denoiser,
+        models / "vae" / "qwen_image_vae.safetensors": vae,
+        models / "text_encoders" / "qwen3vl_4b.safetensors": text,
+    }
+    for path, tensors in saved.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        is_denoiser = path.parent.name == "diffusion_models"
+        save_file(tensors, path, {CONFIGS_KEY: json.dumps(described(folder))} if is_denoiser else None)
+    return models / "diffusion_models" / f"{name}.safetensors"
+
+
+def described(folder: Path) -> dict[str, Any]:
+    """What a single file of it has to state, as shapes do not tell it: it is of no published form."""
+    files = {file.name: file.read_text(encoding="utf-8") for file in sorted((folder / "tokenizer").iterdir())}
+    configs = {part: read_json(folder / part / "config.json") for part in ("transformer", "vae", "text_encoder")}
+    return {**configs, "pipeline": read_json(folder / "model_index.json"), "tokenizer": files}
+
+
+def _tensors(folder: Path, component: str) -> dict[str, torch.Tensor]:
+    (file,) = (folder / component).glob("*.safetensors")
+    return load_file(file)
+
+
+def native_name(name: str) -> str:
+    """The denoiser's name in the published checkpoint."""
+    for old, new in _NATIVE.items():
+        name = name.replace(old, new)
+    return name
+
+
+_NATIVE = {
+    "transformer_blocks.": "blocks.",
+    "text_fusion.": "txtfusion.",
+    "img_in.": "first.",
+    "time_embed.linear_1": "tmlp.0",
+    "time_embed.linear_2": "tmlp.2",
+    "time_mod_proj.": "tproj.1.",
+    "txt_in.norm.weight": "txtmlp.0.scale",
+    "txt_in.linear_1": "txtmlp.1",
+    "txt_in.linear_2": "txtmlp.3",
+    "final_layer.linear": "last.linear",
+    "final_layer.norm.weight": "last.norm.scale",
+    "final_layer.scale_shift_table": "last.modulation.lin",
+    ".scale_shift_table": ".mod.lin",
+    ".attn.to_gate": ".attn.gate",
+    ".attn.to_out.0": ".attn.wo",
+    ".attn.to_": ".attn.w",
+    ".attn.norm_q.weight": ".attn.qknorm.qnorm.scale",
+    ".attn.norm_k.weight": ".attn.qknorm.knorm.scale",
+    ".ff.": ".mlp.",
+    ".norm1.weight": ".prenorm.scale",
+    ".norm2.weight": ".postnorm.scale",
+}

@@ -1,12 +1,25 @@
 """Krea 2's names: of layers in files, against diffusers' own conversion of the published checkpoint's names."""
 
+import pytest
 import torch
 from diffusers.loaders.single_file_utils import convert_krea2_transformer_checkpoint_to_diffusers
 
 from lorasmith.exporting.name_table import PEFT, parse_table
 from lorasmith.families.krea2.family import Krea2, denoiser_builder
-from lorasmith.families.krea2.layout import NAMES, from_diffusers, layer_names, taps
+from lorasmith.families.krea2.layout import (
+    NAMES,
+    denoiser_config,
+    find_denoiser,
+    from_diffusers,
+    layer_names,
+    taps,
+    text_config,
+)
+from lorasmith.families.ldm_configs import UnusualShapesError
+from lorasmith.families.places import shapes_at
 from lorasmith.targets import TargetModule
+from tests.families.krea2.miniature import native_name
+from tests.families.qwen_miniature import language_shapes
 
 
 def _published() -> dict[str, TargetModule]:
@@ -52,3 +65,41 @@ def test_layers_of_the_text_encoder_are_stated_or_the_usual() -> None:
     assert taps({"pipeline": {"text_encoder_select_layers": [1, 2]}}) == (1, 2)
     assert taps({"pipeline": {}}) == tuple(range(2, 36, 3))
     assert NAMES.components == ("transformer", "vae", "text_encoder")
+
+
+def _published_shapes() -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in denoiser_builder()({}).state_dict().items()}
+
+
+def test_the_config_follows_from_the_shapes_of_the_published_model() -> None:
+    """The class's own config is the published one."""
+    published = {name: value for name, value in denoiser_builder()({}).config.items() if not name.startswith("_")}
+    assert denoiser_config(_published_shapes()) == {**published, "axes_dims_rope": list(published["axes_dims_rope"])}
+
+
+@pytest.mark.parametrize("change", [{"transformer_blocks.0.attn.norm_q.weight": (64,)}, {"img_in.weight": (6144,)}])
+def test_shapes_of_no_published_form(change: dict[str, tuple[int, ...]]) -> None:
+    with pytest.raises(UnusualShapesError):
+        denoiser_config({**_published_shapes(), **change})
+
+
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model.", "net."])
+def test_native_names_lead_to_the_tensors_that_diffusers_makes_of_them(prefix: str) -> None:
+    shapes = _published_shapes()
+    native = {native_name(name): torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    native = {name: tensor.flatten() if name.endswith(".mod.lin") else tensor for name, tensor in native.items()}
+    stored = {prefix + name: tuple(tensor.shape) for name, tensor in native.items()}
+    places = find_denoiser([*stored, "vae.decoder.conv1.weight"] if prefix else stored)
+    assert {name: place.name.removeprefix(prefix) for name, place in places.items()} == {
+        name: native_name(name) for name in shapes
+    }
+    converted = convert_krea2_transformer_checkpoint_to_diffusers(native)
+    assert shapes_at(places, stored) == {name: tuple(tensor.shape) for name, tensor in converted.items()} == shapes
+
+
+def test_a_text_encoder_of_another_size_does_not_fit() -> None:
+    text = language_shapes(layers=36, width=2560)
+    assert text_config(text, {"text_hidden_dim": 2560})["text_config"]["num_hidden_layers"] == 36
+    for shapes, width in ((text, 4096), (language_shapes(layers=28, width=2560), 2560)):
+        with pytest.raises(UnusualShapesError):
+            text_config(shapes, {"text_hidden_dim": width})

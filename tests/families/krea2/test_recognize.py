@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from lorasmith.errors import ModelError
+from lorasmith.families import load_family
 from lorasmith.families.other_vae import with_vae
 from lorasmith.families.recognize import recognize
-from lorasmith.families.weights import NoiseRequest
-from tests.families.krea2.miniature import make_model
-from tests.families.tiny import write_header
+from lorasmith.families.weights import NoiseRequest, PartFiles
+from tests.families.krea2.miniature import make_model, make_split
 
 
 @pytest.fixture
@@ -79,14 +80,34 @@ def test_configs_that_do_not_fit_each_other_are_refused(folder: Path, name: str)
         recognize(folder)
 
 
-@pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
-def test_a_single_file_is_named(tmp_path: Path, prefix: str) -> None:
-    shapes = {f"{prefix}txtfusion.projector.weight": (1, 12), f"{prefix}blocks.0.attn.wq.weight": (6144, 6144)}
-    with pytest.raises(ModelError, match="model_folder_needed") as error:
-        recognize(write_header(tmp_path / "krea2.safetensors", shapes))
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model.", "net."])
+def test_a_single_file_is_the_model_with_the_files_beside_it(folder: Path, tmp_path: Path, prefix: str) -> None:
+    file = make_split(folder, tmp_path / "models", prefix=prefix)
+    weights, whole = recognize(file), recognize(folder)
+    assert (weights.family, weights.layout, weights.assumed) == ("krea2", "single_file", "")
+    assert {name: part.asked.name for name, part in weights.replaced.items()} == {
+        "text_encoder": "qwen3vl_4b.safetensors",
+        "vae": "qwen_image_vae.safetensors",
+    }
+    assert weights.denoiser_parameters == whole.denoiser_parameters
+    assert weights.size_multiple == whole.size_multiple and weights.noise == whole.noise
+
+
+def test_raw_is_known_by_its_name_alone(folder: Path, tmp_path: Path) -> None:
+    assert recognize(make_split(folder, tmp_path / "models", name="mine")).assumed == "Krea 2 Raw"
+    with pytest.raises(ModelError, match="model_turbo"):
+        recognize(make_split(folder, tmp_path / "models", name="Krea2_Turbo_bf16"))
+
+
+def test_a_pickle_of_it_is_refused(tmp_path: Path) -> None:
+    torch.save({"txtfusion.projector.weight": torch.zeros(1, 12)}, tmp_path / "krea2.ckpt")
+    with pytest.raises(ModelError, match="model_form_unread") as error:
+        load_family(recognize(tmp_path / "krea2.ckpt"))
     assert error.value.fields["found"] == "Krea 2"
 
 
-def test_its_vae_stays(folder: Path) -> None:
+def test_a_vae_may_take_the_place_of_a_folders(folder: Path) -> None:
+    weights = recognize(folder, parts=PartFiles(vae=folder / "vae"))
+    assert weights.source("vae") == folder / "vae" and weights.source("text_encoder") == folder
     with pytest.raises(ModelError, match="vae_fixed"):
         with_vae(recognize(folder), folder / "vae")

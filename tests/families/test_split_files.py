@@ -1,0 +1,177 @@
+"""Base models in several files: named, found beside each other, or asked for; with Krea 2 as the family."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lorasmith.errors import ModelError
+from lorasmith.families import load_family
+from lorasmith.families.identity import component_sha256, files_sha256, weights_sha256
+from lorasmith.families.recognize import recognize
+from lorasmith.families.split_files import bare_names
+from lorasmith.families.weights import BaseWeights, PartFiles
+from tests.families.krea2.miniature import make_model, make_split
+
+CPU = torch.device("cpu")
+TEXT, VAE = Path("text_encoders/qwen3vl_4b.safetensors"), Path("vae/qwen_image_vae.safetensors")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return make_model(tmp_path / "model")
+
+
+@pytest.fixture
+def file(folder: Path, tmp_path: Path) -> Path:
+    return make_split(folder, tmp_path / "models")
+
+
+def sources(weights: BaseWeights) -> dict[str, Path]:
+    return {name: part.asked for name, part in weights.replaced.items()}
+
+
+def test_every_tensor_is_that_of_the_folder(folder: Path, file: Path) -> None:
+    whole, split = (load_family(recognize(path)) for path in (folder, file))
+    for load in (
+        lambda family: family.load_encoders(CPU),
+        lambda family: family.load_models(trained=(), dtype=torch.bfloat16, device=CPU),
+    ):
+        ours, theirs = load(whole), load(split)
+        for name, module in ours.items():
+            tensors, others = module.state_dict(), theirs[name].state_dict()
+            assert tensors.keys() == others.keys()
+            assert all(torch.equal(tensors[key], others[key]) for key in tensors)
+            assert all(tensors[key].dtype == others[key].dtype for key in tensors)
+    assert torch.equal(whole.tokenize("a red ring")["token_ids"], split.tokenize("a red ring")["token_ids"])
+
+
+def test_files_beside_the_model_are_found_where_comfyui_has_them(file: Path, tmp_path: Path) -> None:
+    models = file.parents[1]
+    (models / "diffusion_models" / "krea").mkdir()
+    moved = file.rename(models / "diffusion_models" / "krea" / file.name)
+    (models / "clip").mkdir()
+    text = (models / TEXT).rename(models / "clip" / "any name.safetensors")
+    (models / TEXT.parent / "other.safetensors").write_bytes((models / VAE).read_bytes())
+    (models / VAE.parent / "damaged.safetensors").write_bytes(b"{")
+    (models / VAE.parent / "link.safetensors").symlink_to(models / VAE)
+    assert sources(recognize(moved))["text_encoder"] == text
+    assert sources(recognize(moved))["vae"].resolve() == models / VAE
+    shutil.copy(models / VAE, models / VAE.parent / "wan_2.1_vae.safetensors")  # the same names and shapes
+    (models / VAE.parent / "link.safetensors").unlink()
+    assert sources(recognize(moved))["vae"] == models / VAE
+    shutil.copy(models / VAE, models / VAE.parent / "qwen again.safetensors")
+    with pytest.raises(ModelError, match="part_several") as error:
+        recognize(moved)
+    assert len(error.value.fields["paths"]) == 3 and error.value.fields["option"] == "vae"
+
+
+def test_one_error_names_all_files_that_are_missing(file: Path) -> None:
+    models = file.parents[1]
+    (models / TEXT).unlink()
+    with pytest.raises(ModelError, match="model_parts_missing") as error:
+        recognize(file)
+    assert error.value.fields["missing"] == "Qwen3-VL-4B (`--text-encoder`)"
+    shutil.rmtree(models / "vae")
+    with pytest.raises(ModelError, match="model_parts_missing") as error:
+        recognize(file)
+    assert error.value.fields["missing"] == "Qwen3-VL-4B (`--text-encoder`), VAE of Qwen-Image (`--vae`)"
+
+
+def test_named_files_come_first(folder: Path, file: Path, tmp_path: Path) -> None:
+    models = file.parents[1]
+    text, vae = (shutil.copy(models / part, tmp_path / part.name) for part in (TEXT, VAE))
+    weights = recognize(file, parts=PartFiles(Path(vae), (Path(text),)))
+    assert sources(weights) == {"text_encoder": tmp_path / TEXT.name, "vae": tmp_path / VAE.name}
+    of_folder = recognize(file, parts=PartFiles(text_encoders=(folder / "text_encoder",)))
+    assert sources(of_folder) == {"text_encoder": folder / "text_encoder", "vae": models / VAE}
+    whole = recognize(file, parts=PartFiles(folder, (folder,)))  # a folder of a whole model
+    assert whole.replaced["vae"].paths == (folder / "vae" / "diffusion_pytorch_model.safetensors",)
+
+
+def test_a_text_encoder_in_several_files_is_read_whole(folder: Path, file: Path) -> None:
+    stored = folder / "text_encoder" / "model.safetensors"
+    tensors = load_file(stored)
+    names = sorted(tensors)
+    shards = {f"model-0000{number + 1}-of-00002.safetensors": names[number::2] for number in range(2)}
+    for name, keys in shards.items():
+        save_file({key: tensors[key] for key in keys}, stored.parent / name)
+    places = {key: name for name, keys in shards.items() for key in keys}
+    (stored.parent / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    stored.unlink()
+    weights = recognize(file, parts=PartFiles(text_encoders=(stored.parent,)))
+    assert len(weights.replaced["text_encoder"].paths) == 2
+    encoder = load_family(weights).load_encoders(CPU, only=("text_encoder",))["text_encoder"]
+    expected = load_family(recognize(folder)).load_encoders(CPU, only=("text_encoder",))["text_encoder"].state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in encoder.state_dict().items())
+
+
+def test_what_is_named_but_does_not_fit_is_refused(folder: Path, file: Path) -> None:
+    models = file.parents[1]
+    refused = {
+        "part_missing": PartFiles(vae=models / "nothing.safetensors"),
+        "part_other": PartFiles(vae=models / TEXT),
+        "model_damaged": PartFiles(vae=file.parent / "damaged.safetensors"),
+    }
+    (file.parent / "damaged.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{]")
+    for code, parts in refused.items():
+        for model in (file, folder):
+            with pytest.raises(ModelError, match=code):
+                recognize(model, parts=parts)
+    with pytest.raises(ModelError, match="part_other"):  # one too many
+        recognize(file, parts=PartFiles(text_encoders=(models / TEXT, models / TEXT)))
+    torch.save({}, file.parent / "vae.pt")
+    with pytest.raises(ModelError, match="model_form_unread"):
+        recognize(file, parts=PartFiles(vae=file.parent / "vae.pt"))
+
+
+def test_a_part_of_other_shapes_than_a_folders_own_is_refused(folder: Path, tmp_path: Path) -> None:
+    tensors = load_file(folder / "vae" / "diffusion_pytorch_model.safetensors")
+    tensors["post_quant_conv.bias"] = torch.zeros(5)
+    save_file(tensors, tmp_path / "vae.safetensors")
+    with pytest.raises(ModelError, match="part_other"):
+        recognize(folder, parts=PartFiles(vae=tmp_path / "vae.safetensors"))
+
+
+@pytest.mark.parametrize("name", ["blocks.0.attn.wq.scale_weight", "scaled_fp8", "blocks.0.attn.wq.comfy_quant"])
+def test_quantised_files_are_refused_and_never_found(folder: Path, file: Path, name: str) -> None:
+    models = file.parents[1]
+    vae = models / VAE
+    save_file({**load_file(vae), name: torch.ones(1)}, vae)
+    with pytest.raises(ModelError, match="model_quantized"):
+        recognize(folder, parts=PartFiles(vae=vae))
+    with pytest.raises(ModelError, match="model_parts_missing"):
+        recognize(file)
+    save_file({**load_file(file), name: torch.ones(1)}, file)
+    with pytest.raises(ModelError, match="model_quantized"):
+        recognize(file)
+
+
+def test_an_identity_is_that_of_the_files_that_are_used(folder: Path, file: Path) -> None:
+    weights = recognize(file)
+    models = file.parents[1]
+    before = {name: component_sha256(weights, name) for name in ("vae", "text_encoder")}
+    assert files_sha256(weights.replaced["vae"].paths) == files_sha256([models / VAE])
+    assert files_sha256([file, models / VAE]) == files_sha256([models / VAE, file]) != files_sha256([file])
+    assert files_sha256([]) == "" and weights_sha256(weights) == files_sha256([file])
+    for part in (TEXT, VAE):
+        tensors = load_file(models / part)
+        name = min(tensors)
+        save_file({**tensors, name: tensors[name] + 1}, models / part)
+    after = {name: component_sha256(recognize(file), name) for name in before}
+    assert all(after[name] != before[name] for name in before)
+
+
+def test_a_model_of_its_own_text_encoder_takes_no_other(narrow, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="text_encoder_fixed"):
+        recognize(narrow.single, parts=PartFiles(text_encoders=(tmp_path,)))
+
+
+def test_a_prefix_is_what_stands_before_a_known_name() -> None:
+    names = ["net.first.weight", "net.blocks.0.weight", "vae.first.weights", "other.weight"]
+    assert bare_names(names, "first.weight") == {"first.weight": names[0], "blocks.0.weight": names[1]}
+    assert bare_names(["first.weight", "x"], "first.weight") == {"first.weight": "first.weight", "x": "x"}
+    assert bare_names(["second.weight"], "first.weight") == {}

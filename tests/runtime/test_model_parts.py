@@ -1,0 +1,30 @@
+"""Files of a base model that consists of several are found once, at the start of a run, and recorded."""
+
+from pathlib import Path
+
+from lorasmith.config import RunConfig
+from lorasmith.families.recognize import recognize
+from lorasmith.families.weights import PartFiles
+from lorasmith.runtime.model_parts import with_parts
+from tests.families.krea2.miniature import make_model, make_split
+
+
+def test_files_that_are_found_are_recorded_and_named(tmp_path: Path) -> None:
+    model = make_split(make_model(tmp_path / "model"), tmp_path / "models")
+    text, vae = (
+        tmp_path / "models" / name
+        for name in ("text_encoders/qwen3vl_4b.safetensors", "vae/qwen_image_vae.safetensors")
+    )
+    config, notices = with_parts(RunConfig(), recognize(model))
+    assert (config.model.vae, config.model.text_encoder) == (str(vae), (str(text),))
+    assert notices == (
+        ("part_beside", {"option": "vae", "path": str(vae)}),
+        ("part_beside", {"option": "text-encoder", "path": str(text)}),
+    )
+    again, notices = with_parts(config, recognize(model, parts=PartFiles(vae, (text,))))
+    assert again == config and notices == ()
+
+
+def test_a_folder_has_all_in_itself(tmp_path: Path) -> None:
+    config, notices = with_parts(RunConfig(), recognize(make_model(tmp_path / "model")))
+    assert config == RunConfig() and notices == ()
