@@ -24,6 +24,9 @@ class SamplingDefaults:
     guidance: float
     """Classifier-free guidance scale (Ho & Salimans 2021). Lower than people use to make pictures: these are measured,
     and strong guidance oversaturates colours."""
+    guidance_input: str = ""
+    """Where the denoiser was distilled to take the guidance as an input: its name in `ModelFamily.conditioning`. There
+    is no prediction without the caption then."""
 
 
 def denoise(
