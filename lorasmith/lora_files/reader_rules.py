@@ -21,8 +21,8 @@ class Form(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """The fate of a layer in a file without `.alpha` keys and in one with them: read; lost, without an error; refused,
-    with the whole file."""
+    """The fate of a layer in a file without `.alpha` keys and in one with them: read; unscaled, read as if alpha were
+    the rank; lost, without an error; refused, with the whole file."""
 
     without: str
     with_alphas: str
@@ -62,6 +62,27 @@ OF_DIFFUSERS: dict[str, Rules] = {
         lora_unet_         D du  lost     lost
         lora_transformer_  D du  lost     lost
         lycoris_           D du  lost     refused
+        """
+    ),
+    "flux1": _rules(
+        """
+        transformer.       D AB  read     read
+        transformer.       D du  read     unscaled
+        transformer.       N AB  refused  refused
+        diffusion_model.   N AB  lost     lost
+        diffusion_model.   N du  read     read     _blocks_\\d
+        diffusion_model.   N du  lost     lost
+        diffusion_model.   D AB  lost     lost
+        diffusion_model.   D du  refused  refused
+        base_model.model.  D AB  refused  refused
+        -                  D AB  lost     lost
+        -                  D du  refused  refused
+        -                  N AB  lost     lost
+        lora_unet_         N du  read     read     _blocks_\\d
+        lora_unet_         N du  lost     lost
+        lora_unet_         D du  refused  refused
+        lora_transformer_  D du  refused  refused
+        lycoris_           D du  refused  refused
         """
     ),
     "flux2_klein": _rules(
@@ -160,6 +181,7 @@ OF_COMFYUI: dict[str, frozenset[tuple[str, str]]] = {
     "krea2": _PLAIN | {("diffusion_model.", "D")},
     "zimage": _PLAIN | {("diffusion_model.", "D")},
     "qwen_image21": _PLAIN,
+    "flux1": _PLAIN | {("lora_transformer_", "D")},
     "flux2_klein": _PLAIN | {("lora_transformer_", "D")},
     "anima": frozenset(),
 }

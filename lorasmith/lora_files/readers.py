@@ -44,7 +44,7 @@ class Reading(NamedTuple):
     program has no models of this family; unknown."""
     layers: int | None  # of the denoiser that it changes; None: not known
     of: int
-    has_other_strength: bool = False  # alphas that stand in the metadata are not used
+    has_other_strength: bool = False  # it does not use the file's alphas
 
 
 def readings(file: LoraFile, family: str = "") -> tuple[Reading, ...]:
@@ -67,7 +67,8 @@ def _of_diffusers(file: LoraFile, family: str, modules: list[Module]) -> Reading
         return Reading(DIFFUSERS, "refused", 0, len(modules))
     if fates[""]:
         return Reading(DIFFUSERS, "unknown", None, len(modules))
-    return Reading(DIFFUSERS, _outcome(fates["read"], len(modules)), fates["read"], len(modules))
+    read, is_unscaled = fates["read"] + fates["unscaled"], fates["unscaled"] > 0
+    return Reading(DIFFUSERS, _outcome(read, len(modules)), read, len(modules), is_unscaled)
 
 
 def _fate_in_diffusers(family: str, module: Module, *, has_alphas: bool) -> str:
@@ -78,7 +79,7 @@ def _fate_in_diffusers(family: str, module: Module, *, has_alphas: bool) -> str:
     pair = "AB" if ".lora_A" in module.keys[DOWN] else "du"
     forms = [Form(prefix, name, pair) for name in spellings]
     fates = {fate(OF_DIFFUSERS[family], form, module.path, has_alphas=has_alphas) for form in forms}
-    return next((found for found in ("read", "lost", "refused") if found in fates), "")
+    return next((found for found in ("read", "unscaled", "lost", "refused") if found in fates), "")
 
 
 def _of_comfyui(family: str, modules: list[Module]) -> Reading:

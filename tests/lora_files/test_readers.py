@@ -30,6 +30,7 @@ LOADERS = {  # family -> mixin of its pipeline, class and folder of its denoiser
     "sd15": ("StableDiffusionLoraLoaderMixin", "UNet2DConditionModel", "unet"),
     "krea2": ("Krea2LoraLoaderMixin", "Krea2Transformer2DModel", "transformer"),
     "anima": ("AnimaLoraLoaderMixin", "CosmosTransformer3DModel", "transformer"),
+    "flux1": ("FluxLoraLoaderMixin", "FluxTransformer2DModel", "transformer"),
     "flux2_klein": ("Flux2LoraLoaderMixin", "Flux2Transformer2DModel", "transformer"),
     "qwen_image21": ("QwenImageLoraLoaderMixin", "QwenImage21Transformer2DModel", "transformer"),
     "zimage": ("ZImageLoraLoaderMixin", "ZImageTransformer2DModel", "transformer"),
@@ -39,7 +40,8 @@ FORMS = [
     pytest.param(family, form, id=f"{family}-{''.join(form)}")
     for family in LOADERS
     for form in OF_DIFFUSERS[family]
-    if (family, form.names) != ("sd15", "N")  # all programs have diffusers' names for it
+    # All programs have diffusers' names for SD 1.x, and the conversion of FLUX.1 has its published width in it.
+    if (family, form.names) != ("sd15", "N") and (family, form.names, form.pair) != ("flux1", "N", "du")
 ]
 
 
@@ -118,7 +120,7 @@ def loaded(family: str, make: Callable[[str], Any], file: Any, wanted: Mapping[s
             loader.load_lora_weights(file, adapter_name="it")
             if getattr(model, "peft_config", None):
                 model.fuse_lora()
-    except (ValueError, IndexError):  # peft's NoMatchingPeftModuleError is a ValueError
+    except (ValueError, IndexError, KeyError):  # peft's NoMatchingPeftModuleError is a ValueError
         return Loaded("refused", 0, 0)
     after = {name.replace(".base_layer", ""): weight for name, weight in model.state_dict().items()}
     scales = []
@@ -156,7 +158,8 @@ def test_diffusers_does_what_the_rule_says(
     found = loaded(family, made, tensors, wanted)
     reading = of("diffusers", path, family)
     assert (reading.outcome, reading.layers) == (found.outcome, found.modules)
-    assert found.scale == (1 if found.modules else 0)
+    strength = RANK / ALPHA if reading.has_other_strength else 1
+    assert found.scale == (strength if found.modules else 0)
 
 
 def test_an_alpha_in_the_metadata_is_used_by_diffusers_alone(made: Callable[[str], Any], tmp_path: Path) -> None:
