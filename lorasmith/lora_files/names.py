@@ -160,7 +160,8 @@ def families_of(modules: Sequence[Module], metadata: Mapping[str, str]) -> tuple
     unknown = [module for module in counted if not layers_of(families[0]).module_of(module)]
     if best[0] and len(unknown) * 2 < len(counted) and not any(_QWEN.search(module.path) for module in unknown):
         others = {*(_foreign_path(module.path) for module in modules), marked}
-        return tuple(_by_width(_MARKED[one] if _MARKED.get(one) in others else one, modules) for one in families)
+        names = (_MARKED[name] if _MARKED.get(name) in others else name for name in families)
+        return tuple(_by_width(name, modules) for name in names)
     found = _foreign(modules) or marked
     return (found,) if found else ()
 
