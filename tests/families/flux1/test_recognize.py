@@ -57,7 +57,7 @@ def test_schnell_is_refused_with_the_reason(folder: Path) -> None:
     [
         ("FluxKontextPipeline", "model_edits_pictures", "FLUX.1 Kontext"),
         ("FluxFillPipeline", "model_inpainting", "FLUX.1 Fill"),
-        ("FluxControlPipeline", "model_other_family", "FluxControlPipeline"),
+        ("FluxControlPipeline", "model_other_family", "FLUX.1 Canny or Depth"),
     ],
 )
 def test_its_relatives_are_named(folder: Path, pipeline: str, code: str, found: str) -> None:
