@@ -9,7 +9,7 @@ import pytest
 
 from lorasmith.errors import ModelError
 from lorasmith.families.recognize import recognize
-from tests.families.flux2_klein.miniature import make_model
+from tests.families.flux2_klein.miniature import make_model, make_split
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +52,18 @@ def test_the_distilled_model_is_refused_with_the_reason(folder: Path) -> None:
     assert error.value.fields["base"] == "FLUX.2 klein Base"
 
 
-@pytest.mark.parametrize("pipeline", ["Flux2Pipeline", "Flux2KleinKVPipeline"])
-def test_its_relatives_are_others(folder: Path, pipeline: str) -> None:
+@pytest.mark.parametrize(
+    ("pipeline", "code", "found"),
+    [
+        ("Flux2Pipeline", "model_other_family", "FLUX.2 dev"),
+        ("Flux2KleinKVPipeline", "model_form_unread", "FLUX.2 klein"),
+    ],
+)
+def test_its_relatives_are_others(folder: Path, pipeline: str, code: str, found: str) -> None:
     changed(folder / "model_index.json", lambda index: index.update(_class_name=pipeline))
-    with pytest.raises(ModelError, match="model_other_family") as error:
+    with pytest.raises(ModelError, match=code) as error:
         recognize(folder)
-    assert error.value.fields["found"] == pipeline
+    assert error.value.fields["found"] == found
 
 
 WRONG: dict[str, tuple[str, Callable[[dict[str, Any]], object]]] = {
@@ -78,3 +84,27 @@ def test_configs_that_do_not_fit_each_other_are_refused(folder: Path, name: str)
     changed(folder / file, change)
     with pytest.raises(ModelError, match="model_damaged"):
         recognize(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "assumed"), [("flux-2-klein-base-9b", ""), ("flux2_klein_4b_base_bf16", ""), ("mine", "FLUX.2 klein Base")]
+)
+def test_a_single_file_is_of_the_base_model_by_its_name(model: Path, tmp_path: Path, name: str, assumed: str) -> None:
+    weights = recognize(make_split(model, tmp_path / "models", name=name))
+    assert (weights.family, weights.layout, weights.assumed) == ("flux2_klein", "single_file", assumed)
+    assert weights.replaced.keys() == {"text_encoder", "vae"}
+    assert weights.denoiser_parameters == recognize(model).denoiser_parameters
+
+
+@pytest.mark.parametrize("name", ["flux-2-klein-4b", "klein9b-fp32", "my-klein-distilled"])
+def test_a_single_file_with_the_name_of_the_distilled_model_is_refused(model: Path, tmp_path: Path, name: str) -> None:
+    with pytest.raises(ModelError, match="model_turbo"):
+        recognize(make_split(model, tmp_path / "models", name=name))
+
+
+def test_parts_that_are_nowhere_are_named(model: Path, tmp_path: Path) -> None:
+    file = make_split(model, tmp_path / "models")
+    (tmp_path / "models" / "vae" / "flux2-vae.safetensors").unlink()
+    with pytest.raises(ModelError, match="model_parts_missing") as error:
+        recognize(file)
+    assert "FLUX.2" in str(error.value.fields["missing"])
