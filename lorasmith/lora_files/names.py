@@ -57,6 +57,7 @@ _WIDTHS = {  # family -> another by the number of inputs of its layers
     "zimage": {2304: "lumina2"},
     "flux1": {6144: "flux2", 4096: "flux2"},
     "flux2_klein": {6144: "flux2"},
+    "qwen_image21": {3072: "qwen", 2432: "sd3", 1536: "sd3"},  # where attention alone was trained
 }
 _ALIKE = {
     "anima": re.compile(r"^transformer_blocks_\d"),
@@ -150,8 +151,7 @@ def families_of(modules: Sequence[Module], metadata: Mapping[str, str]) -> tuple
     if best[0] * 2 > len(modules):
         families = [family for family, score in scores.items() if score == best]
         others = {*(_foreign_path(module.path) for module in modules), marked}
-        families = [_MARKED[family] if _MARKED.get(family) in others else family for family in families]
-        return tuple(_by_width(family, modules) for family in families)
+        return tuple(_by_width(_MARKED[name] if _MARKED.get(name) in others else name, modules) for name in families)
     found = _foreign(modules) or marked
     return (found,) if found else ()
 

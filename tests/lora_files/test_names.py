@@ -122,6 +122,17 @@ def test_klein_has_the_names_of_its_relatives_and_sizes_of_its_own(width: int) -
         assert found({"img_mlp.0": 4}) == ("flux1",)
 
 
+@pytest.mark.parametrize(
+    ("width", "family"), [(4096, "qwen_image21"), (32, "qwen_image21"), (3072, "qwen"), (1536, "sd3"), (2432, "sd3")]
+)
+def test_qwen_image_21_has_the_names_of_others_in_its_attention(width: int, family: str) -> None:
+    """Files of which hold it alone: with other layers their names decide."""
+    names = [f"transformer.transformer_blocks.{block}.attn.to_{end}" for block in (0, 31, 59) for end in ("q", "out.0")]
+    assert families_of(modules(*names, inputs=width, outputs=width), {}) == (family,)
+    fused = modules("diffusion_model.transformer_blocks.0.img_mlp.gate_up", inputs=4096, outputs=24_576)
+    assert families_of(fused, {}) == ("qwen_image21",)
+
+
 def test_chroma_is_flux_with_other_metadata_or_layers_of_its_own() -> None:
     fused = modules("lora_unet_double_blocks_0_img_attn_qkv", inputs=3072, outputs=9216)
     assert families_of(fused, {}) == ("flux1",)
