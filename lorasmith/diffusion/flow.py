@@ -74,6 +74,8 @@ class FlowMatching:
     is shown is what it is asked about."""
     has_exact_levels: bool = False  # the denoiser takes the level in float32 whatever its precision
     bounds: tuple[float, float] = (0.0, 1.0)  # levels that are trained
+    last_level: float | None = None
+    """To which the levels of sampling are stretched, so that the last step begins there; None: they are not."""
 
     @property
     def timestep_count(self) -> int:
@@ -114,11 +116,19 @@ class FlowMatching:
         factor = self.sampling_shift.factor(latents_shape, steps)
         visited, first = max(1, round(steps * denoising_strength)), _unshifted(denoising_strength, factor)
         evenly = [first * (visited - number) / visited for number in range(visited)]
-        shifted = torch.tensor([factor * level / (1 + (factor - 1) * level) for level in evenly])
-        return tuple(NoiseLevel(level, 1 - level, level) for level in self._rounded(shifted).tolist())
+        shifted = self._stretched([factor * level / (1 + (factor - 1) * level) for level in evenly])
+        return tuple(NoiseLevel(level, 1 - level, level) for level in self._rounded(torch.tensor(shifted)).tolist())
 
     def split(self, prediction: Tensor, noisy_latents: Tensor, level: NoiseLevel) -> tuple[Tensor, Tensor]:
         return noisy_latents - level.noise_scale * prediction, noisy_latents + level.signal * prediction
+
+    def _stretched(self, levels: list[float]) -> list[float]:
+        """The levels with the first where it is and the last at `last_level`."""
+        first, last = levels[0], levels[-1]
+        if self.last_level is None or first <= max(last, self.last_level):
+            return levels
+        scale = (first - self.last_level) / (first - last)
+        return [first - (first - level) * scale for level in levels]
 
     def _rounded(self, levels: Tensor) -> Tensor:
         return levels.to(self.dtype).to(torch.float32)

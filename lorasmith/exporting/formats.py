@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from lorasmith.exporting.name_table import PEFT, SD_SCRIPTS, FileForm, NameTable, Row, table_of
+from lorasmith.exporting.name_table import PEFT, SD_SCRIPTS, FileForm, NameTable, Row, spec_of_piece, table_of
 
 _KOHYA, _COMFYUI = "lora_unet_", "diffusion_model."
 _OWN = re.compile(r"^(diffusion_model|transformer)\.")
@@ -42,7 +42,7 @@ def table_in(own: NameTable, form: str, native: Mapping[str, Native]) -> NameTab
         native: by target, where the names of `own` are not those of the original model.
     """
     if form == "diffusers":
-        return _as(own, [replace(row, module=_diffusers(own, row), part=None) for row in own.targets.values()], PEFT)
+        return _in_diffusers(own)
     if own.form is SD_SCRIPTS:  # which ComfyUI reads too
         return own
     rows = []
@@ -56,11 +56,28 @@ def table_in(own: NameTable, form: str, native: Mapping[str, Native]) -> NameTab
 def all_names(own: NameTable, native: Mapping[str, Native]) -> NameTable:
     """The family's table for reading: its modules under the names of every form, its own first."""
     tables = [table_in(own, form, native) for form in ("diffusers", "kohya", "comfyui")]
-    return replace(own, modules={name: rows for table in (own, *tables[::-1]) for name, rows in table.modules.items()})
+    modules = {name: rows for table in (own, *tables[::-1]) for name, rows in table.modules.items()}
+    return replace(own, modules=modules, pieces=tables[0].pieces)
 
 
-def _diffusers(own: NameTable, row: Row) -> str:
-    component, _, path = row.target.partition(".")
+def _in_diffusers(own: NameTable) -> NameTable:
+    rows, pieces = [], {}
+    for row in own.targets.values():
+        inside, _, _ = row.target.rpartition(".")
+        targets = tuple(f"{inside}.{piece}" for piece in row.pieces)
+        if targets:
+            pieces[row.target] = targets
+        layer = spec_of_piece(row.layer, len(targets) or 1)
+        for target in targets or (row.target,):
+            name = _diffusers(own, target)
+            rows.append(replace(row, target=target, module=name, layer=layer, part=None, pieces=()))
+    if pieces:
+        return replace(table_of(own.family, rows, PEFT), pieces=pieces)
+    return _as(own, rows, PEFT)
+
+
+def _diffusers(own: NameTable, target: str) -> str:
+    component, _, path = target.partition(".")
     denoiser = "unet" if own.form is SD_SCRIPTS else "transformer"
     return f"{denoiser if component == 'denoiser' else component}.{path}"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
 from lorasmith.targets import LayerSpec
@@ -26,6 +26,7 @@ class Row:
     component: str  # "denoiser", "text_encoder"
     layer: LayerSpec  # the size in the published models; smaller models use the same names
     part: slice | None  # where files hold several layers as one module (q, k and v): this layer's rows of it
+    pieces: tuple[str, ...] = ()  # where diffusers has several layers in its place: their last names, in equal parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,8 @@ class NameTable:
     form: FileForm
     targets: Mapping[str, Row]  # by target
     modules: Mapping[str, tuple[Row, ...]]  # by the name in files; several rows are the parts, in order
+    pieces: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By target: the rows that stand for it, in order, where a file has a module for each of them."""
 
 
 def parse_table(family: str, text: str) -> NameTable:
@@ -79,6 +82,11 @@ def table_of(family: str, rows: Sequence[Row], form: FileForm) -> NameTable:
     return NameTable(family, form, targets, {module: tuple(parts) for module, parts in modules.items()})
 
 
+def spec_of_piece(spec: LayerSpec, count: int) -> LayerSpec:
+    """The size of one of `count` pieces of a layer."""
+    return replace(spec, outputs=spec.outputs // count)
+
+
 def has_suffix(key: str, suffixes: Collection[str]) -> bool:
     """Whether a key is that of a tensor with one of these suffixes."""
     return any(key.endswith(f".{suffix}") for suffix in suffixes)
@@ -90,4 +98,5 @@ def _row(line: Mapping[str, str]) -> Row:
     start, _, stop = line["part"].partition(":")
     part = slice(int(start), int(stop)) if line["part"] else None
     layer = LayerSpec(int(line["out"]), int(line["in"]), kernel)
-    return Row(line["target"], line["module"], line["component"], layer, part)
+    pieces = tuple((line.get("pieces") or "").split())
+    return Row(line["target"], line["module"], line["component"], layer, part, pieces)

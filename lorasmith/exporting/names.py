@@ -14,6 +14,7 @@ from torch import Tensor
 from lorasmith.adapters.base import AdapterKind, LayerSettings, by_layer
 from lorasmith.errors import ModelError
 from lorasmith.exporting.alphas import shared_alphas
+from lorasmith.exporting.joined import for_pieces, put_together, taken_apart
 from lorasmith.exporting.name_table import ALPHA, NameTable, Row
 
 Tensors = dict[str, Tensor]  # of a layer or module, by suffix
@@ -28,7 +29,8 @@ def to_file(
     Args:
         settings: by target.
     """
-    layers = by_layer(tensors, kind)
+    layers = taken_apart(by_layer(tensors, kind), kind, table)
+    settings = for_pieces(settings, table, lambda whole, *_: whole)
     merged: dict[str, Tensors] = {}
     shapes: dict[str, dict[str, tuple[int, ...]]] = {}
     alphas: dict[str, float] = {}
@@ -84,7 +86,7 @@ def from_file(tensors: Mapping[str, Tensor], kind: AdapterKind, table: NameTable
             if f"{target}.{next(iter(layer))}" in found:  # alone and as a part of another
                 raise ModelError("init_from_foreign", key=module, family=table.family)
             found |= {f"{target}.{suffix}": tensor for suffix, tensor in layer.items()}
-    return found
+    return put_together(found, kind, table, fused)
 
 
 def fused(parts: Sequence[Mapping[str, Tensor]], kind: AdapterKind) -> Tensors:

@@ -19,8 +19,9 @@ from lorasmith.adapters.flat import AdaptedLayer
 from lorasmith.errors import TrainerError
 from lorasmith.exporting.alphas import shared_alphas
 from lorasmith.exporting.file_format import header_bytes, split_file
+from lorasmith.exporting.joined import for_pieces
 from lorasmith.exporting.metadata import hashed_metadata, legacy_hash
-from lorasmith.exporting.name_table import ALPHA, NameTable, has_suffix
+from lorasmith.exporting.name_table import ALPHA, NameTable, has_suffix, spec_of_piece
 from lorasmith.targets import LayerSpec
 
 # Without these keys a reader hides the file, or does not know which models it is for.
@@ -77,6 +78,7 @@ def _expected(
     """The shapes and the alphas that a file of these layers holds, by key."""
     shapes: dict[str, tuple[int, ...]] = {}
     alphas: dict[str, float] = {}
+    layers = for_pieces(layers, table, lambda whole, _, count: whole._replace(spec=spec_of_piece(whole.spec, count)))
     for module, rows in table.modules.items():
         parts = [layers[row.target] for row in rows if row.target in layers]
         if not parts:

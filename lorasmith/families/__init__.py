@@ -57,6 +57,15 @@ FAMILIES = {  # recognizers are asked in this order
         in_webui=False,
         footprint="lorasmith.families.krea2.footprint:footprint",
     ),
+    "qwen_image21": FamilyEntry(
+        family="lorasmith.families.qwen_image21.family:QwenImage21",
+        recognizer="lorasmith.families.qwen_image21.recognize:recognize",
+        layer_names="lorasmith.families.qwen_image21.layout:layer_names",
+        pipelines=("QwenImage21Pipeline",),
+        in_webui=False,
+        native_names="lorasmith.families.qwen_image21.layout:native_names",
+        footprint="lorasmith.families.qwen_image21.footprint:footprint",
+    ),
     "anima": FamilyEntry(
         family="lorasmith.families.anima.family:Anima",
         recognizer="lorasmith.families.anima.recognize:recognize",

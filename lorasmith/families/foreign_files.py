@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lorasmith.errors import ModelError
+from lorasmith.families.foreign_families import denoiser_family, is_trained, pipeline_family
 from lorasmith.families.headers import pickle_mentions, read_json
 from lorasmith.families.ldm_names import UNET_PREFIX
 from lorasmith.families.weights import ModelFiles, Shapes
@@ -23,7 +24,6 @@ _INPUT_CHANNELS = {9: "inpainting", 8: "InstructPix2Pix"}
 _SD2_CHANNELS = {**_INPUT_CHANNELS, 7: "upscaler", 5: "depth"}
 _UNCLIP = "SD 2 unCLIP"
 _REFINER, _PLAYGROUND, _EDM = "SDXL refiner", "Playground 2.5", "SDXL with EDM noise"
-KREA_2, ANIMA = "Krea 2", "Anima"
 _REASONS = {  # the end of a name -> the error that says why such a model cannot be trained
     "inpainting": "model_inpainting",
     "InstructPix2Pix": "model_edits_pictures",
@@ -33,27 +33,12 @@ _REASONS = {  # the end of a name -> the error that says why such a model cannot
     _REFINER: "model_refiner",
     _PLAYGROUND: "model_edm",
     _EDM: "model_edm",
-    KREA_2: "model_safetensors_needed",
-    ANIMA: "model_safetensors_needed",
 }
 
-_FAMILIES = (  # the start of a key that only this family has, after UNET_PREFIX
-    ("txtfusion.", KREA_2),
-    ("text_fusion.", KREA_2),
-    ("llm_adapter.", ANIMA),
-    ("blocks.0.adaln_modulation_self_attn.", "Cosmos-Predict2"),
-    ("joint_blocks.", "SD 3"),
-    ("distilled_guidance_layer.", "Chroma"),
-    ("single_stream_modulation.", "FLUX.2"),
-    ("double_blocks.", "FLUX"),
-    ("single_transformer_blocks.", "FLUX"),
+_LDM_FAMILIES = (  # the start of a key that only this family has, after UNET_PREFIX
     ("cond_stage_model.model.", SD2),
     ("conditioner.embedders.", SDXL),
     ("label_emb.", SDXL),
-    ("txt_norm.weight", "Qwen-Image"),
-    ("cap_embedder.", "Lumina 2"),
-    ("head.modulation", "Wan"),
-    ("adaln_single.", "LTX"),
 )
 _QUANTIZED = (  # names in files whose weights are stored with scales or codes, and what such a form is called
     ("nunchaku", re.compile(r"\.(qweight|wscales|smooth_factor(_orig)?)$")),
@@ -74,12 +59,15 @@ _KINDS = (  # kinds of files without a denoiser, by a key
     ("model_is_unet", re.compile(r"^((diffusion_model|unet)\.)?(input_blocks\.0\.0\.|down_blocks\.0\.resnets\.0\.)")),
     (
         "model_is_vae",
-        re.compile(r"^((first_stage_model|vae)\.)?((en|de)coder\.(conv_in|mid|down|up)|(post_)?quant_conv)\b"),
+        re.compile(
+            r"^((first_stage_model|vae)\.)?((en|de)coder\.(conv_in|conv1|mid|middle|down|up)|(post_)?quant_conv)\b"
+        ),
     ),
     (
         "model_is_text_encoder",
         re.compile(
             r"(^|\.)(text_model|vision_model)\.(encoder|embeddings)\.|^(text_encoder\.|encoder\.block\.0\.layer\.0\.)"
+            r"|(^|\.)embed_tokens\.weight$"
         ),
     ),
 )
@@ -113,7 +101,10 @@ def check_not_quantized(path: Path, names: Iterable[str]) -> None:
 def foreign_family(shapes: Shapes) -> str:
     """The family of a single file as people call it, "" where it may be Stable Diffusion 1.x; a form of it that is
     trained otherwise has a name of its own."""
-    found = next((family for start, family in _FAMILIES if any(_begins(name, start) for name in shapes)), "")
+    found = denoiser_family(shapes)
+    if found:
+        return found
+    found = next((family for start, family in _LDM_FAMILIES if any(_begins(name, start) for name in shapes)), "")
     if not found:  # SD 1.x projects with 1x1 convolutions
         projections = [shape for name, shape in shapes.items() if name.endswith(".proj_in.weight")]
         found = SD2 if any(len(shape) == 2 for shape in projections) else ""
@@ -168,9 +159,10 @@ def unrecognized(files: ModelFiles) -> ModelError:
     is_folder = files.layout == "diffusers"
     found = foreign_folder(files) if is_folder else foreign_family(files.shapes)
     if is_folder and not found:
-        found = str(files.index.get("_class_name", "?"))
+        found = pipeline_family(str(files.index.get("_class_name", "?")))
     if found:
-        code = next((code for end, code in _REASONS.items() if found.endswith(end)), "model_other_family")
+        known = "model_form_unread" if is_trained(found) else "model_other_family"
+        code = next((code for end, code in _REASONS.items() if found.endswith(end)), known)
         return ModelError(code, path=path, found=found)
     for code, key in _KINDS:
         if any(key.search(name) for name in files.shapes):

@@ -162,7 +162,7 @@ def _fitting(part: Part, name: str, path: Path, configs: Mapping[str, Any]) -> F
     stored: dict[str, tuple[int, ...]] = {}
     for file in paths:
         if file_kind(file) == "pickle":
-            raise ModelError("model_safetensors_needed", path=str(file), found=part.people_say)
+            raise ModelError("model_form_unread", path=str(file), found=part.people_say)
         stored |= {name: info.shape for name, info in read_header(file).tensors.items()}
     check_not_quantized(path, stored)
     places = part.find(stored)

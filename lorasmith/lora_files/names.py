@@ -22,6 +22,7 @@ FAMILY_NAMES = {
     "sd2": "SD 2.x",
     "sdxl": "SDXL",
     "krea2": "Krea 2",
+    "qwen_image21": "Qwen-Image 2.1",
     "anima": "Anima",
     "zimage": "Z-Image",
     "flux2_klein": "FLUX.2 klein",
@@ -66,6 +67,7 @@ _MARKS = (  # what metadata may begin with, after "ss_base_model_version" or "mo
     ("sd2", ("sd_v2", "stable-diffusion-v2")),
     ("sd15", ("sd_v1", "stable-diffusion-v1")),
     ("krea2", ("krea2", "krea-2")),
+    ("qwen_image21", ("qwen_image_21", "qwen-image-2.1")),
     ("anima", ("anima",)),
     ("zimage", ("zimage", "z-image", "z_image")),
     ("flux2_klein", ("flux2_klein", "flux2-klein", "flux-2-klein")),
@@ -85,6 +87,7 @@ class Layers:
     known: NameTable  # the names of all forms: `all_names`
     canonical: Mapping[str, str]  # module of `known` -> the first of those for the same layers
     by_path: Mapping[tuple[str, str], str]  # (component, path with "_" for ".") -> such a first module
+    joined: Mapping[str, str]  # a row of `known` -> the target of the layer that it is trained in, with others
 
     def module_of(self, module: Module) -> str:
         """The name in `known` of a file's module, that of the table if it has one; "" where the family has no such
@@ -119,7 +122,8 @@ def layers_of(family: str) -> Layers:
         if len(rows) == 1:
             component, _, path = rows[0].target.partition(".")
             by_path.setdefault((component, path.replace(".", "_")), canonical[name])
-    return Layers(table, known, canonical, by_path)
+    joined = {piece: target for target, pieces in known.pieces.items() for piece in pieces}
+    return Layers(table, known, canonical, by_path, joined)
 
 
 def families_of(modules: Sequence[Module], metadata: Mapping[str, str]) -> tuple[str, ...]:
@@ -184,7 +188,7 @@ def _is_others(family: str, module: Module) -> bool:
     (row, *_) = layers_of(family).rows_of(module)
     outputs, inputs = module.layer_shape
     has_proportions = outputs * row.layer.inputs == inputs * row.layer.outputs
-    is_inner = "_blocks." in row.module or "_modulation_" in row.module  # those at the ends have a size of their own
+    is_inner = "_blocks" in row.module or "_stream_modulation" in row.module  # the ends have sizes of their own
     return is_inner and (not has_proportions or _SHARED_NAMES[family] in (outputs, inputs))
 
 

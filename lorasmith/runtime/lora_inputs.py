@@ -64,7 +64,10 @@ def sizes_from(
             raise ModelError("init_from_foreign", key=module.name, family=family)
         is_number = module.alpha is not None and math.isfinite(module.alpha) and module.alpha > 0
         alpha = float(module.alpha or 0) if is_number else float(module.rank)
-        sizes |= {row.target: (module.rank, alpha) for row in table.known.modules[name]}
+        for row in table.known.modules[name]:
+            target = table.joined.get(row.target, row.target)
+            before = sizes.get(target, (0, 0.0)) if target != row.target else (0, 0.0)
+            sizes[target] = before[0] + module.rank, before[1] + alpha
     largest = max(rank for rank, _ in sizes.values())
     return {
         ("adapter", "layer_sizes"): sizes,

@@ -32,7 +32,13 @@ from tests.families.tiny import MINIATURES
 CPU = torch.device("cpu")
 MAX_SIDE = 64  # pixels, of the pictures here
 # Targets of the miniature that sd-scripts has in its files too, and whose output nothing uses.
-TOKENS_OF_SIX = {"krea2": (34 + 6 + 5,), "anima": (6, 6 + 1), "zimage": (3 + 6 + 5,), "flux2_klein": (3 + 6 + 9,)}
+TOKENS_OF_SIX = {
+    "krea2": (34 + 6 + 5,),
+    "qwen_image21": (17 + 6 + 5,),
+    "anima": (6, 6 + 1),
+    "zimage": (3 + 6 + 5,),
+    "flux2_klein": (3 + 6 + 9,),
+}
 """Tokens of a caption of six, for each tokenizer: the template's too. CLIP has a start and an end."""
 WORDS = {"anima": ("red", "blue", "green", "black", "white")}
 """Words of a token each for all of a family's tokenizers."""

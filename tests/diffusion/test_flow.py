@@ -97,20 +97,21 @@ def predict(sample: Tensor, timesteps: Tensor) -> Tensor:
     return torch.tanh(sample) * (1 + timesteps.view(-1, 1, 1, 1))
 
 
-@pytest.mark.parametrize("side", [6, 160])
-def test_it_is_diffusers_scheduler(side: int) -> None:
-    """With the shift by tokens, as its pipelines give the levels; 160 elements are 6400 tokens."""
+@pytest.mark.parametrize(("side", "last_level"), [(6, None), (160, None), (160, 0.02)])
+def test_it_is_diffusers_scheduler(side: int, last_level: float | None) -> None:
+    """With the shift by tokens, as its pipelines give the levels; 160 elements are 6400 tokens. Qwen-Image's levels are
+    stretched."""
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     shape = (1, 4, side, side)
-    theirs: Any = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+    theirs: Any = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift_terminal=last_level)
     factor = DYNAMIC.factor(shape)
     theirs.set_timesteps(sigmas=np.linspace(1.0, 1 / 10, 10), mu=math.log(factor))
     start = torch.randn(shape, generator=torch.Generator().manual_seed(3))
     sample = start
     for step in theirs.timesteps:
         sample = theirs.step(predict(sample, step[None] / 1000), step, sample).prev_sample
-    process = FlowMatching(sampling_shift=DYNAMIC)
+    process = FlowMatching(sampling_shift=DYNAMIC, last_level=last_level)
     found = denoise(predict, process, torch.zeros(shape), start, denoising_strength=1.0, steps=10)
     assert torch.allclose(found, sample, atol=1e-4)
     levels = torch.tensor([level.noise_scale for level in process.levels(10, 1.0, shape)])

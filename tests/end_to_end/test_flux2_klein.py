@@ -6,12 +6,16 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from diffusers.loaders import Flux2LoraLoaderMixin
+from safetensors.torch import load_file, save_file
 
 from lorasmith.adapters.lora import DOWN, UP
+from lorasmith.config import ExportConfig
 from lorasmith.errors import ExitCode
 from lorasmith.families.flux2_klein.family import join_projections
+from lorasmith.lora_tools.inspection import inspect_lora
 from lorasmith.runs.events import CacheProgress, Evaluated
+from lorasmith.runs.naming import FileNames
 from tests.end_to_end.workshop import Values, Workshop
 from tests.families.flux2_klein.miniature import make_model
 
@@ -50,7 +54,6 @@ def test_it_trains_and_continues_to_the_same_bytes(make_workshop: MakeWorkshop, 
 def test_diffusers_applies_every_layer_of_the_file_as_trained(workshop: Workshop, base_model: Path) -> None:
     """Alpha is half the rank here; its reader takes apart what was trained as one layer."""
     from diffusers import Flux2Transformer2DModel
-    from diffusers.loaders import Flux2LoraLoaderMixin
 
     assert workshop.new(2, SETTINGS).exit_code == ExitCode.FINISHED
     path = workshop.run.export("last")
@@ -77,12 +80,41 @@ def test_diffusers_applies_every_layer_of_the_file_as_trained(workshop: Workshop
         assert expected.any() and torch.allclose(change, expected, atol=1e-6), name
 
 
-def test_a_file_is_where_another_run_starts(make_workshop: MakeWorkshop) -> None:
+@pytest.mark.parametrize("naming", ["own", "kohya", "diffusers", "separate"])
+def test_a_file_is_where_another_run_starts(make_workshop: MakeWorkshop, tmp_path: Path, naming: str) -> None:
+    """Also the second file, and one in which queries, keys and values have ranks of their own: three times as many."""
     first, second = make_workshop("first"), make_workshop("second")
-    assert first.new(2, SETTINGS).exit_code == ExitCode.FINISHED
-    path = first.run.export("last")
+    form = naming if naming in ("kohya", "diffusers") else ""
+    assert first.new(2, {**SETTINGS, ("export", "format"): form}).exit_code == ExitCode.FINISHED
+    names = FileNames(first.run, ExportConfig(format=form))  # type: ignore[arg-type]
+    path = names.other or names.last
+    if naming == "separate":
+        tensors = Flux2LoraLoaderMixin.lora_state_dict(str(path))
+        path = tmp_path / "theirs.safetensors"
+        save_file({name: tensor + 1e-9 * number for number, (name, tensor) in enumerate(tensors.items())}, path)
+    assert inspect_lora(path).file.family == "flux2_klein"
     values: Values = {**SETTINGS, ("adapter", "init_from"): str(path), ("optimizer", "lr"): 1e-12}
+    if naming == "separate":
+        values |= {("adapter", "rank"): 12, ("adapter", "alpha"): 12.0}
     assert second.new(1, values).exit_code == ExitCode.FINISHED
-    before, after = load_file(first.run.export("last")), load_file(second.run.export("last"))
+    before, after = load_file(names.last), load_file(second.run.export("last"))
     assert before.keys() == after.keys()
-    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
+    for module in {key.rpartition(".lora_")[0] for key in before}:
+        changes = [file[f"{module}.lora_B.weight"] @ file[f"{module}.lora_A.weight"] for file in (before, after)]
+        assert torch.allclose(*changes, atol=1e-6), module
+
+
+def test_diffusers_reads_the_second_file_in_its_own_names(workshop: Workshop, base_model: Path) -> None:
+    from diffusers import Flux2Transformer2DModel
+
+    assert workshop.new(2, {**SETTINGS, ("export", "format"): "diffusers"}).exit_code == ExitCode.FINISHED
+    names = FileNames(workshop.run, ExportConfig(format="diffusers"))
+    assert names.other is not None
+    weights = []
+    for path in (names.last, names.other):
+        model: Any = Flux2Transformer2DModel.from_pretrained(base_model / "transformer")
+        Flux2LoraLoaderMixin.load_lora_into_transformer(Flux2LoraLoaderMixin.lora_state_dict(str(path)), model)
+        model.fuse_lora()
+        model.unload_lora()
+        weights.append(model.state_dict())
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())

@@ -50,7 +50,7 @@ def write_tokenizer(folder: Path, template: str, *, more: tuple[str, ...] = (), 
         plain = plain.replace(token, "\n")
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=700, initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator([plain, "a red circle, a blue ring"] * 5, trainer)
+    tokenizer.train_from_iterator([plain, "a red circle, a blue ring, a, b, c, d, e, f, g, x x"] * 5, trainer)
     model = json.loads(tokenizer.to_str())["model"]
     folder.mkdir(parents=True)
     (folder / "vocab.json").write_text(json.dumps(model["vocab"]), encoding="utf-8")

@@ -124,7 +124,7 @@ def test_what_is_named_but_does_not_fit_is_refused(folder: Path, file: Path) -> 
     with pytest.raises(ModelError, match="part_other"):  # one too many
         recognize(file, parts=PartFiles(text_encoders=(models / TEXT, models / TEXT)))
     torch.save({}, file.parent / "vae.pt")
-    with pytest.raises(ModelError, match="model_safetensors_needed"):
+    with pytest.raises(ModelError, match="model_form_unread"):
         recognize(file, parts=PartFiles(vae=file.parent / "vae.pt"))
 
 

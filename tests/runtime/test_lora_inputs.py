@@ -1,6 +1,8 @@
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from lorasmith.config import AdapterConfig, ModelConfig
 from lorasmith.errors import ConfigError, ModelError
@@ -25,6 +27,24 @@ def test_every_layer_has_the_rank_and_alpha_of_the_file(tmp_path: Path, alpha: f
     assert set(sizes.values()) == {(2, expected)}
     assert (taken["adapter", "rank"], taken["adapter", "alpha"]) == (2, expected)
     assert sizes_from(file, AdapterConfig(), {}, "sd15") == {}
+
+
+def test_layers_that_are_trained_as_one_have_the_ranks_of_their_pieces(tmp_path: Path) -> None:
+    block = "transformer_blocks.0.attn"
+    ranks = {
+        f"transformer.{block}.{name}": rank for name, rank in {"to_q": 2, "to_k": 3, "to_v": 4, "to_add_out": 5}.items()
+    }
+    tensors = {
+        f"{name}.lora_{matrix}.weight": torch.ones(shape)
+        for name, rank in ranks.items()
+        for matrix, shape in {"A": (rank, 32), "B": (32, rank)}.items()
+    }
+    save_file(tensors, tmp_path / "a.safetensors")
+    taken = sizes_from(read_lora(tmp_path / "a.safetensors"), BY_FILE, {}, "flux2_klein")
+    assert taken["adapter", "layer_sizes"] == {
+        f"denoiser.{block}.to_qkv": (9, 9),
+        f"denoiser.{block}.to_add_out": (5, 5),
+    }
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,12 @@ class ModelConfig(Section):
         "base-weights-multiplier", (), effect="identity", identified_by="base_sha256"
     )
     """The weight of each of these LoRAs, in order; 1 for those without."""
+    training_adapter: str = option(
+        "training-adapter", "", effect="identity", identified_by="training_adapter_sha256", holds="path"
+    )
+    """A LoRA that is part of a distilled base model while it is trained, and of no exported file; "": none."""
+    training_adapter_sha256: str = recorded("", effect="identity", name="training-adapter")
+    """SHA-256 of that file, once it is read."""
     prediction: Literal["auto", "epsilon", "v_prediction", "flow"] = option("prediction", "auto", effect="identity")
     """Quantity that the denoiser predicts; auto: as the model's files state, once they are read."""
     zero_terminal_snr: Literal["auto", "on", "off"] = option("zero-terminal-snr", "auto", effect="learning")

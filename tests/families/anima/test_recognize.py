@@ -107,12 +107,12 @@ def test_the_conditioner_of_another_file_is_none_that_a_denoiser_lacks(folder: P
 def test_a_pickle_of_it_is_refused_and_cosmos_predict2_is_named(tmp_path: Path) -> None:
     name = "blocks.0.adaln_modulation_self_attn.1.weight"
     torch.save({"llm_adapter.embed.weight": torch.zeros(1, 12), name: torch.zeros(1)}, tmp_path / "anima.ckpt")
-    with pytest.raises(ModelError, match="model_safetensors_needed") as error:
+    with pytest.raises(ModelError, match="model_form_unread") as error:
         load_family(recognize(tmp_path / "anima.ckpt"))
     assert error.value.fields["found"] == "Anima"
     with pytest.raises(ModelError, match="model_other_family") as error:
         recognize(write_header(tmp_path / "cosmos.safetensors", {f"model.diffusion_model.{name}": (256, 2048)}))
-    assert error.value.fields["found"] == "Cosmos-Predict2"
+    assert error.value.fields["found"] == "Cosmos"
 
 
 @pytest.mark.parametrize(("name", "assumed"), [("anima_3.8B", True), ("anima_3.8B_qwen3_0.6b", False)])

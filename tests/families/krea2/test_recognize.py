@@ -101,7 +101,7 @@ def test_raw_is_known_by_its_name_alone(folder: Path, tmp_path: Path) -> None:
 
 def test_a_pickle_of_it_is_refused(tmp_path: Path) -> None:
     torch.save({"txtfusion.projector.weight": torch.zeros(1, 12)}, tmp_path / "krea2.ckpt")
-    with pytest.raises(ModelError, match="model_safetensors_needed") as error:
+    with pytest.raises(ModelError, match="model_form_unread") as error:
         load_family(recognize(tmp_path / "krea2.ckpt"))
     assert error.value.fields["found"] == "Krea 2"
 

@@ -1,0 +1,319 @@
+"""Qwen-Image 2.1 against diffusers' own pipeline, on the same miniature. Every parameter is random, so no effect is
+hidden."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lorasmith.data.types import Example, Offset, Size
+from lorasmith.diffusion.draw import Draw, draw_numbers
+from lorasmith.diffusion.process import apply_noise
+from lorasmith.diffusion.sampling import denoise
+from lorasmith.families import load_family
+from lorasmith.families.checkpointing import Checkpointing
+from lorasmith.families.qwen_image21.family import QwenImage21
+from lorasmith.families.qwen_image21.text import encode
+from lorasmith.families.qwen_transformer import EMBEDS, MASK
+from lorasmith.families.recognize import recognize
+from tests.families.qwen_image21.miniature import load_pipeline, make_model
+
+CPU = torch.device("cpu")
+LEVELS: tuple[Checkpointing, ...] = ("none", "feed-forward", "block", "offload")
+CAPTIONS = ("a red circle", "", "a blue ring, " * 30)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    folder: Path
+    family: QwenImage21
+    encoders: Mapping[str, nn.Module]
+    models: Mapping[str, nn.Module]
+    pipeline: Any  # diffusers', the text encoder in bfloat16 and the rest in float32
+
+    def inputs(self, *captions: str) -> list[dict[str, Tensor]]:
+        return [self.family.encode_caption(self.encoders, caption) for caption in captions]
+
+    def predict(
+        self, latents: Tensor, levels: Sequence[float], rows: list[dict[str, Tensor]], **models: nn.Module
+    ) -> Tensor:
+        conditioning = self.family.conditioning(self.models, self.family.collate(rows))
+        with torch.no_grad():
+            return self.family.predict(models or self.models, latents, torch.tensor(levels), conditioning)
+
+    @torch.no_grad()
+    def text(self, *captions: str) -> tuple[Tensor, Tensor | None]:
+        """What the pipeline makes of captions, and its mask."""
+        embeds, mask, _ = self.pipeline.encode_prompt(list(captions), device=CPU)
+        return embeds, mask
+
+    @torch.no_grad()
+    def theirs(
+        self, latents: Tensor, levels: Sequence[float], embeds: Tensor, mask: Tensor | None = None, **models: nn.Module
+    ) -> Tensor:
+        """The transformer's output as the pipeline calls it."""
+        denoiser = models.get("denoiser", self.pipeline.transformer)
+        height, width = latents.shape[2:]
+        is_picture = torch.zeros(embeds.shape[:2], dtype=torch.bool)
+        slots = torch.ones(len(latents), height * width // 4, dtype=torch.bool)
+        (found,) = denoiser(
+            hidden_states=latents.flatten(2).transpose(1, 2).to(denoiser.dtype),
+            encoder_hidden_states=embeds.to(denoiser.dtype),
+            encoder_hidden_states_mask=mask,
+            timestep=torch.tensor(levels).to(denoiser.dtype),
+            img_shapes=[[(1, height, width)]] * len(latents),
+            img_mask=torch.cat([is_picture, slots], dim=1),
+            return_dict=False,
+        )
+        tokens = found[:, -height * width :]
+        return self.pipeline._unpack_latents(tokens, 16 * height, 16 * width, 16)[:, :, 0]
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    folder = make_model(tmp_path_factory.mktemp("qwen_image21") / "model")
+    pipeline = load_pipeline(folder)
+    family = load_family(recognize(folder))
+    assert isinstance(family, QwenImage21)
+    models = family.load_models(trained=[], dtype=torch.float32, device=CPU)
+    return Loaded(folder, family, family.load_encoders(CPU), models, pipeline)
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def difference(found: Tensor, expected: Tensor) -> float:
+    return float((found.float() - expected.float()).norm() / expected.float().norm())
+
+
+# -- loading ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_every_tensor_has_the_type_that_from_pretrained_gives_it(loaded: Loaded, dtype: torch.dtype) -> None:
+    """The frequencies of the level too: they are in no file, and `.to(bfloat16)` would round them."""
+    from diffusers import QwenImage21Transformer2DModel
+
+    theirs = QwenImage21Transformer2DModel.from_pretrained(loaded.folder / "transformer", dtype=dtype)
+    ours = loaded.family.load_models(trained=[], dtype=dtype, device=CPU)["denoiser"]
+    for kind in ("named_parameters", "named_buffers"):
+        found, expected = dict(getattr(ours, kind)()), dict(getattr(theirs, kind)())
+        assert found.keys() == expected.keys()
+        for name, tensor in expected.items():
+            assert found[name].dtype == tensor.dtype and torch.equal(found[name], tensor), name
+    assert ours.get_buffer("time_text_embed.time_proj.freqs").dtype == torch.float32
+
+
+def test_the_text_encoder_is_that_of_the_pipeline_without_its_eyes(loaded: Loaded) -> None:
+    ours, theirs = loaded.encoders["text_encoder"], loaded.pipeline.text_encoder.model.language_model
+    expected = {name: tensor for name, tensor in theirs.state_dict().items() if name != "norm.weight"}
+    assert ours.state_dict().keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in ours.state_dict().items())
+    assert {tensor.dtype for tensor in ours.parameters()} == {torch.bfloat16}
+
+
+# -- text ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("caption", CAPTIONS)
+def test_captions_are_encoded_as_by_the_pipeline(loaded: Loaded, caption: str) -> None:
+    embeds, mask = loaded.text(caption)
+    found = loaded.inputs(caption)[0][EMBEDS]
+    assert mask is None and found.dtype == torch.bfloat16 and found.shape == embeds[0].shape
+    assert difference(found, embeds[0]) < 5e-3  # of bfloat16
+
+
+def test_captions_in_float32_are_exactly_those_of_the_pipeline(loaded: Loaded) -> None:
+    """Before the final norm, without the system's part; with the norm they would be others."""
+    from transformers import Qwen3VLForConditionalGeneration
+
+    encoder = Qwen3VLForConditionalGeneration.from_pretrained(loaded.folder / "text_encoder", dtype=torch.float32)
+    ours = loaded.family.load_encoders(CPU, only=["text_encoder"])["text_encoder"].float()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(vars(loaded.pipeline), "text_encoder", encoder.eval())
+        together, mask = loaded.text(*CAPTIONS)
+        assert mask is not None
+        for caption, beside, is_text in zip(CAPTIONS, together, mask, strict=True):
+            alone, _ = loaded.text(caption)
+            found = encode(ours, loaded.family.tokenize(caption)["token_ids"])
+            assert difference(found, alone[0]) < 1e-5 and difference(found, beside[is_text.bool()]) < 1e-5
+            normed = encoder.model.language_model.norm(found).detach()
+            assert difference(normed, alone[0]) > 0.2
+
+
+def test_the_cache_knows_the_version_of_the_library(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = loaded.family.encoder_hashes()
+    monkeypatch.setattr("lorasmith.families.qwen_image21.family.version", lambda _: "4.57.1")
+    after = loaded.family.encoder_hashes()
+    assert after["text_encoder"] != before["text_encoder"] and after["vae"] == before["vae"]
+
+
+# -- the denoiser ----------------------------------------------------------------------------------
+
+
+def test_predictions_are_those_of_the_pipelines_call(loaded: Loaded) -> None:
+    """Texts of unequal lengths in a batch, each with its own level: each is what the pipeline predicts for it alone."""
+    latents, levels, rows = drawn(3, 8, 4, 6), (0.9, 0.5, 0.1), loaded.inputs(*CAPTIONS)
+    batch = loaded.family.collate(rows)
+    assert batch[MASK].dtype == torch.bool and batch[MASK].sum(1).tolist() == [len(row[EMBEDS]) for row in rows]
+    assert batch[EMBEDS].shape[1] == 192 and loaded.family.collate(rows[:2])[EMBEDS].shape[1] == 64
+    found = loaded.predict(latents, levels, rows)
+    for number, row in enumerate(rows):
+        one = slice(number, number + 1)
+        expected = loaded.theirs(latents[one], levels[one], row[EMBEDS][None])
+        assert difference(found[one], expected) < 1e-5
+        assert difference(loaded.predict(latents[one], levels[one], [row]), expected) < 1e-5
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(2, 4), (6, 2)])
+def test_pictures_of_any_shape(loaded: Loaded, rows: int, columns: int) -> None:
+    latents, text = drawn(1, 8, rows, columns), loaded.inputs("a red circle")
+    expected = loaded.theirs(latents, (0.4,), text[0][EMBEDS][None])
+    assert difference(loaded.predict(latents, (0.4,), text), expected) < 1e-5
+
+
+def test_in_bfloat16_too(loaded: Loaded) -> None:
+    from diffusers import QwenImage21Transformer2DModel
+
+    theirs = QwenImage21Transformer2DModel.from_pretrained(loaded.folder / "transformer", dtype=torch.bfloat16)
+    ours = loaded.family.load_models(trained=[], dtype=torch.bfloat16, device=CPU)["denoiser"]
+    latents, rows = drawn(1, 8, 4, 6), loaded.inputs("a red circle")
+    found = loaded.predict(latents, (0.7,), rows, denoiser=ours)
+    assert found.dtype == torch.bfloat16
+    assert difference(found, loaded.theirs(latents, (0.7,), rows[0][EMBEDS][None], denoiser=theirs)) < 3e-2
+
+
+WRONG = {  # relative differences that a good guess makes, at least
+    "time x 1000": 0.1,
+    "time reversed": 0.1,
+    "sign": 1.9,
+    "mask dropped": 0.02,
+    "positions of the longest text": 0.005,
+    "text with the level of the picture": 0.01,
+    "text after the final norm": 0.005,
+    "the system's part kept": 0.02,
+    "rows and columns exchanged": 0.02,
+}
+
+
+@pytest.mark.parametrize("guess", WRONG)
+def test_wrong_guesses_are_seen_by_these_tests(loaded: Loaded, guess: str) -> None:
+    """What the comparisons above would find."""
+    latents, level = drawn(1, 8, 4, 6), 0.9
+    text = loaded.inputs("a red circle")[0][EMBEDS][None]
+    right, padded = loaded.theirs(latents, (level,), text), nn.functional.pad(text, (0, 0, 0, 20))
+    mask = torch.arange(padded.shape[1])[None] < text.shape[1]
+    if guess == "time x 1000":
+        found = loaded.theirs(latents, (1000 * level,), text)
+    elif guess == "time reversed":
+        found = loaded.theirs(latents, (1 - level,), text)
+    elif guess == "sign":
+        found = -right
+    elif guess == "mask dropped":
+        found = loaded.theirs(latents, (level,), padded)
+    elif guess == "positions of the longest text":
+        found = loaded.theirs(latents, (level,), padded, mask)
+    elif guess == "text with the level of the picture":
+        with pytest.MonkeyPatch.context() as patch:
+            config = {**loaded.pipeline.transformer.config, "causal_condition": False}
+            patch.setattr(loaded.pipeline.transformer, "_internal_dict", type(loaded.pipeline.config)(config))
+            found = loaded.theirs(latents, (level,), text)
+    elif guess == "rows and columns exchanged":
+        found = loaded.theirs(latents.transpose(2, 3), (level,), text).transpose(2, 3)
+    else:
+        language = loaded.pipeline.text_encoder.model.language_model
+        ids = loaded.family.tokenize("a red circle")["token_ids"]
+        with torch.no_grad():
+            states = language(ids[None], output_hidden_states=True)
+        is_normed = guess == "text after the final norm"
+        other = states.last_hidden_state[:, 14:] if is_normed else _whole(loaded, ids)
+        found = loaded.theirs(latents, (level,), other)
+    assert difference(found, right) > WRONG[guess]
+
+
+def _whole(loaded: Loaded, ids: Tensor) -> Tensor:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lorasmith.families.qwen_image21.text.DROPPED", 0)
+        return encode(loaded.encoders["text_encoder"], ids)[None]
+
+
+# -- the process -----------------------------------------------------------------------------------
+
+
+def test_samples_are_those_of_the_pipeline(loaded: Loaded) -> None:
+    """Without guidance, as they are meant; the last step begins at 0.02."""
+    family, noise = loaded.family, drawn(1, 8, 6, 4)
+    rows = loaded.inputs("a red circle")
+    theirs = loaded.pipeline(
+        prompt_embeds=rows[0][EMBEDS].float()[None],
+        height=96,
+        width=64,
+        num_inference_steps=5,
+        latents=noise.flatten(2).transpose(1, 2),
+        output_type="latent",
+    ).images
+    conditioning = family.conditioning(loaded.models, family.collate(rows))
+
+    def predict(sample: Tensor, levels: Tensor) -> Tensor:
+        with torch.no_grad():
+            return family.predict(loaded.models, sample, levels, conditioning)
+
+    found = denoise(predict, family.noise_process(), noise, noise, denoising_strength=1.0, steps=5)
+    assert difference(found.flatten(2).transpose(1, 2), theirs) < 1e-4
+    assert (family.traits.sampling.guidance, family.traits.sampling.steps) == (1.0, 40)
+
+
+@pytest.mark.parametrize(("side", "logarithm"), [(16, 0.5), (64, 0.69355), (128, 1.3129)])
+def test_the_shift_is_that_of_the_resolution(loaded: Loaded, side: int, logarithm: float) -> None:
+    """256, 4096 and 16384 tokens, of pictures of 256, 1024 and 2048 pixels."""
+    process = loaded.family.noise_process()
+    for shift in (process.training_shift, process.sampling_shift):
+        assert math.log(shift.factor((1, 64, side, side))) == pytest.approx(logarithm, abs=1e-4)
+
+
+def test_the_loss_is_that_of_the_velocity(loaded: Loaded) -> None:
+    """A prediction of noise - picture, at the level, has no loss: target and levels are the pipeline's."""
+    latents = drawn(2, 8, 4, 6)
+    noised = apply_noise(loaded.family.noise_process(), latents, draw_numbers(Draw(1, 1, 1), latents))
+    share = noised.timesteps.view(-1, 1, 1, 1)
+    stepped = noised.noisy_latents - share * noised.target  # what the scheduler's last step makes of the prediction
+    assert torch.allclose(stepped, latents, atol=1e-5)
+
+
+# -- layers ----------------------------------------------------------------------------------------
+
+
+def test_gradients_reach_every_target_with_and_without_checkpointing(loaded: Loaded) -> None:
+    targets = loaded.family.target_modules(loaded.models)
+    conditioning = loaded.family.conditioning(loaded.models, loaded.family.collate(loaded.inputs(*CAPTIONS[:2])))
+    weights = [target.module.get_parameter("weight") for target in targets]
+    found = []
+    try:
+        for level in LEVELS:
+            loaded.family.set_checkpointing(loaded.models, level)
+            for weight in weights:
+                weight.requires_grad_(True)
+            latents, levels = drawn(2, 8, 4, 6), torch.tensor([0.3, 0.8])
+            loaded.family.predict(loaded.models, latents, levels, conditioning).square().mean().backward()
+            found.append([weight.grad for weight in weights])
+            for weight in weights:
+                weight.grad = None
+    finally:
+        loaded.family.set_checkpointing(loaded.models, "none")
+        for weight in weights:
+            weight.requires_grad_(False)
+    assert all(gradient is not None and bool(gradient.any()) for gradient in found[0])
+    for again in found[1:]:
+        assert all(torch.equal(plain, gradient) for plain, gradient in zip(found[0], again, strict=True))
+
+
+def test_nothing_follows_from_the_geometry(loaded: Loaded) -> None:
+    size = Size(64, 64)
+    example = Example(Path("a.png"), "", 1, size, size, size, Offset(0, 0), "", "")
+    assert loaded.family.example_inputs(example) == {}

@@ -1,0 +1,72 @@
+"""Qwen-Image 2.1's names: of layers in files, and of tensors in folders."""
+
+import re
+
+import torch
+from diffusers.loaders.single_file_utils import convert_qwen_image21_transformer_checkpoint_to_diffusers
+from torch import nn
+
+from lorasmith.exporting.formats import parse_native, table_in
+from lorasmith.exporting.name_table import PEFT, parse_table
+from lorasmith.families.qwen_image21.family import QwenImage21, denoiser_builder
+from lorasmith.families.qwen_image21.layout import NAMES, from_diffusers, layer_names, native_names
+from lorasmith.session.layers import PRESETS
+from lorasmith.targets import TargetModule
+
+
+def _published() -> dict[str, TargetModule]:
+    models = {"denoiser": denoiser_builder()({})}  # the class's own sizes are those of the published model
+    return {target.name: target for target in QwenImage21.target_modules(QwenImage21, models)}  # type: ignore[arg-type]
+
+
+def test_every_linear_layer_has_a_row_with_its_published_size() -> None:
+    table, published = parse_table("qwen_image21", layer_names()), _published()
+    assert {name: target.spec for name, target in published.items()} == {
+        name: row.layer for name, row in table.targets.items()
+    }
+    assert len(published) == len(table.modules) == 232 and table.form is PEFT
+    model = denoiser_builder()({})
+    linear = {f"denoiser.{path}" for path, module in model.named_modules() if isinstance(module, nn.Linear)}
+    assert linear == set(published)
+    assert [
+        sum(bool(re.search(PRESETS[name], layer)) for layer in published) for name in ("attn-mlp", "attn-only")
+    ] == [
+        224,
+        128,
+    ]
+
+
+def test_blocks_that_are_compiled_once() -> None:
+    blocks = QwenImage21.repeated_blocks(QwenImage21, {"denoiser": denoiser_builder()({})})  # type: ignore[arg-type]
+    assert [type(block).__name__ for block in blocks] == ["QwenImage21TransformerBlock"] * 32
+
+
+def test_names_in_files_are_those_of_diffusers() -> None:
+    """ComfyUI maps the halves of its gate_up by these names alone, not behind "diffusion_model."."""
+    for name, row in parse_table("qwen_image21", layer_names()).targets.items():
+        assert row.module == name.replace("denoiser.", "transformer.")
+
+
+def test_comfyui_has_the_gate_and_the_other_half_as_one_layer() -> None:
+    """With names and halves as diffusers itself converts such a file."""
+    own = parse_table("qwen_image21", layer_names())
+    table = table_in(own, "comfyui", parse_native(native_names()))
+    assert len(table.modules) == 232 - 32
+    for module, rows in table.modules.items():
+        native = f"{module.removeprefix('diffusion_model.')}.weight"
+        numbers = torch.arange(sum(row.layer.outputs for row in rows))[:, None]
+        found = convert_qwen_image21_transformer_checkpoint_to_diffusers({native: numbers})
+        assert found.keys() == {f"{row.target.removeprefix('denoiser.')}.weight" for row in rows}
+        for row in rows:
+            expected = numbers if row.part is None else numbers[row.part]
+            assert torch.equal(found[f"{row.target.removeprefix('denoiser.')}.weight"], expected)
+
+
+def test_the_text_encoders_eyes_head_and_final_norm_are_left_out() -> None:
+    names = ["model.language_model.norm.weight", "model.visual.x.weight", "lm_head.weight"]
+    assert from_diffusers("text_encoder", names) == {}
+    layer = "layers.0.input_layernorm.weight"
+    for beginning in ("model.language_model.", "language_model."):
+        assert from_diffusers("text_encoder", [beginning + layer]) == {layer: beginning + layer}
+    assert from_diffusers("vae", ["conv1.weight"]) == {"conv1.weight": "conv1.weight"}
+    assert NAMES.components == ("transformer", "vae", "text_encoder")

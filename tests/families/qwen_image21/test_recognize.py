@@ -1,0 +1,86 @@
+"""Qwen-Image 2.1 among base models, by its folder."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lorasmith.errors import ModelError
+from lorasmith.families.recognize import recognize
+from lorasmith.families.weights import NoiseRequest
+from tests.families.qwen_image21.miniature import make_model
+
+
+@pytest.fixture(scope="module")
+def unchanged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("qwen_image21") / "model")
+
+
+@pytest.fixture
+def folder(unchanged: Path, tmp_path: Path) -> Path:
+    """A copy whose configs may be changed."""
+    for file in unchanged.rglob("*"):
+        place = tmp_path / file.relative_to(unchanged)
+        if file.is_file():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(file.read_bytes())
+    return tmp_path
+
+
+def changed(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+def test_what_it_is_follows_from_headers_and_configs(unchanged: Path) -> None:
+    weights = recognize(unchanged)
+    assert (weights.family, weights.layout, weights.distilled) == ("qwen_image21", "diffusers", "")
+    assert (weights.noise.prediction, weights.resolution) == ("flow", 1024)
+    assert (weights.size_multiple, weights.bucket_step, weights.max_clip_skip) == (32, 64, None)
+    assert weights.denoiser_parameters is not None and weights.denoiser_parameters > 20_000
+
+
+def test_another_noise_process_is_refused(unchanged: Path) -> None:
+    with pytest.raises(ModelError, match="model_prediction"):
+        recognize(unchanged, asked=NoiseRequest("epsilon"))
+
+
+def test_levels_of_few_steps_show_that_it_was_distilled(folder: Path) -> None:
+    index = folder / "model_index.json"
+    changed(index, lambda index: index.update(sample_sigmas=[1 - number / 40 for number in range(40)]))
+    assert recognize(folder).family == "qwen_image21"
+    changed(index, lambda index: index.update(sample_sigmas=[1.0, 0.75, 0.5, 0.25]))
+    with pytest.raises(ModelError, match="model_turbo"):
+        recognize(folder)
+
+
+@pytest.mark.parametrize("missing", ["vae/config.json", "processor", "transformer/diffusion_pytorch_model.safetensors"])
+def test_an_incomplete_folder_is_named(folder: Path, missing: str) -> None:
+    (folder / missing).rename(folder / "elsewhere")
+    with pytest.raises(ModelError, match="model_incomplete"):
+        recognize(folder)
+
+
+WRONG: dict[str, tuple[str, Callable[[dict[str, Any]], object]]] = {
+    "three channels": ("vae/config.json", lambda config: config.update(in_channels=3)),
+    "means": ("vae/config.json", lambda config: config.update(latents_mean=[0.1, 0.2])),
+    "deviations": ("vae/config.json", lambda config: config.update(latents_std=["x"] * 8)),
+    "levels": ("vae/config.json", lambda config: config.update(temperal_downsample=[True])),
+    "patches in the VAE": ("vae/config.json", lambda config: config.update(patch_size=2)),
+    "channels": ("transformer/config.json", lambda config: config.update(in_channels=32)),
+    "patches": ("transformer/config.json", lambda config: config.update(patch_size=2)),
+    "text with a level": ("transformer/config.json", lambda config: config.update(causal_condition=False)),
+    "text": ("transformer/config.json", lambda config: config.update(context_in_dim=32)),
+    "no text": ("text_encoder/config.json", lambda config: config.pop("text_config")),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_configs_that_do_not_fit_each_other_are_refused(folder: Path, name: str) -> None:
+    file, change = WRONG[name]
+    changed(folder / file, change)
+    with pytest.raises(ModelError, match="model_damaged"):
+        recognize(folder)
