@@ -3,9 +3,10 @@
     python -m benchmarks.lanes MODEL [--resolution 512] [--precision bf16] [--device cuda] [--steps 4] [--lane NAME …]
 
 MODEL is a diffusers folder or a single file, a random one of the published size (`python -m lorasmith.demo.miniature`
-makes it). Each lane is a process of its own: it loads the model as a run does, attaches a LoRA, and takes steps on a
-random picture. `peak` is the memory of these steps: of a GPU what was allocated, with 0.7 GiB for what is not counted
-there, of a CPU the resident memory of the process. `load` is the peak before them.
+makes it; `python -m benchmarks.quarter` makes those of flow matching). Each lane is a process of its own: it loads the
+model as a run does, attaches a LoRA, and takes steps on a random picture. `peak` is the memory of these steps: of a GPU
+what was allocated, with 0.7 GiB for what is not counted there, of a CPU the resident memory of the process. `load` is
+the peak before them. --calculate takes no step.
 
 The errors are those of the demo's base model, which is trained: the loss of 100 of its pictures at four timesteps and
 fixed noise each, without an adapter, less that of the same pictures with the weights in bfloat16, with the standard
@@ -30,6 +31,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from benchmarks.quarter import MODELS, with_depths
 from lorasmith.config import RunConfig
 from lorasmith.data.types import Batch, Example, Offset, Size
 from lorasmith.diffusion.draw import Draw, NoiseOptions, Numbers, draw_numbers
@@ -78,6 +80,11 @@ def main() -> None:
     if asked.only:
         print(json.dumps(measured(asked, asked.only)))
         return
+    if asked.calculate:
+        family = load_family(with_depths(recognize(asked.model.resolve())))
+        for name in asked.lane or LANES:
+            print(f"{name:24}{_estimate(_config(asked, family, name), asked.resolution, family) / GIB:7.2f} GiB")
+        return
     found = {}
     for name in asked.lane or LANES:
         found[name] = _in_a_process(asked, name)
@@ -102,6 +109,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--lane", action="append", choices=tuple(LANES))
     parser.add_argument("--no-errors", dest="errors", action="store_false")
+    parser.add_argument("--calculate", action="store_true", help="no step: the estimates alone, of a model of any size")
     parser.add_argument("--only", help=argparse.SUPPRESS)  # in a process of its own
     return parser.parse_args()
 
@@ -125,9 +133,10 @@ def measured(asked: argparse.Namespace, lane: str) -> dict[str, Any]:
     keep_freed_memory()
     device = choose_device(asked.device, threads=0)
     weights = recognize(asked.model.resolve())
-    own: Settings = {("model", "family"): weights.family, ("model", "precision"): asked.precision}
-    config = RunConfig().with_values({**own, ("machine", "device"): asked.device, **LANES[lane]})
+    if weights.family in MODELS:
+        weights = with_depths(weights)
     family, dtype = load_family(weights), DTYPES[asked.precision]
+    config = _config(asked, family, lane)
     models = load_frozen(config.model, family, trained=(), dtype=dtype, device=device)
     state = initial_state(config, family, models, {}, precision=asked.precision)
     set_checkpointing(config.training, family, models, state.gradient_checkpointing)
@@ -160,6 +169,11 @@ def measured(asked: argparse.Namespace, lane: str) -> dict[str, Any]:
     }
 
 
+def _config(asked: argparse.Namespace, family: ModelFamily, lane: str) -> RunConfig:
+    own: Settings = {("model", "family"): family.weights.family, ("model", "precision"): asked.precision}
+    return RunConfig().with_values({**own, ("machine", "device"): asked.device, **LANES[lane]})
+
+
 def _estimate(config: RunConfig, resolution: int, family: ModelFamily) -> int:
     """Of the steps alone: here nothing is encoded."""
     sizes = footprint_of(family.weights)
@@ -173,6 +187,8 @@ def _estimate(config: RunConfig, resolution: int, family: ModelFamily) -> int:
 
 def _inputs(family: ModelFamily, resolution: int) -> dict[str, Tensor]:
     """Of a random picture and its caption."""
+    if family.weights.noise.prediction == "flow":
+        return family.collate([MODELS[family.traits.name].row(family, resolution, WORDS)])
     generator = torch.Generator().manual_seed(1)
     side, config = resolution // 8, family.weights.configs["unet"]
     inputs = {"latents": torch.randn(1, 4, side, side, generator=generator)}

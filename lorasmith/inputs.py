@@ -31,6 +31,7 @@ from lorasmith.families.weights import BaseWeights, NoiseRequest, PartFiles, Tex
 from lorasmith.lora_files.modules import KINDS
 from lorasmith.lora_files.names import FAMILY_NAMES
 from lorasmith.lora_files.reader import LoraFile, read_lora
+from lorasmith.lora_files.training_adapter import with_training_adapter
 
 if TYPE_CHECKING:
     from lorasmith.data.folder import PictureFolder, Scan
@@ -114,7 +115,8 @@ def base_weights(config: RunConfig, here: Path | None = None) -> BaseWeights:
 
     Raises:
         ConfigError: no base model is named.
-        ModelError: nothing has that name, or it is a model that this program does not know; as `recognize`.
+        ModelError: nothing has that name, or it is a model that this program does not know; as `recognize` and
+            `with_training_adapter`.
     """
     if not config.model.base_model:
         raise ConfigError("base_model_unnamed")
@@ -122,7 +124,8 @@ def base_weights(config: RunConfig, here: Path | None = None) -> BaseWeights:
     asked = NoiseRequest(model.prediction, model.zero_terminal_snr)
     vae = folder / expanded(model.vae) if model.vae else None
     parts = PartFiles(vae, tuple(folder / expanded(path) for path in model.text_encoder))
-    return recognize(locate(model.base_model, near=here), asked=asked, parts=parts)
+    weights = recognize(locate(model.base_model, near=here), asked=asked, parts=parts)
+    return with_training_adapter(weights, folder / expanded(model.training_adapter) if model.training_adapter else None)
 
 
 def text_settings(model: ModelConfig) -> TextSettings:

@@ -54,7 +54,7 @@ _TABLE = (  # what people say, patterns at the start of names; rows that are spe
     ("Mochi", (rf"{_BLOCK}attn(\.qkv_x|1\.add_q_proj)\.",)),
     ("GLM-Image", (r"glyph_projector\.",)),
     ("CogView 4", (r"time_condition_embed\.",)),
-    ("Cosmos-Predict2", (r"blocks\.\d+\.mlp\.layer1\.|time_embed\.t_embedder\.",)),
+    ("Cosmos", (r"blocks\.\d+\.(mlp\.layer1|adaln_modulation_self_attn)\.|time_embed\.t_embedder\.",)),
     ("Sana", (r"attention_y_norm\.|caption_norm\.",)),
     ("LTX", (r"patchify_proj\.|audio_proj_in\.",)),
     ("LTX", (r"proj_in\.", r"scale_shift_table$", r"caption_projection\.")),

@@ -22,6 +22,7 @@ class Place:
     parts: int = 1
     span: int = 1  # the number of parts that are taken, from `part` on
     rows: int = 0  # of the tensor, whose numbers the file has in one row or in others; 0: as in the file
+    is_matrix: bool = False  # a linear layer's weight, which the file may have as a 1x1 convolution
     is_transposed: bool = False  # the file has rows for columns
     swaps_halves: bool = False  # the file has the second half of the rows first
 
@@ -35,6 +36,8 @@ class Place:
             if len(stored) != 2:
                 raise ValueError(f"{self.name}: {stored}")
             return stored[::-1]
+        if self.is_matrix and len(stored) > 2:
+            stored = (stored[0], prod(stored[1:]))
         if self.parts > 1:
             if not stored or stored[0] % self.parts:
                 raise ValueError(f"{self.name}: {stored}")

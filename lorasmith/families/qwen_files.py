@@ -64,7 +64,7 @@ def _has_eyes(names: Iterable[str]) -> bool:
 
 
 def _find_language(names: Iterable[str]) -> dict[str, Place]:
-    found = bare_names(names, "embed_tokens.weight")
+    found = bare_names(names, "layers.0.self_attn.q_norm.weight")  # T5 has embed_tokens too
     return {bare: Place(name) for bare, name in found.items() if bare.startswith(_LANGUAGE_PARTS)}
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickle
 import struct
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from io import FileIO
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from lorasmith.errors import ModelError
+from lorasmith.families.added_lora import changes
 from lorasmith.families.folders import component_files
 from lorasmith.families.headers import TensorInfo, file_kind, read_header
 from lorasmith.families.numpy_stand_ins import STAND_INS
@@ -70,13 +71,24 @@ def read_component(weights: BaseWeights, component: str, dtype: torch.dtype | Dt
             not finite in this type.
     """
     dtype_of = (lambda _: dtype) if isinstance(dtype, torch.dtype) else dtype
+    added = changes(weights.added) if weights.added and component == weights.added.component else {}
     found: dict[str, Tensor] = {}
     for path, places in _files(weights, component):
-        for name, tensor, is_finite in _read_file(path, places, dtype_of):
+        for name, tensor, is_finite in _read_file(path, places, lambda name: _read_in(name, added, dtype_of)):
+            if name in added:
+                tensor = added.pop(name)(tensor).to(dtype_of(name))
+                is_finite = _is_finite(tensor)
             if not is_finite:
                 raise ModelError("model_not_finite", path=str(weights.source(component)), key=name)
             found[name] = tensor
+    if weights.added and added:
+        raise ModelError("training_adapter_layers", path=str(weights.added.path), key=min(added))
     return found
+
+
+def _read_in(name: str, added: Collection[str], dtype_of: DtypeOf) -> torch.dtype:
+    """The type in which a tensor is read: what is added to is rounded once, after the sum."""
+    return torch.float32 if name in added else dtype_of(name)
 
 
 def _files(weights: BaseWeights, component: str) -> list[tuple[Path, _Places]]:

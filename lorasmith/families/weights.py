@@ -102,6 +102,27 @@ class OtherFile:
 
 
 @dataclass(frozen=True, slots=True)
+class AddedPair:
+    """The change that a pair of matrices in a LoRA file makes to a weight of the denoiser."""
+
+    weight: str  # its canonical name
+    down: str  # key in the file
+    up: str
+    scale: float
+    part: int = 0  # which of `parts` equal parts of the rows of `up`, where the file has several layers as one
+    parts: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class AddedLora:
+    """A LoRA that is part of the denoiser while it is trained."""
+
+    path: Path
+    component: str  # that of the denoiser
+    pairs: tuple[AddedPair, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class BaseWeights:
     """A base model that can be trained on."""
 
@@ -122,6 +143,8 @@ class BaseWeights:
     )
     replaced: Mapping[str, OtherFile] = field(default_factory=dict)  # by component
     depths: Mapping[str, int] = field(default_factory=dict)  # list of blocks -> their number, where it differs
+    needs_adapter: bool = False  # distilled: it is trained with a training adapter alone
+    added: AddedLora | None = None  # the training adapter
 
     def source(self, component: str) -> Path:
         """The file or folder that holds a component."""

@@ -135,6 +135,7 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
             ("loss", "mask_folder"): _resolved_path(config.loss.mask_folder, here),
             **with_subset_paths(config.dataset.subsets, lambda path: _resolved_path(path, here)),
             ("model", "base_model"): _path_or_name(config.model.base_model, here),
+            ("model", "training_adapter"): _absolute_path(config.model.training_adapter, here),
             ("model", "base_weights"): tuple(_absolute_path(path, here) for path in config.model.base_weights),
             ("model", "family"): weights.family,
             ("machine", "project"): _project(run, here),
@@ -365,10 +366,9 @@ def _absolute(values: Values, here: Path) -> dict[tuple[str, str], Any]:
         if at in resolved:
             resolved[at] = _resolved_path(str(resolved[at]), here)
     resolved |= with_subset_paths(resolved.get(("dataset", "subsets"), ()), lambda path: _resolved_path(path, here))
-    if ("evaluation", "clip_model") in resolved:
-        resolved["evaluation", "clip_model"] = _absolute_path(str(resolved["evaluation", "clip_model"]), here)
-    if ("model", "vae") in resolved:
-        resolved["model", "vae"] = _absolute_path(str(resolved["model", "vae"]), here)
+    for at in (("evaluation", "clip_model"), ("model", "vae"), ("model", "training_adapter")):
+        if at in resolved:
+            resolved[at] = _absolute_path(str(resolved[at]), here)
     for at in (("model", "base_weights"), ("model", "text_encoder")):
         if at in resolved:
             resolved[at] = tuple(_absolute_path(path, here) for path in values[at])

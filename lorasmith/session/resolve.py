@@ -58,7 +58,7 @@ def _warn_of_model(weights: BaseWeights, startup: StartupContext) -> None:
         startup.warn("zero_snr_epsilon", path=path)
     if weights.assumed:
         startup.warn("base_model_assumed", path=path, form=weights.assumed)
-    if weights.distilled:
+    if weights.distilled and weights.added is None:
         startup.warn("base_model_distilled", path=path, method=weights.distilled)
 
 
@@ -76,7 +76,7 @@ def resolved_config(
     """The settings with everything that was `auto` or is read from the base model.
 
     Raises:
-        ResumeError: the base model or the VAE is not that of the run.
+        ResumeError: the base model, the VAE or the training adapter is not that of the run.
     """
     replaced = family.weights.replaced
     if config.model.base_sha256 not in ("", base_sha256):
@@ -90,17 +90,22 @@ def resolved_config(
         files_sha256([path for name in names if name in replaced for path in replaced[name].paths])
         for names in (("vae",), family.traits.text_encoders)
     )
+    added = family.weights.added
+    adapter_sha256 = files_sha256([] if added is None else [added.path])
     if config.model.base_sha256:  # not a new run
         if vae_sha256 != config.model.vae_sha256:
             raise ResumeError("vae_changed", path=str(family.weights.source("vae")))
         if text_sha256 != config.model.text_encoder_sha256:
             raise ResumeError("text_encoder_changed", path=str(family.weights.source(family.traits.text_encoders[0])))
+        if adapter_sha256 != config.model.training_adapter_sha256:
+            raise ResumeError("training_adapter_changed", path=config.model.training_adapter)
     return config.with_values(
         {
             ("model", "family"): family.weights.family,
             ("model", "base_sha256"): base_sha256,
             ("model", "vae_sha256"): vae_sha256,
             ("model", "text_encoder_sha256"): text_sha256,
+            ("model", "training_adapter_sha256"): adapter_sha256,
             ("model", "prediction"): family.weights.noise.prediction,
             ("model", "zero_terminal_snr"): "on" if family.weights.noise.zero_terminal_snr else "off",
             ("model", "precision"): precision,

@@ -206,4 +206,5 @@ def test_every_path_is_known_as_one() -> None:
         "output",
         "text_encoder",
         "vae",
+        "training_adapter",
     }

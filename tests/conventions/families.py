@@ -56,6 +56,25 @@ def _krea2_unpacked(pipeline: Any, latents: Tensor, side: int) -> Tensor:
     return pipeline._unpack_latents(latents, side, side)[:, :, 0]
 
 
+def _kl_mean(pipeline: Any, pixels: Tensor) -> Tensor:
+    """Of Stable Diffusion's VAE and those like it."""
+    return pipeline.vae.encode(pixels).latent_dist.mean
+
+
+def _kl_statistics(pipeline: Any, pixels: Tensor) -> Mapping[str, Any]:
+    found = _kl_mean(pipeline, pixels)
+    return {"shift_factor": float(found.mean()), "scaling_factor": 1 / float(found.std())}
+
+
+def _kl_latents(pipeline: Any, pixels: Tensor) -> Tensor:
+    config = pipeline.vae.config
+    return (_kl_mean(pipeline, pixels) - config.shift_factor) * config.scaling_factor
+
+
+def _as_they_are(pipeline: Any, latents: Tensor, side: int = 0) -> Tensor:
+    return latents
+
+
 FAMILIES = {
     "krea2": Taught(
         "Krea2Pipeline",
@@ -64,5 +83,13 @@ FAMILIES = {
         _krea2_packed,
         _krea2_unpacked,
         {"guidance_scale": 0.0, "max_sequence_length": 64},
+    ),
+    "zimage": Taught(
+        "ZImagePipeline",
+        _kl_statistics,
+        _kl_latents,
+        _as_they_are,
+        _as_they_are,
+        {"guidance_scale": 0.0},
     ),
 }

@@ -8,9 +8,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lorasmith.families.krea2 import family as krea2
 from lorasmith.families.krea2 import text as krea2_text
 from lorasmith.families.krea2.layout import taps
+from lorasmith.families.qwen_text import hidden_states
+from lorasmith.families.qwen_transformer import EMBEDS
 from tests.conventions.measured import Case, Guess, ask
 
 Rows = Mapping[str, Tensor]
@@ -41,13 +42,12 @@ EVERYWHERE: Mapping[str, Guess] = {
     "shifted twice": _shifted_again,
 }
 
-REACH_THE_VARIANCE = frozenset({"sign", "norm of latents forgotten", "mask dropped"})
-"""Guesses that are no better than predicting nothing, at s = 0.5."""
-
 
 def latents_as_they_come(case: Case, level: float) -> tuple[Tensor, Tensor]:
-    """Without the VAE's means and deviations."""
+    """Without the VAE's means and deviations, or its shift and its factor."""
     config = case.pipeline.vae.config
+    if "shift_factor" in config:
+        return ask(case.with_latents(case.latents / config.scaling_factor + config.shift_factor), level)
     means, deviations = (torch.tensor(config[name]).view(1, -1, 1, 1) for name in ("latents_mean", "latents_std"))
     return ask(case.with_latents(case.latents * deviations + means), level)
 
@@ -67,7 +67,7 @@ def _krea2_mask_dropped(case: Case, level: float) -> tuple[Tensor, Tensor]:
 
     @torch.no_grad()
     def text_of(caption: str) -> Rows:
-        return {krea2.EMBEDS: case.pipeline.encode_prompt(caption)[0][0]}
+        return {EMBEDS: case.pipeline.encode_prompt(caption)[0][0]}
 
     return with_texts(case, level, text_of)
 
@@ -86,7 +86,7 @@ def _krea2_positions_uncounted(case: Case, level: float) -> tuple[Tensor, Tensor
         mask = torch.cat([words.attention_mask, after.attention_mask], 1).bool()
         states = encoder(ids, mask, output_hidden_states=True).hidden_states
         taken = torch.stack([states[layer][0] for layer in layers], 1)
-        return {krea2.EMBEDS: taken[krea2_text.DROPPED :][mask[0, krea2_text.DROPPED :]]}
+        return {EMBEDS: taken[krea2_text.DROPPED :][mask[0, krea2_text.DROPPED :]]}
 
     return with_texts(case, level, text_of)
 
@@ -98,7 +98,31 @@ def _krea2_taps_beside(case: Case, level: float) -> tuple[Tensor, Tensor]:
 
     @torch.no_grad()
     def text_of(caption: str) -> Rows:
-        return {krea2.EMBEDS: krea2_text.encode(encoder, case.family.tokenize(caption)["token_ids"], layers)}
+        return {EMBEDS: krea2_text.encode(encoder, case.family.tokenize(caption)["token_ids"], layers)}
+
+    return with_texts(case, level, text_of)
+
+
+# -- Z-Image ---------------------------------------------------------------------------------------
+
+
+def _zimage_final_norm(case: Case, level: float) -> tuple[Tensor, Tensor]:
+    """The last state of the encoder, behind its norm."""
+    encoder = case.pipeline.text_encoder
+
+    def text_of(caption: str) -> Rows:
+        return {EMBEDS: hidden_states(encoder, case.family.tokenize(caption)["token_ids"])[-1]}
+
+    return with_texts(case, level, text_of)
+
+
+def _zimage_no_learned_tokens(case: Case, level: float) -> tuple[Tensor, Tensor]:
+    """Captions filled up with their last state, all of it attended to as text."""
+    texts = {caption: row[EMBEDS] for caption, row in zip(case.captions, case.rows, strict=True)}
+
+    def text_of(caption: str) -> Rows:
+        text = texts[caption]
+        return {EMBEDS: torch.cat([text, text[-1:].expand(-len(text) % 32, -1)])}
 
     return with_texts(case, level, text_of)
 
@@ -111,4 +135,15 @@ GUESSES: Mapping[str, Mapping[str, Guess]] = {
         "positions uncounted": _krea2_positions_uncounted,
         "layers counted from 1": _krea2_taps_beside,
     },
+    "zimage": {
+        **EVERYWHERE,
+        "norm of latents forgotten": latents_as_they_come,
+        "captions without learned tokens": _zimage_no_learned_tokens,
+        "text behind the final norm": _zimage_final_norm,
+    },
 }
+REACH_THE_VARIANCE: Mapping[str, frozenset[str]] = {
+    "krea2": frozenset({"sign", "norm of latents forgotten", "mask dropped"}),
+    "zimage": frozenset({"sign", "time x 1000", "captions without learned tokens", "text behind the final norm"}),
+}
+"""Guesses that are no better than predicting nothing, at s = 0.5."""

@@ -56,3 +56,9 @@ def test_only_a_matrix_can_be_turned() -> None:
 def test_a_renaming_finds_whole_tensors() -> None:
     find = whole(lambda component, names: {f"{component}.{name}": name for name in names})
     assert find("vae", ["a"]) == {"vae.a": Place("a")}
+
+
+def test_a_1x1_convolution_may_stand_for_a_linear_layer() -> None:
+    place = Place("a", is_matrix=True)
+    assert place.shape((4, 6, 1, 1)) == place.shape((4, 6)) == (4, 6)
+    assert place.info(TensorInfo("F32", (4, 6, 1, 1), 8, 104)) == TensorInfo("F32", (4, 6), 8, 104)

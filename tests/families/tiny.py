@@ -5,6 +5,7 @@ And single files that are a header only, of any size.
 
 import json
 import math
+import re
 import struct
 from collections.abc import Callable
 from functools import partial
@@ -14,6 +15,7 @@ from typing import Any
 from lorasmith.demo.miniature import make_model
 from lorasmith.families.headers import read_header
 from tests.families.anima.miniature import make_model as make_anima
+from tests.families.flux1.miniature import make_model as make_flux1
 from tests.families.flux2_klein.miniature import make_model as make_flux2_klein
 from tests.families.krea2.miniature import make_model as make_krea2
 from tests.families.qwen_image21.miniature import make_model as make_qwen_image21
@@ -28,6 +30,7 @@ MINIATURES: dict[str, Callable[[Path], Path]] = {
     "anima": make_anima,
     "zimage": make_zimage,
     "flux2_klein": make_flux2_klein,
+    "flux1": make_flux1,
 }
 
 UNET, TEXT = "model.diffusion_model.", "cond_stage_model.transformer.text_model."
@@ -46,6 +49,24 @@ def write_header(path: Path, shapes: dict[str, tuple[int, ...]], metadata: dict[
         file.write(struct.pack("<Q", len(text)) + text)
         file.truncate(8 + len(text) + place)
     return path
+
+
+def published(name: str) -> dict[str, tuple[int, ...]]:
+    """The shapes of a published file, as recorded in `tests/families/published`."""
+    lines = (Path(__file__).parent / "published" / f"{name}.txt").read_text(encoding="ascii").splitlines()
+    rows = [line.split() for line in lines if not line.startswith("#")]
+    return {
+        key: () if shape == "-" else tuple(map(int, shape.split("x"))) for names, shape in rows for key in _each(names)
+    }
+
+
+def _each(names: str) -> list[str]:
+    """ "a.{b,c}" -> a.b, a.c."""
+    choice = re.search(r"\{([^{}]*)\}", names)
+    if choice is None:
+        return [names]
+    ends = names[: choice.start()], names[choice.end() :]
+    return [name for option in choice[1].split(",") for name in _each(option.join(ends))]
 
 
 def shapes_of(single: Path) -> dict[str, tuple[int, ...]]:

@@ -10,11 +10,25 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lorasmith.families.zimage.layout import PATCH, TOKENS
 
 _SIZE = f"{PATCH}-1"  # the key of the layers for patches of this size in a single frame
+
+
+class PositionTables(nn.Module):
+    """The numbers of diffusers' RopeEmbedder as buffers, which are on the denoiser's device before they are used."""
+
+    def __init__(self, embedder: Any) -> None:
+        super().__init__()
+        tables = embedder.precompute_freqs_cis(embedder.axes_dims, embedder.axes_lens, theta=embedder.theta)
+        for axis, table in enumerate(tables):
+            self.register_buffer(f"axis_{axis}", table, persistent=False)
+
+    def forward(self, positions: Tensor) -> Tensor:
+        """(tokens, axes) integers -> (tokens, half a head)."""
+        return torch.cat([table[positions[:, axis]] for axis, table in enumerate(self.buffers())], 1)
 
 
 def forward(denoiser: Any, latents: Tensor, times: Tensor, texts: Tensor, is_text: Tensor) -> Tensor:

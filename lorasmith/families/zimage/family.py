@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lorasmith.data.types import Inputs
 from lorasmith.diffusion.densities import LogitNormal
@@ -24,7 +24,7 @@ from lorasmith.families.latent_diffusion import decode_with_vae, encode_with_vae
 from lorasmith.families.loading import Build, on_meta_device
 from lorasmith.families.qwen_text import qwen3_builder
 from lorasmith.families.qwen_transformer import EMBEDS, MASK, TEXT, QwenTransformer
-from lorasmith.families.zimage.denoiser import forward
+from lorasmith.families.zimage.denoiser import PositionTables, forward
 from lorasmith.families.zimage.layout import PATCH, TOKENS
 from lorasmith.families.zimage.text import STATE, TEMPLATE, encode
 from lorasmith.families.zimage.work import denoiser_work
@@ -40,7 +40,14 @@ def denoiser_builder() -> Build:
     """Imports diffusers; the function that builds a ZImageTransformer2DModel."""
     from diffusers import ZImageTransformer2DModel
 
-    return on_meta_device(ZImageTransformer2DModel)
+    build = on_meta_device(ZImageTransformer2DModel)
+
+    def built(config: Any) -> nn.Module:
+        denoiser: Any = build(config)
+        denoiser.rope_embedder = PositionTables(denoiser.rope_embedder)
+        return denoiser
+
+    return built
 
 
 _BUILDERS: Mapping[str, Callable[[], Build]] = {

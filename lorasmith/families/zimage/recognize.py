@@ -1,31 +1,45 @@
-"""Recognizes Z-Image in a diffusers folder. Needs no torch and reads no tensor."""
+"""Recognizes Z-Image in a diffusers folder or a single file. Needs no torch and reads no tensor."""
 
 from __future__ import annotations
 
-from lorasmith.errors import ModelError
+import re
+from dataclasses import replace
+
 from lorasmith.families import config_checks
-from lorasmith.families.flow_recognition import Configs, FlowFamily, folder_model, is_folder_of
+from lorasmith.families.flow_recognition import (
+    Configs,
+    FlowFamily,
+    folder_model,
+    is_folder_of,
+    is_single_file_of,
+    single_file_model,
+)
 from lorasmith.families.weights import BaseWeights, ModelFiles
-from lorasmith.families.zimage.layout import NAMES, PATCH, vae_factor
+from lorasmith.families.zimage.layout import NAMES, PATCH, SPLIT, TURBO_SHIFT, vae_factor
 
 PIPELINE = "ZImagePipeline"
 TURBO = "Turbo"
-TURBO_SHIFT = 3.0
-"""The shift in the scheduler's config of the published Turbo; that of the base is 6. Nothing else differs but names."""
+_NAMED = re.compile(r"base|^z[-_ ]?image([-_](bf16|fp16|fp32))?$")  # a file of the base: its header is that of Turbo
 
 
 def recognize(files: ModelFiles) -> BaseWeights | None:
-    """The model where it is Z-Image, else None.
+    """The model where it is Z-Image, else None. Turbo is known by its name, and in a folder by its scheduler.
 
     Raises:
         ModelError: the model is of this family, but incomplete, damaged or of a form that cannot be trained.
     """
+    if is_single_file_of(files, Z_IMAGE):
+        weights = single_file_model(files, Z_IMAGE)
+        if weights.distilled:
+            scheduler = {**weights.configs["scheduler"], "shift": TURBO_SHIFT}
+            return replace(weights, needs_adapter=True, configs={**weights.configs, "scheduler": scheduler})
+        return weights if _NAMED.search(files.path.stem.lower()) else replace(weights, assumed=Z_IMAGE.people_say)
     if not is_folder_of(files, Z_IMAGE):
         return None
     weights = folder_model(files, Z_IMAGE)
-    if weights.distilled or weights.configs["scheduler"].get("shift") == TURBO_SHIFT:
-        raise ModelError("model_turbo", path=str(files.path), base="Z-Image")
-    return weights
+    has_shift_of_turbo = weights.configs["scheduler"].get("shift") == TURBO_SHIFT
+    distilled = weights.distilled or (TURBO if has_shift_of_turbo else "")
+    return replace(weights, distilled=distilled, needs_adapter=bool(distilled))
 
 
 def _wrong_setting(configs: Configs) -> str:
@@ -58,4 +72,5 @@ Z_IMAGE = FlowFamily(
     names=NAMES,
     wrong_setting=_wrong_setting,
     size_multiple=lambda configs: vae_factor(configs) * PATCH,
+    split=SPLIT,
 )

@@ -113,7 +113,7 @@ def test_a_pickle_of_it_is_refused_and_cosmos_predict2_is_named(tmp_path: Path) 
     assert error.value.fields["found"] == "Anima"
     with pytest.raises(ModelError, match="model_other_family") as error:
         recognize(write_header(tmp_path / "cosmos.safetensors", {f"model.diffusion_model.{name}": (256, 2048)}))
-    assert error.value.fields["found"] == "Cosmos-Predict2"
+    assert error.value.fields["found"] == "Cosmos"
 
 
 @pytest.mark.parametrize(("name", "assumed"), [("anima_3.8B", True), ("anima_3.8B_qwen3_0.6b", False)])

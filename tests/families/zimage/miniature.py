@@ -1,14 +1,18 @@
-"""A Z-Image of the libraries' own classes, small enough for every test: a diffusers folder that its pipeline loads."""
+"""A Z-Image of the libraries' own classes, small enough for every test: a diffusers folder that its pipeline loads, and
+the same in ComfyUI's files."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import Qwen3Config, Qwen3Model
 
 from lorasmith.demo import layouts
+from lorasmith.families.headers import read_json
+from lorasmith.families.weights import CONFIGS_KEY
 from lorasmith.families.zimage.text import TEMPLATE
 from tests.families.qwen_miniature import fill, write_tokenizer
 
@@ -96,3 +100,65 @@ def make_model(folder: Path, **index: Any) -> Path:
         },
     )
     return folder
+
+
+def make_split(folder: Path, models: Path, *, prefix: str = "model.diffusion_model.", name: str = "z_image") -> Path:
+    """The same model in ComfyUI's files and folders under `models`; the denoiser's file, in native names."""
+    parts = {component: _tensors(folder, component) for component in ("transformer", "vae", "text_encoder")}
+    denoiser = {prefix + key: tensor for key, tensor in native_tensors(parts["transformer"]).items()}
+    saved = {
+        models / "diffusion_models" / f"{name}.safetensors": denoiser,
+        models / "vae" / "ae.safetensors": {_vae_name(key): _as_file(key, one) for key, one in parts["vae"].items()},
+        models / "text_encoders" / "qwen_3_4b.safetensors": parts["text_encoder"],
+    }
+    for path, tensors in saved.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        is_denoiser = path.parent.name == "diffusion_models"
+        plain = {key: tensor.contiguous() for key, tensor in tensors.items()}
+        save_file(plain, path, {CONFIGS_KEY: json.dumps(described(folder))} if is_denoiser else None)
+    return models / "diffusion_models" / f"{name}.safetensors"
+
+
+def described(folder: Path) -> dict[str, Any]:
+    """What a single file of it has to state, as shapes do not tell it: it is of no published form."""
+    files = {file.name: file.read_text(encoding="utf-8") for file in sorted((folder / "tokenizer").iterdir())}
+    configs = {part: read_json(folder / part / "config.json") for part in ("transformer", "vae", "text_encoder")}
+    return {**configs, "tokenizer": files}
+
+
+def native_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The denoiser in the names of the published checkpoint, which has q, k and v as one layer."""
+    found = {}
+    for name, tensor in tensors.items():
+        if name.endswith(".to_q.weight"):
+            stem = name.removesuffix("to_q.weight")
+            found[f"{stem}qkv.weight"] = torch.cat([tensors[f"{stem}to_{letter}.weight"] for letter in "qkv"])
+        elif not name.endswith((".to_k.weight", ".to_v.weight")):
+            for ours, theirs in _NATIVE.items():
+                name = name.replace(ours, theirs)
+            found[name] = tensor
+    found["norm_final.weight"] = torch.ones(1)
+    return found
+
+
+_NATIVE = {
+    "all_x_embedder.2-1.": "x_embedder.",
+    "all_final_layer.2-1.": "final_layer.",
+    "attention.to_out.0.": "attention.out.",
+    "attention.norm_q.": "attention.q_norm.",
+    "attention.norm_k.": "attention.k_norm.",
+}
+
+
+def _vae_name(name: str) -> str:
+    return layouts.ldm_vae_name(name, VAE)
+
+
+def _as_file(name: str, tensor: Tensor) -> Tensor:
+    """Attention has 1x1 convolutions there."""
+    return tensor[..., None, None] if ".attn_1." in _vae_name(name) and tensor.ndim == 2 else tensor
+
+
+def _tensors(folder: Path, component: str) -> dict[str, Tensor]:
+    (file,) = (folder / component).glob("*.safetensors")
+    return load_file(file)

@@ -1,4 +1,4 @@
-"""Z-Image among base models, by its folder."""
+"""Z-Image among base models, by its folder and by its files."""
 
 import json
 from collections.abc import Callable
@@ -6,12 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from lorasmith.errors import ModelError
-from lorasmith.families.other_vae import with_vae
+from lorasmith.families import load_family
 from lorasmith.families.recognize import recognize
-from lorasmith.families.weights import NoiseRequest
-from tests.families.zimage.miniature import make_model
+from lorasmith.families.stored_tensors import read_component
+from lorasmith.families.weights import NoiseRequest, PartFiles
+from lorasmith.lora_files.training_adapter import with_training_adapter
+from tests.families.tiny import write_header
+from tests.families.zimage.miniature import make_model, make_split
+from tests.families.zimage.turbo import write_adapter
 
 
 @pytest.fixture
@@ -28,6 +33,7 @@ def changed(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
 def test_what_it_is_follows_from_headers_and_configs(folder: Path) -> None:
     weights = recognize(folder)
     assert (weights.family, weights.layout, weights.distilled) == ("zimage", "diffusers", "")
+    assert not weights.needs_adapter
     assert (weights.noise.prediction, weights.resolution) == ("flow", 1024)
     assert (weights.size_multiple, weights.bucket_step, weights.max_clip_skip) == (16, 64, None)
     assert weights.denoiser_parameters is not None and weights.denoiser_parameters > 50_000
@@ -41,17 +47,16 @@ def test_another_noise_process_is_refused(folder: Path, asked: NoiseRequest) -> 
 
 
 @pytest.mark.parametrize("sign", ["the folder's name", "the name in its index", "the shift"])
-def test_turbo_is_refused_with_the_reason(folder: Path, sign: str) -> None:
-    """Its files have the names and shapes of the base's: only names and the shift of its scheduler tell them apart."""
+def test_turbo_is_known_by_its_name_or_the_shift_of_its_scheduler(folder: Path, sign: str) -> None:
+    """Its files have the names and shapes of the base's."""
     if sign == "the folder's name":
         folder = folder.rename(folder.with_name("Z-Image-Turbo"))
     elif sign == "the shift":
         changed(folder / "scheduler" / "scheduler_config.json", lambda config: config.update(shift=3.0))
     else:
         changed(folder / "model_index.json", lambda index: index.update(_name_or_path="Tongyi-MAI/Z-Image-Turbo"))
-    with pytest.raises(ModelError, match="model_turbo") as caught:
-        recognize(folder)
-    assert caught.value.fields["base"] == "Z-Image"
+    weights = recognize(folder)
+    assert (weights.distilled, weights.needs_adapter) == ("Turbo", True)
 
 
 @pytest.mark.parametrize("missing", ["vae/config.json", "tokenizer", "transformer/diffusion_pytorch_model.safetensors"])
@@ -84,6 +89,54 @@ def test_configs_that_do_not_fit_each_other_are_refused(folder: Path, name: str)
     assert str(caught.value.fields["where"]).startswith(file)
 
 
-def test_its_vae_stays(folder: Path) -> None:
-    with pytest.raises(ModelError, match="vae_fixed"):
-        with_vae(recognize(folder), folder / "vae")
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model.", "net."])
+def test_a_single_file_is_the_model_with_the_files_beside_it(folder: Path, tmp_path: Path, prefix: str) -> None:
+    file = make_split(folder, tmp_path / "models", prefix=prefix)
+    weights, whole = recognize(file), recognize(folder)
+    assert (weights.family, weights.layout, weights.assumed) == ("zimage", "single_file", "")
+    assert {name: part.asked.name for name, part in weights.replaced.items()} == {
+        "text_encoder": "qwen_3_4b.safetensors",
+        "vae": "ae.safetensors",
+    }
+    assert weights.denoiser_parameters == whole.denoiser_parameters
+    assert weights.size_multiple == whole.size_multiple and weights.noise == whole.noise
+    assert weights.configs["scheduler"]["shift"] == whole.configs["scheduler"]["shift"] == 6.0
+
+
+def test_the_base_and_turbo_are_known_by_the_files_name_alone(folder: Path, tmp_path: Path) -> None:
+    """A name that says nothing counts as the base with a warning, and as Turbo where an adapter for that is given."""
+    mine = recognize(make_split(folder, tmp_path / "models", name="mine"))
+    assert (mine.assumed, mine.needs_adapter) == ("Z-Image", False)
+    turbo = recognize(make_split(folder, tmp_path / "models", name="z_image_turbo_bf16"))
+    assert (turbo.assumed, turbo.needs_adapter, turbo.configs["scheduler"]["shift"]) == ("", True, 3.0)
+    adapter = write_adapter(tmp_path / "adapter.safetensors")
+    assert with_training_adapter(mine, adapter).assumed == "" == with_training_adapter(turbo, adapter).assumed
+
+
+@pytest.mark.parametrize("component", ["transformer", "vae", "text_encoder"])
+def test_its_files_hold_the_tensors_of_the_folder(folder: Path, tmp_path: Path, component: str) -> None:
+    whole, split = recognize(folder), recognize(make_split(folder, tmp_path / "models"))
+    expected, found = (read_component(weights, component, torch.float32) for weights in (whole, split))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+def test_a_pickle_of_it_is_refused(tmp_path: Path) -> None:
+    torch.save({"cap_pad_token": torch.zeros(1, 12)}, tmp_path / "zimage.ckpt")
+    with pytest.raises(ModelError, match="model_form_unread") as error:
+        load_family(recognize(tmp_path / "zimage.ckpt"))
+    assert error.value.fields["found"] == "Z-Image"
+
+
+def test_omni_is_named(tmp_path: Path) -> None:
+    shapes = {"cap_pad_token": (1, 3840), "siglip_embedder.0.weight": (1152,)}
+    with pytest.raises(ModelError, match="model_other_family") as error:
+        recognize(write_header(tmp_path / "omni.safetensors", shapes))
+    assert error.value.fields["found"] == "Z-Image Omni"
+
+
+def test_a_vae_may_take_the_place_of_a_folders(folder: Path, tmp_path: Path) -> None:
+    make_split(folder, tmp_path / "models")
+    vae = tmp_path / "models" / "vae" / "ae.safetensors"
+    weights = recognize(folder, parts=PartFiles(vae=vae))
+    assert weights.source("vae") == vae and weights.source("text_encoder") == folder
