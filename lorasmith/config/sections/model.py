@@ -36,6 +36,8 @@ class ModelConfig(Section):
         "base-weights-multiplier", (), effect="identity", identified_by="base_sha256"
     )
     """The weight of each of these LoRAs, in order; 1 for those without."""
+    base_form: Literal["auto", "base", "distilled"] = option("base-form", "auto", effect="learning")
+    """The form of a base model that its files do not tell; auto: by its name, else it is refused."""
     training_adapter: str = option(
         "training-adapter", "", effect="identity", identified_by="training_adapter_sha256", holds="path"
     )
