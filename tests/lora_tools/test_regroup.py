@@ -30,7 +30,7 @@ def small(family: str) -> MadeLora:
         {
             target: LayerSpec(max(1, row.layer.outputs // SMALLER), max(1, row.layer.inputs // SMALLER))
             for target, row in name_table(family).targets.items()
-            if not re.search(r"\.[1-9]\d*\.(attn|ff|attention|feed_forward|mlp|norm|adaLN|img_mlp|txt)", target)
+            if not re.search(r"(blocks|layers|refiner)\.[1-9]", target)
         },
         rank=2,
         alpha=1.0,
