@@ -73,22 +73,29 @@ def _latents(
 ) -> list[Tensor]:
     """Generates latents, (C, h, w) on the CPU each, from specs of the same shape and denoising strength.
 
-    Each is predicted with and without its caption. The noise of each is a function of its own seed.
+    Each is predicted with and without its caption; with it alone where no picture is guided, or where the denoiser
+    takes the guidance as an input. The noise of each is a function of its own seed.
     """
     where, shape = context.device.torch_device, specs[0].latents_shape
     noise = torch.stack([_noise(spec) for spec in specs]).to(where)
     starts = (torch.zeros(shape) if spec.latents is None else spec.latents.float() for spec in specs)
     start = torch.stack(list(starts)).to(where)
-    without = ({**spec.inputs, **(spec.negative or empty_caption)} for spec in specs)
+    defaults = context.family.traits.sampling
+    scales = [defaults.guidance if spec.guidance is None else spec.guidance for spec in specs]
+    is_guided = not defaults.guidance_input and any(scale != 1 for scale in scales)
+    without = [{**spec.inputs, **(spec.negative or empty_caption)} for spec in specs] if is_guided else []
     rows = [*without, *(spec.inputs for spec in specs)]
     inputs = {name: value.to(where) for name, value in context.family.collate(rows).items()}
     conditioning = context.family.conditioning(context.models, inputs)
-    defaults = context.family.traits.sampling
-    scales = [defaults.guidance if spec.guidance is None else spec.guidance for spec in specs]
-    guidance = torch.tensor(scales, device=where)[:, *[None] * len(shape)]
+    guidance = torch.tensor(scales, device=where)
+    if defaults.guidance_input:
+        conditioning[defaults.guidance_input] = guidance
+    guidance = guidance[:, *[None] * len(shape)]
 
     def predict(noisy_latents: Tensor, timesteps: Tensor) -> Tensor:
         alive()
+        if not is_guided:
+            return context.family.predict(context.models, noisy_latents, timesteps, conditioning).float()
         both = torch.cat([noisy_latents, noisy_latents]), torch.cat([timesteps, timesteps])
         without, with_caption = context.family.predict(context.models, *both, conditioning).float().chunk(2)
         return without + guidance * (with_caption - without)

@@ -91,6 +91,15 @@ FAMILIES = {  # recognizers are asked in this order
         in_webui=False,
         footprint="lorasmith.families.flux2_klein.footprint:footprint",
     ),
+    "flux1": FamilyEntry(
+        family="lorasmith.families.flux1.family:Flux1",
+        recognizer="lorasmith.families.flux1.recognize:recognize",
+        layer_names="lorasmith.families.flux1.layout:layer_names",
+        native_names="lorasmith.families.flux1.layout:native_names",
+        pipelines=("FluxPipeline",),
+        in_webui=False,
+        footprint="lorasmith.families.flux1.footprint:footprint",
+    ),
 }
 
 IMAGE_ENCODERS = {

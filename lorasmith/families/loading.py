@@ -75,5 +75,8 @@ def on_meta_device(kind: Any) -> Build:
 
 
 def _fitted(tensor: Tensor, expected: Tensor) -> Tensor:
-    """Single files keep the VAE's attention as 1x1 convolutions, where the libraries have linear layers."""
-    return tensor.flatten(1) if tensor.ndim == 4 and expected.ndim == 2 else tensor
+    """Single files keep a VAE's attention as 1x1 convolutions, where the libraries have linear layers, and its
+    convolutions over films of one frame with an axis of time."""
+    if tensor.ndim == 4 and expected.ndim == 2:
+        return tensor.flatten(1)
+    return tensor.squeeze(2) if tensor.ndim == 5 and expected.ndim == 4 and tensor.shape[2] == 1 else tensor

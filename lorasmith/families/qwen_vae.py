@@ -35,15 +35,17 @@ def encode_with_vae(vae: Any, pixels: Tensor, tile: int = 0) -> Tensor:
 
 
 @torch.no_grad()
-def decode_with_vae(vae: Any, latents: Tensor, factor: int, free_memory: int | None = None) -> Tensor:
+def decode_with_vae(
+    vae: Any, latents: Tensor, factor: int, free_memory: int | None = None, *, pixel_bytes: int = _DECODER_BYTES
+) -> Tensor:
     """(B, C, h, w) -> (B, 3, H, W), about in [-1, 1], float32, where a side has `factor` times the pixels.
 
-    Where a whole picture takes more than `free_memory` bytes it is decoded in overlapping tiles, which differ a little
-    from the whole.
+    Where a whole picture takes more than `free_memory` bytes, each pixel `pixel_bytes`, it is decoded in overlapping
+    tiles, which differ a little from the whole.
     """
     height, width = latents.shape[2:]
     pixels = len(latents) * height * width * factor**2
-    _set_tiles(vae, _TILE_PIXELS if free_memory is not None and pixels * _DECODER_BYTES > free_memory else 0)
+    _set_tiles(vae, _TILE_PIXELS if free_memory is not None and pixels * pixel_bytes > free_memory else 0)
     means, deviations = _statistics(vae)
     films = latents[:, :, None].to(vae.device, torch.float32) * deviations + means
     pictures: Tensor = vae.decode(films).sample[:, :, 0]

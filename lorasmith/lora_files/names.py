@@ -26,7 +26,7 @@ FAMILY_NAMES = {
     "anima": "Anima",
     "zimage": "Z-Image",
     "flux2_klein": "FLUX.2 klein",
-    "flux": "FLUX.1",
+    "flux1": "FLUX.1",
     "flux2": "FLUX.2",
     "chroma": "Chroma",
     "sd3": "SD 3",
@@ -35,17 +35,24 @@ FAMILY_NAMES = {
     "wan": "Wan",
     "hunyuan_video": "HunyuanVideo",
     "cascade": "Stable Cascade",
+    "ernie": "ERNIE-Image",
+    "ideogram4": "Ideogram 4",
     "dit": "DiT (LTX, PixArt, Sana …)",
 }
 """Code -> the name that people know."""
 
 _PREFIX = re.compile(r"lora_(unet|te\d?|transformer)_|(diffusion_model|transformer|unet|text_encoder(_\d)?)\.")
+_QWEN = re.compile(r"(^|_)transformer_blocks_\d+_(img|txt)_(mod|mlp)_")
+"""Layers of Qwen-Image alone, whose attention has names that other families have too."""
 _FOREIGN = (  # a path that only layers of this family have; asked in this order
+    ("krea2", r"(^|_)(text_fusion|txtfusion)_"),  # with queries, keys and values as one, which no table has
+    ("ernie", r"^layers_\d+_(self_attention_|mlp_(gate_proj|up_proj|linear_fc2)$)"),
+    ("ideogram4", r"^layers_\d+_attention_o$|llm_cond_(proj|norm)$"),
     ("hunyuan_video", r"_(img|txt)_mod_linear$|individual_token_refiner|_modulation_linear$"),
     ("chroma", r"distilled_guidance_layer"),
     ("flux2", r"(single|double)_stream_modulation|single_transformer_blocks_\d+_attn_to_qkv_mlp_proj"),
-    ("flux", r"(^|_)(double_blocks|single_blocks|single_transformer_blocks)_\d"),
-    ("qwen", r"(^|_)transformer_blocks_\d+_(img|txt)_(mod|mlp)_"),
+    ("flux1", r"(^|_)(double_blocks|single_blocks|single_transformer_blocks)_\d"),
+    ("qwen", _QWEN.pattern),
     ("sd3", r"(^|_)joint_blocks_\d|_(norm1_context|ff_context)_|(^|_)transformer_blocks_\d+_attn_add_"),
     ("zimage", r"^(layers|noise_refiner|context_refiner)_\d+_(attention|feed_forward|adaLN_modulation)_"),
     ("wan", r"^_?blocks_\d+_(self_attn|cross_attn|ffn|attn\d_to)_"),
@@ -55,13 +62,18 @@ _FOREIGN = (  # a path that only layers of this family have; asked in this order
 )
 _WIDTHS = {  # family -> another by the number of inputs of its layers
     "zimage": {2304: "lumina2"},
-    "flux": {6144: "flux2", 4096: "flux2"},
+    "flux1": {6144: "flux2", 4096: "flux2"},
+    "flux2_klein": {6144: "flux2"},
+    "qwen_image21": {3072: "qwen", 2432: "sd3", 1536: "sd3"},  # where attention alone was trained
 }
-_ALIKE = {"anima": re.compile(r"^transformer_blocks_\d")}
+_ALIKE = {
+    "anima": re.compile(r"^transformer_blocks_\d"),
+    "flux2_klein": re.compile(r"_blocks_\d|_stream_modulation_"),
+    "flux1": re.compile(r"_blocks_\d"),
+}
 """Families with layers whose paths, of this pattern, other families have too: theirs have other proportions."""
-_SHARED_NAMES = {"flux2_klein": 6144}
-"""Families whose layers in blocks have the names of others': of FLUX.1, in which they have other proportions, and of
-FLUX.2 dev, in which they have this width."""
+_MARKED = {"flux1": "chroma"}
+"""Families whose layers another has all: only the metadata, or layers that it has besides, tell them apart."""
 _MARKS = (  # what metadata may begin with, after "ss_base_model_version" or "modelspec.architecture"
     ("sdxl", ("sdxl_", "stable-diffusion-xl")),
     ("sd2", ("sd_v2", "stable-diffusion-v2")),
@@ -72,7 +84,7 @@ _MARKS = (  # what metadata may begin with, after "ss_base_model_version" or "mo
     ("zimage", ("zimage", "z-image", "z_image")),
     ("flux2_klein", ("flux2_klein", "flux2-klein", "flux-2-klein")),
     ("flux2", ("flux2", "flux-2")),
-    ("flux", ("flux1", "flux-1")),
+    ("flux1", ("flux1", "flux-1")),
     ("chroma", ("chroma",)),
     ("lumina2", ("lumina2", "lumina-2")),
     ("sd3", ("sd3", "stable-diffusion-3")),
@@ -137,15 +149,19 @@ def families_of(modules: Sequence[Module], metadata: Mapping[str, str]) -> tuple
     scores = {}
     for family in FAMILIES:
         layers = layers_of(family)
-        known = [module for module in _known(family, modules) if not _is_others(family, module)]
+        known = _known(family, modules)
         exact = sum(module.name in layers.table.modules for module in modules)
         fitting = sum(_fits(module, layers.rows_of(module)) for module in known)
         formed = sum(_has_form(module, layers.rows_of(module)) for module in known)
         scores[family] = (len(known), fitting, exact, family == marked, formed)
     best = max(scores.values())
-    if best[0] * 2 > len(modules):
-        families = (family for family, score in scores.items() if score == best)
-        return tuple(_by_width(family, modules) for family in families)
+    families = [family for family, score in scores.items() if score == best]
+    # Not every table has the layers of text encoders, and those of CLIP are in many.
+    counted = [module for module in modules if module.component == "denoiser"] or modules
+    unknown = [module for module in counted if not layers_of(families[0]).module_of(module)]
+    if best[0] and len(unknown) * 2 < len(counted) and not any(_QWEN.search(module.path) for module in unknown):
+        others = {*(_foreign_path(module.path) for module in modules), marked}
+        return tuple(_by_width(_MARKED[name] if _MARKED.get(name) in others else name, modules) for name in families)
     found = _foreign(modules) or marked
     return (found,) if found else ()
 
@@ -166,12 +182,14 @@ def _has_proportions(module: Module, rows: Sequence[Row]) -> bool:
     if not module.layer_shape:
         return True
     outputs, inputs = module.layer_shape
-    return outputs * rows[0].layer.inputs == inputs * rows[0].layer.outputs
+    return outputs * rows[0].layer.inputs == inputs * sum(row.layer.outputs for row in rows)
 
 
 def _by_width(family: str, modules: Sequence[Module]) -> str:
     """The family, or another with the same names whose layers have other numbers of inputs."""
     widths = {module.layer_shape[1] for module in modules if module.layer_shape}
+    if family == "flux1" and 3072 in widths:  # of which only the layer that takes T5's states has another
+        return family
     return next((name for width, name in _WIDTHS.get(family, {}).items() if width in widths), family)
 
 
@@ -179,17 +197,6 @@ def _fits(module: Module, rows: Sequence[Row]) -> bool:
     """Whether the module has the size of the published model's layer."""
     shape = module.layer_shape
     return shape == (sum(row.layer.outputs for row in rows), rows[0].layer.inputs) if rows else False
-
-
-def _is_others(family: str, module: Module) -> bool:
-    """Whether a layer with a name of this family is of another that has the same name."""
-    if family not in _SHARED_NAMES or not module.layer_shape:
-        return False
-    (row, *_) = layers_of(family).rows_of(module)
-    outputs, inputs = module.layer_shape
-    has_proportions = outputs * row.layer.inputs == inputs * row.layer.outputs
-    is_inner = "_blocks" in row.module or "_stream_modulation" in row.module  # the ends have sizes of their own
-    return is_inner and (not has_proportions or _SHARED_NAMES[family] in (outputs, inputs))
 
 
 def _has_form(module: Module, rows: Sequence[Row]) -> bool:
@@ -209,8 +216,7 @@ def _foreign(modules: Sequence[Module]) -> str:
     del counted[""]
     for family, _ in _FOREIGN:  # the first that occurs: later patterns fit its layers too
         if counted[family]:
-            widths = {module.layer_shape[1] for module in modules if module.layer_shape}
-            return family if family == "flux" and 3072 in widths else _by_width(family, modules)
+            return _by_width(family, modules)
     return "cascade" if counted["cascade"] else ""
 
 

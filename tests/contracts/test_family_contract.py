@@ -38,9 +38,10 @@ TOKENS_OF_SIX = {
     "anima": (6, 6 + 1),
     "zimage": (3 + 6 + 5,),
     "flux2_klein": (3 + 6 + 9,),
+    "flux1": (6 + 2, 6 + 1),
 }
 """Tokens of a caption of six, for each tokenizer: the template's too. CLIP has a start and an end."""
-WORDS = {"anima": ("red", "blue", "green", "black", "white")}
+WORDS = dict.fromkeys(("anima", "flux1"), ("red", "blue", "green", "black", "white"))
 """Words of a token each for all of a family's tokenizers."""
 UNUSED = {"sdxl": "text_encoder.text_model.encoder.layers.1."}
 

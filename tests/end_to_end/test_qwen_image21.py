@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from lorasmith.adapters.lora import DOWN, UP
 from lorasmith.errors import ExitCode
 from lorasmith.runs.events import CacheProgress, Evaluated
 from tests.end_to_end.workshop import Values, Workshop
-from tests.families.qwen_image21.miniature import make_model
+from tests.families.qwen_image21.miniature import make_model, make_split
 
 MakeWorkshop = Callable[[str], Workshop]
 SETTINGS: Values = {
@@ -49,6 +50,17 @@ def test_it_trains_and_continues_to_the_same_bytes(make_workshop: MakeWorkshop, 
     assert evaluated and all(event.validation is not None and event.samples for event in evaluated)
 
 
+def test_comfyuis_files_train_to_the_bytes_of_the_folder(
+    make_workshop: MakeWorkshop, base_model: Path, tmp_path: Path
+) -> None:
+    file = make_split(base_model, tmp_path / "models")
+    values: Values = {**SETTINGS, ("evaluation", "sample_prompts"): ()}
+    whole, split = make_workshop("whole"), make_workshop("split")
+    assert whole.new(2, values).exit_code == ExitCode.FINISHED
+    assert split.new(2, {**values, ("model", "base_model"): str(file)}).exit_code == ExitCode.FINISHED
+    assert split.losses() == whole.losses() and split.digest() == whole.digest()
+
+
 def test_diffusers_applies_every_layer_of_the_file_as_trained(workshop: Workshop, base_model: Path) -> None:
     """Alpha is half the rank here, and the file has no alphas: readers that look for them elsewhere find none."""
     from diffusers import QwenImage21Transformer2DModel
@@ -82,20 +94,42 @@ def test_diffusers_applies_every_layer_of_the_file_as_trained(workshop: Workshop
         assert expected.any() and torch.allclose(change, expected, atol=1e-6), name
 
 
-@pytest.mark.parametrize("naming", ["own", "diffusers"])
-def test_a_file_is_where_another_run_starts(make_workshop: MakeWorkshop, tmp_path: Path, naming: str) -> None:
+@pytest.mark.parametrize("form", ["own", "with gate_up", "bare with alphas"])
+def test_a_file_is_where_another_run_starts(make_workshop: MakeWorkshop, tmp_path: Path, form: str) -> None:
+    """Also in the forms of other trainers: of the input layers of an MLP as one, and with alphas in float64."""
     first, second = make_workshop("first"), make_workshop("second")
     assert first.new(2, SETTINGS).exit_code == ExitCode.FINISHED
-    path = first.run.export("last")
-    if naming == "diffusers":
-        from diffusers.loaders import QwenImageLoraLoaderMixin
-        from safetensors.torch import save_file
-
-        tensors = QwenImageLoraLoaderMixin.lora_state_dict(str(path))
-        path = tmp_path / "theirs.safetensors"
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    own = load_file(first.run.export("last"))
+    expected, path = own, tmp_path / "other.safetensors"
+    if form == "with gate_up":
+        expected = {name: own[name.replace("img_mlp.proj.lora_A", "img_mlp.gate_layer.lora_A")] for name in own}
+        save_file(_with_gate_up(own), path)
+    elif form == "bare with alphas":
+        stored = {name.removeprefix("transformer."): tensor for name, tensor in own.items()}
+        alphas = {name.replace("lora_A.weight", "alpha"): torch.tensor(8.0).double() for name in stored}
+        doubled = {name: tensor / 2 if ".lora_B." in name else tensor for name, tensor in stored.items()}
+        save_file(doubled | {name: alpha for name, alpha in alphas.items() if name.endswith("alpha")}, path)
+    else:
+        path = first.run.export("last")
     values: Values = {**SETTINGS, ("adapter", "init_from"): str(path), ("optimizer", "lr"): 1e-12}
     assert second.new(1, values).exit_code == ExitCode.FINISHED
-    before, after = load_file(first.run.export("last")), load_file(second.run.export("last"))
-    assert before.keys() == after.keys()
-    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
+    found = load_file(second.run.export("last"))
+    assert found.keys() == expected.keys()
+    for name in expected:
+        if name.endswith("lora_A.weight"):
+            up = name.replace("lora_A", "lora_B")
+            assert torch.allclose(found[up] @ found[name], expected[up] @ expected[name], atol=1e-6)
+
+
+def _with_gate_up(own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """In ComfyUI's names; the matrix that both halves share is the gate's."""
+    made = {}
+    for name, tensor in own.items():
+        native = name.replace("transformer.", "diffusion_model.", 1)
+        if "img_mlp.gate_layer.lora_A" in name:
+            made[native.replace("gate_layer", "gate_up")] = tensor
+        elif "img_mlp.gate_layer.lora_B" in name:
+            made[native.replace("gate_layer", "gate_up")] = torch.cat([tensor, own[name.replace("gate_layer", "proj")]])
+        elif "img_mlp.proj" not in name:
+            made[native] = tensor
+    return made

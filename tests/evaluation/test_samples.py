@@ -122,6 +122,23 @@ def test_guidance_leads_away_from_the_empty_caption(loaded: LoadedRun, monkeypat
     assert {float(one) for batch in seen for one in batch.unique()} == {1 + family.traits.sampling.guidance * 2}
 
 
+def test_without_guidance_the_caption_alone_is_asked_for(loaded: LoadedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    family, sizes = type(loaded.context.family), []
+    predict = family.predict
+
+    def watched(self: Any, models: Any, noisy_latents: torch.Tensor, *more: Any) -> torch.Tensor:
+        sizes.append(len(noisy_latents))
+        return predict(self, models, noisy_latents, *more)
+
+    chosen = measured_on(loaded)
+    alone = replace(chosen, specs=[replace(chosen.specs[-1], guidance=1.0, steps=3)])
+    nearly = replace(chosen, specs=[replace(chosen.specs[-1], guidance=1.0 + 1e-6, steps=3)])
+    monkeypatch.setattr(family, "predict", watched)
+    (found,), (expected,) = generated(loaded, alone), generated(loaded, nearly)
+    assert sizes == [1, 1, 1, 2, 2, 2]
+    assert np.abs(found.picture.astype(int) - expected.picture).max() <= 1
+
+
 @pytest.mark.ci
 def test_half_as_many_where_memory_runs_out(loaded: LoadedRun, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = generated(loaded)

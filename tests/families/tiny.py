@@ -15,6 +15,7 @@ from typing import Any
 from lorasmith.demo.miniature import make_model
 from lorasmith.families.headers import read_header
 from tests.families.anima.miniature import make_model as make_anima
+from tests.families.flux1.miniature import make_model as make_flux1
 from tests.families.flux2_klein.miniature import make_model as make_flux2_klein
 from tests.families.krea2.miniature import make_model as make_krea2
 from tests.families.qwen_image21.miniature import make_model as make_qwen_image21
@@ -29,6 +30,7 @@ MINIATURES: dict[str, Callable[[Path], Path]] = {
     "anima": make_anima,
     "zimage": make_zimage,
     "flux2_klein": make_flux2_klein,
+    "flux1": make_flux1,
 }
 
 UNET, TEXT = "model.diffusion_model.", "cond_stage_model.transformer.text_model."

@@ -1,11 +1,16 @@
 """Families by the names of layers."""
 
+from pathlib import Path
+
 import pytest
 
+from lorasmith.families import FAMILIES
 from lorasmith.families.headers import TensorInfo
 from lorasmith.lora_files.keys import DOWN, UP, split_key
 from lorasmith.lora_files.modules import Module
 from lorasmith.lora_files.names import FAMILY_NAMES, families_of, layers_of
+from lorasmith.lora_files.reader import read_lora
+from tests.families.tiny import write_header
 
 
 def modules(*names: str, inputs: int = 64, outputs: int = 32) -> list[Module]:
@@ -20,8 +25,8 @@ def modules(*names: str, inputs: int = 64, outputs: int = 32) -> list[Module]:
 
 
 FOREIGN = {
-    "lora_unet_double_blocks_0_img_attn_qkv": "flux",
-    "transformer.single_transformer_blocks.3.attn.to_q": "flux",
+    "lora_unet_double_blocks_0_img_attn_qkv": "flux1",
+    "transformer.single_transformer_blocks.3.attn.to_q": "flux1",
     "lora_unet_double_stream_modulation_img_lin": "flux2",
     "lora_unet_distilled_guidance_layer_in_proj": "chroma",
     "lora_unet_joint_blocks_0_x_block_attn_qkv": "sd3",
@@ -99,7 +104,7 @@ def test_metadata_decide_where_names_do_not() -> None:
     unknown = modules("lora_unet_nothing_like_it")
     assert families_of(unknown, {}) == ()
     assert families_of(unknown, {"ss_base_model_version": "sdxl_base_v1-0"}) == ("sdxl",)
-    assert families_of(unknown, {"modelspec.architecture": "flux-1-dev/lora"}) == ("flux",)
+    assert families_of(unknown, {"modelspec.architecture": "flux-1-dev/lora"}) == ("flux1",)
 
 
 KLEIN = {"img_attn.qkv": 3, "img_mlp.0": 6}
@@ -119,4 +124,45 @@ def test_klein_has_the_names_of_its_relatives_and_sizes_of_its_own(width: int) -
 
     assert found(KLEIN) == (("flux2",) if width == 6144 else ("flux2_klein",))
     if width == 3072:
-        assert found({"img_mlp.0": 4}) == ("flux",)
+        assert found({"img_mlp.0": 4}) == ("flux1",)
+
+
+@pytest.mark.parametrize(
+    ("width", "family"), [(4096, "qwen_image21"), (32, "qwen_image21"), (3072, "qwen"), (1536, "sd3"), (2432, "sd3")]
+)
+def test_qwen_image_21_has_the_names_of_others_in_its_attention(width: int, family: str) -> None:
+    """Files of which hold it alone: with other layers their names decide."""
+    names = [f"transformer.transformer_blocks.{block}.attn.to_{end}" for block in (0, 31, 59) for end in ("q", "out.0")]
+    assert families_of(modules(*names, inputs=width, outputs=width), {}) == (family,)
+    fused = modules("diffusion_model.transformer_blocks.0.img_mlp.gate_up", inputs=4096, outputs=24_576)
+    assert families_of(fused, {}) == ("qwen_image21",)
+
+
+def test_chroma_is_flux_with_other_metadata_or_layers_of_its_own() -> None:
+    fused = modules("lora_unet_double_blocks_0_img_attn_qkv", inputs=3072, outputs=9216)
+    assert families_of(fused, {}) == ("flux1",)
+    assert families_of(fused, {"modelspec.architecture": "chroma/lora"}) == ("chroma",)
+    assert families_of(fused + modules("lora_unet_distilled_guidance_layer_in_proj"), {}) == ("chroma",)
+
+
+LISTS = sorted((Path(__file__).parent / "published").glob("*.txt"))
+
+
+@pytest.mark.parametrize("path", LISTS, ids=lambda path: path.stem)
+def test_the_family_of_a_published_file(path: Path, tmp_path: Path) -> None:
+    """Where a source states no shapes, tensors have a single number: names decide."""
+    _, family, *lines = path.read_text(encoding="ascii").splitlines()
+    has_shapes = any(" " in line for line in lines)
+    shapes = {}
+    for line in lines:
+        key, *sides = line.split()
+        shapes[key] = tuple(map(int, sides)) if has_shapes or key.endswith(".alpha") else (1, 1)
+    file = read_lora(write_header(tmp_path / "lora.safetensors", shapes))
+    assert FAMILY_NAMES.get(file.family, file.family) == family.removeprefix("# ")
+    assert len(file.modules) > 0
+
+
+def test_there_are_lists_of_all_families() -> None:
+    """Keys and shapes of LoRA files that people have published."""
+    stated = {path.read_text(encoding="ascii").splitlines()[1].removeprefix("# ") for path in LISTS}
+    assert len(LISTS) >= 15 and {FAMILY_NAMES[name] for name in FAMILIES} - {"SD 1.x", "SD 2.x", "SDXL"} <= stated

@@ -1,4 +1,4 @@
-"""The places of Qwen-Image 2.1's tensors in a diffusers folder, and the numbers that training depends on.
+"""The places of Qwen-Image 2.1's tensors in diffusers folders and in single files, and the configs of the latter.
 
 The canonical names are those of published diffusers folders; those of the text encoder are Qwen3-VL's without the parts
 that see pictures, without the head that predicts words, and without the final norm, which the denoiser does not want.
@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
-from lorasmith.families.places import whole
-from lorasmith.families.weights import ComponentNames
+from lorasmith.families.ldm_configs import UnusualShapesError
+from lorasmith.families.ldm_names import count_of
+from lorasmith.families.places import Place, whole
+from lorasmith.families.qwen_files import find_qwen3_vl, qwen3_vl_config
+from lorasmith.families.qwen_image21.vae_files import find_vae, vae_config
+from lorasmith.families.split_files import Part, SplitFiles, bare_names
+from lorasmith.families.weights import ComponentNames, Shapes
 
-FACTOR = 16
-"""Pixels of a side for each element of the latents, which is a token too."""
-PICTURE_CHANNELS = 4
-"""The channels of a picture for the VAE: red, green, blue, and how opaque a pixel is."""
 _LANGUAGE = re.compile(r"(model\.)?language_model\.")
 _FINAL_NORM = "norm.weight"
 GATE_UP = ".img_mlp.gate_up"
 _HALVES = (".img_mlp.gate_layer", ".img_mlp.proj")
+_AXES = (16, 56, 56)  # of a head: numbers that turn with the text, the row and the column
 
 
 def from_diffusers(component: str, names: Iterable[str]) -> dict[str, str]:
@@ -32,6 +35,83 @@ def from_diffusers(component: str, names: Iterable[str]) -> dict[str, str]:
     found = {name[place.end() :]: name for name, place in places.items() if place}
     found.pop(_FINAL_NORM, None)
     return found
+
+
+def find_denoiser(names: Iterable[str]) -> dict[str, Place]:
+    """Places of the denoiser's tensors in a single file. ComfyUI has both input layers of an MLP in one tensor."""
+    places = {}
+    for bare, theirs in bare_names(names, "txt_in.text_norm.weight").items():
+        if not bare.endswith(f"{GATE_UP}.weight"):
+            places[bare] = Place(theirs)
+            continue
+        for number, half in enumerate(_HALVES):
+            places[bare.replace(GATE_UP, half)] = Place(theirs, number, len(_HALVES))
+    return places
+
+
+def denoiser_config(shapes: Shapes) -> dict[str, Any]:
+    """The config of a QwenImage21Transformer2DModel.
+
+    Raises:
+        UnusualShapesError: it is of no published form.
+    """
+    try:
+        size, width = shapes["transformer_blocks.0.attn.norm_q.weight"][0], shapes["img_in.weight"][0]
+        inside = shapes["transformer_blocks.0.img_mlp.proj.weight"][0]
+        sizes = {
+            "in_channels": shapes["img_in.weight"][1],
+            "out_channels": shapes["proj_out.weight"][0],
+            "num_layers": count_of(shapes, "transformer_blocks"),
+            "attention_head_dim": size,
+            "num_attention_heads": width // size,
+            "context_in_dim": shapes["txt_in.in_layer.weight"][1],
+            "mlp_ratio": inside // width,
+        }
+    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
+        raise UnusualShapesError from error
+    if size != sum(_AXES) or inside % width:
+        raise UnusualShapesError
+    return {**sizes, "patch_size": 1, "axes_dims_rope": list(_AXES), "eps": 1e-6, "causal_condition": True}
+
+
+def find_text(names: Iterable[str]) -> dict[str, Place]:
+    """Places of the text encoder's tensors in a file of its own."""
+    found = find_qwen3_vl(names)
+    found.pop(_FINAL_NORM, None)
+    return found
+
+
+def text_config(shapes: Shapes, denoiser: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of the text encoder where it is the denoiser's.
+
+    Raises:
+        UnusualShapesError: it is of no published form, or that of another denoiser.
+    """
+    config = qwen3_vl_config(shapes)
+    if config["text_config"]["hidden_size"] != denoiser["context_in_dim"]:
+        raise UnusualShapesError
+    return config
+
+
+SPLIT = SplitFiles(
+    find=find_denoiser,
+    config=denoiser_config,
+    parts={
+        "text_encoder": Part("Qwen3-VL-8B", find_text, text_config),
+        "vae": Part("VAE of Qwen-Image 2.1", find_vae, lambda shapes, _: vae_config(shapes), "vae", r"qwen.*2\.?1"),
+    },
+    published={
+        "scheduler": {
+            "base_shift": 0.5,
+            "max_shift": 0.9,
+            "base_image_seq_len": 256,
+            "max_image_seq_len": 8192,
+            "shift_terminal": 0.02,
+            "use_dynamic_shifting": True,
+        },
+        "pipeline": {},
+    },
+)
 
 
 def layer_names() -> str:
@@ -66,6 +146,6 @@ NAMES = ComponentNames(
         "pipeline": "model_index.json",
     },
     tokenizers={"text_encoder": "processor"},
-    from_single_file=lambda component, names: {},  # noqa: ARG005  none is recognized
+    from_single_file=SPLIT.finder,
     from_folder=whole(from_diffusers),
 )

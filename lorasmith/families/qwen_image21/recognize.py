@@ -1,10 +1,20 @@
-"""Recognizes Qwen-Image 2.1 in a diffusers folder. Needs no torch and reads no tensor."""
+"""Recognizes Qwen-Image 2.1 in a diffusers folder or a single file. Needs no torch and reads no tensor."""
 
 from __future__ import annotations
 
 from lorasmith.errors import ModelError
-from lorasmith.families.flow_recognition import Configs, FlowFamily, are_numbers, folder_model, is_folder_of
-from lorasmith.families.qwen_image21.layout import FACTOR, NAMES, PICTURE_CHANNELS
+from lorasmith.families.distilled import distilled_by
+from lorasmith.families.flow_recognition import (
+    Configs,
+    FlowFamily,
+    are_numbers,
+    folder_model,
+    is_folder_of,
+    is_single_file_of,
+    single_file_model,
+)
+from lorasmith.families.qwen_image21.layout import NAMES, SPLIT
+from lorasmith.families.qwen_image21.vae_files import FACTOR, PICTURE_CHANNELS
 from lorasmith.families.weights import BaseWeights, ModelFiles
 
 PIPELINE = "QwenImage21Pipeline"
@@ -17,12 +27,13 @@ def recognize(files: ModelFiles) -> BaseWeights | None:
     Raises:
         ModelError: the model is of this family, but incomplete, damaged or of a form that cannot be trained.
     """
-    if not is_folder_of(files, QWEN_IMAGE_21):
+    is_single_file = is_single_file_of(files, QWEN_IMAGE_21)
+    if not is_single_file and not is_folder_of(files, QWEN_IMAGE_21):
         return None
     levels = files.index.get("sample_sigmas")  # with which the authors have it sampled; the base model names none
-    if isinstance(levels, list) and len(levels) <= _FEW_STEPS:
+    if (isinstance(levels, list) and len(levels) <= _FEW_STEPS) or distilled_by(files, {}):
         raise ModelError("model_turbo", path=str(files.path), base="Qwen-Image 2.1")
-    return folder_model(files, QWEN_IMAGE_21)
+    return single_file_model(files, QWEN_IMAGE_21) if is_single_file else folder_model(files, QWEN_IMAGE_21)
 
 
 def _wrong_setting(configs: Configs) -> str:
@@ -56,4 +67,5 @@ QWEN_IMAGE_21 = FlowFamily(
     names=NAMES,
     wrong_setting=_wrong_setting,
     size_multiple=lambda configs: 2 * FACTOR,  # noqa: ARG005  the text encoder's eyes take 2 x 2 tokens as one
+    split=SPLIT,
 )

@@ -11,8 +11,11 @@ import torch
 from torch import Tensor
 
 from lorasmith.families.loading import Build, on_meta_device
-from lorasmith.families.qwen_image21.layout import FACTOR
+from lorasmith.families.qwen_image21.vae_files import FACTOR
 from lorasmith.families.qwen_vae import decode_with_vae, encode_with_vae
+
+_DECODER_BYTES = 13_000
+"""Memory for each pixel that is decoded in float32, measured at 192 and 256 pixels: 14 GB for 1024 x 1024."""
 
 
 def vae_builder() -> Build:
@@ -29,6 +32,6 @@ def encode_opaque(vae: Any, pixels: Tensor, tile: int = 0) -> Tensor:
 
 def decode(vae: Any, latents: Tensor, free_memory: int | None = None) -> Tensor:
     """(B, C, h, w) -> (B, 3, H, W), in [-1, 1], float32: as `qwen_vae.decode_with_vae`."""
-    decoded = decode_with_vae(vae, latents, FACTOR, free_memory)
+    decoded = decode_with_vae(vae, latents, FACTOR, free_memory, pixel_bytes=_DECODER_BYTES)
     colours, opacity = decoded[:, :3], (decoded[:, 3:] + 1) / 2
     return colours * opacity + (1 - opacity)

@@ -1,14 +1,20 @@
-"""A Qwen-Image 2.1 of the libraries' own classes, small enough for every test: a folder that its pipeline loads."""
+"""A Qwen-Image 2.1 of the libraries' own classes, small enough for every test: a diffusers folder that its pipeline
+loads, and the same in ComfyUI's files."""
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import Qwen2Tokenizer, Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 
 from lorasmith.demo import layouts
+from lorasmith.families.headers import read_json
 from lorasmith.families.qwen_image21.text import TEMPLATE
+from lorasmith.families.weights import CONFIGS_KEY
 from tests.families.qwen_miniature import fill, write_tokenizer
 
 DENOISER = {
@@ -138,3 +144,83 @@ def load_pipeline(folder: Path) -> Any:
     pipeline = QwenImage21Pipeline.from_pretrained(folder, processor=processor, dtype=types, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def make_split(folder: Path, models: Path, *, prefix: str = "model.diffusion_model.", name: str = "qwen21") -> Path:
+    """The same model in ComfyUI's files and folders under `models`; the denoiser's file."""
+    parts = {}
+    for component in ("transformer", "vae", "text_encoder"):
+        (file,) = (folder / component).glob("*.safetensors")
+        parts[component] = load_file(file)
+    text = {
+        key.replace("language_model.", "").replace("model.visual.", "visual."): tensor
+        for key, tensor in parts["text_encoder"].items()
+        if key != "lm_head.weight"
+    }
+    saved = {
+        models / "vae" / "qwen_image_2.1_vae_bf16.safetensors": original_vae(parts["vae"], VAE["num_res_blocks"]),
+        models / "text_encoders" / "qwen3vl_8b_bf16.safetensors": text,
+    }
+    for path, tensors in saved.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, path)
+    path = models / "diffusion_models" / f"{name}.safetensors"
+    path.parent.mkdir(parents=True)
+    denoiser = {prefix + key: tensor for key, tensor in fused(parts["transformer"]).items()}
+    save_file(denoiser, path, {CONFIGS_KEY: json.dumps(described(folder))})
+    return path
+
+
+def described(folder: Path) -> dict[str, Any]:
+    """What a single file of it has to state, as shapes do not tell it: it is of no published form."""
+    files = {file.name: file.read_text(encoding="utf-8") for file in sorted((folder / "processor").iterdir())}
+    configs = {part: read_json(folder / part / "config.json") for part in ("transformer", "vae", "text_encoder")}
+    return {**configs, "pipeline": read_json(folder / "model_index.json"), "processor": files}
+
+
+def fused(denoiser: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The denoiser's tensors as ComfyUI has them: an MLP's input layers as one, the gate first."""
+    found = {}
+    for name, tensor in denoiser.items():
+        if name.endswith(".img_mlp.gate_layer.weight"):
+            other = denoiser[name.replace("gate_layer", "proj")]
+            found[name.replace("gate_layer", "gate_up")] = torch.cat([tensor, other])
+        elif not name.endswith(".img_mlp.proj.weight"):
+            found[name] = tensor
+    return found
+
+
+def original_vae(vae: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
+    """The VAE's tensors as ComfyUI has them: in the names of Wan 2.2's code, and with an axis of time."""
+    found = {}
+    for name, tensor in vae.items():
+        over_time = tensor.ndim == 4 and name.endswith("weight") and not re.search("resample|attentions", name)
+        found[original_vae_name(name, layers)] = tensor.unsqueeze(2).contiguous() if over_time else tensor
+    return found
+
+
+def original_vae_name(name: str, layers: int) -> str:
+    """The name in Wan 2.2's code; a level of the encoder has so many `layers`, of the decoder one more."""
+    for old, new in _ORIGINAL.items():
+        name = name.replace(old, new)
+    name = re.sub(r"encoder\.down_blocks\.(\d+)\.resnets\.", r"encoder.downsamples.\1.downsamples.", name)
+    name = re.sub(r"encoder\.down_blocks\.(\d+)\.downsampler\.", rf"encoder.downsamples.\1.downsamples.{layers}.", name)
+    name = re.sub(r"decoder\.up_blocks\.(\d+)\.resnets\.", r"decoder.upsamples.\1.upsamples.", name)
+    return re.sub(r"decoder\.up_blocks\.(\d+)\.upsampler\.", rf"decoder.upsamples.\1.upsamples.{layers + 1}.", name)
+
+
+_ORIGINAL = {
+    "mid_block.resnets.0.": "middle.0.",
+    "mid_block.attentions.0.": "middle.1.",
+    "mid_block.resnets.1.": "middle.2.",
+    ".norm1.": ".residual.0.",
+    ".conv1.": ".residual.2.",
+    ".norm2.": ".residual.3.",
+    ".conv2.": ".residual.6.",
+    ".conv_shortcut.": ".shortcut.",
+    "post_quant_conv.": "conv2.",
+    "quant_conv.": "conv1.",
+    "coder.conv_in.": "coder.conv1.",
+    "coder.norm_out.": "coder.head.0.",
+    "coder.conv_out.": "coder.head.2.",
+}

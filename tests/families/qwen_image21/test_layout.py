@@ -2,16 +2,30 @@
 
 import re
 
+import pytest
 import torch
 from diffusers.loaders.single_file_utils import convert_qwen_image21_transformer_checkpoint_to_diffusers
 from torch import nn
 
 from lorasmith.exporting.formats import parse_native, table_in
 from lorasmith.exporting.name_table import PEFT, parse_table
+from lorasmith.families.ldm_configs import UnusualShapesError
+from lorasmith.families.places import shapes_at
 from lorasmith.families.qwen_image21.family import QwenImage21, denoiser_builder
-from lorasmith.families.qwen_image21.layout import NAMES, from_diffusers, layer_names, native_names
+from lorasmith.families.qwen_image21.layout import (
+    NAMES,
+    denoiser_config,
+    find_denoiser,
+    find_text,
+    from_diffusers,
+    layer_names,
+    native_names,
+    text_config,
+)
 from lorasmith.session.layers import PRESETS
 from lorasmith.targets import TargetModule
+from tests.families.qwen_image21.miniature import fused
+from tests.families.qwen_miniature import language_shapes
 
 
 def _published() -> dict[str, TargetModule]:
@@ -60,6 +74,46 @@ def test_comfyui_has_the_gate_and_the_other_half_as_one_layer() -> None:
         for row in rows:
             expected = numbers if row.part is None else numbers[row.part]
             assert torch.equal(found[f"{row.target.removeprefix('denoiser.')}.weight"], expected)
+
+
+def _published_shapes() -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in denoiser_builder()({}).state_dict().items()}
+
+
+def test_the_config_follows_from_the_shapes_of_the_published_model() -> None:
+    """The class's own config is the published one."""
+    published = {name: value for name, value in denoiser_builder()({}).config.items() if not name.startswith("_")}
+    assert denoiser_config(_published_shapes()) == {**published, "axes_dims_rope": list(published["axes_dims_rope"])}
+
+
+@pytest.mark.parametrize("change", [{"transformer_blocks.0.attn.norm_q.weight": (64,)}, {"img_in.weight": (4096,)}])
+def test_shapes_of_no_published_form(change: dict[str, tuple[int, ...]]) -> None:
+    with pytest.raises(UnusualShapesError):
+        denoiser_config({**_published_shapes(), **change})
+
+
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model.", "net."])
+def test_comfyuis_names_lead_to_the_tensors_that_diffusers_makes_of_them(prefix: str) -> None:
+    tensors = denoiser_builder()({}).state_dict()
+    native = fused(tensors)
+    assert len(native) == len(tensors) - 32
+    stored = {prefix + name: tuple(tensor.shape) for name, tensor in native.items()}
+    places = find_denoiser([*stored, "vae.decoder.conv1.weight"] if prefix else stored)
+    converted = convert_qwen_image21_transformer_checkpoint_to_diffusers(dict(native))
+    expected = {name: tuple(tensor.shape) for name, tensor in converted.items()}
+    assert shapes_at(places, stored) == expected == _published_shapes()
+    assert places["transformer_blocks.3.img_mlp.gate_layer.weight"].part == 0
+    assert places["transformer_blocks.3.img_mlp.proj.weight"].part == 1
+    assert {name: place.name for name, place in find_denoiser(tensors).items()} == {name: name for name in tensors}
+
+
+def test_a_text_encoder_of_another_size_does_not_fit() -> None:
+    text = language_shapes(layers=36, width=4096)
+    assert text_config(text, {"context_in_dim": 4096})["text_config"]["num_hidden_layers"] == 36
+    with pytest.raises(UnusualShapesError):
+        text_config(text, {"context_in_dim": 2560})
+    stored = [f"model.{name}" for name in text]
+    assert find_text(stored) == {} and "norm.weight" not in find_text([*stored, "visual.pos_embed.weight"])
 
 
 def test_the_text_encoders_eyes_head_and_final_norm_are_left_out() -> None:

@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from lorasmith.errors import ModelError
+from lorasmith.families import load_family
+from lorasmith.families.base import ModelFamily
 from lorasmith.families.recognize import recognize
 from lorasmith.families.weights import NoiseRequest
-from tests.families.qwen_image21.miniature import make_model
+from tests.families.qwen_image21.miniature import make_model, make_split
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +58,35 @@ def test_levels_of_few_steps_show_that_it_was_distilled(folder: Path) -> None:
     changed(index, lambda index: index.update(sample_sigmas=[1.0, 0.75, 0.5, 0.25]))
     with pytest.raises(ModelError, match="model_turbo"):
         recognize(folder)
+
+
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model.", "net."])
+def test_comfyuis_files_hold_the_tensors_of_the_folder(unchanged: Path, tmp_path: Path, prefix: str) -> None:
+    weights, whole = recognize(make_split(unchanged, tmp_path / "models", prefix=prefix)), recognize(unchanged)
+    assert (weights.family, weights.layout, weights.assumed) == ("qwen_image21", "single_file", "")
+    assert {name: part.asked.name for name, part in weights.replaced.items()} == {
+        "text_encoder": "qwen3vl_8b_bf16.safetensors",
+        "vae": "qwen_image_2.1_vae_bf16.safetensors",
+    }
+    assert weights.size_multiple == whole.size_multiple and weights.noise == whole.noise
+    assert weights.denoiser_parameters == whole.denoiser_parameters
+    both = [_tensors(load_family(one)) for one in (weights, whole)]
+    assert both[0].keys() == both[1].keys()
+    assert all(torch.equal(both[0][name], tensor) for name, tensor in both[1].items())
+
+
+def _tensors(family: ModelFamily) -> dict[str, torch.Tensor]:
+    models = {
+        **family.load_encoders(torch.device("cpu")),
+        **family.load_models(trained=[], dtype=torch.bfloat16, device=torch.device("cpu")),
+    }
+    return {f"{name}.{key}": tensor for name, model in models.items() for key, tensor in model.state_dict().items()}
+
+
+def test_a_name_of_a_distilled_model_is_refused(unchanged: Path, tmp_path: Path) -> None:
+    for name in ("Qwen-Image-2.1-Turbo", "qwen_image_2.1_lightning_8steps"):
+        with pytest.raises(ModelError, match="model_turbo"):
+            recognize(make_split(unchanged, tmp_path / name, name=name))
 
 
 @pytest.mark.parametrize("missing", ["vae/config.json", "processor", "transformer/diffusion_pytorch_model.safetensors"])

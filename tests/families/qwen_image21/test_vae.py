@@ -62,8 +62,10 @@ def test_what_is_decoded_is_put_on_white(vae: Any) -> None:
 @pytest.mark.ci
 def test_tiles_are_decoded_where_memory_is_short(vae: Any) -> None:
     latents = drawn(1, 8, 24, 20)
-    whole, tiled = decode(vae, latents), decode(vae, latents, free_memory=1)
+    pixels = 384 * 320
+    whole, tiled = decode(vae, latents), decode(vae, latents, free_memory=12_000 * pixels)
+    assert torch.equal(decode(vae, latents, free_memory=14_000 * pixels), whole)
     assert tiled.shape == whole.shape == (1, 3, 384, 320) and not torch.equal(tiled, whole)
-    pixels = drawn(3, 384, 320).clamp(-1, 1)
-    large, small = encode_opaque(vae, pixels), encode_opaque(vae, pixels, 256)
+    picture = drawn(3, 384, 320).clamp(-1, 1)
+    large, small = encode_opaque(vae, picture), encode_opaque(vae, picture, 256)
     assert small.shape == large.shape == (8, 24, 20) and not torch.equal(small, large)
