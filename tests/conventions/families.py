@@ -108,12 +108,16 @@ def _by_statistics(pipeline: Any, latents: Tensor) -> Tensor:
 # -- families --------------------------------------------------------------------------------------
 
 
-def _krea2_packed(pipeline: Any, latents: Tensor) -> Tensor:
+def _packed(pipeline: Any, latents: Tensor) -> Tensor:
     return pipeline._pack_latents(latents, *latents.shape)
 
 
 def _krea2_unpacked(pipeline: Any, latents: Tensor, side: int) -> Tensor:
     return pipeline._unpack_latents(latents, side, side)[:, :, 0]
+
+
+def _flux1_unpacked(pipeline: Any, latents: Tensor, side: int) -> Tensor:
+    return pipeline._unpack_latents(latents, side, side, pipeline.vae_scale_factor)
 
 
 def _qwen_image21_pipeline(folder: Path) -> Any:
@@ -122,10 +126,6 @@ def _qwen_image21_pipeline(folder: Path) -> Any:
     pipeline = load_pipeline(folder)
     pipeline.text_encoder.float()
     return pipeline
-
-
-def _qwen_image21_packed(pipeline: Any, latents: Tensor) -> Tensor:
-    return pipeline._pack_latents(latents, *latents.shape)
 
 
 def _qwen_image21_length(pipeline: Any, caption: str) -> int:
@@ -138,7 +138,7 @@ FAMILIES = {
         _film_mean,
         _measure_channels,
         _by_channel,
-        _krea2_packed,
+        _packed,
         _krea2_unpacked,
         {"guidance_scale": 0.0, "max_sequence_length": 64},
     ),
@@ -156,7 +156,7 @@ FAMILIES = {
         _with_alpha,
         _measure_channels,
         _by_channel,
-        _qwen_image21_packed,
+        _packed,
         _grid,
         {"use_kv_cache": False},
         _qwen_image21_length,
@@ -168,6 +168,15 @@ FAMILIES = {
         _by_statistics,
         _as_they_are,
         _grid,
+        {"guidance_scale": 1.0},
+    ),
+    "flux1": Taught(
+        partial(_loaded, "FluxPipeline"),
+        _kl_mean,
+        _measure_whole,
+        _as_a_whole,
+        _packed,
+        _flux1_unpacked,
         {"guidance_scale": 1.0},
     ),
 }

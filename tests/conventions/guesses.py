@@ -170,6 +170,19 @@ def _klein_no_padding(case: Case, level: float) -> tuple[Tensor, Tensor]:
     return _klein_text(case, level, max_sequence_length=64)
 
 
+# -- FLUX.1 ----------------------------------------------------------------------------------------
+
+
+def _flux1_less_padding(case: Case, level: float) -> tuple[Tensor, Tensor]:
+    """Captions of 64 tokens in place of 512."""
+
+    @torch.no_grad()
+    def text_of(caption: str) -> Rows:
+        return {EMBEDS: case.pipeline.encode_prompt(caption, None, max_sequence_length=64)[0][0]}
+
+    return with_texts(case, level, text_of)
+
+
 GUESSES: Mapping[str, Mapping[str, Guess]] = {
     "krea2": {
         **EVERYWHERE,
@@ -196,9 +209,17 @@ GUESSES: Mapping[str, Mapping[str, Guess]] = {
         "layers of FLUX.2 dev": _klein_other_layers,
         "less padding": _klein_no_padding,
     },
+    "flux1": {
+        **EVERYWHERE,
+        "norm of latents forgotten": _latents_as_they_come,
+        "less padding": _flux1_less_padding,
+    },
 }
 REACH_THE_VARIANCE: Mapping[str, frozenset[str]] = {
     "krea2": frozenset({"sign", "norm of latents forgotten", "mask dropped"}),
     "zimage": frozenset({"sign", "time x 1000", "captions without learned tokens", "text behind the final norm"}),
+    "qwen_image21": frozenset({"sign", "time x 1000", "norm of latents forgotten", "mask dropped"}),
+    "flux2_klein": frozenset({"sign", "less padding"}),
+    "flux1": frozenset({"sign"}),
 }
 """Guesses that are no better than predicting nothing, at s = 0.5."""

@@ -156,5 +156,5 @@ class Remembered:
 
 def _joined(parts: tuple[Any, ...]) -> Any:
     if isinstance(parts[0], Tensor):
-        return torch.cat(parts)
+        return torch.cat(parts) if len(parts[0]) == 1 else parts[0]  # positions, the same for all
     return None if parts[0] is None else [one for part in parts for one in part]
