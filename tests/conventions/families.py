@@ -3,14 +3,16 @@ called, and what its latents are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Taught:
     """What the pipeline's scheduler is given, of pictures with that many pixels on a side -> latents."""
     call: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of its call: no guidance, short texts."""
+    velocity: Callable[[Any, Tensor, Sequence[str]], Tensor] | None = None
+    """(pipeline, latents, captions) -> what it would move latents by, where its call cannot be differentiated."""
     length_of: Callable[[Any, str], int] = lambda pipeline, caption: 0
     """The tokens of a caption, where the examples of a batch must have equally many."""
 
@@ -132,7 +136,63 @@ def _qwen_image21_length(pipeline: Any, caption: str) -> int:
     return len(pipeline.processor.tokenizer(caption)["input_ids"])
 
 
+def _anima_pipeline(folder: Path) -> Any:
+    """Its modular pipeline without guidance; torch's own resizing in place of torchvision's."""
+    from diffusers import ClassifierFreeGuidance, ModularPipeline
+    from diffusers.models.transformers import transformer_cosmos
+
+    def resize(mask: Tensor, size: list[int], interpolation: str) -> Tensor:
+        return interpolate(mask, size=size, mode=interpolation)
+
+    transformer_cosmos.transforms = SimpleNamespace(
+        InterpolationMode=SimpleNamespace(NEAREST="nearest"), functional=SimpleNamespace(resize=resize)
+    )
+    pipeline = ModularPipeline.from_pretrained(folder, local_files_only=True)
+    pipeline.load_components(dtype=torch.float32, local_files_only=True)
+    pipeline.update_components(guider=ClassifierFreeGuidance(guidance_scale=1.0))
+    return pipeline
+
+
+def _anima_velocity(pipeline: Any, latents: Tensor, captions: Sequence[str]) -> Tensor:
+    """The denoiser asked once more, in just the way in which the pipeline has asked it."""
+    asked: list[tuple[Any, Any]] = []
+    noted = pipeline.transformer.register_forward_pre_hook(lambda _, *given: asked.append(given), with_kwargs=True)
+    try:
+        pipeline(
+            prompt=list(captions),
+            latents=latents[:, :, None],
+            height=8 * latents.shape[2],
+            width=8 * latents.shape[3],
+            num_inference_steps=1,
+            output="latents",
+        )
+    finally:
+        noted.remove()
+    ((given, options),) = asked
+    (found,) = pipeline.transformer(*given, **options)
+    assert torch.allclose(found, pipeline.scheduler.velocity, atol=1e-5)
+    return found[:, :, 0]
+
+
+def _film(pipeline: Any, latents: Tensor) -> Tensor:
+    return latents[:, :, None]
+
+
+def _first_frame(pipeline: Any, latents: Tensor, side: int) -> Tensor:
+    return latents[:, :, 0]
+
+
 FAMILIES = {
+    "anima": Taught(
+        _anima_pipeline,
+        _film_mean,
+        _measure_channels,
+        _by_channel,
+        _film,
+        _first_frame,
+        {"output_type": "pt"},
+        _anima_velocity,
+    ),
     "krea2": Taught(
         partial(_loaded, "Krea2Pipeline"),
         _film_mean,
@@ -159,7 +219,7 @@ FAMILIES = {
         _packed,
         _grid,
         {"use_kv_cache": False},
-        _qwen_image21_length,
+        length_of=_qwen_image21_length,
     ),
     "flux2_klein": Taught(
         partial(_loaded, "Flux2KleinPipeline"),

@@ -104,6 +104,19 @@ def _krea2_taps_beside(case: Case, level: float) -> tuple[Tensor, Tensor]:
     return with_texts(case, level, text_of)
 
 
+# -- Anima -----------------------------------------------------------------------------------------
+
+
+def _anima_no_zeros(case: Case, level: float) -> tuple[Tensor, Tensor]:
+    """Texts of 32 tokens in place of 512."""
+    config = case.family.weights.configs["text_conditioner"]
+    length, config["min_sequence_length"] = config["min_sequence_length"], 32
+    try:
+        return ask(case, level)
+    finally:
+        config["min_sequence_length"] = length
+
+
 # -- Z-Image ---------------------------------------------------------------------------------------
 
 
@@ -191,6 +204,11 @@ GUESSES: Mapping[str, Mapping[str, Guess]] = {
         "positions uncounted": _krea2_positions_uncounted,
         "layers counted from 1": _krea2_taps_beside,
     },
+    "anima": {
+        **EVERYWHERE,
+        "norm of latents forgotten": _latents_as_they_come,
+        "zeros behind texts left out": _anima_no_zeros,
+    },
     "zimage": {
         **EVERYWHERE,
         "norm of latents forgotten": _latents_as_they_come,
@@ -217,9 +235,10 @@ GUESSES: Mapping[str, Mapping[str, Guess]] = {
 }
 REACH_THE_VARIANCE: Mapping[str, frozenset[str]] = {
     "krea2": frozenset({"sign", "norm of latents forgotten", "mask dropped"}),
+    "anima": frozenset({"sign"}),
     "zimage": frozenset({"sign", "time x 1000", "captions without learned tokens", "text behind the final norm"}),
     "qwen_image21": frozenset({"sign", "time x 1000", "norm of latents forgotten", "mask dropped"}),
     "flux2_klein": frozenset({"sign", "less padding"}),
-    "flux1": frozenset({"sign"}),
+    "flux1": frozenset({"sign", "less padding"}),
 }
 """Guesses that are no better than predicting nothing, at s = 0.5."""

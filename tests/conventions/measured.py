@@ -63,7 +63,7 @@ Guess = Callable[[Case, float], tuple[Tensor, Tensor]]
 def load_case(folder: Path, name: str, scenes: Sequence[Scene] = SCENES) -> Case:
     """Each scene with some noises; the encoders and the denoiser of the family, in float32."""
     family = load_family(recognize(folder))
-    encoders = family.load_encoders(CPU)
+    encoders = {name: encoder.float() for name, encoder in family.load_encoders(CPU).items()}  # as the pipeline's
     rows = []
     for scene in scenes:
         image = family.encode_image(encoders, pixels_of([picture(scene)])[0])

@@ -76,6 +76,9 @@ def load_pipeline(folder: Path, family: Taught) -> Any:
 
 def velocity(pipeline: Any, family: Taught, latents: Tensor, levels: Tensor, captions: Sequence[str]) -> Tensor:
     """What the pipeline would move noisy latents by, from its own call; its scheduler is of `asking_at_levels`."""
+    if family.velocity:
+        pipeline.scheduler.levels = levels
+        return family.velocity(pipeline, latents, captions)
     groups: dict[int, list[int]] = {}
     for number, caption in enumerate(captions):
         groups.setdefault(family.length_of(pipeline, caption), []).append(number)
@@ -107,7 +110,8 @@ def teach(folder: Path, name: str, *, steps: int = STEPS) -> list[float]:
     denoiser = type(pipeline.transformer).from_config(pipeline.transformer.config)
     pipeline.transformer = denoiser
     pictures = family.latents(pipeline, pixels_of([picture(scene) for scene in SCENES]))
-    pipeline.encode_prompt = Remembered(pipeline.encode_prompt)
+    if not family.velocity:
+        pipeline.encode_prompt = Remembered(pipeline.encode_prompt)
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=RATE, betas=(0.9, 0.99), weight_decay=0.0)
     losses = []
     for step in range(steps):

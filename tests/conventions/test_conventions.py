@@ -54,7 +54,7 @@ def test_the_loss_is_that_of_the_pipeline(taught: Miniature) -> None:
     with torch.no_grad():
         levels = torch.full((len(case.rows),), 0.5)
         theirs = velocity(pipeline, family, (case.latents + case.noise) / 2, levels, case.captions)
-    assert float((ours - theirs).norm() / theirs.norm()) < 1e-2  # of texts in bfloat16
+    assert float((ours - theirs).norm() / theirs.norm()) < 1e-5
 
 
 def test_every_wrong_guess_is_worse(taught: Miniature) -> None:
@@ -70,4 +70,4 @@ def test_every_wrong_guess_is_worse(taught: Miniature) -> None:
 def test_a_lora_learns_and_draws_what_it_learned(taught: Miniature, tmp_path: Path) -> None:
     found = learned(taught.folder, taught.name, train_lora(taught.folder, tmp_path))
     assert found.losses[1] < 0.3 * found.losses[0], found
-    assert found.distances[1] < 0.5 * found.distances[0], found
+    assert found.distances[1] < 0.7 * found.distances[0], found
