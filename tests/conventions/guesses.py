@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from lorasmith.families.anima.family import CONDITIONER, Anima
 from lorasmith.families.krea2 import text as krea2_text
 from lorasmith.families.krea2.layout import taps
 from lorasmith.families.qwen_image21 import text as qwen_image21_text
@@ -107,14 +108,40 @@ def _krea2_taps_beside(case: Case, level: float) -> tuple[Tensor, Tensor]:
 # -- Anima -----------------------------------------------------------------------------------------
 
 
-def _anima_no_zeros(case: Case, level: float) -> tuple[Tensor, Tensor]:
-    """Texts of 32 tokens in place of 512."""
-    config = case.family.weights.configs["text_conditioner"]
-    length, config["min_sequence_length"] = config["min_sequence_length"], 32
-    try:
-        return ask(case, level)
-    finally:
-        config["min_sequence_length"] = length
+def _anima_zeros_left_out(case: Case, level: float) -> tuple[Tensor, Tensor]:
+    """Texts padded to the longest of them."""
+    weights = case.family.weights
+    longest = max(len(row[EMBEDS]) for row in case.rows)
+    conditioner = {**weights.configs[CONDITIONER], "min_sequence_length": longest}
+    family = Anima(replace(weights, configs={**weights.configs, CONDITIONER: conditioner}), case.family.text)
+    return ask(replace(case, family=family), level)
+
+
+def _anima_states_before_the_norm(case: Case, level: float) -> tuple[Tensor, Tensor]:
+    encoder, conditioner = case.pipeline.text_encoder, case.pipeline.text_conditioner
+    states: list[Tensor] = []
+
+    @torch.no_grad()
+    def text_of(caption: str) -> Rows:
+        tokens = case.family.tokenize(caption)
+        encoder(input_ids=tokens["token_ids"][None])
+        return {EMBEDS: conditioner(states.pop(), tokens["t5_token_ids"][None])[0]}
+
+    with encoder.norm.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0])):
+        return with_texts(case, level, text_of)
+
+
+def _anima_t5_tokens_alone(case: Case, level: float) -> tuple[Tensor, Tensor]:
+    """As where Qwen3's states are left out: the queries of the conditioner have nothing to attend to."""
+    conditioner = case.pipeline.text_conditioner
+
+    @torch.no_grad()
+    def text_of(caption: str) -> Rows:
+        ids = case.family.tokenize(caption)["t5_token_ids"]
+        nothing = torch.zeros(1, 1, conditioner.config.source_dim)
+        return {EMBEDS: conditioner(nothing, ids[None])[0, : len(ids)]}
+
+    return with_texts(case, level, text_of)
 
 
 # -- Z-Image ---------------------------------------------------------------------------------------
@@ -207,7 +234,9 @@ GUESSES: Mapping[str, Mapping[str, Guess]] = {
     "anima": {
         **EVERYWHERE,
         "norm of latents forgotten": _latents_as_they_come,
-        "zeros behind texts left out": _anima_no_zeros,
+        "zeros behind the text left out": _anima_zeros_left_out,
+        "text before the final norm": _anima_states_before_the_norm,
+        "T5's tokens alone": _anima_t5_tokens_alone,
     },
     "zimage": {
         **EVERYWHERE,
@@ -235,7 +264,7 @@ GUESSES: Mapping[str, Mapping[str, Guess]] = {
 }
 REACH_THE_VARIANCE: Mapping[str, frozenset[str]] = {
     "krea2": frozenset({"sign", "norm of latents forgotten", "mask dropped"}),
-    "anima": frozenset({"sign"}),
+    "anima": frozenset({"sign", "time x 1000", "norm of latents forgotten", "zeros behind the text left out"}),
     "zimage": frozenset({"sign", "time x 1000", "captions without learned tokens", "text behind the final norm"}),
     "qwen_image21": frozenset({"sign", "time x 1000", "norm of latents forgotten", "mask dropped"}),
     "flux2_klein": frozenset({"sign", "less padding"}),

@@ -126,7 +126,8 @@ class Drawings:
                 height=SIDE,
                 width=SIDE,
                 num_inference_steps=SAMPLER_STEPS,
-                **{"output_type": "latent", **self._family.call},
+                output_type="latent",
+                **self._family.call,
             )
             found += self.drawn(self._family.unpacked(pipeline, pipeline.scheduler.last, SIDE))
         return found

@@ -23,7 +23,7 @@ from lorasmith.seeding import fold
 from tests.conventions.families import FAMILIES, Taught
 
 SIDE = 64  # pixels
-STEPS, BATCH, RATE = 500, 12, 4e-3
+BATCH, RATE = 12, 4e-3
 PLACES = 1  # pictures of each scene
 GROUNDS = ("black", "white", "yellow")
 SCENES = [
@@ -76,9 +76,6 @@ def load_pipeline(folder: Path, family: Taught) -> Any:
 
 def velocity(pipeline: Any, family: Taught, latents: Tensor, levels: Tensor, captions: Sequence[str]) -> Tensor:
     """What the pipeline would move noisy latents by, from its own call; its scheduler is of `asking_at_levels`."""
-    if family.velocity:
-        pipeline.scheduler.levels = levels
-        return family.velocity(pipeline, latents, captions)
     groups: dict[int, list[int]] = {}
     for number, caption in enumerate(captions):
         groups.setdefault(family.length_of(pipeline, caption), []).append(number)
@@ -100,9 +97,10 @@ def velocity(pipeline: Any, family: Taught, latents: Tensor, levels: Tensor, cap
     return torch.cat(found)[order.argsort()]
 
 
-def teach(folder: Path, name: str, *, steps: int = STEPS) -> list[float]:
+def teach(folder: Path, name: str) -> list[float]:
     """Trains the denoiser in a diffusers folder and writes it back; the losses."""
     family = FAMILIES[name]
+    steps = family.steps
     _measure_latents(folder, family)
     pipeline = load_pipeline(folder, family)
     pipeline.scheduler = asking_at_levels(pipeline)
@@ -110,8 +108,7 @@ def teach(folder: Path, name: str, *, steps: int = STEPS) -> list[float]:
     denoiser = type(pipeline.transformer).from_config(pipeline.transformer.config)
     pipeline.transformer = denoiser
     pictures = family.latents(pipeline, pixels_of([picture(scene) for scene in SCENES]))
-    if not family.velocity:
-        pipeline.encode_prompt = Remembered(pipeline.encode_prompt)
+    pipeline.encode_prompt = Remembered(pipeline.encode_prompt)
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=RATE, betas=(0.9, 0.99), weight_decay=0.0)
     losses = []
     for step in range(steps):
