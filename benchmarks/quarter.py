@@ -56,6 +56,11 @@ def _text_row(channels: int, factor: int, width: int) -> Callable[[ModelFamily, 
     return row
 
 
+def _klein_row(family: ModelFamily, side: int, words: int) -> Mapping[str, Tensor]:  # noqa: ARG001  padded, and attended
+    latents = torch.randn(128, side // 16, side // 16)
+    return {"latents": latents, "prompt_embeds": torch.randn(512, 7680).bfloat16()}
+
+
 _QWEN_VAE = {"z_dim": 16, "latents_mean": [0.0] * 16, "latents_std": [1.0] * 16}
 MODELS: Mapping[str, Published] = {
     "krea2": Published(
@@ -122,6 +127,46 @@ MODELS: Mapping[str, Published] = {
             "max_size": [128, 240, 240],
             "extra_pos_embed_type": None,
         },
+    ),
+    "qwen_image21": Published(
+        "QwenImage21Transformer2DModel",
+        {"denoiser.transformer_blocks": ("num_layers", 32)},
+        {
+            "vae/config.json": {"z_dim": 64, "latents_mean": [0.0] * 64, "latents_std": [1.0] * 64},
+            "text_encoder/config.json": {
+                "text_config": {
+                    "hidden_size": 4096,
+                    "num_hidden_layers": 36,
+                    "num_attention_heads": 32,
+                    "num_key_value_heads": 8,
+                    "head_dim": 128,
+                    "intermediate_size": 12_288,
+                    "vocab_size": 151_936,
+                }
+            },
+        },
+        _text_row(64, 16, 4096),
+    ),
+    "flux2_klein": Published(  # 4B
+        "Flux2Transformer2DModel",
+        {
+            "denoiser.transformer_blocks": ("num_layers", 5),
+            "denoiser.single_transformer_blocks": ("num_single_layers", 20),
+        },
+        {
+            "vae/config.json": {"latent_channels": 32},
+            "text_encoder/config.json": {
+                "hidden_size": 2560,
+                "num_hidden_layers": 36,
+                "num_attention_heads": 32,
+                "num_key_value_heads": 8,
+                "head_dim": 128,
+                "intermediate_size": 9728,
+                "vocab_size": 151_936,
+            },
+        },
+        _klein_row,
+        {"num_attention_heads": 24, "joint_attention_dim": 7680, "guidance_embeds": False},
     ),
 }
 

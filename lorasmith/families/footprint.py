@@ -13,10 +13,10 @@ class Footprint:
 
     parameters: int
     largest_layer: int  # weights
-    kept: Mapping[str, float]  # activations for each latent pixel that a forward pass keeps, by level of checkpointing
+    kept: Mapping[str, float]  # activations for 8 x 8 pixels that a forward pass keeps, by level of checkpointing
     computed: Mapping[str, float]  # more of them while a block is computed, by level
     text_parameters: int  # of all text encoders
-    text_pixels: int = 0  # latent pixels that take as much as the text of an example; 0: it is left out
+    text_pixels: int = 0  # pieces of 8 x 8 pixels that take as much as the text of an example; 0: it is left out
 
 
 def language_parameters(config: Mapping[str, Any]) -> int:

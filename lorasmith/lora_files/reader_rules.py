@@ -1,7 +1,8 @@
 """Rules of diffusers and ComfyUI for the names that LoRA files have, by family.
 
 For diffusers the rules are measured: tests/lora_files/test_readers.py loads every form with diffusers and compares the
-weights of all layers. ComfyUI's are those of its `comfy/lora.py`, which was run apart from this project.
+weights of all layers. ComfyUI's key maps and model classes (783545f6, 2026-08-22) were run apart from this project on
+every form; for Qwen-Image 2.1 they are read from the source of 17358c8f.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-DIFFUSERS, COMFYUI, WEBUI = "diffusers 0.42.1", "ComfyUI 17358c8f", "AUTOMATIC1111, Forge"
+DIFFUSERS, COMFYUI, WEBUI = "diffusers 0.42.1", "ComfyUI 783545f6", "AUTOMATIC1111, Forge"
 UNTRIED_IN_WEBUI = frozenset({"flux1"})  # Forge has models of the family, AUTOMATIC1111 has none
 
 
@@ -187,6 +188,8 @@ OF_COMFYUI: dict[str, frozenset[tuple[str, str]]] = {
     "anima": frozenset(),
 }
 """The prefixes that it reads besides those of every family, OF_COMFYUI_ALWAYS; with alphas and of every kind."""
+NOT_OF_COMFYUI = {"flux2_klein": r"_stream_modulation_"}
+"""Paths of diffusers that it does not know, under whatever prefix."""
 OF_COMFYUI_ALWAYS = frozenset({("diffusion_model.", "N"), ("lora_unet_", "N")})
 
 _LDM = _rules(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from functools import cache
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from lorasmith.lora_files.reader import LoraFile
 from lorasmith.lora_files.reader_rules import (
     COMFYUI,
     DIFFUSERS,
+    NOT_OF_COMFYUI,
     OF_COMFYUI,
     OF_COMFYUI_ALWAYS,
     OF_DIFFUSERS,
@@ -85,11 +87,12 @@ def _fate_in_diffusers(family: str, module: Module, *, has_alphas: bool) -> str:
 
 def _of_comfyui(family: str, modules: list[Module]) -> Reading:
     accepted = OF_COMFYUI_ALWAYS | OF_COMFYUI.get(family, frozenset())
-    read = [
-        module
-        for module in modules
-        if module.kind and {(_prefix(module), name) for name in _spellings(family, module)} & accepted
-    ]
+    gaps = re.compile(NOT_OF_COMFYUI.get(family, "$^"))
+    read = []
+    for module in modules:
+        names = {name for name in _spellings(family, module) if name == "N" or not gaps.search(module.path)}
+        if module.kind and {(_prefix(module), name) for name in names} & accepted:
+            read.append(module)
     ignores = any(ALPHA not in module.keys and module.alpha not in (None, module.rank) for module in read)
     return Reading(COMFYUI, _outcome(len(read), len(modules)), len(read), len(modules), ignores)
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
+from lorasmith.families.anima.family import CONDITIONER, Anima
 from lorasmith.families.krea2 import text as krea2_text
 from lorasmith.families.krea2.layout import taps
+from lorasmith.families.qwen_image21 import text as qwen_image21_text
 from lorasmith.families.qwen_text import hidden_states
 from lorasmith.families.qwen_transformer import EMBEDS
 from tests.conventions.measured import Case, Guess, ask
@@ -43,13 +47,11 @@ EVERYWHERE: Mapping[str, Guess] = {
 }
 
 
-def latents_as_they_come(case: Case, level: float) -> tuple[Tensor, Tensor]:
-    """Without the VAE's means and deviations, or its shift and its factor."""
-    config = case.pipeline.vae.config
-    if "shift_factor" in config:
-        return ask(case.with_latents(case.latents / config.scaling_factor + config.shift_factor), level)
-    means, deviations = (torch.tensor(config[name]).view(1, -1, 1, 1) for name in ("latents_mean", "latents_std"))
-    return ask(case.with_latents(case.latents * deviations + means), level)
+def _latents_as_they_come(case: Case, level: float) -> tuple[Tensor, Tensor]:
+    """Without the means and deviations that the VAE keeps."""
+    zero = case.taught.normalized(case.pipeline, torch.zeros_like(case.latents))
+    one = case.taught.normalized(case.pipeline, torch.ones_like(case.latents))
+    return ask(case.with_latents((case.latents - zero) / (one - zero)), level)
 
 
 def with_texts(case: Case, level: float, text_of: Callable[[str], Rows]) -> tuple[Tensor, Tensor]:
@@ -103,6 +105,45 @@ def _krea2_taps_beside(case: Case, level: float) -> tuple[Tensor, Tensor]:
     return with_texts(case, level, text_of)
 
 
+# -- Anima -----------------------------------------------------------------------------------------
+
+
+def _anima_zeros_left_out(case: Case, level: float) -> tuple[Tensor, Tensor]:
+    """Texts padded to the longest of them."""
+    weights = case.family.weights
+    longest = max(len(row[EMBEDS]) for row in case.rows)
+    conditioner = {**weights.configs[CONDITIONER], "min_sequence_length": longest}
+    family = Anima(replace(weights, configs={**weights.configs, CONDITIONER: conditioner}), case.family.text)
+    return ask(replace(case, family=family), level)
+
+
+def _anima_states_before_the_norm(case: Case, level: float) -> tuple[Tensor, Tensor]:
+    encoder, conditioner = case.pipeline.text_encoder, case.pipeline.text_conditioner
+    states: list[Tensor] = []
+
+    @torch.no_grad()
+    def text_of(caption: str) -> Rows:
+        tokens = case.family.tokenize(caption)
+        encoder(input_ids=tokens["token_ids"][None])
+        return {EMBEDS: conditioner(states.pop(), tokens["t5_token_ids"][None])[0]}
+
+    with encoder.norm.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0])):
+        return with_texts(case, level, text_of)
+
+
+def _anima_t5_tokens_alone(case: Case, level: float) -> tuple[Tensor, Tensor]:
+    """As where Qwen3's states are left out: the queries of the conditioner have nothing to attend to."""
+    conditioner = case.pipeline.text_conditioner
+
+    @torch.no_grad()
+    def text_of(caption: str) -> Rows:
+        ids = case.family.tokenize(caption)["t5_token_ids"]
+        nothing = torch.zeros(1, 1, conditioner.config.source_dim)
+        return {EMBEDS: conditioner(nothing, ids[None])[0, : len(ids)]}
+
+    return with_texts(case, level, text_of)
+
+
 # -- Z-Image ---------------------------------------------------------------------------------------
 
 
@@ -127,23 +168,106 @@ def _zimage_no_learned_tokens(case: Case, level: float) -> tuple[Tensor, Tensor]
     return with_texts(case, level, text_of)
 
 
+# -- Qwen-Image 2.1 --------------------------------------------------------------------------------
+
+
+def _qwen_image21_final_norm(case: Case, level: float) -> tuple[Tensor, Tensor]:
+    encoder = case.pipeline.text_encoder.model.language_model
+
+    def text_of(caption: str) -> Rows:
+        ids = case.family.tokenize(caption)["token_ids"]
+        with torch.no_grad():
+            states = encoder(ids[None], use_cache=False).last_hidden_state[0]
+        return {EMBEDS: states[qwen_image21_text.DROPPED :]}
+
+    return with_texts(case, level, text_of)
+
+
+def _qwen_image21_mask_dropped(case: Case, level: float) -> tuple[Tensor, Tensor]:
+    """As if a longer caption were beside it, and its padding were text."""
+    texts = {caption: row[EMBEDS] for caption, row in zip(case.captions, case.rows, strict=True)}
+    return with_texts(case, level, lambda caption: {EMBEDS: pad(texts[caption], (0, 0, 0, 20))})
+
+
+# -- FLUX.2 klein ----------------------------------------------------------------------------------
+
+
+def _klein_text(case: Case, level: float, **options: Any) -> tuple[Tensor, Tensor]:
+    @torch.no_grad()
+    def text_of(caption: str) -> Rows:
+        return {EMBEDS: case.pipeline.encode_prompt(caption, **options)[0][0]}
+
+    return with_texts(case, level, text_of)
+
+
+def _klein_other_layers(case: Case, level: float) -> tuple[Tensor, Tensor]:
+    """Those of FLUX.2 dev, as far as there are any."""
+    return _klein_text(case, level, text_encoder_out_layers=(10, 20, 26))
+
+
+def _klein_no_padding(case: Case, level: float) -> tuple[Tensor, Tensor]:
+    """Captions of 64 tokens in place of 512."""
+    return _klein_text(case, level, max_sequence_length=64)
+
+
+# -- FLUX.1 ----------------------------------------------------------------------------------------
+
+
+def _flux1_less_padding(case: Case, level: float) -> tuple[Tensor, Tensor]:
+    """Captions of 64 tokens in place of 512."""
+
+    @torch.no_grad()
+    def text_of(caption: str) -> Rows:
+        return {EMBEDS: case.pipeline.encode_prompt(caption, None, max_sequence_length=64)[0][0]}
+
+    return with_texts(case, level, text_of)
+
+
 GUESSES: Mapping[str, Mapping[str, Guess]] = {
     "krea2": {
         **EVERYWHERE,
-        "norm of latents forgotten": latents_as_they_come,
+        "norm of latents forgotten": _latents_as_they_come,
         "mask dropped": _krea2_mask_dropped,
         "positions uncounted": _krea2_positions_uncounted,
         "layers counted from 1": _krea2_taps_beside,
     },
+    "anima": {
+        **EVERYWHERE,
+        "norm of latents forgotten": _latents_as_they_come,
+        "zeros behind the text left out": _anima_zeros_left_out,
+        "text before the final norm": _anima_states_before_the_norm,
+        "T5's tokens alone": _anima_t5_tokens_alone,
+    },
     "zimage": {
         **EVERYWHERE,
-        "norm of latents forgotten": latents_as_they_come,
+        "norm of latents forgotten": _latents_as_they_come,
         "captions without learned tokens": _zimage_no_learned_tokens,
         "text behind the final norm": _zimage_final_norm,
+    },
+    "qwen_image21": {
+        **EVERYWHERE,
+        "norm of latents forgotten": _latents_as_they_come,
+        "mask dropped": _qwen_image21_mask_dropped,
+        "text behind the final norm": _qwen_image21_final_norm,
+    },
+    "flux2_klein": {
+        **EVERYWHERE,
+        "norm of latents forgotten": _latents_as_they_come,
+        "layers of FLUX.2 dev": _klein_other_layers,
+        "less padding": _klein_no_padding,
+    },
+    "flux1": {
+        **EVERYWHERE,
+        "norm of latents forgotten": _latents_as_they_come,
+        "less padding": _flux1_less_padding,
     },
 }
 REACH_THE_VARIANCE: Mapping[str, frozenset[str]] = {
     "krea2": frozenset({"sign", "norm of latents forgotten", "mask dropped"}),
+    "anima": frozenset({"sign", "time x 1000", "norm of latents forgotten", "zeros behind the text left out"}),
     "zimage": frozenset({"sign", "time x 1000", "captions without learned tokens", "text behind the final norm"}),
+    "qwen_image21": frozenset({"sign", "time x 1000", "norm of latents forgotten", "mask dropped"}),
+    "flux2_klein": frozenset({"sign", "less padding"}),
+    "flux1": frozenset({"sign", "less padding"}),
 }
 """Guesses that are no better than predicting nothing, at s = 0.5."""

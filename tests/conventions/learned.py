@@ -84,7 +84,7 @@ def _loss(pipeline: Any, family: Taught) -> float:
     pipeline.scheduler = asking_at_levels(pipeline)
     try:
         with torch.no_grad():
-            clean = family.encode(pipeline, pixels_of([picture(scene) for scene in scenes]))
+            clean = family.latents(pipeline, pixels_of([picture(scene) for scene in scenes]))
             noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(6))
             levels = torch.full((len(scenes),), 0.5)
             found = velocity(pipeline, family, (clean + noise) / 2, levels, [scene.caption for scene in scenes])
@@ -103,36 +103,34 @@ class Drawings:
     def __init__(self, pipeline: Any, family: Taught) -> None:
         self._family = family
         known = [picture(scene, place) for scene in (*SCENES, *UNSEEN) for place in range(4)]
-        with torch.no_grad():
-            latents = self._unpacked(pipeline, family.encode(pipeline, pixels_of(known)))
+        latents = family.latents(pipeline, pixels_of(known))
         self._tile = SIDE // latents.shape[-1]
         inputs = _neighbourhoods(latents).flatten(0, 1).double()
         tiles = unfold(pixels_of(known), self._tile, stride=self._tile).transpose(1, 2).flatten(0, 1).double()
         square = inputs.T @ inputs + 1e-3 * len(inputs) * torch.eye(inputs.shape[1], dtype=torch.float64)
         self._weights = torch.linalg.solve(square, inputs.T @ tiles)
         self._clip = load_clip(str(DEMO_MODEL / "clip"))
-        with torch.no_grad():
-            real = family.encode(pipeline, pixels_of([picture(scene) for scene in UNSEEN]))
-        self._real = self._embedded(self.drawn(self._unpacked(pipeline, real))).repeat(DRAWS, 1)
+        real = family.latents(pipeline, pixels_of([picture(scene) for scene in UNSEEN]))
+        self._real = self._embedded(self.drawn(real)).repeat_interleave(DRAWS, 0)
         self._shape = real.shape[1:]
 
     def pictures(self, pipeline: Any) -> list[Image.Image]:
-        """One of each unseen caption and noise, by the pipeline's own sampler."""
-        from diffusers import FlowMatchEulerDiscreteScheduler
-
-        scenes = UNSEEN * DRAWS
-        noise = torch.randn(len(scenes), *self._shape, generator=torch.Generator().manual_seed(5))
-        pipeline.scheduler = FlowMatchEulerDiscreteScheduler.from_config(pipeline.scheduler.config)
-        found = pipeline(
-            prompt=[scene.caption for scene in scenes],
-            latents=noise,
-            height=SIDE,
-            width=SIDE,
-            num_inference_steps=SAMPLER_STEPS,
-            output_type="latent",
-            **self._family.call,
-        ).images
-        return self.drawn(self._unpacked(pipeline, found))
+        """Some of each unseen caption, by the pipeline's own sampler."""
+        noise = torch.randn(DRAWS, *self._shape, generator=torch.Generator().manual_seed(5))
+        pipeline.scheduler = _keeping_its_last(pipeline)
+        found: list[Image.Image] = []
+        for scene in UNSEEN:
+            pipeline(
+                prompt=[scene.caption] * DRAWS,
+                latents=self._family.packed(pipeline, noise),
+                height=SIDE,
+                width=SIDE,
+                num_inference_steps=SAMPLER_STEPS,
+                output_type="latent",
+                **self._family.call,
+            )
+            found += self.drawn(self._family.unpacked(pipeline, pipeline.scheduler.last, SIDE))
+        return found
 
     def drawn(self, latents: Tensor) -> list[Image.Image]:
         tiles = (_neighbourhoods(latents).double() @ self._weights).float().transpose(1, 2)
@@ -146,8 +144,20 @@ class Drawings:
     def _embedded(self, pictures: Sequence[Image.Image]) -> Tensor:
         return embeddings(self._clip, [np.array(one) for one in pictures])
 
-    def _unpacked(self, pipeline: Any, latents: Tensor) -> Tensor:
-        return self._family.unpacked(pipeline, latents, SIDE)
+
+def _keeping_its_last(pipeline: Any) -> Any:
+    """The pipeline's scheduler, which keeps where it has come as `last`."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    class Keeping(FlowMatchEulerDiscreteScheduler):
+        last: Tensor
+
+        def step(self, *given: Any, **options: Any) -> Any:
+            found = super().step(*given, **options)
+            self.last = found[0]
+            return found
+
+    return Keeping.from_config(pipeline.scheduler.config)
 
 
 def _neighbourhoods(latents: Tensor) -> Tensor:

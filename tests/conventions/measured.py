@@ -14,7 +14,7 @@ from lorasmith.demo.scenes import Scene
 from lorasmith.families import load_family
 from lorasmith.families.base import ModelFamily
 from lorasmith.families.recognize import recognize
-from tests.conventions.families import FAMILIES
+from tests.conventions.families import FAMILIES, Taught
 from tests.conventions.taught import SCENES, load_pipeline, picture, pixels_of
 
 CPU = torch.device("cpu")
@@ -28,6 +28,7 @@ LEVELS = (0.25, 0.5, 0.75)
 class Case:
     """Pictures with noise, and what the family makes of them and of their captions."""
 
+    taught: Taught
     family: ModelFamily
     models: Mapping[str, nn.Module]
     pipeline: Any  # diffusers', for guesses
@@ -62,7 +63,7 @@ Guess = Callable[[Case, float], tuple[Tensor, Tensor]]
 def load_case(folder: Path, name: str, scenes: Sequence[Scene] = SCENES) -> Case:
     """Each scene with some noises; the encoders and the denoiser of the family, in float32."""
     family = load_family(recognize(folder))
-    encoders = family.load_encoders(CPU)
+    encoders = {name: encoder.float() for name, encoder in family.load_encoders(CPU).items()}  # as the pipeline's
     rows = []
     for scene in scenes:
         image = family.encode_image(encoders, pixels_of([picture(scene)])[0])
@@ -71,7 +72,7 @@ def load_case(folder: Path, name: str, scenes: Sequence[Scene] = SCENES) -> Case
     noise = torch.randn(len(rows), *rows[0]["latents"].shape, generator=torch.Generator().manual_seed(4))
     models = family.load_models(trained=[], dtype=torch.float32, device=CPU)
     pipeline = load_pipeline(folder, FAMILIES[name])
-    return Case(family, models, pipeline, rows, captions, noise)
+    return Case(FAMILIES[name], family, models, pipeline, rows, captions, noise)
 
 
 def ask(case: Case, level: float, *, as_level: Callable[[Tensor], Tensor] = lambda told: told) -> tuple[Tensor, Tensor]:

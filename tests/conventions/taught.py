@@ -7,7 +7,6 @@ by them well enough.
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ from lorasmith.seeding import fold
 from tests.conventions.families import FAMILIES, Taught
 
 SIDE = 64  # pixels
-STEPS, BATCH, RATE = 500, 12, 4e-3
+BATCH, RATE = 12, 4e-3
 PLACES = 1  # pictures of each scene
 GROUNDS = ("black", "white", "yellow")
 SCENES = [
@@ -69,43 +68,46 @@ def pixels_of(pictures: Sequence[Image.Image]) -> Tensor:
 
 
 def load_pipeline(folder: Path, family: Taught) -> Any:
-    """diffusers' pipeline in float32."""
-    import diffusers
-
-    pipeline = getattr(diffusers, family.pipeline).from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    """diffusers' pipeline in float32, silent."""
+    pipeline = family.load(folder)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
 def velocity(pipeline: Any, family: Taught, latents: Tensor, levels: Tensor, captions: Sequence[str]) -> Tensor:
-    """What the pipeline would move noisy latents by, from its own call; its scheduler is one of
-    `asking_at_levels`."""
-    pipeline.scheduler.levels = levels
-    call = type(pipeline).__call__.__wrapped__  # without no_grad
-    call(
-        pipeline,
-        prompt=list(captions),
-        latents=latents,
-        height=SIDE,
-        width=SIDE,
-        num_inference_steps=1,
-        output_type="latent",
-        **family.call,
-    )
-    return pipeline.scheduler.velocity
+    """What the pipeline would move noisy latents by, from its own call; its scheduler is of `asking_at_levels`."""
+    groups: dict[int, list[int]] = {}
+    for number, caption in enumerate(captions):
+        groups.setdefault(family.length_of(pipeline, caption), []).append(number)
+    call, found = type(pipeline).__call__.__wrapped__, []  # without no_grad
+    for numbers in groups.values():
+        pipeline.scheduler.levels = levels[numbers]
+        call(
+            pipeline,
+            prompt=[captions[number] for number in numbers],
+            latents=family.packed(pipeline, latents[numbers]),
+            height=SIDE,
+            width=SIDE,
+            num_inference_steps=1,
+            output_type="latent",
+            **family.call,
+        )
+        found.append(family.unpacked(pipeline, pipeline.scheduler.velocity, SIDE))
+    order = torch.tensor([number for numbers in groups.values() for number in numbers])
+    return torch.cat(found)[order.argsort()]
 
 
-def teach(folder: Path, name: str, *, steps: int = STEPS) -> list[float]:
+def teach(folder: Path, name: str) -> list[float]:
     """Trains the denoiser in a diffusers folder and writes it back; the losses."""
     family = FAMILIES[name]
+    steps = family.steps
     _measure_latents(folder, family)
     pipeline = load_pipeline(folder, family)
     pipeline.scheduler = asking_at_levels(pipeline)
     torch.manual_seed(1)
     denoiser = type(pipeline.transformer).from_config(pipeline.transformer.config)
     pipeline.transformer = denoiser
-    with torch.no_grad():
-        pictures = family.encode(pipeline, pixels_of([picture(scene) for scene in SCENES]))
+    pictures = family.latents(pipeline, pixels_of([picture(scene) for scene in SCENES]))
     pipeline.encode_prompt = Remembered(pipeline.encode_prompt)
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=RATE, betas=(0.9, 0.99), weight_decay=0.0)
     losses = []
@@ -131,13 +133,11 @@ def teach(folder: Path, name: str, *, steps: int = STEPS) -> list[float]:
 
 
 def _measure_latents(folder: Path, family: Taught) -> None:
-    """Has the VAE's config give the latents of these pictures a mean of 0 and a deviation of 1."""
-    pictures = [picture(scene) for scene in (*SCENES, *UNSEEN)]
+    """Has the VAE give the latents of these pictures a mean of 0 and a deviation of 1."""
+    pipeline = load_pipeline(folder, family)
     with torch.no_grad():
-        found = family.statistics(load_pipeline(folder, family), pixels_of(pictures))
-    path = folder / "vae" / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps({**config, **found}), encoding="utf-8")
+        family.measure(pipeline, family.encoded(pipeline, pixels_of([picture(scene) for scene in (*SCENES, *UNSEEN)])))
+    pipeline.vae.save_pretrained(folder / "vae")
 
 
 class Remembered:
@@ -157,5 +157,5 @@ class Remembered:
 
 def _joined(parts: tuple[Any, ...]) -> Any:
     if isinstance(parts[0], Tensor):
-        return torch.cat(parts)
+        return torch.cat(parts) if len(parts[0]) == 1 else parts[0]  # positions, the same for all
     return None if parts[0] is None else [one for part in parts for one in part]

@@ -1,7 +1,7 @@
 """The memory that Anima's denoiser takes in training, computed from its config. Needs no torch.
 
 Counted in numbers of the denoiser's precision for each token of a picture, as autograd keeps them; what norms keep in
-float32 counts twice. The 512 tokens of the text are left out, of which a block keeps keys and values.
+float32 counts twice. Of the 512 tokens of the text a block keeps keys and values.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lorasmith.families.anima.layout import PATCH
+from lorasmith.families.anima.layout import MOST, PATCH
 from lorasmith.families.footprint import Footprint, language_parameters
 from lorasmith.families.weights import BaseWeights
 
 LAYERS = 3 * 2  # times the width: the input of each of three parts before and after its norm
 HEADS = 4 + 3 * 2 + 3 + 2  # q, k, v and q before norms; in float32 three of them; after positions; both outputs
 FEED_FORWARD = 2  # times the inner width: the input and the output of the activation
+TEXT = 1 + 2 + 1 + 1  # times the width, for each of its tokens: keys before their norm, in float32, behind it; values
 NORM = 1  # the last
 
 
@@ -46,4 +47,5 @@ def denoiser_footprint(config: Mapping[str, Any], parameters: int, *, text_param
         kept={level: (count + NORM * width) / PATCH**2 for level, count in kept.items()},
         computed={level: count / PATCH**2 for level, count in computed.items()},
         text_parameters=text_parameters,
+        text_pixels=MOST * TEXT * width // block * PATCH**2,
     )

@@ -16,6 +16,7 @@ from lorasmith.families.weights import BaseWeights
 # (three have one), queries and keys in float32 for their norms and as they are before and after them, values, the
 # output of attention in pieces and joined, and that of the feed-forward layers.
 BLOCK = 19.5
+LATENT_PIXELS = 4  # of a token: footprints count in pieces of 8 x 8 pixels, and a token here is 16 x 16
 FEED_FORWARD = 4  # times the inner width: both products, the activation, the gated product
 
 
@@ -34,15 +35,17 @@ def denoiser_footprint(config: Mapping[str, Any], parameters: int, *, text_param
     inside = width * config.get("mlp_ratio", 3)
     wide = FEED_FORWARD * inside
     block = BLOCK * width + wide
+    kept = {
+        "none": layers * block,
+        "feed-forward": layers * (block - wide),
+        "block": (layers + 1) * width,
+        "offload": width,
+    }
+    computed = {"none": block, "feed-forward": max(block, 2 * wide), "block": 2 * block, "offload": 2 * block}
     return Footprint(
         parameters=parameters,
         largest_layer=width * max(inside, 4 * width),  # 4: that of the levels
-        kept={
-            "none": layers * block,
-            "feed-forward": layers * (block - wide),
-            "block": (layers + 1) * width,
-            "offload": width,
-        },
-        computed={"none": block, "feed-forward": max(block, 2 * wide), "block": 2 * block, "offload": 2 * block},
+        kept={level: count / LATENT_PIXELS for level, count in kept.items()},
+        computed={level: count / LATENT_PIXELS for level, count in computed.items()},
         text_parameters=text_parameters,
     )

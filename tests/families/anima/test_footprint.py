@@ -28,7 +28,7 @@ def kept_by(model: Any) -> int:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    text = torch.ones(1, 1, DENOISER["text_embed_dim"], dtype=torch.bfloat16)  # type: ignore[arg-type]
+    text = torch.ones(1, 512, DENOISER["text_embed_dim"], dtype=torch.bfloat16)  # type: ignore[arg-type]
     picture = torch.ones(1, 5, 1, 2 * SIDE, 2 * SIDE, dtype=torch.bfloat16)
     with torch.autograd.graph.saved_tensors_hooks(noted, lambda tensor: tensor):
         (output,) = model(picture, torch.tensor([0.5]), text, return_dict=False)
@@ -48,7 +48,9 @@ def test_activations_are_as_many_as_autograd_keeps(level: Checkpointing) -> None
         parameter.requires_grad_(bool(is_target))
         parameter.data = torch.ones_like(parameter, dtype=torch.bfloat16)
     checkpoint_blocks(model, level)
-    counted = denoiser_footprint(config, 0).kept[level] * 4 * SIDE * SIDE
+    footprint = denoiser_footprint(config, 0)
+    text = footprint.text_pixels if level != "block" else 0
+    counted = footprint.kept[level] * (4 * SIDE * SIDE + text)
     assert kept_by(model) / 2 == pytest.approx(counted, rel=0.1)
 
 
