@@ -11,6 +11,7 @@ import re
 from typing import NamedTuple
 
 DIFFUSERS, COMFYUI, WEBUI = "diffusers 0.42.1", "ComfyUI 783545f6", "AUTOMATIC1111, Forge"
+UNTRIED_IN_WEBUI = frozenset({"flux1"})  # Forge has models of the family, AUTOMATIC1111 has none
 
 
 class Form(NamedTuple):

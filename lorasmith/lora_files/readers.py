@@ -21,6 +21,7 @@ from lorasmith.lora_files.reader_rules import (
     OF_COMFYUI_ALWAYS,
     OF_DIFFUSERS,
     OF_KRONECKER,
+    UNTRIED_IN_WEBUI,
     WEBUI,
     Form,
     fate,
@@ -97,6 +98,8 @@ def _of_comfyui(family: str, modules: list[Module]) -> Reading:
 
 
 def _of_webui(family: str, modules: list[Module]) -> Reading:
+    if family in UNTRIED_IN_WEBUI:
+        return Reading(WEBUI, "unknown", None, len(modules))
     if not FAMILIES[family].in_webui:
         return Reading(WEBUI, "foreign", 0, len(modules))
     table = layers_of(family).table
