@@ -37,7 +37,7 @@ def measure(folder: Path, *, seeds: int, steps: int) -> dict[str, dict[str, dict
     found = {}
     for seed in range(1, seeds + 1):
         found[f"seed {seed}"] = _run(folder, f"seed_{seed}", steps, "--seed", str(seed))
-    found["lr 0"] = _run(folder, "lr_0", 20, "--lr", "0")
+    found["lr 0"] = _run(folder, "lr_0", 2, "--lr", "0")
     return found
 
 

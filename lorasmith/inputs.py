@@ -124,7 +124,7 @@ def base_weights(config: RunConfig, here: Path | None = None) -> BaseWeights:
     asked = NoiseRequest(model.prediction, model.zero_terminal_snr)
     vae = folder / expanded(model.vae) if model.vae else None
     parts = PartFiles(vae, tuple(folder / expanded(path) for path in model.text_encoder))
-    weights = recognize(locate(model.base_model, near=here), asked=asked, parts=parts)
+    weights = recognize(locate(model.base_model, near=here), asked=asked, parts=parts, form=model.base_form)
     return with_training_adapter(weights, folder / expanded(model.training_adapter) if model.training_adapter else None)
 
 

@@ -25,8 +25,8 @@ class SamplingDefaults:
     """Classifier-free guidance scale (Ho & Salimans 2021). Lower than people use to make pictures: these are measured,
     and strong guidance oversaturates colours."""
     guidance_input: str = ""
-    """Where the denoiser was distilled to take the guidance as an input: its name in `ModelFamily.conditioning`. There
-    is no prediction without the caption then."""
+    """The name, in `ModelFamily.conditioning`, of the guidance of a denoiser that was distilled to take it as an input:
+    there is no prediction without the caption then. "": it takes none."""
 
 
 def denoise(

@@ -20,6 +20,7 @@ from lorasmith.data.images import pixels
 from lorasmith.data.loss_inputs import loss_mask_of, loss_masks, loss_weights
 from lorasmith.data.types import LATENTS, CachedExample, Example, Inputs
 from lorasmith.engine.device import Device
+from lorasmith.engine.stored import store_frozen
 from lorasmith.families.base import ModelFamily
 
 LIVE_KEPT = 64  # captions encoded live that stay in memory: a step that is repeated needs them again
@@ -35,12 +36,30 @@ class Encoding:
     dtype: torch.dtype  # of the denoiser
     device: Device
     tile: int = 0  # pixels on a side of the tiles in which larger pictures are encoded; 0: whole
+    text_form: str = "auto"  # of CODECS: how the weights of text encoders are kept
+
+    @property
+    def keys(self) -> CacheKeys:
+        """The keys of what is made."""
+        return cache_keys(self.family, trained=self.trained, tile=self.tile, text_form=self.text_form)
+
+    def load_encoders(self, names: Collection[str]) -> dict[str, nn.Module]:
+        """The encoders on the device. Text encoders in another form go there layer by layer: a GPU never holds the
+        whole."""
+        where = self.device.torch_device
+        if self.text_form == "auto" or names == ("vae",):
+            return self.family.load_encoders(where, only=names)
+        loaded = self.family.load_encoders(torch.device("cpu"), only=names)
+        for encoder in loaded.values():
+            store_frozen(encoder, self.text_form, where)
+        self.device.release_memory()
+        return loaded
 
 
-def cache_keys(family: ModelFamily, *, trained: Collection[str], tile: int = 0) -> CacheKeys:
+def cache_keys(family: ModelFamily, *, trained: Collection[str], tile: int = 0, text_form: str = "auto") -> CacheKeys:
     """The keys of what the encoders that are not trained make."""
-    hashes = family.encoder_hashes()
-    frozen = {name: hashes[name] for name in family.traits.text_encoders if name not in trained}
+    hashes, form = family.encoder_hashes(), "" if text_form == "auto" else f" {text_form}"
+    frozen = {name: hashes[name] + form for name in family.traits.text_encoders if name not in trained}
     return CacheKeys(hashes["vae"], frozen, family.text.identity(), family.traits.cache_dtype, tile)
 
 
@@ -66,7 +85,7 @@ def encoded_examples(
         DatasetError, NonFiniteError, ResourceError: as `data.encode.encode_missing`.
     """
     family, trained = encoding.family, encoding.trained
-    encoded = Encoded(cache_keys(family, trained=trained, tile=encoding.tile), encoding.dtype)
+    encoded = Encoded(encoding.keys, encoding.dtype)
     missing = read_cached(encoding.cache, examples, captions, into=encoded)
     for path in encoding.cache.set_aside:
         damaged(path)
@@ -95,11 +114,9 @@ def encoded_examples(
 def live_captions(encoding: Encoding) -> Callable[[str], Inputs]:
     """Loads the frozen text encoders, to stay, and returns a function that gives the inputs of any caption: the same
     bits as `encoded_examples` does."""
-    family, keys = encoding.family, cache_keys(encoding.family, trained=encoding.trained)
+    family, keys = encoding.family, encoding.keys
     encoded = Encoded(keys, encoding.dtype)
-    encoders = (
-        family.load_encoders(encoding.device.torch_device, only=tuple(keys.text_encoders)) if keys.caches_text else {}
-    )
+    encoders = encoding.load_encoders(tuple(keys.text_encoders)) if keys.caches_text else {}
 
     @lru_cache(maxsize=LIVE_KEPT)
     def inputs(caption: str) -> Inputs:
@@ -140,7 +157,7 @@ def _encode(encoding: Encoding, missing: Missing, encoded: Encoded, progress: Ca
         if not loaded.keys() >= set(names):
             loaded.clear()
             encoding.device.release_memory()
-            loaded.update(family.load_encoders(device, only=names))
+            loaded.update(encoding.load_encoders(names))
         return loaded
 
     def encode_image(pixels: NDArray[np.float32]) -> dict[str, Tensor]:

@@ -100,6 +100,7 @@ _PIPELINES = (  # the start of a class name -> the family
     ("FluxFill", "FLUX.1 Fill"),
     ("FluxControlNet", "FLUX.1 with a ControlNet"),
     ("FluxControl", "FLUX.1 Canny or Depth"),
+    ("Flux2KleinKV", "FLUX.2 klein KV"),
     ("Flux2Klein", "FLUX.2 klein"),
     ("Flux2", "FLUX.2 dev"),
     ("Flux3", "FLUX.3"),

@@ -8,6 +8,7 @@ where nothing else decides, and unpickles nothing: a pickled checkpoint comes ba
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -25,12 +26,18 @@ from lorasmith.families.weights import (
     ModelFiles,
     NoiseRequest,
     PartFiles,
+    RequestedForm,
     Shapes,
 )
 
 
-def recognize(path: Path, *, asked: NoiseRequest = AS_STATED, parts: PartFiles = NO_PARTS) -> BaseWeights:
+def recognize(
+    path: Path, *, asked: NoiseRequest = AS_STATED, parts: PartFiles = NO_PARTS, form: RequestedForm = "auto"
+) -> BaseWeights:
     """The base model at `path`, a folder or a file that exists, with the components of `parts` in place of its own.
+
+    Args:
+        form: what the user states of a model whose files do not tell whether it is distilled.
 
     Raises:
         ModelError: `model_unknown`, `model_truncated`, `model_damaged`, `model_unreadable`, `model_is_…`,
@@ -38,16 +45,18 @@ def recognize(path: Path, *, asked: NoiseRequest = AS_STATED, parts: PartFiles =
             `model_yaml`, `model_quantized`; as `find_parts` of `split_files` and `with_vae`; `text_encoder_fixed`.
     """
     if path.is_dir():
-        weights = _recognized(_folder(path, asked, parts))
+        weights = _recognized(_folder(path, asked, parts, form))
     elif file_kind(path) == "pickle":
         weights = _recognized(ModelFiles(path, "pickle", asked, is_examined=False, parts=parts))
     else:
         header = read_header(path)
         shapes = {name: info.shape for name, info in header.tensors.items()}
         numbers = partial(read_numbers, path, header.tensors)
-        files = ModelFiles(path, "single_file", asked, shapes, header.metadata, numbers=numbers, parts=parts)
+        files = ModelFiles(path, "single_file", asked, shapes, header.metadata, numbers=numbers, parts=parts, form=form)
         check_not_quantized(path, shapes)
         weights = _recognized(files)
+    if form == "base":
+        weights = replace(weights, assumed="")
     if parts.text_encoders and not weights.replaced.keys() & weights.names.tokenizers.keys():
         raise ModelError("text_encoder_fixed", path=str(parts.text_encoders[0]))
     return with_vae(weights, parts.vae) if parts.vae and "vae" not in weights.replaced else weights
@@ -73,10 +82,10 @@ def _recognized(files: ModelFiles) -> BaseWeights:
     raise unrecognized(files)
 
 
-def _folder(folder: Path, asked: NoiseRequest, parts: PartFiles) -> ModelFiles:
+def _folder(folder: Path, asked: NoiseRequest, parts: PartFiles, form: RequestedForm) -> ModelFiles:
     index = next((folder / name for name in INDEXES if (folder / name).is_file()), None)
     if index is None:
         if (folder / "unet").is_dir():
             raise ModelError("model_incomplete", path=str(folder), missing=INDEXES[0])
         raise ModelError("model_unknown", path=str(folder))
-    return ModelFiles(folder, "diffusers", asked, index=read_json(index), parts=parts)
+    return ModelFiles(folder, "diffusers", asked, index=read_json(index), parts=parts, form=form)

@@ -20,6 +20,7 @@ Layout = Literal["diffusers", "single_file", "pickle"]
 Prediction = Literal["epsilon", "v_prediction", "flow"]
 RequestedPrediction = Literal["auto", "epsilon", "v_prediction", "flow"]
 RequestedSwitch = Literal["auto", "on", "off"]
+RequestedForm = Literal["auto", "base", "distilled"]
 PredictionSource = Literal["asked", "scheduler_config", "header_key", "yaml", "modelspec", "weights", "default"]
 Shapes = Mapping[str, tuple[int, ...]]
 """Shapes of tensors by name."""
@@ -65,6 +66,7 @@ class ModelFiles:
     numbers: Callable[[str], Sequence[float]] = field(default=lambda _: (), compare=False)
     """The numbers of a small tensor of the file by its name; none where they cannot be read."""
     parts: PartFiles = NO_PARTS
+    form: RequestedForm = "auto"  # what the user states of a model whose files do not tell it
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,6 +77,8 @@ _BEGINNINGS = (
 )
 _TEXT_PATH = re.compile(r"^(text_model\.)?encoder\.layers\.\d")
 _PROCESSOR = re.compile(r"\.processor\.to_(q|k|v|out)$")
+# XLabs' trainer: "double_blocks.0.processor.qkv_lora1.down.weight", where 1 is the stream of the picture.
+_XLABS = re.compile(r"(\S+\.processor\.\w+_lora\d)\.(down|up)\.weight")
 _OLD_TEXT = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
 
 
@@ -93,6 +95,9 @@ class Key(NamedTuple):
 
 def split_key(key: str) -> Key | None:
     """The parts of a key; None where it belongs to no adapter that is known."""
+    if found := _XLABS.fullmatch(key):
+        path = found[1]
+        return Key(path, DOWN if found[2] == "down" else UP, "xlabs", "denoiser", path.replace(".", "_"), path)
     end = next((end for end in _LONGEST_FIRST if key.endswith(end)), None)
     if end is None:
         return None

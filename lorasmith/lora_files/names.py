@@ -35,17 +35,24 @@ FAMILY_NAMES = {
     "wan": "Wan",
     "hunyuan_video": "HunyuanVideo",
     "cascade": "Stable Cascade",
+    "ernie": "ERNIE-Image",
+    "ideogram4": "Ideogram 4",
     "dit": "DiT (LTX, PixArt, Sana …)",
 }
 """Code -> the name that people know."""
 
 _PREFIX = re.compile(r"lora_(unet|te\d?|transformer)_|(diffusion_model|transformer|unet|text_encoder(_\d)?)\.")
+_QWEN = re.compile(r"(^|_)transformer_blocks_\d+_(img|txt)_(mod|mlp)_")
+"""Layers of Qwen-Image alone, whose attention has names that other families have too."""
 _FOREIGN = (  # a path that only layers of this family have; asked in this order
+    ("krea2", r"(^|_)(text_fusion|txtfusion)_"),  # with queries, keys and values as one, which no table has
+    ("ernie", r"^layers_\d+_(self_attention_|mlp_(gate_proj|up_proj|linear_fc2)$)"),
+    ("ideogram4", r"^layers_\d+_attention_o$|llm_cond_(proj|norm)$"),
     ("hunyuan_video", r"_(img|txt)_mod_linear$|individual_token_refiner|_modulation_linear$"),
     ("chroma", r"distilled_guidance_layer"),
     ("flux2", r"(single|double)_stream_modulation|single_transformer_blocks_\d+_attn_to_qkv_mlp_proj"),
     ("flux1", r"(^|_)(double_blocks|single_blocks|single_transformer_blocks)_\d"),
-    ("qwen", r"(^|_)transformer_blocks_\d+_(img|txt)_(mod|mlp)_"),
+    ("qwen", _QWEN.pattern),
     ("sd3", r"(^|_)joint_blocks_\d|_(norm1_context|ff_context)_|(^|_)transformer_blocks_\d+_attn_add_"),
     ("zimage", r"^(layers|noise_refiner|context_refiner)_\d+_(attention|feed_forward|adaLN_modulation)_"),
     ("wan", r"^_?blocks_\d+_(self_attn|cross_attn|ffn|attn\d_to)_"),
@@ -148,10 +155,13 @@ def families_of(modules: Sequence[Module], metadata: Mapping[str, str]) -> tuple
         formed = sum(_has_form(module, layers.rows_of(module)) for module in known)
         scores[family] = (len(known), fitting, exact, family == marked, formed)
     best = max(scores.values())
-    if best[0] * 2 > len(modules):
-        families = [family for family, score in scores.items() if score == best]
+    families = [family for family, score in scores.items() if score == best]
+    # Not every table has the layers of text encoders, and those of CLIP are in many.
+    counted = [module for module in modules if module.component == "denoiser"] or modules
+    unknown = [module for module in counted if not layers_of(families[0]).module_of(module)]
+    if best[0] and len(unknown) * 2 < len(counted) and not any(_QWEN.search(module.path) for module in unknown):
         others = {*(_foreign_path(module.path) for module in modules), marked}
-        return tuple(_by_width(_MARKED[one] if _MARKED.get(one) in others else one, modules) for one in families)
+        return tuple(_by_width(_MARKED[name] if _MARKED.get(name) in others else name, modules) for name in families)
     found = _foreign(modules) or marked
     return (found,) if found else ()
 

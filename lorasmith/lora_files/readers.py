@@ -21,6 +21,7 @@ from lorasmith.lora_files.reader_rules import (
     OF_KRONECKER,
     WEBUI,
     Form,
+    fate,
 )
 
 _PREFIXES = (
@@ -43,7 +44,7 @@ class Reading(NamedTuple):
     program has no models of this family; unknown."""
     layers: int | None  # of the denoiser that it changes; None: not known
     of: int
-    has_other_strength: bool = False  # alphas that stand in the metadata are not used
+    has_other_strength: bool = False  # it does not use the file's alphas
 
 
 def readings(file: LoraFile, family: str = "") -> tuple[Reading, ...]:
@@ -60,29 +61,25 @@ def readings(file: LoraFile, family: str = "") -> tuple[Reading, ...]:
 
 
 def _of_diffusers(file: LoraFile, family: str, modules: list[Module]) -> Reading:
-    rules = OF_DIFFUSERS[family]
     has_alphas = any(ALPHA in module.keys for module in modules)
-    outcomes: Counter[str] = Counter()
-    for module in modules:
-        prefix, spellings = _prefix(module), _spellings(family, module)
-        if module.kind not in LOW_RANK:
-            outcome = "whole" if {(prefix, name) for name in spellings} & OF_KRONECKER.get(family, set()) else ""
-            outcomes[outcome if module.kind == "lokr" and outcome else "refused"] += 1
-            continue
-        pair = "AB" if ".lora_A" in module.keys[DOWN] else "du"
-        found = [rules[form] for name in spellings if (form := Form(prefix, name, pair)) in rules]
-        best = min((rule.with_alphas if has_alphas else rule.without for rule in found), key=_RANKS.index, default="")
-        outcomes[best] += 1
-    whole = outcomes["whole"]
-    if file.unknown or outcomes["refused"]:
+    fates = Counter(_fate_in_diffusers(family, module, has_alphas=has_alphas) for module in modules)
+    if file.unknown or fates["refused"]:
         return Reading(DIFFUSERS, "refused", 0, len(modules))
-    if outcomes[""] or outcomes["part"] or len(outcomes) > 1:  # forms that were not measured together
-        is_part = outcomes["part"] == len(modules)
-        return Reading(DIFFUSERS, "part" if is_part else "unknown", None, len(modules))
-    return Reading(DIFFUSERS, "whole" if whole else "nothing", whole, len(modules))
+    if fates[""]:
+        return Reading(DIFFUSERS, "unknown", None, len(modules))
+    read, is_unscaled = fates["read"] + fates["unscaled"], fates["unscaled"] > 0
+    return Reading(DIFFUSERS, _outcome(read, len(modules)), read, len(modules), is_unscaled)
 
 
-_RANKS = ("whole", "part", "nothing", "refused")
+def _fate_in_diffusers(family: str, module: Module, *, has_alphas: bool) -> str:
+    prefix, spellings = _prefix(module), _spellings(family, module)
+    if module.kind not in LOW_RANK:
+        is_read = module.kind == "lokr" and {(prefix, name) for name in spellings} & OF_KRONECKER.get(family, set())
+        return "read" if is_read else "refused"
+    pair = "AB" if ".lora_A" in module.keys[DOWN] else "du"
+    forms = [Form(prefix, name, pair) for name in spellings]
+    fates = {fate(OF_DIFFUSERS[family], form, module.path, has_alphas=has_alphas) for form in forms}
+    return next((found for found in ("read", "unscaled", "lost", "refused") if found in fates), "")
 
 
 def _of_comfyui(family: str, modules: list[Module]) -> Reading:
@@ -121,9 +118,9 @@ def _spellings(family: str, module: Module) -> list[str]:
 @cache
 def _paths(family: str) -> tuple[frozenset[str], frozenset[str]]:
     """The paths of the denoiser's layers, with "_" for ".", in the original model and in diffusers."""
-    table = layers_of(family).table
-    native = table_in(table, "comfyui", parse_native(native_names(family)))
+    table, places = layers_of(family).table, parse_native(native_names(family))
+    native, diffusers = table_in(table, "comfyui", places), table_in(table, "diffusers", places)
     prefix = "diffusion_model." if "." in next(iter(native.modules)) else "lora_unet_"
     names = (name.removeprefix(prefix) for name, rows in native.modules.items() if rows[0].component == "denoiser")
-    targets = (name.partition(".")[2] for name, row in table.targets.items() if row.component == "denoiser")
+    targets = (name.partition(".")[2] for name, row in diffusers.targets.items() if row.component == "denoiser")
     return frozenset(name.replace(".", "_") for name in names), frozenset(name.replace(".", "_") for name in targets)

@@ -109,7 +109,7 @@ def _to_table(file: LoraFile, family: str, stream: BinaryIO, out: Path, dtype: s
     ranks: Counter[int] = Counter()
     alphas: Counter[float] = Counter()
     rounded = 0
-    for made in regrouped(found, stream, table):
+    for made in regrouped(found, stream, table, layers_of(family).known.pieces):
         module = made.made_of.module
         rank = made.product.rank if made.product else module.rank or 1
         alpha = float(rank)  # that readers take where there is none

@@ -10,7 +10,6 @@ import numpy as np
 from lorasmith.errors import ModelError
 from lorasmith.exporting.name_table import NameTable, Row
 from lorasmith.lora_files.keys import DOWN, UP
-from lorasmith.lora_tools.arrays import Array
 from lorasmith.lora_tools.changes import QUIET
 from lorasmith.lora_tools.layers import Layer
 from lorasmith.lora_tools.low_rank import Product
@@ -20,65 +19,90 @@ class Regrouped(NamedTuple):
     """A module of the new table."""
 
     name: str
-    made_of: Layer  # the file's layer, whose tensors it has if `product` is None; else the first of several, or a whole
+    made_of: Layer  # of the file: it has its tensors where `product` is None; else the first that is in it
     product: Product | None  # with a scale of 1
 
 
-def regrouped(found: Sequence[Layer], stream: BinaryIO, table: NameTable) -> Iterator[Regrouped]:
+class _Part(NamedTuple):
+    """The smallest part of a module that any table names."""
+
+    target: str
+    outputs: int  # in the published model
+
+
+def regrouped(
+    found: Sequence[Layer], stream: BinaryIO, table: NameTable, pieces: Mapping[str, Sequence[str]]
+) -> Iterator[Regrouped]:
     """The modules of the table that the file's layers make, one at a time.
+
+    Args:
+        pieces: as `NameTable.pieces`.
 
     Raises:
         ModelError: `tool_incomplete`, rows that cannot be divided between the layers that they are for.
     """
-    of_target = {row.target: layer for layer in found for row in layer.rows}
+    parts_of = {layer.name: _parts(layer.rows, pieces) for layer in found}
+    of_target = {part.target: layer for layer in found for part in parts_of[layer.name]}
     for name, rows in table.modules.items():
-        sources = [of_target[row.target] for row in rows if row.target in of_target]
+        wanted = _parts(rows, pieces)
+        sources = {layer.name: layer for part in wanted if (layer := of_target.get(part.target)) is not None}
         if not sources:
             continue
-        if [row.target for row in sources[0].rows] == [row.target for row in rows]:
-            yield Regrouped(name, sources[0], None)
+        first = next(iter(sources.values()))
+        if parts_of[first.name] == wanted:
+            yield Regrouped(name, first, None)
             continue
-        parts: dict[str, Product] = {}
-        for layer in dict.fromkeys(sources):
-            parts |= _parts(layer, stream)
-        yield Regrouped(name, sources[0], _joined(parts, rows))
+        products: dict[str, Product] = {}
+        for layer in sources.values():
+            products |= _taken_apart(layer, parts_of[layer.name], stream)
+        yield Regrouped(name, first, _joined(products, wanted))
+
+
+def _parts(rows: Sequence[Row], pieces: Mapping[str, Sequence[str]]) -> list[_Part]:
+    parts = []
+    for row in rows:
+        names = pieces.get(row.target) or (row.target,)
+        parts += [_Part(name, row.layer.outputs // len(names)) for name in names]
+    return parts
 
 
 @QUIET
-def _parts(layer: Layer, stream: BinaryIO) -> dict[str, Product]:
-    """The change of each target. Those of a block-diagonal module have a share of its ranks each, others all ranks."""
+def _taken_apart(layer: Layer, parts: Sequence[_Part], stream: BinaryIO) -> dict[str, Product]:
+    """The change of each part. Those of a block-diagonal module have a share of its ranks each, others all ranks."""
     arrays = layer.arrays(stream)
     up, down = arrays[UP] * np.float32(layer.module.scale), arrays[DOWN]
-    published = sum(row.layer.outputs for row in layer.rows)
-    sizes = [row.layer.outputs * len(up) // published for row in layer.rows]
+    published = sum(part.outputs for part in parts)
+    sizes = [part.outputs * len(up) // published for part in parts]
     if sum(sizes) != len(up):
         raise ModelError("tool_incomplete", path=stream.name, name=layer.module.name)
     rows = [slice(end - size, end) for size, end in zip(sizes, np.cumsum(sizes).tolist(), strict=True)]
-    width = len(down) // len(rows)
-    shares = [slice(width * number, width * (number + 1)) for number in range(len(rows))]
+    width = len(down) // len(parts)
+    shares = [slice(width * number, width * (number + 1)) for number in range(len(parts))]
     rest = up.copy()
     for own, share in zip(rows, shares, strict=True):
         rest[own, share] = 0
-    is_diagonal = width * len(rows) == len(down) and not rest.any()
-    ranks = shares if is_diagonal else [slice(None)] * len(rows)
+    is_diagonal = width * len(parts) == len(down) and not rest.any()
+    ranks = shares if is_diagonal else [slice(None)] * len(parts)
     return {
-        row.target: Product(up[own, rank], down[rank], ())
-        for row, own, rank in zip(layer.rows, rows, ranks, strict=True)
+        part.target: Product(up[own, rank], down[rank], ()) for part, own, rank in zip(parts, rows, ranks, strict=True)
     }
 
 
-def _joined(parts: Mapping[str, Product], rows: Sequence[Row]) -> Product:
-    """The change of a module: block-diagonal, with zeros for targets that the file does not change."""
-    first = next(row for row in rows if row.target in parts)
-    unit = len(parts[first.target].up) / first.layer.outputs  # a miniature is smaller than the published model
-    ups = [parts[row.target].up if row.target in parts else _zeros(row, unit) for row in rows]
-    up = np.zeros((sum(map(len, ups)), sum(part.shape[1] for part in ups)), np.float32)
+def _joined(products: Mapping[str, Product], parts: Sequence[_Part]) -> Product:
+    """The change of a module: block-diagonal, with zeros for parts that the file does not change; those with the same
+    second matrix share it."""
+    first = next(part for part in parts if part.target in products)
+    unit = len(products[first.target].up) / first.outputs  # a miniature is smaller than the published model
+    downs = [products[part.target].down for part in parts if part.target in products]
+    if len(downs) == len(parts) and all(np.array_equal(down, downs[0]) for down in downs):
+        return Product(np.concatenate([products[part.target].up for part in parts]), downs[0], ())
+    ups = [
+        products[part.target].up if part.target in products else np.zeros((round(part.outputs * unit), 0), np.float32)
+        for part in parts
+    ]
+    up = np.zeros((sum(map(len, ups)), sum(map(len, downs))), np.float32)
     row, rank = 0, 0
-    for part in ups:
-        up[row : row + len(part), rank : rank + part.shape[1]] = part
-        row, rank = row + len(part), rank + part.shape[1]
-    return Product(up, np.concatenate([parts[row.target].down for row in rows if row.target in parts]), ())
-
-
-def _zeros(row: Row, unit: float) -> Array:
-    return np.zeros((round(row.layer.outputs * unit), 0), np.float32)
+    for own in ups:
+        up[row : row + len(own), rank : rank + own.shape[1]] = own
+        row, rank = row + len(own), rank + own.shape[1]
+    return Product(up, np.concatenate(downs), ())

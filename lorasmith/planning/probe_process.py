@@ -116,6 +116,7 @@ def _whole_start(folder: Path) -> WholeStart:
         family,
         trained=family.traits.text_encoders if config.adapter.trains_text_encoder else (),
         tile=config.model.vae_tile_size,
+        text_form=config.model.text_encoder_precision,
     )
     found = scan_for(config, family.weights, check_pixels=False)
     trained, held_out = split_examples(config, found)

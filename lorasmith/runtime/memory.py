@@ -44,5 +44,6 @@ def with_lane(
         "precision": lane.precision,
         "offload": f"{lane.offload:g}",
         "tile": best.tile,
+        "text": best.text_form,
     }
     return config.with_values(best.settings), lanes, [("memory_lane", fields)]

@@ -1,27 +1,44 @@
-"""The files of a base model that consists of several, as a new run records them: found once, named ever after."""
+"""Facts of its base model that a new run settles: the form, where files do not tell it, and the files of a model that
+consists of several, found once and named ever after."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from lorasmith.config import RunConfig
+from lorasmith.errors import ModelError
+from lorasmith.families.locate import expanded
 from lorasmith.families.weights import BaseWeights
 
 
-def with_parts(config: RunConfig, weights: BaseWeights) -> tuple[RunConfig, tuple[tuple[str, dict[str, Any]], ...]]:
+def check_form(weights: BaseWeights) -> None:
+    """Returns where it is known what form of its family the base model is.
+
+    Raises:
+        ModelError: `model_form_unnamed`.
+    """
+    if weights.assumed:
+        raise ModelError("model_form_unnamed", path=str(weights.path), form=weights.assumed)
+
+
+def with_parts(
+    config: RunConfig, weights: BaseWeights, here: Path
+) -> tuple[RunConfig, tuple[tuple[str, dict[str, Any]], ...]]:
     """The settings with an absolute path for each file that is used besides the base model's own, and notices of those
     that the user has not named."""
+    named = {_absolute(here / expanded(path)) for path in (config.model.vae, *config.model.text_encoder) if path}
     vae, text = _sources(weights, ["vae"]), _sources(weights, weights.names.tokenizers)
-    beside = (
-        *(("vae", path) for path in vae if not config.model.vae),
-        *(("text-encoder", path) for path in text if not config.model.text_encoder),
-    )
-    notices = tuple(("part_beside", {"option": option, "path": path}) for option, path in beside)
+    beside = [("vae", path) for path in vae] + [("text-encoder", path) for path in text]
+    notices = tuple(("part_beside", {"option": option, "path": path}) for option, path in beside if path not in named)
     return config.with_values({("model", "vae"): "".join(vae), ("model", "text_encoder"): text}), notices
 
 
 def _sources(weights: BaseWeights, components: Iterable[str]) -> tuple[str, ...]:
-    paths = (os.path.abspath(weights.source(name)) for name in components if name in weights.replaced)  # noqa: PTH100 - resolving would follow links
-    return tuple(dict.fromkeys(paths))
+    return tuple(dict.fromkeys(_absolute(weights.source(name)) for name in components if name in weights.replaced))
+
+
+def _absolute(path: Path) -> str:
+    return os.path.abspath(path)  # noqa: PTH100 - resolving would follow the link

@@ -39,7 +39,7 @@ from lorasmith.runs.naming import FileNames
 from lorasmith.runs.states import SavedState, damage_listed, damage_of, find_states, newest_good
 from lorasmith.runtime.lora_inputs import check_base_weights, sizes_from
 from lorasmith.runtime.memory import Lanes, with_lane
-from lorasmith.runtime.model_parts import with_parts
+from lorasmith.runtime.model_parts import check_form, with_parts
 from lorasmith.runtime.moved import found_again, lines_about_places
 from lorasmith.runtime.read_in import with_files_read
 from lorasmith.runtime.settings import check_identity, check_installed, check_layers, check_lokr_effects, check_settings
@@ -116,7 +116,8 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
     _check_folders(run, config, here)
     start = find_init_from(config, here)
     weights = base_weights(config, here)
-    config, beside = with_parts(config, weights)
+    check_form(weights)
+    config, beside = with_parts(config, weights, here)
     check_init_from(start, config.adapter, weights.family)
     check_base_weights(config.model, weights.family, here)
     config = config.with_values(sizes_from(start, config.adapter, values, weights.family))

@@ -72,6 +72,7 @@ def load_dataset(
         dtype=dtype,
         device=device,
         tile=config.model.vae_tile_size,
+        text_form=config.model.text_encoder_precision,
     )
     encode = partial(
         encoded_examples,

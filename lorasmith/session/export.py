@@ -88,7 +88,8 @@ class Exporter:
         )
         if adapter.kind.name != "lora":  # of which diffusers reads no other
             programs -= {DIFFUSERS}
-        modules = {table.targets[target].module for target in adapter.layers if target.startswith("denoiser.")}
+        layers = (target for target in adapter.layers if target.startswith("denoiser."))
+        modules = {table.targets[row].module for target in layers for row in table.pieces.get(target, (target,))}
         for reading in readings(read_lora(path), family):
             if reading.program in programs and (reading.outcome, reading.layers) != ("whole", len(modules)):
                 raise ExportError("unread", f"{reading.program}: {reading.layers} / {len(modules)}")

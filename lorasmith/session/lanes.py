@@ -39,6 +39,9 @@ ENCODER_PIXEL = 5000  # bytes of a picture's pixel that the VAE encodes in float
 VAE = 4 * 84_000_000
 TILE = 512  # pixels on a side of a tile of the VAE
 VAE_TILE = ("model", "vae_tile_size")
+TEXT_FORM = ("model", "text_encoder_precision")
+SMALL_TEXT = "int8"
+TABLES = 1.2  # of the linear layers of a language model: its table of words, which stays whole
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(gib|gb|g|mib|mb|m)?", re.IGNORECASE)
 _UNITS = {"": 1 << 30, "g": 1 << 30, "gib": 1 << 30, "gb": 10**9, "m": 1 << 20, "mib": 1 << 20, "mb": 10**6}
 
@@ -77,11 +80,12 @@ class LaneEstimate:
     fixed: int
     encoding: int  # before the first step, where pictures or captions have to be encoded
     tile: int  # pixels on a side of the tiles that pictures are encoded in; 0: whole
+    text_form: str  # of the text encoders
     fits: bool
 
     @property
     def settings(self) -> Settings:
-        return {**self.lane.settings, VAE_TILE: self.tile}
+        return {**self.lane.settings, VAE_TILE: self.tile, TEXT_FORM: self.text_form}
 
     @property
     def total(self) -> int:
@@ -118,7 +122,8 @@ def estimates(
     adapter = _adapter_bytes(config, weights.depths)
     tile = _tile(config, picture, memory - FIXED[device], fixed)
     encoded = VAE + ENCODER_PIXEL * (min(picture, tile**2) if tile else picture)
-    encoding = FIXED[device] + max(encoded, 4 * footprint.text_parameters)
+    text_form, text = _text(config, weights, footprint, memory - FIXED[device], fixed)
+    encoding = FIXED[device] + max(encoded, text)
     found = []
     for lane in _lanes(config, device, fixed):
         base = _base_bytes(footprint, lane, number)
@@ -126,7 +131,7 @@ def estimates(
         activations = int(SPARE * kept * number * pixels / LATENT**2)
         total = base + adapter + activations + FIXED[device]
         fits = max(total, encoding) <= memory
-        found.append(LaneEstimate(lane, base, adapter, activations, FIXED[device], encoding, tile, fits))
+        found.append(LaneEstimate(lane, base, adapter, activations, FIXED[device], encoding, tile, text_form, fits))
     return found
 
 
@@ -208,6 +213,24 @@ def _most_pixels(config: RunConfig, examples: Iterable[Example], text: int) -> i
         (example.bucket.width * example.bucket.height + text) * subsets[example.subset].batch_size
         for example in examples
     )
+
+
+def _text(
+    config: RunConfig,
+    weights: BaseWeights,
+    footprint: Footprint,
+    memory: int,
+    fixed: Collection[tuple[str, str]],
+) -> tuple[str, int]:
+    """The form of the text encoders and their bytes. Language models that would not fit in `memory` bytes are kept in
+    8 bits; CLIP is small, and in float32."""
+    form: str = config.model.text_encoder_precision
+    whole = 4 * footprint.text_parameters
+    is_language = weights.noise.prediction == "flow"
+    if is_language and form == "auto" and TEXT_FORM not in fixed and whole > memory:
+        form = SMALL_TEXT
+    published = BYTES["bf16" if is_language else "fp32"]
+    return form, whole if form == "auto" else int(whole * TABLES * STORED[form] / published)
 
 
 def _tile(config: RunConfig, pixels: int, memory: int, fixed: Collection[tuple[str, str]]) -> int:

@@ -56,8 +56,6 @@ def _warn_of_model(weights: BaseWeights, startup: StartupContext) -> None:
         startup.warn("prediction_by_weights", path=path, prediction=noise.prediction)
     if noise.zero_terminal_snr and noise.prediction == "epsilon":
         startup.warn("zero_snr_epsilon", path=path)
-    if weights.assumed:
-        startup.warn("base_model_assumed", path=path, form=weights.assumed)
     if weights.distilled and weights.added is None:
         startup.warn("base_model_distilled", path=path, method=weights.distilled)
 

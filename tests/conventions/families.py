@@ -26,6 +26,10 @@ class Taught:
     """What it gives as latents of pictures with that many pixels on a side -> (B, C, h, w)."""
     call: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of its call: no guidance, short texts."""
+    steps: int = 500
+    """Of teaching."""
+    source: str = "diffusers"
+    """The module that has the class: of pipelines that are made of blocks, one with their interface is ours."""
 
     def encode(self, pipeline: Any, pixels: Tensor) -> Tensor:
         """Pixels -> what the pipeline takes as `latents`."""
@@ -75,6 +79,14 @@ def _as_they_are(pipeline: Any, latents: Tensor, side: int = 0) -> Tensor:
     return latents
 
 
+def _film(pipeline: Any, latents: Tensor) -> Tensor:
+    return latents[:, :, None]
+
+
+def _frame(pipeline: Any, latents: Tensor, side: int) -> Tensor:
+    return latents[:, :, 0]
+
+
 FAMILIES = {
     "krea2": Taught(
         "Krea2Pipeline",
@@ -91,5 +103,14 @@ FAMILIES = {
         _as_they_are,
         _as_they_are,
         {"guidance_scale": 0.0},
+    ),
+    "anima": Taught(
+        "AnimaPipeline",
+        _qwen_statistics,
+        _qwen_latents,
+        _film,
+        _frame,
+        steps=1200,  # its captions are a few among 512 tokens
+        source="tests.conventions.anima",
     ),
 }

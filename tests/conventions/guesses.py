@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from lorasmith.families.anima.family import CONDITIONER, Anima
 from lorasmith.families.krea2 import text as krea2_text
 from lorasmith.families.krea2.layout import taps
 from lorasmith.families.qwen_text import hidden_states
@@ -127,6 +128,45 @@ def _zimage_no_learned_tokens(case: Case, level: float) -> tuple[Tensor, Tensor]
     return with_texts(case, level, text_of)
 
 
+# -- Anima -----------------------------------------------------------------------------------------
+
+
+def _anima_zeros_left_out(case: Case, level: float) -> tuple[Tensor, Tensor]:
+    """Texts padded to the longest of them."""
+    weights = case.family.weights
+    longest = max(len(row[EMBEDS]) for row in case.rows)
+    conditioner = {**weights.configs[CONDITIONER], "min_sequence_length": longest}
+    family = Anima(replace(weights, configs={**weights.configs, CONDITIONER: conditioner}), case.family.text)
+    return ask(replace(case, family=family), level)
+
+
+def _anima_states_before_the_norm(case: Case, level: float) -> tuple[Tensor, Tensor]:
+    encoder, conditioner = case.pipeline.text_encoder, case.pipeline.text_conditioner
+    states: list[Tensor] = []
+
+    @torch.no_grad()
+    def text_of(caption: str) -> Rows:
+        tokens = case.family.tokenize(caption)
+        encoder(input_ids=tokens["token_ids"][None])
+        return {EMBEDS: conditioner(states.pop(), tokens["t5_token_ids"][None])[0]}
+
+    with encoder.norm.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0])):
+        return with_texts(case, level, text_of)
+
+
+def _anima_t5_tokens_alone(case: Case, level: float) -> tuple[Tensor, Tensor]:
+    """As where Qwen3's states are left out: the queries of the conditioner have nothing to attend to."""
+    conditioner = case.pipeline.text_conditioner
+
+    @torch.no_grad()
+    def text_of(caption: str) -> Rows:
+        ids = case.family.tokenize(caption)["t5_token_ids"]
+        nothing = torch.zeros(1, 1, conditioner.config.source_dim)
+        return {EMBEDS: conditioner(nothing, ids[None])[0, : len(ids)]}
+
+    return with_texts(case, level, text_of)
+
+
 GUESSES: Mapping[str, Mapping[str, Guess]] = {
     "krea2": {
         **EVERYWHERE,
@@ -141,9 +181,17 @@ GUESSES: Mapping[str, Mapping[str, Guess]] = {
         "captions without learned tokens": _zimage_no_learned_tokens,
         "text behind the final norm": _zimage_final_norm,
     },
+    "anima": {
+        **EVERYWHERE,
+        "norm of latents forgotten": latents_as_they_come,
+        "zeros behind the text left out": _anima_zeros_left_out,
+        "text before the final norm": _anima_states_before_the_norm,
+        "T5's tokens alone": _anima_t5_tokens_alone,
+    },
 }
 REACH_THE_VARIANCE: Mapping[str, frozenset[str]] = {
     "krea2": frozenset({"sign", "norm of latents forgotten", "mask dropped"}),
+    "anima": frozenset({"sign", "time x 1000", "norm of latents forgotten", "zeros behind the text left out"}),
     "zimage": frozenset({"sign", "time x 1000", "captions without learned tokens", "text behind the final norm"}),
 }
 """Guesses that are no better than predicting nothing, at s = 0.5."""

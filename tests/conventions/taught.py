@@ -11,6 +11,7 @@ import json
 import math
 import random
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from lorasmith.seeding import fold
 from tests.conventions.families import FAMILIES, Taught
 
 SIDE = 64  # pixels
-STEPS, BATCH, RATE = 500, 12, 4e-3
+BATCH, RATE = 12, 4e-3
 PLACES = 1  # pictures of each scene
 GROUNDS = ("black", "white", "yellow")
 SCENES = [
@@ -70,9 +71,8 @@ def pixels_of(pictures: Sequence[Image.Image]) -> Tensor:
 
 def load_pipeline(folder: Path, family: Taught) -> Any:
     """diffusers' pipeline in float32."""
-    import diffusers
-
-    pipeline = getattr(diffusers, family.pipeline).from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    kind = getattr(import_module(family.source), family.pipeline)
+    pipeline = kind.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -95,9 +95,10 @@ def velocity(pipeline: Any, family: Taught, latents: Tensor, levels: Tensor, cap
     return pipeline.scheduler.velocity
 
 
-def teach(folder: Path, name: str, *, steps: int = STEPS) -> list[float]:
+def teach(folder: Path, name: str) -> list[float]:
     """Trains the denoiser in a diffusers folder and writes it back; the losses."""
     family = FAMILIES[name]
+    steps = family.steps
     _measure_latents(folder, family)
     pipeline = load_pipeline(folder, family)
     pipeline.scheduler = asking_at_levels(pipeline)

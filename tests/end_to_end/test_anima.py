@@ -33,7 +33,7 @@ def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("anima") / "model")
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.ci)])
 def test_it_trains_and_continues_to_the_same_bytes(make_workshop: MakeWorkshop, precision: str) -> None:
     values: dict[tuple[str, str], Any] = {**SETTINGS, ("model", "precision"): precision}
     straight, pieces = make_workshop("straight"), make_workshop("pieces")
@@ -47,6 +47,7 @@ def test_it_trains_and_continues_to_the_same_bytes(make_workshop: MakeWorkshop, 
     assert evaluated and all(event.validation is not None for event in evaluated)
 
 
+@pytest.mark.ci
 def test_comfyuis_files_give_the_bytes_of_the_folder(
     make_workshop: MakeWorkshop, base_model: Path, tmp_path: Path
 ) -> None:
@@ -93,7 +94,7 @@ def test_diffusers_applies_every_layer_of_the_file_as_trained(workshop: Workshop
         assert expected.any() and torch.allclose(change, expected, atol=1e-6), name
 
 
-@pytest.mark.parametrize("naming", ["own", "diffusers"])
+@pytest.mark.parametrize("naming", [pytest.param("own", marks=pytest.mark.ci), "diffusers"])
 def test_a_file_is_where_another_run_starts(make_workshop: MakeWorkshop, tmp_path: Path, naming: str) -> None:
     first, second = make_workshop("first"), make_workshop("second")
     assert first.new(2, SETTINGS).exit_code == ExitCode.FINISHED

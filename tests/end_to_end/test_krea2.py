@@ -66,6 +66,8 @@ def test_comfyuis_files_train_to_the_bytes_of_the_folder(
     whole, split = make_workshop("whole"), make_workshop("split")
     assert whole.new(3, values).exit_code == ExitCode.FINISHED
     start = {**values, ("model", "base_model"): str(file)}
+    beside = [fields["option"] for code, fields in split.start_new(3, start).warnings if code == "part_beside"]
+    assert beside == ["vae", "text-encoder"]
     assert split.new(3, start, stop_after=1).exit_code == ExitCode.STOPPED
     vae = models / "vae" / "qwen_image_vae.safetensors"
     shutil.copy(vae, models / "vae" / "another qwen.safetensors")

@@ -1,6 +1,8 @@
 """It learns: a LoRA lowers the loss on its own pictures, and only there, and only with a learning rate."""
 
 import shutil
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ pytestmark = pytest.mark.slow
 
 PRETRAINING_STEPS = 250
 STEPS = 60
+DRAWS = 12  # of noise and a timestep, for each picture
 # LoKr's matrices are small, as both of its factors are, and are usually trained with a larger learning rate. In layers
 # as narrow as these, factors as equal as possible would leave too few numbers to learn with: 80 for 32 x 32.
 LOKR = {"kind": "lokr", "lokr_factor": 2}
@@ -29,10 +32,19 @@ LEARNING = {("training", "batch_size"): 4}
 
 
 @pytest.fixture(scope="module")
-def taught(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def teach(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Each family once: pytest would make a fixture with a parameter again for each test."""
+    return cache(lambda family: _taught(family, tmp_path_factory.mktemp("taught")))
+
+
+@pytest.fixture
+def taught(request: pytest.FixtureRequest, teach: Callable[[str], Path]) -> Path:
+    return teach(request.param)
+
+
+def _taught(family: str, folder: Path) -> Path:
     """A small model whose whole UNet was trained briefly on drawn pictures of its own; a folder with `base` in it."""
-    folder = tmp_path_factory.mktemp("taught")
-    make_model(folder / "base", family=request.param, size="miniature" if request.param == "sd15" else "nano")
+    make_model(folder / "base", family=family, size="miniature" if family == "sd15" else "nano")  # type: ignore[arg-type]
     draw_pictures(folder / "lora_train_set", 24, seed=11, size=(64, 64), repeats=1)
     with pytest.MonkeyPatch.context() as patch:
         workshop = Workshop(folder, folder / "base", patch)
@@ -75,14 +87,10 @@ def mean_loss(loaded: LoadedRun) -> float:
     total: list[Tensor] = []
     with torch.no_grad():
         for number in range(len(loaded.trained)):
-            batch = _batch_of(loaded, number)
-            draws = [draw_numbers(Draw(99, number, micro), batch.latents) for micro in range(12)]
-            total += [loaded.context.losses(batch, numbers) for numbers in draws]
+            inputs = loaded.context.family.collate([loaded.batches.cached[number].inputs] * DRAWS)
+            batch = Batch(inputs, (number,) * DRAWS)
+            total.append(loaded.context.losses(batch, draw_numbers(Draw(99, number, 0), batch.latents)))
     return float(torch.cat(total).mean())
-
-
-def _batch_of(loaded: LoadedRun, number: int) -> Batch:
-    return Batch(loaded.context.family.collate([loaded.batches.cached[number].inputs]), (number,))
 
 
 def before_and_after(own: Workshop, strange: Path, lr: float, **adapter: Any) -> tuple[float, ...]:
@@ -140,7 +148,7 @@ def test_the_loss_falls_on_its_own_pictures(own: Workshop, strange: Path, adapte
     assert other_after > 0.9 * other_before, figures
 
 
-@pytest.mark.parametrize("taught", ["sdxl"], indirect=True)  # the last one made above
+@pytest.mark.parametrize("taught", ["sdxl"], indirect=True)
 def test_not_without_a_learning_rate(own: Workshop, strange: Path) -> None:
     before, after, _, _ = before_and_after(own, strange, lr=0.0)
     assert after == before

@@ -1,6 +1,6 @@
 """P2: stopped anywhere and continued, a run ends with the same bytes as one that never stopped."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -49,33 +49,38 @@ EVERYTHING: Values = {
 
 def rows() -> Iterator[Any]:
     """Every optimizer with every stop and every shape, and every stop with every shape: a Latin square. By default two
-    of its rows; then all ways of training together. test_same_bytes has a model of three levels."""
+    of its rows, cut in both ways, the others in one (each optimizer, stop and shape in both); then all ways of training
+    together. test_same_bytes has a model of three levels."""
     for one, name in enumerate(OPTIMIZERS):
         for other, where in enumerate(STOPS):
             shape = SHAPES[one ^ other]
             values = settings(name, shape, values={("lr_schedule", "warmup_steps"): 3 * (other % 2)})
-            tier = [] if (name, where) in BY_DEFAULT else [pytest.mark.ci]
-            yield pytest.param(values, STOPS[where], id=f"{name}-{where}-{shape}", marks=tier)
-    yield pytest.param(settings(values=EVERYTHING), 2, id="everything", marks=pytest.mark.ci)
-    yield pytest.param(settings(values={("model", "precision"): "bf16"}), 4, id="bf16", marks=pytest.mark.ci)
+            way = (one // 2 + other) % 2
+            ways, tier = (WAYS, []) if (name, where) in BY_DEFAULT else (WAYS[way : way + 1], [pytest.mark.ci])
+            yield pytest.param(values, STOPS[where], ways, id=f"{name}-{where}-{shape}", marks=tier)
+    yield pytest.param(settings(values=EVERYTHING), 2, WAYS, id="everything", marks=pytest.mark.ci)
+    yield pytest.param(settings(values={("model", "precision"): "bf16"}), 4, WAYS, id="bf16", marks=pytest.mark.ci)
 
 
 BY_DEFAULT = (("adamw", "first"), ("prodigy", "mid_epoch"))
+WAYS = ("stopped", "in pieces")
 
 
-@pytest.mark.parametrize(("values", "stop_at"), list(rows()))
-def test_stop_and_continue_equals_straight(make_workshop: MakeWorkshop, values: Values, stop_at: int) -> None:
-    straight, stopped, pieces = (make_workshop(name) for name in ("straight", "stopped", "pieces"))
+@pytest.mark.parametrize(("values", "stop_at", "ways"), list(rows()))
+def test_stop_and_continue_equals_straight(
+    make_workshop: MakeWorkshop, values: Values, stop_at: int, ways: Sequence[str]
+) -> None:
+    straight = make_workshop("straight")
     assert straight.new(STEPS, values).exit_code == ExitCode.FINISHED
-
-    assert stopped.new(STEPS, values, stop_after=stop_at).exit_code == ExitCode.STOPPED
-    assert stopped.train_state()["step"] == stop_at
-    assert stopped.go_on(None).exit_code == ExitCode.FINISHED
-
-    assert pieces.new(stop_at, values).exit_code == ExitCode.FINISHED
-    assert pieces.go_on(STEPS - stop_at).exit_code == ExitCode.FINISHED
-
-    for other in (stopped, pieces):
+    for way in ways:
+        other = make_workshop(way)
+        if way == "stopped":
+            assert other.new(STEPS, values, stop_after=stop_at).exit_code == ExitCode.STOPPED
+            assert other.train_state()["step"] == stop_at
+            assert other.go_on(None).exit_code == ExitCode.FINISHED
+        else:
+            assert other.new(stop_at, values).exit_code == ExitCode.FINISHED
+            assert other.go_on(STEPS - stop_at).exit_code == ExitCode.FINISHED
         assert other.train_state()["step"] == STEPS
         assert other.losses() == straight.losses()
         assert other.digest() == straight.digest()

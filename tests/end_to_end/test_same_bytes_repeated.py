@@ -1,7 +1,11 @@
-"""P2 again and again: 12 steps = 5 + 7 = 5 + 1 + 6 in fresh processes, and kills. REPEATS says how often."""
+"""P2 again and again: 12 steps = 5 + 7 = 5 + 1 + 6 in fresh processes, and kills. REPEATS says how often.
+
+Once, only on the demo's model and as it is trained by default: test_same_bytes has the miniature in both precisions.
+"""
 
 import os
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,12 +31,12 @@ OPTIONS = (
 )
 
 
-@pytest.fixture(params=["miniature", "demo"])
+@pytest.fixture(params=["demo"] if REPEATS == 1 else ["miniature", "demo"])
 def base_model(request: pytest.FixtureRequest, miniature: Path) -> Path:
     return miniature if request.param == "miniature" else Path("demo")
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32"] if REPEATS == 1 else ["fp32", "bf16"])
 def test_however_a_run_is_cut_it_ends_with_the_same_bytes(make_workshop: MakeWorkshop, precision: str) -> None:
     options = (*OPTIONS, "--precision", precision, "--evaluate-every", "0")
     straight = make_workshop("straight")
@@ -42,8 +46,8 @@ def test_however_a_run_is_cut_it_ends_with_the_same_bytes(make_workshop: MakeWor
     for number in range(REPEATS):
         two, three, killed = (make_workshop(f"{name}{number}") for name in ("two", "three", "killed"))
         train(two, "--new", "--steps", "5", *options)
+        shutil.copytree(two.run.root, three.run.root)
         train(two, "--continue", "--steps", "7")
-        train(three, "--new", "--steps", "5", *options)
         train(three, "--continue", "--steps", "1")
         train(three, "--continue", "--steps", "6")
         train_killed_at(killed, chance.randrange(1, 11), "--new", "--steps", "12", "--save-every", "2", *options)

@@ -51,7 +51,7 @@ def done(folder: Path) -> int:
 @pytest.mark.ci
 def test_the_first_days_of_a_lora(folder: Path) -> None:
     # The first run asks for the base model, offers the WebUI's, and remembers it; then for the steps.
-    first = started(folder, "--new")
+    first = started(folder, "--new", "--evaluate-every", "0")
     first.expect("Which base model")
     first.expect(r"favourite\.safetensors")
     first.expect(":")

@@ -38,10 +38,12 @@ def trained(sizes: tuple[int, ...]) -> tuple[TrainState, StepContext, CompiledEx
     assert isinstance(denoiser, nn.Sequential)
     execution = CompiledExecution(context.execution, state.adapter, context.device, [denoiser[0]])
     context = replace(context, execution=execution)
+    before = execution.recorded
     for micro in range(len(sizes)):
         batch = context.batches.at(1, micro)[1]
         execution.prepare(batch, numbers_at(context, 1, micro, batch))
     assert not state.adapter.gradient().any()
+    assert execution.recorded == before + len(set(sizes))
     results = [train_step(state, context) for _ in range(STEPS)]
     assert all(isinstance(one, StepResult) for one in results)
     return state, context, execution, results

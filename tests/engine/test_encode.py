@@ -1,5 +1,6 @@
 """Examples become inputs: each file is read once, and nothing that encodes stays loaded."""
 
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -44,3 +45,18 @@ def test_a_trained_text_encoder_gets_tokens_and_the_other_encoders_are_gone(
     loaded = load(workshop.run, stop_at=4)
     assert set(loaded.context.models) == ({"denoiser", "text_encoder"} if trains_text else {"denoiser"})
     assert set(loaded.batches.at(1, 0)[1].inputs) == {"latents", *inputs}
+
+
+def test_text_encoders_may_be_kept_in_less_memory(workshop: Workshop) -> None:
+    """What they make is cached beside what they make as they are published, and differs little from it."""
+
+    def embeds(form: str) -> list[torch.Tensor]:
+        stage(workshop.start_new(4, {("model", "text_encoder_precision"): form, ("model", "precision"): "fp32"}))
+        found = load(workshop.run, stop_at=4).batches.cached
+        shutil.rmtree(workshop.run.staging)
+        return [cached.inputs["prompt_embeds"] for cached in found]
+
+    published, small, again = embeds("auto"), embeds("int8"), embeds("auto")
+    for plain, rounded, same in zip(published, small, again, strict=True):
+        assert torch.equal(plain, same)
+        assert 0 < float((rounded - plain).norm() / plain.norm()) < 0.05

@@ -10,6 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from lorasmith.errors import ModelError
 from lorasmith.families import load_family
+from lorasmith.families.base import ModelFamily
+from lorasmith.families.headers import read_header
 from lorasmith.families.identity import component_sha256, files_sha256, weights_sha256
 from lorasmith.families.recognize import recognize
 from lorasmith.families.split_files import bare_names
@@ -34,19 +36,24 @@ def sources(weights: BaseWeights) -> dict[str, Path]:
     return {name: part.asked for name, part in weights.replaced.items()}
 
 
-def test_every_tensor_is_that_of_the_folder(folder: Path, file: Path) -> None:
-    whole, split = (load_family(recognize(path)) for path in (folder, file))
-    for load in (
-        lambda family: family.load_encoders(CPU),
-        lambda family: family.load_models(trained=(), dtype=torch.bfloat16, device=CPU),
-    ):
-        ours, theirs = load(whole), load(split)
-        for name, module in ours.items():
-            tensors, others = module.state_dict(), theirs[name].state_dict()
+def assert_equal(ours: ModelFamily, theirs: ModelFamily) -> None:
+    """The same tensors in the same types, and the same tokens."""
+    for dtype in (torch.float32, torch.bfloat16):
+        first, second = (
+            {**family.load_encoders(CPU), **family.load_models(trained=(), dtype=dtype, device=CPU)}
+            for family in (ours, theirs)
+        )
+        assert first.keys() == second.keys() == {"vae", "text_encoder", "denoiser"}
+        for name, module in first.items():
+            tensors, others = module.state_dict(), second[name].state_dict()
             assert tensors.keys() == others.keys()
             assert all(torch.equal(tensors[key], others[key]) for key in tensors)
             assert all(tensors[key].dtype == others[key].dtype for key in tensors)
-    assert torch.equal(whole.tokenize("a red ring")["token_ids"], split.tokenize("a red ring")["token_ids"])
+    assert torch.equal(ours.tokenize("a red ring")["token_ids"], theirs.tokenize("a red ring")["token_ids"])
+
+
+def test_every_tensor_is_that_of_the_folder(folder: Path, file: Path) -> None:
+    assert_equal(load_family(recognize(file)), load_family(recognize(folder)))
 
 
 def test_files_beside_the_model_are_found_where_comfyui_has_them(file: Path, tmp_path: Path) -> None:
@@ -67,6 +74,28 @@ def test_files_beside_the_model_are_found_where_comfyui_has_them(file: Path, tmp
     with pytest.raises(ModelError, match="part_several") as error:
         recognize(moved)
     assert len(error.value.fields["paths"]) == 3 and error.value.fields["option"] == "vae"
+
+
+def test_a_file_of_all_parts_needs_no_other(folder: Path, file: Path, tmp_path: Path) -> None:
+    """As ComfyUI saves checkpoints."""
+    models = file.parents[1]
+    text = {f"text_encoders.qwen3vl_4b.transformer.{key}": tensor for key, tensor in load_file(models / TEXT).items()}
+    vae = {f"vae.{key}": tensor for key, tensor in load_file(models / VAE).items()}
+    metadata = read_header(file).metadata
+    whole = tmp_path / "checkpoints" / "krea2_base.safetensors"
+    whole.parent.mkdir()
+    save_file({**load_file(file), **text, **vae}, whole, dict(metadata))
+    weights = recognize(whole)
+    assert weights.replaced == {}
+    assert_equal(load_family(weights), load_family(recognize(folder)))
+    assert_equal(load_family(recognize(whole, parts=PartFiles(vae=models / VAE))), load_family(recognize(folder)))
+
+
+def test_the_denoiser_of_a_folder_may_stand_alone(folder: Path, file: Path, tmp_path: Path) -> None:
+    tensors = load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors")
+    save_file(tensors, tmp_path / "raw.safetensors", dict(read_header(file).metadata))
+    weights = recognize(tmp_path / "raw.safetensors", parts=PartFiles(folder, (folder,)))
+    assert_equal(load_family(weights), load_family(recognize(folder)))
 
 
 def test_one_error_names_all_files_that_are_missing(file: Path) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -104,10 +104,29 @@ class Disk:
         for one in choices:
             count *= len(one)
         is_exhaustive = count <= most
+        if is_exhaustive:
+            return list(dict.fromkeys(self._every_tree(free, dict(zip(files, choices, strict=True))))), True
         found: dict[Tree, None] = {}
-        for lost, picked in _all(free, choices) if is_exhaustive else _some(free, choices, most, rng):
+        for lost, picked in _some(free, choices, most, rng):
             found[self._tree(lost, dict(zip(files, picked, strict=True)))] = None
-        return list(found), is_exhaustive
+        return list(found), False
+
+    def _every_tree(self, free: list[Change], ways: Mapping[int, list[bytes]]) -> Iterator[Tree]:
+        """By what lies at which path, then by what those files hold: far fewer than there are ways to get there."""
+        reached: dict[frozenset[tuple[int, str, int]], Names] = {frozenset(): _copy(self.names)}
+        for change in self.pending:
+            before, is_free = list(reached.values()), any(change is one for one in free)
+            reached = dict(reached) if is_free else {}
+            for names in before:
+                changed = _copy(names)
+                apply(changed, change)
+                reached[frozenset((folder, *entry) for folder in changed for entry in changed[folder].items())] = (
+                    changed
+                )
+        for paths in dict.fromkeys(self._paths(names) for names in reached.values()):
+            shown = [node for node in ways if any(node == one for _, one in paths)]
+            for picked in product(*(ways[node] for node in shown)):
+                yield self._filled(paths, dict(zip(shown, picked, strict=True)))
 
     def _at(self, node: int) -> set[tuple[int, str]]:
         """Everywhere a node may have its name."""
@@ -134,23 +153,30 @@ class Disk:
         return any(folder in seen and _is_read(name) for folder, name in places)
 
     def _tree(self, lost: frozenset[int], picked: dict[int, bytes]) -> Tree:
-        names = {folder: dict(entries) for folder, entries in self.names.items()}
+        names = _copy(self.names)
         for change in self.pending:
             if id(change) not in lost:
                 apply(names, change)
-        rows: list[tuple[str, bytes | None]] = []
+        return self._filled(self._paths(names), picked)
+
+    def _paths(self, names: Names) -> tuple[tuple[str, int], ...]:
+        """What a reader finds, in order; the node at each path."""
+        rows = []
         todo = [(1, "")]
         while todo:
             folder, path = todo.pop()
             for name, node in names.get(folder, {}).items():
-                if not _is_read(name):
-                    continue
-                if node in self.folders:
-                    rows.append((path + name, None))
-                    todo.append((node, f"{path}{name}/"))
-                else:
-                    rows.append((path + name, picked[node] if node in picked else self._content(node)))
-        return tuple(sorted(rows, key=lambda row: row[0]))
+                if _is_read(name):
+                    rows.append((path + name, node))
+                    if node in self.folders:
+                        todo.append((node, f"{path}{name}/"))
+        return tuple(sorted(rows))
+
+    def _filled(self, paths: Iterable[tuple[str, int]], picked: Mapping[int, bytes]) -> Tree:
+        return tuple(
+            (path, None if node in self.folders else picked[node] if node in picked else self._content(node))
+            for path, node in paths
+        )
 
     def _content(self, node: int) -> bytes:
         return self.ways[node][-1] if node in self.ways else self.contents.get(node, b"")
@@ -165,11 +191,8 @@ def _is_read(name: str) -> bool:
     return bool(name) and not name.startswith(".") and name not in UNREAD
 
 
-def _all(free: list[Change], choices: list[list[bytes]]) -> Iterator[tuple[frozenset[int], tuple[bytes, ...]]]:
-    for kept in product((False, True), repeat=len(free)):
-        lost = frozenset(id(one) for is_kept, one in zip(kept, free, strict=True) if not is_kept)
-        for picked in product(*choices):
-            yield lost, picked
+def _copy(names: Names) -> Names:
+    return {folder: dict(entries) for folder, entries in names.items()}
 
 
 def _some(

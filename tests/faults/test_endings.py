@@ -121,22 +121,26 @@ def test_a_crash_that_comes_back_at_the_same_step(workshop: Workshop, how: str) 
     assert ending.report["interruptions"] == 4
 
 
-@pytest.mark.parametrize("how", of_both("moves_on", "kill_later"))
-def test_a_crash_that_moves_on_each_time(workshop: Workshop, how: str) -> None:
-    ending = ended(workshop, 13, how=how)
-    assert ending.exit_code == ExitCode.FINISHED
-    assert [one.in_vain for one in ending.of(WorkerRestarted)] == [1] * 6, "more than three, none of them in vain"
-    assert ending.of(GivenUp) == []
-    assert ending.steps == list(range(1, 14))
-    assert (ending.report["done"], ending.report["is_finished"]) == (13, True)
+@pytest.mark.ci
+def test_a_crash_that_moves_on_each_time(workshop: Workshop) -> None:
+    check_that_it_moves_on(workshop, "child:moves_on")
 
 
 @LONG
 def test_the_bytes_of_one_that_died_six_times(make_workshop: Callable[[str], Workshop]) -> None:
     undisturbed, unlucky = make_workshop("undisturbed"), make_workshop("unlucky")
     assert ended(undisturbed, 13).exit_code == ExitCode.FINISHED
-    assert ended(unlucky, 13, how="worker:kill_later").exit_code == ExitCode.FINISHED
+    check_that_it_moves_on(unlucky, "worker:kill_later")
     assert unlucky.digest() == undisturbed.digest()
+
+
+def check_that_it_moves_on(workshop: Workshop, how: str) -> None:
+    ending = ended(workshop, 13, how=how)
+    assert ending.exit_code == ExitCode.FINISHED
+    assert [one.in_vain for one in ending.of(WorkerRestarted)] == [1] * 6, "more than three, none of them in vain"
+    assert ending.of(GivenUp) == []
+    assert ending.steps == list(range(1, 14))
+    assert (ending.report["done"], ending.report["is_finished"]) == (13, True)
 
 
 @pytest.mark.ci

@@ -1,11 +1,16 @@
 """Families by the names of layers."""
 
+from pathlib import Path
+
 import pytest
 
+from lorasmith.families import FAMILIES
 from lorasmith.families.headers import TensorInfo
 from lorasmith.lora_files.keys import DOWN, UP, split_key
 from lorasmith.lora_files.modules import Module
 from lorasmith.lora_files.names import FAMILY_NAMES, families_of, layers_of
+from lorasmith.lora_files.reader import read_lora
+from tests.families.tiny import write_header
 
 
 def modules(*names: str, inputs: int = 64, outputs: int = 32) -> list[Module]:
@@ -138,3 +143,26 @@ def test_chroma_is_flux_with_other_metadata_or_layers_of_its_own() -> None:
     assert families_of(fused, {}) == ("flux1",)
     assert families_of(fused, {"modelspec.architecture": "chroma/lora"}) == ("chroma",)
     assert families_of(fused + modules("lora_unet_distilled_guidance_layer_in_proj"), {}) == ("chroma",)
+
+
+LISTS = sorted((Path(__file__).parent / "published").glob("*.txt"))
+
+
+@pytest.mark.parametrize("path", LISTS, ids=lambda path: path.stem)
+def test_the_family_of_a_published_file(path: Path, tmp_path: Path) -> None:
+    """Where a source states no shapes, tensors have a single number: names decide."""
+    _, family, *lines = path.read_text(encoding="ascii").splitlines()
+    has_shapes = any(" " in line for line in lines)
+    shapes = {}
+    for line in lines:
+        key, *sides = line.split()
+        shapes[key] = tuple(map(int, sides)) if has_shapes or key.endswith(".alpha") else (1, 1)
+    file = read_lora(write_header(tmp_path / "lora.safetensors", shapes))
+    assert FAMILY_NAMES.get(file.family, file.family) == family.removeprefix("# ")
+    assert len(file.modules) > 0
+
+
+def test_there_are_lists_of_all_families() -> None:
+    """Keys and shapes of LoRA files that people have published."""
+    stated = {path.read_text(encoding="ascii").splitlines()[1].removeprefix("# ") for path in LISTS}
+    assert len(LISTS) >= 15 and {FAMILY_NAMES[name] for name in FAMILIES} - {"SD 1.x", "SD 2.x", "SDXL"} <= stated

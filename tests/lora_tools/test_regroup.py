@@ -68,6 +68,24 @@ def test_every_layer_keeps_its_change(tmp_path: Path, family: str) -> None:
             torch.testing.assert_close(found[target], change, msg=f"{path.name} {target}")
 
 
+def test_a_part_of_a_module_makes_rows_of_zeros(tmp_path: Path) -> None:
+    family = next(name for name in DOTTED if any(len(rows) > 1 for rows in layers_of(name).known.modules.values()))
+    table = layers_of(family).known
+    module = next(name for name, rows in table.modules.items() if len(rows) > 1)
+    made = small(family)
+    rows = [row.target for row in table.modules[module]]
+    kept = {name: tensor for name, tensor in made.tensors.items() if name.rpartition(".lora_")[0] == rows[1]}
+    source, out = tmp_path / "part.safetensors", tmp_path / "out.safetensors"
+    path = f"transformer.{rows[1].partition('.')[2]}"
+    save_file(
+        {f"{path}.lora_A.weight": kept[f"{rows[1]}.{DOWN}"], f"{path}.lora_B.weight": kept[f"{rows[1]}.{UP}"]}, source
+    )
+    convert(source, out, to="kohya")
+    found = changes(out, family)
+    assert {target for target, change in found.items() if change.any()} == {rows[1]}
+    torch.testing.assert_close(found[rows[1]], kept[f"{rows[1]}.{UP}"] @ kept[f"{rows[1]}.{DOWN}"])
+
+
 def test_tools_that_do_not_write_these_names_say_so(tmp_path: Path) -> None:
     made, source = small("krea2"), tmp_path / "own.safetensors"
     save_file({name: tensor.contiguous() for name, tensor in made.named(name_table("krea2")).items()}, source)

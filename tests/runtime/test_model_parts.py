@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import pytest
+
 from lorasmith.config import RunConfig
+from lorasmith.errors import ModelError
 from lorasmith.families.recognize import recognize
 from lorasmith.families.weights import PartFiles
-from lorasmith.runtime.model_parts import with_parts
+from lorasmith.runtime.model_parts import check_form, with_parts
 from tests.families.krea2.miniature import make_model, make_split
 
 
@@ -15,16 +18,27 @@ def test_files_that_are_found_are_recorded_and_named(tmp_path: Path) -> None:
         tmp_path / "models" / name
         for name in ("text_encoders/qwen3vl_4b.safetensors", "vae/qwen_image_vae.safetensors")
     )
-    config, notices = with_parts(RunConfig(), recognize(model))
+    config, notices = with_parts(RunConfig(), recognize(model), tmp_path)
     assert (config.model.vae, config.model.text_encoder) == (str(vae), (str(text),))
     assert notices == (
         ("part_beside", {"option": "vae", "path": str(vae)}),
         ("part_beside", {"option": "text-encoder", "path": str(text)}),
     )
-    again, notices = with_parts(config, recognize(model, parts=PartFiles(vae, (text,))))
+    again, notices = with_parts(config, recognize(model, parts=PartFiles(vae, (text,))), tmp_path)
     assert again == config and notices == ()
+    asked = RunConfig().with_values({("model", "text_encoder"): ("models/text_encoders/qwen3vl_4b.safetensors",)})
+    again, notices = with_parts(asked, recognize(model, parts=PartFiles(text_encoders=(text,))), tmp_path)
+    assert again == config and [fields["option"] for _, fields in notices] == ["vae"]
 
 
 def test_a_folder_has_all_in_itself(tmp_path: Path) -> None:
-    config, notices = with_parts(RunConfig(), recognize(make_model(tmp_path / "model")))
+    config, notices = with_parts(RunConfig(), recognize(make_model(tmp_path / "model")), tmp_path)
     assert config == RunConfig() and notices == ()
+
+
+def test_a_form_that_nothing_tells_has_to_be_named(tmp_path: Path) -> None:
+    model = make_split(make_model(tmp_path / "model"), tmp_path / "models", name="mine")
+    with pytest.raises(ModelError, match="model_form_unnamed") as caught:
+        check_form(recognize(model))
+    assert caught.value.fields["form"] == "Krea 2 Raw"
+    check_form(recognize(model, form="base"))

@@ -7,17 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from diffusers import Krea2Transformer2DModel
 
 from lorasmith.config import RunConfig
 from lorasmith.data.types import Example, Offset, Size
 from lorasmith.errors import ConfigError
+from lorasmith.families.krea2.footprint import denoiser_footprint
 from lorasmith.families.places import whole
+from lorasmith.families.recognize import recognize
 from lorasmith.families.unet_footprint import footprint
 from lorasmith.families.weights import BaseWeights, ComponentNames, NoiseSettings
 from lorasmith.session.lanes import (
     CHECKPOINTING,
     OFFLOAD,
     PRECISION,
+    TEXT_FORM,
     VAE_TILE,
     Lane,
     LaneEstimate,
@@ -25,6 +30,7 @@ from lorasmith.session.lanes import (
     estimates,
     size_of,
 )
+from tests.families.krea2.miniature import make_model as make_krea2
 
 GIB = 1 << 30
 PARAMETERS = {"sd15": 859_520_964, "sdxl": 2_567_463_684}
@@ -55,13 +61,16 @@ def found(
 ) -> list[LaneEstimate]:
     weights = weights_of(family)
     config = RunConfig().with_values({("model", "family"): family, **CUDA, **(values or {})})
-    size = Size(side, side)
-    examples = [Example(Path("a"), "words", 1, size, size, size, Offset(0, 0), "sha", "hash")]
     sizes = footprint(weights)
     assert sizes is not None
     fixed = (values or {}).keys()
     sizes = replace(sizes, text_pixels=text_pixels)
-    return estimates(config, weights, sizes, examples, memory=int(memory * GIB), fixed=fixed)
+    return estimates(config, weights, sizes, [example(side)], memory=int(memory * GIB), fixed=fixed)
+
+
+def example(side: int) -> Example:
+    size = Size(side, side)
+    return Example(Path("a"), "words", 1, size, size, size, Offset(0, 0), "sha", "hash")
 
 
 @pytest.mark.parametrize(
@@ -94,6 +103,24 @@ def test_pictures_are_encoded_in_tiles_where_the_vae_would_not_fit() -> None:
     tiles = {memory: chosen(found("sdxl", 1024, memory), memory="").settings[VAE_TILE] for memory in (4, 8)}
     assert tiles == {4: 512, 8: 0}
     assert chosen(found("sdxl", 1024, 6, {VAE_TILE: 0}), memory="").settings[VAE_TILE] == 0
+
+
+@pytest.mark.parametrize(("memory", "offload", "form"), [(24, 0.0, "auto"), (12, 1.0, "auto"), (7, 1.0, "int8")])
+def test_a_language_model_that_does_not_fit_is_kept_in_8_bits(
+    tmp_path: Path, memory: float, offload: float, form: str
+) -> None:
+    """Krea 2 of the published size at 1024 pixels: 12.8e9 parameters, and 4e9 of its text encoder in bfloat16."""
+    weights = recognize(make_krea2(tmp_path / "model"))
+    with torch.device("meta"):
+        config = dict(Krea2Transformer2DModel().config)
+    sizes = denoiser_footprint(config, 12_820_000_000, text_parameters=2_000_000_000)
+    settings = {("machine", "device"): "cuda", ("model", "family"): "krea2"}
+    asked = RunConfig().with_values(settings)
+    estimate = chosen(estimates(asked, weights, sizes, [example(1024)], memory=int(memory * GIB)), memory="")
+    assert (estimate.lane.offload, estimate.text_form) == (offload, form)
+    with pytest.raises(ConfigError, match="memory_too_small"):
+        least = estimates(asked, weights, sizes, [example(1024)], memory=7 * GIB, fixed={TEXT_FORM})
+        chosen(least, memory="")
 
 
 def test_what_somebody_has_set_stays() -> None:

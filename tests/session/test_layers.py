@@ -176,3 +176,12 @@ def test_the_list_of_sd_scripts() -> None:
         assert dims[14] == 0
         ranks["denoiser.down_blocks.1.attentions.0.proj_in"] = 3
         assert by_block(published, ranks, untrained=0) is None
+
+
+def test_a_model_has_fewer_blocks_than_the_deepest_of_its_family() -> None:
+    depths = {"denoiser.transformer_blocks": 28}
+    deepest = published_layers("anima", with_text_encoders=True)
+    layers = published_layers("anima", with_text_encoders=True, depths=depths)
+    assert (len(deepest), len(layers)) == (838, 454) and layers.keys() < deepest.keys()
+    assert len(chosen_layers(AdapterConfig(), layers)) == 280
+    assert len(chosen_layers(AdapterConfig(targets="attn-only"), layers)) == 224

@@ -58,7 +58,7 @@ def test_components_have_names_in_the_readers_language(capsys: pytest.CaptureFix
 def test_lanes(capsys: pytest.CaptureFixture[str], made: RunPlan, language: str, fits: list[str]) -> None:
     gib, lanes = 1 << 30, (Lane("none", "auto", 0.0), Lane("block", "int8", 0.5))
     of_lanes = [
-        LaneEstimate(lane, 3 * gib, gib // 2, 4 * gib, gib, 6 * gib, 0, is_fitting)
+        LaneEstimate(lane, 3 * gib, gib // 2, 4 * gib, gib, 6 * gib, 0, "auto", is_fitting)
         for lane, is_fitting in zip(lanes, (True, False), strict=True)
     ]
     page = shown(capsys, replace(made, lanes=tuple(of_lanes)), language=language)

@@ -36,6 +36,8 @@ class ModelConfig(Section):
         "base-weights-multiplier", (), effect="identity", identified_by="base_sha256"
     )
     """The weight of each of these LoRAs, in order; 1 for those without."""
+    base_form: Literal["auto", "base", "distilled"] = option("base-form", "auto", effect="learning")
+    """The form of a base model that its files do not tell; auto: by its name, else it is refused."""
     training_adapter: str = option(
         "training-adapter", "", effect="identity", identified_by="training_adapter_sha256", holds="path"
     )
@@ -56,6 +58,11 @@ class ModelConfig(Section):
     linear layers with `w8a8`. auto: as they are computed with."""
     base_offload: float = option("base-offload", 0.0, effect="learning", ge=0, le=1)
     """Share of the frozen weights that stays in the computer's memory and is brought to the device at need."""
+    text_encoder_precision: Literal["auto", "fp8", "int8", "nf4"] = option(
+        "text-encoder-precision", "auto", effect="learning"
+    )
+    """The form in which text encoders that are not trained are kept while captions are encoded: `engine.codecs`. auto:
+    as they are loaded."""
     vae_tile_size: int = option("vae-tile-size", 0, effect="learning", ge=0, multiple_of=64)
     """Pixels on a side of the overlapping tiles in which larger pictures are encoded; 0: every picture whole."""
     clip_skip: int = option("clip-skip", 1, effect="learning", ge=1, le=12)

@@ -31,6 +31,8 @@ from lorasmith.families.forward_work import ForwardWork, Shapes
 from lorasmith.families.loading import Build, load_component, on_meta_device
 from lorasmith.families.stored_tensors import DtypeOf
 from lorasmith.families.t5_text import t5_tokenizer
+from lorasmith.families.t5_vocabulary import t5_tokenizer_files
+from lorasmith.families.tokenizer_files import tokenizer_folder
 from lorasmith.families.weights import BaseWeights, TextSettings
 
 EMBEDS, POOLED, GUIDANCE = "prompt_embeds", "pooled_prompt_embeds", "guidance"
@@ -104,8 +106,8 @@ class Flux1(FlowTransformer):
 
     @cached_property
     def _t5_tokenizer(self) -> Any:
-        folder = self.weights.path / self.weights.names.tokenizers[T5]
-        return t5_tokenizer(folder, source=self.weights.path)
+        with tokenizer_folder(self.weights, T5, t5_tokenizer_files) as folder:
+            return t5_tokenizer(folder, source=self.weights.path)
 
     def encode_image(self, encoders: Models, pixels: Tensor, *, tile: int = 0) -> dict[str, Tensor]:
         return {"latents": ldm.encode_with_vae(encoders["vae"], pixels, tile)}

@@ -1,14 +1,25 @@
-"""Recognizes FLUX.2 klein in a diffusers folder. Needs no torch and reads no tensor."""
+"""Recognizes FLUX.2 klein in a diffusers folder or a single file. Needs no torch and reads no tensor."""
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 from lorasmith.errors import ModelError
-from lorasmith.families.flow_recognition import Configs, FlowFamily, folder_model, is_folder_of
-from lorasmith.families.flux2_klein.layout import NAMES, PATCH, TAPS, vae_factor
+from lorasmith.families.flow_recognition import (
+    Configs,
+    FlowFamily,
+    folder_model,
+    is_folder_of,
+    is_single_file_of,
+    single_file_model,
+)
+from lorasmith.families.flux2_klein.layout import NAMES, PATCH, SPLIT, TAPS, vae_factor
 from lorasmith.families.weights import BaseWeights, ModelFiles
 
 PIPELINE = "Flux2KleinPipeline"
 BASE = "FLUX.2 klein Base"
+_DISTILLED = re.compile(r"distil|turbo|klein[-_. ]?[49]b")  # a file's name without "base": headers are the same
 
 
 def recognize(files: ModelFiles) -> BaseWeights | None:
@@ -17,6 +28,12 @@ def recognize(files: ModelFiles) -> BaseWeights | None:
     Raises:
         ModelError: the model is of this family, but incomplete, damaged or of a form that cannot be trained.
     """
+    if is_single_file_of(files, FLUX2_KLEIN):
+        name = files.path.stem.lower()
+        if "base" not in name and _DISTILLED.search(name):
+            raise ModelError("model_turbo", path=str(files.path), base=BASE)
+        found = single_file_model(files, FLUX2_KLEIN)
+        return found if "base" in name else replace(found, assumed=BASE)
     if not is_folder_of(files, FLUX2_KLEIN):
         return None
     if files.index.get("is_distilled") is True:
@@ -54,4 +71,5 @@ FLUX2_KLEIN = FlowFamily(
     names=NAMES,
     wrong_setting=_wrong_setting,
     size_multiple=lambda configs: vae_factor(configs) * PATCH,
+    split=SPLIT,
 )

@@ -19,6 +19,7 @@ from lorasmith.families.krea2.layout import NAMES, PATCH, SPLIT, taps, vae_facto
 from lorasmith.families.weights import BaseWeights, ModelFiles
 
 PIPELINE = "Krea2Pipeline"
+RAW, TURBO = "Krea 2 Raw", "Turbo"
 _NAMED = re.compile("raw|base")  # a file of Raw: its header is that of Turbo
 
 
@@ -29,16 +30,25 @@ def recognize(files: ModelFiles) -> BaseWeights | None:
         ModelError: the model is of this family, but incomplete, damaged or of a form that cannot be trained.
     """
     if is_single_file_of(files, KREA2):
-        name = files.path.stem.lower()
-        if "turbo" in name:
-            raise ModelError("model_turbo", path=str(files.path), base="Krea 2 Raw")
-        found = single_file_model(files, KREA2)
-        return found if _NAMED.search(name) else replace(found, assumed="Krea 2 Raw")
+        return _of_single_file(files)
     if not is_folder_of(files, KREA2):
         return None
-    if files.index.get("is_distilled") is True:
-        raise ModelError("model_turbo", path=str(files.path), base="Krea 2 Raw")
-    return folder_model(files, KREA2)
+    if files.index.get("is_distilled") is not True:
+        return folder_model(files, KREA2)
+    if files.form != "distilled":
+        raise ModelError("model_turbo", path=str(files.path), base=RAW)
+    return replace(folder_model(files, KREA2), distilled=TURBO)
+
+
+def _of_single_file(files: ModelFiles) -> BaseWeights:
+    """The model in a file: Raw or Turbo, by its name or as the user states."""
+    name = files.path.stem.lower()
+    if TURBO.lower() in name and files.form == "auto":
+        raise ModelError("model_turbo", path=str(files.path), base=RAW)
+    found = single_file_model(files, KREA2)
+    if files.form == "distilled":
+        return replace(found, distilled=TURBO)
+    return replace(found, distilled="", assumed="" if _NAMED.search(name) else RAW)
 
 
 def _wrong_setting(configs: Configs) -> str:

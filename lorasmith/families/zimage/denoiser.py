@@ -10,25 +10,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lorasmith.families.zimage.layout import PATCH, TOKENS
 
 _SIZE = f"{PATCH}-1"  # the key of the layers for patches of this size in a single frame
-
-
-class PositionTables(nn.Module):
-    """The numbers of diffusers' RopeEmbedder as buffers, which are on the denoiser's device before they are used."""
-
-    def __init__(self, embedder: Any) -> None:
-        super().__init__()
-        tables = embedder.precompute_freqs_cis(embedder.axes_dims, embedder.axes_lens, theta=embedder.theta)
-        for axis, table in enumerate(tables):
-            self.register_buffer(f"axis_{axis}", table, persistent=False)
-
-    def forward(self, positions: Tensor) -> Tensor:
-        """(tokens, axes) integers -> (tokens, half a head)."""
-        return torch.cat([table[positions[:, axis]] for axis, table in enumerate(self.buffers())], 1)
 
 
 def forward(denoiser: Any, latents: Tensor, times: Tensor, texts: Tensor, is_text: Tensor) -> Tensor:
@@ -98,7 +84,7 @@ def _text_positions(texts: Tensor) -> Tensor:
 
 
 def _waves(denoiser: Any, positions: Tensor) -> Tensor:
-    """The complex numbers by which queries and keys at these positions are turned, (B, tokens, half a head)."""
+    """The numbers by which queries and keys at these positions are turned, (B, tokens, half a head, …)."""
     waves: Tensor = denoiser.rope_embedder(positions.flatten(0, 1)).unflatten(0, positions.shape[:2])
     return waves
 

@@ -24,7 +24,8 @@ from lorasmith.families.latent_diffusion import decode_with_vae, encode_with_vae
 from lorasmith.families.loading import Build, on_meta_device
 from lorasmith.families.qwen_text import qwen3_builder
 from lorasmith.families.qwen_transformer import EMBEDS, MASK, TEXT, QwenTransformer
-from lorasmith.families.zimage.denoiser import PositionTables, forward
+from lorasmith.families.zimage.attention import PositionTables, RotatedAttention
+from lorasmith.families.zimage.denoiser import forward
 from lorasmith.families.zimage.layout import PATCH, TOKENS
 from lorasmith.families.zimage.text import STATE, TEMPLATE, encode
 from lorasmith.families.zimage.work import denoiser_work
@@ -37,7 +38,7 @@ _TARGETS = re.compile(
 
 
 def denoiser_builder() -> Build:
-    """Imports diffusers; the function that builds a ZImageTransformer2DModel."""
+    """Imports diffusers; the function that builds a ZImageTransformer2DModel with rotations in real numbers."""
     from diffusers import ZImageTransformer2DModel
 
     build = on_meta_device(ZImageTransformer2DModel)
@@ -45,6 +46,8 @@ def denoiser_builder() -> Build:
     def built(config: Any) -> nn.Module:
         denoiser: Any = build(config)
         denoiser.rope_embedder = PositionTables(denoiser.rope_embedder)
+        for block in (*denoiser.noise_refiner, *denoiser.context_refiner, *denoiser.layers):
+            block.attention.set_processor(RotatedAttention())
         return denoiser
 
     return built

@@ -41,7 +41,7 @@ def denoiser_footprint(config: Mapping[str, Any], parameters: int, *, text_param
         "offload": 0,
     }
     computed = {"none": block, "feed-forward": max(block, 2 * wide), "block": 2 * block, "offload": 2 * block}
-    end = width + 4 * width // config.get("n_heads", 30)  # the last norm, and the positions in complex numbers
+    end = width + 4 * width // config.get("n_heads", 30)  # the last norm, and the positions
     return Footprint(
         parameters=parameters,
         largest_layer=width * int(width / 3 * 8),

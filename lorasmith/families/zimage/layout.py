@@ -13,7 +13,7 @@ from typing import Any
 
 from lorasmith.families.flux_files import USUAL_NAME, find_flux_vae, flux_vae_config
 from lorasmith.families.ldm_configs import UnusualShapesError
-from lorasmith.families.ldm_names import count_of
+from lorasmith.families.ldm_names import count_of, vae_folder_names
 from lorasmith.families.places import Place, whole
 from lorasmith.families.qwen_files import find_qwen3, qwen3_config
 from lorasmith.families.split_files import Part, SplitFiles, bare_names, renamed
@@ -48,6 +48,8 @@ def vae_factor(configs: Mapping[str, Any]) -> int:
 
 def from_diffusers(component: str, names: Iterable[str]) -> dict[str, str]:
     """Canonical name -> name in the folder's file."""
+    if component == "vae":
+        return vae_folder_names(names)
     if component != "text_encoder":
         return {name: name for name in names}
     return {name.removeprefix(_LANGUAGE): name for name in names if not name.startswith(_HEAD)}

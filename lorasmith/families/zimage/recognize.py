@@ -23,23 +23,26 @@ _NAMED = re.compile(r"base|^z[-_ ]?image([-_](bf16|fp16|fp32))?$")  # a file of 
 
 
 def recognize(files: ModelFiles) -> BaseWeights | None:
-    """The model where it is Z-Image, else None. Turbo is known by its name, and in a folder by its scheduler.
+    """The model where it is Z-Image, else None.
 
     Raises:
         ModelError: the model is of this family, but incomplete, damaged or of a form that cannot be trained.
     """
     if is_single_file_of(files, Z_IMAGE):
-        weights = single_file_model(files, Z_IMAGE)
-        if weights.distilled:
-            scheduler = {**weights.configs["scheduler"], "shift": TURBO_SHIFT}
-            return replace(weights, needs_adapter=True, configs={**weights.configs, "scheduler": scheduler})
-        return weights if _NAMED.search(files.path.stem.lower()) else replace(weights, assumed=Z_IMAGE.people_say)
-    if not is_folder_of(files, Z_IMAGE):
-        return None
-    weights = folder_model(files, Z_IMAGE)
-    has_shift_of_turbo = weights.configs["scheduler"].get("shift") == TURBO_SHIFT
-    distilled = weights.distilled or (TURBO if has_shift_of_turbo else "")
-    return replace(weights, distilled=distilled, needs_adapter=bool(distilled))
+        return _of_its_form(files, single_file_model(files, Z_IMAGE))
+    return _of_its_form(files, folder_model(files, Z_IMAGE)) if is_folder_of(files, Z_IMAGE) else None
+
+
+def _of_its_form(files: ModelFiles, weights: BaseWeights) -> BaseWeights:
+    """The base or Turbo: as the user states, by its name, and in a folder by its scheduler."""
+    if files.form == "base":
+        return replace(weights, distilled="")
+    scheduler, is_folder = weights.configs["scheduler"], files.layout == "diffusers"
+    if files.form == "distilled" or weights.distilled or scheduler.get("shift") == TURBO_SHIFT:
+        configs = {**weights.configs, "scheduler": scheduler if is_folder else {**scheduler, "shift": TURBO_SHIFT}}
+        return replace(weights, distilled=weights.distilled or TURBO, needs_adapter=True, configs=configs)
+    is_named = is_folder or _NAMED.search(files.path.stem.lower())
+    return replace(weights, assumed="" if is_named else Z_IMAGE.people_say)
 
 
 def _wrong_setting(configs: Configs) -> str:

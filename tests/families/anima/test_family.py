@@ -1,16 +1,14 @@
 """Anima against diffusers' own modular pipeline, on the same miniature. Every parameter is random, so no effect is
 hidden."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
 from lorasmith.data.types import Example, Offset, Size
 from lorasmith.diffusion.draw import Draw, draw_numbers
@@ -24,6 +22,7 @@ from lorasmith.families.checkpointing import Checkpointing
 from lorasmith.families.recognize import recognize
 from lorasmith.families.weights import TextSettings
 from tests.families.anima.miniature import WORDS, make_model
+from tests.families.anima.torchvision import TRANSFORMS
 
 CPU = torch.device("cpu")
 LEVELS: tuple[Checkpointing, ...] = ("none", "feed-forward", "block", "offload")
@@ -77,17 +76,9 @@ class Loaded:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _torchvision() -> Any:
-    """Its function that the transformer of diffusers needs to resize its padding mask, by torch's own."""
-
-    def resize(mask: Tensor, size: list[int], interpolation: str) -> Tensor:
-        return interpolate(mask, size=size, mode=interpolation)
-
-    stand_in = SimpleNamespace(
-        InterpolationMode=SimpleNamespace(NEAREST="nearest"), functional=SimpleNamespace(resize=resize)
-    )
+def _torchvision() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("diffusers.models.transformers.transformer_cosmos.transforms", stand_in, raising=False)
+        patch.setattr("diffusers.models.transformers.transformer_cosmos.transforms", TRANSFORMS, raising=False)
         yield
 
 

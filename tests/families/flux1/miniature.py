@@ -3,16 +3,22 @@
 The vocabularies of CLIP and T5 are the real ones.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from lorasmith.demo import layouts
+from lorasmith.exporting.formats import parse_native
 from lorasmith.families.clip_bpe import clip_tokenizer_files, tokenizer_config
+from lorasmith.families.flux1.layout import native_names
+from lorasmith.families.headers import read_json
 from lorasmith.families.t5_vocabulary import t5_tokenizer_files
+from lorasmith.families.weights import CONFIGS_KEY
 from tests.families.qwen_miniature import fill
 
 WIDTH, POOLED = 24, 16
@@ -113,3 +119,66 @@ def make_model(folder: Path, **denoiser: Any) -> Path:
         },
     )
     return folder
+
+
+def make_split(folder: Path, models: Path, *, prefix: str = "model.diffusion_model.", name: str = "flux1-dev") -> Path:
+    """The same model in ComfyUI's files and folders under `models`; the denoiser's file, in native names."""
+    components = ("transformer", "vae", "text_encoder", "text_encoder_2")
+    parts = {part: _tensors(folder, part) for part in components}
+    denoiser = {prefix + key: tensor for key, tensor in native_tensors(parts["transformer"]).items()}
+    clip = {f"text_model.{key.removeprefix('text_model.')}": tensor for key, tensor in parts["text_encoder"].items()}
+    saved = {
+        models / "diffusion_models" / f"{name}.safetensors": denoiser,
+        models / "vae" / "ae.safetensors": {_vae_name(key): _as_file(key, one) for key, one in parts["vae"].items()},
+        models / "text_encoders" / "clip_l.safetensors": clip,
+        models / "text_encoders" / "t5xxl_fp16.safetensors": parts["text_encoder_2"],
+    }
+    for path, tensors in saved.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        plain = {key: tensor.contiguous() for key, tensor in tensors.items()}
+        is_denoiser = path.parent.name == "diffusion_models"
+        configs = {part: read_json(folder / part / "config.json") for part in components}
+        save_file(plain, path, {CONFIGS_KEY: json.dumps(configs)} if is_denoiser else None)
+    return models / "diffusion_models" / f"{name}.safetensors"
+
+
+def native_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The denoiser in the names of the published checkpoint, which has layers of the same input as one, and the halves
+    of the last modulation the other way round."""
+    native, found = parse_native(native_names()), {}
+    for key, tensor in tensors.items():
+        path, _, kind = key.rpartition(".")
+        place = native.get(f"denoiser.{path}")
+        if key.startswith("norm_out."):
+            found[f"final_layer.adaLN_modulation.1.{kind}"] = torch.cat(tensor.chunk(2)[::-1])
+        elif place is None:
+            found[_norm(key)] = tensor
+        elif place.part is None:
+            found[f"{place.path}.{kind}"] = tensor
+        elif place.part.start == 0:
+            same = [name for name, other in native.items() if other.path == place.path]
+            parts = [tensors[f"{name.removeprefix('denoiser.')}.{kind}"] for name in same]
+            found[f"{place.path}.{kind}"] = torch.cat(parts)
+    return found
+
+
+def _norm(name: str) -> str:
+    stream = "txt_" if "_added_" in name else "img_" if name.startswith("transformer_blocks.") else ""
+    which = "query" if name.endswith("_q.weight") else "key"
+    block = name.partition(".attn.")[0].replace("single_transformer_blocks", "single_blocks")
+    block = block.replace("transformer_blocks", "double_blocks")
+    return f"{block}.{stream}attn.norm.{which}_norm.scale" if stream else f"{block}.norm.{which}_norm.scale"
+
+
+def _vae_name(name: str) -> str:
+    return layouts.ldm_vae_name(name, VAE)
+
+
+def _as_file(name: str, tensor: Tensor) -> Tensor:
+    """Attention has 1x1 convolutions there."""
+    return tensor[..., None, None] if ".attn_1." in _vae_name(name) and tensor.ndim == 2 else tensor
+
+
+def _tensors(folder: Path, component: str) -> dict[str, Tensor]:
+    (file,) = (folder / component).glob("*.safetensors")
+    return load_file(file)

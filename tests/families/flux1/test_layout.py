@@ -13,8 +13,18 @@ from lorasmith.exporting.formats import parse_native, table_in
 from lorasmith.exporting.name_table import PEFT, parse_table
 from lorasmith.exporting.names import to_file
 from lorasmith.families.flux1.family import Flux1, denoiser_builder
-from lorasmith.families.flux1.layout import NAMES, from_diffusers, layer_names, native_names, vae_factor
+from lorasmith.families.flux1.layout import (
+    NAMES,
+    denoiser_config,
+    find_denoiser,
+    layer_names,
+    native_names,
+    vae_factor,
+)
+from lorasmith.families.ldm_configs import UnusualShapesError
+from lorasmith.families.places import shapes_at
 from lorasmith.targets import TargetModule
+from tests.families.flux1.miniature import native_tensors
 
 
 @pytest.fixture(scope="module")
@@ -100,14 +110,28 @@ def test_diffusers_takes_kohyas_fused_layers_apart_as_they_were_put_together(blo
         assert torch.allclose(found, expected, atol=1e-4), name
 
 
-def test_the_table_of_tokens_has_either_name() -> None:
-    for name in ("shared.weight", "encoder.embed_tokens.weight"):
-        assert from_diffusers("text_encoder_2", [name, "encoder.block.0.x"]) == {
-            "embed_tokens.weight": name,
-            "block.0.x": "encoder.block.0.x",
-        }
-
-
 def test_a_side_of_latents_has_eight_pixels() -> None:
     assert vae_factor({"vae": {"block_out_channels": [128, 256, 512, 512]}}) == 8
     assert NAMES.components == ("transformer", "vae", "text_encoder", "text_encoder_2")
+
+
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
+def test_native_names_lead_to_the_tensors_that_diffusers_makes_of_them(published: Any, prefix: str) -> None:
+    shapes = {name: tuple(tensor.shape) for name, tensor in published.state_dict().items()}
+    native = native_tensors({name: torch.empty(shape, device="meta") for name, shape in shapes.items()})
+    stored = {prefix + name: tuple(tensor.shape) for name, tensor in native.items()}
+    assert shapes_at(find_denoiser([*stored, "vae.decoder.conv_in.weight"] if prefix else stored), stored) == shapes
+    converted = convert_flux_transformer_checkpoint_to_diffusers(dict(native))
+    assert {name: tuple(tensor.shape) for name, tensor in converted.items()} == shapes
+    assert shapes_at(find_denoiser(shapes), shapes) == shapes  # diffusers' names in a file of their own
+
+
+def test_the_config_follows_from_the_shapes_of_the_published_model(published: Any) -> None:
+    """The class's own config is the published one."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in published.state_dict().items()}
+    expected = {name: value for name, value in published.config.items() if not name.startswith("_")}
+    assert denoiser_config(shapes) == {**expected, "axes_dims_rope": list(expected["axes_dims_rope"])}
+    without = {name: shape for name, shape in shapes.items() if ".guidance_embedder." not in name}
+    assert denoiser_config(without)["guidance_embeds"] is False
+    with pytest.raises(UnusualShapesError):
+        denoiser_config({**shapes, "single_transformer_blocks.0.attn.norm_q.weight": (64,)})

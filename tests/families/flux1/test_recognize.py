@@ -9,7 +9,8 @@ import pytest
 
 from lorasmith.errors import ModelError
 from lorasmith.families.recognize import recognize
-from tests.families.flux1.miniature import make_model
+from tests.families.flux1.miniature import make_model, make_split
+from tests.families.tiny import write_header
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def test_schnell_is_refused_with_the_reason(folder: Path) -> None:
     [
         ("FluxKontextPipeline", "model_edits_pictures", "FLUX.1 Kontext"),
         ("FluxFillPipeline", "model_inpainting", "FLUX.1 Fill"),
-        ("FluxControlPipeline", "model_other_family", "FluxControlPipeline"),
+        ("FluxControlPipeline", "model_other_family", "FLUX.1 Canny or Depth"),
     ],
 )
 def test_its_relatives_are_named(folder: Path, pipeline: str, code: str, found: str) -> None:
@@ -84,3 +85,48 @@ def test_configs_that_do_not_fit_each_other_are_refused(folder: Path, name: str)
     changed(folder / file, change)
     with pytest.raises(ModelError, match="model_damaged"):
         recognize(folder)
+
+
+@pytest.mark.parametrize(("name", "assumed"), [("flux1-dev", ""), ("flux1-krea-dev", ""), ("mine", "FLUX.1 dev")])
+def test_a_single_file_is_of_dev_by_its_name(model: Path, tmp_path: Path, name: str, assumed: str) -> None:
+    weights = recognize(make_split(model, tmp_path / "models", name=name))
+    assert (weights.family, weights.layout, weights.assumed) == ("flux1", "single_file", assumed)
+    assert weights.replaced.keys() == {"text_encoder", "text_encoder_2", "vae"}
+    assert weights.denoiser_parameters == recognize(model).denoiser_parameters
+
+
+def test_a_single_file_of_kontext_is_known_by_its_name(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="model_edits_pictures"):
+        recognize(make_split(model, tmp_path / "models", name="flux1-dev-kontext"))
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "found"),
+    [
+        ({"guidance_in.in_layer.weight": None, "guidance_in.out_layer.weight": None}, "model_turbo", None),
+        ({"img_in.weight": (3072, 384)}, "model_other_family", "FLUX.1 Fill"),
+        ({"img_in.weight": (3072, 128)}, "model_other_family", "FLUX.1 Canny or Depth"),
+        (
+            {"distilled_guidance_layer.in_proj.weight": (8, 8), "vector_in.in_layer.weight": None},
+            "model_other_family",
+            "Chroma",
+        ),
+    ],
+)
+def test_files_of_its_relatives_are_named(
+    tmp_path: Path, change: dict[str, tuple[int, ...] | None], code: str, found: str | None
+) -> None:
+    """By their headers: names are those of dev."""
+    shapes: dict[str, tuple[int, ...]] = {
+        "img_in.weight": (3072, 64),
+        "vector_in.in_layer.weight": (3072, 768),
+        "guidance_in.in_layer.weight": (3072, 256),
+        "guidance_in.out_layer.weight": (3072, 3072),
+        "double_blocks.0.img_attn.qkv.weight": (9216, 3072),
+        "single_blocks.0.linear1.weight": (21504, 3072),
+        "time_in.in_layer.weight": (3072, 256),
+    }
+    stored = {name: shape for name, shape in {**shapes, **change}.items() if shape is not None}
+    with pytest.raises(ModelError, match=code) as error:
+        recognize(write_header(tmp_path / "flux1-dev.safetensors", stored))
+    assert error.value.fields.get("found") == found

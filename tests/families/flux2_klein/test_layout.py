@@ -9,8 +9,20 @@ from diffusers.loaders.single_file_utils import convert_flux2_transformer_checkp
 
 from lorasmith.exporting.name_table import PEFT, parse_table
 from lorasmith.families.flux2_klein.family import Flux2Klein, denoiser_builder, join_projections
-from lorasmith.families.flux2_klein.layout import NAMES, from_diffusers, layer_names, vae_factor
+from lorasmith.families.flux2_klein.layout import (
+    NAMES,
+    denoiser_config,
+    find_denoiser,
+    from_diffusers,
+    layer_names,
+    text_config,
+    vae_factor,
+)
+from lorasmith.families.ldm_configs import UnusualShapesError
+from lorasmith.families.places import shapes_at
 from lorasmith.targets import TargetModule
+from tests.families.flux2_klein.miniature import native_tensors
+from tests.families.qwen_miniature import language_shapes
 
 PUBLISHED = {  # by model: the rest is as in the class
     "9B": {"num_layers": 8, "num_single_layers": 24, "num_attention_heads": 32, "joint_attention_dim": 12288},
@@ -80,3 +92,44 @@ def test_parts_that_nothing_asks_are_left_out() -> None:
 def test_a_side_of_the_vaes_latents_has_eight_pixels() -> None:
     assert vae_factor({"vae": {"block_out_channels": [128, 256, 512, 512]}}) == 8
     assert NAMES.components == ("transformer", "vae", "text_encoder")
+
+
+def shapes_of(size: str) -> dict[str, tuple[int, ...]]:
+    model = denoiser_builder()({**PUBLISHED[size], "guidance_embeds": False})
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
+def test_native_names_lead_to_the_tensors_that_diffusers_makes_of_them(prefix: str) -> None:
+    shapes = shapes_of("4B")
+    native = native_tensors({name: torch.empty(shape, device="meta") for name, shape in shapes.items()})
+    stored = {prefix + name: tuple(tensor.shape) for name, tensor in native.items()}
+    assert shapes_at(find_denoiser([*stored, "vae.decoder.conv_in.weight"] if prefix else stored), stored) == shapes
+    converted = convert_flux2_transformer_checkpoint_to_diffusers(dict(native))
+    assert {name: tuple(tensor.shape) for name, tensor in converted.items()} == shapes
+    assert shapes_at(find_denoiser(shapes), shapes) == shapes  # diffusers' names in a file of their own
+
+
+@pytest.mark.parametrize(
+    "name", ["guidance_in.in_layer.weight", "time_guidance_embed.guidance_embedder.linear_1.weight"]
+)
+def test_flux2_dev_is_another(name: str) -> None:
+    shapes = shapes_of("4B")
+    named = native_tensors({key: torch.empty(1, device="meta") for key in shapes}) if "in_layer" in name else shapes
+    assert find_denoiser(named) and not find_denoiser([*named, name])
+
+
+@pytest.mark.parametrize("size", ["4B", "9B"])
+def test_configs_follow_from_the_shapes_of_the_published_models(size: str) -> None:
+    """What is not stated here is the class's own, which the published config repeats."""
+    published = denoiser_builder()({**PUBLISHED[size], "guidance_embeds": False}).config
+    expected = {name: value for name, value in published.items() if not name.startswith("_")}
+    assert denoiser_config(shapes_of(size)) == {**expected, "axes_dims_rope": list(expected["axes_dims_rope"])}
+    hidden, other = (4096, 2560) if size == "9B" else (2560, 4096)
+    language = language_shapes(layers=36, width=hidden)
+    assert text_config(language, {"joint_attention_dim": 3 * hidden})["num_hidden_layers"] == 36
+    for shapes, width in ((language, other), (language_shapes(layers=27, width=hidden), hidden)):
+        with pytest.raises(UnusualShapesError):
+            text_config(shapes, {"joint_attention_dim": 3 * width})
+    with pytest.raises(UnusualShapesError):
+        denoiser_config({**shapes_of(size), "single_transformer_blocks.0.attn.norm_q.weight": (64,)})

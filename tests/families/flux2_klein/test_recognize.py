@@ -52,12 +52,14 @@ def test_the_distilled_model_is_refused_with_the_reason(folder: Path) -> None:
     assert error.value.fields["base"] == "FLUX.2 klein Base"
 
 
-@pytest.mark.parametrize("pipeline", ["Flux2Pipeline", "Flux2KleinKVPipeline"])
-def test_its_relatives_are_others(folder: Path, pipeline: str) -> None:
+@pytest.mark.parametrize(
+    ("pipeline", "found"), [("Flux2Pipeline", "FLUX.2 dev"), ("Flux2KleinKVPipeline", "FLUX.2 klein KV")]
+)
+def test_its_relatives_are_others(folder: Path, pipeline: str, found: str) -> None:
     changed(folder / "model_index.json", lambda index: index.update(_class_name=pipeline))
     with pytest.raises(ModelError, match="model_other_family") as error:
         recognize(folder)
-    assert error.value.fields["found"] == pipeline
+    assert error.value.fields["found"] == found
 
 
 WRONG: dict[str, tuple[str, Callable[[dict[str, Any]], object]]] = {

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,15 @@ import torch
 
 from lorasmith.errors import ModelError
 from lorasmith.families import load_family
+from lorasmith.families.krea2.family import denoiser_builder
+from lorasmith.families.krea2.footprint import footprint
+from lorasmith.families.krea2.layout import taps
 from lorasmith.families.other_vae import with_vae
 from lorasmith.families.recognize import recognize
 from lorasmith.families.weights import NoiseRequest, PartFiles
-from tests.families.krea2.miniature import make_model, make_split
+from tests.families.krea2.miniature import make_model, make_split, native_name
+from tests.families.qwen_miniature import language_shapes, original_vae_name
+from tests.families.tiny import write_header
 
 
 @pytest.fixture
@@ -45,8 +51,10 @@ def test_another_noise_process_is_refused(folder: Path, asked: NoiseRequest) -> 
 def test_turbo_is_refused_with_the_reason(folder: Path) -> None:
     """Its files have the names and shapes of Raw's: only the pipeline's own config tells them apart."""
     changed(folder / "model_index.json", lambda index: index.update(is_distilled=True))
-    with pytest.raises(ModelError, match="model_turbo"):
-        recognize(folder)
+    for form in ("auto", "base"):
+        with pytest.raises(ModelError, match="model_turbo"):
+            recognize(folder, form=form)
+    assert recognize(folder, form="distilled").distilled == "Turbo"
 
 
 @pytest.mark.parametrize("missing", ["vae/config.json", "tokenizer", "transformer/diffusion_pytorch_model.safetensors"])
@@ -93,10 +101,49 @@ def test_a_single_file_is_the_model_with_the_files_beside_it(folder: Path, tmp_p
     assert weights.size_multiple == whole.size_multiple and weights.noise == whole.noise
 
 
+def test_the_published_files_need_nothing_but_headers(tmp_path: Path) -> None:
+    """Sparse files of the published sizes: configs follow from shapes, with the constants of the published configs."""
+    from diffusers import AutoencoderKLQwenImage
+
+    denoiser = {name: tuple(tensor.shape) for name, tensor in denoiser_builder()({}).state_dict().items()}
+    with torch.device("meta"):
+        vae = {name: tuple(tensor.shape) for name, tensor in AutoencoderKLQwenImage().state_dict().items()}
+    text = {f"model.{name}": shape for name, shape in language_shapes(layers=36, width=2560).items()}
+    for folder in ("diffusion_models", "text_encoders", "vae"):
+        (tmp_path / folder).mkdir()
+    file = write_header(
+        tmp_path / "diffusion_models" / "krea2_raw_bf16.safetensors",
+        {
+            native_name(name): (prod(shape),) if len(shape) == 2 and shape[0] == 6 else shape
+            for name, shape in denoiser.items()
+        },
+    )
+    write_header(
+        tmp_path / "vae" / "qwen_image_vae.safetensors", {original_vae_name(name, 2): vae[name] for name in vae}
+    )
+    encoders = tmp_path / "text_encoders"
+    write_header(encoders / "qwen3vl_4b_bf16.safetensors", {**text, "visual.merger.norm.weight": (1024,)})
+    write_header(encoders / "qwen_3_4b.safetensors", text)  # of Z-Image, with the same names and shapes
+    weights = recognize(file)
+    assert weights.source("text_encoder").name == "qwen3vl_4b_bf16.safetensors"
+    assert weights.denoiser_parameters == 12_820_073_036 and weights.size_multiple == 16
+    assert weights.configs["transformer"]["num_layers"] == 28
+    assert weights.configs["text_encoder"]["text_config"]["num_hidden_layers"] == 36
+    assert weights.configs["scheduler"]["max_shift"] == 1.15 and taps(weights.configs) == tuple(range(2, 36, 3))
+    assert footprint(weights) is not None
+    wrong = encoders / "qwen_3_4b.safetensors"
+    with pytest.raises(ModelError, match="part_other"):
+        recognize(file, parts=PartFiles(text_encoders=(wrong,)))
+
+
 def test_raw_is_known_by_its_name_alone(folder: Path, tmp_path: Path) -> None:
     assert recognize(make_split(folder, tmp_path / "models", name="mine")).assumed == "Krea 2 Raw"
+    turbo = make_split(folder, tmp_path / "models", name="Krea2_Turbo_bf16")
     with pytest.raises(ModelError, match="model_turbo"):
-        recognize(make_split(folder, tmp_path / "models", name="Krea2_Turbo_bf16"))
+        recognize(turbo)
+    distilled, base = (recognize(turbo, form=form) for form in ("distilled", "base"))
+    assert (distilled.distilled, distilled.assumed) == ("Turbo", "") == (base.assumed + "Turbo", base.distilled)
+    assert recognize(make_split(folder, tmp_path / "models", name="mine"), form="distilled").distilled == "Turbo"
 
 
 def test_a_pickle_of_it_is_refused(tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def test_captions_are_encoded_as_by_the_pipeline_without_its_padding(loaded: Loa
     (expected,) = loaded.text(caption)
     found = loaded.inputs(caption)[0][EMBEDS]
     assert found.dtype == torch.bfloat16 and found.shape == expected.shape
-    assert difference(found, expected) < 5e-3  # of bfloat16
+    assert difference(found, expected) < 1e-2  # of bfloat16
 
 
 def test_captions_in_float32_are_exactly_those_of_the_pipeline(loaded: Loaded) -> None:
@@ -154,7 +154,7 @@ def test_a_long_caption_keeps_the_end_of_the_message(loaded: Loaded) -> None:
     (expected,), found = loaded.text("x " * 900), loaded.inputs("x " * 900)[0][EMBEDS]
     seen = TEMPLATE.starts + TEMPLATE.most
     assert len(expected) == len(found) == 512 == seen + TEMPLATE.ends
-    assert difference(found[:seen], expected[:seen]) < 5e-3 < difference(found[seen:], expected[seen:])
+    assert difference(found[:seen], expected[:seen]) < 1e-2 < difference(found[seen:], expected[seen:])
 
 
 # -- the denoiser ----------------------------------------------------------------------------------
@@ -170,7 +170,7 @@ def test_predictions_are_those_of_the_pipelines_call(loaded: Loaded, size: tuple
     assert batch[EMBEDS].shape[1] == 160 and loaded.family.collate(rows[:2])[EMBEDS].shape[1] == 32
     found = loaded.predict(latents, levels, rows)
     assert difference(found, loaded.theirs(latents, levels, [row[EMBEDS] for row in rows])) < 1e-5
-    assert difference(found, loaded.theirs(latents, levels, loaded.text(*CAPTIONS))) < 5e-3  # of texts in bfloat16
+    assert difference(found, loaded.theirs(latents, levels, loaded.text(*CAPTIONS))) < 1e-2  # of texts in bfloat16
     for number in range(3):
         one = slice(number, number + 1)
         alone = loaded.predict(latents[one], levels[one], rows[one])

@@ -59,7 +59,9 @@ def test_the_text_encoders_head_is_left_out() -> None:
     names = ["model.norm.weight", "lm_head.weight"]
     assert from_diffusers("text_encoder", names) == {"norm.weight": "model.norm.weight"}
     assert from_diffusers("text_encoder", ["norm.weight"]) == {"norm.weight": "norm.weight"}
-    assert from_diffusers("vae", ["conv1.weight"]) == {"conv1.weight": "conv1.weight"}
+    assert from_diffusers("transformer", ["cap_pad_token"]) == {"cap_pad_token": "cap_pad_token"}
+    older = ["decoder.mid_block.attentions.0.query.weight"]
+    assert from_diffusers("vae", older) == {"decoder.mid_block.attentions.0.to_q.weight": older[0]}
 
 
 def test_sizes_follow_from_the_levels_of_the_vae() -> None:

@@ -12,7 +12,7 @@ from lorasmith.errors import ModelError
 from lorasmith.families import load_family
 from lorasmith.families.recognize import recognize
 from lorasmith.families.stored_tensors import read_component
-from lorasmith.families.weights import NoiseRequest, PartFiles
+from lorasmith.families.weights import NoiseRequest, PartFiles, RequestedForm
 from lorasmith.lora_files.training_adapter import with_training_adapter
 from tests.families.tiny import write_header
 from tests.families.zimage.miniature import make_model, make_split
@@ -57,6 +57,8 @@ def test_turbo_is_known_by_its_name_or_the_shift_of_its_scheduler(folder: Path, 
         changed(folder / "model_index.json", lambda index: index.update(_name_or_path="Tongyi-MAI/Z-Image-Turbo"))
     weights = recognize(folder)
     assert (weights.distilled, weights.needs_adapter) == ("Turbo", True)
+    base = recognize(folder, form="base")
+    assert (base.distilled, base.needs_adapter) == ("", False)
 
 
 @pytest.mark.parametrize("missing", ["vae/config.json", "tokenizer", "transformer/diffusion_pytorch_model.safetensors"])
@@ -103,14 +105,19 @@ def test_a_single_file_is_the_model_with_the_files_beside_it(folder: Path, tmp_p
     assert weights.configs["scheduler"]["shift"] == whole.configs["scheduler"]["shift"] == 6.0
 
 
-def test_the_base_and_turbo_are_known_by_the_files_name_alone(folder: Path, tmp_path: Path) -> None:
-    """A name that says nothing counts as the base with a warning, and as Turbo where an adapter for that is given."""
-    mine = recognize(make_split(folder, tmp_path / "models", name="mine"))
-    assert (mine.assumed, mine.needs_adapter) == ("Z-Image", False)
-    turbo = recognize(make_split(folder, tmp_path / "models", name="z_image_turbo_bf16"))
-    assert (turbo.assumed, turbo.needs_adapter, turbo.configs["scheduler"]["shift"]) == ("", True, 3.0)
+def test_the_form_of_a_file_is_known_by_its_name_or_stated(folder: Path, tmp_path: Path) -> None:
+    """An adapter for Turbo states it too."""
+    mine, turbo = (make_split(folder, tmp_path / "models", name=name) for name in ("mine", "z_image_turbo_bf16"))
+
+    def forms(path: Path, form: RequestedForm) -> tuple[str, str, bool, float]:
+        found = recognize(path, form=form)
+        return found.assumed, found.distilled, found.needs_adapter, found.configs["scheduler"]["shift"]
+
+    assert forms(mine, "auto") == ("Z-Image", "", False, 6.0)
+    assert forms(turbo, "auto") == forms(turbo, "distilled") == forms(mine, "distilled") == ("", "Turbo", True, 3.0)
+    assert forms(turbo, "base") == forms(mine, "base") == ("", "", False, 6.0)
     adapter = write_adapter(tmp_path / "adapter.safetensors")
-    assert with_training_adapter(mine, adapter).assumed == "" == with_training_adapter(turbo, adapter).assumed
+    assert with_training_adapter(recognize(mine), adapter).assumed == ""
 
 
 @pytest.mark.parametrize("component", ["transformer", "vae", "text_encoder"])
