@@ -14,7 +14,7 @@ from lorasmith.families.loading import Build, on_meta_device
 
 _DECODER_BYTES = 7500
 """Memory for each pixel that is decoded in float32: that of Stable Diffusion's VAE."""
-_TILE_PIXELS = 256  # a side
+_TILES = (512, 256)  # pixels on a side; with fewer of them a picture is nearer to the whole
 
 
 def vae_builder() -> Build:
@@ -44,12 +44,17 @@ def decode_with_vae(
     tiles, which differ a little from the whole.
     """
     height, width = latents.shape[2:]
-    pixels = len(latents) * height * width * factor**2
-    _set_tiles(vae, _TILE_PIXELS if free_memory is not None and pixels * pixel_bytes > free_memory else 0)
+    takes = len(latents) * height * width * factor**2 * pixel_bytes
+    _set_tiles(vae, 0 if free_memory is None or takes <= free_memory else _largest_tile(free_memory // pixel_bytes))
     means, deviations = _statistics(vae)
     films = latents[:, :, None].to(vae.device, torch.float32) * deviations + means
     pictures: Tensor = vae.decode(films).sample[:, :, 0]
     return pictures
+
+
+def _largest_tile(pixels: int) -> int:
+    """The side of the largest tiles of at most that many pixels, or of the smallest."""
+    return next((side for side in _TILES if side**2 <= pixels), _TILES[-1])
 
 
 def _set_tiles(vae: Any, side: int) -> None:

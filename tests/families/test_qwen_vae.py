@@ -41,6 +41,14 @@ def test_latents_are_scaled_as_pipelines_unscale_them(vae: Any) -> None:
     assert torch.allclose(found, ((mode - means) / deviations)[0], atol=1e-5) and found.shape == (4, 4, 6)
 
 
+@pytest.mark.parametrize(("memory", "side"), [(512**2 * 10, 512), (512**2 * 10 - 1, 256), (1, 256)])
+def test_tiles_are_as_large_as_memory_allows(vae: Any, memory: int, side: int) -> None:
+    decode_with_vae(vae, torch.zeros(1, 4, 2, 2), 300, memory, pixel_bytes=10)
+    assert vae.use_tiling and vae.tile_sample_min_height == side
+    decode_with_vae(vae, torch.zeros(1, 4, 2, 2), 300, 600**2 * 10, pixel_bytes=10)
+    assert not vae.use_tiling
+
+
 @pytest.mark.ci
 def test_tiles_are_decoded_where_memory_is_short(vae: Any) -> None:
     latents = torch.randn((1, 4, 48, 40), generator=torch.Generator().manual_seed(1))
