@@ -11,6 +11,7 @@ from lorasmith.families.recognize import recognize
 from lorasmith.families.stored_tensors import read_component
 from lorasmith.families.weights import BaseWeights
 from lorasmith.lora_files.training_adapter import with_training_adapter
+from tests.families.tiny import write_header
 from tests.families.zimage.miniature import make_model, make_split
 from tests.families.zimage.turbo import WEIGHTS, make_sum, make_turbo, write_adapter
 
@@ -42,6 +43,17 @@ def test_it_is_added_to_a_single_file_too(turbo: BaseWeights, tmp_path: Path) ->
     )
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+def test_the_published_adapter_has_such_names(turbo: BaseWeights, tmp_path: Path) -> None:
+    lines = (
+        (Path(__file__).parent / "published" / "zimage_training_adapter.txt").read_text(encoding="ascii").splitlines()
+    )
+    shapes = {key: (int(rows), int(columns)) for key, rows, columns in map(str.split, lines[2:])}
+    added = with_training_adapter(turbo, write_header(tmp_path / "adapter.safetensors", shapes)).added
+    assert added is not None and {pair.scale for pair in added.pairs} == {1.0}
+    layers = [f"layers.23.attention.{layer}.weight" for layer in ("to_k", "to_out.0", "to_q", "to_v")]
+    assert [pair.weight for pair in added.pairs] == layers
 
 
 def test_turbo_needs_it_and_the_base_does_not(turbo: BaseWeights, tmp_path: Path) -> None:
