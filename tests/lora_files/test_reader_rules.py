@@ -14,7 +14,7 @@ def test_both_programs_read_all_of_the_familys_own_files(family: str) -> None:
     is_peft = table.form is PEFT
     pair = "AB" if is_peft else "du"
     path = row.module.removeprefix(prefix).replace(".", "_")
-    fates = {fate(OF_DIFFUSERS[family], Form(prefix, name, pair), path, has_alphas=not is_peft) for name in "ND"}
+    fates = {fate(OF_DIFFUSERS[family], Form(prefix, name, pair), path, has_alphas=not is_peft) for name in ("N", "D")}
     assert "read" in fates
     assert {(prefix, "N"), (prefix, "D")} & (OF_COMFYUI_ALWAYS | OF_COMFYUI[family])
 
