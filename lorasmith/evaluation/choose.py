@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,6 +121,17 @@ def _digest(*parts: str) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:IDENTITY_LETTERS]
 
 
+class Sides(NamedTuple):
+    """Sides of prompts' pictures, in pixels."""
+
+    usual: int  # of prompts that name none
+    multiple: int = 1  # of which the model needs multiples
+
+    def of(self, asked: int | None) -> int:
+        """The side of a picture whose prompt names `asked`, rounded down; None: it names none."""
+        return max(self.multiple, (asked or self.usual) // self.multiple * self.multiple)
+
+
 def evaluation_set(
     chosen: Chosen,
     cached: Mapping[Example, CachedExample],
@@ -127,11 +139,11 @@ def evaluation_set(
     example_inputs: Callable[[Example], Inputs],
     *,
     settings: EvaluationConfig,
-    side: int,
+    sides: Sides,
     seed: int,
 ) -> EvaluationSet:
     """The chosen examples and the sample prompts with their inputs. `cached` holds `chosen.all`, `texts` the empty
-    caption and the prompts; `side` is the width and height of a prompt's picture, in pixels.
+    caption and the prompts.
 
     Raises:
         BadFileError: a picture changed since the folder was scanned.
@@ -157,7 +169,7 @@ def evaluation_set(
     if settings.sample_prompts and specs:
         like = chosen.sampled[0], specs[0].latents_shape
         specs += [
-            _of_prompt(number, line, texts, example_inputs, like=like, side=side, seed=seed)
+            _of_prompt(number, line, texts, example_inputs, like=like, sides=sides, seed=seed)
             for number, line in enumerate(settings.sample_prompts, start=1)
         ]
     validated = tuple((example, cached[example]) for example in chosen.validated)
@@ -179,12 +191,12 @@ def _of_prompt(
     example_inputs: Callable[[Example], Inputs],
     *,
     like: tuple[Example, tuple[int, ...]],
-    side: int,
+    sides: Sides,
     seed: int,
 ) -> SampleSpec:
     """The sample of a prompt. `like` is an example and the shape of its latents, which depends on the model."""
     prompt, (example, shape) = sample_prompt(line), like
-    plain = _square(example, Size(prompt.width or side, prompt.height or side))
+    plain = _square(example, Size(sides.of(prompt.width), sides.of(prompt.height)))
     return SampleSpec(
         name=f"prompt-{number:02d}",
         prompt=line,

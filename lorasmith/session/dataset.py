@@ -18,6 +18,7 @@ from lorasmith.evaluation.choose import (
     NOTHING_CHOSEN,
     Chosen,
     EvaluationSet,
+    Sides,
     choose,
     evaluation_set,
     texts_of,
@@ -118,13 +119,14 @@ def _measured_on(
 ) -> EvaluationSet:
     """The examples and samples of every evaluation."""
     step = bucket_step(config.dataset, family.weights)
+    side = config.dataset.resolved_resolution(family.weights.resolution) // step * step
     measured_on = evaluation_set(
         chosen,
         cached,
         texts,
         family.example_inputs,
         settings=config.evaluation,
-        side=config.dataset.resolved_resolution(family.weights.resolution) // step * step,
+        sides=Sides(side, family.weights.size_multiple if family.weights.noise.prediction == "flow" else 1),
         seed=config.seed,
     )
     return replace(measured_on, objective=objective_identity(config.loss, config.noise))

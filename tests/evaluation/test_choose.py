@@ -15,6 +15,7 @@ from lorasmith.evaluation.choose import (
     EMPTY_CAPTION,
     MAX_VALIDATED,
     EvaluationSet,
+    Sides,
     choose,
     evaluation_set,
     pictures_identity,
@@ -89,7 +90,7 @@ def real(tmp_path: Path) -> list[Example]:
     return list(found.examples)
 
 
-def made(real: list[Example], **settings: object) -> EvaluationSet:
+def made(real: list[Example], *, multiple: int = 1, **settings: object) -> EvaluationSet:
     chosen = choose(real, [], count=2, seed=7)
     cached = {
         one: CachedExample(
@@ -103,8 +104,9 @@ def made(real: list[Example], **settings: object) -> EvaluationSet:
         for one in real
     }
     config = EvaluationConfig(**settings)  # type: ignore[arg-type]
-    texts = {caption: {"c": torch.ones(1)} for caption in (EMPTY_CAPTION, *config.sample_prompts)}
-    return evaluation_set(chosen, cached, texts, sizes_of, settings=config, side=64, seed=7)
+    captions = [line.partition(" --")[0] for line in config.sample_prompts]
+    texts = {caption: {"c": torch.ones(1)} for caption in (EMPTY_CAPTION, *captions)}
+    return evaluation_set(chosen, cached, texts, sizes_of, settings=config, sides=Sides(64, multiple), seed=7)
 
 
 def sizes_of(example: Example) -> dict[str, torch.Tensor]:
@@ -133,6 +135,13 @@ def test_samples_of_prompts_are_square_and_drawn_from_nothing(real: list[Example
     assert first.inputs["sizes"].tolist() == [64, 64, 0, 0, 64, 64]
     assert first.latents_shape == (4, 8, 8)
     assert first.seed != second.seed
+
+
+def test_sides_that_a_prompt_names_are_those_of_the_model(real: list[Example]) -> None:
+    """Transformers divide latents into patches."""
+    *_, first, second = made(real, multiple=16, sample_prompts=("a cat --w 104 --h 72", "a dog")).specs
+    assert first.inputs["sizes"].tolist() == [96, 64, 0, 0, 96, 64]
+    assert first.latents_shape == (4, 8, 12) and second.latents_shape == (4, 8, 8)
 
 
 def test_a_changed_picture_is_named(real: list[Example]) -> None:
