@@ -35,6 +35,7 @@ CADENCES: dict[str, Values] = {
     "other names, other precision": {
         ("export", "name"): "mine",
         ("export", "save_precision"): "fp32",
+        ("export", "format"): "diffusers",
         ("export", "state_prefix"): "狀態目錄",
         ("watch", "stall_timeout"): 20.0,
         ("watch", "max_seconds_per_step"): 5.0,

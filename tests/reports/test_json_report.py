@@ -14,7 +14,7 @@ KEYS = {
     "format", "program", "made_at", "asked_steps", "stop_at", "done", "is_finished", "ending", "began", "ended",
     "attempts", "settings", "changes", "data", "curves", "losses", "unavailable", "validation_is_held_out", "speed",
     "use", "over_training", "memorisation", "samples", "repeated_steps", "warnings", "environment", "files",
-    "interruptions",
+    "interruptions", "noise_levels",
 }  # fmt: skip
 
 

@@ -155,13 +155,13 @@ def test_without_a_compiler_the_whole_run_is_eager(
 
 def test_files_that_a_killed_compiler_left_do_no_harm(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     """They stop the first attempt; the second has an empty folder."""
-    real, folders = torch.compile, []
+    folders: list[str] = []
 
     def compiler(*given: Any, **named: Any) -> Any:
         folders.append(os.environ.get("TORCHINDUCTOR_CACHE_DIR", ""))
         if not folders[-1].endswith("_lorasmith"):
             raise RuntimeError("file too short")
-        return real(*given, backend="eager", **named)
+        return given[0]
 
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "shared")
     monkeypatch.setattr(compiled.torch, "compile", compiler)

@@ -120,7 +120,7 @@ def tag(key: str, value: str) -> Callable[[dict[str, tuple[int, ...]], dict[str,
             {"missing": "text_encoder, text_encoder_2"},
         ),
         (put(UNET + "joint_blocks.0.x_block.attn.qkv.weight", 8, 8), "model_other_family", {"found": "SD 3"}),
-        (put("double_blocks.0.img_attn.qkv.weight", 8, 8), "model_other_family", {"found": "FLUX"}),
+        (put("double_blocks.0.img_attn.qkv.weight", 8, 8), "model_other_family", {"found": "FLUX.1"}),
         (drop("first_stage_model."), "model_incomplete", {"missing": "vae"}),
         (drop("cond_stage_model."), "model_incomplete", {"missing": "text_encoder"}),
         (drop(UNET), "model_is_vae", {}),
@@ -180,7 +180,7 @@ def test_folders_with_a_part_missing(miniature, tmp_path: Path, change: str, cod
 @pytest.mark.parametrize(
     ("file", "changes", "code", "found"),
     [
-        ("model_index.json", {"_class_name": "FluxPipeline", "transformer": []}, "model_other_family", "FluxPipeline"),
+        ("model_index.json", {"_class_name": "LTXPipeline", "transformer": []}, "model_other_family", "LTX"),
         ("model_index.json", {"text_encoder_2": [], "_class_name": "SDXL"}, "model_other_family", "SDXL"),
         ("unet/config.json", {"in_channels": 9}, "model_inpainting", "SD 1.x inpainting"),
         ("unet/config.json", {"block_out_channels": 5}, "model_damaged", None),

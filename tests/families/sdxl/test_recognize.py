@@ -178,7 +178,7 @@ INDEX, SCHEDULER = "model_index.json", "scheduler/scheduler_config.json"
         ("vae/config.json", {"latents_mean": [0, 0, 0, 0]}, "model_edm", "Playground 2.5"),
         (SCHEDULER, {"_class_name": "EDMEulerScheduler"}, "model_edm", "SDXL with EDM noise"),
         (INDEX, {"_class_name": "KolorsPipeline"}, "model_other_family", "KolorsPipeline"),
-        (INDEX, {"_class_name": "FluxPipeline", "transformer": []}, "model_other_family", "FluxPipeline"),
+        (INDEX, {"_class_name": "LTXPipeline", "transformer": []}, "model_other_family", "LTX"),
         ("unet/config.json", {"addition_embed_type": "image"}, "model_other_family", "UNet with image conditions"),
         (SCHEDULER, {"prediction_type": "sample"}, "model_prediction", "sample"),
     ],
