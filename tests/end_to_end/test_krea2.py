@@ -39,7 +39,7 @@ def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("krea2") / "model")
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", [pytest.param("fp32", marks=pytest.mark.ci), "bf16"])
 def test_it_trains_and_continues_to_the_same_bytes(make_workshop: MakeWorkshop, precision: str) -> None:
     values: dict[tuple[str, str], Any] = {**SETTINGS, ("model", "precision"): precision, ("noise", "min_timestep"): 200}
     if precision == "bf16":

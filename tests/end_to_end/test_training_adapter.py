@@ -12,6 +12,8 @@ from lorasmith.errors import ExitCode, ModelError
 from tests.end_to_end.workshop import Values, Workshop
 from tests.families.zimage.turbo import make_sum, make_turbo, write_adapter
 
+pytestmark = pytest.mark.ci  # in the default tests Krea 2 stands for the families of flow matching
+
 MakeWorkshop = Callable[[str], Workshop]
 SETTINGS: Values = {
     ("dataset", "resolution"): 64,

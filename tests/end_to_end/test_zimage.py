@@ -18,6 +18,8 @@ from lorasmith.runs.naming import FileNames
 from tests.end_to_end.workshop import Values, Workshop
 from tests.families.zimage.miniature import make_model, make_split
 
+pytestmark = pytest.mark.ci  # in the default tests Krea 2 stands for the families of flow matching
+
 MakeWorkshop = Callable[[str], Workshop]
 SETTINGS: Values = {
     ("dataset", "resolution"): 64,

@@ -143,7 +143,8 @@ def of(program: str, path: Path, family: str = "") -> Reading:
 
 
 @pytest.mark.parametrize("alpha", [None, ALPHA])
-@pytest.mark.parametrize("is_whole", [pytest.param(True, marks=pytest.mark.ci), False], ids=["whole", "blocks"])
+@pytest.mark.ci
+@pytest.mark.parametrize("is_whole", [True, False], ids=["whole", "blocks"])
 @pytest.mark.parametrize(("family", "form"), FORMS)
 def test_diffusers_does_what_the_rule_says(
     made: Callable[[str], Any], tmp_path: Path, family: str, form: Form, *, is_whole: bool, alpha: float | None
