@@ -10,7 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MODEL = "lorasmith/demo/base_model/"
-MAX_BYTES = 20 * 10**6
+MAX_BYTES = 20 * 10**6  # of the model
+VOCABULARIES = 3 * 10**6  # CLIP's, Qwen's and T5's, packed
 
 
 @pytest.mark.slow
@@ -29,4 +30,4 @@ def test_the_wheel_holds_every_file_of_the_package(tmp_path: Path) -> None:
     model = [entry for entry in entries if entry.filename.startswith(MODEL)]
     assert {f"{MODEL}README.md", f"{MODEL}samples.webp"} <= {entry.filename for entry in model}
     assert sum(entry.file_size for entry in model) <= MAX_BYTES
-    assert wheel.stat().st_size <= MAX_BYTES + 10**6
+    assert wheel.stat().st_size <= MAX_BYTES + VOCABULARIES + 10**6
