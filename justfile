@@ -2,7 +2,7 @@
 
 default: lint test
 
-# The default suite: four minutes on two cores.
+# The default suite: four and a half minutes on two cores.
 test:
     pytest -n 2 --dist loadfile
 
