@@ -214,5 +214,5 @@ def _range(least: float, most: float) -> str:
 
 def _size(count: int) -> str:
     if count >= 1024 * MEBIBYTE:
-        return f"{count / MEBIBYTE / 1024:.1f} GB"
-    return f"{count / MEBIBYTE:.1f} MB"
+        return f"{count / MEBIBYTE / 1024:.1f} GiB"
+    return f"{count / MEBIBYTE:.1f} MiB"

@@ -43,7 +43,7 @@ def test_numbers_stand_beside_their_names(capsys: pytest.CaptureFixture[str], ma
     assert row(page, "steps") == ["250"]
     assert row(page, "suggested steps") == ["200–500 for 7 pictures"]
     assert row(page, "device") == ["cpu (Abacus 2000), fp32"]
-    assert row(page, "peak memory") == ["0.0 MB"]
+    assert row(page, "peak memory") == ["0.0 MiB"]
     assert row(page, "layers trained") == ["denoiser: 192 of 278 in the published model, rank 16"]
     assert row(page, "time")[0].startswith("0:04:")
     assert page.rstrip().endswith("nothing was changed")
@@ -62,8 +62,8 @@ def test_lanes(capsys: pytest.CaptureFixture[str], made: RunPlan, language: str,
         for lane, is_fitting in zip(lanes, (True, False), strict=True)
     ]
     page = shown(capsys, replace(made, lanes=tuple(of_lanes)), language=language)
-    assert row(page, "none") == ["auto", "0", "3.5 GB", "4.0 GB", "6.0 GB", "8.5 GB", fits[0]]
-    assert row(page, "block") == ["int8", "0.5", "3.5 GB", "4.0 GB", "6.0 GB", "8.5 GB", fits[1]]
+    assert row(page, "none") == ["auto", "0", "3.5 GiB", "4.0 GiB", "6.0 GiB", "8.5 GiB", fits[0]]
+    assert row(page, "block") == ["int8", "0.5", "3.5 GiB", "4.0 GiB", "6.0 GiB", "8.5 GiB", fits[1]]
 
 
 def test_noise_levels_are_bars(capsys: pytest.CaptureFixture[str], made: RunPlan) -> None:
