@@ -33,7 +33,7 @@ from lorasmith.session.checkpoint import check_disk_space
 from lorasmith.session.dataset import Dataset, load_dataset, trained_text_encoders
 from lorasmith.session.execution import with_execution
 from lorasmith.session.export import Exporter
-from lorasmith.session.frozen import load_frozen, set_checkpointing
+from lorasmith.session.frozen import form_of_frozen, load_frozen, set_checkpointing
 from lorasmith.session.initial_state import adapter_dtype, initial_state, read_init_from
 from lorasmith.session.layers import check_block_effects
 from lorasmith.session.loaded import LoadedRun
@@ -84,7 +84,7 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, sta
     context = _step_context(config, family, models, batches, dataset, device=device, stop_at=stop_at)
     context.set_checkpointing(state.gradient_checkpointing)
     context, execution = with_execution(config, context, state, batches, startup)
-    base = config.model.base_precision
+    base = form_of_frozen(config.model, device, precision=precision)
     facts = environment(device, precision, differing, execution=execution, base_precision=base)
     return LoadedRun(
         run=run,
