@@ -80,8 +80,8 @@ def network(given: Given, settings: Settings) -> None:
     elif module in modules:
         kind = modules[module]
     else:
-        known = [*modules, *([LYCORIS] if given.script != "anima_train_network" else [])]
-        raise ConfigError("sd_network_module", module=module, known=known)
+        possible = [*modules, *([LYCORIS] if given.script != "anima_train_network" else [])]
+        raise ConfigError("sd_network_module", module=module, known=possible)
     settings.set("adapter", kind, "network_module")
     _sizes(given, settings)
     dropout = given.value("network_dropout")
