@@ -23,7 +23,7 @@ from lorasmith.families.added_lora import taken_out
 from lorasmith.families.base import ModelFamily
 
 STEPS_OF_DISTILLED = 8
-"""Of the samples of a base that was distilled to work in a few steps: as Z-Image-Turbo and Krea 2 Turbo are used, and
+"""Steps of a sample of a base that was distilled to work in a few: as Z-Image-Turbo and Krea 2 Turbo are used, and
 within what SDXL's are made for."""
 
 
