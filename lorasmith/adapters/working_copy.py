@@ -31,7 +31,7 @@ class WorkingCopy:
         self.numbers = torch.empty_like(flat, dtype=precision) if self.is_rounded else flat
         self.gradient = torch.empty_like(self.numbers) if self.is_rounded else gradient
         piece = _CPU_PIECE if flat.device.type == "cpu" else max(1, flat.numel())
-        self._pieces = list(zip(gradient.split(piece), self.gradient.split(piece), strict=True))
+        self._pieces = list(zip(torch.split(gradient, piece), torch.split(self.gradient, piece), strict=True))
         self.is_open = False
 
     @property
