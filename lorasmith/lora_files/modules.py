@@ -107,4 +107,4 @@ class Module:
 def _sides(shapes: Mapping[str, tuple[int, ...]], factor: str) -> tuple[int, int]:
     """The rows and columns of a factor of a Kronecker product, which may be a product of two matrices."""
     whole = shapes.get(factor)
-    return whole[:2] if whole else (shapes[f"{factor}_a"][0], shapes[f"{factor}_b"][1])
+    return (whole[0], whole[1]) if whole else (shapes[f"{factor}_a"][0], shapes[f"{factor}_b"][1])

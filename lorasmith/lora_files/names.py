@@ -178,7 +178,8 @@ def _score(family: str, known: Sequence[Module], modules: Sequence[Module], mark
 def _published(families: Sequence[str], modules: Sequence[Module]) -> list[str]:
     """The families, of these and their relatives, with a published model that has layers of these sizes and as many
     blocks; none where no published model has such sizes."""
-    widths, last = set(), {}
+    widths: set[int] = set()
+    last: dict[str, int] = {}
     for module in modules:
         block = _BLOCK.search(module.path)
         if not block:

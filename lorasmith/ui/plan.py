@@ -99,8 +99,19 @@ def _start(given: _Arguments, config: Values, words: Translator, here: Path) -> 
     steps_assumed = is_new and STEPS not in values and EPOCHS not in values
     if steps_assumed:
         values[STEPS] = 1
-    start = _new(values, words, here) if is_new else _continued(values, given.line, here)
-    return start, steps_assumed
+    if not is_new:
+        return _continued(values, given.line, here), steps_assumed
+
+    from lorasmith.session.lanes import MemoryTooSmallError
+
+    try:
+        return _new(values, words, here), steps_assumed
+    except MemoryTooSmallError as error:
+        if not given.json:
+            from lorasmith.ui.plan_view import show_lanes
+
+            show_lanes(words, error.lanes)
+        raise
 
 
 def _plan(given: _Arguments, config: Values, words: Translator, here: Path) -> RunPlan:
