@@ -21,6 +21,8 @@ from lorasmith.families.weights import Shapes
 
 TAPS = (9, 18, 27)
 """The layers of the text encoder that the denoiser takes, side by side."""
+LAYERS = max(TAPS)
+"""The layers of the text encoder that are loaded: what is behind them goes into no state that the denoiser takes."""
 LENGTH = 512
 """Tokens of a text, padding included: the denoiser attends to the padding, which it was trained with."""
 PATCH = 2
