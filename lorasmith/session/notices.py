@@ -17,6 +17,7 @@ from lorasmith.data.findings import of_long_captions
 from lorasmith.data.types import LOSS_MASK, CachedExample, Example
 from lorasmith.diffusion.sampling import SamplingDefaults
 from lorasmith.evaluation.choose import texts_of
+from lorasmith.evaluation.samples import sampling_of
 from lorasmith.families.base import ModelFamily
 
 Notice = tuple[str, dict[str, Any]]  # (code, fields) of a warning
@@ -32,11 +33,11 @@ def caption_notices(config: RunConfig, family: ModelFamily, examples: Sequence[E
     if tags:
         notices.append(("prompts_cut", {"count": len(tags), "limit": limit, "tag": tags[0]}))
     prompts = [sample_prompt(line) for line in config.evaluation.sample_prompts]
-    return notices + prompt_notices(prompts, family.traits.sampling)
+    return notices + prompt_notices(prompts, sampling_of(family))
 
 
 def prompt_notices(prompts: Sequence[SamplePrompt], sampling: SamplingDefaults) -> list[Notice]:
-    """Negative prompts and guidances of sample prompts that change nothing with this family."""
+    """Negative prompts and guidances of sample prompts that change nothing with this model."""
     is_input, notices = bool(sampling.guidance_input), []
     scales = [sampling.scale(prompt.guidance, prompt.embedded) for prompt in prompts]
     unused = sum(

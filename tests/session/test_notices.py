@@ -56,6 +56,7 @@ class ThreeWords:
     """A family that sees three tags."""
 
     traits = SimpleNamespace(sampling=SamplingDefaults(steps=2, guidance=2.0))
+    weights = SimpleNamespace(distilled="")
     caption_tokens = 3
 
     def first_unseen_tag(self, caption: str) -> str:
