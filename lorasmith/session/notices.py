@@ -38,7 +38,8 @@ def caption_notices(config: RunConfig, family: ModelFamily, examples: Sequence[E
 
 def prompt_notices(prompts: Sequence[SamplePrompt], sampling: SamplingDefaults) -> list[Notice]:
     """Negative prompts and guidances of sample prompts that change nothing with this model."""
-    is_input, notices = bool(sampling.guidance_input), []
+    is_input = bool(sampling.guidance_input)
+    notices: list[Notice] = []
     scales = [sampling.scale(prompt.guidance, prompt.embedded) for prompt in prompts]
     unused = sum(
         bool(prompt.negative) and (is_input or scale == 1) for prompt, scale in zip(prompts, scales, strict=True)
