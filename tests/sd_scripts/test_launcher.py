@@ -26,9 +26,17 @@ def test_a_pasted_command_begins_after_its_script(line: str, rest: str, script: 
     assert without_launcher(line.split(), "train_network") == (rest.split(), script)
 
 
-def test_a_script_for_other_models_is_refused() -> None:
-    with pytest.raises(ConfigError, match="sd_script_not_known"):
-        without_launcher(["accelerate", "launch", "sd3_train_network.py"], "train_network")
+@pytest.mark.parametrize(
+    ("script", "code"),
+    [
+        ("sd3_train_network.py", "sd_script_not_known"),
+        ("wan_train_network.py", "sd_script_not_known"),
+        ("src/musubi_tuner/zimage_train_network.py", "sd_musubi_script"),
+    ],
+)
+def test_a_script_for_other_models_is_refused(script: str, code: str) -> None:
+    with pytest.raises(ConfigError, match=code):
+        without_launcher(["accelerate", "launch", script, "--dit", "x"], "train_network")
 
 
 def test_several_processes_are_refused() -> None:
