@@ -41,6 +41,12 @@ def without_launcher(words: Sequence[str], script: Script) -> tuple[list[str], S
     return list(words), script
 
 
+def script_among(words: Sequence[str]) -> Script | None:
+    """The first script that is named; None where none is."""
+    names = (PureWindowsPath(PurePath(word).name).name for word in words)
+    return next((SCRIPTS[name] for name in names if name in SCRIPTS), None)
+
+
 def _refuse_several(options: Sequence[str]) -> None:
     for number, word in enumerate(options):
         following = options[number + 1] if number + 1 < len(options) else ""

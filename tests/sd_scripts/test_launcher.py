@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from lorasmith.errors import ConfigError
-from lorasmith.sd_scripts.launcher import check_environment, without_launcher
+from lorasmith.sd_scripts.launcher import check_environment, script_among, without_launcher
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,11 @@ def test_several_processes_are_refused() -> None:
     check_environment({"WORLD_SIZE": "1"})
     with pytest.raises(ConfigError, match="sd_several_processes"):
         check_environment({"WORLD_SIZE": "2"})
+
+
+def test_the_script_is_found_wherever_it_stands() -> None:
+    assert script_among(["python", "train_network.py", "--seed", "1"]) == "train_network"
+    assert (
+        script_among(["train-network", "accelerate", "launch", r"C:\sd\flux_train_network.py"]) == "flux_train_network"
+    )
+    assert script_among(["train-network", "--seed", "1"]) is None
