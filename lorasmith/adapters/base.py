@@ -103,11 +103,11 @@ class AdapterLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.has_rows and x.ndim > 3:  # four dimensions are a picture's below
-            return self.applied(x.flatten(1, -2)).unflatten(1, x.shape[1:-1])
+            return self.applied(x.flatten(1, -2)).reshape(*x.shape[:-1], -1)
         return self.applied(x)
 
     def applied(self, x: Tensor) -> Tensor:
-        """Of (B, in), (B, T, in) or pictures (B, in, h, w): the output of the changed layer."""
+        """The output of the changed layer for (B, in), (B, T, in) or pictures (B, in, h, w)."""
         y: Tensor = self.base(x)
         if self.multiplier == 0:
             return y
