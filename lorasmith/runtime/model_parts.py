@@ -13,6 +13,7 @@ from lorasmith.errors import ModelError
 from lorasmith.families.headers import file_kind, read_header
 from lorasmith.families.locate import expanded
 from lorasmith.families.weights import BaseWeights
+from lorasmith.lora_files.names import FAMILY_NAMES
 
 FP8 = frozenset({"F8_E4M3", "F8_E5M2"})  # data types in headers
 
@@ -25,6 +26,17 @@ def check_form(weights: BaseWeights) -> None:
     """
     if weights.assumed:
         raise ModelError("model_form_unnamed", path=str(weights.path), form=weights.assumed)
+
+
+def check_same_family(weights: BaseWeights, family: str) -> None:
+    """Returns where the base model is of the family that the run was started with, or only loading tells it.
+
+    Raises:
+        ModelError: `base_model_other_family`.
+    """
+    if weights.layout != "pickle" and weights.family != family:
+        found, expected = (FAMILY_NAMES.get(name, name) for name in (weights.family, family))
+        raise ModelError("base_model_other_family", found=found, expected=expected)
 
 
 def with_parts(

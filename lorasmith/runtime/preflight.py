@@ -18,7 +18,7 @@ from lorasmith.data.names import extension_of, readable
 from lorasmith.data.order import split_held_out
 from lorasmith.data.seen import encoded
 from lorasmith.engine.lr_schedules import lr_shape
-from lorasmith.errors import ConfigError, ExitCode, ModelError, NoStateError
+from lorasmith.errors import ConfigError, ExitCode, NoStateError
 from lorasmith.families.locate import expanded, is_there
 from lorasmith.families.weights import check_clip_skip
 from lorasmith.inputs import (
@@ -39,7 +39,7 @@ from lorasmith.runs.naming import FileNames
 from lorasmith.runs.states import SavedState, damage_listed, damage_of, find_states, newest_good
 from lorasmith.runtime.lora_inputs import check_base_weights, sizes_from
 from lorasmith.runtime.memory import Lanes, with_lane
-from lorasmith.runtime.model_parts import check_form, with_parts
+from lorasmith.runtime.model_parts import check_form, check_same_family, with_parts
 from lorasmith.runtime.moved import found_again, lines_about_places
 from lorasmith.runtime.read_in import with_files_read
 from lorasmith.runtime.settings import check_identity, check_installed, check_layers, check_lokr_effects, check_settings
@@ -228,8 +228,7 @@ def continued_run(run: RunFolder, values: Values, request: Request, *, from_stat
     check_clip_skip(weights, config.model.clip_skip)
     check_layers(config, before.model.family)
     check_objective(config.loss, config.noise, weights)
-    if weights.layout != "pickle" and weights.family != before.model.family:
-        raise ModelError("base_model_other_family", found=weights.family, expected=before.model.family)
+    check_same_family(weights, before.model.family)
     check_base_weights(config.model, weights.family, here)
     found = scan_for(config, weights, check_pixels=True)
     state = _named_state(run, from_state) if from_state else now.state

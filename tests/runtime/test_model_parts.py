@@ -10,7 +10,7 @@ from lorasmith.config import RunConfig
 from lorasmith.errors import ModelError
 from lorasmith.families.recognize import recognize
 from lorasmith.families.weights import PartFiles
-from lorasmith.runtime.model_parts import check_form, with_parts
+from lorasmith.runtime.model_parts import check_form, check_same_family, with_parts
 from tests.families.krea2.miniature import make_model, make_split
 
 
@@ -44,6 +44,14 @@ def test_a_form_that_nothing_tells_has_to_be_named(tmp_path: Path) -> None:
         check_form(recognize(model))
     assert caught.value.fields["form"] == "Krea 2 Raw"
     check_form(recognize(model, form="base"))
+
+
+def test_a_run_keeps_its_family(tmp_path: Path) -> None:
+    weights = recognize(make_model(tmp_path / "model"))
+    check_same_family(weights, "krea2")
+    with pytest.raises(ModelError, match="base_model_other_family") as caught:
+        check_same_family(weights, "flux2_klein")
+    assert caught.value.fields == {"found": "Krea 2", "expected": "FLUX.2 klein"}
 
 
 def test_weights_in_eight_bits_are_used_and_reported(tmp_path: Path) -> None:
