@@ -67,7 +67,7 @@ ROWS: dict[str, Values] = {
         ("adapter", "rank_dropout"): 0.3,
     },
 }
-BY_DEFAULT = ("convolutions and ranks", "lokr by blocks")
+BY_DEFAULT = ("convolutions and ranks",)
 
 
 def settings(row: str) -> Values:

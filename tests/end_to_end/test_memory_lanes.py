@@ -57,6 +57,7 @@ def test_a_lane_continues_to_the_bit(make_workshop: MakeWorkshop, lane: str) -> 
     assert not all(bool((tensor == 0).all()) for name, tensor in exported(straight).items() if "lora_up" in name)
 
 
+@pytest.mark.ci
 def test_activations_that_are_computed_twice_change_no_bit(make_workshop: MakeWorkshop) -> None:
     runs = {}
     for lane, values in {"plain": {}, **SAVES_MEMORY_ONLY}.items():

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lorasmith.data.types import Example, Offset, Size
 from lorasmith.diffusion.draw import Draw, draw_numbers
 from lorasmith.diffusion.process import apply_noise
 from lorasmith.diffusion.sampling import denoise
@@ -18,14 +17,12 @@ from lorasmith.families import load_family
 from lorasmith.families.anima.family import CONDITIONER, EMBEDS, TEXT, Anima
 from lorasmith.families.anima.layout import MOST
 from lorasmith.families.anima.text import encode
-from lorasmith.families.checkpointing import Checkpointing
 from lorasmith.families.recognize import recognize
 from lorasmith.families.weights import TextSettings
-from tests.families.anima.miniature import WORDS, make_model
+from tests.families.anima.miniature import make_model
 from tests.families.anima.torchvision import TRANSFORMS
 
 CPU = torch.device("cpu")
-LEVELS: tuple[Checkpointing, ...] = ("none", "feed-forward", "block", "offload")
 CAPTIONS = ("a red circle", "", "a blue ring, " * 30)
 
 
@@ -304,37 +301,3 @@ def test_pictures_are_sampled_with_a_shift_and_trained_without(loaded: Loaded) -
     process = loaded.family.noise_process()
     assert process.sampling_shift.factor((1, 4, 8, 8)) == 3.0 and process.training_shift.factor((1, 4, 8, 8)) == 1.0
     assert float(process.timesteps(torch.tensor([0.5]), (1, 4, 8, 8))) == 0.5
-
-
-# -- layers ----------------------------------------------------------------------------------------
-
-
-def test_gradients_reach_every_target_with_and_without_checkpointing(loaded: Loaded) -> None:
-    targets = loaded.family.target_modules(loaded.models)
-    conditioning = loaded.family.conditioning(loaded.models, loaded.family.collate(loaded.inputs(*CAPTIONS[:2])))
-    weights = [target.module.get_parameter("weight") for target in targets]
-    found = []
-    try:
-        for level in LEVELS:
-            loaded.family.set_checkpointing(loaded.models, level)
-            for weight in weights:
-                weight.requires_grad_(True)
-            latents, levels = drawn(2, 4, 4, 6), torch.tensor([0.3, 0.8])
-            loaded.family.predict(loaded.models, latents, levels, conditioning).square().mean().backward()
-            found.append([weight.grad for weight in weights])
-            for weight in weights:
-                weight.grad = None
-    finally:
-        loaded.family.set_checkpointing(loaded.models, "none")
-        for weight in weights:
-            weight.requires_grad_(False)
-    assert len(targets) == 6 + 2 * 16
-    assert all(gradient is not None and bool(gradient.any()) for gradient in found[0])
-    for again in found[1:]:
-        assert all(torch.equal(plain, gradient) for plain, gradient in zip(found[0], again, strict=True))
-
-
-def test_nothing_follows_from_the_geometry(loaded: Loaded) -> None:
-    size = Size(64, 64)
-    example = Example(Path("a.png"), WORDS, 1, size, size, size, Offset(0, 0), "", "")
-    assert loaded.family.example_inputs(example) == {}

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from lorasmith.diffusion.sampling import denoise
 from lorasmith.families import load_family
-from lorasmith.families.checkpointing import Checkpointing
 from lorasmith.families.flow_transformer import packed, unpacked
 from lorasmith.families.flux1.family import EMBEDS, GUIDANCE, POOLED, Flux1
 from lorasmith.families.flux1.layout import LENGTH
@@ -21,7 +20,6 @@ from tests.families.flux1.miniature import POOLED as POOLED_WIDTH
 from tests.families.flux1.miniature import WIDTH, make_model
 
 CPU = torch.device("cpu")
-LEVELS: tuple[Checkpointing, ...] = ("none", "feed-forward", "block", "offload")
 CAPTIONS = ("a red circle", "", "a blue ring, " * 30)
 
 
@@ -261,30 +259,3 @@ def test_the_shift_is_that_of_the_resolution(loaded: Loaded, side: int, logarith
     process = loaded.family.noise_process()
     for shift in (process.training_shift, process.sampling_shift):
         assert math.log(shift.factor((1, 16, side, side))) == pytest.approx(logarithm)
-
-
-# -- layers ----------------------------------------------------------------------------------------
-
-
-def test_gradients_are_the_same_at_every_level_of_checkpointing(loaded: Loaded) -> None:
-    targets = loaded.family.target_modules(loaded.models)
-    conditioning = loaded.family.conditioning(loaded.models, loaded.family.collate(loaded.inputs(*CAPTIONS[:2])))
-    weights = [target.module.get_parameter("weight") for target in targets]
-    found = []
-    try:
-        for level in LEVELS:
-            loaded.family.set_checkpointing(loaded.models, level)
-            for weight in weights:
-                weight.requires_grad_(True)
-            latents, levels = drawn(2, 4, 4, 6), torch.tensor([0.3, 0.8])
-            loaded.family.predict(loaded.models, latents, levels, conditioning).square().mean().backward()
-            found.append([weight.grad for weight in weights])
-            for weight in weights:
-                weight.grad = None
-    finally:
-        loaded.family.set_checkpointing(loaded.models, "none")
-        for weight in weights:
-            weight.requires_grad_(False)
-    assert all(gradient is not None and bool(gradient.any()) for gradient in found[0])
-    for again in found[1:]:
-        assert all(torch.equal(plain, gradient) for plain, gradient in zip(found[0], again, strict=True))

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from lorasmith.diffusion.sampling import denoise
 from lorasmith.families import load_family
-from lorasmith.families.checkpointing import Checkpointing
 from lorasmith.families.flow_transformer import packed, unpacked
 from lorasmith.families.flux2_klein.family import Flux2Klein, join_projections, text_positions
 from lorasmith.families.flux2_klein.layout import LENGTH, TAPS
@@ -22,7 +21,6 @@ from lorasmith.families.recognize import recognize
 from tests.families.flux2_klein.miniature import WIDTH, make_model
 
 CPU = torch.device("cpu")
-LEVELS: tuple[Checkpointing, ...] = ("none", "feed-forward", "block", "offload")
 CAPTIONS = ("a red circle", "", "a blue ring, " * 30)
 
 
@@ -265,33 +263,6 @@ def test_training_is_shifted_alike_whatever_the_size(loaded: Loaded) -> None:
     process = loaded.family.noise_process()
     for side in (16, 64, 96):
         assert math.isclose(float(process.timesteps(torch.tensor([0.5]), (1, 128, side, side))), 0.75)
-
-
-# -- layers ----------------------------------------------------------------------------------------
-
-
-def test_gradients_are_the_same_at_every_level_of_checkpointing(loaded: Loaded) -> None:
-    targets = loaded.family.target_modules(loaded.models)
-    conditioning = loaded.family.conditioning(loaded.models, loaded.family.collate(loaded.inputs(*CAPTIONS[:2])))
-    weights = [target.module.get_parameter("weight") for target in targets]
-    found = []
-    try:
-        for level in LEVELS:
-            loaded.family.set_checkpointing(loaded.models, level)
-            for weight in weights:
-                weight.requires_grad_(True)
-            latents, levels = drawn(2, 16, 2, 3), torch.tensor([0.3, 0.8])
-            loaded.family.predict(loaded.models, latents, levels, conditioning).square().mean().backward()
-            found.append([weight.grad for weight in weights])
-            for weight in weights:
-                weight.grad = None
-    finally:
-        loaded.family.set_checkpointing(loaded.models, "none")
-        for weight in weights:
-            weight.requires_grad_(False)
-    assert all(gradient is not None and bool(gradient.any()) for gradient in found[0])
-    for again in found[1:]:
-        assert all(torch.equal(plain, gradient) for plain, gradient in zip(found[0], again, strict=True))
 
 
 def test_joined_layers_compute_what_the_separate_ones_do(loaded: Loaded) -> None:

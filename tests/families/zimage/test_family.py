@@ -9,12 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lorasmith.data.types import Example, Offset, Size
 from lorasmith.diffusion.draw import Draw, draw_numbers
 from lorasmith.diffusion.process import apply_noise
 from lorasmith.diffusion.sampling import denoise
 from lorasmith.families import load_family
-from lorasmith.families.checkpointing import Checkpointing
 from lorasmith.families.qwen_transformer import EMBEDS, MASK
 from lorasmith.families.recognize import recognize
 from lorasmith.families.zimage.denoiser import patched, unpatched
@@ -23,7 +21,6 @@ from lorasmith.families.zimage.text import TEMPLATE, encode
 from tests.families.zimage.miniature import make_model
 
 CPU = torch.device("cpu")
-LEVELS: tuple[Checkpointing, ...] = ("none", "feed-forward", "block", "offload")
 CAPTIONS = ("a red circle", "", "a blue ring, " * 30)
 
 
@@ -287,36 +284,3 @@ def test_the_loss_is_that_of_the_velocity(loaded: Loaded) -> None:
     assert torch.allclose(stepped, latents, atol=1e-5)
     assert float(process.timesteps(torch.tensor([0.5]), latents.shape)) == pytest.approx(2 / 3)
     assert process.levels(2, 1.0, (1, 4, 6, 8))[1].timestep == pytest.approx(6 / 7)
-
-
-# -- layers ----------------------------------------------------------------------------------------
-
-
-def test_gradients_reach_every_target_with_and_without_checkpointing(loaded: Loaded) -> None:
-    targets = loaded.family.target_modules(loaded.models)
-    conditioning = loaded.family.conditioning(loaded.models, loaded.family.collate(loaded.inputs(*CAPTIONS[1:])))
-    weights = [target.module.get_parameter("weight") for target in targets]
-    found = []
-    try:
-        for level in LEVELS:
-            loaded.family.set_checkpointing(loaded.models, level)
-            for weight in weights:
-                weight.requires_grad_(True)
-            latents, levels = drawn(2, 4, 4, 6), torch.tensor([0.3, 0.8])
-            loaded.family.predict(loaded.models, latents, levels, conditioning).square().mean().backward()
-            found.append([weight.grad for weight in weights])
-            for weight in weights:
-                weight.grad = None
-    finally:
-        loaded.family.set_checkpointing(loaded.models, "none")
-        for weight in weights:
-            weight.requires_grad_(False)
-    assert all(gradient is not None and bool(gradient.any()) for gradient in found[0])
-    for again in found[1:]:
-        assert all(torch.equal(plain, gradient) for plain, gradient in zip(found[0], again, strict=True))
-
-
-def test_nothing_follows_from_the_geometry(loaded: Loaded) -> None:
-    size = Size(64, 64)
-    example = Example(Path("a.png"), "", 1, size, size, size, Offset(0, 0), "", "")
-    assert loaded.family.example_inputs(example) == {}
