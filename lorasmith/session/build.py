@@ -33,7 +33,7 @@ from lorasmith.session.checkpoint import check_disk_space
 from lorasmith.session.dataset import Dataset, load_dataset, trained_text_encoders
 from lorasmith.session.execution import with_execution
 from lorasmith.session.export import Exporter
-from lorasmith.session.frozen import load_frozen, set_checkpointing
+from lorasmith.session.frozen import form_of_frozen, load_frozen, set_checkpointing
 from lorasmith.session.initial_state import adapter_dtype, initial_state, read_init_from
 from lorasmith.session.layers import check_block_effects
 from lorasmith.session.loaded import LoadedRun
@@ -71,9 +71,9 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, sta
     trained = trained_text_encoders(config, family)
     models = load_frozen(config.model, family, trained=trained, dtype=dtype, device=device)
     startup.beat("loading")
-    config = resolved_config(config, family, device, precision=precision, base_sha256=weights_sha256(family.weights))
     sizes = shapes_of(models)
-    state = initial_state(config, family, models, start, precision=precision)
+    state = initial_state(config, family, models, start, precision=precision)  # while the base model is being hashed
+    config = resolved_config(config, family, device, precision=precision, base_sha256=weights_sha256(family.weights))
     cached, count = resident(dataset.cached, device), config.training.accumulation_steps
     batches = RunBatches(order_of(config, dataset.trained), cached, family, count, state, dataset.varying, device.sent)
     identity, saved_in = data_identity(config, dataset.trained), None
@@ -84,7 +84,7 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, sta
     context = _step_context(config, family, models, batches, dataset, device=device, stop_at=stop_at)
     context.set_checkpointing(state.gradient_checkpointing)
     context, execution = with_execution(config, context, state, batches, startup)
-    base = config.model.base_precision
+    base = form_of_frozen(config.model, device, precision=precision)
     facts = environment(device, precision, differing, execution=execution, base_precision=base)
     return LoadedRun(
         run=run,

@@ -29,6 +29,13 @@ def load_frozen(
     return models
 
 
+def form_of_frozen(config: ModelConfig, device: Device, *, precision: str) -> str:
+    """The form of the frozen weights as far as bits depend on it. On a CPU the layers of an offloaded base compute as
+    those of a stored base do, not as those that `engine.cpu` makes."""
+    is_plain = config.base_precision == "auto" and config.base_offload > 0 and device.torch_device.type == "cpu"
+    return precision if is_plain else config.base_precision
+
+
 def set_checkpointing(
     config: TrainingConfig, family: ModelFamily, models: Mapping[str, nn.Module], every_block: bool
 ) -> None:

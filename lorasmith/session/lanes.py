@@ -7,7 +7,7 @@ clock and tries nothing: the same settings give the same lane.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -92,6 +92,15 @@ class LaneEstimate:
         return max(self.base + self.adapter + self.activations + self.fixed, self.encoding)
 
 
+class MemoryTooSmallError(ConfigError):
+    """No lane fits."""
+
+    def __init__(self, lanes: Sequence[LaneEstimate], *, memory: str) -> None:
+        least = min(estimate.total for estimate in lanes)
+        super().__init__("memory_too_small", memory=memory, least=f"{least / (1 << 30):.1f} GiB")
+        self.lanes = tuple(lanes)
+
+
 def size_of(text: str) -> int:
     """The bytes of a size such as 8GiB; a number alone counts GiB.
 
@@ -135,18 +144,16 @@ def estimates(
     return found
 
 
-def chosen(found: Iterable[LaneEstimate], *, memory: str) -> LaneEstimate:
+def chosen(found: Sequence[LaneEstimate], *, memory: str) -> LaneEstimate:
     """The first lane that fits.
 
     Raises:
-        ConfigError: `memory_too_small`, with the bytes of the smallest.
+        MemoryTooSmallError: with the bytes of the smallest.
     """
-    found = list(found)
     for estimate in found:
         if estimate.fits:
             return estimate
-    least = min(estimate.total for estimate in found)
-    raise ConfigError("memory_too_small", memory=memory, least=f"{least / (1 << 30):.1f} GiB")
+    raise MemoryTooSmallError(found, memory=memory)
 
 
 def _lanes(config: RunConfig, device: str, fixed: Collection[tuple[str, str]]) -> Iterator[Lane]:
@@ -181,7 +188,7 @@ def _adapter_bytes(config: RunConfig, depths: Mapping[str, int]) -> int:
     with_text = config.adapter.trains_text_encoder
     layers = published_layers(config.model.family, with_text_encoders=with_text, depths=depths)
     numbers = 0
-    for name, size in chosen_layers(config.adapter, layers).items():
+    for name, size in chosen_layers(config.adapter, config.model.family, layers).items():
         layer = layers[name]
         window = 1
         for side in layer.kernel:

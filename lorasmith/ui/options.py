@@ -7,6 +7,7 @@ Defaults, types and ranges are the model's; this module knows only how they are 
 from __future__ import annotations
 
 import argparse
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -55,6 +56,7 @@ PAIRS = {
     "metadata": "author=Ann",
 }
 """A pair to show, for each option that takes K=V."""
+_NEGATIVE = re.compile(r"-\.?\d")
 ABSENT = "\0absent"  # stands for a missing value; cannot be typed
 
 
@@ -89,7 +91,7 @@ def parse(arguments: Sequence[str]) -> CommandLine:
     """
     parser = _build_parser()
     try:
-        typed, rest = parser.parse_known_args(list(arguments))
+        typed, rest = parser.parse_known_args(_joined(arguments))
     except argparse.ArgumentError as error:
         name = (error.argument_name or "").split("/")[0].lstrip("-")
         raise ConfigError("option_flag", option=name) from None
@@ -161,6 +163,19 @@ def _build_parser() -> _Parser:
         action = "append" if option.is_repeated else "store"
         parser.add_argument(f"--{option.name}", dest=key, nargs="?", const=const, action=action)
     return parser
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """The words, where a negative number with a unit, `--memory -3GiB`, is a word with its option: by itself it would
+    be taken for an option."""
+    with_value = {f"--{name}" for name in option_names()} - {f"--{own.name}" for own in COMMAND_OPTIONS}
+    words: list[str] = []
+    for word in arguments:
+        if words and words[-1] in with_value and _NEGATIVE.match(word):
+            words[-1] += f"={word}"
+        else:
+            words.append(word)
+    return words
 
 
 def _refuse_unknown(rest: Sequence[str]) -> None:

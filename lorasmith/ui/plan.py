@@ -99,8 +99,19 @@ def _start(given: _Arguments, config: Values, words: Translator, here: Path) -> 
     steps_assumed = is_new and STEPS not in values and EPOCHS not in values
     if steps_assumed:
         values[STEPS] = 1
-    start = _new(values, words, here) if is_new else _continued(values, given.line, here)
-    return start, steps_assumed
+    if not is_new:
+        return _continued(values, given.line, here), steps_assumed
+
+    from lorasmith.session.lanes import MemoryTooSmallError
+
+    try:
+        return _new(values, words, here), steps_assumed
+    except MemoryTooSmallError as error:
+        if not given.json:
+            from lorasmith.ui.plan_view import show_lanes
+
+            show_lanes(words, error.lanes)
+        raise
 
 
 def _plan(given: _Arguments, config: Values, words: Translator, here: Path) -> RunPlan:
@@ -110,7 +121,7 @@ def _plan(given: _Arguments, config: Values, words: Translator, here: Path) -> R
 
     from lorasmith.planning import plan
     from lorasmith.planning.estimate import ProbeResult, Unmeasured
-    from lorasmith.planning.probe import probe
+    from lorasmith.planning.probe import noise_levels, probe
 
     found = plan.scan_of(start)
     if steps_assumed:
@@ -119,7 +130,15 @@ def _plan(given: _Arguments, config: Values, words: Translator, here: Path) -> R
     if not given.no_probe:
         print(words.say("plan.probing"), file=sys.stderr, flush=True)
         measured = probe(start, found)
-    return plan.plan_of(start, found, measured, steps_assumed=steps_assumed, checking_seconds=checking_seconds)
+    levels = () if isinstance(measured, ProbeResult) else noise_levels(start)
+    return plan.plan_of(
+        start,
+        found,
+        measured,
+        steps_assumed=steps_assumed,
+        checking_seconds=checking_seconds,
+        noise_levels=levels,
+    )
 
 
 def _new(values: Values, words: Translator, here: Path) -> Start:

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from lorasmith.planning.estimate import ProbeResult, Unmeasured
 from lorasmith.planning.plan import NOT_PROBED, ComponentPlan, RunPlan
+from lorasmith.session.lanes import LaneEstimate
 from lorasmith.ui.encodings import shows_everything
 from lorasmith.ui.status import clock, speed
 from lorasmith.ui.translator import Translator
@@ -22,17 +23,15 @@ LONGEST_BAR = 40  # cells
 
 def show(words: Translator, plan: RunPlan, here: Path) -> None:
     """Prints the whole plan on stdout."""
-    console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
-    if not console.is_terminal:
-        console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False, width=200)
+    console = _console()
     view = _View(words, plan, here)
     if plan.is_new:
         title = words.say("plan.title_new", steps=plan.steps)
     else:
         title = words.say("plan.title_continued", steps=plan.steps, first=plan.first_step, last=plan.stop_at)
     console.print(Text(title, style="bold"))
-    lanes = [view.lanes()] if plan.lanes else []
-    levels = [view.levels()] if view.noise_levels else []
+    lanes = [_lanes(words, plan.lanes)] if plan.lanes else []
+    levels = [view.levels()] if plan.noise_levels else []
     for table in (view.pictures(), view.buckets(), view.training(), *levels, *lanes, view.cost(), view.files()):
         console.print()
         console.print(table)
@@ -40,6 +39,11 @@ def show(words: Translator, plan: RunPlan, here: Path) -> None:
     for line, style in view.notes():
         console.print(Text(line, style=style), soft_wrap=True)
     console.print(words.say("plan.nothing_changed"))
+
+
+def show_lanes(words: Translator, lanes: Iterable[LaneEstimate]) -> None:
+    """Prints what each choice of settings takes, on stdout."""
+    _console().print(_lanes(words, lanes))
 
 
 class _View:
@@ -109,44 +113,15 @@ class _View:
         rows.append((self._row("free"), _size(plan.free_bytes)))
         return self._pairs("cost", rows)
 
-    @property
-    def noise_levels(self) -> tuple[float, ...]:
-        measured = self._plan.measured
-        return measured.noise_levels if isinstance(measured, ProbeResult) else ()
-
     def levels(self) -> Table:
         """The density of the noise levels as bars."""
-        table, shares = self._table("levels", ["level", "bar", "share"]), self.noise_levels
+        table, shares = self._table("levels", ["level", "bar", "share"]), self._plan.noise_levels
         pairs = [first + second for first, second in zip(shares[::2], shares[1::2], strict=True)]
         sign = "\u2588" if shows_everything(sys.stdout) else "#"
         for number, share in enumerate(pairs):
             bar = sign * round(LONGEST_BAR * share / max(pairs))
             table.add_row(f"{number / len(pairs):.1f} - {(number + 1) / len(pairs):.1f}", bar, f"{share:.1%}")
         table.columns[1].justify = "left"
-        return table
-
-    def lanes(self) -> Table:
-        """The memory that each lane is estimated to take; the first that fits is used."""
-        columns = [
-            "checkpointing",
-            "base_precision",
-            "base_offload",
-            "weights",
-            "activations",
-            "encoding",
-            "sum",
-            "fits",
-        ]
-        table = self._table("lanes", columns)
-        for found in self._plan.lanes:
-            sizes = (found.base + found.adapter, found.activations, found.encoding, found.total)
-            table.add_row(
-                found.lane.checkpointing,
-                found.lane.precision,
-                f"{found.lane.offload:g}",
-                *(_size(size) for size in sizes),
-                self._say("fits" if found.fits else "too_large"),
-            )
         return table
 
     def files(self) -> Table:
@@ -176,11 +151,7 @@ class _View:
             yield self._say("all_well"), "green"
 
     def _table(self, name: str, columns: list[str]) -> Table:
-        table = Table(title=self._words.say(f"plan.table.{name}"), title_justify="left", title_style="bold")
-        for number, column in enumerate(columns):
-            text = self._words.say(f"plan.column.{column}")
-            table.add_column(text, justify="right" if number else "left", overflow="fold")
-        return table
+        return _table(self._words, name, columns)
 
     def _pairs(self, name: str, rows: list[tuple[str, str]]) -> Table:
         table = Table(
@@ -202,6 +173,37 @@ class _View:
 
     def _say(self, name: str, **fields: object) -> str:
         return self._words.say(f"plan.say.{name}", **fields)
+
+
+def _console() -> Console:
+    console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = 200
+    return console
+
+
+def _table(words: Translator, name: str, columns: Iterable[str]) -> Table:
+    table = Table(title=words.say(f"plan.table.{name}"), title_justify="left", title_style="bold")
+    for number, column in enumerate(columns):
+        text = words.say(f"plan.column.{column}")
+        table.add_column(text, justify="right" if number else "left", overflow="fold")
+    return table
+
+
+def _lanes(words: Translator, lanes: Iterable[LaneEstimate]) -> Table:
+    """The memory that each lane is estimated to take; the first that fits is used."""
+    settings = ("checkpointing", "base_precision", "base_offload")
+    table = _table(words, "lanes", (*settings, "weights", "activations", "encoding", "sum", "fits"))
+    for found in lanes:
+        sizes = (found.base + found.adapter, found.activations, found.encoding, found.total)
+        table.add_row(
+            found.lane.checkpointing,
+            found.lane.precision,
+            f"{found.lane.offload:g}",
+            *(_size(size) for size in sizes),
+            words.say(f"plan.say.{'fits' if found.fits else 'too_large'}"),
+        )
+    return table
 
 
 def _times(value: float) -> str:

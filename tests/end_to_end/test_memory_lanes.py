@@ -2,6 +2,7 @@
 a run without them."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from lorasmith.errors import ExitCode
 from tests.end_to_end.workshop import Values, Workshop
+from tests.families.tiny import MINIATURES
 
 MakeWorkshop = Callable[[str], Workshop]
 STEPS, CUT = 6, 3
@@ -58,6 +60,25 @@ def test_a_lane_continues_to_the_bit(make_workshop: MakeWorkshop, lane: str) -> 
 
 
 @pytest.mark.ci
+@pytest.mark.parametrize("form", [BY_DEFAULT, "nf4"])
+@pytest.mark.parametrize("family", ["krea2", "anima", "zimage", "qwen_image21", "flux2_klein", "flux1"])
+def test_a_lane_of_flow_matching_continues_to_the_bit(
+    make_workshop: MakeWorkshop, tmp_path: Path, family: str, form: str
+) -> None:
+    model = {("model", "base_model"): str(MINIATURES[family](tmp_path / "model")), ("model", "precision"): "bf16"}
+    values = {**BASE, ("adapter", "train_text_encoder"): False, ("dataset", "resolution"): 64, **model, **LANES[form]}
+    straight, pieces, plain = (make_workshop(name) for name in ("straight", "pieces", "plain"))
+    straight.new(3, {**values, ("lr_schedule", "horizon_steps"): 3})
+    assert pieces.new(3, {**values, ("lr_schedule", "horizon_steps"): 3}, stop_after=1).exit_code == ExitCode.STOPPED
+    outcome = pieces.go_on(2)
+    assert outcome.exit_code == ExitCode.FINISHED and not outcome.warned
+    assert pieces.losses() == straight.losses() and pieces.digest() == straight.digest()
+    plain.new(1, {**values, ("model", "base_precision"): "auto", ("model", "base_offload"): 0.0})
+    assert plain.losses()[1] != straight.losses()[1]
+    assert plain.losses()[1] == pytest.approx(straight.losses()[1], rel=0.2)
+
+
+@pytest.mark.ci
 def test_activations_that_are_computed_twice_change_no_bit(make_workshop: MakeWorkshop) -> None:
     runs = {}
     for lane, values in {"plain": {}, **SAVES_MEMORY_ONLY}.items():
@@ -72,3 +93,15 @@ def test_other_frozen_weights_are_another_environment(make_workshop: MakeWorksho
     outcome = workshop.go_on(1, {("model", "base_precision"): "int8"})
     (changed,) = [warned for warned in outcome.warned if warned.code == "fingerprint_changed"]
     assert "base_precision: auto -> int8" in str(changed.fields)
+
+
+@pytest.mark.ci
+def test_on_a_cpu_an_offloaded_base_is_another_environment(make_workshop: MakeWorkshop) -> None:
+    """Its layers compute as those of a stored base, which are those of `--base-precision bf16` where a run has it."""
+    away = {("model", "base_offload"): 1.0}
+    workshop, stored = make_workshop("changed"), make_workshop("stored")
+    workshop.new(1, {**BASE, ("model", "precision"): "bf16"})
+    (changed,) = workshop.go_on(1, away).warned
+    assert "base_precision: auto -> bf16" in str(changed.fields)
+    stored.new(1, {**BASE, ("model", "precision"): "bf16", ("model", "base_precision"): "bf16"})
+    assert not stored.go_on(1, away).warned

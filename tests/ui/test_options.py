@@ -112,6 +112,7 @@ def test_optimizer_options_are_toml_values_or_text() -> None:
         ("--optimizer-option", "option_without_value", {"option": "optimizer-option"}),
         ("--steps 0", "config_value", {"option": "steps"}),
         ("--steps -3", "config_value", {"option": "steps"}),
+        ("--steps -3x", "config_value", {"option": "steps"}),
         ("--steps abc", "config_value", {"option": "steps"}),
         ("--steps 1.5", "config_value", {"option": "steps"}),
         ("--lr nan", "config_value", {"option": "lr"}),

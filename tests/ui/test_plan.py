@@ -87,6 +87,14 @@ def test_bad_input_is_refused_as_by_train(here: Path, typed: str, code: str) -> 
     assert tree(here) == before
 
 
+@pytest.mark.parametrize("json_asked", [False, True])
+def test_choices_are_listed_when_none_fits(here: Path, capsys: pytest.CaptureFixture[str], json_asked: bool) -> None:
+    with pytest.raises(ConfigError, match="memory_too_small"):
+        plan(["--memory", "100MiB", *(["--json"] if json_asked else [])], Translator("en"), "lorasmith plan")
+    page = capsys.readouterr().out
+    assert (("feed-forward" in page), ("no" in page.split())) == (not json_asked, not json_asked)
+
+
 def test_without_a_base_model(here: Path) -> None:
     (here / "lorasmith.toml").unlink()
     with pytest.raises(ConfigError, match="base_model_unnamed"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lorasmith.families.flux2_klein.layout import LENGTH, PATCH
+from lorasmith.families.flux2_klein.layout import LAYERS, LENGTH, PATCH
 from lorasmith.families.footprint import Footprint, language_parameters
 from lorasmith.families.weights import BaseWeights
 
@@ -26,7 +26,8 @@ def footprint(weights: BaseWeights) -> Footprint | None:
     """The footprint of a base model; None where its size is not known."""
     if weights.denoiser_parameters is None:
         return None
-    text = language_parameters(weights.configs["text_encoder"]) // 2  # 16 bits each, where 32 are reckoned with
+    loaded = {**weights.configs["text_encoder"], "num_hidden_layers": LAYERS}
+    text = language_parameters(loaded) // 2  # 16 bits each, where 32 are reckoned with
     return denoiser_footprint(weights.configs["transformer"], weights.denoiser_parameters, text_parameters=text)
 
 

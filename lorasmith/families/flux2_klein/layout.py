@@ -13,13 +13,16 @@ from typing import Any
 from lorasmith.families.flux2_files import COUNTER, USUAL_NAME, find_flux2_vae, flux2_vae_config
 from lorasmith.families.ldm_configs import UnusualShapesError
 from lorasmith.families.ldm_names import count_of
-from lorasmith.families.places import Place, whole
+from lorasmith.families.places import Place
 from lorasmith.families.qwen_files import find_qwen3, qwen3_config
-from lorasmith.families.split_files import Part, SplitFiles, bare_names, renamed
-from lorasmith.families.weights import ComponentNames, Shapes
+from lorasmith.families.relatives import Published, Relatives
+from lorasmith.families.split_files import Part, SplitFiles, bare_names, folder_names, renamed
+from lorasmith.families.weights import Shapes
 
 TAPS = (9, 18, 27)
 """The layers of the text encoder that the denoiser takes, side by side."""
+LAYERS = max(TAPS)
+"""The layers of the text encoder that are loaded: what is behind them goes into no state that the denoiser takes."""
 LENGTH = 512
 """Tokens of a text, padding included: the denoiser attends to the padding, which it was trained with."""
 PATCH = 2
@@ -146,25 +149,19 @@ SPLIT = SplitFiles(
 )
 
 
+RELATIVES = Relatives(
+    (
+        Published("flux2_klein", 4096, {"transformer_blocks": 8, "single_transformer_blocks": 24}),
+        Published("flux2_klein", 3072, {"transformer_blocks": 5, "single_transformer_blocks": 20}),
+        Published("flux2", 6144, {"transformer_blocks": 8, "single_transformer_blocks": 48}),
+    ),
+    alike=r"_blocks_\d|_stream_modulation_",
+)
+
+
 def layer_names() -> str:
     """The layers that an adapter may change, with their names in exported files: see `exporting.name_table`."""
     return Path(__file__).with_name("layer_names.tsv").read_text(encoding="ascii")
 
 
-NAMES = ComponentNames(
-    weight_stems={
-        "transformer": "diffusion_pytorch_model",
-        "vae": "diffusion_pytorch_model",
-        "text_encoder": "model",
-    },
-    config_files={
-        "transformer": "transformer/config.json",
-        "vae": "vae/config.json",
-        "text_encoder": "text_encoder/config.json",
-        "scheduler": "scheduler/scheduler_config.json",
-        "pipeline": "model_index.json",
-    },
-    tokenizers={"text_encoder": "tokenizer"},
-    from_single_file=SPLIT.finder,
-    from_folder=whole(from_diffusers),
-)
+NAMES = folder_names(SPLIT, from_diffusers, tokenizers={"text_encoder": "tokenizer"})

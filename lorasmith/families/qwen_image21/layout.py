@@ -14,11 +14,12 @@ from typing import Any
 
 from lorasmith.families.ldm_configs import UnusualShapesError
 from lorasmith.families.ldm_names import count_of
-from lorasmith.families.places import Place, whole
+from lorasmith.families.places import Place
 from lorasmith.families.qwen_files import find_qwen3_vl, qwen3_vl_config
 from lorasmith.families.qwen_image21.vae_files import find_vae, vae_config
-from lorasmith.families.split_files import Part, SplitFiles, bare_names
-from lorasmith.families.weights import ComponentNames, Shapes
+from lorasmith.families.relatives import Published, Relatives
+from lorasmith.families.split_files import Part, SplitFiles, bare_names, folder_names
+from lorasmith.families.weights import Shapes
 
 _LANGUAGE = re.compile(r"(model\.)?language_model\.")
 _FINAL_NORM = "norm.weight"
@@ -114,6 +115,16 @@ SPLIT = SplitFiles(
 )
 
 
+RELATIVES = Relatives(  # whose attention has the same names
+    (
+        Published("qwen_image21", 4096, {"transformer_blocks": 32}),
+        Published("qwen", 3072, {"transformer_blocks": 60}),
+        Published("sd3", 2432, {"transformer_blocks": 38}),
+        Published("sd3", 1536, {"transformer_blocks": 24}),
+    )
+)
+
+
 def layer_names() -> str:
     """The layers that an adapter may change, with their names in exported files: see `exporting.name_table`."""
     return Path(__file__).with_name("layer_names.tsv").read_text(encoding="ascii")
@@ -132,20 +143,4 @@ def native_names() -> str:
     return "\n".join(lines)
 
 
-NAMES = ComponentNames(
-    weight_stems={
-        "transformer": "diffusion_pytorch_model",
-        "vae": "diffusion_pytorch_model",
-        "text_encoder": "model",
-    },
-    config_files={
-        "transformer": "transformer/config.json",
-        "vae": "vae/config.json",
-        "text_encoder": "text_encoder/config.json",
-        "scheduler": "scheduler/scheduler_config.json",
-        "pipeline": "model_index.json",
-    },
-    tokenizers={"text_encoder": "processor"},
-    from_single_file=SPLIT.finder,
-    from_folder=whole(from_diffusers),
-)
+NAMES = folder_names(SPLIT, from_diffusers, tokenizers={"text_encoder": "processor"})
