@@ -133,6 +133,7 @@ def test_without_held_out_pictures_nothing_is_chosen(workshop: Workshop) -> None
     assert not workshop.run.export("last-best").exists()
 
 
+@pytest.mark.ci
 def test_with_clip(workshop: Workshop) -> None:
     clip = tiny_clip(workshop.folder / "fashion")
     outcome = workshop.new(2, {**EVERY_TWO, ("evaluation", "clip_model"): "fashion"})
@@ -315,6 +316,7 @@ def test_the_best_goes_with_a_step_that_is_taken_back(workshop: Workshop, monkey
     assert (workshop.run.samples / "control").is_dir()
 
 
+@pytest.mark.ci
 def test_from_best_where_nothing_is_held_out(workshop: Workshop) -> None:
     workshop.new(2, {**EVERY_TWO, ("dataset", "hold_out"): 0})
     with pytest.raises(ConfigError) as caught:

@@ -65,6 +65,7 @@ def test_zero_terminal_snr_is_a_setting_of_the_run(workshop: Workshop) -> None:
         assert file.metadata()["ss_zero_terminal_snr"] == "True"
 
 
+@pytest.mark.ci
 def test_a_vae_of_its_own_is_part_of_the_run(make_workshop: MakeWorkshop, tmp_path: Path) -> None:
     """Its latents are learned from, the file names it, and the run goes on with no other."""
     own, other = make_workshop("own"), make_workshop("other")

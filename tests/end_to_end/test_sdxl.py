@@ -24,7 +24,7 @@ SETTINGS: Values = {
     ("adapter", "alpha"): 2.0,
     ("optimizer", "lr"): 2e-2,
     ("export", "save_precision"): "fp32",
-    ("dataset", "resolution"): 128,
+    ("dataset", "resolution"): 64,
 }
 
 

@@ -192,6 +192,7 @@ def test_diffusers_applies_every_layer_as_trained(
         assert torch.allclose(layer.weight, before[name] + change, rtol=0, atol=2e-6), name
 
 
+@pytest.mark.ci
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_diffusers_reads_lora_alone(facts: ExportFacts, tmp_path: Path) -> None:
     """As docs/formats.md says: it refuses LoHa and LoKr, and shows the LoRA inside a DoRA without its magnitudes."""

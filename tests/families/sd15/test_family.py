@@ -279,7 +279,7 @@ def test_targets_of_the_real_model_are_those_of_sd_scripts(narrow, real) -> None
         (AdapterConfig(), "f8c8f334e2e0607c1193ab29e2dc20d1987e8d15cf4cb8f27056de5125f33198"),
         (AdapterConfig(conv_rank=4), "a52d818538d1f01ff030051e33c5fc6336c876cdd56bb082377006741ebac3e9"),
     ):
-        chosen = chosen_layers(config, specs)
+        chosen = chosen_layers(config, "sd15", specs)
         denoiser = [name for name in chosen if name.startswith("denoiser.")]
         text = [name for name in chosen if name.startswith("text_encoder.")]
         assert (len(denoiser), len(text)) == (192 if config.conv_rank is None else 278, 72)
