@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +11,15 @@ from typing import BinaryIO
 import numpy as np
 
 from lorasmith.errors import InputError, ModelError
-from lorasmith.lora_files.names import FAMILY_NAMES
+from lorasmith.lora_files.keys import DORA
+from lorasmith.lora_files.names import FAMILY_NAMES, layers_of
 from lorasmith.lora_files.reader import LoraFile, read_lora
 from lorasmith.lora_tools.arrays import Array
-from lorasmith.lora_tools.changes import MERGEABLE, changed
+from lorasmith.lora_tools.changes import MERGEABLE, Rows, changed
 from lorasmith.lora_tools.combine import Source
 from lorasmith.lora_tools.layers import Layer, layers
-from lorasmith.lora_tools.models import Change, Model, open_model, rows_with_places, write_changed
+from lorasmith.lora_tools.models import Change, Model, open_model, write_changed
+from lorasmith.lora_tools.regroup import parts_of
 from lorasmith.lora_tools.writing import check_layers, refuse_existing
 
 
@@ -37,6 +39,9 @@ class _Part:
     file: LoraFile
     stream: BinaryIO
     weight: float
+    begin: int  # of the layer in the module of the file, in outputs of the published model
+    outputs: int  # of the layer
+    of: int  # of the module
 
     def applied(self, weight: Array) -> Array:
         """The layer's weight with this change.
@@ -48,9 +53,17 @@ class _Part:
         if not all(bool(np.isfinite(array).all()) for array in arrays.values()):
             raise ModelError("tool_not_finite", path=str(self.file.path), name=self.layer.name)
         try:
-            return changed(self.layer.module, arrays, weight, self.weight)
+            return changed(self.layer.module, arrays, weight, self.weight, self._rows(len(weight)))
         except ValueError as error:
             raise ModelError("tool_other_size", path=str(self.file.path), name=self.layer.name) from error
+
+    def _rows(self, count: int) -> Rows:
+        """The module's rows for a layer with `count` outputs: smaller models have the same proportions."""
+        begin, over = divmod(self.begin * count, self.outputs)
+        total, rest = divmod(self.of * count, self.outputs)
+        if over or rest:
+            raise ValueError(f"{count} of {total} rows")
+        return Rows(begin, begin + count, total)
 
 
 def merge_into(base: Path, sources: Sequence[Source], out: Path) -> Merged:
@@ -74,10 +87,28 @@ def merge_into(base: Path, sources: Sequence[Source], out: Path) -> Merged:
             _check(file, model)
             stream = stack.enter_context(source.path.open("rb"))
             for layer in layers(file, model.family):
-                (at,) = rows_with_places(layer.rows, model)
-                parts.setdefault(at.target, []).append(_Part(layer, file, stream, source.weight))
+                for target, part in _parts(layer, file, stream, source.weight, model):
+                    parts.setdefault(target, []).append(part)
         changes = {target: _change(members) for target, members in parts.items()}
         return Merged(write_changed(model, out, changes), len(changes))
+
+
+def _parts(layer: Layer, file: LoraFile, stream: BinaryIO, weight: float, model: Model) -> Iterator[tuple[str, _Part]]:
+    """The layers of the model that a layer of the file stands for, by target.
+
+    Raises:
+        ModelError: `tool_layer_missing`; `tool_kind`, DoRA whose lengths are those of several layers together.
+    """
+    found = parts_of(layer.rows, layers_of(model.family).known.pieces)
+    total = sum(part.outputs for part in found)
+    if len(found) > 1 and layer.module.has_dora and layer.shape(DORA)[0] == 1:
+        raise ModelError("tool_kind", path=str(file.path), found=["dora"], tool="merge")
+    begin = 0
+    for part in found:
+        if part.target not in model.places:
+            raise ModelError("tool_layer_missing", path=str(model.path), name=part.target)
+        yield part.target, _Part(layer, file, stream, weight, begin, part.outputs, total)
+        begin += part.outputs
 
 
 def _check(file: LoraFile, model: Model) -> None:

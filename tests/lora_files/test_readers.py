@@ -188,6 +188,25 @@ def test_programs_that_have_no_such_models(made: Callable[[str], Any], tmp_path:
         assert of("AUTOMATIC1111", path).outcome == outcome
 
 
+def test_forge_reads_flux_whole_or_not_at_all(made: Callable[[str], Any], tmp_path: Path) -> None:
+    """As its own loader was seen to do with each of these forms, on its own model class: it ignores a file with more
+    than 12 keys that it does not know."""
+    path = tmp_path / "lora.safetensors"
+    read = {("transformer.", "D"), ("lycoris_", "D"), ("lora_transformer_", "D"), ("lora_unet_", "N")}
+    read |= {("diffusion_model.", "N")}
+    for form in OF_DIFFUSERS["flux1"]:
+        tensors, wanted = written("flux1", made("flux1"), form, ALPHA)
+        save_file(tensors, path)
+        found = of("Forge", path, "flux1")
+        whole = (form.prefix, form.names) in read
+        assert (found.outcome, found.layers) == (("whole", len(wanted)) if whole else ("nothing", 0)), form
+        if whole:
+            save_file({**tensors, **{f"x{number}": torch.ones(1) for number in range(12)}}, path)
+            assert of("Forge", path, "flux1").outcome == "whole"
+            save_file({**tensors, **{f"x{number}": torch.ones(1) for number in range(13)}}, path)
+            assert of("Forge", path, "flux1").outcome == "nothing"
+
+
 def test_layers_that_comfyui_does_not_know_by_diffusers_names(made: Callable[[str], Any], tmp_path: Path) -> None:
     path = tmp_path / "lora.safetensors"
     for names, prefix, lost in (("D", "transformer.", 5), ("N", "diffusion_model.", 0)):
