@@ -27,7 +27,7 @@ class FamilyEntry:
     pipelines: tuple[str, ...]  # in model_index.json of its diffusers folders
     in_webui: bool = True  # whether the Stable Diffusion WebUI reads its LoRAs; ComfyUI reads those of all families
     native_names: str = ""  # torch-free: () -> the text that `exporting.formats.parse_native` parses, if names differ
-    footprint: str = "lorasmith.families.unet_footprint:footprint"  # torch-free: BaseWeights -> Footprint or None
+    footprint: str = "lorasmith.families.unet_footprint:footprint"  # torch-free: (configs, parameters) -> Footprint
 
 
 FAMILIES = {  # recognizers are asked in this order
@@ -140,7 +140,9 @@ def native_names(family: str) -> str:
 
 def footprint_of(weights: BaseWeights) -> Footprint | None:
     """The memory that the denoiser takes in training; None where that is not known before it is loaded."""
-    found: Footprint | None = _found(FAMILIES[weights.family].footprint)(weights) if weights.family else None
+    if not weights.family or weights.denoiser_parameters is None:
+        return None
+    found: Footprint = _found(FAMILIES[weights.family].footprint)(weights.configs, weights.denoiser_parameters)
     return found
 
 
