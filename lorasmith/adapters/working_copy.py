@@ -8,6 +8,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+_CPU_PIECE = 1 << 20
+"""Numbers added at a time on a CPU, where adding another type first makes a copy in the type of the sum."""
+
 
 class WorkingCopy:
     """One rounded copy of the whole buffer in place of a cast in every layer, and one buffer for the gradients.
@@ -23,10 +26,12 @@ class WorkingCopy:
             flat: (P,), what is trained.
             gradient: (P,), to which a pass adds.
         """
-        self._flat, self._gradient = flat, gradient
+        self._flat = flat
         self.is_rounded = flat.dtype != precision
         self.numbers = torch.empty_like(flat, dtype=precision) if self.is_rounded else flat
         self.gradient = torch.empty_like(self.numbers) if self.is_rounded else gradient
+        piece = _CPU_PIECE if flat.device.type == "cpu" else max(1, flat.numel())
+        self._pieces = list(zip(torch.split(gradient, piece), torch.split(self.gradient, piece), strict=True))
         self.is_open = False
 
     @property
@@ -46,7 +51,8 @@ class WorkingCopy:
         finally:
             self.is_open = False
         if self.is_rounded:
-            self._gradient.add_(self.gradient)
+            for total, rounded in self._pieces:
+                total.add_(rounded)
 
     def view_of(self, part: Tensor) -> Tensor:
         """The numbers that are copies of `part`, a view of the buffer."""

@@ -17,6 +17,7 @@ from lorasmith.data.files import shown
 from lorasmith.data.images import pixels
 from lorasmith.data.types import Example
 from lorasmith.errors import NonFiniteError
+from lorasmith.finite import is_finite
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,6 @@ def storable(encoded: Mapping[str, Tensor], dtype: torch.dtype, *, source: str) 
         name: value.detach().to("cpu", dtype if _is_larger(value, dtype) else value.dtype)
         for name, value in encoded.items()
     }
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+    if not all(map(is_finite, tensors.values())):
         raise NonFiniteError("encoded_not_finite", what=source)
     return tensors

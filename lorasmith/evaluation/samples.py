@@ -7,7 +7,7 @@ file and measures nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,10 +15,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lorasmith.data.types import Inputs
-from lorasmith.diffusion.sampling import denoise
+from lorasmith.diffusion.sampling import SamplingDefaults, denoise
 from lorasmith.engine.device import map_in_batches
 from lorasmith.engine.step import StepContext
 from lorasmith.evaluation.choose import EvaluationSet, SampleSpec, to_bytes
+from lorasmith.families.added_lora import taken_out
+from lorasmith.families.base import ModelFamily
+
+STEPS_OF_DISTILLED = 8
+"""Steps of a sample of a base that was distilled to work in a few: as Z-Image-Turbo and Krea 2 Turbo are used, and
+within what SDXL's are made for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +41,8 @@ def generate(
 ) -> list[Sample]:
     """Generates a picture for each of `evaluated_on.specs`, in order, at most `at_once` of them in a batch.
 
-    Loads the VAE and drops it again. `alive` is called at each prediction and each picture.
+    A distilled base is sampled as people use it: in a few steps, and without the training adapter that is added to it
+    in training. Loads the VAE and drops it again. `alive` is called at each prediction and each picture.
 
     Raises:
         RuntimeError: out of memory with a single picture.
@@ -46,13 +53,14 @@ def generate(
     def work(batch: Sequence[SampleSpec]) -> list[Tensor]:
         return _latents(context, batch, evaluated_on.empty_caption, alive=alive)
 
-    latents = map_in_batches(
-        specs,
-        work,
-        kind=lambda spec: (spec.latents_shape, spec.denoising_strength, spec.steps),
-        at_once=at_once,
-        device=context.device,
-    )
+    with taken_out(context.family.weights.added, context.models["denoiser"]):
+        latents = map_in_batches(
+            specs,
+            work,
+            kind=lambda spec: (spec.latents_shape, spec.denoising_strength, spec.steps),
+            at_once=at_once,
+            device=context.device,
+        )
     alive()
     vae = context.family.load_encoders(context.device.torch_device, only=("vae",))
     samples = []
@@ -68,6 +76,14 @@ def generate(
     return samples
 
 
+def sampling_of(family: ModelFamily) -> SamplingDefaults:
+    """The sampler's settings for a model: those of its family, or those that distilled models are made for."""
+    usual = family.traits.sampling
+    if not family.weights.distilled:
+        return usual
+    return replace(usual, steps=STEPS_OF_DISTILLED, guidance=usual.guidance if usual.guidance_input else 1.0)
+
+
 def _latents(
     context: StepContext, specs: Sequence[SampleSpec], empty_caption: Inputs, *, alive: Callable[[], None]
 ) -> list[Tensor]:
@@ -80,7 +96,7 @@ def _latents(
     noise = torch.stack([_noise(spec) for spec in specs]).to(where)
     starts = (torch.zeros(shape) if spec.latents is None else spec.latents.float() for spec in specs)
     start = torch.stack(list(starts)).to(where)
-    defaults = context.family.traits.sampling
+    defaults = sampling_of(context.family)
     scales = [defaults.guidance if spec.guidance is None else spec.guidance for spec in specs]
     is_guided = not defaults.guidance_input and any(scale != 1 for scale in scales)
     without = [{**spec.inputs, **(spec.negative or empty_caption)} for spec in specs] if is_guided else []

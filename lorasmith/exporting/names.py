@@ -16,6 +16,7 @@ from lorasmith.errors import ModelError
 from lorasmith.exporting.alphas import shared_alphas
 from lorasmith.exporting.joined import for_pieces, put_together, taken_apart
 from lorasmith.exporting.name_table import ALPHA, NameTable, Row
+from lorasmith.finite import is_finite
 
 Tensors = dict[str, Tensor]  # of a layer or module, by suffix
 
@@ -144,7 +145,7 @@ def _scaled_to_1(module: str, stored: Tensors, kind: AdapterKind, kernel: tuple[
     for suffix, tensor in stored.items():
         if suffix == ALPHA and tensor.numel() != 1:
             raise ModelError("init_from_shape", key=f"{module}.{suffix}", shape=list(tensor.shape))
-        if tensor.is_complex() or not bool(torch.isfinite(tensor.to(torch.float32)).all()):
+        if tensor.is_complex() or not is_finite(tensor.to(torch.float32)):
             raise ModelError("init_from_not_finite", key=f"{module}.{suffix}")
     tensors = {suffix: tensor.to(torch.float32) for suffix, tensor in stored.items() if suffix != ALPHA}
     shapes = {suffix: _without_ones(tensor.shape) for suffix, tensor in tensors.items()}

@@ -22,6 +22,7 @@ from lorasmith.exporting.file_format import header_bytes, split_file
 from lorasmith.exporting.joined import for_pieces
 from lorasmith.exporting.metadata import hashed_metadata, legacy_hash
 from lorasmith.exporting.name_table import ALPHA, NameTable, has_suffix, spec_of_piece
+from lorasmith.finite import is_finite
 from lorasmith.targets import LayerSpec
 
 # Without these keys a reader hides the file, or does not know which models it is for.
@@ -108,7 +109,7 @@ def _check_tensors(
     for key, shape in shapes.items():
         if tuple(tensors[key].shape) != shape:
             raise ExportError("shape", f"{key}: {list(tensors[key].shape)}, {list(shape)}")
-        if not bool(torch.isfinite(tensors[key]).all()):
+        if not is_finite(tensors[key]):
             raise ExportError("not_finite", key)
     for key, alpha in alphas.items():
         wanted = torch.tensor(alpha, dtype=torch.float32)

@@ -20,7 +20,7 @@ _QWEN_WIDTH, _QWEN_PARAMETERS = 96, 127_000_000  # the least channels of the VAE
 class Blocks(NamedTuple):
     """The blocks of one kind."""
 
-    count: int
+    number: int
     inside: float  # numbers that each keeps for a token
     wide: float = 0  # of which in feed-forward layers
 
@@ -41,9 +41,9 @@ def transformer_footprint(
         table_width: the width of the model that the family's table of layers describes.
         end: numbers for a token that are kept outside of blocks.
     """
-    inside = sum(kind.count * kind.inside for kind in blocks)
-    wide = sum(kind.count * kind.wide for kind in blocks)
-    kept = {"none": inside, "feed-forward": inside - wide, "block": width * sum(kind.count for kind in blocks)}
+    inside = sum(kind.number * kind.inside for kind in blocks)
+    wide = sum(kind.number * kind.wide for kind in blocks)
+    kept = {"none": inside, "feed-forward": inside - wide, "block": width * sum(kind.number for kind in blocks)}
     block, widest = max(kind.inside for kind in blocks), max(kind.wide for kind in blocks)
     computed = {"none": block, "feed-forward": max(block, 2 * widest), "block": 2 * block, "offload": 2 * block}
     return Footprint(

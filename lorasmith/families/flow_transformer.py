@@ -90,13 +90,17 @@ class FlowTransformer:
 
     def _load(self, component: str, dtype: torch.dtype | DtypeOf, device: torch.device) -> nn.Module:
         return load_component(
-            self.weights,
+            self._weights_read(),
             component,
             self.builders[component],
             dtype=dtype,
             device=device,
             allows_extra=False,
         )
+
+    def _weights_read(self) -> BaseWeights:
+        """The weights as components are loaded from them; a family may leave out what it does not use."""
+        return self.weights
 
     def target_modules(self, models: Models) -> list[TargetModule]:
         denoiser = models["denoiser"]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 VAE_PARAMETERS = 84_000_000
-"""Of the VAE of Stable Diffusion, and of those of FLUX.1 and FLUX.2, which have the same layers."""
+"""Parameters of the VAE of Stable Diffusion; those of FLUX.1 and FLUX.2 have the same layers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,7 +134,9 @@ def _has_weights(folder: Path, kind: tuple[str, ...]) -> bool:
 
 # -- checkpoints to offer ---------------------------------------------------------------------------------
 
-_USUAL_PLACES = (Path("models/Stable-diffusion"), Path("models/checkpoints"))
+_USUAL_PLACES = tuple(
+    Path("models") / name for name in ("Stable-diffusion", "checkpoints", "diffusion_models", "unet")
+)  # the last two hold denoisers without text encoders and VAE
 _MAX_FOLDERS = 300  # neighbours searched beside each folder on the way up
 _MAX_DEPTH = 2  # folders inside a usual place
 _MAX_FOUND = 100

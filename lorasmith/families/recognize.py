@@ -57,6 +57,8 @@ def recognize(
         weights = _recognized(files)
     if form == "base":
         weights = replace(weights, assumed="")
+    if form == "distilled" and weights.assumed:
+        raise ModelError("model_turbo", path=str(path), base=weights.assumed)
     if parts.text_encoders and not weights.replaced.keys() & weights.names.tokenizers.keys():
         raise ModelError("text_encoder_fixed", path=str(parts.text_encoders[0]))
     return with_vae(weights, parts.vae) if parts.vae and "vae" not in weights.replaced else weights

@@ -21,14 +21,15 @@ from lorasmith.families.folders import weight_files
 from lorasmith.families.foreign_files import check_not_quantized
 from lorasmith.families.headers import file_kind, read_header, read_json
 from lorasmith.families.ldm_configs import UnusualShapesError
-from lorasmith.families.places import Place, shapes_at
-from lorasmith.families.weights import ModelFiles, OtherFile, Shapes
+from lorasmith.families.places import Place, shapes_at, whole
+from lorasmith.families.weights import ComponentNames, ModelFiles, OtherFile, Shapes
 
 DENOISER = "transformer"
 """The component of the denoiser in diffusers folders."""
 Find = Callable[[Iterable[str]], dict[str, Place]]
 """Names in a file -> canonical name: its place; nothing where the file holds no such component."""
 
+_OTHER_CONFIGS = {"scheduler": "scheduler/scheduler_config.json", "pipeline": "model_index.json"}
 _FOLDERS = {"text-encoder": ("text_encoders", "clip"), "vae": ("vae",)}  # of ComfyUI, by option
 _LEVELS_UP = 3  # from the denoiser's file to the folder that has them
 _LEVELS_DOWN = 2
@@ -60,6 +61,28 @@ class SplitFiles:
     def finder(self, component: str, names: Iterable[str]) -> dict[str, Place]:
         """Places of a component in a file that holds all of them: `ComponentNames.from_single_file`."""
         return self.find(names) if component == DENOISER else self.parts[component].find(names)
+
+
+def folder_names(
+    split: SplitFiles, from_diffusers: Callable[[str, Iterable[str]], dict[str, str]], *, tokenizers: Mapping[str, str]
+) -> ComponentNames:
+    """The places of the components in the family's diffusers folder, too: each in the folder with its name, text
+    encoders as transformers saves them.
+
+    Args:
+        from_diffusers: component, names in its files -> canonical name: name there.
+        tokenizers: the folder of each text encoder's tokenizer.
+    """
+    stems = {name: "model" if name.startswith("text_encoder") else "diffusion_pytorch_model" for name in split.parts}
+    configs = {name: f"{name}/config.json" for name in (DENOISER, *split.parts)}
+    configs |= {name: file for name, file in _OTHER_CONFIGS.items() if name in split.published}
+    return ComponentNames(
+        weight_stems={DENOISER: "diffusion_pytorch_model", **stems},
+        config_files=configs,
+        tokenizers=tokenizers,
+        from_single_file=split.finder,
+        from_folder=whole(from_diffusers),
+    )
 
 
 @dataclass(frozen=True, slots=True)

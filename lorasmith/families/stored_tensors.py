@@ -30,6 +30,7 @@ from lorasmith.families.places import Place
 from lorasmith.families.recognize import recognize_pickle
 from lorasmith.families.small_tensors import MAX_BYTES
 from lorasmith.families.weights import BaseWeights
+from lorasmith.finite import is_finite
 
 _Places = Callable[[Iterable[str]], dict[str, Place]]  # names in a file -> canonical name: its place
 DtypeOf = Callable[[str], torch.dtype]
@@ -74,11 +75,11 @@ def read_component(weights: BaseWeights, component: str, dtype: torch.dtype | Dt
     added = changes(weights.added) if weights.added and component == weights.added.component else {}
     found: dict[str, Tensor] = {}
     for path, places in _files(weights, component):
-        for name, tensor, is_finite in _read_file(path, places, lambda name: _read_in(name, added, dtype_of)):
+        for name, tensor, are_finite in _read_file(path, places, lambda name: _read_in(name, added, dtype_of)):
             if name in added:
                 tensor = added.pop(name)(tensor).to(dtype_of(name))
-                is_finite = _is_finite(tensor)
-            if not is_finite:
+                are_finite = is_finite(tensor)
+            if not are_finite:
                 raise ModelError("model_not_finite", path=str(weights.source(component)), key=name)
             found[name] = tensor
     if weights.added and added:
@@ -110,18 +111,13 @@ def _read_file(path: Path, places: _Places, dtype_of: DtypeOf) -> Iterator[Read]
             stored = load_pickle(path)
             for ours, place in places(stored).items():
                 tensor = _copied(stored[place.name], place, dtype_of(ours))
-                yield ours, tensor, _is_finite(tensor)
+                yield ours, tensor, is_finite(tensor)
             return
         tensors = read_header(path).tensors
         wanted = [(ours, place, place.info(tensors[place.name])) for ours, place in places(tensors).items()]
     except ValueError as error:  # of `Place`
         raise ModelError("model_damaged", path=str(path), where=str(error)) from error
     yield from _read_tensors(path, wanted, dtype_of)
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    """Whether all numbers are finite. Far faster than torch.isfinite of each: what is none goes through to both."""
-    return not tensor.numel() or bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all())
 
 
 def _copied(tensor: Tensor, place: Place, dtype: torch.dtype) -> Tensor:
@@ -225,7 +221,7 @@ def _read_tensors(path: Path, wanted: Iterable[tuple[str, Place, TensorInfo]], d
 def _tensor(path: Path, file: FileIO, turn: Lock, dtype_of: DtypeOf, wanted: tuple[str, Place, TensorInfo]) -> Read:
     name, place, info = wanted
     tensor = _converted(_raw(path, file, turn, name, info).view(_DTYPES[info.dtype]).view(info.shape), dtype_of(name))
-    return name, _arranged(tensor, place).contiguous(), _is_finite(tensor)
+    return name, _arranged(tensor, place).contiguous(), is_finite(tensor)
 
 
 def _raw(path: Path, file: FileIO, turn: Lock, name: str, info: TensorInfo) -> Tensor:

@@ -6,7 +6,8 @@ Needs no torch and reads no file.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -151,6 +152,24 @@ class BaseWeights:
     def source(self, component: str) -> Path:
         """The file or folder that holds a component."""
         return self.replaced[component].asked if component in self.replaced else self.path
+
+
+def in_part(weights: BaseWeights, component: str, is_read: Callable[[str], bool]) -> BaseWeights:
+    """The weights, of whose component only those tensors are read for whose canonical name `is_read` is true."""
+
+    def narrowed(find: Finder) -> Finder:
+        def found(of: str, names: Iterable[str]) -> dict[str, Place]:
+            return {name: place for name, place in find(of, names).items() if of != component or is_read(name)}
+
+        return found
+
+    names, replaced = weights.names, dict(weights.replaced)
+    if component in replaced:
+        theirs = replaced[component].find
+        find = narrowed(lambda _, names: theirs(names))
+        replaced[component] = replace(replaced[component], find=partial(find, component))
+    names = replace(names, from_folder=narrowed(names.from_folder), from_single_file=narrowed(names.from_single_file))
+    return replace(weights, names=names, replaced=replaced)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any
 from lorasmith.config import options
 from lorasmith.errors import ConfigError
 from lorasmith.other_trainers.imported import OFF, Imported, Source, whole, without_effect
-from lorasmith.sd_scripts.arguments import arguments, converted
+from lorasmith.sd_scripts.arguments import Script, arguments, converted, known_to
 from lorasmith.sd_scripts.command_line import Given
 from lorasmith.sd_scripts.table import NO_EFFECT
 from lorasmith.sd_scripts.translate import Translation, translated
@@ -24,6 +24,7 @@ SWITCHES = ("decompose_both", "dora_wd", "use_tucker", "use_scalar", "train_norm
 DROPOUTS = ("rank_dropout", "module_dropout")
 BLOCKS = ("down_lr_weight", "mid_lr_weight", "up_lr_weight", "block_lr_zero_threshold", "block_dims", "block_alphas")
 OTHER_MODELS = ("flux1_checkbox", "sd3_checkbox")
+SCRIPT: Script = "sdxl_train_network"  # takes the arguments of train_network.py too
 LARGEST_RANK = 1024  # that an option takes
 USUAL_LENGTH = 75  # tokens of a prompt
 
@@ -47,7 +48,7 @@ def from_kohya_ss(table: Mapping[str, Any]) -> Imported:
         argument = RENAMED.get(name, name)
         if name in of_the_form or name in BLOCKS or name in SWITCHES or value in OFF or argument in NO_EFFECT:
             continue
-        if argument in arguments():
+        if argument in known_to(SCRIPT):
             _give(given, argument, value, found)
         elif name not in OTHER_MODELS:
             found.leave(name, value)

@@ -100,6 +100,7 @@ class RunPlan:
     measured: ProbeResult | Unmeasured
     time: TimePlan | None  # None: not measured
     disk: DiskPlan | None
+    noise_levels: tuple[float, ...]  # share of the examples by level; none of a model with timesteps
     lanes: tuple[LaneEstimate, ...]  # with --memory, from the fastest on
     files: tuple[str, ...]  # patterns of paths that will be written; YYYYMMDD_HHMMSS stands for a time
 
@@ -147,8 +148,14 @@ def plan_of(
     *,
     steps_assumed: bool = False,
     checking_seconds: float = 0.0,
+    noise_levels: tuple[float, ...] = (),
 ) -> RunPlan:
-    """Plans `start` with its scanned pictures. `checking_seconds` is the time the parent takes before its worker."""
+    """Plans `start` with its scanned pictures.
+
+    Args:
+        checking_seconds: the time the parent takes before its worker.
+        noise_levels: where nothing was measured; a probe finds them too.
+    """
     work = workload_of(start, found)
     training = start.config.training
     seen = [times_seen(work.steps, work.examples_per_step, example.repeats, work.repeats) for example in work.trained]
@@ -159,6 +166,7 @@ def plan_of(
     if isinstance(measured, ProbeResult):
         time = estimate_time(work, measured, checking_seconds=checking_seconds)
         disk, noticed = estimate_disk(start, work, measured), measured.noticed
+        noise_levels = measured.noise_levels
     return RunPlan(
         is_new=start.is_new,
         first_step=start.first_step,
@@ -184,6 +192,7 @@ def plan_of(
         measured=measured,
         time=time,
         disk=disk,
+        noise_levels=noise_levels,
         lanes=start.lanes,
         files=file_patterns(start),
     )

@@ -14,8 +14,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lorasmith.config import RunConfig, Subset, dump_run_toml
 from lorasmith.data.findings import Finding
@@ -67,6 +68,19 @@ def probe(
         except OSError as error:
             return Unmeasured("probe_no_place", {"folder": str(folder), "reason": error.strerror or str(error)})
         return _answer(folder, start, launch, [] if batch_size is None else ["--measure-device"])
+
+
+def noise_levels(start: Start, *, launch: Launch = launch_probe) -> tuple[float, ...]:
+    """The share of the examples at each level of noise, as a probe would find it, without one; none where the model has
+    timesteps in place of levels, or where it cannot be computed: then the run will give the reason."""
+    if base_weights(start.config).noise.prediction != "flow":
+        return ()
+    with suppress(OSError), tempfile.TemporaryDirectory(prefix="lorasmith-plan-", ignore_cleanup_errors=True) as name:
+        folder = Path(name).resolve()
+        (folder / PLAN).write_bytes(dump_run_toml(start.config))
+        found = _run(folder, start, launch, ["--levels-alone"])
+        return () if isinstance(found, Unmeasured) else tuple(found.get("noise_levels", ()))
+    return ()
 
 
 def _prepare(folder: Path, start: Start, found: Scan, batch_size: int | None) -> None:
@@ -141,6 +155,21 @@ def is_small(config: RunConfig) -> bool:
 
 
 def _answer(folder: Path, start: Start, launch: Launch, options: Sequence[str]) -> ProbeResult | Unmeasured:
+    """What the process measured."""
+    plain = _run(folder, start, launch, options)
+    if isinstance(plain, Unmeasured):
+        return plain
+    if "measured" in plain:
+        measured = plain["measured"]
+        noticed = tuple(Finding(**finding) for finding in measured["noticed"])
+        numbers = {name: tuple(measured[name]) for name in ("first_steps_seconds", "noise_levels")}
+        return ProbeResult(**{**measured, **numbers, "noticed": noticed})
+    if plain["exit_code"] == ExitCode.BAD_INPUT and plain["code"] not in ERRORS_OF_THE_PROBE:
+        raise InputError(plain["code"], **plain["fields"])
+    return Unmeasured(plain["code"], plain["fields"])
+
+
+def _run(folder: Path, start: Start, launch: Launch, options: Sequence[str]) -> dict[str, Any] | Unmeasured:
     """Runs the process, kills it if it takes longer than a run may take to load, and reads its answer."""
     steps = steps_of(start.config)
     began = time.time()
@@ -156,14 +185,7 @@ def _answer(folder: Path, start: Start, launch: Launch, options: Sequence[str]) 
             process.kill()
             process.wait()
     try:
-        plain = json.loads((folder / ANSWER).read_bytes())
+        plain: dict[str, Any] = json.loads((folder / ANSWER).read_bytes())
     except (OSError, ValueError):
         return Unmeasured("worker_died", {"status": status})
-    if "measured" in plain:
-        measured = plain["measured"]
-        noticed = tuple(Finding(**finding) for finding in measured["noticed"])
-        numbers = {name: tuple(measured[name]) for name in ("first_steps_seconds", "noise_levels")}
-        return ProbeResult(**{**measured, **numbers, "noticed": noticed})
-    if plain["exit_code"] == ExitCode.BAD_INPUT and plain["code"] not in ERRORS_OF_THE_PROBE:
-        raise InputError(plain["code"], **plain["fields"])
-    return Unmeasured(plain["code"], plain["fields"])
+    return plain

@@ -19,7 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lorasmith.config import load_run_toml
+from lorasmith.config import RunConfig, load_run_toml
 from lorasmith.data.cache_folder import FOLDER_NAME, cache_folder
 from lorasmith.data.findings import Finding
 from lorasmith.errors import ExitCode, TrainerError
@@ -68,6 +68,9 @@ def main(argv: list[str]) -> int:
     arguments = _parsed(argv)
     folder: Path = arguments.folder
     run = RunFolder(folder / RUN)
+    if arguments.levels_alone:
+        (folder / ANSWER).write_text(json.dumps({"noise_levels": _noise_levels(load_run_toml(folder / PLAN))}))
+        return int(ExitCode.FINISHED)
     gc.disable()  # as the worker does while it imports
     whole = WholeStart(0, 0, (), ())
     with suppress(TrainerError, ModuleNotFoundError):  # the worker fails for the same reason and records it
@@ -101,9 +104,7 @@ def _whole_start(folder: Path) -> WholeStart:
     from lorasmith.evaluation.choose import choose, texts_of
     from lorasmith.families import load_family
     from lorasmith.session.captions import caption_plan
-    from lorasmith.session.noise_levels import level_shares
     from lorasmith.session.notices import caption_notices
-    from lorasmith.session.objective import trained_process
     from lorasmith.session.pictures import picture_plan
 
     class Untouched(EncoderCache):
@@ -131,9 +132,18 @@ def _whole_start(folder: Path) -> WholeStart:
     if not len(missing):
         _copy_cached(folder, theirs, keys, family.weights)
     noticed = tuple(Finding(*notice) for notice in caption_notices(config, family, found.examples))
-    process = trained_process(family.noise_process(), config.noise)
-    levels = level_shares(process, trained, family.weights.size_multiple)
-    return WholeStart(len(missing.pictures), len(missing.captions), noticed, levels)
+    return WholeStart(len(missing.pictures), len(missing.captions), noticed, _noise_levels(config))
+
+
+def _noise_levels(config: RunConfig) -> tuple[float, ...]:
+    """The same levels as `_whole_start`, of which no component of the model needs to be there."""
+    from lorasmith.families import load_family
+    from lorasmith.session.noise_levels import level_shares
+    from lorasmith.session.objective import trained_process
+
+    family = load_family(base_weights(config), text_settings(config.model))
+    trained, _ = split_examples(config, scan_for(config, family.weights, check_pixels=False))
+    return level_shares(trained_process(family.noise_process(), config.noise), trained, family.weights.size_multiple)
 
 
 def _copy_cached(folder: Path, theirs: EncoderCache, keys: CacheKeys, weights: BaseWeights) -> None:
@@ -265,6 +275,7 @@ def _parsed(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--launched", type=float, required=True, help="wall clock, seconds since 1970")
     parser.add_argument("--supervisor", type=int, required=True, help="process id; the probe ends when it is gone")
+    parser.add_argument("--levels-alone", action="store_true", help="the shares of the noise levels, without a run")
     parser.add_argument("--measure-device", action="store_true", help="the rate of a large product of matrices too")
     return parser.parse_args(argv)
 

@@ -88,11 +88,11 @@ def _link(source: Path, target: Path) -> bool:
     return True
 
 
-def write_durably(path: Path, data: bytes | Iterable[bytes]) -> None:
+def write_durably(path: Path, data: bytes | memoryview | Iterable[bytes]) -> None:
     """Writes a file and waits until it is on the disk."""
     with path.open("wb") as file:
         fault_point("file.opened")
-        for piece in (data,) if isinstance(data, bytes) else data:
+        for piece in (data,) if isinstance(data, bytes | memoryview) else data:
             file.write(piece)
         file.flush()
         fault_point("file.written")

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,9 +47,14 @@ class SavedState:
     identity: str
 
 
-def manifest_bytes(folder: Path, *, step: int, identity: str) -> bytes:
-    """Returns the manifest of the files in `folder`: the size and SHA-256 of each, and its own SHA-256."""
-    files = {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in sorted(folder.iterdir())}
+def manifest_bytes(folder: Path, *, step: int, identity: str, hashes: Mapping[str, str] | None = None) -> bytes:
+    """Returns the manifest of the files in `folder`: the size and SHA-256 of each, and its own SHA-256. `hashes`: those
+    that are known by name, of what was to be written; the other files are read."""
+    known = hashes or {}
+    files = {
+        path.name: {"bytes": path.stat().st_size, "sha256": known.get(path.name) or sha256_of(path)}
+        for path in sorted(folder.iterdir())
+    }
     manifest = {"format": MANIFEST_FORMAT, "step": step, "identity": identity, "files": files}
     return json.dumps({**manifest, "sha256": _own_sha256(manifest)}, indent=1, sort_keys=True).encode()
 

@@ -11,13 +11,16 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from lorasmith.errors import ConfigError
 from lorasmith.option_names import closest
 
 Kind = Literal["flag", "text", "integer", "number", "steps_or_share", "texts", "numbers"]
-Script = Literal["train_network", "sdxl_train_network"]
+Script = Literal["train_network", "sdxl_train_network", "flux_train_network", "anima_train_network"]
+SCRIPTS: tuple[Script, ...] = get_args(Script)
+OF_FLOW: tuple[Script, ...] = ("flux_train_network", "anima_train_network")
+"""Scripts for models of flow matching."""
 
 MAX_SHOWN = 100  # letters of a value in a message
 UNCHECKED_CHOICES = frozenset({"75"})
@@ -28,15 +31,30 @@ ONLY_DOCUMENTED = ("text_encoder_lr1", "text_encoder_lr2")
 """Arguments in the commands of sd-scripts' documentation of SDXL that its parser does not know."""
 
 
+OTHER_DEFAULTS = {
+    ("anima_train_network", "timestep_sampling"): "sigmoid",
+    ("anima_train_network", "discrete_flow_shift"): "1.0",
+}
+"""Defaults of a script that are not those of the table."""
+
+
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """An argument of `train_network.py`, or of `sdxl_train_network.py` alone."""
+    """An argument of `train_network.py` and so of all scripts, or of some scripts alone."""
 
     name: str
-    script: Script
+    scripts: tuple[str, ...]
     kind: Kind
     default: str  # as typed; "" where there is none
     choices: tuple[str, ...]
+
+    def is_of(self, script: Script) -> bool:
+        """Whether the script takes it."""
+        return script in self.scripts or "train_network" in self.scripts
+
+    def default_of(self, script: Script) -> str:
+        """The default in this script, as typed."""
+        return OTHER_DEFAULTS.get((script, self.name), self.default)
 
     @property
     def is_list(self) -> bool:
@@ -46,13 +64,13 @@ class Argument:
 
 @cache
 def arguments() -> Mapping[str, Argument]:
-    """The arguments of both scripts, by name, in the order of their parsers."""
+    """The arguments of all scripts that are taken here, by name, in the order of their parsers."""
     found = {}
     for name, scripts, kind, default, choices in _rows():
         if kind:
             listed = tuple(choices.split("|")) if choices else ()
-            found[name] = Argument(name, scripts, kind, default, listed)  # type: ignore[arg-type]
-    found |= {name: Argument(name, "sdxl_train_network", "number", "", ()) for name in ONLY_DOCUMENTED}
+            found[name] = Argument(name, tuple(scripts.split()), kind, default, listed)  # type: ignore[arg-type]
+    found |= {name: Argument(name, ("sdxl_train_network",), "number", "", ()) for name in ONLY_DOCUMENTED}
     return MappingProxyType(found)
 
 
@@ -65,11 +83,7 @@ def of_other_scripts() -> Mapping[str, tuple[str, ...]]:
 
 def known_to(script: Script) -> dict[str, Argument]:
     """The arguments that a script takes."""
-    return {
-        name: argument
-        for name, argument in arguments().items()
-        if script == "sdxl_train_network" or argument.script == script
-    }
+    return {name: argument for name, argument in arguments().items() if argument.is_of(script)}
 
 
 def unknown(given: str, shown: str, script: Script) -> ConfigError:
@@ -81,9 +95,11 @@ def unknown(given: str, shown: str, script: Script) -> ConfigError:
     """
     others = of_other_scripts().get(given, ())
     if given in arguments():
-        others = (arguments()[given].script,)
+        others = arguments()[given].scripts
     if others:
-        return ConfigError("sd_other_script", argument=shown, script=f"{others[0]}.py")
+        is_taken = others[0] in SCRIPTS
+        code = "sd_other_script_taken" if is_taken else "sd_other_script"
+        return ConfigError(code, argument=shown, script=f"{others[0]}.py")
     dashes = shown[: len(shown) - len(shown.lstrip("-"))]
     nearest = closest(given, known_to(script))
     if nearest:

@@ -24,6 +24,7 @@ IN_FILE = {
     "sd_unknown": "sd_unknown_in_file",
     "sd_mistyped": "sd_mistyped_in_file",
     "sd_other_script": "sd_other_script_in_file",
+    "sd_other_script_taken": "sd_other_script_in_file",
 }
 """Code of an error about a typed name -> the code for a key of a file."""
 OF_DATASETS = frozenset({"general", "datasets", "subsets"})
@@ -53,7 +54,7 @@ class Given:
         argument = arguments()[name]
         if argument.kind == "flag":
             return False
-        return converted(argument, argument.default, name)
+        return converted(argument, argument.default_of(self.script), name)
 
 
 class _Parser(argparse.ArgumentParser):

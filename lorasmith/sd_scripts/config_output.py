@@ -21,7 +21,7 @@ def write_config(given: Given, path: Path) -> None:
     """
     if path.exists():
         raise ConfigError("sd_config_exists", file=str(path))
-    defaults = Given({})
+    defaults = Given({}, script=given.script)
     values = {
         name: value
         for name, value in given.values.items()

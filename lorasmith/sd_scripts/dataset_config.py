@@ -180,7 +180,7 @@ def _checked(path: Path, table: _Table) -> dict[str, Any]:
                 table=table.name,
                 tables=[f"[{name}]" for name in known.tables],
             )
-        taken = converted(Argument(key, "train_network", known.kind, "", ()), value, f"{path}: {table.name}.{key}")
+        taken = converted(Argument(key, ("train_network",), known.kind, "", ()), value, f"{path}: {table.name}.{key}")
         if key in FROM_ONE and taken is not None and taken < 1:
             raise ConfigError("sd_below_one", argument=f"{path}: {table.name}.{key}", value=taken)
         if key == "network_multiplier" and taken != 1:

@@ -6,12 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath, PureWindowsPath
 
 from lorasmith.errors import ConfigError
+from lorasmith.sd_scripts.arguments import SCRIPTS as NAMES
 from lorasmith.sd_scripts.arguments import Script, of_other_scripts
 
-SCRIPTS: dict[str, Script] = {
-    "train_network.py": "train_network",
-    "sdxl_train_network.py": "sdxl_train_network",
-}
+SCRIPTS: dict[str, Script] = {f"{name}.py": name for name in NAMES}
 COUNTS = ("num_processes", "nproc_per_node")
 """Options of `accelerate launch` and `torchrun` with the number of processes."""
 
@@ -33,12 +31,13 @@ def without_launcher(words: Sequence[str], script: Script) -> tuple[list[str], S
             _refuse_several(words[:number])
             return list(words[number + 1 :]), SCRIPTS[name]
         if name in others:
-            raise ConfigError("sd_script_not_known", script=name)
+            raise ConfigError("sd_script_not_known", script=name, known=list(SCRIPTS))
     return list(words), script
 
 
 def _refuse_several(options: Sequence[str]) -> None:
-    for word, following in zip(options, [*options[1:], ""], strict=True):
+    for number, word in enumerate(options):
+        following = options[number + 1] if number + 1 < len(options) else ""
         name, sign, value = word.partition("=")
         count = value if sign else following
         if name.lstrip("-").replace("-", "_") in COUNTS and count.isdecimal() and int(count) > 1:

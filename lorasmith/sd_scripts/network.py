@@ -9,6 +9,7 @@ from lorasmith.errors import ConfigError
 from lorasmith.option_names import closest
 from lorasmith.sd_scripts.blocks import RATES, THRESHOLD, block_ranks, block_rates
 from lorasmith.sd_scripts.command_line import Given
+from lorasmith.sd_scripts.flow_layers import UNREAD, known_pairs, set_layers
 from lorasmith.sd_scripts.pairs import number, pairs, truth, whole
 from lorasmith.sd_scripts.settings import Settings
 
@@ -17,6 +18,11 @@ MAX_RANK = 1024  # a LoKr of more is of whole matrices: people write 10000 for t
 OF_LOW_RANK = ("rank", "alpha", "conv-rank", "conv-alpha")
 CONV_ALPHA = 1.0
 MODULES = {"networks.lora": "lora", "networks.loha": "loha", "networks.lokr": "lokr"}
+OF_FLOW = {
+    "flux_train_network": {"networks.lora_flux": "lora"},
+    "anima_train_network": {"networks.lora_anima": "lora", "networks.loha": "loha", "networks.lokr": "lokr"},
+}
+"""Script -> its modules, where they are not those of MODULES."""
 LYCORIS = "lycoris.kohya"
 ALGORITHMS = {"lora": "lora", "locon": "lora", "loha": "loha", "lokr": "lokr"}
 """Algorithms of LyCORIS that are kinds of adapters here."""
@@ -64,24 +70,31 @@ OFF = frozenset({"", "false", "none", "0", "0.0"})
 
 def network(given: Given, settings: Settings) -> None:
     """Sets kind, sizes and dropouts of the adapter."""
-    module = given.value("network_module") or "networks.lora"
+    is_flow = given.script in OF_FLOW
+    modules = OF_FLOW.get(given.script, MODULES)
+    module = given.value("network_module") or next(iter(modules))
     texts = pairs(given.value("network_args") or (), ARG)
     is_lycoris = module == LYCORIS
-    if is_lycoris:
+    if is_lycoris and given.script != "anima_train_network":  # whose blocks LyCORIS does not know
         kind = _algorithm(texts)
-    elif module in MODULES:
-        kind = MODULES[module]
+    elif module in modules:
+        kind = modules[module]
     else:
-        raise ConfigError("sd_network_module", module=module, known=[*MODULES, LYCORIS])
+        possible = [*modules, *([LYCORIS] if given.script != "anima_train_network" else [])]
+        raise ConfigError("sd_network_module", module=module, known=possible)
     settings.set("adapter", kind, "network_module")
     _sizes(given, settings)
     dropout = given.value("network_dropout")
     if dropout is not None:
         settings.set("dropout", dropout, "network_dropout")
-    known = LYCORIS_KEYS if is_lycoris else (*OWN_KEYS, "factor") if kind == "lokr" else OWN_KEYS
+    own = known_pairs(given.script) if is_flow else OWN_KEYS
+    known = LYCORIS_KEYS if is_lycoris else (*own, "factor") if kind == "lokr" else own
     _arguments(texts, settings, known)
-    _convolutions(texts, settings, is_lycoris=is_lycoris)
-    _blocks(texts, settings, given)
+    if is_flow:
+        set_layers(texts, settings, given.script)
+    else:
+        _convolutions(texts, settings, is_lycoris=is_lycoris)
+        _blocks(texts, settings, given)
     if kind == "lokr" and settings.values.get("rank", RANK) > MAX_RANK:
         for option in (*OF_LOW_RANK, "lokr-decompose-both"):
             settings.values.pop(option, None)
@@ -112,7 +125,7 @@ def _arguments(texts: Mapping[str, str], settings: Settings, known: Sequence[str
     for key in texts:
         if key in known or (key, texts[key]) in NEEDLESS:
             continue
-        if key in REFUSED_KEYS:
+        if key in REFUSED_KEYS or key in UNREAD:
             if texts[key].lower() in OFF:
                 continue
             raise ConfigError("sd_network_arg_refused", key=key)

@@ -14,6 +14,7 @@ from lorasmith.config import options
 from lorasmith.errors import ConfigError
 from lorasmith.sd_scripts.command_line import Given
 from lorasmith.sd_scripts.dataset_config import share_of_pictures, subset_of_metadata, subsets
+from lorasmith.sd_scripts.flow import flow
 from lorasmith.sd_scripts.network import network
 from lorasmith.sd_scripts.optimization import optimization
 from lorasmith.sd_scripts.resolution import resolution
@@ -164,6 +165,7 @@ PARTS: tuple[Callable[[Given, Settings], None], ...] = (
     _descriptions,
     network,
     optimization,
+    flow,
     _steps,
     files,
     saving,

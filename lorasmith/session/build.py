@@ -71,9 +71,9 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, sta
     trained = trained_text_encoders(config, family)
     models = load_frozen(config.model, family, trained=trained, dtype=dtype, device=device)
     startup.beat("loading")
-    config = resolved_config(config, family, device, precision=precision, base_sha256=weights_sha256(family.weights))
     sizes = shapes_of(models)
-    state = initial_state(config, family, models, start, precision=precision)
+    state = initial_state(config, family, models, start, precision=precision)  # while the base model is being hashed
+    config = resolved_config(config, family, device, precision=precision, base_sha256=weights_sha256(family.weights))
     cached, count = resident(dataset.cached, device), config.training.accumulation_steps
     batches = RunBatches(order_of(config, dataset.trained), cached, family, count, state, dataset.varying, device.sent)
     identity, saved_in = data_identity(config, dataset.trained), None

@@ -5,12 +5,14 @@ No file of a state can hold code: tensors are safetensors, the rest is JSON or r
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
 import pickle
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,7 @@ from lorasmith.engine.optimizers import plain_parts
 from lorasmith.engine.state import TrainState
 from lorasmith.errors import InputError, NonFiniteError, NoStateError, ResourceError
 from lorasmith.faults import fault_point
+from lorasmith.finite import is_finite
 from lorasmith.runs.durable import map_disk_full, retry_while_open, sync_folder, write_durably
 from lorasmith.runs.layout import RunFolder, free_name
 from lorasmith.runs.states import (
@@ -69,15 +72,13 @@ def save_state(state: TrainState, run: RunFolder, facts: StateFacts, named: Path
     """
     final = free_name(_name_for(state.step, run, named))
     temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
-    files = _files_of(state, facts)
+    _check_finite(state)
     try:
         with map_disk_full(final):
             temporary.mkdir(parents=True)
             fault_point("state.begun")
-            for name, data in files.items():
-                write_durably(temporary / name, data)
-                fault_point("state.file")
-            manifest = manifest_bytes(temporary, step=state.step, identity=facts.identity)
+            hashes = _write_files(temporary, _files_of(state, facts))
+            manifest = manifest_bytes(temporary, step=state.step, identity=facts.identity, hashes=hashes)
             write_durably(temporary / MANIFEST, manifest)
             fault_point("state.manifest")
             sync_folder(temporary)
@@ -156,9 +157,9 @@ def prune_states(run: RunFolder, *, keep: int, protect: frozenset[int] = frozens
         ResourceError: the disk is too full even for renaming.
     """
     states, _ = find_states(run.root)
-    if keep == 0 or not states or damage_of(states[0]) is not None:
+    removed = [state.path for state in states[keep:] if state.step not in protect] if keep else []
+    if not removed or damage_of(states[0]) is not None:
         return []
-    removed = [state.path for state in states[keep:] if state.step not in protect]
     doomed = []
     with map_disk_full(run.root):
         # Renamed first, and synced: a folder that is half removed must never look like a state.
@@ -175,28 +176,39 @@ def prune_states(run: RunFolder, *, keep: int, protect: frozenset[int] = frozens
     return removed
 
 
-def _files_of(state: TrainState, facts: StateFacts) -> dict[str, bytes]:
-    """The bytes of each file of a state but its manifest.
-
-    Raises:
-        NonFiniteError: a number is not finite.
+def _check_finite(state: TrainState) -> None:
     """
-    adapter = state.adapter.tensors()
-    files: dict[str, bytes] = {}
-    if state.average is not None:
-        files[AVERAGE] = safetensors.torch.save(state.adapter.tensors(state.average.weights))
-    numbers = [state.adapter.flat, *_tensors_in(state.optimizer.state_dict()["state"])]
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in numbers):
+    Raises:
+        NonFiniteError: a number of the adapter or of the optimizer is not finite.
+    """
+    if not all(map(is_finite, [state.adapter.flat, *_tensors_in(state.optimizer.state_dict()["state"])])):
         raise NonFiniteError("weights_non_finite", step=state.step)
+
+
+def _write_files(folder: Path, files: Iterable[tuple[str, memoryview]]) -> dict[str, str]:
+    """Writes files and returns the SHA-256 of what was to be written, by name, made in another thread meanwhile."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        hashes = {}
+        for name, data in files:
+            digest = pool.submit(hashlib.sha256, data)
+            write_durably(folder / name, data)
+            fault_point("state.file")
+            hashes[name] = digest.result().hexdigest()
+    return hashes
+
+
+def _files_of(state: TrainState, facts: StateFacts) -> Iterator[tuple[str, memoryview]]:
+    """The name and the bytes of each file of a state but its manifest. One file at a time is in memory."""
+    if state.average is not None:
+        yield AVERAGE, memoryview(safetensors.torch.save(state.adapter.tensors(state.average.weights)))
+    yield ADAPTER, memoryview(safetensors.torch.save(state.adapter.tensors()))
+    yield OPTIMIZER, _torch_bytes(state.optimizer.state_dict())
+    yield LR_SCHEDULE, _torch_bytes({**facts.lr_schedule, "step": state.step})
+    # Random numbers are a function of the seed and the counters.
+    random_states = {"seed": facts.seed, "step": state.step, "origin": state.counters()["origin"]}
+    yield RANDOM_STATES, _torch_bytes(random_states)
     train_state = {"counters": state.counters(), "data_identity": facts.data_identity, **facts.described}
-    return files | {
-        ADAPTER: safetensors.torch.save(adapter),
-        OPTIMIZER: _torch_bytes(state.optimizer.state_dict()),
-        LR_SCHEDULE: _torch_bytes({**facts.lr_schedule, "step": state.step}),
-        # Random numbers are a function of the seed and the counters.
-        RANDOM_STATES: _torch_bytes({"seed": facts.seed, "step": state.step, "origin": state.counters()["origin"]}),
-        TRAIN_STATE: json.dumps(train_state, indent=1, sort_keys=True, ensure_ascii=False).encode(),
-    }
+    yield TRAIN_STATE, memoryview(json.dumps(train_state, indent=1, sort_keys=True, ensure_ascii=False).encode())
 
 
 def _tensors_in(value: Any) -> Iterator[Tensor]:
@@ -208,7 +220,7 @@ def _tensors_in(value: Any) -> Iterator[Tensor]:
             yield from _tensors_in(item)
 
 
-def _torch_bytes(value: Any) -> bytes:
+def _torch_bytes(value: Any) -> memoryview:
     buffer = io.BytesIO()
     torch.save(value, buffer)
-    return buffer.getvalue()
+    return buffer.getbuffer()

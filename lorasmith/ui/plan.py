@@ -121,7 +121,7 @@ def _plan(given: _Arguments, config: Values, words: Translator, here: Path) -> R
 
     from lorasmith.planning import plan
     from lorasmith.planning.estimate import ProbeResult, Unmeasured
-    from lorasmith.planning.probe import probe
+    from lorasmith.planning.probe import noise_levels, probe
 
     found = plan.scan_of(start)
     if steps_assumed:
@@ -130,7 +130,15 @@ def _plan(given: _Arguments, config: Values, words: Translator, here: Path) -> R
     if not given.no_probe:
         print(words.say("plan.probing"), file=sys.stderr, flush=True)
         measured = probe(start, found)
-    return plan.plan_of(start, found, measured, steps_assumed=steps_assumed, checking_seconds=checking_seconds)
+    levels = () if isinstance(measured, ProbeResult) else noise_levels(start)
+    return plan.plan_of(
+        start,
+        found,
+        measured,
+        steps_assumed=steps_assumed,
+        checking_seconds=checking_seconds,
+        noise_levels=levels,
+    )
 
 
 def _new(values: Values, words: Translator, here: Path) -> Start:

@@ -31,7 +31,7 @@ def show(words: Translator, plan: RunPlan, here: Path) -> None:
         title = words.say("plan.title_continued", steps=plan.steps, first=plan.first_step, last=plan.stop_at)
     console.print(Text(title, style="bold"))
     lanes = [_lanes(words, plan.lanes)] if plan.lanes else []
-    levels = [view.levels()] if view.noise_levels else []
+    levels = [view.levels()] if plan.noise_levels else []
     for table in (view.pictures(), view.buckets(), view.training(), *levels, *lanes, view.cost(), view.files()):
         console.print()
         console.print(table)
@@ -113,14 +113,9 @@ class _View:
         rows.append((self._row("free"), _size(plan.free_bytes)))
         return self._pairs("cost", rows)
 
-    @property
-    def noise_levels(self) -> tuple[float, ...]:
-        measured = self._plan.measured
-        return measured.noise_levels if isinstance(measured, ProbeResult) else ()
-
     def levels(self) -> Table:
         """The density of the noise levels as bars."""
-        table, shares = self._table("levels", ["level", "bar", "share"]), self.noise_levels
+        table, shares = self._table("levels", ["level", "bar", "share"]), self._plan.noise_levels
         pairs = [first + second for first, second in zip(shares[::2], shares[1::2], strict=True)]
         sign = "\u2588" if shows_everything(sys.stdout) else "#"
         for number, share in enumerate(pairs):

@@ -16,6 +16,8 @@ from lorasmith.ui.options import Mode
 from lorasmith.ui.translator import Translator
 
 DEMO = "demo"
+BASE_FORMS = {"base": "base", "distilled": "distilled", "unsure": ""}
+"""Choice -> value of --base-form."""
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -81,6 +83,18 @@ class Prompter:
             if HUB_ID.fullmatch(answer):
                 return answer
             print(self.words.say("prompt.not_a_model", answer=answer))
+
+    def base_form(self, *, path: str, form: str) -> str:
+        """Asks what a base model is whose files do not tell: a value of --base-form; "": the user does not know."""
+        print(self.words.say("prompt.base_form", path=path, form=form))
+        for number, choice in enumerate(BASE_FORMS, start=1):
+            print(f"  {number}. {self.words.say(f'prompt.base_form_{choice}', form=form)}")
+        numbers = {str(number): form for number, form in enumerate(BASE_FORMS.values(), start=1)}
+        while True:
+            answer = self._ask(self.words.say("prompt.base_form_choice"))
+            if answer in numbers:
+                return numbers[answer]
+            print(self.words.say("prompt.not_a_choice", answer=answer, choices=", ".join(numbers)))
 
     def _ask(self, question: str) -> str:
         try:

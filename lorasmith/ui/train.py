@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lorasmith import __version__
 from lorasmith.config import Request, RunConfig, load_flat_toml
 from lorasmith.data.order import AUTO_FROM, is_main_subject
-from lorasmith.errors import ConfigError, ExitCode, LockedError, ResourceError
+from lorasmith.errors import ConfigError, ExitCode, LockedError, ModelError, ResourceError
 from lorasmith.messages import choose_language
 from lorasmith.runs.layout import RunFolder, run_at
 from lorasmith.runs.locks import is_held
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 DEFAULT_STEPS = 100
 BASE_MODEL = ("model", "base_model")
+BASE_FORM = ("model", "base_form")
 HOLD_OUT = ("dataset", "hold_out")
 LANG = ("request", "lang")
 
@@ -107,7 +108,11 @@ class StartResolver:
             values[STEPS] = Prompter(self.words).steps(default=DEFAULT_STEPS)
         settings, request = split_request(values)
         prefix = self.words.state_prefix
-        start = self.engine.new_run(settings, request, state_prefix=prefix, here=self.here)
+        try:
+            start = self.engine.new_run(settings, request, state_prefix=prefix, here=self.here)
+        except ModelError as error:
+            settings = settings | self._asked_form(error)
+            start = self.engine.new_run(settings, request, state_prefix=prefix, here=self.here)
         if asked_model:  # only now it is known to be a base model
             self._remember(asked_model)
         return start, request
@@ -161,6 +166,20 @@ class StartResolver:
         if not can_ask():
             raise ConfigError("base_model_unnamed")
         return Prompter(self.words).base_model(self.engine.find_checkpoints(self.here, os.environ))
+
+    def _asked_form(self, error: ModelError) -> Values:
+        """The form of the base model, if that is what is missing, as the user states it.
+
+        Raises:
+            ModelError: the error, where something else is wrong, there is no terminal or the user does not know.
+        """
+        if error.code != "model_form_unnamed" or not can_ask():
+            raise error
+        form = Prompter(self.words).base_form(**error.fields)
+        if not form:
+            raise error
+        print(self.words.say("prompt.base_form_chosen", form=form))
+        return {BASE_FORM: form}
 
     def _remember(self, base_model: str) -> None:
         try:

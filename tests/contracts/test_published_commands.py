@@ -21,7 +21,7 @@ COMMANDS: list[dict[str, Any]] = [
     for file in sorted(Path(__file__).parent.glob("published_commands*.toml"))
     for command in tomllib.loads(file.read_text(encoding="utf-8"))["command"]
 ]
-
+FAMILIES = {"sdxl_train_network": "sdxl", "flux_train_network": "flux1", "anima_train_network": "anima"}
 
 MEANT, REFUSED = ([command for command in COMMANDS if ("refused" in command) is wrong] for wrong in (False, True))
 
@@ -45,9 +45,9 @@ def test_a_published_command_is_the_run_that_its_author_meant(command: dict[str,
     words, script = without_launcher(written(command, tmp_path), "train_network")
     found = settings(shlex.join(words), tmp_path, script)
     values, request = split_request(translation(shlex.join(words), tmp_path, script).values)
-    config, family = RunConfig().with_values(values), "sdxl" if script == "sdxl_train_network" else "sd15"
+    config = RunConfig().with_values(values)
     check_settings(config, request)
-    check_layers(config, family)
+    check_layers(config, FAMILIES.get(script, "sd15"))
     assert {name: found[name] for name in command["means"]} == command["means"]
     subsets = found.get("dataset.subsets", [])
     assert len(subsets) == len(command.get("subsets", []))

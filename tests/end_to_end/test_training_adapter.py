@@ -4,8 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from lorasmith.errors import ExitCode, ModelError
@@ -59,3 +61,36 @@ def test_it_belongs_to_the_run(workshop: Workshop, tmp_path: Path) -> None:
     assert not [event for event in outcome.warned if event.code == "base_model_distilled"]
     save_file({name: 2 * tensor for name, tensor in load_file(adapter).items()}, adapter)
     assert workshop.go_on(1).exit_code == ExitCode.BAD_INPUT
+
+
+def test_samples_show_turbo_without_the_adapter(make_workshop: MakeWorkshop, base_model: Path, tmp_path: Path) -> None:
+    """Alone, and with the run's LoRA: as the file does on Turbo, in Turbo's few steps without guidance."""
+    adapter = write_adapter(tmp_path / "adapter.safetensors")
+    line = "a red ring --d 7"
+    values: dict[tuple[str, str], Any] = {
+        **SETTINGS,
+        ("optimizer", "lr"): 0.3,
+        ("model", "precision"): "fp32",
+        ("evaluation", "every"): 1,
+        ("evaluation", "examples"): 1,
+        ("evaluation", "sample_prompts"): (line,),
+    }
+    trained, used, summed = (make_workshop(name) for name in ("trained", "used", "summed"))
+    assert trained.new(1, {**values, ("model", "training_adapter"): str(adapter)}).exit_code == ExitCode.FINISHED
+    file = trained.run.export("last")
+    plain = {**values, ("model", "base_form"): "base", ("evaluation", "sample_prompts"): (f"{line} --s 8 --l 1",)}
+    started: Values = {**plain, ("adapter", "init_from"): str(file), ("evaluation", "at_first"): True}
+    assert used.new(1, started).exit_code == ExitCode.FINISHED
+    for ours, theirs in (("control", "control"), ("step-00000001", "step-00000000")):
+        assert _difference(trained, ours, used, theirs) <= 1
+    sum_of_both = make_sum(base_model, tmp_path / "models" / "sum")
+    assert summed.new(1, {**plain, ("model", "base_model"): str(sum_of_both)}).exit_code == ExitCode.FINISHED
+    assert _difference(trained, "control", summed, "control") > 10
+    assert _difference(trained, "control", trained, "step-00000001") > 10
+
+
+def _difference(first: Workshop, ours: str, second: Workshop, theirs: str) -> int:
+    """The largest of a byte between two pictures of the prompt."""
+    pictures = [first.run.samples / ours, second.run.samples / theirs]
+    one, other = (np.asarray(Image.open(folder / "prompt-01.png")).astype(int) for folder in pictures)
+    return int(np.abs(one - other).max())

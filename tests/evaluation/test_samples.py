@@ -1,5 +1,6 @@
 """Pictures of what was learned: fixed, batched together, and each a function of its own seed."""
 
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -7,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from lorasmith.diffusion.sampling import SamplingDefaults
 from lorasmith.evaluation import samples as module
 from lorasmith.evaluation.choose import EvaluationSet
-from lorasmith.evaluation.samples import Sample, generate
+from lorasmith.evaluation.samples import Sample, generate, sampling_of
 from lorasmith.session.loaded import LoadedRun
 from tests.end_to_end.workshop import Workshop, load, stage
 
@@ -120,6 +122,17 @@ def test_guidance_leads_away_from_the_empty_caption(loaded: LoadedRun, monkeypat
     monkeypatch.setattr(module, "denoise", denoise)
     generated(loaded)
     assert {float(one) for batch in seen for one in batch.unique()} == {1 + family.traits.sampling.guidance * 2}
+
+
+@pytest.mark.parametrize(("guidance_input", "guidance"), [("", 1.0), ("guidance", 3.5)])
+def test_a_distilled_base_is_sampled_in_few_steps(loaded: LoadedRun, guidance_input: str, guidance: float) -> None:
+    """And without guidance, unless it takes that as an input."""
+    family = copy(loaded.context.family)
+    usual = SamplingDefaults(28, 3.5, guidance_input)
+    family.traits = replace(family.traits, sampling=usual)
+    assert sampling_of(family) == usual
+    family.weights = replace(family.weights, distilled="Turbo")
+    assert sampling_of(family) == SamplingDefaults(8, guidance, guidance_input)
 
 
 def test_without_guidance_the_caption_alone_is_asked_for(loaded: LoadedRun, monkeypatch: pytest.MonkeyPatch) -> None:

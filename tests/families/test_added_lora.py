@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from lorasmith.errors import ModelError
+from lorasmith.families import load_family
+from lorasmith.families.added_lora import taken_out
 from lorasmith.families.recognize import recognize
 from lorasmith.families.stored_tensors import read_component
 from lorasmith.families.weights import AddedLora, AddedPair, BaseWeights
@@ -59,3 +62,26 @@ def test_a_file_that_does_not_fit_is_refused(weights: BaseWeights, change: str) 
         code = "lora_unreadable"
     with pytest.raises(ModelError, match=code):
         read_component(replace(weights, added=replace(added, pairs=(first, *rest))), "transformer", torch.float32)
+
+
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+def test_it_is_taken_out_of_the_outputs_and_the_weights_stay(
+    weights: BaseWeights, dtype: torch.dtype, most: float
+) -> None:
+    families = load_family(weights), load_family(replace(weights, added=None))
+    summed, turbo = (one.load_models(trained=[], dtype=dtype, device=torch.device("cpu")) for one in families)
+    before = {name: tensor.clone() for name, tensor in summed["denoiser"].state_dict().items()}
+    generator = torch.Generator().manual_seed(0)
+    latents, embeds = (torch.randn(*size, generator=generator) for size in ((1, 4, 6, 4), (1, 32, 24)))
+    conditioning = {"prompt_embeds": embeds, "prompt_mask": torch.arange(32)[None] < 9}
+
+    @torch.no_grad()
+    def predicted(models: dict[str, nn.Module]) -> Tensor:
+        return families[0].predict(models, latents, torch.tensor([0.7]), conditioning).float()
+
+    with_adapter, expected = predicted(summed), predicted(turbo)
+    assert (with_adapter - expected).norm() > 0.05 * expected.norm()
+    with taken_out(weights.added, summed["denoiser"]):
+        assert (predicted(summed) - expected).norm() < most * expected.norm()
+    assert torch.equal(predicted(summed), with_adapter)
+    assert all(torch.equal(before[name], tensor) for name, tensor in summed["denoiser"].state_dict().items())

@@ -233,9 +233,12 @@ def test_the_usual_places_nearest_first(tmp_path: Path) -> None:
         touched(tmp_path / "ai" / "webui" / "models" / "Stable-diffusion" / "sd15" / "anime" / "Deep.SAFETENSORS"),
         touched(tmp_path / "ai" / "webui" / "models" / "Stable-diffusion" / "v1.ckpt"),
         touched(tmp_path / "ComfyUI" / "models" / "checkpoints" / "comfy.safetensors"),
+        touched(tmp_path / "ComfyUI" / "models" / "diffusion_models" / "krea" / "krea2_raw.safetensors"),
+        touched(tmp_path / "ComfyUI" / "models" / "unet" / "flux1-dev.safetensors"),
         hub_model(tmp_path / "hub", "runwayml", "stable-diffusion-v1-5"),
     ]
     touched(tmp_path / "ai" / "webui" / "models" / "Lora" / "lora.safetensors")
+    touched(tmp_path / "ComfyUI" / "models" / "text_encoders" / "t5xxl.safetensors")
     touched(tmp_path / "ai" / "webui" / "models" / "Stable-diffusion" / "notes.txt")
     touched(tmp_path / "ai" / "webui" / "models" / "Stable-diffusion" / "a" / "b" / "c" / "too_deep.ckpt")
     touched(tmp_path / "far" / "off" / "models" / "checkpoints" / "no.ckpt")

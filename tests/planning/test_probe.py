@@ -14,8 +14,10 @@ from lorasmith.errors import ExitCode, InputError
 from lorasmith.planning import plan
 from lorasmith.planning import probe as module
 from lorasmith.planning.estimate import ProbeResult, Unmeasured, heaviest_example
-from lorasmith.planning.probe import ANSWER, PLAN, probe
+from lorasmith.planning.probe import ANSWER, PLAN, noise_levels, probe
+from tests.end_to_end.trial import HereAndNow
 from tests.end_to_end.workshop import Values, Workshop
+from tests.families.krea2.miniature import make_model as make_krea2
 from tests.planning.test_plan import MEASURED
 
 
@@ -172,3 +174,18 @@ def test_a_trial_of_a_batch_size_makes_steps_of_single_full_batches(workshop: Wo
     assert looked["training"] == whole.model_copy(update={"accumulation_steps": 1, "batch_size": 8})
     assert looked["folders"] == ["8_"]
     assert "--measure-device" in looked["options"]
+
+
+def test_the_noise_levels_of_a_plan_without_a_trial(workshop: Workshop, tmp_path: Path) -> None:
+    """Of a model with timesteps nothing is started; a process that fails leaves a plan without them."""
+    assert noise_levels(workshop.start_new(5), launch=no_process) == ()
+    workshop.base_model = make_krea2(tmp_path / "krea2")
+    start = workshop.start_new(5, {("noise", "min_timestep"): 200})
+    found = noise_levels(start, launch=HereAndNow)  # type: ignore[arg-type]
+    assert len(found) == 20 and sum(found) == pytest.approx(1)
+    assert sum(found[:4]) == 0 < found[4]
+    assert noise_levels(start, launch=lambda arguments: Process(Path(arguments[0]), lambda _: None, 1)) == ()  # type: ignore[arg-type,return-value]
+
+
+def no_process(_arguments: list[str]) -> Any:
+    raise AssertionError

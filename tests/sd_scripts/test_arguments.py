@@ -5,13 +5,24 @@ from typing import Any
 import pytest
 
 from lorasmith.errors import ConfigError
-from lorasmith.sd_scripts.arguments import ONLY_DOCUMENTED, arguments, converted, known_to, of_other_scripts, unknown
+from lorasmith.sd_scripts.arguments import (
+    OF_FLOW,
+    ONLY_DOCUMENTED,
+    arguments,
+    converted,
+    known_to,
+    of_other_scripts,
+    unknown,
+)
 
 
-def test_both_scripts_have_the_arguments_that_their_parsers_were_counted_to_have() -> None:
+def test_scripts_have_the_arguments_that_their_parsers_were_counted_to_have() -> None:
     of_sdxl = len(known_to("sdxl_train_network")) - len(ONLY_DOCUMENTED)
     assert (len(known_to("train_network")), of_sdxl) == (193, 196)
-    assert len(of_other_scripts()) == 84
+    assert (len(known_to("flux_train_network")), len(known_to("anima_train_network"))) == (215, 220)
+    assert len(of_other_scripts()) == 50
+    sampling = arguments()["timestep_sampling"]
+    assert [sampling.default_of(script) for script in OF_FLOW] == ["sigma", "sigmoid"]
     assert arguments()["learning_rate"].default == "2e-06"
 
 
@@ -74,8 +85,9 @@ def test_wrong_values_are_refused(name: str, value: Any, code: str) -> None:
     ("given", "code", "field"),
     [
         ("netwrok_dim", "sd_mistyped", "--network_dim"),
-        ("blocks_to_swap", "sd_other_script", "flux_train_network.py"),
-        ("cache_text_encoder_outputs", "sd_other_script", "sdxl_train_network.py"),
+        ("blocks_to_swap", "sd_other_script_taken", "flux_train_network.py"),
+        ("cache_text_encoder_outputs", "sd_other_script_taken", "sdxl_train_network.py"),
+        ("clip_g", "sd_other_script", "sd3_train_network.py"),
         ("zzz", "sd_unknown", None),
     ],
 )

@@ -45,7 +45,7 @@ def test_arguments_may_be_shortened_while_they_are_unique_and_the_last_counts() 
         ("hello", "argument_unexpected"),
         ("--netwrok_dim 3", "sd_mistyped"),
         ("--network-dim 3", "sd_mistyped"),
-        ("--cache_text_encoder_outputs", "sd_other_script"),
+        ("--cache_text_encoder_outputs", "sd_other_script_taken"),
         ("--config_file gone", "config_missing"),
     ],
 )

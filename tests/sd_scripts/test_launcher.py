@@ -17,6 +17,7 @@ from lorasmith.sd_scripts.launcher import check_environment, without_launcher
             "sdxl_train_network",
         ),
         (r"accelerate launch C:\kohya\sd-scripts\train_network.py --seed 1", "--seed 1", "train_network"),
+        ("flux_train_network.py --seed 1", "--seed 1", "flux_train_network"),
         ("python ./sd-scripts/train_network.py", "", "train_network"),
         ("accelerate launch --num_processes 1 --num_machines=1 train_network.py", "", "train_network"),
     ],
@@ -27,7 +28,7 @@ def test_a_pasted_command_begins_after_its_script(line: str, rest: str, script: 
 
 def test_a_script_for_other_models_is_refused() -> None:
     with pytest.raises(ConfigError, match="sd_script_not_known"):
-        without_launcher(["accelerate", "launch", "flux_train_network.py"], "train_network")
+        without_launcher(["accelerate", "launch", "sd3_train_network.py"], "train_network")
 
 
 def test_several_processes_are_refused() -> None:

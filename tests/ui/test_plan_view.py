@@ -69,7 +69,7 @@ def test_lanes(capsys: pytest.CaptureFixture[str], made: RunPlan, language: str,
 def test_noise_levels_are_bars(capsys: pytest.CaptureFixture[str], made: RunPlan) -> None:
     assert "Noise levels" not in shown(capsys, made)
     levels = tuple(2 * (number + 1) / 420 for number in range(20))
-    page = shown(capsys, replace(made, measured=replace(MEASURED, noise_levels=levels)))
+    page = shown(capsys, replace(made, noise_levels=levels))
     assert row(page, "0.9 - 1.0") == ["\u2588" * 40, "18.6%"]
     assert row(page, "0.0 - 0.1") == ["\u2588" * round(40 * 3 / 39), "1.4%"]
 

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lorasmith.errors import ConfigError, ExitCode, LockedError, NoStateError, TrainerError
+from lorasmith.errors import ConfigError, ExitCode, LockedError, ModelError, NoStateError, TrainerError
 from lorasmith.runs.ledger import read_events, steps
 from lorasmith.runs.locks import FolderLock
+from lorasmith.runtime.preflight import Start
 from lorasmith.ui.train import train
 from lorasmith.ui.translator import Translator
 from tests.ui.fake_engine import FakeEngine
@@ -187,3 +189,37 @@ def test_it_is_not_offered(monkeypatch: pytest.MonkeyPatch, typed: str, pictures
     """With few pictures, or where it was said."""
     arguments = "--new --steps 3 --base-model demo" + typed
     assert asked_at_a_terminal(monkeypatch, arguments, ["y"], pictures=pictures)[1] == ["y"]
+
+
+@dataclass
+class UnsureEngine(FakeEngine):
+    """An engine whose base model may be of several forms."""
+
+    def new_run(self, values: Any, request: Any, *, state_prefix: str, here: Path) -> Start:
+        if ("model", "base_form") not in values:
+            raise ModelError("model_form_unnamed", path="mine.safetensors", form="Krea 2 Raw")
+        return super().new_run(values, request, state_prefix=state_prefix, here=here)
+
+
+@pytest.mark.parametrize("language", ["en", "zh-TW"])
+@pytest.mark.parametrize(("answers", "expected"), [(["1"], "base"), (["raw", "2"], "distilled"), (["3"], "")])
+def test_what_no_file_tells_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    language: str,
+    answers: list[str],
+    expected: str,
+) -> None:
+    arguments, fake, left = "--new --steps 3 --base-model mine.safetensors", UnsureEngine(), list(answers)
+    with pytest.raises(ModelError, match="model_form_unnamed"):  # no terminal
+        run(arguments, fake, language)
+    monkeypatch.setattr("lorasmith.ui.train.can_ask", lambda: True)
+    monkeypatch.setattr("builtins.input", lambda _: left.pop(0))
+    if expected:
+        run(arguments, fake, language)
+        assert fake.asked[0][1]["model", "base_form"] == expected
+        assert f"`--base-form {expected}`" in capsys.readouterr().out
+    else:
+        with pytest.raises(ModelError, match="model_form_unnamed"):
+            run(arguments, fake, language)
+    assert left == []

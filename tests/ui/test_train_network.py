@@ -64,7 +64,7 @@ def test_each_script_has_its_own_arguments(command: str, accepted: bool) -> None
     if accepted:
         assert run(line, command=command) == ExitCode.FINISHED
     else:
-        assert refused(line, command).code == "sd_other_script"
+        assert refused(line, command).code == "sd_other_script_taken"
 
 
 def test_a_whole_command_may_be_pasted() -> None:

@@ -46,6 +46,7 @@ TEXT, CONDITIONER = "text_encoder", "text_conditioner"
 EMBEDS = "prompt_embeds"
 SHIFT = 3.0
 """The shift with which Anima is sampled, where the scheduler's config has none."""
+_LONGEST = 4096  # tokens along a side: 65,536 pixels
 _TARGETS = re.compile(
     r"transformer_blocks\.\d+\.(attn[12]\.to_(q|k|v|out\.0)|ff\.net\.(0\.proj|2)|norm[123]\.linear_[12])"
     r"|patch_embed\.proj|time_embed\.t_embedder\.linear_[12]|norm_out\.linear_[12]|proj_out"
@@ -57,11 +58,15 @@ def denoiser_builder() -> Build:
 
     The mask is a channel of zeros behind those of the latents. Diffusers resizes it with torchvision, which is built
     for a single version of torch; `predict` appends the zeros to the latents instead, and the model has a channel more.
+
+    Positions are computed from a formula without an end, which diffusers cuts after the largest number in `max_size`:
+    it fails with pictures that have a side of more than 2048 pixels. Here it goes on, as in ComfyUI.
     """
     from diffusers import CosmosTransformer3DModel
 
     build = on_meta_device(CosmosTransformer3DModel)
-    return lambda config: build({**config, "in_channels": config["in_channels"] + 1, "concat_padding_mask": False})
+    changed = {"concat_padding_mask": False, "max_size": [_LONGEST] * 3}
+    return lambda config: build({**config, "in_channels": config["in_channels"] + 1, **changed})
 
 
 _BUILDERS: Mapping[str, Callable[[], Build]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+from lorasmith.errors import ModelError
 from lorasmith.families.anima.layout import MOST, NAMES, PATCH, SPLIT, vae_factor
 from lorasmith.families.flow_recognition import (
     Configs,
@@ -19,7 +20,9 @@ from lorasmith.families.t5_vocabulary import T5_TOKENS
 from lorasmith.families.weights import BaseWeights, ModelFiles
 
 PIPELINE = "AnimaModularPipeline"
-_DEEP = 52  # blocks: Anima-3.8B is sampled with Qwen3.5 and a second adapter besides, which its file does not tell
+_CONNECTOR = re.compile(r"(^|\.)anima_v2_connector\.")  # of Anima-3.8B v1.1, which is sampled with Qwen3.5 besides
+_JOINT = "qwen35_joint_dit_blocks"  # in the metadata of v1.0 too, whose connector is a file of its own
+_DEEP = 52  # blocks of Anima-3.8B, whose file may have lost its metadata
 _BY_QWEN3 = "Anima with captions by Qwen3-0.6B alone"
 _NAMED = re.compile(r"0[._]?6b")
 _DENOISER = {  # settings of Cosmos' transformer that every Anima has, and what they are where a config leaves them out
@@ -38,6 +41,9 @@ def recognize(files: ModelFiles) -> BaseWeights | None:
         ModelError: the model is of this family, but incomplete, damaged or of a form that cannot be trained.
     """
     if is_single_file_of(files, ANIMA):
+        if files.form != "base" and (_JOINT in files.metadata or any(map(_CONNECTOR.search, files.shapes))):
+            facts = {"found": "Anima-3.8B", "second": "Qwen3.5-4B", "used": "Qwen3-0.6B"}
+            raise ModelError("model_second_text_encoder", path=str(files.path), **facts)
         found = single_file_model(files, ANIMA)
         is_deep = found.configs["transformer"]["num_layers"] >= _DEEP
         return replace(found, assumed=_BY_QWEN3) if is_deep and not _NAMED.search(files.path.stem.lower()) else found

@@ -15,9 +15,9 @@ from lorasmith.families.flux1.text_files import clip_config, find_clip, find_t5,
 from lorasmith.families.flux_files import USUAL_NAME, find_flux_vae, flux_vae_config
 from lorasmith.families.ldm_configs import UnusualShapesError
 from lorasmith.families.ldm_names import clip_names, count_of, vae_folder_names
-from lorasmith.families.places import Place, whole
-from lorasmith.families.split_files import Part, SplitFiles, bare_names, renamed
-from lorasmith.families.weights import ComponentNames, Shapes
+from lorasmith.families.places import Place
+from lorasmith.families.split_files import Part, SplitFiles, bare_names, folder_names, renamed
+from lorasmith.families.weights import Shapes
 
 LENGTH = 512
 """Tokens of T5, its end and padding included: the denoiser attends to the padding."""
@@ -161,22 +161,4 @@ def native_names() -> str:
     return Path(__file__).with_name("native_names.tsv").read_text(encoding="ascii")
 
 
-NAMES = ComponentNames(
-    weight_stems={
-        "transformer": "diffusion_pytorch_model",
-        "vae": "diffusion_pytorch_model",
-        CLIP: "model",
-        T5: "model",
-    },
-    config_files={
-        "transformer": "transformer/config.json",
-        "vae": "vae/config.json",
-        CLIP: "text_encoder/config.json",
-        T5: "text_encoder_2/config.json",
-        "scheduler": "scheduler/scheduler_config.json",
-        "pipeline": "model_index.json",
-    },
-    tokenizers={CLIP: "tokenizer", T5: "tokenizer_2"},
-    from_single_file=SPLIT.finder,
-    from_folder=whole(from_diffusers),
-)
+NAMES = folder_names(SPLIT, from_diffusers, tokenizers={CLIP: "tokenizer", T5: "tokenizer_2"})

@@ -17,7 +17,7 @@ from lorasmith.families.flow_footprint import (
     transformer_footprint,
     with_encoders,
 )
-from lorasmith.families.flux2_klein.layout import LENGTH
+from lorasmith.families.flux2_klein.layout import LAYERS, LENGTH
 from lorasmith.families.footprint import Footprint
 
 INNER = 3  # times the width: the inner width of a feed-forward layer
@@ -34,7 +34,7 @@ def footprint(configs: Mapping[str, Any], parameters: int) -> Footprint:
     """The footprint of a model with these configs and this number of the denoiser's parameters."""
     return with_encoders(
         denoiser_footprint(configs["transformer"], parameters),
-        text_parameters=language_parameters(configs["text_encoder"]),
+        text_parameters=language_parameters({**configs["text_encoder"], "num_hidden_layers": LAYERS}),
         vae_parameters=kl_parameters(configs["vae"]),
     )
 

@@ -13,13 +13,15 @@ from typing import Any
 from lorasmith.families.flux2_files import COUNTER, USUAL_NAME, find_flux2_vae, flux2_vae_config
 from lorasmith.families.ldm_configs import UnusualShapesError
 from lorasmith.families.ldm_names import count_of
-from lorasmith.families.places import Place, whole
+from lorasmith.families.places import Place
 from lorasmith.families.qwen_files import find_qwen3, qwen3_config
-from lorasmith.families.split_files import Part, SplitFiles, bare_names, renamed
-from lorasmith.families.weights import ComponentNames, Shapes
+from lorasmith.families.split_files import Part, SplitFiles, bare_names, folder_names, renamed
+from lorasmith.families.weights import Shapes
 
 TAPS = (9, 18, 27)
 """The layers of the text encoder that the denoiser takes, side by side."""
+LAYERS = max(TAPS)
+"""The layers of the text encoder that are loaded: what is behind them goes into no state that the denoiser takes."""
 LENGTH = 512
 """Tokens of a text, padding included: the denoiser attends to the padding, which it was trained with."""
 PATCH = 2
@@ -151,20 +153,4 @@ def layer_names() -> str:
     return Path(__file__).with_name("layer_names.tsv").read_text(encoding="ascii")
 
 
-NAMES = ComponentNames(
-    weight_stems={
-        "transformer": "diffusion_pytorch_model",
-        "vae": "diffusion_pytorch_model",
-        "text_encoder": "model",
-    },
-    config_files={
-        "transformer": "transformer/config.json",
-        "vae": "vae/config.json",
-        "text_encoder": "text_encoder/config.json",
-        "scheduler": "scheduler/scheduler_config.json",
-        "pipeline": "model_index.json",
-    },
-    tokenizers={"text_encoder": "tokenizer"},
-    from_single_file=SPLIT.finder,
-    from_folder=whole(from_diffusers),
-)
+NAMES = folder_names(SPLIT, from_diffusers, tokenizers={"text_encoder": "tokenizer"})

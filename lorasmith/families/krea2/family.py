@@ -6,6 +6,7 @@ adapter, no optimizer and no run.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from lorasmith.data.types import Inputs
 from lorasmith.diffusion.densities import LogitNormal
-from lorasmith.diffusion.flow import FlowMatching, ShiftByTokens
+from lorasmith.diffusion.flow import FixedShift, FlowMatching, ShiftByTokens
 from lorasmith.diffusion.sampling import SamplingDefaults
 from lorasmith.families.base import FamilyTraits, Models
 from lorasmith.families.flow_transformer import grid_positions, packed, unpacked
@@ -28,6 +29,7 @@ from lorasmith.families.qwen_text import qwen3_vl_builder
 from lorasmith.families.qwen_transformer import EMBEDS, MASK, TEXT, QwenTransformer
 from lorasmith.families.qwen_vae import decode_with_vae, encode_with_vae, vae_builder
 
+_SHIFT_OF_TURBO = 1.15  # its logarithm, whatever the scheduler's config has
 _TARGETS = re.compile(
     r"(transformer_blocks|text_fusion\.(layerwise|refiner)_blocks)\.\d+\.(attn\.to_(q|k|v|gate|out\.0)|ff\.(gate|up|down))"
     r"|img_in|time_embed\.linear_[12]|time_mod_proj|text_fusion\.projector|txt_in\.linear_[12]|final_layer\.linear"
@@ -90,7 +92,8 @@ class Krea2(QwenTransformer):
         return denoiser_work(shapes["denoiser"], Sizes(rows * columns, text, taps, width))
 
     def noise_process(self) -> FlowMatching:
-        """As pictures are sampled: the larger they are, the more steps lie in strong noise."""
+        """As pictures are sampled: the larger they are, the more steps lie in strong noise. Turbo is sampled with the
+        same shift whatever their size."""
         settings = self.weights.configs["scheduler"]
         least, greatest = settings.get("base_shift", 0.5), settings.get("max_shift", 1.15)
         shift = ShiftByTokens(
@@ -100,7 +103,8 @@ class Krea2(QwenTransformer):
             greatest=greatest,
             patch=PATCH,
         )
-        return FlowMatching(LogitNormal(), training_shift=shift, sampling_shift=shift)
+        sampling_shift = FixedShift(math.exp(_SHIFT_OF_TURBO)) if self.weights.distilled else shift
+        return FlowMatching(LogitNormal(), training_shift=shift, sampling_shift=sampling_shift)
 
     def predict(
         self,

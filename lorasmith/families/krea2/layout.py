@@ -13,10 +13,10 @@ from typing import Any
 
 from lorasmith.families.ldm_configs import UnusualShapesError
 from lorasmith.families.ldm_names import count_of
-from lorasmith.families.places import Place, whole
+from lorasmith.families.places import Place
 from lorasmith.families.qwen_files import find_qwen3_vl, find_qwen_vae, qwen3_vl_config, qwen_vae_config
-from lorasmith.families.split_files import Part, SplitFiles, bare_names, renamed
-from lorasmith.families.weights import ComponentNames, Shapes
+from lorasmith.families.split_files import Part, SplitFiles, bare_names, folder_names, renamed
+from lorasmith.families.weights import Shapes
 
 TAPS = (2, 5, 8, 11, 14, 17, 20, 23, 26, 29, 32, 35)
 """The layers of the text encoder that the denoiser takes, where `model_index.json` names none."""
@@ -161,20 +161,4 @@ def layer_names() -> str:
     return Path(__file__).with_name("layer_names.tsv").read_text(encoding="ascii")
 
 
-NAMES = ComponentNames(
-    weight_stems={
-        "transformer": "diffusion_pytorch_model",
-        "vae": "diffusion_pytorch_model",
-        "text_encoder": "model",
-    },
-    config_files={
-        "transformer": "transformer/config.json",
-        "vae": "vae/config.json",
-        "text_encoder": "text_encoder/config.json",
-        "scheduler": "scheduler/scheduler_config.json",
-        "pipeline": "model_index.json",
-    },
-    tokenizers={"text_encoder": "tokenizer"},
-    from_single_file=SPLIT.finder,
-    from_folder=whole(from_diffusers),
-)
+NAMES = folder_names(SPLIT, from_diffusers, tokenizers={"text_encoder": "tokenizer"})

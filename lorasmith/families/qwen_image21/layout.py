@@ -14,11 +14,11 @@ from typing import Any
 
 from lorasmith.families.ldm_configs import UnusualShapesError
 from lorasmith.families.ldm_names import count_of
-from lorasmith.families.places import Place, whole
+from lorasmith.families.places import Place
 from lorasmith.families.qwen_files import find_qwen3_vl, qwen3_vl_config
 from lorasmith.families.qwen_image21.vae_files import find_vae, vae_config
-from lorasmith.families.split_files import Part, SplitFiles, bare_names
-from lorasmith.families.weights import ComponentNames, Shapes
+from lorasmith.families.split_files import Part, SplitFiles, bare_names, folder_names
+from lorasmith.families.weights import Shapes
 
 _LANGUAGE = re.compile(r"(model\.)?language_model\.")
 _FINAL_NORM = "norm.weight"
@@ -132,20 +132,4 @@ def native_names() -> str:
     return "\n".join(lines)
 
 
-NAMES = ComponentNames(
-    weight_stems={
-        "transformer": "diffusion_pytorch_model",
-        "vae": "diffusion_pytorch_model",
-        "text_encoder": "model",
-    },
-    config_files={
-        "transformer": "transformer/config.json",
-        "vae": "vae/config.json",
-        "text_encoder": "text_encoder/config.json",
-        "scheduler": "scheduler/scheduler_config.json",
-        "pipeline": "model_index.json",
-    },
-    tokenizers={"text_encoder": "processor"},
-    from_single_file=SPLIT.finder,
-    from_folder=whole(from_diffusers),
-)
+NAMES = folder_names(SPLIT, from_diffusers, tokenizers={"text_encoder": "processor"})

@@ -14,10 +14,10 @@ from typing import Any
 from lorasmith.families.flux_files import USUAL_NAME, find_flux_vae, flux_vae_config
 from lorasmith.families.ldm_configs import UnusualShapesError
 from lorasmith.families.ldm_names import count_of, vae_folder_names
-from lorasmith.families.places import Place, whole
+from lorasmith.families.places import Place
 from lorasmith.families.qwen_files import find_qwen3, qwen3_config
-from lorasmith.families.split_files import Part, SplitFiles, bare_names, renamed
-from lorasmith.families.weights import ComponentNames, Shapes
+from lorasmith.families.split_files import Part, SplitFiles, bare_names, folder_names, renamed
+from lorasmith.families.weights import Shapes
 
 PATCH = 2
 """The side of a token, in elements of the latents."""
@@ -130,20 +130,4 @@ def native_names() -> str:
     return Path(__file__).with_name("native_names.tsv").read_text(encoding="ascii")
 
 
-NAMES = ComponentNames(
-    weight_stems={
-        "transformer": "diffusion_pytorch_model",
-        "vae": "diffusion_pytorch_model",
-        "text_encoder": "model",
-    },
-    config_files={
-        "transformer": "transformer/config.json",
-        "vae": "vae/config.json",
-        "text_encoder": "text_encoder/config.json",
-        "scheduler": "scheduler/scheduler_config.json",
-        "pipeline": "model_index.json",
-    },
-    tokenizers={"text_encoder": "tokenizer"},
-    from_single_file=SPLIT.finder,
-    from_folder=whole(from_diffusers),
-)
+NAMES = folder_names(SPLIT, from_diffusers, tokenizers={"text_encoder": "tokenizer"})

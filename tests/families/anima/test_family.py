@@ -195,6 +195,18 @@ def test_predictions_are_those_of_the_pipelines_call(loaded: Loaded) -> None:
     assert difference(loaded.predict(latents, levels, padded), expected) < 1e-5  # with the pipeline's own texts
 
 
+def test_positions_go_on_beyond_the_table_of_the_config(loaded: Loaded) -> None:
+    """Diffusers' class fails there, unless its config has more."""
+    from diffusers import CosmosTransformer3DModel
+
+    folder, latents = loaded.folder / "transformer", drawn(1, 4, 2, 80)  # 40 tokens in a row, where the config has 32
+    with pytest.raises(RuntimeError, match="Sizes of tensors must match"):
+        loaded.theirs(latents, (0.7,), ["a red circle"])
+    theirs = CosmosTransformer3DModel.from_pretrained(folder, max_size=[4, 80, 80])
+    found = loaded.predict(latents, (0.7,), loaded.inputs("a red circle"))
+    assert difference(found, loaded.theirs(latents, (0.7,), ["a red circle"], denoiser=theirs)) < 1e-5
+
+
 def test_in_bfloat16_too(loaded: Loaded) -> None:
     from diffusers import CosmosTransformer3DModel
 

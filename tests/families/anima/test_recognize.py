@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from lorasmith.errors import ModelError
 from lorasmith.families import load_family
@@ -122,3 +124,26 @@ def test_the_deepest_is_said_to_be_trained_with_qwen3_alone(
     monkeypatch.setattr("lorasmith.families.anima.recognize._DEEP", 2)
     weights = recognize(make_split(folder, tmp_path / "models", name=name))
     assert bool(weights.assumed) is assumed and weights.depths == {"denoiser.transformer_blocks": 2}
+
+
+@pytest.mark.parametrize(("version", "metadata"), [("1.0", True), ("1.1", False), ("1.1", True)])
+def test_the_one_that_qwen35_reads_captions_for_is_known_by_its_header(
+    folder: Path, tmp_path: Path, version: str, metadata: bool
+) -> None:
+    """Whatever its name; its connector is no part of the denoiser."""
+    file = make_split(folder, tmp_path / "models", name="anima_qwen3_0.6b")
+    tensors, described = load_file(file), read_metadata(file)
+    if version == "1.1":
+        tensors["net.anima_v2_connector.semantic_resampler.query_tokens"] = torch.zeros(1, 64, 2048)
+    save_file(tensors, file, {**described, **({"qwen35_joint_dit_blocks": "[0, 1]"} if metadata else {})})
+    with pytest.raises(ModelError, match="model_second_text_encoder"):
+        recognize(file)
+    weights = recognize(file, form="base")
+    assert (weights.family, weights.assumed) == ("anima", "")
+    family = load_family(weights)
+    family.load_models(trained=(), dtype=torch.float32, device=torch.device("cpu"))
+
+
+def read_metadata(file: Path) -> dict[str, str]:
+    with safe_open(file, framework="pt") as opened:
+        return opened.metadata() or {}

@@ -95,6 +95,13 @@ def test_a_single_file_is_of_dev_by_its_name(model: Path, tmp_path: Path, name: 
     assert weights.denoiser_parameters == recognize(model).denoiser_parameters
 
 
+def test_a_file_that_the_user_states_to_be_distilled_is_refused(model: Path, tmp_path: Path) -> None:
+    file = make_split(model, tmp_path / "models", name="mine")
+    assert recognize(file, form="base").assumed == ""
+    with pytest.raises(ModelError, match="model_turbo"):
+        recognize(file, form="distilled")
+
+
 def test_a_single_file_of_kontext_is_known_by_its_name(model: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="model_edits_pictures"):
         recognize(make_split(model, tmp_path / "models", name="flux1-dev-kontext"))

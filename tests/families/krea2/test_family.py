@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lorasmith.data.types import Example, Offset, Size
 from lorasmith.diffusion.draw import Draw, draw_numbers
+from lorasmith.diffusion.flow import FlowMatching
 from lorasmith.diffusion.process import apply_noise
 from lorasmith.diffusion.sampling import denoise
 from lorasmith.families import load_family
@@ -276,10 +277,14 @@ def test_samples_are_those_of_the_pipeline(loaded: Loaded) -> None:
 
 @pytest.mark.parametrize(("side", "logarithm"), [(32, 0.5), (128, 0.90625), (160, 1.15)])
 def test_the_shift_is_that_of_the_resolution(loaded: Loaded, side: int, logarithm: float) -> None:
-    """256, 4096 and 6400 tokens, of pictures of 256, 1024 and 1280 pixels. That of Turbo is always the same."""
+    """256, 4096 and 6400 tokens, of pictures of 256, 1024 and 1280 pixels. That of Turbo's samples is always the
+    same."""
     process = loaded.family.noise_process()
-    for shift in (process.training_shift, process.sampling_shift):
+    turbo = load_family(replace(loaded.family.weights, distilled="Turbo")).noise_process()
+    assert isinstance(turbo, FlowMatching)
+    for shift in (process.training_shift, process.sampling_shift, turbo.training_shift):
         assert math.log(shift.factor((1, 16, side, side))) == pytest.approx(logarithm)
+    assert math.log(turbo.sampling_shift.factor((1, 16, side, side))) == pytest.approx(1.15)
     assert np.isclose(
         math.exp(logarithm) * 0.5 / (1 + (math.exp(logarithm) - 1) * 0.5),
         float(process.timesteps(torch.tensor([0.5]), (1, 16, side, side))),
