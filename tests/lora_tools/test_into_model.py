@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import diffusers
 import pytest
 import safetensors.torch
 import torch
@@ -18,6 +19,7 @@ from lorasmith.lora_tools.into_model import merge_into
 from lorasmith.lora_tools.models import open_model
 from lorasmith.lora_tools.regroup import parts_of
 from lorasmith.targets import LayerSpec
+from tests.lora_files.test_readers import LOADERS
 from tests.lora_files.written import saved
 from tests.lora_tools.conftest import Made
 from tests.lora_tools.flow import FlowMade, expect, table, weights_of
@@ -139,6 +141,26 @@ def test_flow_matching_by_every_name_of_a_layer(
         model, before = open_model(out), {name: flow.weights[name] for name in open_model(flow.folder).places}
         found = {name: torch.from_numpy(model.read(name)).reshape(before[name].shape) for name in model.places}
         expect(found, {name: before[name] for name in found}, {name: 0.5 * change for name, change in changes.items()})
+
+
+@pytest.mark.ci
+def test_a_merged_folder_is_what_diffusers_makes_of_both(flow: FlowMade, tmp_path: Path) -> None:
+    """By its own loader and its own sum."""
+    flow_lora(flow, tmp_path / "lora.safetensors")
+    mixin, name, part = LOADERS[flow.family]
+    loader = type("Loader", (getattr(diffusers.loaders, mixin),), {"hf_device_map": None, "components": {}})()
+    loader.text_encoder = None
+    model = getattr(diffusers, name).from_pretrained(flow.folder, subfolder=part)
+    setattr(loader, part, model)
+    loader.load_lora_weights(str(tmp_path / "lora.safetensors"), adapter_name="it")
+    model.fuse_lora()
+    expected = {key.replace(".base_layer", ""): weight for key, weight in model.state_dict().items()}
+    merge_into(flow.folder, [Source(tmp_path / "lora.safetensors")], tmp_path / "out")
+    found = getattr(diffusers, name).from_pretrained(tmp_path / "out", subfolder=part).state_dict()
+    plain = getattr(diffusers, name).from_pretrained(flow.folder, subfolder=part).state_dict()
+    assert sum(not torch.equal(weight, plain[key]) for key, weight in found.items()) > 10
+    for key, weight in found.items():
+        torch.testing.assert_close(weight, expected[key], rtol=1e-5, atol=1e-5, msg=key)
 
 
 @pytest.mark.parametrize("kind", ["loha", "lokr"])
