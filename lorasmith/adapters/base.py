@@ -86,7 +86,7 @@ class AdapterKind(Protocol):
 
 
 class AdapterLayer(nn.Module):
-    """A frozen layer and its change. Kinds implement `changed`.
+    """A frozen layer and its change. Kinds implement `changed`, or `applied` where both are made at once.
 
     Dropout draws from torch's global generators, which `engine.step` seeds.
     """
@@ -94,6 +94,7 @@ class AdapterLayer(nn.Module):
     def __init__(self, base: nn.Module, settings: LayerSettings) -> None:
         super().__init__()
         self.base = base  # may be replaced by a faster form of itself
+        self.has_rows = base.get_parameter("weight").ndim == 2  # a linear layer
         self.dropout = settings.dropout
         self.rank_dropout = settings.rank_dropout
         self.module_dropout = settings.module_dropout
@@ -101,6 +102,12 @@ class AdapterLayer(nn.Module):
         self.multiplier = 1.0  # of the change: 0 shows the base model
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.has_rows and x.ndim > 3:  # four dimensions are a picture's below
+            return self.applied(x.flatten(1, -2)).reshape(*x.shape[:-1], -1)
+        return self.applied(x)
+
+    def applied(self, x: Tensor) -> Tensor:
+        """The output of the changed layer for (B, in), (B, T, in) or pictures (B, in, h, w)."""
         y: Tensor = self.base(x)
         if self.multiplier == 0:
             return y

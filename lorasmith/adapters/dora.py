@@ -89,9 +89,9 @@ class DoraLayer(AdapterLayer):
         self.scale = settings.alpha / settings.rank
         self.columns = Columns(base.get_parameter("weight"))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def applied(self, x: Tensor) -> Tensor:
         if x.dtype != torch.float32 or not self.is_whole:
-            return super().forward(x)
+            return super().applied(x)
         factors = self._factors()  # one product with the weight is enough, exact in float32 alone
         return self._with_low_rank(self.base(x * _along(x, factors)), x, factors, 1.0)
 

@@ -78,9 +78,9 @@ class LohaLayer(AdapterLayer):
         self.tensors = nn.ParameterDict(tensors)
         self.scale = settings.alpha / settings.rank
 
-    def forward(self, x: Tensor) -> Tensor:
+    def applied(self, x: Tensor) -> Tensor:
         if x.dtype != torch.float32 or not self.is_whole:
-            return super().forward(x)
+            return super().applied(x)
         # One product in place of two; in lower precisions the sum would lose small changes.
         return self.operation(x, self._add_product(self.base.weight, self.scale), self.base.bias)
 

@@ -104,14 +104,14 @@ class LoraLayer(AdapterLayer):
                 layer._joined = layer.base, found, number
         return found
 
-    def forward(self, x: Tensor) -> Tensor:
+    def applied(self, x: Tensor) -> Tensor:
         pair = self._open_pair(x)
         if pair is None or not self.is_whole:
-            return super().forward(x)
+            return super().applied(x)
         if self._joined is not None and self._joined[0] is self.base:
             return self._joined[1].output(self._joined[2], x)
         product = self._frozen_product()
-        return super().forward(x) if product is None else changed(x, product, pair, self.up)
+        return super().applied(x) if product is None else changed(x, product, pair, self.up)
 
     def _open_pair(self, x: Tensor) -> Pair | None:
         """The pair of the working copy, while that can be used for this input. What is compiled makes its own."""

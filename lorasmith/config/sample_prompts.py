@@ -15,7 +15,7 @@ SIDES = (64, 4096)
 MAX_SAMPLING_STEPS = 1000
 # Samplers of other programs that give the same picture as the sampler here (DDIM): Euler's method without noise.
 SAME_SAMPLERS = frozenset({"ddim", "euler", "k_euler"})
-WITHOUT_EFFECT = frozenset({"g", "ss", "cn", "ctr", "rcfg", "fs", "img"})
+WITHOUT_EFFECT = frozenset({"ss", "cn", "ctr", "rcfg", "fs", "img"})
 """Flags for other models, and for samplers that are not built in."""
 
 _FLAG = re.compile(r"(?:^|\s+)--(?=\S)")
@@ -32,6 +32,7 @@ class SamplePrompt:
     seed: int | None = None
     steps: int | None = None
     guidance: float | None = None
+    embedded: float | None = None  # the guidance of a denoiser that takes it as an input; None: as `guidance`
     ignored: tuple[str, ...] = ()  # flags without an effect here, as typed
 
 
@@ -90,4 +91,5 @@ _READERS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "d": ("seed", _seed),
     "s": ("steps", _steps),
     "l": ("guidance", _guidance),
+    "g": ("embedded", _guidance),
 }

@@ -28,6 +28,11 @@ class SamplingDefaults:
     """The name, in `ModelFamily.conditioning`, of the guidance of a denoiser that was distilled to take it as an input:
     there is no prediction without the caption then. "": it takes none."""
 
+    def scale(self, guidance: float | None, embedded: float | None) -> float:
+        """The guidance of a sample. `embedded` counts before `guidance` where it is an input, and nowhere else."""
+        own = embedded if self.guidance_input and embedded is not None else guidance
+        return self.guidance if own is None else own
+
 
 def denoise(
     predict: Predict, process: NoiseProcess, latents: Tensor, noise: Tensor, *, denoising_strength: float, steps: int

@@ -59,6 +59,7 @@ class SampleSpec:
     negative: Inputs | None = None  # of another caption than the empty caption, for guidance
     steps: int | None = None  # of the sampler; None: the family's
     guidance: float | None = None
+    embedded: float | None = None  # of a denoiser that takes it as an input; None: as `guidance`
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +211,7 @@ def _of_prompt(
         negative=texts[prompt.negative] if prompt.negative else None,
         steps=prompt.steps,
         guidance=prompt.guidance,
+        embedded=prompt.embedded,
     )
 
 

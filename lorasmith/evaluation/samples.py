@@ -97,7 +97,7 @@ def _latents(
     starts = (torch.zeros(shape) if spec.latents is None else spec.latents.float() for spec in specs)
     start = torch.stack(list(starts)).to(where)
     defaults = sampling_of(context.family)
-    scales = [defaults.guidance if spec.guidance is None else spec.guidance for spec in specs]
+    scales = [defaults.scale(spec.guidance, spec.embedded) for spec in specs]
     is_guided = not defaults.guidance_input and any(scale != 1 for scale in scales)
     without = [{**spec.inputs, **(spec.negative or empty_caption)} for spec in specs] if is_guided else []
     rows = [*without, *(spec.inputs for spec in specs)]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lorasmith.errors import ConfigError
+from lorasmith.other_trainers import ai_toolkit_flow as flow
 from lorasmith.other_trainers.imported import Imported, Source, one_of, used, whole, without_effect
 from lorasmith.other_trainers.optimizers import optimizer_named
 
@@ -19,7 +20,7 @@ TYPES = {
 SHAPES = {"constant": "constant", "constant_with_warmup": "constant", "linear": "linear", "cosine": "cosine"}
 ARCHES = ("sd1", "sd15", "sd2", "sdxl", "sd_xl", "stable_diffusion")
 FLOW = "flowmatch"
-OTHER_MODELS = ("is_flux", "is_v3", "is_auraflow", "is_pixart", "is_pixart_sigma", "is_lumina2", "is_omnigen2")
+OTHER_MODELS = ("is_v3", "is_auraflow", "is_pixart", "is_pixart_sigma", "is_lumina2", "is_omnigen2")
 
 
 def is_ai_toolkit(table: Mapping[str, Any]) -> bool:
@@ -39,7 +40,7 @@ def from_ai_toolkit(table: Mapping[str, Any]) -> Imported:
     network = process.part("network")
     if not network.unread():
         raise ConfigError("import_no_lora", method=str(process.read("type")))
-    _model(process, found)
+    arch = _model(process, found)
     name = str(config.read("name") or "").replace("[name]", "")
     if name:
         found.values["name"] = name
@@ -48,6 +49,8 @@ def from_ai_toolkit(table: Mapping[str, Any]) -> Imported:
     found.take(process, "trigger_word", "trigger_word")
     _network(network, found)
     _training(process, found)
+    if arch:
+        flow.training(process.part("train"), found, arch)
     _saving(process, found)
     for number, dataset in enumerate(process.read("datasets") or []):
         _dataset(Source(dataset, f"datasets.{number}"), found)
@@ -58,19 +61,23 @@ def from_ai_toolkit(table: Mapping[str, Any]) -> Imported:
     return found
 
 
-def _model(process: Source, found: Imported) -> None:
+def _model(process: Source, found: Imported) -> str:
+    """Its files and kind; returns the architecture where it is one of flow matching that is trained here."""
     model = process.part("model")
-    arch = str(model.read("arch") or "sd1")
+    arch = "flux" if model.read("is_flux") else str(model.read("arch") or "sd1").partition(":")[0]
     others = [name for name in OTHER_MODELS if model.read(name)]
-    scheduler = process.part("train").read("noise_scheduler")
-    if others or not arch.startswith(ARCHES) or scheduler == FLOW:
-        raise ConfigError("import_other_model", model=(others or [arch if scheduler != FLOW else FLOW])[0])
+    is_flow = process.part("train").read("noise_scheduler") == FLOW
+    if others or not (arch in flow.ARCHES or (arch.startswith(ARCHES) and not is_flow)):
+        raise ConfigError("import_other_model", model=(others or [FLOW if arch.startswith(ARCHES) else arch])[0])
     found.take(model, "name_or_path", "base_model")
     found.take(model, "vae_path", "vae")
+    if arch in flow.ARCHES:
+        flow.model(model, found, arch)
     if model.read("is_v_pred"):
         found.values["prediction"] = "v_prediction"
     found.take(model, "refiner_name_or_path", "", lambda _: None)
     found.leave_rest(model, without_effect("ai_toolkit"))
+    return arch if arch in flow.ARCHES else ""
 
 
 def _network(network: Source, found: Imported) -> None:

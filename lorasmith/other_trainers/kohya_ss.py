@@ -23,7 +23,27 @@ ALGORITHMS = {"LyCORIS/LoCon": "locon", "LyCORIS/LoHa": "loha", "LyCORIS/LoKr": 
 SWITCHES = ("decompose_both", "dora_wd", "use_tucker", "use_scalar", "train_norm", "rank_dropout_scale", "bypass_mode")
 DROPOUTS = ("rank_dropout", "module_dropout")
 BLOCKS = ("down_lr_weight", "mid_lr_weight", "up_lr_weight", "block_lr_zero_threshold", "block_dims", "block_alphas")
-OTHER_MODELS = ("flux1_checkbox", "sd3_checkbox")
+OTHER_MODELS = ("sd3_checkbox", "hunyuan_image_checkbox", "lumina_checkbox")
+MODELS: Mapping[str, Script] = {"flux1": "flux_train_network", "anima": "anima_train_network"}
+"""Model -> its script: the model is named by a switch, `flux1_checkbox`, or by the kind of LoRA."""
+PREFIXES = {"flux_train_network": "flux1_", "anima_train_network": "anima_"}
+"""Script -> the beginning of the fields that are its own."""
+OF_FLUX = (
+    "clip_l",
+    "t5xxl",
+    "ae",
+    "discrete_flow_shift",
+    "model_prediction_type",
+    "timestep_sampling",
+    "guidance_scale",
+)
+"""Fields of the form for FLUX.1, though their names do not tell."""
+OF_SD3 = ("weighting_scheme", "logit_mean", "logit_std", "mode_scale")
+FLUX_PAIRS = (
+    *("img_attn_dim", "img_mlp_dim", "img_mod_dim", "single_dim", "txt_attn_dim", "txt_mlp_dim", "txt_mod_dim"),
+    *("single_mod_dim", "in_dims", "train_double_block_indices", "train_single_block_indices"),
+    *("train_blocks", "split_qkv", "train_t5xxl"),
+)
 SCRIPT: Script = "sdxl_train_network"  # takes the arguments of train_network.py too
 LARGEST_RANK = 1024  # that an option takes
 USUAL_LENGTH = 75  # tokens of a prompt
@@ -40,29 +60,68 @@ def from_kohya_ss(table: Mapping[str, Any]) -> Imported:
         ConfigError: `import_other_model`, `import_adapter`.
     """
     source, found = Source(table), Imported(TRAINER)
-    if any(source.read(name) for name in OTHER_MODELS) or table.get("LoRA_type") == "Flux1":
+    if any(source.read(name) for name in OTHER_MODELS):
         raise ConfigError("import_other_model", model=str(table.get("LoRA_type")))
-    given: dict[str, Any] = {}
-    of_the_form = without_effect("kohya_ss")
-    for name, value in table.items():
-        argument = RENAMED.get(name, name)
-        if name in of_the_form or name in BLOCKS or name in SWITCHES or value in OFF or argument in NO_EFFECT:
-            continue
-        if argument in known_to(SCRIPT):
-            _give(given, argument, value, found)
-        elif name not in OTHER_MODELS:
-            found.leave(name, value)
+    script = _script(source)
+    given = _given(table, found, script)
     _steps(source, given)
     _rates(source, given, found)
     _noise(source, given)
     _network(source, given)
-    if (length := whole(source.read("max_token_length"))) and length != USUAL_LENGTH:
+    if script != SCRIPT:
+        _frozen_text(given, found)
+    elif (length := whole(source.read("max_token_length"))) and length != USUAL_LENGTH:
         found.values["max_token_length"] = length
-    _translate(given, found)
+    _translate(given, found, script)
     prompts = str(source.read("sample_prompts") or "").splitlines()
     if lines := [line.strip() for line in prompts if line.strip() and not line.strip().startswith("#")]:
         found.values["sample_prompt"] = lines
     return found
+
+
+def _script(source: Source) -> Script:
+    kind = str(source.read("LoRA_type")).lower()
+    for model, script in MODELS.items():
+        if source.read(f"{model}_checkbox") or kind == model:
+            return script
+    return SCRIPT
+
+
+def _given(table: Mapping[str, Any], found: Imported, script: Script) -> dict[str, Any]:
+    """The fields that are arguments of the script."""
+    given: dict[str, Any] = {}
+    known, prefix = known_to(script), PREFIXES.get(script, "")
+    skipped = without_effect("kohya_ss") | {*BLOCKS, *SWITCHES, *OF_SD3, *FLUX_PAIRS, *OTHER_MODELS, "flux1_checkbox"}
+    own = {f"{prefix}{name}": name for name in known} if prefix else {}
+    if script == "flux_train_network":
+        skipped -= set(OF_FLUX)
+    else:
+        skipped |= set(OF_FLUX)
+    for name, value in table.items():
+        argument = own.get(name, RENAMED.get(name, name))
+        if (
+            name in skipped
+            or value in OFF
+            or argument in NO_EFFECT
+            or name.removesuffix("_checkbox") in ("anima", "sdxl")
+        ):
+            continue
+        if argument in known:
+            _give(given, argument, value, found)
+        else:
+            found.leave(name, value)
+    return given
+
+
+def _frozen_text(given: dict[str, Any], found: Imported) -> None:
+    """Text encoders of FLUX.1 and Anima are not trained here."""
+    if not given.get("network_train_unet_only"):
+        rates = given.pop("text_encoder_lr", None)
+        found.values.pop("network_train_text_encoder_only", None)
+        if rates:
+            found.leave("text_encoder_lr", rates[0])
+    given["network_train_unet_only"] = True
+    given.pop("text_encoder_lr", None)
 
 
 def _give(given: dict[str, Any], name: str, value: Any, found: Imported) -> None:
@@ -123,7 +182,11 @@ def _network(source: Source, given: dict[str, Any]) -> None:
         pairs += [f"{name}=True" for name in SWITCHES if source.read(name) is True]
         if algorithm == "lokr":
             pairs.append(f"factor={whole(source.read('factor', -1))}")
-    elif kind != "Standard":
+    elif kind == "Flux1":
+        pairs = _pairs(source, *DROPOUTS, *FLUX_PAIRS)
+        if source.read("split_mode"):
+            pairs.append("train_blocks=single")
+    elif kind not in ("Standard", "Anima"):
         raise ConfigError("import_adapter", kind=kind)
     if pairs:
         given["network_args"] = pairs
@@ -140,10 +203,10 @@ def _number(value: Any) -> float:
         return 0.0
 
 
-def _translate(given: dict[str, Any], found: Imported) -> None:
+def _translate(given: dict[str, Any], found: Imported, script: Script) -> None:
     """Translates what can be, one refused argument after another left out."""
     keys = {(option.section, option.field_name): key for key, option in options().items()}
-    made = _translation(given, found)
+    made = _translation(given, found, script)
     found.values |= {keys[place]: value for place, value in made.values.items() if place in keys}
     _full_matrices(found.values)
     for place, share in made.shares.items():
@@ -165,10 +228,10 @@ def _full_matrices(values: dict[str, Any]) -> None:
         values["lokr_full_matrix"] = True
 
 
-def _translation(given: dict[str, Any], found: Imported) -> Translation:
+def _translation(given: dict[str, Any], found: Imported, script: Script) -> Translation:
     while True:
         try:
-            return translated(Given(given))
+            return translated(Given(given, script=script))
         except ConfigError as error:
             name = _blamed(error, given)
             if not name:

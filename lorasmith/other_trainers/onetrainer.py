@@ -7,6 +7,8 @@ from typing import Any
 
 from lorasmith.errors import ConfigError
 from lorasmith.other_trainers.imported import OFF, Imported, Source, one_of, used, whole, without_effect
+from lorasmith.other_trainers.onetrainer_flow import MODELS as FLOW_MODELS
+from lorasmith.other_trainers.onetrainer_flow import flow_layers, flow_levels, flow_parts
 from lorasmith.other_trainers.optimizers import optimizer_named
 
 TRAINER = "OneTrainer"
@@ -27,6 +29,7 @@ SHAPES = {
 }
 TARGETS = {"full": "full", "attn-mlp": "attn-mlp", "attn-only": "attn-only", "": "attn-mlp", "attentions": "attn-mlp"}
 ALL_TIMESTEPS = 1000
+ALPHA = 1.0  # of a preset that names none
 
 Table = Mapping[str, Any]
 ReadList = Callable[[str], list[Any] | None]  # name of another file -> its list, None where it is not found
@@ -46,13 +49,20 @@ def from_onetrainer(table: Table, read_list: ReadList) -> Imported:
     method, model = source.read("training_method"), source.read("model_type")
     if method != "LORA":
         raise ConfigError("import_no_lora", method=str(method))
-    if model not in MODELS:
+    if model not in (*MODELS, *FLOW_MODELS):
         raise ConfigError("import_other_model", model=str(model))
+    is_flow = model in FLOW_MODELS
     _model(source, found)
     _adapter(source, found)
     _learning(source, found)
-    _parts(source, found, is_xl=model == XL)
     _loss(source, found)
+    if is_flow:
+        flow_layers(source, found)
+        flow_parts(source, found)
+        flow_levels(source, found, model)
+    else:
+        _layers(source, found)
+        _parts(source, found, is_xl=model == XL)
     _saving(source, found)
     _concepts(source, found, read_list)
     _samples(source, found, read_list)
@@ -83,7 +93,7 @@ def _adapter(source: Source, found: Imported) -> None:
     if source.read("lora_decompose"):
         found.values["adapter"] = "dora"
     found.take(source, "lora_rank", "rank", whole)
-    found.take(source, "lora_alpha", "alpha", float)
+    found.values["alpha"] = float(source.read("lora_alpha", ALPHA))
     found.take(source, "dropout_probability", "dropout", float)
     found.take(source, "lora_model_name", "init_from", str)
     if found.values.get("adapter") == "lokr":
@@ -93,6 +103,9 @@ def _adapter(source: Source, found: Imported) -> None:
         found.take(source, "lokr_full_matrix", "lokr_full_matrix", bool)
     for name in ("lokr_decompose_both", "lokr_decompose_factor", "lokr_full_matrix"):
         source.read(name)
+
+
+def _layers(source: Source, found: Imported) -> None:
     layers, preset = source.read("layer_filter"), source.read("layer_filter_preset", "attn-mlp")
     if layers and preset == "custom":
         found.leave("layer_filter", layers)

@@ -22,6 +22,7 @@ IGNORED = (
     *("min_snr_gamma", "debiased_estimation_loss", "scale_v_pred_loss_like_noise_pred", "v_pred_like_loss"),
 )
 """Arguments that sd-scripts accepts for these models and does not use."""
+UNLIMITED = (None, False, 0, 1000)  # values of them that ask for nothing
 CACHED = ("cache_text_encoder_outputs", "cache_text_encoder_outputs_to_disk")
 FP8 = ("fp8_base", "fp8_base_unet")
 
@@ -86,7 +87,8 @@ def _levels(given: Given, settings: Settings) -> None:
             _unused(given, settings, "discrete_flow_shift", *(("sigmoid_scale",) if is_uniform else ()))
     if given.script == "anima_train_network" and scheme in LOSS_WEIGHTS:
         settings.set("flow-weighting", LOSS_WEIGHTS[scheme], "weighting_scheme")
-    ignored = [f"--{name}" for name in IGNORED if settings.values.pop(DONE[name].options[0], None) and given.has(name)]
+    popped = {name: settings.values.pop(DONE[name].options[0], None) for name in IGNORED}
+    ignored = [f"--{name}" for name, value in popped.items() if value not in UNLIMITED and given.has(name)]
     if ignored:
         settings.note("sd_ignored_for_flow", arguments=ignored)
 

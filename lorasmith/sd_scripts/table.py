@@ -9,6 +9,8 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import NamedTuple
 
+from lorasmith.sd_scripts.arguments import Script
+
 
 class Done(NamedTuple):
     """An argument that sets options of `train`."""
@@ -315,12 +317,20 @@ HARMLESS = MappingProxyType(
 _SAME_VALUES = (
     *("learning_rate", "text_encoder_lr", "lr_warmup_steps", "optimizer_type", "optimizer_args"),
     *("network_dim", "network_alpha", "network_dropout", "max_train_steps", "max_train_epochs"),
-    *("discrete_flow_shift", "logit_std", "mode_scale"),
+    *("discrete_flow_shift", "logit_std", "mode_scale", "caption_extension"),
     *("save_every_n_steps", "save_precision", "sample_every_n_steps"),
 )
 
 
-def names_of_options() -> dict[str, str]:
-    """Option -> the argument to type for it, where both take the same values."""
+_OF_FILES = {
+    "flux_train_network": {"text-encoder": "clip_l / --t5xxl", "vae": "ae"},
+    "anima_train_network": {"text-encoder": "qwen3"},
+}
+"""Script -> its arguments for files that another script has no argument for, or another."""
+
+
+def names_of_options(script: Script | None = None) -> dict[str, str]:
+    """Option -> the argument of a script to type for it, where both take the same values."""
     direct = [name for name, row in DONE.items() if row.is_direct]
-    return {DONE[name].options[0]: name for name in (*direct, *_SAME_VALUES)}
+    names = {DONE[name].options[0]: name for name in (*direct, *_SAME_VALUES)}
+    return names | _OF_FILES.get(script or "", {})

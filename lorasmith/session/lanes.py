@@ -195,7 +195,7 @@ def _adapter_bytes(config: RunConfig, depths: Mapping[str, int]) -> int:
     with_text = config.adapter.trains_text_encoder
     layers = published_layers(config.model.family, with_text_encoders=with_text, depths=depths)
     numbers = 0
-    for name, size in chosen_layers(config.adapter, layers).items():
+    for name, size in chosen_layers(config.adapter, config.model.family, layers).items():
         layer = layers[name]
         window = 1
         for side in layer.kernel:

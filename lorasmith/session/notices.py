@@ -12,9 +12,12 @@ from torch import Tensor
 
 from lorasmith.adapters.flat import FlatAdapter
 from lorasmith.config import RunConfig
+from lorasmith.config.sample_prompts import SamplePrompt, sample_prompt
 from lorasmith.data.findings import of_long_captions
 from lorasmith.data.types import LOSS_MASK, CachedExample, Example
+from lorasmith.diffusion.sampling import SamplingDefaults
 from lorasmith.evaluation.choose import texts_of
+from lorasmith.evaluation.samples import sampling_of
 from lorasmith.families.base import ModelFamily
 
 Notice = tuple[str, dict[str, Any]]  # (code, fields) of a warning
@@ -29,6 +32,25 @@ def caption_notices(config: RunConfig, family: ModelFamily, examples: Sequence[E
     tags = [tag for tag in map(family.first_unseen_tag, texts_of(config.evaluation)) if tag]
     if tags:
         notices.append(("prompts_cut", {"count": len(tags), "limit": limit, "tag": tags[0]}))
+    prompts = [sample_prompt(line) for line in config.evaluation.sample_prompts]
+    return notices + prompt_notices(prompts, sampling_of(family))
+
+
+def prompt_notices(prompts: Sequence[SamplePrompt], sampling: SamplingDefaults) -> list[Notice]:
+    """Negative prompts and guidances of sample prompts that change nothing with this model."""
+    is_input = bool(sampling.guidance_input)
+    notices: list[Notice] = []
+    scales = [sampling.scale(prompt.guidance, prompt.embedded) for prompt in prompts]
+    unused = sum(
+        bool(prompt.negative) and (is_input or scale == 1) for prompt, scale in zip(prompts, scales, strict=True)
+    )
+    if unused:
+        notices.append(("negative_of_distilled" if is_input else "negative_without_guidance", {"count": unused}))
+    given = [prompt for prompt in prompts if prompt.embedded is not None]
+    flags = [f"--l {prompt.guidance:g}" for prompt in given if is_input and prompt.guidance not in (None, 1)]
+    flags += [] if is_input else [f"--g {prompt.embedded:g}" for prompt in given]
+    if flags:
+        notices.append(("sample_flags_unused", {"flags": ", ".join(dict.fromkeys(flags))}))
     return notices
 
 

@@ -19,6 +19,7 @@ from lorasmith.file_names import is_beyond_locale, name_beyond_locale
 from lorasmith.libraries import PACKAGES, as_input_error, is_our_own
 from lorasmith.messages import choose_language
 from lorasmith.option_names import closest
+from lorasmith.sd_scripts.launcher import script_among
 from lorasmith.sd_scripts.table import names_of_options
 from lorasmith.ui.encodings import in_own_bytes, make_streams_lenient, translator_for
 from lorasmith.ui.folder_settings import folder_text
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None, *, script: str = "") -> int:
     make_streams_lenient()
     words = translator_for(language_of(arguments, os.environ, Path.cwd()))
     if arguments[:1] == ["train-network"]:
-        words = words.naming(names_of_options())
+        words = words.naming(names_of_options(script_among([*script.split(), *arguments])))
     try:
         check_fault()
         _refuse_undecoded([*arguments, str(Path.cwd())])

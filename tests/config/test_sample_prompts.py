@@ -21,7 +21,7 @@ from lorasmith.errors import ConfigError
         ("w 512 wide", SamplePrompt("w 512 wide")),
         ("a -- dash and a semi--colon", SamplePrompt("a -- dash and a semi--colon")),
         ("--n blurry", SamplePrompt("", "blurry")),
-        ("a cat --ss euler_a --g 3.5 --ss DDIM", SamplePrompt("a cat", ignored=("--ss euler_a", "--g 3.5"))),
+        ("a cat --ss euler_a --g 3.5 --ss DDIM", SamplePrompt("a cat", embedded=3.5, ignored=("--ss euler_a",))),
     ],
 )
 def test_flags_follow_the_text(line: str, prompt: SamplePrompt) -> None:

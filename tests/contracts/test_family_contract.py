@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lorasmith.adapters.base import LayerSettings
+from lorasmith.adapters.flat import FlatAdapter
 from lorasmith.adapters.lora import Lora
 from lorasmith.data.types import Example, Offset, Size
 from lorasmith.diffusion.draw import Draw, draw_numbers
@@ -305,6 +306,16 @@ def test_gradients_reach_every_target(loaded: LoadedRun) -> None:
         for layer in layers:
             layer.weight.requires_grad_(False)
             layer.weight.grad = None
+
+
+def test_every_target_may_be_trained(loaded: LoadedRun) -> None:
+    """All at once, as by `--targets full`: no module asks a layer for what only the model's own layers have."""
+    models = deepcopy(dict(loaded.models))
+    conditioning, noised = loaded.conditioning("a red circle", trained=True), loaded.noised(loaded.latents(1))
+    before = loaded.predict(models, noised, conditioning)
+    targets = loaded.family.target_modules(models)
+    FlatAdapter.attach(Lora(), targets, {target.name: LayerSettings(1, 1.0) for target in targets}, seed=1)
+    torch.testing.assert_close(loaded.predict(models, noised, conditioning), before)
 
 
 def test_targets_are_in_the_frozen_table(loaded: LoadedRun) -> None:

@@ -90,7 +90,7 @@ def test_a_configuration() -> None:
 @pytest.mark.parametrize(
     ("parts", "code"),
     [
-        ({"model": {"is_flux": True}}, "import_other_model"),
+        ({"model": {"is_v3": True}}, "import_other_model"),
         ({"model": {"arch": "qwen_image"}}, "import_other_model"),
         ({"train": {"noise_scheduler": "flowmatch"}}, "import_other_model"),
     ],

@@ -136,12 +136,62 @@ def test_what_has_no_counterpart_is_named(changes: dict[str, Any], left: LeftOut
 @pytest.mark.parametrize(
     ("changes", "code"),
     [
-        ({"LoRA_type": "Flux1"}, "import_other_model"),
-        ({"flux1_checkbox": True}, "import_other_model"),
+        ({"lumina_checkbox": True}, "import_other_model"),
+        ({"sd3_checkbox": True}, "import_other_model"),
         ({"LoRA_type": "LyCORIS/iA3"}, "import_adapter"),
+        ({"LoRA_type": "Flux1 OFT", "flux1_checkbox": True}, "import_adapter"),
     ],
 )
 def test_what_cannot_be_trained_here_is_refused(changes: dict[str, Any], code: str) -> None:
     with pytest.raises(ConfigError) as caught:
         from_kohya_ss({**FORM, **changes})
     assert caught.value.code == code
+
+
+FLUX: dict[str, Any] = {
+    **FORM,
+    **{"LoRA_type": "Flux1", "flux1_checkbox": True, "clip_l": "clip_l.safetensors", "t5xxl": "t5.safetensors"},
+    **{"ae": "ae.safetensors", "apply_t5_attn_mask": True, "discrete_flow_shift": 3, "fp8_base": True},
+    **{"flux1_cache_text_encoder_outputs": True, "guidance_scale": 1, "model_prediction_type": "raw"},
+    **{"split_mode": False, "split_qkv": False, "t5xxl_max_token_length": 512, "timestep_sampling": "sigmoid"},
+    **{"train_blocks": "all", "text_encoder_lr": 0, "clip_skip": 1, "blocks_to_swap": 19, "weighting_scheme": "mode"},
+}
+
+
+def test_a_form_for_flux() -> None:
+    found = from_kohya_ss(FLUX)
+    expected = {
+        **{"text_encoder": ["clip_l.safetensors", "t5.safetensors"], "vae": "ae.safetensors", "base_offload": 0.5},
+        **{"base_precision": "fp8", "timestep_density": "logit-normal", "timestep_shift": 1.0, "base_form": "base"},
+        "targets": r"denoiser\.(transformer_blocks\.|single_transformer_blocks\.)",
+    }
+    assert {key: found.values.get(key) for key in expected} == expected
+    assert "train_text_encoder" not in found.checked().values
+    assert [left.name for left in found.left_out] == ["apply_t5_attn_mask"]
+    assert {code for code, _ in found.notes} == {"sd_split_qkv", "sd_ignored_for_flow"}
+    lycoris = from_kohya_ss({**FLUX, "LoRA_type": "LyCORIS/LoKr", "LyCORIS_preset": "attn-mlp"})
+    assert (lycoris.values["adapter"], lycoris.values["targets"]) == ("lokr", expected["targets"])
+    single = from_kohya_ss({**FLUX, "train_blocks": "single", "text_encoder_lr": 1e-5})
+    assert single.values["targets"] == r"denoiser\.(single_transformer_blocks\.)"
+    assert [left.name for left in single.left_out] == ["text_encoder_lr", "apply_t5_attn_mask"]
+
+
+def test_a_form_for_anima() -> None:
+    anima = {
+        **FORM,
+        **{
+            "LoRA_type": "Anima",
+            "anima_checkbox": True,
+            "anima_qwen3": "qwen.safetensors",
+            "anima_vae": "v.safetensors",
+        },
+        **{"anima_discrete_flow_shift": 2.0, "anima_timestep_sampling": "shift", "anima_sigmoid_scale": 1.5},
+        **{"timestep_sampling": "flux_shift", "clip_l": "not.this", "anima_attn_mode": "torch", "clip_skip": 1},
+    }
+    found = from_kohya_ss(anima)
+    expected = {
+        **{"text_encoder": ["qwen.safetensors"], "vae": "v.safetensors", "timestep_density": "logit-normal"},
+        **{"timestep_shift": 2.0, "logit_std": 1.5},
+    }
+    assert {key: found.values.get(key) for key in expected} == expected
+    assert [left.name for left in found.left_out] == ["text_encoder_lr"]

@@ -102,7 +102,7 @@ def test_an_older_form_with_its_concepts_in_a_file() -> None:
     ("changes", "code"),
     [
         ({"training_method": "FINE_TUNE"}, "import_no_lora"),
-        ({"model_type": "FLUX_DEV_1"}, "import_other_model"),
+        ({"model_type": "QWEN"}, "import_other_model"),
         ({"model_type": "STABLE_DIFFUSION_15_INPAINTING"}, "import_other_model"),
     ],
 )

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from lorasmith.config import RunConfig
 from lorasmith.errors import ModelError
@@ -42,3 +44,16 @@ def test_a_form_that_nothing_tells_has_to_be_named(tmp_path: Path) -> None:
         check_form(recognize(model))
     assert caught.value.fields["form"] == "Krea 2 Raw"
     check_form(recognize(model, form="base"))
+
+
+def test_weights_in_eight_bits_are_used_and_reported(tmp_path: Path) -> None:
+    model = make_split(make_model(tmp_path / "model"), tmp_path / "models")
+    text = tmp_path / "models" / "text_encoders" / "qwen3vl_4b.safetensors"
+    small = {
+        name: tensor.to(torch.float8_e4m3fn) if tensor.ndim > 1 else tensor for name, tensor in load_file(text).items()
+    }
+    save_file(small, text)
+    _, notices = with_parts(RunConfig(), recognize(model), tmp_path)
+    assert [fields for code, fields in notices if code == "weights_in_fp8"] == [{"path": str(text)}]
+    _, notices = with_parts(RunConfig(), recognize(make_model(tmp_path / "other")), tmp_path)
+    assert notices == ()

@@ -51,6 +51,7 @@ def test_noise_levels_of_anima() -> None:
         ("--weighting_scheme cosmap", "sd_levels_unused", ["--weighting_scheme"]),
         ("--logit_mean 1", "sd_levels_unused", ["--logit_mean"]),
         ("--min_timestep 200 --noise_offset 0.1", "sd_ignored_for_flow", ["--min_timestep", "--noise_offset"]),
+        ("--max_timestep 1000 --min_timestep 0", "", []),
         ("--min_snr_gamma 5", "sd_ignored_for_flow", ["--min_snr_gamma"]),
         ("--mlp_lr 1", "", []),
     ],

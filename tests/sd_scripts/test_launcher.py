@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from lorasmith.errors import ConfigError
-from lorasmith.sd_scripts.launcher import check_environment, without_launcher
+from lorasmith.sd_scripts.launcher import check_environment, script_among, without_launcher
 
 
 @pytest.mark.parametrize(
@@ -26,9 +26,17 @@ def test_a_pasted_command_begins_after_its_script(line: str, rest: str, script: 
     assert without_launcher(line.split(), "train_network") == (rest.split(), script)
 
 
-def test_a_script_for_other_models_is_refused() -> None:
-    with pytest.raises(ConfigError, match="sd_script_not_known"):
-        without_launcher(["accelerate", "launch", "sd3_train_network.py"], "train_network")
+@pytest.mark.parametrize(
+    ("script", "code"),
+    [
+        ("sd3_train_network.py", "sd_script_not_known"),
+        ("wan_train_network.py", "sd_script_not_known"),
+        ("src/musubi_tuner/zimage_train_network.py", "sd_musubi_script"),
+    ],
+)
+def test_a_script_for_other_models_is_refused(script: str, code: str) -> None:
+    with pytest.raises(ConfigError, match=code):
+        without_launcher(["accelerate", "launch", script, "--dit", "x"], "train_network")
 
 
 def test_several_processes_are_refused() -> None:
@@ -39,3 +47,11 @@ def test_several_processes_are_refused() -> None:
     check_environment({"WORLD_SIZE": "1"})
     with pytest.raises(ConfigError, match="sd_several_processes"):
         check_environment({"WORLD_SIZE": "2"})
+
+
+def test_the_script_is_found_wherever_it_stands() -> None:
+    assert script_among(["python", "train_network.py", "--seed", "1"]) == "train_network"
+    assert (
+        script_among(["train-network", "accelerate", "launch", r"C:\sd\flux_train_network.py"]) == "flux_train_network"
+    )
+    assert script_among(["train-network", "--seed", "1"]) is None

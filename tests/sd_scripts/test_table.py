@@ -3,7 +3,7 @@ from __future__ import annotations
 from lorasmith.config import options
 from lorasmith.messages import keys
 from lorasmith.sd_scripts.arguments import arguments
-from lorasmith.sd_scripts.table import DONE, HARMLESS, NO_EFFECT, REFUSED
+from lorasmith.sd_scripts.table import DONE, HARMLESS, NO_EFFECT, REFUSED, names_of_options
 
 OF_THE_COMMAND = {"continue", "from"}  # options of `train` that are no settings
 
@@ -30,3 +30,10 @@ def test_harmless_values_are_those_of_arguments_that_do_nothing() -> None:
     for name, values in HARMLESS.items():
         choices = arguments()[name].choices
         assert not choices or set(values) <= set(choices)
+
+
+def test_options_are_named_as_the_script_names_them() -> None:
+    assert names_of_options()["vae"] == "vae" and "text-encoder" not in names_of_options("train_network")
+    flux = names_of_options("flux_train_network")
+    assert (flux["vae"], flux["text-encoder"]) == ("ae", "clip_l / --t5xxl")
+    assert names_of_options("anima_train_network")["text-encoder"] == "qwen3"

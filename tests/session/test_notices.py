@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from lorasmith.config import RunConfig
+from lorasmith.config.sample_prompts import sample_prompt
 from lorasmith.data.buckets import Cutting
 from lorasmith.data.folder import PictureFolder, scan
-from lorasmith.session.notices import caption_notices, export_notices
+from lorasmith.diffusion.sampling import SamplingDefaults
+from lorasmith.session.notices import caption_notices, export_notices, prompt_notices
 from tests.data.drawing import put_picture
 from tests.end_to_end.workshop import Values, Workshop
 
@@ -52,6 +55,8 @@ def test_a_matrix_that_was_zero_before_is_not_counted() -> None:
 class ThreeWords:
     """A family that sees three tags."""
 
+    traits = SimpleNamespace(sampling=SamplingDefaults(steps=2, guidance=2.0))
+    weights = SimpleNamespace(distilled="")
     caption_tokens = 3
 
     def first_unseen_tag(self, caption: str) -> str:
@@ -77,3 +82,30 @@ def test_captions_with_their_trigger_word_and_prompts(tmp_path: Path) -> None:
 def test_nothing_where_all_is_seen(tmp_path: Path) -> None:
     put_picture(tmp_path / "a.png")
     assert found(tmp_path, prompts=("a, b, c",)) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "distilled", "guided", "unguided"),
+    [
+        ("a cat", [], [], []),
+        ("a cat --n x", ["negative_of_distilled"], [], ["negative_without_guidance"]),
+        ("a cat --n x --l 3", ["negative_of_distilled"], [], []),
+        ("a cat --n x --l 1", ["negative_of_distilled"], ["negative_without_guidance"], ["negative_without_guidance"]),
+        ("a cat --g 3", [], ["--g 3"], ["--g 3"]),
+        ("a cat --g 3 --l 1", [], ["--g 3"], ["--g 3"]),
+        ("a cat --g 3 --l 4", ["--l 4"], ["--g 3"], ["--g 3"]),
+    ],
+)
+def test_flags_of_prompts_without_effect(
+    line: str, distilled: list[str], guided: list[str], unguided: list[str]
+) -> None:
+    """For a model that takes guidance as an input, one that is guided, and one that is not unless asked."""
+    for expected, guidance, name in ((distilled, 3.5, "guidance"), (guided, 4.0, ""), (unguided, 1.0, "")):
+        found = prompt_notices([sample_prompt(line)], SamplingDefaults(2, guidance, name))
+        assert [fields.get("flags", code) for code, fields in found] == expected
+
+
+def test_the_guidance_of_a_sample() -> None:
+    distilled, guided = SamplingDefaults(2, 3.5, "guidance"), SamplingDefaults(2, 4.0)
+    assert [distilled.scale(*given) for given in ((None, None), (2, None), (1, 3), (None, 3))] == [3.5, 2, 3, 3]
+    assert [guided.scale(*given) for given in ((None, None), (2, None), (1, 3), (None, 3))] == [4, 2, 1, 4]
