@@ -10,10 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from lorasmith.families.footprint import VAE_PARAMETERS, Footprint
+from lorasmith.families.footprint import Footprint
 
 PIECES = 4  # of 8 x 8 pixels in a token, which is 16 x 16 in every family
-_KL_WIDTH = 512  # the channels of the widest layers of the VAE of FLUX.1
 _QWEN_WIDTH, _QWEN_PARAMETERS = 96, 127_000_000  # the least channels of the VAE of Qwen-Image, and its parameters
 
 
@@ -67,11 +66,6 @@ def language_parameters(config: Mapping[str, Any]) -> int:
     attention = 2 * width * size * (config["num_attention_heads"] + config["num_key_value_heads"])
     layer = attention + 3 * width * config["intermediate_size"]
     return int(config["vocab_size"] * width + config["num_hidden_layers"] * layer)
-
-
-def kl_parameters(config: Mapping[str, Any]) -> int:
-    """About the parameters of a VAE as FLUX.1 and FLUX.2 have it, by its config."""
-    return int(VAE_PARAMETERS * (max(config["block_out_channels"]) / _KL_WIDTH) ** 2)
 
 
 def qwen_vae_parameters(config: Mapping[str, Any], published: int = _QWEN_PARAMETERS) -> int:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-VAE_PARAMETERS = 84_000_000
-"""Parameters of the VAE of Stable Diffusion; those of FLUX.1 and FLUX.2 have the same layers."""
+_VAE_WIDTH, _VAE_PARAMETERS = 512, 84_000_000  # the widest channels of the VAE of Stable Diffusion, its parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,5 +20,10 @@ class Footprint:
     text_parameters: int = 0  # of all text encoders
     text_bytes: int = 4  # of each of them, as they are loaded where no other form is asked for
     text_pixels: int = 0  # pieces of 8 x 8 pixels that take as much as the text of an example; 0: it is left out
-    vae_parameters: int = VAE_PARAMETERS
+    vae_parameters: int = _VAE_PARAMETERS
     relative_width: float = 1.0  # of the width that the family's table of layers has
+
+
+def kl_parameters(config: Mapping[str, Any]) -> int:
+    """About the parameters of a VAE as Stable Diffusion, FLUX.1 and FLUX.2 have it, by its config."""
+    return int(_VAE_PARAMETERS * (max(config["block_out_channels"]) / _VAE_WIDTH) ** 2)

@@ -9,11 +9,11 @@ from transformers import Qwen3Config, Qwen3Model
 
 from lorasmith.families.flow_footprint import (
     Blocks,
-    kl_parameters,
     language_parameters,
     qwen_vae_parameters,
     transformer_footprint,
 )
+from lorasmith.families.footprint import kl_parameters
 from lorasmith.families.qwen_image21.footprint import VAE_PARAMETERS
 
 KL = {

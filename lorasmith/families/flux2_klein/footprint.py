@@ -12,13 +12,12 @@ from typing import Any
 from lorasmith.families.flow_footprint import (
     PIECES,
     Blocks,
-    kl_parameters,
     language_parameters,
     transformer_footprint,
     with_encoders,
 )
 from lorasmith.families.flux2_klein.layout import LAYERS, LENGTH
-from lorasmith.families.footprint import Footprint
+from lorasmith.families.footprint import Footprint, kl_parameters
 
 INNER = 3  # times the width: the inner width of a feed-forward layer
 ATTENTION = 10  # times the width: the input, its norm, the norms of queries and keys in float32, q, k, v, the outputs

@@ -12,12 +12,11 @@ from typing import Any
 
 from lorasmith.families.flow_footprint import (
     Blocks,
-    kl_parameters,
     language_parameters,
     transformer_footprint,
     with_encoders,
 )
-from lorasmith.families.footprint import Footprint
+from lorasmith.families.footprint import Footprint, kl_parameters
 
 NORMS = 6 * 2  # times the width: the inputs of four norms, and of those of queries and keys, in float32
 # Times the width: both sums, the inputs of attention and feed-forward, those of the output, q, k, v, q and k before
