@@ -26,6 +26,7 @@ from lorasmith.families import FAMILIES, load_family
 from lorasmith.families.base import ModelFamily
 from lorasmith.families.recognize import recognize
 from lorasmith.families.weights import TextSettings
+from lorasmith.session.layers import published_layers
 from lorasmith.session.name_tables import name_table
 from tests.families import trial_family
 from tests.families.tiny import MINIATURES
@@ -323,6 +324,10 @@ def test_targets_are_in_the_frozen_table(loaded: LoadedRun) -> None:
     published = name_table(loaded.family.traits.name).targets
     assert len(set(names)) == len(names) > 0
     assert set(names) <= published.keys()
+    depths = loaded.family.weights.depths
+    if loaded.family.weights.noise.prediction == "flow":  # as many blocks as the model has
+        family = loaded.family.traits.name
+        assert published_layers(family, with_text_encoders=False, depths=depths).keys() == set(names)
     order = ["denoiser", *(loaded.family.traits.text_encoders if loaded.family.traits.trains_text else ())]
     components = [target.component for target in targets]
     assert components == sorted(components, key=order.index)
