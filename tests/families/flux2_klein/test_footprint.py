@@ -77,6 +77,7 @@ def test_an_adapter_of_4b_is_counted_by_its_own_width_and_depth() -> None:
     single = (width + 9 * width) + (4 * width + width)
     depths = {"denoiser.transformer_blocks": doubles, "denoiser.single_transformer_blocks": singles}
     layers = published_layers("flux2_klein", with_text_encoders=False, depths=depths)
-    by_table = sum(layers[name].inputs + layers[name].outputs for name in chosen_layers(AdapterConfig(), "flux2_klein", layers))
+    chosen = chosen_layers(AdapterConfig(), "flux2_klein", layers)
+    by_table = sum(layers[name].inputs + layers[name].outputs for name in chosen)
     relative = denoiser_footprint(config, 0).relative_width
     assert relative * by_table == doubles * double + singles * single
