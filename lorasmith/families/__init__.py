@@ -30,7 +30,7 @@ class FamilyEntry:
     native_names: str = ""  # torch-free: () -> the text that `exporting.formats.parse_native` parses, if names differ
     relatives: str = ""  # torch-free: the Relatives, where LoRA files of other families have the same names
     flow_names: str = ""  # torch-free: the ComponentNames of a family of flow matching
-    footprint: str = "lorasmith.families.unet_footprint:footprint"  # torch-free: BaseWeights -> Footprint or None
+    footprint: str = "lorasmith.families.unet_footprint:footprint"  # torch-free: (configs, parameters) -> Footprint
 
 
 FAMILIES = {  # recognizers are asked in this order
@@ -169,7 +169,9 @@ def flow_names(family: str) -> ComponentNames | None:
 
 def footprint_of(weights: BaseWeights) -> Footprint | None:
     """The memory that the denoiser takes in training; None where that is not known before it is loaded."""
-    found: Footprint | None = _found(FAMILIES[weights.family].footprint)(weights) if weights.family else None
+    if not weights.family or weights.denoiser_parameters is None:
+        return None
+    found: Footprint = _found(FAMILIES[weights.family].footprint)(weights.configs, weights.denoiser_parameters)
     return found
 
 

@@ -7,16 +7,15 @@ attention keeps queries, keys, values and outputs, no matrix of pixels by pixels
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
-from lorasmith.families.footprint import Footprint
-
-if TYPE_CHECKING:
-    from lorasmith.families.weights import BaseWeights
+from lorasmith.families.footprint import Footprint, kl_parameters
 
 FEED_FORWARD = 16  # times the channels: both halves of the wide layer (8), its gate and its product (4 each)
 TRANSFORMER_BLOCK = 12 + FEED_FORWARD  # also: three norms' inputs and outputs, q, k, v, the queries and outputs twice
 AROUND_BLOCKS = 3  # times the channels: the norm before them, the projections on both sides
+TABLE_WIDTH = 1280  # the widest channels of the models that the tables of layers describe
 RESNET = 3  # times its inputs and outputs: a norm, an activation and a convolution each
 
 
@@ -30,13 +29,11 @@ class _Part(NamedTuple):
     blocks: int = 1
 
 
-def footprint(weights: BaseWeights) -> Footprint | None:
-    """The footprint of a base model; None of a pickle, of which nothing is known before it is loaded."""
-    config, parameters = weights.configs.get("unet"), weights.denoiser_parameters
-    if config is None or parameters is None:
-        return None
-    text = sum(_text_parameters(config) for name, config in weights.configs.items() if name.startswith("text_encoder"))
-    return unet_footprint(config, parameters, text_parameters=text)
+def footprint(configs: Mapping[str, Any], parameters: int) -> Footprint:
+    """The footprint of a model with these configs and this number of the denoiser's parameters."""
+    text = sum(_text_parameters(config) for name, config in configs.items() if name.startswith("text_encoder"))
+    found = unet_footprint(configs["unet"], parameters, text_parameters=text)
+    return replace(found, vae_parameters=kl_parameters(configs["vae"]))
 
 
 def unet_footprint(config: Mapping[str, Any], parameters: int, *, text_parameters: int = 0) -> Footprint:
@@ -59,6 +56,7 @@ def unet_footprint(config: Mapping[str, Any], parameters: int, *, text_parameter
             "offload": kept + never_twice,
         },
         text_parameters=text_parameters,
+        relative_width=channels / TABLE_WIDTH,
         computed={"none": block, "feed-forward": max(block, 2 * wide), "block": 2 * block, "offload": 2 * block},
     )
 

@@ -2,8 +2,8 @@
 
 For diffusers the rules are measured: tests/lora_files/test_readers.py loads every form with diffusers and compares the
 weights of all layers. ComfyUI's key maps and model classes (783545f6, 2026-08-22) were run apart from this project on
-every form; for Qwen-Image 2.1 they are read from the source of 17358c8f. So were Forge's (dfdcbab6, 2025-06-26) for
-FLUX.1, of which AUTOMATIC1111 has no models.
+every form; for Qwen-Image 2.1 the modules of 08f68f09 with the key map of 17358c8f. So were Forge's (dfdcbab6,
+2025-06-26) for FLUX.1, of which AUTOMATIC1111 has no models.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ OF_COMFYUI: dict[str, frozenset[tuple[str, str]]] = {
     "anima": frozenset(),
 }
 """The prefixes that it reads besides those of every family, OF_COMFYUI_ALWAYS; with alphas and of every kind."""
-NOT_OF_COMFYUI = {"flux2_klein": r"_stream_modulation_"}
+NOT_OF_COMFYUI = {"flux2_klein": r"_stream_modulation_|^time_guidance_embed_"}
 """Paths of diffusers that it does not know, under whatever prefix."""
 OF_COMFYUI_ALWAYS = frozenset({("diffusion_model.", "N"), ("lora_unet_", "N")})
 

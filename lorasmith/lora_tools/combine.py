@@ -7,7 +7,7 @@ data type: the matrices stand side by side, and ranks add up. With a rank, each 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,13 @@ from lorasmith.lora_tools.regroup import Regrouped, regrouped
 from lorasmith.lora_tools.writing import PRECISIONS, Stored, known_family, metadata_of, refuse_existing, write_lora
 
 _WIDEST = ("F32", "BF16", "F16")  # of several data types, the first that occurs is written
+
+
+Progress = Callable[[int, int], None]
+
+
+def unseen(_done: int, _total: int) -> None:
+    """Shows no progress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +63,18 @@ class _Part:
     weight: float
 
 
-def combine(sources: Sequence[Source], out: Path, *, cut: Cut | None = None, precision: str = "") -> Combined:
+def combine(
+    sources: Sequence[Source],
+    out: Path,
+    *,
+    cut: Cut | None = None,
+    precision: str = "",
+    progress: Progress = unseen,
+) -> Combined:
     """Writes the sum of the sources' changes.
+
+    Args:
+        progress: called with the number of layers that are done, and of all.
 
     Raises:
         ModelError: a source is no LoRA of a family with a table of names, or of a kind that has no such product;
@@ -77,20 +94,26 @@ def combine(sources: Sequence[Source], out: Path, *, cut: Cut | None = None, pre
                 _check_kind(layer, file, cut)
             for module in regrouped(found, known.table, known.known.pieces):
                 parts.setdefault(module.name, []).append(_Part(module, file, stream, source.weight))
-        return _written(parts, files, family, out, cut, PRECISIONS.get(precision) or _widest(files))
+        sums = _sums(parts, cut, progress)
+        return _written(sums, files, family, out, _alpha(parts, cut), PRECISIONS.get(precision) or _widest(files))
+
+
+def _sums(parts: dict[str, list[_Part]], cut: Cut | None, progress: Progress) -> Iterator[tuple[str, Reduced]]:
+    for number, (name, members) in enumerate(sorted(parts.items())):
+        progress(number, len(parts))
+        yield name, _sum(members, cut)
+    progress(len(parts), len(parts))
 
 
 def _written(
-    parts: dict[str, list[_Part]], files: list[LoraFile], family: str, out: Path, cut: Cut | None, dtype: str
+    sums: Iterable[tuple[str, Reduced]], files: list[LoraFile], family: str, out: Path, alpha: int, dtype: str
 ) -> Combined:
     form = layers_of(family).table.form
-    alpha = _alpha(parts, cut)
     tensors: dict[str, Stored] = {}
     ranks: Counter[int] = Counter()
     alphas: Counter[float] = Counter()
     energy = 1.0
-    for name, members in sorted(parts.items()):
-        made = _sum(members, cut)
+    for name, made in sums:
         tensors |= named_product(name, made.product, alpha, dtype, form)
         ranks[made.product.rank] += 1
         alphas[float(alpha if form.has_alphas else made.product.rank)] += 1
@@ -99,16 +122,18 @@ def _written(
     if len(files) > 1:
         metadata["modelspec.merged_from"] = ", ".join(file.path.name for file in files)
     path = write_lora(out, tensors, metadata)
-    return Combined(path, len(parts), (min(ranks), max(ranks)), energy)
+    return Combined(path, ranks.total(), (min(ranks), max(ranks)), energy)
 
 
 def _common_family(files: Sequence[LoraFile]) -> str:
-    families = [known_family(file) for file in files]
-    for file, family in zip(files, families, strict=True):
-        if families[0] not in file.families:
-            names = {"first": str(files[0].path), "other": str(file.path), "families": _names({families[0], family})}
-            raise ModelError("tool_families_differ", **names)
-    return families[0]
+    """The likeliest family that all files may be for."""
+    common = next((name for name in files[0].families if all(name in file.families for file in files)), "")
+    families = [known_family(file, common) for file in files]
+    if not common:
+        other = next(number for number, file in enumerate(files) if families[0] not in file.families)
+        names = {"first": str(files[0].path), "other": str(files[other].path)}
+        raise ModelError("tool_families_differ", **names, families=_names({families[0], families[other]}))
+    return common
 
 
 def _names(families: set[str]) -> list[str]:

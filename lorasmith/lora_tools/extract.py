@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ import numpy as np
 from lorasmith.errors import ModelError
 from lorasmith.lora_files.names import FAMILY_NAMES, layers_of
 from lorasmith.lora_tools.arrays import Array
-from lorasmith.lora_tools.combine import Combined
+from lorasmith.lora_tools.combine import Combined, Progress, unseen
 from lorasmith.lora_tools.low_rank import Cut, named_product, reduced_change
 from lorasmith.lora_tools.models import Model, open_model
 from lorasmith.lora_tools.regroup import parts_of
@@ -34,7 +33,7 @@ def extract(
     *,
     cut: Cut,
     precision: str = "fp16",
-    progress: Callable[[int, int], None] = lambda _done, _total: None,
+    progress: Progress = unseen,
 ) -> Combined:
     """Writes a LoRA that makes of `base` what `tuned` is, as far as its ranks allow, without layers that are equal.
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,7 +17,7 @@ from lorasmith.lora_files.names import FAMILY_NAMES, layers_of
 from lorasmith.lora_files.reader import LoraFile, read_lora
 from lorasmith.lora_tools.arrays import Array
 from lorasmith.lora_tools.changes import MERGEABLE, Rows, changed
-from lorasmith.lora_tools.combine import Source
+from lorasmith.lora_tools.combine import Progress, Source, unseen
 from lorasmith.lora_tools.layers import Layer, layers
 from lorasmith.lora_tools.models import Change, Model, open_model, write_changed
 from lorasmith.lora_tools.regroup import parts_of
@@ -57,19 +58,22 @@ class _Part:
         except ValueError as error:
             raise ModelError("tool_other_size", path=str(self.file.path), name=self.layer.name) from error
 
-    def _rows(self, count: int) -> Rows:
-        """The module's rows for a layer with `count` outputs: smaller models have the same proportions."""
-        begin, over = divmod(self.begin * count, self.outputs)
-        total, rest = divmod(self.of * count, self.outputs)
+    def _rows(self, outputs: int) -> Rows:
+        """The module's rows for a layer with `outputs` rows: smaller models have the same proportions."""
+        begin, over = divmod(self.begin * outputs, self.outputs)
+        total, rest = divmod(self.of * outputs, self.outputs)
         if over or rest:
-            raise ValueError(f"{count} of {total} rows")
-        return Rows(begin, begin + count, total)
+            raise ValueError(f"{outputs} of {total} rows")
+        return Rows(begin, begin + outputs, total)
 
 
-def merge_into(base: Path, sources: Sequence[Source], out: Path) -> Merged:
+def merge_into(base: Path, sources: Sequence[Source], out: Path, progress: Progress = unseen) -> Merged:
     """Writes the base model with the sources' changes, one after another, each with its weight.
 
     Sums are computed in float32 and rounded once to the data type of the model.
+
+    Args:
+        progress: called with the number of layers that are changed, and of all.
 
     Raises:
         ModelError: no base model in safetensors files; a LoRA of another family, of a kind that depends on the running
@@ -89,7 +93,10 @@ def merge_into(base: Path, sources: Sequence[Source], out: Path) -> Merged:
             for layer in layers(file, model.family):
                 for target, part in _parts(layer, file, stream, source.weight, model):
                     parts.setdefault(target, []).append(part)
-        changes = {target: _change(members) for target, members in parts.items()}
+        number = count(1)
+        changes = {
+            target: _change(members, lambda: progress(next(number), len(parts))) for target, members in parts.items()
+        }
         return Merged(write_changed(model, out, changes), len(changes))
 
 
@@ -123,10 +130,11 @@ def _check(file: LoraFile, model: Model) -> None:
             raise ModelError("tool_kind", path=str(file.path), found=[module.kind, *sorted(biases)], tool="merge")
 
 
-def _change(members: Sequence[_Part]) -> Change:
+def _change(members: Sequence[_Part], finished: Callable[[], None]) -> Change:
     def applied(weight: Array) -> Array:
         for part in members:
             weight = part.applied(weight)
+        finished()
         return np.asarray(weight, np.float32)
 
     return applied

@@ -95,6 +95,8 @@ def _names(file: LoraFile) -> list[Oddity]:
 
 
 def _alphas(file: LoraFile) -> list[Oddity]:
+    if file.family and file.family not in _UNETS:  # of which diffusers takes each alpha, or refuses the file
+        return []
     scaled = [module for module in file.modules if module.rank is not None]
     missing = sum(module.alpha is None for module in scaled)
     if missing and missing == len(scaled):

@@ -45,6 +45,8 @@ def chosen_layers(config: AdapterConfig, family: str, layers: Mapping[str, Layer
     if config.trains_text_encoder and all(component_of(name) == "denoiser" for name in layers):
         raise ConfigError("text_encoder_without_layers")
     layers = _of_trained_components(config, layers)
+    if config.kind == "dora":  # readers take the magnitudes of a layer with a single output for that output's
+        layers = {name: spec for name, spec in layers.items() if spec.outputs > 1}
     if config.layer_sizes:
         return {name: LayerSize(*config.layer_sizes[name]) for name in layers if name in config.layer_sizes}
     ranks = values_by_block(config.block_ranks, layers)

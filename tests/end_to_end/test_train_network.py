@@ -15,7 +15,6 @@ import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from lorasmith.demo.miniature import make_model
 from lorasmith.errors import ExitCode
 from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.ledger import read_events, steps
@@ -26,6 +25,7 @@ from tests.contracts.test_published_commands import COMMANDS
 from tests.end_to_end.workshop import InProcess, Workshop, digest
 from tests.families.anima import miniature as anima
 from tests.families.flux1 import miniature as flux1
+from tests.families.unet_miniature import make_model
 
 # The flags of the mission's documents, and those that its `train_lora.py` passed on to sd-scripts.
 MISSION = """--pretrained_model_name_or_path={model} --train_data_dir=lora_train_set --output_dir=lora_output

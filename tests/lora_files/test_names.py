@@ -1,5 +1,6 @@
 """Families by the names of layers."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from lorasmith.lora_files.keys import DOWN, UP, split_key
 from lorasmith.lora_files.modules import Module
 from lorasmith.lora_files.names import FAMILY_NAMES, families_of, layers_of
 from lorasmith.lora_files.reader import read_lora
-from tests.families.tiny import write_header
+from tests.families.tiny import each_of, write_header
 
 
 def modules(*names: str, inputs: int = 64, outputs: int = 32) -> list[Module]:
@@ -178,15 +179,17 @@ LISTS = sorted((Path(__file__).parent / "published").glob("*.txt"))
 @pytest.mark.parametrize("path", LISTS, ids=lambda path: path.stem)
 def test_the_family_of_a_published_file(path: Path, tmp_path: Path) -> None:
     """Where a source states no shapes, tensors have a single number: names decide."""
-    _, family, *lines = path.read_text(encoding="ascii").splitlines()
+    source, family, *lines = path.read_text(encoding="ascii").splitlines()
     has_shapes = any(" " in line for line in lines)
     shapes = {}
     for line in lines:
-        key, *sides = line.split()
-        shapes[key] = tuple(map(int, sides)) if has_shapes else (1,)
+        keys, *sides = line.split()
+        for key in each_of(keys):
+            shapes[key] = tuple(map(int, sides)) if has_shapes else (1,)
     file = read_lora(write_header(tmp_path / "lora.safetensors", shapes))
     assert FAMILY_NAMES.get(file.family, file.family) == family.removeprefix("# ")
-    assert len(file.modules) > 0
+    stated = re.search(r"all (\d+) layers", source)
+    assert len(file.modules) == int(stated[1]) if stated else len(file.modules) > 0
 
 
 def test_there_are_lists_of_all_families() -> None:

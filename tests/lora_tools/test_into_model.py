@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import diffusers
 import pytest
 import safetensors.torch
 import torch
@@ -18,6 +19,7 @@ from lorasmith.lora_tools.into_model import merge_into
 from lorasmith.lora_tools.models import open_model
 from lorasmith.lora_tools.regroup import parts_of
 from lorasmith.targets import LayerSpec
+from tests.lora_files.test_readers import LOADERS
 from tests.lora_files.written import saved
 from tests.lora_tools.conftest import Made
 from tests.lora_tools.flow import FlowMade, expect, table, weights_of
@@ -141,6 +143,26 @@ def test_flow_matching_by_every_name_of_a_layer(
         expect(found, {name: before[name] for name in found}, {name: 0.5 * change for name, change in changes.items()})
 
 
+@pytest.mark.ci
+def test_a_merged_folder_is_what_diffusers_makes_of_both(flow: FlowMade, tmp_path: Path) -> None:
+    """By its own loader and its own sum."""
+    flow_lora(flow, tmp_path / "lora.safetensors")
+    mixin, name, part = LOADERS[flow.family]
+    loader = type("Loader", (getattr(diffusers.loaders, mixin),), {"hf_device_map": None, "components": {}})()
+    loader.text_encoder = None
+    model = getattr(diffusers, name).from_pretrained(flow.folder, subfolder=part)
+    setattr(loader, part, model)
+    loader.load_lora_weights(str(tmp_path / "lora.safetensors"), adapter_name="it")
+    model.fuse_lora()
+    expected = {key.replace(".base_layer", ""): weight for key, weight in model.state_dict().items()}
+    merge_into(flow.folder, [Source(tmp_path / "lora.safetensors")], tmp_path / "out")
+    found = getattr(diffusers, name).from_pretrained(tmp_path / "out", subfolder=part).state_dict()
+    plain = getattr(diffusers, name).from_pretrained(flow.folder, subfolder=part).state_dict()
+    assert sum(not torch.equal(weight, plain[key]) for key, weight in found.items()) > 10
+    for key, weight in found.items():
+        torch.testing.assert_close(weight, expected[key], rtol=1e-5, atol=1e-5, msg=key)
+
+
 @pytest.mark.parametrize("kind", ["loha", "lokr"])
 def test_flow_matching_with_other_kinds_in_fused_layers(flow: FlowMade, tmp_path: Path, kind: str) -> None:
     """As trained in programs whose model has several layers as one: a change is cut after it was computed."""
@@ -158,3 +180,23 @@ def test_flow_matching_with_other_kinds_in_fused_layers(flow: FlowMade, tmp_path
     merge_into(flow.folder, [Source(saved(tensors, tmp_path / "lora"))], tmp_path / "out")
     changes = dict(zip(parts, delta.split([len(flow.weights[part]) for part in parts]), strict=True))
     expect(weights_of(tmp_path / "out"), flow.weights, changes)
+
+
+def test_lengths_of_dora_in_fused_layers(flow: FlowMade, tmp_path: Path) -> None:
+    """A length for each output belongs to a row, and goes with it; a length for each input is that of all layers."""
+    module, rows = min(table(flow.family, "comfyui").modules.items(), key=lambda item: (-len(item[1]), item[0]))
+    parts = [part.target for part in parts_of(rows, layers_of(flow.family).known.pieces)]
+    whole = torch.cat([flow.weights[part] for part in parts])
+    pair = {f"{module}.lora_A.weight": torch.randn(2, whole.shape[1])}
+    pair[f"{module}.lora_B.weight"] = torch.randn(len(whole), 2) * 0.1
+    lengths = torch.rand(len(whole), 1) + 0.5
+    path = saved({**pair, f"{module}.dora_scale": lengths}, tmp_path / "by output")
+    merge_into(flow.folder, [Source(path)], tmp_path / "out")
+    new = whole + pair[f"{module}.lora_B.weight"] @ pair[f"{module}.lora_A.weight"]
+    new = new * (lengths / new.norm(dim=1, keepdim=True))
+    changes = dict(zip(parts, (new - whole).split([len(flow.weights[part]) for part in parts]), strict=True))
+    expect(weights_of(tmp_path / "out"), flow.weights, changes)
+    path = saved({**pair, f"{module}.dora_scale": torch.ones(1, whole.shape[1])}, tmp_path / "by input")
+    if len(parts) > 1:
+        with pytest.raises(ModelError, match="tool_kind"):
+            merge_into(flow.folder, [Source(path)], tmp_path / "none")

@@ -9,6 +9,7 @@ from lorasmith.config import Request, load_run_toml
 from lorasmith.errors import ConfigError
 from lorasmith.messages import LANGUAGES
 from lorasmith.runtime.preflight import Start, continued_run, new_run
+from lorasmith.session.lanes import FIXED
 from lorasmith.ui.translator import Translator
 from tests.end_to_end.workshop import QUIET, Workshop
 
@@ -32,6 +33,7 @@ def test_settings_of_the_lane(workshop: Workshop) -> None:
     assert (code, fields["memory"], fields["checkpointing"]) == ("memory_lane", "1.2GiB", "none")
     assert all(Translator(language).warning(code, fields) for language in LANGUAGES)
     assert [estimate.fits for estimate in small.lanes].index(True) == 0
+    assert all(estimate.total < 1.1 * FIXED for estimate in small.lanes)  # a miniature takes little beside libraries
 
 
 def test_recorded_and_not_asked_for_again(workshop: Workshop) -> None:

@@ -89,6 +89,15 @@ def test_the_tables_have_the_presets(family: str, counts: tuple[int, int, int]) 
     assert tuple(map(len, found)) == counts and found[1].keys() < found[0].keys() < found[2].keys()
 
 
+def test_a_dora_leaves_out_a_layer_with_a_single_output() -> None:
+    """Krea 2's projector. ComfyUI decides by the first side of the magnitudes whose they are, and that side is 1."""
+    published = published_layers("krea2", with_text_encoders=True)
+    whole, without = (
+        chosen_layers(AdapterConfig(targets="full", kind=kind), "krea2", published) for kind in ("lora", "dora")
+    )
+    assert whole.keys() - without.keys() == {"denoiser.text_fusion.projector"} and len(without) == 263
+
+
 def test_convolutions_alone() -> None:
     chosen = chosen_layers(AdapterConfig(targets="unet-convblock-only", rank=8, conv_rank=2), "sd15", DENOISER)
     assert Counter(size.rank for size in chosen.values()) == {8: 36, 2: 50}
