@@ -20,9 +20,11 @@ IGNORED = (
     *("min_timestep", "max_timestep", "noise_offset", "noise_offset_random_strength", "adaptive_noise_scale"),
     *("multires_noise_iterations", "multires_noise_discount"),
     *("min_snr_gamma", "debiased_estimation_loss", "scale_v_pred_loss_like_noise_pred", "v_pred_like_loss"),
+    *("clip_skip", "max_token_length"),
 )
 """Arguments that sd-scripts accepts for these models and does not use."""
-UNLIMITED = (None, False, 0, 1000)  # values of them that ask for nothing
+UNLIMITED = {"max_timestep": 1000, "clip_skip": 1}
+"""Values of them that ask for nothing, besides 0."""
 CACHED = ("cache_text_encoder_outputs", "cache_text_encoder_outputs_to_disk")
 FP8 = ("fp8_base", "fp8_base_unet")
 
@@ -88,7 +90,9 @@ def _levels(given: Given, settings: Settings) -> None:
     if given.script == "anima_train_network" and scheme in LOSS_WEIGHTS:
         settings.set("flow-weighting", LOSS_WEIGHTS[scheme], "weighting_scheme")
     popped = {name: settings.values.pop(DONE[name].options[0], None) for name in IGNORED}
-    ignored = [f"--{name}" for name, value in popped.items() if value not in UNLIMITED and given.has(name)]
+    ignored = [
+        f"--{name}" for name, value in popped.items() if value and value != UNLIMITED.get(name) and given.has(name)
+    ]
     if ignored:
         settings.note("sd_ignored_for_flow", arguments=ignored)
 

@@ -51,7 +51,8 @@ def test_noise_levels_of_anima() -> None:
         ("--weighting_scheme cosmap", "sd_levels_unused", ["--weighting_scheme"]),
         ("--logit_mean 1", "sd_levels_unused", ["--logit_mean"]),
         ("--min_timestep 200 --noise_offset 0.1", "sd_ignored_for_flow", ["--min_timestep", "--noise_offset"]),
-        ("--max_timestep 1000 --min_timestep 0", "", []),
+        ("--max_timestep 1000 --min_timestep 0 --clip_skip 1", "", []),
+        ("--clip_skip 2 --max_token_length 225", "sd_ignored_for_flow", ["--clip_skip", "--max_token_length"]),
         ("--min_snr_gamma 5", "sd_ignored_for_flow", ["--min_snr_gamma"]),
         ("--mlp_lr 1", "", []),
     ],
@@ -77,6 +78,8 @@ def test_files_and_memory() -> None:
     assert (found["text-encoder"], found["vae"], found["base-offload"]) == (["q"], "v", 0.5)
     assert found["gradient-checkpointing"] == "offload" and "base-precision" not in found
     assert "base-form" not in settings("")
+    ignored = settings(FLUX + "--clip_skip 2 --max_token_length 225 --noise_offset 0.1", script="flux_train_network")
+    assert not {"clip-skip", "max-token-length", "noise-offset"} & ignored.keys()
 
 
 @pytest.mark.parametrize(
