@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import conv2d
 
-from lorasmith.adapters.base import AdapterLayer, LayerSettings
+from lorasmith.adapters.base import AdapterLayer, LayerSettings, of_rows
 from lorasmith.adapters.lora import DOWN, UP, Lora
 from lorasmith.adapters.operation import Operation
 from lorasmith.targets import LayerSpec
@@ -89,6 +89,7 @@ class DoraLayer(AdapterLayer):
         self.scale = settings.alpha / settings.rank
         self.columns = Columns(base.get_parameter("weight"))
 
+    @of_rows
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype != torch.float32 or not self.is_whole:
             return super().forward(x)

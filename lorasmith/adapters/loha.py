@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from lorasmith.adapters.base import AdapterLayer, LayerSettings
+from lorasmith.adapters.base import AdapterLayer, LayerSettings, of_rows
 from lorasmith.adapters.operation import Operation
 from lorasmith.targets import LayerSpec
 
@@ -78,6 +78,7 @@ class LohaLayer(AdapterLayer):
         self.tensors = nn.ParameterDict(tensors)
         self.scale = settings.alpha / settings.rank
 
+    @of_rows
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype != torch.float32 or not self.is_whole:
             return super().forward(x)

@@ -113,3 +113,50 @@ def test_cached_texts_of_anima_are_not_trained() -> None:
     """As in sd-scripts, which refuses to train them then."""
     found = settings("--cache_text_encoder_outputs --text_encoder_lr 1e-5", script="anima_train_network")
     assert found["train-text-encoder"] is False and "text-encoder-lr" not in found
+
+
+# -- musubi-tuner ----------------------------------------------------------------------------------
+
+DIT = "--dit model.safetensors "
+
+
+def test_its_files_and_memory() -> None:
+    line = DIT + "--text_encoder t --vae v --fp8_base --fp8_scaled --fp8_llm --blocks_to_swap 15 --compile"
+    found = settings(line + " --gradient_checkpointing_cpu_offload", script="zimage_train_network")
+    expected = {
+        **{"base-model": "model.safetensors", "text-encoder": ["t"], "vae": "v", "base-precision": "fp8"},
+        **{"text-encoder-precision": "fp8", "base-offload": 0.5, "execution": "compiled", "base-form": "base"},
+        **{"gradient-checkpointing": "offload", "train-text-encoder": False},
+    }
+    assert {name: found.get(name) for name in expected} == expected and "caption-extension" not in found
+    assert "base-form" not in settings("--dit z_image_turbo.safetensors", script="zimage_train_network")
+
+
+def test_its_noise_levels() -> None:
+    uniform = settings(DIT, script="krea2_train_network")
+    assert (uniform["timestep-density"], uniform["timestep-shift"]) == ("uniform", 1.0)
+    krea2 = settings(DIT + "--timestep_sampling krea2_shift", script="krea2_train_network")
+    assert krea2["timestep-density"] == "logit-normal" and "timestep-shift" not in krea2
+    weighted = settings(DIT + "--weighting_scheme sigma_sqrt", script="flux_2_train_network")
+    assert weighted["flow-weighting"] == "sigma-sqrt"
+    limited = "--timestep_sampling sigmoid --min_timestep 200"
+    part = settings(DIT + limited + " --preserve_distribution_shape", script="krea2_train_network")
+    assert part["min-timestep"] == 200
+    assert refusal(DIT + limited, script="krea2_train_network").code == "sd_limits_squeeze"
+
+
+@pytest.mark.parametrize(
+    ("line", "script", "code"),
+    [
+        ("--timestep_sampling krea2_shift", "zimage_train_network", "sd_flux_shift"),
+        ("--timestep_sampling flux2_shift", "flux_2_train_network", "sd_flux_shift"),
+        ("--model_version dev", "flux_2_train_network", "sd_model_version"),
+        ("--model_version klein-4b", "flux_2_train_network", "sd_model_version"),
+        ("--num_timestep_buckets 5", "krea2_train_network", "sd_timestep_buckets"),
+        ("--show_timesteps image", "krea2_train_network", "sd_show_timesteps"),
+        ("--network_module lycoris.kohya", "krea2_train_network", "sd_network_module"),
+        ("--train_data_dir x", "zimage_train_network", "sd_other_script_taken"),
+    ],
+)
+def test_what_its_scripts_ask_for_and_is_not_done(line: str, script: Script, code: str) -> None:
+    assert refusal(DIT + line, script=script).code == code
