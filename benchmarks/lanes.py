@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.quarter import MODELS, with_depths
+from benchmarks.quarter import MODELS
 from lorasmith.config import RunConfig
 from lorasmith.data.types import Batch, Example, Offset, Size
 from lorasmith.diffusion.draw import Draw, NoiseOptions, Numbers, draw_numbers
@@ -62,6 +62,7 @@ LANES: dict[str, Settings] = {
     "block int8": {CHECKPOINTING: "block", PRECISION: "int8"},
     "block w8a8": {CHECKPOINTING: "block", PRECISION: "w8a8"},
     "block nf4": {CHECKPOINTING: "block", PRECISION: "nf4"},
+    "block int8, half away": {CHECKPOINTING: "block", PRECISION: "int8", OFFLOAD: 0.5},
     "block, base away": {CHECKPOINTING: "block", OFFLOAD: 1.0},
     "block int8, base away": {CHECKPOINTING: "block", PRECISION: "int8", OFFLOAD: 1.0},
 }
@@ -81,7 +82,7 @@ def main() -> None:
         print(json.dumps(measured(asked, asked.only)))
         return
     if asked.calculate:
-        family = load_family(with_depths(recognize(asked.model.resolve())))
+        family = load_family(recognize(asked.model.resolve()))
         for name in asked.lane or LANES:
             print(f"{name:24}{_estimate(_config(asked, family, name), asked.resolution, family) / GIB:7.2f} GiB")
         return
@@ -133,8 +134,6 @@ def measured(asked: argparse.Namespace, lane: str) -> dict[str, Any]:
     keep_freed_memory()
     device = choose_device(asked.device, threads=0)
     weights = recognize(asked.model.resolve())
-    if weights.family in MODELS:
-        weights = with_depths(weights)
     family, dtype = load_family(weights), DTYPES[asked.precision]
     config = _config(asked, family, lane)
     models = load_frozen(config.model, family, trained=(), dtype=dtype, device=device)
@@ -208,7 +207,7 @@ def _inputs(family: ModelFamily, resolution: int) -> dict[str, Tensor]:
 
 def _peak(device: Device) -> int:
     if device.torch_device.type == "cuda":
-        return torch.cuda.max_memory_allocated() + FIXED["cuda"]
+        return torch.cuda.max_memory_allocated() + FIXED
     status = Path("/proc/self/status")
     if not status.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -13,7 +13,7 @@ import argparse
 import json
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 from lorasmith.families.base import ModelFamily
-from lorasmith.families.weights import BaseWeights
 
 TILE = 1 << 24  # random numbers, over and over
 
@@ -33,7 +32,7 @@ class Published:
     """A published model: what its configs have that the miniature's have not."""
 
     transformer: str  # its class in diffusers
-    blocks: Mapping[str, tuple[str, int]]  # path of the blocks -> the name of their number in the config, the number
+    blocks: Mapping[str, int]  # settings of its config -> published number of blocks
     configs: Mapping[str, Mapping[str, Any]]  # by file in the folder
     row: Callable[[ModelFamily, int, int], Mapping[str, Tensor]]
     """(family, pixels on a side, tokens of text) -> the inputs of an example, at random."""
@@ -61,11 +60,16 @@ def _klein_row(family: ModelFamily, side: int, words: int) -> Mapping[str, Tenso
     return {"latents": latents, "prompt_embeds": torch.randn(512, 7680).bfloat16()}
 
 
+def _flux1_row(family: ModelFamily, side: int, words: int) -> Mapping[str, Tensor]:  # noqa: ARG001  padded, and attended
+    texts = {"prompt_embeds": torch.randn(512, 4096).bfloat16(), "pooled_prompt_embeds": torch.randn(768).bfloat16()}
+    return {"latents": torch.randn(16, side // 8, side // 8), **texts}
+
+
 _QWEN_VAE = {"z_dim": 16, "latents_mean": [0.0] * 16, "latents_std": [1.0] * 16}
 MODELS: Mapping[str, Published] = {
     "krea2": Published(
         "Krea2Transformer2DModel",
-        {"denoiser.transformer_blocks": ("num_layers", 28)},
+        {"num_layers": 28},
         {
             "vae/config.json": _QWEN_VAE,
             "text_encoder/config.json": {
@@ -85,7 +89,7 @@ MODELS: Mapping[str, Published] = {
     ),
     "zimage": Published(
         "ZImageTransformer2DModel",
-        {"denoiser.layers": ("n_layers", 30)},
+        {"n_layers": 30},
         {
             "vae/config.json": {"latent_channels": 16},
             "text_encoder/config.json": {
@@ -102,7 +106,7 @@ MODELS: Mapping[str, Published] = {
     ),
     "anima": Published(
         "CosmosTransformer3DModel",
-        {"denoiser.transformer_blocks": ("num_layers", 28)},
+        {"num_layers": 28},
         {
             "vae/config.json": _QWEN_VAE,
             "text_conditioner/config.json": {"source_dim": 1024, "target_dim": 1024, "model_dim": 1024},
@@ -130,7 +134,7 @@ MODELS: Mapping[str, Published] = {
     ),
     "qwen_image21": Published(
         "QwenImage21Transformer2DModel",
-        {"denoiser.transformer_blocks": ("num_layers", 32)},
+        {"num_layers": 32},
         {
             "vae/config.json": {"z_dim": 64, "latents_mean": [0.0] * 64, "latents_std": [1.0] * 64},
             "text_encoder/config.json": {
@@ -149,10 +153,7 @@ MODELS: Mapping[str, Published] = {
     ),
     "flux2_klein": Published(  # 4B
         "Flux2Transformer2DModel",
-        {
-            "denoiser.transformer_blocks": ("num_layers", 5),
-            "denoiser.single_transformer_blocks": ("num_single_layers", 20),
-        },
+        {"num_layers": 5, "num_single_layers": 20},
         {
             "vae/config.json": {"latent_channels": 32},
             "text_encoder/config.json": {
@@ -168,13 +169,31 @@ MODELS: Mapping[str, Published] = {
         _klein_row,
         {"num_attention_heads": 24, "joint_attention_dim": 7680, "guidance_embeds": False},
     ),
+    "flux1": Published(  # dev
+        "FluxTransformer2DModel",
+        {"num_layers": 19, "num_single_layers": 38},
+        {
+            "vae/config.json": {"latent_channels": 16},
+            "text_encoder/config.json": {
+                "hidden_size": 768,
+                "intermediate_size": 3072,
+                "num_hidden_layers": 12,
+                "num_attention_heads": 12,
+                "vocab_size": 49_408,
+            },
+            "text_encoder_2/config.json": {
+                "d_model": 4096,
+                "d_ff": 10_240,
+                "d_kv": 64,
+                "num_heads": 64,
+                "num_layers": 24,
+                "vocab_size": 32_128,
+            },
+        },
+        _flux1_row,
+        {"guidance_embeds": True},
+    ),
 }
-
-
-def with_depths(weights: BaseWeights) -> BaseWeights:
-    """With the numbers of blocks by which arithmetic counts the layers of an adapter."""
-    config, model = weights.configs["transformer"], MODELS[weights.family]
-    return replace(weights, depths={path: config[key] for path, (key, _) in model.blocks.items()})
 
 
 def main() -> None:
@@ -197,7 +216,7 @@ def make(name: str, folder: Path, blocks: int | None = None) -> None:
     for file, changes in model.configs.items():
         path = folder / file
         path.write_text(json.dumps(_merged(json.loads(path.read_text(encoding="utf-8")), changes)), encoding="utf-8")
-    counts = {key: count if blocks == 0 else blocks or count // 4 for key, count in model.blocks.values()}
+    counts = {key: count if blocks == 0 else blocks or count // 4 for key, count in model.blocks.items()}
     with torch.device("meta"):
         denoiser = getattr(diffusers, model.transformer)(**{**model.config, **counts})
     denoiser.save_config(folder / "transformer")

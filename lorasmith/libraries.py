@@ -10,7 +10,7 @@ import errno
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib.abc import MetaPathFinder
@@ -18,6 +18,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
 from pathlib import PurePath
 from types import ModuleType
+from typing import Any
 
 from lorasmith.errors import InputError
 
@@ -58,6 +59,10 @@ UNNEEDED = frozenset(
 LEFT_OUT = UNNEEDED | {"accelerate", "bitsandbytes", "gguf", "scipy", "transformers"}
 """Libraries that diffusers imports, in two seconds, only because they are installed."""
 _LOOK_FOR_LIBRARIES = frozenset({"diffusers.utils.import_utils", "diffusers.quantizers.pipe_quant_config"})
+_COMPILER = "torch._dynamo"
+_MARK_FOR_COMPILER = re.compile(r"diffusers\.(utils\.torch_utils|hooks\.\w+)")
+"""Modules of diffusers that import torch's compiler, in 1.5 s, to mark functions and classes that are never called in
+compiled code here."""
 
 _PACKAGE = PurePath(__file__).parent
 _FRAMEWORKS = frozenset({"torch", "transformers", "diffusers", "accelerate", "numpy"})  # they import the others
@@ -96,21 +101,38 @@ def import_diffusers_lean() -> None:
 
 class _LeanDiffusers(MetaPathFinder):
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        spec = PathFinder.find_spec(name, path, target) if name in _LOOK_FOR_LIBRARIES else None
+        instead: dict[str, ModuleType | None] = {}
+        if name in _LOOK_FOR_LIBRARIES:
+            instead = dict.fromkeys(LEFT_OUT)  # None: there is no such module
+        elif _MARK_FOR_COMPILER.fullmatch(name):
+            instead = {_COMPILER: _compiler_that_marks_nothing()}
+        spec = PathFinder.find_spec(name, path, target) if instead else None
         if spec is not None and spec.loader is not None:
-            spec.loader.exec_module = partial(_executed_lean, spec.loader.exec_module)  # type: ignore[method-assign]
+            execute = spec.loader.exec_module
+            spec.loader.exec_module = partial(_executed_with, instead, execute)  # type: ignore[method-assign]
         return spec
 
 
-def _executed_lean(execute: Callable[[ModuleType], None], module: ModuleType) -> None:
-    """Executes a module while the libraries in LEFT_OUT seem not to be installed."""
-    hidden = [name for name in LEFT_OUT if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: there is no such module
+def _executed_with(
+    instead: Mapping[str, ModuleType | None], execute: Callable[[ModuleType], None], module: ModuleType
+) -> None:
+    """Executes a module while others seem to be those of `instead`, as far as they are not imported already."""
+    added = {name: other for name, other in instead.items() if name not in sys.modules}
+    sys.modules.update(added)  # type: ignore[arg-type]
     try:
         execute(module)
     finally:
-        for name in hidden:
+        for name in added:
             del sys.modules[name]
+
+
+def _compiler_that_marks_nothing() -> ModuleType:
+    def unchanged(marked: Any = None, *_: object, **__: object) -> Any:
+        return unchanged if marked is None else marked  # without arguments it is called for the decorator
+
+    module = ModuleType(_COMPILER)
+    vars(module).update(allow_in_graph=unchanged, disable=unchanged)
+    return module
 
 
 def is_our_own(error: BaseException) -> bool:

@@ -157,7 +157,7 @@ def test_diffusers_imported_lean_has_the_same_models_and_hides_nothing_from_othe
         "models |= family.load_encoders(device('cpu'), only=('vae',));"
         "print(json.dumps([[name, [str(type(part)) for part in model.modules()]] for name, model in models.items()]));"
         "print(json.dumps(sorted(sys.modules)));"
-        "import transformers, peft.tuners; transformers.CLIPTextModel"
+        "import transformers, peft.tuners, torch; transformers.CLIPTextModel; torch.compile(abs); torch._dynamo.reset()"
     )
     plain, lean = (
         subprocess.run(
@@ -171,3 +171,5 @@ def test_diffusers_imported_lean_has_the_same_models_and_hides_nothing_from_othe
     assert lean[0] == plain[0]
     assert {"peft", "transformers"} <= LEFT_OUT.intersection(json.loads(plain[1]))
     assert LEFT_OUT.isdisjoint(json.loads(lean[1]))
+    assert "torch._dynamo" in json.loads(plain[1])
+    assert "torch._dynamo" not in json.loads(lean[1])

@@ -5,10 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import wraps
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Generator, Tensor, nn
@@ -86,21 +85,8 @@ class AdapterKind(Protocol):
         if the kind is read like LoRA."""
 
 
-def of_rows(forward: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Tensor], Tensor]:
-    """The forward pass of a layer to which four dimensions are those of pictures: it sees four of a linear layer, of
-    which the last has the inputs, as three."""
-
-    @wraps(forward)
-    def of_any(layer: AdapterLayer, x: Tensor) -> Tensor:
-        if x.ndim != 4 or not layer.is_linear:
-            return forward(layer, x)
-        return forward(layer, x.flatten(1, 2)).reshape(*x.shape[:3], -1)
-
-    return of_any
-
-
 class AdapterLayer(nn.Module):
-    """A frozen layer and its change. Kinds implement `changed`.
+    """A frozen layer and its change. Kinds implement `changed`, or `applied` where both are made at once.
 
     Dropout draws from torch's global generators, which `engine.step` seeds.
     """
@@ -108,15 +94,20 @@ class AdapterLayer(nn.Module):
     def __init__(self, base: nn.Module, settings: LayerSettings) -> None:
         super().__init__()
         self.base = base  # may be replaced by a faster form of itself
-        self.is_linear = isinstance(base, nn.Linear)
+        self.has_rows = base.get_parameter("weight").ndim == 2  # a linear layer
         self.dropout = settings.dropout
         self.rank_dropout = settings.rank_dropout
         self.module_dropout = settings.module_dropout
         self.dropout_active = False  # of all three kinds
         self.multiplier = 1.0  # of the change: 0 shows the base model
 
-    @of_rows
     def forward(self, x: Tensor) -> Tensor:
+        if self.has_rows and x.ndim > 3:  # four dimensions are a picture's below
+            return self.applied(x.flatten(1, -2)).reshape(*x.shape[:-1], -1)
+        return self.applied(x)
+
+    def applied(self, x: Tensor) -> Tensor:
+        """The output of the changed layer for (B, in), (B, T, in) or pictures (B, in, h, w)."""
         y: Tensor = self.base(x)
         if self.multiplier == 0:
             return y

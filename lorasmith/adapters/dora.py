@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import conv2d
 
-from lorasmith.adapters.base import AdapterLayer, LayerSettings, of_rows
+from lorasmith.adapters.base import AdapterLayer, LayerSettings
 from lorasmith.adapters.lora import DOWN, UP, Lora
 from lorasmith.adapters.operation import Operation
 from lorasmith.targets import LayerSpec
@@ -89,10 +89,9 @@ class DoraLayer(AdapterLayer):
         self.scale = settings.alpha / settings.rank
         self.columns = Columns(base.get_parameter("weight"))
 
-    @of_rows
-    def forward(self, x: Tensor) -> Tensor:
+    def applied(self, x: Tensor) -> Tensor:
         if x.dtype != torch.float32 or not self.is_whole:
-            return super().forward(x)
+            return super().applied(x)
         factors = self._factors()  # one product with the weight is enough, exact in float32 alone
         return self._with_low_rank(self.base(x * _along(x, factors)), x, factors, 1.0)
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from lorasmith.adapters.base import AdapterLayer, LayerSettings, of_rows
+from lorasmith.adapters.base import AdapterLayer, LayerSettings
 from lorasmith.adapters.operation import Operation
 from lorasmith.targets import LayerSpec
 
@@ -78,10 +78,9 @@ class LohaLayer(AdapterLayer):
         self.tensors = nn.ParameterDict(tensors)
         self.scale = settings.alpha / settings.rank
 
-    @of_rows
-    def forward(self, x: Tensor) -> Tensor:
+    def applied(self, x: Tensor) -> Tensor:
         if x.dtype != torch.float32 or not self.is_whole:
-            return super().forward(x)
+            return super().applied(x)
         # One product in place of two; in lower precisions the sum would lose small changes.
         return self.operation(x, self._add_product(self.base.weight, self.scale), self.base.bias)
 

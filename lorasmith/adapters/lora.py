@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import conv2d, linear
 
-from lorasmith.adapters.base import AdapterLayer, LayerSettings, of_rows
+from lorasmith.adapters.base import AdapterLayer, LayerSettings
 from lorasmith.adapters.fused import FrozenProduct, Pair, added, changed, frozen_product
 from lorasmith.adapters.joined import JoinedLayers, joined
 from lorasmith.adapters.low_rank import add_low_rank, add_product
@@ -104,19 +104,14 @@ class LoraLayer(AdapterLayer):
                 layer._joined = layer.base, found, number
         return found
 
-    def forward(self, x: Tensor) -> Tensor:
+    def applied(self, x: Tensor) -> Tensor:
         pair = self._open_pair(x)
         if pair is None or not self.is_whole:
-            return super().forward(x)
+            return super().applied(x)
         if self._joined is not None and self._joined[0] is self.base:
             return self._joined[1].output(self._joined[2], x)
-        return super().forward(x) if self._frozen_product() is None else self._in_one_function(x)
-
-    @of_rows
-    def _in_one_function(self, x: Tensor) -> Tensor:
-        pair, product = self.pair, self._frozen_product()
-        assert pair is not None and product is not None
-        return changed(x, product, pair, self.up)
+        product = self._frozen_product()
+        return super().applied(x) if product is None else changed(x, product, pair, self.up)
 
     def _open_pair(self, x: Tensor) -> Pair | None:
         """The pair of the working copy, while that can be used for this input. What is compiled makes its own."""

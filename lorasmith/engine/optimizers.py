@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lorasmith.adapters.flat import FlatAdapter
 from lorasmith.config.optimizer_table import OPTIMIZERS, KnownOptimizer, known_optimizer, uses_relative_steps
 from lorasmith.engine.device import seed_model
+from lorasmith.engine.plain_steps import without_compiler
 from lorasmith.errors import ConfigError, InputError
 from lorasmith.libraries import importing_library
 
@@ -41,7 +42,7 @@ def build_optimizer(
     Raises:
         ConfigError: unknown name, option that the constructor does not take, or library that is not installed.
     """
-    make: Callable[..., torch.optim.Optimizer] = check_optimizer(name, options)
+    make: Callable[..., torch.optim.Optimizer] = without_compiler(check_optimizer(name, options))
     groups = [{"params": _parameters(name, adapter, group), "lr": base_lrs[group]} for group in adapter.groups()]
     known = _known(name)
     extra: dict[str, Any] = {"fused": True} if name == "adamw" else {}

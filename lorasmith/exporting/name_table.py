@@ -27,6 +27,7 @@ class Row:
     layer: LayerSpec  # the size in the published models; smaller models use the same names
     part: slice | None  # where files hold several layers as one module (q, k and v): this layer's rows of it
     pieces: tuple[str, ...] = ()  # where diffusers has several layers in its place: their last names, in equal parts
+    preset: str = ""  # the smallest preset of `session.layers` that has it; "": `full` alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,4 +100,4 @@ def _row(line: Mapping[str, str]) -> Row:
     part = slice(int(start), int(stop)) if line["part"] else None
     layer = LayerSpec(int(line["out"]), int(line["in"]), kernel)
     pieces = tuple((line.get("pieces") or "").split())
-    return Row(line["target"], line["module"], line["component"], layer, part, pieces)
+    return Row(line["target"], line["module"], line["component"], layer, part, pieces, line.get("preset") or "")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from lorasmith.families.relatives import NO_RELATIVES, Relatives
 from lorasmith.families.weights import DEFAULT_TEXT
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
     from lorasmith.families.base import ModelFamily
     from lorasmith.families.footprint import Footprint
-    from lorasmith.families.weights import BaseWeights, ModelFiles, TextSettings
+    from lorasmith.families.weights import BaseWeights, ComponentNames, ModelFiles, TextSettings
     from lorasmith.metrics.clip import ImageEncoder
 
 
@@ -27,7 +28,9 @@ class FamilyEntry:
     pipelines: tuple[str, ...]  # in model_index.json of its diffusers folders
     in_webui: bool = True  # whether the Stable Diffusion WebUI reads its LoRAs; ComfyUI reads those of all families
     native_names: str = ""  # torch-free: () -> the text that `exporting.formats.parse_native` parses, if names differ
-    footprint: str = "lorasmith.families.unet_footprint:footprint"  # torch-free: BaseWeights -> Footprint or None
+    relatives: str = ""  # torch-free: the Relatives, where LoRA files of other families have the same names
+    flow_names: str = ""  # torch-free: the ComponentNames of a family of flow matching
+    footprint: str = "lorasmith.families.unet_footprint:footprint"  # torch-free: (configs, parameters) -> Footprint
 
 
 FAMILIES = {  # recognizers are asked in this order
@@ -55,6 +58,8 @@ FAMILIES = {  # recognizers are asked in this order
         layer_names="lorasmith.families.krea2.layout:layer_names",
         pipelines=("Krea2Pipeline",),
         in_webui=False,
+        relatives="lorasmith.families.krea2.layout:RELATIVES",
+        flow_names="lorasmith.families.krea2.layout:NAMES",
         footprint="lorasmith.families.krea2.footprint:footprint",
     ),
     "qwen_image21": FamilyEntry(
@@ -64,6 +69,8 @@ FAMILIES = {  # recognizers are asked in this order
         pipelines=("QwenImage21Pipeline",),
         in_webui=False,
         native_names="lorasmith.families.qwen_image21.layout:native_names",
+        relatives="lorasmith.families.qwen_image21.layout:RELATIVES",
+        flow_names="lorasmith.families.qwen_image21.layout:NAMES",
         footprint="lorasmith.families.qwen_image21.footprint:footprint",
     ),
     "anima": FamilyEntry(
@@ -72,6 +79,8 @@ FAMILIES = {  # recognizers are asked in this order
         layer_names="lorasmith.families.anima.layout:layer_names",
         pipelines=("AnimaModularPipeline",),
         in_webui=False,
+        relatives="lorasmith.families.anima.layout:RELATIVES",
+        flow_names="lorasmith.families.anima.layout:NAMES",
         footprint="lorasmith.families.anima.footprint:footprint",
     ),
     "zimage": FamilyEntry(
@@ -81,6 +90,8 @@ FAMILIES = {  # recognizers are asked in this order
         native_names="lorasmith.families.zimage.layout:native_names",
         pipelines=("ZImagePipeline",),
         in_webui=False,
+        relatives="lorasmith.families.zimage.layout:RELATIVES",
+        flow_names="lorasmith.families.zimage.layout:NAMES",
         footprint="lorasmith.families.zimage.footprint:footprint",
     ),
     "flux2_klein": FamilyEntry(
@@ -89,6 +100,8 @@ FAMILIES = {  # recognizers are asked in this order
         layer_names="lorasmith.families.flux2_klein.layout:layer_names",
         pipelines=("Flux2KleinPipeline",),
         in_webui=False,
+        relatives="lorasmith.families.flux2_klein.layout:RELATIVES",
+        flow_names="lorasmith.families.flux2_klein.layout:NAMES",
         footprint="lorasmith.families.flux2_klein.footprint:footprint",
     ),
     "flux1": FamilyEntry(
@@ -98,6 +111,8 @@ FAMILIES = {  # recognizers are asked in this order
         native_names="lorasmith.families.flux1.layout:native_names",
         pipelines=("FluxPipeline",),
         in_webui=False,
+        relatives="lorasmith.families.flux1.layout:RELATIVES",
+        flow_names="lorasmith.families.flux1.layout:NAMES",
         footprint="lorasmith.families.flux1.footprint:footprint",
     ),
 }
@@ -138,9 +153,25 @@ def native_names(family: str) -> str:
     return text
 
 
+def relatives(family: str) -> Relatives:
+    """Facts that distinguish the LoRA files of a family from those of others; none where it is not in FAMILIES."""
+    place = FAMILIES[family].relatives if family in FAMILIES else ""
+    found: Relatives = _found(place) if place else NO_RELATIVES
+    return found
+
+
+def flow_names(family: str) -> ComponentNames | None:
+    """The places of a family's tensors in files; None where it is none of flow matching."""
+    place = FAMILIES[family].flow_names
+    names: ComponentNames | None = _found(place) if place else None
+    return names
+
+
 def footprint_of(weights: BaseWeights) -> Footprint | None:
     """The memory that the denoiser takes in training; None where that is not known before it is loaded."""
-    found: Footprint | None = _found(FAMILIES[weights.family].footprint)(weights) if weights.family else None
+    if not weights.family or weights.denoiser_parameters is None:
+        return None
+    found: Footprint = _found(FAMILIES[weights.family].footprint)(weights.configs, weights.denoiser_parameters)
     return found
 
 

@@ -48,8 +48,9 @@ class FlowFamily:
     """The first setting on which training depends and that has no sense; "": none."""
     size_multiple: Callable[[Configs], int]
     """Pixels of which both sides of a picture are multiples."""
-    depths: Callable[[Configs], Mapping[str, int]] = lambda configs: {}  # noqa: ARG005
-    """The number of blocks in each list of them, by target, where models of the family differ in it."""
+    depths: Mapping[str, tuple[str, int]]
+    """By list of blocks, as targets name it: the setting of the denoiser with their number, and what it is where a
+    config leaves it out."""
     split: SplitFiles | None = None  # None: only diffusers folders of it can be read
 
 
@@ -137,6 +138,11 @@ def described(files: ModelFiles, family: FlowFamily, configs: Configs, denoiser:
     wrong = family.wrong_setting(configs)
     if wrong:
         raise ModelError("model_damaged", path=str(files.path), where=wrong)
+    depths = {blocks: configs[DENOISER].get(name, usual) for blocks, (name, usual) in family.depths.items()}
+    for blocks, depth in depths.items():
+        if type(depth) is not int:
+            where = f"{DENOISER}/config.json: {family.depths[blocks][0]}"
+            raise ModelError("model_damaged", path=str(files.path), where=where)
     multiple = family.size_multiple(configs)
     return BaseWeights(
         path=files.path,
@@ -151,7 +157,7 @@ def described(files: ModelFiles, family: FlowFamily, configs: Configs, denoiser:
         configs=configs,
         names=family.names,
         distilled=distilled_by(files, {}),
-        depths=family.depths(configs),
+        depths=depths,
     )
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+
+VAE_PARAMETERS = 84_000_000
+"""Parameters of the VAE of Stable Diffusion; those of FLUX.1 and FLUX.2 have the same layers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,13 +17,8 @@ class Footprint:
     largest_layer: int  # weights
     kept: Mapping[str, float]  # activations for 8 x 8 pixels that a forward pass keeps, by level of checkpointing
     computed: Mapping[str, float]  # more of them while a block is computed, by level
-    text_parameters: int  # of all text encoders
+    text_parameters: int = 0  # of all text encoders
+    text_bytes: int = 4  # of each of them, as they are loaded where no other form is asked for
     text_pixels: int = 0  # pieces of 8 x 8 pixels that take as much as the text of an example; 0: it is left out
-
-
-def language_parameters(config: Mapping[str, Any]) -> int:
-    """About the parameters of a language model of Qwen, by its config."""
-    width, size = config["hidden_size"], config["head_dim"]
-    attention = 2 * width * size * (config["num_attention_heads"] + config["num_key_value_heads"])
-    layer = attention + 3 * width * config["intermediate_size"]
-    return int(config["vocab_size"] * width + config["num_hidden_layers"] * layer)
+    vae_parameters: int = VAE_PARAMETERS
+    relative_width: float = 1.0  # of the width that the family's table of layers has

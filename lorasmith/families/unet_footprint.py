@@ -7,12 +7,9 @@ attention keeps queries, keys, values and outputs, no matrix of pixels by pixels
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from lorasmith.families.footprint import Footprint
-
-if TYPE_CHECKING:
-    from lorasmith.families.weights import BaseWeights
 
 FEED_FORWARD = 16  # times the channels: both halves of the wide layer (8), its gate and its product (4 each)
 TRANSFORMER_BLOCK = 12 + FEED_FORWARD  # also: three norms' inputs and outputs, q, k, v, the queries and outputs twice
@@ -30,13 +27,10 @@ class _Part(NamedTuple):
     blocks: int = 1
 
 
-def footprint(weights: BaseWeights) -> Footprint | None:
-    """The footprint of a base model; None of a pickle, of which nothing is known before it is loaded."""
-    config, parameters = weights.configs.get("unet"), weights.denoiser_parameters
-    if config is None or parameters is None:
-        return None
-    text = sum(_text_parameters(config) for name, config in weights.configs.items() if name.startswith("text_encoder"))
-    return unet_footprint(config, parameters, text_parameters=text)
+def footprint(configs: Mapping[str, Any], parameters: int) -> Footprint:
+    """The footprint of a model with these configs and this number of the denoiser's parameters."""
+    text = sum(_text_parameters(config) for name, config in configs.items() if name.startswith("text_encoder"))
+    return unet_footprint(configs["unet"], parameters, text_parameters=text)
 
 
 def unet_footprint(config: Mapping[str, Any], parameters: int, *, text_parameters: int = 0) -> Footprint:

@@ -85,11 +85,14 @@ class Module:
 
     @property
     def layer_shape(self) -> tuple[int, int] | None:
-        """(outputs, inputs) of the layer that a pair of matrices is for."""
+        """(outputs, inputs) of the layer that the matrices are for, as far as their shapes tell."""
         if UP in self.tensors and DOWN in self.tensors:
             up, down = self.tensors[UP].shape, self.tensors[DOWN].shape
         elif "hada_w1_a" in self.tensors and "hada_w1_b" in self.tensors and "hada_t1" not in self.tensors:
             up, down = self.tensors["hada_w1_a"].shape, self.tensors["hada_w1_b"].shape
+        elif self.kind == "lokr" and "lokr_t2" not in self.tensors:
+            sides = [_sides({name: info.shape for name, info in self.tensors.items()}, f"lokr_w{n}") for n in (1, 2)]
+            return math.prod(outputs for outputs, _ in sides), math.prod(inputs for _, inputs in sides)
         elif "diff" in self.tensors:
             up = down = self.tensors["diff"].shape
         else:
@@ -99,3 +102,9 @@ class Module:
     @property
     def counted_suffixes(self) -> frozenset[str]:
         return frozenset(self.tensors) - {ALPHA}
+
+
+def _sides(shapes: Mapping[str, tuple[int, ...]], factor: str) -> tuple[int, int]:
+    """The rows and columns of a factor of a Kronecker product, which may be a product of two matrices."""
+    whole = shapes.get(factor)
+    return (whole[0], whole[1]) if whole else (shapes[f"{factor}_a"][0], shapes[f"{factor}_b"][1])

@@ -13,7 +13,7 @@ from functools import cache
 
 from lorasmith.exporting.formats import all_names, parse_native
 from lorasmith.exporting.name_table import NameTable, Row, parse_table
-from lorasmith.families import FAMILIES, layer_names, native_names
+from lorasmith.families import FAMILIES, layer_names, native_names, relatives
 from lorasmith.lora_files.keys import DOWN
 from lorasmith.lora_files.modules import Module
 
@@ -60,20 +60,15 @@ _FOREIGN = (  # a path that only layers of this family have; asked in this order
     ("sd15", r"^(down_blocks|mid_block|up_blocks)_"),
     ("dit", r"^transformer_blocks_\d"),
 )
-_WIDTHS = {  # family -> another by the number of inputs of its layers
-    "zimage": {2304: "lumina2"},
-    "flux1": {6144: "flux2", 4096: "flux2"},
-    "flux2_klein": {6144: "flux2"},
-    "qwen_image21": {3072: "qwen", 2432: "sd3", 1536: "sd3"},  # where attention alone was trained
-}
-_ALIKE = {
-    "anima": re.compile(r"^transformer_blocks_\d"),
-    "flux2_klein": re.compile(r"_blocks_\d|_stream_modulation_"),
-    "flux1": re.compile(r"_blocks_\d"),
-}
-"""Families with layers whose paths, of this pattern, other families have too: theirs have other proportions."""
-_MARKED = {"flux1": "chroma"}
-"""Families whose layers another has all: only the metadata, or layers that it has besides, tell them apart."""
+_OF_ONE_AUTHOR = {"flux1": ("flux1", "flux2_klein")}
+"""Pattern's family -> those whose sizes decide then."""
+_BLOCK = re.compile(r"(?:^|_)(single_transformer_blocks|transformer_blocks|single_blocks|double_blocks|layers)_(\d+)_")
+_NATIVE_BLOCKS = {"double_blocks": "transformer_blocks", "single_blocks": "single_transformer_blocks"}
+_OF_WIDTH = re.compile(
+    r"(to_([qkv]|out_0|qkv|added_qkv|add_out|qkv_mlp_proj)|add_[qkv]_proj|attn_(qkv|proj|w[qkvo])|attention_(qkv|out)"
+    r"|linear1|mlp_0|net_0_proj|feed_forward_w[13])$"
+)
+"""Layers in blocks whose inputs are as many as the block is wide, in all families with a `Published` width."""
 _MARKS = (  # what metadata may begin with, after "ss_base_model_version" or "modelspec.architecture"
     ("sdxl", ("sdxl_", "stable-diffusion-xl")),
     ("sd2", ("sd_v2", "stable-diffusion-v2")),
@@ -142,37 +137,76 @@ def families_of(modules: Sequence[Module], metadata: Mapping[str, str]) -> tuple
     """The families that the layers may be of, as keys of FAMILY_NAMES: several where nothing decides between them,
     none where no layer is known.
 
-    The families count whose tables know most of the names; among those, the sizes of the layers, then sd-scripts' exact
-    names, then the metadata, then whether layers are convolutions: SD 1.x and 2.x share all names of their UNets.
+    The families count whose tables know most of the names. Among those the numbers of inputs and of blocks decide where
+    they are those of published models; else the sizes of the layers, then sd-scripts' exact names, then the metadata,
+    then whether layers are convolutions: SD 1.x and 2.x share all names of their UNets.
     """
     marked = marked_family(metadata)
-    scores = {}
-    for family in FAMILIES:
-        layers = layers_of(family)
-        known = _known(family, modules)
-        exact = sum(module.name in layers.table.modules for module in modules)
-        fitting = sum(_fits(module, layers.rows_of(module)) for module in known)
-        formed = sum(_has_form(module, layers.rows_of(module)) for module in known)
-        scores[family] = (len(known), fitting, exact, family == marked, formed)
-    best = max(scores.values())
-    families = [family for family, score in scores.items() if score == best]
+    known = {family: _known(family, modules, marked) for family in FAMILIES}
+    most = max(map(len, known.values()))
+    found = [family for family in FAMILIES if len(known[family]) == most]
     # Not every table has the layers of text encoders, and those of CLIP are in many.
     counted = [module for module in modules if module.component == "denoiser"] or modules
-    unknown = [module for module in counted if not layers_of(families[0]).module_of(module)]
-    if best[0] and len(unknown) * 2 < len(counted) and not any(_QWEN.search(module.path) for module in unknown):
-        others = {*(_foreign_path(module.path) for module in modules), marked}
-        return tuple(_by_width(_MARKED[name] if _MARKED.get(name) in others else name, modules) for name in families)
-    found = _foreign(modules) or marked
-    return (found,) if found else ()
+    unknown = min(
+        ([module for module in counted if not layers_of(family).module_of(module)] for family in found), key=len
+    )
+    if not most or len(unknown) * 2 >= len(counted) or any(_QWEN.search(module.path) for module in unknown):
+        named = _foreign(modules) or marked
+        return (named,) if named else ()
+    scores = {family: _score(family, known[family], modules, marked) for family in found}
+    published = _published(found, modules)
+    if published:
+        found = (
+            [marked] if marked in published else sorted(published, key=lambda name: scores.get(name, ()), reverse=True)
+        )
+    else:
+        best = max(scores.values())
+        found = [family for family in found if scores[family] == best]
+    others = {*(_foreign_path(module.path) for module in modules), marked}
+    namesakes = ((name, relatives(name).namesake) for name in found)
+    return tuple(other if other and other in others else name for name, other in namesakes)
 
 
-def _known(family: str, modules: Sequence[Module]) -> list[Module]:
-    """The modules that are layers of the family."""
+def _score(family: str, known: Sequence[Module], modules: Sequence[Module], marked: str) -> tuple[int, ...]:
+    layers = layers_of(family)
+    fitting = sum(_fits(module, layers.rows_of(module)) for module in known)
+    exact = sum(module.name in layers.table.modules for module in modules)
+    formed = sum(_has_form(module, layers.rows_of(module)) for module in known)
+    return fitting, exact, family == marked, formed
+
+
+def _published(families: Sequence[str], modules: Sequence[Module]) -> list[str]:
+    """The families, of these and their relatives, with a published model that has layers of these sizes and as many
+    blocks; none where no published model has such sizes."""
+    widths: set[int] = set()
+    last: dict[str, int] = {}
+    for module in modules:
+        block = _BLOCK.search(module.path)
+        if not block:
+            continue
+        blocks = _NATIVE_BLOCKS.get(block[1], block[1])
+        last[blocks] = max(last.get(blocks, 0), int(block[2]))
+        if module.layer_shape and _OF_WIDTH.search(module.path):
+            widths.add(module.layer_shape[1])
+    models = [model for family in families for model in relatives(family).published]
+    fitting = [
+        model.family
+        for model in models
+        if model.width in widths and all(number < model.depths.get(name, number + 1) for name, number in last.items())
+    ]
+    return list(dict.fromkeys(fitting))
+
+
+def _known(family: str, modules: Sequence[Module], marked: str) -> list[Module]:
+    """The modules that are layers of the family; none where layers whose names others have are of other proportions,
+    unless the metadata name the family."""
     layers = layers_of(family)
     known = [module for module in modules if layers.module_of(module)]
-    if family in _ALIKE:
-        alike = (module for module in known if _ALIKE[family].search(module.path))
-        if not all(_has_proportions(module, layers.rows_of(module)) for module in alike):
+    alike = relatives(family).alike
+    if alike and family != marked:
+        pattern = re.compile(alike)
+        shared = (module for module in known if pattern.search(module.path))
+        if not all(_has_proportions(module, layers.rows_of(module)) for module in shared):
             return []
     return known
 
@@ -183,14 +217,6 @@ def _has_proportions(module: Module, rows: Sequence[Row]) -> bool:
         return True
     outputs, inputs = module.layer_shape
     return outputs * rows[0].layer.inputs == inputs * sum(row.layer.outputs for row in rows)
-
-
-def _by_width(family: str, modules: Sequence[Module]) -> str:
-    """The family, or another with the same names whose layers have other numbers of inputs."""
-    widths = {module.layer_shape[1] for module in modules if module.layer_shape}
-    if family == "flux1" and 3072 in widths:  # of which only the layer that takes T5's states has another
-        return family
-    return next((name for width, name in _WIDTHS.get(family, {}).items() if width in widths), family)
 
 
 def _fits(module: Module, rows: Sequence[Row]) -> bool:
@@ -216,7 +242,7 @@ def _foreign(modules: Sequence[Module]) -> str:
     del counted[""]
     for family, _ in _FOREIGN:  # the first that occurs: later patterns fit its layers too
         if counted[family]:
-            return _by_width(family, modules)
+            return next(iter(_published(_OF_ONE_AUTHOR.get(family, (family,)), modules)), family)
     return "cascade" if counted["cascade"] else ""
 
 

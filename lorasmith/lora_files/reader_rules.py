@@ -2,7 +2,8 @@
 
 For diffusers the rules are measured: tests/lora_files/test_readers.py loads every form with diffusers and compares the
 weights of all layers. ComfyUI's key maps and model classes (783545f6, 2026-08-22) were run apart from this project on
-every form; for Qwen-Image 2.1 they are read from the source of 17358c8f.
+every form; for Qwen-Image 2.1 the modules of 08f68f09 with the key map of 17358c8f. So were Forge's (dfdcbab6,
+2025-06-26) for FLUX.1, of which AUTOMATIC1111 has no models.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-DIFFUSERS, COMFYUI, WEBUI = "diffusers 0.42.1", "ComfyUI 783545f6", "AUTOMATIC1111, Forge"
-UNTRIED_IN_WEBUI = frozenset({"flux1"})  # Forge has models of the family, AUTOMATIC1111 has none
+DIFFUSERS, COMFYUI, WEBUI, FORGE = "diffusers 0.42.1", "ComfyUI 783545f6", "AUTOMATIC1111, Forge", "Forge dfdcbab6"
+FORGE_LIMIT = 12
+"""Keys without a match, above which Forge ignores the whole file."""
 
 
 class Form(NamedTuple):
@@ -188,9 +190,14 @@ OF_COMFYUI: dict[str, frozenset[tuple[str, str]]] = {
     "anima": frozenset(),
 }
 """The prefixes that it reads besides those of every family, OF_COMFYUI_ALWAYS; with alphas and of every kind."""
-NOT_OF_COMFYUI = {"flux2_klein": r"_stream_modulation_"}
+NOT_OF_COMFYUI = {"flux2_klein": r"_stream_modulation_|^time_guidance_embed_"}
 """Paths of diffusers that it does not know, under whatever prefix."""
 OF_COMFYUI_ALWAYS = frozenset({("diffusion_model.", "N"), ("lora_unet_", "N")})
+
+OF_FORGE = {
+    "flux1": OF_COMFYUI_ALWAYS | {("transformer.", "D"), ("lycoris_", "D"), ("lora_transformer_", "D")},
+}
+"""The prefixes that it reads of families that only it has, with alphas and of every kind."""
 
 _LDM = _rules(
     """

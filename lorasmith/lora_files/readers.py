@@ -16,12 +16,14 @@ from lorasmith.lora_files.reader import LoraFile
 from lorasmith.lora_files.reader_rules import (
     COMFYUI,
     DIFFUSERS,
+    FORGE,
+    FORGE_LIMIT,
     NOT_OF_COMFYUI,
     OF_COMFYUI,
     OF_COMFYUI_ALWAYS,
     OF_DIFFUSERS,
+    OF_FORGE,
     OF_KRONECKER,
-    UNTRIED_IN_WEBUI,
     WEBUI,
     Form,
     fate,
@@ -60,7 +62,7 @@ def readings(file: LoraFile, family: str = "") -> tuple[Reading, ...]:
     modules = [module for module in file.modules if module.component == "denoiser"]
     if family not in OF_DIFFUSERS or not modules:
         return ()
-    return _of_diffusers(file, family, modules), _of_comfyui(family, modules), _of_webui(family, modules)
+    return _of_diffusers(file, family, modules), _of_comfyui(family, modules), _of_webui(file, family, modules)
 
 
 def _of_diffusers(file: LoraFile, family: str, modules: list[Module]) -> Reading:
@@ -97,14 +99,26 @@ def _of_comfyui(family: str, modules: list[Module]) -> Reading:
     return Reading(COMFYUI, _outcome(len(read), len(modules)), len(read), len(modules), ignores)
 
 
-def _of_webui(family: str, modules: list[Module]) -> Reading:
-    if family in UNTRIED_IN_WEBUI:
-        return Reading(WEBUI, "unknown", None, len(modules))
+def _of_webui(file: LoraFile, family: str, modules: list[Module]) -> Reading:
+    if family in OF_FORGE:
+        return _of_forge(file, family, modules)
     if not FAMILIES[family].in_webui:
         return Reading(WEBUI, "foreign", 0, len(modules))
     table = layers_of(family).table
     read = [module for module in modules if module.kind and module.name in table.modules]
     return Reading(WEBUI, _outcome(len(read), len(modules)), len(read), len(modules))
+
+
+def _of_forge(file: LoraFile, family: str, modules: list[Module]) -> Reading:
+    accepted, read, lost = OF_FORGE[family], [], list(file.unknown)
+    for module in modules:
+        if module.kind and {(_prefix(module), name) for name in _spellings(family, module)} & accepted:
+            read.append(module)
+        else:
+            lost += module.keys.values()
+    if len(lost) > FORGE_LIMIT:
+        read = []
+    return Reading(FORGE, _outcome(len(read), len(modules)), len(read), len(modules))
 
 
 def _outcome(read: int, of: int) -> str:

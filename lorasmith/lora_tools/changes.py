@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -40,14 +41,33 @@ def change(module: Module, arrays: Arrays) -> Array:
     return scaled
 
 
+class Rows(NamedTuple):
+    """The rows of a module that are those of a layer, where a file has several layers as one."""
+
+    start: int
+    stop: int
+    of: int
+
+    @property
+    def are_all(self) -> bool:
+        return self.stop - self.start == self.of
+
+
+ALL_ROWS = Rows(0, 0, 0)
+
+
 @QUIET
-def changed(module: Module, arrays: Arrays, weight: Array, multiplier: float) -> Array:
-    """The weight with `multiplier` times the change; with DoRA, of a weight whose columns or rows get new lengths."""
-    delta = change(module, arrays).reshape(weight.shape)
+def changed(module: Module, arrays: Arrays, weight: Array, multiplier: float, rows: Rows = ALL_ROWS) -> Array:
+    """The weight with `multiplier` times the change; with DoRA, of a weight whose columns or rows get new lengths.
+
+    Raises:
+        ValueError: the module is for a weight of another size.
+    """
+    delta = _of_rows(module, arrays, rows).reshape(weight.shape)
     if not module.has_dora:
         return weight + np.float32(multiplier) * delta
     whole = weight + delta
-    magnitudes = arrays[DORA]
+    magnitudes = arrays[DORA] if rows.are_all else arrays[DORA][rows.start : rows.stop]
     if magnitudes.ndim == 1 or magnitudes.shape[0] == weight.shape[0]:  # of each output
         axes = tuple(range(1, whole.ndim))
     else:
@@ -69,6 +89,19 @@ def norm(module: Module, arrays: Arrays) -> float | None:
         square = float(np.sum((up.T @ up) * (down @ down.T)))
         return abs(module.scale) * math.sqrt(max(square, 0.0)) if not math.isnan(square) else math.nan
     return float(np.linalg.norm(change(module, arrays).astype(np.float64)))
+
+
+def _of_rows(module: Module, arrays: Arrays, rows: Rows) -> Array:
+    """The change of these rows. A product of two matrices is computed for them alone."""
+    if rows.are_all:
+        return change(module, arrays)
+    own = slice(rows.start, rows.stop)
+    if module.kind == "lora" and len(arrays[UP]) == rows.of:
+        return change(module, {**arrays, UP: arrays[UP][own]})
+    delta = change(module, arrays)
+    if len(delta) != rows.of:
+        raise ValueError(f"{len(delta)} rows, not {rows.of}")
+    return delta[own]
 
 
 def _product(up: Array, down: Array, mid: Array | None) -> Array:

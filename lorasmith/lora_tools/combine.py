@@ -7,7 +7,7 @@ data type: the matrices stand side by side, and ranks add up. With a rank, each 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +16,23 @@ from typing import BinaryIO
 import numpy as np
 
 from lorasmith.errors import InputError, ModelError
-from lorasmith.lora_files.keys import ALPHA, DOWN, UP
-from lorasmith.lora_files.names import FAMILY_NAMES
+from lorasmith.lora_files.names import FAMILY_NAMES, layers_of
 from lorasmith.lora_files.reader import LoraFile, read_lora
 from lorasmith.lora_tools.arrays import FLOATS, Array
-from lorasmith.lora_tools.changes import MERGEABLE, QUIET, change
+from lorasmith.lora_tools.changes import MERGEABLE, QUIET
 from lorasmith.lora_tools.layers import Layer, layers
-from lorasmith.lora_tools.low_rank import Cut, Product, Reduced, check_range, reduced, reduced_change, stored_product
+from lorasmith.lora_tools.low_rank import Cut, Product, Reduced, named_product, reduced, reduced_change
+from lorasmith.lora_tools.regroup import Regrouped, regrouped
 from lorasmith.lora_tools.writing import PRECISIONS, Stored, known_family, metadata_of, refuse_existing, write_lora
 
 _WIDEST = ("F32", "BF16", "F16")  # of several data types, the first that occurs is written
+
+
+Progress = Callable[[int, int], None]
+
+
+def unseen(_done: int, _total: int) -> None:
+    """Shows no progress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +55,26 @@ class Combined:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A layer of one of the files."""
+    """The layers of one of the files that are in a module."""
 
-    layer: Layer
+    module: Regrouped
     file: LoraFile
     stream: BinaryIO
     weight: float
 
 
-def combine(sources: Sequence[Source], out: Path, *, cut: Cut | None = None, precision: str = "") -> Combined:
+def combine(
+    sources: Sequence[Source],
+    out: Path,
+    *,
+    cut: Cut | None = None,
+    precision: str = "",
+    progress: Progress = unseen,
+) -> Combined:
     """Writes the sum of the sources' changes.
+
+    Args:
+        progress: called with the number of layers that are done, and of all.
 
     Raises:
         ModelError: a source is no LoRA of a family with a table of names, or of a kind that has no such product;
@@ -69,34 +86,43 @@ def combine(sources: Sequence[Source], out: Path, *, cut: Cut | None = None, pre
     family = _common_family(files)
     with ExitStack() as stack:
         parts: dict[str, list[_Part]] = {}
+        known = layers_of(family)
         for source, file in zip(sources, files, strict=True):
             stream = stack.enter_context(source.path.open("rb"))
-            for layer in layers(file, family):
+            found = list(layers(file, family))
+            for layer in found:
                 _check_kind(layer, file, cut)
-                parts.setdefault(layer.name, []).append(_Part(layer, file, stream, source.weight))
-        return _written(parts, files, family, out, cut, PRECISIONS.get(precision) or _widest(files))
+            for module in regrouped(found, known.table, known.known.pieces):
+                parts.setdefault(module.name, []).append(_Part(module, file, stream, source.weight))
+        sums = _sums(parts, cut, progress)
+        return _written(sums, files, family, out, _alpha(parts, cut), PRECISIONS.get(precision) or _widest(files))
+
+
+def _sums(parts: dict[str, list[_Part]], cut: Cut | None, progress: Progress) -> Iterator[tuple[str, Reduced]]:
+    for number, (name, members) in enumerate(sorted(parts.items())):
+        progress(number, len(parts))
+        yield name, _sum(members, cut)
+    progress(len(parts), len(parts))
 
 
 def _written(
-    parts: dict[str, list[_Part]], files: list[LoraFile], family: str, out: Path, cut: Cut | None, dtype: str
+    sums: Iterable[tuple[str, Reduced]], files: list[LoraFile], family: str, out: Path, alpha: int, dtype: str
 ) -> Combined:
-    alpha = float(_alpha(parts, cut))
+    form = layers_of(family).table.form
     tensors: dict[str, Stored] = {}
     ranks: Counter[int] = Counter()
+    alphas: Counter[float] = Counter()
     energy = 1.0
-    for name, members in sorted(parts.items()):
-        made = _sum(members, cut)
-        stored = stored_product(made.product, alpha, dtype)
-        check_range(stored, name)
-        tensors |= {f"{name}.{suffix}": tensor for suffix, tensor in stored.items()}
-        tensors[f"{name}.{ALPHA}"] = Stored.of(np.array(alpha, np.float32), "F32")
+    for name, made in sums:
+        tensors |= named_product(name, made.product, alpha, dtype, form)
         ranks[made.product.rank] += 1
+        alphas[float(alpha if form.has_alphas else made.product.rank)] += 1
         energy = min(energy, made.energy)
-    metadata = metadata_of(files[0].metadata, family, ranks=ranks, alphas=Counter([alpha]), kinds=frozenset({"lora"}))
+    metadata = metadata_of(files[0].metadata, family, ranks=ranks, alphas=alphas, kinds=frozenset({"lora"}))
     if len(files) > 1:
         metadata["modelspec.merged_from"] = ", ".join(file.path.name for file in files)
     path = write_lora(out, tensors, metadata)
-    return Combined(path, len(parts), (min(ranks), max(ranks)), energy)
+    return Combined(path, ranks.total(), (min(ranks), max(ranks)), energy)
 
 
 def _common_family(files: Sequence[LoraFile]) -> str:
@@ -122,54 +148,43 @@ def _check_kind(layer: Layer, file: LoraFile, cut: Cut | None) -> None:
 
 def _alpha(parts: dict[str, list[_Part]], cut: Cut | None) -> int:
     """The alpha of the whole file: any number has the same effect. The largest rank gives most layers a scale of 1."""
-    whole = max(sum(part.layer.module.rank or 1 for part in members) for members in parts.values())
+    whole = max(sum(part.module.first.module.rank or 1 for part in members) for members in parts.values())
     if cut is None or cut.rank is None:
         return whole
-    are_pairs = all(part.layer.is_pair for members in parts.values() for part in members)
+    are_pairs = all(part.module.are_pairs for members in parts.values() for part in members)
     return min(cut.rank, whole) if are_pairs else cut.rank  # a product of pairs has no higher rank than theirs
 
 
 @QUIET
 def _sum(members: Sequence[_Part], cut: Cut | None) -> Reduced:
-    """The sum of a layer's changes."""
-    if all(part.layer.is_pair for part in members):
-        products = list(_products(members))
+    """The sum of a module's changes."""
+    if all(part.module.are_pairs for part in members):
+        products = [part.module.product(part.stream) for part in members]
         _check_shapes(members, [(*product.up.shape[:1], *product.down.shape[1:]) for product in products])
-        up = np.concatenate([product.up for product in products], axis=1)
+        weights = [np.float32(part.weight) for part in members]
+        up = np.concatenate([weight * own.up for weight, own in zip(weights, products, strict=True)], axis=1)
         down = np.concatenate([product.down for product in products], axis=0)
         _check_finite(members, up, down)
         whole = Product(up, down, products[0].kernel)
         return Reduced(whole, 1.0) if cut is None else reduced(whole, cut)
     assert cut is not None, "checked for every layer"
-    changes = []
-    for part in members:
-        delta = np.float32(part.weight) * change(part.layer.module, part.layer.arrays(part.stream))
-        pointwise = all(side == 1 for side in delta.shape[2:])
-        changes.append(delta.reshape(*delta.shape[:2], *part.layer.kernel) if pointwise else delta)
+    changes = [np.float32(part.weight) * part.module.change(part.stream) for part in members]
     _check_shapes(members, [delta.shape for delta in changes])
     whole_change = sum(changes[1:], changes[0])
     _check_finite(members, whole_change)
     return reduced_change(whole_change, cut)
 
 
-def _products(members: Sequence[_Part]) -> Iterator[Product]:
-    for part in members:
-        arrays = part.layer.arrays(part.stream)
-        up, down = arrays[UP], arrays[DOWN]
-        factor = np.float32(part.weight * part.layer.module.scale)
-        yield Product(factor * up.reshape(len(up), -1), down.reshape(len(down), -1), down.shape[2:])
-
-
 def _check_finite(members: Sequence[_Part], *arrays: Array) -> None:
     if not all(bool(np.isfinite(array).all()) for array in arrays):
-        raise ModelError("tool_not_finite", path=str(members[0].file.path), name=members[0].layer.name)
+        raise ModelError("tool_not_finite", path=str(members[0].file.path), name=members[0].module.name)
 
 
 def _check_shapes(members: Sequence[_Part], shapes: Sequence[tuple[int, ...]]) -> None:
     for part, shape in zip(members, shapes, strict=True):
         if shape != shapes[0]:
             first, other = str(members[0].file.path), str(part.file.path)
-            raise ModelError("tool_shapes_differ", first=first, other=other, name=part.layer.name)
+            raise ModelError("tool_shapes_differ", first=first, other=other, name=part.module.name)
 
 
 def _widest(files: Sequence[LoraFile]) -> str:

@@ -21,7 +21,7 @@ import numpy as np
 from lorasmith.errors import ModelError
 from lorasmith.exporting.formats import parse_native, table_in
 from lorasmith.exporting.name_table import PEFT, NameTable
-from lorasmith.families import FAMILIES, native_names
+from lorasmith.families import native_names
 from lorasmith.lora_files.keys import ALPHA, DOWN, UP
 from lorasmith.lora_files.names import layers_of
 from lorasmith.lora_files.peft_settings import CONFIG_FILE, WEIGHTS_FILE
@@ -60,7 +60,7 @@ def convert(source: Path, out: Path, *, to: Style, precision: str = "") -> Conve
     """
     refuse_existing(out)
     file = read_lora(source)
-    family = known_family(file, FAMILIES)
+    family = known_family(file)
     dtype = PRECISIONS.get(precision, "")
     with source.open("rb") as stream:
         if layers_of(family).table.form is PEFT and to != "peft":
@@ -109,19 +109,21 @@ def _to_table(file: LoraFile, family: str, stream: BinaryIO, out: Path, dtype: s
     ranks: Counter[int] = Counter()
     alphas: Counter[float] = Counter()
     rounded = 0
-    for made in regrouped(found, stream, table, layers_of(family).known.pieces):
-        module = made.made_of.module
-        rank = made.product.rank if made.product else module.rank or 1
+    for made in regrouped(found, table, layers_of(family).known.pieces):
+        module = made.first.module
+        rank = module.rank or 1
         alpha = float(rank)  # that readers take where there is none
-        if made.product:
-            up, down = balanced(made.product.up, made.product.down)
+        if not made.is_unchanged:
+            product = made.product(stream)
+            rank, alpha = product.rank, float(product.rank)
+            up, down = balanced(product.up, product.down)
             stored, times = _rounded({UP: up, DOWN: down}, dict.fromkeys((UP, DOWN), dtype or module.tensors[UP].dtype))
             check_range(stored, made.name)
         elif table.form.has_alphas:
             alpha = rank if module.alpha is None else module.alpha
-            stored, times = _scaled(made.made_of, stream, 1.0, dtype)
+            stored, times = _scaled(made.first, stream, 1.0, dtype)
         else:
-            stored, times = _scaled(made.made_of, stream, module.scale, dtype)
+            stored, times = _scaled(made.first, stream, module.scale, dtype)
         rounded += times
         tensors |= {f"{made.name}.{table.form.suffix(suffix)}": tensor for suffix, tensor in stored.items()}
         if table.form.has_alphas:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
 from lorasmith.errors import InputError, ModelError
-from lorasmith.lora_files.names import FAMILY_NAMES
+from lorasmith.lora_files.keys import DORA
+from lorasmith.lora_files.names import FAMILY_NAMES, layers_of
 from lorasmith.lora_files.reader import LoraFile, read_lora
 from lorasmith.lora_tools.arrays import Array
-from lorasmith.lora_tools.changes import MERGEABLE, changed
-from lorasmith.lora_tools.combine import Source
+from lorasmith.lora_tools.changes import MERGEABLE, Rows, changed
+from lorasmith.lora_tools.combine import Progress, Source, unseen
 from lorasmith.lora_tools.layers import Layer, layers
-from lorasmith.lora_tools.models import Change, Model, open_model, rows_with_places, write_changed
+from lorasmith.lora_tools.models import Change, Model, open_model, write_changed
+from lorasmith.lora_tools.regroup import parts_of
 from lorasmith.lora_tools.writing import check_layers, refuse_existing
 
 
@@ -37,6 +40,9 @@ class _Part:
     file: LoraFile
     stream: BinaryIO
     weight: float
+    begin: int  # of the layer in the module of the file, in outputs of the published model
+    outputs: int  # of the layer
+    of: int  # of the module
 
     def applied(self, weight: Array) -> Array:
         """The layer's weight with this change.
@@ -48,15 +54,26 @@ class _Part:
         if not all(bool(np.isfinite(array).all()) for array in arrays.values()):
             raise ModelError("tool_not_finite", path=str(self.file.path), name=self.layer.name)
         try:
-            return changed(self.layer.module, arrays, weight, self.weight)
+            return changed(self.layer.module, arrays, weight, self.weight, self._rows(len(weight)))
         except ValueError as error:
             raise ModelError("tool_other_size", path=str(self.file.path), name=self.layer.name) from error
 
+    def _rows(self, outputs: int) -> Rows:
+        """The module's rows for a layer with `outputs` rows: smaller models have the same proportions."""
+        begin, over = divmod(self.begin * outputs, self.outputs)
+        total, rest = divmod(self.of * outputs, self.outputs)
+        if over or rest:
+            raise ValueError(f"{outputs} of {total} rows")
+        return Rows(begin, begin + outputs, total)
 
-def merge_into(base: Path, sources: Sequence[Source], out: Path) -> Merged:
+
+def merge_into(base: Path, sources: Sequence[Source], out: Path, progress: Progress = unseen) -> Merged:
     """Writes the base model with the sources' changes, one after another, each with its weight.
 
     Sums are computed in float32 and rounded once to the data type of the model.
+
+    Args:
+        progress: called with the number of layers that are changed, and of all.
 
     Raises:
         ModelError: no base model in safetensors files; a LoRA of another family, of a kind that depends on the running
@@ -74,10 +91,31 @@ def merge_into(base: Path, sources: Sequence[Source], out: Path) -> Merged:
             _check(file, model)
             stream = stack.enter_context(source.path.open("rb"))
             for layer in layers(file, model.family):
-                (at,) = rows_with_places(layer.rows, model)
-                parts.setdefault(at.target, []).append(_Part(layer, file, stream, source.weight))
-        changes = {target: _change(members) for target, members in parts.items()}
+                for target, part in _parts(layer, file, stream, source.weight, model):
+                    parts.setdefault(target, []).append(part)
+        number = count(1)
+        changes = {
+            target: _change(members, lambda: progress(next(number), len(parts))) for target, members in parts.items()
+        }
         return Merged(write_changed(model, out, changes), len(changes))
+
+
+def _parts(layer: Layer, file: LoraFile, stream: BinaryIO, weight: float, model: Model) -> Iterator[tuple[str, _Part]]:
+    """The layers of the model that a layer of the file stands for, by target.
+
+    Raises:
+        ModelError: `tool_layer_missing`; `tool_kind`, DoRA whose lengths are those of several layers together.
+    """
+    found = parts_of(layer.rows, layers_of(model.family).known.pieces)
+    total = sum(part.outputs for part in found)
+    if len(found) > 1 and layer.module.has_dora and layer.shape(DORA)[0] == 1:
+        raise ModelError("tool_kind", path=str(file.path), found=["dora"], tool="merge")
+    begin = 0
+    for part in found:
+        if part.target not in model.places:
+            raise ModelError("tool_layer_missing", path=str(model.path), name=part.target)
+        yield part.target, _Part(layer, file, stream, weight, begin, part.outputs, total)
+        begin += part.outputs
 
 
 def _check(file: LoraFile, model: Model) -> None:
@@ -92,10 +130,11 @@ def _check(file: LoraFile, model: Model) -> None:
             raise ModelError("tool_kind", path=str(file.path), found=[module.kind, *sorted(biases)], tool="merge")
 
 
-def _change(members: Sequence[_Part]) -> Change:
+def _change(members: Sequence[_Part], finished: Callable[[], None]) -> Change:
     def applied(weight: Array) -> Array:
         for part in members:
             weight = part.applied(weight)
+        finished()
         return np.asarray(weight, np.float32)
 
     return applied

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorasmith.errors import InputError
-from lorasmith.lora_files.keys import DOWN, UP
+from lorasmith.exporting.name_table import FileForm
+from lorasmith.lora_files.keys import ALPHA, DOWN, UP
 from lorasmith.lora_tools.arrays import Array
 from lorasmith.lora_tools.writing import Stored
 
@@ -94,6 +95,20 @@ def stored_product(product: Product, alpha: float, dtype: str) -> dict[str, Stor
         UP: Stored.of(up.reshape(*up.shape, *pointwise), dtype),
         DOWN: Stored.of(down.reshape(product.rank, inputs, *product.kernel), dtype),
     }
+
+
+def named_product(name: str, product: Product, alpha: float, dtype: str, form: FileForm) -> dict[str, Stored]:
+    """The tensors of a module of a file of this form, by key. Without alphas the scale is in them.
+
+    Raises:
+        InputError: `tool_beyond_range`.
+    """
+    stored = stored_product(product, alpha if form.has_alphas else product.rank, dtype)
+    check_range(stored, name)
+    tensors = {f"{name}.{form.suffix(suffix)}": tensor for suffix, tensor in stored.items()}
+    if form.has_alphas:
+        tensors[f"{name}.{ALPHA}"] = Stored.of(np.array(alpha, np.float32), "F32")
+    return tensors
 
 
 def balanced(up: Array, down: Array) -> tuple[Array, Array]:

@@ -15,15 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from lorasmith.errors import InputError, ModelError
-from lorasmith.exporting.name_table import Row
+from lorasmith.families.denoiser_files import DenoiserFiles, find_denoiser
 from lorasmith.families.folders import component_files
 from lorasmith.families.headers import Header, file_kind, read_header
 from lorasmith.families.places import Finder, Place
 from lorasmith.families.recognize import recognize
-from lorasmith.families.weights import BaseWeights
+from lorasmith.families.weights import BaseWeights, Layout, Prediction
 from lorasmith.lora_files.names import layers_of
 from lorasmith.lora_tools.arrays import Array, header_bytes, read_array, to_bytes
-from lorasmith.lora_tools.writing import check_family
 from lorasmith.runs.durable import map_write_errors, place_new, sync_folder, write_atomically
 
 Change = Callable[[Array], Array]  # a weight -> the new weight, of the same shape
@@ -38,7 +37,7 @@ _STALE = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256")  # has
 class WeightAt:
     """The weight of a layer in a file."""
 
-    target: str  # of the family's table of names
+    target: str  # as the model has it: "denoiser.mid_block.attentions.0.proj_in"
     file: Path
     place: Place
 
@@ -47,13 +46,12 @@ class WeightAt:
 class Model:
     """A base model that has its weights in safetensors files."""
 
-    weights: BaseWeights
+    path: Path
+    layout: Layout
+    family: str
+    prediction: Prediction
     headers: Mapping[Path, Header]
     places: Mapping[str, WeightAt]  # by target
-
-    @property
-    def family(self) -> str:
-        return self.weights.family
 
     def read(self, target: str) -> Array:
         """The weight of a layer, as float32.
@@ -72,17 +70,20 @@ class Model:
 
 
 def open_model(path: Path) -> Model:
-    """Recognizes a base model, a diffusers folder or a single file.
+    """Recognizes a base model, a diffusers folder or a single file; of a family of flow matching the denoiser alone may
+    be in it, and it may have been distilled.
 
     Raises:
-        ModelError: `tool_no_model`, `tool_family`, `tool_pickle`, or what `recognize` raises.
+        ModelError: `tool_no_model`, `tool_pickle`, or what `find_denoiser` and `recognize` raise.
     """
     if not path.exists():
         raise ModelError("tool_no_model", path=str(path))
+    denoiser = find_denoiser(path)
+    if denoiser:
+        return _of_denoiser(path, denoiser)
     weights = recognize(path)
     if weights.layout == "pickle":
         raise ModelError("tool_pickle", path=str(path))
-    check_family(path, weights.family)
     headers: dict[Path, Header] = {}
     places: dict[str, WeightAt] = {}
     parts = {row.component for row in layers_of(weights.family).table.targets.values()}
@@ -92,11 +93,25 @@ def open_model(path: Path) -> Model:
             if file_kind(file) == "pickle":
                 raise ModelError("tool_pickle", path=str(file))
             header = headers.setdefault(file, read_header(file))
-            for canonical, place in finder(name, header.tensors).items():
-                target = f"{component}.{canonical.removesuffix('.weight')}"
-                if canonical.endswith(".weight"):
-                    places[target] = WeightAt(target, file, place)
-    return Model(weights, headers, places)
+            places |= _weights_in(file, component, finder(name, header.tensors))
+    return Model(path, weights.layout, weights.family, weights.noise.prediction, headers, places)
+
+
+def _of_denoiser(path: Path, denoiser: DenoiserFiles) -> Model:
+    places: dict[str, WeightAt] = {}
+    for file, header in denoiser.headers.items():
+        places |= _weights_in(file, "denoiser", denoiser.find(header.tensors))
+    return Model(path, denoiser.layout, denoiser.family, "flow", denoiser.headers, places)
+
+
+def _weights_in(file: Path, component: str, places: Mapping[str, Place]) -> dict[str, WeightAt]:
+    """The weights of layers among the tensors of a component that a file holds, by target."""
+    targets = {
+        f"{component}.{canonical.removesuffix('.weight')}": place
+        for canonical, place in places.items()
+        if canonical.endswith(".weight")
+    }
+    return {target: WeightAt(target, file, place) for target, place in targets.items()}
 
 
 def _files(weights: BaseWeights, component: str) -> list[tuple[Path, Finder]]:
@@ -104,18 +119,6 @@ def _files(weights: BaseWeights, component: str) -> list[tuple[Path, Finder]]:
         return [(weights.path, weights.names.from_single_file)]
     files = component_files(weights.path, component, weights.names)
     return [(file, weights.names.from_folder) for file in files]
-
-
-def rows_with_places(rows: tuple[Row, ...], model: Model) -> tuple[WeightAt, ...]:
-    """The weights that a module of a LoRA file changes.
-
-    Raises:
-        ModelError: `tool_layer_missing`.
-    """
-    for row in rows:
-        if row.target not in model.places:
-            raise ModelError("tool_layer_missing", path=str(model.weights.path), name=row.target)
-    return tuple(model.places[row.target] for row in rows)
 
 
 def write_changed(model: Model, out: Path, changes: Mapping[str, Change]) -> Path:
@@ -132,13 +135,13 @@ def write_changed(model: Model, out: Path, changes: Mapping[str, Change]) -> Pat
         at = model.places[target]
         by_file[at.file].setdefault(at.place.name, []).append((at.place, change))
     with map_write_errors(out.parent):
-        if model.weights.layout == "single_file":
-            return _write_file(model.headers[model.weights.path], out, by_file[model.weights.path])
+        if model.layout == "single_file":
+            return _write_file(model.headers[model.path], out, by_file[model.path])
         temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
         try:
             _copy_all_but(model, temporary)
             for path, tensors in by_file.items():
-                _write_file(model.headers[path], temporary / path.relative_to(model.weights.path), tensors)
+                _write_file(model.headers[path], temporary / path.relative_to(model.path), tensors)
             place_new(temporary, out)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -154,7 +157,7 @@ def _copy_all_but(model: Model, temporary: Path) -> None:
     def left_out(folder: str, names: list[str]) -> set[str]:
         return {name for name in names if Path(folder) in changed and name.endswith(_WEIGHT_FILES)}
 
-    shutil.copytree(model.weights.path, temporary, ignore=left_out)
+    shutil.copytree(model.path, temporary, ignore=left_out)
 
 
 def _write_file(header: Header, out: Path, changes: Mapping[str, list[tuple[Place, Change]]]) -> Path:

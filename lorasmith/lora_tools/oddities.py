@@ -15,8 +15,8 @@ from lorasmith.lora_files.keys import DORA
 from lorasmith.lora_files.modules import LOW_RANK
 from lorasmith.lora_files.names import FAMILY_NAMES, layers_of, marked_family
 from lorasmith.lora_files.reader import LoraFile
+from lorasmith.lora_files.reader_rules import FORGE_LIMIT
 
-FORGE_LIMIT = 12  # keys without a match, above which Forge ignores the whole file
 SHOWN = 3  # names in a message
 _CONVOLUTIONS = ("locon", "tucker")
 _UNETS = ("sd15", "sd2", "sdxl")
@@ -95,6 +95,8 @@ def _names(file: LoraFile) -> list[Oddity]:
 
 
 def _alphas(file: LoraFile) -> list[Oddity]:
+    if file.family and file.family not in _UNETS:  # of which diffusers takes each alpha, or refuses the file
+        return []
     scaled = [module for module in file.modules if module.rank is not None]
     missing = sum(module.alpha is None for module in scaled)
     if missing and missing == len(scaled):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from lorasmith.errors import InputError, ModelError
 from lorasmith.exporting.metadata import hashed_metadata, with_hashes
+from lorasmith.families import FAMILIES
 from lorasmith.families.headers import TensorInfo
 from lorasmith.families.weights import Prediction
 from lorasmith.lora_files.names import FAMILY_NAMES, layers_of
@@ -20,7 +21,7 @@ from lorasmith.runs.durable import map_write_errors, write_atomically
 
 PRECISIONS = {"fp32": "F32", "bf16": "BF16", "fp16": "F16"}
 _FILE_ORDER = ("F64", "F32", "BF16", "F16")  # as safetensors' own writer lays tensors out
-_STATED = {  # what WebUIs need to see which models a file is for: family -> metadata
+_STATED = {  # what programs need to see which models a file is for: family -> metadata
     "sd15": ("sd_v1", "stable-diffusion-v1/lora", "diffusers"),
     "sd2": ("sd_v2", "stable-diffusion-v2-512/lora", "diffusers"),
     "sdxl": (
@@ -28,7 +29,14 @@ _STATED = {  # what WebUIs need to see which models a file is for: family -> met
         "stable-diffusion-xl-v1-base/lora",
         "https://github.com/Stability-AI/generative-models",
     ),
+    "krea2": ("krea2", "krea-2/lora", "https://github.com/krea-ai/krea-2"),
+    "qwen_image21": ("qwen_image_21", "qwen-image-2.1/lora", "https://github.com/QwenLM/Qwen-Image"),
+    "anima": ("anima", "anima-preview/lora", "https://huggingface.co/circlestone-labs/Anima"),
+    "zimage": ("zimage", "z-image/lora", "https://github.com/Tongyi-MAI/Z-Image"),
+    "flux2_klein": ("flux2_klein", "flux-2-klein/lora", "https://github.com/black-forest-labs/flux2"),
+    "flux1": ("flux1", "flux-1-dev/lora", "https://github.com/black-forest-labs/flux"),
 }
+"""As the families' traits, which need torch."""
 _PAIRS = frozenset({"lora", "locon"})  # kinds that sd-scripts' own module makes
 
 
@@ -115,7 +123,10 @@ def metadata_of(
 
 
 def stated_prediction(family: str, prediction: Prediction) -> dict[str, str]:
-    """Metadata that state what the denoiser of a model predicts, as those of a training do."""
+    """Metadata that state what the denoiser of a model predicts, as those of a training do: for flow matching
+    ModelSpec has no word."""
+    if prediction == "flow":
+        return {}
     if prediction == "epsilon":
         return {"modelspec.prediction_type": "epsilon"}
     stated = {"modelspec.prediction_type": "v"}
@@ -125,25 +136,16 @@ def stated_prediction(family: str, prediction: Prediction) -> dict[str, str]:
     return stated | ({"modelspec.architecture": "stable-diffusion-v2-768-v/lora"} if family == "sd2" else {})
 
 
-def check_family(path: Path, family: str, known: Collection[str] = _STATED) -> None:
-    """Returns where a tool writes files of this family, one of `known`.
-
-    Raises:
-        ModelError: `tool_family`.
-    """
-    if family not in known:
-        found, names = FAMILY_NAMES.get(family, "?"), [FAMILY_NAMES[name] for name in known]
-        raise ModelError("tool_family", path=str(path), found=found, known=names)
-
-
-def known_family(file: LoraFile, known: Collection[str] = _STATED) -> str:
+def known_family(file: LoraFile) -> str:
     """The family of a file whose layers all have a row in the family's table of names.
 
     Raises:
         ModelError: `tool_family`; `tool_layers_unknown`, a key that belongs to no layer of
             it, which a tool would lose.
     """
-    check_family(file.path, file.family, known)
+    if file.family not in FAMILIES:
+        found, names = FAMILY_NAMES.get(file.family, "?"), [FAMILY_NAMES[name] for name in FAMILIES]
+        raise ModelError("tool_family", path=str(file.path), found=found, known=names)
     check_layers(file, file.family)
     return file.family
 

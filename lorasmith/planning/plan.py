@@ -265,7 +265,7 @@ def _components(config: RunConfig, depths: Mapping[str, int]) -> tuple[Component
         return ()
     with_text = config.adapter.trains_text_encoder
     offered = published_layers(config.model.family, with_text_encoders=with_text, depths=depths)
-    chosen = chosen_layers(config.adapter, offered)
+    chosen = chosen_layers(config.adapter, config.model.family, offered)
     plans = []
     for component, count in Counter(name.partition(".")[0] for name in offered).items():
         ranks = [size.rank for name, size in chosen.items() if name.startswith(f"{component}.")]

@@ -128,7 +128,7 @@ def check_layers(config: RunConfig, family: str) -> None:
     check_export_format(config.export.format, config.adapter, family)
     layers = published_layers(family, with_text_encoders=config.adapter.trains_text_encoder)
     check_blocks(config.adapter, family)
-    chosen_layers(config.adapter, layers)
+    chosen_layers(config.adapter, family, layers)
     check_rates_of_blocks(config.optimizer, config.adapter, family)
     encoders = {name.partition(".")[0] for name in layers} - {"denoiser"}
     if len(config.optimizer.text_encoder_lr) not in (0, 1, len(encoders)):

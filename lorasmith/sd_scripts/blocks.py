@@ -97,6 +97,7 @@ def _of_blocks(
 ) -> dict[str, float]:
     """The values of the blocks that have trained layers; convolutions have a rank of their own."""
     layers = published_layers(family, with_text_encoders=False)
-    chosen = [name for name in chosen_layers(adapter, layers) if with_convolutions or not layers[name].has_neighbours]
+    trained = chosen_layers(adapter, family, layers)
+    chosen = [name for name in trained if with_convolutions or not layers[name].has_neighbours]
     by_name = dict(zip(_names(family), values, strict=True))
     return {block: value for block, value in by_name.items() if any(is_inside(block, name) for name in chosen)}

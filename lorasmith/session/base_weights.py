@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 
@@ -44,16 +45,7 @@ def trained_on(config: RunConfig) -> BaseWeights:
         except InputError:
             if not merged.exists():  # another run may have written it meanwhile
                 raise
-    zero = "on" if weights.noise.zero_terminal_snr else "off"
-    return base_weights(
-        config.with_values(
-            {
-                ("model", "base_model"): str(merged),
-                ("model", "prediction"): weights.noise.prediction,
-                ("model", "zero_terminal_snr"): zero,
-            }
-        )
-    )
+    return replace(weights, path=merged)  # of the same form; parts that lie beside the base model stay there
 
 
 def sources_of(config: RunConfig) -> list[Source]:

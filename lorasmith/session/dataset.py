@@ -105,7 +105,8 @@ def trained_text_encoders(config: RunConfig, family: ModelFamily) -> tuple[str, 
     """The names of the text encoders that have a layer that is trained: their captions are not cached."""
     if not config.adapter.trains_text_encoder:
         return ()
-    chosen = chosen_layers(config.adapter, published_layers(family.traits.name, with_text_encoders=True))
+    known = published_layers(family.traits.name, with_text_encoders=True)
+    chosen = chosen_layers(config.adapter, family.traits.name, known)
     components = {name.partition(".")[0] for name in chosen}
     return tuple(name for name in family.traits.text_encoders if name in components)
 

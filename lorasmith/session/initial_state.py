@@ -43,7 +43,7 @@ def initial_state(
     """
     check_blocks(config.adapter, family.traits.name)
     offered = family.target_modules(models)
-    settings = layer_settings(config.adapter, {target.name: target.spec for target in offered})
+    settings = layer_settings(config.adapter, family.traits.name, {target.name: target.spec for target in offered})
     targets = [target for target in offered if target.name in settings]
     kind = adapter_kind(config.adapter.kind, config.adapter.kind_options)
     group = group_of(config.optimizer, [target.name for target in targets])
@@ -79,15 +79,16 @@ def adapter_dtype(config: TrainingConfig) -> torch.dtype:
     return torch.bfloat16 if config.full_bf16 else torch.float32
 
 
-def layer_settings(config: AdapterConfig, layers: Mapping[str, LayerSpec]) -> dict[str, LayerSettings]:
-    """The settings of each of these layers that the adapter changes, by the name of the target.
+def layer_settings(config: AdapterConfig, family: str, layers: Mapping[str, LayerSpec]) -> dict[str, LayerSettings]:
+    """The settings of each of these layers of the family that the adapter changes, by the name of the target.
 
     Raises:
         ConfigError: as `chosen_layers`.
     """
     dropouts = (config.dropout, config.rank_dropout, config.module_dropout)
     return {
-        name: LayerSettings(size.rank, size.alpha, *dropouts) for name, size in chosen_layers(config, layers).items()
+        name: LayerSettings(size.rank, size.alpha, *dropouts)
+        for name, size in chosen_layers(config, family, layers).items()
     }
 
 

@@ -31,12 +31,14 @@ BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0}
 STORED = {"bf16": 2.0, "fp8": 1.0, "int8": 1.0, "w8a8": 1.0, "nf4": 0.5 + 4 / 64}
 """Bytes of a frozen weight by --base-precision; factors for each output are left out."""
 SLOTS = 3  # layers of an offloaded base that are on the device
-WHILE_DECODED = 12  # bytes of a weight that is made anew: nf4's codes, float32, and the weight
+WHILE_DECODED = {"nf4": 8.0}
+"""Bytes of a weight while it is made anew, beside the weight itself: those in float32, and nf4's codes."""
+NUMBERS_IN_FLOAT32 = 4.0
 SPARE = 1.1  # of activations: what an allocator loses between them
-FIXED = {"cuda": 700 << 20, "mps": 700 << 20, "cpu": 900 << 20}
-"""Bytes of a process without a model: libraries, and on a GPU its context and workspaces."""
+FIXED = 700 << 20
+"""Bytes of a process without a model: on a GPU its context and workspaces; on a CPU libraries, which take 500 MiB, and
+what runs of models of the published widths were measured to take besides what is counted here."""
 ENCODER_PIXEL = 5000  # bytes of a picture's pixel that the VAE encodes in float32, measured at 256 and 512 pixels
-VAE = 4 * 84_000_000
 TILE = 512  # pixels on a side of a tile of the VAE
 VAE_TILE = ("model", "vae_tile_size")
 TEXT_FORM = ("model", "text_encoder_precision")
@@ -63,6 +65,8 @@ LANES = (
     Lane("feed-forward", "auto", 0.0),
     Lane("block", "auto", 0.0),
     Lane("block", "int8", 0.0),
+    Lane("block", "int8", 0.5),
+    Lane("block", "int8", 1.0),
     Lane("block", "auto", 1.0),
     Lane("offload", "auto", 1.0),
 )
@@ -128,19 +132,20 @@ def estimates(
     number = BYTES[_precision(config, weights, device)]
     pixels = _most_pixels(config, examples, footprint.text_pixels * LATENT**2)
     picture = max(example.bucket.width * example.bucket.height for example in examples)
-    adapter = _adapter_bytes(config, weights.depths)
-    tile = _tile(config, picture, memory - FIXED[device], fixed)
-    encoded = VAE + ENCODER_PIXEL * (min(picture, tile**2) if tile else picture)
-    text_form, text = _text(config, weights, footprint, memory - FIXED[device], fixed)
-    encoding = FIXED[device] + max(encoded, text)
+    adapter = int(footprint.relative_width * _adapter_bytes(config, weights.depths))
+    vae = int(BYTES["fp32"] * footprint.vae_parameters)
+    tile = _tile(config, picture, memory - FIXED - vae, fixed)
+    encoded = vae + ENCODER_PIXEL * (min(picture, tile**2) if tile else picture)
+    text_form, text = _text(config, weights, footprint, memory - FIXED, fixed)
+    encoding = FIXED + max(encoded, text)
     found = []
     for lane in _lanes(config, device, fixed):
-        base = _base_bytes(footprint, lane, number)
+        base = _base_bytes(footprint, lane, number, device)
         kept = footprint.kept[lane.checkpointing] + footprint.computed[lane.checkpointing]
         activations = int(SPARE * kept * number * pixels / LATENT**2)
-        total = base + adapter + activations + FIXED[device]
+        total = base + adapter + activations + FIXED
         fits = max(total, encoding) <= memory
-        found.append(LaneEstimate(lane, base, adapter, activations, FIXED[device], encoding, tile, text_form, fits))
+        found.append(LaneEstimate(lane, base, adapter, activations, FIXED, encoding, tile, text_form, fits))
     return found
 
 
@@ -173,14 +178,16 @@ def _lanes(config: RunConfig, device: str, fixed: Collection[tuple[str, str]]) -
             yield lane
 
 
-def _base_bytes(footprint: Footprint, lane: Lane, number: float) -> int:
-    """Bytes of the frozen weights on the device, and of a layer that is made anew."""
-    stored = STORED.get(lane.precision, number)
+def _base_bytes(footprint: Footprint, lane: Lane, number: float, device: str) -> int:
+    """Bytes of the frozen weights on the device, and of the layer that is computed: made anew, or on a CPU brought into
+    the order in which its units multiply."""
+    stored, layer = STORED.get(lane.precision, number), footprint.largest_layer
     whole = footprint.parameters * stored
-    if lane.offload:
-        whole = whole * (1 - lane.offload) + SLOTS * footprint.largest_layer * stored
-    is_anew = lane.precision not in ("auto", "bf16")
-    return int(whole + (WHILE_DECODED * footprint.largest_layer if is_anew else 0))
+    if lane.offload and device != "cpu":
+        whole = whole * (1 - lane.offload) + SLOTS * layer * stored
+    if lane.precision not in ("auto", "bf16"):
+        whole += (WHILE_DECODED.get(lane.precision, NUMBERS_IN_FLOAT32) + number) * layer
+    return int(whole + (number * layer if device == "cpu" else 0))
 
 
 def _adapter_bytes(config: RunConfig, depths: Mapping[str, int]) -> int:
@@ -188,7 +195,7 @@ def _adapter_bytes(config: RunConfig, depths: Mapping[str, int]) -> int:
     with_text = config.adapter.trains_text_encoder
     layers = published_layers(config.model.family, with_text_encoders=with_text, depths=depths)
     numbers = 0
-    for name, size in chosen_layers(config.adapter, layers).items():
+    for name, size in chosen_layers(config.adapter, config.model.family, layers).items():
         layer = layers[name]
         window = 1
         for side in layer.kernel:
@@ -232,16 +239,15 @@ def _text(
     """The form of the text encoders and their bytes. Language models that would not fit in `memory` bytes are kept in
     8 bits; CLIP is small, and in float32."""
     form: str = config.model.text_encoder_precision
-    whole = 4 * footprint.text_parameters
+    whole = footprint.text_bytes * footprint.text_parameters
     is_language = weights.noise.prediction == "flow"
     if is_language and form == "auto" and TEXT_FORM not in fixed and whole > memory:
         form = SMALL_TEXT
-    published = BYTES["bf16" if is_language else "fp32"]
-    return form, whole if form == "auto" else int(whole * TABLES * STORED[form] / published)
+    return form, whole if form == "auto" else int(footprint.text_parameters * TABLES * STORED[form])
 
 
 def _tile(config: RunConfig, pixels: int, memory: int, fixed: Collection[tuple[str, str]]) -> int:
-    """The side of the VAE's tiles: 0 where the largest picture is encoded whole in `memory` bytes."""
+    """The side of the VAE's tiles: 0 where the largest picture is encoded whole in `memory` bytes beside the VAE."""
     if VAE_TILE in fixed:
         return config.model.vae_tile_size
-    return TILE if VAE + ENCODER_PIXEL * pixels > memory else 0
+    return TILE if ENCODER_PIXEL * pixels > memory else 0

@@ -18,14 +18,12 @@ Number = TypeVar("Number", bound=float)
 Value = TypeVar("Value")
 
 PRESETS = {
-    "attn-mlp": r"\.attentions\.|\.layers\.\d+\.(self_attn|mlp|attention|feed_forward)\."
-    r"|^denoiser\.(single_)?transformer_blocks\.\d+\.(?!norm)",
-    "attn-only": r"\.(attn[12]|self_attn)\.|\.layers\.\d+\.attention\."
-    r"|^denoiser\.(single_)?transformer_blocks\.\d+\.attn\.",
-    "unet-convblock-only": r"\.(resnets|downsamplers|upsamplers)\.",
-    "full": "",
+    "attn-mlp": frozenset({"attn-only", "attn-mlp"}),
+    "attn-only": frozenset({"attn-only"}),
+    "unet-convblock-only": frozenset({"unet-convblock-only"}),
+    "full": frozenset({"attn-only", "attn-mlp", "unet-convblock-only", ""}),
 }
-"""Expressions for the names of targets, by the names that LyCORIS gives to these choices."""
+"""The layers of a preset, by `Row.preset`; the names are LyCORIS'."""
 
 
 class LayerSize(NamedTuple):
@@ -35,8 +33,8 @@ class LayerSize(NamedTuple):
     alpha: float
 
 
-def chosen_layers(config: AdapterConfig, layers: Mapping[str, LayerSpec]) -> dict[str, LayerSize]:
-    """Those of `layers`, by the name of the target, that the adapter changes; in their order.
+def chosen_layers(config: AdapterConfig, family: str, layers: Mapping[str, LayerSpec]) -> dict[str, LayerSize]:
+    """Those of the family's `layers`, by the name of the target, that the adapter changes; in their order.
 
     Raises:
         ConfigError: `targets_invalid`, no regular expression; `targets_none`, nothing is chosen;
@@ -47,10 +45,12 @@ def chosen_layers(config: AdapterConfig, layers: Mapping[str, LayerSpec]) -> dic
     if config.trains_text_encoder and all(component_of(name) == "denoiser" for name in layers):
         raise ConfigError("text_encoder_without_layers")
     layers = _of_trained_components(config, layers)
+    if config.kind == "dora":  # readers take the magnitudes of a layer with a single output for that output's
+        layers = {name: spec for name, spec in layers.items() if spec.outputs > 1}
     if config.layer_sizes:
         return {name: LayerSize(*config.layer_sizes[name]) for name in layers if name in config.layer_sizes}
     ranks = values_by_block(config.block_ranks, layers)
-    matching = _matching(config.resolved_targets, layers)
+    matching = _matching(config.resolved_targets, family, layers)
     chosen = {name: spec for name, spec in matching.items() if ranks.get(name) != 0}
     if not chosen:
         code = "block_ranks_leave_nothing" if matching else "targets_none"
@@ -108,7 +108,7 @@ def check_block_effects(config: AdapterConfig, family: str) -> None:
             `conv_rank`.
     """
     published = published_layers(family, with_text_encoders=config.trains_text_encoder)
-    chosen = _matching(config.resolved_targets, _of_trained_components(config, published))
+    chosen = _matching(config.resolved_targets, family, _of_trained_components(config, published))
     for block, rank in config.block_ranks.items():
         inside = [spec for name, spec in chosen.items() if is_inside(block, name)]
         if rank and chosen and not inside:
@@ -130,9 +130,12 @@ def component_of(name: str) -> str:
     return name.partition(".")[0]
 
 
-def _matching(targets: str, layers: Mapping[str, LayerSpec]) -> dict[str, LayerSpec]:
+def _matching(targets: str, family: str, layers: Mapping[str, LayerSpec]) -> dict[str, LayerSpec]:
+    if targets in PRESETS:
+        inside = {row.target for row in name_table(family).targets.values() if row.preset in PRESETS[targets]}
+        return {name: spec for name, spec in layers.items() if name in inside}
     try:
-        expression = re.compile(PRESETS.get(targets, targets))
+        expression = re.compile(targets)
     except re.error as error:
         raise ConfigError("targets_invalid", targets=targets, reason=str(error)) from None
     return {name: spec for name, spec in layers.items() if expression.search(name)}

@@ -56,7 +56,8 @@ def check_rates_of_blocks(config: OptimizerConfig, adapter: AdapterConfig, famil
         ConfigError: `block_unknown`, `block_lr_unused`; as `chosen_layers`.
     """
     layers = published_layers(family, with_text_encoders=True)
-    trained = chosen_layers(adapter, published_layers(family, with_text_encoders=adapter.trains_text_encoder))
+    trainable = published_layers(family, with_text_encoders=adapter.trains_text_encoder)
+    trained = chosen_layers(adapter, family, trainable)
     for block in config.block_lrs:
         if not any(is_inside(block, name) for name in layers):
             raise ConfigError("block_unknown", block=block)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -71,7 +72,8 @@ def merge(arguments: list[str], words: Translator, command: str) -> int:
     from lorasmith.lora_tools.into_model import merge_into
 
     weights = weights_of(given.get("weights", ""), len(names))
-    made = merge_into(Path(given["into"]), list(map(Source, names, weights)), out)
+    with _progress(words) as progress:
+        made = merge_into(Path(given["into"]), list(map(Source, names, weights)), out, progress)
     _written(words, made.path, made.layers)
     return int(ExitCode.FINISHED)
 
@@ -113,6 +115,32 @@ def extract(arguments: list[str], words: Translator, command: str) -> int:
     if cut is None:
         raise ConfigError("limit_missing")
     from lorasmith.lora_tools.extract import extract as write_extracted  # imports numpy
+
+    with _progress(words) as progress:
+        made = write_extracted(
+            Path(given["base"]),
+            Path(given["tuned"]),
+            out,
+            cut=cut,
+            precision=_choice(given, "precision", PRECISION, default="fp16"),
+            progress=progress,
+        )
+    return _show(words, made)
+
+
+def _combined(given: dict[str, str], names: list[Path], out: Path, words: Translator, cut: Cut | None) -> int:
+    from lorasmith.lora_tools.combine import Source, combine, weights_of  # imports numpy
+
+    precision = _choice(given, "precision", PRECISION, default="")
+    weights = weights_of(given.get("weights", ""), len(names))
+    with _progress(words) as progress:
+        made = combine(list(map(Source, names, weights)), out, cut=cut, precision=precision, progress=progress)
+    return _show(words, made)
+
+
+@contextmanager
+def _progress(words: Translator) -> Iterator[Callable[[int, int], None]]:
+    """Shows the layers that are done."""
     from lorasmith.ui.screens import open_screen
 
     screen = open_screen(sys.stderr)
@@ -122,25 +150,9 @@ def extract(arguments: list[str], words: Translator, command: str) -> int:
         screen.status(lambda _width, _only_ascii: text, done / max(1, total))
 
     try:
-        made = write_extracted(
-            Path(given["base"]),
-            Path(given["tuned"]),
-            out,
-            cut=cut,
-            precision=_choice(given, "precision", PRECISION, default="fp16"),
-            progress=progress,
-        )
+        yield progress
     finally:
         screen.close()
-    return _show(words, made)
-
-
-def _combined(given: dict[str, str], names: list[Path], out: Path, words: Translator, cut: Cut | None) -> int:
-    from lorasmith.lora_tools.combine import Source, combine, weights_of  # imports numpy
-
-    precision = _choice(given, "precision", PRECISION, default="")
-    weights = weights_of(given.get("weights", ""), len(names))
-    return _show(words, combine(list(map(Source, names, weights)), out, cut=cut, precision=precision))
 
 
 def _written(words: Translator, path: Path, layers: int) -> None:

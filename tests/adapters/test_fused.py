@@ -16,7 +16,6 @@ from tests.adapters.making import attached_to_all
 
 BASES = {
     "linear": (lambda: nn.Linear(256, 320), (2, 5, 256)),
-    "four dimensions": (lambda: nn.Linear(256, 320), (2, 3, 5, 256)),
     "no bias": (lambda: nn.Linear(256, 320, bias=False), (7, 256)),
     "pixels": (lambda: nn.Conv2d(256, 320, 1), (3, 256, 4, 5)),
     "pixels, no bias": (lambda: nn.Conv2d(256, 320, 1, bias=False), (1, 256, 4, 5)),

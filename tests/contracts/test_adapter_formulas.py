@@ -26,7 +26,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 FORMS = {
     "linear": (lambda: nn.Linear(24, 18), (2, 5, 24)),
-    "four dimensions": (lambda: nn.Linear(24, 18), (2, 3, 5, 24)),
+    "rows of rows": (lambda: nn.Linear(24, 18), (2, 5, 3, 24)),
     "one row": (lambda: nn.Linear(24, 18), (24,)),
     "wide": (lambda: nn.Linear(16, 72, bias=False), (3, 16)),
     "pixelwise": (lambda: nn.Conv2d(24, 18, 1), (2, 24, 5, 4)),

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lorasmith.adapters.base import LayerSettings
+from lorasmith.adapters.flat import FlatAdapter
 from lorasmith.adapters.lora import Lora
 from lorasmith.data.types import Example, Offset, Size
 from lorasmith.diffusion.draw import Draw, draw_numbers
@@ -25,6 +26,7 @@ from lorasmith.families import FAMILIES, load_family
 from lorasmith.families.base import ModelFamily
 from lorasmith.families.recognize import recognize
 from lorasmith.families.weights import TextSettings
+from lorasmith.session.layers import published_layers
 from lorasmith.session.name_tables import name_table
 from tests.families import trial_family
 from tests.families.tiny import MINIATURES
@@ -306,12 +308,26 @@ def test_gradients_reach_every_target(loaded: LoadedRun) -> None:
             layer.weight.grad = None
 
 
+def test_every_target_may_be_trained(loaded: LoadedRun) -> None:
+    """All at once, as by `--targets full`: no module asks a layer for what only the model's own layers have."""
+    models = deepcopy(dict(loaded.models))
+    conditioning, noised = loaded.conditioning("a red circle", trained=True), loaded.noised(loaded.latents(1))
+    before = loaded.predict(models, noised, conditioning)
+    targets = loaded.family.target_modules(models)
+    FlatAdapter.attach(Lora(), targets, {target.name: LayerSettings(1, 1.0) for target in targets}, seed=1)
+    torch.testing.assert_close(loaded.predict(models, noised, conditioning), before)
+
+
 def test_targets_are_in_the_frozen_table(loaded: LoadedRun) -> None:
     targets = loaded.family.target_modules(loaded.models)
     names = [target.name for target in targets]
     published = name_table(loaded.family.traits.name).targets
     assert len(set(names)) == len(names) > 0
     assert set(names) <= published.keys()
+    depths = loaded.family.weights.depths
+    if loaded.family.weights.noise.prediction == "flow":  # as many blocks as the model has
+        family = loaded.family.traits.name
+        assert published_layers(family, with_text_encoders=False, depths=depths).keys() == set(names)
     order = ["denoiser", *(loaded.family.traits.text_encoders if loaded.family.traits.trains_text else ())]
     components = [target.component for target in targets]
     assert components == sorted(components, key=order.index)

@@ -96,7 +96,7 @@ def test_it_continues_to_the_same_bytes_and_its_file_starts_a_run(row: str, make
         torch.testing.assert_close(now[name], tensor)
     published = published_layers("sd15", with_text_encoders=True)
     config = AdapterConfig(**{name: value for (section, name), value in settings(row).items() if section == "adapter"})
-    chosen = chosen_layers(config, published)
+    chosen = chosen_layers(config, "sd15", published)
     layers = {re.split(r"\.(?:lora|hada|lokr|dora)_", name)[0] for name in was}
     assert layers <= chosen.keys() and len({chosen[layer] for layer in layers}) == len(set(chosen.values()))
 

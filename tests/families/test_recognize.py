@@ -44,11 +44,14 @@ def test_a_folder_that_is_something_else(tmp_path: Path) -> None:
 
 
 PUBLISHED = {  # file -> what it is, and the form in which its weights are quantised
+    "krea2_raw": ("Krea 2", ""),
     "krea2_turbo_int8": ("Krea 2", "comfy_quant"),
     "krea2_turbo_mxfp8": ("Krea 2", "fp8 scaled"),
+    "qwen_image_21": ("Qwen-Image 2.1", ""),
     "qwen_image_21_int8": ("Qwen-Image 2.1", "comfy_quant"),
     "flux1_dev_int8": ("FLUX.1 dev", "comfy_quant"),
     "flux1_dev_fp8": ("FLUX.1 dev", "fp8 scaled"),
+    "flux2_klein_4b": ("FLUX.2 klein", ""),
     "flux2_klein_9b": ("FLUX.2 klein", ""),
     "flux2_klein_9b_int8": ("FLUX.2 klein", "comfy_quant"),
     "flux2_klein_4b_fp8": ("FLUX.2 klein", "fp8 scaled"),

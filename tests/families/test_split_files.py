@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -9,14 +10,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lorasmith.errors import ModelError
-from lorasmith.families import load_family
+from lorasmith.families import FAMILIES, load_family
 from lorasmith.families.base import ModelFamily
 from lorasmith.families.headers import read_header
 from lorasmith.families.identity import component_sha256, files_sha256, weights_sha256
+from lorasmith.families.loading import _fitted
+from lorasmith.families.places import shapes_at
 from lorasmith.families.recognize import recognize
-from lorasmith.families.split_files import bare_names
+from lorasmith.families.split_files import DENOISER, SplitFiles, bare_names
 from lorasmith.families.weights import BaseWeights, PartFiles
 from tests.families.krea2.miniature import make_model, make_split
+from tests.families.tiny import published
 
 CPU = torch.device("cpu")
 TEXT, VAE = Path("text_encoders/qwen3vl_4b.safetensors"), Path("vae/qwen_image_vae.safetensors")
@@ -204,3 +208,30 @@ def test_a_prefix_is_what_stands_before_a_known_name() -> None:
     assert bare_names(names, "first.weight") == {"first.weight": names[0], "blocks.0.weight": names[1]}
     assert bare_names(["first.weight", "x"], "first.weight") == {"first.weight": "first.weight", "x": "x"}
     assert bare_names(["second.weight"], "first.weight") == {}
+
+
+WHOLE = {  # published file -> family, component, its tensors
+    "krea2_raw": ("krea2", "transformer", 430),
+    "qwen_image_21": ("qwen_image21", "transformer", 265),
+    "qwen_image_21_vae": ("qwen_image21", "vae", 238),
+    "anima_38b": ("anima", "transformer", 1358),
+    "flux2_klein_4b": ("flux2_klein", "transformer", 149),
+    "flux2_klein_9b": ("flux2_klein", "transformer", 201),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_published_files_fill_the_libraries_modules(name: str) -> None:
+    """Every parameter, in its shape, of the module whose config follows from the file's shapes."""
+    family, component, count = WHOLE[name]
+    stored = published(name)
+    assert len(stored) == count
+    split: SplitFiles = import_module(f"lorasmith.families.{family}.layout").SPLIT
+    module, _, kind = FAMILIES[family].family.partition(":")
+    build = getattr(import_module(module), kind).builders[component]()
+    shapes = shapes_at(split.finder(component, stored), stored)
+    config = split.config(shapes) if component == DENOISER else split.parts[component].config(shapes, {})
+    expected = build(config).state_dict()
+    assert shapes.keys() == expected.keys()
+    for key, tensor in expected.items():
+        assert _fitted(torch.empty(shapes[key], device="meta"), tensor).shape == tensor.shape

@@ -56,17 +56,21 @@ def published(name: str) -> dict[str, tuple[int, ...]]:
     lines = (Path(__file__).parent / "published" / f"{name}.txt").read_text(encoding="ascii").splitlines()
     rows = [line.split() for line in lines if not line.startswith("#")]
     return {
-        key: () if shape == "-" else tuple(map(int, shape.split("x"))) for names, shape in rows for key in _each(names)
+        key: () if shape == "-" else tuple(map(int, shape.split("x")))
+        for names, shape in rows
+        for key in each_of(names)
     }
 
 
-def _each(names: str) -> list[str]:
-    """ "a.{b,c}" -> a.b, a.c."""
+def each_of(names: str) -> list[str]:
+    """ "a.{b,c}" -> a.b, a.c; "{0..2}" stands for 0, 1 and 2."""
     choice = re.search(r"\{([^{}]*)\}", names)
     if choice is None:
         return [names]
     ends = names[: choice.start()], names[choice.end() :]
-    return [name for option in choice[1].split(",") for name in _each(option.join(ends))]
+    first, dots, last = choice[1].partition("..")
+    options = map(str, range(int(first), int(last) + 1)) if dots else choice[1].split(",")
+    return [name for option in options for name in each_of(option.join(ends))]
 
 
 def shapes_of(single: Path) -> dict[str, tuple[int, ...]]:

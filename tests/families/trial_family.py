@@ -93,12 +93,14 @@ def recognize(files: ModelFiles) -> BaseWeights | None:
 
 def layer_names() -> str:
     """The table of a real family is a literal file; the trial's is made of its own small models."""
-    lines = ["target\tmodule\tcomponent\tkind\tout\tin\tkernel\tpart"]
+    lines = ["target\tmodule\tcomponent\tkind\tout\tin\tkernel\tpart\tpreset"]
     for target in _targets(_meta_models()):
         module = f"{PREFIXES[target.component]}_{target.name.partition('.')[2].replace('.', '_')}"
         kind, kernel = "conv" if target.spec.kernel else "linear", "x".join(map(str, target.spec.kernel))
         sizes = f"{target.spec.outputs}\t{target.spec.inputs}"
-        lines.append(f"{target.name}\t{module}\t{target.component}\t{kind}\t{sizes}\t{kernel}\t")
+        blocks = (".attentions.", ".encoder.layers.")
+        preset = "attn-mlp" if any(block in target.name for block in blocks) else "unet-convblock-only"
+        lines.append(f"{target.name}\t{module}\t{target.component}\t{kind}\t{sizes}\t{kernel}\t\t{preset}")
     return "\n".join(lines)
 
 

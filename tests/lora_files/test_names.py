@@ -1,5 +1,6 @@
 """Families by the names of layers."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from lorasmith.lora_files.keys import DOWN, UP, split_key
 from lorasmith.lora_files.modules import Module
 from lorasmith.lora_files.names import FAMILY_NAMES, families_of, layers_of
 from lorasmith.lora_files.reader import read_lora
-from tests.families.tiny import write_header
+from tests.families.tiny import each_of, write_header
 
 
 def modules(*names: str, inputs: int = 64, outputs: int = 32) -> list[Module]:
@@ -128,18 +129,45 @@ def test_klein_has_the_names_of_its_relatives_and_sizes_of_its_own(width: int) -
 
 
 @pytest.mark.parametrize(
-    ("width", "family"), [(4096, "qwen_image21"), (32, "qwen_image21"), (3072, "qwen"), (1536, "sd3"), (2432, "sd3")]
+    ("width", "last", "family"),
+    [(4096, 31, "qwen_image21"), (32, 31, "qwen_image21"), (3072, 59, "qwen"), (1536, 23, "sd3"), (2432, 37, "sd3")],
 )
-def test_qwen_image_21_has_the_names_of_others_in_its_attention(width: int, family: str) -> None:
+def test_qwen_image_21_has_the_names_of_others_in_its_attention(width: int, last: int, family: str) -> None:
     """Files of which hold it alone: with other layers their names decide."""
-    names = [f"transformer.transformer_blocks.{block}.attn.to_{end}" for block in (0, 31, 59) for end in ("q", "out.0")]
+    blocks = (0, 9, 29, 31, last) if last > 29 else (0, 9, last)
+    names = [f"transformer.transformer_blocks.{block}.attn.to_{end}" for block in blocks for end in ("q", "out.0")]
     assert families_of(modules(*names, inputs=width, outputs=width), {}) == (family,)
     fused = modules("diffusion_model.transformer_blocks.0.img_mlp.gate_up", inputs=4096, outputs=24_576)
     assert families_of(fused, {}) == ("qwen_image21",)
 
 
+def test_attention_alone_is_of_every_family_whose_sizes_it_has() -> None:
+    """Queries and keys have the same names in five families; the number of blocks decides where the width does not."""
+
+    def found(width: int, blocks: int, metadata: dict[str, str] | None = None, *, ends: str = "qk") -> set[str]:
+        names = [f"lora_unet_transformer_blocks_{block}_attn_to_{end}" for block in range(blocks) for end in ends]
+        return set(families_of(modules(*names, inputs=width, outputs=width), metadata or {}))
+
+    assert found(3072, 60) == found(3072, 28) == {"qwen"}  # once named Krea 2
+    assert found(3072, 19) == {"qwen", "flux1"} and found(3072, 5) == {"qwen", "flux1", "flux2_klein"}
+    assert found(3072, 5, {"ss_base_model_version": "flux2_klein"}) == {"flux2_klein"}
+    assert found(4096, 28) == {"qwen_image21"} and found(4096, 8) == {"qwen_image21", "flux2_klein"}
+    assert found(6144, 28, ends="q") == {"krea2"} and found(6144, 8, ends="q") == {"krea2", "flux2"}
+
+
+def test_flux_and_klein_with_the_same_attention() -> None:
+    """FLUX.1 and the smaller klein are equally wide, and klein has fewer blocks."""
+
+    def found(count: int, width: int = 3072) -> tuple[str, ...]:
+        names = [f"diffusion_model.double_blocks.{block}.img_attn.qkv" for block in range(count)]
+        return families_of(modules(*names, inputs=width, outputs=3 * width), {})
+
+    assert found(19) == found(8) == ("flux1",) and found(5) == ("flux1", "flux2_klein")
+    assert found(5, 4096) == ("flux2_klein",) and found(5, 6144) == ("flux2",)
+
+
 def test_chroma_is_flux_with_other_metadata_or_layers_of_its_own() -> None:
-    fused = modules("lora_unet_double_blocks_0_img_attn_qkv", inputs=3072, outputs=9216)
+    fused = modules("lora_unet_double_blocks_18_img_attn_qkv", inputs=3072, outputs=9216)
     assert families_of(fused, {}) == ("flux1",)
     assert families_of(fused, {"modelspec.architecture": "chroma/lora"}) == ("chroma",)
     assert families_of(fused + modules("lora_unet_distilled_guidance_layer_in_proj"), {}) == ("chroma",)
@@ -151,15 +179,17 @@ LISTS = sorted((Path(__file__).parent / "published").glob("*.txt"))
 @pytest.mark.parametrize("path", LISTS, ids=lambda path: path.stem)
 def test_the_family_of_a_published_file(path: Path, tmp_path: Path) -> None:
     """Where a source states no shapes, tensors have a single number: names decide."""
-    _, family, *lines = path.read_text(encoding="ascii").splitlines()
+    source, family, *lines = path.read_text(encoding="ascii").splitlines()
     has_shapes = any(" " in line for line in lines)
     shapes = {}
     for line in lines:
-        key, *sides = line.split()
-        shapes[key] = tuple(map(int, sides)) if has_shapes or key.endswith(".alpha") else (1, 1)
+        keys, *sides = line.split()
+        for key in each_of(keys):
+            shapes[key] = tuple(map(int, sides)) if has_shapes else (1,)
     file = read_lora(write_header(tmp_path / "lora.safetensors", shapes))
     assert FAMILY_NAMES.get(file.family, file.family) == family.removeprefix("# ")
-    assert len(file.modules) > 0
+    stated = re.search(r"all (\d+) layers", source)
+    assert len(file.modules) == int(stated[1]) if stated else len(file.modules) > 0
 
 
 def test_there_are_lists_of_all_families() -> None:

@@ -188,9 +188,48 @@ def test_programs_that_have_no_such_models(made: Callable[[str], Any], tmp_path:
         assert of("AUTOMATIC1111", path).outcome == outcome
 
 
+@pytest.mark.parametrize(
+    ("family", "form"),
+    [("flux1", Form("transformer.", "D", "AB")), ("zimage", Form("lora_unet_", "N", "du")),
+     ("qwen_image21", Form("diffusion_model.", "D", "AB")), ("flux2_klein", Form("lora_unet_", "N", "du"))],
+)  # fmt: skip
+@pytest.mark.ci
+def test_alphas_may_differ_but_in_unets(made: Callable[[str], Any], tmp_path: Path, family: str, form: Form) -> None:
+    """diffusers takes each alpha of these files, where it gives all attention of a UNet the commonest."""
+    tensors, wanted = written(family, made(family), form, ALPHA)
+    wanted = {name: changes for name, changes in wanted.items() if BLOCK.search(name)}
+    tensors = {key: tensor for key, tensor in tensors.items() if SUFFIX.sub("", key) in wanted}
+    for name in list(wanted)[::3]:
+        tensors[f"{name}.alpha"] = torch.tensor(2 * ALPHA)
+        wanted[name] = {layer: 2 * change for layer, change in wanted[name].items()}
+    assert loaded(family, made, tensors, wanted) == Loaded("whole", len(wanted), 1.0)
+    save_file(tensors, tmp_path / "lora.safetensors", {"ss_base_model_version": family})
+    codes = {odd.code for odd in inspect_lora(tmp_path / "lora.safetensors").oddities}
+    assert not {code for code in codes if code.startswith("alpha")}
+
+
+def test_forge_reads_flux_whole_or_not_at_all(made: Callable[[str], Any], tmp_path: Path) -> None:
+    """As its own loader was seen to do with each of these forms, on its own model class: it ignores a file with more
+    than 12 keys that it does not know."""
+    path = tmp_path / "lora.safetensors"
+    read = {("transformer.", "D"), ("lycoris_", "D"), ("lora_transformer_", "D"), ("lora_unet_", "N")}
+    read |= {("diffusion_model.", "N")}
+    for form in OF_DIFFUSERS["flux1"]:
+        tensors, wanted = written("flux1", made("flux1"), form, ALPHA)
+        save_file(tensors, path)
+        found = of("Forge", path, "flux1")
+        whole = (form.prefix, form.names) in read
+        assert (found.outcome, found.layers) == (("whole", len(wanted)) if whole else ("nothing", 0)), form
+        if whole:
+            save_file({**tensors, **{f"x{number}": torch.ones(1) for number in range(12)}}, path)
+            assert of("Forge", path, "flux1").outcome == "whole"
+            save_file({**tensors, **{f"x{number}": torch.ones(1) for number in range(13)}}, path)
+            assert of("Forge", path, "flux1").outcome == "nothing"
+
+
 def test_layers_that_comfyui_does_not_know_by_diffusers_names(made: Callable[[str], Any], tmp_path: Path) -> None:
     path = tmp_path / "lora.safetensors"
-    for names, prefix, lost in (("D", "transformer.", 3), ("N", "diffusion_model.", 0)):
+    for names, prefix, lost in (("D", "transformer.", 5), ("N", "diffusion_model.", 0)):
         tensors, wanted = written("flux2_klein", made("flux2_klein"), Form(prefix, names, "AB"), None)
         save_file(tensors, path)
         assert of("ComfyUI", path, "flux2_klein").layers == len(wanted) - lost

@@ -1,6 +1,7 @@
-"""Miniatures of both layouts, with the layers of the real models."""
+"""Miniatures in all layouts, with the layers of the real models."""
 
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from lorasmith.demo.miniature import make_model, to_single_file
 from lorasmith.families.recognize import recognize
 from lorasmith.families.stored_tensors import read_component
 from lorasmith.lora_files.names import layers_of
+from tests.families.tiny import MINIATURES
+from tests.lora_tools.flow import FlowMade
 
 
 @dataclass(frozen=True)
@@ -38,3 +41,22 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     base = tmp_path_factory.mktemp(request.param)
     folder = make_model(base / "folder", family=request.param, size="nano", precision=torch.float16)
     return Made(request.param, folder, to_single_file(folder, base / "model.safetensors", with_configs=True))
+
+
+FLOW = [
+    "flux1",
+    "flux2_klein",
+    *(pytest.param(name, marks=pytest.mark.ci) for name in ("krea2", "qwen_image21", "anima", "zimage")),
+]
+
+
+@pytest.fixture(scope="session", params=FLOW)
+def flow(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> FlowMade:
+    """Of flow matching. ComfyUI's file of the denoiser lies where nothing else is."""
+    base = tmp_path_factory.mktemp(request.param)
+    folder = MINIATURES[request.param](base / "folder")
+    split = import_module(f"tests.families.{request.param}.miniature").make_split(folder, base / "models")
+    file = base / "alone" / "any_name.safetensors"
+    file.parent.mkdir()
+    split.rename(file)
+    return FlowMade(request.param, folder, file)

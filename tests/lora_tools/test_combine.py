@@ -3,15 +3,20 @@
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from torch import Tensor
 
 from lorasmith.errors import InputError, ModelError
+from lorasmith.lora_files.names import layers_of
 from lorasmith.lora_files.reader import read_lora
 from lorasmith.lora_tools.combine import Source, combine, weights_of
 from lorasmith.lora_tools.inspection import inspect_lora
 from lorasmith.lora_tools.low_rank import Cut
+from lorasmith.lora_tools.regroup import parts_of
 from tests.lora_files.written import saved
+from tests.lora_tools.flow import FORMS, FlowMade
+from tests.lora_tools.flow import lora as flow_lora
 from tests.lora_tools.made import LAYERS, METADATA, tensors_of, write
 from tests.lora_tools.test_convert import by_formula
 
@@ -135,6 +140,62 @@ def test_files_of_two_families_are_named_as_people_do(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="tool_families_differ") as caught:
         combine([Source(write(tmp_path / "sd15")), Source(other)], tmp_path / "out")
     assert caught.value.fields["families"] == ["SD 1.x", "SDXL"]
+
+
+def flow_changes(path: Path, made: FlowMade) -> dict[str, Tensor]:
+    """The change of each weight by a file in the family's own names, whose matrices have the scale in them."""
+    stored, known = safetensors.torch.load_file(path), layers_of(made.family)
+    found: dict[str, Tensor] = {}
+    for name in {key.partition(".lora_")[0] for key in stored}:
+        parts = [part.target for part in parts_of(known.table.modules[name], known.known.pieces)]
+        delta = stored[f"{name}.lora_B.weight"].float() @ stored[f"{name}.lora_A.weight"].float()
+        found |= dict(zip(parts, delta.split([len(made.weights[part]) for part in parts]), strict=True))
+    return found
+
+
+def test_files_of_flow_matching_are_added_whatever_their_names(flow: FlowMade, tmp_path: Path) -> None:
+    """Some have several layers as one module. The sum has the form that ComfyUI and diffusers both read."""
+    changes = [flow_lora(flow, tmp_path / f"in{form}", form, seed=seed) for seed, form in enumerate(FORMS)]
+    sources = [Source(tmp_path / f"in{form}", weight) for form, weight in zip(FORMS, (1, -0.5, 2, 0.25), strict=True)]
+    made = combine(sources, tmp_path / "out")
+    expected = {
+        name: sum(source.weight * own[name] for source, own in zip(sources, changes, strict=True))
+        for name in changes[0]
+    }
+    found = flow_changes(tmp_path / "out", flow)
+    assert found.keys() == expected.keys() and made.energy == 1.0
+    for name, change in expected.items():
+        torch.testing.assert_close(found[name], change, rtol=1e-4, atol=1e-4, msg=name)
+    inspection = inspect_lora(tmp_path / "out")
+    outcomes = {reading.program.split()[0]: reading.outcome for reading in inspection.readings}
+    assert outcomes["diffusers"] == outcomes["ComfyUI"] == "whole" and inspection.file.families == (flow.family,)
+    assert not inspection.oddities
+
+
+@pytest.mark.parametrize("form", ["", "kohya"])
+def test_a_smaller_rank_for_flow_matching(flow: FlowMade, tmp_path: Path, form: str) -> None:
+    """A module that the family's own files have as one is cut as one."""
+    changes = flow_lora(flow, tmp_path / "in", form)
+    made = combine([Source(tmp_path / "in")], tmp_path / "out", cut=Cut(rank=1))
+    found, known = flow_changes(tmp_path / "out", flow), layers_of(flow.family)
+    assert made.ranks == (1, 1) and found.keys() == changes.keys()
+    for rows in known.table.modules.values():
+        parts = [part.target for part in parts_of(rows, known.known.pieces)]
+        if parts[0] not in changes:
+            continue
+        left, values, right = torch.linalg.svd(torch.cat([changes[part] for part in parts]), full_matrices=False)
+        expected = (left[:, :1] * values[:1]) @ right[:1]
+        torch.testing.assert_close(torch.cat([found[part] for part in parts]), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_kinds_without_a_product_in_flow_matching(flow: FlowMade, tmp_path: Path) -> None:
+    """LoHa of a fused module becomes LoRA of the layers that the family's own files have."""
+    changes = flow_lora(flow, tmp_path / "in", "comfyui", kind="loha")
+    combine([Source(tmp_path / "in"), Source(tmp_path / "in", -0.5)], tmp_path / "out", cut=Cut(energy=1.0))
+    found = flow_changes(tmp_path / "out", flow)
+    assert found.keys() == changes.keys()
+    for name, change in changes.items():
+        torch.testing.assert_close(found[name], 0.5 * change, rtol=1e-3, atol=1e-4, msg=name)
 
 
 def test_weights() -> None:

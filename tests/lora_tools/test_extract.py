@@ -7,6 +7,7 @@ import torch
 
 from lorasmith.demo.miniature import make_model, to_single_file
 from lorasmith.errors import ModelError
+from lorasmith.lora_files.names import layers_of
 from lorasmith.lora_files.reader import read_lora
 from lorasmith.lora_tools.combine import Source
 from lorasmith.lora_tools.extract import extract
@@ -15,6 +16,8 @@ from lorasmith.lora_tools.into_model import merge_into
 from lorasmith.lora_tools.low_rank import Cut
 from lorasmith.lora_tools.models import open_model, write_changed
 from tests.lora_tools.conftest import Made
+from tests.lora_tools.flow import RANK, FlowMade, weights_of
+from tests.lora_tools.flow import lora as flow_lora
 from tests.lora_tools.test_into_model import lora
 
 
@@ -75,3 +78,20 @@ def test_models_of_another_size_or_family(tmp_path: Path, made: Made) -> None:
     with pytest.raises(ModelError, match="tool_models_differ"):
         extract(made.folder, file, tmp_path / "out", cut=Cut(rank=1))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("layout", ["folder", "file"])
+def test_a_lora_of_flow_matching_is_found_again(flow: FlowMade, tmp_path: Path, layout: str) -> None:
+    """From a folder and from ComfyUI's file alike, in the family's own names."""
+    changes = flow_lora(flow, tmp_path / "lora")
+    tuned, out = tmp_path / "tuned", tmp_path / "out"
+    merge_into(getattr(flow, layout), [Source(tmp_path / "lora")], tuned)
+    made = extract(flow.folder, tuned, out, cut=Cut(rank=3 * RANK), precision="fp32")
+    assert made.energy > 0.999
+    merge_into(flow.folder, [Source(out)], tmp_path / "again")
+    expected = {name: weight.float() + changes.get(name, 0) for name, weight in flow.weights.items()}
+    for name, weight in weights_of(tmp_path / "again").items():
+        torch.testing.assert_close(weight.float(), expected[name], rtol=1e-3, atol=1e-3, msg=name)
+    file = read_lora(out)
+    assert file.families == (flow.family,) and "modelspec.prediction_type" not in file.metadata
+    assert {module.name for module in file.modules} <= layers_of(flow.family).table.modules.keys()

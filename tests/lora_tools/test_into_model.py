@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import diffusers
 import pytest
 import safetensors.torch
 import torch
@@ -15,9 +16,14 @@ from lorasmith.lora_files.names import layers_of
 from lorasmith.lora_tools.combine import Source
 from lorasmith.lora_tools.convert import convert
 from lorasmith.lora_tools.into_model import merge_into
+from lorasmith.lora_tools.models import open_model
+from lorasmith.lora_tools.regroup import parts_of
 from lorasmith.targets import LayerSpec
+from tests.lora_files.test_readers import LOADERS
 from tests.lora_files.written import saved
 from tests.lora_tools.conftest import Made
+from tests.lora_tools.flow import FlowMade, expect, table, weights_of
+from tests.lora_tools.flow import lora as flow_lora
 from tests.lora_tools.test_convert import through_diffusers
 
 SETTINGS = LayerSettings(2, 3.0)
@@ -120,3 +126,57 @@ def test_a_converted_file_merges_alike(made: Made, tmp_path: Path) -> None:
     before, after = made.weights(), made.weights(tmp_path / "merged")
     for target, change in changes.items():
         assert torch.allclose(after[target], before[target] + change, rtol=2**-10, atol=1e-5)
+
+
+@pytest.mark.parametrize(("layout", "forms"), [("folder", ("kohya", "comfyui")), ("file", ("", "diffusers"))])
+def test_flow_matching_by_every_name_of_a_layer(
+    flow: FlowMade, tmp_path: Path, layout: str, forms: tuple[str, ...]
+) -> None:
+    """Layers that a LoRA or a model has as one are taken apart: the whole change of each weight, and nothing else."""
+    for form in forms:
+        changes = flow_lora(flow, tmp_path / f"lora{form}", form)
+        out = tmp_path / f"out{form}"
+        merged = merge_into(getattr(flow, layout), [Source(tmp_path / f"lora{form}", 0.5)], out)
+        assert merged.layers == len(changes)
+        model, before = open_model(out), {name: flow.weights[name] for name in open_model(flow.folder).places}
+        found = {name: torch.from_numpy(model.read(name)).reshape(before[name].shape) for name in model.places}
+        expect(found, {name: before[name] for name in found}, {name: 0.5 * change for name, change in changes.items()})
+
+
+@pytest.mark.ci
+def test_a_merged_folder_is_what_diffusers_makes_of_both(flow: FlowMade, tmp_path: Path) -> None:
+    """By its own loader and its own sum."""
+    flow_lora(flow, tmp_path / "lora.safetensors")
+    mixin, name, part = LOADERS[flow.family]
+    loader = type("Loader", (getattr(diffusers.loaders, mixin),), {"hf_device_map": None, "components": {}})()
+    loader.text_encoder = None
+    model = getattr(diffusers, name).from_pretrained(flow.folder, subfolder=part)
+    setattr(loader, part, model)
+    loader.load_lora_weights(str(tmp_path / "lora.safetensors"), adapter_name="it")
+    model.fuse_lora()
+    expected = {key.replace(".base_layer", ""): weight for key, weight in model.state_dict().items()}
+    merge_into(flow.folder, [Source(tmp_path / "lora.safetensors")], tmp_path / "out")
+    found = getattr(diffusers, name).from_pretrained(tmp_path / "out", subfolder=part).state_dict()
+    plain = getattr(diffusers, name).from_pretrained(flow.folder, subfolder=part).state_dict()
+    assert sum(not torch.equal(weight, plain[key]) for key, weight in found.items()) > 10
+    for key, weight in found.items():
+        torch.testing.assert_close(weight, expected[key], rtol=1e-5, atol=1e-5, msg=key)
+
+
+@pytest.mark.parametrize("kind", ["loha", "lokr"])
+def test_flow_matching_with_other_kinds_in_fused_layers(flow: FlowMade, tmp_path: Path, kind: str) -> None:
+    """As trained in programs whose model has several layers as one: a change is cut after it was computed."""
+    module, rows = min(table(flow.family, "comfyui").modules.items(), key=lambda item: (-len(item[1]), item[0]))
+    parts = [part.target for part in parts_of(rows, layers_of(flow.family).known.pieces)]
+    outputs, inputs = sum(len(flow.weights[part]) for part in parts), flow.weights[parts[0]].shape[1]
+    of_kind, settings = adapter_kind(kind), LayerSettings(2, 3.0)
+    shapes = of_kind.shapes(LayerSpec(outputs, inputs), settings)
+    own = {suffix: torch.randn(shape) for suffix, shape in shapes.items()}
+    delta = of_kind.delta(torch.zeros(outputs, inputs), own, settings)
+    alpha = of_kind.file_alpha({suffix: tuple(tensor.shape) for suffix, tensor in own.items()}, settings)
+    tensors = {f"{module}.{suffix}": tensor for suffix, tensor in own.items()} | {
+        f"{module}.alpha": torch.tensor(alpha)
+    }
+    merge_into(flow.folder, [Source(saved(tensors, tmp_path / "lora"))], tmp_path / "out")
+    changes = dict(zip(parts, delta.split([len(flow.weights[part]) for part in parts]), strict=True))
+    expect(weights_of(tmp_path / "out"), flow.weights, changes)

@@ -9,9 +9,12 @@ from safetensors import safe_open
 
 from lorasmith.demo.miniature import to_single_file
 from lorasmith.errors import ModelError
+from lorasmith.lora_files.names import layers_of
 from lorasmith.lora_tools.arrays import Array
 from lorasmith.lora_tools.models import open_model, write_changed
+from lorasmith.lora_tools.regroup import parts_of
 from tests.lora_tools.conftest import Made
+from tests.lora_tools.flow import FlowMade
 
 
 @pytest.mark.parametrize("layout", ["folder", "file"])
@@ -84,3 +87,16 @@ def test_what_is_no_model_in_safetensors(made: Made, tmp_path: Path) -> None:
     to_single_file(made.folder, tmp_path / "old.ckpt", with_configs=False)
     with pytest.raises(ModelError, match="tool_pickle"):
         open_model(tmp_path / "old.ckpt")
+
+
+@pytest.mark.parametrize("layout", ["folder", "file"])
+def test_the_denoiser_of_flow_matching_is_found_without_its_text_encoders(flow: FlowMade, layout: str) -> None:
+    model = open_model(getattr(flow, layout))
+    assert (model.family, model.prediction) == (flow.family, "flow")
+    layers = layers_of(flow.family)
+    parts = [part for rows in layers.table.modules.values() for part in parts_of(rows, layers.known.pieces)]
+    targets = {part.target for part in parts} & flow.weights.keys()
+    assert targets and targets <= model.places.keys() <= flow.weights.keys()
+    for target in model.places:
+        shape = flow.weights[target].shape
+        assert np.array_equal(model.read(target).reshape(shape), flow.weights[target].float().numpy()), target

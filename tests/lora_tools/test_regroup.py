@@ -8,7 +8,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lorasmith.adapters.lora import DOWN, UP
-from lorasmith.errors import ModelError
 from lorasmith.exporting.name_table import PEFT
 from lorasmith.exporting.names import from_file
 from lorasmith.families import FAMILIES
@@ -84,12 +83,3 @@ def test_a_part_of_a_module_makes_rows_of_zeros(tmp_path: Path) -> None:
     found = changes(out, family)
     assert {target for target, change in found.items() if change.any()} == {rows[1]}
     torch.testing.assert_close(found[rows[1]], kept[f"{rows[1]}.{UP}"] @ kept[f"{rows[1]}.{DOWN}"])
-
-
-def test_tools_that_do_not_write_these_names_say_so(tmp_path: Path) -> None:
-    made, source = small("krea2"), tmp_path / "own.safetensors"
-    save_file({name: tensor.contiguous() for name, tensor in made.named(name_table("krea2")).items()}, source)
-    from lorasmith.lora_tools.combine import Source, combine
-
-    with pytest.raises(ModelError, match="tool_family"):
-        combine([Source(source)], tmp_path / "out.safetensors")

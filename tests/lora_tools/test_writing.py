@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import Counter
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from lorasmith.errors import InputError, ModelError
 from lorasmith.exporting.write import export_bytes
+from lorasmith.families import FAMILIES
 from lorasmith.lora_files.reader import read_lora
 from lorasmith.lora_tools import writing
 from lorasmith.lora_tools.writing import Stored, known_family, metadata_of, write_lora
@@ -68,3 +70,13 @@ def test_metadata_speak_of_the_tensors_that_are_there() -> None:
     for kind in ("loha", "dora"):
         kept = metadata_of(LOHA, "sd15", ranks=ranks, alphas=alphas, kinds=frozenset({kind}))
         assert kept.items() >= LOHA.items()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_metadata_state_the_models_as_a_training_does(family: str) -> None:
+    made = metadata_of({}, family, ranks=Counter({4: 1}), alphas=Counter({4.0: 1}), kinds=frozenset({"lora"}))
+    place, _, name = FAMILIES[family].family.partition(":")
+    traits = getattr(import_module(place), name).traits
+    assert made["ss_base_model_version"] == traits.base_model_version
+    assert made["modelspec.architecture"] == traits.architecture
+    assert made["modelspec.implementation"] == traits.implementation

@@ -50,7 +50,8 @@ def test_merge_and_resize(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "end in `.safetensors`" in capsys.readouterr().out
     assert set(read_lora(tmp_path / "no_suffix").alphas) == {4.0}  # of ranks 4
     assert resize([merged, smaller, "--rank", "2"], EN, "lorasmith resize") == ExitCode.FINISHED
-    assert "Ranks 2 to 2; every layer keeps at least 100 %" in capsys.readouterr().out
+    captured = capsys.readouterr()
+    assert "Ranks 2 to 2; every layer keeps at least 100 %" in captured.out and "3 of 3 layers" in captured.err
 
 
 @pytest.mark.parametrize(
@@ -78,7 +79,8 @@ def test_a_model_with_a_lora_and_the_lora_again(nano: Path, tmp_path: Path, caps
     lora = write(tmp_path / "lora", {end: tensor / 8 for end, tensor in pair.items()})
     tuned, again = tmp_path / "tuned", tmp_path / "again.safetensors"
     assert merge([str(lora), str(tuned), "--into", str(nano)], EN, "lorasmith merge") == ExitCode.FINISHED
-    assert "(layers: 1)" in capsys.readouterr().out
+    captured = capsys.readouterr()
+    assert "(layers: 1)" in captured.out and "1 of 1 layers" in captured.err
     models = ["--base", str(nano), "--tuned", str(tuned)]
     assert extract([str(again), *models, "--rank", "4", "--energy", "0.99"], EN, "x") == ExitCode.FINISHED
     captured = capsys.readouterr()

@@ -9,43 +9,46 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lorasmith.families.anima.layout import MOST, PATCH
-from lorasmith.families.footprint import Footprint, language_parameters
-from lorasmith.families.weights import BaseWeights
+from lorasmith.families.anima.layout import MOST
+from lorasmith.families.flow_footprint import (
+    PIECES,
+    Blocks,
+    language_parameters,
+    qwen_vae_parameters,
+    transformer_footprint,
+    with_encoders,
+)
+from lorasmith.families.footprint import Footprint
 
 LAYERS = 3 * 2  # times the width: the input of each of three parts before and after its norm
 HEADS = 4 + 3 * 2 + 3 + 2  # q, k, v and q before norms; in float32 three of them; after positions; both outputs
 FEED_FORWARD = 2  # times the inner width: the input and the output of the activation
 TEXT = 1 + 2 + 1 + 1  # times the width, for each of its tokens: keys before their norm, in float32, behind it; values
 NORM = 1  # the last
+TABLE_WIDTH = 2048
 
 
-def footprint(weights: BaseWeights) -> Footprint | None:
-    """The footprint of a base model; None where its size is not known."""
-    if weights.denoiser_parameters is None:
-        return None
-    text = language_parameters(weights.configs["text_encoder"]) // 2  # 16 bits each, where 32 are reckoned with
-    return denoiser_footprint(weights.configs["transformer"], weights.denoiser_parameters, text_parameters=text)
+def footprint(configs: Mapping[str, Any], parameters: int) -> Footprint:
+    """The footprint of a model with these configs and this number of the denoiser's parameters."""
+    return with_encoders(
+        denoiser_footprint(configs["transformer"], parameters),
+        text_parameters=language_parameters(configs["text_encoder"]),
+        vae_parameters=qwen_vae_parameters(configs["vae"]),
+    )
 
 
-def denoiser_footprint(config: Mapping[str, Any], parameters: int, *, text_parameters: int = 0) -> Footprint:
+def denoiser_footprint(config: Mapping[str, Any], parameters: int) -> Footprint:
     """The footprint of a transformer with this config of diffusers and this number of parameters."""
-    width, layers = config["attention_head_dim"] * config["num_attention_heads"], config["num_layers"]
+    width = config["attention_head_dim"] * config["num_attention_heads"]
     inside = int(width * config.get("mlp_ratio", 4.0))
     wide = FEED_FORWARD * inside
     block = (LAYERS + HEADS) * width + wide
-    kept = {
-        "none": layers * block,
-        "feed-forward": layers * (block - wide),
-        "block": layers * width,
-        "offload": 0,
-    }
-    computed = {"none": block, "feed-forward": max(block, 2 * wide), "block": 2 * block, "offload": 2 * block}
-    return Footprint(
+    return transformer_footprint(
+        [Blocks(config["num_layers"], block, wide)],
         parameters=parameters,
+        width=width,
+        table_width=TABLE_WIDTH,
         largest_layer=width * inside,
-        kept={level: (count + NORM * width) / PATCH**2 for level, count in kept.items()},
-        computed={level: count / PATCH**2 for level, count in computed.items()},
-        text_parameters=text_parameters,
-        text_pixels=MOST * TEXT * width // block * PATCH**2,
+        end=NORM * width,
+        text_pixels=MOST * TEXT * width // block * PIECES,
     )

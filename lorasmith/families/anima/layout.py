@@ -15,6 +15,7 @@ from lorasmith.families.ldm_configs import UnusualShapesError
 from lorasmith.families.ldm_names import count_of
 from lorasmith.families.places import Place
 from lorasmith.families.qwen_files import find_qwen3, find_qwen_vae, qwen3_config, qwen_vae_config
+from lorasmith.families.relatives import Relatives
 from lorasmith.families.split_files import Part, SplitFiles, bare_names, folder_names, renamed
 from lorasmith.families.weights import Shapes
 
@@ -160,6 +161,9 @@ SPLIT = SplitFiles(
     },
     published={"scheduler": {"shift": 3.0}},
 )
+
+
+RELATIVES = Relatives(alike=r"^transformer_blocks_\d")
 
 
 def layer_names() -> str:

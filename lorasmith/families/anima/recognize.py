@@ -71,8 +71,6 @@ def _wrong_denoiser(configs: Configs) -> str:
             return f"transformer/config.json: {name}"
     if denoiser.get("in_channels") != channels or denoiser.get("out_channels") != channels:
         return "transformer/config.json: in_channels"
-    if type(denoiser.get("num_layers")) is not int:
-        return "transformer/config.json: num_layers"
     return ""
 
 
@@ -97,6 +95,6 @@ ANIMA = FlowFamily(
     names=NAMES,
     wrong_setting=_wrong_setting,
     size_multiple=lambda configs: vae_factor(configs) * PATCH,
+    depths={"denoiser.transformer_blocks": ("num_layers", 28)},
     split=SPLIT,
-    depths=lambda configs: {"denoiser.transformer_blocks": configs["transformer"]["num_layers"]},
 )

@@ -9,9 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lorasmith.families.flux1.layout import CLIP, LENGTH, PATCH, T5
+from lorasmith.families.flow_footprint import (
+    PIECES,
+    Blocks,
+    kl_parameters,
+    transformer_footprint,
+    with_encoders,
+)
+from lorasmith.families.flux1.layout import CLIP, LENGTH, T5
 from lorasmith.families.footprint import Footprint
-from lorasmith.families.weights import BaseWeights
 
 INNER = 4  # times the width: the inner width of a feed-forward layer
 ATTENTION = 10  # times the width: the input, its norm, the norms of queries and keys in float32, q, k, v, the outputs
@@ -20,39 +26,33 @@ BESIDE = 2  # times the width: the input of the second norm and of the feed-forw
 SINGLE = 10 + 2 * INNER + 1  # times the width: the same in a block of one stream, with the joined output
 HEAD = 6  # for each head: float32 sums of the norms and of the attention
 _MODULATION = 6  # times the width: the outputs of the widest layer
+TABLE_WIDTH = 3072
 
 
-def footprint(weights: BaseWeights) -> Footprint | None:
-    """The footprint of a base model; None where its size is not known."""
-    if weights.denoiser_parameters is None:
-        return None
-    text = (_clip_parameters(weights.configs[CLIP]) + _t5_parameters(weights.configs[T5])) // 2
-    return denoiser_footprint(weights.configs["transformer"], weights.denoiser_parameters, text_parameters=text)
+def footprint(configs: Mapping[str, Any], parameters: int) -> Footprint:
+    """The footprint of a model with these configs and this number of the denoiser's parameters."""
+    return with_encoders(
+        denoiser_footprint(configs["transformer"], parameters),
+        text_parameters=_clip_parameters(configs[CLIP]) + _t5_parameters(configs[T5]),
+        vae_parameters=kl_parameters(configs["vae"]),
+    )
 
 
-def denoiser_footprint(config: Mapping[str, Any], parameters: int, *, text_parameters: int = 0) -> Footprint:
+def denoiser_footprint(config: Mapping[str, Any], parameters: int) -> Footprint:
     """The footprint of a transformer with this config of diffusers and this number of parameters."""
     heads = config["num_attention_heads"]
     width = heads * config["attention_head_dim"]
-    doubles, singles = config["num_layers"], config["num_single_layers"]
     wide = FEED_FORWARD * width
     double = (ATTENTION + BESIDE) * width + wide + HEAD * heads
     single = SINGLE * width + HEAD * heads
-    kept = {
-        "none": doubles * double + singles * single,
-        "feed-forward": doubles * (double - wide) + singles * single,
-        "block": (doubles + singles) * width,
-        "offload": 0,
-    }
-    block = max(double, single)
-    computed = {"none": block, "feed-forward": block, "block": 2 * block, "offload": 2 * block}
-    return Footprint(
+    return transformer_footprint(
+        [Blocks(config["num_layers"], double, wide), Blocks(config["num_single_layers"], single)],
         parameters=parameters,
+        width=width,
+        table_width=TABLE_WIDTH,
         largest_layer=_MODULATION * width**2,
-        kept={level: (count + width) / PATCH**2 for level, count in kept.items()},  # and the last norm
-        computed={level: count / PATCH**2 for level, count in computed.items()},
-        text_parameters=text_parameters,
-        text_pixels=LENGTH * PATCH**2,
+        end=width,  # the last norm
+        text_pixels=LENGTH * PIECES,
     )
 
 

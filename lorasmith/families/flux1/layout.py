@@ -16,6 +16,7 @@ from lorasmith.families.flux_files import USUAL_NAME, find_flux_vae, flux_vae_co
 from lorasmith.families.ldm_configs import UnusualShapesError
 from lorasmith.families.ldm_names import clip_names, count_of, vae_folder_names
 from lorasmith.families.places import Place
+from lorasmith.families.relatives import Published, Relatives
 from lorasmith.families.split_files import Part, SplitFiles, bare_names, folder_names, renamed
 from lorasmith.families.weights import Shapes
 
@@ -148,6 +149,13 @@ SPLIT = SplitFiles(
         },
         "pipeline": {},
     },
+)
+
+
+RELATIVES = Relatives(
+    (Published("flux1", 3072, {"transformer_blocks": 19, "single_transformer_blocks": 38}),),
+    alike=r"_blocks_\d",
+    namesake="chroma",
 )
 
 

@@ -83,5 +83,9 @@ FLUX1 = FlowFamily(
     names=NAMES,
     wrong_setting=_wrong_setting,
     size_multiple=lambda configs: vae_factor(configs) * PATCH,
+    depths={
+        "denoiser.transformer_blocks": ("num_layers", 19),
+        "denoiser.single_transformer_blocks": ("num_single_layers", 38),
+    },
     split=SPLIT,
 )

@@ -9,9 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lorasmith.families.flux2_klein.layout import LAYERS, LENGTH, PATCH
-from lorasmith.families.footprint import Footprint, language_parameters
-from lorasmith.families.weights import BaseWeights
+from lorasmith.families.flow_footprint import (
+    PIECES,
+    Blocks,
+    kl_parameters,
+    language_parameters,
+    transformer_footprint,
+    with_encoders,
+)
+from lorasmith.families.flux2_klein.layout import LAYERS, LENGTH
+from lorasmith.families.footprint import Footprint
 
 INNER = 3  # times the width: the inner width of a feed-forward layer
 ATTENTION = 10  # times the width: the input, its norm, the norms of queries and keys in float32, q, k, v, the outputs
@@ -20,38 +27,31 @@ BESIDE = 2  # times the width: the input of the second norm and of the feed-forw
 SINGLE = 13  # times the width: as ATTENTION, with the joined output and its two parts
 JOINED = 4 * INNER  # times the width: the feed-forward part of a layer that computes both
 HEAD = 6  # for each head: float32 sums of the norms and of the attention
+TABLE_WIDTH = 4096
 
 
-def footprint(weights: BaseWeights) -> Footprint | None:
-    """The footprint of a base model; None where its size is not known."""
-    if weights.denoiser_parameters is None:
-        return None
-    loaded = {**weights.configs["text_encoder"], "num_hidden_layers": LAYERS}
-    text = language_parameters(loaded) // 2  # 16 bits each, where 32 are reckoned with
-    return denoiser_footprint(weights.configs["transformer"], weights.denoiser_parameters, text_parameters=text)
+def footprint(configs: Mapping[str, Any], parameters: int) -> Footprint:
+    """The footprint of a model with these configs and this number of the denoiser's parameters."""
+    return with_encoders(
+        denoiser_footprint(configs["transformer"], parameters),
+        text_parameters=language_parameters({**configs["text_encoder"], "num_hidden_layers": LAYERS}),
+        vae_parameters=kl_parameters(configs["vae"]),
+    )
 
 
-def denoiser_footprint(config: Mapping[str, Any], parameters: int, *, text_parameters: int = 0) -> Footprint:
+def denoiser_footprint(config: Mapping[str, Any], parameters: int) -> Footprint:
     """The footprint of a transformer with this config of diffusers and this number of parameters."""
     heads = config["num_attention_heads"]
     width = heads * config["attention_head_dim"]
-    doubles, singles = config["num_layers"], config["num_single_layers"]
     wide = FEED_FORWARD * width
     double = (ATTENTION + BESIDE) * width + wide + HEAD * heads
     single = (SINGLE + JOINED) * width + HEAD * heads
-    kept = {
-        "none": doubles * double + singles * single,
-        "feed-forward": doubles * (double - wide) + singles * single,
-        "block": (doubles + singles) * width,
-        "offload": 0,
-    }
-    block = max(double, single)
-    computed = {"none": block, "feed-forward": block, "block": 2 * block, "offload": 2 * block}
-    return Footprint(
+    return transformer_footprint(
+        [Blocks(config["num_layers"], double, wide), Blocks(config["num_single_layers"], single)],
         parameters=parameters,
+        width=width,
+        table_width=TABLE_WIDTH,
         largest_layer=(3 + 2 * INNER) * width**2,
-        kept={level: (count + width) / PATCH**2 for level, count in kept.items()},  # and the last norm
-        computed={level: count / PATCH**2 for level, count in computed.items()},
-        text_parameters=text_parameters,
-        text_pixels=LENGTH * PATCH**2,
+        end=width,  # the last norm
+        text_pixels=LENGTH * PIECES,
     )

@@ -15,6 +15,7 @@ from lorasmith.families.ldm_configs import UnusualShapesError
 from lorasmith.families.ldm_names import count_of
 from lorasmith.families.places import Place
 from lorasmith.families.qwen_files import find_qwen3, qwen3_config
+from lorasmith.families.relatives import Published, Relatives
 from lorasmith.families.split_files import Part, SplitFiles, bare_names, folder_names, renamed
 from lorasmith.families.weights import Shapes
 
@@ -145,6 +146,16 @@ SPLIT = SplitFiles(
         "vae": Part("VAE of FLUX.2", find_flux2_vae, lambda shapes, _: flux2_vae_config(shapes), "vae", USUAL_NAME),
     },
     published={"scheduler": {"use_dynamic_shifting": True}, "pipeline": {"is_distilled": False}},
+)
+
+
+RELATIVES = Relatives(
+    (
+        Published("flux2_klein", 4096, {"transformer_blocks": 8, "single_transformer_blocks": 24}),
+        Published("flux2_klein", 3072, {"transformer_blocks": 5, "single_transformer_blocks": 20}),
+        Published("flux2", 6144, {"transformer_blocks": 8, "single_transformer_blocks": 48}),
+    ),
+    alike=r"_blocks_\d|_stream_modulation_",
 )
 
 

@@ -71,5 +71,9 @@ FLUX2_KLEIN = FlowFamily(
     names=NAMES,
     wrong_setting=_wrong_setting,
     size_multiple=lambda configs: vae_factor(configs) * PATCH,
+    depths={
+        "denoiser.transformer_blocks": ("num_layers", 8),
+        "denoiser.single_transformer_blocks": ("num_single_layers", 48),
+    },
     split=SPLIT,
 )

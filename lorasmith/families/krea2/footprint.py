@@ -9,42 +9,41 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lorasmith.families.footprint import Footprint, language_parameters
-from lorasmith.families.krea2.layout import PATCH
-from lorasmith.families.weights import BaseWeights
+from lorasmith.families.flow_footprint import (
+    Blocks,
+    language_parameters,
+    qwen_vae_parameters,
+    transformer_footprint,
+    with_encoders,
+)
+from lorasmith.families.footprint import Footprint
 
 NORM = 2  # times the width: the input in float32
 ATTENTION = 1 + NORM + 3 + 3  # also: the input, the norm of queries, q, k, v, the outputs, their gate, their product
 FEED_FORWARD = 4  # times the inner width: both products, the activation, the gated product
+TABLE_WIDTH = 6144
 
 
-def footprint(weights: BaseWeights) -> Footprint | None:
-    """The footprint of a base model; None where its size is not known."""
-    if weights.denoiser_parameters is None:
-        return None
-    language = weights.configs["text_encoder"]["text_config"]
-    text = language_parameters(language) // 2  # 16 bits each, where 32 are reckoned with
-    return denoiser_footprint(weights.configs["transformer"], weights.denoiser_parameters, text_parameters=text)
+def footprint(configs: Mapping[str, Any], parameters: int) -> Footprint:
+    """The footprint of a model with these configs and this number of the denoiser's parameters."""
+    return with_encoders(
+        denoiser_footprint(configs["transformer"], parameters),
+        text_parameters=language_parameters(configs["text_encoder"]["text_config"]),
+        vae_parameters=qwen_vae_parameters(configs["vae"]),
+    )
 
 
-def denoiser_footprint(config: Mapping[str, Any], parameters: int, *, text_parameters: int = 0) -> Footprint:
+def denoiser_footprint(config: Mapping[str, Any], parameters: int) -> Footprint:
     """The footprint of a transformer with this config of diffusers and this number of parameters."""
-    size, layers = config["attention_head_dim"], config["num_layers"]
+    size = config["attention_head_dim"]
     width, inside = size * config["num_attention_heads"], config["intermediate_size"]
     wide = FEED_FORWARD * inside
     block = (NORM + ATTENTION) * width + NORM * size * config["num_key_value_heads"] + (NORM + 1) * width + wide
-    kept = {
-        "none": layers * block,
-        "feed-forward": layers * (block - wide),
-        "block": layers * width,
-        "offload": 0,
-    }
-    computed = {"none": block, "feed-forward": max(block, 2 * wide), "block": 2 * block, "offload": 2 * block}
-    end = NORM * width  # the last norm
-    return Footprint(
+    return transformer_footprint(
+        [Blocks(config["num_layers"], block, wide)],
         parameters=parameters,
+        width=width,
+        table_width=TABLE_WIDTH,
         largest_layer=width * inside,
-        kept={level: (count + end) / PATCH**2 for level, count in kept.items()},
-        computed={level: count / PATCH**2 for level, count in computed.items()},
-        text_parameters=text_parameters,
+        end=NORM * width,
     )

@@ -15,6 +15,7 @@ from lorasmith.families.ldm_configs import UnusualShapesError
 from lorasmith.families.ldm_names import count_of
 from lorasmith.families.places import Place
 from lorasmith.families.qwen_files import find_qwen3_vl, find_qwen_vae, qwen3_vl_config, qwen_vae_config
+from lorasmith.families.relatives import Published, Relatives
 from lorasmith.families.split_files import Part, SplitFiles, bare_names, folder_names, renamed
 from lorasmith.families.weights import Shapes
 
@@ -154,6 +155,9 @@ SPLIT = SplitFiles(
         "pipeline": {"text_encoder_select_layers": list(TAPS), "patch_size": PATCH},
     },
 )
+
+
+RELATIVES = Relatives((Published("krea2", 6144, {"transformer_blocks": 28}),))
 
 
 def layer_names() -> str:

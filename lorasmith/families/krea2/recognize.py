@@ -82,5 +82,10 @@ KREA2 = FlowFamily(
     names=NAMES,
     wrong_setting=_wrong_setting,
     size_multiple=lambda configs: vae_factor(configs) * PATCH,
+    depths={
+        "denoiser.transformer_blocks": ("num_layers", 28),
+        "denoiser.text_fusion.layerwise_blocks": ("num_layerwise_text_blocks", 2),
+        "denoiser.text_fusion.refiner_blocks": ("num_refiner_text_blocks", 2),
+    },
     split=SPLIT,
 )

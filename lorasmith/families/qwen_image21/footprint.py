@@ -9,43 +9,44 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lorasmith.families.footprint import Footprint, language_parameters
-from lorasmith.families.weights import BaseWeights
+from lorasmith.families.flow_footprint import (
+    Blocks,
+    language_parameters,
+    qwen_vae_parameters,
+    transformer_footprint,
+    with_encoders,
+)
+from lorasmith.families.footprint import Footprint
 
 # Times the width: the inputs of both norms, the factors and gates of both halves, the inputs of the four projections
 # (three have one), queries and keys in float32 for their norms and as they are before and after them, values, the
 # output of attention in pieces and joined, and that of the feed-forward layers.
 BLOCK = 19.5
-LATENT_PIXELS = 4  # of a token: footprints count in pieces of 8 x 8 pixels, and a token here is 16 x 16
 FEED_FORWARD = 4  # times the inner width: both products, the activation, the gated product
+TABLE_WIDTH = 4096
+LEVELS = 4  # times the width: the layer of the noise levels
+VAE_PARAMETERS = 338_000_000
 
 
-def footprint(weights: BaseWeights) -> Footprint | None:
-    """The footprint of a base model; None where its size is not known."""
-    if weights.denoiser_parameters is None:
-        return None
-    language = weights.configs["text_encoder"]["text_config"]
-    text = language_parameters(language) // 2  # 16 bits each, where 32 are reckoned with
-    return denoiser_footprint(weights.configs["transformer"], weights.denoiser_parameters, text_parameters=text)
+def footprint(configs: Mapping[str, Any], parameters: int) -> Footprint:
+    """The footprint of a model with these configs and this number of the denoiser's parameters."""
+    return with_encoders(
+        denoiser_footprint(configs["transformer"], parameters),
+        text_parameters=language_parameters(configs["text_encoder"]["text_config"]),
+        vae_parameters=qwen_vae_parameters(configs["vae"], VAE_PARAMETERS),
+    )
 
 
-def denoiser_footprint(config: Mapping[str, Any], parameters: int, *, text_parameters: int = 0) -> Footprint:
+def denoiser_footprint(config: Mapping[str, Any], parameters: int) -> Footprint:
     """The footprint of a transformer with this config of diffusers and this number of parameters."""
-    width, layers = config["attention_head_dim"] * config["num_attention_heads"], config["num_layers"]
+    width = config["attention_head_dim"] * config["num_attention_heads"]
     inside = width * config.get("mlp_ratio", 3)
     wide = FEED_FORWARD * inside
-    block = BLOCK * width + wide
-    kept = {
-        "none": layers * block,
-        "feed-forward": layers * (block - wide),
-        "block": (layers + 1) * width,
-        "offload": width,
-    }
-    computed = {"none": block, "feed-forward": max(block, 2 * wide), "block": 2 * block, "offload": 2 * block}
-    return Footprint(
+    return transformer_footprint(
+        [Blocks(config["num_layers"], BLOCK * width + wide, wide)],
         parameters=parameters,
-        largest_layer=width * max(inside, 4 * width),  # 4: that of the levels
-        kept={level: count / LATENT_PIXELS for level, count in kept.items()},
-        computed={level: count / LATENT_PIXELS for level, count in computed.items()},
-        text_parameters=text_parameters,
+        width=width,
+        table_width=TABLE_WIDTH,
+        largest_layer=width * max(inside, LEVELS * width),
+        end=width,
     )

@@ -17,6 +17,7 @@ from lorasmith.families.ldm_names import count_of
 from lorasmith.families.places import Place
 from lorasmith.families.qwen_files import find_qwen3_vl, qwen3_vl_config
 from lorasmith.families.qwen_image21.vae_files import find_vae, vae_config
+from lorasmith.families.relatives import Published, Relatives
 from lorasmith.families.split_files import Part, SplitFiles, bare_names, folder_names
 from lorasmith.families.weights import Shapes
 
@@ -111,6 +112,16 @@ SPLIT = SplitFiles(
         },
         "pipeline": {},
     },
+)
+
+
+RELATIVES = Relatives(  # whose attention has the same names
+    (
+        Published("qwen_image21", 4096, {"transformer_blocks": 32}),
+        Published("qwen", 3072, {"transformer_blocks": 60}),
+        Published("sd3", 2432, {"transformer_blocks": 38}),
+        Published("sd3", 1536, {"transformer_blocks": 24}),
+    )
 )
 
 

@@ -67,5 +67,6 @@ QWEN_IMAGE_21 = FlowFamily(
     names=NAMES,
     wrong_setting=_wrong_setting,
     size_multiple=lambda configs: 2 * FACTOR,  # noqa: ARG005  the text encoder's eyes take 2 x 2 tokens as one
+    depths={"denoiser.transformer_blocks": ("num_layers", 32)},
     split=SPLIT,
 )

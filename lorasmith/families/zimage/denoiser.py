@@ -31,7 +31,7 @@ def forward(denoiser: Any, latents: Tensor, times: Tensor, texts: Tensor, is_tex
     mask = None
     if len(texts) > 1:  # a single text is padded by no more than its learned tokens
         mask = torch.arange(texts.shape[1], device=texts.device) < filled[:, None]
-    adjusted = denoiser.t_embedder(times * denoiser.t_scale).type_as(latents)
+    adjusted = _embedded(denoiser.t_embedder, times * denoiser.t_scale, latents.dtype)
     picture = _picture_tokens(denoiser, latents)
     picture_waves = _waves(denoiser, _picture_positions(filled, rows, columns, picture.shape[1]))
     picture = _through(denoiser, denoiser.noise_refiner, picture, None, picture_waves, adjusted)
@@ -44,6 +44,14 @@ def forward(denoiser: Any, latents: Tensor, times: Tensor, texts: Tensor, is_tex
     both = _through(denoiser, denoiser.layers, both, mask, torch.cat([picture_waves, text_waves], 1), adjusted)
     patches = denoiser.all_final_layer[_SIZE](both[:, : rows * columns], c=adjusted)
     return unpatched(patches, rows, columns)
+
+
+def _embedded(embedder: Any, times: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, width) for `times`: the class itself reads the weight of its first layer, which a trained layer does not
+    have."""
+    frequencies = embedder.timestep_embedding(times, embedder.frequency_embedding_size)
+    embedded: Tensor = embedder.mlp(frequencies.to(dtype))
+    return embedded
 
 
 def patched(latents: Tensor) -> Tensor:

@@ -10,42 +10,42 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lorasmith.families.footprint import Footprint, language_parameters
-from lorasmith.families.weights import BaseWeights
-from lorasmith.families.zimage.layout import PATCH
+from lorasmith.families.flow_footprint import (
+    Blocks,
+    kl_parameters,
+    language_parameters,
+    transformer_footprint,
+    with_encoders,
+)
+from lorasmith.families.footprint import Footprint
 
 NORMS = 6 * 2  # times the width: the inputs of four norms, and of those of queries and keys, in float32
 # Times the width: both sums, the inputs of attention and feed-forward, those of the output, q, k, v, q and k before
 # their norms, what both parts give.
 PLAIN = 12
 FEED_FORWARD = 4  # times the inner width: both products, the activation, the gated product
+TABLE_WIDTH = 3840
 
 
-def footprint(weights: BaseWeights) -> Footprint | None:
-    """The footprint of a base model; None where its size is not known."""
-    if weights.denoiser_parameters is None:
-        return None
-    text = language_parameters(weights.configs["text_encoder"]) // 2  # 16 bits each, where 32 are reckoned with
-    return denoiser_footprint(weights.configs["transformer"], weights.denoiser_parameters, text_parameters=text)
+def footprint(configs: Mapping[str, Any], parameters: int) -> Footprint:
+    """The footprint of a model with these configs and this number of the denoiser's parameters."""
+    return with_encoders(
+        denoiser_footprint(configs["transformer"], parameters),
+        text_parameters=language_parameters(configs["text_encoder"]),
+        vae_parameters=kl_parameters(configs["vae"]),
+    )
 
 
-def denoiser_footprint(config: Mapping[str, Any], parameters: int, *, text_parameters: int = 0) -> Footprint:
+def denoiser_footprint(config: Mapping[str, Any], parameters: int) -> Footprint:
     """The footprint of a transformer with this config of diffusers and this number of parameters."""
-    width, layers, refiners = config.get("dim", 3840), config.get("n_layers", 30), config.get("n_refiner_layers", 2)
-    wide = FEED_FORWARD * int(width / 3 * 8)
-    block = (NORMS + PLAIN) * width + wide
-    kept = {
-        "none": layers * block,
-        "feed-forward": layers * (block - wide),
-        "block": (layers + refiners) * width,
-        "offload": 0,
-    }
-    computed = {"none": block, "feed-forward": max(block, 2 * wide), "block": 2 * block, "offload": 2 * block}
-    end = width + 4 * width // config.get("n_heads", 30)  # the last norm, and the positions
-    return Footprint(
+    width, inside = config.get("dim", 3840), int(config.get("dim", 3840) / 3 * 8)
+    layers, refiners = config.get("n_layers", 30), config.get("n_refiner_layers", 2)
+    wide = FEED_FORWARD * inside
+    return transformer_footprint(
+        [Blocks(layers, (NORMS + PLAIN) * width + wide, wide), Blocks(refiners, 0)],
         parameters=parameters,
-        largest_layer=width * int(width / 3 * 8),
-        kept={level: (count + end) / PATCH**2 for level, count in kept.items()},
-        computed={level: count / PATCH**2 for level, count in computed.items()},
-        text_parameters=text_parameters,
+        width=width,
+        table_width=TABLE_WIDTH,
+        largest_layer=width * inside,
+        end=width + 4 * width // config.get("n_heads", 30),  # the last norm, and the positions
     )

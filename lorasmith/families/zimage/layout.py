@@ -16,6 +16,7 @@ from lorasmith.families.ldm_configs import UnusualShapesError
 from lorasmith.families.ldm_names import count_of, vae_folder_names
 from lorasmith.families.places import Place
 from lorasmith.families.qwen_files import find_qwen3, qwen3_config
+from lorasmith.families.relatives import Published, Relatives
 from lorasmith.families.split_files import Part, SplitFiles, bare_names, folder_names, renamed
 from lorasmith.families.weights import Shapes
 
@@ -118,6 +119,9 @@ SPLIT = SplitFiles(
     },
     published={"scheduler": {"shift": SHIFT, "use_dynamic_shifting": False}, "pipeline": {}},
 )
+
+
+RELATIVES = Relatives((Published("zimage", 3840), Published("lumina2", 2304)))
 
 
 def layer_names() -> str:

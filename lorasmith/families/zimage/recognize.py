@@ -75,5 +75,10 @@ Z_IMAGE = FlowFamily(
     names=NAMES,
     wrong_setting=_wrong_setting,
     size_multiple=lambda configs: vae_factor(configs) * PATCH,
+    depths={
+        "denoiser.layers": ("n_layers", 30),
+        "denoiser.noise_refiner": ("n_refiner_layers", 2),
+        "denoiser.context_refiner": ("n_refiner_layers", 2),
+    },
     split=SPLIT,
 )

@@ -1,15 +1,14 @@
 """The footprint of Anima's denoiser: counted beside what autograd keeps, and the published model's parameters."""
 
-import re
 from typing import Any
 
 import pytest
 import torch
 
-from lorasmith.families.anima.family import Anima, denoiser_builder
+from lorasmith.families.anima.family import denoiser_builder
 from lorasmith.families.anima.footprint import denoiser_footprint
 from lorasmith.families.checkpointing import Checkpointing, checkpoint_blocks
-from lorasmith.session.layers import PRESETS
+from lorasmith.session.name_tables import name_table
 from tests.families.anima.miniature import DENOISER
 from tests.families.anima.published import PUBLISHED
 
@@ -42,10 +41,9 @@ def test_activations_are_as_many_as_autograd_keeps(level: Checkpointing) -> None
     adapter keeps them."""
     config = {**DENOISER, "num_layers": LAYERS}
     model: Any = denoiser_builder()(config).to_empty(device="cpu")
-    chosen = re.compile(PRESETS["attn-mlp"]).search
+    chosen = {row.target for row in name_table("anima").targets.values() if row.preset}
     for name, parameter in model.named_parameters():
-        is_target = Anima.targets.fullmatch(name.removesuffix(".weight")) and chosen(f"denoiser.{name}")
-        parameter.requires_grad_(bool(is_target))
+        parameter.requires_grad_(f"denoiser.{name.removesuffix('.weight')}" in chosen)
         parameter.data = torch.ones_like(parameter, dtype=torch.bfloat16)
     checkpoint_blocks(model, level)
     footprint = denoiser_footprint(config, 0)

@@ -15,7 +15,7 @@ from lorasmith.families import load_family
 from lorasmith.families.recognize import recognize
 from lorasmith.families.weights import NoiseRequest, PartFiles
 from tests.families.anima.miniature import make_model, make_split
-from tests.families.tiny import write_header
+from tests.families.tiny import published, write_header
 
 
 @pytest.fixture
@@ -142,6 +142,12 @@ def test_the_one_that_qwen35_reads_captions_for_is_known_by_its_header(
     assert (weights.family, weights.assumed) == ("anima", "")
     family = load_family(weights)
     family.load_models(trained=(), dtype=torch.float32, device=torch.device("cpu"))
+
+
+def test_the_published_one_is_known(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="model_second_text_encoder") as error:
+        recognize(write_header(tmp_path / "model.safetensors", published("anima_38b")))
+    assert error.value.fields["found"] == "Anima-3.8B"
 
 
 def read_metadata(file: Path) -> dict[str, str]:

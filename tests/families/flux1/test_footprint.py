@@ -6,10 +6,11 @@ import pytest
 import torch
 from diffusers import FluxTransformer2DModel
 
+from lorasmith.families import footprint_of
 from lorasmith.families.checkpointing import Checkpointing, checkpoint_blocks
 from lorasmith.families.flow_transformer import grid_positions
 from lorasmith.families.flux1.family import denoiser_builder
-from lorasmith.families.flux1.footprint import denoiser_footprint, footprint
+from lorasmith.families.flux1.footprint import denoiser_footprint
 from lorasmith.families.recognize import recognize
 from tests.families.flux1.miniature import DENOISER, POOLED, WIDTH, make_model
 
@@ -70,7 +71,8 @@ def test_the_published_model_has_its_sizes() -> None:
 
 def test_text_encoders_count_in_16_bits(tmp_path: Any) -> None:
     weights = recognize(make_model(tmp_path / "model"))
-    found = footprint(weights)
+    found = footprint_of(weights)
     assert found is not None and found.parameters == weights.denoiser_parameters
     vocabularies = 49_408 * POOLED + 32_128 * WIDTH
-    assert 2 * found.text_parameters == pytest.approx(vocabularies, rel=0.05)
+    assert found.text_bytes == 2
+    assert found.text_parameters == pytest.approx(vocabularies, rel=0.05)

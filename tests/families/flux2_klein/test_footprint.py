@@ -7,10 +7,12 @@ import torch
 from diffusers import Flux2Transformer2DModel
 from torch.nn.functional import pad
 
+from lorasmith.config import AdapterConfig
 from lorasmith.families.checkpointing import Checkpointing, checkpoint_blocks
 from lorasmith.families.flow_transformer import grid_positions
 from lorasmith.families.flux2_klein.family import join_projections, text_positions
 from lorasmith.families.flux2_klein.footprint import denoiser_footprint
+from lorasmith.session.layers import chosen_layers, published_layers
 from tests.families.flux2_klein.miniature import DENOISER
 from tests.families.flux2_klein.test_layout import published
 
@@ -65,3 +67,18 @@ def test_the_published_models_have_their_sizes(size: str, gigabytes: float) -> N
     blocks = model.single_transformer_blocks.named_parameters()
     assert found.largest_layer == max(weight.numel() for name, weight in blocks if name.endswith("weight"))
     assert 2 * (128 * 128 + found.text_pixels) * found.kept["none"] == pytest.approx(gigabytes * 1e9, rel=0.01)
+
+
+def test_an_adapter_of_4b_is_counted_by_its_own_width_and_depth() -> None:
+    """The table of layers is that of 9B."""
+    config = published("4B").config
+    width, doubles, singles = 3072, config["num_layers"], config["num_single_layers"]
+    double = 2 * ((width + 3 * width) + (width + width) + (width + 6 * width) + (3 * width + width))
+    single = (width + 9 * width) + (4 * width + width)
+    depths = {"denoiser.transformer_blocks": doubles, "denoiser.single_transformer_blocks": singles}
+    layers = published_layers("flux2_klein", with_text_encoders=False, depths=depths)
+    by_table = sum(
+        layers[name].inputs + layers[name].outputs for name in chosen_layers(AdapterConfig(), "flux2_klein", layers)
+    )
+    relative = denoiser_footprint(config, 0).relative_width
+    assert relative * by_table == doubles * double + singles * single

@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from lorasmith.errors import ModelError
-from lorasmith.families import load_family
+from lorasmith.families import footprint_of, load_family
 from lorasmith.families.krea2.family import denoiser_builder
-from lorasmith.families.krea2.footprint import footprint
 from lorasmith.families.krea2.layout import taps
 from lorasmith.families.other_vae import with_vae
 from lorasmith.families.recognize import recognize
@@ -130,7 +129,7 @@ def test_the_published_files_need_nothing_but_headers(tmp_path: Path) -> None:
     assert weights.configs["transformer"]["num_layers"] == 28
     assert weights.configs["text_encoder"]["text_config"]["num_hidden_layers"] == 36
     assert weights.configs["scheduler"]["max_shift"] == 1.15 and taps(weights.configs) == tuple(range(2, 36, 3))
-    assert footprint(weights) is not None
+    assert footprint_of(weights) is not None
     wrong = encoders / "qwen_3_4b.safetensors"
     with pytest.raises(ModelError, match="part_other"):
         recognize(file, parts=PartFiles(text_encoders=(wrong,)))

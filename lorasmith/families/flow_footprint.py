@@ -1,0 +1,79 @@
+"""The memory that a transformer of flow matching takes in training: what the families' footprints have in common.
+
+A family counts the numbers of the denoiser's precision that autograd keeps for each token; what norms keep in float32
+counts twice. Needs no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from lorasmith.families.footprint import VAE_PARAMETERS, Footprint
+
+PIECES = 4  # of 8 x 8 pixels in a token, which is 16 x 16 in every family
+_KL_WIDTH = 512  # the channels of the widest layers of the VAE of FLUX.1
+_QWEN_WIDTH, _QWEN_PARAMETERS = 96, 127_000_000  # the least channels of the VAE of Qwen-Image, and its parameters
+
+
+class Blocks(NamedTuple):
+    """The blocks of one kind."""
+
+    number: int
+    inside: float  # numbers that each keeps for a token
+    wide: float = 0  # of which in feed-forward layers
+
+
+def transformer_footprint(
+    blocks: Sequence[Blocks],
+    *,
+    parameters: int,
+    width: int,
+    table_width: int,
+    largest_layer: int,
+    end: float,
+    text_pixels: int = 0,
+) -> Footprint:
+    """The footprint of a transformer whose blocks are called one after the other.
+
+    Args:
+        table_width: the width of the model that the family's table of layers describes.
+        end: numbers for a token that are kept outside of blocks.
+    """
+    inside = sum(kind.number * kind.inside for kind in blocks)
+    wide = sum(kind.number * kind.wide for kind in blocks)
+    kept = {"none": inside, "feed-forward": inside - wide, "block": width * sum(kind.number for kind in blocks)}
+    block, widest = max(kind.inside for kind in blocks), max(kind.wide for kind in blocks)
+    computed = {"none": block, "feed-forward": max(block, 2 * widest), "block": 2 * block, "offload": 2 * block}
+    return Footprint(
+        parameters=parameters,
+        largest_layer=largest_layer,
+        kept={level: (count + end) / PIECES for level, count in {**kept, "offload": 0}.items()},
+        computed={level: count / PIECES for level, count in computed.items()},
+        text_pixels=text_pixels,
+        relative_width=width / table_width,
+    )
+
+
+def with_encoders(denoiser: Footprint, *, text_parameters: int, vae_parameters: int) -> Footprint:
+    """The footprint of a whole model. Its text encoders are loaded in 16 bits."""
+    return replace(denoiser, text_parameters=text_parameters, text_bytes=2, vae_parameters=vae_parameters)
+
+
+def language_parameters(config: Mapping[str, Any]) -> int:
+    """About the parameters of a language model of Qwen, by its config."""
+    width, size = config["hidden_size"], config["head_dim"]
+    attention = 2 * width * size * (config["num_attention_heads"] + config["num_key_value_heads"])
+    layer = attention + 3 * width * config["intermediate_size"]
+    return int(config["vocab_size"] * width + config["num_hidden_layers"] * layer)
+
+
+def kl_parameters(config: Mapping[str, Any]) -> int:
+    """About the parameters of a VAE as FLUX.1 and FLUX.2 have it, by its config."""
+    return int(VAE_PARAMETERS * (max(config["block_out_channels"]) / _KL_WIDTH) ** 2)
+
+
+def qwen_vae_parameters(config: Mapping[str, Any], published: int = _QWEN_PARAMETERS) -> int:
+    """About the parameters of a VAE as Qwen-Image has it, by its config and the number of the published VAE."""
+    return int(published * (config.get("base_dim", _QWEN_WIDTH) / _QWEN_WIDTH) ** 2)
