@@ -23,7 +23,7 @@ BLOCKS = {
 """Blocks of the published model, of which `--blocks_to_swap` keeps some in the computer's memory. FLUX.1 has 19 of two
 streams and 38 of one, which count as half a block; FLUX.2 klein 9B has 8 and 24."""
 BY_RESOLUTION = {"flux_train_network": "flux_shift", "krea2_train_network": "krea2_shift"}
-"""Script -> the sampling whose shift is the one of the model here."""
+"""Script -> the sampling with the shift that the model has here anyway."""
 ANY_MODEL = ("sigma", "uniform", "sigmoid", "shift")
 OF_SPLIT_MODE = 18  # blocks that sd-scripts swaps for it
 LIMITS = ("min_timestep", "max_timestep")
