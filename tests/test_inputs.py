@@ -7,7 +7,6 @@ import pytest
 from lorasmith.config import RunConfig
 from lorasmith.data.folder import Scan
 from lorasmith.data.types import Example
-from lorasmith.demo.miniature import make_model
 from lorasmith.errors import ConfigError, DatasetError, ModelError
 from lorasmith.families.recognize import BaseWeights
 from lorasmith.inputs import (
@@ -20,6 +19,7 @@ from lorasmith.inputs import (
     steps_of_epochs,
 )
 from tests.data.drawing import put_picture
+from tests.families.unet_miniature import make_model
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ def taken_out(added: AddedLora | None, denoiser: nn.Module) -> Iterator[None]:
     """The denoiser without the LoRA in its weights, while inside a `with` block; None: as it is.
 
     The LoRA's part is subtracted from the output of each layer, and the weights, which may be quantised, are not
-    touched. What an adapter adds to a layer stays; a DoRA's magnitudes stay those of the sum.
+    touched. What an adapter adds to a layer stays.
 
     Raises:
         ModelError: `lora_unreadable`, the file has changed since it was recognised.

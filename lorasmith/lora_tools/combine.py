@@ -126,12 +126,14 @@ def _written(
 
 
 def _common_family(files: Sequence[LoraFile]) -> str:
-    families = [known_family(file) for file in files]
-    for file, family in zip(files, families, strict=True):
-        if families[0] not in file.families:
-            names = {"first": str(files[0].path), "other": str(file.path), "families": _names({families[0], family})}
-            raise ModelError("tool_families_differ", **names)
-    return families[0]
+    """The likeliest family that all files may be for."""
+    common = next((name for name in files[0].families if all(name in file.families for file in files)), "")
+    families = [known_family(file, common) for file in files]
+    if not common:
+        other = next(number for number, file in enumerate(files) if families[0] not in file.families)
+        names = {"first": str(files[0].path), "other": str(files[other].path)}
+        raise ModelError("tool_families_differ", **names, families=_names({families[0], families[other]}))
+    return common
 
 
 def _names(families: set[str]) -> list[str]:

@@ -136,18 +136,22 @@ def stated_prediction(family: str, prediction: Prediction) -> dict[str, str]:
     return stated | ({"modelspec.architecture": "stable-diffusion-v2-768-v/lora"} if family == "sd2" else {})
 
 
-def known_family(file: LoraFile) -> str:
+def known_family(file: LoraFile, family: str = "") -> str:
     """The family of a file whose layers all have a row in the family's table of names.
+
+    Args:
+        family: of several that the file may be for; "": the likeliest.
 
     Raises:
         ModelError: `tool_family`; `tool_layers_unknown`, a key that belongs to no layer of
             it, which a tool would lose.
     """
-    if file.family not in FAMILIES:
-        found, names = FAMILY_NAMES.get(file.family, "?"), [FAMILY_NAMES[name] for name in FAMILIES]
+    family = family or file.family
+    if family not in FAMILIES:
+        found, names = FAMILY_NAMES.get(family, "?"), [FAMILY_NAMES[name] for name in FAMILIES]
         raise ModelError("tool_family", path=str(file.path), found=found, known=names)
-    check_layers(file, file.family)
-    return file.family
+    check_layers(file, family)
+    return family
 
 
 def check_layers(file: LoraFile, family: str) -> None:

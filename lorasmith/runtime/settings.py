@@ -78,7 +78,7 @@ def _check_rates(config: RunConfig) -> None:
 
 
 def _check_storage(config: RunConfig) -> None:
-    """Refuses types of numbers that do not go together."""
+    """Refuses a kind of adapter, types of numbers and a training adapter that do not go together."""
     if config.training.full_bf16 and config.model.precision != "bf16":
         raise ConfigError("full_bf16_precision")
     model = config.model
@@ -89,6 +89,8 @@ def _check_storage(config: RunConfig) -> None:
     ):
         if is_set and config.adapter.kind == "dora":
             raise ConfigError("dora_in_float32", option=option)
+    if model.training_adapter and config.adapter.kind == "dora":
+        raise ConfigError("training_adapter_dora")
 
 
 def _check_plus(optimizer: OptimizerConfig, adapter: AdapterConfig) -> None:

@@ -21,9 +21,12 @@ from tests.end_to_end.workshop import Workshop
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="names that Windows has not")
 
 ODD = ["a b'c\"d", "new\nline", "-rf", "e\u0301", "\x1b[2J%s{0}$(x)`y`", "x" * 230]
+BY_DEFAULT = ("new\nline", ODD[-2])
 
 
-@pytest.mark.parametrize("name", ODD, ids=ascii)
+@pytest.mark.parametrize(
+    "name", [pytest.param(one, id=ascii(one), marks=[] if one in BY_DEFAULT else [pytest.mark.ci]) for one in ODD]
+)
 def test_a_run_of_odd_folders(
     base_model: Path, shared_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

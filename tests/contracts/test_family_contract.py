@@ -24,6 +24,7 @@ from lorasmith.errors import ModelError
 from lorasmith.exporting.names import from_file, to_file
 from lorasmith.families import FAMILIES, load_family
 from lorasmith.families.base import ModelFamily
+from lorasmith.families.checkpointing import Checkpointing
 from lorasmith.families.recognize import recognize
 from lorasmith.families.weights import TextSettings
 from lorasmith.session.layers import published_layers
@@ -32,6 +33,7 @@ from tests.families import trial_family
 from tests.families.tiny import MINIATURES
 
 CPU = torch.device("cpu")
+LEVELS: tuple[Checkpointing, ...] = ("none", "feed-forward", "block", "offload")
 MAX_SIDE = 64  # pixels, of the pictures here
 # Targets of the miniature that sd-scripts has in its files too, and whose output nothing uses.
 TOKENS_OF_SIX = {
@@ -290,22 +292,30 @@ class OtherDevices(TorchDispatchMode):
         return result
 
 
-def test_gradients_reach_every_target(loaded: LoadedRun) -> None:
+def test_gradients_reach_every_target_and_are_the_same_at_every_level_of_checkpointing(loaded: LoadedRun) -> None:
     targets, family = loaded.family.target_modules(loaded.models), loaded.family.traits.name
-    layers = [target.module for target in targets]
-    for layer in layers:
-        layer.weight.requires_grad_(True)
+    weights = {target.name: target.module.get_parameter("weight") for target in targets}
+    inputs, noised = loaded.inputs("a red circle", "a blue ring", trained=True), loaded.noised(loaded.latents(2))
+    found = []
     try:
-        conditioning = loaded.conditioning("a red circle", trained=True)
-        noised = loaded.noised(loaded.latents(1))
-        loaded.predict(loaded.models, noised, conditioning).square().mean().backward()
-        gradients = [(target.name, layer.weight.grad) for target, layer in zip(targets, layers, strict=True)]
-        without = [name for name, gradient in gradients if gradient is None or not bool(gradient.any())]
-        assert without == [target.name for target in targets if target.name.startswith(UNUSED.get(family, "-"))]
+        for level in LEVELS:
+            loaded.family.set_checkpointing(loaded.models, level)
+            for weight in weights.values():
+                weight.requires_grad_(True)
+            conditioning = loaded.family.conditioning(loaded.models, loaded.family.collate(inputs))
+            loaded.predict(loaded.models, noised, conditioning).square().mean().backward()
+            found.append({name: weight.grad for name, weight in weights.items()})
+            for weight in weights.values():
+                weight.grad = None
     finally:
-        for layer in layers:
-            layer.weight.requires_grad_(False)
-            layer.weight.grad = None
+        loaded.family.set_checkpointing(loaded.models, "none")
+        for weight in weights.values():
+            weight.requires_grad_(False)
+    without = [name for name, gradient in found[0].items() if gradient is None or not bool(gradient.any())]
+    assert without == [name for name in weights if name.startswith(UNUSED.get(family, "-"))]
+    for again in found[1:]:
+        for name in weights.keys() - without:
+            assert torch.equal(again[name], found[0][name]), name
 
 
 def test_every_target_may_be_trained(loaded: LoadedRun) -> None:

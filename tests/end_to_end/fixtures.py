@@ -24,7 +24,7 @@ TESTS = Path(__file__).parents[1]
 @pytest.fixture(scope="session")
 def nano(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The smallest model that can be trained, as a diffusers folder: for tests of a run's life."""
-    from lorasmith.demo.miniature import make_model
+    from tests.families.unet_miniature import make_model
 
     made = make_model(tmp_path_factory.mktemp("models") / "nano", size="nano")
     gc.freeze()  # as in tests/conftest.py: by now diffusers is loaded
@@ -34,7 +34,7 @@ def nano(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random model in SD 1.x's layout, as a diffusers folder: for tests of numbers."""
-    from lorasmith.demo.miniature import make_model
+    from tests.families.unet_miniature import make_model
 
     return make_model(tmp_path_factory.mktemp("models") / "miniature")
 

@@ -94,7 +94,7 @@ def test_every_layer_learns_and_is_in_the_file(name: str, make_workshop: MakeWor
     assert metadata["ss_network_module"] == kind.network_module
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", [pytest.param(one, marks=[] if one == "dora" else [pytest.mark.ci]) for one in KINDS])
 def test_it_starts_from_a_file_of_its_kind_only(name: str, make_workshop: MakeWorkshop) -> None:
     first, second = make_workshop("first"), make_workshop("second")
     first.new(2, settings(name))

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 
-from lorasmith.demo.miniature import draw_pictures, make_model
+from lorasmith.demo.miniature import draw_pictures
 from lorasmith.runs.events import CacheProgress
 from lorasmith.runs.ledger import read_events
 from tests.end_to_end.workshop import Outcome, Workshop
+from tests.families.unet_miniature import make_model
 
 
 @pytest.fixture

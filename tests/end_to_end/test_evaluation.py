@@ -97,7 +97,13 @@ def test_files(workshop: Workshop) -> None:
 
 
 @pytest.mark.parametrize(
-    ("every", "save_every", "expected"), [(0, 2, []), (None, 2, [2, 3]), (None, 0, []), (2, 0, [2, 3])]
+    ("every", "save_every", "expected"),
+    [
+        (0, 2, []),
+        (None, 2, [2, 3]),
+        pytest.param(None, 0, [], marks=pytest.mark.ci),
+        pytest.param(2, 0, [2, 3], marks=pytest.mark.ci),
+    ],
 )
 def test_when(workshop: Workshop, every: int | None, save_every: int, expected: list[int]) -> None:
     """0 is never, at the end neither; unnamed it follows the saves."""
@@ -127,6 +133,7 @@ def test_without_held_out_pictures_nothing_is_chosen(workshop: Workshop) -> None
     assert not workshop.run.export("last-best").exists()
 
 
+@pytest.mark.ci
 def test_with_clip(workshop: Workshop) -> None:
     clip = tiny_clip(workshop.folder / "fashion")
     outcome = workshop.new(2, {**EVERY_TWO, ("evaluation", "clip_model"): "fashion"})
@@ -174,8 +181,8 @@ def test_the_time_of_looking_is_no_step_s(workshop: Workshop, monkeypatch: pytes
     monkeypatch.setattr(Evaluator, "evaluate", looking)
     for module in (outputs, recorder):
         monkeypatch.setattr(module, "monotonic", lambda: clock[0])
-    outcome = workshop.new(5, EVERY_TWO)
-    assert [event.seconds for event in outcome.of(StepCompleted)] == [2.0] * 5
+    outcome = workshop.new(3, EVERY_TWO)
+    assert [event.seconds for event in outcome.of(StepCompleted)] == [2.0] * 3
 
 
 @pytest.mark.ci
@@ -309,6 +316,7 @@ def test_the_best_goes_with_a_step_that_is_taken_back(workshop: Workshop, monkey
     assert (workshop.run.samples / "control").is_dir()
 
 
+@pytest.mark.ci
 def test_from_best_where_nothing_is_held_out(workshop: Workshop) -> None:
     workshop.new(2, {**EVERY_TWO, ("dataset", "hold_out"): 0})
     with pytest.raises(ConfigError) as caught:

@@ -1,4 +1,4 @@
-"""FLUX.2 klein from pictures to a file that diffusers reads whole, and continued to the same bytes."""
+"""FLUX.2 klein's files: what was trained as one layer and is read as three, and the other way round."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,29 +9,17 @@ import torch
 from diffusers.loaders import Flux2LoraLoaderMixin
 from safetensors.torch import load_file, save_file
 
-from lorasmith.adapters.lora import DOWN, UP
 from lorasmith.config import ExportConfig
 from lorasmith.errors import ExitCode
-from lorasmith.families.flux2_klein.family import join_projections
 from lorasmith.lora_tools.inspection import inspect_lora
-from lorasmith.runs.events import CacheProgress, Evaluated
 from lorasmith.runs.naming import FileNames
+from tests.end_to_end.test_flow_families import SETTINGS
 from tests.end_to_end.workshop import Values, Workshop
-from tests.families.flux2_klein.miniature import make_model, make_split
+from tests.families.flux2_klein.miniature import make_model
 
 pytestmark = pytest.mark.ci  # in the default tests Krea 2 stands for the families of flow matching
 
 MakeWorkshop = Callable[[str], Workshop]
-SETTINGS: Values = {
-    ("dataset", "resolution"): 64,
-    ("adapter", "rank"): 4,
-    ("adapter", "alpha"): 2.0,
-    ("optimizer", "lr"): 1e-2,
-    ("training", "batch_size"): 2,
-    ("evaluation", "examples"): 1,
-    ("evaluation", "sample_prompts"): ("a red ring --s 3",),
-    ("export", "save_precision"): "fp32",
-}
 
 
 @pytest.fixture(scope="module")
@@ -39,80 +27,20 @@ def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("flux2_klein") / "model")
 
 
-@pytest.mark.parametrize("precision", ["bf16", pytest.param("fp32", marks=pytest.mark.ci)])
-def test_it_trains_and_continues_to_the_same_bytes(make_workshop: MakeWorkshop, precision: str) -> None:
-    values: dict[tuple[str, str], Any] = {**SETTINGS, ("model", "precision"): precision}
-    straight, pieces = make_workshop("straight"), make_workshop("pieces")
-    whole = straight.new(3, {**values, ("evaluation", "every"): 3})
-    assert whole.exit_code == ExitCode.FINISHED
-    assert pieces.new(3, values, stop_after=1).exit_code == ExitCode.STOPPED
-    resumed = pieces.go_on(2)
-    assert resumed.exit_code == ExitCode.FINISHED and resumed.of(CacheProgress) == []
-    assert pieces.losses() == straight.losses() and pieces.digest() == straight.digest()
-    evaluated = [event for event in whole.of(Evaluated) if not event.is_control]
-    assert evaluated and all(event.validation is not None and event.samples for event in evaluated)
-
-
-def test_comfyuis_files_train_to_the_bytes_of_the_folder(
-    make_workshop: MakeWorkshop, base_model: Path, tmp_path: Path
+def test_a_file_with_queries_keys_and_values_apart_is_where_a_run_starts(
+    make_workshop: MakeWorkshop, tmp_path: Path
 ) -> None:
-    """Text encoders and VAE are found beside the denoiser."""
-    file = make_split(base_model, tmp_path / "models")
-    values: Values = {**SETTINGS, ("evaluation", "sample_prompts"): ()}
-    whole, split = make_workshop("whole"), make_workshop("split")
-    assert whole.new(2, values).exit_code == ExitCode.FINISHED
-    assert split.new(2, {**values, ("model", "base_model"): str(file)}, stop_after=1).exit_code == ExitCode.STOPPED
-    assert split.go_on(1).exit_code == ExitCode.FINISHED
-    assert split.losses() == whole.losses() and split.digest() == whole.digest()
-
-
-def test_diffusers_applies_every_layer_of_the_file_as_trained(workshop: Workshop, base_model: Path) -> None:
-    """Alpha is half the rank here; its reader takes apart what was trained as one layer."""
-    from diffusers import Flux2Transformer2DModel
-
-    assert workshop.new(2, SETTINGS).exit_code == ExitCode.FINISHED
-    path = workshop.run.export("last")
-    trained, stored = workshop.adapter(), load_file(path)
-    assert len(stored) == len(trained) == 2 * (8 + 2 * 2)
-    assert {key.rpartition(".lora_")[2] for key in stored} == {"A.weight", "B.weight"}
-    model: Any = Flux2Transformer2DModel.from_pretrained(base_model / "transformer")
-    before: Any = Flux2Transformer2DModel.from_pretrained(base_model / "transformer")
-    Flux2LoraLoaderMixin.load_lora_into_transformer(Flux2LoraLoaderMixin.lora_state_dict(str(path)), model)
-    model.fuse_lora()
-    model.unload_lora()
-    for either in (model, before):
-        join_projections(either)
-    after = model.state_dict()
-    targets = {name.removesuffix(f".{suffix}") for name in trained for suffix in (DOWN, UP) if name.endswith(suffix)}
-    assert len(targets) == 12
-    for name, tensor in before.state_dict().items():
-        target = f"denoiser.{name.removesuffix('.weight')}"
-        change = after[name] - tensor
-        if target not in targets:
-            assert not change.any(), name
-            continue
-        expected = 2.0 / 4 * trained[f"{target}.{UP}"] @ trained[f"{target}.{DOWN}"]
-        assert expected.any() and torch.allclose(change, expected, atol=1e-6), name
-
-
-@pytest.mark.parametrize("naming", ["own", "kohya", "diffusers", "separate"])
-def test_a_file_is_where_another_run_starts(make_workshop: MakeWorkshop, tmp_path: Path, naming: str) -> None:
-    """Also the second file, and one in which queries, keys and values have ranks of their own: three times as many."""
+    """They have ranks of their own there: together three times as many."""
     first, second = make_workshop("first"), make_workshop("second")
-    form = naming if naming in ("kohya", "diffusers") else ""
-    assert first.new(2, {**SETTINGS, ("export", "format"): form}).exit_code == ExitCode.FINISHED
-    names = FileNames(first.run, ExportConfig(format=form))  # type: ignore[arg-type]
-    path = names.other or names.last
-    if naming == "separate":
-        tensors = Flux2LoraLoaderMixin.lora_state_dict(str(path))
-        path = tmp_path / "theirs.safetensors"
-        save_file({name: tensor + 1e-9 * number for number, (name, tensor) in enumerate(tensors.items())}, path)
+    assert first.new(2, SETTINGS).exit_code == ExitCode.FINISHED
+    path = tmp_path / "theirs.safetensors"
+    tensors = Flux2LoraLoaderMixin.lora_state_dict(str(first.run.export("last")))
+    save_file({name: tensor + 1e-9 * number for number, (name, tensor) in enumerate(tensors.items())}, path)
     assert inspect_lora(path).file.family == "flux2_klein"
     values: Values = {**SETTINGS, ("adapter", "init_from"): str(path), ("optimizer", "lr"): 1e-12}
-    if naming == "separate":
-        values |= {("adapter", "rank"): 12, ("adapter", "alpha"): 12.0}
+    values = {**values, ("adapter", "rank"): 12, ("adapter", "alpha"): 12.0}
     assert second.new(1, values).exit_code == ExitCode.FINISHED
-    before, after = load_file(names.last), load_file(second.run.export("last"))
+    before, after = load_file(first.run.export("last")), load_file(second.run.export("last"))
     assert before.keys() == after.keys()
     for module in {key.rpartition(".lora_")[0] for key in before}:
         changes = [file[f"{module}.lora_B.weight"] @ file[f"{module}.lora_A.weight"] for file in (before, after)]

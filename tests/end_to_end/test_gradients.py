@@ -52,6 +52,7 @@ def step_gradient(loaded: LoadedRun) -> Tensor:
     return loaded.state.adapter.gradient().clone()
 
 
+@pytest.mark.ci
 def test_another_order_of_computing(loaded: LoadedRun) -> None:
     whole = step_gradient(loaded)
     tree = TreeSum(3)

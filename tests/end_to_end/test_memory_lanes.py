@@ -78,6 +78,7 @@ def test_a_lane_of_flow_matching_continues_to_the_bit(
     assert plain.losses()[1] == pytest.approx(straight.losses()[1], rel=0.2)
 
 
+@pytest.mark.ci
 def test_activations_that_are_computed_twice_change_no_bit(make_workshop: MakeWorkshop) -> None:
     runs = {}
     for lane, values in {"plain": {}, **SAVES_MEMORY_ONLY}.items():

@@ -88,6 +88,7 @@ def test_ends_as_if_stopped_before(
         assert broken.digest() == stopped.digest()
 
 
+@pytest.mark.ci
 def test_names_what_the_step_was_made_of(make_workshop: MakeWorkshop, monkeypatch: pytest.MonkeyPatch) -> None:
     """The pictures that a run without the fault trained on in that step, and the timesteps the denoiser saw."""
     values = {**SHAPED, ("training", "accumulation_steps"): 2}

@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
-from lorasmith.demo.miniature import draw_pictures, make_model
+from lorasmith.demo.miniature import draw_pictures
 from lorasmith.errors import ExitCode
 from lorasmith.evaluation import evaluator
 from lorasmith.runs.events import StepCompleted
 from tests.end_to_end.pairs import pairwise
 from tests.end_to_end.workshop import Values, Workshop
 from tests.evaluation.few_steps import sample_in
+from tests.families.unet_miniature import make_model
 
 pytestmark = pytest.mark.ci
 

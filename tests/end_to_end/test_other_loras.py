@@ -51,6 +51,7 @@ def test_a_merged_lora_is_as_good_as_a_merged_model(make_workshop: MakeWorkshop,
     assert caught.value.code == "base_weights_fixed"
 
 
+@pytest.mark.ci
 def test_the_files_that_were_merged_are_asked_for_by_name_when_a_run_continues(workshop: Workshop, lora: Path) -> None:
     """The same option again, relative as it was typed, is no change; another file, or none, is said before a step."""
     file = workshop.folder / "merged.safetensors"
@@ -77,6 +78,7 @@ def test_a_merged_lora_that_cannot_be_used_is_refused(workshop: Workshop) -> Non
     assert refused.value.code == "base_weights_multipliers"
 
 
+@pytest.mark.ci
 def test_the_sizes_of_a_lora_are_those_of_every_layer(make_workshop: MakeWorkshop) -> None:
     """Layers without a rank of their own in the file are not trained; the file may be gone when the run continues."""
     first, second = make_workshop("first"), make_workshop("second")

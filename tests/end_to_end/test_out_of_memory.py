@@ -73,6 +73,7 @@ def test_once(workshop: Workshop, monkeypatch: pytest.MonkeyPatch, error: Except
     assert workshop.train_state()["counters"]["micro_split"] == 2
 
 
+@pytest.mark.ci
 def test_stopped_and_continued_after_it_ends_with_the_same_bytes(
     make_workshop: Callable[[str], Workshop], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -69,6 +69,7 @@ def test_a_run_that_finished_without_a_last_look_owes_none(workshop: Workshop, m
         continued_run(workshop.run, {}, Request(), from_state="", here=workshop.folder)
 
 
+@pytest.mark.ci
 def test_one_that_failed_at_its_last_look_owes_it(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(Outputs, "evaluate", _dies)

@@ -10,12 +10,13 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from lorasmith.demo.miniature import make_model, to_single_file
+from lorasmith.demo.miniature import to_single_file
 from lorasmith.diffusion.process import apply_noise
 from lorasmith.engine.step import numbers_at
 from lorasmith.errors import ExitCode
 from lorasmith.runs.events import CacheProgress, Evaluated
 from tests.end_to_end.workshop import Values, Workshop, load, stage
+from tests.families.unet_miniature import make_model
 
 MakeWorkshop = Callable[[str], Workshop]
 TRAINED: Values = {("adapter", "train_text_encoder"): True}
@@ -64,6 +65,7 @@ def test_zero_terminal_snr_is_a_setting_of_the_run(workshop: Workshop) -> None:
         assert file.metadata()["ss_zero_terminal_snr"] == "True"
 
 
+@pytest.mark.ci
 def test_a_vae_of_its_own_is_part_of_the_run(make_workshop: MakeWorkshop, tmp_path: Path) -> None:
     """Its latents are learned from, the file names it, and the run goes on with no other."""
     own, other = make_workshop("own"), make_workshop("other")
@@ -84,6 +86,7 @@ def test_a_vae_of_its_own_is_part_of_the_run(make_workshop: MakeWorkshop, tmp_pa
     assert other.go_on(1).exit_code == ExitCode.BAD_INPUT
 
 
+@pytest.mark.ci
 def test_it_is_evaluated(workshop: Workshop) -> None:
     values: Values = {("evaluation", "every"): 1, ("evaluation", "sample_prompts"): ("a red ring",)}
     outcome = workshop.new(1, {**SETTINGS, **values, ("evaluation", "examples"): 1})

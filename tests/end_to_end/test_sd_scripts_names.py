@@ -86,6 +86,7 @@ def test_stepping_back_moves_a_later_best_step_with_its_run(
     assert [path.read_bytes() for path in moved] == [best]
 
 
+@pytest.mark.ci
 def test_the_best_step_lies_beside_the_others(workshop: Workshop, outputs: Path) -> None:
     values = {**named(workshop, "cat"), ("evaluation", "every"): 2, ("dataset", "hold_out"): 1}
     outcome = workshop.new(2, values)

@@ -9,12 +9,13 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from lorasmith.demo.miniature import make_model, to_single_file
+from lorasmith.demo.miniature import to_single_file
 from lorasmith.diffusion.process import apply_noise
 from lorasmith.engine.step import numbers_at
 from lorasmith.errors import ExitCode
 from lorasmith.runs.events import CacheProgress, Evaluated
 from tests.end_to_end.workshop import Values, Workshop, load, stage
+from tests.families.unet_miniature import make_model
 
 MakeWorkshop = Callable[[str], Workshop]
 TRAINED: Values = {("adapter", "train_text_encoder"): True}
@@ -23,7 +24,7 @@ SETTINGS: Values = {
     ("adapter", "alpha"): 2.0,
     ("optimizer", "lr"): 2e-2,
     ("export", "save_precision"): "fp32",
-    ("dataset", "resolution"): 128,
+    ("dataset", "resolution"): 64,
 }
 
 

@@ -45,6 +45,7 @@ def test_twelve_steps_are_five_and_seven(make_workshop: MakeWorkshop) -> None:
     assert pieces.digest() == straight.digest()
 
 
+@pytest.mark.ci
 def test_another_weight_of_regularisation_pictures_is_another_result(make_workshop: MakeWorkshop) -> None:
     half, whole = make_workshop("half"), make_workshop("whole")
     assert half.new(3, subsets_of(half)).exit_code == ExitCode.FINISHED

@@ -41,8 +41,16 @@ def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trial_family.make_model(tmp_path_factory.mktemp("trial") / "model")
 
 
-@pytest.mark.parametrize("trains_text", [False, True])
-@pytest.mark.parametrize("by", ["TrialFamily", "TrialFlow"])
+@pytest.mark.parametrize(
+    ("by", "trains_text"),
+    [
+        ("TrialFlow", True),
+        *(
+            pytest.param(*one, marks=pytest.mark.ci)
+            for one in (("TrialFlow", False), ("TrialFamily", False), ("TrialFamily", True))
+        ),
+    ],
+)
 def test_it_trains_and_resumes_exactly_and_is_exported(
     make_workshop: MakeWorkshop, monkeypatch: pytest.MonkeyPatch, by: str, trains_text: bool
 ) -> None:
@@ -99,7 +107,9 @@ def loaded(workshop: Workshop) -> LoadedRun:
     return load(workshop.run, stop_at=2)
 
 
-@pytest.mark.parametrize("trained", [(), ("text_encoder",), TEXT_ENCODERS])
+@pytest.mark.parametrize(
+    "trained", [("text_encoder",), *(pytest.param(one, marks=pytest.mark.ci) for one in ((), TEXT_ENCODERS))]
+)
 def test_each_text_encoder_is_trained_or_cached(loaded: LoadedRun, tmp_path: Path, trained: tuple[str, ...]) -> None:
     """What is cached, what is encoded at each step, and the sizes of the picture meet in a single dict of inputs."""
     family, context = loaded.context.family, loaded.context

@@ -10,7 +10,6 @@ from typing import IO, Any, Literal
 import pytest
 
 from lorasmith.config import Request
-from lorasmith.demo.miniature import make_model
 from lorasmith.errors import ExitCode
 from lorasmith.runs.events import Event, StepCompleted, WorkerHung, WorkerRestarted
 from lorasmith.runs.states import find_states
@@ -19,6 +18,7 @@ from lorasmith.runtime.processes import WorkerProcess, launch
 from lorasmith.runtime.supervisor import Supervisor
 from lorasmith.session import begin, outputs
 from tests.end_to_end.workshop import Workshop
+from tests.families.unet_miniature import make_model
 
 COUNT = 5
 SAVED: dict[tuple[str, str], Any] = {("cadence", "save_every"): 2}

@@ -8,14 +8,14 @@ import pytest
 from lorasmith.data import caption_variants
 from lorasmith.data.caption_variants import caption_at
 from lorasmith.data.types import Use
-from lorasmith.demo.miniature import make_model
 from lorasmith.engine import captions as captions_module
 from lorasmith.errors import ExitCode
 from lorasmith.runs.events import Evaluated
 from tests.end_to_end.workshop import Values, Workshop
+from tests.families.unet_miniature import make_model
 
 MakeWorkshop = Callable[[str], Workshop]
-STEPS = 12
+STEPS = 8
 BASE: Values = {
     ("optimizer", "lr"): 1e-2,
     ("training", "batch_size"): 2,
@@ -29,8 +29,8 @@ EVERYTHING: Values = {
     ("captions", "shuffle"): True,
     ("captions", "keep_tokens"): 1,
     ("captions", "tag_dropout"): 0.2,
-    ("captions", "warmup_steps"): 0.5,
-    ("captions", "dropout_every_n_epochs"): 3,
+    ("captions", "warmup_steps"): 0.25,
+    ("captions", "dropout_every_n_epochs"): 2,
     ("augmentation", "flip"): True,
 }
 TEXT: Values = {("adapter", "train_text_encoder"): True}
@@ -59,14 +59,14 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[int, int, int], str]:
 @pytest.mark.parametrize(
     "values", [pytest.param(EVERYTHING, marks=pytest.mark.ci), {**EVERYTHING, **TEXT}], ids=["frozen", "trained"]
 )
-def test_twelve_steps_are_five_and_seven(
+def test_stopped_it_ends_with_the_same_bytes(
     make_workshop: MakeWorkshop, seen: dict[tuple[int, int, int], str], values: Values
 ) -> None:
     straight, pieces = make_workshop("straight"), make_workshop("pieces")
     assert straight.new(STEPS, {**BASE, **values}).exit_code == ExitCode.FINISHED
     whole = dict(seen)
-    assert len(set(whole.values())) > 12 and "" in whole.values()
-    assert pieces.new(STEPS, {**BASE, **values}, stop_after=5).exit_code == ExitCode.STOPPED
+    assert len(set(whole.values())) > 8 and "" in whole.values()
+    assert pieces.new(STEPS, {**BASE, **values}, stop_after=3).exit_code == ExitCode.STOPPED
     assert pieces.go_on(None).exit_code == ExitCode.FINISHED
     assert seen == whole
     assert pieces.losses() == straight.losses()

@@ -10,15 +10,15 @@ from lorasmith.data import augmentation
 from lorasmith.data.files import BadFileError
 from lorasmith.data.images import pixels
 from lorasmith.data.types import Example
-from lorasmith.demo.miniature import make_model
 from lorasmith.engine import encode
 from lorasmith.engine import pictures as pictures_module
 from lorasmith.errors import ExitCode
 from lorasmith.runs.events import CheckpointSaved, StepCompleted
 from tests.end_to_end.workshop import Values, Workshop
+from tests.families.unet_miniature import make_model
 
 MakeWorkshop = Callable[[str], Workshop]
-STEPS, STOP = 6, 2
+STEPS, STOP = 4, 2
 BASE: Values = {("optimizer", "lr"): 1e-2, ("training", "batch_size"): 2, ("training", "accumulation_steps"): 2}
 FLIPS: Values = {("augmentation", "flip"): True}
 EVERYTHING: Values = {**FLIPS, ("augmentation", "color"): True, ("augmentation", "random_crop"): True}
@@ -60,21 +60,21 @@ def test_a_picture_that_changes_during_the_run_ends_it_and_nothing_is_lost(
 ) -> None:
     straight, broken = make_workshop("straight"), make_workshop("broken")
     values: Values = {**BASE, ("augmentation", "color"): True}
-    assert straight.new(12, values).exit_code == ExitCode.FINISHED
+    assert straight.new(5, values).exit_code == ExitCode.FINISHED
     uses: list[Path] = []
 
     def changed(example: Example) -> np.ndarray:
         uses.append(example.image)
-        if len(uses) > 7:
+        if len(uses) > 3:
             raise BadFileError(example.image, "picture_changed")
         return pixels(example)
 
     with monkeypatch.context() as patch:
         patch.setattr(encode, "pixels", changed)
-        outcome = broken.new(12, values)
+        outcome = broken.new(5, values)
     assert outcome.exit_code == ExitCode.BAD_INPUT
     done = [event.step for event in outcome.of(StepCompleted)]
-    assert 2 <= len(done) < 12
+    assert 1 <= len(done) < 5
     assert [event.step for event in outcome.of(CheckpointSaved)] == [0, len(done)]
     assert broken.go_on(None).exit_code == ExitCode.FINISHED
     assert broken.digest() == straight.digest()

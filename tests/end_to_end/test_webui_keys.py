@@ -11,7 +11,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from lorasmith.adapters.lora import DOWN, UP
-from lorasmith.demo.miniature import draw_pictures, make_model
+from lorasmith.demo.miniature import draw_pictures
 from lorasmith.diffusion.process import apply_noise
 from lorasmith.engine.step import numbers_at
 from lorasmith.errors import ExitCode
@@ -19,6 +19,7 @@ from lorasmith.exporting.names import to_file
 from lorasmith.session.loaded import LoadedRun
 from lorasmith.session.name_tables import name_table
 from tests.end_to_end.workshop import Workshop, load, stage
+from tests.families.unet_miniature import make_model
 
 STRONG = {("optimizer", "lr"): 3e-2, ("training", "max_grad_norm"): 0.0, ("training", "batch_size"): 2}
 
@@ -125,6 +126,7 @@ def test_the_export_does_what_the_adapter_does(workshop: Workshop, choice: str) 
     check_effect(workshop, trained(workshop, "fp32", {**STRONG, **CHOICES[choice]}), bound=1e-5)
 
 
+@pytest.mark.ci
 def test_fp16_stays_within_its_rounding(workshop: Workshop) -> None:
     loaded = trained(workshop, "fp16")
     lora = safetensors.torch.load_file(workshop.run.export("last"))

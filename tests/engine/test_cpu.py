@@ -183,6 +183,7 @@ def test_glibc_takes_them() -> None:
     assert keep_freed_memory() is (sys.platform == "linux" and platform.libc_ver()[0] == "glibc")
 
 
+@pytest.mark.ci
 @pytest.mark.skipif(sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="glibc")
 def test_what_is_kept_is_released_when_asked() -> None:
     program = """

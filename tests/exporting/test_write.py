@@ -20,13 +20,13 @@ from lorasmith.adapters.dora import MAGNITUDE, Dora
 from lorasmith.adapters.flat import AdaptedLayer
 from lorasmith.adapters.lora import DOWN, UP
 from lorasmith.demo.layouts import ModelSize
-from lorasmith.demo.miniature import make_model
 from lorasmith.exporting.file_format import split_file
 from lorasmith.exporting.metadata import ExportFacts
 from lorasmith.exporting.verify import ExportError, verify
 from lorasmith.exporting.write import Written, write_export
 from lorasmith.targets import LayerSpec
 from tests.exporting.made_lora import LORA, SD15, MadeLora, full_size, made_lora, made_loras
+from tests.families.unet_miniature import make_model
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +151,7 @@ def _rslora(target: str, spec: LayerSpec) -> LayerSettings:
 CHOICES = [
     *(pytest.param(one, "miniature", 197 + 12, marks=pytest.mark.ci) for one in (_uniform, _rslora, _convolutions)),
     (_mixed, "miniature", 197 + 12),
-    (_most_are_convolutions, "miniature", 38 + 12),
+    pytest.param(_most_are_convolutions, "miniature", 38 + 12, marks=pytest.mark.ci),
     pytest.param(_mixed, "sd15", 278 + 72, marks=[pytest.mark.slow]),
 ]
 
@@ -192,6 +192,7 @@ def test_diffusers_applies_every_layer_as_trained(
         assert torch.allclose(layer.weight, before[name] + change, rtol=0, atol=2e-6), name
 
 
+@pytest.mark.ci
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_diffusers_reads_lora_alone(facts: ExportFacts, tmp_path: Path) -> None:
     """As docs/formats.md says: it refuses LoHa and LoKr, and shows the LoRA inside a DoRA without its magnitudes."""

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lorasmith.demo.miniature import make_model, to_single_file
+from lorasmith.demo.miniature import to_single_file
+from tests.families.unet_miniature import make_model
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from lorasmith.families import FAMILIES, load_family
 from lorasmith.families.recognize import recognize
 
@@ -25,6 +27,7 @@ def test_listing_the_names_loads_nothing() -> None:
     assert done.stdout.split() == ["False", *FAMILIES]
 
 
+@pytest.mark.ci
 def test_loading_a_family_imports_no_model_class(miniature) -> None:
     """With everything cached, only the denoiser is needed: neither library is imported for the rest."""
     code = (

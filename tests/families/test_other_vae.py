@@ -12,13 +12,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lorasmith.demo import layouts
-from lorasmith.demo.miniature import make_model
 from lorasmith.errors import ModelError
 from lorasmith.families import load_family
 from lorasmith.families.identity import component_sha256, short_hash, weights_sha256
 from lorasmith.families.other_vae import with_vae
 from lorasmith.families.recognize import recognize
 from lorasmith.families.weights import BaseWeights
+from tests.families.unet_miniature import make_model
 
 CPU = torch.device("cpu")
 

@@ -8,11 +8,18 @@ from torch.utils.flop_counter import FlopCounterMode
 from lorasmith.demo.miniature import _configs
 from lorasmith.families.unet_work import unet_work
 
+SIDES = [(32, 32), (24, 40), (22, 26)]
+
 
 @pytest.mark.parametrize(
-    ("family", "size"), [("sd15", "sd15"), pytest.param("sdxl", "sdxl", marks=pytest.mark.ci), ("sd15", "nano")]
+    ("family", "size", "side"),
+    [
+        *(("sd15", "nano", side) for side in SIDES),
+        ("sd15", "sd15", SIDES[-1]),
+        *(pytest.param("sd15", "sd15", side, marks=pytest.mark.ci) for side in SIDES[:-1]),
+        *(pytest.param("sdxl", "sdxl", side, marks=pytest.mark.ci) for side in SIDES),
+    ],
 )
-@pytest.mark.parametrize("side", [(32, 32), (24, 40), (22, 26)])
 def test_the_forward_pass_is_counted_as_torch_does(family, size, side: tuple[int, int]) -> None:
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config(_configs(family, size, 49408)["unet"])

@@ -12,13 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lorasmith.demo.miniature import make_model
 from lorasmith.families.headers import read_header
 from tests.families.anima.miniature import make_model as make_anima
 from tests.families.flux1.miniature import make_model as make_flux1
 from tests.families.flux2_klein.miniature import make_model as make_flux2_klein
 from tests.families.krea2.miniature import make_model as make_krea2
 from tests.families.qwen_image21.miniature import make_model as make_qwen_image21
+from tests.families.unet_miniature import make_model
 from tests.families.zimage.miniature import make_model as make_zimage
 
 MINIATURES: dict[str, Callable[[Path], Path]] = {

@@ -125,6 +125,7 @@ def test_at_the_end_room_is_waited_for(
     assert is_told(outcome.events)
 
 
+@pytest.mark.ci
 def test_at_the_end_it_gives_up_after_ten_minutes(make_workshop: MakeWorkshop, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exit 6, the newest good state named; when there is room, --continue ends with the bytes of a run that had it."""
     undisturbed, workshop = make_workshop("undisturbed"), make_workshop("full")

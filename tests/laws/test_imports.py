@@ -104,7 +104,8 @@ def test_three_files_know_the_machine() -> None:
     # Import contracts see `torch` as a whole, not what is taken from it.
     knowing = {}
     for path in sorted((ROOT / "lorasmith").rglob("*.py")):
-        found = [part for part in MACHINE if part in torch_parts(path.read_text(encoding="utf-8"))]
+        parts = torch_parts(path.read_text(encoding="utf-8"))
+        found = [part for part in MACHINE if part in parts]
         if found:
             knowing[path.relative_to(ROOT).as_posix()] = found
     # The demo's base model is made outside any run, on a CPU.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 
 from tests.laws.source_tree import ROOT, modules, name_of, parsed, scripts
 
@@ -12,6 +13,7 @@ MAX_LINES_OF_FUNCTION = 60
 EXCEPTIONS: dict[str, str] = {}
 
 
+@cache
 def too_large() -> dict[str, int]:
     found = {}
     for path in [*modules(), *scripts(), *sorted((ROOT / "tests").rglob("*.py"))]:

@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from lorasmith.demo.miniature import make_model, to_single_file
+from lorasmith.demo.miniature import to_single_file
 from lorasmith.families.recognize import recognize
 from lorasmith.families.stored_tensors import read_component
 from lorasmith.lora_files.names import layers_of
 from tests.families.tiny import MINIATURES
+from tests.families.unet_miniature import make_model
 from tests.lora_tools.flow import FlowMade
 
 

@@ -198,6 +198,30 @@ def test_kinds_without_a_product_in_flow_matching(flow: FlowMade, tmp_path: Path
         torch.testing.assert_close(found[name], 0.5 * change, rtol=1e-3, atol=1e-4, msg=name)
 
 
+def test_a_file_of_two_families_is_added_to_one_of_either(tmp_path: Path) -> None:
+    """The attention of five blocks may be FLUX.1's or the smaller klein's: the other file decides."""
+    either = "diffusion_model.double_blocks.0.img_attn.qkv"
+    files = {
+        "either": {f"{either}.lora_A.weight": torch.ones(1, 3072), f"{either}.lora_B.weight": torch.ones(9216, 1)},
+        "flux1": {
+            "transformer.transformer_blocks.9.attn.to_q.lora_A.weight": torch.ones(1, 3072),
+            "transformer.transformer_blocks.9.attn.to_q.lora_B.weight": torch.ones(3072, 1),
+        },
+        "flux2_klein": {
+            "diffusion_model.double_blocks.0.img_mlp.0.lora_A.weight": torch.ones(1, 3072),
+            "diffusion_model.double_blocks.0.img_mlp.0.lora_B.weight": torch.ones(18_432, 1),
+        },
+    }
+    for name, tensors in files.items():
+        saved(tensors, tmp_path / name)
+    assert read_lora(tmp_path / "either").families == ("flux1", "flux2_klein")
+    for name in ("flux1", "flux2_klein"):
+        combine([Source(tmp_path / "either"), Source(tmp_path / name)], tmp_path / f"{name} and more")
+        assert read_lora(tmp_path / f"{name} and more").families == (name,)
+    with pytest.raises(ModelError, match="tool_families_differ"):
+        combine([Source(tmp_path / "flux1"), Source(tmp_path / "flux2_klein")], tmp_path / "none")
+
+
 def test_weights() -> None:
     assert weights_of("", 2) == [1.0, 1.0] and weights_of("1,-0.5", 2) == [1.0, -0.5]
     for text in ("1", "1,2,3", "a,b", "1,nan"):

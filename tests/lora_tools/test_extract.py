@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lorasmith.demo.miniature import make_model, to_single_file
+from lorasmith.demo.miniature import to_single_file
 from lorasmith.errors import ModelError
 from lorasmith.lora_files.names import layers_of
 from lorasmith.lora_files.reader import read_lora
@@ -15,13 +15,14 @@ from lorasmith.lora_tools.inspection import inspect_lora
 from lorasmith.lora_tools.into_model import merge_into
 from lorasmith.lora_tools.low_rank import Cut
 from lorasmith.lora_tools.models import open_model, write_changed
+from tests.families.unet_miniature import make_model
 from tests.lora_tools.conftest import Made
 from tests.lora_tools.flow import RANK, FlowMade, weights_of
 from tests.lora_tools.flow import lora as flow_lora
 from tests.lora_tools.test_into_model import lora
 
 
-@pytest.mark.parametrize("layout", ["folder", "file"])
+@pytest.mark.parametrize("layout", ["file", pytest.param("folder", marks=pytest.mark.ci)])
 def test_a_lora_that_was_merged_is_found_again(made: Made, tmp_path: Path, layout: str) -> None:
     path, changes = lora(made, tmp_path / "lora", "lora")
     base, tuned, out = getattr(made, layout), tmp_path / "tuned.safetensors", tmp_path / "out.safetensors"

@@ -180,3 +180,23 @@ def test_flow_matching_with_other_kinds_in_fused_layers(flow: FlowMade, tmp_path
     merge_into(flow.folder, [Source(saved(tensors, tmp_path / "lora"))], tmp_path / "out")
     changes = dict(zip(parts, delta.split([len(flow.weights[part]) for part in parts]), strict=True))
     expect(weights_of(tmp_path / "out"), flow.weights, changes)
+
+
+def test_lengths_of_dora_in_fused_layers(flow: FlowMade, tmp_path: Path) -> None:
+    """A length for each output belongs to a row, and goes with it; a length for each input is that of all layers."""
+    module, rows = min(table(flow.family, "comfyui").modules.items(), key=lambda item: (-len(item[1]), item[0]))
+    parts = [part.target for part in parts_of(rows, layers_of(flow.family).known.pieces)]
+    whole = torch.cat([flow.weights[part] for part in parts])
+    pair = {f"{module}.lora_A.weight": torch.randn(2, whole.shape[1])}
+    pair[f"{module}.lora_B.weight"] = torch.randn(len(whole), 2) * 0.1
+    lengths = torch.rand(len(whole), 1) + 0.5
+    path = saved({**pair, f"{module}.dora_scale": lengths}, tmp_path / "by output")
+    merge_into(flow.folder, [Source(path)], tmp_path / "out")
+    new = whole + pair[f"{module}.lora_B.weight"] @ pair[f"{module}.lora_A.weight"]
+    new = new * (lengths / new.norm(dim=1, keepdim=True))
+    changes = dict(zip(parts, (new - whole).split([len(flow.weights[part]) for part in parts]), strict=True))
+    expect(weights_of(tmp_path / "out"), flow.weights, changes)
+    path = saved({**pair, f"{module}.dora_scale": torch.ones(1, whole.shape[1])}, tmp_path / "by input")
+    if len(parts) > 1:
+        with pytest.raises(ModelError, match="tool_kind"):
+            merge_into(flow.folder, [Source(path)], tmp_path / "none")

@@ -31,6 +31,7 @@ PLUS = {("optimizer", "loraplus_lr_ratio"): 16.0}
         ({("training", "full_bf16"): True}, "full_bf16_precision"),
         ({("model", "base_precision"): "fp8", ("adapter", "kind"): "dora"}, "dora_in_float32"),
         ({("model", "base_offload"): 0.5, ("adapter", "kind"): "dora"}, "dora_in_float32"),
+        ({("model", "training_adapter"): "a.safetensors", ("adapter", "kind"): "dora"}, "training_adapter_dora"),
         ({("lr_schedule", "shape"): "a.B", ("lr_schedule", "warmup_steps"): 5}, "warmup_of_class"),
         ({**COSINE, ("lr_schedule", "args"): {"lr_end": 1e-6}}, "lr_scheduler_args_unknown"),
     ],

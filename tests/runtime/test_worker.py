@@ -198,6 +198,7 @@ def test_state_and_target_are_on_disk_before_the_first_step(staged: Workshop, mo
     assert staged.train_state()["step"] == 4
 
 
+@pytest.mark.ci
 def test_as_a_program_it_ends_with_its_exit_code(tmp_path: Path) -> None:
     """Through the real thing, on a run folder that has nothing staged."""
     from lorasmith.runtime.supervisor import launch_worker

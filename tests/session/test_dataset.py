@@ -26,7 +26,7 @@ def test_unchanged_data_keeps_its_origin(workshop: Workshop) -> None:
 @pytest.mark.parametrize(
     ("values", "changed"),
     [
-        ({("training", "batch_size"): 2}, {"batch-size": [1, 2]}),
+        pytest.param({("training", "batch_size"): 2}, {"batch-size": [1, 2]}, marks=pytest.mark.ci),
         ({("training", "accumulation_steps"): 3}, {"accumulate": [1, 3]}),
     ],
 )

@@ -112,7 +112,7 @@ def test_a_gpu_is_needed_and_missed_once(workshop: Workshop) -> None:
     assert outcome.of(RunStarted)[0].fingerprint["execution"] == "eager"
 
 
-@pytest.mark.parametrize("failing", ["micro-batch", "update"])
+@pytest.mark.parametrize("failing", ["micro-batch", pytest.param("update", marks=pytest.mark.ci)])
 def test_where_it_cannot_be_captured_the_whole_run_is_eager(
     make_workshop: Callable[[str], Workshop], captures: list[Any], monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:

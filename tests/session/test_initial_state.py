@@ -19,7 +19,7 @@ MakeWorkshop = Callable[[str], Workshop]
 EXACT: Values = {("export", "save_precision"): "fp32", ("optimizer", "lr"): 1e-2}
 
 
-@pytest.mark.parametrize("alpha", [16.0, 4.0])
+@pytest.mark.parametrize("alpha", [pytest.param(16.0, marks=pytest.mark.ci), 4.0])
 def test_starting_from_a_lora(make_workshop: MakeWorkshop, alpha: float) -> None:
     """At step 0 the change is that of the file, whatever the alpha of the new run."""
     first, second = make_workshop("first"), make_workshop("second")

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from lorasmith.demo.miniature import make_model, to_single_file
+from lorasmith.demo.miniature import to_single_file
 from lorasmith.runs.events import DeviceChosen, RunStarted, Warned
 from lorasmith.session import resolve
 from tests.end_to_end.workshop import Outcome, Workshop
+from tests.families.unet_miniature import make_model
 
 
 def test_what_the_run_had_so_far_was_not_asked_for_now(workshop: Workshop) -> None:

@@ -15,6 +15,7 @@ from lorasmith.demo import layouts
 from lorasmith.families.headers import read_json
 from lorasmith.families.t5_vocabulary import t5_tokenizer_files
 from lorasmith.families.weights import CONFIGS_KEY
+from tests.families.made_once import made_once
 from tests.families.qwen_miniature import fill, original_vae_name, write_tokenizer
 
 WORDS = "a red circle, a blue ring, green, black, white"
@@ -72,6 +73,7 @@ _PARTS = {
 }
 
 
+@made_once
 def make_model(folder: Path, **denoiser: Any) -> Path:
     """Writes the folder with random weights and returns it; `denoiser` adds to the transformer's config."""
     from diffusers import AnimaTextConditioner, AutoencoderKLQwenImage, CosmosTransformer3DModel

@@ -3,49 +3,29 @@ hidden."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from lorasmith.data.types import Example, Offset, Size
-from lorasmith.diffusion.draw import Draw, draw_numbers
-from lorasmith.diffusion.process import apply_noise
 from lorasmith.diffusion.sampling import denoise
 from lorasmith.families import load_family
 from lorasmith.families.anima.family import CONDITIONER, EMBEDS, TEXT, Anima
 from lorasmith.families.anima.layout import MOST
 from lorasmith.families.anima.text import encode
-from lorasmith.families.checkpointing import Checkpointing
 from lorasmith.families.recognize import recognize
 from lorasmith.families.weights import TextSettings
-from tests.families.anima.miniature import WORDS, make_model
+from tests.families.anima.miniature import make_model
 from tests.families.anima.torchvision import TRANSFORMS
-
-CPU = torch.device("cpu")
-LEVELS: tuple[Checkpointing, ...] = ("none", "feed-forward", "block", "offload")
-CAPTIONS = ("a red circle", "", "a blue ring, " * 30)
+from tests.families.flow import CAPTIONS, CPU, FlowTests, Reference, difference, drawn
 
 
 @dataclass(frozen=True)
-class Loaded:
-    folder: Path
-    family: Anima
-    encoders: Mapping[str, nn.Module]
-    models: Mapping[str, nn.Module]
-    pipeline: Any  # diffusers', the text encoder and the conditioner in bfloat16 and the rest in float32
-
-    def inputs(self, *captions: str) -> list[dict[str, Tensor]]:
-        return [self.family.encode_caption(self.encoders, caption) for caption in captions]
-
-    def predict(
-        self, latents: Tensor, levels: Sequence[float], rows: list[dict[str, Tensor]], **models: nn.Module
-    ) -> Tensor:
-        conditioning = self.family.conditioning(self.models, self.family.collate(rows))
-        with torch.no_grad():
-            return self.family.predict(models or self.models, latents, torch.tensor(levels), conditioning)
+class Loaded(Reference):
+    denoiser = "CosmosTransformer3DModel"
+    latents = (4, 16, 20)
+    rounding = 5e-3
 
     @torch.no_grad()
     def text(self, *captions: str) -> Tensor:
@@ -74,6 +54,11 @@ class Loaded:
             )
         return found[:, :, 0]
 
+    def predicted_there(
+        self, latents: Tensor, levels: Sequence[float], captions: Sequence[str], **models: nn.Module
+    ) -> Tensor:
+        return self.theirs(latents, levels, captions, **models)
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _torchvision() -> Iterator[None]:
@@ -96,26 +81,11 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
     return Loaded(folder, family, family.load_encoders(CPU), models, pipeline)
 
 
-def drawn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def difference(found: Tensor, expected: Tensor) -> float:
-    return float((found.float() - expected.float()).norm() / expected.float().norm())
+class TestAsEveryFamily(FlowTests):
+    """Types, predictions and targets beside the pipeline's."""
 
 
 # -- loading ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_every_tensor_has_the_type_that_from_pretrained_gives_it(loaded: Loaded, dtype: torch.dtype) -> None:
-    from diffusers import CosmosTransformer3DModel
-
-    theirs = CosmosTransformer3DModel.from_pretrained(loaded.folder / "transformer", dtype=dtype).state_dict()
-    found = loaded.family.load_models(trained=[], dtype=dtype, device=CPU)["denoiser"].state_dict()
-    assert found.keys() == theirs.keys()
-    assert {tensor.dtype for tensor in found.values()} == {tensor.dtype for tensor in theirs.values()} == {dtype}
-    assert all(torch.equal(found[name], tensor) for name, tensor in theirs.items())
 
 
 @pytest.mark.parametrize(("component", "buffer"), [(TEXT, "rotary_emb.inv_freq"), (CONDITIONER, "rotary_emb.inv_freq")])
@@ -179,20 +149,12 @@ def test_a_caption_ends_where_either_tokenizer_cuts_it(loaded: Loaded, caption: 
 # -- the denoiser ----------------------------------------------------------------------------------
 
 
-def test_predictions_are_those_of_the_pipelines_call(loaded: Loaded) -> None:
-    """Texts of unequal lengths in a batch, each with its own level; a batch is its examples alone."""
+def test_texts_of_a_batch_are_as_long_as_the_pipelines(loaded: Loaded) -> None:
+    """With its own texts, predictions are its to the rounding of float32."""
+    assert loaded.family.collate(loaded.inputs(*CAPTIONS))[EMBEDS].shape == (3, MOST, 24)
     latents, levels = drawn(3, 4, 16, 20), (0.9, 0.5, 0.1)
-    expected = loaded.theirs(latents, levels, CAPTIONS)
-    rows = loaded.inputs(*CAPTIONS)
-    assert loaded.family.collate(rows)[EMBEDS].shape == (3, MOST, 24)
-    found = loaded.predict(latents, levels, rows)
-    assert difference(found, expected) < 5e-3  # the texts differ by the rounding of bfloat16
-    for number in range(3):
-        one = slice(number, number + 1)
-        alone = loaded.predict(latents[one], levels[one], rows[one])
-        assert difference(found[one], alone) < 1e-5
     padded = [{EMBEDS: text} for text in loaded.text(*CAPTIONS)]
-    assert difference(loaded.predict(latents, levels, padded), expected) < 1e-5  # with the pipeline's own texts
+    assert difference(loaded.predict(latents, levels, padded), loaded.theirs(latents, levels, CAPTIONS)) < 1e-5
 
 
 def test_positions_go_on_beyond_the_table_of_the_config(loaded: Loaded) -> None:
@@ -205,17 +167,6 @@ def test_positions_go_on_beyond_the_table_of_the_config(loaded: Loaded) -> None:
     theirs = CosmosTransformer3DModel.from_pretrained(folder, max_size=[4, 80, 80])
     found = loaded.predict(latents, (0.7,), loaded.inputs("a red circle"))
     assert difference(found, loaded.theirs(latents, (0.7,), ["a red circle"], denoiser=theirs)) < 1e-5
-
-
-def test_in_bfloat16_too(loaded: Loaded) -> None:
-    from diffusers import CosmosTransformer3DModel
-
-    theirs = CosmosTransformer3DModel.from_pretrained(loaded.folder / "transformer", dtype=torch.bfloat16)
-    ours = loaded.family.load_models(trained=[], dtype=torch.bfloat16, device=CPU)["denoiser"]
-    latents = drawn(1, 4, 6, 8)
-    found = loaded.predict(latents, (0.7,), loaded.inputs("a red circle"), denoiser=ours)
-    assert found.dtype == torch.bfloat16
-    assert difference(found, loaded.theirs(latents, (0.7,), ["a red circle"], denoiser=theirs)) < 3e-2
 
 
 WRONG = {  # relative differences that a good guess makes, at least
@@ -302,51 +253,7 @@ def test_pictures_are_encoded_and_decoded_as_by_the_pipeline(loaded: Loaded) -> 
     assert difference(found, expected) < 1e-5
 
 
-def test_the_loss_is_that_of_the_velocity(loaded: Loaded) -> None:
-    """A prediction of noise - picture, at the level, has no loss: target and levels are the pipeline's."""
-    latents = drawn(2, 4, 6, 8)
-    numbers = draw_numbers(Draw(1, 1, 1), latents)
-    noised = apply_noise(loaded.family.noise_process(), latents, numbers)
-    share = noised.timesteps.view(-1, 1, 1, 1)
-    stepped = noised.noisy_latents - share * noised.target  # what the scheduler's last step makes of the prediction
-    assert torch.allclose(stepped, latents, atol=1e-5)
-
-
 def test_pictures_are_sampled_with_a_shift_and_trained_without(loaded: Loaded) -> None:
     process = loaded.family.noise_process()
     assert process.sampling_shift.factor((1, 4, 8, 8)) == 3.0 and process.training_shift.factor((1, 4, 8, 8)) == 1.0
     assert float(process.timesteps(torch.tensor([0.5]), (1, 4, 8, 8))) == 0.5
-
-
-# -- layers ----------------------------------------------------------------------------------------
-
-
-def test_gradients_reach_every_target_with_and_without_checkpointing(loaded: Loaded) -> None:
-    targets = loaded.family.target_modules(loaded.models)
-    conditioning = loaded.family.conditioning(loaded.models, loaded.family.collate(loaded.inputs(*CAPTIONS[:2])))
-    weights = [target.module.get_parameter("weight") for target in targets]
-    found = []
-    try:
-        for level in LEVELS:
-            loaded.family.set_checkpointing(loaded.models, level)
-            for weight in weights:
-                weight.requires_grad_(True)
-            latents, levels = drawn(2, 4, 4, 6), torch.tensor([0.3, 0.8])
-            loaded.family.predict(loaded.models, latents, levels, conditioning).square().mean().backward()
-            found.append([weight.grad for weight in weights])
-            for weight in weights:
-                weight.grad = None
-    finally:
-        loaded.family.set_checkpointing(loaded.models, "none")
-        for weight in weights:
-            weight.requires_grad_(False)
-    assert len(targets) == 6 + 2 * 16
-    assert all(gradient is not None and bool(gradient.any()) for gradient in found[0])
-    for again in found[1:]:
-        assert all(torch.equal(plain, gradient) for plain, gradient in zip(found[0], again, strict=True))
-
-
-def test_nothing_follows_from_the_geometry(loaded: Loaded) -> None:
-    size = Size(64, 64)
-    example = Example(Path("a.png"), WORDS, 1, size, size, size, Offset(0, 0), "", "")
-    assert loaded.family.example_inputs(example) == {}

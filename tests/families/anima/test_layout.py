@@ -1,6 +1,8 @@
 """Anima's names: of layers in files, against diffusers' own conversion of the published checkpoint's names."""
 
 from collections import Counter
+from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -31,8 +33,14 @@ from tests.families.qwen_miniature import language_shapes
 Shapes = dict[str, tuple[int, ...]]
 
 
+@cache
+def _model(blocks: int = 28) -> Any:
+    """A published model without numbers, for reading."""
+    return denoiser_builder()({**PUBLISHED, "num_layers": blocks})
+
+
 def _published(blocks: int) -> dict[str, TargetModule]:
-    models = {"denoiser": denoiser_builder()({**PUBLISHED, "num_layers": blocks})}
+    models = {"denoiser": _model(blocks)}
     return {target.name: target for target in Anima.target_modules(Anima, models)}  # type: ignore[arg-type]
 
 
@@ -43,7 +51,7 @@ def test_every_linear_layer_has_a_row_with_its_published_size(blocks: int, count
     rows = {name: row.layer for name, row in table.targets.items() if name in published}
     assert {name: target.spec for name, target in published.items()} == rows
     assert len(published) == count and len(table.modules) == len(table.targets) == 838 and table.form is PEFT
-    model = denoiser_builder()({**PUBLISHED, "num_layers": blocks})
+    model = _model(blocks)
     linear = {f"denoiser.{path}" for path, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     assert linear == set(published)
     counted = Counter(table.targets[name].preset for name in published)
@@ -51,7 +59,7 @@ def test_every_linear_layer_has_a_row_with_its_published_size(blocks: int, count
 
 
 def test_blocks_that_are_compiled_once() -> None:
-    blocks = Anima.repeated_blocks(Anima, {"denoiser": denoiser_builder()(PUBLISHED)})  # type: ignore[arg-type]
+    blocks = Anima.repeated_blocks(Anima, {"denoiser": _model()})  # type: ignore[arg-type]
     assert [type(block).__name__ for block in blocks] == ["CosmosTransformerBlock"] * 28
 
 
@@ -78,10 +86,10 @@ def test_the_text_encoders_output_layer_is_left_out() -> None:
 
 
 def _shapes(blocks: int = 28) -> Shapes:
-    model = denoiser_builder()({**PUBLISHED, "num_layers": blocks})
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    return {name: tuple(tensor.shape) for name, tensor in _model(blocks).state_dict().items()}
 
 
+@cache
 def _conditioner_shapes() -> Shapes:
     return {name: tuple(tensor.shape) for name, tensor in conditioner_builder()({}).state_dict().items()}
 

@@ -19,6 +19,7 @@ from lorasmith.families.flux1.layout import native_names
 from lorasmith.families.headers import read_json
 from lorasmith.families.t5_vocabulary import t5_tokenizer_files
 from lorasmith.families.weights import CONFIGS_KEY
+from tests.families.made_once import made_once
 from tests.families.qwen_miniature import fill
 
 WIDTH, POOLED = 24, 16
@@ -76,6 +77,7 @@ SCHEDULER = {
 }
 
 
+@made_once
 def make_model(folder: Path, **denoiser: Any) -> Path:
     """Writes the folder with random weights and returns it; `denoiser` adds to the transformer's config."""
     from diffusers import AutoencoderKL, FluxTransformer2DModel

@@ -1,9 +1,8 @@
 """FLUX.1 dev against diffusers' own pipeline, on the same miniature, whose every parameter is random."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,17 +11,13 @@ from torch import Tensor, nn
 
 from lorasmith.diffusion.sampling import denoise
 from lorasmith.families import load_family
-from lorasmith.families.checkpointing import Checkpointing
 from lorasmith.families.flow_transformer import packed, unpacked
 from lorasmith.families.flux1.family import EMBEDS, GUIDANCE, POOLED, Flux1
 from lorasmith.families.flux1.layout import LENGTH
 from lorasmith.families.recognize import recognize
+from tests.families.flow import CAPTIONS, CPU, FlowTests, Reference, difference, drawn
 from tests.families.flux1.miniature import POOLED as POOLED_WIDTH
 from tests.families.flux1.miniature import WIDTH, make_model
-
-CPU = torch.device("cpu")
-LEVELS: tuple[Checkpointing, ...] = ("none", "feed-forward", "block", "offload")
-CAPTIONS = ("a red circle", "", "a blue ring, " * 30)
 
 
 @dataclass(frozen=True)
@@ -35,22 +30,8 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Loaded:
-    folder: Path
-    family: Flux1
-    encoders: Mapping[str, nn.Module]
-    models: Mapping[str, nn.Module]
-    pipeline: Any  # diffusers', the text encoders in bfloat16 and the rest in float32
-
-    def inputs(self, *captions: str) -> list[dict[str, Tensor]]:
-        return [self.family.encode_caption(self.encoders, caption) for caption in captions]
-
-    def predict(
-        self, latents: Tensor, levels: Sequence[float], rows: list[dict[str, Tensor]], **models: nn.Module
-    ) -> Tensor:
-        conditioning = self.family.conditioning(self.models, self.family.collate(rows))
-        with torch.no_grad():
-            return self.family.predict(models or self.models, latents, torch.tensor(levels), conditioning)
+class Loaded(Reference):
+    denoiser = "FluxTransformer2DModel"
 
     @torch.no_grad()
     def text(self, *captions: str) -> Text:
@@ -76,6 +57,11 @@ class Loaded:
         (found,) = denoiser(**inputs, return_dict=False)
         return self.pipeline._unpack_latents(found, 8 * height, 8 * width, 8)  # type: ignore[no-any-return]
 
+    def predicted_there(
+        self, latents: Tensor, levels: Sequence[float], captions: Sequence[str], **models: nn.Module
+    ) -> Tensor:
+        return self.called(latents, torch.tensor(levels), self.text(*captions), **models)
+
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
@@ -91,26 +77,11 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
     return Loaded(folder, family, family.load_encoders(CPU), models, pipeline)
 
 
-def drawn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def difference(found: Tensor, expected: Tensor) -> float:
-    return float((found.float() - expected.float()).norm() / expected.float().norm())
+class TestAsEveryFamily(FlowTests):
+    """Types, predictions and targets beside the pipeline's."""
 
 
 # -- loading ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_every_tensor_has_the_type_that_from_pretrained_gives_it(loaded: Loaded, dtype: torch.dtype) -> None:
-    from diffusers import FluxTransformer2DModel
-
-    theirs = FluxTransformer2DModel.from_pretrained(loaded.folder / "transformer", dtype=dtype)
-    ours = loaded.family.load_models(trained=[], dtype=dtype, device=CPU)["denoiser"]
-    found, expected = ours.state_dict(), theirs.state_dict()
-    assert {name: tensor.dtype for name, tensor in found.items()} == dict.fromkeys(expected, dtype)
-    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
 def test_the_text_encoders_are_those_of_the_pipeline(loaded: Loaded) -> None:
@@ -149,30 +120,6 @@ def test_captions_are_encoded_as_by_the_pipeline_with_its_padding(loaded: Loaded
 
 
 # -- the denoiser ----------------------------------------------------------------------------------
-
-
-def test_predictions_are_those_of_the_pipelines_call(loaded: Loaded) -> None:
-    """Captions of unequal lengths in a batch, each with its own level; a batch is its examples alone."""
-    latents, levels = drawn(3, 4, 6, 8), (0.9, 0.5, 0.1)
-    rows = loaded.inputs(*CAPTIONS)
-    found = loaded.predict(latents, levels, rows)
-    assert difference(found, loaded.called(latents, torch.tensor(levels), loaded.text(*CAPTIONS))) < 1e-5
-    for number in range(3):
-        one = slice(number, number + 1)
-        assert difference(found[one], loaded.predict(latents[one], levels[one], rows[one])) < 1e-5
-
-
-def test_in_bfloat16_too(loaded: Loaded) -> None:
-    from diffusers import FluxTransformer2DModel
-
-    folder = loaded.folder / "transformer"
-    theirs = FluxTransformer2DModel.from_pretrained(folder, dtype=torch.bfloat16)
-    ours = loaded.family.load_models(trained=[], dtype=torch.bfloat16, device=CPU)["denoiser"]
-    latents = drawn(1, 4, 6, 8)
-    found = loaded.predict(latents, (0.7,), loaded.inputs("a red circle"), denoiser=ours)
-    assert found.dtype == torch.bfloat16
-    expected = loaded.called(latents, torch.tensor([0.7]), loaded.text("a red circle"), denoiser=theirs)
-    assert difference(found, expected) < 3e-2
 
 
 WRONG = {  # relative differences that a good guess makes, at least
@@ -261,30 +208,3 @@ def test_the_shift_is_that_of_the_resolution(loaded: Loaded, side: int, logarith
     process = loaded.family.noise_process()
     for shift in (process.training_shift, process.sampling_shift):
         assert math.log(shift.factor((1, 16, side, side))) == pytest.approx(logarithm)
-
-
-# -- layers ----------------------------------------------------------------------------------------
-
-
-def test_gradients_are_the_same_at_every_level_of_checkpointing(loaded: Loaded) -> None:
-    targets = loaded.family.target_modules(loaded.models)
-    conditioning = loaded.family.conditioning(loaded.models, loaded.family.collate(loaded.inputs(*CAPTIONS[:2])))
-    weights = [target.module.get_parameter("weight") for target in targets]
-    found = []
-    try:
-        for level in LEVELS:
-            loaded.family.set_checkpointing(loaded.models, level)
-            for weight in weights:
-                weight.requires_grad_(True)
-            latents, levels = drawn(2, 4, 4, 6), torch.tensor([0.3, 0.8])
-            loaded.family.predict(loaded.models, latents, levels, conditioning).square().mean().backward()
-            found.append([weight.grad for weight in weights])
-            for weight in weights:
-                weight.grad = None
-    finally:
-        loaded.family.set_checkpointing(loaded.models, "none")
-        for weight in weights:
-            weight.requires_grad_(False)
-    assert all(gradient is not None and bool(gradient.any()) for gradient in found[0])
-    for again in found[1:]:
-        assert all(torch.equal(plain, gradient) for plain, gradient in zip(found[0], again, strict=True))

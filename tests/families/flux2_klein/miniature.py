@@ -13,6 +13,7 @@ from lorasmith.demo import layouts
 from lorasmith.families.flux2_klein.text import TEMPLATE
 from lorasmith.families.headers import read_json
 from lorasmith.families.weights import CONFIGS_KEY
+from tests.families.made_once import made_once
 from tests.families.qwen_miniature import fill, write_tokenizer
 
 WIDTH = 16  # of the text encoder
@@ -63,6 +64,7 @@ CHAT_TEMPLATE = (
 """What Qwen3's own makes of a message of a user."""
 
 
+@made_once
 def make_model(folder: Path, **index: Any) -> Path:
     """Writes the folder with random weights and returns it; `index` adds to `model_index.json`."""
     from diffusers import AutoencoderKLFlux2, Flux2Transformer2DModel

@@ -1,9 +1,8 @@
 """FLUX.2 klein against diffusers' own pipeline, on the same miniature, whose every parameter is random."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,37 +11,20 @@ from torch import Tensor, nn
 
 from lorasmith.diffusion.sampling import denoise
 from lorasmith.families import load_family
-from lorasmith.families.checkpointing import Checkpointing
 from lorasmith.families.flow_transformer import packed, unpacked
 from lorasmith.families.flux2_klein.family import Flux2Klein, join_projections, text_positions
 from lorasmith.families.flux2_klein.layout import LENGTH, TAPS
 from lorasmith.families.flux2_klein.text import encode
 from lorasmith.families.qwen_transformer import EMBEDS
 from lorasmith.families.recognize import recognize
+from tests.families.flow import CAPTIONS, CPU, FlowTests, Reference, difference, drawn
 from tests.families.flux2_klein.miniature import WIDTH, make_model
-
-CPU = torch.device("cpu")
-LEVELS: tuple[Checkpointing, ...] = ("none", "feed-forward", "block", "offload")
-CAPTIONS = ("a red circle", "", "a blue ring, " * 30)
 
 
 @dataclass(frozen=True)
-class Loaded:
-    folder: Path
-    family: Flux2Klein
-    encoders: Mapping[str, nn.Module]
-    models: Mapping[str, nn.Module]
-    pipeline: Any  # diffusers', the text encoder in bfloat16 and the rest in float32
-
-    def inputs(self, *captions: str) -> list[dict[str, Tensor]]:
-        return [self.family.encode_caption(self.encoders, caption) for caption in captions]
-
-    def predict(
-        self, latents: Tensor, levels: Sequence[float], rows: list[dict[str, Tensor]], **models: nn.Module
-    ) -> Tensor:
-        conditioning = self.family.conditioning(self.models, self.family.collate(rows))
-        with torch.no_grad():
-            return self.family.predict(models or self.models, latents, torch.tensor(levels), conditioning)
+class Loaded(Reference):
+    denoiser = "Flux2Transformer2DModel"
+    latents = (16, 3, 4)
 
     @torch.no_grad()
     def text(self, *captions: str, **options: Any) -> tuple[Tensor, Tensor]:
@@ -70,6 +52,19 @@ class Loaded:
         )
         return found  # type: ignore[no-any-return]
 
+    def predicted_there(
+        self, latents: Tensor, levels: Sequence[float], captions: Sequence[str], **models: nn.Module
+    ) -> Tensor:
+        return self.theirs(latents, levels, captions, **models)
+
+    def tensors_there(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Queries, keys and values joined as diffusers itself joins them."""
+        theirs = self.denoiser_there(dtype)
+        for block in theirs.transformer_blocks:
+            block.attn.fuse_projections()
+        separate = (".to_q.", ".to_k.", ".to_v.", ".add_q_proj.", ".add_k_proj.", ".add_v_proj.")
+        return {name: one for name, one in theirs.state_dict().items() if not any(part in name for part in separate)}
+
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
@@ -85,31 +80,11 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
     return Loaded(folder, family, family.load_encoders(CPU), models, pipeline)
 
 
-def drawn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def difference(found: Tensor, expected: Tensor) -> float:
-    return float((found.float() - expected.float()).norm() / expected.float().norm())
+class TestAsEveryFamily(FlowTests):
+    """Types, predictions and targets beside the pipeline's."""
 
 
 # -- loading ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_every_tensor_has_the_type_that_from_pretrained_gives_it(loaded: Loaded, dtype: torch.dtype) -> None:
-    """Queries, keys and values joined as diffusers itself joins them."""
-    from diffusers import Flux2Transformer2DModel
-
-    theirs: Any = Flux2Transformer2DModel.from_pretrained(loaded.folder / "transformer", dtype=dtype)
-    for block in theirs.transformer_blocks:
-        block.attn.fuse_projections()
-    ours = loaded.family.load_models(trained=[], dtype=dtype, device=CPU)["denoiser"]
-    found, expected = ours.state_dict(), theirs.state_dict()
-    separate = (".to_q.", ".to_k.", ".to_v.", ".add_q_proj.", ".add_k_proj.", ".add_v_proj.")
-    expected = {name: tensor for name, tensor in expected.items() if not any(part in name for part in separate)}
-    assert {name: tensor.dtype for name, tensor in found.items()} == dict.fromkeys(expected, dtype)
-    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
 def test_the_text_encoder_ends_with_the_last_layer_that_is_taken(loaded: Loaded) -> None:
@@ -155,29 +130,6 @@ def test_captions_are_encoded_as_by_the_pipeline_with_its_padding(loaded: Loaded
 
 
 # -- the denoiser ----------------------------------------------------------------------------------
-
-
-def test_predictions_are_those_of_the_pipelines_call(loaded: Loaded) -> None:
-    """Captions of unequal lengths in a batch, each with its own level; a batch is its examples alone."""
-    latents, levels = drawn(3, 16, 3, 4), (0.9, 0.5, 0.1)
-    rows = loaded.inputs(*CAPTIONS)
-    found = loaded.predict(latents, levels, rows)
-    assert difference(found, loaded.theirs(latents, levels, CAPTIONS)) < 1e-5
-    for number in range(3):
-        one = slice(number, number + 1)
-        assert difference(found[one], loaded.predict(latents[one], levels[one], rows[one])) < 1e-5
-
-
-def test_in_bfloat16_too(loaded: Loaded) -> None:
-    from diffusers import Flux2Transformer2DModel
-
-    folder = loaded.folder / "transformer"
-    theirs = Flux2Transformer2DModel.from_pretrained(folder, dtype=torch.bfloat16)
-    ours = loaded.family.load_models(trained=[], dtype=torch.bfloat16, device=CPU)["denoiser"]
-    latents = drawn(1, 16, 3, 4)
-    found = loaded.predict(latents, (0.7,), loaded.inputs("a red circle"), denoiser=ours)
-    assert found.dtype == torch.bfloat16
-    assert difference(found, loaded.theirs(latents, (0.7,), ["a red circle"], denoiser=theirs)) < 3e-2
 
 
 WRONG = {  # relative differences that a good guess makes, at least
@@ -266,33 +218,6 @@ def test_training_is_shifted_alike_whatever_the_size(loaded: Loaded) -> None:
     process = loaded.family.noise_process()
     for side in (16, 64, 96):
         assert math.isclose(float(process.timesteps(torch.tensor([0.5]), (1, 128, side, side))), 0.75)
-
-
-# -- layers ----------------------------------------------------------------------------------------
-
-
-def test_gradients_are_the_same_at_every_level_of_checkpointing(loaded: Loaded) -> None:
-    targets = loaded.family.target_modules(loaded.models)
-    conditioning = loaded.family.conditioning(loaded.models, loaded.family.collate(loaded.inputs(*CAPTIONS[:2])))
-    weights = [target.module.get_parameter("weight") for target in targets]
-    found = []
-    try:
-        for level in LEVELS:
-            loaded.family.set_checkpointing(loaded.models, level)
-            for weight in weights:
-                weight.requires_grad_(True)
-            latents, levels = drawn(2, 16, 2, 3), torch.tensor([0.3, 0.8])
-            loaded.family.predict(loaded.models, latents, levels, conditioning).square().mean().backward()
-            found.append([weight.grad for weight in weights])
-            for weight in weights:
-                weight.grad = None
-    finally:
-        loaded.family.set_checkpointing(loaded.models, "none")
-        for weight in weights:
-            weight.requires_grad_(False)
-    assert all(gradient is not None and bool(gradient.any()) for gradient in found[0])
-    for again in found[1:]:
-        assert all(torch.equal(plain, gradient) for plain, gradient in zip(found[0], again, strict=True))
 
 
 def test_joined_layers_compute_what_the_separate_ones_do(loaded: Loaded) -> None:

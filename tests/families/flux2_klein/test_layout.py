@@ -1,5 +1,6 @@
 """FLUX.2's names of layers in files, against diffusers' own conversion of LoRA files and of the checkpoint."""
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -31,7 +32,9 @@ PUBLISHED = {  # by model: the rest is as in the class
 PARTS = {"to_qkv": ("to_q", "to_k", "to_v"), "to_added_qkv": ("add_q_proj", "add_k_proj", "add_v_proj")}
 
 
+@cache
 def published(size: str) -> Any:
+    """With its projections joined; for reading."""
     model = denoiser_builder()({**PUBLISHED[size], "guidance_embeds": False})
     join_projections(model)
     return model
@@ -94,6 +97,7 @@ def test_a_side_of_the_vaes_latents_has_eight_pixels() -> None:
     assert set(NAMES.components) == {"transformer", "vae", "text_encoder"}
 
 
+@cache
 def shapes_of(size: str) -> dict[str, tuple[int, ...]]:
     model = denoiser_builder()({**PUBLISHED[size], "guidance_embeds": False})
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

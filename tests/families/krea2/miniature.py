@@ -13,6 +13,7 @@ from lorasmith.demo import layouts
 from lorasmith.families.headers import read_json
 from lorasmith.families.krea2.text import TEMPLATE
 from lorasmith.families.weights import CONFIGS_KEY
+from tests.families.made_once import made_once
 from tests.families.qwen_miniature import fill, original_vae_name, write_tokenizer
 
 TAPS = (1, 2, 4)
@@ -72,6 +73,7 @@ SCHEDULER = {
 }
 
 
+@made_once
 def make_model(folder: Path, **index: Any) -> Path:
     """Writes the folder with random weights and returns it; `index` adds to `model_index.json`."""
     from diffusers import AutoencoderKLQwenImage, Krea2Transformer2DModel

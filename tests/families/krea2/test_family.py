@@ -1,51 +1,30 @@
 """Krea 2 against diffusers' own pipeline, on the same miniature. Every parameter is random, so no effect is hidden."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from lorasmith.data.types import Example, Offset, Size
-from lorasmith.diffusion.draw import Draw, draw_numbers
 from lorasmith.diffusion.flow import FlowMatching
-from lorasmith.diffusion.process import apply_noise
 from lorasmith.diffusion.sampling import denoise
 from lorasmith.families import load_family
-from lorasmith.families.checkpointing import Checkpointing
 from lorasmith.families.flow_transformer import packed, unpacked
 from lorasmith.families.krea2.family import EMBEDS, MASK, Krea2
 from lorasmith.families.krea2.text import DROPPED, MOST, TEMPLATE, encode
 from lorasmith.families.recognize import recognize
+from tests.families.flow import CAPTIONS, CPU, FlowTests, Reference, difference, drawn
 from tests.families.krea2.miniature import TAPS, make_model
-
-CPU = torch.device("cpu")
-LEVELS: tuple[Checkpointing, ...] = ("none", "feed-forward", "block", "offload")
-CAPTIONS = ("a red circle", "", "a blue ring, " * 30)
 
 
 @dataclass(frozen=True)
-class Loaded:
-    folder: Path
-    family: Krea2
-    encoders: Mapping[str, nn.Module]
-    models: Mapping[str, nn.Module]
-    pipeline: Any  # diffusers', the text encoder in bfloat16 and the rest in float32
-
-    def inputs(self, *captions: str) -> list[dict[str, Tensor]]:
-        return [self.family.encode_caption(self.encoders, caption) for caption in captions]
-
-    def predict(
-        self, latents: Tensor, levels: Sequence[float], rows: list[dict[str, Tensor]], **models: nn.Module
-    ) -> Tensor:
-        conditioning = self.family.conditioning(self.models, self.family.collate(rows))
-        with torch.no_grad():
-            return self.family.predict(models or self.models, latents, torch.tensor(levels), conditioning)
+class Loaded(Reference):
+    denoiser = "Krea2Transformer2DModel"
+    rounding = 5e-3
+    float32 = 18
 
     @torch.no_grad()
     def text(self, *captions: str) -> tuple[Tensor, Tensor]:
@@ -70,6 +49,11 @@ class Loaded:
             )
         return self.pipeline._unpack_latents(found, 8 * height, 8 * width)[:, :, 0]
 
+    def predicted_there(
+        self, latents: Tensor, levels: Sequence[float], captions: Sequence[str], **models: nn.Module
+    ) -> Tensor:
+        return self.theirs(latents, levels, captions, **models)
+
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
@@ -85,30 +69,11 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
     return Loaded(folder, family, family.load_encoders(CPU), models, pipeline)
 
 
-def drawn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def difference(found: Tensor, expected: Tensor) -> float:
-    return float((found.float() - expected.float()).norm() / expected.float().norm())
+class TestAsEveryFamily(FlowTests):
+    """Types, predictions and targets beside the pipeline's."""
 
 
 # -- loading ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_every_tensor_has_the_type_that_from_pretrained_gives_it(loaded: Loaded, dtype: torch.dtype) -> None:
-    from diffusers import Krea2Transformer2DModel
-
-    theirs = Krea2Transformer2DModel.from_pretrained(loaded.folder / "transformer", dtype=dtype)
-    ours = loaded.family.load_models(trained=[], dtype=dtype, device=CPU)["denoiser"]
-    found, expected = ours.state_dict(), theirs.state_dict()
-    assert {name: tensor.dtype for name, tensor in found.items()} == {
-        name: tensor.dtype for name, tensor in expected.items()
-    }
-    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
-    kept = {name for name, tensor in found.items() if tensor.dtype == torch.float32}
-    assert len(kept) == 18 if dtype == torch.bfloat16 else len(kept) == len(found)
 
 
 def test_the_text_encoder_is_that_of_the_pipeline_without_its_eyes(loaded: Loaded) -> None:
@@ -160,32 +125,11 @@ def test_captions_in_float32_are_exactly_those_of_the_pipeline(loaded: Loaded) -
 # -- the denoiser ----------------------------------------------------------------------------------
 
 
-def test_predictions_are_those_of_the_pipelines_call(loaded: Loaded) -> None:
-    """Texts of unequal lengths in a batch, each with its own level; a batch is its examples alone."""
-    latents, levels = drawn(3, 4, 6, 8), (0.9, 0.5, 0.1)
-    expected = loaded.theirs(latents, levels, CAPTIONS)
+def test_texts_of_a_batch_are_padded_to_a_few_lengths(loaded: Loaded) -> None:
     rows = loaded.inputs(*CAPTIONS)
     batch = loaded.family.collate(rows)
     assert batch[MASK].dtype == torch.bool and batch[MASK].sum(1).tolist() == [len(row[EMBEDS]) for row in rows]
     assert batch[EMBEDS].shape[1] == 128 and loaded.family.collate(rows[:2])[EMBEDS].shape[1] == 64
-    found = loaded.predict(latents, levels, rows)
-    assert difference(found, expected) < 5e-3  # the texts differ by the rounding of bfloat16
-    for number in range(3):
-        one = slice(number, number + 1)
-        alone = loaded.predict(latents[one], levels[one], rows[one])
-        assert difference(found[one], alone) < 1e-5
-
-
-def test_in_bfloat16_too(loaded: Loaded) -> None:
-    from diffusers import Krea2Transformer2DModel
-
-    folder = loaded.folder / "transformer"
-    theirs = Krea2Transformer2DModel.from_pretrained(folder, dtype=torch.bfloat16)
-    ours = loaded.family.load_models(trained=[], dtype=torch.bfloat16, device=CPU)["denoiser"]
-    latents = drawn(1, 4, 6, 8)
-    found = loaded.predict(latents, (0.7,), loaded.inputs("a red circle"), denoiser=ours)
-    assert found.dtype == torch.bfloat16
-    assert difference(found, loaded.theirs(latents, (0.7,), ["a red circle"], denoiser=theirs)) < 3e-2
 
 
 WRONG = {  # relative differences that a good guess makes, at least
@@ -289,46 +233,3 @@ def test_the_shift_is_that_of_the_resolution(loaded: Loaded, side: int, logarith
         math.exp(logarithm) * 0.5 / (1 + (math.exp(logarithm) - 1) * 0.5),
         float(process.timesteps(torch.tensor([0.5]), (1, 16, side, side))),
     )
-
-
-def test_the_loss_is_that_of_the_velocity(loaded: Loaded) -> None:
-    """A prediction of noise - picture, at the level, has no loss: target and levels are the pipeline's."""
-    latents = drawn(2, 4, 6, 8)
-    numbers = draw_numbers(Draw(1, 1, 1), latents)
-    noised = apply_noise(loaded.family.noise_process(), latents, numbers)
-    share = noised.timesteps.view(-1, 1, 1, 1)
-    stepped = noised.noisy_latents - share * noised.target  # what the scheduler's last step makes of the prediction
-    assert torch.allclose(stepped, latents, atol=1e-5)
-
-
-# -- layers ----------------------------------------------------------------------------------------
-
-
-def test_gradients_reach_every_target_with_and_without_checkpointing(loaded: Loaded) -> None:
-    targets = loaded.family.target_modules(loaded.models)
-    conditioning = loaded.family.conditioning(loaded.models, loaded.family.collate(loaded.inputs(*CAPTIONS[:2])))
-    weights = [target.module.get_parameter("weight") for target in targets]
-    found = []
-    try:
-        for level in LEVELS:
-            loaded.family.set_checkpointing(loaded.models, level)
-            for weight in weights:
-                weight.requires_grad_(True)
-            latents, levels = drawn(2, 4, 4, 6), torch.tensor([0.3, 0.8])
-            loaded.family.predict(loaded.models, latents, levels, conditioning).square().mean().backward()
-            found.append([weight.grad for weight in weights])
-            for weight in weights:
-                weight.grad = None
-    finally:
-        loaded.family.set_checkpointing(loaded.models, "none")
-        for weight in weights:
-            weight.requires_grad_(False)
-    assert all(gradient is not None and bool(gradient.any()) for gradient in found[0])
-    for again in found[1:]:
-        assert all(torch.equal(plain, gradient) for plain, gradient in zip(found[0], again, strict=True))
-
-
-def test_nothing_follows_from_the_geometry(loaded: Loaded) -> None:
-    size = Size(64, 64)
-    example = Example(Path("a.png"), "", 1, size, size, size, Offset(0, 0), "", "")
-    assert loaded.family.example_inputs(example) == {}

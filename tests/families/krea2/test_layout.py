@@ -1,5 +1,8 @@
 """Krea 2's names: of layers in files, against diffusers' own conversion of the published checkpoint's names."""
 
+from functools import cache
+from typing import Any
+
 import pytest
 import torch
 from diffusers.loaders.single_file_utils import convert_krea2_transformer_checkpoint_to_diffusers
@@ -22,8 +25,14 @@ from tests.families.krea2.miniature import native_name
 from tests.families.qwen_miniature import language_shapes
 
 
+@cache
+def _model() -> Any:
+    """The published model without numbers, for reading: the class's own sizes are the published ones."""
+    return denoiser_builder()({})
+
+
 def _published() -> dict[str, TargetModule]:
-    models = {"denoiser": denoiser_builder()({})}  # the class's own sizes are those of the published model
+    models = {"denoiser": _model()}
     return {target.name: target for target in Krea2.target_modules(Krea2, models)}  # type: ignore[arg-type]
 
 
@@ -33,13 +42,13 @@ def test_every_linear_layer_has_a_row_with_its_published_size() -> None:
         name: row.layer for name, row in table.targets.items()
     }
     assert len(published) == len(table.modules) == 264 and table.form is PEFT
-    model = denoiser_builder()({})
+    model = _model()
     linear = {f"denoiser.{path}" for path, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     assert linear == set(published)
 
 
 def test_blocks_that_are_compiled_once() -> None:
-    blocks = Krea2.repeated_blocks(Krea2, {"denoiser": denoiser_builder()({})})  # type: ignore[arg-type]
+    blocks = Krea2.repeated_blocks(Krea2, {"denoiser": _model()})  # type: ignore[arg-type]
     assert [type(block).__name__ for block in blocks] == ["Krea2TransformerBlock"] * 28
 
 
@@ -68,12 +77,12 @@ def test_layers_of_the_text_encoder_are_stated_or_the_usual() -> None:
 
 
 def _published_shapes() -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in denoiser_builder()({}).state_dict().items()}
+    return {name: tuple(tensor.shape) for name, tensor in _model().state_dict().items()}
 
 
 def test_the_config_follows_from_the_shapes_of_the_published_model() -> None:
     """The class's own config is the published one."""
-    published = {name: value for name, value in denoiser_builder()({}).config.items() if not name.startswith("_")}
+    published = {name: value for name, value in _model().config.items() if not name.startswith("_")}
     assert denoiser_config(_published_shapes()) == {**published, "axes_dims_rope": list(published["axes_dims_rope"])}
 
 

@@ -15,6 +15,7 @@ from lorasmith.demo import layouts
 from lorasmith.families.headers import read_json
 from lorasmith.families.qwen_image21.text import TEMPLATE
 from lorasmith.families.weights import CONFIGS_KEY
+from tests.families.made_once import made_once
 from tests.families.qwen_miniature import fill, write_tokenizer
 
 DENOISER = {
@@ -73,6 +74,7 @@ _CHAT = (
 )
 
 
+@made_once
 def make_model(folder: Path, **index: Any) -> Path:
     """Writes the folder with random weights and returns it; `index` adds to `model_index.json`."""
     from diffusers import AutoencoderKLQwenImage21, QwenImage21Transformer2DModel

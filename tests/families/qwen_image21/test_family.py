@@ -2,49 +2,27 @@
 hidden."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from lorasmith.data.types import Example, Offset, Size
-from lorasmith.diffusion.draw import Draw, draw_numbers
-from lorasmith.diffusion.process import apply_noise
 from lorasmith.diffusion.sampling import denoise
 from lorasmith.families import load_family
-from lorasmith.families.checkpointing import Checkpointing
 from lorasmith.families.qwen_image21.family import QwenImage21
 from lorasmith.families.qwen_image21.text import encode
 from lorasmith.families.qwen_transformer import EMBEDS, MASK
 from lorasmith.families.recognize import recognize
+from tests.families.flow import CAPTIONS, CPU, FlowTests, Reference, difference, drawn
 from tests.families.qwen_image21.miniature import load_pipeline, make_model
-
-CPU = torch.device("cpu")
-LEVELS: tuple[Checkpointing, ...] = ("none", "feed-forward", "block", "offload")
-CAPTIONS = ("a red circle", "", "a blue ring, " * 30)
 
 
 @dataclass(frozen=True)
-class Loaded:
-    folder: Path
-    family: QwenImage21
-    encoders: Mapping[str, nn.Module]
-    models: Mapping[str, nn.Module]
-    pipeline: Any  # diffusers', the text encoder in bfloat16 and the rest in float32
-
-    def inputs(self, *captions: str) -> list[dict[str, Tensor]]:
-        return [self.family.encode_caption(self.encoders, caption) for caption in captions]
-
-    def predict(
-        self, latents: Tensor, levels: Sequence[float], rows: list[dict[str, Tensor]], **models: nn.Module
-    ) -> Tensor:
-        conditioning = self.family.conditioning(self.models, self.family.collate(rows))
-        with torch.no_grad():
-            return self.family.predict(models or self.models, latents, torch.tensor(levels), conditioning)
+class Loaded(Reference):
+    denoiser = "QwenImage21Transformer2DModel"
+    latents = (8, 4, 6)
 
     @torch.no_grad()
     def text(self, *captions: str) -> tuple[Tensor, Tensor | None]:
@@ -73,6 +51,14 @@ class Loaded:
         tokens = found[:, -height * width :]
         return self.pipeline._unpack_latents(tokens, 16 * height, 16 * width, 16)[:, :, 0]
 
+    def predicted_there(
+        self, latents: Tensor, levels: Sequence[float], captions: Sequence[str], **models: nn.Module
+    ) -> Tensor:
+        """Each alone, of our texts: the pipeline's differ by the rounding of bfloat16."""
+        rows = enumerate(self.inputs(*captions))
+        each = [self.theirs(latents[n : n + 1], levels[n : n + 1], row[EMBEDS][None], **models) for n, row in rows]
+        return torch.cat(each)
+
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
@@ -84,29 +70,22 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
     return Loaded(folder, family, family.load_encoders(CPU), models, pipeline)
 
 
-def drawn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def difference(found: Tensor, expected: Tensor) -> float:
-    return float((found.float() - expected.float()).norm() / expected.float().norm())
+class TestAsEveryFamily(FlowTests):
+    """Types, predictions and targets beside the pipeline's."""
 
 
 # -- loading ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_every_tensor_has_the_type_that_from_pretrained_gives_it(loaded: Loaded, dtype: torch.dtype) -> None:
-    """The frequencies of the level too: they are in no file, and `.to(bfloat16)` would round them."""
-    from diffusers import QwenImage21Transformer2DModel
-
-    theirs = QwenImage21Transformer2DModel.from_pretrained(loaded.folder / "transformer", dtype=dtype)
+def test_the_frequencies_of_the_level_stay_as_they_are(loaded: Loaded, dtype: torch.dtype) -> None:
+    """They are in no file, and `.to(bfloat16)` would round them."""
+    theirs = dict(loaded.denoiser_there(dtype).named_buffers())
     ours = loaded.family.load_models(trained=[], dtype=dtype, device=CPU)["denoiser"]
-    for kind in ("named_parameters", "named_buffers"):
-        found, expected = dict(getattr(ours, kind)()), dict(getattr(theirs, kind)())
-        assert found.keys() == expected.keys()
-        for name, tensor in expected.items():
-            assert found[name].dtype == tensor.dtype and torch.equal(found[name], tensor), name
+    found = dict(ours.named_buffers())
+    assert found.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        assert found[name].dtype == tensor.dtype and torch.equal(found[name], tensor), name
     assert ours.get_buffer("time_text_embed.time_proj.freqs").dtype == torch.float32
 
 
@@ -157,18 +136,11 @@ def test_the_cache_knows_the_version_of_the_library(loaded: Loaded, monkeypatch:
 # -- the denoiser ----------------------------------------------------------------------------------
 
 
-def test_predictions_are_those_of_the_pipelines_call(loaded: Loaded) -> None:
-    """Texts of unequal lengths in a batch, each with its own level: each is what the pipeline predicts for it alone."""
-    latents, levels, rows = drawn(3, 8, 4, 6), (0.9, 0.5, 0.1), loaded.inputs(*CAPTIONS)
+def test_texts_of_a_batch_are_padded_to_a_few_lengths(loaded: Loaded) -> None:
+    rows = loaded.inputs(*CAPTIONS)
     batch = loaded.family.collate(rows)
     assert batch[MASK].dtype == torch.bool and batch[MASK].sum(1).tolist() == [len(row[EMBEDS]) for row in rows]
     assert batch[EMBEDS].shape[1] == 192 and loaded.family.collate(rows[:2])[EMBEDS].shape[1] == 64
-    found = loaded.predict(latents, levels, rows)
-    for number, row in enumerate(rows):
-        one = slice(number, number + 1)
-        expected = loaded.theirs(latents[one], levels[one], row[EMBEDS][None])
-        assert difference(found[one], expected) < 1e-5
-        assert difference(loaded.predict(latents[one], levels[one], [row]), expected) < 1e-5
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(2, 4), (6, 2)])
@@ -176,17 +148,6 @@ def test_pictures_of_any_shape(loaded: Loaded, rows: int, columns: int) -> None:
     latents, text = drawn(1, 8, rows, columns), loaded.inputs("a red circle")
     expected = loaded.theirs(latents, (0.4,), text[0][EMBEDS][None])
     assert difference(loaded.predict(latents, (0.4,), text), expected) < 1e-5
-
-
-def test_in_bfloat16_too(loaded: Loaded) -> None:
-    from diffusers import QwenImage21Transformer2DModel
-
-    theirs = QwenImage21Transformer2DModel.from_pretrained(loaded.folder / "transformer", dtype=torch.bfloat16)
-    ours = loaded.family.load_models(trained=[], dtype=torch.bfloat16, device=CPU)["denoiser"]
-    latents, rows = drawn(1, 8, 4, 6), loaded.inputs("a red circle")
-    found = loaded.predict(latents, (0.7,), rows, denoiser=ours)
-    assert found.dtype == torch.bfloat16
-    assert difference(found, loaded.theirs(latents, (0.7,), rows[0][EMBEDS][None], denoiser=theirs)) < 3e-2
 
 
 WRONG = {  # relative differences that a good guess makes, at least
@@ -275,45 +236,3 @@ def test_the_shift_is_that_of_the_resolution(loaded: Loaded, side: int, logarith
     process = loaded.family.noise_process()
     for shift in (process.training_shift, process.sampling_shift):
         assert math.log(shift.factor((1, 64, side, side))) == pytest.approx(logarithm, abs=1e-4)
-
-
-def test_the_loss_is_that_of_the_velocity(loaded: Loaded) -> None:
-    """A prediction of noise - picture, at the level, has no loss: target and levels are the pipeline's."""
-    latents = drawn(2, 8, 4, 6)
-    noised = apply_noise(loaded.family.noise_process(), latents, draw_numbers(Draw(1, 1, 1), latents))
-    share = noised.timesteps.view(-1, 1, 1, 1)
-    stepped = noised.noisy_latents - share * noised.target  # what the scheduler's last step makes of the prediction
-    assert torch.allclose(stepped, latents, atol=1e-5)
-
-
-# -- layers ----------------------------------------------------------------------------------------
-
-
-def test_gradients_reach_every_target_with_and_without_checkpointing(loaded: Loaded) -> None:
-    targets = loaded.family.target_modules(loaded.models)
-    conditioning = loaded.family.conditioning(loaded.models, loaded.family.collate(loaded.inputs(*CAPTIONS[:2])))
-    weights = [target.module.get_parameter("weight") for target in targets]
-    found = []
-    try:
-        for level in LEVELS:
-            loaded.family.set_checkpointing(loaded.models, level)
-            for weight in weights:
-                weight.requires_grad_(True)
-            latents, levels = drawn(2, 8, 4, 6), torch.tensor([0.3, 0.8])
-            loaded.family.predict(loaded.models, latents, levels, conditioning).square().mean().backward()
-            found.append([weight.grad for weight in weights])
-            for weight in weights:
-                weight.grad = None
-    finally:
-        loaded.family.set_checkpointing(loaded.models, "none")
-        for weight in weights:
-            weight.requires_grad_(False)
-    assert all(gradient is not None and bool(gradient.any()) for gradient in found[0])
-    for again in found[1:]:
-        assert all(torch.equal(plain, gradient) for plain, gradient in zip(found[0], again, strict=True))
-
-
-def test_nothing_follows_from_the_geometry(loaded: Loaded) -> None:
-    size = Size(64, 64)
-    example = Example(Path("a.png"), "", 1, size, size, size, Offset(0, 0), "", "")
-    assert loaded.family.example_inputs(example) == {}

@@ -1,6 +1,8 @@
 """Qwen-Image 2.1's names: of layers in files, and of tensors in folders."""
 
 from collections import Counter
+from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -27,8 +29,14 @@ from tests.families.qwen_image21.miniature import fused
 from tests.families.qwen_miniature import language_shapes
 
 
+@cache
+def _model() -> Any:
+    """The published model without numbers, for reading: the class's own sizes are the published ones."""
+    return denoiser_builder()({})
+
+
 def _published() -> dict[str, TargetModule]:
-    models = {"denoiser": denoiser_builder()({})}  # the class's own sizes are those of the published model
+    models = {"denoiser": _model()}
     return {target.name: target for target in QwenImage21.target_modules(QwenImage21, models)}  # type: ignore[arg-type]
 
 
@@ -38,7 +46,7 @@ def test_every_linear_layer_has_a_row_with_its_published_size() -> None:
         name: row.layer for name, row in table.targets.items()
     }
     assert len(published) == len(table.modules) == 232 and table.form is PEFT
-    model = denoiser_builder()({})
+    model = _model()
     linear = {f"denoiser.{path}" for path, module in model.named_modules() if isinstance(module, nn.Linear)}
     assert linear == set(published)
     counted = Counter(row.preset for row in table.targets.values())
@@ -46,7 +54,7 @@ def test_every_linear_layer_has_a_row_with_its_published_size() -> None:
 
 
 def test_blocks_that_are_compiled_once() -> None:
-    blocks = QwenImage21.repeated_blocks(QwenImage21, {"denoiser": denoiser_builder()({})})  # type: ignore[arg-type]
+    blocks = QwenImage21.repeated_blocks(QwenImage21, {"denoiser": _model()})  # type: ignore[arg-type]
     assert [type(block).__name__ for block in blocks] == ["QwenImage21TransformerBlock"] * 32
 
 
@@ -72,12 +80,12 @@ def test_comfyui_has_the_gate_and_the_other_half_as_one_layer() -> None:
 
 
 def _published_shapes() -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in denoiser_builder()({}).state_dict().items()}
+    return {name: tuple(tensor.shape) for name, tensor in _model().state_dict().items()}
 
 
 def test_the_config_follows_from_the_shapes_of_the_published_model() -> None:
     """The class's own config is the published one."""
-    published = {name: value for name, value in denoiser_builder()({}).config.items() if not name.startswith("_")}
+    published = {name: value for name, value in _model().config.items() if not name.startswith("_")}
     assert denoiser_config(_published_shapes()) == {**published, "axes_dims_rope": list(published["axes_dims_rope"])}
 
 
@@ -89,7 +97,7 @@ def test_shapes_of_no_published_form(change: dict[str, tuple[int, ...]]) -> None
 
 @pytest.mark.parametrize("prefix", ["", "model.diffusion_model.", "net."])
 def test_comfyuis_names_lead_to_the_tensors_that_diffusers_makes_of_them(prefix: str) -> None:
-    tensors = denoiser_builder()({}).state_dict()
+    tensors = _model().state_dict()
     native = fused(tensors)
     assert len(native) == len(tensors) - 32
     stored = {prefix + name: tuple(tensor.shape) for name, tensor in native.items()}

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from lorasmith.demo.miniature import make_model
 from lorasmith.families import load_family
 from lorasmith.families.recognize import recognize
 from lorasmith.families.sd2.family import StableDiffusion2
 from lorasmith.session.name_tables import name_table
+from tests.families.unet_miniature import make_model
 
 CPU = torch.device("cpu")
 CAPTIONS = ["a red circle on a blue background", "", ", ".join(["a white ring", "test"] * 40)]
@@ -35,7 +35,7 @@ def outputs(path: Path) -> dict[str, Tensor]:
     return {"latents": latents, "embeds": embeds, "predicted": predicted}
 
 
-@pytest.mark.parametrize("other", ["single", "ckpt"])
+@pytest.mark.parametrize("other", ["single", pytest.param("ckpt", marks=pytest.mark.ci)])
 def test_every_layout_is_the_same_model_to_the_bit(sd2, narrow_sd2, other: str) -> None:
     made = sd2 if other == "single" else narrow_sd2
     folder, file = outputs(made.folder), outputs(getattr(made, other))

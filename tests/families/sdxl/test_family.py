@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lorasmith.data.types import Example, Offset, Size
-from lorasmith.demo.miniature import make_model, to_single_file
+from lorasmith.demo.miniature import to_single_file
 from lorasmith.families import clip, load_family
 from lorasmith.families import latent_diffusion as ldm
 from lorasmith.families.recognize import recognize
@@ -19,6 +19,7 @@ from lorasmith.families.sdxl.family import StableDiffusionXL
 from lorasmith.families.sdxl.layout import usual_config
 from lorasmith.families.weights import TextSettings
 from lorasmith.session.name_tables import name_table
+from tests.families.unet_miniature import make_model
 
 CPU = torch.device("cpu")
 TEXT = ("text_encoder", "text_encoder_2")
@@ -273,6 +274,7 @@ def test_the_last_layer_counts_through_the_pooled_output_of_the_second_alone(sdx
     assert reached == {"text_encoder": False, "text_encoder_2": True}
 
 
+@pytest.mark.ci
 def test_nothing_is_fetched(sdxl, narrow_sdxl, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: object, **__: object) -> None:
         raise AssertionError("the network was asked")

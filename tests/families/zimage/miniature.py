@@ -14,6 +14,7 @@ from lorasmith.demo import layouts
 from lorasmith.families.headers import read_json
 from lorasmith.families.weights import CONFIGS_KEY
 from lorasmith.families.zimage.text import TEMPLATE
+from tests.families.made_once import made_once
 from tests.families.qwen_miniature import fill, write_tokenizer
 
 DENOISER = {
@@ -63,6 +64,7 @@ CHAT = (
 """What Qwen3's own template makes of a message without tools."""
 
 
+@made_once
 def make_model(folder: Path, **index: Any) -> Path:
     """Writes the folder with random weights and returns it; `index` adds to `model_index.json`."""
     from diffusers import AutoencoderKL, ZImageTransformer2DModel

@@ -1,49 +1,27 @@
 """Z-Image against diffusers' own pipeline, on the same miniature. Every parameter is random, so no effect is hidden."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from lorasmith.data.types import Example, Offset, Size
-from lorasmith.diffusion.draw import Draw, draw_numbers
-from lorasmith.diffusion.process import apply_noise
 from lorasmith.diffusion.sampling import denoise
 from lorasmith.families import load_family
-from lorasmith.families.checkpointing import Checkpointing
 from lorasmith.families.qwen_transformer import EMBEDS, MASK
 from lorasmith.families.recognize import recognize
 from lorasmith.families.zimage.denoiser import patched, unpatched
 from lorasmith.families.zimage.family import ZImage
 from lorasmith.families.zimage.text import TEMPLATE, encode
+from tests.families.flow import CAPTIONS, CPU, FlowTests, Reference, difference, drawn
 from tests.families.zimage.miniature import make_model
-
-CPU = torch.device("cpu")
-LEVELS: tuple[Checkpointing, ...] = ("none", "feed-forward", "block", "offload")
-CAPTIONS = ("a red circle", "", "a blue ring, " * 30)
 
 
 @dataclass(frozen=True)
-class Loaded:
-    folder: Path
-    family: ZImage
-    encoders: Mapping[str, nn.Module]
-    models: Mapping[str, nn.Module]
-    pipeline: Any  # diffusers', the text encoder in bfloat16 and the rest in float32
-
-    def inputs(self, *captions: str) -> list[dict[str, Tensor]]:
-        return [self.family.encode_caption(self.encoders, caption) for caption in captions]
-
-    def predict(
-        self, latents: Tensor, levels: Sequence[float], rows: list[dict[str, Tensor]], **models: nn.Module
-    ) -> Tensor:
-        conditioning = self.family.conditioning(self.models, self.family.collate(rows))
-        with torch.no_grad():
-            return self.family.predict(models or self.models, latents, torch.tensor(levels), conditioning)
+class Loaded(Reference):
+    denoiser = "ZImageTransformer2DModel"
 
     @torch.no_grad()
     def text(self, *captions: str) -> list[Tensor]:
@@ -64,6 +42,12 @@ class Loaded:
             )
         return -torch.stack([one.float() for one in found]).squeeze(2)
 
+    def predicted_there(
+        self, latents: Tensor, levels: Sequence[float], captions: Sequence[str], **models: nn.Module
+    ) -> Tensor:
+        """Of our texts: the pipeline's differ by the rounding of bfloat16."""
+        return self.theirs(latents, levels, [row[EMBEDS] for row in self.inputs(*captions)], **models)
+
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
@@ -79,28 +63,11 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
     return Loaded(folder, family, family.load_encoders(CPU), models, pipeline)
 
 
-def drawn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def difference(found: Tensor, expected: Tensor) -> float:
-    return float((found.float() - expected.float()).norm() / expected.float().norm())
+class TestAsEveryFamily(FlowTests):
+    """Types, predictions and targets beside the pipeline's."""
 
 
 # -- loading ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_every_tensor_has_the_type_that_from_pretrained_gives_it(loaded: Loaded, dtype: torch.dtype) -> None:
-    from diffusers import ZImageTransformer2DModel
-
-    theirs = ZImageTransformer2DModel.from_pretrained(loaded.folder / "transformer", dtype=dtype)
-    ours = loaded.family.load_models(trained=[], dtype=dtype, device=CPU)["denoiser"]
-    found, expected = ours.state_dict(), theirs.state_dict()
-    assert {name: tensor.dtype for name, tensor in found.items()} == {
-        name: tensor.dtype for name, tensor in expected.items()
-    }
-    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
 def test_the_text_encoder_is_that_of_the_pipeline(loaded: Loaded) -> None:
@@ -161,33 +128,14 @@ def test_a_long_caption_keeps_the_end_of_the_message(loaded: Loaded) -> None:
 
 
 @pytest.mark.parametrize("size", [(6, 8), (8, 16)], ids=["padded", "whole"])
-def test_predictions_are_those_of_the_pipelines_call(loaded: Loaded, size: tuple[int, int]) -> None:
-    """Texts of unequal lengths in a batch, each with its own level; a batch is its examples alone."""
-    latents, levels = drawn(3, 4, *size), (0.9, 0.5, 0.1)
-    rows = loaded.inputs(*CAPTIONS)
+def test_padding_of_texts_and_pictures_changes_nothing(loaded: Loaded, size: tuple[int, int]) -> None:
+    latents, levels, rows = drawn(3, 4, *size), (0.9, 0.5, 0.1), loaded.inputs(*CAPTIONS)
     batch = loaded.family.collate(rows)
     assert batch[MASK].dtype == torch.bool and batch[MASK].sum(1).tolist() == [len(row[EMBEDS]) for row in rows]
     assert batch[EMBEDS].shape[1] == 160 and loaded.family.collate(rows[:2])[EMBEDS].shape[1] == 32
     found = loaded.predict(latents, levels, rows)
-    assert difference(found, loaded.theirs(latents, levels, [row[EMBEDS] for row in rows])) < 1e-5
+    assert difference(found, loaded.predicted_there(latents, levels, CAPTIONS)) < 1e-5
     assert difference(found, loaded.theirs(latents, levels, loaded.text(*CAPTIONS))) < 1e-2  # of texts in bfloat16
-    for number in range(3):
-        one = slice(number, number + 1)
-        alone = loaded.predict(latents[one], levels[one], rows[one])
-        assert difference(found[one], alone) < 1e-5
-
-
-def test_in_bfloat16_too(loaded: Loaded) -> None:
-    from diffusers import ZImageTransformer2DModel
-
-    folder = loaded.folder / "transformer"
-    theirs = ZImageTransformer2DModel.from_pretrained(folder, dtype=torch.bfloat16)
-    ours = loaded.family.load_models(trained=[], dtype=torch.bfloat16, device=CPU)["denoiser"]
-    latents, rows = drawn(1, 4, 6, 8), loaded.inputs("a red circle")
-    found = loaded.predict(latents, (0.7013,), rows, denoiser=ours)
-    assert found.dtype == torch.bfloat16
-    expected = loaded.theirs(latents, (0.7013,), [rows[0][EMBEDS]], denoiser=theirs)
-    assert difference(found, expected) < 3e-2
 
 
 WRONG = {  # relative differences that a good guess makes, at least
@@ -274,49 +222,3 @@ def test_samples_are_those_of_the_pipeline(loaded: Loaded) -> None:
     process = family.noise_process().seen_in(torch.bfloat16)  # the level stays exact
     found = denoise(predict, process, noise, noise, denoising_strength=1.0, steps=5)
     assert difference(found, theirs) < 1e-4
-
-
-def test_the_loss_is_that_of_the_velocity(loaded: Loaded) -> None:
-    """A prediction of noise - picture, at the level, has no loss: target and levels are the pipeline's."""
-    latents = drawn(2, 4, 6, 8)
-    numbers = draw_numbers(Draw(1, 1, 1), latents)
-    process = loaded.family.noise_process()
-    noised = apply_noise(process, latents, numbers)
-    share = noised.timesteps.view(-1, 1, 1, 1)
-    stepped = noised.noisy_latents - share * noised.target  # what the scheduler's last step makes of the prediction
-    assert torch.allclose(stepped, latents, atol=1e-5)
-    assert float(process.timesteps(torch.tensor([0.5]), latents.shape)) == pytest.approx(2 / 3)
-    assert process.levels(2, 1.0, (1, 4, 6, 8))[1].timestep == pytest.approx(6 / 7)
-
-
-# -- layers ----------------------------------------------------------------------------------------
-
-
-def test_gradients_reach_every_target_with_and_without_checkpointing(loaded: Loaded) -> None:
-    targets = loaded.family.target_modules(loaded.models)
-    conditioning = loaded.family.conditioning(loaded.models, loaded.family.collate(loaded.inputs(*CAPTIONS[1:])))
-    weights = [target.module.get_parameter("weight") for target in targets]
-    found = []
-    try:
-        for level in LEVELS:
-            loaded.family.set_checkpointing(loaded.models, level)
-            for weight in weights:
-                weight.requires_grad_(True)
-            latents, levels = drawn(2, 4, 4, 6), torch.tensor([0.3, 0.8])
-            loaded.family.predict(loaded.models, latents, levels, conditioning).square().mean().backward()
-            found.append([weight.grad for weight in weights])
-            for weight in weights:
-                weight.grad = None
-    finally:
-        loaded.family.set_checkpointing(loaded.models, "none")
-        for weight in weights:
-            weight.requires_grad_(False)
-    assert all(gradient is not None and bool(gradient.any()) for gradient in found[0])
-    for again in found[1:]:
-        assert all(torch.equal(plain, gradient) for plain, gradient in zip(found[0], again, strict=True))
-
-
-def test_nothing_follows_from_the_geometry(loaded: Loaded) -> None:
-    size = Size(64, 64)
-    example = Example(Path("a.png"), "", 1, size, size, size, Offset(0, 0), "", "")
-    assert loaded.family.example_inputs(example) == {}

@@ -1,5 +1,8 @@
 """Z-Image's names: of layers in files, against the class at its published size and diffusers' own conversions."""
 
+from functools import cache
+from typing import Any
+
 import pytest
 import torch
 from diffusers.loaders.lora_conversion_utils import _convert_non_diffusers_z_image_lora_to_diffusers
@@ -23,8 +26,14 @@ from tests.families.qwen_miniature import language_shapes
 from tests.families.zimage.miniature import native_tensors
 
 
+@cache
+def _model() -> Any:
+    """The published model without numbers, for reading: the class's own sizes are the published ones."""
+    return denoiser_builder()({})
+
+
 def _published() -> dict[str, TargetModule]:
-    models = {"denoiser": denoiser_builder()({})}  # the class's own sizes are those of the published model
+    models = {"denoiser": _model()}
     return {target.name: target for target in ZImage.target_modules(ZImage, models)}  # type: ignore[arg-type]
 
 
@@ -34,13 +43,13 @@ def test_every_linear_layer_has_a_row_with_its_published_size() -> None:
         name: row.layer for name, row in table.targets.items()
     }
     assert len(published) == len(table.modules) == 276 and table.form is PEFT
-    model = denoiser_builder()({})
+    model = _model()
     linear = {f"denoiser.{path}" for path, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     assert linear == set(published)
 
 
 def test_blocks_that_are_compiled_once() -> None:
-    blocks = ZImage.repeated_blocks(ZImage, {"denoiser": denoiser_builder()({})})  # type: ignore[arg-type]
+    blocks = ZImage.repeated_blocks(ZImage, {"denoiser": _model()})  # type: ignore[arg-type]
     assert [type(block).__name__ for block in blocks] == ["ZImageTransformerBlock"] * 34
 
 
@@ -73,12 +82,12 @@ def test_sizes_follow_from_the_levels_of_the_vae() -> None:
 
 
 def _published_shapes() -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in denoiser_builder()({}).state_dict().items()}
+    return {name: tuple(tensor.shape) for name, tensor in _model().state_dict().items()}
 
 
 def test_the_config_follows_from_the_shapes_of_the_published_model() -> None:
     """The class's own config is the published one, but for the length of the table of places in a text."""
-    published = {name: value for name, value in denoiser_builder()({}).config.items() if not name.startswith("_")}
+    published = {name: value for name, value in _model().config.items() if not name.startswith("_")}
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in published.items()}
     found = denoiser_config(_published_shapes())
     assert found == {**plain, "axes_lens": [1536, *plain["axes_lens"][1:]]}
@@ -92,7 +101,7 @@ def test_shapes_of_no_published_form(change: dict[str, tuple[int, ...]]) -> None
 
 @pytest.mark.parametrize("prefix", ["", "model.diffusion_model.", "net."])
 def test_native_names_lead_to_the_tensors_that_diffusers_makes_of_them(prefix: str) -> None:
-    tensors = denoiser_builder()({}).state_dict()
+    tensors = _model().state_dict()
     native = native_tensors(tensors)
     stored = {prefix + name: tuple(tensor.shape) for name, tensor in native.items()}
     places = find_denoiser([*stored, "vae.decoder.conv_in.weight"] if prefix else stored)
@@ -108,7 +117,7 @@ def test_native_names_lead_to_the_tensors_that_diffusers_makes_of_them(prefix: s
 
 def test_other_models_with_its_names_are_not_it() -> None:
     """Omni, which sees pictures, the model of pixels, and Lumina 2, which has no learned tokens."""
-    native = list(native_tensors(denoiser_builder()({}).state_dict()))
+    native = list(native_tensors(_model().state_dict()))
     assert find_denoiser(native)
     for extra in ("siglip_embedder.0.weight", "dec_net.x"):
         assert find_denoiser([*native, extra]) == {}
