@@ -32,7 +32,8 @@ def store_frozen(model: nn.Module, form: str, device: torch.device, *, offload: 
         offload: share of their bytes that stays in the computer's memory and is brought to the device at need.
     """
     stored: list[StoredLinear | StoredConv2d] = []
-    for owner in list(model.modules()):
+    owners = [module for module in model.modules() if not _is_storable(module)]  # no layer, which would stay in memory
+    for owner in owners:
         for name, layer in list(owner.named_children()):
             if _is_storable(layer):
                 layer.to(device)

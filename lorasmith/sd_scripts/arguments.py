@@ -1,6 +1,6 @@
 """The arguments of sd-scripts' parsers: names, types, defaults and choices, as `arguments.tsv` lists them.
 
-The table was made by calling the parsers of sd-scripts 0.10.1 (commit 48d368fa).
+The table was made from the parsers of sd-scripts 0.10.1 (commit 48d368fa) and of musubi-tuner (of 2026-06-24).
 """
 
 from __future__ import annotations
@@ -17,9 +17,19 @@ from lorasmith.errors import ConfigError
 from lorasmith.option_names import closest
 
 Kind = Literal["flag", "text", "integer", "number", "steps_or_share", "texts", "numbers"]
-Script = Literal["train_network", "sdxl_train_network", "flux_train_network", "anima_train_network"]
+Script = Literal[
+    "train_network",
+    "sdxl_train_network",
+    "flux_train_network",
+    "anima_train_network",
+    "zimage_train_network",
+    "krea2_train_network",
+    "flux_2_train_network",
+]
 SCRIPTS: tuple[Script, ...] = get_args(Script)
-OF_FLOW: tuple[Script, ...] = ("flux_train_network", "anima_train_network")
+OF_MUSUBI: tuple[Script, ...] = ("zimage_train_network", "krea2_train_network", "flux_2_train_network")
+"""Scripts of musubi-tuner, by the author of sd-scripts: their parser is a shorter one."""
+OF_FLOW: tuple[Script, ...] = ("flux_train_network", "anima_train_network", *OF_MUSUBI)
 """Scripts for models of flow matching."""
 
 MAX_SHOWN = 100  # letters of a value in a message
@@ -34,13 +44,16 @@ ONLY_DOCUMENTED = ("text_encoder_lr1", "text_encoder_lr2")
 OTHER_DEFAULTS = {
     ("anima_train_network", "timestep_sampling"): "sigmoid",
     ("anima_train_network", "discrete_flow_shift"): "1.0",
+    **{(script, "discrete_flow_shift"): "1.0" for script in OF_MUSUBI},
+    **{(script, "guidance_scale"): "1.0" for script in OF_MUSUBI},
+    **{(script, "weighting_scheme"): "none" for script in OF_MUSUBI},
 }
 """Defaults of a script that are not those of the table."""
 
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """An argument of `train_network.py` and so of all scripts, or of some scripts alone."""
+    """An argument of `train_network.py` and so of all scripts of sd-scripts, or of some scripts alone."""
 
     name: str
     scripts: tuple[str, ...]
@@ -50,7 +63,7 @@ class Argument:
 
     def is_of(self, script: Script) -> bool:
         """Whether the script takes it."""
-        return script in self.scripts or "train_network" in self.scripts
+        return script in self.scripts or ("train_network" in self.scripts and script not in OF_MUSUBI)
 
     def default_of(self, script: Script) -> str:
         """The default in this script, as typed."""
@@ -97,9 +110,9 @@ def unknown(given: str, shown: str, script: Script) -> ConfigError:
     if given in arguments():
         others = arguments()[given].scripts
     if others:
-        is_taken = others[0] in SCRIPTS
-        code = "sd_other_script_taken" if is_taken else "sd_other_script"
-        return ConfigError(code, argument=shown, script=f"{others[0]}.py")
+        taken = [name for name in others if name in SCRIPTS]
+        code = "sd_other_script_taken" if taken else "sd_other_script"
+        return ConfigError(code, argument=shown, script=f"{(taken or others)[0]}.py")
     dashes = shown[: len(shown) - len(shown.lstrip("-"))]
     nearest = closest(given, known_to(script))
     if nearest:

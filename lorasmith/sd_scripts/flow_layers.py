@@ -41,12 +41,14 @@ def known_pairs(script: Script) -> tuple[str, ...]:
 
 
 def set_layers(texts: Mapping[str, str], settings: Settings, script: Script) -> None:
-    """Sets the layers of FLUX.1: all of the blocks, their modulation too, less those that pairs leave out. Those of
-    Anima are what is trained anyway.
+    """Sets the layers of FLUX.1: all of the blocks, their modulation too, less those that pairs leave out. Of
+    Krea 2 all layers are trained, of the others what is trained anyway.
 
     Raises:
         ConfigError: `sd_preset`, `sd_train_blocks`, `sd_block_indices`, `sd_no_blocks`.
     """
+    if script == "krea2_train_network":  # all linear layers there
+        settings.set("targets", "full", "network_module")
     if script != "flux_train_network":
         return
     preset = texts.get("preset", "full")

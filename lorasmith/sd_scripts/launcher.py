@@ -11,8 +11,6 @@ from lorasmith.sd_scripts.arguments import SCRIPTS as NAMES
 from lorasmith.sd_scripts.arguments import Script, of_other_scripts
 
 SCRIPTS: dict[str, Script] = {f"{name}.py": name for name in NAMES}
-OF_MUSUBI = ("zimage_train_network.py", "krea2_train_network.py", "flux_2_train_network.py")
-"""Scripts of musubi-tuner for models that are trained here. Their arguments look alike and mean other things."""
 UNKNOWN_SCRIPT = re.compile(r"\w+_train_network\.py")
 COUNTS = ("num_processes", "nproc_per_node")
 """Options of `accelerate launch` and `torchrun` with the number of processes."""
@@ -23,7 +21,7 @@ def without_launcher(words: Sequence[str], script: Script) -> tuple[list[str], S
     all words are kept.
 
     Raises:
-        ConfigError: `sd_script_not_known`, a training script that has no counterpart here; `sd_musubi_script`;
+        ConfigError: `sd_script_not_known`, a training script that has no counterpart here;
             `sd_several_processes`, the launcher is asked for several.
     """
     others = {f"{name}.py" for scripts in of_other_scripts().values() for name in scripts} - set(SCRIPTS)
@@ -34,8 +32,6 @@ def without_launcher(words: Sequence[str], script: Script) -> tuple[list[str], S
         if name in SCRIPTS:
             _refuse_several(words[:number])
             return list(words[number + 1 :]), SCRIPTS[name]
-        if name in OF_MUSUBI:
-            raise ConfigError("sd_musubi_script", script=name)
         if name in others or UNKNOWN_SCRIPT.fullmatch(name):
             raise ConfigError("sd_script_not_known", script=name, known=list(SCRIPTS))
     return list(words), script

@@ -18,9 +18,13 @@ MAX_RANK = 1024  # a LoKr of more is of whole matrices: people write 10000 for t
 OF_LOW_RANK = ("rank", "alpha", "conv-rank", "conv-alpha")
 CONV_ALPHA = 1.0
 MODULES = {"networks.lora": "lora", "networks.loha": "loha", "networks.lokr": "lokr"}
+OF_LYCORIS = {"networks.loha": "loha", "networks.lokr": "lokr"}
 OF_FLOW = {
     "flux_train_network": {"networks.lora_flux": "lora"},
-    "anima_train_network": {"networks.lora_anima": "lora", "networks.loha": "loha", "networks.lokr": "lokr"},
+    "anima_train_network": {"networks.lora_anima": "lora", **OF_LYCORIS},
+    "zimage_train_network": {"networks.lora_zimage": "lora", **OF_LYCORIS},
+    "krea2_train_network": {"networks.lora_krea2": "lora", **OF_LYCORIS},
+    "flux_2_train_network": {"networks.lora_flux_2": "lora", **OF_LYCORIS},
 }
 """Script -> its modules, where they are not those of MODULES."""
 LYCORIS = "lycoris.kohya"
@@ -75,12 +79,13 @@ def network(given: Given, settings: Settings) -> None:
     module = given.value("network_module") or next(iter(modules))
     texts = pairs(given.value("network_args") or (), ARG)
     is_lycoris = module == LYCORIS
-    if is_lycoris and given.script != "anima_train_network":  # whose blocks LyCORIS does not know
+    takes_lycoris = not is_flow or given.script == "flux_train_network"  # it does not know the blocks of other models
+    if is_lycoris and takes_lycoris:
         kind = _algorithm(texts)
     elif module in modules:
         kind = modules[module]
     else:
-        possible = [*modules, *([LYCORIS] if given.script != "anima_train_network" else [])]
+        possible = [*modules, *([LYCORIS] if takes_lycoris else [])]
         raise ConfigError("sd_network_module", module=module, known=possible)
     settings.set("adapter", kind, "network_module")
     _sizes(given, settings)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import NamedTuple
 
-from lorasmith.sd_scripts.arguments import Script
+from lorasmith.sd_scripts.arguments import OF_MUSUBI, Script
 
 
 class Done(NamedTuple):
@@ -55,6 +55,14 @@ DONE = {
     "fp8_base": makes("base-precision"),
     "torch_compile": makes("execution"),
     "fp8_base_unet": makes("base-precision", note="fp8_base_unet"),
+    "dit": makes("base-model"),
+    "text_encoder": makes("text-encoder"),
+    "fp8_scaled": makes("base-precision"),
+    "fp8_llm": makes("text-encoder-precision"),
+    "fp8_text_encoder": makes("text-encoder-precision"),
+    "compile": makes("execution"),
+    "gradient_checkpointing_cpu_offload": makes("gradient-checkpointing"),
+    "preserve_distribution_shape": makes("min-timestep", "max-timestep", note="distribution_shape"),
     "clip_l": makes("text-encoder"),
     "t5xxl": makes("text-encoder"),
     "qwen3": makes("text-encoder"),
@@ -224,8 +232,32 @@ NO_EFFECT = {
     "mem_eff_attn": NoEffect("sd_attention"),
     "sdpa": NoEffect("sd_attention"),
     "attn_mode": NoEffect("sd_attention"),
+    "flash_attn": NoEffect("sd_attention"),
+    "sage_attn": NoEffect("sd_attention"),
+    "flash3": NoEffect("sd_attention"),
     "split_attn": NoEffect("sd_attention"),
     "dynamo_backend": NoEffect("sd_compiler"),
+    "compile_backend": NoEffect("sd_compiler"),
+    "compile_mode": NoEffect("sd_compiler"),
+    "compile_dynamic": NoEffect("sd_compiler"),
+    "compile_fullgraph": NoEffect("sd_compiler"),
+    "compile_cache_size_limit": NoEffect("sd_compiler"),
+    "dynamo_mode": NoEffect("sd_compiler"),
+    "dynamo_fullgraph": NoEffect("sd_compiler"),
+    "dynamo_dynamic": NoEffect("sd_compiler"),
+    "cuda_allow_tf32": NoEffect("sd_arithmetic"),
+    "cuda_cudnn_benchmark": NoEffect("sd_arithmetic"),
+    "use_32bit_attention": NoEffect("sd_arithmetic"),
+    "vae_dtype": NoEffect("sd_arithmetic"),
+    "use_pinned_memory_for_block_swap": NoEffect("sd_memory"),
+    "block_swap_h2d_only": NoEffect("sd_memory"),
+    "block_swap_ring_size": NoEffect("sd_memory"),
+    "img_in_txt_in_offloading": NoEffect("sd_memory"),
+    "disable_numpy_memmap": NoEffect("sd_memory"),
+    "turbo_dit": NoEffect("sd_own_sampler"),
+    "turbo_dit_cache": NoEffect("sd_own_sampler"),
+    "metadata_reso": NoEffect("sd_described"),
+    "metadata_arch": NoEffect("sd_described"),
     "lowram": NoEffect("sd_memory"),
     "highvram": NoEffect("sd_memory"),
     "cpu_offload_checkpointing": NoEffect("sd_memory"),
@@ -288,6 +320,9 @@ REFUSED = {
     "guidance_scale": Refused("sd_guidance"),
     "model_prediction_type": Refused("sd_prediction_type"),
     "model_type": Refused("sd_model_type"),
+    "model_version": Refused("sd_model_version"),
+    "num_timestep_buckets": Refused("sd_timestep_buckets"),
+    "show_timesteps": Refused("sd_show_timesteps"),
     "apply_t5_attn_mask": Refused("sd_t5_mask"),
     "t5xxl_max_token_length": Refused("sd_text_length"),
     "qwen3_max_token_length": Refused("sd_text_length"),
@@ -305,6 +340,7 @@ HARMLESS = MappingProxyType(
         "guidance_scale": (1.0,),
         "model_prediction_type": ("raw",),
         "model_type": ("flux",),
+        "model_version": ("klein-base-4b", "klein-base-9b"),
         "t5xxl_max_token_length": (512,),
         "qwen3_max_token_length": (512,),
         "t5_max_token_length": (512,),
@@ -322,9 +358,10 @@ _SAME_VALUES = (
 )
 
 
-_OF_FILES = {
+_OF_FILES: dict[Script, dict[str, str]] = {
     "flux_train_network": {"text-encoder": "clip_l / --t5xxl", "vae": "ae"},
     "anima_train_network": {"text-encoder": "qwen3"},
+    **{script: {"text-encoder": "text_encoder", "base-model": "dit"} for script in OF_MUSUBI},
 }
 """Script -> its arguments for files that another script has no argument for, or another."""
 
@@ -333,4 +370,4 @@ def names_of_options(script: Script | None = None) -> dict[str, str]:
     """Option -> the argument of a script to type for it, where both take the same values."""
     direct = [name for name, row in DONE.items() if row.is_direct]
     names = {DONE[name].options[0]: name for name in (*direct, *_SAME_VALUES)}
-    return names | _OF_FILES.get(script or "", {})
+    return names if script is None else names | _OF_FILES.get(script, {})

@@ -12,9 +12,11 @@ from typing import Any
 
 from lorasmith.config import options
 from lorasmith.errors import ConfigError
+from lorasmith.sd_scripts.arguments import OF_MUSUBI
 from lorasmith.sd_scripts.command_line import Given
 from lorasmith.sd_scripts.dataset_config import share_of_pictures, subset_of_metadata, subsets
 from lorasmith.sd_scripts.flow import flow
+from lorasmith.sd_scripts.musubi_datasets import musubi_datasets
 from lorasmith.sd_scripts.network import network
 from lorasmith.sd_scripts.optimization import optimization
 from lorasmith.sd_scripts.resolution import resolution
@@ -26,9 +28,10 @@ OF_FOLDERS = ("data", "reg-data-dir")  # options that --dataset_config and --in_
 SAME_DEFAULTS = ("min_bucket_reso", "max_bucket_reso")  # where unset, our rule has the same values
 BY_SNR = ("min_snr_gamma", "debiased_estimation_loss", "scale_v_pred_loss_like_noise_pred", "v_pred_like_loss")
 METADATA = "metadata_"  # first part of the arguments that describe the file
+OF_METADATA = frozenset(name for name in DONE if name.startswith(METADATA))
 LOGS = "sd_logs_always"  # the note that names the folder of the logs
 PRECISIONS = {"no": "fp32", "fp16": "fp16", "bf16": "bf16"}
-SAVE_PRECISIONS = {"float": "fp32", "fp16": "fp16", "bf16": "bf16"}
+SAVE_PRECISIONS = {"float": "fp32", "fp32": "fp32", "fp16": "fp16", "bf16": "bf16"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +104,10 @@ def _model(given: Given, settings: Settings) -> None:
     settings.set("precision", PRECISIONS[given.value("mixed_precision")], "mixed_precision")
     unset = "bf16" if given.has("full_bf16") else "float"  # the data type of the training
     settings.set("save-precision", SAVE_PRECISIONS[given.value("save_precision") or unset], "save_precision")
-    if given.value("torch_compile"):
-        settings.set("execution", "compiled", "torch_compile")
-    for name in ("fp8_base", "fp8_base_unet"):
+    for name in ("torch_compile", "compile"):
+        if given.has(name):
+            settings.set("execution", "compiled", name)
+    for name in ("fp8_base", "fp8_base_unet", "fp8_scaled"):
         if given.has(name):
             settings.set("base-precision", "fp8", name)
     if given.has("v_parameterization"):
@@ -125,7 +129,7 @@ def _pictures(given: Given, settings: Settings) -> None:
         for option in OF_FOLDERS:
             settings.values.pop(option, None)
     if given.has("dataset_config"):
-        subsets(given, settings, given.here)
+        (musubi_datasets if given.script in OF_MUSUBI else subsets)(given, settings, given.here)
         return
     if given.has("in_json"):
         subset_of_metadata(given, settings)
@@ -146,12 +150,14 @@ def _steps(given: Given, settings: Settings) -> None:
 
 
 def _descriptions(given: Given, settings: Settings) -> None:
-    found = {name.removeprefix(METADATA): given.value(name) for name in given.values if name.startswith(METADATA)}
+    found = {name.removeprefix(METADATA): given.value(name) for name in given.values if name in OF_METADATA}
     if found:
         settings.set("metadata", {name: text for name, text in found.items() if text}, "metadata_title")
 
 
 def _captions(given: Given, settings: Settings) -> None:
+    if given.script in OF_MUSUBI:  # its datasets name it
+        return
     name = (
         "caption_extention" if given.has("caption_extention") else "caption_extension"
     )  # the first is an old spelling

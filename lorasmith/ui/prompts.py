@@ -91,10 +91,21 @@ class Prompter:
             print(f"  {number}. {self.words.say(f'prompt.base_form_{choice}', form=form)}")
         numbers = {str(number): form for number, form in enumerate(BASE_FORMS.values(), start=1)}
         while True:
-            answer = self._ask(self.words.say("prompt.base_form_choice"))
+            answer = self._ask(self.words.say("prompt.number"))
             if answer in numbers:
                 return numbers[answer]
             print(self.words.say("prompt.not_a_choice", answer=answer, choices=", ".join(numbers)))
+
+    def part(self, name: str, paths: Sequence[str]) -> str:
+        """Asks which of several files is the part of the base model that people call `name`."""
+        print(self.words.say("prompt.part", part=name))
+        for number, path in enumerate(paths, start=1):
+            print(f"  {number}. {path}")
+        while True:
+            answer = self._ask(self.words.say("prompt.number"))
+            if answer.isdecimal() and 1 <= int(answer) <= len(paths):
+                return paths[int(answer) - 1]
+            print(self.words.say("prompt.not_a_choice", answer=answer, choices=f"1\u2013{len(paths)}"))
 
     def _ask(self, question: str) -> str:
         try:

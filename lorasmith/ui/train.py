@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 DEFAULT_STEPS = 100
 BASE_MODEL = ("model", "base_model")
 BASE_FORM = ("model", "base_form")
+VAE, TEXT_ENCODER = ("model", "vae"), ("model", "text_encoder")
 HOLD_OUT = ("dataset", "hold_out")
 LANG = ("request", "lang")
 
@@ -107,12 +108,7 @@ class StartResolver:
             print(self._advice(split_request(values)[0]))
             values[STEPS] = Prompter(self.words).steps(default=DEFAULT_STEPS)
         settings, request = split_request(values)
-        prefix = self.words.state_prefix
-        try:
-            start = self.engine.new_run(settings, request, state_prefix=prefix, here=self.here)
-        except ModelError as error:
-            settings = settings | self._asked_form(error)
-            start = self.engine.new_run(settings, request, state_prefix=prefix, here=self.here)
+        start = self._planned(settings, request)
         if asked_model:  # only now it is known to be a base model
             self._remember(asked_model)
         return start, request
@@ -167,15 +163,27 @@ class StartResolver:
             raise ConfigError("base_model_unnamed")
         return Prompter(self.words).base_model(self.engine.find_checkpoints(self.here, os.environ))
 
-    def _asked_form(self, error: ModelError) -> Values:
-        """The form of the base model, if that is what is missing, as the user states it.
+    def _planned(self, settings: Values, request: Request) -> Start:
+        """The start; what neither files nor settings tell about the base model is asked."""
+        while True:
+            try:
+                return self.engine.new_run(settings, request, state_prefix=self.words.state_prefix, here=self.here)
+            except ModelError as error:
+                settings = settings | self._answer(error, settings)
+
+    def _answer(self, error: ModelError, settings: Values) -> Values:
+        """The setting that the error lacks, as the user states it.
 
         Raises:
             ModelError: the error, where something else is wrong, there is no terminal or the user does not know.
         """
-        if error.code != "model_form_unnamed" or not can_ask():
+        if not can_ask():
             raise error
-        form = Prompter(self.words).base_form(**error.fields)
+        if error.code == "part_several":
+            path = Prompter(self.words).part(error.fields["part"], error.fields["paths"])
+            is_vae = error.fields["option"] == "vae"
+            return {VAE: path} if is_vae else {TEXT_ENCODER: (*settings.get(TEXT_ENCODER, ()), path)}
+        form = "" if error.code != "model_form_unnamed" else Prompter(self.words).base_form(**error.fields)
         if not form:
             raise error
         print(self.words.say("prompt.base_form_chosen", form=form))

@@ -21,7 +21,14 @@ COMMANDS: list[dict[str, Any]] = [
     for file in sorted(Path(__file__).parent.glob("published_commands*.toml"))
     for command in tomllib.loads(file.read_text(encoding="utf-8"))["command"]
 ]
-FAMILIES = {"sdxl_train_network": "sdxl", "flux_train_network": "flux1", "anima_train_network": "anima"}
+FAMILIES = {
+    "sdxl_train_network": "sdxl",
+    "flux_train_network": "flux1",
+    "anima_train_network": "anima",
+    "zimage_train_network": "zimage",
+    "krea2_train_network": "krea2",
+    "flux_2_train_network": "flux2_klein",
+}
 
 MEANT, REFUSED = ([command for command in COMMANDS if ("refused" in command) is wrong] for wrong in (False, True))
 

@@ -25,7 +25,10 @@ from tests.contracts.test_published_commands import COMMANDS
 from tests.end_to_end.workshop import InProcess, Workshop, digest
 from tests.families.anima import miniature as anima
 from tests.families.flux1 import miniature as flux1
+from tests.families.flux2_klein import miniature as flux2_klein
+from tests.families.krea2 import miniature as krea2
 from tests.families.unet_miniature import make_model
+from tests.families.zimage import miniature as zimage
 
 # The flags of the mission's documents, and those that its `train_lora.py` passed on to sd-scripts.
 MISSION = """--pretrained_model_name_or_path={model} --train_data_dir=lora_train_set --output_dir=lora_output
@@ -117,7 +120,7 @@ def test_accelerate_launch_works_as_typed(workshop: Workshop) -> None:
     assert Path("lora_output/last.safetensors").is_file()
 
 
-WHOLE = ("sd-scripts, docs", "a Chinese program", "a file that LoRA_Easy", "an Italian shell")
+WHOLE = ("sd-scripts, docs", "musubi-tuner, docs", "a Chinese program", "a file that LoRA_Easy", "an Italian shell")
 """How the sources of commands begin that are run as a whole: those of the documentation, and some of other people."""
 RUN = [command for command in COMMANDS if command["source"].startswith(WHOLE) and "refused" not in command]
 # What a nano model takes, and what is installed everywhere: of a repeated argument the last counts.
@@ -125,9 +128,13 @@ SMALL = """--max_train_epochs=1 --optimizer_type=AdamW --mixed_precision=no --re
 --clip_skip=1"""
 
 
+MUSUBI = ("zimage", "krea2", "flux_2")
 SPLIT = {
     "flux": (flux1, {"clip_l": "text_encoders/clip_l", "t5xxl": "text_encoders/t5xxl_fp16", "ae": "vae/ae"}),
     "anima": (anima, {"qwen3": "text_encoders/qwen_3_06b_base", "vae": "vae/qwen_image_vae"}),
+    "zimage": (zimage, {"text_encoder": "text_encoders/qwen_3_4b", "vae": "vae/ae"}),
+    "krea2": (krea2, {"text_encoder": "text_encoders/qwen3vl_4b", "vae": "vae/qwen_image_vae"}),
+    "flux_2": (flux2_klein, {"text_encoder": "text_encoders/qwen_3_4b", "vae": "vae/flux2-vae"}),
 }
 """Beginning of a script's name -> the miniature of its family, and the file that each argument names."""
 
@@ -137,7 +144,7 @@ def split_files(family: str, folder: Path) -> str:
     miniature, files = SPLIT[family]
     denoiser = miniature.make_split(miniature.make_model(folder / "model"), folder / "models")
     parts = [f"--{name}={folder}/models/{file}.safetensors" for name, file in files.items()]
-    return " ".join([f"--pretrained_model_name_or_path={denoiser}", *parts])
+    return " ".join([f"--{'dit' if family in MUSUBI else 'pretrained_model_name_or_path'}={denoiser}", *parts])
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +160,7 @@ def test_published_commands_run_to_the_end(
     dataset = re.sub(r"resolution = .*", "resolution = 64", command.get("dataset", "")).replace("C:\\", "")
     Path("dataset.toml").write_text(dataset)
     Path("config.toml").write_text(command.get("config", ""))
-    for folder in re.findall(r"""image_dir = ["'](.*)["']""", dataset):
+    for folder in re.findall(r"""image_dir(?:ectory)? = ["'](.*)["']""", dataset):
         shutil.copytree("lora_train_set/2_test", folder)
     shutil.copytree("lora_train_set", "images")
     shutil.copytree("lora_train_set", "reg")
@@ -163,5 +170,6 @@ def test_published_commands_run_to_the_end(
     model = nano_sdxl if "xl.safetensors" in line else workshop.base_model
     files = files or f"--pretrained_model_name_or_path={model}"
     small = SMALL if not family else SMALL.replace("--clip_skip=1", "")
+    small = small if family not in MUSUBI else small.replace("--resolution=64", "")
     assert train(f"{line} {small} --output_dir=out {files}") == ExitCode.FINISHED
     assert list(Path("out").glob("*.safetensors"))

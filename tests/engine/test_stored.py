@@ -1,5 +1,6 @@
 """Frozen weights kept in another form or place: what a layer computes, and the gradient of its input."""
 
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -112,3 +113,18 @@ def test_weights_in_the_computers_memory_change_no_bit(form: str, share: float) 
 
 def type_of(layer: nn.Module) -> nn.Module:
     return nn.Linear(32, 32) if isinstance(layer, nn.Linear) else nn.Conv2d(4, 4, 3)
+
+
+def test_layers_leave_the_memory_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No device ever holds the whole model in the run's precision."""
+    model = nn.Sequential(*(nn.Sequential(nn.Linear(8, 8)) for _ in range(4))).requires_grad_(False)
+    layers = [weakref.ref(module) for module in model.modules() if type(module) is nn.Linear]
+    alive, encode = list[int](), CODECS["int8"].encode
+
+    def noted(weight: Tensor) -> dict[str, Tensor]:
+        alive.append(sum(layer() is not None for layer in layers))
+        return encode(weight)
+
+    monkeypatch.setattr(CODECS["int8"], "encode", noted)
+    store_frozen(model, "int8", CPU)
+    assert alive == [4, 3, 2, 1]

@@ -7,6 +7,7 @@ import pytest
 from lorasmith.errors import ConfigError
 from lorasmith.sd_scripts.arguments import (
     OF_FLOW,
+    OF_MUSUBI,
     ONLY_DOCUMENTED,
     arguments,
     converted,
@@ -20,9 +21,10 @@ def test_scripts_have_the_arguments_that_their_parsers_were_counted_to_have() ->
     of_sdxl = len(known_to("sdxl_train_network")) - len(ONLY_DOCUMENTED)
     assert (len(known_to("train_network")), of_sdxl) == (193, 196)
     assert (len(known_to("flux_train_network")), len(known_to("anima_train_network"))) == (215, 220)
-    assert len(of_other_scripts()) == 50
+    assert len(of_other_scripts()) == 48
+    assert [len(known_to(script)) for script in OF_MUSUBI] == [123, 123, 123]
     sampling = arguments()["timestep_sampling"]
-    assert [sampling.default_of(script) for script in OF_FLOW] == ["sigma", "sigmoid"]
+    assert [sampling.default_of(script) for script in OF_FLOW] == ["sigma", "sigmoid", *["sigma"] * 3]
     assert arguments()["learning_rate"].default == "2e-06"
 
 

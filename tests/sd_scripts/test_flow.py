@@ -51,7 +51,8 @@ def test_noise_levels_of_anima() -> None:
         ("--weighting_scheme cosmap", "sd_levels_unused", ["--weighting_scheme"]),
         ("--logit_mean 1", "sd_levels_unused", ["--logit_mean"]),
         ("--min_timestep 200 --noise_offset 0.1", "sd_ignored_for_flow", ["--min_timestep", "--noise_offset"]),
-        ("--max_timestep 1000 --min_timestep 0", "", []),
+        ("--max_timestep 1000 --min_timestep 0 --clip_skip 1", "", []),
+        ("--clip_skip 2 --max_token_length 225", "sd_ignored_for_flow", ["--clip_skip", "--max_token_length"]),
         ("--min_snr_gamma 5", "sd_ignored_for_flow", ["--min_snr_gamma"]),
         ("--mlp_lr 1", "", []),
     ],
@@ -77,6 +78,8 @@ def test_files_and_memory() -> None:
     assert (found["text-encoder"], found["vae"], found["base-offload"]) == (["q"], "v", 0.5)
     assert found["gradient-checkpointing"] == "offload" and "base-precision" not in found
     assert "base-form" not in settings("")
+    ignored = settings(FLUX + "--clip_skip 2 --max_token_length 225 --noise_offset 0.1", script="flux_train_network")
+    assert not {"clip-skip", "max-token-length", "noise-offset"} & ignored.keys()
 
 
 @pytest.mark.parametrize(
@@ -110,3 +113,50 @@ def test_cached_texts_of_anima_are_not_trained() -> None:
     """As in sd-scripts, which refuses to train them then."""
     found = settings("--cache_text_encoder_outputs --text_encoder_lr 1e-5", script="anima_train_network")
     assert found["train-text-encoder"] is False and "text-encoder-lr" not in found
+
+
+# -- musubi-tuner ----------------------------------------------------------------------------------
+
+DIT = "--dit model.safetensors "
+
+
+def test_its_files_and_memory() -> None:
+    line = DIT + "--text_encoder t --vae v --fp8_base --fp8_scaled --fp8_llm --blocks_to_swap 15 --compile"
+    found = settings(line + " --gradient_checkpointing_cpu_offload", script="zimage_train_network")
+    expected = {
+        **{"base-model": "model.safetensors", "text-encoder": ["t"], "vae": "v", "base-precision": "fp8"},
+        **{"text-encoder-precision": "fp8", "base-offload": 0.5, "execution": "compiled", "base-form": "base"},
+        **{"gradient-checkpointing": "offload", "train-text-encoder": False},
+    }
+    assert {name: found.get(name) for name in expected} == expected and "caption-extension" not in found
+    assert "base-form" not in settings("--dit z_image_turbo.safetensors", script="zimage_train_network")
+
+
+def test_its_noise_levels() -> None:
+    uniform = settings(DIT, script="krea2_train_network")
+    assert (uniform["timestep-density"], uniform["timestep-shift"]) == ("uniform", 1.0)
+    krea2 = settings(DIT + "--timestep_sampling krea2_shift", script="krea2_train_network")
+    assert krea2["timestep-density"] == "logit-normal" and "timestep-shift" not in krea2
+    weighted = settings(DIT + "--weighting_scheme sigma_sqrt", script="flux_2_train_network")
+    assert weighted["flow-weighting"] == "sigma-sqrt"
+    limited = "--timestep_sampling sigmoid --min_timestep 200"
+    part = settings(DIT + limited + " --preserve_distribution_shape", script="krea2_train_network")
+    assert part["min-timestep"] == 200
+    assert refusal(DIT + limited, script="krea2_train_network").code == "sd_limits_squeeze"
+
+
+@pytest.mark.parametrize(
+    ("line", "script", "code"),
+    [
+        ("--timestep_sampling krea2_shift", "zimage_train_network", "sd_flux_shift"),
+        ("--timestep_sampling flux2_shift", "flux_2_train_network", "sd_flux_shift"),
+        ("--model_version dev", "flux_2_train_network", "sd_model_version"),
+        ("--model_version klein-4b", "flux_2_train_network", "sd_model_version"),
+        ("--num_timestep_buckets 5", "krea2_train_network", "sd_timestep_buckets"),
+        ("--show_timesteps image", "krea2_train_network", "sd_show_timesteps"),
+        ("--network_module lycoris.kohya", "krea2_train_network", "sd_network_module"),
+        ("--train_data_dir x", "zimage_train_network", "sd_other_script_taken"),
+    ],
+)
+def test_what_its_scripts_ask_for_and_is_not_done(line: str, script: Script, code: str) -> None:
+    assert refusal(DIT + line, script=script).code == code

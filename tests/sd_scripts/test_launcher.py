@@ -17,6 +17,7 @@ from lorasmith.sd_scripts.launcher import check_environment, script_among, witho
             "sdxl_train_network",
         ),
         (r"accelerate launch C:\kohya\sd-scripts\train_network.py --seed 1", "--seed 1", "train_network"),
+        ("accelerate launch src/musubi_tuner/zimage_train_network.py --dit x", "--dit x", "zimage_train_network"),
         ("flux_train_network.py --seed 1", "--seed 1", "flux_train_network"),
         ("python ./sd-scripts/train_network.py", "", "train_network"),
         ("accelerate launch --num_processes 1 --num_machines=1 train_network.py", "", "train_network"),
@@ -31,7 +32,6 @@ def test_a_pasted_command_begins_after_its_script(line: str, rest: str, script: 
     [
         ("sd3_train_network.py", "sd_script_not_known"),
         ("wan_train_network.py", "sd_script_not_known"),
-        ("src/musubi_tuner/zimage_train_network.py", "sd_musubi_script"),
     ],
 )
 def test_a_script_for_other_models_is_refused(script: str, code: str) -> None:

@@ -223,3 +223,28 @@ def test_what_no_file_tells_is_asked(
         with pytest.raises(ModelError, match="model_form_unnamed"):
             run(arguments, fake, language)
     assert left == []
+
+
+@dataclass
+class EngineOfParts(FakeEngine):
+    """An engine whose base model has two files for each of two parts."""
+
+    def new_run(self, values: Any, request: Any, *, state_prefix: str, here: Path) -> Start:
+        for part, option, at in (("T5", "text-encoder", ("model", "text_encoder")), ("VAE", "vae", ("model", "vae"))):
+            if at not in values:
+                raise ModelError("part_several", part=part, option=option, paths=[f"{part}1", f"{part}2"])
+        return super().new_run(values, request, state_prefix=state_prefix, here=here)
+
+
+def test_files_that_fit_alike_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments, fake, answers = "--new --steps 3 --base-model mine.safetensors", EngineOfParts(), ["2", "0", "x", "1"]
+    with pytest.raises(ModelError, match="part_several"):  # no terminal
+        run(arguments, fake)
+    monkeypatch.setattr("lorasmith.ui.train.can_ask", lambda: True)
+    monkeypatch.setattr("builtins.input", lambda _: answers.pop(0))
+    run(arguments, fake)
+    values = fake.asked[0][1]
+    assert (values["model", "text_encoder"], values["model", "vae"], answers) == (("T52",), "VAE1", [])
+    assert "Several files fit the base model as its T5" in capsys.readouterr().out
