@@ -13,8 +13,8 @@ AVX512 = Processor("an Intel CPU", is_intel=True, flags=frozenset({"avx2", "avx5
 @pytest.mark.parametrize(
     ("is_intel", "flags", "mode"),
     [
-        (True, {"avx2", "avx512f"}, "AVX512"),
-        (True, {"avx2"}, "AVX2"),  # a mode that the CPU lacks would switch reproducibility off
+        (True, {"avx2", "avx512f"}, "AVX512,STRICT"),
+        (True, {"avx2"}, "AVX2,STRICT"),  # a mode that the CPU lacks would switch reproducibility off
         (True, {"sse4_2"}, ""),
         (False, {"avx2", "avx512f"}, ""),
     ],
