@@ -137,6 +137,7 @@ def test_nothing_is_kept_of_a_pass_that_fails() -> None:
     assert adapter.joined[0].waiting == 0
 
 
+@pytest.mark.ci
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own tracing does
 def test_compiled_code_computes_the_formula() -> None:
     """In one graph: neither the functions nor the outputs that wait for other layers are in it."""

@@ -53,6 +53,7 @@ def test_its_samples_show_what_was_asked_for() -> None:
     assert measured["psnr_held_out_mean_worst"][0] >= 30
 
 
+@pytest.mark.ci
 def test_as_a_single_file_it_is_the_same_model(tmp_path: Path) -> None:
     file = to_single_file(DEMO_MODEL, tmp_path / "demo.safetensors", with_configs=True)
     where = torch.device("cpu")

@@ -72,6 +72,7 @@ def told(outcome: Outcome) -> list[str]:
 # -- when and what ---------------------------------------------------------------------------------
 
 
+@pytest.mark.ci
 def test_the_order_of_what_is_told(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     """Saved and exported first: nothing that goes wrong in looking can lose anything."""
     losses(monkeypatch, {2: 0.5, 4: 0.6, 5: 0.4})
@@ -292,6 +293,7 @@ def test_the_best_is_kept_with_its_state(workshop: Workshop, monkeypatch: pytest
     assert workshop.states() == [10, 9, 4]
 
 
+@pytest.mark.ci
 def test_going_on_from_the_best(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     losses(monkeypatch, {2: 0.5, 4: 0.3, 6: 0.6})
     workshop.new(6, EVERY_TWO)

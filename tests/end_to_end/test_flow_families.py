@@ -116,7 +116,7 @@ def base_model(flow: Flow, tmp_path: Path) -> Path:
     return MINIATURES[flow.name](tmp_path / "base_model")
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.ci)])
 def test_it_trains_and_continues_to_the_same_bytes(make_workshop: MakeWorkshop, precision: str) -> None:
     values: dict[tuple[str, str], Any] = {**SETTINGS, ("model", "precision"): precision, ("noise", "min_timestep"): 200}
     if precision == "bf16":

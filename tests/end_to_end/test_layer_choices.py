@@ -67,16 +67,14 @@ ROWS: dict[str, Values] = {
         ("adapter", "rank_dropout"): 0.3,
     },
 }
-BY_DEFAULT = ("convolutions and ranks",)
 
 
 def settings(row: str) -> Values:
     return {("adapter", "rank"): 4, ("optimizer", "lr"): 1e-2, ("export", "save_precision"): "fp32", **ROWS[row]}
 
 
-@pytest.mark.parametrize(
-    "row", [pytest.param(one, marks=[] if one in BY_DEFAULT else [pytest.mark.ci]) for one in ROWS]
-)
+@pytest.mark.ci
+@pytest.mark.parametrize("row", ROWS)
 def test_it_continues_to_the_same_bytes_and_its_file_starts_a_run(row: str, make_workshop: MakeWorkshop) -> None:
     straight, pieces, second = make_workshop("straight"), make_workshop("pieces"), make_workshop("second")
     assert straight.new(STEPS, settings(row)).exit_code == ExitCode.FINISHED

@@ -42,12 +42,10 @@ ROWS: dict[str, Values] = {
         ("loss", "scale_v_pred"): True,
     },
 }
-BY_DEFAULT = "smooth, levels and a range"
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(one, marks=[] if one == BY_DEFAULT else [pytest.mark.ci]) for one in ROWS]
-)
+@pytest.mark.ci
+@pytest.mark.parametrize("name", ROWS)
 def test_stop_and_continue_equals_straight(make_workshop: MakeWorkshop, name: str) -> None:
     values = {**BASE, **ROWS[name]}
     straight, pieces = make_workshop("straight"), make_workshop("pieces")

@@ -92,13 +92,8 @@ WATCHED: dict[str, Values] = {
 }
 
 
-@pytest.mark.parametrize(
-    "values",
-    [
-        pytest.param(values, id=name, marks=[] if name == "dropout" else [pytest.mark.ci])
-        for name, values in WATCHED.items()
-    ],
-)
+@pytest.mark.ci
+@pytest.mark.parametrize("values", WATCHED.values(), ids=WATCHED)
 def test_looking_at_every_step_or_never_same_bytes(
     make_workshop: MakeWorkshop, monkeypatch: pytest.MonkeyPatch, values: Values
 ) -> None:

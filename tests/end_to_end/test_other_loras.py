@@ -117,6 +117,7 @@ def test_sizes_need_a_lora_and_nothing_else(workshop: Workshop, values: Values, 
     assert caught.value.code == code
 
 
+@pytest.mark.ci
 def test_the_text_encoder_alone(make_workshop: MakeWorkshop) -> None:
     """12 steps are 5 and 7, in bytes; the file has no layer of the denoiser."""
     values = {**FAST, ("adapter", "text_encoder_only"): True, ("optimizer", "text_encoder_lr"): (5e-3,)}

@@ -49,13 +49,11 @@ WAYS: dict[str, Values] = {
         ("lr_schedule", "args"): {"step_size": 2, "gamma": 0.5},
     },
 }
-BY_DEFAULT = "average"
 OWN_WEIGHTS = ("schedule-free", "prodigy, schedule-free", "average", "all in bfloat16")
 
 
-@pytest.mark.parametrize(
-    "way", [pytest.param(one, marks=[] if one == BY_DEFAULT else [pytest.mark.ci]) for one in WAYS]
-)
+@pytest.mark.ci
+@pytest.mark.parametrize("way", WAYS)
 def test_cut_and_watched_equals_straight(
     make_workshop: MakeWorkshop, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:

@@ -71,6 +71,7 @@ def test_the_plan_counts_every_group(make_workshop: MakeWorkshop) -> None:
     assert sum(bucket.batches for bucket in plan.buckets) == plan.batches_per_epoch > len(twice)
 
 
+@pytest.mark.ci
 def test_a_run_continues_with_other_subsets(make_workshop: MakeWorkshop) -> None:
     workshop = make_workshop("changed")
     assert workshop.new(4, {("optimizer", "lr"): 1e-2}).exit_code == ExitCode.FINISHED

@@ -81,7 +81,8 @@ def test_no_restart_is_heeded(run: RunFolder) -> None:
         assert watched.said(WorkerRestarted) == [] and watched.said(GivenUp) == []
 
 
-@pytest.mark.parametrize("is_deaf", [pytest.param(False, marks=CI), True])
+@pytest.mark.ci
+@pytest.mark.parametrize("is_deaf", [False, True])
 def test_a_start_ends_an_orphan_and_goes_on(run: RunFolder, is_deaf: bool) -> None:
     """The worker lives, its supervisor does not: what it did up to its end counts, and what it says is not taken for
     the new one's word."""

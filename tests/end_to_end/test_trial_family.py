@@ -41,15 +41,10 @@ def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trial_family.make_model(tmp_path_factory.mktemp("trial") / "model")
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("by", "trains_text"),
-    [
-        ("TrialFlow", True),
-        *(
-            pytest.param(*one, marks=pytest.mark.ci)
-            for one in (("TrialFlow", False), ("TrialFamily", False), ("TrialFamily", True))
-        ),
-    ],
+    [("TrialFlow", True), ("TrialFlow", False), ("TrialFamily", False), ("TrialFamily", True)],
 )
 def test_it_trains_and_resumes_exactly_and_is_exported(
     make_workshop: MakeWorkshop, monkeypatch: pytest.MonkeyPatch, by: str, trains_text: bool

@@ -116,12 +116,10 @@ CHOICES: dict[str, Mapping[Any, Any]] = {
     },
     "an expression": {("adapter", "targets"): r"attn2\.to_[kv]|conv1|time_emb", ("adapter", "conv_rank"): 2},
 }
-BY_DEFAULT = "ranks by block"
 
 
-@pytest.mark.parametrize(
-    "choice", [pytest.param(one, marks=[] if one == BY_DEFAULT else [pytest.mark.ci]) for one in CHOICES]
-)
+@pytest.mark.ci
+@pytest.mark.parametrize("choice", CHOICES)
 def test_the_export_does_what_the_adapter_does(workshop: Workshop, choice: str) -> None:
     check_effect(workshop, trained(workshop, "fp32", {**STRONG, **CHOICES[choice]}), bound=1e-5)
 

@@ -84,10 +84,8 @@ def check(make_workshop: MakeWorkshop, name: str, launch_it: Launch, stall: floa
     assert workshop.digest() == undisturbed.digest()
 
 
-@pytest.mark.parametrize(
-    "name",  # but "load": that one waits long, as "cache" does
-    [pytest.param(name, marks=[] if name == "save" else pytest.mark.ci) for name in HANGS if name != "load"],
-)
+@pytest.mark.ci
+@pytest.mark.parametrize("name", [name for name in HANGS if name != "load"])  # that one waits long, as "cache" does
 def test_a_hang_is_found_and_mended(make_workshop: MakeWorkshop, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "INTERRUPT_SECONDS", 0.2)
     monkeypatch.setattr(processes, "TERMINATE_SECONDS", 0.2)

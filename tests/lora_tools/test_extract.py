@@ -52,6 +52,7 @@ def test_layers_that_are_equal_are_left_out(made: Made, tmp_path: Path) -> None:
         extract(made.folder, made.file, tmp_path / "none", cut=Cut(rank=1))
 
 
+@pytest.mark.ci
 def test_the_metadata_state_the_prediction_of_the_model(made: Made, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for prediction, stated, version in (("epsilon", "epsilon", ""), ("v_prediction", "v", "_v")):

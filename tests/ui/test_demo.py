@@ -38,6 +38,7 @@ def test_the_folder_holds_pictures_settings_and_a_run(tmp_path: Path, capsys: py
         assert command in shown
 
 
+@pytest.mark.ci
 def test_a_second_time_it_uses_its_own_folder_again(tmp_path: Path) -> None:
     for _ in range(2):
         assert demo([], EN, "lorasmith demo", engine=FakeEngine().engine()) == 0
