@@ -7,7 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from lorasmith.processor import read_processor
+from lorasmith.runtime.worker_environment import MKL_MODE, mkl_mode
+
 os.environ["OMP_NUM_THREADS"] = "1"
+if mode := mkl_mode(read_processor()):
+    os.environ[MKL_MODE] = mode  # as a worker has it, so that runs in this process have the bytes of those in others
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("LORASMITH_LANG", None)
 
