@@ -63,6 +63,12 @@ _COMPILER = "torch._dynamo"
 _MARK_FOR_COMPILER = re.compile(r"diffusers\.(utils\.torch_utils|hooks\.\w+)")
 """Modules of diffusers that import torch's compiler, in 1.5 s, to mark functions and classes that are never called in
 compiled code here."""
+_FETCHERS = frozenset(
+    {"diffusers.loaders.single_file_utils", "diffusers.utils.loading_utils", "diffusers.utils.remote_utils"}
+)
+"""Modules of diffusers that import requests for functions that fetch a file by its URL: no model calls them."""
+_COLLECTIONS = frozenset(f"diffusers.models.{kind}" for kind in ("autoencoders", "transformers", "unets"))
+"""Packages of diffusers whose `__init__` imports a module for each of some 150 models."""
 
 _PACKAGE = PurePath(__file__).parent
 _FRAMEWORKS = frozenset({"torch", "transformers", "diffusers", "accelerate", "numpy"})  # they import the others
@@ -106,11 +112,29 @@ class _LeanDiffusers(MetaPathFinder):
             instead = dict.fromkeys(LEFT_OUT)  # None: there is no such module
         elif _MARK_FOR_COMPILER.fullmatch(name):
             instead = {_COMPILER: _compiler_that_marks_nothing()}
-        spec = PathFinder.find_spec(name, path, target) if instead else None
+        elif name in _FETCHERS:
+            instead = {"requests": _requests_that_fetches_nothing()}
+        elif name not in _COLLECTIONS:
+            return None
+        spec = PathFinder.find_spec(name, path, target)
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
-            spec.loader.exec_module = partial(_executed_with, instead, execute)  # type: ignore[method-assign]
+            later = partial(_executed_when_used, execute) if name in _COLLECTIONS else None
+            spec.loader.exec_module = later or partial(_executed_with, instead, execute)  # type: ignore[method-assign]
         return spec
+
+
+def _executed_when_used(execute: Callable[[ModuleType], None], package: ModuleType) -> None:
+    """Leaves a package empty until a name is looked up in it that is none of the modules imported from it so far."""
+
+    def found(name: str) -> Any:
+        if name.startswith("__"):  # the import system asks for some that a package need not have
+            raise AttributeError(name)
+        del package.__getattr__
+        execute(package)
+        return getattr(package, name)
+
+    package.__getattr__ = found  # type: ignore[method-assign]
 
 
 def _executed_with(
@@ -132,6 +156,12 @@ def _compiler_that_marks_nothing() -> ModuleType:
 
     module = ModuleType(_COMPILER)
     vars(module).update(allow_in_graph=unchanged, disable=unchanged)
+    return module
+
+
+def _requests_that_fetches_nothing() -> ModuleType:
+    module = ModuleType("requests")
+    module.Response = object  # type: ignore[attr-defined]  # of annotations
     return module
 
 

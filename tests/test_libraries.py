@@ -157,19 +157,24 @@ def test_diffusers_imported_lean_has_the_same_models_and_hides_nothing_from_othe
         "models |= family.load_encoders(device('cpu'), only=('vae',));"
         "print(json.dumps([[name, [str(type(part)) for part in model.modules()]] for name, model in models.items()]));"
         "print(json.dumps(sorted(sys.modules)));"
-        "import transformers, peft.tuners, torch; transformers.CLIPTextModel; torch.compile(abs); torch._dynamo.reset()"
+        "import transformers, peft.tuners, torch; transformers.CLIPTextModel; torch.compile(abs);"
+        "torch._dynamo.reset(); from diffusers.models.transformers import FluxTransformer2DModel, no_such_model"
     )
-    plain, lean = (
+    ended = [
         subprocess.run(
             [sys.executable, "-c", program.format(lean=lean), str(base_model)],
             capture_output=True,
             text=True,
-            check=True,
-        ).stdout.splitlines()
+            check=False,
+        )
         for lean in ("", "import_diffusers_lean();")
-    )
+    ]
+    for done in ended:
+        assert done.stderr.splitlines()[-1].startswith("ImportError: cannot import name 'no_such_model'"), done.stderr
+    plain, lean = (done.stdout.splitlines() for done in ended)
     assert lean[0] == plain[0]
     assert {"peft", "transformers"} <= LEFT_OUT.intersection(json.loads(plain[1]))
     assert LEFT_OUT.isdisjoint(json.loads(lean[1]))
-    assert "torch._dynamo" in json.loads(plain[1])
-    assert "torch._dynamo" not in json.loads(lean[1])
+    later = {"torch._dynamo", "requests", "diffusers.models.transformers.transformer_flux"}
+    assert later <= set(json.loads(plain[1]))
+    assert later.isdisjoint(json.loads(lean[1]))
