@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 PNG_INCHES, PNG_DPI = (13.0, 8.6), 120
 PNG_AXES_POINTS = 190  # about the height of a panel
-PNG_LEFT = 0.062  # left edge of the panels, as a share of the width: room for numbers such as 0.012025
+PNG_LEFT = 0.062  # left edge of the panels, as a share of the width: numbers such as 0.012025 fit beside them
 SVG_SIZE = (440, 236)  # units of its coordinates
 SVG_DPI = 72  # of matplotlib's SVG: an inch has 72 units
 COLOURS = {

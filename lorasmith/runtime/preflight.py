@@ -37,6 +37,7 @@ from lorasmith.runs.layout import RunFolder, run_at
 from lorasmith.runs.ledger import newest_trusted, read_events, surviving
 from lorasmith.runs.naming import FileNames
 from lorasmith.runs.states import SavedState, damage_listed, damage_of, find_states, newest_good
+from lorasmith.runtime.given import GIVEN, given_options
 from lorasmith.runtime.lora_inputs import check_base_weights, sizes_from
 from lorasmith.runtime.memory import Lanes, with_lane
 from lorasmith.runtime.model_parts import check_form, check_same_family, with_parts
@@ -139,6 +140,7 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
             ("model", "training_adapter"): _absolute_path(config.model.training_adapter, here),
             ("model", "base_weights"): tuple(_absolute_path(path, here) for path in config.model.base_weights),
             ("model", "family"): weights.family,
+            GIVEN: given_options(values),
             ("machine", "project"): _project(run, here),
             ("adapter", "alpha"): config.adapter.resolved_alpha,
             ("adapter", "conv_alpha"): config.adapter.resolved_conv_alpha if config.adapter.sets_convolutions else None,
@@ -219,7 +221,8 @@ def continued_run(run: RunFolder, values: Values, request: Request, *, from_stat
     before = found_again(run, kept, events)
     # `auto` changes nothing: the run keeps what it was resolved to.
     asked = {key: value for key, value in values.items() if not (key == ("model", "prediction") and value == "auto")}
-    config = before.with_values(_absolute(with_files_read(asked, request, here), here))
+    asked = _absolute(with_files_read(asked, request, here), here)
+    config = before.with_values({**asked, GIVEN: given_options(asked, before)})
     check_settings(config, request)
     check_installed(config.optimizer)
     check_identity(before, config)

@@ -48,6 +48,9 @@ def test_a_new_run_is_resolved(done: Workshop) -> None:
     assert config.dataset.resolution == 64  # the miniature's own
     assert (config.model.family, config.adapter.alpha, config.export.state_prefix) == ("sd15", 16.0, "prefix")
     assert start.run.root == done.folder / "lora_output"
+    assert config.given == ("base-model", "evaluate-every", "save-every", "save-minutes")
+    continued = go_on(done, {("optimizer", "lr"): 2e-4}, steps=1)
+    assert continued.config.given == ("base-model", "evaluate-every", "lr", "save-every", "save-minutes")
 
 
 def test_paths_typed_here_hold_elsewhere(done: Workshop) -> None:
