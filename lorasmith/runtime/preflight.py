@@ -20,7 +20,6 @@ from lorasmith.data.seen import encoded
 from lorasmith.engine.lr_schedules import lr_shape
 from lorasmith.errors import ConfigError, ExitCode, NoStateError
 from lorasmith.families.locate import expanded, is_there
-from lorasmith.families.weights import check_clip_skip
 from lorasmith.inputs import (
     base_weights,
     check_init_from,
@@ -40,7 +39,7 @@ from lorasmith.runs.states import SavedState, damage_listed, damage_of, find_sta
 from lorasmith.runtime.given import GIVEN, given_options
 from lorasmith.runtime.lora_inputs import check_base_weights, sizes_from
 from lorasmith.runtime.memory import Lanes, with_lane
-from lorasmith.runtime.model_parts import check_form, check_same_family, with_parts
+from lorasmith.runtime.model_parts import check_form, check_same_family, check_text, with_parts
 from lorasmith.runtime.moved import found_again, lines_about_places
 from lorasmith.runtime.read_in import with_files_read
 from lorasmith.runtime.settings import check_identity, check_installed, check_layers, check_lokr_effects, check_settings
@@ -123,7 +122,7 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
     check_base_weights(config.model, weights.family, here)
     config = config.with_values(sizes_from(start, config.adapter, values, weights.family))
     config, taken = _shaped_by_start(config, values, start, here)
-    check_clip_skip(weights, config.model.clip_skip)
+    check_text(weights, config.model)
     check_layers(config, weights.family)
     check_objective(config.loss, config.noise, weights)
     if weights.family:
@@ -228,7 +227,7 @@ def continued_run(run: RunFolder, values: Values, request: Request, *, from_stat
     check_identity(before, config)
     _check_only_new(values, request, before, config)
     weights = base_weights(config)
-    check_clip_skip(weights, config.model.clip_skip)
+    check_text(weights, config.model)
     check_layers(config, before.model.family)
     check_objective(config.loss, config.noise, weights)
     check_same_family(weights, before.model.family)
