@@ -123,10 +123,10 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
     config = config.with_values(sizes_from(start, config.adapter, values, weights.family))
     config, taken = _shaped_by_start(config, values, start, here)
     check_text(weights, config.model)
-    check_layers(config, weights.family)
+    check_layers(config, weights.family, weights.depths)
     check_objective(config.loss, config.noise, weights)
     if weights.family:
-        check_block_effects(config.adapter, weights.family)
+        check_block_effects(config.adapter, weights.family, weights.depths)
     config = config.with_values(
         {
             ("dataset", "resolution"): config.dataset.resolved_size(weights.resolution),
