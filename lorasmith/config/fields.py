@@ -79,6 +79,11 @@ class Option:
         """Its key in `lorasmith.toml` and `--config`: "save_every"."""
         return self.name.replace("-", "_")
 
+    def value_in(self, config: BaseModel) -> Any:
+        """Its value in a run's config; None for an option of a start, which is no part of it."""
+        part = getattr(config, self.section, None) if self.section else config
+        return getattr(part, self.field_name, None)
+
     @property
     def kinds(self) -> list[type | tuple[Any, ...]]:
         """The types it takes, `None` aside; a tuple stands for a choice of values."""

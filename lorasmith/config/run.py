@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError, model_validator
 
-from lorasmith.config.fields import BEYOND_LOCALE, Option, Section, declared, option, options_of
+from lorasmith.config.fields import BEYOND_LOCALE, Option, Section, declared, option, options_of, recorded
 from lorasmith.config.request import Request
 from lorasmith.config.sections import (
     AdapterConfig,
@@ -49,6 +49,8 @@ class RunConfig(Section):
     """
 
     seed: int = option("seed", 42, effect="identity", common=True, ge=0, lt=2**63)
+    given: tuple[str, ...] | None = recorded(None, effect="cadence")
+    """The options that a person has set to something else than their defaults; None in runs of older versions."""
     model: ModelConfig = ModelConfig()
     dataset: DatasetConfig = DatasetConfig()
     captions: CaptionsConfig = CaptionsConfig()

@@ -1,7 +1,8 @@
 """Finds models by name: the base model that a user names, checkpoints to offer where none is named, and the CLIP that
 pictures are measured with.
 
-Reads names of files only; `recognize` tells what the files are. Needs no torch; goes online only for a hub id.
+Reads names of files, and the headers of those that may be denoisers of other families; else `recognize` tells what the
+files are. Needs no torch; goes online only for a hub id.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from lorasmith.errors import ModelError
 from lorasmith.families import FAMILIES
+from lorasmith.families.recognize import is_of_a_family
 from lorasmith.families.weights import INDEXES
 from lorasmith.libraries import importing_library
 
@@ -134,25 +136,26 @@ def _has_weights(folder: Path, kind: tuple[str, ...]) -> bool:
 
 # -- checkpoints to offer ---------------------------------------------------------------------------------
 
-_USUAL_PLACES = tuple(
-    Path("models") / name for name in ("Stable-diffusion", "checkpoints", "diffusion_models", "unet")
-)  # the last two hold denoisers without text encoders and VAE
+_USUAL_PLACES = ("Stable-diffusion", "checkpoints")
+_OF_DENOISERS = ("diffusion_models", "unet")  # without text encoders and VAE; most are of families not trained here
 _MAX_FOLDERS = 300  # neighbours searched beside each folder on the way up
 _MAX_DEPTH = 2  # folders inside a usual place
 _MAX_FOUND = 100
 
 
 def find_checkpoints(start: Path, environment: Mapping[str, str]) -> list[Path]:
-    """Checkpoints in the usual places, nearest first, at most 100, not examined: a WebUI's or ComfyUI's `models` in
-    `start`, a folder above it or a folder of those, and folders of known families in the hub's cache."""
+    """Checkpoints in the usual places, nearest first, at most 100: a WebUI's or ComfyUI's `models` in `start`, a folder
+    above it or a folder of those, and folders of known families in the hub's cache. Only files in ComfyUI's folders
+    for denoisers are examined, by their headers."""
     found: dict[Path, None] = {}  # a set that keeps their order
     start = start.absolute()
     for folder in (start, *start.parents):
         here = [
             file
             for neighbour in (folder, *_folders(folder))
-            for place in _USUAL_PLACES
-            for file in _checkpoints(neighbour / place, _MAX_DEPTH)
+            for place in (*_USUAL_PLACES, *_OF_DENOISERS)
+            for file in _checkpoints(neighbour / "models" / place, _MAX_DEPTH)
+            if file not in found and (place in _USUAL_PLACES or is_of_a_family(file))
         ]
         found.update(dict.fromkeys(sorted(here)))
     found.update(dict.fromkeys(sorted(_hub_snapshots(_hub_cache(environment)))))
@@ -203,12 +206,12 @@ def _hub_snapshots(cache: Path) -> Iterator[Path]:
     for repository in _folders(cache):
         if not repository.name.startswith("models--"):
             continue
-        usable = [snapshot for snapshot in _folders(repository / "snapshots") if _is_of_a_family(snapshot)]
+        usable = [snapshot for snapshot in _folders(repository / "snapshots") if _has_known_pipeline(snapshot)]
         if usable:
             yield max(usable, key=lambda snapshot: snapshot.stat().st_mtime_ns)
 
 
-def _is_of_a_family(folder: Path) -> bool:
+def _has_known_pipeline(folder: Path) -> bool:
     index = _index_of(folder)
     is_known = any(f'"{pipeline}"' in index for entry in FAMILIES.values() for pipeline in entry.pipelines)
     return is_known and any((folder / part / "config.json").is_file() for part in ("unet", "transformer"))

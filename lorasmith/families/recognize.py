@@ -14,6 +14,7 @@ from pathlib import Path
 
 from lorasmith.errors import ModelError
 from lorasmith.families import recognizers
+from lorasmith.families.foreign_families import denoiser_family, is_trained
 from lorasmith.families.foreign_files import check_not_quantized, refuse_adapters, unrecognized
 from lorasmith.families.headers import file_kind, read_header, read_json
 from lorasmith.families.other_vae import with_vae
@@ -62,6 +63,22 @@ def recognize(
     if parts.text_encoders and not weights.replaced.keys() & weights.names.tokenizers.keys():
         raise ModelError("text_encoder_fixed", path=str(parts.text_encoders[0]))
     return with_vae(weights, parts.vae) if parts.vae and "vae" not in weights.replaced else weights
+
+
+def is_of_a_family(path: Path) -> bool:
+    """Whether the header of a file is that of a base model, or of a denoiser alone, of a family that is trained here.
+    Parts in other files are not searched for; False also for pickles, whose denoisers are not read."""
+    try:
+        if file_kind(path) == "pickle":
+            return False
+        header = read_header(path)
+        shapes = {name: info.shape for name, info in header.tensors.items()}
+        refuse_adapters(ModelFiles(path, "single_file", AS_STATED, shapes))
+        check_not_quantized(path, shapes)
+        named = denoiser_family(shapes)
+        return is_trained(named) if named else recognize(path).family != ""
+    except ModelError:
+        return False
 
 
 def recognize_pickle(

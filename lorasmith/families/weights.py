@@ -204,12 +204,10 @@ def check_plain_text(text: TextSettings) -> None:
 
 
 def check_clip_skip(weights: BaseWeights, clip_skip: int) -> None:
-    """Returns where the text encoder has that many layers.
+    """Returns where the text encoder has that many layers, or their number is not known.
 
     Raises:
-        ModelError: `model_clip_skip`, `model_without_clip`.
+        ModelError: `model_clip_skip`.
     """
-    if weights.max_clip_skip is None and weights.family and clip_skip != 1:
-        raise ModelError("model_without_clip", option="clip-skip")
     if weights.max_clip_skip is not None and clip_skip > weights.max_clip_skip:
         raise ModelError("model_clip_skip", asked=clip_skip, layers=weights.max_clip_skip)

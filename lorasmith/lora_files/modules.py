@@ -13,8 +13,11 @@ from lorasmith.lora_files.keys import ALPHA, DORA, DOWN, MID, UP
 LOW_RANK = frozenset({"lora", "locon", "tucker"})
 """Kinds whose change is the product of a pair of matrices."""
 
-KINDS = frozenset({"lora", "locon", "tucker", "loha", "lokr", "dora", "full", "bias", "norm", "glora", "ia3", "oft"})
-"""The kinds that files are known to have; `dora` stands for every kind with magnitudes."""
+KINDS = frozenset(
+    {"lora", "locon", "tucker", "loha", "lokr", "dora", "full", "vector", "bias", "norm", "glora", "ia3", "oft"}
+)
+"""The kinds that files are known to have; `dora` stands for every kind with magnitudes, `full` for the difference of a
+weight, `vector` for that of a weight of one dimension, as norms have, and `bias` for that of a bias alone."""
 
 _REQUIRED = {  # kind -> suffixes that it needs: the first kind that has all of them counts
     "tucker": {DOWN, UP, MID},
@@ -52,6 +55,8 @@ class Module:
         kind = "lokr" if has_both else next((kind for kind, needed in _REQUIRED.items() if needed <= suffixes), "")
         if kind == "lora" and math.prod(self.tensors[DOWN].shape[2:]) > 1:
             kind = "locon"
+        if kind == "full" and len(self.tensors["diff"].shape) == 1:
+            kind = "vector"
         if not fits(kind, {suffix: info.shape for suffix, info in self.tensors.items()}):
             return ""
         return _OFT.get(kind, kind)
@@ -59,6 +64,14 @@ class Module:
     @property
     def has_dora(self) -> bool:
         return DORA in self.tensors
+
+    @property
+    def differences(self) -> tuple[str, ...]:
+        """The kinds of differences that are stored whole: of its weight (`full` or `vector`), and of its `bias`, which
+        may stand beside a pair of matrices."""
+        of_weight = "vector" if "diff" in self.tensors and len(self.tensors["diff"].shape) == 1 else "full"
+        found = ((of_weight, "diff"), ("bias", "diff_b"))
+        return tuple(kind for kind, suffix in found if suffix in self.tensors)
 
     @property
     def rank(self) -> int | None:
@@ -79,7 +92,11 @@ class Module:
     @property
     def scale(self) -> float:
         """The factor of the change that readers take from alpha and rank."""
-        if self.alpha is None or not self.rank or self.kind in ("full", "norm", "glora", "ia3", "oft"):
+        if (
+            self.alpha is None
+            or not self.rank
+            or self.kind in ("full", "vector", "bias", "norm", "glora", "ia3", "oft")
+        ):
             return 1.0
         return self.alpha / self.rank
 

@@ -60,6 +60,11 @@ class LoraFile:
         return Counter("dora" if module.has_dora else module.kind or "incomplete" for module in self.modules)
 
     @cached_property
+    def differences(self) -> Counter[str]:
+        """The number of differences that are stored whole, by their kind."""
+        return Counter(kind for module in self.modules for kind in module.differences)
+
+    @cached_property
     def namings(self) -> Counter[str]:
         return Counter(module.naming for module in self.modules)
 

@@ -78,6 +78,8 @@ def _of_diffusers(file: LoraFile, family: str, modules: list[Module]) -> Reading
 
 def _fate_in_diffusers(family: str, module: Module, *, has_alphas: bool) -> str:
     prefix, spellings = _prefix(module), _spellings(family, module)
+    if "bias" in module.differences and module.kind in LOW_RANK:  # no rule tells whether it is lost
+        return ""
     if module.kind not in LOW_RANK:
         is_read = module.kind == "lokr" and {(prefix, name) for name in spellings} & OF_KRONECKER.get(family, set())
         return "read" if is_read else "refused"
@@ -90,6 +92,8 @@ def _fate_in_diffusers(family: str, module: Module, *, has_alphas: bool) -> str:
 def _of_comfyui(family: str, modules: list[Module]) -> Reading:
     accepted = OF_COMFYUI_ALWAYS | OF_COMFYUI.get(family, frozenset())
     gaps = re.compile(NOT_OF_COMFYUI.get(family, "$^"))
+    if any(module.differences and not _spellings(family, module) for module in modules):  # of norms and the like
+        return Reading(COMFYUI, "unknown", None, len(modules))
     read = []
     for module in modules:
         names = {name for name in _spellings(family, module) if name == "N" or not gaps.search(module.path)}
@@ -104,12 +108,16 @@ def _of_webui(file: LoraFile, family: str, modules: list[Module]) -> Reading:
         return _of_forge(file, family, modules)
     if not FAMILIES[family].in_webui:
         return Reading(WEBUI, "foreign", 0, len(modules))
+    if _has_untried_differences(family, modules):
+        return Reading(WEBUI, "unknown", None, len(modules))
     table = layers_of(family).table
     read = [module for module in modules if module.kind and module.name in table.modules]
     return Reading(WEBUI, _outcome(len(read), len(modules)), len(read), len(modules))
 
 
 def _of_forge(file: LoraFile, family: str, modules: list[Module]) -> Reading:
+    if _has_untried_differences(family, modules):
+        return Reading(FORGE, "unknown", None, len(modules))
     accepted, read, lost = OF_FORGE[family], [], list(file.unknown)
     for module in modules:
         if module.kind and {(_prefix(module), name) for name in _spellings(family, module)} & accepted:
@@ -119,6 +127,13 @@ def _of_forge(file: LoraFile, family: str, modules: list[Module]) -> Reading:
     if len(lost) > FORGE_LIMIT:
         read = []
     return Reading(FORGE, _outcome(len(read), len(modules)), len(read), len(modules))
+
+
+def _has_untried_differences(family: str, modules: list[Module]) -> bool:
+    """Whether there are differences of biases, or of layers that no LoRA has: the rules are those of other kinds."""
+    return any("bias" in module.differences for module in modules) or any(
+        module.differences and not _spellings(family, module) for module in modules
+    )
 
 
 def _outcome(read: int, of: int) -> str:

@@ -20,6 +20,7 @@ Arrays = Mapping[str, Array]  # by suffix
 QUIET = np.errstate(over="ignore", invalid="ignore", divide="ignore")
 """Numbers of other people's files may be infinite or none: the callers check the results."""
 
+_OF_ONE_TENSOR = {"vector": "diff", "bias": "diff_b"}
 MERGEABLE = LOW_RANK | {"loha", "lokr", "full", "norm"}
 """Kinds whose change can be added to a weight without the model running."""
 
@@ -82,6 +83,8 @@ def changed(module: Module, arrays: Arrays, weight: Array, multiplier: float, ro
 def norm(module: Module, arrays: Arrays) -> float | None:
     """The Frobenius norm of the change, without DoRA's lengths; None for kinds that depend on the model's weight."""
     kind = module.kind
+    if kind in _OF_ONE_TENSOR:
+        return float(np.linalg.norm(arrays[_OF_ONE_TENSOR[kind]].astype(np.float64)))
     if kind not in MERGEABLE:
         return None
     if kind in ("lora", "locon"):

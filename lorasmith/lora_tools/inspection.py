@@ -61,6 +61,7 @@ class Inspection:
             "family_name": FAMILY_NAMES.get(file.family, ""),
             "families": list(file.families),
             "kinds": dict(file.kinds),
+            "differences": dict(file.differences),
             "namings": dict(file.namings),
             "components": dict(file.components),
             "ranks": {str(rank): count for rank, count in sorted(file.ranks.items())},

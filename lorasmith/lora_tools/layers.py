@@ -76,7 +76,8 @@ def layers(file: LoraFile, family: str) -> Iterator[Layer]:
         if name in names:
             raise ModelError("tool_layer_twice", path=str(file.path), name=name)
         names.add(name)
-        if not module.kind or not _is_computable(module):
+        is_vector = module.kind == "vector"  # layers of the table have weights of more dimensions
+        if not module.kind or is_vector or not _is_computable(module):
             raise ModelError("tool_incomplete", path=str(file.path), name=module.name)
         yield Layer(name, table.known.modules[name], module)
 

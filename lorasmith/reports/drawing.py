@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 PNG_INCHES, PNG_DPI = (13.0, 8.6), 120
 PNG_AXES_POINTS = 190  # about the height of a panel
+PNG_LEFT = 0.062  # left edge of the panels, as a share of the width: numbers such as 0.012025 fit beside them
 SVG_SIZE = (440, 236)  # units of its coordinates
 SVG_DPI = 72  # of matplotlib's SVG: an inch has 72 units
 COLOURS = {
@@ -51,6 +52,7 @@ CAP_SIZE = 3.0
 TITLE = "title:"  # begins the id of what has a tooltip
 SVG, XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}"
 KEY_COLUMNS = 3
+LEAST_SPAN = 0.01  # of the y axis, as a share of the largest value on it: a finer one shows noise only
 LINE_LENGTH = 45  # characters of a reason inside a panel
 
 
@@ -66,15 +68,15 @@ def draw_png(summary: RunSummary, language: str) -> bytes:
     with _new_figure({"font.family": [*([font] if font else []), "sans-serif"]}) as figure:
         figure.set_size_inches(PNG_INCHES)
         title = tr(language, "chart.head", done=summary.done, stop_at=summary.stop_at or 0)
-        figure.text(0.055, 0.962, title, fontsize=17, fontweight="bold", color=COLOURS["ink"], va="center")
+        figure.text(PNG_LEFT, 0.962, title, fontsize=17, fontweight="bold", color=COLOURS["ink"], va="center")
         use = tr(language, f"chart.use.{summary.use.reason}", step=summary.use.step or 0)
-        figure.text(0.055, 0.927, use, fontsize=11.5, color=COLOURS["quiet"], va="center")
+        figure.text(PNG_LEFT, 0.927, use, fontsize=11.5, color=COLOURS["quiet"], va="center")
         charts = four_charts(summary)
         for row, pair in zip(figure.subplots(2, 2), (charts[:2], charts[2:]), strict=True):
             key_lines = max(-(-len(key_of(chart, language)) // KEY_COLUMNS) for chart in pair)
             for axes, chart in zip(row, pair, strict=True):
                 _draw_panel(axes, chart, language, key_lines)
-        figure.subplots_adjust(left=0.055, right=0.985, top=0.81, bottom=0.065, wspace=0.13, hspace=0.42)
+        figure.subplots_adjust(left=PNG_LEFT, right=0.985, top=0.81, bottom=0.065, wspace=0.13, hspace=0.42)
         file = io.BytesIO()
         figure.savefig(file, format="png", dpi=PNG_DPI, metadata={"Software": "lorasmith"})
     return file.getvalue()
@@ -157,13 +159,17 @@ def _draw_chart(axes: Axes, chart: Chart, language: str, *, font_size: float) ->
 
 
 def _limits(chart: Chart, bottom: float, top: float) -> tuple[float, float]:
-    """The y axis: as matplotlib would have it, but without outliers, with air around a flat curve, and with no negative
-    part where no value is negative."""
+    """The y axis: as matplotlib would have it, but without outliers, with air around a flat curve, not so fine that
+    noise fills it, and with no negative part where no value is negative."""
     values = [value for series in chart.series for value in series.values]
     low, high = min(values, default=0.0), max(values, default=0.0)
     if low == high > 0 and chart.baseline is None and not any(series.errors for series in chart.series):
         return 0.9 * low, 1.1 * low
-    return max(bottom, 0.0) if low >= 0 else bottom, chart.top or top
+    top = chart.top or top
+    lacking = LEAST_SPAN * max(abs(bottom), abs(top)) - (top - bottom)
+    if lacking > 0:
+        bottom, top = bottom - lacking / 2, top + lacking / 2
+    return max(bottom, 0.0) if low >= 0 else bottom, top
 
 
 def _draw_frame(axes: Axes, *, font_size: float) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from lorasmith import __version__
 from lorasmith.config import RunConfig, options
@@ -72,7 +72,6 @@ def render_page(
     from markupsafe import Markup
 
     template = _template()
-    chosen, defaults = settings_of(summary)
     page = template.render(
         summary=summary,
         say=words.say,
@@ -95,8 +94,7 @@ def render_page(
         else "",
         data_facts=_data_facts(summary, words),
         picture_rows=_picture_rows(summary, words),
-        chosen_settings=chosen,
-        default_settings=defaults,
+        settings=settings_of(summary),
         change_rows=[
             (change.after_step, f"--{change.option}", setting_text(change.before), setting_text(change.now))
             for change in summary.changes
@@ -170,18 +168,28 @@ def sample_steps(summary: RunSummary) -> list[int]:
     return [steps[place] for place in sorted(places)]
 
 
-def settings_of(summary: RunSummary) -> tuple[Facts, Facts]:
-    """The options that the run recorded: those that differ from their defaults, and the others."""
-    chosen: Facts = []
-    defaults: Facts = []
+class Settings(NamedTuple):
+    """The options that a run recorded, in three groups."""
+
+    chosen: Facts  # that differ from their defaults, as they were given; of older runs, all that differ
+    resolved: Facts  # that differ from their defaults, as the start chose them
+    defaults: Facts
+
+
+def settings_of(summary: RunSummary) -> Settings:
+    """The options that the run recorded."""
+    found = Settings([], [], [])
     by_default = RunConfig().model_dump(mode="json")
+    given = summary.settings.get("given")
     for option in options().values():
         section = summary.settings.get(option.section, {}) if option.section else summary.settings
         if option.section != "request" and option.field_name in section:
             value = section[option.field_name]
             is_default = value == (by_default[option.section] if option.section else by_default)[option.field_name]
-            (defaults if is_default else chosen).append((f"--{option.name}", setting_text(value)))
-    return chosen, defaults
+            is_chosen = given is None or option.name in given
+            group = found.defaults if is_default else found.chosen if is_chosen else found.resolved
+            group.append((f"--{option.name}", setting_text(value)))
+    return found
 
 
 def _data_facts(summary: RunSummary, words: Translator) -> Facts:

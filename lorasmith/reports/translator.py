@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
 NOTHING = "–"
 KIB = 1024.0
+MAX_TICK_ERROR = 0.02  # of the number beside a mark on an axis, as a share of the distance between marks
 
 
 class Translator(Protocol):
@@ -40,10 +42,13 @@ def short(value: float | None, digits: int = 3) -> str:
 
 
 def distinct(values: Sequence[float]) -> list[str]:
-    """Numbers with as many digits as it takes to tell them apart, at least three."""
+    """Numbers of an axis in order, with as many digits as it takes to tell them apart and to show them where they are
+    (0.9675 between 0.965 and 0.97 is not 0.968), at least three."""
+    gap = min((after - before for before, after in pairwise(values)), default=0.0)
     for digits in range(3, 9):
         texts = [short(value, digits) for value in values]
-        if len(set(texts)) == len(values):
+        errors = [abs(float(text) - value) for text, value in zip(texts, values, strict=True)]
+        if len(set(texts)) == len(values) and max(errors, default=0.0) <= MAX_TICK_ERROR * gap:
             break
     return texts
 

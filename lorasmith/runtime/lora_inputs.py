@@ -61,7 +61,7 @@ def sizes_from(
     for module in file.modules:
         name = table.module_of(module)
         if not name or module.kind not in LOW_RANK or module.rank is None:
-            raise ModelError("init_from_foreign", key=module.name, family=family)
+            raise ModelError("init_from_foreign", key=module.name, family=FAMILY_NAMES.get(family, family))
         is_number = module.alpha is not None and math.isfinite(module.alpha) and module.alpha > 0
         alpha = float(module.alpha or 0) if is_number else float(module.rank)
         for row in table.known.modules[name]:

@@ -1,5 +1,5 @@
-"""Facts of its base model that a new run settles: the form, where files do not tell it, and the files of a model that
-consists of several, found once and named ever after."""
+"""Facts of its base model that a start settles: the form, where files do not tell it, the settings that its text
+encoders have, and the files of a model that consists of several, found once and named ever after."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from lorasmith.config import RunConfig
+from lorasmith.config import ModelConfig, RunConfig
 from lorasmith.errors import ModelError
 from lorasmith.families.headers import file_kind, read_header
 from lorasmith.families.locate import expanded
-from lorasmith.families.weights import BaseWeights
+from lorasmith.families.weights import BaseWeights, check_clip_skip, check_plain_text
+from lorasmith.inputs import text_settings
 from lorasmith.lora_files.names import FAMILY_NAMES
 
 FP8 = frozenset({"F8_E4M3", "F8_E5M2"})  # data types in headers
@@ -26,6 +27,18 @@ def check_form(weights: BaseWeights) -> None:
     """
     if weights.assumed:
         raise ModelError("model_form_unnamed", path=str(weights.path), form=weights.assumed)
+
+
+def check_text(weights: BaseWeights, model: ModelConfig) -> None:
+    """Returns where the text encoders can read captions as the settings state. Of a pickle, they are not known.
+
+    Raises:
+        ModelError: `model_clip_skip`, `model_without_clip`.
+    """
+    text = text_settings(model)
+    if weights.family and weights.max_clip_skip is None:
+        check_plain_text(text)
+    check_clip_skip(weights, text.clip_skip)
 
 
 def check_same_family(weights: BaseWeights, family: str) -> None:

@@ -20,7 +20,6 @@ from lorasmith.data.seen import encoded
 from lorasmith.engine.lr_schedules import lr_shape
 from lorasmith.errors import ConfigError, ExitCode, NoStateError
 from lorasmith.families.locate import expanded, is_there
-from lorasmith.families.weights import check_clip_skip
 from lorasmith.inputs import (
     base_weights,
     check_init_from,
@@ -37,9 +36,10 @@ from lorasmith.runs.layout import RunFolder, run_at
 from lorasmith.runs.ledger import newest_trusted, read_events, surviving
 from lorasmith.runs.naming import FileNames
 from lorasmith.runs.states import SavedState, damage_listed, damage_of, find_states, newest_good
+from lorasmith.runtime.given import GIVEN, given_options
 from lorasmith.runtime.lora_inputs import check_base_weights, sizes_from
 from lorasmith.runtime.memory import Lanes, with_lane
-from lorasmith.runtime.model_parts import check_form, check_same_family, with_parts
+from lorasmith.runtime.model_parts import check_form, check_same_family, check_text, with_parts
 from lorasmith.runtime.moved import found_again, lines_about_places
 from lorasmith.runtime.read_in import with_files_read
 from lorasmith.runtime.settings import check_identity, check_installed, check_layers, check_lokr_effects, check_settings
@@ -122,11 +122,11 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
     check_base_weights(config.model, weights.family, here)
     config = config.with_values(sizes_from(start, config.adapter, values, weights.family))
     config, taken = _shaped_by_start(config, values, start, here)
-    check_clip_skip(weights, config.model.clip_skip)
-    check_layers(config, weights.family)
+    check_text(weights, config.model)
+    check_layers(config, weights.family, weights.depths)
     check_objective(config.loss, config.noise, weights)
     if weights.family:
-        check_block_effects(config.adapter, weights.family)
+        check_block_effects(config.adapter, weights.family, weights.depths)
     config = config.with_values(
         {
             ("dataset", "resolution"): config.dataset.resolved_size(weights.resolution),
@@ -139,6 +139,7 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
             ("model", "training_adapter"): _absolute_path(config.model.training_adapter, here),
             ("model", "base_weights"): tuple(_absolute_path(path, here) for path in config.model.base_weights),
             ("model", "family"): weights.family,
+            GIVEN: given_options(values),
             ("machine", "project"): _project(run, here),
             ("adapter", "alpha"): config.adapter.resolved_alpha,
             ("adapter", "conv_alpha"): config.adapter.resolved_conv_alpha if config.adapter.sets_convolutions else None,
@@ -219,13 +220,14 @@ def continued_run(run: RunFolder, values: Values, request: Request, *, from_stat
     before = found_again(run, kept, events)
     # `auto` changes nothing: the run keeps what it was resolved to.
     asked = {key: value for key, value in values.items() if not (key == ("model", "prediction") and value == "auto")}
-    config = before.with_values(_absolute(with_files_read(asked, request, here), here))
+    asked = _absolute(with_files_read(asked, request, here), here)
+    config = before.with_values({**asked, GIVEN: given_options(asked, before)})
     check_settings(config, request)
     check_installed(config.optimizer)
     check_identity(before, config)
     _check_only_new(values, request, before, config)
     weights = base_weights(config)
-    check_clip_skip(weights, config.model.clip_skip)
+    check_text(weights, config.model)
     check_layers(config, before.model.family)
     check_objective(config.loss, config.noise, weights)
     check_same_family(weights, before.model.family)

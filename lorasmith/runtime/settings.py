@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from importlib.util import find_spec
 from typing import Any
 
@@ -122,16 +122,20 @@ def check_lokr_effects(adapter: AdapterConfig, given: Set[str]) -> None:
         raise ConfigError("lokr_full_matrix_unused", option=name.replace("_", "-"))
 
 
-def check_layers(config: RunConfig, family: str) -> None:
-    """Refuses settings that do not fit the layers of the family's published model. Of a pickle, the family is not
-    known."""
+def check_layers(config: RunConfig, family: str, depths: Mapping[str, int] | None = None) -> None:
+    """Refuses settings that do not fit the layers of the family's published model, with as many blocks as `depths`
+    states. Of a pickle, the family is not known.
+
+    Args:
+        depths: None for a run that is continued: it may have begun when this was not checked.
+    """
     if not family:
         return
     check_export_format(config.export.format, config.adapter, family)
-    layers = published_layers(family, with_text_encoders=config.adapter.trains_text_encoder)
-    check_blocks(config.adapter, family)
+    layers = published_layers(family, with_text_encoders=config.adapter.trains_text_encoder, depths=depths)
+    check_blocks(config.adapter, family, depths)
     chosen_layers(config.adapter, family, layers)
-    check_rates_of_blocks(config.optimizer, config.adapter, family)
+    check_rates_of_blocks(config.optimizer, config.adapter, family, depths)
     encoders = {name.partition(".")[0] for name in layers} - {"denoiser"}
     if len(config.optimizer.text_encoder_lr) not in (0, 1, len(encoders)):
         given = len(config.optimizer.text_encoder_lr)

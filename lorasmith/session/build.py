@@ -114,7 +114,7 @@ def _check_fit(config: RunConfig, family: ModelFamily, startup: StartupContext, 
     if form and other_table(family.traits.name, form) is None:
         startup.warn("export_format_same", format=form)
     if is_new:
-        check_block_effects(config.adapter, family.traits.name)
+        check_block_effects(config.adapter, family.traits.name, family.weights.depths)
     check_export_format(config.export.format, config.adapter, family.traits.name)
     check_objective(config.loss, config.noise, family.weights)
     trained_process(family.noise_process(), config.noise)

@@ -21,7 +21,7 @@ from lorasmith.engine.state import LossScaler, Origin, TrainState
 from lorasmith.errors import ModelError
 from lorasmith.exporting.names import from_file
 from lorasmith.families.base import ModelFamily
-from lorasmith.lora_files.names import layers_of
+from lorasmith.lora_files.names import FAMILY_NAMES, layers_of
 from lorasmith.lora_files.reader import alphas_beside, names_in_table, read_lora
 from lorasmith.session.layers import check_blocks, chosen_layers
 from lorasmith.session.rates import base_lrs, group_of
@@ -110,7 +110,7 @@ def read_init_from(config: AdapterConfig, family: str) -> dict[str, Tensor]:
     kind, table = adapter_kind(config.kind, config.kind_options), layers_of(family).known
     if len(set(names.values())) < len(names):
         twice = next(key for key, name in names.items() if list(names.values()).count(name) > 1)
-        raise ModelError("init_from_foreign", key=twice, family=family)
+        raise ModelError("init_from_foreign", key=twice, family=FAMILY_NAMES.get(family, family))
     tensors = {names[key]: tensor for key, tensor in stored.items()}
     for name, alpha in alphas_beside(file, family).items():
         tensors[name] = torch.tensor(alpha)
@@ -119,6 +119,8 @@ def read_init_from(config: AdapterConfig, family: str) -> dict[str, Tensor]:
     except ModelError as error:
         if config.kind == "lokr" and error.code in ("init_from_shape", "init_from_incomplete"):
             raise ModelError("init_from_other_matrices", path=str(path), key=error.fields["key"]) from error
+        if error.code == "init_from_foreign":  # `exporting` knows no names of families but their codes
+            raise ModelError(error.code, key=error.fields["key"], family=FAMILY_NAMES.get(family, family)) from error
         raise
 
 

@@ -84,22 +84,22 @@ def _is_below(target: str, depths: Mapping[str, int]) -> bool:
     return False
 
 
-def check_blocks(config: AdapterConfig, family: str) -> None:
-    """Refuses a block that has a rank and no layer in the family's published model.
+def check_blocks(config: AdapterConfig, family: str, depths: Mapping[str, int] | None = None) -> None:
+    """Refuses a block that has a rank and no layer in the family's published model; `depths` as in `published_layers`.
 
     Raises:
         ConfigError: `block_unknown`; `block_text_encoder`, a block of a text encoder that is not trained.
     """
-    layers = published_layers(family, with_text_encoders=True)
+    layers = published_layers(family, with_text_encoders=True, depths=depths)
     for block in config.block_ranks:
         components = {component_of(name) for name in layers if is_inside(block, name)}
         if not components:
-            raise ConfigError("block_unknown", block=block)
+            raise ConfigError("block_unknown", block=block, **named_blocks(layers))
         if "denoiser" not in components and not config.trains_text_encoder:
             raise ConfigError("block_text_encoder", block=block)
 
 
-def check_block_effects(config: AdapterConfig, family: str) -> None:
+def check_block_effects(config: AdapterConfig, family: str, depths: Mapping[str, int] | None = None) -> None:
     """Refuses the rank of a block that no chosen layer of the family's published model would have. A rank of 0, which
     leaves layers out, may meet none.
 
@@ -107,7 +107,7 @@ def check_block_effects(config: AdapterConfig, family: str) -> None:
         ConfigError: `block_unused`; `block_of_convolutions`, all chosen layers of the block have the rank of
             `conv_rank`.
     """
-    published = published_layers(family, with_text_encoders=config.trains_text_encoder)
+    published = published_layers(family, with_text_encoders=config.trains_text_encoder, depths=depths)
     chosen = _matching(config.resolved_targets, family, _of_trained_components(config, published))
     for block, rank in config.block_ranks.items():
         inside = [spec for name, spec in chosen.items() if is_inside(block, name)]
@@ -177,6 +177,25 @@ def is_inside(block: str, name: str) -> bool:
     return any(f"{known}.".startswith(f"{block}.") for known in (name, path, _original_block(path)) if known)
 
 
+def named_blocks(layers: Iterable[str]) -> dict[str, str]:
+    """The blocks that hold these layers, as fields of a message: the largest, of a list the first and the last
+    number ("down_blocks.0-3, mid_block, text_encoder"), and a part of one as an example."""
+    numbers: dict[str, set[int]] = {}
+    example = ""
+    for name in layers:
+        component, _, path = name.partition(".")
+        paths = [path, _original_block(path)] if component == "denoiser" else [component]
+        for parts in (known.split(".") for known in paths if known):
+            numbers.setdefault(parts[0], set()).update(int(part) for part in parts[1:2] if part.isdigit())
+            if not example and len(parts) > 2 and parts[1] == "0":
+                example = ".".join(parts[:3])
+    own = sorted(numbers, key=lambda block: (block.startswith("text_encoder"), block in _ORIGINAL_BLOCKS))
+    found = [(block, numbers[block]) for block in own]
+    shown = [f"{block}.{min(at)}-{max(at)}" if len(at) > 1 else block for block, at in found]
+    return {"blocks": ", ".join(shown), "example": example}
+
+
+_ORIGINAL_BLOCKS = ("input_blocks", "middle_block", "output_blocks")
 _BLOCK = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.")
 _MIDDLE = {"resnets.0": 0, "attentions.0": 1, "resnets.1": 2}
 

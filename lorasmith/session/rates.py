@@ -5,11 +5,19 @@ Needs no torch: a start is checked with a family's table of names.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from lorasmith.config import AdapterConfig, OptimizerConfig
 from lorasmith.errors import ConfigError
-from lorasmith.session.layers import by_block, chosen_layers, component_of, is_inside, published_layers, values_by_block
+from lorasmith.session.layers import (
+    by_block,
+    chosen_layers,
+    component_of,
+    is_inside,
+    named_blocks,
+    published_layers,
+    values_by_block,
+)
 
 PLUS_KINDS = frozenset({"lora", "dora"})
 """Kinds of adapters that have the matrices LoRA+ is about."""
@@ -49,18 +57,21 @@ def components_of(groups: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(group.partition(_UP)[0].partition(_BLOCK)[0] for group in groups))
 
 
-def check_rates_of_blocks(config: OptimizerConfig, adapter: AdapterConfig, family: str) -> None:
-    """Refuses the rate of a block that the family's published model does not have, or of which no layer is trained.
+def check_rates_of_blocks(
+    config: OptimizerConfig, adapter: AdapterConfig, family: str, depths: Mapping[str, int] | None = None
+) -> None:
+    """Refuses the rate of a block that the family's published model does not have, or of which no layer is trained;
+    `depths` as in `published_layers`.
 
     Raises:
         ConfigError: `block_unknown`, `block_lr_unused`; as `chosen_layers`.
     """
-    layers = published_layers(family, with_text_encoders=True)
-    trainable = published_layers(family, with_text_encoders=adapter.trains_text_encoder)
+    layers = published_layers(family, with_text_encoders=True, depths=depths)
+    trainable = published_layers(family, with_text_encoders=adapter.trains_text_encoder, depths=depths)
     trained = chosen_layers(adapter, family, trainable)
     for block in config.block_lrs:
         if not any(is_inside(block, name) for name in layers):
-            raise ConfigError("block_unknown", block=block)
+            raise ConfigError("block_unknown", block=block, **named_blocks(layers))
         if not any(is_inside(block, name) for name in trained):
             raise ConfigError("block_lr_unused", block=block)
 

@@ -97,6 +97,10 @@ def _rows(words: Translator, inspection: Inspection) -> Iterator[tuple[str, str]
     yield words.say("inspect.row.family"), words.say("inspect.or").join(families) or words.say("inspect.unknown")
     kinds = [words.say("inspect.counted", what=kind, count=count) for kind, count in file.kinds.most_common()]
     yield words.say("inspect.row.kind"), words.say("inspect.comma").join(kinds)
+    if file.differences:
+        whole = [_difference(words, kind, count) for kind, count in sorted(file.differences.items())]
+        text = words.say("inspect.differences", counts=words.say("inspect.comma").join(whole))
+        yield words.say("inspect.row.differences"), text
     namings = [words.say(f"inspect.naming.{name}") for name in file.namings]
     yield words.say("inspect.row.names"), words.say("inspect.comma").join(namings)
     parts = [_part(words, component, count) for component, count in file.components.items()]
@@ -120,6 +124,10 @@ def _rows(words: Translator, inspection: Inspection) -> Iterator[tuple[str, str]
         yield words.say("inspect.row.tags"), ", ".join(tags)
     yield "SHA-256", inspection.hashes["sha256"]
     yield words.say("inspect.row.tensor_hash"), inspection.hashes["sshs_model_hash"]
+
+
+def _difference(words: Translator, kind: str, count: int) -> str:
+    return words.say("inspect.counted", what=words.say(f"inspect.difference.{kind}"), count=count)
 
 
 def _part(words: Translator, component: str, count: int) -> str:

@@ -82,7 +82,7 @@ class Prompter:
                 return DEMO if answer == DEMO else str(path)
             if HUB_ID.fullmatch(answer):
                 return answer
-            print(self.words.say("prompt.not_a_model", answer=answer))
+            print(self.words.say("prompt.not_a_model", answer=answer) if answer else self.words.say("prompt.no_model"))
 
     def base_form(self, *, path: str, form: str) -> str:
         """Asks what a base model is whose files do not tell: a value of --base-form; "": the user does not know."""

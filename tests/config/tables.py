@@ -160,6 +160,7 @@ DEFAULTS: dict[str, Any] = {
 # Of each field, a value that is not its default.
 OTHER: dict[tuple[str, str], Any] = {
     ("", "seed"): 43,
+    ("", "given"): ("rank",),
     ("model", "base_model"): "x",
     ("model", "family"): "sdxl",
     ("model", "base_sha256"): "ab",

@@ -11,6 +11,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, Offl
 
 from lorasmith.errors import ModelError
 from lorasmith.families.locate import DEMO_MODEL, find_checkpoints, locate, locate_clip
+from tests.families.tiny import published, write_header
 
 
 @pytest.fixture
@@ -217,6 +218,11 @@ def touched(path: Path) -> Path:
     return path
 
 
+def denoiser(path: Path, name: str) -> Path:
+    """A published file of ComfyUI by its header."""
+    return write_header(touched(path), published(name))
+
+
 def hub_model(cache: Path, owner: str, name: str, *, kind: str = "StableDiffusionPipeline") -> Path:
     snapshot = cache / f"models--{owner}--{name}" / "snapshots" / "0123456789012345678901234567890123456789"
     touched(snapshot / "unet" / "config.json")
@@ -233,12 +239,16 @@ def test_the_usual_places_nearest_first(tmp_path: Path) -> None:
         touched(tmp_path / "ai" / "webui" / "models" / "Stable-diffusion" / "sd15" / "anime" / "Deep.SAFETENSORS"),
         touched(tmp_path / "ai" / "webui" / "models" / "Stable-diffusion" / "v1.ckpt"),
         touched(tmp_path / "ComfyUI" / "models" / "checkpoints" / "comfy.safetensors"),
-        touched(tmp_path / "ComfyUI" / "models" / "diffusion_models" / "krea" / "krea2_raw.safetensors"),
-        touched(tmp_path / "ComfyUI" / "models" / "unet" / "flux1-dev.safetensors"),
+        denoiser(tmp_path / "ComfyUI" / "models" / "diffusion_models" / "krea" / "krea2_raw.safetensors", "krea2_raw"),
+        denoiser(tmp_path / "ComfyUI" / "models" / "unet" / "klein.safetensors", "flux2_klein_4b"),
         hub_model(tmp_path / "hub", "runwayml", "stable-diffusion-v1-5"),
     ]
     touched(tmp_path / "ai" / "webui" / "models" / "Lora" / "lora.safetensors")
     touched(tmp_path / "ComfyUI" / "models" / "text_encoders" / "t5xxl.safetensors")
+    for other in ("wan22_14b_fp8", "flux2_dev_fp8", "krea2_turbo_int8", "t5xxl_fp16"):
+        denoiser(tmp_path / "ComfyUI" / "models" / "diffusion_models" / f"{other}.safetensors", other)
+    touched(tmp_path / "ComfyUI" / "models" / "unet" / "cut.safetensors")
+    touched(tmp_path / "ComfyUI" / "models" / "unet" / "pickled.ckpt").write_bytes(b"\x80\x02}q\x00.")
     touched(tmp_path / "ai" / "webui" / "models" / "Stable-diffusion" / "notes.txt")
     touched(tmp_path / "ai" / "webui" / "models" / "Stable-diffusion" / "a" / "b" / "c" / "too_deep.ckpt")
     touched(tmp_path / "far" / "off" / "models" / "checkpoints" / "no.ckpt")

@@ -11,7 +11,7 @@ import pytest
 
 from lorasmith.errors import ModelError
 from lorasmith.families.foreign_families import denoiser_family
-from lorasmith.families.recognize import recognize
+from lorasmith.families.recognize import is_of_a_family, recognize
 from tests.families.tiny import published, write_header
 
 
@@ -27,6 +27,16 @@ def test_a_part_of_a_folder_is_no_model(miniature) -> None:
     for part, code in (("unet", "model_is_unet"), ("vae", "model_is_vae"), ("text_encoder", "model_is_text_encoder")):
         with pytest.raises(ModelError, match=code):
             recognize(next((miniature.folder / part).glob("*.safetensors")))
+
+
+def test_which_files_are_offered_by_their_header(narrow, miniature, tmp_path: Path) -> None:
+    """Without the parts that a denoiser needs, and whatever form of its family it is."""
+    assert is_of_a_family(narrow.single)
+    assert not is_of_a_family(next((miniature.folder / "unet").glob("*.safetensors")))
+    shapes = published("zimage_turbo")
+    assert is_of_a_family(write_header(tmp_path / "turbo.safetensors", shapes))
+    pair = {f"{name}.lora_A.weight": (4, 4) for name in shapes}
+    assert not is_of_a_family(write_header(tmp_path / "lora.safetensors", pair))
 
 
 def test_a_folder_with_a_truncated_part(miniature, tmp_path: Path) -> None:

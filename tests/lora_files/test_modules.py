@@ -25,6 +25,8 @@ KINDS: dict[str, tuple[dict[str, tuple[int, ...]], str, int | None]] = {
     "half": ({"lora_up.weight": (6, 4)}, "", None),
     "full": ({"diff": (6, 8)}, "full", None),
     "norm": ({"w_norm": (6,)}, "norm", None),
+    "vector": ({"diff": (6,)}, "vector", None),
+    "vector of nothing": ({"diff": (0,)}, "", None),
     "bias alone": ({"diff_b": (6,)}, "bias", None),
     "ranks that differ": ({**PAIR, "lora_up.weight": (6, 5)}, "", 4),
     "ia3": ({"weight": (6,), "on_input": ()}, "ia3", None),

@@ -227,6 +227,24 @@ def test_forge_reads_flux_whole_or_not_at_all(made: Callable[[str], Any], tmp_pa
             assert of("Forge", path, "flux1").outcome == "nothing"
 
 
+@pytest.mark.parametrize(
+    ("suffix", "path", "comfyui"),
+    [("", "", "whole"), ("diff_b", "double_blocks.0.img_attn.proj", "whole"), ("diff", "final_layer.norm", "unknown")],
+)
+def test_differences_that_were_not_tried_are_not_said_to_be_read_or_lost(
+    tmp_path: Path, suffix: str, path: str, comfyui: str
+) -> None:
+    name = "diffusion_model.double_blocks.0.img_attn.proj"
+    tensors = {f"{name}.lora_down.weight": torch.ones(2, 8), f"{name}.lora_up.weight": torch.ones(8, 2)}
+    tensors |= {f"diffusion_model.{path}.{suffix}": torch.ones(8)} if suffix else {}
+    save_file(tensors, tmp_path / "lora.safetensors")
+    outcomes = [of(program, tmp_path / "lora.safetensors", "flux1").outcome for program in ("diffusers", "Forge")]
+    assert (
+        outcomes == {"": ["whole", "whole"], "diff_b": ["unknown", "unknown"], "diff": ["refused", "unknown"]}[suffix]
+    )
+    assert of("ComfyUI", tmp_path / "lora.safetensors", "flux1").outcome == comfyui
+
+
 def test_layers_that_comfyui_does_not_know_by_diffusers_names(made: Callable[[str], Any], tmp_path: Path) -> None:
     path = tmp_path / "lora.safetensors"
     for names, prefix, lost in (("D", "transformer.", 5), ("N", "diffusion_model.", 0)):

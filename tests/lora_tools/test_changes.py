@@ -53,6 +53,11 @@ def test_full_changes_have_no_scale() -> None:
     assert np.array_equal(change(*made(tensors)), tensors["diff"].numpy())
 
 
+@pytest.mark.parametrize("suffix", ["diff", "diff_b"])
+def test_differences_of_vectors_have_a_norm(suffix: str) -> None:
+    assert norm(*made({suffix: torch.tensor([3.0, 4.0])})) == 5.0
+
+
 def test_kinds_that_need_the_model_have_no_norm() -> None:
     assert norm(*made(drawn({"oft_blocks": (3, 2, 2)}))) is None
 

@@ -45,6 +45,12 @@ def test_tensors_that_do_not_fit_each_other(tmp_path: Path, suffix: str, shape: 
         list(layers(read_lora(path), "sd15"))
 
 
+def test_the_difference_of_a_layer_has_its_dimensions(tmp_path: Path) -> None:
+    path = write(tmp_path / "a", {**tensors_of(), f"{LINEAR}.diff": torch.ones(8)})
+    with pytest.raises(ModelError, match="tool_incomplete"):
+        list(layers(read_lora(path), "sd15"))
+
+
 def test_whole_numbers_are_no_matrices(tmp_path: Path) -> None:
     name = f"{LINEAR}.lora_up.weight"
     pair = {name: torch.ones(8, 2, dtype=torch.int64), name.replace("up", "down"): torch.ones(2, 8)}

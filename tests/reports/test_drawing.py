@@ -159,3 +159,15 @@ def test_the_numbers_on_an_axis_differ() -> None:
         numbers = re.findall(r"text-anchor: end[^>]*>([^<]+)<", svg)
         assert len(numbers) == len(set(numbers)) >= 2, numbers
         assert any(number.startswith("-") for number in numbers) is (values[0] < 0)
+
+
+@pytest.mark.parametrize("baseline", [None, 0.973301])
+def test_noise_does_not_fill_a_chart(baseline: float | None) -> None:
+    def height(*values: float) -> float:
+        series = Series("validation", (1, 2, 3), values, errors=(1e-7,) * 3 if baseline else ())
+        svg = draw_svg(Chart("validation", "validation", (series,), 3, baseline=baseline), "en")
+        places = [y for line in lines(svg, "validation") for _, y in line]
+        return max(places) - min(places)
+
+    assert height(0.973298, 0.973302, 0.973299) < 1
+    assert height(0.96, 0.98, 0.97) > HEIGHT / 2

@@ -189,12 +189,19 @@ def test_what_another_version_recorded_is_shown_as_it_is(summary: RunSummary) ->
 
 
 def test_settings_that_differ_from_the_defaults_come_first(summary: RunSummary) -> None:
-    chosen, defaults = settings_of(summary)
+    chosen, resolved, defaults = settings_of(summary)
     assert {name for name, _ in chosen} == {"--base-model", "--data", "--hold-out", "--rank", "--save-every"}
-    assert ("--batch-size", "1") in defaults
+    assert (resolved, ("--batch-size", "1") in defaults) == ([], True), "by a version that did not record who chose"
     old = replace(summary, settings={"adapter": {"rank": 4}, "unknown": {"x": 1}})
-    assert settings_of(old) == ([("--rank", "4")], [])
+    assert settings_of(old) == ([("--rank", "4")], [], [])
     assert SAY("report.settings.none") in page_of(summary, settings={}).text
+
+
+def test_settings_that_a_start_resolved_are_shown_apart(summary: RunSummary) -> None:
+    settings = {"given": ["rank"], "adapter": {"rank": 4}, "model": {"prediction": "flow"}}
+    assert settings_of(replace(summary, settings=settings)) == ([("--rank", "4")], [("--prediction", "flow")], [])
+    text = page_of(summary, settings=settings).text
+    assert text.index(SAY("report.settings.given")) < text.index(SAY("report.settings.resolved"))
 
 
 def test_what_is_too_much_for_a_page_is_counted(summary: RunSummary) -> None:

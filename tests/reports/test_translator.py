@@ -4,6 +4,7 @@ import pytest
 
 from lorasmith.reports.translator import (
     byte_size,
+    distinct,
     duration,
     file_name,
     local_time,
@@ -29,6 +30,12 @@ from lorasmith.reports.translator import (
 )
 def test_short_numbers(value: float | None, shown: str) -> None:
     assert short(value) == shown
+
+
+def test_numbers_of_an_axis_are_shown_where_they_are() -> None:
+    assert distinct([0.965, 0.9675, 0.97]) == ["0.965", "0.9675", "0.97"]
+    assert distinct([0.1, 0.1 + 0.2, 0.5]) == ["0.1", "0.3", "0.5"]
+    assert distinct([0.5]) == ["0.5"]
 
 
 def test_losses_line_up_and_errors_are_shown() -> None:

@@ -59,6 +59,15 @@ def test_sizes_are_set_once(tmp_path: Path, setting: dict[str, object]) -> None:
     assert caught.value.code == "dim_from_weights_with"
 
 
+def test_sizes_of_a_layer_that_the_family_lacks(tmp_path: Path) -> None:
+    pair = {"lora_down.weight": torch.ones(2, 320), "lora_up.weight": torch.ones(320, 2)}
+    foreign = {f"lora_unet_nowhere.{name}": tensor for name, tensor in pair.items()}
+    file = read_lora(write(tmp_path / "a.safetensors", {**tensors_of(), **foreign}))
+    with pytest.raises(ModelError, match="init_from_foreign") as caught:
+        sizes_from(file, BY_FILE, {}, "sd15")
+    assert caught.value.fields == {"key": "lora_unet_nowhere", "family": "SD 1.x"}
+
+
 def test_a_lora_of_another_family_is_not_merged(tmp_path: Path) -> None:
     write(tmp_path / "a.safetensors")
     check_base_weights(ModelConfig(base_weights=("a.safetensors",)), "sd15", tmp_path)

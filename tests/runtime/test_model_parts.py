@@ -6,11 +6,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lorasmith.config import RunConfig
+from lorasmith.config import Request, RunConfig
+from lorasmith.demo.miniature import draw_pictures
 from lorasmith.errors import ModelError
 from lorasmith.families.recognize import recognize
 from lorasmith.families.weights import PartFiles
 from lorasmith.runtime.model_parts import check_form, check_same_family, with_parts
+from lorasmith.runtime.preflight import new_run
 from tests.families.krea2.miniature import make_model, make_split
 
 
@@ -52,6 +54,16 @@ def test_a_run_keeps_its_family(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="base_model_other_family") as caught:
         check_same_family(weights, "flux2_klein")
     assert caught.value.fields == {"found": "Krea 2", "expected": "FLUX.2 klein"}
+
+
+@pytest.mark.parametrize(("field", "value"), [("weighted_captions", True), ("clip_skip", 2)])
+def test_settings_of_clip_are_refused_before_a_worker_starts(tmp_path: Path, field: str, value: object) -> None:
+    make_model(tmp_path / "model")
+    draw_pictures(tmp_path / "lora_train_set", 1, seed=1, size=(64, 64))
+    values = {("model", "base_model"): "model", ("model", field): value}
+    with pytest.raises(ModelError, match="model_without_clip") as caught:
+        new_run(values, Request(steps=1), state_prefix="state", here=tmp_path)
+    assert caught.value.fields == {"option": field.replace("_", "-")}
 
 
 def test_weights_in_eight_bits_are_used_and_reported(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from lorasmith.runs.ledger import read_events
 from lorasmith.runs.states import MANIFEST, find_states, manifest_bytes
 from lorasmith.runtime.preflight import Start, continued_run, differing_settings, new_run, progress_of
 from tests.end_to_end.workshop import QUIET, Workshop
+from tests.families.krea2.miniature import make_model as make_flow_model
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,9 @@ def test_a_new_run_is_resolved(done: Workshop) -> None:
     assert config.dataset.resolution == 64  # the miniature's own
     assert (config.model.family, config.adapter.alpha, config.export.state_prefix) == ("sd15", 16.0, "prefix")
     assert start.run.root == done.folder / "lora_output"
+    assert config.given == ("base-model", "evaluate-every", "save-every", "save-minutes")
+    continued = go_on(done, {("optimizer", "lr"): 2e-4}, steps=1)
+    assert continued.config.given == ("base-model", "evaluate-every", "lr", "save-every", "save-minutes")
 
 
 def test_paths_typed_here_hold_elsewhere(done: Workshop) -> None:
@@ -302,6 +306,16 @@ def test_pictures_that_are_left_out_are_named(done: Workshop) -> None:
         bad.unlink()
     skipped = [(fields["path"], fields["reason"]) for code, fields in warnings if code == "picture_skipped"]
     assert skipped == [(str(bad), "picture_empty")]
+
+
+@pytest.mark.parametrize("at", [("adapter", "block_ranks"), ("optimizer", "block_lrs")])
+def test_a_block_beyond_those_of_the_base_model_is_refused(tmp_path: Path, at: tuple[str, str]) -> None:
+    make_flow_model(tmp_path / "model")
+    draw_pictures(tmp_path / "lora_train_set", 1, seed=1, size=(64, 64))
+    values = {("model", "base_model"): "model", at: {"transformer_blocks.9": 2}}
+    with pytest.raises(ConfigError, match="block_unknown") as caught:
+        new_run(values, Request(steps=1), state_prefix="state", here=tmp_path)
+    assert "transformer_blocks.0-1" in caught.value.fields["blocks"]
 
 
 def test_nothing_was_written(done: Workshop) -> None:

@@ -8,12 +8,15 @@ import pytest
 import safetensors.torch
 import torch
 
+from lorasmith.config import AdapterConfig
 from lorasmith.errors import ExitCode, ModelError
 from lorasmith.runs.events import RunStopped, WorkerRestarted
 from lorasmith.runs.layout import RunFolder
 from lorasmith.session import begin as begin_module
+from lorasmith.session.initial_state import read_init_from
 from tests.end_to_end.workshop import Values, Workshop
 from tests.lora_files.written import ALPHA, RANK, WRITERS, changes, unet_with_lora
+from tests.lora_tools.made import tensors_of, write
 
 MakeWorkshop = Callable[[str], Workshop]
 EXACT: Values = {("export", "save_precision"): "fp32", ("optimizer", "lr"): 1e-2}
@@ -153,6 +156,18 @@ def test_a_lora_of_another_family_and_kind_is_refused_for_both(workshop: Worksho
         workshop.start_new(1, {("adapter", "init_from"): "other.safetensors"})
     assert caught.value.code == "init_from_other_family_and_kind"
     assert (caught.value.fields["found"], caught.value.fields["kinds"]) == ("FLUX.1", ["loha"])
+
+
+def test_a_layer_that_the_family_lacks_is_refused_with_the_name_that_people_know(tmp_path: Path) -> None:
+    pair = {"lora_down.weight": torch.ones(2, 320), "lora_up.weight": torch.ones(320, 2)}
+    foreign = {f"lora_unet_nowhere.{name}": tensor for name, tensor in pair.items()}
+    path = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    twice = {f"unet.{path}.lora_A.weight": torch.ones(2, 320), f"unet.{path}.lora_B.weight": torch.ones(320, 2)}
+    for number, more in enumerate((foreign, twice)):
+        file = write(tmp_path / f"{number}.safetensors", {**tensors_of(), **more})
+        with pytest.raises(ModelError, match="init_from_foreign") as caught:
+            read_init_from(AdapterConfig(init_from=str(file)), "sd15")
+        assert caught.value.fields["family"] == "SD 1.x"
 
 
 def test_continuing_does_not_start_from_it_again(workshop: Workshop) -> None:

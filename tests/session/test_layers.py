@@ -128,7 +128,11 @@ def test_a_block_that_no_layer_is_in(block: str) -> None:
     with pytest.raises(ConfigError) as caught:
         check_blocks(AdapterConfig(block_ranks={"mid_block": 4, block: 2}), "sd15")
     code = "block_text_encoder" if block == "text_encoder" else "block_unknown"
-    assert (caught.value.code, caught.value.fields) == (code, {"block": block})
+    assert (caught.value.code, caught.value.fields["block"]) == (code, block)
+    if code == "block_unknown":
+        named = "down_blocks.0-3, mid_block, up_blocks.0-3, input_blocks.1-11, middle_block.0-2, output_blocks.0-11"
+        assert caught.value.fields["blocks"] == f"{named}, text_encoder"
+        check_blocks(AdapterConfig(block_ranks={caught.value.fields["example"]: 2}), "sd15")
     if block == "text_encoder":
         check_blocks(AdapterConfig(block_ranks={block: 2}, train_text_encoder=True), "sd15")
 

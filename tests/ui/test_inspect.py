@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from lorasmith.errors import ConfigError, ExitCode
 from lorasmith.messages import LANGUAGES
@@ -21,6 +22,19 @@ def test_a_file_is_described(tmp_path: Path, capsys: pytest.CaptureFixture[str],
     shown = capsys.readouterr().out
     assert "SD 1.x" in shown and "mid_block" in shown and "lora" in shown and "\x1b[2J" not in shown
     assert Translator(language).say("inspect.nothing_odd") in shown
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_differences_are_named_as_such(tmp_path: Path, capsys: pytest.CaptureFixture[str], language: str) -> None:
+    words, tensors = Translator(language), tensors_of()
+    name = next(iter(tensors)).partition(".")[0]
+    tensors |= {f"{name}.diff_b": torch.ones(320), "lora_unet_norm.diff": torch.ones(8)}
+    inspect([str(write(tmp_path / "a.safetensors", tensors))], words, "lorasmith inspect")
+    shown = "".join(capsys.readouterr().out.split())
+    for kind in ("vector", "bias"):
+        counted = words.say("inspect.counted", what=words.say(f"inspect.difference.{kind}"), count=1)
+        assert "".join(counted.split()) in shown
+    assert "incomplete" not in shown
 
 
 def test_what_is_odd_is_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

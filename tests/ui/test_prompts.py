@@ -66,7 +66,7 @@ def test_the_first_run_asks_for_the_base_model_and_remembers_it(folder: Path) ->
     session.types("no-such-model")
     session.sees("There is no `no-such-model`")
     session.types("")
-    session.sees("There is no ``")
+    session.sees("Type a number from the list")
     session.types("1")
     session.sees("Written to `lorasmith.toml`")
     session.sees("Reached the maximum of 3 steps")
