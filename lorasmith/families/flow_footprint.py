@@ -60,12 +60,13 @@ def with_encoders(denoiser: Footprint, *, text_parameters: int, vae_parameters: 
     return replace(denoiser, text_parameters=text_parameters, text_bytes=2, vae_parameters=vae_parameters)
 
 
-def language_parameters(config: Mapping[str, Any]) -> int:
-    """About the parameters of a language model of Qwen, by its config."""
+def language_parameters(config: Mapping[str, Any], *, layers: int | None = None) -> int:
+    """About the parameters of a language model of Qwen, by its config. `layers`: of which are loaded; None: all."""
+    layers = config["num_hidden_layers"] if layers is None else layers
     width, size = config["hidden_size"], config["head_dim"]
     attention = 2 * width * size * (config["num_attention_heads"] + config["num_key_value_heads"])
     layer = attention + 3 * width * config["intermediate_size"]
-    return int(config["vocab_size"] * width + config["num_hidden_layers"] * layer)
+    return int(config["vocab_size"] * width + layers * layer)
 
 
 def qwen_vae_parameters(config: Mapping[str, Any], published: int = _QWEN_PARAMETERS) -> int:

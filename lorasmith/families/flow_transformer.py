@@ -92,11 +92,14 @@ class FlowTransformer:
         return load_component(
             self._weights_read(),
             component,
-            self.builders[component],
+            self._builder(component),
             dtype=dtype,
             device=device,
             allows_extra=False,
         )
+
+    def _builder(self, component: str) -> Callable[[], Build]:
+        return self.builders[component]
 
     def _weights_read(self) -> BaseWeights:
         """The weights as components are loaded from them; a family may leave out what it does not use."""

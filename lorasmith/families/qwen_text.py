@@ -5,6 +5,7 @@ Pipelines pad captions and mask the padding. A caption alone, as it is encoded h
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,6 +116,30 @@ def qwen3_builder() -> Build:
         return encoder
 
     return build
+
+
+_LAYER = re.compile(r"layers\.(\d+)\.")
+
+
+def shortened_builder(builder: Callable[[], Build], layers: int | None) -> Build:
+    """The function of `builder` without the layers behind the first `layers`, and without the final norm. None: with
+    all layers."""
+    build_whole = builder()
+
+    def build(config: Mapping[str, Any]) -> nn.Module:
+        encoder: Any = build_whole(config)
+        if layers is not None:
+            del encoder.layers[layers:]
+        encoder.norm = nn.Identity()
+        return encoder
+
+    return build
+
+
+def is_before(layers: int | None, name: str) -> bool:
+    """Whether a language model that ends behind that many layers, before the final norm, has this tensor."""
+    found = _LAYER.match(name)
+    return not name.startswith("norm.") if found is None or layers is None else int(found[1]) < layers
 
 
 @torch.no_grad()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import torch
@@ -11,15 +11,17 @@ from torch import Tensor
 
 from lorasmith.families.base import Models
 from lorasmith.families.flow_transformer import FlowTransformer, padded_texts
-from lorasmith.families.qwen_text import Template
-from lorasmith.families.weights import BaseWeights, TextSettings
+from lorasmith.families.loading import Build
+from lorasmith.families.qwen_text import Template, is_before, shortened_builder
+from lorasmith.families.weights import BaseWeights, TextSettings, in_part
 
 TEXT = "text_encoder"
 EMBEDS, MASK = "prompt_embeds", "prompt_mask"
 
 
 class QwenTransformer(FlowTransformer):
-    """A `FlowTransformer` with captions in a template. A family adds the states of the encoder that it takes."""
+    """A `FlowTransformer` with captions in a template. A family adds the states of the encoder that it takes, all of
+    them before the final norm."""
 
     template: ClassVar[Template]
     text_step: ClassVar[int] = 64
@@ -33,9 +35,21 @@ class QwenTransformer(FlowTransformer):
         """The config of the language model."""
         raise NotImplementedError
 
+    def text_layers(self) -> int | None:
+        """The layers of the text encoder that are loaded: the first, as far as any state that the denoiser takes is
+        behind them. None: all."""
+        return None
+
     def encoded(self, encoder: Any, ids: Tensor) -> Tensor:
         """(T,) tokens -> the states that the denoiser takes, (tokens, …), in the encoder's precision."""
         raise NotImplementedError
+
+    def _builder(self, component: str) -> Callable[[], Build]:
+        builder = super()._builder(component)
+        return partial(shortened_builder, builder, self.text_layers()) if component == TEXT else builder
+
+    def _weights_read(self) -> BaseWeights:
+        return in_part(self.weights, TEXT, partial(is_before, self.text_layers()))
 
     @cached_property
     def _tokenizer(self) -> Any:

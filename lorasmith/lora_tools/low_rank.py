@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lorasmith.errors import InputError
 from lorasmith.exporting.name_table import FileForm
 from lorasmith.lora_files.keys import ALPHA, DOWN, UP
 from lorasmith.lora_tools.arrays import Array
+from lorasmith.lora_tools.leading import Matrix, leading
 from lorasmith.lora_tools.writing import Stored
-
-Matrix = NDArray[np.float64]
 
 
 class Product(NamedTuple):
@@ -38,14 +36,14 @@ class Cut:
     energy: float | None = None  # share of the sum of their squares, in (0, 1]
     ratio: float | None = None  # the largest may be this many times the smallest
 
-    def rank_of(self, values: Matrix) -> int:
-        """The number of these values, which fall, that are kept."""
+    def rank_of(self, values: Matrix, whole: float | None = None) -> int:
+        """The number of these values, which fall, that are kept. `whole`: the sum of all squares; None: of these."""
         kept = len(values)
         squares = np.cumsum(np.square(values))
         if not squares[-1] > 0:
             return 1
         if self.energy is not None:
-            kept = min(kept, 1 + int(np.searchsorted(squares, self.energy * squares[-1])))
+            kept = min(kept, 1 + int(np.searchsorted(squares, self.energy * (squares[-1] if whole is None else whole))))
         if self.ratio is not None:
             kept = min(kept, int(np.sum(values * self.ratio >= values[0])))
         return max(1, min(kept, self.rank or kept))
@@ -63,16 +61,20 @@ def reduced(product: Product, cut: Cut) -> Reduced:
     left, left_core = np.linalg.qr(product.up.astype(np.float64))
     right, right_core = np.linalg.qr(product.down.T.astype(np.float64))
     inner, values, inner_t = np.linalg.svd(left_core @ right_core.T)
-    return _cut(left @ inner, values, inner_t @ right.T, product.kernel, cut)
+    return _cut(left @ inner, values, inner_t @ right.T, product.kernel, cut, whole=None)
 
 
 def reduced_change(change: Array, cut: Cut) -> Reduced:
     """The same for a change that is given whole, (outputs, inputs, kernel…).
 
-    The eigenvectors of the smaller of change @ change.T and change.T @ change are singular vectors: in float64 that is
+    Where a rank is asked for that is small beside the matrix, only that many singular values are computed. Otherwise
+    the eigenvectors of the smaller of change @ change.T and change.T @ change are singular vectors: in float64 that is
     as exact as float32 can show, and several times as fast as a whole decomposition.
     """
     matrix = change.reshape(len(change), -1).astype(np.float64)
+    whole = float(np.vdot(matrix, matrix))
+    if cut.rank is not None and (found := leading(matrix, cut.rank, whole)) is not None:
+        return _cut(*found, change.shape[2:], cut, whole=whole)
     is_wide = matrix.shape[0] < matrix.shape[1]
     squares, vectors = np.linalg.eigh(matrix @ matrix.T if is_wide else matrix.T @ matrix)
     values, vectors = np.sqrt(np.clip(squares[::-1], 0, None)), vectors[:, ::-1]
@@ -83,7 +85,7 @@ def reduced_change(change: Array, cut: Cut) -> Reduced:
     roots = np.sqrt(values[:count])
     balance = np.divide(1, roots, out=np.zeros_like(roots), where=roots > 0)
     up, down = (up * roots, down * balance[:, None]) if is_wide else (up * balance, down * roots[:, None])
-    return Reduced(_product(up, down, change.shape[2:]), _energy(values, count))
+    return Reduced(_product(up, down, change.shape[2:]), _energy(values, count, None))
 
 
 def stored_product(product: Product, alpha: float, dtype: str) -> dict[str, Stored]:
@@ -142,17 +144,19 @@ def check_range(stored: Mapping[str, Stored], name: str) -> None:
             raise InputError("tool_beyond_range", name=name, dtype=tensor.dtype)
 
 
-def _cut(left: Matrix, values: Matrix, right: Matrix, kernel: tuple[int, ...], cut: Cut) -> Reduced:
-    count = cut.rank_of(values)
+def _cut(
+    left: Matrix, values: Matrix, right: Matrix, kernel: tuple[int, ...], cut: Cut, *, whole: float | None
+) -> Reduced:
+    count = cut.rank_of(values, whole)
     roots = np.sqrt(values[:count])  # on both sides, so that neither leaves the range of half precision
     product = _product(left[:, :count] * roots, roots[:, None] * right[:count], kernel)
-    return Reduced(product, _energy(values, count))
+    return Reduced(product, _energy(values, count, whole))
 
 
 def _product(up: Matrix, down: Matrix, kernel: tuple[int, ...]) -> Product:
     return Product(up.astype(np.float32), down.astype(np.float32), kernel)
 
 
-def _energy(values: Matrix, count: int) -> float:
-    whole = float(np.sum(np.square(values)))
-    return float(np.sum(np.square(values[:count]))) / whole if whole > 0 else 1.0
+def _energy(values: Matrix, count: int, whole: float | None) -> float:
+    whole = float(np.sum(np.square(values))) if whole is None else whole
+    return min(1.0, float(np.sum(np.square(values[:count]))) / whole) if whole > 0 else 1.0

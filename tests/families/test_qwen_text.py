@@ -10,7 +10,7 @@ import torch
 from lorasmith.errors import ModelError
 from lorasmith.families.krea2.text import TEMPLATE
 from lorasmith.families.loading import Build
-from lorasmith.families.qwen_text import qwen3_builder, qwen3_vl_builder
+from lorasmith.families.qwen_text import is_before, qwen3_builder, qwen3_vl_builder, shortened_builder
 from lorasmith.families.weights import TextSettings
 from tests.families.krea2.miniature import TEXT
 from tests.families.qwen_miniature import write_tokenizer
@@ -61,6 +61,17 @@ def test_the_frequencies_of_positions_are_no_weights(build: Callable[[], Build])
     assert buffers and all(buffer.device.type == "cpu" for buffer in buffers.values())
     expected = 5e6 ** -(torch.arange(0, 8, 2) / 8)
     assert torch.allclose(buffers["rotary_emb.inv_freq"], expected)
+
+
+@pytest.mark.parametrize(("layers", "kept"), [(None, 5), (3, 3), (0, 0)])
+def test_what_is_behind_the_last_state_that_is_taken_is_no_part_of_the_encoder(layers: int | None, kept: int) -> None:
+    """The final norm in any case: with a whole encoder, too, the last state is taken before it."""
+    whole = qwen3_builder()(QWEN3).state_dict().keys()
+    encoder = shortened_builder(qwen3_builder, layers)(QWEN3)
+    assert encoder.state_dict().keys() == {name for name in whole if is_before(layers, name)}
+    assert len(encoder.get_submodule("layers")) == kept and "norm.weight" not in encoder.state_dict()
+    states = torch.ones(1, 3, 24)
+    assert encoder.get_submodule("norm")(states) is states
 
 
 def test_a_folder_without_a_vocabulary_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from lorasmith.lora_tools import low_rank
 from lorasmith.lora_tools.arrays import Array
 from lorasmith.lora_tools.low_rank import Cut, Product, Reduced, reduced, reduced_change, stored_product
 
@@ -57,6 +58,22 @@ def test_limits() -> None:
     ]
     assert [cut.rank_of(values) for cut, _ in ranks] == [expected for _, expected in ranks]
     assert Cut(energy=0.5).rank_of(np.zeros(4)) == 1
+
+
+def test_limits_beside_a_small_rank_count_from_the_whole_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where only the largest values are computed, the share that they keep is still one of all."""
+    random = np.random.default_rng(2)
+    parts = [random.standard_normal(shape) for shape in ((300, 6), (6, 400), (300, 400))]
+    change = (parts[0] @ parts[1] + 0.5 * parts[2]).astype(np.float32)
+    cuts = [Cut(rank=8), Cut(rank=8, energy=0.5), Cut(rank=8, energy=0.999), Cut(rank=8, ratio=1.2)]
+    found = [reduced_change(change, cut) for cut in cuts]
+    monkeypatch.setattr(low_rank, "leading", lambda *_: None)
+    for made, whole in zip(found, (reduced_change(change, cut) for cut in cuts), strict=True):
+        assert made.product.rank == whole.product.rank
+        assert made.energy == pytest.approx(whole.energy, abs=1e-5)
+        assert np.linalg.norm(change_of(made) - change_of(whole)) < 0.03 * np.linalg.norm(change_of(whole))
+    first, other, *_ = (made.product.rank for made in found)
+    assert first == 8 > other
 
 
 def test_no_change_stays_none() -> None:

@@ -23,15 +23,15 @@ from lorasmith.diffusion.flow import FixedShift, FlowMatching
 from lorasmith.diffusion.sampling import SamplingDefaults
 from lorasmith.families.base import FamilyTraits, Models
 from lorasmith.families.flow_transformer import grid_positions, packed, unpacked
-from lorasmith.families.flux2_klein.layout import LENGTH, TAPS
+from lorasmith.families.flux2_klein.layout import LAYERS, LENGTH, TAPS
 from lorasmith.families.flux2_klein.shift import ShiftBySteps
-from lorasmith.families.flux2_klein.text import TEMPLATE, encode, is_read, text_builder, token_ids
+from lorasmith.families.flux2_klein.text import TEMPLATE, encode, token_ids
 from lorasmith.families.flux2_klein.work import denoiser_work
 from lorasmith.families.flux2_vae import decode_with_vae, encode_with_vae, vae_builder
 from lorasmith.families.forward_work import ForwardWork, Shapes
 from lorasmith.families.loading import Build, on_meta_device
+from lorasmith.families.qwen_text import qwen3_builder
 from lorasmith.families.qwen_transformer import EMBEDS, TEXT, QwenTransformer
-from lorasmith.families.weights import BaseWeights, in_part
 
 _TRAINING_SHIFT = 3.0
 _JOINED = {"to_qkv": ("to_q", "to_k", "to_v"), "to_added_qkv": ("add_q_proj", "add_k_proj", "add_v_proj")}
@@ -53,7 +53,7 @@ def denoiser_builder() -> Build:
 _BUILDERS: Mapping[str, Callable[[], Build]] = {
     "transformer": denoiser_builder,
     "vae": vae_builder,
-    TEXT: text_builder,
+    TEXT: qwen3_builder,
 }
 
 
@@ -79,9 +79,8 @@ class Flux2Klein(QwenTransformer):
     def text_description(self) -> list[Any]:
         return [TAPS, LENGTH, TEMPLATE.before, TEMPLATE.after]
 
-    def _weights_read(self) -> BaseWeights:
-        """Without the layers of the text encoder behind the last that the denoiser takes: a quarter of it."""
-        return in_part(self.weights, TEXT, is_read)
+    def text_layers(self) -> int:
+        return LAYERS
 
     def load_models(
         self, *, trained: Collection[str], dtype: torch.dtype, device: torch.device

@@ -33,7 +33,7 @@ def footprint(configs: Mapping[str, Any], parameters: int) -> Footprint:
     """The footprint of a model with these configs and this number of the denoiser's parameters."""
     return with_encoders(
         denoiser_footprint(configs["transformer"], parameters),
-        text_parameters=language_parameters({**configs["text_encoder"], "num_hidden_layers": LAYERS}),
+        text_parameters=language_parameters(configs["text_encoder"], layers=LAYERS),
         vae_parameters=kl_parameters(configs["vae"]),
     )
 

@@ -6,16 +6,14 @@ and the place.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lorasmith.families.flux2_klein.layout import LAYERS, LENGTH
-from lorasmith.families.loading import Build
-from lorasmith.families.qwen_text import Template, hidden_states, qwen3_builder
+from lorasmith.families.flux2_klein.layout import LENGTH
+from lorasmith.families.qwen_text import Template, hidden_states
 
 _STARTS = 3
 TEMPLATE = Template(
@@ -25,28 +23,6 @@ TEMPLATE = Template(
     ends=9,
     most=LENGTH - _STARTS,
 )
-
-
-_UNREAD = re.compile(r"layers\.(?P<layer>\d+)\.|norm\.")
-
-
-def is_read(name: str) -> bool:
-    """Whether a tensor of the text encoder goes into what the denoiser takes: none behind the last such layer."""
-    found = _UNREAD.match(name)
-    return found is None or (found["layer"] is not None and int(found["layer"]) < LAYERS)
-
-
-def text_builder() -> Build:
-    """Imports transformers; the function that builds Qwen3 as far as the last layer that the denoiser takes."""
-    build_whole = qwen3_builder()
-
-    def build(config: Mapping[str, Any]) -> nn.Module:
-        encoder: Any = build_whole(config)
-        del encoder.layers[LAYERS:]
-        encoder.norm = nn.Identity()
-        return encoder
-
-    return build
 
 
 def token_ids(tokenizer: Any, caption: str, *, tokens: int) -> Tensor:

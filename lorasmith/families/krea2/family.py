@@ -72,6 +72,9 @@ class Krea2(QwenTransformer):
     def text_description(self) -> list[Any]:
         return [taps(self.weights.configs), TEMPLATE.before, TEMPLATE.after]
 
+    def text_layers(self) -> int:
+        return max(taps(self.weights.configs))
+
     # -- inputs ------------------------------------------------------------------------------------
 
     def language_config(self) -> Mapping[str, Any]:

@@ -17,6 +17,7 @@ from lorasmith.families.flow_footprint import (
     with_encoders,
 )
 from lorasmith.families.footprint import Footprint
+from lorasmith.families.krea2.layout import taps
 
 NORM = 2  # times the width: the input in float32
 ATTENTION = 1 + NORM + 3 + 3  # also: the input, the norm of queries, q, k, v, the outputs, their gate, their product
@@ -28,7 +29,7 @@ def footprint(configs: Mapping[str, Any], parameters: int) -> Footprint:
     """The footprint of a model with these configs and this number of the denoiser's parameters."""
     return with_encoders(
         denoiser_footprint(configs["transformer"], parameters),
-        text_parameters=language_parameters(configs["text_encoder"]["text_config"]),
+        text_parameters=language_parameters(configs["text_encoder"]["text_config"], layers=max(taps(configs))),
         vae_parameters=qwen_vae_parameters(configs["vae"]),
     )
 

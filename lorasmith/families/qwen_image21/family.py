@@ -22,9 +22,10 @@ from lorasmith.families.base import FamilyTraits, Models
 from lorasmith.families.forward_work import ForwardWork, Shapes
 from lorasmith.families.loading import Build
 from lorasmith.families.qwen_image21.denoiser import denoiser_builder, velocity
-from lorasmith.families.qwen_image21.text import DROPPED, NO_CAPTION, TEMPLATE, encode, text_builder
+from lorasmith.families.qwen_image21.text import DROPPED, NO_CAPTION, TEMPLATE, encode
 from lorasmith.families.qwen_image21.vae import decode, encode_opaque, vae_builder
 from lorasmith.families.qwen_image21.work import denoiser_work
+from lorasmith.families.qwen_text import qwen3_vl_builder
 from lorasmith.families.qwen_transformer import EMBEDS, MASK, TEXT, QwenTransformer
 
 _TARGETS = re.compile(
@@ -35,7 +36,7 @@ _TARGETS = re.compile(
 _BUILDERS: Mapping[str, Callable[[], Build]] = {
     "transformer": denoiser_builder,
     "vae": vae_builder,
-    TEXT: text_builder,
+    TEXT: qwen3_vl_builder,
 }
 
 

@@ -7,13 +7,11 @@ it calls the last hidden state has gone through it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from lorasmith.families.loading import Build
-from lorasmith.families.qwen_text import Template, hidden_states, qwen3_vl_builder
+from lorasmith.families.qwen_text import Template, hidden_states
 
 DROPPED = 14
 """The tokens of the system's part of the template: the encoder reads them, the denoiser does not."""
@@ -26,18 +24,6 @@ TEMPLATE = Template(
 )
 NO_CAPTION = " "
 """The text that stands for an empty caption."""
-
-
-def text_builder() -> Build:
-    """Imports transformers; the function that builds the text model of Qwen3-VL without its eyes and final norm."""
-    build_whole = qwen3_vl_builder()
-
-    def build(config: Mapping[str, Any]) -> nn.Module:
-        encoder = build_whole(config)
-        encoder.norm = nn.Identity()
-        return encoder
-
-    return build
 
 
 def encode(encoder: Any, ids: Tensor) -> Tensor:

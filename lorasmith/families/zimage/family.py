@@ -26,7 +26,7 @@ from lorasmith.families.qwen_text import qwen3_builder
 from lorasmith.families.qwen_transformer import EMBEDS, MASK, TEXT, QwenTransformer
 from lorasmith.families.zimage.attention import PositionTables, RotatedAttention
 from lorasmith.families.zimage.denoiser import forward
-from lorasmith.families.zimage.layout import PATCH, TOKENS
+from lorasmith.families.zimage.layout import LAYERS_BEHIND, PATCH, TOKENS
 from lorasmith.families.zimage.text import STATE, TEMPLATE, encode
 from lorasmith.families.zimage.work import denoiser_work
 
@@ -83,6 +83,9 @@ class ZImage(QwenTransformer):
     def text_description(self) -> list[Any]:
         return [STATE, TEMPLATE.before, TEMPLATE.after]
 
+    def text_layers(self) -> int:
+        return int(self.language_config()["num_hidden_layers"]) - LAYERS_BEHIND
+
     # -- inputs ------------------------------------------------------------------------------------
 
     def language_config(self) -> Mapping[str, Any]:
@@ -90,7 +93,7 @@ class ZImage(QwenTransformer):
         return config
 
     def encoded(self, encoder: Any, ids: Tensor) -> Tensor:
-        return encode(encoder, ids)
+        return encode(encoder, ids, self.text_layers())
 
     def encode_image(self, encoders: Models, pixels: Tensor, *, tile: int = 0) -> dict[str, Tensor]:
         return {"latents": encode_with_vae(encoders["vae"], pixels, tile)}

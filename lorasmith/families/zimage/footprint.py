@@ -17,6 +17,7 @@ from lorasmith.families.flow_footprint import (
     with_encoders,
 )
 from lorasmith.families.footprint import Footprint, kl_parameters
+from lorasmith.families.zimage.layout import LAYERS_BEHIND
 
 NORMS = 6 * 2  # times the width: the inputs of four norms, and of those of queries and keys, in float32
 # Times the width: both sums, the inputs of attention and feed-forward, those of the output, q, k, v, q and k before
@@ -28,9 +29,10 @@ TABLE_WIDTH = 3840
 
 def footprint(configs: Mapping[str, Any], parameters: int) -> Footprint:
     """The footprint of a model with these configs and this number of the denoiser's parameters."""
+    text = configs["text_encoder"]
     return with_encoders(
         denoiser_footprint(configs["transformer"], parameters),
-        text_parameters=language_parameters(configs["text_encoder"]),
+        text_parameters=language_parameters(text, layers=text["num_hidden_layers"] - LAYERS_BEHIND),
         vae_parameters=kl_parameters(configs["vae"]),
     )
 

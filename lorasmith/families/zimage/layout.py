@@ -24,6 +24,8 @@ PATCH = 2
 """The side of a token, in elements of the latents."""
 TOKENS = 32
 """A picture and a caption are filled up to a multiple of this many tokens with learned tokens that are attended to."""
+LAYERS_BEHIND = 1
+"""The layers of the text encoder that go into no state that the denoiser takes, and are not loaded."""
 SHIFT, TURBO_SHIFT = 6.0, 3.0
 """The shift in the scheduler's config of the published base, and of Turbo. Nothing else differs but names."""
 _LANGUAGE, _HEAD = "model.", "lm_head."

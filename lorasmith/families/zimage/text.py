@@ -10,9 +10,11 @@ from typing import Any
 from torch import Tensor
 
 from lorasmith.families.qwen_text import Template, hidden_states
+from lorasmith.families.zimage.layout import LAYERS_BEHIND
 
-STATE = -2
+STATE = -1 - LAYERS_BEHIND
 """The state of the text encoder that the denoiser takes: what goes into the last layer, before the final norm."""
+
 _BEGINNING, _ENDING = 3, 5
 TEMPLATE = Template(
     before="<|im_start|>user\n",
@@ -23,6 +25,6 @@ TEMPLATE = Template(
 )
 
 
-def encode(encoder: Any, ids: Tensor) -> Tensor:
-    """(T,) tokens -> (T, width), in the encoder's precision."""
-    return hidden_states(encoder, ids)[STATE]
+def encode(encoder: Any, ids: Tensor, layers: int) -> Tensor:
+    """(T,) tokens -> (T, width), in the encoder's precision: the state behind that many layers."""
+    return hidden_states(encoder, ids)[layers]

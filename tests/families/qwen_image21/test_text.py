@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
-import torch
-
-from lorasmith.families.qwen_image21.text import DROPPED, TEMPLATE, text_builder
-from tests.families.qwen_image21.miniature import TEXT, load_pipeline, make_model
+from lorasmith.families.qwen_image21.text import DROPPED, TEMPLATE
+from tests.families.qwen_image21.miniature import load_pipeline, make_model
 
 
 def test_the_template_is_that_of_the_pipeline(tmp_path: Path) -> None:
@@ -17,10 +15,3 @@ def test_the_template_is_that_of_the_pipeline(tmp_path: Path) -> None:
     tokenizer = TEMPLATE.tokenizer_from(folder / "processor", source=folder)
     system = TEMPLATE.before.partition("<|im_start|>user")[0]
     assert len(tokenizer(system)["input_ids"]) == DROPPED
-
-
-def test_the_final_norm_is_no_part_of_the_encoder() -> None:
-    encoder = text_builder()({"text_config": {"vocab_size": 9, **TEXT["text_config"]}})
-    assert "norm.weight" not in encoder.state_dict()
-    states = torch.ones(1, 3, 24)
-    assert encoder.get_submodule("norm")(states) is states
