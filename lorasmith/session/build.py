@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from lorasmith.config import RunConfig, load_run_toml
+from lorasmith.config.optimizer_table import optimizer_package
 from lorasmith.engine.batches import RunBatches
 from lorasmith.engine.cpu import keep_freed_memory, release_freed_memory
 from lorasmith.engine.device import DTYPES, Device, choose_device, environment
@@ -85,7 +86,14 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, sta
     context.set_checkpointing(state.gradient_checkpointing)
     context, execution = with_execution(config, context, state, batches, startup)
     base = form_of_frozen(config.model, device, precision=precision)
-    facts = environment(device, precision, differing, execution=execution, base_precision=base)
+    facts = environment(
+        device,
+        precision,
+        differing,
+        execution=execution,
+        base_precision=base,
+        optimizer_package=optimizer_package(config.optimizer.name),
+    )
     return LoadedRun(
         run=run,
         config=config,

@@ -33,3 +33,23 @@ def test_the_rest_of_the_environment_is_kept_and_the_package_found_first() -> No
     found = worker_environment({"HOME": "/home/me", "PYTHONPATH": "/mine"}, AVX512)
     assert found["HOME"] == "/home/me"
     assert found["PYTHONPATH"].split(os.pathsep)[1] == "/mine"
+
+
+def test_openmp_gives_every_thread_that_is_asked_for() -> None:
+    """Also where a person has set it otherwise: oneDNN leaves parts of a product out if it gets fewer threads."""
+    found = worker_environment({"OMP_DYNAMIC": "TRUE", "OMP_MAX_ACTIVE_LEVELS": "0", "OMP_NUM_THREADS": "2"}, AVX512)
+    assert {name: value for name, value in found.items() if name.startswith("OMP_")} == {"OMP_NUM_THREADS": "2"}
+
+
+@pytest.mark.parametrize(
+    ("limit", "threads", "found"),
+    [("1", None, "1"), ("2", "4,2", "2"), ("4", "2", "2"), ("4096", None, None), ("none", None, None), ("0", "3", "3")],
+)
+def test_a_limit_on_threads_is_the_number_of_threads(
+    limit: str, threads: str | None, found: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    own = {"OMP_THREAD_LIMIT": limit} | ({} if threads is None else {"OMP_NUM_THREADS": threads})
+    environment = worker_environment(own, AVX512)
+    assert "OMP_THREAD_LIMIT" not in environment
+    assert environment.get("OMP_NUM_THREADS") == found
