@@ -103,6 +103,12 @@ def known_optimizer(name: str) -> KnownOptimizer | None:
     return KnownOptimizer(f"{module}:{kind}", package, has_own_schedule="schedulefree" in kind.lower())
 
 
+def optimizer_package(name: str) -> str:
+    """The package that the optimizer of a canonical name is from; "" for those that come with this program."""
+    known = known_optimizer(name)
+    return "" if known is None else known.package
+
+
 def uses_relative_steps(name: str, options: Mapping[str, Any]) -> bool:
     """Whether the optimizer ignores every learning rate: transformers' Adafactor unless `relative_step` is false."""
     return name == "transformers.adafactor" and bool(options.get("relative_step", True))

@@ -211,13 +211,14 @@ def environment(
     *,
     execution: str = "eager",
     base_precision: str = "auto",
+    optimizer_package: str = "",
 ) -> dict[str, Any]:
     """Facts that the bytes of a run depend on besides its config: libraries, processor, threads, precision.
 
     Saved with states and events as "fingerprint"; a run that is continued in another environment warns of it.
-    `differing` is the result of `repeatability.self_check`.
+    `differing` is the result of `repeatability.self_check`. `optimizer_package`: "" where torch has the optimizer.
     """
-    packages = ("torch", "diffusers", "transformers", "numpy", "safetensors")
+    packages = ("torch", "diffusers", "transformers", "tokenizers", "numpy", "safetensors", "pillow")
     return {
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in packages},
@@ -226,6 +227,8 @@ def environment(
         "cuda": torch.version.cuda or "",
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "mkl_mode": os.environ.get("MKL_CBWR", ""),
+        "onednn_limit": os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA", ""),
+        "optimizer": _package_version(optimizer_package),
         "threads": device.threads,
         "arithmetic": ARITHMETIC,
         "precision": precision,
@@ -234,6 +237,14 @@ def environment(
         "cpu_forms": forms_of_processor() if device.torch_device.type == "cpu" else "",
         "self_check": "not_made" if differing is None else ", ".join(differing) or "passed",
     }
+
+
+def _package_version(package: str) -> str:
+    """The package with its version; by its name alone if it was not installed as a package; "" for ""."""
+    try:
+        return f"{package} {importlib.metadata.version(package)}" if package else ""
+    except importlib.metadata.PackageNotFoundError:  # a module of the user's own
+        return package
 
 
 def matrix_flops(device: Device, precision: str) -> float:

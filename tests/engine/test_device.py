@@ -182,6 +182,17 @@ def test_the_environment_names_what_bytes_depend_on() -> None:
     assert environment(CPU, "fp32") == marks
 
 
+@pytest.mark.parametrize("name", ["ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"])
+def test_the_environment_names_a_limit_on_onednns_instructions(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert environment(CPU, "fp32")["onednn_limit"] == ""
+    monkeypatch.setenv(name, "AVX2")
+    assert environment(CPU, "fp32")["onednn_limit"] == "AVX2"
+
+
+def test_the_optimizers_package_may_be_a_module_of_the_users_own() -> None:
+    assert environment(CPU, "fp32", optimizer_package="my_own_module")["optimizer"] == "my_own_module"
+
+
 def test_layers_draw_the_same_after_the_same_seed() -> None:
     draw: Callable[[], torch.Tensor] = lambda: torch.rand(3)  # noqa: E731
     seed_model(2**63 - 1)

@@ -1,5 +1,6 @@
 """What --continue makes of a run: going back, other pictures, damaged states. Through real runs in this process."""
 
+import importlib.metadata
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -145,6 +146,18 @@ def test_other_software_is_told(workshop: Workshop, monkeypatch: pytest.MonkeyPa
     assert (warned.code, warned.attempt) == ("fingerprint_changed", 2)
     assert warned.fields["changed"].startswith("torch: ")
     assert outcome.exit_code == ExitCode.FINISHED
+
+
+@pytest.mark.ci
+def test_another_version_of_the_optimizers_library_is_told(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It decides what an update is."""
+    workshop.new(1, {("optimizer", "name"): "lion"})
+    really = importlib.metadata.version
+    monkeypatch.setattr(
+        importlib.metadata, "version", lambda package: "0.1" if package == "lion-pytorch" else really(package)
+    )
+    (warned,) = workshop.go_on(1).warned
+    assert warned.fields["changed"] == f"optimizer: lion-pytorch {really('lion-pytorch')} -> lion-pytorch 0.1"
 
 
 # -- beginning -------------------------------------------------------------------------------------
