@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -85,15 +86,7 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, sta
     context = _step_context(config, family, models, batches, dataset, device=device, stop_at=stop_at)
     context.set_checkpointing(state.gradient_checkpointing)
     context, execution = with_execution(config, context, state, batches, startup)
-    base = form_of_frozen(config.model, device, precision=precision)
-    facts = environment(
-        device,
-        precision,
-        differing,
-        execution=execution,
-        base_precision=base,
-        optimizer_package=optimizer_package(config.optimizer.name),
-    )
+    facts = _environment(config, device, differing, execution=execution)
     return LoadedRun(
         run=run,
         config=config,
@@ -113,6 +106,21 @@ def load(run: RunFolder, *, attempt: int, stop_at: int, resume: Path | None, sta
         evaluator=_evaluator(run, config, family, dataset, batches, attempt=attempt, stop_at=stop_at),
         exporter=Exporter(config, family, dataset.trained, len(dataset.held_out), batches, attempt_began=time.time()),
         startup=startup,
+    )
+
+
+def _environment(
+    config: RunConfig, device: Device, differing: tuple[str, ...] | None, *, execution: str
+) -> dict[str, Any]:
+    """The facts that bytes depend on besides the resolved settings."""
+    precision = config.model.precision
+    return environment(
+        device,
+        precision,
+        differing,
+        execution=execution,
+        base_precision=form_of_frozen(config.model, device, precision=precision),
+        optimizer_package=optimizer_package(config.optimizer.name),
     )
 
 
