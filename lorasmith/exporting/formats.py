@@ -15,6 +15,7 @@ from typing import NamedTuple
 from lorasmith.exporting.name_table import PEFT, SD_SCRIPTS, FileForm, NameTable, Row, spec_of_piece, table_of
 
 _KOHYA, _COMFYUI = "lora_unet_", "diffusion_model."
+_KOHYA_CLIP, _CLIP = "lora_te1_", "text_encoder."
 _OWN = re.compile(r"^(diffusion_model|transformer)\.")
 
 
@@ -49,6 +50,8 @@ def table_in(own: NameTable, form: str, native: Mapping[str, Native]) -> NameTab
     for row in own.targets.values():
         path, part = native.get(row.target) or Native(_OWN.sub("", row.module), row.part)
         name = f"{_KOHYA}{path.replace('.', '_')}" if form == "kohya" else f"{_COMFYUI}{path}"
+        if row.component != "denoiser":  # of CLIP, which ComfyUI reads by diffusers' names
+            name = f"{_KOHYA_CLIP}{path.removeprefix(_CLIP).replace('.', '_')}" if form == "kohya" else path
         rows.append(replace(row, module=name, part=part))
     return _as(own, rows, SD_SCRIPTS if form == "kohya" else PEFT)
 

@@ -28,6 +28,7 @@ class FamilyEntry:
     pipelines: tuple[str, ...]  # in model_index.json of its diffusers folders
     in_webui: bool = True  # whether the Stable Diffusion WebUI reads its LoRAs; ComfyUI reads those of all families
     native_names: str = ""  # torch-free: () -> the text that `exporting.formats.parse_native` parses, if names differ
+    text_names: str = ""  # torch-free: () -> as layer_names, of text encoders that are in files and never trained here
     relatives: str = ""  # torch-free: the Relatives, where LoRA files of other families have the same names
     flow_names: str = ""  # torch-free: the ComponentNames of a family of flow matching
     footprint: str = "lorasmith.families.unet_footprint:footprint"  # torch-free: (configs, parameters) -> Footprint
@@ -109,6 +110,7 @@ FAMILIES = {  # recognizers are asked in this order
         recognizer="lorasmith.families.flux1.recognize:recognize",
         layer_names="lorasmith.families.flux1.layout:layer_names",
         native_names="lorasmith.families.flux1.layout:native_names",
+        text_names="lorasmith.families.flux1.layout:text_names",
         pipelines=("FluxPipeline",),
         in_webui=False,
         relatives="lorasmith.families.flux1.layout:RELATIVES",
@@ -149,6 +151,14 @@ def layer_names(family: str) -> str:
 def native_names(family: str) -> str:
     """The places of a family's layers in the original model, where its exported files have other names; else ""."""
     place = FAMILIES[family].native_names
+    text: str = _found(place)() if place else ""
+    return text
+
+
+def text_names(family: str) -> str:
+    """The table of the layers of text encoders that LoRA files for the family may change though they are never trained
+    here; else ""."""
+    place = FAMILIES[family].text_names
     text: str = _found(place)() if place else ""
     return text
 

@@ -13,7 +13,7 @@ from functools import cache
 
 from lorasmith.exporting.formats import all_names, parse_native
 from lorasmith.exporting.name_table import NameTable, Row, parse_table
-from lorasmith.families import FAMILIES, layer_names, native_names, relatives
+from lorasmith.families import FAMILIES, layer_names, native_names, relatives, text_names
 from lorasmith.lora_files.keys import DOWN
 from lorasmith.lora_files.modules import Module
 
@@ -90,7 +90,7 @@ _MARKS = (  # what metadata may begin with, after "ss_base_model_version" or "mo
 class Layers:
     """The layers of a family that this program trains, by all names that files have for them."""
 
-    table: NameTable  # the names that this program writes
+    table: NameTable  # the names that this program writes, also those of `families.text_names`
     known: NameTable  # the names of all forms: `all_names`
     canonical: Mapping[str, str]  # module of `known` -> the first of those for the same layers
     by_path: Mapping[tuple[str, str], str]  # (component, path with "_" for ".") -> such a first module
@@ -115,7 +115,8 @@ class Layers:
 @cache
 def layers_of(family: str) -> Layers:
     """The layers of a family, a key of `families.FAMILIES`."""
-    table = parse_table(family, layer_names(family))
+    rows_of_text = text_names(family).partition("\n")[2]  # without the names of the columns
+    table = parse_table(family, layer_names(family) + rows_of_text)
     known = all_names(table, parse_native(native_names(family)))
     by_path: dict[tuple[str, str], str] = {}
     first: dict[tuple[str, ...], str] = {}
@@ -202,6 +203,8 @@ def _known(family: str, modules: Sequence[Module], marked: str) -> list[Module]:
     unless the metadata name the family."""
     layers = layers_of(family)
     known = [module for module in modules if layers.module_of(module)]
+    if text_names(family) and not any(module.component == "denoiser" for module in known):
+        return []  # a text encoder alone is of the families that train it
     alike = relatives(family).alike
     if alike and family != marked:
         pattern = re.compile(alike)

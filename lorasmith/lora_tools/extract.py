@@ -12,7 +12,7 @@ from lorasmith.lora_files.names import FAMILY_NAMES, layers_of
 from lorasmith.lora_tools.arrays import Array
 from lorasmith.lora_tools.combine import Combined, Progress, unseen
 from lorasmith.lora_tools.low_rank import Cut, named_product, reduced_change
-from lorasmith.lora_tools.models import Model, open_model
+from lorasmith.lora_tools.models import Model, component_of, open_model
 from lorasmith.lora_tools.regroup import parts_of
 from lorasmith.lora_tools.writing import (
     PRECISIONS,
@@ -54,6 +54,8 @@ def extract(
     modules = {
         name: [part.target for part in parts_of(rows, known.known.pieces)] for name, rows in known.table.modules.items()
     }
+    common = before.components & after.components  # the text encoder of either may be elsewhere
+    modules = {name: targets for name, targets in modules.items() if component_of(targets[0]) in common}
     others = (before.places.keys() ^ after.places.keys()) & {target for own in modules.values() for target in own}
     if others:
         raise ModelError("tool_models_differ", first=str(base), other=str(tuned), what=min(others))

@@ -30,6 +30,7 @@ class Merged:
 
     path: Path
     layers: int  # of which the weights have changed
+    left_out: int = 0  # layers of LoRAs for a text encoder that the model lacks
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +68,16 @@ class _Part:
         return Rows(begin, begin + outputs, total)
 
 
-def merge_into(base: Path, sources: Sequence[Source], out: Path, progress: Progress = unseen) -> Merged:
+def merge_into(
+    base: Path, sources: Sequence[Source], out: Path, progress: Progress = unseen, *, allows_left_out: bool = False
+) -> Merged:
     """Writes the base model with the sources' changes, one after another, each with its weight.
 
     Sums are computed in float32 and rounded once to the data type of the model.
 
     Args:
         progress: called with the number of layers that are changed, and of all.
+        allows_left_out: layers for a text encoder that the model lacks are left out, if others remain.
 
     Raises:
         ModelError: no base model in safetensors files; a LoRA of another family, of a kind that depends on the running
@@ -86,18 +90,22 @@ def merge_into(base: Path, sources: Sequence[Source], out: Path, progress: Progr
     model = open_model(base)
     with ExitStack() as stack:
         parts: dict[str, list[_Part]] = {}
+        left_out = 0
         for source in sources:
             file = read_lora(source.path)
             _check(file, model)
             stream = stack.enter_context(source.path.open("rb"))
             for layer in layers(file, model.family):
+                if allows_left_out and layer.rows[0].component not in model.components:
+                    left_out += 1
+                    continue
                 for target, part in _parts(layer, file, stream, source.weight, model):
                     parts.setdefault(target, []).append(part)
         number = count(1)
         changes = {
             target: _change(members, lambda: progress(next(number), len(parts))) for target, members in parts.items()
         }
-        return Merged(write_changed(model, out, changes), len(changes))
+        return Merged(write_changed(model, out, changes), len(changes), left_out)
 
 
 def _parts(layer: Layer, file: LoraFile, stream: BinaryIO, weight: float, model: Model) -> Iterator[tuple[str, _Part]]:

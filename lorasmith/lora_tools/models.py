@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from lorasmith.errors import InputError, ModelError
+from lorasmith.families import flow_names
 from lorasmith.families.denoiser_files import DenoiserFiles, find_denoiser
 from lorasmith.families.folders import component_files
 from lorasmith.families.headers import Header, file_kind, read_header
 from lorasmith.families.places import Finder, Place
 from lorasmith.families.recognize import recognize
-from lorasmith.families.weights import BaseWeights, Layout, Prediction
+from lorasmith.families.weights import BaseWeights, ComponentNames, Layout, Prediction
 from lorasmith.lora_files.names import layers_of
 from lorasmith.lora_tools.arrays import Array, header_bytes, read_array, to_bytes
 from lorasmith.runs.durable import map_write_errors, place_new, sync_folder, write_atomically
@@ -53,6 +54,11 @@ class Model:
     headers: Mapping[Path, Header]
     places: Mapping[str, WeightAt]  # by target
 
+    @property
+    def components(self) -> frozenset[str]:
+        """The parts of the model that it has weights of: beside a denoiser of flow matching no text encoder need be."""
+        return frozenset(component_of(target) for target in self.places)
+
     def read(self, target: str) -> Array:
         """The weight of a layer, as float32.
 
@@ -67,6 +73,11 @@ class Model:
         except (KeyError, ValueError) as error:
             raise ModelError("model_damaged", path=str(at.file), where=at.place.name) from error
         return _turned(array, at.place)
+
+
+def component_of(target: str) -> str:
+    """The part of the model that a layer is in."""
+    return target.partition(".")[0]
 
 
 def open_model(path: Path) -> Model:
@@ -101,7 +112,24 @@ def _of_denoiser(path: Path, denoiser: DenoiserFiles) -> Model:
     places: dict[str, WeightAt] = {}
     for file, header in denoiser.headers.items():
         places |= _weights_in(file, "denoiser", denoiser.find(header.tensors))
-    return Model(path, denoiser.layout, denoiser.family, "flow", denoiser.headers, places)
+    headers = dict(denoiser.headers)
+    names = flow_names(denoiser.family)
+    parts = {row.component for row in layers_of(denoiser.family).table.targets.values()}
+    for component in sorted(parts - {"denoiser"}):
+        for file, finder in _beside(path, denoiser, component, names) if names else ():
+            headers.setdefault(file, read_header(file))
+            places |= _weights_in(file, component, finder(component, headers[file].tensors))
+    return Model(path, denoiser.layout, denoiser.family, "flow", headers, places)
+
+
+def _beside(path: Path, denoiser: DenoiserFiles, component: str, names: ComponentNames) -> list[tuple[Path, Finder]]:
+    """The files with a text encoder that LoRA files may change, where the model has it in safetensors files."""
+    if denoiser.layout == "single_file":
+        return [(path, names.from_single_file)]
+    if not (path / component).is_dir():
+        return []
+    files = component_files(path, component, names)
+    return [] if any(file_kind(file) == "pickle" for file in files) else [(file, names.from_folder) for file in files]
 
 
 def _weights_in(file: Path, component: str, places: Mapping[str, Place]) -> dict[str, WeightAt]:

@@ -73,8 +73,10 @@ def merge(arguments: list[str], words: Translator, command: str) -> int:
 
     weights = weights_of(given.get("weights", ""), len(names))
     with _progress(words) as progress:
-        made = merge_into(Path(given["into"]), list(map(Source, names, weights)), out, progress)
+        made = merge_into(Path(given["into"]), list(map(Source, names, weights)), out, progress, allows_left_out=True)
     _written(words, made.path, made.layers)
+    if made.left_out:
+        print(words.say("message.note", text=words.say("tools.left_out", count=made.left_out, path=given["into"])))
     return int(ExitCode.FINISHED)
 
 

@@ -101,6 +101,17 @@ def test_text_encoders_of_newer_libraries_lack_a_part_of_the_name() -> None:
     assert layers_of("sd15").module_of(module) == "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
 
 
+@pytest.mark.parametrize("name", ["lora_te1_text_model_encoder_layers_0_mlp_fc1",
+                                  "text_encoder.text_model.encoder.layers.0.mlp.fc1"])  # fmt: skip
+def test_a_text_encoder_alone_is_of_a_family_that_trains_it(name: str) -> None:
+    """FLUX.1 has CLIP too, beside a denoiser whose layers are in every file for it."""
+    clip = modules(name, inputs=768, outputs=3072)
+    assert clip and "flux1" not in families_of(clip, {})
+    denoiser = modules("lora_unet_single_blocks_0_linear2", inputs=15360, outputs=3072)
+    assert families_of(denoiser + clip, {}) == ("flux1",)
+    assert all(layers_of("flux1").module_of(module) for module in denoiser + clip)
+
+
 def test_metadata_decide_where_names_do_not() -> None:
     unknown = modules("lora_unet_nothing_like_it")
     assert families_of(unknown, {}) == ()

@@ -79,3 +79,32 @@ def expect(found: Mapping[str, Tensor], before: Mapping[str, Tensor], changes: M
             torch.testing.assert_close(found[name], weight + changes[name], msg=name)
         else:
             assert torch.equal(found[name], weight), name
+
+
+def with_clip(tensors: Mapping[str, Tensor], folder: Path, prefix: str = "lora_te1_") -> dict[str, Tensor]:
+    """The tensors of sd-scripts' file with pairs for CLIP beside them, as its training of FLUX.1 writes them."""
+    generator, found = torch.Generator().manual_seed(5), dict(tensors)
+    for target, weight in clip_weights(folder).items():
+        if weight.ndim == 2 and ".layers." in target:
+            module = prefix + target.removeprefix("text_encoder.").replace(".", "_")
+            found[f"{module}.lora_up.weight"] = torch.randn(len(weight), RANK, generator=generator)
+            found[f"{module}.lora_down.weight"] = torch.randn(RANK, weight.shape[1], generator=generator)
+            found[f"{module}.alpha"] = torch.tensor(3.0)
+    return found
+
+
+def clip_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights of a folder's CLIP by target."""
+    (file,) = (folder / "text_encoder").glob("*.safetensors")
+    tensors = {name.removeprefix("text_model."): tensor for name, tensor in safetensors.torch.load_file(file).items()}
+    return {f"text_encoder.text_model.{name.removesuffix('.weight')}": tensor for name, tensor in tensors.items()}
+
+
+def clip_changes(tensors: Mapping[str, Tensor], prefix: str = "lora_te1_") -> dict[str, Tensor]:
+    """What the file of `with_clip` changes, by the name of the layer with "_" for "."."""
+    ups = {key.removesuffix(".lora_up.weight"): up for key, up in tensors.items() if key.endswith(".lora_up.weight")}
+    return {
+        module.removeprefix(prefix): tensors[f"{module}.alpha"] / RANK * up @ tensors[f"{module}.lora_down.weight"]
+        for module, up in ups.items()
+        if module.startswith(prefix)
+    }

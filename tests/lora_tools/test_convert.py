@@ -13,10 +13,16 @@ from torch import Tensor
 from transformers import CLIPTextModel
 
 from lorasmith.errors import InputError, ModelError
+from lorasmith.lora_files.peft_settings import WEIGHTS_FILE
 from lorasmith.lora_files.reader import read_lora
+from lorasmith.lora_tools.combine import Source, combine
 from lorasmith.lora_tools.convert import STYLES, Style, convert
 from lorasmith.lora_tools.inspection import inspect_lora
+from lorasmith.lora_tools.low_rank import Cut
+from tests.families.flux1.miniature import make_model as make_flux1
 from tests.lora_files.written import ALPHA, RANK, WRITERS, changes, saved, unet_with_lora
+from tests.lora_tools.flow import FlowMade, clip_changes, with_clip
+from tests.lora_tools.flow import lora as flow_lora
 from tests.lora_tools.made import LAYERS, METADATA, tensors_of, write
 
 
@@ -241,3 +247,43 @@ def test_the_settings_of_peft_hold_the_alphas(tmp_path: Path) -> None:
     file = read_lora(tmp_path / "out" / "unet" / "adapter_model.safetensors")
     assert sorted((module.rank, module.alpha) for module in file.modules) == [(2, 1.0), (4, 3.0)]
     assert RANK * 2 == ALPHA  # the file of the other tests has a scale of its own
+
+
+@pytest.mark.parametrize("prefix", ["lora_te1_", "lora_te_"])
+def test_clip_of_flux1_is_carried_through(tmp_path: Path, prefix: str) -> None:
+    """Of files that sd-scripts trained with it: there and back, resized, and as peft's own folder."""
+    made = FlowMade("flux1", make_flux1(tmp_path / "folder"), tmp_path)
+    flow_lora(made, tmp_path / "denoiser", "kohya")
+    tensors = with_clip(safetensors.torch.load_file(tmp_path / "denoiser"), made.folder, prefix)
+    source, changes = saved(tensors, tmp_path / "kohya"), clip_changes(tensors, prefix)
+    for style in ("diffusers", "comfyui"):
+        convert(source, tmp_path / style, to=style, precision="fp32")
+        stored = safetensors.torch.load_file(tmp_path / style)
+        for name, change in changes.items():
+            dotted = next(key for key in stored if key.replace(".", "_") == f"text_encoder_{name}_lora_A_weight")
+            assert dotted.startswith("text_encoder.text_model.encoder.layers.")
+            product = stored[dotted.replace("lora_A", "lora_B")] @ stored[dotted]
+            torch.testing.assert_close(product, change, rtol=1e-4, atol=1e-4)
+        convert(tmp_path / style, tmp_path / f"{style} back", to="kohya", precision="fp32")
+        back = clip_changes(safetensors.torch.load_file(tmp_path / f"{style} back"))
+        assert back.keys() == changes.keys() and len(back) == 12
+        assert all(torch.allclose(back[name], changes[name], atol=1e-4) for name in changes)
+    combine([Source(source)], tmp_path / "resized", cut=Cut(rank=1), precision="fp32")
+    resized = read_lora(tmp_path / "resized")
+    assert sum(module.component == "text_encoder" for module in resized.modules) == 12
+    assert {module.rank for module in resized.modules} == {1} and resized.family == "flux1"
+    convert(source, tmp_path / "peft", to="peft")
+    assert len(safetensors.torch.load_file(tmp_path / "peft" / "text_encoder" / WEIGHTS_FILE)) == 24
+
+
+def test_other_text_encoders_of_flux1_are_refused(tmp_path: Path) -> None:
+    """T5's layers, which diffusers refuses."""
+    made = FlowMade("flux1", make_flux1(tmp_path / "folder"), tmp_path)
+    flow_lora(made, tmp_path / "denoiser", "kohya")
+    pair = {
+        f"lora_te3_encoder_block_0_layer_0_SelfAttention_q.lora_{name}.weight": torch.ones(2, 2)
+        for name in ("up", "down")
+    }
+    source = saved(safetensors.torch.load_file(tmp_path / "denoiser") | pair, tmp_path / "with T5")
+    with pytest.raises(ModelError, match="tool_layers_unknown"):
+        convert(source, tmp_path / "out", to="diffusers")

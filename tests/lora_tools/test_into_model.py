@@ -13,16 +13,21 @@ from lorasmith.adapters.base import LayerSettings
 from lorasmith.errors import InputError, ModelError
 from lorasmith.exporting.names import to_file
 from lorasmith.lora_files.names import layers_of
+from lorasmith.lora_files.reader import read_lora
 from lorasmith.lora_tools.combine import Source
 from lorasmith.lora_tools.convert import convert
+from lorasmith.lora_tools.extract import extract
 from lorasmith.lora_tools.into_model import merge_into
+from lorasmith.lora_tools.low_rank import Cut
 from lorasmith.lora_tools.models import open_model
 from lorasmith.lora_tools.regroup import parts_of
 from lorasmith.targets import LayerSpec
+from tests.families.flux1.miniature import make_model as make_flux1
+from tests.families.flux1.miniature import make_split as make_flux1_split
 from tests.lora_files.test_readers import LOADERS
 from tests.lora_files.written import saved
 from tests.lora_tools.conftest import Made
-from tests.lora_tools.flow import FlowMade, expect, table, weights_of
+from tests.lora_tools.flow import FlowMade, clip_changes, clip_weights, expect, table, weights_of, with_clip
 from tests.lora_tools.flow import lora as flow_lora
 from tests.lora_tools.test_convert import through_diffusers
 
@@ -138,8 +143,8 @@ def test_flow_matching_by_every_name_of_a_layer(
         out = tmp_path / f"out{form}"
         merged = merge_into(getattr(flow, layout), [Source(tmp_path / f"lora{form}", 0.5)], out)
         assert merged.layers == len(changes)
-        model, before = open_model(out), {name: flow.weights[name] for name in open_model(flow.folder).places}
-        found = {name: torch.from_numpy(model.read(name)).reshape(before[name].shape) for name in model.places}
+        model, before = open_model(out), {name: flow.weights[name] for name in open_model(flow.file).places}
+        found = {name: torch.from_numpy(model.read(name)).reshape(before[name].shape) for name in before}
         expect(found, {name: before[name] for name in found}, {name: 0.5 * change for name, change in changes.items()})
 
 
@@ -200,3 +205,30 @@ def test_lengths_of_dora_in_fused_layers(flow: FlowMade, tmp_path: Path) -> None
     if len(parts) > 1:
         with pytest.raises(ModelError, match="tool_kind"):
             merge_into(flow.folder, [Source(path)], tmp_path / "none")
+
+
+def test_clip_of_flux1_is_merged_where_the_model_has_it_and_left_out_where_not(tmp_path: Path) -> None:
+    """As sd-scripts trains it beside the denoiser."""
+    folder = make_flux1(tmp_path / "folder")
+    split = make_flux1_split(folder, tmp_path / "models")
+    made = FlowMade("flux1", folder, split)
+    flow_lora(made, tmp_path / "lora", "kohya")
+    tensors = with_clip(safetensors.torch.load_file(tmp_path / "lora"), folder)
+    source = Source(saved(tensors, tmp_path / "with_clip"), 0.5)
+    changes = clip_changes(tensors)
+    before, whole = clip_weights(folder), merge_into(folder, [source], tmp_path / "out")
+    found = {name: weight.float() for name, weight in clip_weights(tmp_path / "out").items()}
+    names = {name.removeprefix("text_encoder.").replace(".", "_"): name for name in found}
+    assert len(changes) == 12 and whole.left_out == 0
+    for name, target in names.items():
+        change = 0.5 * changes[name] if name in changes else 0
+        torch.testing.assert_close(found[target], (before[target] + change).to(torch.bfloat16).float(), msg=name)
+    extract(folder, tmp_path / "out", tmp_path / "again", cut=Cut(rank=2))
+    assert sum(module.component == "text_encoder" for module in read_lora(tmp_path / "again").modules) == len(changes)
+    with pytest.raises(ModelError, match="tool_layer_missing"):
+        merge_into(split, [source], tmp_path / "none")
+    merged = merge_into(split, [source], tmp_path / "file", allows_left_out=True)
+    assert (merged.left_out, merged.layers) == (len(changes), whole.layers - len(changes))
+    other = tmp_path / "other"
+    merge_into(split, [Source(tmp_path / "lora", 0.5)], other)
+    assert other.read_bytes() == (tmp_path / "file").read_bytes()

@@ -12,6 +12,11 @@ from lorasmith.messages import LANGUAGES
 from lorasmith.ui.cli import Command
 from lorasmith.ui.tools import convert, extract, merge, resize
 from lorasmith.ui.translator import Translator
+from tests.families.flux1.miniature import make_model as make_flux1
+from tests.families.flux1.miniature import make_split as make_flux1_split
+from tests.lora_files.written import saved
+from tests.lora_tools.flow import FlowMade, with_clip
+from tests.lora_tools.flow import lora as flow_lora
 from tests.lora_tools.made import write
 
 EN = Translator("en")
@@ -102,3 +107,18 @@ def test_help(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     assert command(["--help"], EN, "lorasmith x") == ExitCode.FINISHED
     shown = capsys.readouterr().out
     assert "OUT [OPTION" in shown and ("default: fp16" in shown) == (command is extract)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_layers_of_a_text_encoder_that_the_model_lacks_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], language: str
+) -> None:
+    folder = make_flux1(tmp_path / "folder")
+    denoiser = make_flux1_split(folder, tmp_path / "models")
+    flow_lora(FlowMade("flux1", folder, denoiser), tmp_path / "lora", "kohya")
+    saved(with_clip(safetensors.torch.load_file(tmp_path / "lora"), folder), tmp_path / "with_clip")
+    for model, is_named in ((folder, False), (denoiser, True)):
+        files = [str(tmp_path / "with_clip"), str(tmp_path / f"{is_named}.safetensors"), "--into", str(model)]
+        assert merge(files, Translator(language), "x") == ExitCode.FINISHED
+        shown = capsys.readouterr().out
+        assert (str(denoiser) in shown and "12" in shown.splitlines()[-1]) == is_named

@@ -164,6 +164,14 @@ def layer_names() -> str:
     return Path(__file__).with_name("layer_names.tsv").read_text(encoding="ascii")
 
 
+def text_names() -> str:
+    """The layers of CLIP that other trainers' files may change, under the names that diffusers and ComfyUI both read.
+
+    No file in use changes T5, which diffusers would refuse.
+    """
+    return Path(__file__).with_name("text_names.tsv").read_text(encoding="ascii")
+
+
 def native_names() -> str:
     """Their places in the published checkpoint: see `exporting.formats.parse_native`."""
     return Path(__file__).with_name("native_names.tsv").read_text(encoding="ascii")
