@@ -16,6 +16,9 @@ Parts = Mapping[str, Tensor]
 
 FLOAT8 = torch.float8_e4m3fn
 BLOCK = 64  # weights that share a factor in nf4
+PIECE = 1 << 20
+"""Numbers that are encoded at a time. In float32 a whole layer is up to eight times as large as what is kept of it, and
+a process keeps what it frees: with `nf4` it took more memory than the base model itself."""
 _LEAST = torch.finfo(torch.float32).tiny
 
 
@@ -54,13 +57,17 @@ class ByRow:
         self.largest = torch.finfo(dtype).max if dtype.is_floating_point else torch.iinfo(dtype).max
 
     def encode(self, weight: Tensor) -> dict[str, Tensor]:
-        rows = weight.to(torch.float32).flatten(1)
-        factors = rows.abs().amax(1, keepdim=True).clamp_(min=_LEAST) / self.largest
-        numbers = rows / factors
-        return {
-            "stored": (numbers if self.dtype.is_floating_point else numbers.round_()).to(self.dtype),
-            "factors": factors,  # (outputs, 1)
-        }
+        rows = weight.detach().flatten(1)
+        stored = torch.empty_like(rows, dtype=self.dtype, memory_format=torch.contiguous_format)
+        factors = torch.empty(len(rows), 1, device=rows.device)
+        step = max(1, PIECE // rows.shape[1])
+        for start in range(0, len(rows), step):
+            own = slice(start, start + step)
+            piece = rows[own].to(torch.float32)
+            factors[own] = piece.abs().amax(1, keepdim=True).clamp_(min=_LEAST) / self.largest
+            numbers = piece / factors[own]
+            stored[own] = (numbers if self.dtype.is_floating_point else numbers.round_()).to(self.dtype)
+        return {"stored": stored, "factors": factors}  # factors: (outputs, 1)
 
     def decode(self, parts: Parts, shape: torch.Size, dtype: torch.dtype) -> Tensor:
         rows = parts["stored"].to(torch.float32).mul_(parts["factors"])
@@ -78,13 +85,21 @@ class Nf4:
     )
 
     def encode(self, weight: Tensor) -> dict[str, Tensor]:
-        numbers = weight.detach().to(torch.float32).flatten()
-        blocks = torch.nn.functional.pad(numbers, (0, -len(numbers) % BLOCK)).view(-1, BLOCK)
-        factors = blocks.abs().amax(1, keepdim=True).clamp_(min=_LEAST)
-        values = torch.tensor(self.VALUES, device=weight.device)
-        codes = torch.bucketize(blocks / factors, (values[1:] + values[:-1]) / 2).to(torch.uint8)
+        numbers, device = weight.detach().flatten(), weight.device
+        count = -(-len(numbers) // BLOCK)
+        stored = torch.empty(count, BLOCK // 2, dtype=torch.uint8, device=device)
+        factors = torch.empty(count, 1, device=device)
+        values = torch.tensor(self.VALUES, device=device)
+        step = max(1, PIECE // BLOCK)
+        for start in range(0, count, step):
+            own = slice(start, start + step)
+            piece = numbers[start * BLOCK : (start + step) * BLOCK].to(torch.float32)
+            blocks = torch.nn.functional.pad(piece, (0, -len(piece) % BLOCK)).view(-1, BLOCK)
+            factors[own] = blocks.abs().amax(1, keepdim=True).clamp_(min=_LEAST)
+            codes = torch.bucketize(blocks / factors[own], (values[1:] + values[:-1]) / 2).to(torch.uint8)
+            stored[own] = codes[:, 0::2] << 4 | codes[:, 1::2]
         # The values are kept with them: a captured step may not bring them to the device anew.
-        return {"stored": codes[:, 0::2] << 4 | codes[:, 1::2], "factors": factors, "values": values}
+        return {"stored": stored, "factors": factors, "values": values}
 
     def decode(self, parts: Parts, shape: torch.Size, dtype: torch.dtype) -> Tensor:
         stored = parts["stored"]

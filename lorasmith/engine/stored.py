@@ -17,9 +17,11 @@ from torch.nn.functional import conv2d, linear
 from torch.nn.grad import conv2d_input
 
 from lorasmith.engine.codecs import CODECS, Codec, Parts
+from lorasmith.engine.cpu import release_freed_memory
 from lorasmith.engine.ring import Ring
 
 INTEGER_ROWS = 17  # of inputs, at least, for a product of integers: GPUs have none of fewer
+FREED = 1 << 28  # bytes of weights that are freed before the system gets them back
 INTEGER_SIDES = 8  # of which inputs and outputs must be multiples there
 
 
@@ -33,13 +35,18 @@ def store_frozen(model: nn.Module, form: str, device: torch.device, *, offload: 
     """
     stored: list[StoredLinear | StoredConv2d] = []
     owners = [module for module in model.modules() if not _is_storable(module)]  # no layer, which would stay in memory
+    freed = 0
     for owner in owners:
-        for name, layer in list(owner.named_children()):
-            if _is_storable(layer):
-                layer.to(device)
-                kind = StoredLinear if isinstance(layer, nn.Linear) else StoredConv2d
-                stored.append(kind(layer, form))  # type: ignore[arg-type]
-                setattr(owner, name, stored[-1])
+        for name in [name for name, layer in owner.named_children() if _is_storable(layer)]:
+            layer = owner.get_submodule(name).to(device)
+            freed += layer.get_parameter("weight").nbytes
+            kind = StoredLinear if isinstance(layer, nn.Linear) else StoredConv2d
+            stored.append(kind(layer, form))  # type: ignore[arg-type]
+            setattr(owner, name, stored[-1])
+            del layer
+        if freed >= FREED:
+            release_freed_memory()  # which the threads that read the weights have left: this thread would take new
+            freed = 0
     for module in model.modules():
         if not isinstance(module, StoredLinear | StoredConv2d):
             _move_own(module, device)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lorasmith.engine import codecs
 from lorasmith.engine.codecs import CODECS
 
 # Relative error of normal weights as measured, and bytes for each weight of 640 inputs.
@@ -52,3 +53,18 @@ def test_nf4_is_that_of_bitsandbytes() -> None:
     stored = CODECS["nf4"].encode((torch.arange(640 * 64) % 977 - 488).view(640, 64) / 9770)["stored"]
     digest = hashlib.sha256(stored.contiguous().numpy().tobytes()).hexdigest()
     assert digest == "ff42bdfdd8d582f0f4f69985346f4b6d8c7661b8908fa89c095894e74d2a548e"
+
+
+@pytest.mark.parametrize("shape", [(7, 30), (5, 4, 3, 3), (64, 130)])
+@pytest.mark.parametrize("form", CODECS)
+def test_a_weight_that_is_encoded_in_pieces_has_the_same_bits(
+    form: str, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a piece's size: of a row, of some blocks, of more than there is."""
+    weight = normal(*shape).to(torch.bfloat16)
+    whole = CODECS[form].encode(weight)
+    for piece in (1, 100, 1000):
+        monkeypatch.setattr(codecs, "PIECE", piece)
+        found = CODECS[form].encode(weight)
+        assert found.keys() == whole.keys()
+        assert all(torch.equal(found[name].float(), part.float()) for name, part in whole.items())
