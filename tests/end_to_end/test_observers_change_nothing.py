@@ -40,6 +40,7 @@ CADENCES: dict[str, Values] = {
         ("watch", "stall_timeout"): 20.0,
         ("watch", "max_seconds_per_step"): 5.0,
         ("watch", "no_restart"): True,
+        ("", "given"): ("lr", "rank"),
     },
 }
 BY_DEFAULT = ["every step"]
