@@ -119,8 +119,11 @@ class _LeanDiffusers(MetaPathFinder):
         spec = PathFinder.find_spec(name, path, target)
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
-            later = partial(_executed_when_used, execute) if name in _COLLECTIONS else None
-            spec.loader.exec_module = later or partial(_executed_with, instead, execute)  # type: ignore[method-assign]
+            spec.loader.exec_module = (  # type: ignore[method-assign]
+                partial(_executed_when_used, execute)
+                if name in _COLLECTIONS
+                else partial(_executed_with, instead, execute)
+            )
         return spec
 
 

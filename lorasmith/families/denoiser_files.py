@@ -12,11 +12,11 @@ from pathlib import Path
 from lorasmith.errors import ModelError
 from lorasmith.families import FAMILIES, flow_names
 from lorasmith.families.folders import component_files
-from lorasmith.families.foreign_files import check_not_quantized, refuse_adapters
+from lorasmith.families.foreign_files import check_not_quantized, header_of_plain_weights
 from lorasmith.families.headers import Header, file_kind, read_header, read_json
 from lorasmith.families.places import Place
 from lorasmith.families.split_files import DENOISER
-from lorasmith.families.weights import AS_STATED, INDEXES, ComponentNames, Layout, ModelFiles
+from lorasmith.families.weights import INDEXES, ComponentNames, Layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +40,7 @@ def find_denoiser(path: Path) -> DenoiserFiles | None:
         return _in_folder(path, families)
     if file_kind(path) == "pickle":
         return None
-    header = read_header(path)
-    shapes = {name: info.shape for name, info in header.tensors.items()}
-    refuse_adapters(ModelFiles(path, "single_file", AS_STATED, shapes))
-    check_not_quantized(path, shapes)
+    header = header_of_plain_weights(path)
     for family, names in families.items():
         find = partial(names.from_single_file, DENOISER)
         if find(header.tensors):

@@ -12,9 +12,9 @@ from typing import Any
 
 from lorasmith.errors import ModelError
 from lorasmith.families.foreign_families import denoiser_family, is_trained, pipeline_family
-from lorasmith.families.headers import pickle_mentions, read_json
+from lorasmith.families.headers import Header, pickle_mentions, read_header, read_json
 from lorasmith.families.ldm_names import UNET_PREFIX
-from lorasmith.families.weights import ModelFiles, Shapes
+from lorasmith.families.weights import AS_STATED, ModelFiles, Shapes
 
 LORA_KEY = re.compile(
     r"^(lora_(unet|te\d?|transformer)|lycoris)_|(^|[._])(lora_(down|up|mid|A|B)|lora\.(down|up)|hada_w1_[ab]|lokr_w[12])\b"
@@ -96,6 +96,19 @@ def check_not_quantized(path: Path, names: Iterable[str]) -> None:
     for form, key in _QUANTIZED:
         if any(key.search(name) for name in names):
             raise ModelError("model_quantized", path=str(path), form=form)
+
+
+def header_of_plain_weights(path: Path) -> Header:
+    """The header of a safetensors file that holds a model's weights as they are computed with.
+
+    Raises:
+        ModelError: `model_is_lora`, `model_quantized`, and those of `read_header`.
+    """
+    header = read_header(path)
+    shapes = {name: info.shape for name, info in header.tensors.items()}
+    refuse_adapters(ModelFiles(path, "single_file", AS_STATED, shapes))
+    check_not_quantized(path, shapes)
+    return header
 
 
 def foreign_family(shapes: Shapes) -> str:

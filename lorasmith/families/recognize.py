@@ -15,7 +15,12 @@ from pathlib import Path
 from lorasmith.errors import ModelError
 from lorasmith.families import recognizers
 from lorasmith.families.foreign_families import denoiser_family, is_trained
-from lorasmith.families.foreign_files import check_not_quantized, refuse_adapters, unrecognized
+from lorasmith.families.foreign_files import (
+    check_not_quantized,
+    header_of_plain_weights,
+    refuse_adapters,
+    unrecognized,
+)
 from lorasmith.families.headers import file_kind, read_header, read_json
 from lorasmith.families.other_vae import with_vae
 from lorasmith.families.small_tensors import read_numbers
@@ -71,11 +76,8 @@ def is_of_a_family(path: Path) -> bool:
     try:
         if file_kind(path) == "pickle":
             return False
-        header = read_header(path)
-        shapes = {name: info.shape for name, info in header.tensors.items()}
-        refuse_adapters(ModelFiles(path, "single_file", AS_STATED, shapes))
-        check_not_quantized(path, shapes)
-        named = denoiser_family(shapes)
+        header = header_of_plain_weights(path)
+        named = denoiser_family({name: info.shape for name, info in header.tensors.items()})
         return is_trained(named) if named else recognize(path).family != ""
     except ModelError:
         return False

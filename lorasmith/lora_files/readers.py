@@ -92,7 +92,7 @@ def _fate_in_diffusers(family: str, module: Module, *, has_alphas: bool) -> str:
 def _of_comfyui(family: str, modules: list[Module]) -> Reading:
     accepted = OF_COMFYUI_ALWAYS | OF_COMFYUI.get(family, frozenset())
     gaps = re.compile(NOT_OF_COMFYUI.get(family, "$^"))
-    if any(module.differences and not _spellings(family, module) for module in modules):  # of norms and the like
+    if _has_foreign_differences(family, modules):
         return Reading(COMFYUI, "unknown", None, len(modules))
     read = []
     for module in modules:
@@ -130,10 +130,13 @@ def _of_forge(file: LoraFile, family: str, modules: list[Module]) -> Reading:
 
 
 def _has_untried_differences(family: str, modules: list[Module]) -> bool:
-    """Whether there are differences of biases, or of layers that no LoRA has: the rules are those of other kinds."""
-    return any("bias" in module.differences for module in modules) or any(
-        module.differences and not _spellings(family, module) for module in modules
-    )
+    """Whether there are differences that these programs were not tried with: the rules are those of other kinds."""
+    return any("bias" in module.differences for module in modules) or _has_foreign_differences(family, modules)
+
+
+def _has_foreign_differences(family: str, modules: list[Module]) -> bool:
+    """Whether there are differences of layers that no LoRA has, as norms."""
+    return any(module.differences and not _spellings(family, module) for module in modules)
 
 
 def _outcome(read: int, of: int) -> str:
