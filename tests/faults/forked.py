@@ -8,6 +8,8 @@ import traceback
 import warnings
 from collections.abc import Callable
 
+import torch
+
 from lorasmith import faults
 from lorasmith.errors import TrainerError
 
@@ -40,9 +42,16 @@ def in_child(action: Callable[[], int], *, fault: str = "") -> int:
         time.sleep(0.002)
 
 
+def mend_threads() -> None:
+    """Makes torch's threads usable in a child, before it starts threads of its own: the first two that compute at once
+    there could fail (findings/torch_threads_after_fork.sh)."""
+    torch.set_num_threads(torch.get_num_threads())
+
+
 def _done(action: Callable[[], int], fault: str) -> int:
     """Runs in the child: whatever happens, it must not go on as a second pytest."""
     try:
+        mend_threads()
         faults.choose_fault(fault)
         status = action()
     except TrainerError as error:

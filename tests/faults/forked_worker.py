@@ -15,6 +15,7 @@ from typing import IO
 
 from lorasmith.runtime import worker
 from lorasmith.runtime.processes import INTERRUPT, STACK_SIGNAL, end_tree
+from tests.faults.forked import mend_threads
 
 Harm = Callable[[list[str]], None]
 MAX_HANDLES = 1024
@@ -86,6 +87,7 @@ def _live(arguments: list[str], output: IO[bytes], harm: Harm) -> None:
             os.dup2(handle, number)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.closerange(3, MAX_HANDLES)  # no lock is inherited
+        mend_threads()
         worker._settle(arguments)
         harm(arguments)
         status = worker.main(arguments)

@@ -65,7 +65,8 @@ def check(make_workshop: MakeWorkshop, name: str, launch_it: Launch, stall: floa
     outcome = watched(workshop, launch_it, EVALUATED if name == "evaluate" else SAVED, stall_timeout=stall)
     _, phase, in_stack = HANGS[name]
     assert outcome.exit_code == ExitCode.FINISHED
-    (hung,) = outcome.of(WorkerHung)
+    (hung,) = outcome.of(WorkerHung) or [None]
+    assert hung is not None, "\n".join(map(str, outcome.events))  # what became of the worker instead
     assert hung in read_events(workshop.run.supervisor_log)
     assert (hung.attempt, hung.phase) == (1, phase)
     # On a busy machine 20 of its own micro-batches may take longer than the time-out that was asked for.
