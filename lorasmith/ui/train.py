@@ -25,7 +25,8 @@ from lorasmith.ui.translator import Translator
 from lorasmith.ui.which_run import typed
 
 if TYPE_CHECKING:
-    from lorasmith.runtime.preflight import RunProgress, Start
+    from lorasmith.runtime.preflight import Start
+    from lorasmith.runtime.progress import RunProgress
     from lorasmith.ui.watching import Supervised
 
 DEFAULT_STEPS = 100
@@ -222,7 +223,8 @@ def refuse_if_held(run: RunFolder) -> None:
 def lower_packages() -> Engine:
     """The real functions. Each imports its module when it is called, so that a refused start does not wait for it."""
     from lorasmith.families.locate import find_checkpoints
-    from lorasmith.runtime.preflight import continued_run, new_run, progress_of
+    from lorasmith.runtime.preflight import continued_run, new_run
+    from lorasmith.runtime.progress import progress_of
 
     return Engine(new_run, progress_of, continued_run, _supervise, find_checkpoints, _repeats_in, _suggested_steps)
 
