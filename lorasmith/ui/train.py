@@ -17,7 +17,13 @@ from lorasmith.messages import choose_language
 from lorasmith.runs.layout import RunFolder, run_at
 from lorasmith.runs.locks import is_held
 from lorasmith.ui.encodings import translator_for
-from lorasmith.ui.folder_settings import FOLDER_SETTINGS, read_folder_settings, remember_base_model, with_notice
+from lorasmith.ui.folder_settings import (
+    FOLDER_SETTINGS,
+    read_folder_settings,
+    remember_base_model,
+    with_given,
+    with_notice,
+)
 from lorasmith.ui.option_help import train_help
 from lorasmith.ui.options import EPOCHS, STEPS, CommandLine, Mode, Values, layered, parse, split_request
 from lorasmith.ui.prompts import Prompter, can_ask
@@ -109,6 +115,7 @@ class StartResolver:
             print(self._advice(split_request(values)[0]))
             values[STEPS] = Prompter(self.words).steps(default=DEFAULT_STEPS)
         settings, request = split_request(values)
+        settings = with_given(settings, config.keys() | line.values.keys(), self.here)
         start = self._planned(settings, request)
         if asked_model:  # only now it is known to be a base model
             self._remember(asked_model)
