@@ -13,7 +13,7 @@ from lorasmith.errors import ConfigError, ModelError
 from lorasmith.families.locate import is_there
 from lorasmith.lora_files.modules import KINDS, LOW_RANK
 from lorasmith.lora_files.names import FAMILY_NAMES, layers_of
-from lorasmith.lora_files.reader import LoraFile, read_lora
+from lorasmith.lora_files.reader import LoraFile, read_lora, without_untrained_text
 
 Values = Mapping[tuple[str, str], Any]
 Warnings = tuple[tuple[str, dict[str, Any]], ...]
@@ -35,18 +35,20 @@ def find_init_from(config: RunConfig, here: Path) -> LoraFile | None:
     return read_lora(path)
 
 
-def check_init_from(file: LoraFile | None, adapter: AdapterConfig, family: str) -> None:
-    """Returns where a run with this adapter may start from the LoRA; whether it fits the model shows when it is loaded.
+def check_init_from(file: LoraFile | None, adapter: AdapterConfig, family: str) -> tuple[LoraFile | None, Warnings]:
+    """The part of the LoRA that a run with this adapter starts from, with a notice of the rest; whether it fits the
+    model shows when it is loaded.
 
     Args:
         family: of the base model; "": only loading tells it.
 
     Raises:
         ModelError: `init_from_other_family` and `init_from_other_family_and_kind`, before all that other options could
-            correct; `init_from_other_kind`; `init_from_text_encoder`.
+            correct; `init_from_other_kind`; `init_from_text_encoder`; `init_from_foreign`, only layers of a text
+            encoder, which no adapter of this family changes.
     """
     if file is None:
-        return
+        return None, ()
     path = str(file.path)
     others = file.kinds.keys() - {adapter.kind, "incomplete"}
     if adapter.kind == "lora":
@@ -60,8 +62,13 @@ def check_init_from(file: LoraFile | None, adapter: AdapterConfig, family: str) 
         raise ModelError("init_from_other_family", **fields)
     if is_other_kind:
         raise ModelError("init_from_other_kind", path=path, found=sorted(others), kind=adapter.kind)
-    if file.has_text_encoder and not adapter.trains_text_encoder:
+    part = without_untrained_text(file, family)
+    if not part.modules:
+        raise ModelError("init_from_foreign", key=file.modules[0].name, family=FAMILY_NAMES.get(family, family))
+    if part.has_text_encoder and not adapter.trains_text_encoder:
         raise ModelError("init_from_text_encoder", path=path)
+    lost = len(file.modules) - len(part.modules)
+    return part, (("init_from_text_left_out", {"path": path, "count": lost}),) if lost else ()
 
 
 def check_base_weights(model: ModelConfig, family: str, here: Path) -> None:
