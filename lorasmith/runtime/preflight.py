@@ -202,7 +202,7 @@ def _check_only_new(values: Values, request: Request, before: RunConfig, config:
     """Refuses options that act when a run is new and at no other start."""
     if ("adapter", "init_from") in values:
         raise ConfigError("init_from_with_continue")
-    if request.memory:
+    if request.memory is not None:
         raise ConfigError("memory_with_continue")
     if config.dataset.hold_out != before.dataset.hold_out:
         raise ConfigError("hold_out_fixed", before=before.dataset.hold_out)

@@ -11,6 +11,7 @@ from lorasmith.adapters import ADAPTERS, DROP_RANKS, LIMITED_NORMS
 from lorasmith.config import AdapterConfig, OptimizerConfig, Request, RunConfig
 from lorasmith.config.optimizer_table import OPTIMIZERS, known_optimizer, uses_relative_steps
 from lorasmith.errors import ConfigError, ResumeError
+from lorasmith.session.lanes import size_of
 from lorasmith.session.layers import check_blocks, chosen_layers, published_layers
 from lorasmith.session.name_tables import check_export_format
 from lorasmith.session.rates import PLUS_KINDS, check_rates_of_blocks
@@ -25,6 +26,8 @@ def check_settings(config: RunConfig, request: Request) -> None:
     _check_names(config)
     if request.steps is not None and request.epochs is not None:
         raise ConfigError("steps_and_epochs")
+    if request.memory is not None:
+        size_of(request.memory)  # which refuses what is no size, before pictures are read
     if config.cadence.save_every_n_epochs and config.cadence.save_n_epoch_ratio:
         raise ConfigError("save_epochs_twice")
     _check_rates(config)

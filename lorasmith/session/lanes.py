@@ -44,7 +44,7 @@ VAE_TILE = ("model", "vae_tile_size")
 TEXT_FORM = ("model", "text_encoder_precision")
 SMALL_TEXT = "int8"
 TABLES = 1.2  # of the linear layers of a language model: its table of words, which stays whole
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(gib|gb|g|mib|mb|m)?", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,12})?)\s*(gib|gb|g|mib|mb|m)?", re.IGNORECASE)
 _UNITS = {"": 1 << 30, "g": 1 << 30, "gib": 1 << 30, "gb": 10**9, "m": 1 << 20, "mib": 1 << 20, "mb": 10**6}
 
 
