@@ -62,6 +62,8 @@ LANES: dict[str, Settings] = {
     "block int8": {CHECKPOINTING: "block", PRECISION: "int8"},
     "block w8a8": {CHECKPOINTING: "block", PRECISION: "w8a8"},
     "block nf4": {CHECKPOINTING: "block", PRECISION: "nf4"},
+    "block, quarter away": {CHECKPOINTING: "block", OFFLOAD: 0.25},
+    "block int8, quarter away": {CHECKPOINTING: "block", PRECISION: "int8", OFFLOAD: 0.25},
     "block int8, half away": {CHECKPOINTING: "block", PRECISION: "int8", OFFLOAD: 0.5},
     "block, base away": {CHECKPOINTING: "block", OFFLOAD: 1.0},
     "block int8, base away": {CHECKPOINTING: "block", PRECISION: "int8", OFFLOAD: 1.0},

@@ -5,14 +5,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lorasmith.adapters import ADAPTERS, DROP_RANKS, LIMITED_NORMS
-from lorasmith.config import AdapterConfig, DatasetConfig, ModelConfig, RunConfig, Subset
-from lorasmith.config.optimizer_table import OPTIMIZERS, known_optimizer, uses_relative_steps
+from lorasmith.config import DatasetConfig, ModelConfig, RunConfig, Subset
+from lorasmith.config.optimizer_table import known_optimizer, uses_relative_steps
 from lorasmith.config.sample_prompts import sample_prompt
 from lorasmith.config.sections import LossConfig, NoiseConfig
 from lorasmith.config.subsets import unused_picture_options
@@ -24,13 +22,10 @@ from lorasmith.data.order import Order, Pool
 from lorasmith.data.regularisation import unused_regularisation, with_dealt_repeats
 from lorasmith.data.seen import decoded
 from lorasmith.data.types import Example
-from lorasmith.errors import ConfigError, DatasetError, ModelError
-from lorasmith.families.locate import expanded, is_there, locate
+from lorasmith.errors import ConfigError, DatasetError
+from lorasmith.families.locate import expanded, locate
 from lorasmith.families.recognize import recognize
 from lorasmith.families.weights import BaseWeights, NoiseRequest, PartFiles, TextSettings
-from lorasmith.lora_files.modules import KINDS
-from lorasmith.lora_files.names import FAMILY_NAMES
-from lorasmith.lora_files.reader import LoraFile, read_lora
 from lorasmith.lora_files.training_adapter import with_training_adapter
 
 if TYPE_CHECKING:
@@ -38,72 +33,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 USUAL_TOKENS = 75
-_DEVICE = re.compile(r"auto|(cpu|cuda|mps)(:[0-9]{1,3})?")
-
-
-def check_names(config: RunConfig) -> None:
-    """Checks the names of things that only the worker can load.
-
-    Raises:
-        ConfigError: an optimizer, a kind of adapter or a device that does not exist anywhere; an option that this kind
-            of adapter cannot have.
-    """
-    if config.adapter.kind not in ADAPTERS:
-        kinds = ", ".join(ADAPTERS)
-        raise ConfigError("config_value", option="adapter", value=repr(config.adapter.kind), expected=kinds)
-    if config.adapter.rank_dropout and config.adapter.kind not in DROP_RANKS:
-        raise ConfigError("rank_dropout_kind", kind=config.adapter.kind, kinds=", ".join(sorted(DROP_RANKS)))
-    if config.training.scale_weight_norms and config.adapter.kind not in LIMITED_NORMS:
-        kinds = ", ".join(sorted(LIMITED_NORMS))
-        raise ConfigError("scale_weight_norms_kind", kind=config.adapter.kind, kinds=kinds)
-    if known_optimizer(config.optimizer.name) is None:
-        accepted = ", ".join(OPTIMIZERS)
-        raise ConfigError("optimizer_unknown", optimizer=config.optimizer.name, accepted=accepted)
-    if not _DEVICE.fullmatch(config.machine.device):
-        raise ConfigError("device_unknown", device=config.machine.device)
-
-
-def find_init_from(config: RunConfig, here: Path) -> LoraFile | None:
-    """The LoRA to start from, None where none is named.
-
-    Raises:
-        ModelError: `init_from_missing`, or what `read_lora` raises.
-    """
-    if not config.adapter.init_from:
-        return None
-    path = here / config.adapter.init_from
-    if not is_there(path):
-        raise ModelError("init_from_missing", path=str(path))
-    return read_lora(path)
-
-
-def check_init_from(file: LoraFile | None, adapter: AdapterConfig, family: str) -> None:
-    """Returns where a run with this adapter may start from the LoRA; whether it fits the model shows when it is loaded.
-
-    Args:
-        family: of the base model; "": only loading tells it.
-
-    Raises:
-        ModelError: `init_from_other_family` and `init_from_other_family_and_kind`, before all that other options could
-            correct; `init_from_other_kind`; `init_from_text_encoder`.
-    """
-    if file is None:
-        return
-    path = str(file.path)
-    others = file.kinds.keys() - {adapter.kind, "incomplete"}
-    if adapter.kind == "lora":
-        others -= {"locon"}
-    is_other_kind = bool(others) and adapter.kind in KINDS
-    if family and file.families and family not in file.families:
-        found, wanted = (FAMILY_NAMES.get(name, name) for name in (file.family, family))
-        fields = {"path": path, "found": found, "family": wanted}
-        if is_other_kind:
-            raise ModelError("init_from_other_family_and_kind", **fields, kinds=sorted(others), kind=adapter.kind)
-        raise ModelError("init_from_other_family", **fields)
-    if is_other_kind:
-        raise ModelError("init_from_other_kind", path=path, found=sorted(others), kind=adapter.kind)
-    if file.has_text_encoder and not adapter.trains_text_encoder:
-        raise ModelError("init_from_text_encoder", path=path)
 
 
 def base_weights(config: RunConfig, here: Path | None = None) -> BaseWeights:

@@ -17,8 +17,9 @@ class Request(Section):
     """Steps to train: the target with --new; with --continue, steps beyond the highest saved step."""
     epochs: int | None = option("epochs", None, effect="learning", common=True, ge=1, le=MAX_STEPS)
     """Passes over the pictures, converted to steps; instead of `steps`."""
-    memory: str = option("memory", "", effect="learning", common=True)
-    """Memory of the device, `8GiB`: settings that fit it are chosen when a run is new; "": nothing is chosen."""
+    memory: str | None = option("memory", None, effect="learning", common=True)
+    """Memory of the device, `8GiB`: settings that fit it are chosen when a run is new. None: nothing is chosen; "", of
+    an empty variable of the shell, is refused."""
     output: str = option("output", "lora_output", effect="cadence", common=True, holds="path")
     """The run folder."""
     sample_prompts: str = option("sample-prompts", "", effect="cadence", holds="path")

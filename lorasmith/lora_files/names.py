@@ -134,6 +134,13 @@ def layers_of(family: str) -> Layers:
     return Layers(table, known, canonical, by_path, joined)
 
 
+@cache
+def trains_text(family: str) -> bool:
+    """Whether an adapter of this family may change a text encoder."""
+    rows = parse_table(family, layer_names(family)).targets.values()
+    return any(row.component != "denoiser" for row in rows)
+
+
 def families_of(modules: Sequence[Module], metadata: Mapping[str, str]) -> tuple[str, ...]:
     """The families that the layers may be of, as keys of FAMILY_NAMES: several where nothing decides between them,
     none where no layer is known.

@@ -18,7 +18,7 @@ from lorasmith.errors import ModelError
 from lorasmith.families.headers import Header, TensorInfo, file_kind, read_header
 from lorasmith.lora_files.keys import ALPHA, Key, split_key
 from lorasmith.lora_files.modules import Module
-from lorasmith.lora_files.names import families_of, layers_of
+from lorasmith.lora_files.names import families_of, layers_of, trains_text
 from lorasmith.lora_files.peft_settings import WEIGHTS_FILE, PeftSettings, read_peft_settings
 
 _OF_LORAS = {  # errors of `headers`, which speak of base models
@@ -150,6 +150,15 @@ def read_lora(path: Path) -> LoraFile:
     if not modules:
         raise ModelError("lora_none", path=str(path), count=len(unknown))
     return LoraFile(header, tuple(modules), tuple(unknown), families_of(modules, header.metadata))
+
+
+def without_untrained_text(file: LoraFile, family: str) -> LoraFile:
+    """The file without layers of text encoders, where no adapter of this family may change one. Other trainers write
+    them into LoRAs of FLUX.1 and Anima. `family`: "" where it is not known."""
+    if not family or trains_text(family):
+        return file
+    kept = tuple(module for module in file.modules if not module.component.startswith("text_encoder"))
+    return replace(file, modules=kept)
 
 
 def _file_inside(folder: Path) -> Path | None:

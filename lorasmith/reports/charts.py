@@ -18,6 +18,13 @@ NOT_STEPPED = "not_stepped"  # reason of a chart: there is no step
 MAX_STEPS_NAMED = 8  # in a note
 OUTLIER_SHARE = 0.01  # of single steps, which may leave the chart at its upper edge
 MIN_FOR_OUTLIERS = 20  # steps
+LEAST_SPAN = 0.01  # of the y axis, as a share of the largest value on it: a finer one shows noise only
+
+
+def with_least_span(bottom: float, top: float) -> tuple[float, float]:
+    """The ends of a y axis, moved apart where noise would fill it."""
+    lacking = max(0.0, LEAST_SPAN * max(abs(bottom), abs(top)) - (top - bottom))
+    return bottom - lacking / 2, top + lacking / 2
 
 
 @dataclass(frozen=True, slots=True)

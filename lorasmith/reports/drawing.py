@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 from lorasmith.libraries import importing_library
 from lorasmith.messages import FALLBACK, tr
 from lorasmith.reading.summary import RunSummary
-from lorasmith.reports.charts import Chart, Series, four_charts, key_of, notes_of, reason_of_empty
+from lorasmith.reports.charts import Chart, Series, four_charts, key_of, notes_of, reason_of_empty, with_least_span
 from lorasmith.reports.translator import distinct, short
 
 if TYPE_CHECKING:
@@ -52,7 +52,6 @@ CAP_SIZE = 3.0
 TITLE = "title:"  # begins the id of what has a tooltip
 SVG, XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}"
 KEY_COLUMNS = 3
-LEAST_SPAN = 0.01  # of the y axis, as a share of the largest value on it: a finer one shows noise only
 LINE_LENGTH = 45  # characters of a reason inside a panel
 
 
@@ -165,10 +164,7 @@ def _limits(chart: Chart, bottom: float, top: float) -> tuple[float, float]:
     low, high = min(values, default=0.0), max(values, default=0.0)
     if low == high > 0 and chart.baseline is None and not any(series.errors for series in chart.series):
         return 0.9 * low, 1.1 * low
-    top = chart.top or top
-    lacking = LEAST_SPAN * max(abs(bottom), abs(top)) - (top - bottom)
-    if lacking > 0:
-        bottom, top = bottom - lacking / 2, top + lacking / 2
+    bottom, top = with_least_span(bottom, chart.top or top)
     return max(bottom, 0.0) if low >= 0 else bottom, top
 
 

@@ -172,7 +172,7 @@ class Settings(NamedTuple):
     """The options that a run recorded, in three groups."""
 
     chosen: Facts  # that differ from their defaults, as they were given; of older runs, all that differ
-    resolved: Facts  # that differ from their defaults, as the start chose them
+    resolved: Facts  # that differ from their defaults and were not given
     defaults: Facts
 
 

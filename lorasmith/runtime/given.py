@@ -15,6 +15,8 @@ def given_options(values: Mapping[tuple[str, str], Any], before: RunConfig | Non
     of the run; None where an earlier start has not recorded them.
 
     Args:
+        values: with `GIVEN` in it, only options of these names count: the others were set for the person, by `demo` or
+            by sd-scripts' defaults.
         before: the settings of the earlier start; None for a new run.
     """
     earlier: tuple[str, ...] | None = () if before is None else before.given
@@ -23,4 +25,5 @@ def given_options(values: Mapping[tuple[str, str], Any], before: RunConfig | Non
     default = RunConfig()
     typed = default.with_values(values)
     names = {option.name for option in options().values() if option.value_in(typed) != option.value_in(default)}
+    names &= set(values.get(GIVEN, names))
     return tuple(sorted({*earlier, *names}))

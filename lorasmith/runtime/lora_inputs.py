@@ -1,4 +1,5 @@
-"""LoRA files that a start names besides its base model: --base-weights, and the sizes of --dim-from-weights."""
+"""LoRA files that a start names besides its base model: --init-from with what the run takes of its sizes, and
+--base-weights."""
 
 from __future__ import annotations
 
@@ -7,14 +8,67 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lorasmith.config import AdapterConfig, ModelConfig
+from lorasmith.config import AdapterConfig, ModelConfig, RunConfig
 from lorasmith.errors import ConfigError, ModelError
 from lorasmith.families.locate import is_there
-from lorasmith.lora_files.modules import LOW_RANK
+from lorasmith.lora_files.modules import KINDS, LOW_RANK
 from lorasmith.lora_files.names import FAMILY_NAMES, layers_of
-from lorasmith.lora_files.reader import LoraFile, read_lora
+from lorasmith.lora_files.reader import LoraFile, read_lora, without_untrained_text
+
+Values = Mapping[tuple[str, str], Any]
+Warnings = tuple[tuple[str, dict[str, Any]], ...]
 
 _OF_SIZE = ("rank", "alpha", "conv_rank", "conv_alpha", "block_ranks", "targets", "rslora")
+
+
+def find_init_from(config: RunConfig, here: Path) -> LoraFile | None:
+    """The LoRA to start from, None where none is named.
+
+    Raises:
+        ModelError: `init_from_missing`, or what `read_lora` raises.
+    """
+    if not config.adapter.init_from:
+        return None
+    path = here / config.adapter.init_from
+    if not is_there(path):
+        raise ModelError("init_from_missing", path=str(path))
+    return read_lora(path)
+
+
+def check_init_from(file: LoraFile | None, adapter: AdapterConfig, family: str) -> tuple[LoraFile | None, Warnings]:
+    """The part of the LoRA that a run with this adapter starts from, with a notice of the rest; whether it fits the
+    model shows when it is loaded.
+
+    Args:
+        family: of the base model; "": only loading tells it.
+
+    Raises:
+        ModelError: `init_from_other_family` and `init_from_other_family_and_kind`, before all that other options could
+            correct; `init_from_other_kind`; `init_from_text_encoder`; `init_from_foreign`, only layers of a text
+            encoder, which no adapter of this family changes.
+    """
+    if file is None:
+        return None, ()
+    path = str(file.path)
+    others = file.kinds.keys() - {adapter.kind, "incomplete"}
+    if adapter.kind == "lora":
+        others -= {"locon"}
+    is_other_kind = bool(others) and adapter.kind in KINDS
+    if family and file.families and family not in file.families:
+        found, wanted = (FAMILY_NAMES.get(name, name) for name in (file.family, family))
+        fields = {"path": path, "found": found, "family": wanted}
+        if is_other_kind:
+            raise ModelError("init_from_other_family_and_kind", **fields, kinds=sorted(others), kind=adapter.kind)
+        raise ModelError("init_from_other_family", **fields)
+    if is_other_kind:
+        raise ModelError("init_from_other_kind", path=path, found=sorted(others), kind=adapter.kind)
+    part = without_untrained_text(file, family)
+    if not part.modules:
+        raise ModelError("init_from_foreign", key=file.modules[0].name, family=FAMILY_NAMES.get(family, family))
+    if part.has_text_encoder and not adapter.trains_text_encoder:
+        raise ModelError("init_from_text_encoder", path=path)
+    lost = len(file.modules) - len(part.modules)
+    return part, (("init_from_text_left_out", {"path": path, "count": lost}),) if lost else ()
 
 
 def check_base_weights(model: ModelConfig, family: str, here: Path) -> None:
@@ -38,7 +92,7 @@ def check_base_weights(model: ModelConfig, family: str, here: Path) -> None:
 
 
 def sizes_from(
-    file: LoraFile | None, adapter: AdapterConfig, values: Mapping[tuple[str, str], Any], family: str
+    file: LoraFile | None, adapter: AdapterConfig, values: Values, family: str
 ) -> dict[tuple[str, str], Any]:
     """The settings that --dim-from-weights takes from the LoRA in --init-from: rank and alpha of every layer.
 
@@ -74,3 +128,28 @@ def sizes_from(
         ("adapter", "rank"): largest,
         ("adapter", "alpha"): file.alpha or float(largest),
     }
+
+
+def shaped_by_start(
+    config: RunConfig, values: Values, start: LoraFile | None, here: Path
+) -> tuple[RunConfig, Warnings]:
+    """Takes rank and alpha of the LoRA in --init-from where no rank is set, those of its convolutions where layers are
+    not chosen otherwise; returns notices of that too."""
+    if start is None or start.rank is None or ("adapter", "rank") in values or config.adapter.layer_sizes:
+        return config, ()
+    taken: dict[tuple[str, str], Any] = {("adapter", "rank"): start.rank}
+    taken["adapter", "alpha"] = config.adapter.alpha or start.alpha
+    path = str(here / config.adapter.init_from)
+    windows = start.of_windows if config.adapter.conv_rank is None and not config.adapter.targets else None
+    if windows is not None:
+        taken |= {
+            ("adapter", "conv_rank"): windows[0],
+            ("adapter", "conv_alpha"): config.adapter.conv_alpha or windows[1],
+        }
+    config = config.with_values(taken)
+    adapter = config.adapter
+    notes = [("init_from_shape_taken", {"path": path, "rank": adapter.rank, "alpha": adapter.resolved_alpha})]
+    if windows is not None:
+        fields = {"path": path, "rank": adapter.resolved_conv_rank, "alpha": adapter.resolved_conv_alpha}
+        notes.append(("init_from_convolutions_taken", fields))
+    return config, tuple(notes)

@@ -19,7 +19,7 @@ Lanes = tuple[LaneEstimate, ...]
 
 
 def with_lane(
-    config: RunConfig, values: Mapping[tuple[str, str], Any], memory: str, weights: BaseWeights, found: Scan
+    config: RunConfig, values: Mapping[tuple[str, str], Any], memory: str | None, weights: BaseWeights, found: Scan
 ) -> tuple[RunConfig, Lanes, list[tuple[str, dict[str, Any]]]]:
     """The settings of the fastest lane that fits `memory`, those in `values` left as they are; all lanes, and a notice
     of the choice. Without `memory` everything stays.
@@ -28,7 +28,7 @@ def with_lane(
         ConfigError: as `size_of` and `chosen`.
         ModelError: `memory_of_pickle`.
     """
-    if not memory:
+    if memory is None:
         return config, (), []
     size = size_of(memory)
     sizes = footprint_of(weights)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,33 +18,28 @@ from lorasmith.data.names import extension_of, readable
 from lorasmith.data.order import split_held_out
 from lorasmith.data.seen import encoded
 from lorasmith.engine.lr_schedules import lr_shape
-from lorasmith.errors import ConfigError, ExitCode, NoStateError
+from lorasmith.errors import ConfigError, NoStateError
 from lorasmith.families.locate import expanded, is_there
-from lorasmith.inputs import (
-    base_weights,
-    check_init_from,
-    check_objective,
-    data_folders,
-    find_init_from,
-    notices,
-    scan_for,
-    steps_of_epochs,
-)
-from lorasmith.lora_files.reader import LoraFile
-from lorasmith.runs.events import AdapterExported, BestChosen, CheckpointSaved, RunStarted, RunStopped
+from lorasmith.inputs import base_weights, check_objective, data_folders, notices, scan_for, steps_of_epochs
 from lorasmith.runs.layout import RunFolder, run_at
-from lorasmith.runs.ledger import newest_trusted, read_events, surviving
-from lorasmith.runs.naming import FileNames
-from lorasmith.runs.states import SavedState, damage_listed, damage_of, find_states, newest_good
+from lorasmith.runs.ledger import read_events
 from lorasmith.runtime.given import GIVEN, given_options
-from lorasmith.runtime.lora_inputs import check_base_weights, sizes_from
+from lorasmith.runtime.lora_inputs import (
+    Values,
+    Warnings,
+    check_base_weights,
+    check_init_from,
+    find_init_from,
+    shaped_by_start,
+    sizes_from,
+)
 from lorasmith.runtime.memory import Lanes, with_lane
 from lorasmith.runtime.model_parts import check_form, check_same_family, check_text, with_parts
 from lorasmith.runtime.moved import found_again, lines_about_places
+from lorasmith.runtime.progress import is_all_done, named_state, progress_of
 from lorasmith.runtime.read_in import with_files_read
 from lorasmith.runtime.settings import check_identity, check_installed, check_layers, check_lokr_effects, check_settings
 from lorasmith.session.layers import check_block_effects
-from lorasmith.session.name_tables import other_file
 
 LR_TOLERANCE = 0.01  # a smaller share is no jump
 
@@ -53,8 +48,6 @@ FOLLOWED_PATHS = (
     *(("dataset", "folder"), ("dataset", "reg_folder"), ("dataset", "metadata_file")),
     ("loss", "mask_folder"),
 )
-Values = Mapping[tuple[str, str], Any]
-Warnings = tuple[tuple[str, dict[str, Any]], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,20 +80,6 @@ class Start:
         return self if self.replan is None else self.replan()
 
 
-@dataclass(frozen=True, slots=True)
-class RunProgress:
-    """The progress of a run."""
-
-    done: int  # the highest step that the ledger records as saved
-    stop_at: int  # of the newest start
-    state: SavedState  # the newest undamaged state
-
-    @property
-    def steps_left(self) -> int:
-        """The number of steps from the newest undamaged state to `stop_at`."""
-        return max(0, self.stop_at - self.state.step)
-
-
 def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) -> Start:
     """Plans the start of a new run.
 
@@ -118,10 +97,10 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
     weights = base_weights(config, here)
     check_form(weights)
     config, beside = with_parts(config, weights, here)
-    check_init_from(start, config.adapter, weights.family)
+    start, lost = check_init_from(start, config.adapter, weights.family)
     check_base_weights(config.model, weights.family, here)
     config = config.with_values(sizes_from(start, config.adapter, values, weights.family))
-    config, taken = _shaped_by_start(config, values, start, here)
+    config, taken = shaped_by_start(config, values, start, here)
     check_text(weights, config.model)
     check_layers(config, weights.family, weights.depths)
     check_objective(config.loss, config.noise, weights)
@@ -155,53 +134,9 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
     if request.steps is None and request.epochs is None:
         raise ConfigError("steps_unnamed")
     stop_at = request.steps or steps_of_epochs(config, found, request.epochs or 0)
-    warnings = (*beside, *taken, *lane_notes, *notices(config, found, stop_at))
+    warnings = (*beside, *lost, *taken, *lane_notes, *notices(config, found, stop_at))
     seen = encoded(found.seen)
     return Start(run, config, stop_at, is_new=True, first_step=0, warnings=warnings, seen=seen, lanes=lanes)
-
-
-def _shaped_by_start(
-    config: RunConfig, values: Values, start: LoraFile | None, here: Path
-) -> tuple[RunConfig, Warnings]:
-    """Takes rank and alpha of the LoRA in --init-from where no rank is set, those of its convolutions where layers are
-    not chosen otherwise; returns notices of that too."""
-    if start is None or start.rank is None or ("adapter", "rank") in values or config.adapter.layer_sizes:
-        return config, ()
-    taken: dict[tuple[str, str], Any] = {("adapter", "rank"): start.rank}
-    taken["adapter", "alpha"] = config.adapter.alpha or start.alpha
-    path = str(here / config.adapter.init_from)
-    windows = start.of_windows if config.adapter.conv_rank is None and not config.adapter.targets else None
-    if windows is not None:
-        taken |= {
-            ("adapter", "conv_rank"): windows[0],
-            ("adapter", "conv_alpha"): config.adapter.conv_alpha or windows[1],
-        }
-    config = config.with_values(taken)
-    adapter = config.adapter
-    notes = [("init_from_shape_taken", {"path": path, "rank": adapter.rank, "alpha": adapter.resolved_alpha})]
-    if windows is not None:
-        fields = {"path": path, "rank": adapter.resolved_conv_rank, "alpha": adapter.resolved_conv_alpha}
-        notes.append(("init_from_convolutions_taken", fields))
-    return config, tuple(notes)
-
-
-def progress_of(run: RunFolder) -> RunProgress:
-    """Reads how far the run in this folder has come.
-
-    Raises:
-        NoStateError: there is no run, or none of its states can be used.
-    """
-    events = surviving(read_events(run.ledger))
-    started = [event for event in events if isinstance(event, RunStarted)]
-    if not started and not find_states(run.root)[0]:
-        raise NoStateError("no_run", folder=str(run.root))
-    good, damaged = newest_good(run.root, most=newest_trusted(events))
-    if good is None:
-        raise NoStateError("no_usable_state", folder=str(run.root), problems=damage_listed(damaged))
-    recorded = [event.step for event in events if isinstance(event, CheckpointSaved)]
-    done = max([good.step, *recorded])
-    stop_at = started[-1].stop_at if started else good.step
-    return RunProgress(done, stop_at, good)
 
 
 def continued_run(run: RunFolder, values: Values, request: Request, *, from_state: str, here: Path) -> Start:
@@ -233,12 +168,12 @@ def continued_run(run: RunFolder, values: Values, request: Request, *, from_stat
     check_same_family(weights, before.model.family)
     check_base_weights(config.model, weights.family, here)
     found = scan_for(config, weights, check_pixels=True)
-    state = _named_state(run, from_state) if from_state else now.state
+    state = named_state(run, from_state) if from_state else now.state
     base_step = state.step if from_state else now.done
     stop_at = base_step + request.steps if request.steps is not None else now.stop_at
     if request.epochs is not None:
         stop_at = base_step + steps_of_epochs(config, found, request.epochs)
-    if stop_at < state.step or (stop_at == state.step and _is_all_done(run, config, stop_at)):
+    if stop_at < state.step or (stop_at == state.step and is_all_done(run, config, stop_at)):
         raise ConfigError("nothing_owed", done=now.done, target=now.stop_at)
     start = Start(
         run,
@@ -267,7 +202,7 @@ def _check_only_new(values: Values, request: Request, before: RunConfig, config:
     """Refuses options that act when a run is new and at no other start."""
     if ("adapter", "init_from") in values:
         raise ConfigError("init_from_with_continue")
-    if request.memory:
+    if request.memory is not None:
         raise ConfigError("memory_with_continue")
     if config.dataset.hold_out != before.dataset.hold_out:
         raise ConfigError("hold_out_fixed", before=before.dataset.hold_out)
@@ -324,41 +259,6 @@ def _holds_pictures(folder: Path) -> bool:
     """Whether pictures lie directly in the folder: those of a run lie in folders inside it."""
     kinds = readable()
     return folder.is_dir() and any(extension_of(path.name) in kinds for path in folder.iterdir())
-
-
-def _is_all_done(run: RunFolder, config: RunConfig, step: int) -> bool:
-    """Whether the export of the last step and the final evaluation are complete too: a run can die before them."""
-    names = FileNames(run, config.export)
-    path, other = names.last, other_file(names, config.model.family)
-    events = surviving(read_events(run.ledger))
-    if not path.exists() or not events or not (other is None or other.exists()):
-        return path.exists() and not events
-    exports = [event for event in events if isinstance(event, AdapterExported) and event.step == step]
-    ends = [event for event in events if isinstance(event, RunStarted | RunStopped)]
-    has_finished = bool(ends) and isinstance(ends[-1], RunStopped) and ends[-1].exit_code == ExitCode.FINISHED
-    return has_finished and any(event.path == names.recorded(path) for event in exports)
-
-
-def _named_state(run: RunFolder, name: str) -> SavedState:
-    if name == "best":
-        name = str(_best_step(run))
-    states, _ = find_states(run.root)
-    for state in states:
-        if name in (state.path.name, str(state.path), str(state.step)) or Path(name).resolve() == state.path.resolve():
-            damage = damage_of(state)
-            if damage is not None:
-                raise NoStateError("state_damaged", path=str(state.path), damage=damage)
-            return state
-    raise NoStateError("state_unknown", name=name, known=", ".join(state.path.name for state in states))
-
-
-def _best_step(run: RunFolder) -> int:
-    """Returns the step with the lowest validation loss on held-out pictures."""
-    chosen = [event.step for event in surviving(read_events(run.ledger)) if isinstance(event, BestChosen)]
-    if not chosen:
-        is_held_out = bool(load_run_toml(run.config).dataset.held_out)
-        raise ConfigError("best_not_chosen" if is_held_out else "no_best_state")
-    return chosen[-1]
 
 
 def _absolute(values: Values, here: Path) -> dict[tuple[str, str], Any]:

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Set
 from importlib.util import find_spec
 from typing import Any
 
+from lorasmith.adapters import ADAPTERS, DROP_RANKS, LIMITED_NORMS
 from lorasmith.config import AdapterConfig, OptimizerConfig, Request, RunConfig
-from lorasmith.config.optimizer_table import known_optimizer, uses_relative_steps
+from lorasmith.config.optimizer_table import OPTIMIZERS, known_optimizer, uses_relative_steps
 from lorasmith.errors import ConfigError, ResumeError
-from lorasmith.inputs import check_names
+from lorasmith.session.lanes import size_of
 from lorasmith.session.layers import check_blocks, chosen_layers, published_layers
 from lorasmith.session.name_tables import check_export_format
 from lorasmith.session.rates import PLUS_KINDS, check_rates_of_blocks
 
 # Fields that give a LoKr of full matrices nothing: it has no rank, and readers ignore its alpha.
 _OF_LOW_RANK = ("rank", "alpha", "conv_rank", "conv_alpha", "rslora")
+_DEVICE = re.compile(r"auto|(cpu|cuda|mps)(:[0-9]{1,3})?")
 
 
 def check_settings(config: RunConfig, request: Request) -> None:
     """Refuses settings that contradict each other and names that do not exist."""
-    check_names(config)
+    _check_names(config)
     if request.steps is not None and request.epochs is not None:
         raise ConfigError("steps_and_epochs")
+    if request.memory is not None:
+        size_of(request.memory)  # which refuses what is no size, before pictures are read
     if config.cadence.save_every_n_epochs and config.cadence.save_n_epoch_ratio:
         raise ConfigError("save_epochs_twice")
     _check_rates(config)
@@ -43,6 +48,28 @@ def check_settings(config: RunConfig, request: Request) -> None:
         raise ConfigError("warmup_beyond_horizon", warmup=config.lr_schedule.warmup_steps, horizon=horizon)
 
 
+def _check_names(config: RunConfig) -> None:
+    """Checks the names of things that only the worker can load.
+
+    Raises:
+        ConfigError: an optimizer, a kind of adapter or a device that does not exist anywhere; an option that this kind
+            of adapter cannot have.
+    """
+    if config.adapter.kind not in ADAPTERS:
+        kinds = ", ".join(ADAPTERS)
+        raise ConfigError("config_value", option="adapter", value=repr(config.adapter.kind), expected=kinds)
+    if config.adapter.rank_dropout and config.adapter.kind not in DROP_RANKS:
+        raise ConfigError("rank_dropout_kind", kind=config.adapter.kind, kinds=", ".join(sorted(DROP_RANKS)))
+    if config.training.scale_weight_norms and config.adapter.kind not in LIMITED_NORMS:
+        kinds = ", ".join(sorted(LIMITED_NORMS))
+        raise ConfigError("scale_weight_norms_kind", kind=config.adapter.kind, kinds=kinds)
+    if known_optimizer(config.optimizer.name) is None:
+        accepted = ", ".join(OPTIMIZERS)
+        raise ConfigError("optimizer_unknown", optimizer=config.optimizer.name, accepted=accepted)
+    if not _DEVICE.fullmatch(config.machine.device):
+        raise ConfigError("device_unknown", device=config.machine.device)
+
+
 def check_installed(optimizer: OptimizerConfig) -> None:
     """Refuses an optimizer whose library is not installed."""
     known = known_optimizer(optimizer.name)
@@ -54,7 +81,7 @@ def check_installed(optimizer: OptimizerConfig) -> None:
 def _check_rates(config: RunConfig) -> None:
     """Refuses learning rates and schedules that the optimizer cannot have."""
     name, schedule, known = config.optimizer.name, config.lr_schedule, known_optimizer(config.optimizer.name)
-    assert known is not None, "a name that check_names refuses"
+    assert known is not None, "a name that _check_names refuses"
     rates = {config.optimizer.lr, *config.optimizer.text_encoder_lr} - {0.0}
     differing = config.optimizer.options_of_groups
     if known.one_rate and (len(rates) > 1 or differing):  # their libraries end the first update with an error

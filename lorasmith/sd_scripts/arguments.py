@@ -41,7 +41,7 @@ ONLY_DOCUMENTED = ("text_encoder_lr1", "text_encoder_lr2")
 """Arguments in the commands of sd-scripts' documentation of SDXL that its parser does not know."""
 
 
-OTHER_DEFAULTS = {
+OTHER_DEFAULTS: dict[tuple[str, str], str] = {
     ("anima_train_network", "timestep_sampling"): "sigmoid",
     ("anima_train_network", "discrete_flow_shift"): "1.0",
     **{(script, "discrete_flow_shift"): "1.0" for script in OF_MUSUBI},

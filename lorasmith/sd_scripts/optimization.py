@@ -124,6 +124,7 @@ def _set_steps(option: str, argument: str, given: Given, settings: Settings) -> 
         return
     if isinstance(value, float) and given.value("max_train_epochs"):
         settings.shares[option] = value
+        settings.arguments[option] = f"--{argument}"
     else:
         steps = value if isinstance(value, int) else int(value * given.value("max_train_steps"))
         settings.set(option, steps, argument)

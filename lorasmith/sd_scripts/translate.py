@@ -40,6 +40,7 @@ class Translation:
 
     values: dict[tuple[str, str], Any]  # by (section, field)
     arguments: dict[str, str]  # name of an option -> the argument that it was made from
+    given: tuple[str, ...] = ()  # names of options whose argument was given; the others are sd-scripts' defaults
     shares: dict[tuple[str, str], float] = field(default_factory=dict)  # settings that are a share of all steps
     notes: list[tuple[str, dict[str, Any]]] = field(default_factory=list)  # warnings: code and fields
 
@@ -59,7 +60,9 @@ def translated(given: Given) -> Translation:
     places = {name: (option.section, option.field_name) for name, option in known.items()}
     values = {places[name]: value for name, value in settings.values.items()}
     shares = {places[name]: share for name, share in settings.shares.items()}
-    return Translation(values | settings.recorded, settings.arguments, shares, settings.notes)
+    named = {name: settings.arguments.get(name, "").removeprefix("--") for name in known}
+    typed = tuple(name for name, argument in named.items() if given.has(argument))
+    return Translation(values | settings.recorded, settings.arguments, typed, shares, settings.notes)
 
 
 def _refuse(given: Given) -> None:
@@ -152,7 +155,7 @@ def _steps(given: Given, settings: Settings) -> None:
 def _descriptions(given: Given, settings: Settings) -> None:
     found = {name.removeprefix(METADATA): given.value(name) for name in given.values if name in OF_METADATA}
     if found:
-        settings.set("metadata", {name: text for name, text in found.items() if text}, "metadata_title")
+        settings.set("metadata", {name: text for name, text in found.items() if text}, METADATA + next(iter(found)))
 
 
 def _captions(given: Given, settings: Settings) -> None:

@@ -22,7 +22,7 @@ from lorasmith.errors import ModelError
 from lorasmith.exporting.names import from_file
 from lorasmith.families.base import ModelFamily
 from lorasmith.lora_files.names import FAMILY_NAMES, layers_of
-from lorasmith.lora_files.reader import alphas_beside, names_in_table, read_lora
+from lorasmith.lora_files.reader import alphas_beside, names_in_table, read_lora, without_untrained_text
 from lorasmith.session.layers import check_blocks, chosen_layers
 from lorasmith.session.rates import base_lrs, group_of
 from lorasmith.targets import LayerSpec
@@ -102,7 +102,7 @@ def read_init_from(config: AdapterConfig, family: str) -> dict[str, Tensor]:
         return {}
     path = Path(config.init_from)
     try:
-        file = read_lora(path)
+        file = without_untrained_text(read_lora(path), family)
         names = names_in_table(file, family)
         stored = safetensors.torch.load_file(path)
     except (OSError, SafetensorError) as error:
@@ -111,7 +111,7 @@ def read_init_from(config: AdapterConfig, family: str) -> dict[str, Tensor]:
     if len(set(names.values())) < len(names):
         twice = next(key for key, name in names.items() if list(names.values()).count(name) > 1)
         raise ModelError("init_from_foreign", key=twice, family=FAMILY_NAMES.get(family, family))
-    tensors = {names[key]: tensor for key, tensor in stored.items()}
+    tensors = {names[key]: tensor for key, tensor in stored.items() if key in names}
     for name, alpha in alphas_beside(file, family).items():
         tensors[name] = torch.tensor(alpha)
     try:

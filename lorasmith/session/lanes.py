@@ -44,7 +44,7 @@ VAE_TILE = ("model", "vae_tile_size")
 TEXT_FORM = ("model", "text_encoder_precision")
 SMALL_TEXT = "int8"
 TABLES = 1.2  # of the linear layers of a language model: its table of words, which stays whole
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(gib|gb|g|mib|mb|m)?", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,12})?)\s*(gib|gb|g|mib|mb|m)?", re.IGNORECASE)
 _UNITS = {"": 1 << 30, "g": 1 << 30, "gib": 1 << 30, "gb": 10**9, "m": 1 << 20, "mib": 1 << 20, "mb": 10**6}
 
 
@@ -60,11 +60,16 @@ class Lane(NamedTuple):
         return {CHECKPOINTING: self.checkpointing, PRECISION: self.precision, OFFLOAD: self.offload}
 
 
+QUARTER_AWAY = Lane("block", "auto", 0.25)
+"""For models of flow matching alone: an offloaded base cannot be recorded as a CUDA graph, and launches take most of a
+UNet's step without one."""
 LANES = (
     Lane("none", "auto", 0.0),
     Lane("feed-forward", "auto", 0.0),
     Lane("block", "auto", 0.0),
+    QUARTER_AWAY,
     Lane("block", "int8", 0.0),
+    Lane("block", "int8", 0.25),
     Lane("block", "int8", 0.5),
     Lane("block", "int8", 1.0),
     Lane("block", "auto", 1.0),
@@ -139,7 +144,7 @@ def estimates(
     text_form, text = _text(config, weights, footprint, memory - FIXED, fixed)
     encoding = FIXED + max(encoded, text)
     found = []
-    for lane in _lanes(config, device, fixed):
+    for lane in _lanes(config, device, fixed, is_flow=weights.noise.prediction == "flow"):
         base = _base_bytes(footprint, lane, number, device)
         kept = footprint.kept[lane.checkpointing] + footprint.computed[lane.checkpointing]
         activations = int(SPARE * kept * number * pixels / LATENT**2)
@@ -161,11 +166,13 @@ def chosen(found: Sequence[LaneEstimate], *, memory: str) -> LaneEstimate:
     raise MemoryTooSmallError(found, memory=memory)
 
 
-def _lanes(config: RunConfig, device: str, fixed: Collection[tuple[str, str]]) -> Iterator[Lane]:
+def _lanes(config: RunConfig, device: str, fixed: Collection[tuple[str, str]], *, is_flow: bool) -> Iterator[Lane]:
     """The lanes that a run may have, each once."""
     own = Lane(config.training.gradient_checkpointing, config.model.base_precision, config.model.base_offload)
     seen = set()
     for offered in LANES:
+        if offered == QUARTER_AWAY and not is_flow:
+            continue
         lane = Lane(
             own.checkpointing if CHECKPOINTING in fixed else offered.checkpointing,
             own.precision if PRECISION in fixed else offered.precision,

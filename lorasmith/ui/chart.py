@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
+from lorasmith.reports.charts import with_least_span
+
 HEIGHT = 5
 LABEL = 9  # cells for the numbers at the left
 MIN_COLUMNS = 8
@@ -14,9 +16,9 @@ EMPTY_BRAILLE = 0x2800
 
 
 def chart(points: Sequence[tuple[int, float]], *, width: int, only_ascii: bool, height: int = HEIGHT) -> list[str]:
-    """Draws (step, value) points, in order of steps, as lines of at most `width` cells: the curve, the highest and the
-    lowest value beside it, the first and the last step below. Steps that share a column are drawn as their mean.
-    Returns no line where there is no point.
+    """Draws (step, value) points, in order of steps, as lines of at most `width` cells: the curve, the ends of the y
+    axis beside it (the highest and the lowest value, unless they are nearly equal), the first and the last step below.
+    Steps that share a column are drawn as their mean. Returns no line where there is no point.
     """
     columns = width - LABEL - 2
     if not points or columns < MIN_COLUMNS:
@@ -24,6 +26,8 @@ def chart(points: Sequence[tuple[int, float]], *, width: int, only_ascii: bool, 
     across, down = (1, 1) if only_ascii else (2, 4)
     values = _resampled(points, columns * across)
     lowest, highest = min(values), max(values)
+    if highest > lowest:
+        lowest, highest = with_least_span(lowest, highest)
     rows = [_row(value, lowest, highest, height * down) for value in values]
     body = _stars(rows, height) if only_ascii else _braille(rows, height)
     labels = ["" for _ in range(height)]

@@ -13,7 +13,7 @@ from lorasmith.errors import ConfigError, ExitCode
 from lorasmith.messages import LANGUAGES
 from lorasmith.runs.durable import map_disk_full, write_atomically
 from lorasmith.runs.layout import RunFolder
-from lorasmith.ui.folder_settings import FOLDER_SETTINGS
+from lorasmith.ui.folder_settings import FOLDER_SETTINGS, OF_DEMO
 from lorasmith.ui.layout import two_columns
 from lorasmith.ui.switches import parse_switches
 from lorasmith.ui.train import Engine, train
@@ -22,7 +22,6 @@ from lorasmith.ui.which_run import typed
 
 DEFAULT_FOLDER = "lorasmith_demo"
 DEFAULT_STEPS = 300
-MARK = "# lorasmith-demo\n"  # first line of its settings; a folder with it may be used again
 PROGRAM = "lorasmith"
 NEXT = {
     "logs": ("logs",),
@@ -74,7 +73,7 @@ def _prepare(folder: Path, lang: str) -> None:
     settings = folder / FOLDER_SETTINGS
     if not settings.exists():
         language = {"lang": lang} if lang else {}
-        write_atomically(settings, (MARK + tomli_w.dumps({**SETTINGS, **language})).encode())
+        write_atomically(settings, (OF_DEMO + tomli_w.dumps({**SETTINGS, **language})).encode())
     draw_lesson(folder / "lora_train_set")
 
 
@@ -94,7 +93,7 @@ def _check_folder(folder: Path, folder_typed: str) -> None:
     if not folder.exists():
         return
     settings = folder / FOLDER_SETTINGS
-    is_ours = folder.is_dir() and settings.is_file() and settings.read_bytes().startswith(MARK.encode())
+    is_ours = folder.is_dir() and settings.is_file() and settings.read_bytes().startswith(OF_DEMO.encode())
     is_free = folder.is_dir() and not any(folder.iterdir())
     if not (is_ours or is_free):
         raise ConfigError("demo_folder_taken", folder=folder_typed)

@@ -7,6 +7,7 @@ nothing slow at the top, as every command reads its language here.
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from lorasmith.ui.options import Values
 
 FOLDER_SETTINGS = "lorasmith.toml"
+OF_DEMO = "# lorasmith-demo\n"  # first line of those that `demo` wrote; a folder with it may be used again
 
 
 def folder_text(here: Path, key: str) -> str:
@@ -40,6 +42,26 @@ def read_folder_settings(here: Path) -> Values:
 
     path = here / FOLDER_SETTINGS
     return load_flat_toml(path) if path.exists() else {}
+
+
+def with_given(settings: Values, typed: Collection[tuple[str, str]], here: Path) -> Values:
+    """The settings of a new run; in a folder that `demo` made also the names of those that count as given: all but
+    those of `demo` that are unchanged.
+
+    Args:
+        typed: the places of settings on the command line and in --config.
+    """
+    path = here / FOLDER_SETTINGS
+    if not (path.is_file() and path.read_bytes().startswith(OF_DEMO.encode())):
+        return settings
+    from lorasmith.config import options
+    from lorasmith.demo.lesson import SETTINGS
+    from lorasmith.runtime.given import GIVEN
+
+    places = {key: (option.section, option.field_name) for key, option in options().items()}
+    of_demo = {places[key] for key, value in SETTINGS.items() if settings.get(places[key]) == value}
+    given = settings.keys() - (of_demo - set(typed))
+    return {**settings, GIVEN: tuple(option.name for key, option in options().items() if places[key] in given)}
 
 
 def with_notice(start: Start, values: Values, here: Path) -> Start:

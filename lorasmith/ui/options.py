@@ -57,6 +57,7 @@ PAIRS = {
 }
 """A pair to show, for each option that takes K=V."""
 _NEGATIVE = re.compile(r"-\.?\d")
+_ONE_DASH = re.compile(r"-(?!-|h$).")  # a word that is none of the options
 ABSENT = "\0absent"  # stands for a missing value; cannot be typed
 
 
@@ -166,16 +167,20 @@ def _build_parser() -> _Parser:
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:
-    """The words, where a negative number with a unit, `--memory -3GiB`, is a word with its option: by itself it would
-    be taken for an option."""
-    with_value = {f"--{name}" for name in option_names()} - {f"--{own.name}" for own in COMMAND_OPTIONS}
+    """The words, where a value that begins with a dash, as in `--memory -3GiB`, is a word with its option: by itself it
+    would be taken for an option. After an option that needs no value only a number is its value."""
+    values = {f"--{option.name}": _NEGATIVE if _needs_none(option) else _ONE_DASH for option in options().values()}
     words: list[str] = []
     for word in arguments:
-        if words and words[-1] in with_value and _NEGATIVE.match(word):
+        if words and words[-1] in values and values[words[-1]].match(word):
             words[-1] += f"={word}"
         else:
             words.append(word)
     return words
+
+
+def _needs_none(option: Option) -> bool:
+    return option.is_flag or bool(option.facts.bare)
 
 
 def _refuse_unknown(rest: Sequence[str]) -> None:

@@ -17,7 +17,13 @@ from lorasmith.messages import choose_language
 from lorasmith.runs.layout import RunFolder, run_at
 from lorasmith.runs.locks import is_held
 from lorasmith.ui.encodings import translator_for
-from lorasmith.ui.folder_settings import FOLDER_SETTINGS, read_folder_settings, remember_base_model, with_notice
+from lorasmith.ui.folder_settings import (
+    FOLDER_SETTINGS,
+    read_folder_settings,
+    remember_base_model,
+    with_given,
+    with_notice,
+)
 from lorasmith.ui.option_help import train_help
 from lorasmith.ui.options import EPOCHS, STEPS, CommandLine, Mode, Values, layered, parse, split_request
 from lorasmith.ui.prompts import Prompter, can_ask
@@ -25,7 +31,8 @@ from lorasmith.ui.translator import Translator
 from lorasmith.ui.which_run import typed
 
 if TYPE_CHECKING:
-    from lorasmith.runtime.preflight import RunProgress, Start
+    from lorasmith.runtime.preflight import Start
+    from lorasmith.runtime.progress import RunProgress
     from lorasmith.ui.watching import Supervised
 
 DEFAULT_STEPS = 100
@@ -108,6 +115,7 @@ class StartResolver:
             print(self._advice(split_request(values)[0]))
             values[STEPS] = Prompter(self.words).steps(default=DEFAULT_STEPS)
         settings, request = split_request(values)
+        settings = with_given(settings, config.keys() | line.values.keys(), self.here)
         start = self._planned(settings, request)
         if asked_model:  # only now it is known to be a base model
             self._remember(asked_model)
@@ -222,7 +230,8 @@ def refuse_if_held(run: RunFolder) -> None:
 def lower_packages() -> Engine:
     """The real functions. Each imports its module when it is called, so that a refused start does not wait for it."""
     from lorasmith.families.locate import find_checkpoints
-    from lorasmith.runtime.preflight import continued_run, new_run, progress_of
+    from lorasmith.runtime.preflight import continued_run, new_run
+    from lorasmith.runtime.progress import progress_of
 
     return Engine(new_run, progress_of, continued_run, _supervise, find_checkpoints, _repeats_in, _suggested_steps)
 

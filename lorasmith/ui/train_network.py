@@ -14,6 +14,7 @@ from lorasmith.errors import ConfigError, ExitCode
 from lorasmith.runs.layout import run_at
 from lorasmith.runs.naming import NamedState, named_state
 from lorasmith.runs.states import find_states
+from lorasmith.runtime.given import GIVEN
 from lorasmith.sd_scripts.arguments import Script
 from lorasmith.sd_scripts.command_line import Given, config_file, parsed
 from lorasmith.sd_scripts.config_output import write_config
@@ -56,7 +57,7 @@ def train_network(
     translation = translated(given)
     engine = engine or lower_packages()
     try:
-        settings, request = split_request(translation.values)
+        settings, request = split_request({**translation.values, GIVEN: translation.given})
         refuse_if_held(run_at(here, request.output))
         start = _planned(given, settings, request, words, engine=engine, here=here)
         if translation.shares:  # now the number of steps is known

@@ -8,7 +8,7 @@ DEFAULTS: dict[str, Any] = {
     "data": "lora_train_set",
     "reg-data-dir": "",
     "in-json": "",
-    "memory": "",
+    "memory": None,
     "output": "lora_output",
     "name": "last",
     "steps": None,

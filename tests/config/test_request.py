@@ -10,7 +10,7 @@ def test_nothing_is_asked_for_by_default() -> None:
     assert Request().model_dump() == {
         "steps": None,
         "epochs": None,
-        "memory": "",
+        "memory": None,
         "output": "lora_output",
         "sample_prompts": "",
         "lang": "",

@@ -29,7 +29,8 @@ from lorasmith.runs.promotion import PLAN
 from lorasmith.runs.states import damage_of, find_states, newest_good
 from lorasmith.runtime import supervisor as supervisor_module
 from lorasmith.runtime.cleanup import clear_staging, remove_unfinished
-from lorasmith.runtime.preflight import Start, continued_run, progress_of
+from lorasmith.runtime.preflight import Start, continued_run
+from lorasmith.runtime.progress import progress_of
 from lorasmith.runtime.supervisor import Supervisor
 from tests.end_to_end.workshop import InProcess, Values, Workshop, digest
 from tests.faults.forked import in_child

@@ -23,7 +23,7 @@ from lorasmith.runs.events import Event
 from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.ledger import read_events, steps, surviving
 from lorasmith.runs.states import MANIFEST, OWN_FILES, SavedState, has_sha256, manifest_bytes, newest_good
-from lorasmith.runtime.preflight import progress_of
+from lorasmith.runtime.progress import progress_of
 from lorasmith.session.checkpoint import load_state
 from lorasmith.session.outputs import Outputs
 from tests.end_to_end.workshop import Values, Workshop, digest, load, stage

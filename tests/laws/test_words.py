@@ -65,6 +65,13 @@ BANNED_ZH = {
     "信息": "訊息",
     "文件": "檔案",
     "默認": "預設",
+    "圖層": "層",
+    "圖像": "影像",
+    "預熱": "暖身",
+    "去噪": "去雜訊",
+    "分詞器": "tokenizer",
+    "數值型別": "資料型別",
+    "佔": "占",
 }
 PATTERNS = {re.compile(pattern, re.IGNORECASE): plain for pattern, plain in BANNED.items()}
 BAD_NAMES = {"one", "ones", "told"}

@@ -7,7 +7,8 @@ from safetensors.torch import save_file
 from lorasmith.config import AdapterConfig, ModelConfig
 from lorasmith.errors import ConfigError, ModelError
 from lorasmith.lora_files.reader import read_lora
-from lorasmith.runtime.lora_inputs import check_base_weights, sizes_from
+from lorasmith.runtime.lora_inputs import check_base_weights, check_init_from, sizes_from
+from lorasmith.session.initial_state import read_init_from
 from tests.lora_tools.made import tensors_of, write
 
 BY_FILE = AdapterConfig(dim_from_weights=True)
@@ -66,6 +67,31 @@ def test_sizes_of_a_layer_that_the_family_lacks(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="init_from_foreign") as caught:
         sizes_from(file, BY_FILE, {}, "sd15")
     assert caught.value.fields == {"key": "lora_unet_nowhere", "family": "SD 1.x"}
+
+
+def of_flux1(path: Path) -> Path:
+    """A LoRA of FLUX.1 as sd-scripts writes it with its text encoder: a layer of the denoiser, and one of CLIP-L of
+    another rank."""
+    layers = {"lora_unet_double_blocks_0_img_mlp_0": 2, "lora_te1_text_model_encoder_layers_0_mlp_fc1": 4}
+    widths = {"lora_unet_double_blocks_0_img_mlp_0": (3072, 12288)}
+    tensors = {}
+    for name, rank in layers.items():
+        inputs, outputs = widths.get(name, (768, 3072))
+        tensors[f"{name}.lora_down.weight"] = torch.ones(rank, inputs)
+        tensors[f"{name}.lora_up.weight"] = torch.ones(outputs, rank)
+        tensors[f"{name}.alpha"] = torch.tensor(1.0)
+    save_file(tensors, path)
+    return path
+
+
+def test_layers_of_a_text_encoder_that_is_never_trained_are_left_out(tmp_path: Path) -> None:
+    """--train-text-encoder, which other families are asked for, is refused for FLUX.1."""
+    path = of_flux1(tmp_path / "a.safetensors")
+    part, notices = check_init_from(read_lora(path), AdapterConfig(), "flux1")
+    assert notices == (("init_from_text_left_out", {"path": str(path), "count": 1}),)
+    assert part is not None and (part.rank, part.has_text_encoder) == (2, False)
+    tensors = read_init_from(AdapterConfig(init_from=str(path)), "flux1")
+    assert {name.partition(".")[0] for name in tensors} == {"denoiser"}
 
 
 def test_a_lora_of_another_family_is_not_merged(tmp_path: Path) -> None:

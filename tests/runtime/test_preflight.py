@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +12,12 @@ from lorasmith.config import Request, load_run_toml
 from lorasmith.demo.miniature import draw_pictures
 from lorasmith.errors import ConfigError, ExitCode, NoStateError
 from lorasmith.runs.events import RunStarted
-from lorasmith.runs.layout import RunFolder, run_at
+from lorasmith.runs.layout import run_at
 from lorasmith.runs.ledger import read_events
-from lorasmith.runs.states import MANIFEST, find_states, manifest_bytes
-from lorasmith.runtime.preflight import Start, continued_run, differing_settings, new_run, progress_of
+from lorasmith.runs.states import MANIFEST, manifest_bytes
+from lorasmith.runtime.preflight import Start, continued_run, differing_settings, new_run
 from tests.end_to_end.workshop import QUIET, Workshop
 from tests.families.krea2.miniature import make_model as make_flow_model
-
-
-@pytest.fixture(scope="module")
-def done(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
-    """A run of 4 steps that were asked for at --new, with states of the steps 2 and 4; read only."""
-    folder = tmp_path_factory.mktemp("done")
-    draw_pictures(folder / "lora_train_set", 5, seed=1, size=(64, 64), repeats=2)
-    with pytest.MonkeyPatch.context() as patch:
-        workshop = Workshop(folder, base_model, patch)
-        workshop.new(4, {("cadence", "save_every"): 2})
-        yield workshop
 
 
 def new(done: Workshop, values: dict[tuple[str, str], Any] | None = None, **request: Any) -> Start:
@@ -98,63 +87,10 @@ def test_held_out_pictures_are_fixed_at_new(done: Workshop) -> None:
     assert held == tuple(sorted(held))
 
 
-def test_where_a_run_stands(done: Workshop) -> None:
-    now = progress_of(done.run)
-    assert (now.done, now.stop_at, now.state.step, now.steps_left) == (4, 4, 4, 0)
-
-
 def test_going_on_counts_from_the_highest_step_saved(done: Workshop) -> None:
     start = go_on(done, steps=3)
     assert (start.stop_at, start.first_step, start.is_new) == (7, 4, False)
     assert start.resume == done.state_folder()
-
-
-@pytest.mark.parametrize("name", ["step", "name", "path"])
-def test_going_on_from_a_named_state(done: Workshop, name: str) -> None:
-    """N counts from it; without N what it owes."""
-    state = next(state.path for state in find_states(done.run.root)[0] if state.step == 2)
-    wish = {"step": "2", "name": state.name, "path": str(state)}[name]
-    start = go_on(done, from_state=wish, steps=1)
-    assert (start.first_step, start.stop_at, start.resume) == (2, 3, state)
-    assert go_on(done, from_state=wish).stop_at == 4
-
-
-def test_steps_of_a_damaged_state_are_done_again_on_top(done: Workshop) -> None:
-    file = done.state_folder() / "optimizer.pt"
-    whole = file.read_bytes()
-    file.write_bytes(whole[:-1])
-    try:
-        now = progress_of(done.run)
-        start = go_on(done, steps=3)
-        owed = go_on(done)
-    finally:
-        file.write_bytes(whole)
-    assert (now.done, now.state.step, now.steps_left) == (4, 2, 2)
-    assert (start.first_step, start.stop_at) == (2, 7)
-    assert (owed.first_step, owed.stop_at) == (2, 4)
-
-
-def test_a_manifest_that_lies_does_not_count(done: Workshop) -> None:
-    """A damaged state may say any step: only what the ledger recorded and what can be used count."""
-    file = done.state_folder() / "manifest.json"
-    whole = file.read_text()
-    assert '"step": 4' in whole
-    file.write_text(whole.replace('"step": 4', '"step": 4000'))
-    try:
-        assert progress_of(done.run).done == 4
-    finally:
-        file.write_text(whole)
-
-
-def test_without_a_ledger_the_states_tell(done: Workshop) -> None:
-    aside = done.run.ledger.rename(done.run.root / "aside")
-    try:
-        now = progress_of(done.run)
-        assert (now.done, now.stop_at, now.steps_left) == (4, 4, 0)
-        with pytest.raises(ConfigError, match="nothing_owed"):
-            go_on(done)
-    finally:
-        aside.rename(done.run.ledger)
 
 
 def test_states_without_their_settings_are_nothing_to_go_on_from(done: Workshop) -> None:
@@ -218,11 +154,6 @@ def test_a_link_to_what_is_somebody_else_s_is_refused(done: Workshop, name: str)
             new(done, steps=1, output="linked")
     finally:
         link.unlink()
-
-
-def test_no_run(tmp_path: Path) -> None:
-    with pytest.raises(NoStateError, match="no_run"):
-        progress_of(RunFolder(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,7 @@ def example(side: int) -> Example:
         ("sdxl", 1024, 12, Lane("feed-forward", "auto", 0.0)),
         ("sdxl", 1024, 7.5, Lane("block", "auto", 0.0)),
         ("sdxl", 1024, 6, Lane("block", "int8", 0.0)),
+        ("sdxl", 1024, 4.5, Lane("block", "int8", 0.25)),
         ("sdxl", 1024, 4, Lane("block", "int8", 0.5)),
         ("sd15", 512, 4, Lane("none", "auto", 0.0)),
         ("sd15", 512, 3, Lane("block", "auto", 0.0)),
@@ -109,7 +110,9 @@ def test_pictures_are_encoded_in_tiles_where_the_vae_would_not_fit() -> None:
 @pytest.mark.parametrize(
     ("memory", "lane", "form"),
     [
-        (24, Lane("block", "int8", 0.0), "auto"),
+        (24, Lane("block", "auto", 0.25), "auto"),
+        (23, Lane("block", "int8", 0.0), "auto"),
+        (16, Lane("block", "int8", 0.25), "auto"),
         (12, Lane("block", "int8", 0.5), "auto"),
         (7, Lane("block", "int8", 1.0), "int8"),
         (5.6, Lane("block", "auto", 1.0), "int8"),
@@ -178,7 +181,7 @@ def test_sizes(text: str, size: int) -> None:
     assert size_of(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "GiB", "0", "-8GiB", "8TiB", "8GiB x", "eight"])
+@pytest.mark.parametrize("text", ["", "GiB", "0", "-8GiB", "8TiB", "8GiB x", "eight", "9" * 400])
 def test_no_sizes(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         size_of(text)

@@ -52,6 +52,13 @@ def test_a_mean_stands_for_the_steps_of_a_column() -> None:
     assert [line.split() for line in lines[:5]] == [["|"], ["|"], ["0.5000", "|" + "*" * 20], ["|"], ["|"]]
 
 
+def test_noise_does_not_fill_it() -> None:
+    """As in the report: the y axis is at least 1 % of the values."""
+    lines = chart([(step, 1.0 + 0.0001 * (step % 2)) for step in range(1, 11)], width=31, only_ascii=True)
+    assert [line.split("|")[1] for line in lines[:5]] == ["", "", "*" * 20, "", ""]
+    assert (lines[0].split()[0], lines[4].split()[0]) == ("1.0051", "0.9950")
+
+
 def test_nothing_is_drawn_of_nothing_or_where_there_is_no_room() -> None:
     assert chart([], width=80, only_ascii=True) == []
     assert chart(FALLING, width=15, only_ascii=True) == []

@@ -11,7 +11,9 @@ from PIL import Image
 from lorasmith.demo import lesson
 from lorasmith.errors import ConfigError
 from lorasmith.runs.durable import write_atomically
+from lorasmith.runtime.given import given_options
 from lorasmith.ui.demo import demo
+from lorasmith.ui.train import train
 from lorasmith.ui.translator import Translator
 from tests.ui.fake_engine import FakeEngine
 
@@ -36,6 +38,17 @@ def test_the_folder_holds_pictures_settings_and_a_run(tmp_path: Path, capsys: py
     assert str(folder / "lora_output" / "last.safetensors") in shown
     for command in ("lorasmith logs", "lorasmith tensorboard", "lorasmith train --continue --steps 100", "cd there"):
         assert command in shown
+
+
+def test_only_what_a_person_has_changed_counts_as_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lesson, "draw_lesson", lambda _folder: None)
+    engine = FakeEngine()
+    assert demo([], EN, "lorasmith demo", engine=engine.engine()) == 0
+    folder = tmp_path / "lorasmith_demo"
+    settings = folder / "lorasmith.toml"
+    settings.write_text(settings.read_text().replace("lr = 0.0025", "lr = 0.002") + 'trigger_word = "zorb"\n')
+    train(["--new", "--steps", "7", "--batch-size", "24"], EN, "lorasmith train", engine=engine.engine(), here=folder)
+    assert [given_options(values) for _, values, _, _ in engine.asked] == [(), ("batch-size", "lr", "trigger-word")]
 
 
 @pytest.mark.ci

@@ -137,6 +137,16 @@ def test_what_is_wrong_is_named(typed: str, code: str, fields: dict[str, Any]) -
     assert fields.items() <= caught.value.fields.items()
 
 
+def test_a_value_may_begin_with_a_dash() -> None:
+    """What is wrong with it is for the option to report: `-GiB` is no option."""
+    assert parse(["--memory", "-3GiB"]).values == {("request", "memory"): "-3GiB"}
+    assert parse(["--memory", "-GiB", "--new"]).values == {("request", "memory"): "-GiB"}
+    assert parse(["--memory", "-h"]).wants == "help"
+    with pytest.raises(ConfigError) as caught:
+        parse(["--train-text-encoder", "-rank", "4"])
+    assert (caught.value.code, caught.value.fields["option"]) == ("option_unknown", "-rank")
+
+
 def test_every_option_of_pairs_has_a_pair_to_show() -> None:
     assert PAIRS.keys() == {option.name for option in options().values() if option.kinds == [dict]}
 

@@ -12,6 +12,7 @@ from lorasmith.config import Request
 from lorasmith.errors import ConfigError, ExitCode, LockedError, TrainerError
 from lorasmith.runs.ledger import read_events, steps
 from lorasmith.runs.locks import FolderLock
+from lorasmith.runtime.given import given_options
 from lorasmith.ui.cli import main
 from lorasmith.ui.train_network import resumed, train_network
 from lorasmith.ui.translator import Translator
@@ -53,6 +54,21 @@ def test_the_settings_of_the_folder_are_not_read() -> None:
     fake = FakeEngine()
     run(LINE, fake)
     assert fake.asked[0][1]["adapter", "rank"] == 4
+
+
+def test_defaults_of_sd_scripts_do_not_count_as_given() -> None:
+    Path("file.toml").write_text("clip_skip = 2\n")
+    fake = FakeEngine()
+    author = "--metadata_author me --lr_scheduler cosine --lr_warmup_steps 0.1 --max_train_epochs 3"
+    run(f"--config_file file {LINE} --save_precision fp32 {author}", fake)
+    assert given_options(fake.asked[-1][1]) == (
+        "base-model",
+        "clip-skip",
+        "lr-schedule",
+        "lr-warmup",
+        "metadata",
+        "save-precision",
+    )
 
 
 @pytest.mark.parametrize(
