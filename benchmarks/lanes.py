@@ -56,6 +56,7 @@ WORDS = 77
 LANES: dict[str, Settings] = {
     "none": {},
     "feed-forward": {CHECKPOINTING: "feed-forward"},
+    "selective": {CHECKPOINTING: "selective"},
     "block": {CHECKPOINTING: "block"},
     "offload": {CHECKPOINTING: "offload"},
     "block fp8": {CHECKPOINTING: "block", PRECISION: "fp8"},

@@ -43,7 +43,7 @@ class Scene:
     rank: int
     precision: str
     device: str
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: str = "none"
 
 
 def main() -> None:
@@ -72,7 +72,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--resolution", type=int, default=256, help="of sd15 and sdxl, in pixels")
-    parser.add_argument("--gradient-checkpointing", action="store_true")
+    parser.add_argument("--gradient-checkpointing", nargs="?", const="block", default="none", metavar="LEVEL")
     parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
@@ -173,7 +173,8 @@ def _options(scene: Scene) -> list[str]:
     """Those that the program and the loops have alike."""
     names = ("steps", "resolution", "rank", "precision", "device")
     words = [word for name in names for word in (f"--{name}", str(getattr(scene, name)))]
-    return [*words, "--gradient-checkpointing"] if scene.gradient_checkpointing else words
+    level = scene.gradient_checkpointing
+    return words if level == "none" else [*words, "--gradient-checkpointing", level]
 
 
 def _without_samples(scene: Scene) -> list[str]:

@@ -64,7 +64,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--size", choices=("sd15", "sdxl"), default="sd15")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--resolution", type=int, default=256)
-    parser.add_argument("--gradient-checkpointing", action="store_true")
+    parser.add_argument("--gradient-checkpointing", nargs="?", const="block", default="none", metavar="LEVEL")
     parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--steps", type=int, default=10, help="of ours; the peer's command says its own")
     parser.add_argument("--rounds", type=int, default=2)

@@ -10,9 +10,12 @@ from torch import Tensor, nn
 from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import checkpoint
 
-Checkpointing = Literal["none", "feed-forward", "block", "offload"]
+from lorasmith.families import kept_results
+
+Checkpointing = Literal["none", "feed-forward", "selective", "block", "offload"]
 """The parts that are computed twice: none; the feed-forward layers of transformer blocks, which are wide and quick;
-every resnet and transformer block; the same, with the inputs of the blocks in the computer's memory meanwhile."""
+every resnet and transformer block, but for results that are small beside what it takes to compute them; all of every
+block; the same, with the inputs of the blocks in the computer's memory meanwhile."""
 
 
 def checkpoint_blocks(denoiser: Any, level: Checkpointing, *, feed_forwards: tuple[str, ...] = ("ff",)) -> None:
@@ -30,6 +33,8 @@ def checkpoint_blocks(denoiser: Any, level: Checkpointing, *, feed_forwards: tup
         vars(module).pop("forward", None)
         if level == "feed-forward":
             module.forward = partial(twice, type(module).forward.__get__(module))
+    if level == "selective":
+        denoiser.enable_gradient_checkpointing(partial(twice, context_fn=kept_results.contexts))
     if level == "block":
         denoiser.enable_gradient_checkpointing(twice)
     if level == "offload":

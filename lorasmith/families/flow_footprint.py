@@ -22,6 +22,7 @@ class Blocks(NamedTuple):
     number: int
     inside: float  # numbers that each keeps for a token
     wide: float = 0  # of which in feed-forward layers
+    results: float = 2  # times the width: what a second computation may take, of attention and of the last layer
 
 
 def transformer_footprint(
@@ -42,13 +43,21 @@ def transformer_footprint(
     """
     inside = sum(kind.number * kind.inside for kind in blocks)
     wide = sum(kind.number * kind.wide for kind in blocks)
-    kept = {"none": inside, "feed-forward": inside - wide, "block": width * sum(kind.number for kind in blocks)}
+    entering = width * sum(kind.number for kind in blocks)
+    kept = {
+        "none": inside,
+        "feed-forward": inside - wide,
+        "selective": entering + width * sum(kind.number * kind.results for kind in blocks),
+        "block": entering,
+        "offload": 0,
+    }
     block, widest = max(kind.inside for kind in blocks), max(kind.wide for kind in blocks)
-    computed = {"none": block, "feed-forward": max(block, 2 * widest), "block": 2 * block, "offload": 2 * block}
+    twice = dict.fromkeys(("selective", "block", "offload"), 2 * block)
+    computed = {"none": block, "feed-forward": max(block, 2 * widest), **twice}
     return Footprint(
         parameters=parameters,
         largest_layer=largest_layer,
-        kept={level: (count + end) / PIECES for level, count in {**kept, "offload": 0}.items()},
+        kept={level: (count + end) / PIECES for level, count in kept.items()},
         computed={level: count / PIECES for level, count in computed.items()},
         text_pixels=text_pixels,
         relative_width=width / table_width,

@@ -14,6 +14,7 @@ from lorasmith.families.footprint import Footprint, kl_parameters
 
 FEED_FORWARD = 16  # times the channels: both halves of the wide layer (8), its gate and its product (4 each)
 TRANSFORMER_BLOCK = 12 + FEED_FORWARD  # also: three norms' inputs and outputs, q, k, v, the queries and outputs twice
+RESULTS = 3  # times the channels: of both attentions and of the feed-forward layer
 AROUND_BLOCKS = 3  # times the channels: the norm before them, the projections on both sides
 TABLE_WIDTH = 1280  # the widest channels of the models that the tables of layers describe
 RESNET = 3  # times its inputs and outputs: a norm, an activation and a convolution each
@@ -25,6 +26,7 @@ class _Part(NamedTuple):
     inside: float  # kept of a block that is not computed twice
     feed_forward: float  # of which in feed-forward layers
     entering: float  # the input of a block that is computed twice; 0 where it never is
+    results: float = 0.0  # small results inside it, which a second computation may take
     kept: float = 0.0  # always
     blocks: int = 1
 
@@ -44,6 +46,7 @@ def unet_footprint(config: Mapping[str, Any], parameters: int, *, text_parameter
     wide = max(part.feed_forward for part in parts)
     block = max(part.inside for part in parts)
     entering = sum(part.blocks * part.entering for part in parts)
+    results = sum(part.blocks * part.results for part in parts)
     never_twice = sum(part.blocks * part.inside for part in parts if not part.entering)
     channels = max(config["block_out_channels"])
     return Footprint(
@@ -52,12 +55,17 @@ def unet_footprint(config: Mapping[str, Any], parameters: int, *, text_parameter
         kept={
             "none": everything,
             "feed-forward": everything - sum(part.blocks * part.feed_forward for part in parts),
+            "selective": kept + never_twice + entering + results,
             "block": kept + never_twice + entering,
             "offload": kept + never_twice,
         },
         text_parameters=text_parameters,
         relative_width=channels / TABLE_WIDTH,
-        computed={"none": block, "feed-forward": max(block, 2 * wide), "block": 2 * block, "offload": 2 * block},
+        computed={
+            "none": block,
+            "feed-forward": max(block, 2 * wide),
+            **dict.fromkeys(("selective", "block", "offload"), 2 * block),
+        },
     )
 
 
@@ -103,7 +111,8 @@ def _parts(config: Mapping[str, Any]) -> Iterator[_Part]:
 
 def _resnet(inputs: int, outputs: int, level: int) -> _Part:
     pixels = 4.0**-level
-    return _Part(RESNET * (inputs + outputs) * pixels, 0, inputs * pixels)
+    convolutions = 2 if inputs == outputs else 3  # with that beside them
+    return _Part(RESNET * (inputs + outputs) * pixels, 0, inputs * pixels, results=convolutions * outputs * pixels)
 
 
 def _transformer(width: int, depth: int, level: int) -> _Part:
@@ -112,6 +121,7 @@ def _transformer(width: int, depth: int, level: int) -> _Part:
         inside=TRANSFORMER_BLOCK * width * pixels,
         feed_forward=FEED_FORWARD * width * pixels,
         entering=width * pixels,
+        results=RESULTS * width * pixels,
         kept=AROUND_BLOCKS * width * pixels,
         blocks=depth,
     )

@@ -66,6 +66,7 @@ UNet's step without one."""
 LANES = (
     Lane("none", "auto", 0.0),
     Lane("feed-forward", "auto", 0.0),
+    Lane("selective", "auto", 0.0),
     Lane("block", "auto", 0.0),
     QUARTER_AWAY,
     Lane("block", "int8", 0.0),

@@ -33,7 +33,7 @@ from tests.families import trial_family
 from tests.families.tiny import MINIATURES
 
 CPU = torch.device("cpu")
-LEVELS: tuple[Checkpointing, ...] = ("none", "feed-forward", "block", "offload")
+LEVELS: tuple[Checkpointing, ...] = ("none", "feed-forward", "selective", "block", "offload")
 MAX_SIDE = 64  # pixels, of the pictures here
 # Targets of the miniature that sd-scripts has in its files too, and whose output nothing uses.
 TOKENS_OF_SIX = {

@@ -1,12 +1,15 @@
 """One miniature of each kind for all tests of this folder: they are read, never written."""
 
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from lorasmith.demo.miniature import to_single_file
+from lorasmith.families import kept_results
 from tests.families.unet_miniature import make_model
 
 
@@ -71,3 +74,20 @@ def narrow_sdxl(tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = make_model(root / "model", family="sdxl", size="narrow", precision=torch.float16)
     single = to_single_file(folder, root / "model.safetensors", with_configs=False)
     return Made(folder, single, to_single_file(folder, root / "model.ckpt", with_configs=False))
+
+
+@pytest.fixture
+def results_kept(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The bytes of each result that a second computation of a block may take, without those of blocks that have no
+    gradient."""
+    sizes: list[int] = []
+    kept: list[weakref.ref[Tensor]] = []
+
+    def noted(tensor: Tensor) -> Tensor:
+        copy = tensor.clone()
+        kept.append(weakref.ref(copy))
+        sizes[:] = [found.nbytes for reference in kept if (found := reference()) is not None]
+        return copy
+
+    monkeypatch.setattr(kept_results, "copied", noted)
+    return sizes

@@ -24,7 +24,7 @@ SDXL = SD15 | {
     "attention_head_dim": [4, 4, 8],
     "use_linear_projection": True,
 }
-LEVELS: tuple[Checkpointing, ...] = ("none", "feed-forward", "block", "offload")
+LEVELS: tuple[Checkpointing, ...] = ("none", "feed-forward", "selective", "block", "offload")
 SIDE = 64  # of the latents
 
 
@@ -55,13 +55,17 @@ def numbers_kept(unet: Any) -> int:
 
 @pytest.mark.ci
 @pytest.mark.parametrize("config", [SD15, SDXL], ids=["sd15", "sdxl"])
-def test_activations(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_activations(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch, results_kept: list[int]) -> None:
     monkeypatch.setattr(lora, "CpuLoraLayer", lora.LoraLayer)
     unet = with_adapter(config)
     footprint = unet_footprint(config, 0)
     for level in LEVELS:
         checkpoint_blocks(unet, level)
-        assert footprint.kept[level] * SIDE**2 == pytest.approx(numbers_kept(unet), rel=0.05), level
+        counted = numbers_kept(unet) + sum(results_kept) // 4
+        # Small models have wide sums of attention and low-rank products, which are not in the formula.
+        off = 0.1 if level == "selective" else 0.05
+        assert footprint.kept[level] * SIDE**2 == pytest.approx(counted, rel=off), level
+        results_kept.clear()
     assert footprint.computed["none"] <= footprint.computed["block"]
 
 

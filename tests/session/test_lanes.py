@@ -79,12 +79,14 @@ def example(side: int) -> Example:
     [
         ("sdxl", 1024, 24, Lane("none", "auto", 0.0)),
         ("sdxl", 1024, 12, Lane("feed-forward", "auto", 0.0)),
+        ("sdxl", 1024, 8, Lane("selective", "auto", 0.0)),
         ("sdxl", 1024, 7.5, Lane("block", "auto", 0.0)),
         ("sdxl", 1024, 6, Lane("block", "int8", 0.0)),
         ("sdxl", 1024, 4.5, Lane("block", "int8", 0.25)),
         ("sdxl", 1024, 4, Lane("block", "int8", 0.5)),
         ("sd15", 512, 4, Lane("none", "auto", 0.0)),
-        ("sd15", 512, 3, Lane("block", "auto", 0.0)),
+        ("sd15", 512, 3, Lane("selective", "auto", 0.0)),
+        ("sd15", 512, 2.75, Lane("block", "auto", 0.0)),
     ],
 )
 def test_the_fastest_that_fits(family: str, side: int, memory: float, lane: Lane) -> None:

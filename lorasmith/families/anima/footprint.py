@@ -44,7 +44,7 @@ def denoiser_footprint(config: Mapping[str, Any], parameters: int) -> Footprint:
     wide = FEED_FORWARD * inside
     block = (LAYERS + HEADS) * width + wide
     return transformer_footprint(
-        [Blocks(config["num_layers"], block, wide)],
+        [Blocks(config["num_layers"], block, wide, results=3)],
         parameters=parameters,
         width=width,
         table_width=TABLE_WIDTH,

@@ -43,7 +43,7 @@ def denoiser_footprint(config: Mapping[str, Any], parameters: int) -> Footprint:
     layers, refiners = config.get("n_layers", 30), config.get("n_refiner_layers", 2)
     wide = FEED_FORWARD * inside
     return transformer_footprint(
-        [Blocks(layers, (NORMS + PLAIN) * width + wide, wide), Blocks(refiners, 0)],
+        [Blocks(layers, (NORMS + PLAIN) * width + wide, wide), Blocks(refiners, 0, results=0)],
         parameters=parameters,
         width=width,
         table_width=TABLE_WIDTH,

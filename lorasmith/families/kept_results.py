@@ -1,0 +1,85 @@
+"""Results that a second computation of a block takes from the first: those that are small beside what it takes to
+compute them.
+
+They are found by operator, below autograd, so that no layer knows of it. A copy is kept, since layers change what their
+products made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+NARROW = 2.0  # a layer's result is kept if it has fewer numbers than the layer's input by this factor
+
+_aten = torch.ops.aten
+_COSTLY = frozenset(
+    {
+        _aten.convolution.default,
+        _aten._scaled_dot_product_flash_attention_for_cpu.default,
+        _aten._scaled_dot_product_flash_attention.default,
+        _aten._scaled_dot_product_efficient_attention.default,
+        _aten._scaled_dot_product_cudnn_attention.default,
+        _aten._scaled_dot_product_fused_attention_overrideable.default,
+        _aten._scaled_dot_product_attention_math_for_mps.default,
+    }
+)
+# The place of the weight among the arguments, and that of its inputs among its sides.
+_PRODUCTS: dict[Any, tuple[int, int]] = {_aten.mm.default: (1, 0), _aten.addmm.default: (2, 0)}
+if hasattr(torch.ops.mkldnn, "_linear_pointwise"):  # some builds of torch lack oneDNN's operators
+    _PRODUCTS[torch.ops.mkldnn._linear_pointwise.default] = 1, 1
+
+
+def contexts() -> tuple[TorchDispatchMode, TorchDispatchMode]:
+    """The contexts of a block's first and second computation, as `torch.utils.checkpoint` takes them."""
+    kept: list[Any] = []
+    return _Keeping(kept), _Taking(kept)
+
+
+def is_kept(operator: Any, arguments: tuple[Any, ...]) -> bool:
+    """Whether the result of an operator is small beside what it takes to compute it: attention, convolutions, and
+    products whose result is narrow."""
+    if operator in _COSTLY:
+        return True
+    if operator not in _PRODUCTS:
+        return False
+    place, inputs_side = _PRODUCTS[operator]
+    weight = arguments[place].shape
+    return bool(weight[inputs_side] >= NARROW * weight[1 - inputs_side])
+
+
+def copied(tensor: Tensor) -> Tensor:
+    return tensor.clone()
+
+
+class _Keeping(TorchDispatchMode):
+    def __init__(self, kept: list[Any]) -> None:
+        super().__init__()
+        self.kept = kept
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Lets blocks that are compiled stay so: none of their results is kept."""
+        return True
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if is_kept(func, args):
+            self.kept.append(tree_map_only(Tensor, copied, result))
+        return result
+
+
+class _Taking(_Keeping):
+    """Takes each result once, in the order in which they were kept."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        return self.kept.pop(0) if is_kept(func, args) else func(*args, **(kwargs or {}))
