@@ -210,27 +210,43 @@ def test_a_prefix_is_what_stands_before_a_known_name() -> None:
     assert bare_names(["second.weight"], "first.weight") == {}
 
 
-WHOLE = {  # published file -> family, component, its tensors
-    "krea2_raw": ("krea2", "transformer", 430),
-    "qwen_image_21": ("qwen_image21", "transformer", 265),
-    "qwen_image_21_vae": ("qwen_image21", "vae", 238),
-    "anima_38b": ("anima", "transformer", 1358),
-    "flux2_klein_4b": ("flux2_klein", "transformer", 149),
-    "flux2_klein_9b": ("flux2_klein", "transformer", 201),
+WHOLE = (  # published file, family, component, the file's tensors
+    ("krea2_raw", "krea2", "transformer", 430),
+    ("qwen3_vl_4b", "krea2", "text_encoder", 713),
+    ("qwen_image_21", "qwen_image21", "transformer", 265),
+    ("qwen_image_21_vae", "qwen_image21", "vae", 238),
+    ("anima_base", "anima", "transformer", 685),
+    ("anima_base", "anima", "text_conditioner", 685),
+    ("anima_38b", "anima", "transformer", 1358),
+    ("qwen3_06b_base", "anima", "text_encoder", 310),
+    ("zimage", "zimage", "transformer", 453),
+    ("flux2_klein_4b", "flux2_klein", "transformer", 149),
+    ("flux2_klein_9b", "flux2_klein", "transformer", 201),
+    ("qwen3_4b", "zimage", "text_encoder", 398),
+    ("qwen3_8b", "flux2_klein", "text_encoder", 399),
+    ("flux1_dev", "flux1", "transformer", 780),
+    ("t5xxl", "flux1", "text_encoder_2", 219),
+)
+WIDTHS = {  # of the denoiser, by which its text encoders are known
+    "krea2": {"text_hidden_dim": 2560},
+    "anima": {"text_embed_dim": 1024},
+    "zimage": {"cap_feat_dim": 2560},
+    "flux2_klein": {"joint_attention_dim": 12288},
+    "flux1": {"joint_attention_dim": 4096, "pooled_projection_dim": 768},
 }
 
 
-@pytest.mark.parametrize("name", WHOLE)
-def test_published_files_fill_the_libraries_modules(name: str) -> None:
+@pytest.mark.parametrize(("name", "family", "component", "count"), WHOLE)
+def test_published_files_fill_the_libraries_modules(name: str, family: str, component: str, count: int) -> None:
     """Every parameter, in its shape, of the module whose config follows from the file's shapes."""
-    family, component, count = WHOLE[name]
     stored = published(name)
     assert len(stored) == count
     split: SplitFiles = import_module(f"lorasmith.families.{family}.layout").SPLIT
     module, _, kind = FAMILIES[family].family.partition(":")
     build = getattr(import_module(module), kind).builders[component]()
     shapes = shapes_at(split.finder(component, stored), stored)
-    config = split.config(shapes) if component == DENOISER else split.parts[component].config(shapes, {})
+    is_denoiser = component == DENOISER
+    config = split.config(shapes) if is_denoiser else split.parts[component].config(shapes, WIDTHS.get(family, {}))
     expected = build(config).state_dict()
     assert shapes.keys() == expected.keys()
     for key, tensor in expected.items():
