@@ -20,7 +20,7 @@ from lorasmith.families.recognize import recognize
 from lorasmith.families.split_files import DENOISER, SplitFiles, bare_names
 from lorasmith.families.weights import BaseWeights, PartFiles
 from tests.families.krea2.miniature import make_model, make_split
-from tests.families.tiny import published
+from tests.families.tiny import published, write_header
 
 CPU = torch.device("cpu")
 TEXT, VAE = Path("text_encoders/qwen3vl_4b.safetensors"), Path("vae/qwen_image_vae.safetensors")
@@ -170,17 +170,37 @@ def test_a_part_of_other_shapes_than_a_folders_own_is_refused(folder: Path, tmp_
 
 
 @pytest.mark.parametrize("name", ["blocks.0.attn.wq.scale_weight", "scaled_fp8", "blocks.0.attn.wq.comfy_quant"])
-def test_quantised_files_are_refused_and_never_found(folder: Path, file: Path, name: str) -> None:
+def test_quantised_files_are_refused_by_name_and_beside(folder: Path, file: Path, name: str) -> None:
     models = file.parents[1]
     vae = models / VAE
     save_file({**load_file(vae), name: torch.ones(1)}, vae)
     with pytest.raises(ModelError, match="model_quantized"):
         recognize(folder, parts=PartFiles(vae=vae))
-    with pytest.raises(ModelError, match="model_parts_missing"):
+    with pytest.raises(ModelError, match="model_quantized") as caught:
         recognize(file)
+    assert caught.value.fields["path"] == str(vae)
+    shutil.copy(vae, vae.parent / "wan_2.1_vae.safetensors")
+    (plain := load_file(vae)).pop(name)
+    save_file(plain, vae)
+    assert sources(recognize(file))["vae"] == vae
     save_file({**load_file(file), name: torch.ones(1)}, file)
     with pytest.raises(ModelError, match="model_quantized"):
         recognize(file)
+
+
+def test_a_published_text_encoder_with_scales_is_named_where_no_other_lies(tmp_path: Path) -> None:
+    """Not one of another size: that is none of this model's."""
+    denoiser = write_header(tmp_path / "krea2_raw.safetensors", published("krea2_raw"))
+    beside = tmp_path / "text_encoders"
+    beside.mkdir()
+    shapes = published("qwen3_vl_8b") | {"model.language_model.layers.0.mlp.up_proj.weight_scale": ()}
+    write_header(beside / "qwen3vl_8b_fp8_scaled.safetensors", shapes)
+    with pytest.raises(ModelError, match="model_parts_missing"):
+        recognize(denoiser)
+    path = write_header(beside / "qwen3vl_4b_fp8_scaled.safetensors", published("qwen3_vl_4b_fp8"))
+    with pytest.raises(ModelError, match="model_quantized") as caught:
+        recognize(denoiser)
+    assert caught.value.fields["path"] == str(path)
 
 
 def test_an_identity_is_that_of_the_files_that_are_used(folder: Path, file: Path) -> None:
