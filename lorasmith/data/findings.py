@@ -5,6 +5,7 @@ The same list serves `plan`, `train`, the ledger and the report. Knows no senten
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from lorasmith.data.types import Example, Size
 MAX_CUT_OFF = 0.25  # share of a picture
 ENLARGED = 1.1  # a side may grow by a tenth before that is a finding
 NAMES = 3  # files that a finding names; `count` says how many there are
+_ESCAPED_BRACKET = re.compile(r"\\[()]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,14 @@ def of_long_captions(
     cut = [example for example in examples if tags[example.caption]]
     names = list(dict.fromkeys(example.image.relative_to(roots[example.subset]) for example in cut))
     return finding("captions_cut", names, limit=limit, tag=tags[cut[0].caption]) if cut else []
+
+
+def of_escaped_brackets(examples: Sequence[Example], roots: Sequence[Path]) -> list[Finding]:
+    r"""The finding about captions with brackets as prompts have them, `\(`: where captions have no weights, the
+    backslash is text, which the programs that draw take out of a prompt. `roots` are the folders of the subsets."""
+    escaped = [example for example in examples if _ESCAPED_BRACKET.search(example.caption)]
+    names = list(dict.fromkeys(example.image.relative_to(roots[example.subset]) for example in escaped))
+    return finding("brackets_escaped", names)
 
 
 def _duplicates(examples: Sequence[Example], root: Path) -> list[Finding]:

@@ -137,7 +137,8 @@ def find_parts(files: ModelFiles, split: SplitFiles, configs: Mapping[str, Any],
     """The same, and those that lie beside a base model whose file lacks them.
 
     Raises:
-        ModelError: as `named_parts`; `part_several`, more than one file fits; `model_parts_missing`.
+        ModelError: as `named_parts`; `part_several`, more than one file fits; `model_quantized`, none fits but one with
+            scales of its own; `model_parts_missing`.
     """
     found, missing = named_parts(files, split, configs, people_say), []
     for name, part in split.parts.items():
@@ -156,6 +157,7 @@ def find_parts(files: ModelFiles, split: SplitFiles, configs: Mapping[str, Any],
         if fitting:
             found[name] = fitting[0]
         else:
+            _refuse_quantized(part, name, beside, configs)
             missing.append(f"{part.people_say} (`--{part.option}`)")
     if missing:
         raise ModelError("model_parts_missing", path=str(files.path), family=people_say, missing=", ".join(missing))
@@ -220,6 +222,23 @@ def _quietly(part: Part, name: str, path: Path, configs: Mapping[str, Any]) -> F
     with suppress(ModelError, OSError):
         return _fitting(part, name, path, configs)
     return None
+
+
+def _refuse_quantized(part: Part, name: str, paths: Iterable[Path], configs: Mapping[str, Any]) -> None:
+    """Returns where no file beside the model holds the component in a form that ComfyUI alone can use.
+
+    Raises:
+        ModelError: `model_quantized`, which names the file.
+    """
+    for path in paths:
+        try:
+            stored = {tensor: info.shape for tensor, info in read_header(path).tensors.items()}
+            places = part.find(stored)
+            is_it = bool(places and (configs.get(name) or part.config(shapes_at(places, stored), configs[DENOISER])))
+        except (ModelError, OSError, UnusualShapesError, ValueError):
+            continue
+        if is_it:
+            check_not_quantized(path, stored)
 
 
 def _beside(model: Path, option: str) -> list[Path]:

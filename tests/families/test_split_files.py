@@ -20,7 +20,7 @@ from lorasmith.families.recognize import recognize
 from lorasmith.families.split_files import DENOISER, SplitFiles, bare_names
 from lorasmith.families.weights import BaseWeights, PartFiles
 from tests.families.krea2.miniature import make_model, make_split
-from tests.families.tiny import published
+from tests.families.tiny import published, write_header
 
 CPU = torch.device("cpu")
 TEXT, VAE = Path("text_encoders/qwen3vl_4b.safetensors"), Path("vae/qwen_image_vae.safetensors")
@@ -170,17 +170,37 @@ def test_a_part_of_other_shapes_than_a_folders_own_is_refused(folder: Path, tmp_
 
 
 @pytest.mark.parametrize("name", ["blocks.0.attn.wq.scale_weight", "scaled_fp8", "blocks.0.attn.wq.comfy_quant"])
-def test_quantised_files_are_refused_and_never_found(folder: Path, file: Path, name: str) -> None:
+def test_quantised_files_are_refused_by_name_and_beside(folder: Path, file: Path, name: str) -> None:
     models = file.parents[1]
     vae = models / VAE
     save_file({**load_file(vae), name: torch.ones(1)}, vae)
     with pytest.raises(ModelError, match="model_quantized"):
         recognize(folder, parts=PartFiles(vae=vae))
-    with pytest.raises(ModelError, match="model_parts_missing"):
+    with pytest.raises(ModelError, match="model_quantized") as caught:
         recognize(file)
+    assert caught.value.fields["path"] == str(vae)
+    shutil.copy(vae, vae.parent / "wan_2.1_vae.safetensors")
+    (plain := load_file(vae)).pop(name)
+    save_file(plain, vae)
+    assert sources(recognize(file))["vae"] == vae
     save_file({**load_file(file), name: torch.ones(1)}, file)
     with pytest.raises(ModelError, match="model_quantized"):
         recognize(file)
+
+
+def test_a_published_text_encoder_with_scales_is_named_where_no_other_lies(tmp_path: Path) -> None:
+    """Not one of another size: that is none of this model's."""
+    denoiser = write_header(tmp_path / "krea2_raw.safetensors", published("krea2_raw"))
+    beside = tmp_path / "text_encoders"
+    beside.mkdir()
+    shapes = published("qwen3_vl_8b") | {"model.language_model.layers.0.mlp.up_proj.weight_scale": ()}
+    write_header(beside / "qwen3vl_8b_fp8_scaled.safetensors", shapes)
+    with pytest.raises(ModelError, match="model_parts_missing"):
+        recognize(denoiser)
+    path = write_header(beside / "qwen3vl_4b_fp8_scaled.safetensors", published("qwen3_vl_4b_fp8"))
+    with pytest.raises(ModelError, match="model_quantized") as caught:
+        recognize(denoiser)
+    assert caught.value.fields["path"] == str(path)
 
 
 def test_an_identity_is_that_of_the_files_that_are_used(folder: Path, file: Path) -> None:
@@ -210,27 +230,43 @@ def test_a_prefix_is_what_stands_before_a_known_name() -> None:
     assert bare_names(["second.weight"], "first.weight") == {}
 
 
-WHOLE = {  # published file -> family, component, its tensors
-    "krea2_raw": ("krea2", "transformer", 430),
-    "qwen_image_21": ("qwen_image21", "transformer", 265),
-    "qwen_image_21_vae": ("qwen_image21", "vae", 238),
-    "anima_38b": ("anima", "transformer", 1358),
-    "flux2_klein_4b": ("flux2_klein", "transformer", 149),
-    "flux2_klein_9b": ("flux2_klein", "transformer", 201),
+WHOLE = (  # published file, family, component, the file's tensors
+    ("krea2_raw", "krea2", "transformer", 430),
+    ("qwen3_vl_4b", "krea2", "text_encoder", 713),
+    ("qwen_image_21", "qwen_image21", "transformer", 265),
+    ("qwen_image_21_vae", "qwen_image21", "vae", 238),
+    ("anima_base", "anima", "transformer", 685),
+    ("anima_base", "anima", "text_conditioner", 685),
+    ("anima_38b", "anima", "transformer", 1358),
+    ("qwen3_06b_base", "anima", "text_encoder", 310),
+    ("zimage", "zimage", "transformer", 453),
+    ("flux2_klein_4b", "flux2_klein", "transformer", 149),
+    ("flux2_klein_9b", "flux2_klein", "transformer", 201),
+    ("qwen3_4b", "zimage", "text_encoder", 398),
+    ("qwen3_8b", "flux2_klein", "text_encoder", 399),
+    ("flux1_dev", "flux1", "transformer", 780),
+    ("t5xxl", "flux1", "text_encoder_2", 219),
+)
+WIDTHS = {  # of the denoiser, by which its text encoders are known
+    "krea2": {"text_hidden_dim": 2560},
+    "anima": {"text_embed_dim": 1024},
+    "zimage": {"cap_feat_dim": 2560},
+    "flux2_klein": {"joint_attention_dim": 12288},
+    "flux1": {"joint_attention_dim": 4096, "pooled_projection_dim": 768},
 }
 
 
-@pytest.mark.parametrize("name", WHOLE)
-def test_published_files_fill_the_libraries_modules(name: str) -> None:
+@pytest.mark.parametrize(("name", "family", "component", "count"), WHOLE)
+def test_published_files_fill_the_libraries_modules(name: str, family: str, component: str, count: int) -> None:
     """Every parameter, in its shape, of the module whose config follows from the file's shapes."""
-    family, component, count = WHOLE[name]
     stored = published(name)
     assert len(stored) == count
     split: SplitFiles = import_module(f"lorasmith.families.{family}.layout").SPLIT
     module, _, kind = FAMILIES[family].family.partition(":")
     build = getattr(import_module(module), kind).builders[component]()
     shapes = shapes_at(split.finder(component, stored), stored)
-    config = split.config(shapes) if component == DENOISER else split.parts[component].config(shapes, {})
+    is_denoiser = component == DENOISER
+    config = split.config(shapes) if is_denoiser else split.parts[component].config(shapes, WIDTHS.get(family, {}))
     expected = build(config).state_dict()
     assert shapes.keys() == expected.keys()
     for key, tensor in expected.items():

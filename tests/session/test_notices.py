@@ -63,8 +63,9 @@ class ThreeWords:
         return "".join(caption.split(", ")[3:4])
 
 
-def found(folder: Path, *, prompts: tuple[str, ...] = ()) -> list[tuple[str, dict[str, Any]]]:
-    config = RunConfig().with_values({("dataset", "folder"): str(folder), ("evaluation", "sample_prompts"): prompts})
+def found(folder: Path, *, prompts: tuple[str, ...] = (), weighted: bool = False) -> list[tuple[str, dict[str, Any]]]:
+    values: Values = {("dataset", "folder"): str(folder), ("evaluation", "sample_prompts"): prompts}
+    config = RunConfig().with_values({**values, ("model", "weighted_captions"): weighted})
     seen = scan(PictureFolder(folder), Cutting(64, 8), trigger_word="sks", skip_bad=False, check_pixels=False)
     return caption_notices(config, ThreeWords(), seen.examples)  # type: ignore[arg-type]
 
@@ -77,6 +78,16 @@ def test_captions_with_their_trigger_word_and_prompts(tmp_path: Path) -> None:
         ("captions_cut", {"count": 2, "files": ["a.png", "c.png"], "limit": 3, "tag": "three"}),
         ("prompts_cut", {"count": 1, "limit": 3, "tag": "lost"}),
     ]
+
+
+def test_brackets_as_in_prompts(tmp_path: Path) -> None:
+    """Without weights in captions the backslash is read; with them it stands for the bracket."""
+    captions = {"a": r"saber \(fate\)", "b": "saber (fate)", "c": r"one\two", "d": r"x\)", "e": r"\[y\]"}
+    for name, words in captions.items():
+        put_picture(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text(words)
+    assert found(tmp_path) == [("brackets_escaped", {"count": 2, "files": ["a.png", "d.png"]})]
+    assert found(tmp_path, weighted=True) == []
 
 
 def test_nothing_where_all_is_seen(tmp_path: Path) -> None:
