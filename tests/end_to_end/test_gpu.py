@@ -109,8 +109,9 @@ def test_replayed_steps_have_the_bytes_of_eager_steps(
     assert graph.digest() == eager.digest()
 
 
-def test_checkpointed_blocks_are_replayed_too(make_workshop: Callable[[str], Workshop]) -> None:
-    values: Values = {**CUDA, ("adapter", "dropout"): 0.0, ("training", "gradient_checkpointing"): "block"}
+@pytest.mark.parametrize("level", ["selective", "block"])
+def test_checkpointed_blocks_are_replayed_too(make_workshop: Callable[[str], Workshop], level: str) -> None:
+    values: Values = {**CUDA, ("adapter", "dropout"): 0.0, ("training", "gradient_checkpointing"): level}
     eager, graph = make_workshop("eager"), make_workshop("graph")
     eager.new(4, {**values, **EAGER})
     assert not graph.new(4, {**values, **GRAPH}).warned
