@@ -25,7 +25,8 @@ from lorasmith.families.recognize import recognize
 from lorasmith.runs.events import RunStarted, StepCompleted
 from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.ledger import read_events, steps
-from lorasmith.ui.demo import DEFAULT_FOLDER, DEFAULT_STEPS, MARK
+from lorasmith.ui.demo import DEFAULT_FOLDER, DEFAULT_STEPS
+from lorasmith.ui.folder_settings import OF_DEMO
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -90,7 +91,7 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo")
     settings = {**SETTINGS, "evaluate_examples": demo_losses.EXAMPLES, "evaluate_every": DEFAULT_STEPS}
     (folder / DEFAULT_FOLDER).mkdir()
-    (folder / DEFAULT_FOLDER / "lorasmith.toml").write_text(MARK + tomli_w.dumps(settings), encoding="utf-8")
+    (folder / DEFAULT_FOLDER / "lorasmith.toml").write_text(OF_DEMO + tomli_w.dumps(settings), encoding="utf-8")
     done = _demo(folder)
     assert done.returncode == 0, done.stderr
     return folder / DEFAULT_FOLDER

@@ -8,7 +8,7 @@ from lorasmith.errors import ExitCode
 from lorasmith.runs.events import DeviceChosen, RunStarted
 from lorasmith.runs.ledger import read_events
 from lorasmith.runs.states import find_states
-from lorasmith.runtime import preflight
+from lorasmith.runtime import progress
 from lorasmith.session import begin
 from tests.end_to_end.workshop import Workshop
 
@@ -45,7 +45,7 @@ def test_a_damaged_state_below_one_that_is_not_trusted_is_set_aside_too(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workshop.new(4, EVERY)
-    for module in (begin, preflight):
+    for module in (begin, progress):
         monkeypatch.setattr(module, "newest_trusted", lambda _events: 3)
     damaged = next(state.path for state in find_states(workshop.run.root)[0] if state.step == 2)
     (damaged / "optimizer.pt").write_bytes(b"x")
