@@ -18,17 +18,16 @@ from torch.utils._pytree import tree_map_only
 NARROW = 2.0  # a layer's result is kept if it has fewer numbers than the layer's input by this factor
 
 _aten = torch.ops.aten
-_COSTLY = frozenset(
-    {
-        _aten.convolution.default,
-        _aten._scaled_dot_product_flash_attention_for_cpu.default,
-        _aten._scaled_dot_product_flash_attention.default,
-        _aten._scaled_dot_product_efficient_attention.default,
-        _aten._scaled_dot_product_cudnn_attention.default,
-        _aten._scaled_dot_product_fused_attention_overrideable.default,
-        _aten._scaled_dot_product_attention_math_for_mps.default,
-    }
+_ATTENTIONS = (
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_flash_attention",
+    "_scaled_dot_product_efficient_attention",
+    "_scaled_dot_product_cudnn_attention",
+    "_scaled_dot_product_fused_attention_overrideable",
+    "_scaled_dot_product_attention_math_for_mps",
 )
+# They are not in torch's public interface: another version may lack some.
+_COSTLY = {getattr(_aten, name).default for name in ("convolution", *_ATTENTIONS) if hasattr(_aten, name)}
 # The place of the weight among the arguments, and that of its inputs among its sides.
 _PRODUCTS: dict[Any, tuple[int, int]] = {_aten.mm.default: (1, 0), _aten.addmm.default: (2, 0)}
 if hasattr(torch.ops.mkldnn, "_linear_pointwise"):  # some builds of torch lack oneDNN's operators
