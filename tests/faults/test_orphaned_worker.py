@@ -38,6 +38,10 @@ def started(workshop: Workshop, *arguments: str) -> ForkedProgram:
         return ForkedProgram(workshop, typed(workshop, *arguments), output)
 
 
+def workers(workshop: Workshop) -> list[WorkerStarted]:
+    return [event for event in read_events(workshop.run.supervisor_log) if isinstance(event, WorkerStarted)]
+
+
 @pytest.mark.ci
 def test_an_orphan_leaves_its_last_look_to_the_next_start(
     make_workshop: Callable[[str], Workshop], monkeypatch: pytest.MonkeyPatch
@@ -74,8 +78,9 @@ def test_it_saves_and_leaves_and_nothing_is_done_twice(make_workshop: Callable[[
     workshop, undisturbed = make_workshop("orphaned"), make_workshop("undisturbed")
     program = started(workshop, "--new", "--steps", "100000", *OPTIONS)
     try:
-        waited_for(lambda: len(steps(workshop.events())) >= 3)
-        (worker,) = [one for one in read_events(workshop.run.supervisor_log) if isinstance(one, WorkerStarted)]
+        # The supervisor writes its own log only after it has read the worker's first events.
+        waited_for(lambda: len(steps(workshop.events())) >= 3 and bool(workers(workshop)))
+        (worker,) = workers(workshop)
         os.kill(program.pid, signal.SIGKILL)
         assert program.wait(PATIENCE_SECONDS) == -signal.SIGKILL
         done = steps(workshop.events())[-1].step
