@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, linear
 from torch.nn.grad import conv2d_input
 
-from lorasmith.engine.codecs import CODECS, Codec, Parts
+from lorasmith.engine.codecs import BLOCK, CODECS, Codec, Parts, Scratch
 from lorasmith.engine.cpu import release_freed_memory
 from lorasmith.engine.ring import Ring
 
@@ -50,6 +50,10 @@ def store_frozen(model: nn.Module, form: str, device: torch.device, *, offload: 
     for module in model.modules():
         if not isinstance(module, StoredLinear | StoredConv2d):
             _move_own(module, device)
+    if device.type == "cpu" and stored:
+        scratch = Scratch(max(layer.storage.decoded_bytes for layer in stored))
+        for layer in stored:
+            layer.storage.scratch = scratch
     chosen = _spread(stored, offload)
     if chosen:
         Ring(chosen, device)
@@ -117,6 +121,7 @@ class _Storage:
         self.codec, self.shape, self.dtype = codec, weight.shape, weight.dtype
         self.kept: Parts = codec.encode(weight)
         self.ring: Ring | None = None
+        self.scratch: Scratch | None = None
         numbers = torch.full((), math.nan, dtype=weight.dtype, device=weight.device)
         self.placeholder = nn.Parameter(numbers.expand(weight.shape), requires_grad=False)  # the memory of one number
 
@@ -124,12 +129,22 @@ class _Storage:
     def bytes(self) -> int:
         return sum(part.numel() * part.element_size() for part in self.kept.values())
 
+    @property
+    def decoded_bytes(self) -> int:
+        """Bytes of the weight in the run's precision, with what a codec fills the last of its blocks with."""
+        return (self.shape.numel() + BLOCK) * self.dtype.itemsize
+
     def parts(self) -> Parts:
         """The parts on the device."""
         return self.kept if self.ring is None else self.ring.take(self)
 
     def weight(self) -> Tensor:
         return self.codec.decode(self.parts(), self.shape, self.dtype)
+
+    def passing_weight(self) -> Tensor:
+        """The weight, valid until the next call of this method for any layer of the model."""
+        scratch = None if torch.compiler.is_compiling() else self.scratch
+        return self.codec.decode(self.parts(), self.shape, self.dtype, scratch)
 
 
 class _Linear(torch.autograd.Function):
@@ -140,26 +155,26 @@ class _Linear(torch.autograd.Function):
         ctx.layer = layer
         if layer.is_integer and x.numel() >= INTEGER_ROWS * layer.in_features:
             return _integer_linear(x, layer)
-        return linear(x, layer.weight, layer.bias)
+        return linear(x, layer.storage.passing_weight(), layer.bias)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None]:
         """With the weight as it is stored, also where the product was one of integers."""
-        return torch.matmul(gradient, ctx.layer.weight) if ctx.needs_input_grad[0] else None, None
+        return torch.matmul(gradient, ctx.layer.storage.passing_weight()) if ctx.needs_input_grad[0] else None, None
 
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: StoredConv2d) -> Tensor:
         ctx.layer, ctx.input_shape = layer, x.shape
-        return conv2d(x, layer.weight, layer.bias, *layer.window)
+        return conv2d(x, layer.storage.passing_weight(), layer.bias, *layer.window)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None]:
         if not ctx.needs_input_grad[0]:
             return None, None
-        layer = ctx.layer
-        of_input: Tensor = conv2d_input(ctx.input_shape, layer.weight, gradient, *layer.window)  # type: ignore[no-untyped-call]
+        weight = ctx.layer.storage.passing_weight()
+        of_input: Tensor = conv2d_input(ctx.input_shape, weight, gradient, *ctx.layer.window)  # type: ignore[no-untyped-call]
         return of_input, None
 
 

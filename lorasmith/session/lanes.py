@@ -31,8 +31,9 @@ BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0}
 STORED = {"bf16": 2.0, "fp8": 1.0, "int8": 1.0, "w8a8": 1.0, "nf4": 0.5 + 4 / 64}
 """Bytes of a frozen weight by --base-precision; factors for each output are left out."""
 SLOTS = 3  # layers of an offloaded base that are on the device
-WHILE_DECODED = {"nf4": 8.0}
-"""Bytes of a weight while it is made anew, beside the weight itself: those in float32, and nf4's codes."""
+WHILE_DECODED = {"nf4": 6.0}
+"""Bytes of a weight while it is made anew on a GPU, beside the weight itself: those in float32, and nf4's codes. On a
+CPU a layer is made anew in pieces."""
 NUMBERS_IN_FLOAT32 = 4.0
 SPARE = 1.1  # of activations: what an allocator loses between them
 FIXED = 700 << 20
@@ -194,7 +195,9 @@ def _base_bytes(footprint: Footprint, lane: Lane, number: float, device: str) ->
     if lane.offload and device != "cpu":
         whole = whole * (1 - lane.offload) + SLOTS * layer * stored
     if lane.precision not in ("auto", "bf16"):
-        whole += (WHILE_DECODED.get(lane.precision, NUMBERS_IN_FLOAT32) + number) * layer
+        whole += number * layer
+        if device != "cpu":
+            whole += WHILE_DECODED.get(lane.precision, NUMBERS_IN_FLOAT32) * layer
     return int(whole + (number * layer if device == "cpu" else 0))
 
 

@@ -57,14 +57,16 @@ def test_nf4_is_that_of_bitsandbytes() -> None:
 
 @pytest.mark.parametrize("shape", [(7, 30), (5, 4, 3, 3), (64, 130)])
 @pytest.mark.parametrize("form", CODECS)
-def test_a_weight_that_is_encoded_in_pieces_has_the_same_bits(
+def test_a_weight_that_is_encoded_and_decoded_in_pieces_has_the_same_bits(
     form: str, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever a piece's size: of a row, of some blocks, of more than there is."""
     weight = normal(*shape).to(torch.bfloat16)
     whole = CODECS[form].encode(weight)
+    decoded = CODECS[form].decode(whole, weight.shape, weight.dtype)
     for piece in (1, 100, 1000):
         monkeypatch.setattr(codecs, "PIECE", piece)
         found = CODECS[form].encode(weight)
         assert found.keys() == whole.keys()
         assert all(torch.equal(found[name].float(), part.float()) for name, part in whole.items())
+        assert torch.equal(CODECS[form].decode(whole, weight.shape, weight.dtype), decoded)

@@ -52,6 +52,24 @@ def test_as_the_layer_with_the_weights_that_come_back(name: str, form: str, dtyp
     torch.testing.assert_close(gradient, expected_gradient, rtol=1e-5 if dtype == torch.float32 else 1e-2, atol=1e-6)
 
 
+@pytest.mark.parametrize("form", ["int8", "nf4"])
+def test_layers_share_the_memory_in_which_their_weights_are_made_and_compute_as_alone(form: str) -> None:
+    def layers() -> list[nn.Module]:
+        torch.manual_seed(1)
+        return [nn.Linear(48, 96).requires_grad_(False), nn.Linear(96, 32), nn.Linear(32, 40).requires_grad_(False)]
+
+    together, alone = nn.Sequential(*layers()), nn.Sequential(*(nn.Sequential(layer) for layer in layers()))
+    assert store_frozen(together, form, CPU) == 2
+    for layer in alone:
+        store_frozen(layer, form, CPU)
+    first, last = together[0].storage, together[2].storage
+    assert first.passing_weight().data_ptr() == last.passing_weight().data_ptr()
+    assert first.weight().data_ptr() != last.weight().data_ptr()
+    x = torch.randn(5, 48)
+    for found, expected in zip(passed(together, x), passed(alone, x), strict=True):
+        assert torch.equal(found, expected)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_inputs_in_8_bits(dtype: torch.dtype) -> None:
     """The product of numbers that are off by half of 1/127 of a row's largest at most; the gradient is the exact one
