@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from lorasmith.data.images import pixels
 from lorasmith.data.loss_inputs import loss_mask_of, loss_masks, loss_weights
 from lorasmith.data.types import LATENTS, CachedExample, Example, Inputs
 from lorasmith.engine.device import Device
-from lorasmith.engine.stored import store_frozen
+from lorasmith.engine.stored import FrozenStore
 from lorasmith.families.base import ModelFamily
 
 LIVE_KEPT = 64  # captions encoded live that stay in memory: a step that is repeated needs them again
@@ -44,14 +44,13 @@ class Encoding:
         return cache_keys(self.family, trained=self.trained, tile=self.tile, text_form=self.text_form)
 
     def load_encoders(self, names: Collection[str]) -> dict[str, nn.Module]:
-        """The encoders on the device. Text encoders in another form go there layer by layer: a GPU never holds the
+        """The encoders on the device. Text encoders in another form go there as they are read: no memory ever holds the
         whole."""
         where = self.device.torch_device
         if self.text_form == "auto" or names == ("vae",):
             return self.family.load_encoders(where, only=names)
-        loaded = self.family.load_encoders(torch.device("cpu"), only=names)
-        for encoder in loaded.values():
-            store_frozen(encoder, self.text_form, where)
+        store = partial(FrozenStore, form=self.text_form, device=where)
+        loaded = self.family.load_encoders(where, only=names, store=store)
         self.device.release_memory()
         return loaded
 

@@ -6,7 +6,7 @@ Nothing is copied back: frozen weights do not change. Copies change no bit.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -56,16 +56,30 @@ class Ring:
     the last of them is computed. A wrong guess costs time only.
     """
 
-    def __init__(self, layers: Sequence[Stored], device: torch.device, copies: HostCopies | None = None) -> None:
+    def __init__(self, device: torch.device, copies: HostCopies | None = None) -> None:
+        self._device = device
         self._copies = copies or HostCopies(device)
         self._hosts: dict[Stored, Tensor] = {}
         self._places: dict[Stored, dict[str, _Place]] = {}
-        for layer in layers:
-            self._take_over(layer)
-        size = max(len(host) for host in self._hosts.values())
-        self._slots = [_Slot(torch.empty(size, dtype=torch.uint8, device=device)) for _ in range(SLOTS)]
+        self._slots: list[_Slot] = []
         self._recent: deque[Stored] = deque(maxlen=CONTEXT)
         self._next: dict[tuple[Stored, ...], Stored] = {}
+
+    def add(self, layer: Stored) -> None:
+        """Takes the parts of a layer out of the device's memory. All layers are added before one is taken."""
+        places, end = {}, 0
+        for name, part in layer.kept.items():
+            places[name] = _Place(end, part.shape, part.dtype)
+            end += -(-part.numel() * part.element_size() // _ALIGNED_BYTES) * _ALIGNED_BYTES
+        self._places[layer], self._hosts[layer] = places, self._copies.host_memory(end)
+        for name, part in self._parts_in(self._hosts[layer], layer).items():
+            part.copy_(layer.kept[name])
+        layer.kept, layer.ring = {}, self
+
+    def allocate(self) -> None:
+        """Makes the buffers on the device, once all layers are added."""
+        size = max(len(host) for host in self._hosts.values())
+        self._slots = [_Slot(torch.empty(size, dtype=torch.uint8, device=self._device)) for _ in range(SLOTS)]
 
     def take(self, layer: Stored) -> dict[str, Tensor]:
         """The parts on the device; they stay there until two other layers have been taken."""
@@ -91,16 +105,6 @@ class Ring:
         self._slots.remove(slot)
         self._slots.append(slot)
         return slot
-
-    def _take_over(self, layer: Stored) -> None:
-        places, end = {}, 0
-        for name, part in layer.kept.items():
-            places[name] = _Place(end, part.shape, part.dtype)
-            end += -(-part.numel() * part.element_size() // _ALIGNED_BYTES) * _ALIGNED_BYTES
-        self._places[layer], self._hosts[layer] = places, self._copies.host_memory(end)
-        for name, part in self._parts_in(self._hosts[layer], layer).items():
-            part.copy_(layer.kept[name])
-        layer.kept, layer.ring = {}, self
 
     def _parts_in(self, buffer: Tensor, layer: Stored) -> dict[str, Tensor]:
         return {name: place.of(buffer) for name, place in self._places[layer].items()}

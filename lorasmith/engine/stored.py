@@ -8,7 +8,7 @@ pass and again in the backward pass, so that no more than a layer of them exists
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -25,39 +25,64 @@ FREED = 1 << 28  # bytes of weights that are freed before the system gets them b
 INTEGER_SIDES = 8  # of which inputs and outputs must be multiples there
 
 
-def store_frozen(model: nn.Module, form: str, device: torch.device, *, offload: float = 0.0) -> int:
-    """Replaces the linear layers and convolutions inside `model`, which are frozen, and moves everything to `device`
-    layer by layer. Returns how many were replaced. Called once, before an adapter is attached.
+class FrozenStore:
+    """Keeps the linear layers and convolutions of a frozen model in another form, each as soon as its weight is read,
+    and puts everything on a device: no memory ever holds the whole model in the run's precision.
 
-    Args:
-        form: a key of CODECS.
-        offload: share of their bytes that stays in the computer's memory and is brought to the device at need.
+    Satisfies `families.loading.Store`.
     """
-    stored: list[StoredLinear | StoredConv2d] = []
-    owners = [module for module in model.modules() if not _is_storable(module)]  # no layer, which would stay in memory
-    freed = 0
-    for owner in owners:
-        for name in [name for name, layer in owner.named_children() if _is_storable(layer)]:
-            layer = owner.get_submodule(name).to(device)
-            freed += layer.get_parameter("weight").nbytes
-            kind = StoredLinear if isinstance(layer, nn.Linear) else StoredConv2d
-            stored.append(kind(layer, form))  # type: ignore[arg-type]
-            setattr(owner, name, stored[-1])
-            del layer
-        if freed >= FREED:
+
+    def __init__(self, model: nn.Module, form: str, device: torch.device, *, offload: float = 0.0) -> None:
+        """The store of a model whose tensors may still be on the meta device.
+
+        Args:
+            form: a key of CODECS.
+            offload: share of the weights that stays in the computer's memory and is brought to the device at need.
+        """
+        self._model, self._form, self._device = model, form, device
+        layers = {path: layer for path, layer in model.named_modules() if path and type(layer) in _KINDS}
+        self._layers = {path: layer for path, layer in layers.items() if _is_storable(layer)}
+        self._away = _spread({path: layer.weight.numel() for path, layer in self._layers.items()}, offload)
+        self._ring = Ring(device) if self._away else None
+        self._freed = 0
+
+    def put(self, name: str, tensor: Tensor) -> None:
+        """Puts the tensor `name` of the model's state in its place."""
+        path, _, own = name.rpartition(".")
+        tensor = tensor.to(self._device)
+        if own == "weight" and path in self._layers:
+            self._replace(path, tensor)
+            return
+        owner = self._model.get_submodule(path)
+        if own in owner._buffers:
+            owner._buffers[own] = tensor
+        else:
+            owner._parameters[own] = nn.Parameter(tensor, requires_grad=False)
+
+    def finish(self) -> None:
+        """Puts on the device what no file holds. Called once all tensors are in their places."""
+        for module in self._model.modules():
+            if not isinstance(module, _Stored):
+                _move_own(module, self._device)
+        storages = [module.storage for module in self._model.modules() if isinstance(module, _Stored)]
+        if self._ring is not None:
+            self._ring.allocate()
+        if self._device.type == "cpu" and storages:
+            scratch = Scratch(max(storage.decoded_bytes for storage in storages))
+            for storage in storages:
+                storage.scratch = scratch
+
+    def _replace(self, path: str, weight: Tensor) -> None:
+        parent, _, own = path.rpartition(".")
+        layer = self._layers[path]
+        stored = _KINDS[type(layer)](layer, weight, self._form)
+        if self._ring is not None and path in self._away:
+            self._ring.add(stored.storage)
+        setattr(self._model.get_submodule(parent), own, stored)
+        self._freed += weight.nbytes
+        if self._freed >= FREED:
             release_freed_memory()  # which the threads that read the weights have left: this thread would take new
-            freed = 0
-    for module in model.modules():
-        if not isinstance(module, StoredLinear | StoredConv2d):
-            _move_own(module, device)
-    if device.type == "cpu" and stored:
-        scratch = Scratch(max(layer.storage.decoded_bytes for layer in stored))
-        for layer in stored:
-            layer.storage.scratch = scratch
-    chosen = _spread(stored, offload)
-    if chosen:
-        Ring(chosen, device)
-    return len(stored)
+            self._freed = 0
 
 
 class _Stored(nn.Module):
@@ -65,10 +90,10 @@ class _Stored(nn.Module):
 
     bias: nn.Parameter | None
 
-    def _keep(self, layer: nn.Linear | nn.Conv2d, form: str) -> None:
-        self.storage = _Storage(layer.weight.detach(), CODECS[form])
+    def _keep(self, layer: nn.Module, weight: Tensor, form: str) -> None:
+        self.storage = _Storage(weight.detach(), CODECS[form])
         self._parameters["weight"] = self.storage.placeholder  # `register_parameter` refuses: the class has a property
-        self.register_parameter("bias", layer.bias)  # type: ignore[arg-type]
+        self.register_parameter("bias", layer._parameters["bias"])
 
     @property
     def weight(self) -> Tensor:
@@ -83,10 +108,10 @@ class _Stored(nn.Module):
 class StoredLinear(_Stored, nn.Linear):  # type: ignore[misc,override]
     """A frozen linear layer whose weight is kept by a codec."""
 
-    def __init__(self, layer: nn.Linear, form: str) -> None:
+    def __init__(self, layer: nn.Linear, weight: Tensor, form: str) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features = layer.in_features, layer.out_features
-        self._keep(layer, form)
+        self._keep(layer, weight, form)
         sides = (layer.in_features, layer.out_features)
         self.is_integer = form == "w8a8" and not any(side % INTEGER_SIDES for side in sides)
 
@@ -98,12 +123,12 @@ class StoredLinear(_Stored, nn.Linear):  # type: ignore[misc,override]
 class StoredConv2d(_Stored, nn.Conv2d):  # type: ignore[misc,override]
     """A frozen convolution whose weight is kept by a codec."""
 
-    def __init__(self, layer: nn.Conv2d, form: str) -> None:
+    def __init__(self, layer: nn.Conv2d, weight: Tensor, form: str) -> None:
         nn.Module.__init__(self)
         names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
         for name in (*names, "padding_mode"):
             setattr(self, name, getattr(layer, name))
-        self._keep(layer, form)
+        self._keep(layer, weight, form)
 
     @property
     def window(self) -> tuple[Any, ...]:
@@ -124,10 +149,6 @@ class _Storage:
         self.scratch: Scratch | None = None
         numbers = torch.full((), math.nan, dtype=weight.dtype, device=weight.device)
         self.placeholder = nn.Parameter(numbers.expand(weight.shape), requires_grad=False)  # the memory of one number
-
-    @property
-    def bytes(self) -> int:
-        return sum(part.numel() * part.element_size() for part in self.kept.values())
 
     @property
     def decoded_bytes(self) -> int:
@@ -192,9 +213,10 @@ def _integer_linear(x: Tensor, layer: StoredLinear) -> Tensor:
     return result.to(x.dtype).view(*x.shape[:-1], layer.out_features)
 
 
+_KINDS: Mapping[type[nn.Module], Any] = {nn.Linear: StoredLinear, nn.Conv2d: StoredConv2d}
+
+
 def _is_storable(layer: nn.Module) -> bool:
-    if type(layer) not in (nn.Linear, nn.Conv2d) or any(parameter.requires_grad for parameter in layer.parameters()):
-        return False
     return not isinstance(layer, nn.Conv2d) or (layer.padding_mode == "zeros" and not isinstance(layer.padding, str))
 
 
@@ -206,14 +228,13 @@ def _move_own(module: nn.Module, device: torch.device) -> None:
         setattr(module, name, buffer.to(device))
 
 
-def _spread(layers: Iterable[StoredLinear | StoredConv2d], share: float) -> list[_Storage]:
-    """Storages that make up a share of all bytes, spread evenly over the order of the layers, so that there is time
-    for a copy between any two of them."""
-    chosen, missing = [], 0.0
-    for layer in layers:
-        storage = layer.storage
-        missing += share * storage.bytes
-        if missing >= storage.bytes / 2:
-            chosen.append(storage)
-            missing -= storage.bytes
+def _spread(sizes: Mapping[str, int], share: float) -> set[str]:
+    """Layers that make up a share of all sizes, spread evenly over their order, so that there is time for a copy
+    between any two of them."""
+    chosen, missing = set(), 0.0
+    for path, size in sizes.items():
+        missing += share * size
+        if missing >= size / 2:
+            chosen.add(path)
+            missing -= size
     return chosen

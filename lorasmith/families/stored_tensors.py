@@ -9,8 +9,9 @@ from __future__ import annotations
 import pickle
 import struct
 import warnings
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from io import FileIO
 from pathlib import Path
@@ -37,6 +38,7 @@ DtypeOf = Callable[[str], torch.dtype]
 """Canonical name -> the type in which the tensor is wanted."""
 Read = tuple[str, Tensor, bool]  # canonical name, tensor, whether all its numbers are finite
 READERS = 2  # threads: one reads while the other converts; each holds a tensor as the file has it
+AHEAD = 4  # tensors that are read or waiting while another is used
 _PIECE = 1 << 20  # numbers that are in the processor's cache from one conversion to the next
 MAX_SHARED = 4  # tensors may share their numbers: the sum of their sizes may be this many times the file's size
 
@@ -68,12 +70,22 @@ def read_component(weights: BaseWeights, component: str, dtype: torch.dtype | Dt
     """The tensors of a component under their canonical names, on the CPU.
 
     Raises:
+        ModelError: as `component_tensors`.
+    """
+    return dict(component_tensors(weights, component, dtype))
+
+
+def component_tensors(
+    weights: BaseWeights, component: str, dtype: torch.dtype | DtypeOf
+) -> Iterator[tuple[str, Tensor]]:
+    """The same one after the other, in the order of the files; few of them are read ahead.
+
+    Raises:
         ModelError: the file has changed since it was recognised, is a pickle that is refused, or holds a number that is
             not finite in this type.
     """
     dtype_of = (lambda _: dtype) if isinstance(dtype, torch.dtype) else dtype
     added = changes(weights.added) if weights.added and component == weights.added.component else {}
-    found: dict[str, Tensor] = {}
     for path, places in _files(weights, component):
         for name, tensor, are_finite in _read_file(path, places, lambda name: _read_in(name, added, dtype_of)):
             if name in added:
@@ -81,10 +93,9 @@ def read_component(weights: BaseWeights, component: str, dtype: torch.dtype | Dt
                 are_finite = is_finite(tensor)
             if not are_finite:
                 raise ModelError("model_not_finite", path=str(weights.source(component)), key=name)
-            found[name] = tensor
+            yield name, tensor
     if weights.added and added:
         raise ModelError("training_adapter_layers", path=str(weights.added.path), key=min(added))
-    return found
 
 
 def _read_in(name: str, added: Collection[str], dtype_of: DtypeOf) -> torch.dtype:
@@ -215,7 +226,13 @@ def _read_tensors(path: Path, wanted: Iterable[tuple[str, Place, TensorInfo]], d
     read while another is converted."""
     ordered = sorted(wanted, key=lambda item: item[2].start)
     with path.open("rb", buffering=0) as file, ThreadPoolExecutor(max_workers=READERS) as pool:
-        yield from pool.map(partial(_tensor, path, file, Lock(), dtype_of), ordered)
+        read, begun = partial(_tensor, path, file, Lock(), dtype_of), deque[Future[Read]]()
+        for item in ordered:
+            begun.append(pool.submit(read, item))
+            if len(begun) > AHEAD:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
 
 
 def _tensor(path: Path, file: FileIO, turn: Lock, dtype_of: DtypeOf, wanted: tuple[str, Place, TensorInfo]) -> Read:

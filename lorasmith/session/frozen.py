@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from functools import partial
 
 import torch
 from torch import nn
 
 from lorasmith.config import ModelConfig, TrainingConfig
 from lorasmith.engine.device import Device
-from lorasmith.engine.stored import store_frozen
+from lorasmith.engine.stored import FrozenStore
 from lorasmith.families.base import ModelFamily
 
 
@@ -18,13 +19,14 @@ def load_frozen(
 ) -> dict[str, nn.Module]:
     """ "denoiser", and the text encoders named in `trained`.
 
-    What is kept in another form goes to the device layer by layer: a GPU never holds the whole in the run's precision.
+    What is kept in another form is brought into it as it is read: no memory ever holds the whole in the run's
+    precision.
     """
+    where = device.torch_device
     if config.base_precision == "auto" and not config.base_offload:
-        return family.load_models(trained=trained, dtype=dtype, device=device.torch_device)
-    models = family.load_models(trained=trained, dtype=dtype, device=torch.device("cpu"))
-    for model in models.values():
-        store_frozen(model, config.base_precision, device.torch_device, offload=config.base_offload)
+        return family.load_models(trained=trained, dtype=dtype, device=where)
+    store = partial(FrozenStore, form=config.base_precision, device=where, offload=config.base_offload)
+    models = family.load_models(trained=trained, dtype=dtype, device=where, store=store)
     device.release_memory()
     return models
 

@@ -11,8 +11,8 @@ from torch.utils.checkpoint import checkpoint
 from lorasmith.adapters import lora
 from lorasmith.adapters.flat import FlatAdapter
 from lorasmith.engine.cpu import speed_up_frozen
-from lorasmith.engine.stored import store_frozen
 from tests.adapters.making import attached_to_all
+from tests.engine.stored_models import store
 
 BASES = {
     "linear": (lambda: nn.Linear(256, 320), (2, 5, 256)),
@@ -31,7 +31,7 @@ def trained(kind: str, dtype: torch.dtype = torch.float32, form: str = "for a CP
     torch.manual_seed(3)
     model = nn.Sequential(make().to(dtype).requires_grad_(False))
     if form == "in 8 bits":
-        store_frozen(model, "fp8", torch.device("cpu"))
+        store(model, "fp8")
     adapter = attached_to_all(model, rank=3, alpha=1.5, **settings)
     adapter.flat.normal_(generator=generator)
     if form == "for a CPU":

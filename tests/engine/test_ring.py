@@ -38,6 +38,14 @@ class LateCopies(HostCopies):
         target.copy_(source)
 
 
+def ring_of(layers: list[Layer], copies: HostCopies | None = None) -> Ring:
+    ring = Ring(CPU, copies)
+    for layer in layers:
+        ring.add(layer)
+    ring.allocate()
+    return ring
+
+
 ORDERS = {
     "forward and back": [0, 1, 2, 3, 4, 5, 5, 4, 3, 2, 1, 0],
     "blocks computed twice": [0, 1, 2, 3, 4, 5, 3, 4, 5, 5, 4, 3, 0, 1, 2, 2, 1, 0],
@@ -49,7 +57,7 @@ ORDERS = {
 @pytest.mark.parametrize("order", ORDERS)
 def test_each_layer_gets_its_numbers(order: str, copies: type[HostCopies]) -> None:
     layers = [Layer(number) for number in range(6)]
-    ring = Ring(layers, CPU, LateCopies() if copies is LateCopies else HostCopies(CPU))
+    ring = ring_of(layers, LateCopies() if copies is LateCopies else HostCopies(CPU))
     assert all(layer.ring is ring and not layer.kept for layer in layers)
     for number in ORDERS[order] * 3 + [3, 0, 5, 2]:
         parts = ring.take(layers[number])
@@ -61,7 +69,7 @@ def test_each_layer_gets_its_numbers(order: str, copies: type[HostCopies]) -> No
 @pytest.mark.parametrize("order", ["forward and back", "blocks computed twice"])
 def test_once_the_order_is_known_layers_are_there_before_they_are_asked_for(order: str) -> None:
     layers, copies = [Layer(number) for number in range(6)], LateCopies()
-    ring = Ring(layers, CPU, copies)
+    ring = ring_of(layers, copies)
     for number in ORDERS[order] * 4:  # a context is longer than these passes
         ring.take(layers[number])
     for number in ORDERS[order]:
@@ -72,7 +80,7 @@ def test_once_the_order_is_known_layers_are_there_before_they_are_asked_for(orde
 
 def test_the_last_layers_stay_and_memory_is_that_of_the_slots() -> None:
     layers = [Layer(number) for number in range(6)]
-    ring = Ring(layers, CPU)
+    ring = ring_of(layers)
     pointers = set()
     for number in [0, 1, 2, 3, 4, 5] * 2:
         before = ring.take(layers[number - 1])

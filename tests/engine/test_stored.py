@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from lorasmith.engine.codecs import CODECS
-from lorasmith.engine.stored import StoredConv2d, StoredLinear, store_frozen
+from lorasmith.engine.stored import FrozenStore, StoredConv2d, StoredLinear
 from lorasmith.targets import LayerSpec, TargetModule
+from tests.engine.stored_models import store
 
 CPU = torch.device("cpu")
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -25,7 +26,7 @@ def made(name: str, form: str, dtype: torch.dtype) -> tuple[nn.Module, StoredLin
     layer = LAYERS[name][0]().to(dtype).requires_grad_(False)
     model = nn.Sequential(LAYERS[name][0]().to(dtype).requires_grad_(False))
     model[0].load_state_dict(layer.state_dict())
-    assert store_frozen(model, form, CPU) == 1
+    store(model, form)
     stored = model[0]
     assert isinstance(stored, StoredLinear | StoredConv2d)
     layer.get_parameter("weight").copy_(stored.weight)
@@ -56,12 +57,12 @@ def test_as_the_layer_with_the_weights_that_come_back(name: str, form: str, dtyp
 def test_layers_share_the_memory_in_which_their_weights_are_made_and_compute_as_alone(form: str) -> None:
     def layers() -> list[nn.Module]:
         torch.manual_seed(1)
-        return [nn.Linear(48, 96).requires_grad_(False), nn.Linear(96, 32), nn.Linear(32, 40).requires_grad_(False)]
+        return [nn.Linear(48, 96), nn.Linear(96, 32), nn.Linear(32, 40)]
 
     together, alone = nn.Sequential(*layers()), nn.Sequential(*(nn.Sequential(layer) for layer in layers()))
-    assert store_frozen(together, form, CPU) == 2
+    store(together, form)
     for layer in alone:
-        store_frozen(layer, form, CPU)
+        store(layer, form)
     first, last = together[0].storage, together[2].storage
     assert first.passing_weight().data_ptr() == last.passing_weight().data_ptr()
     assert first.weight().data_ptr() != last.weight().data_ptr()
@@ -85,13 +86,12 @@ def test_inputs_in_8_bits(dtype: torch.dtype) -> None:
     assert torch.equal(stored(torch.cat([x, x * 3]))[:2], found)
 
 
-def test_every_frozen_layer_and_no_other_is_replaced() -> None:
+def test_every_linear_layer_and_convolution_is_replaced() -> None:
     model = nn.Sequential(nn.Linear(8, 8), nn.Sequential(nn.Conv2d(8, 8, 1), nn.LayerNorm(8)), nn.Linear(8, 8))
-    model.requires_grad_(False)
-    model[2].weight.requires_grad_()
-    assert store_frozen(model, "fp8", CPU) == 2
-    assert [type(layer).__name__ for layer in (model[0], model[1][0], model[1][1], model[2])] == [
-        *("StoredLinear", "StoredConv2d", "LayerNorm", "Linear")
+    model.append(nn.Conv2d(8, 8, 3, padding="same"))
+    store(model, "fp8")
+    assert [type(layer).__name__ for layer in (model[0], model[1][0], model[1][1], model[2], model[3])] == [
+        *("StoredLinear", "StoredConv2d", "LayerNorm", "StoredLinear", "Conv2d")
     ]
 
 
@@ -115,8 +115,8 @@ def test_weights_in_the_computers_memory_change_no_bit(form: str, share: float) 
     for copy in (there, away):
         copy.load_state_dict(model.state_dict())
         copy.requires_grad_(False)
-    store_frozen(there, form, CPU)
-    store_frozen(away, form, CPU, offload=share)
+    store(there, form)
+    store(away, form, offload=share)
     rings = [layer.storage.ring for layer in away]
     assert sum(ring is not None for ring in rings) == pytest.approx(len(rings) * share, abs=1)
     x = torch.randn(20, 32)
@@ -133,16 +133,42 @@ def type_of(layer: nn.Module) -> nn.Module:
     return nn.Linear(32, 32) if isinstance(layer, nn.Linear) else nn.Conv2d(4, 4, 3)
 
 
-def test_layers_leave_the_memory_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No device ever holds the whole model in the run's precision."""
-    model = nn.Sequential(*(nn.Sequential(nn.Linear(8, 8)) for _ in range(4))).requires_grad_(False)
-    layers = [weakref.ref(module) for module in model.modules() if type(module) is nn.Linear]
-    alive, encode = list[int](), CODECS["int8"].encode
+def test_tensors_go_to_their_places_in_any_order_and_no_weight_stays() -> None:
+    """As they are read into a model on the meta device: a bias may come before its weight."""
+
+    def model() -> nn.Sequential:
+        return nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, 4))
+
+    whole = model().requires_grad_(False).eval()
+    whole[1].running_mean.normal_()
+    state, x = {name: tensor.clone() for name, tensor in whole.state_dict().items()}, torch.randn(3, 8)
+    store(whole, "int8")
+    for names in (sorted(state), sorted(state, reverse=True)):
+        with torch.device("meta"):
+            read = model().requires_grad_(False).eval()
+        frozen, weights = FrozenStore(read, "int8", CPU), []
+        for name in names:
+            tensor = state[name].clone()
+            weights += [weakref.ref(tensor)] if name in ("0.weight", "2.weight") else []
+            frozen.put(name, tensor)
+            del tensor
+        frozen.finish()
+        assert [weight() for weight in weights] == [None, None]
+        assert torch.equal(read(x), whole(x))
+
+
+def test_a_part_that_is_away_never_joins_the_others_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A card that cannot hold the whole base in its stored form must be able to load it."""
+    model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(4))).requires_grad_(False)
+    kept, encode = list[weakref.ref[Tensor]](), CODECS["int8"].encode
+    alive = list[int]()
 
     def noted(weight: Tensor) -> dict[str, Tensor]:
-        alive.append(sum(layer() is not None for layer in layers))
-        return encode(weight)
+        alive.append(sum(part() is not None for part in kept))
+        parts = encode(weight)
+        kept.append(weakref.ref(parts["stored"]))
+        return parts
 
     monkeypatch.setattr(CODECS["int8"], "encode", noted)
-    store_frozen(model, "int8", CPU)
-    assert alive == [4, 3, 2, 1]
+    store(model, "int8", offload=1.0)
+    assert alive == [0, 0, 0, 0]

@@ -7,6 +7,7 @@ from torch import nn
 from lorasmith.config import ModelConfig
 from lorasmith.engine.device import choose_device
 from lorasmith.engine.stored import StoredConv2d, StoredLinear
+from lorasmith.families.loading import StoreOf
 from lorasmith.session.frozen import load_frozen
 
 
@@ -14,10 +15,19 @@ class Family:
     """Loads a model of two layers."""
 
     def load_models(
-        self, *, trained: tuple[str, ...], dtype: torch.dtype, device: torch.device
+        self, *, trained: tuple[str, ...], dtype: torch.dtype, device: torch.device, store: StoreOf | None = None
     ) -> dict[str, nn.Module]:
+        return {name: self._loaded(dtype, device, store) for name in ("denoiser", *trained)}
+
+    def _loaded(self, dtype: torch.dtype, device: torch.device, store: StoreOf | None) -> nn.Module:
         model = nn.Sequential(nn.Conv2d(4, 4, 3), nn.LayerNorm(4), nn.Linear(4, 4)).requires_grad_(False)
-        return {name: model.to(device, dtype) for name in ("denoiser", *trained)}
+        model.to(device, dtype)
+        if store is not None:
+            into = store(model)
+            for name, tensor in model.state_dict().items():
+                into.put(name, tensor)
+            into.finish()
+        return model
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from lorasmith.families.flux2_klein.text import TEMPLATE, encode, token_ids
 from lorasmith.families.flux2_klein.work import denoiser_work
 from lorasmith.families.flux2_vae import decode_with_vae, encode_with_vae, vae_builder
 from lorasmith.families.forward_work import ForwardWork, Shapes
-from lorasmith.families.loading import Build, on_meta_device
+from lorasmith.families.loading import Build, StoreOf, on_meta_device
 from lorasmith.families.qwen_text import qwen3_builder
 from lorasmith.families.qwen_transformer import EMBEDS, TEXT, QwenTransformer
 
@@ -83,8 +83,12 @@ class Flux2Klein(QwenTransformer):
         return LAYERS
 
     def load_models(
-        self, *, trained: Collection[str], dtype: torch.dtype, device: torch.device
+        self, *, trained: Collection[str], dtype: torch.dtype, device: torch.device, store: StoreOf | None = None
     ) -> dict[str, nn.Module]:
+        if store is not None:
+            return super().load_models(
+                trained=trained, dtype=dtype, device=device, store=lambda model: _JoiningStore(model, store)
+            )
         models = super().load_models(trained=trained, dtype=dtype, device=device)
         join_projections(models["denoiser"])
         return models
@@ -164,3 +168,26 @@ def join_projections(denoiser: Any) -> None:
                 delattr(attention, part)
             setattr(attention, name, joined.eval())
         attention.fused_projections = True
+
+
+class _JoiningStore:
+    """A store of a denoiser with joined projections, which takes the tensors of one without."""
+
+    def __init__(self, denoiser: nn.Module, store: StoreOf) -> None:
+        join_projections(denoiser)
+        self._store = store(denoiser)
+        self._waiting: dict[str, Tensor] = {}
+
+    def put(self, name: str, tensor: Tensor) -> None:
+        attention, _, own = name.removesuffix(".weight").rpartition(".")
+        joined = next((joined for joined, parts in _JOINED.items() if own in parts), None)
+        if joined is None or not attention.startswith("transformer_blocks."):
+            self._store.put(name, tensor)
+            return
+        self._waiting[name] = tensor
+        names = [f"{attention}.{part}.weight" for part in _JOINED[joined]]
+        if self._waiting.keys() >= set(names):
+            self._store.put(f"{attention}.{joined}.weight", torch.cat([self._waiting.pop(part) for part in names]))
+
+    def finish(self) -> None:
+        self._store.finish()

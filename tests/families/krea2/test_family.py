@@ -115,7 +115,7 @@ def test_captions_are_encoded_as_by_the_pipeline_without_its_padding(loaded: Loa
 def test_captions_are_those_of_the_whole_text_encoder_to_the_bit(loaded: Loaded) -> None:
     family = loaded.family
     whole = load_component(
-        family.weights, "text_encoder", qwen3_vl_builder, dtype=torch.bfloat16, device=CPU, allows_extra=False
+        family.weights, "text_encoder", qwen3_vl_builder, dtype=torch.bfloat16, to=CPU, allows_extra=False
     )
     for caption in CAPTIONS:
         expected = encode(whole, family.tokenize(caption)["token_ids"], TAPS)
