@@ -46,7 +46,7 @@ class Codec(Protocol):
         """The parts that are kept of a weight, on its device."""
 
     def decode(self, parts: Parts, shape: torch.Size, dtype: torch.dtype, scratch: Scratch | None = None) -> Tensor:
-        """The weight from its parts, in `scratch` if there is one."""
+        """The weight from its parts; with `scratch`, in its memory."""
 
 
 class Whole:
