@@ -82,9 +82,14 @@ def of_long_captions(
 def of_escaped_brackets(examples: Sequence[Example], roots: Sequence[Path]) -> list[Finding]:
     r"""The finding about captions with brackets as prompts have them, `\(`: where captions have no weights, the
     backslash is text, which the programs that draw take out of a prompt. `roots` are the folders of the subsets."""
-    escaped = [example for example in examples if _ESCAPED_BRACKET.search(example.caption)]
+    escaped = [example for example in examples if has_escaped_bracket(example.caption)]
     names = list(dict.fromkeys(example.image.relative_to(roots[example.subset]) for example in escaped))
     return finding("brackets_escaped", names)
+
+
+def has_escaped_bracket(text: str) -> bool:
+    """Whether there is a backslash before a round bracket."""
+    return bool(_ESCAPED_BRACKET.search(text))
 
 
 def _duplicates(examples: Sequence[Example], root: Path) -> list[Finding]:

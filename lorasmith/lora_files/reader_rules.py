@@ -198,6 +198,12 @@ OF_FORGE = {
     "flux1": OF_COMFYUI_ALWAYS | {("transformer.", "D"), ("lycoris_", "D"), ("lora_transformer_", "D")},
 }
 """The prefixes that it reads of families that only it has, with alphas and of every kind."""
+TEXT_OF_FORGE = re.compile(
+    r"(lora_te1?_text_model_encoder_layers_|text_encoder\.text_model\.encoder\.layers\.)"
+    r"\d+.(mlp.fc[12]|self_attn.[qkv]_proj|self_attn.out_proj)"
+    r"|lora_te1_text_projection|lora_te[23]_encoder_block_\w+"
+)
+"""Modules of FLUX.1's text encoders that it reads: of CLIP with `text_model` in their names alone."""
 
 _LDM = _rules(
     """

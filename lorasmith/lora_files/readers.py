@@ -24,6 +24,7 @@ from lorasmith.lora_files.reader_rules import (
     OF_DIFFUSERS,
     OF_FORGE,
     OF_KRONECKER,
+    TEXT_OF_FORGE,
     WEBUI,
     Form,
     fate,
@@ -99,8 +100,7 @@ def _of_comfyui(family: str, modules: list[Module]) -> Reading:
         names = {name for name in _spellings(family, module) if name == "N" or not gaps.search(module.path)}
         if module.kind and {(_prefix(module), name) for name in names} & accepted:
             read.append(module)
-    ignores = any(ALPHA not in module.keys and module.alpha not in (None, module.rank) for module in read)
-    return Reading(COMFYUI, _outcome(len(read), len(modules)), len(read), len(modules), ignores)
+    return Reading(COMFYUI, _outcome(len(read), len(modules)), len(read), len(modules), _ignores_alphas(read))
 
 
 def _of_webui(file: LoraFile, family: str, modules: list[Module]) -> Reading:
@@ -119,6 +119,9 @@ def _of_forge(file: LoraFile, family: str, modules: list[Module]) -> Reading:
     if _has_untried_differences(family, modules):
         return Reading(FORGE, "unknown", None, len(modules))
     accepted, read, lost = OF_FORGE[family], [], list(file.unknown)
+    for module in file.modules:
+        if module.component != "denoiser" and not TEXT_OF_FORGE.fullmatch(module.name):
+            lost += module.keys.values()
     for module in modules:
         if module.kind and {(_prefix(module), name) for name in _spellings(family, module)} & accepted:
             read.append(module)
@@ -126,7 +129,12 @@ def _of_forge(file: LoraFile, family: str, modules: list[Module]) -> Reading:
             lost += module.keys.values()
     if len(lost) > FORGE_LIMIT:
         read = []
-    return Reading(FORGE, _outcome(len(read), len(modules)), len(read), len(modules))
+    return Reading(FORGE, _outcome(len(read), len(modules)), len(read), len(modules), _ignores_alphas(read))
+
+
+def _ignores_alphas(read: list[Module]) -> bool:
+    """Whether alphas stand elsewhere than in these layers, where this reader does not look."""
+    return any(ALPHA not in module.keys and module.alpha not in (None, module.rank) for module in read)
 
 
 def _has_untried_differences(family: str, modules: list[Module]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import count
@@ -19,7 +19,7 @@ from lorasmith.lora_tools.arrays import Array
 from lorasmith.lora_tools.changes import MERGEABLE, Rows, changed
 from lorasmith.lora_tools.combine import Progress, Source, unseen
 from lorasmith.lora_tools.layers import Layer, layers
-from lorasmith.lora_tools.models import Change, Model, open_model, write_changed
+from lorasmith.lora_tools.models import Change, Model, check_writable, open_model, write_changed
 from lorasmith.lora_tools.regroup import parts_of
 from lorasmith.lora_tools.writing import check_layers, refuse_existing
 
@@ -88,24 +88,59 @@ def merge_into(
     if out.resolve().is_relative_to(base.resolve()):
         raise InputError("tool_output_inside", path=str(out), model=str(base))
     model = open_model(base)
+    kept = model.components if allows_left_out else None
     with ExitStack() as stack:
         parts: dict[str, list[_Part]] = {}
         left_out = 0
         for source in sources:
-            file = read_lora(source.path)
-            _check(file, model)
-            stream = stack.enter_context(source.path.open("rb"))
-            for layer in layers(file, model.family):
-                if allows_left_out and layer.rows[0].component not in model.components:
-                    left_out += 1
-                    continue
-                for target, part in _parts(layer, file, stream, source.weight, model):
-                    parts.setdefault(target, []).append(part)
+            found, lost = _parts_of(source, model, stack, kept)
+            left_out += lost
+            for target, part in found:
+                parts.setdefault(target, []).append(part)
         number = count(1)
         changes = {
             target: _change(members, lambda: progress(next(number), len(parts))) for target, members in parts.items()
         }
         return Merged(write_changed(model, out, changes), len(changes), left_out)
+
+
+def check_merge(base: Path, source: Source, *, unused: Collection[str] = ()) -> int:
+    """The number of layers of the source that are left out of a merge, found without writing and from headers alone.
+
+    Args:
+        unused: components that other files than the base model's are taken for; layers for them are left out.
+
+    Raises:
+        ModelError: as `merge_into`, but for the sizes of layers, and `tool_weight_type`.
+    """
+    model = open_model(base)
+    with ExitStack() as stack:
+        parts, left_out = _parts_of(source, model, stack, model.components.difference(unused))
+    for target, _ in parts:
+        at = model.places[target]
+        check_writable(model.headers[at.file], at.place.name)
+    return left_out
+
+
+def _parts_of(
+    source: Source, model: Model, stack: ExitStack, kept: Collection[str] | None
+) -> tuple[list[tuple[str, _Part]], int]:
+    """The layers of the model that the source changes, by target, and the number of those that are left out.
+
+    Args:
+        kept: components that are changed; None: all, those too that the model does not have.
+    """
+    file = read_lora(source.path)
+    _check(file, model)
+    stream = stack.enter_context(source.path.open("rb"))
+    parts: list[tuple[str, _Part]] = []
+    left_out = 0
+    for layer in layers(file, model.family):
+        if kept is not None and layer.rows[0].component not in kept:
+            left_out += 1
+        else:
+            parts += _parts(layer, file, stream, source.weight, model)
+    return parts, left_out
 
 
 def _parts(layer: Layer, file: LoraFile, stream: BinaryIO, weight: float, model: Model) -> Iterator[tuple[str, _Part]]:

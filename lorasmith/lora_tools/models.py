@@ -178,6 +178,17 @@ def write_changed(model: Model, out: Path, changes: Mapping[str, Change]) -> Pat
     return out
 
 
+def check_writable(header: Header, name: str) -> None:
+    """Returns where a changed weight can be written as the file has it.
+
+    Raises:
+        ModelError: `tool_weight_type`.
+    """
+    dtype = header.tensors[name].dtype
+    if dtype not in _WRITABLE:
+        raise ModelError("tool_weight_type", path=str(header.path), name=name, dtype=dtype)
+
+
 def _copy_all_but(model: Model, temporary: Path) -> None:
     """Copies a folder without the weight files that are written anew, and without other forms of the same weights."""
     changed = {path.parent for path in model.headers}
@@ -191,9 +202,7 @@ def _copy_all_but(model: Model, temporary: Path) -> None:
 def _write_file(header: Header, out: Path, changes: Mapping[str, list[tuple[Place, Change]]]) -> Path:
     """Writes a file with these tensors changed, and reads it back."""
     for name in changes:
-        if header.tensors[name].dtype not in _WRITABLE:
-            dtype = header.tensors[name].dtype
-            raise ModelError("tool_weight_type", path=str(header.path), name=name, dtype=dtype)
+        check_writable(header, name)
     written = hashlib.sha256()
 
     def counted() -> Iterator[bytes]:

@@ -71,10 +71,6 @@ def _names(file: LoraFile) -> list[Oddity]:
         return [*found, Oddity("family_unknown")]
     if len(file.namings) > 1:
         found.append(Oddity("several_namings", {"namings": ", ".join(sorted(file.namings))}))
-    if file.family not in _UNETS:
-        return found
-    if set(file.namings) & {"diffusers", "diffusers_old", "peft", "bare", "onetrainer", "omi"}:
-        found.append(Oddity("not_for_webuis", {"naming": ", ".join(sorted(file.namings))}))
     flat = [
         module.name
         for module in file.modules
@@ -82,6 +78,10 @@ def _names(file: LoraFile) -> list[Oddity]:
     ]
     if flat:
         found.append(_listed("text_names", flat))
+    if file.family not in _UNETS:
+        return found
+    if set(file.namings) & {"diffusers", "diffusers_old", "peft", "bare", "onetrainer", "omi"}:
+        found.append(Oddity("not_for_webuis", {"naming": ", ".join(sorted(file.namings))}))
     try:
         layers = layers_of(file.family)
     except KeyError:  # a family without a table

@@ -11,6 +11,7 @@ from typing import Any
 from lorasmith.config import AdapterConfig, ModelConfig, RunConfig
 from lorasmith.errors import ConfigError, ModelError
 from lorasmith.families.locate import is_there
+from lorasmith.families.weights import BaseWeights
 from lorasmith.lora_files.modules import KINDS, LOW_RANK
 from lorasmith.lora_files.names import FAMILY_NAMES, layers_of
 from lorasmith.lora_files.reader import LoraFile, read_lora, without_untrained_text
@@ -71,24 +72,35 @@ def check_init_from(file: LoraFile | None, adapter: AdapterConfig, family: str) 
     return part, (("init_from_text_left_out", {"path": path, "count": lost}),) if lost else ()
 
 
-def check_base_weights(model: ModelConfig, family: str, here: Path) -> None:
-    """Returns where all of --base-weights are LoRAs for the family; their layers are checked when they are merged.
+def check_base_weights(model: ModelConfig, weights: BaseWeights, here: Path) -> Warnings:
+    """Returns where all of --base-weights can be merged into the base model, as far as headers tell, with a notice of
+    layers of a text encoder that the base model does not hold: those are left out.
 
     Raises:
         ConfigError: `base_weights_multipliers`, more multipliers than files.
-        ModelError: `base_weights_missing`, `tool_other_family`, or what `read_lora` raises.
+        ModelError: `base_weights_missing`, `tool_other_family`, or what `read_lora` and `check_merge` raise.
     """
     files, multipliers = len(model.base_weights), len(model.base_weights_multiplier)
     if multipliers > files:
         raise ConfigError("base_weights_multipliers", files=files, multipliers=multipliers)
-    for name in model.base_weights:
-        path = here / name
+    paths = [here / name for name in model.base_weights]
+    for path in paths:
         if not is_there(path):
             raise ModelError("base_weights_missing", path=str(path))
-        file = read_lora(path)
-        if family and family not in file.families:
-            found, wanted = (FAMILY_NAMES.get(known, known) for known in (file.family or "?", family))
-            raise ModelError("tool_other_family", path=str(path), found=found, family=wanted)
+    if not paths:
+        return ()
+
+    from lorasmith.lora_tools.combine import Source  # imports numpy, which a start without the option need not wait for
+    from lorasmith.lora_tools.into_model import check_merge
+
+    lost = {
+        name: check_merge(weights.path, Source(here / name), unused=weights.replaced) for name in model.base_weights
+    }
+    return tuple(
+        ("base_weights_text_left_out", {"path": str(here / name), "count": count, "model": str(weights.path)})
+        for name, count in lost.items()
+        if count
+    )
 
 
 def sizes_from(

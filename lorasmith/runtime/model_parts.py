@@ -4,12 +4,13 @@ encoders have, and the files of a model that consists of several, found once and
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from lorasmith.config import ModelConfig, RunConfig
 from lorasmith.errors import ModelError
+from lorasmith.families.folders import component_files
 from lorasmith.families.headers import file_kind, read_header
 from lorasmith.families.locate import expanded
 from lorasmith.families.weights import BaseWeights, check_clip_skip, check_plain_text
@@ -61,15 +62,20 @@ def with_parts(
     vae, text = _sources(weights, ["vae"]), _sources(weights, weights.names.tokenizers)
     beside = [("vae", path) for path in vae] + [("text-encoder", path) for path in text]
     notices = tuple(("part_beside", {"option": option, "path": path}) for option, path in beside if path not in named)
-    rounded = tuple(("weights_in_fp8", {"path": str(path)}) for path in _files(weights) if _is_fp8(path))
+    in_fp8 = [place for place, files in _files(weights) if any(map(_is_fp8, files))]
+    rounded = tuple(("weights_in_fp8", {"path": str(place)}) for place in in_fp8)
     return config.with_values({("model", "vae"): "".join(vae), ("model", "text_encoder"): text}), notices + rounded
 
 
-def _files(weights: BaseWeights) -> Iterator[Path]:
+def _files(weights: BaseWeights) -> Iterator[tuple[Path, Sequence[Path]]]:
+    """The files of the base model with their place: each by itself, those of a folder's component by the component."""
     if weights.layout == "single_file":
-        yield weights.path
+        yield weights.path, [weights.path]
+    elif weights.layout == "diffusers":
+        for component in sorted(set(weights.names.components) - set(weights.replaced)):
+            yield weights.path / component, component_files(weights.path, component, weights.names)
     for part in weights.replaced.values():
-        yield from part.paths
+        yield from ((path, [path]) for path in part.paths)
 
 
 def _is_fp8(path: Path) -> bool:

@@ -98,7 +98,7 @@ def new_run(values: Values, request: Request, *, state_prefix: str, here: Path) 
     check_form(weights)
     config, beside = with_parts(config, weights, here)
     start, lost = check_init_from(start, config.adapter, weights.family)
-    check_base_weights(config.model, weights.family, here)
+    lost += check_base_weights(config.model, weights, here)
     config = config.with_values(sizes_from(start, config.adapter, values, weights.family))
     config, taken = shaped_by_start(config, values, start, here)
     check_text(weights, config.model)
@@ -166,7 +166,7 @@ def continued_run(run: RunFolder, values: Values, request: Request, *, from_stat
     check_layers(config, before.model.family)
     check_objective(config.loss, config.noise, weights)
     check_same_family(weights, before.model.family)
-    check_base_weights(config.model, weights.family, here)
+    check_base_weights(config.model, weights, here)
     found = scan_for(config, weights, check_pixels=True)
     state = named_state(run, from_state) if from_state else now.state
     base_step = state.step if from_state else now.done

@@ -41,7 +41,8 @@ def trained_on(config: RunConfig) -> BaseWeights:
     if not merged.exists():
         make_folder(merged.parent)
         try:
-            merge_into(weights.path, sources, merged)
+            # A notice of the start states the layers that are left out.
+            merge_into(weights.path, sources, merged, allows_left_out=True)
         except InputError:
             if not merged.exists():  # another run may have written it meanwhile
                 raise

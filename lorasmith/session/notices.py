@@ -13,7 +13,7 @@ from torch import Tensor
 from lorasmith.adapters.flat import FlatAdapter
 from lorasmith.config import RunConfig
 from lorasmith.config.sample_prompts import SamplePrompt, sample_prompt
-from lorasmith.data.findings import of_escaped_brackets, of_long_captions
+from lorasmith.data.findings import has_escaped_bracket, of_escaped_brackets, of_long_captions
 from lorasmith.data.types import LOSS_MASK, CachedExample, Example
 from lorasmith.diffusion.sampling import SamplingDefaults
 from lorasmith.evaluation.choose import texts_of
@@ -24,8 +24,8 @@ Notice = tuple[str, dict[str, Any]]  # (code, fields) of a warning
 
 
 def caption_notices(config: RunConfig, family: ModelFamily, examples: Sequence[Example]) -> list[Notice]:
-    """Captions, and prompts for samples, whose last words the text encoder does not see; captions with the signs of
-    prompts."""
+    """Captions, and prompts for samples, whose last words the text encoder does not see; texts with brackets
+    as the WebUI has them."""
     limit = family.caption_tokens
     roots = [Path(subset.folder) for subset in config.subsets()]
     findings = of_long_captions(examples, roots, first_unseen=family.first_unseen_tag, limit=limit)
@@ -35,6 +35,9 @@ def caption_notices(config: RunConfig, family: ModelFamily, examples: Sequence[E
     if tags:
         notices.append(("prompts_cut", {"count": len(tags), "limit": limit, "tag": tags[0]}))
     prompts = [sample_prompt(line) for line in config.evaluation.sample_prompts]
+    if not config.model.weighted_captions:
+        escaped = [prompt for prompt in prompts if has_escaped_bracket(f"{prompt.text}\n{prompt.negative}")]
+        notices += [("prompts_escaped", {"count": len(escaped)})] if escaped else []
     return notices + prompt_notices(prompts, sampling_of(family))
 
 

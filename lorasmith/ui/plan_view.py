@@ -135,7 +135,8 @@ class _View:
         """Yields (line, style): findings about the pictures, warnings of the run, and what was not measured."""
         plan, words = self._plan, self._words
         for finding in plan.findings:
-            for number, line in enumerate(words.finding(finding.code, finding.fields)):
+            # What a probe noticed about prompts may be a warning.
+            for number, line in enumerate(words.warning(finding.code, finding.fields)):
                 yield line, "" if number else "yellow"
         for code, fields in plan.warnings:
             yield from ((line, "yellow") for line in words.warning(code, fields))

@@ -90,7 +90,7 @@ class Translator:
             names, more = [" = ".join(group) for group in fields["groups"]], fields.get("more", 0)
         else:
             names = list(fields.get("files", []))
-            more = fields.get("count", len(names)) - len(names)
+            more = fields.get("count", 0) - len(names) if names else 0
         if more > 0:
             names.append(self.say("message.more_names", count=more))
         line = ", ".join(names)

@@ -228,6 +228,38 @@ def test_forge_reads_flux_whole_or_not_at_all(made: Callable[[str], Any], tmp_pa
 
 
 @pytest.mark.parametrize(
+    ("name", "outcome"),
+    [
+        ("lora_te1_text_model_encoder_layers_{}_self_attn_q_proj", "whole"),
+        ("lora_te_text_model_encoder_layers_{}_mlp_fc1", "whole"),
+        ("text_encoder.text_model.encoder.layers.{}.self_attn.out_proj", "whole"),
+        ("lora_te3_encoder_block_{}_layer_0_SelfAttention_q", "whole"),
+        ("lora_te1_encoder_layers_{}_self_attn_q_proj", "nothing"),
+        ("text_encoder.encoder.layers.{}.mlp.fc1", "nothing"),
+    ],
+)
+def test_forge_ignores_a_file_for_the_names_of_its_text_encoder(
+    made: Callable[[str], Any], tmp_path: Path, name: str, outcome: str
+) -> None:
+    """Forge's load_lora was given CLIP and T5 under each of these names."""
+    tensors, _ = written("flux1", made("flux1"), Form("lora_unet_", "N", "du"), ALPHA)
+    pair = {"lora_down.weight": torch.ones(RANK, 8), "lora_up.weight": torch.ones(8, RANK)}
+    text = {f"{name.format(block)}.{suffix}": one.clone() for block in range(7) for suffix, one in pair.items()}
+    save_file({**tensors, **text}, tmp_path / "lora.safetensors")
+    assert of("Forge", tmp_path / "lora.safetensors", "flux1").outcome == outcome
+
+
+def test_forge_does_not_see_alphas_in_the_metadata(made: Callable[[str], Any], tmp_path: Path) -> None:
+    path = tmp_path / "lora.safetensors"
+    for alpha in (RANK, 2 * RANK):
+        stated = {"transformer.r": RANK, "transformer.lora_alpha": alpha}
+        tensors, _ = written("flux1", made("flux1"), Form("transformer.", "D", "AB"), None)
+        save_file(tensors, path, {"lora_adapter_metadata": json.dumps(stated)})
+        found = of("Forge", path, "flux1")
+        assert (found.outcome, found.has_other_strength) == ("whole", alpha != RANK)
+
+
+@pytest.mark.parametrize(
     ("suffix", "path", "comfyui"),
     [("", "", "whole"), ("diff_b", "double_blocks.0.img_attn.proj", "whole"), ("diff", "final_layer.norm", "unknown")],
 )

@@ -36,6 +36,16 @@ def flat_names(tensors: Tensors) -> None:
         tensors[key.replace("text_model_", "")] = tensors.pop(key)
 
 
+def flat_names_beside_flux1(tensors: Tensors) -> None:
+    """Whose CLIP-L has the same names."""
+    for key in [key for key in tensors if not key.startswith(TEXT)]:
+        del tensors[key]
+    flat_names(tensors)
+    name = "lora_unet_single_blocks_0_linear2"
+    tensors |= {f"{name}.lora_down.weight": torch.ones(2, 15_360), f"{name}.lora_up.weight": torch.ones(3072, 2)}
+    tensors[f"{name}.alpha"] = torch.tensor(1.0)
+
+
 def another_layer(tensors: Tensors) -> None:
     tensors |= {key.replace(FIRST, "lora_unet_x"): tensors[key] for key in list(tensors) if key.startswith(FIRST)}
 
@@ -113,6 +123,7 @@ CHANGES: dict[Callable[[Tensors], None], set[str]] = {
     half: {"incomplete", "several_kinds"},
     embeddings: {"unknown_keys"},
     flat_names: {"text_names"},
+    flat_names_beside_flux1: {"text_names", "metadata_of_another_family"},
     another_layer: {"foreign_layers"},
     other_layers: {"foreign_layers_many"},
     dotted: {"several_namings", "not_for_webuis", "alpha_missing_in_part"},

@@ -1,14 +1,20 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from lorasmith.config import AdapterConfig, ModelConfig
+from lorasmith.config import AdapterConfig, RunConfig
 from lorasmith.errors import ConfigError, ModelError
+from lorasmith.families.headers import read_header
+from lorasmith.inputs import base_weights
 from lorasmith.lora_files.reader import read_lora
-from lorasmith.runtime.lora_inputs import check_base_weights, check_init_from, sizes_from
+from lorasmith.runtime.lora_inputs import Warnings, check_base_weights, check_init_from, sizes_from
 from lorasmith.session.initial_state import read_init_from
+from tests.families.flux1.miniature import make_model, make_split
+from tests.lora_files.written import saved
+from tests.lora_tools.flow import FlowMade, lora, with_clip
 from tests.lora_tools.made import tensors_of, write
 
 BY_FILE = AdapterConfig(dim_from_weights=True)
@@ -94,9 +100,39 @@ def test_layers_of_a_text_encoder_that_is_never_trained_are_left_out(tmp_path: P
     assert {name.partition(".")[0] for name in tensors} == {"denoiser"}
 
 
-def test_a_lora_of_another_family_is_not_merged(tmp_path: Path) -> None:
-    write(tmp_path / "a.safetensors")
-    check_base_weights(ModelConfig(base_weights=("a.safetensors",)), "sd15", tmp_path)
-    with pytest.raises(ModelError) as caught:
-        check_base_weights(ModelConfig(base_weights=("a.safetensors",)), "sdxl", tmp_path)
-    assert caught.value.code == "tool_other_family"
+def test_a_lora_that_cannot_be_merged_is_refused_before_the_run_begins(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "folder")
+    file = make_split(folder, tmp_path / "models")
+    whole = lora(FlowMade("flux1", folder, file), tmp_path / "flux1", "comfyui")
+    assert whole and _notices(folder, tmp_path / "flux1") == ()
+    row = {"lora_A.weight": torch.ones(2, 32), "lora_B.weight": torch.ones(32, 2)}
+    deep = {f"diffusion_model.single_blocks.9.linear2.{suffix}": tensor for suffix, tensor in row.items()}
+    for name, tensors, code in (
+        ("sd15", tensors_of(), "tool_other_family"),
+        ("deep", load_file(tmp_path / "flux1") | deep, "tool_layer_missing"),
+    ):
+        with pytest.raises(ModelError, match=code):
+            _notices(folder, saved(tensors, tmp_path / name))
+    fp8 = {name: t.to(torch.float8_e4m3fn) if t.ndim == 2 else t for name, t in load_file(file).items()}
+    saved(fp8, file, read_header(file).metadata)
+    with pytest.raises(ModelError, match="tool_weight_type"):
+        _notices(file, tmp_path / "flux1")
+
+
+def test_layers_of_a_text_encoder_beside_the_base_model_are_not_merged_and_a_notice_counts_them(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "folder")
+    file = make_split(folder, tmp_path / "models")
+    lora(FlowMade("flux1", folder, file), tmp_path / "plain", "kohya")
+    path = saved(with_clip(load_file(tmp_path / "plain"), folder), tmp_path / "lora")
+    assert _notices(folder, path) == ()  # they are merged too
+    fields = {"path": str(path), "count": 12}
+    assert _notices(file, path) == (("base_weights_text_left_out", {**fields, "model": str(file)}),)
+    clip = next((tmp_path / "models").rglob("clip_l*"))
+    other = _notices(folder, path, ("model", "text_encoder"), (str(clip),))
+    assert other == (("base_weights_text_left_out", {**fields, "model": str(folder)}),)
+
+
+def _notices(model: Path, lora: Path, *option: Any) -> Warnings:
+    values = {("model", "base_model"): str(model), ("model", "base_weights"): (lora.name,)}
+    config = RunConfig().with_values(values | (dict([option]) if option else {}))
+    return check_base_weights(config.model, base_weights(config), lora.parent)

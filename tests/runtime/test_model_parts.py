@@ -69,11 +69,16 @@ def test_settings_of_clip_are_refused_before_a_worker_starts(tmp_path: Path, fie
 def test_weights_in_eight_bits_are_used_and_reported(tmp_path: Path) -> None:
     model = make_split(make_model(tmp_path / "model"), tmp_path / "models")
     text = tmp_path / "models" / "text_encoders" / "qwen3vl_4b.safetensors"
-    small = {
-        name: tensor.to(torch.float8_e4m3fn) if tensor.ndim > 1 else tensor for name, tensor in load_file(text).items()
-    }
-    save_file(small, text)
+    _in_fp8(text)
     _, notices = with_parts(RunConfig(), recognize(model), tmp_path)
     assert [fields for code, fields in notices if code == "weights_in_fp8"] == [{"path": str(text)}]
-    _, notices = with_parts(RunConfig(), recognize(make_model(tmp_path / "other")), tmp_path)
-    assert notices == ()
+    folder = make_model(tmp_path / "other")
+    assert with_parts(RunConfig(), recognize(folder), tmp_path)[1] == ()
+    _in_fp8(next((folder / "text_encoder").glob("*.safetensors")))
+    expected = ("weights_in_fp8", {"path": str(folder / "text_encoder")})
+    assert with_parts(RunConfig(), recognize(folder), tmp_path)[1] == (expected,)
+
+
+def _in_fp8(path: Path) -> None:
+    tensors = load_file(path).items()
+    save_file({name: one.to(torch.float8_e4m3fn) if one.ndim > 1 else one for name, one in tensors}, path)

@@ -2,6 +2,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 from lorasmith.config import RunConfig
@@ -10,7 +11,8 @@ from lorasmith.inputs import base_weights
 from lorasmith.session.base_weights import FOLDER, sources_of, trained_on
 from tests.end_to_end.workshop import Workshop
 from tests.families.flux1.miniature import make_model, make_split
-from tests.lora_tools.flow import FlowMade, lora
+from tests.lora_files.written import saved
+from tests.lora_tools.flow import FlowMade, lora, with_clip
 
 
 def test_multipliers_follow_the_order_of_the_files() -> None:
@@ -22,10 +24,14 @@ def test_multipliers_follow_the_order_of_the_files() -> None:
 
 @pytest.mark.ci
 def test_a_denoiser_without_its_text_encoders_is_merged_alone(tmp_path: Path) -> None:
-    """The sum in the cache still belongs to the text encoders and the VAE beside the base model, and to its name."""
+    """The sum in the cache still belongs to the text encoders and the VAE beside the base model, and to its name.
+
+    Layers of CLIP are left out, as CLIP is not in the file."""
     base = make_split(make_model(tmp_path / "model"), tmp_path / "models")
     flow = FlowMade("flux1", tmp_path / "model", base)
-    lora(flow, tmp_path / "lora.safetensors")
+    lora(flow, tmp_path / "lora.safetensors", "kohya")
+    tensors = with_clip(safetensors.torch.load_file(tmp_path / "lora.safetensors"), tmp_path / "model")
+    saved(tensors, tmp_path / "lora.safetensors")
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     config = RunConfig().with_values(

@@ -87,7 +87,9 @@ def test_brackets_as_in_prompts(tmp_path: Path) -> None:
         put_picture(tmp_path / f"{name}.png")
         (tmp_path / f"{name}.txt").write_text(words)
     assert found(tmp_path) == [("brackets_escaped", {"count": 2, "files": ["a.png", "d.png"]})]
-    assert found(tmp_path, weighted=True) == []
+    prompts = (r"saber \(fate\) --w 64", r"a cat --n \(x\)", "saber (fate)", r"\[y\]")
+    assert found(tmp_path, prompts=prompts)[1:] == [("prompts_escaped", {"count": 2})]
+    assert found(tmp_path, prompts=prompts, weighted=True) == []
 
 
 def test_nothing_where_all_is_seen(tmp_path: Path) -> None:

@@ -87,6 +87,13 @@ def test_findings_stand_below_the_tables(capsys: pytest.CaptureFixture[str], mad
     assert "Nothing is wrong" not in page
 
 
+def test_warnings_about_prompts_stand_there_too(capsys: pytest.CaptureFixture[str], made: RunPlan) -> None:
+    """Only a probe can tell, as for what it finds of captions."""
+    assert made.findings == ()
+    page = shown(capsys, replace(made, findings=(Finding("negative_of_distilled", {"count": 1}),)))
+    assert "\nWarning: " in page and "`--n` has no effect" in page
+
+
 def test_what_was_not_measured_is_not_made_up(capsys: pytest.CaptureFixture[str], made: RunPlan) -> None:
     failed = replace(made, measured=Unmeasured("probe_stalled", {"seconds": 42}), time=None, disk=None)
     page = shown(capsys, failed)

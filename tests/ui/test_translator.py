@@ -57,6 +57,13 @@ def test_long_names_have_a_line_each() -> None:
     ]
 
 
+def test_prompts_have_no_names() -> None:
+    fields = {"count": 2, "limit": 75, "tag": "hat"}
+    assert EN.finding("prompts_cut", fields) == [
+        "Note: sample prompts of more than 75 tokens: 2; the first is cut off at `hat`"
+    ]
+
+
 def test_equal_files_stand_together() -> None:
     fields = {"count": 3, "groups": [["a.png", "b.png"], ["c.png", "d.png"]], "more": 1}
     assert EN.finding("duplicates", fields)[1] == "  a.png = b.png, c.png = d.png, and 1 more"
