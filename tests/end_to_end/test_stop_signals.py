@@ -54,7 +54,7 @@ def test_a_second_ctrl_c_kills(run: RunFolder) -> None:
 @pytest.mark.ci
 def test_what_comes_in_twos_by_itself_is_one_stop_request(run: RunFolder) -> None:
     """A terminal that is closed; a launcher that passes on a Ctrl+C which came to the whole group already."""
-    with Process("obedient", run, 100_000) as watched:
+    with Process("obedient", run, 100_000, press=PATIENCE_SECONDS) as watched:  # this test may be paused between two
         watched.read_until("StepCompleted 2")
         for number in (signal.SIGINT, signal.SIGINT, signal.SIGHUP, signal.SIGHUP, signal.SIGTERM):
             watched.process.send_signal(number)

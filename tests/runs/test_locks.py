@@ -145,17 +145,15 @@ children = []
 for _ in range(20):
     pid = os.fork()
     if not pid:
-        os.close(begin)
-        os.close(over)
+        os.close(begin), os.close(over)
         os.read(go, 1)
         try:
             with FolderLock(Path({str(path)!r})):
-                os.write(tried, b"x")
-                os.read(leave, 1)
+                os.write(tried, b"x"), os.read(leave, 1)
             os._exit(0)
-        except LockedError:
+        except BaseException as error:
             os.write(tried, b"x")
-            os._exit(3)
+            os._exit(3 if isinstance(error, LockedError) else 4)
     children.append(pid)
 os.close(begin)
 for _ in children:

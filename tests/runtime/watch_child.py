@@ -3,7 +3,8 @@
 
 Prints the name of each event with its step as it comes, and the exit code as the last line. Goes on with a run that has
 a ledger. Where the worker is to hang, no other time counts. `quick=1`: it is not asked for long before it is killed;
-`patient=1`: an orphan has all the time that it needs to leave by itself.
+`patient=1`: an orphan has all the time that it needs to leave by itself. `press=S`: two Ctrl+C
+within S seconds are one press.
 """
 
 import os
@@ -14,7 +15,7 @@ from typing import IO
 from lorasmith.config import RunConfig
 from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.states import newest_good
-from lorasmith.runtime import cleanup, processes
+from lorasmith.runtime import cleanup, processes, stop_signals
 from lorasmith.runtime import supervisor as supervisor_module
 from lorasmith.runtime.preflight import Start
 from lorasmith.runtime.processes import WorkerProcess, launch
@@ -34,6 +35,7 @@ def main(mode: str, folder: str, count: str, *settings: str) -> None:
         processes.INTERRUPT_SECONDS = processes.TERMINATE_SECONDS = 0.1
     if watch.pop("patient", 0):
         cleanup.INTERRUPT_SECONDS = 100.0
+    stop_signals.SAME_PRESS_SECONDS = watch.pop("press", stop_signals.SAME_PRESS_SECONDS)
     config = RunConfig().with_values({("watch", name): value for name, value in watch.items()})
     if mode.startswith(HANGING):
         os.environ[hanging.VARIABLE] = str(run.root.with_name("hangs"))
