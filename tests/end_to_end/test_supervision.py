@@ -150,14 +150,14 @@ def test_no_two_workers_at_once(run: RunFolder) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="groups of processes are told otherwise there")
 def test_a_supervisor_that_was_itself_stopped_holds_nothing_against_its_worker(run: RunFolder) -> None:
     """Longer than any limit, with the worker stopped too, as when a laptop sleeps."""
-    with Process("obedient", run, 100_000, stall_timeout=5.0) as watched:
+    with Process("obedient", run, 100_000, stall_timeout=8.0) as watched:
         watched.read_until("StepCompleted 2")
         worker = watched.worker_pid()
         os.kill(worker, signal.SIGSTOP)
         time.sleep(0.5)  # its last beat is seen, so that none is news afterwards
         watched.process.send_signal(signal.SIGSTOP)
         done = len(steps(read_events(run.ledger)))
-        time.sleep(7.0)
+        time.sleep(10.0)
         watched.process.send_signal(signal.SIGCONT)
         os.kill(worker, signal.SIGCONT)
         watched.read_until(f"StepCompleted {done + 5}")
