@@ -88,9 +88,12 @@ def test_a_full_disk_is_what_the_system_says() -> None:
     assert caught.value.errno == errno.ENOSPC
 
 
-REACH_IT = (
-    "from lorasmith.faults import fault_point; fault_point('step.told'); print('alive'); fault_point('step.told')"
-)
+REACH_IT = """
+from lorasmith.faults import fault_point
+fault_point('step.told')
+print('alive', flush=True)
+fault_point('step.told')
+"""
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")

@@ -22,6 +22,7 @@ from lorasmith.runtime.worker_environment import worker_environment
 INTERRUPT = signal.Signals["CTRL_BREAK_EVENT" if sys.platform == "win32" else "SIGINT"]
 STACK_SIGNAL = "SIGUSR1"  # a worker prints the stacks of all its threads when it gets it
 STACK_SECONDS = 1.0
+STACK_PAUSE_SECONDS = 0.1  # in which no more of it comes: then it is whole
 MAX_OUTPUT = 1 << 20  # bytes
 KEPT_OUTPUT = 1 << 14  # bytes
 INTERRUPT_SECONDS = 2.0
@@ -132,7 +133,7 @@ def stack_of(process: Watchable, output: Output) -> str:
     give_up_at = time.monotonic() + STACK_SECONDS
     before = begin
     while time.monotonic() < give_up_at:
-        time.sleep(STACK_SECONDS / 20)
+        time.sleep(STACK_PAUSE_SECONDS)
         size = output.size()
         if size > begin and size == before:
             break

@@ -109,7 +109,7 @@ def test_for_real_at_a_terminal(tmp_path: Path) -> None:
     environment = {**os.environ, "LORASMITH_LANG": "zh-TW", "TERM": "xterm-256color"}
     environment["VIRTUAL_ENV"] = str(Path(sys.prefix))
     child = pexpect.spawn(
-        str(SH), cwd=str(tmp_path), env=environment, encoding="utf-8", timeout=60, dimensions=(40, 100)
+        str(SH), cwd=str(tmp_path), env=environment, encoding="utf-8", timeout=120, dimensions=(40, 100)
     )
     child.expect("訓練完成，20/20 步")
     child.expect("3. 離開")

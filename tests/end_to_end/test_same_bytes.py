@@ -19,7 +19,7 @@ from tests.end_to_end.fresh import train, train_killed_at
 from tests.end_to_end.workshop import Workshop
 from tests.families.anima import miniature as anima
 
-pytestmark = [pytest.mark.ci, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ci, pytest.mark.timeout(2400)]
 
 MakeWorkshop = Callable[[str], Workshop]
 SHIM = Path(__file__).with_name("shifted.c")

@@ -12,7 +12,7 @@ from lorasmith.errors import ExitCode
 from lorasmith.runs.events import RunStarted, StepCompleted
 from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.ledger import read_events
-from tests.end_to_end.workshop import Workshop, tree
+from tests.end_to_end.workshop import KEPT, Workshop, tree
 
 ROOT = Path(__file__).parents[2]
 STEPS = 4
@@ -20,15 +20,16 @@ STEPS = 4
 
 @pytest.mark.slow
 def test_two_runs_share_nothing_but_the_cache(
-    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """Through the command line; what each leaves is what it leaves alone, and the bytes are the same."""
     alone = Workshop(workshop.folder, workshop.base_model, monkeypatch, output="alone")
     alone.new(STEPS)
     before = set(tree(workshop.folder))
-    processes = [start(workshop, output) for output in ("first", "second")]
+    meeting = tmp_path_factory.mktemp("meeting")
+    processes = [start(workshop, output, meeting) for output in ("first", "second")]
     for process in processes:
-        out, _ = process.communicate(timeout=240)
+        out, _ = process.communicate(timeout=800)
         assert process.returncode == ExitCode.FINISHED, out
     runs = [RunFolder(workshop.folder / output) for output in ("first", "second")]
     for run in runs:
@@ -51,10 +52,11 @@ def test_two_runs_share_nothing_but_the_cache(
     assert first.digest() == second.digest() == alone.digest()
 
 
-def start(workshop: Workshop, output: str) -> "subprocess.Popen[str]":
+def start(workshop: Workshop, output: str, meeting: Path) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "lorasmith", "train", "--new", "--steps", str(STEPS), "--output", output]
     command += ["--base-model", str(workshop.base_model), "--lang", "en"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    kept = {"KEPT_IN": "2", "KEPT_WITH": str(meeting)}  # each worker waits there for the other
+    environment = {**os.environ, **kept, "PYTHONPATH": os.pathsep.join([str(KEPT), str(ROOT)]), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command,
         cwd=workshop.folder,

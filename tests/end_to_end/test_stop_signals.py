@@ -10,7 +10,8 @@ from lorasmith.errors import ExitCode
 from lorasmith.runs.events import RunStopped, WorkerEnded
 from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.ledger import read_events
-from tests.end_to_end.watched import Process
+from lorasmith.runtime.stop_signals import SAME_PRESS_SECONDS
+from tests.end_to_end.watched import PATIENCE_SECONDS, Process
 from tests.end_to_end.workshop import tree
 
 CI = pytest.mark.ci
@@ -25,7 +26,7 @@ def run(tmp_path: Path) -> RunFolder:
     "number", [signal.SIGINT, *(pytest.param(one, marks=CI) for one in (signal.SIGTERM, signal.SIGHUP))]
 )
 def test_a_signal_is_a_stop_request(run: RunFolder, number: signal.Signals) -> None:
-    with Process("obedient", run, 1000) as watched:
+    with Process("obedient", run, 100_000) as watched:
         watched.read_until("StepCompleted 2")
         watched.process.send_signal(number)
         assert watched.end() == ExitCode.STOPPED
@@ -38,18 +39,22 @@ def test_a_second_ctrl_c_kills(run: RunFolder) -> None:
     with Process("deaf", run, 100_000) as watched:
         watched.read_until("StepCompleted 2")
         watched.process.send_signal(signal.SIGINT)
+        give_up_at = time.monotonic() + PATIENCE_SECONDS
+        while not run.stop_request.exists():  # it has heard the first
+            assert time.monotonic() < give_up_at
+            time.sleep(0.02)
         watched.read_until("StepCompleted")
-        time.sleep(0.3)
+        time.sleep(SAME_PRESS_SECONDS + 0.1)
         assert watched.process.poll() is None
         watched.process.send_signal(signal.SIGINT)
-        assert watched.end() == ExitCode.STOPPED
+        assert watched.end(is_killed=True) == ExitCode.STOPPED
         assert [event.status for event in watched.said(WorkerEnded)] == [-signal.SIGKILL]
 
 
 @pytest.mark.ci
 def test_what_comes_in_twos_by_itself_is_one_stop_request(run: RunFolder) -> None:
     """A terminal that is closed; a launcher that passes on a Ctrl+C which came to the whole group already."""
-    with Process("obedient", run, 100_000) as watched:
+    with Process("obedient", run, 100_000, press=PATIENCE_SECONDS) as watched:  # this test may be paused between two
         watched.read_until("StepCompleted 2")
         for number in (signal.SIGINT, signal.SIGINT, signal.SIGHUP, signal.SIGHUP, signal.SIGTERM):
             watched.process.send_signal(number)
@@ -82,7 +87,7 @@ def test_a_worker_whose_supervisor_was_killed_leaves(run: RunFolder) -> None:
         watched.read_until("StepCompleted 2")
         watched.process.kill()
         watched.process.wait()
-        give_up_at = time.monotonic() + 10
+        give_up_at = time.monotonic() + PATIENCE_SECONDS
         while not any(isinstance(event, RunStopped) for event in read_events(run.ledger)):
             assert time.monotonic() < give_up_at
             time.sleep(0.02)

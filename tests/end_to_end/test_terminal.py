@@ -33,7 +33,7 @@ def started(folder: Path, *arguments: str) -> pexpect.spawn:
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "LORASMITH_LANG": "en", "TERM": "xterm-256color"}
     command = ["train_lora.py", *arguments]
     return pexpect.spawn(
-        sys.executable, command, cwd=str(folder), env=environment, encoding="utf-8", timeout=90, dimensions=(40, 200)
+        sys.executable, command, cwd=str(folder), env=environment, encoding="utf-8", timeout=240, dimensions=(40, 200)
     )
 
 

@@ -19,6 +19,7 @@ from lorasmith.runtime.supervisor import Supervisor
 from lorasmith.session import begin, outputs
 from tests.end_to_end.workshop import Workshop
 from tests.families.unet_miniature import make_model
+from tests.runtime import hanging
 
 COUNT = 5
 SAVED: dict[tuple[str, str], Any] = {("cadence", "save_every"): 2}
@@ -31,8 +32,10 @@ def unlucky(workshop: Workshop, how: str, **watch: float) -> tuple[ExitCode, lis
         return launch([sys.executable, "-m", "tests.runtime.unlucky_worker", how, *arguments], output)
 
     values = {**SAVED, **{("watch", name): value for name, value in watch.items()}}
-    supervisor = Supervisor(workshop.start_new(COUNT, values), launch=launch_it)
-    events = [event for event in supervisor.events() if event is not None]
+    with workshop.monkeypatch.context() as patch:
+        hanging.count_hangs_alone(patch, workshop.folder / "hangs")
+        supervisor = Supervisor(workshop.start_new(COUNT, values), launch=hanging.launching(launch_it))
+        events = [event for event in supervisor.events() if event is not None]
     return supervisor.exit_code, events
 
 

@@ -31,6 +31,7 @@ from lorasmith.session.loaded import LoadedRun
 from lorasmith.session.recorder import Recorder
 from lorasmith.session.startup import StartupContext
 
+KEPT = Path(__file__).parent / "kept"
 Values = Mapping[tuple[str, str], Any]
 QUIET: Values = {("cadence", "save_minutes"): 0.0, ("cadence", "save_every"): 0, ("evaluation", "every"): 0}
 
@@ -103,9 +104,14 @@ class Workshop:
         return new_run(settings, request, state_prefix="state", here=self.folder)
 
     def watch(self, start: Start, *, stop_after: int | None = None, apart: bool = False) -> Outcome:
-        """Follows a start to its end; a stop is asked for once step `stop_after` is completed."""
+        """Follows a start to its end; a stop is asked for once step `stop_after` is completed. A worker apart is in the
+        next step then."""
         with self.monkeypatch.context() as patch:
-            if stop_after is not None and not apart:
+            if stop_after is not None and apart:
+                patch.setenv("PYTHONPATH", os.pathsep.join([str(KEPT), *filter(None, [os.environ.get("PYTHONPATH")])]))
+                patch.setenv("KEPT_IN", str(stop_after + 1))
+                patch.setenv("KEPT_UNTIL", str(self.run.stop_request))
+            elif stop_after is not None:
                 _stop_after(patch, self.run, stop_after)
             supervisor = Supervisor(start, launch=launch_worker if apart else InProcess)  # type: ignore[arg-type]
             seen = []

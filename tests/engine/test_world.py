@@ -26,7 +26,7 @@ class Exchange:
     """Where the processes meet: each leaves a value and takes all."""
 
     def __init__(self, size: int) -> None:
-        self._barrier = threading.Barrier(size, timeout=30)
+        self._barrier = threading.Barrier(size, timeout=200)
         self._values: list[Any] = [None] * size
 
     def all(self, rank: int, value: T) -> list[T]:

@@ -86,7 +86,7 @@ def test_what_is_hashed_ahead_is_hashed_once(miniature, tmp_path: Path, monkeypa
 
     def counted(path: Path) -> str:
         hashed.append(path)
-        assert asked.wait(30)
+        assert asked.wait(200)
         return hash_whole(path)
 
     monkeypatch.setattr(identity, "_whole_sha256", counted)

@@ -15,7 +15,7 @@ from lorasmith.errors import TrainerError
 
 CRASHED = 1  # what Python's own exit status is after a traceback
 NOT_REACHED = 98
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 200.0
 
 
 def in_child(action: Callable[[], int], *, fault: str = "") -> int:

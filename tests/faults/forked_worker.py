@@ -15,7 +15,7 @@ from typing import IO
 
 from lorasmith.runtime import worker
 from lorasmith.runtime.processes import INTERRUPT, STACK_SIGNAL, end_tree
-from tests.faults.forked import mend_threads
+from tests.faults.forked import PATIENCE_SECONDS, mend_threads
 
 Harm = Callable[[list[str]], None]
 MAX_HANDLES = 1024
@@ -42,10 +42,10 @@ class ForkedProcess:
         return self._status
 
     def wait(self, timeout: float | None = None) -> int:
-        give_up_at = time.monotonic() + (60.0 if timeout is None else timeout)
+        give_up_at = time.monotonic() + (PATIENCE_SECONDS if timeout is None else timeout)
         while self.poll() is None:
             if time.monotonic() >= give_up_at:
-                raise subprocess.TimeoutExpired("forked process", timeout or 60.0)
+                raise subprocess.TimeoutExpired("forked process", timeout or PATIENCE_SECONDS)
             time.sleep(0.002)
         assert self._status is not None
         return self._status

@@ -15,11 +15,12 @@ from statistics import median
 from typing import Any, NoReturn
 
 from lorasmith.runtime import worker
+from tests.runtime.hanging import hang_begins
 
 BAD_STEP = 3
 FIRST_STEPS = 4  # of the one that becomes slow
 SLOW = 12
-STEP_SECONDS = 0.12
+STEP_SECONDS = 0.25
 
 
 def is_first(arguments: list[str]) -> bool:
@@ -29,11 +30,13 @@ def is_first(arguments: list[str]) -> bool:
 
 def sleep_here() -> NoReturn:
     """Found by name in the stack."""
+    hang_begins()
     while True:
         time.sleep(60)
 
 
 def stop_here() -> None:
+    hang_begins()
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
@@ -43,6 +46,7 @@ def read_a_pipe(*_: Any, **__: Any) -> bytes:
     os.mkfifo(path)
     handle = os.open(path, os.O_RDWR)  # so that opening it for reading does not wait; reading does
     Path(path).unlink()
+    hang_begins()
     return os.read(handle, 1)
 
 
@@ -112,7 +116,8 @@ def evaluate() -> None:
 
 
 def slow() -> None:
-    """From a step on each takes more than ten times as long as its own first ones, what is computed counted in."""
+    """From a step on each takes more than ten times as long as its own first ones, what is computed counted in. It is
+    held to account from its first step on."""
     from lorasmith.session import loop
 
     real = loop.train_step
@@ -123,6 +128,7 @@ def slow() -> None:
             time.sleep(max(0.0, ends_at - time.monotonic()))
             beat()
 
+        hang_begins()
         began.append(time.monotonic())
         seconds = STEP_SECONDS
         if state.step >= FIRST_STEPS:  # a busy machine has slow first steps of its own

@@ -24,7 +24,7 @@ from tests.end_to_end.workshop import Workshop
 
 VICTIMS = ("worker", "supervisor", "both")
 LOOK_SECONDS = 0.005
-PATIENCE_SECONDS = 120.0  # for one start; an undisturbed one takes a few
+PATIENCE_SECONDS = 400.0  # for one start; an undisturbed one takes a few
 
 
 class Program(Protocol):

@@ -238,7 +238,7 @@ def test_where_none_is_good_the_command_says_so_and_what_to_do(shelf: Shelf, tmp
     before = tree(here)
     for language, way in (("en", "--init-from"), ("zh-TW", "--init-from")):
         command = [sys.executable, str(PROJECT / "train_lora.py"), "--continue", "--steps", "1", "--lang", language]
-        done = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=200)
         assert done.returncode == ExitCode.NO_STATE
         assert all(state.name in done.stderr for state in states)
         assert way in done.stderr and "Traceback" not in done.stderr

@@ -145,7 +145,7 @@ def test_going_on_after_a_damaged_state_equals_a_run_without_one(stages: Stages)
 
 
 @pytest.mark.ci
-@pytest.mark.timeout(900)  # each case has its own
+@pytest.mark.timeout(2400)  # each case has its own
 def test_each_point_once(stages: Stages) -> None:
     case = os.environ.get("FAULT_CASE", "")
     chosen = drawn(stages)

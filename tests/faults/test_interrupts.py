@@ -18,15 +18,17 @@ from lorasmith.errors import ExitCode
 from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.ledger import read_events, steps
 from lorasmith.runs.states import newest_good
+from lorasmith.runtime.stop_signals import SAME_PRESS_SECONDS
 from tests.end_to_end.workshop import Workshop, tree
 
 PROJECT = Path(__file__).parents[2]
 HELD = Path(__file__).parent / "held"
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="pexpect needs a pseudo-terminal")
 
+PATIENCE_SECONDS = 240.0
 COUNT = 4
 # A shell of its own, which outlives the program and says what it left of the terminal.
-SHELL = 'trap : INT; "$0" "$@"; echo "code=$?"; stty -a; read line; echo "typed <$line>"'
+SHELL = 'trap : INT; "$0" "$@"; echo "code=$?"; stty -a; echo "that was all"; read line; echo "typed <$line>"'
 # Phase -> arguments that make it come.
 PHASES: dict[str, tuple[str, ...]] = {
     "loading": (),
@@ -74,9 +76,9 @@ class Person:
         }
         command = ["-c", SHELL, sys.executable, "train_lora.py", *arguments]
         how: dict[str, Any] = {"cwd": str(self.folder), "env": environment, "preexec_fn": _hear_ctrl_c}
-        child = pexpect.spawn("sh", command, encoding="utf-8", timeout=90, dimensions=(40, 200), **how)
+        child = pexpect.spawn("sh", command, encoding="utf-8", timeout=PATIENCE_SECONDS, dimensions=(40, 200), **how)
         child.logfile_read = io.StringIO()
-        return Terminal(child, mark)
+        return Terminal(child, mark, self.run)
 
 
 def _hear_ctrl_c() -> None:
@@ -88,10 +90,22 @@ def _hear_ctrl_c() -> None:
 class Terminal:
     child: pexpect.spawn
     mark: Path
+    run: RunFolder
 
     def wait_until_held(self) -> None:
-        give_up_at = time.monotonic() + 90
-        while not self.mark.exists():
+        self._wait_for(self.mark)
+
+    def press(self, presses: int) -> None:
+        """Ctrl+C; again once the first was heard, and later than what counts as the same press."""
+        self.child.sendintr()
+        if presses == 2:
+            self._wait_for(self.run.stop_request, self.run.staging / self.run.stop_request.name)
+            time.sleep(SAME_PRESS_SECONDS + 0.1)
+            self.child.sendintr()
+
+    def _wait_for(self, *any_of: Path) -> None:
+        give_up_at = time.monotonic() + PATIENCE_SECONDS
+        while not any(path.exists() for path in any_of):
             # What is said must be read: a full terminal makes whoever writes wait.
             said = self.child.expect([pexpect.TIMEOUT, pexpect.EOF], timeout=0.05)
             assert time.monotonic() < give_up_at and said == 0, self.text
@@ -106,8 +120,7 @@ class Terminal:
         """The exit code; the terminal is asked whether it still is one."""
         self.child.expect(r"code=(\d+)")
         code = int(self.child.match.group(1))
-        self.child.expect("; line = |line = ")
-        time.sleep(0.2)
+        self.child.expect("that was all")
         self.child.sendline("still here")
         self.child.expect(r"typed <still here>")
         self.child.expect(pexpect.EOF)
@@ -140,9 +153,7 @@ def test_ctrl_c(person: Person, phase: str, presses: int) -> None:
     arguments = ("--new", "--steps", str(COUNT), "--save-every", "2", *(PHASES[phase] or ("--evaluate-every", "0")))
     terminal = person.types(phase, *arguments, for_good=presses == 2)
     terminal.wait_until_held()
-    for _ in range(presses):
-        terminal.child.sendintr()
-        time.sleep(0.6)  # what comes sooner is the same press, heard twice
+    terminal.press(presses)
     code = terminal.end()
     is_complete = phase in (EXPORTED if presses == 2 else COMPLETED)
     assert code == (ExitCode.FINISHED if is_complete else ExitCode.STOPPED)
@@ -181,9 +192,7 @@ def test_ctrl_c_before_a_run_goes_on_leaves_it_as_it_was(person: Person, presses
         (person.folder / ".held").unlink(missing_ok=True)
         terminal = person.types("loading", command, "--steps", "2", for_good=presses == 2)
         terminal.wait_until_held()
-        for _ in range(presses):
-            terminal.child.sendintr()
-            time.sleep(0.6)
+        terminal.press(presses)
         assert terminal.end() == ExitCode.STOPPED
         after = tree(person.run.root)
         assert after == before

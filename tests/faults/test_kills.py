@@ -27,6 +27,7 @@ from lorasmith.runs.events import Evaluated, Warned, WorkerEnded, WorkerRestarte
 from lorasmith.runs.ledger import read_events, steps
 from lorasmith.runs.locks import is_held
 from lorasmith.runs.states import newest_good
+from lorasmith.runtime import supervisor
 from tests.end_to_end.test_command_line import typed
 from tests.end_to_end.workshop import Workshop, digest
 from tests.faults.forked_program import ForkedProgram
@@ -52,6 +53,12 @@ NEVER_LOOKED_AT = ("--evaluate-every", "0")
 LOOKED_AT = ("--evaluate-every", "3", "--evaluate-examples", "1", "--hold-out", "1")
 LOSSES = {3: 0.9, 6: 0.4, 9: 0.5, 12: 0.2, 15: 0.3, 18: 0.6, 20: 0.1}
 KILLS_WHILE_LOOKING = 6
+
+
+@pytest.fixture(autouse=True)
+def all_leave_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that has told its end may take its time on a busy machine: none is killed but by the test."""
+    monkeypatch.setattr(supervisor, "EXIT_SECONDS", 100.0)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from tests.faults.forked_program import ForkedProgram
 from tests.faults.looked_at import EVALUATED, check_best, know_losses, told
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="forks")
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 120.0
 OPTIONS = ("--save-every", "0", "--evaluate-every", "0")  # the only state is the one that it leaves behind
 
 

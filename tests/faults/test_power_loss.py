@@ -31,7 +31,7 @@ from tests.faults.looked_at import EVALUATED, know_losses
 from tests.faults.power_loss import Laid, Moment, Tree, moments
 from tests.faults.watched_files import Change, Record, watched
 
-pytestmark = pytest.mark.timeout(900)  # thousands of disks, perhaps on a busy machine
+pytestmark = pytest.mark.timeout(2400)  # thousands of disks, perhaps on a busy machine
 SEED = 1
 FEW = 4  # orders of one moment: all of what was pending is lost, or none, or some
 MOST = 1_000_000  # orders of one moment: there is none with so many

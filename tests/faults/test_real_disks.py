@@ -25,8 +25,10 @@ from lorasmith.runs.states import newest_good
 from tests.end_to_end.workshop import Workshop, digest, tree
 
 PROJECT = Path(__file__).parents[2]
+PATIENCE_SECONDS = 400.0
 STEPS = 240
 SETTINGS = ("--rank", "1", "--save-every", "20", "--keep-states", "2", "--evaluate-every", "0")
+pytestmark = pytest.mark.timeout(1500)  # each program has its own
 DAC_OVERRIDE, DAC_READ_SEARCH, DROP_FROM_BOUND = 1, 2, 24
 
 
@@ -39,7 +41,9 @@ def run(
     workshop: Workshop, *arguments: str, before: Callable[[], None] | None = None
 ) -> "subprocess.CompletedProcess[str]":
     command = typed(workshop, *arguments)
-    return subprocess.run(command, cwd=workshop.folder, capture_output=True, text=True, timeout=120, preexec_fn=before)
+    return subprocess.run(
+        command, cwd=workshop.folder, capture_output=True, text=True, timeout=PATIENCE_SECONDS, preexec_fn=before
+    )
 
 
 # -- a small disk ----------------------------------------------------------------------------------
@@ -103,7 +107,8 @@ class Watched:
         self.until(lambda: (beat := read_heartbeat(self.run.heartbeat)) is not None and beat.step >= step)
 
     def until(self, condition: Callable[[], bool]) -> None:
-        for _ in range(6000):
+        give_up_at = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < give_up_at:
             assert self.process.poll() is None, "".join(self.process.stdout or [])
             if condition():
                 return
@@ -119,7 +124,7 @@ class Watched:
         raise AssertionError(f"never said {text!r}: {''.join(self.lines)}")
 
     def end(self) -> int:
-        rest, _ = self.process.communicate(timeout=60)
+        rest, _ = self.process.communicate(timeout=PATIENCE_SECONDS)
         self.lines.append(rest)
         return self.process.returncode
 
@@ -271,14 +276,14 @@ def test_of_many_starts_at_once_one_runs(make_workshop: Callable[[str], Workshop
         for _ in range(count)
     ]
     try:
-        give_up_at = time.monotonic() + 200
+        give_up_at = time.monotonic() + PATIENCE_SECONDS
         while sum(one.poll() is None for one in started) > 1 and time.monotonic() < give_up_at:
             time.sleep(0.05)
         (winner,) = [one for one in started if one.poll() is None]
         while not steps(read_events(workshop.run.ledger))[1:] and time.monotonic() < give_up_at:
             time.sleep(0.05)
         winner.send_signal(signal.SIGINT)
-        words = {one: one.communicate(timeout=60) for one in started}
+        words = {one: one.communicate(timeout=PATIENCE_SECONDS) for one in started}
     finally:
         for one in started:
             one.kill()

@@ -27,7 +27,7 @@ def test_the_supervisor_without_fcntl_killpg_and_sigkill() -> None:
         cwd=PROJECT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=280,
         check=False,
     )
     assert found.returncode == 0, found.stdout[-3000:]

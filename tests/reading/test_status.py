@@ -31,7 +31,10 @@ from tests.reading.made_runs import (
 
 
 def seen(run: RunFolder, *, later: float = 0.0) -> RunStatus:
-    return read_status(RunReader(run), now=time.time() + later)
+    """So many seconds after the newest sign of life: a busy machine may have let some pass since."""
+    signs = (run.heartbeat, run.staging / run.heartbeat.name, run.lock)
+    newest = max((path.stat().st_mtime for path in signs if path.exists()), default=time.time())
+    return read_status(RunReader(run), now=newest + later)
 
 
 def codes(status: RunStatus) -> list[tuple[str, str]]:

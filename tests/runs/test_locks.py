@@ -134,25 +134,31 @@ def test_a_child_does_not_keep_it(tmp_path: Path) -> None:
 
 def test_of_twenty_at_once_one_has_it(tmp_path: Path) -> None:
     path = tmp_path / "new" / "deep" / "run.lock"
-    # Forked takers: twenty interpreters would take longer than the test may.
+    # Forked takers: twenty interpreters would take longer than the test may. Whoever has it keeps it until all tried.
     program = f"""
-import os, sys, time
+import os, sys
 from pathlib import Path
 from lorasmith.errors import LockedError
 from lorasmith.runs.locks import FolderLock
-begin = time.monotonic() + 0.2
+(go, begin), (tries, tried), (leave, over) = os.pipe(), os.pipe(), os.pipe()
 children = []
 for _ in range(20):
     pid = os.fork()
     if not pid:
-        while time.monotonic() < begin: pass
+        os.close(begin), os.close(over)
+        os.read(go, 1)
         try:
             with FolderLock(Path({str(path)!r})):
-                time.sleep(1.0)
+                os.write(tried, b"x"), os.read(leave, 1)
             os._exit(0)
-        except LockedError:
-            os._exit(3)
+        except BaseException as error:
+            os.write(tried, b"x")
+            os._exit(3 if isinstance(error, LockedError) else 4)
     children.append(pid)
+os.close(begin)
+for _ in children:
+    os.read(tries, 1)
+os.close(over)
 print(sorted(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children))
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
@@ -290,10 +296,10 @@ def test_facts_that_cannot_be_read_are_none(tmp_path: Path, content: bytes) -> N
 def test_one_that_waits_gets_it_when_the_other_lets_go(tmp_path: Path) -> None:
     path = tmp_path / "worker.lock"
     with holder(path) as other:
-        threading.Timer(0.3, other.kill).start()
         begun = time.monotonic()
-        with FolderLock(path, wait_seconds=20):
-            assert 0.1 < time.monotonic() - begun < 10
+        threading.Timer(0.3, other.kill).start()
+        with FolderLock(path, wait_seconds=120):
+            assert 0.1 < time.monotonic() - begun < 100
 
 
 def test_one_that_waits_does_not_wait_for_ever(tmp_path: Path) -> None:
@@ -301,7 +307,7 @@ def test_one_that_waits_does_not_wait_for_ever(tmp_path: Path) -> None:
         begun = time.monotonic()
         with pytest.raises(LockedError), FolderLock(tmp_path / "worker.lock", wait_seconds=0.1):
             pass
-        assert 0.1 <= time.monotonic() - begun < 2
+        assert 0.1 <= time.monotonic() - begun < 60
 
 
 # -- Windows ---------------------------------------------------------------------------------------

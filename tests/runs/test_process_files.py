@@ -189,7 +189,7 @@ process_files.on_windows = lambda: {on_windows}
 flag = StopFlag(RunFolder(Path({str(run.root)!r})), 1, supervisor_pid=int(__import__("sys").argv[1]))
 first = flag.requested()
 print("up", flush=True)
-for _ in range(500):
+for _ in range(12000):
     if flag.requested():
         break
     time.sleep(0.01)
@@ -202,7 +202,7 @@ os.rename({str(told) + ".part"!r}, {str(told)!r})
         "one.stdout.readline(); os._exit(0)"
     )
     subprocess.run([sys.executable, "-c", parent], cwd=Path(__file__).parents[2], check=True)
-    give_up_at = time.monotonic() + 10
+    give_up_at = time.monotonic() + 150
     while not told.exists() and time.monotonic() < give_up_at:
         time.sleep(0.02)
     assert told.read_text() == "False True"

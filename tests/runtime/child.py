@@ -22,6 +22,7 @@ from lorasmith.runs.process_files import STOP_SIGNALS, HeartbeatWriter, StopFlag
 from lorasmith.runs.promotion import promote
 from lorasmith.runs.states import MANIFEST, OWN_FILES, find_states, manifest_bytes
 from lorasmith.runtime.worker import _settle
+from tests.runtime.hanging import hang_begins
 
 STEP_SECONDS = 0.02
 BAD_STEP = 3
@@ -46,7 +47,7 @@ MODES = {
 
 def main(mode: str, run: RunFolder, *, attempt: int, stop_at: int, supervisor: int, resume: Path | None) -> int:
     assert mode in MODES
-    with FolderLock(run.worker_lock, wait_seconds=5, facts={"pid": os.getpid(), "attempt": attempt}):
+    with FolderLock(run.worker_lock, wait_seconds=60, facts={"pid": os.getpid(), "attempt": attempt}):
         stop = StopFlag(run, attempt, supervisor_pid=supervisor)
         _hear(signal.SIG_IGN if mode == "deaf" else lambda *_: stop.set())
         return Child(mode, run, attempt, stop_at, stop).work(resume)
@@ -113,11 +114,13 @@ class Child:
         if (self.mode == "dies_always" and found_inf) or (self.mode == "moves_on" and step == first + 3):
             os.kill(os.getpid(), signal.SIGKILL)
         if self.mode == "stops" and found_inf and self.attempt == 1:
+            hang_begins()
             os.kill(os.getpid(), signal.SIGSTOP)
         if found_inf:
             self.sleep_in("sleeps")
             self.sleep_in("sleeps_always")
         while self.mode == "spins" and step >= BAD_STEP:
+            hang_begins()
             time.sleep(STEP_SECONDS)
             self.heart.beat(step - 1, "step")
         time.sleep(STEP_SECONDS)
@@ -166,6 +169,7 @@ class Child:
 
 def sleep_in_forward() -> None:
     """Found by name in the stack."""
+    hang_begins()
     while True:
         time.sleep(60)
 

@@ -47,8 +47,14 @@ def run(tmp_path: Path) -> RunFolder:
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cleanup, "INTERRUPT_SECONDS", 1.0)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With all that end, however busy the machine is. `hasty`: with those that do not."""
+    for name in ("INTERRUPT_SECONDS", "TERMINATE_SECONDS", "KILL_SECONDS"):
+        monkeypatch.setattr(cleanup, name, 100.0)
+
+
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cleanup, "INTERRUPT_SECONDS", 0.2)
     monkeypatch.setattr(cleanup, "TERMINATE_SECONDS", 0.2)
 
 
@@ -77,21 +83,25 @@ def test_there_is_none(run: RunFolder) -> None:
 def test_it_is_asked_terminated_killed(run: RunFolder, mode: str, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
     if mode == "signalled":
         monkeypatch.setattr(cleanup, "request_stop", lambda run, attempt, **_: None)
+    if mode == "deaf":
+        hasty(monkeypatch)
     with orphan(run, mode) as process:
         assert end_orphan(run) == process.pid
-        assert process.wait(timeout=5) == status
+        assert process.wait(timeout=100) == status
         assert not run.stop_request.exists()
 
 
-def test_one_that_was_stopped_is_ended_too(run: RunFolder) -> None:
+def test_one_that_was_stopped_is_ended_too(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    hasty(monkeypatch)
     with orphan(run, "requested") as process:
         process.send_signal(signal.SIGSTOP)
         assert end_orphan(run) == process.pid
-        assert process.wait(timeout=5) == -signal.SIGKILL
+        assert process.wait(timeout=100) == -signal.SIGKILL
 
 
-def test_a_process_that_does_not_hold_the_lock_is_not_touched(run: RunFolder) -> None:
+def test_a_process_that_does_not_hold_the_lock_is_not_touched(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process id of another container means somebody else here: this very process, in this test."""
+    hasty(monkeypatch)
     with orphan(run, "lies") as process:
         with pytest.raises(LockedError) as caught:
             end_orphan(run)

@@ -178,7 +178,7 @@ def test_what_a_library_prints_cannot_end_it(tmp_path: Path) -> None:
     )
     with open("/dev/full", "wb") as full:
         process = launch([sys.executable, "-c", program, str(tmp_path)], full)
-        assert process.wait(timeout=60) == 9
+        assert process.wait(timeout=200) == 9
 
 
 def test_state_and_target_are_on_disk_before_the_first_step(staged: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,7 +204,7 @@ def test_as_a_program_it_ends_with_its_exit_code(tmp_path: Path) -> None:
     from lorasmith.runtime.supervisor import launch_worker
 
     process = launch_worker([str(tmp_path / "nothing"), "--attempt", "1", "--stop-at", "1"])
-    assert process.wait(timeout=120) == ExitCode.CRASHED
+    assert process.wait(timeout=200) == ExitCode.CRASHED
 
 
 def test_a_disk_too_full_for_the_lock_is_named_by_the_exit_code(

@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 from lorasmith.runtime import worker
+from tests.runtime.hanging import hang_begins
 
 BAD_STEP = 3
 ONCE = ("sleep", "stop", "kill")
@@ -17,6 +18,7 @@ ONCE = ("sleep", "stop", "kill")
 
 def sleep_in_forward() -> None:
     """Found by name in the stack."""
+    hang_begins()
     while True:
         time.sleep(60)
 
@@ -36,11 +38,13 @@ def main(how: str, arguments: list[str]) -> int:
         if how in ONCE and calls == BAD_STEP and "--resume" not in arguments:
             if how == "sleep":
                 sleep_in_forward()
+            hang_begins()
             os.kill(os.getpid(), signal.SIGSTOP if how == "stop" else signal.SIGKILL)
         return real(*given)
 
     def train_step(state: Any, context: Any, *, beat: Any) -> Any:
         while how == "spin" and state.step == BAD_STEP - 1:
+            hang_begins()
             beat()
             time.sleep(0.05)
         if how == "kill_same" and state.step == BAD_STEP - 1:

@@ -2,9 +2,12 @@
 `python -m tests.runtime.watch_child MODE RUN N [NAME=VALUE of WatchConfig …]`.
 
 Prints the name of each event with its step as it comes, and the exit code as the last line. Goes on with a run that has
-a ledger. `quick=1`: a worker that hangs is not asked for long before it is killed.
+a ledger. Where the worker is to hang, no other time counts. `quick=1`: it is not asked for long before it is killed;
+`patient=1`: an orphan has all the time that it needs to leave by itself. `press=S`: two Ctrl+C
+within S seconds are one press.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import IO
@@ -12,10 +15,14 @@ from typing import IO
 from lorasmith.config import RunConfig
 from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.states import newest_good
-from lorasmith.runtime import processes
+from lorasmith.runtime import cleanup, processes, stop_signals
+from lorasmith.runtime import supervisor as supervisor_module
 from lorasmith.runtime.preflight import Start
 from lorasmith.runtime.processes import WorkerProcess, launch
 from lorasmith.runtime.supervisor import Supervisor
+from tests.runtime import hanging
+
+HANGING = ("stops", "sleeps")  # modes begin so
 
 
 def main(mode: str, folder: str, count: str, *settings: str) -> None:
@@ -26,7 +33,15 @@ def main(mode: str, folder: str, count: str, *settings: str) -> None:
     watch = {name: float(value) for name, value in map(_pair, settings)}
     if watch.pop("quick", 0):
         processes.INTERRUPT_SECONDS = processes.TERMINATE_SECONDS = 0.1
+    if watch.pop("patient", 0):
+        cleanup.INTERRUPT_SECONDS = 100.0
+    stop_signals.SAME_PRESS_SECONDS = watch.pop("press", stop_signals.SAME_PRESS_SECONDS)
     config = RunConfig().with_values({("watch", name): value for name, value in watch.items()})
+    if mode.startswith(HANGING):
+        os.environ[hanging.VARIABLE] = str(run.root.with_name("hangs"))
+        supervisor_module.ObservedClock = hanging.HangClock  # type: ignore[misc]
+        processes.STACK_SECONDS = hanging.STACK_SECONDS
+        launch_child = hanging.launching(launch_child)
     supervisor = Supervisor(planned(run, config, int(count)), launch=launch_child)
     for event in supervisor.events():
         if event is not None:

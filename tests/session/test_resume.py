@@ -90,7 +90,7 @@ def test_in_another_process(tmp_path: Path) -> None:
     names = sorted(TABLE)
     for part in ("first", "rest"):
         command = [sys.executable, "-m", "tests.session.cut_in_two", part, str(tmp_path), *names]
-        subprocess.run(command, check=True, capture_output=True, timeout=120)
+        subprocess.run(command, check=True, capture_output=True, timeout=280)
     for name in names:
         straight = cut_in_two.state_of(name)
         cut_in_two.take_steps(name, straight, cut_in_two.END)

@@ -33,7 +33,7 @@ class Session:
                 **environment,
             },
             encoding="utf-8",
-            timeout=20,
+            timeout=120,  # a start takes a second where nothing else wants the processor
             dimensions=(30, 120),
             # As at a terminal, also where these tests run in the background of a shell, which ignores it.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-MAX_SECONDS = 200.0  # longer than a test waits: a program that is not killed fails it
+MAX_SECONDS = 600.0  # longer than a test waits: a program that is not killed fails it
 WORKER = "lorasmith.runtime.worker"
 
 
