@@ -13,7 +13,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
@@ -94,15 +94,10 @@ class Device:
         return read
 
     def peak_memory(self) -> int:
-        """Peak memory in bytes: of a GPU, else of this process; 0 where the system does not report it."""
+        """Peak memory in bytes: of a GPU, else of this process."""
         if self.torch_device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.torch_device)
-        try:
-            import resource
-        except ImportError:  # Windows
-            return 0
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
+        return _peak_of_process()
 
     def peak_flops(self, precision: str) -> float:
         """The most floating-point operations in a second that the maker states; 0 where it is not known."""
@@ -127,6 +122,20 @@ class Device:
         gc.collect()
         if self.torch_device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _peak_of_process() -> int:
+    """Bytes. On Linux `ru_maxrss` would count what the program that started this process held at that time."""
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    with suppress(OSError), open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        for line in status:
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def peak_of(card: str) -> float:
