@@ -18,6 +18,7 @@ from lorasmith.engine.device import HostCopies
 SLOTS = 3  # the layer that is computed, the one before, whose work may not be done, and the next
 CONTEXT = 24  # layers by which the next is known: more than a block has, which is computed once on its way back too
 _ALIGNED_BYTES = 64
+_PIECE = 1 << 28  # bytes of the computer's memory that are pinned at a time
 
 
 class Stored(Protocol):
@@ -59,6 +60,7 @@ class Ring:
     def __init__(self, device: torch.device, copies: HostCopies | None = None) -> None:
         self._device = device
         self._copies = copies or HostCopies(device)
+        self._rests: list[Tensor] = []  # what is left of each piece of the computer's memory
         self._hosts: dict[Stored, Tensor] = {}
         self._places: dict[Stored, dict[str, _Place]] = {}
         self._slots: list[_Slot] = []
@@ -71,7 +73,7 @@ class Ring:
         for name, part in layer.kept.items():
             places[name] = _Place(end, part.shape, part.dtype)
             end += -(-part.numel() * part.element_size() // _ALIGNED_BYTES) * _ALIGNED_BYTES
-        self._places[layer], self._hosts[layer] = places, self._copies.host_memory(end)
+        self._places[layer], self._hosts[layer] = places, self._host_memory(end)
         for name, part in self._parts_in(self._hosts[layer], layer).items():
             part.copy_(layer.kept[name])
         layer.kept, layer.ring = {}, self
@@ -105,6 +107,15 @@ class Ring:
         self._slots.remove(slot)
         self._slots.append(slot)
         return slot
+
+    def _host_memory(self, size: int) -> Tensor:
+        """(size,) bytes of a piece that layers share. Torch pins memory in powers of two: a layer of 37 MiB would take
+        64 (`roundSize` in torch 2.13's ATen/core/CachingHostAllocator.h)."""
+        place = next((place for place, rest in enumerate(self._rests) if len(rest) >= size), len(self._rests))
+        if place == len(self._rests):
+            self._rests.append(self._copies.host_memory(max(_PIECE, 1 << (size - 1).bit_length())))
+        own, self._rests[place] = self._rests[place][:size], self._rests[place][size:]
+        return own
 
     def _parts_in(self, buffer: Tensor, layer: Stored) -> dict[str, Tensor]:
         return {name: place.of(buffer) for name, place in self._places[layer].items()}
