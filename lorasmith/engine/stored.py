@@ -74,8 +74,8 @@ class FrozenStore:
 
     def _replace(self, path: str, weight: Tensor) -> None:
         parent, _, own = path.rpartition(".")
-        layer = self._layers[path]
-        stored = _KINDS[type(layer)](layer, weight, self._form)
+        layer = self._model.get_submodule(path)  # of a weight that files hold twice, what the first was put into
+        stored = _KINDS[type(self._layers[path])](layer, weight, self._form)
         if self._ring is not None and path in self._away:
             self._ring.add(stored.storage)
         setattr(self._model.get_submodule(parent), own, stored)

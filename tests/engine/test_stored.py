@@ -157,6 +157,24 @@ def test_tensors_go_to_their_places_in_any_order_and_no_weight_stays() -> None:
         assert torch.equal(read(x), whole(x))
 
 
+@pytest.mark.parametrize("offload", [0.0, 1.0])
+def test_of_a_weight_that_is_read_twice_the_last_counts_and_its_bias_stays(offload: float) -> None:
+    """As where two files of a folder hold it, and the bias comes between them."""
+    whole = nn.Sequential(nn.Linear(8, 8), nn.Conv2d(4, 4, 1)).requires_grad_(False)
+    state = {name: tensor.clone() for name, tensor in whole.state_dict().items()}
+    store(whole, "int8")
+    with torch.device("meta"):
+        read = nn.Sequential(nn.Linear(8, 8), nn.Conv2d(4, 4, 1)).requires_grad_(False)
+    frozen = FrozenStore(read, "int8", CPU, offload=offload)
+    for path in ("0", "1"):
+        frozen.put(f"{path}.weight", state[f"{path}.weight"] * 2)
+        frozen.put(f"{path}.bias", state[f"{path}.bias"])
+        frozen.put(f"{path}.weight", state[f"{path}.weight"])
+    frozen.finish()
+    for x, found, expected in zip((torch.randn(3, 8), torch.randn(2, 4, 5, 5)), read, whole, strict=True):
+        assert torch.equal(found(x), expected(x))
+
+
 def test_a_part_that_is_away_never_joins_the_others_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """A card that cannot hold the whole base in its stored form must be able to load it."""
     model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(4))).requires_grad_(False)
