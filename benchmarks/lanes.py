@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import resource
 import statistics
 import subprocess
 import sys
@@ -209,13 +208,7 @@ def _inputs(family: ModelFamily, resolution: int) -> dict[str, Tensor]:
 
 
 def _peak(device: Device) -> int:
-    if device.torch_device.type == "cuda":
-        return torch.cuda.max_memory_allocated() + FIXED
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    (line,) = [line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM")]
-    return int(line.split()[1]) * 1024
+    return device.peak_memory() + (FIXED if device.torch_device.type == "cuda" else 0)
 
 
 def _forget_peak(device: Device) -> None:
