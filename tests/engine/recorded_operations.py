@@ -5,7 +5,7 @@ So a number that Python computes anew at each step, or a tensor that is made ane
 here would hold with a graph, as far as Python is concerned.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,20 @@ def _tensors(value: Any) -> list[Tensor]:
     return [one for one in tree_flatten(value)[0] if isinstance(one, Tensor)]
 
 
+def replay_of(made: Sequence[Operation]) -> Callable[[], None]:
+    """The function that makes operations again, each result written where it was."""
+
+    def replay() -> None:
+        with torch.no_grad():
+            for func, args, kwargs, results in made:
+                again = _tensors(func(*args, **kwargs))
+                for result, new in zip(results, again, strict=True):
+                    if new is not result and new.data_ptr() != result.data_ptr():  # no view, not in place
+                        result.copy_(new)
+
+    return replay
+
+
 @dataclass
 class RecordedOperations:
     """A `Capture`; `replays` counts."""
@@ -49,13 +63,10 @@ class RecordedOperations:
             work()
         self.recordings += 1
 
+        again = replay_of(recorder.made)
+
         def replay() -> None:
             self.replays += 1
-            with torch.no_grad():
-                for func, args, kwargs, results in recorder.made:
-                    again = _tensors(func(*args, **kwargs))
-                    for result, new in zip(results, again, strict=True):
-                        if new is not result and new.data_ptr() != result.data_ptr():  # no view, not in place
-                            result.copy_(new)
+            again()
 
         return replay

@@ -38,5 +38,10 @@ def keep() -> None:
     faults._chosen, faults._at = "kept", reached
 
 
+if "SIMULATED_GPU" in os.environ:  # python imports one sitecustomize: this comes before that of the simulated GPU
+    import simulated_cuda
+
+    simulated_cuda.install(os.environ["SIMULATED_GPU"])
+
 if "KEPT_IN" in os.environ and WORKER in sys.orig_argv:
     keep()

@@ -1,0 +1,173 @@
+"""`torch.cuda` for a simulated GPU: what `card.cpp` computes, with the streams, events and graphs of torch's interface.
+
+Torch asks once, while it is imported, whether there is a GPU: the library is loaded before.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+GIB = 2**30
+NAME = "NVIDIA Simulated"
+
+
+def install(library: str) -> None:
+    """Loads the library that `card.cpp` was made into, and has `torch.cuda` use it. SIMULATED_GPU_MEMORY is the
+    memory of the GPU in bytes, 16 GiB without."""
+    folder = Path(str(importlib.util.find_spec("torch").origin)).parent / "lib"  # type: ignore[union-attr]
+    for name in ("libc10.so", "libtorch_cpu.so"):
+        ctypes.CDLL(str(folder / name), mode=ctypes.RTLD_GLOBAL)
+    card = ctypes.CDLL(library)
+    for name in ("card_memory", "card_peak", "card_waits"):
+        getattr(card, name).restype = ctypes.c_int64
+    card.card_limit.argtypes = [ctypes.c_int64]
+    memory = int(os.environ.get("SIMULATED_GPU_MEMORY", 16 * GIB))
+    card.card_limit(memory)
+
+    import torch
+
+    made = torch.UntypedStorage.__new__
+
+    def storage(cls: Any, *given: Any, device: Any = None, **named: Any) -> Any:
+        """Storage on the GPU too, which the constructor of torch's build for CPUs does not know."""
+        if device is None or torch.device(device).type != "cuda":
+            return made(cls, *given, **named, **({} if device is None else {"device": device}))
+        return torch.empty(given or 0, dtype=torch.uint8, device=device).untyped_storage()
+
+    torch.UntypedStorage.__new__ = staticmethod(storage)  # type: ignore[assignment, method-assign]
+    torch.Tensor.record_stream = lambda tensor, stream: None  # type: ignore[method-assign, assignment]
+    for name, value in {**_facts(card, memory), **_streams(), **_graphs()}.items():
+        setattr(torch.cuda, name, value)
+
+
+def _facts(card: Any, memory: int) -> dict[str, Any]:
+    """What is known of the device, and its memory."""
+    import torch
+
+    def nothing() -> Callable[..., None]:
+        """A function for what a simulated GPU has no need of: one for each name, as torch's compiler tells them apart."""
+        return lambda *_, **__: None
+
+    return {
+        "_lazy_init": nothing(),
+        "is_available": lambda: True,
+        "is_initialized": lambda: True,
+        "is_bf16_supported": lambda *_: True,
+        "device_count": lambda: 1,
+        "current_device": lambda: 0,
+        "get_device_name": lambda *_: NAME,
+        "get_device_capability": lambda *_: (9, 0),
+        "mem_get_info": lambda *_: (memory - card.card_memory(), memory),
+        "memory_allocated": lambda *_: card.card_memory(),
+        "max_memory_allocated": lambda *_: card.card_peak(),
+        "reset_peak_memory_stats": lambda *_: card.card_reset_peak(),
+        "empty_cache": nothing(),
+        "synchronize": nothing(),
+        "set_device": nothing(),
+        # One generator for all: torch seeds it as the CPU's.
+        "manual_seed": nothing(),
+        "manual_seed_all": nothing(),
+        "get_rng_state": lambda *_: torch.get_rng_state(),
+        "set_rng_state": lambda state, *_: torch.set_rng_state(state),
+        "set_sync_debug_mode": lambda mode: card.card_refuse_waits(int(mode in ("error", 2))),
+    }
+
+
+class Stream:
+    """A queue of operations: here all are done when they are called."""
+
+    def __init__(self, device: Any = None, **_: Any) -> None:
+        self.device = device
+
+    def wait_stream(self, other: Stream) -> None:
+        assert isinstance(other, Stream)
+
+    def wait_event(self, event: Event) -> None:
+        assert isinstance(event, Event) and event.is_recorded
+
+    def record_event(self, event: Event | None = None) -> Event:
+        event = event or Event()
+        event.record(self)
+        return event
+
+    def synchronize(self) -> None:
+        """Nothing is left to be done."""
+
+
+class Event:
+    """A place in a stream."""
+
+    def __init__(self, **_: Any) -> None:
+        self.is_recorded = False
+
+    def record(self, stream: Stream | None = None) -> None:
+        self.is_recorded = True
+
+    def synchronize(self) -> None:
+        assert self.is_recorded
+
+    def query(self) -> bool:
+        return self.is_recorded
+
+    def elapsed_time(self, other: Event) -> float:
+        return 0.0
+
+
+class ChosenDevice:
+    """What is called in this block is done on the device: there is one."""
+
+    def __init__(self, _: Any) -> None:
+        """As torch's."""
+
+    def __enter__(self) -> None:
+        """Nothing changes."""
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing changes."""
+
+
+def _streams() -> dict[str, Any]:
+    default = Stream()
+    current = [default]
+
+    @contextmanager
+    def stream(chosen: Stream) -> Iterator[None]:
+        before, current[0] = current[0], chosen
+        try:
+            yield
+        finally:
+            current[0] = before
+
+    return {
+        "Stream": Stream,
+        "Event": Event,
+        "default_stream": lambda *_: default,
+        "current_stream": lambda *_: current[0],
+        "set_stream": lambda chosen: current.__setitem__(0, chosen),
+        "stream": stream,
+        "device": ChosenDevice,
+    }
+
+
+def _graphs() -> dict[str, Any]:
+    """CUDA graphs: `tests/engine/recorded_operations.py`."""
+
+    class CUDAGraph:
+        def __init__(self, **_: Any) -> None:
+            self.replay: Callable[[], None] | None = None
+
+    @contextmanager
+    def graph(target: CUDAGraph, **_: Any) -> Iterator[None]:
+        from tests.engine.recorded_operations import Operations, replay_of
+
+        with Operations() as recorder:
+            yield
+        target.replay = replay_of(recorder.made)
+
+    return {"CUDAGraph": CUDAGraph, "graph": graph, "graph_pool_handle": lambda: (0, 0)}
