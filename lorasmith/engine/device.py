@@ -162,6 +162,7 @@ class HostCopies:
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
             target.copy_(source, non_blocking=True)
+            target.record_stream(self._stream)  # a copy that nothing has waited for when the memory is freed
             return self._stream.record_event()
 
     def wait(self, copied: Any) -> None:

@@ -11,6 +11,7 @@
 #include <torch/library.h>
 
 #include <atomic>
+#include <cstdio>
 #include <map>
 #include <mutex>
 #include <set>
@@ -25,6 +26,57 @@ using c10::DeviceType;
 using c10::Stream;
 
 const Device CARD(DeviceType::CUDA, 0);
+
+// ---- streams: which work is known to be done before which other (vector clocks) ----
+using Clock = std::map<int, int64_t>;
+
+std::recursive_mutex streams_lock;
+std::map<int, Clock> known{{0, {}}};  // of each stream: for every stream, how much of its work comes before what is begun now
+std::map<int64_t, Clock> events;
+std::atomic<int> races{0};  // that could not be raised
+thread_local int current_stream = 0;
+
+void merge(Clock& into, const Clock& from) {
+  for (auto [stream, time] : from) into[stream] = std::max(into[stream], time);
+}
+
+struct Uses {
+  int made_on = 0, written_on = 0;
+  int64_t written_at = 0;
+  Clock used_at;  // by stream
+  std::set<int> recorded;  // `record_stream`: freeing waits for these
+};
+
+void race(const std::string& what) {
+  TORCH_CHECK(false, "race between streams: ", what);
+}
+
+void use(Uses& uses, bool writes, const std::string& what) {
+  std::lock_guard<std::recursive_mutex> guard(streams_lock);
+  auto& clock = known[current_stream];
+  if (uses.written_on != current_stream && clock[uses.written_on] < uses.written_at)
+    race(what + " uses memory that stream " + std::to_string(uses.written_on) + " may still write");
+  for (auto [stream, time] : uses.used_at)
+    if (writes && stream != current_stream && clock[stream] < time)
+      race(what + " writes memory that stream " + std::to_string(stream) + " may still use");
+  int64_t now = ++clock[current_stream];
+  uses.used_at[current_stream] = now;
+  if (writes) uses.written_on = current_stream, uses.written_at = now;
+}
+
+// Whether memory could be given to other work of its stream while a stream still uses it.
+bool is_freed_too_early(const Uses& uses) {
+  std::lock_guard<std::recursive_mutex> guard(streams_lock);
+  for (auto [stream, time] : uses.used_at)
+    if (stream != uses.made_on && !uses.recorded.count(stream) && known[uses.made_on][stream] < time) return true;
+  return false;
+}
+
+void host_knows(int stream) {
+  std::lock_guard<std::recursive_mutex> guard(streams_lock);
+  Clock done = known[stream];
+  for (auto& [_, clock] : known) merge(clock, done);
+}
 
 // ---- memory ----
 std::atomic<int64_t> held_now{0}, held_peak{0}, held_limit{INT64_MAX};
@@ -44,27 +96,44 @@ void take(int64_t bytes) {
 struct Held {
   c10::Storage storage;
   int64_t bytes;
+  Uses uses;
 };
+
+std::map<const void*, Held*> all_held;
 
 void drop(void* context) {
   auto* held = static_cast<Held*>(context);
   held_now -= held->bytes;
+  if (is_freed_too_early(held->uses)) {
+    ++races;
+    fprintf(stderr, "race between streams: %lld bytes are freed while another stream may use them\n", static_cast<long long>(held->bytes));
+  }
+  {
+    std::lock_guard<std::recursive_mutex> guard(streams_lock);
+    all_held.erase(held->storage.data());
+  }
   delete held;
 }
 
 int64_t rounded(int64_t bytes) { return (bytes + 511) / 512 * 512; }
 
-c10::DataPtr on_card(c10::Storage storage) {
+c10::DataPtr on_card(c10::Storage storage, bool is_taken = false) {
   int64_t bytes = rounded(static_cast<int64_t>(storage.nbytes()));
-  take(bytes);
+  if (!is_taken) take(bytes);
   void* data = storage.mutable_data();
-  return {data, new Held{std::move(storage), bytes}, &drop, CARD};
+  auto* held = new Held{std::move(storage), bytes};
+  held->uses.made_on = current_stream;
+  use(held->uses, false, "an allocation");
+  std::lock_guard<std::recursive_mutex> guard(streams_lock);
+  if (data != nullptr) all_held[data] = held;
+  return {data, held, &drop, CARD};
 }
 
 struct CardAllocator final : c10::Allocator {
   c10::DataPtr allocate(size_t bytes) override {
+    take(rounded(static_cast<int64_t>(bytes)));  // before there is memory: more than the computer has may be asked for
     c10::Storage storage(c10::Storage::use_byte_size_t(), bytes, c10::GetCPUAllocator()->allocate(bytes), c10::GetCPUAllocator(), false);
-    return on_card(std::move(storage));
+    return on_card(std::move(storage), true);
   }
   c10::DeleterFnPtr raw_deleter() const override { return nullptr; }
   void copy_data(void* target, const void* source, size_t count) const override { default_copy_data(target, source, count); }
@@ -105,7 +174,13 @@ bool is_pinned(const void* pointer) {
 
 void waits_for_card(const std::string& what) {
   ++waits;
+  host_knows(current_stream);
   TORCH_CHECK(!wait_is_error, "called a synchronizing CUDA operation: ", what);
+}
+
+void uses_storage(const Tensor& tensor, bool writes, const std::string& what) {
+  auto& data = tensor.storage().data_ptr();
+  if (data.get_deleter() == &drop) use(static_cast<Held*>(data.get_context())->uses, writes, what);
 }
 
 // ---- tensors ----
@@ -237,6 +312,30 @@ void check(const c10::OperatorHandle& op, const std::vector<c10::IValue>& given)
   }
 }
 
+// A view reads nothing.
+bool is_view(const c10::FunctionSchema& schema) {
+  for (const auto& result : schema.returns())
+    if (result.alias_info() && !result.alias_info()->isWrite()) return true;
+  return false;
+}
+
+void uses_arguments(const c10::OperatorHandle& op, const std::vector<c10::IValue>& given) {
+  const auto& schema = op.schema();
+  if (is_view(schema)) return;
+  for (size_t number = 0; number < given.size(); ++number) {
+    const auto* alias = schema.arguments()[number].alias_info();
+    bool writes = alias != nullptr && alias->isWrite();
+    std::vector<Tensor> tensors;
+    if (given[number].isTensor()) tensors.push_back(given[number].toTensor());
+    else if (given[number].isTensorList()) tensors = given[number].toTensorVector();
+    else if (given[number].isList())
+      for (const auto& item : given[number].toListRef())
+        if (item.isTensor()) tensors.push_back(item.toTensor());
+    for (const auto& tensor : tensors)
+      if (is_there(tensor)) uses_storage(tensor, writes, schema.name());
+  }
+}
+
 void compute(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* stack) {
   const auto count = op.schema().arguments().size();
   std::vector<c10::IValue> given(stack->end() - count, stack->end());
@@ -246,6 +345,7 @@ void compute(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Sta
   call.may_mix = name == "aten::index" || name == "aten::_index_put_impl_" || name == "aten::index_put_";
   torch::jit::Stack inner;
   for (const auto& value : given) inner.push_back(call.host(value));
+  uses_arguments(op, given);
   op.callBoxed(&inner);
   call.settle();
   stack->erase(stack->end() - count, stack->end());
@@ -262,6 +362,8 @@ Tensor empty_strided(c10::IntArrayRef size, c10::IntArrayRef stride, std::option
 
 Tensor& copy_(Tensor& self, const Tensor& source, bool non_blocking) {
   bool crosses = is_there(self) != is_there(source);
+  if (is_there(self)) uses_storage(self, true, "aten::copy_");
+  if (is_there(source)) uses_storage(source, false, "aten::copy_");
   if (crosses && !non_blocking) waits_for_card("aten::copy_");
   Tensor target = is_there(self) ? host_view(self) : self;
   target.copy_(is_there(source) ? host_view(source) : source);
@@ -287,6 +389,7 @@ std::optional<Tensor> host_view(const std::optional<Tensor>& tensor) {
 }
 
 Attention attention(const Tensor& query, const Tensor& key, const Tensor& value, const std::optional<Tensor>& bias, double dropout, bool causal, bool, std::optional<double> scale) {
+  for (const auto& tensor : {query, key, value}) uses_storage(tensor, false, "attention");
   auto [found, sums] = at::_scaled_dot_product_flash_attention_for_cpu(host_view(query), host_view(key), host_view(value), dropout, causal, host_view(bias), scale);
   auto none = newly_on_card(at::zeros({1}, at::kLong));
   return {newly_on_card(found), newly_on_card(sums), Tensor(), Tensor(), query.sym_size(2), key.sym_size(2), none, none, Tensor()};
@@ -295,6 +398,7 @@ Attention attention(const Tensor& query, const Tensor& key, const Tensor& value,
 std::tuple<Tensor, Tensor, Tensor, Tensor> attention_backward(
     const Tensor& gradient, const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& bias, std::array<bool, 4>, const Tensor& found,
     const Tensor& sums, const Tensor&, const Tensor&, c10::SymInt, c10::SymInt, double dropout, bool causal, const Tensor&, const Tensor&, std::optional<double> scale) {
+  for (const auto& tensor : {gradient, query, key, value, found, sums}) uses_storage(tensor, false, "attention's gradient");
   auto [of_query, of_key, of_value] = at::_scaled_dot_product_flash_attention_for_cpu_backward(
       host_view(gradient), host_view(query), host_view(key), host_view(value), host_view(found), host_view(sums), dropout, causal,
       bias.defined() ? std::optional<Tensor>(host_view(bias)) : std::nullopt, scale);
@@ -330,14 +434,26 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   Device getDevice() const override { return CARD; }
   void setDevice(Device) const override {}
   void uncheckedSetDevice(Device) const noexcept override {}
-  Stream getStream(Device) const noexcept override { return Stream(Stream::DEFAULT, CARD); }
-  Stream getNewStream(Device, int) const override { return Stream(Stream::DEFAULT, CARD); }
-  Stream exchangeStream(Stream) const noexcept override { return Stream(Stream::DEFAULT, CARD); }
+  Stream getStream(Device) const noexcept override { return Stream(Stream::UNSAFE, CARD, current_stream); }
+  Stream getNewStream(Device, int) const override { return getStream(CARD); }
+  Stream exchangeStream(Stream stream) const noexcept override {
+    Stream before = getStream(CARD);
+    current_stream = static_cast<int>(stream.id());
+    return before;
+  }
   DeviceIndex deviceCount() const noexcept override { return 1; }
-  void record(void**, const Stream&, const DeviceIndex, const c10::EventFlag) const override {}
-  void block(void*, const Stream&) const override {}
+  // Autograd's: between the streams of an operation and of the one after it.
+  void record(void** event, const Stream& stream, const DeviceIndex, const c10::EventFlag) const override {
+    std::lock_guard<std::recursive_mutex> guard(streams_lock);
+    delete static_cast<Clock*>(*event);
+    *event = new Clock(known[static_cast<int>(stream.id())]);
+  }
+  void block(void* event, const Stream& stream) const override {
+    std::lock_guard<std::recursive_mutex> guard(streams_lock);
+    if (event != nullptr) merge(known[static_cast<int>(stream.id())], *static_cast<Clock*>(event));
+  }
   bool queryEvent(void*) const override { return true; }
-  void destroyEvent(void*, const DeviceIndex) const noexcept override {}
+  void destroyEvent(void* event, const DeviceIndex) const noexcept override { delete static_cast<Clock*>(event); }
   bool queryStream(const Stream&) const override { return true; }
   void synchronizeStream(const Stream&) const override {}
 };
@@ -374,5 +490,37 @@ int64_t card_peak() { return held_peak; }
 void card_reset_peak() { held_peak = held_now.load(); }
 void card_limit(int64_t bytes) { held_limit = bytes; }
 int64_t card_waits() { return waits; }
+int card_races() { return races; }
+int card_new_stream() {
+  std::lock_guard<std::recursive_mutex> guard(streams_lock);
+  int number = static_cast<int>(known.size());
+  known[number] = {};
+  return number;
+}
+int card_current_stream() { return current_stream; }
+void card_set_stream(int stream) { current_stream = stream; }
+int64_t card_record_event(int stream) {
+  std::lock_guard<std::recursive_mutex> guard(streams_lock);
+  int64_t number = static_cast<int64_t>(events.size()) + 1;
+  events[number] = known[stream];
+  return number;
+}
+void card_wait_event(int stream, int64_t event) {
+  std::lock_guard<std::recursive_mutex> guard(streams_lock);
+  merge(known[stream], events[event]);
+}
+void card_synchronize_event(int64_t event) {
+  std::lock_guard<std::recursive_mutex> guard(streams_lock);
+  for (auto& [_, clock] : known) merge(clock, events[event]);
+}
+void card_synchronize() {
+  std::lock_guard<std::recursive_mutex> guard(streams_lock);
+  for (auto& [stream, _] : known) host_knows(stream);
+}
+void card_record_stream(const void* data, int stream) {
+  std::lock_guard<std::recursive_mutex> guard(streams_lock);
+  auto found = all_held.find(data);
+  if (found != all_held.end()) found->second->uses.recorded.insert(stream);
+}
 void card_refuse_waits(int refuse) { wait_is_error = refuse != 0; }
 }

@@ -5,9 +5,11 @@ Torch asks once, while it is imported, whether there is a GPU: the library is lo
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import importlib.util
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 
 GIB = 2**30
 NAME = "NVIDIA Simulated"
+RACED = 97  # exit status
 
 
 def install(library: str) -> None:
@@ -24,11 +27,16 @@ def install(library: str) -> None:
     for name in ("libc10.so", "libtorch_cpu.so"):
         ctypes.CDLL(str(folder / name), mode=ctypes.RTLD_GLOBAL)
     card = ctypes.CDLL(library)
-    for name in ("card_memory", "card_peak", "card_waits"):
+    for name in ("card_memory", "card_peak", "card_waits", "card_record_event"):
         getattr(card, name).restype = ctypes.c_int64
     card.card_limit.argtypes = [ctypes.c_int64]
+    card.card_wait_event.argtypes = [ctypes.c_int, ctypes.c_int64]
+    card.card_synchronize_event.argtypes = [ctypes.c_int64]
+    card.card_record_stream.argtypes = [ctypes.c_void_p, ctypes.c_int]
     memory = int(os.environ.get("SIMULATED_GPU_MEMORY", 16 * GIB))
     card.card_limit(memory)
+
+    atexit.register(_end, card)
 
     import torch
 
@@ -41,9 +49,20 @@ def install(library: str) -> None:
         return torch.empty(given or 0, dtype=torch.uint8, device=device).untyped_storage()
 
     torch.UntypedStorage.__new__ = staticmethod(storage)  # type: ignore[assignment, method-assign]
-    torch.Tensor.record_stream = lambda tensor, stream: None  # type: ignore[method-assign, assignment]
-    for name, value in {**_facts(card, memory), **_streams(), **_graphs()}.items():
+
+    def record_stream(tensor: Any, stream: Stream) -> None:
+        card.card_record_stream(tensor.untyped_storage().data_ptr(), stream.number)
+
+    torch.Tensor.record_stream = record_stream  # type: ignore[method-assign, assignment]
+    for name, value in {**_facts(card, memory), **_streams(card), **_graphs()}.items():
         setattr(torch.cuda, name, value)
+
+
+def _end(card: Any) -> None:
+    """Ends a program in which streams raced with a status that nobody takes for success."""
+    if card.card_races():
+        print(f"{card.card_races()} races between streams", file=sys.stderr, flush=True)
+        os._exit(RACED)
 
 
 def _facts(card: Any, memory: int) -> dict[str, Any]:
@@ -68,7 +87,7 @@ def _facts(card: Any, memory: int) -> dict[str, Any]:
         "max_memory_allocated": lambda *_: card.card_peak(),
         "reset_peak_memory_stats": lambda *_: card.card_reset_peak(),
         "empty_cache": nothing(),
-        "synchronize": nothing(),
+        "synchronize": lambda *_: card.card_synchronize(),
         "set_device": nothing(),
         # One generator for all: torch seeds it as the CPU's.
         "manual_seed": nothing(),
@@ -80,16 +99,26 @@ def _facts(card: Any, memory: int) -> dict[str, Any]:
 
 
 class Stream:
-    """A queue of operations: here all are done when they are called."""
+    """A queue of operations: here all are done when they are called, and `card.cpp` raises where only chance would
+    have them done in that order."""
 
-    def __init__(self, device: Any = None, **_: Any) -> None:
+    card: Any = None
+
+    def __init__(self, device: Any = None, *, number: int | None = None, **_: Any) -> None:
         self.device = device
+        self.number = self.card.card_new_stream() if number is None else number
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Stream) and other.number == self.number
+
+    def __hash__(self) -> int:
+        return hash(self.number)
 
     def wait_stream(self, other: Stream) -> None:
-        assert isinstance(other, Stream)
+        self.wait_event(other.record_event())
 
     def wait_event(self, event: Event) -> None:
-        assert isinstance(event, Event) and event.is_recorded
+        self.card.card_wait_event(self.number, event.number)
 
     def record_event(self, event: Event | None = None) -> Event:
         event = event or Event()
@@ -97,23 +126,24 @@ class Stream:
         return event
 
     def synchronize(self) -> None:
-        """Nothing is left to be done."""
+        self.record_event().synchronize()
 
 
 class Event:
     """A place in a stream."""
 
     def __init__(self, **_: Any) -> None:
-        self.is_recorded = False
+        self.number = 0  # of no event
 
     def record(self, stream: Stream | None = None) -> None:
-        self.is_recorded = True
+        card = Stream.card
+        self.number = card.card_record_event(card.card_current_stream() if stream is None else stream.number)
 
     def synchronize(self) -> None:
-        assert self.is_recorded
+        Stream.card.card_synchronize_event(self.number)
 
     def query(self) -> bool:
-        return self.is_recorded
+        return True
 
     def elapsed_time(self, other: Event) -> float:
         return 0.0
@@ -132,24 +162,27 @@ class ChosenDevice:
         """Nothing changes."""
 
 
-def _streams() -> dict[str, Any]:
-    default = Stream()
-    current = [default]
+def _streams(card: Any) -> dict[str, Any]:
+    Stream.card = card
+
+    def current(*_: Any) -> Stream:
+        return Stream(number=card.card_current_stream())
 
     @contextmanager
     def stream(chosen: Stream) -> Iterator[None]:
-        before, current[0] = current[0], chosen
+        before = card.card_current_stream()
+        card.card_set_stream(chosen.number)
         try:
             yield
         finally:
-            current[0] = before
+            card.card_set_stream(before)
 
     return {
         "Stream": Stream,
         "Event": Event,
-        "default_stream": lambda *_: default,
-        "current_stream": lambda *_: current[0],
-        "set_stream": lambda chosen: current.__setitem__(0, chosen),
+        "default_stream": lambda *_: Stream(number=0),
+        "current_stream": current,
+        "set_stream": lambda chosen: card.card_set_stream(chosen.number),
         "stream": stream,
         "device": ChosenDevice,
     }
