@@ -50,10 +50,12 @@ class CudaCapture:
         with torch.cuda.device(self._device):
             outside = torch.cuda.current_stream()
             self._stream.wait_stream(outside)
-            with torch.cuda.stream(self._stream):
-                for _ in range(WARM_UPS):
-                    work()
-            outside.wait_stream(self._stream)
+            try:
+                with torch.cuda.stream(self._stream):
+                    for _ in range(WARM_UPS):
+                        work()
+            finally:  # also where one fails: what it began still writes gradients
+                outside.wait_stream(self._stream)
             graph = torch.cuda.CUDAGraph()
             try:
                 # Other threads may use the device meanwhile.

@@ -94,6 +94,7 @@ class Repeat:
 
     step: int
     reason: str  # overflow, out_of_memory
+    # What has changed, each None where it has not.
     scale: float | None = None
     micro_split: int | None = None
     gradient_checkpointing: bool | None = None
@@ -215,17 +216,12 @@ def _repeat_with_less_memory(state: TrainState, context: StepContext, step: int)
     largest = max(len(context.batches.ids_at(step, micro)[1]) for micro in range(context.accumulation_steps))
     if state.micro_split < largest:
         state.micro_split *= 2
-    elif not state.gradient_checkpointing:
-        state.gradient_checkpointing = True
-        context.set_checkpointing(True)
-    else:
+        return Repeat(step, "out_of_memory", micro_split=state.micro_split)
+    if state.gradient_checkpointing:
         raise ResourceError("out_of_memory", step=step)
-    return Repeat(
-        step,
-        "out_of_memory",
-        micro_split=state.micro_split,
-        gradient_checkpointing=state.gradient_checkpointing,
-    )
+    state.gradient_checkpointing = True
+    context.set_checkpointing(True)
+    return Repeat(step, "out_of_memory", gradient_checkpointing=True)
 
 
 def non_finite(context: StepContext, step: int) -> NonFiniteError:

@@ -89,6 +89,7 @@ class StepRepeated(Event):
 
     step: int
     reason: str  # overflow, out_of_memory
+    # What has changed, each None where it has not.
     scale: float | None = None
     micro_split: int | None = None
     gradient_checkpointing: bool | None = None

@@ -160,6 +160,16 @@ def test_a_start_that_owes_its_end_alone_says_so() -> None:
     assert line.startswith("All 9 steps are trained; completing the interrupted export")
 
 
+def test_a_repeated_step_names_what_was_changed() -> None:
+    """A batch of one cannot be split: its activations are computed twice."""
+    shown = Shown()
+    shown.display.show(StepRepeated(**AT, step=1, reason="out_of_memory", micro_split=2))
+    shown.display.show(StepRepeated(**AT, step=1, reason="out_of_memory", gradient_checkpointing=True))
+    split, twice = shown.out.lines
+    assert "split into 2 parts" in split
+    assert "computed twice" in twice and "split" not in twice
+
+
 def hung(**fields: Any) -> WorkerHung:
     facts = {"step": 4, "phase": "step", "silent_seconds": 300.4, "limit_seconds": 300.0}
     return WorkerHung(**{**AT, **facts, "stack": "File forward.py", "is_stopped": False, **fields})

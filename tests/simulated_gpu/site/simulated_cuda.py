@@ -61,7 +61,8 @@ def install(library: str) -> None:
 def _end(card: Any) -> None:
     """Ends a program in which streams raced with a status that nobody takes for success."""
     if card.card_races():
-        print(f"{card.card_races()} races between streams", file=sys.stderr, flush=True)
+        sys.stderr.write(f"{card.card_races()} races between streams\n")
+        sys.stderr.flush()
         os._exit(RACED)
 
 
@@ -70,7 +71,7 @@ def _facts(card: Any, memory: int) -> dict[str, Any]:
     import torch
 
     def nothing() -> Callable[..., None]:
-        """A function for what a simulated GPU has no need of: one for each name, as torch's compiler tells them apart."""
+        """A function that is not needed here: a new one for each name, as torch's compiler tells them apart."""
         return lambda *_, **__: None
 
     return {
