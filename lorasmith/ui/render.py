@@ -214,8 +214,8 @@ class Display:
         return pace(self._words, found.pictures_per_second, found.flops, share)
 
     def _repeated(self, event: StepRepeated) -> None:
-        key = "repeat.twice" if event.gradient_checkpointing else f"repeat.{event.reason}"
-        reason = self._words.say(key, scale=event.scale or 0, micro_split=event.micro_split or 1)
+        what = "twice" if event.gradient_checkpointing else event.reason
+        reason = self._words.say(f"repeat.{what}", scale=event.scale or 0, micro_split=event.micro_split or 1)
         self._screen.line(self._words.say("run.repeated", step=event.step, reason=reason), "warning")
 
     def _saved(self, event: CheckpointSaved) -> None:

@@ -9,8 +9,7 @@ can be refused; memory is counted, and runs out; streams race where nothing orde
 repeatable form are refused; a captured graph takes no number from Python. SIMULATED_GPU_MEMORY: its bytes, 16 GiB
 without. A program in which streams raced ends with status 97.
 
-Needs a C++ compiler (CXX, else g++) and, for some seconds the first time, its patience: the library is kept beside the
-source for each version of torch.
+Needs a C++ compiler (CXX, else g++), the first time for some seconds: the library is kept beside its source.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 SOURCE = FOLDER / "card.cpp"
+HEADERS = (FOLDER / "memory.h", FOLDER / "streams.h")
 
 
 def main() -> None:
@@ -40,8 +40,9 @@ def main() -> None:
 
 
 def library() -> Path:
-    """The library made from `card.cpp`, which is made if there is none of this source and this torch."""
-    content = hashlib.sha256(SOURCE.read_bytes() + version("torch").encode()).hexdigest()[:16]
+    """The library made from `card.cpp`; it is made where there is none of these sources for this torch."""
+    sources = b"".join(path.read_bytes() for path in (SOURCE, *HEADERS))
+    content = hashlib.sha256(sources + version("torch").encode()).hexdigest()[:16]
     made = FOLDER / "build" / f"card-{content}.so"
     if not made.exists():
         made.parent.mkdir(exist_ok=True)

@@ -1,3 +1,8 @@
+// A CUDA device for a build of torch that has none: its tensors lie in the computer's memory, and each of its
+// operations is computed by torch's operator for the CPU.
+//
+// Written against the interfaces by which torch knows an accelerator (its hooks, the guard of the current device and
+// stream, the dispatcher's fallback): torch 2.13.
 #include <ATen/core/Tensor.h>
 #include <ATen/EmptyTensor.h>
 #include <ATen/Context.h>
@@ -6,16 +11,11 @@
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_backward.h>
 #include <ATen/ops/zeros.h>
-#include <c10/core/CPUAllocator.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <torch/library.h>
 
-#include <atomic>
-#include <cstdio>
-#include <map>
-#include <mutex>
-#include <set>
-#include <string>
+#include "memory.h"
+#include "streams.h"
 
 namespace {
 
@@ -25,165 +25,6 @@ using c10::DeviceIndex;
 using c10::DeviceType;
 using c10::Stream;
 
-const Device CARD(DeviceType::CUDA, 0);
-
-// ---- streams: which work is known to be done before which other (vector clocks) ----
-using Clock = std::map<int, int64_t>;
-
-std::recursive_mutex streams_lock;
-std::map<int, Clock> known{{0, {}}};  // of each stream: for every stream, how much of its work comes before what is begun now
-std::map<int64_t, Clock> events;
-std::atomic<int> races{0};  // that could not be raised
-thread_local int current_stream = 0;
-
-void merge(Clock& into, const Clock& from) {
-  for (auto [stream, time] : from) into[stream] = std::max(into[stream], time);
-}
-
-struct Uses {
-  int made_on = 0, written_on = 0;
-  int64_t written_at = 0;
-  Clock used_at;  // by stream
-  std::set<int> recorded;  // `record_stream`: freeing waits for these
-};
-
-void race(const std::string& what) {
-  TORCH_CHECK(false, "race between streams: ", what);
-}
-
-void use(Uses& uses, bool writes, const std::string& what) {
-  std::lock_guard<std::recursive_mutex> guard(streams_lock);
-  auto& clock = known[current_stream];
-  if (uses.written_on != current_stream && clock[uses.written_on] < uses.written_at)
-    race(what + " uses memory that stream " + std::to_string(uses.written_on) + " may still write");
-  for (auto [stream, time] : uses.used_at)
-    if (writes && stream != current_stream && clock[stream] < time)
-      race(what + " writes memory that stream " + std::to_string(stream) + " may still use");
-  int64_t now = ++clock[current_stream];
-  uses.used_at[current_stream] = now;
-  if (writes) uses.written_on = current_stream, uses.written_at = now;
-}
-
-// Whether memory could be given to other work of its stream while a stream still uses it.
-bool is_freed_too_early(const Uses& uses) {
-  std::lock_guard<std::recursive_mutex> guard(streams_lock);
-  for (auto [stream, time] : uses.used_at)
-    if (stream != uses.made_on && !uses.recorded.count(stream) && known[uses.made_on][stream] < time) return true;
-  return false;
-}
-
-void host_knows(int stream) {
-  std::lock_guard<std::recursive_mutex> guard(streams_lock);
-  Clock done = known[stream];
-  for (auto& [_, clock] : known) merge(clock, done);
-}
-
-// ---- memory ----
-std::atomic<int64_t> held_now{0}, held_peak{0}, held_limit{INT64_MAX};
-std::atomic<int64_t> waits{0};
-std::atomic<bool> wait_is_error{false};
-
-void take(int64_t bytes) {
-  int64_t now = held_now += bytes;
-  if (now > held_limit) {
-    held_now -= bytes;
-    TORCH_CHECK_WITH(OutOfMemoryError, false, "CUDA out of memory. Tried to allocate ", bytes, " bytes on the simulated card.");
-  }
-  int64_t peak = held_peak;
-  while (now > peak && !held_peak.compare_exchange_weak(peak, now)) {}
-}
-
-struct Held {
-  c10::Storage storage;
-  int64_t bytes;
-  Uses uses;
-};
-
-std::map<const void*, Held*> all_held;
-
-void drop(void* context) {
-  auto* held = static_cast<Held*>(context);
-  held_now -= held->bytes;
-  if (is_freed_too_early(held->uses)) {
-    ++races;
-    fprintf(stderr, "race between streams: %lld bytes are freed while another stream may use them\n", static_cast<long long>(held->bytes));
-  }
-  {
-    std::lock_guard<std::recursive_mutex> guard(streams_lock);
-    all_held.erase(held->storage.data());
-  }
-  delete held;
-}
-
-int64_t rounded(int64_t bytes) { return (bytes + 511) / 512 * 512; }
-
-c10::DataPtr on_card(c10::Storage storage, bool is_taken = false) {
-  int64_t bytes = rounded(static_cast<int64_t>(storage.nbytes()));
-  if (!is_taken) take(bytes);
-  void* data = storage.mutable_data();
-  auto* held = new Held{std::move(storage), bytes};
-  held->uses.made_on = current_stream;
-  use(held->uses, false, "an allocation");
-  std::lock_guard<std::recursive_mutex> guard(streams_lock);
-  if (data != nullptr) all_held[data] = held;
-  return {data, held, &drop, CARD};
-}
-
-struct CardAllocator final : c10::Allocator {
-  c10::DataPtr allocate(size_t bytes) override {
-    take(rounded(static_cast<int64_t>(bytes)));  // before there is memory: more than the computer has may be asked for
-    c10::Storage storage(c10::Storage::use_byte_size_t(), bytes, c10::GetCPUAllocator()->allocate(bytes), c10::GetCPUAllocator(), false);
-    return on_card(std::move(storage), true);
-  }
-  c10::DeleterFnPtr raw_deleter() const override { return nullptr; }
-  void copy_data(void* target, const void* source, size_t count) const override { default_copy_data(target, source, count); }
-};
-CardAllocator card_allocator;
-
-std::mutex pinned_lock;
-std::map<const char*, size_t> pinned_pieces;
-
-struct PinnedAllocator final : c10::Allocator {
-  c10::DataPtr allocate(size_t bytes) override {
-    auto inner = c10::GetCPUAllocator()->allocate(bytes);
-    auto* data = static_cast<const char*>(inner.get());
-    std::lock_guard<std::mutex> guard(pinned_lock);
-    pinned_pieces[data] = bytes;
-    auto* kept = new c10::DataPtr(std::move(inner));
-    return {kept->get(), kept, &forget, Device(DeviceType::CPU)};
-  }
-  static void forget(void* context) {
-    auto* kept = static_cast<c10::DataPtr*>(context);
-    std::lock_guard<std::mutex> guard(pinned_lock);
-    pinned_pieces.erase(static_cast<const char*>(kept->get()));
-    delete kept;
-  }
-  c10::DeleterFnPtr raw_deleter() const override { return nullptr; }
-  void copy_data(void* target, const void* source, size_t count) const override { default_copy_data(target, source, count); }
-};
-PinnedAllocator pinned_allocator;
-
-bool is_pinned(const void* pointer) {
-  auto* data = static_cast<const char*>(pointer);
-  std::lock_guard<std::mutex> guard(pinned_lock);
-  auto after = pinned_pieces.upper_bound(data);
-  if (after == pinned_pieces.begin()) return false;
-  --after;
-  return data < after->first + after->second;
-}
-
-void waits_for_card(const std::string& what) {
-  ++waits;
-  host_knows(current_stream);
-  TORCH_CHECK(!wait_is_error, "called a synchronizing CUDA operation: ", what);
-}
-
-void uses_storage(const Tensor& tensor, bool writes, const std::string& what) {
-  auto& data = tensor.storage().data_ptr();
-  if (data.get_deleter() == &drop) use(static_cast<Held*>(data.get_context())->uses, writes, what);
-}
-
-// ---- tensors ----
 Tensor card_tensor(c10::Storage storage, c10::DispatchKeySet keys, caffe2::TypeMeta dtype, const Tensor& like) {
   auto tensor = at::detail::make_tensor<c10::TensorImpl>(std::move(storage), keys, dtype);
   tensor.unsafeGetTensorImpl()->set_sizes_and_strides(like.sizes(), like.strides(), like.storage_offset());
@@ -202,8 +43,11 @@ Tensor newly_on_card(const Tensor& host) {
 // The same memory as a tensor of the CPU.
 Tensor host_view(const Tensor& tensor) {
   auto* kept = new c10::Storage(tensor.storage());
-  c10::DataPtr data(kept->mutable_data(), kept, [](void* context) { delete static_cast<c10::Storage*>(context); }, Device(DeviceType::CPU));
-  c10::Storage storage(c10::Storage::use_byte_size_t(), tensor.storage().nbytes(), std::move(data), c10::GetCPUAllocator(), true);
+  c10::DataPtr data(
+      kept->mutable_data(), kept, [](void* context) { delete static_cast<c10::Storage*>(context); },
+      Device(DeviceType::CPU));
+  c10::Storage storage(c10::Storage::use_byte_size_t(), tensor.storage().nbytes(), std::move(data),
+                       c10::GetCPUAllocator(), true);
   auto view = card_tensor(std::move(storage), c10::DispatchKeySet(c10::DispatchKey::CPU), tensor.dtype(), tensor);
   if (tensor.unsafeGetTensorImpl()->is_wrapped_number()) view.unsafeGetTensorImpl()->set_wrapped_number(true);
   return view;
@@ -214,12 +58,14 @@ bool is_there(const Tensor& tensor) { return tensor.defined() && tensor.device()
 struct Call {
   const c10::OperatorHandle& op;
   std::vector<std::pair<Tensor, Tensor>> views;  // on the card, of the host
-  bool may_mix = false;  // indices may lie in the computer's memory: they are copied
+  bool may_mix = false;                          // indices may lie in the computer's memory: they are copied
 
   Tensor host(const Tensor& tensor) {
     if (!tensor.defined()) return tensor;
     if (!is_there(tensor)) {
-      TORCH_CHECK(may_mix || tensor.dim() == 0, "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and ", tensor.device(), " (", op.schema().name(), ")");
+      TORCH_CHECK(may_mix || tensor.dim() == 0,
+                  "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and ",
+                  tensor.device(), " (", op.schema().name(), ")");
       return tensor;
     }
     for (auto& [there, here] : views)
@@ -241,7 +87,8 @@ struct Call {
       for (const auto& item : value.toListRef()) has_tensors |= item.isTensor();
       if (!has_tensors) return value;
       auto copy = c10::impl::GenericList(list.elementType());
-      for (const auto& item : value.toListRef()) copy.push_back(item.isTensor() ? c10::IValue(host(item.toTensor())) : item);
+      for (const auto& item : value.toListRef())
+        copy.push_back(item.isTensor() ? c10::IValue(host(item.toTensor())) : item);
       return copy;
     }
     if (value.isDevice() && value.toDevice().type() == DeviceType::CUDA) return Device(DeviceType::CPU);
@@ -254,7 +101,8 @@ struct Call {
       if (here.is_same(result)) return there;
     for (auto& [there, here] : views)
       if (result.storage().data() != nullptr && here.storage().data() == result.storage().data()) {
-        return card_tensor(c10::Storage(there.storage()), there.unsafeGetTensorImpl()->key_set(), result.dtype(), result);
+        return card_tensor(c10::Storage(there.storage()), there.unsafeGetTensorImpl()->key_set(), result.dtype(),
+                           result);
       }
     return newly_on_card(result);
   }
@@ -283,18 +131,31 @@ struct Call {
   }
 };
 
-const std::set<std::string> WAITING{
-    "aten::nonzero", "aten::masked_select", "aten::_unique", "aten::_unique2", "aten::unique_dim", "aten::unique_consecutive",
-    "aten::equal", "aten::bincount", "aten::_local_scalar_dense", "aten::histc"};
+const std::set<std::string> WAITING{"aten::nonzero",  "aten::masked_select", "aten::_unique",
+                                    "aten::_unique2", "aten::unique_dim",    "aten::unique_consecutive",
+                                    "aten::equal",    "aten::bincount",      "aten::_local_scalar_dense",
+                                    "aten::histc"};
 
 // As torch's documentation of `use_deterministic_algorithms` lists them.
-const std::set<std::string> NOT_REPEATABLE{
-    "aten::upsample_linear1d_backward", "aten::upsample_bilinear2d_backward", "aten::upsample_bicubic2d_backward",
-    "aten::upsample_trilinear3d_backward", "aten::reflection_pad1d_backward", "aten::reflection_pad2d_backward",
-    "aten::reflection_pad3d_backward", "aten::replication_pad1d_backward", "aten::replication_pad2d_backward",
-    "aten::replication_pad3d_backward", "aten::_adaptive_avg_pool2d_backward", "aten::_adaptive_avg_pool3d_backward",
-    "aten::avg_pool3d_backward", "aten::grid_sampler_2d_backward", "aten::grid_sampler_3d_backward", "aten::max_pool3d_with_indices_backward",
-    "aten::histc", "aten::kthvalue", "aten::put_"};
+const std::set<std::string> NOT_REPEATABLE{"aten::upsample_linear1d_backward",
+                                           "aten::upsample_bilinear2d_backward",
+                                           "aten::upsample_bicubic2d_backward",
+                                           "aten::upsample_trilinear3d_backward",
+                                           "aten::reflection_pad1d_backward",
+                                           "aten::reflection_pad2d_backward",
+                                           "aten::reflection_pad3d_backward",
+                                           "aten::replication_pad1d_backward",
+                                           "aten::replication_pad2d_backward",
+                                           "aten::replication_pad3d_backward",
+                                           "aten::_adaptive_avg_pool2d_backward",
+                                           "aten::_adaptive_avg_pool3d_backward",
+                                           "aten::avg_pool3d_backward",
+                                           "aten::grid_sampler_2d_backward",
+                                           "aten::grid_sampler_3d_backward",
+                                           "aten::max_pool3d_with_indices_backward",
+                                           "aten::histc",
+                                           "aten::kthvalue",
+                                           "aten::put_"};
 
 void check(const c10::OperatorHandle& op, const std::vector<c10::IValue>& given) {
   const auto& name = op.schema().name();
@@ -303,7 +164,8 @@ void check(const c10::OperatorHandle& op, const std::vector<c10::IValue>& given)
     for (const auto& item : given[1].toListRef())
       if (item.isTensor() && item.toTensor().defined() && !is_there(item.toTensor()))
         waits_for_card(name + " with indices of the CPU");
-      else if (item.isTensor() && item.toTensor().defined() && (item.toTensor().scalar_type() == at::kBool || item.toTensor().scalar_type() == at::kByte))
+      else if (item.isTensor() && item.toTensor().defined() &&
+               (item.toTensor().scalar_type() == at::kBool || item.toTensor().scalar_type() == at::kByte))
         waits_for_card(name + " with a mask");
   if (name == "aten::repeat_interleave" && given.size() > 1 && given.back().isNone()) waits_for_card(name);
   if (at::globalContext().deterministicAlgorithms()) {
@@ -326,8 +188,10 @@ void uses_arguments(const c10::OperatorHandle& op, const std::vector<c10::IValue
     const auto* alias = schema.arguments()[number].alias_info();
     bool writes = alias != nullptr && alias->isWrite();
     std::vector<Tensor> tensors;
-    if (given[number].isTensor()) tensors.push_back(given[number].toTensor());
-    else if (given[number].isTensorList()) tensors = given[number].toTensorVector();
+    if (given[number].isTensor())
+      tensors.push_back(given[number].toTensor());
+    else if (given[number].isTensorList())
+      tensors = given[number].toTensorVector();
     else if (given[number].isList())
       for (const auto& item : given[number].toListRef())
         if (item.isTensor()) tensors.push_back(item.toTensor());
@@ -352,12 +216,16 @@ void compute(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Sta
   for (const auto& value : inner) stack->push_back(call.back(value));
 }
 
-Tensor empty(c10::IntArrayRef size, std::optional<at::ScalarType> dtype, std::optional<at::Layout>, std::optional<Device>, std::optional<bool>, std::optional<at::MemoryFormat> format) {
-  return at::detail::empty_generic(size, &card_allocator, c10::DispatchKeySet(c10::DispatchKey::CUDA), c10::dtype_or_default(dtype), format);
+Tensor empty(c10::IntArrayRef size, std::optional<at::ScalarType> dtype, std::optional<at::Layout>,
+             std::optional<Device>, std::optional<bool>, std::optional<at::MemoryFormat> format) {
+  return at::detail::empty_generic(size, &card_allocator, c10::DispatchKeySet(c10::DispatchKey::CUDA),
+                                   c10::dtype_or_default(dtype), format);
 }
 
-Tensor empty_strided(c10::IntArrayRef size, c10::IntArrayRef stride, std::optional<at::ScalarType> dtype, std::optional<at::Layout>, std::optional<Device>, std::optional<bool>) {
-  return at::detail::empty_strided_generic(size, stride, &card_allocator, c10::DispatchKeySet(c10::DispatchKey::CUDA), c10::dtype_or_default(dtype));
+Tensor empty_strided(c10::IntArrayRef size, c10::IntArrayRef stride, std::optional<at::ScalarType> dtype,
+                     std::optional<at::Layout>, std::optional<Device>, std::optional<bool>) {
+  return at::detail::empty_strided_generic(size, stride, &card_allocator, c10::DispatchKeySet(c10::DispatchKey::CUDA),
+                                           c10::dtype_or_default(dtype));
 }
 
 Tensor& copy_(Tensor& self, const Tensor& source, bool non_blocking) {
@@ -378,7 +246,8 @@ Tensor& set_storage(Tensor& self, at::Storage storage, int64_t offset, c10::IntA
 }
 
 // Attention in one operation, as a GPU has it: products of all queries and keys are not kept.
-int64_t fused(const Tensor& query, const Tensor&, const Tensor&, const std::optional<Tensor>&, double dropout, bool, std::optional<double>, bool) {
+int64_t fused(const Tensor& query, const Tensor&, const Tensor&, const std::optional<Tensor>&, double dropout, bool,
+              std::optional<double>, bool) {
   return static_cast<int64_t>(query.dim() == 4 && dropout == 0.0 ? at::SDPBackend::overrideable : at::SDPBackend::math);
 }
 
@@ -388,20 +257,32 @@ std::optional<Tensor> host_view(const std::optional<Tensor>& tensor) {
   return tensor && tensor->defined() ? std::optional<Tensor>(host_view(*tensor)) : std::nullopt;
 }
 
-Attention attention(const Tensor& query, const Tensor& key, const Tensor& value, const std::optional<Tensor>& bias, double dropout, bool causal, bool, std::optional<double> scale) {
+Attention attention(const Tensor& query, const Tensor& key, const Tensor& value, const std::optional<Tensor>& bias,
+                    double dropout, bool causal, bool, std::optional<double> scale) {
   for (const auto& tensor : {query, key, value}) uses_storage(tensor, false, "attention");
-  auto [found, sums] = at::_scaled_dot_product_flash_attention_for_cpu(host_view(query), host_view(key), host_view(value), dropout, causal, host_view(bias), scale);
+  auto [found, sums] = at::_scaled_dot_product_flash_attention_for_cpu(
+      host_view(query), host_view(key), host_view(value), dropout, causal, host_view(bias), scale);
   auto none = newly_on_card(at::zeros({1}, at::kLong));
-  return {newly_on_card(found), newly_on_card(sums), Tensor(), Tensor(), query.sym_size(2), key.sym_size(2), none, none, Tensor()};
+  return {newly_on_card(found),
+          newly_on_card(sums),
+          Tensor(),
+          Tensor(),
+          query.sym_size(2),
+          key.sym_size(2),
+          none,
+          none,
+          Tensor()};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> attention_backward(
-    const Tensor& gradient, const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& bias, std::array<bool, 4>, const Tensor& found,
-    const Tensor& sums, const Tensor&, const Tensor&, c10::SymInt, c10::SymInt, double dropout, bool causal, const Tensor&, const Tensor&, std::optional<double> scale) {
-  for (const auto& tensor : {gradient, query, key, value, found, sums}) uses_storage(tensor, false, "attention's gradient");
+    const Tensor& gradient, const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& bias,
+    std::array<bool, 4>, const Tensor& found, const Tensor& sums, const Tensor&, const Tensor&, c10::SymInt,
+    c10::SymInt, double dropout, bool causal, const Tensor&, const Tensor&, std::optional<double> scale) {
+  for (const auto& tensor : {gradient, query, key, value, found, sums})
+    uses_storage(tensor, false, "attention's gradient");
   auto [of_query, of_key, of_value] = at::_scaled_dot_product_flash_attention_for_cpu_backward(
-      host_view(gradient), host_view(query), host_view(key), host_view(value), host_view(found), host_view(sums), dropout, causal,
-      bias.defined() ? std::optional<Tensor>(host_view(bias)) : std::nullopt, scale);
+      host_view(gradient), host_view(query), host_view(key), host_view(value), host_view(found), host_view(sums),
+      dropout, causal, bias.defined() ? std::optional<Tensor>(host_view(bias)) : std::nullopt, scale);
   return {newly_on_card(of_query), newly_on_card(of_key), newly_on_card(of_value), Tensor()};
 }
 
