@@ -10,7 +10,7 @@ import torch
 from lorasmith.engine import captured
 from lorasmith.errors import ExitCode
 from lorasmith.evaluation import evaluator
-from lorasmith.runs.events import DeviceChosen, Evaluated, RunStarted
+from lorasmith.runs.events import DeviceChosen, Evaluated, RunStarted, StepCompleted, StepRepeated
 from lorasmith.session import loop
 from tests.end_to_end.workshop import Values, Workshop
 from tests.families.tiny import tiny_clip
@@ -19,6 +19,10 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
 ]
+
+
+def is_simulated() -> bool:
+    return torch.cuda.is_available() and torch.cuda.get_device_name() == "NVIDIA Simulated"
 
 
 CUDA: Values = {("machine", "device"): "cuda", ("adapter", "dropout"): 0.2, ("training", "batch_size"): 2}
@@ -171,6 +175,24 @@ def test_a_step_that_cannot_be_captured_makes_the_run_eager(
     outcome = failed.new(4, {**CUDA, **GRAPH})
     assert [warned.code for warned in outcome.warned] == ["execution_failed"]
     assert failed.digest() == eager.digest()
+
+
+@pytest.mark.skipif(not is_simulated(), reason="a card takes memory in pieces that are larger than this model")
+def test_a_card_that_is_too_small_splits_batches_and_continues_to_the_same_bytes(
+    make_workshop: Callable[[str], Workshop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roomy, straight, pieces = (make_workshop(name) for name in ("roomy", "straight", "pieces"))
+    values: Values = {**CUDA, ("training", "batch_size"): 4}
+    peak = max(step.peak_memory for step in roomy.new(3, {**values, **EAGER}, apart=True).of(StepCompleted))
+    monkeypatch.setenv("SIMULATED_GPU_MEMORY", str(int(0.8 * peak)))
+    outcome = straight.new(3, values, apart=True)
+    pieces.new(1, values, apart=True)
+    pieces.go_on(2, apart=True)
+    assert outcome.exit_code == ExitCode.FINISHED
+    assert [warned.code for warned in outcome.warned] == ["execution_failed"]
+    assert [repeated.micro_split for repeated in outcome.of(StepRepeated)][0] == 2
+    assert pieces.digest() == straight.digest()
+    assert straight.losses() == pytest.approx(roomy.losses(), rel=0.02)
 
 
 @pytest.mark.skipif(torch.version.cuda is None, reason="this build of torch compiles nothing for a GPU")
