@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from lorasmith.engine import captured
+from lorasmith.engine import captured, execution, step
 from lorasmith.errors import ExitCode
 from lorasmith.evaluation import evaluator
 from lorasmith.runs.events import DeviceChosen, Evaluated, RunStarted
@@ -136,12 +136,11 @@ def test_killed_among_replayed_steps_it_continues_to_the_same_bytes(
 
 def test_nothing_waits_inside_a_step(make_workshop: Callable[[str], Workshop], monkeypatch: pytest.MonkeyPatch) -> None:
     """torch raises where an operation would have the host wait for the device."""
-    real = loop.train_step
 
     def train_step(*given: Any, **named: Any) -> Any:
         torch.cuda.set_sync_debug_mode("error")
         try:
-            return real(*given, **named)
+            return step.train_step(*given, **named)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
@@ -156,10 +155,9 @@ def test_a_step_that_cannot_be_captured_makes_the_run_eager(
 ) -> None:
     eager, failed = make_workshop("eager"), make_workshop("failed")
     eager.new(4, {**CUDA, **EAGER})
-    real = captured.add_gradient
 
     def waits(*given: Any) -> Any:
-        losses = real(*given)
+        losses = execution.add_gradient(*given)
         float(losses[0])
         return losses
 

@@ -21,8 +21,9 @@ from tests.families.zimage.turbo import WEIGHTS, make_turbo, pairs, write_adapte
 def weights(tmp_path: Path) -> BaseWeights:
     path = write_adapter(tmp_path / "adapter.safetensors")
     added = [
-        AddedPair(f"{layer}.weight", *(f"diffusion_model.{layer}.lora_{letter}.weight" for letter in "AB"), 0.5)
+        AddedPair(f"{layer}.weight", f"{prefix}A.weight", f"{prefix}B.weight", 0.5)
         for layer in pairs()
+        for prefix in [f"diffusion_model.{layer}.lora_"]
     ]
     return replace(recognize(make_turbo(tmp_path / "turbo")), added=AddedLora(path, "transformer", tuple(added)))
 

@@ -41,8 +41,8 @@ class Family:
 def test_layers_are_as_the_settings_say(values: dict[str, object], kinds: tuple[type[nn.Module], ...]) -> None:
     config = ModelConfig.model_validate(values)
     device = choose_device("cpu", threads=1)
-    models = load_frozen(config, Family(), trained=("text_encoder",), dtype=torch.bfloat16, device=device)  # type: ignore[arg-type]
+    models = load_frozen(config, Family(), trained=("text_encoder",), dtype=torch.bfloat16, device=device)
     assert list(models) == ["denoiser", "text_encoder"]
     for model in models.values():
-        assert (type(model[0]), type(model[2])) == kinds  # type: ignore[index]
+        assert (type(model[0]), type(model[2])) == kinds
         assert all(parameter.dtype == torch.bfloat16 for parameter in model.parameters())

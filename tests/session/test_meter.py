@@ -1,6 +1,7 @@
 """Operations of a step: against torch's counter on the step itself, with the layers of the libraries."""
 
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -27,7 +28,8 @@ def test_a_step_is_counted_as_torch_does(base_model, has_convolutions: bool) -> 
     settings = {target.name: LayerSettings(RANK, RANK) for target in targets}
     adapter = FlatAdapter.attach(adapter_kind("lora", {}), targets, settings, seed=1)
     adapter.set_training(True)
-    width = models["denoiser"].config.cross_attention_dim
+    denoiser: Any = models["denoiser"]
+    width = denoiser.config.cross_attention_dim
     inputs = {LATENTS: torch.randn(4, 8, 12), "prompt_embeds": torch.randn(77, width)}
     meter = Meter(partial(family.forward_work, shapes), adapter, [CachedExample(inputs)])
     conditioning = {"prompt_embeds": inputs["prompt_embeds"][None]}

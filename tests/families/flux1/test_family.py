@@ -55,7 +55,7 @@ class Loaded(Reference):
         kept = ("guidance", "txt_ids", "img_ids")
         inputs = {name: value if name in kept else value.to(denoiser.dtype) for name, value in named.items()}
         (found,) = denoiser(**inputs, return_dict=False)
-        return self.pipeline._unpack_latents(found, 8 * height, 8 * width, 8)  # type: ignore[no-any-return]
+        return self.pipeline._unpack_latents(found, 8 * height, 8 * width, 8)
 
     def predicted_there(
         self, latents: Tensor, levels: Sequence[float], captions: Sequence[str], **models: nn.Module

@@ -36,7 +36,8 @@ class Loaded(Reference):
         """The transformer's output as the pipeline calls it."""
         embeds, positions = self.text(*captions)
         found = self.called(latents, torch.tensor(levels), embeds, positions, **models)
-        return unpacked(found, *latents.shape[2:], 1)
+        rows, columns = latents.shape[2:]
+        return unpacked(found, rows, columns, 1)
 
     @torch.no_grad()
     def called(self, latents: Tensor, level: Tensor, embeds: Tensor, positions: Tensor, **models: nn.Module) -> Tensor:
@@ -50,7 +51,7 @@ class Loaded(Reference):
             img_ids=self.pipeline._prepare_latent_ids(latents),
             return_dict=False,
         )
-        return found  # type: ignore[no-any-return]
+        return found
 
     def predicted_there(
         self, latents: Tensor, levels: Sequence[float], captions: Sequence[str], **models: nn.Module

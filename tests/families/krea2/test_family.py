@@ -13,10 +13,11 @@ from lorasmith.diffusion.flow import FlowMatching
 from lorasmith.diffusion.sampling import denoise
 from lorasmith.families import load_family
 from lorasmith.families.flow_transformer import packed, unpacked
-from lorasmith.families.krea2.family import EMBEDS, MASK, Krea2
+from lorasmith.families.krea2.family import Krea2
 from lorasmith.families.krea2.text import DROPPED, MOST, TEMPLATE, encode
 from lorasmith.families.loading import load_component
 from lorasmith.families.qwen_text import qwen3_vl_builder
+from lorasmith.families.qwen_transformer import EMBEDS, MASK
 from lorasmith.families.recognize import recognize
 from tests.families.flow import CAPTIONS, CPU, FlowTests, Reference, difference, drawn
 from tests.families.krea2.miniature import TAPS, make_model
