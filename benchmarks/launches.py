@@ -202,7 +202,7 @@ def _program(asked: argparse.Namespace) -> Callable[[], None]:
     from lorasmith.families.recognize import recognize
 
     family = load_family(recognize(asked.model))
-    models = family.load_models(trained=(), dtype=PRECISIONS[asked.precision], device=torch.device(asked.device))
+    models = family.load_models(trained=(), dtype=PRECISIONS[asked.precision], to=torch.device(asked.device))
     state = _state(asked, family, models)
     context = _context(asked, family, models, state)
 

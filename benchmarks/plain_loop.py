@@ -72,7 +72,7 @@ class PlainLora(nn.Module):
 def our_unet(folder: Path, precision: str, device: torch.device) -> nn.Module:
     """As the program loads it: into memory of its own, where diffusers maps the file."""
     family = load_family(recognize(folder))
-    return family.load_models(trained=(), dtype=PRECISIONS[precision], device=device)["denoiser"]
+    return family.load_models(trained=(), dtype=PRECISIONS[precision], to=device)["denoiser"]
 
 
 def frozen_unet(folder: Path, precision: str, device: torch.device) -> UNet2DConditionModel:

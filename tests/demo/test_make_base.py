@@ -54,7 +54,7 @@ def test_all_stages_from_nothing(made: dict[str, nn.Module], work: Path, tmp_pat
     folder = write_base(tmp_path / "base", made, scaling_factor=stored["scaling_factor"])
     weights = recognize(folder)
     assert (weights.family, weights.resolution, weights.noise.prediction) == ("sd15", 128, "epsilon")
-    models = load_family(weights).load_models(trained=(), dtype=torch.float32, device=torch.device("cpu"))
+    models = load_family(weights).load_models(trained=(), dtype=torch.float32, to=torch.device("cpu"))
     kept = models["denoiser"].state_dict()
     for name, tensor in made["unet"].state_dict().items():
         assert torch.equal(kept[name], tensor.half().float()), name

@@ -83,7 +83,7 @@ class FlowTests:
         self, loaded: Reference, dtype: torch.dtype
     ) -> None:
         expected = loaded.tensors_there(dtype)
-        found = loaded.family.load_models(trained=[], dtype=dtype, device=CPU)["denoiser"].state_dict()
+        found = loaded.family.load_models(trained=[], dtype=dtype, to=CPU)["denoiser"].state_dict()
         assert {name: tensor.dtype for name, tensor in found.items()} == {
             name: tensor.dtype for name, tensor in expected.items()
         }
@@ -101,7 +101,7 @@ class FlowTests:
             assert difference(found[one], loaded.predict(latents[one], levels[one], rows[one])) < 1e-5
 
     def test_predictions_in_bfloat16(self, loaded: Reference) -> None:
-        ours = loaded.family.load_models(trained=[], dtype=torch.bfloat16, device=CPU)["denoiser"]
+        ours = loaded.family.load_models(trained=[], dtype=torch.bfloat16, to=CPU)["denoiser"]
         latents, theirs = drawn(1, *loaded.latents), loaded.denoiser_there(torch.bfloat16)
         found = loaded.predict(latents, (0.7013,), loaded.inputs("a red circle"), denoiser=ours)
         assert found.dtype == torch.bfloat16

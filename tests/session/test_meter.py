@@ -22,7 +22,7 @@ RANK = 4
 @pytest.mark.parametrize("has_convolutions", [False, True])
 def test_a_step_is_counted_as_torch_does(base_model, has_convolutions: bool) -> None:
     family = load_family(recognize(base_model))
-    models = family.load_models(trained=(), dtype=torch.float32, device=torch.device("cpu"))
+    models = family.load_models(trained=(), dtype=torch.float32, to=torch.device("cpu"))
     shapes = shapes_of(models)
     targets = [target for target in family.target_modules(models) if has_convolutions or not target.spec.has_neighbours]
     settings = {target.name: LayerSettings(RANK, RANK) for target in targets}

@@ -77,7 +77,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
     pipeline.load_components(dtype=types, local_files_only=True)
     family = load_family(recognize(folder))
     assert isinstance(family, Anima)
-    models = family.load_models(trained=[], dtype=torch.float32, device=CPU)
+    models = family.load_models(trained=[], dtype=torch.float32, to=CPU)
     return Loaded(folder, family, family.load_encoders(CPU), models, pipeline)
 
 

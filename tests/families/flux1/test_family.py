@@ -73,7 +73,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
     pipeline.set_progress_bar_config(disable=True)
     family = load_family(recognize(folder))
     assert isinstance(family, Flux1)
-    models = family.load_models(trained=[], dtype=torch.float32, device=CPU)
+    models = family.load_models(trained=[], dtype=torch.float32, to=CPU)
     return Loaded(folder, family, family.load_encoders(CPU), models, pipeline)
 
 

@@ -66,7 +66,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
     pipeline = load_pipeline(folder)
     family = load_family(recognize(folder))
     assert isinstance(family, QwenImage21)
-    models = family.load_models(trained=[], dtype=torch.float32, device=CPU)
+    models = family.load_models(trained=[], dtype=torch.float32, to=CPU)
     return Loaded(folder, family, family.load_encoders(CPU), models, pipeline)
 
 
@@ -81,7 +81,7 @@ class TestAsEveryFamily(FlowTests):
 def test_the_frequencies_of_the_level_stay_as_they_are(loaded: Loaded, dtype: torch.dtype) -> None:
     """They are in no file, and `.to(bfloat16)` would round them."""
     theirs = dict(loaded.denoiser_there(dtype).named_buffers())
-    ours = loaded.family.load_models(trained=[], dtype=dtype, device=CPU)["denoiser"]
+    ours = loaded.family.load_models(trained=[], dtype=dtype, to=CPU)["denoiser"]
     found = dict(ours.named_buffers())
     assert found.keys() == theirs.keys()
     for name, tensor in theirs.items():
