@@ -74,11 +74,11 @@ class Clip:
 
     @staticmethod
     def load() -> Clip:
-        from transformers import CLIPModel, CLIPTokenizerFast
+        from transformers import CLIPModel, CLIPTokenizer
 
         folder = DEMO_MODEL / "clip"
         model = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
-        return Clip(model, CLIPTokenizerFast.from_pretrained(folder))
+        return Clip(model, CLIPTokenizer.from_pretrained(folder))
 
     @torch.no_grad()
     def images(self, pictures: Pictures) -> Tensor:

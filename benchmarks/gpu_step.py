@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def _config(row: Row) -> dict[str, Any]:
-    return sdxl_configs("sdxl", 1000)["unet"] if row.size == "sdxl" else unet_config(LAYOUTS[row.size])  # type: ignore[index]
+    return sdxl_configs("sdxl", 1000)["unet"] if row.size == "sdxl" else unet_config(LAYOUTS[row.size])
 
 
 def _filled(unet: nn.Module, device: torch.device, dtype: torch.dtype) -> Any:

@@ -131,7 +131,7 @@ def _counted(asked: argparse.Namespace) -> dict[str, Any]:
             torch.cuda.synchronize()
         found["kernels"] = sum(
             str(event.device_type()) == "DeviceType.CUDA" for event in seen.profiler.kineto_results.events()
-        )  # type: ignore[union-attr]
+        )
     return found
 
 
@@ -202,7 +202,7 @@ def _program(asked: argparse.Namespace) -> Callable[[], None]:
     from lorasmith.families.recognize import recognize
 
     family = load_family(recognize(asked.model))
-    models = family.load_models(trained=(), dtype=PRECISIONS[asked.precision], device=torch.device(asked.device))
+    models = family.load_models(trained=(), dtype=PRECISIONS[asked.precision], to=torch.device(asked.device))
     state = _state(asked, family, models)
     context = _context(asked, family, models, state)
 
@@ -250,7 +250,7 @@ def _context(asked: argparse.Namespace, family: Any, models: Any, state: Any) ->
     class Asynchronous(Device):
         """A device that computes while Python goes on, as a GPU does."""
 
-        is_async = asked.layers == "gpu"  # type: ignore[assignment]
+        is_async = asked.layers == "gpu"
 
     device = Asynchronous(torch.device(asked.device), "", "asked", torch.get_num_threads())
     batch = Batch(_inputs(asked, models["denoiser"].config), (0,))

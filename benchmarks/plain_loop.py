@@ -12,9 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -30,6 +28,7 @@ from lorasmith.adapters.base import LayerSettings
 from lorasmith.adapters.flat import FlatAdapter
 from lorasmith.adapters.lora import Lora
 from lorasmith.engine.cpu import keep_freed_memory, speed_up_frozen
+from lorasmith.engine.device import Device
 from lorasmith.families import load_family
 from lorasmith.families.recognize import recognize
 from lorasmith.targets import TargetModule
@@ -73,7 +72,7 @@ class PlainLora(nn.Module):
 def our_unet(folder: Path, precision: str, device: torch.device) -> nn.Module:
     """As the program loads it: into memory of its own, where diffusers maps the file."""
     family = load_family(recognize(folder))
-    return family.load_models(trained=(), dtype=PRECISIONS[precision], device=device)["denoiser"]
+    return family.load_models(trained=(), dtype=PRECISIONS[precision], to=device)["denoiser"]
 
 
 def frozen_unet(folder: Path, precision: str, device: torch.device) -> UNet2DConditionModel:
@@ -101,7 +100,7 @@ def with_plain_layers(unet: nn.Module, rank: int) -> Prepared:
     for target in targets(unet):
         base = target.module
         assert isinstance(base, nn.Linear | nn.Conv2d)
-        target.replace(PlainLora(base, rank).to(base.weight.device))
+        target.replace_with(PlainLora(base, rank).to(base.weight.device))
     trained = [parameter for parameter in unet.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=LR)
 
@@ -171,10 +170,7 @@ def main() -> None:
     unet = (our_unet if asked.layers == "ours" else frozen_unet)(asked.folder, asked.precision, device)
     prepare = with_our_layers if asked.layers == "ours" else with_plain_layers
     seconds = run_steps(unet, prepare(unet, asked.rank), resolution=asked.resolution, steps=asked.steps)
-    if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated()
-    else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    peak = Device(device, asked.device, "asked", torch.get_num_threads()).peak_memory()
     print(json.dumps({"step": statistics.median(seconds[WARM_UP_STEPS:]), "seconds": seconds, "peak_memory": peak}))
 
 

@@ -8,7 +8,7 @@ from lorasmith.config import RunConfig
 from lorasmith.data.folder import Scan
 from lorasmith.data.types import Example
 from lorasmith.errors import ConfigError, DatasetError, ModelError
-from lorasmith.families.recognize import BaseWeights
+from lorasmith.families.weights import BaseWeights
 from lorasmith.inputs import (
     base_weights,
     data_identity,
@@ -43,8 +43,11 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def config_for(folder: Path, **values: Any) -> RunConfig:
-    given = {("dataset", "folder"): str(folder), ("dataset", "resolution"): 64}
-    return RunConfig().with_values({**given, **{tuple(key.split("__")): value for key, value in values.items()}})
+    given: dict[tuple[str, str], Any] = {("dataset", "folder"): str(folder), ("dataset", "resolution"): 64}
+    for key, value in values.items():
+        section, _, field = key.partition("__")
+        given[section, field] = value
+    return RunConfig().with_values(given)
 
 
 # -- the base model --------------------------------------------------------------------------------

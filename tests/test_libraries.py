@@ -135,7 +135,7 @@ def test_a_broken_xformers_beside_diffusers_is_named_and_not_the_model(tmp_path:
         "import torch\nfrom pathlib import Path\nfrom lorasmith.errors import InputError\n"
         "from lorasmith.families import load_family\nfrom lorasmith.families.recognize import recognize\n"
         "try: load_family(recognize(Path(sys.argv[2]))).load_models(trained=[], dtype=torch.float32,"
-        " device=torch.device('cpu'))\n"
+        " to=torch.device('cpu'))\n"
         "except InputError as error: print(error.code, error.fields['module'], error.fields['command'], sep='|')"
     )
     done = subprocess.run(
@@ -153,7 +153,7 @@ def test_diffusers_imported_lean_has_the_same_models_and_hides_nothing_from_othe
         "from lorasmith.libraries import import_diffusers_lean;"
         "{lean}"
         "family = load_family(recognize(Path(sys.argv[1])));"
-        "models = family.load_models(trained=(), dtype=float32, device=device('cpu'));"
+        "models = family.load_models(trained=(), dtype=float32, to=device('cpu'));"
         "models |= family.load_encoders(device('cpu'), only=('vae',));"
         "print(json.dumps([[name, [str(type(part)) for part in model.modules()]] for name, model in models.items()]));"
         "print(json.dumps(sorted(sys.modules)));"

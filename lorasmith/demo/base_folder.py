@@ -63,8 +63,8 @@ def read_base(folder: Path) -> dict[str, nn.Module]:
     from transformers import CLIPModel, CLIPTextModel
 
     return {
-        "vae": AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32),  # type: ignore[no-untyped-call]
-        "unet": UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32),  # type: ignore[no-untyped-call]
+        "vae": AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32),
+        "unet": UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32),
         "text_encoder": CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32),
         "clip": CLIPModel.from_pretrained(folder / "clip", dtype=torch.float32),
     }

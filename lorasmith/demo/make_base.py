@@ -125,10 +125,10 @@ def _fresh(name: str, seed: int, vocabulary: int) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(fold(seed, "initial", name) % 2**63)
         if name == "vae":
-            vae: nn.Module = AutoencoderKL.from_config(base_parts.VAE_CONFIG)  # type: ignore[no-untyped-call]
+            vae: nn.Module = AutoencoderKL.from_config(base_parts.VAE_CONFIG)
             return vae
         if name == "unet":
-            unet: nn.Module = UNet2DConditionModel.from_config(base_parts.UNET_CONFIG)  # type: ignore[no-untyped-call]
+            unet: nn.Module = UNet2DConditionModel.from_config(base_parts.UNET_CONFIG)
             return unet
         return CLIPModel(CLIPConfig(**base_parts.clip_config(vocabulary)))
 

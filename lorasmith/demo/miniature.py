@@ -226,7 +226,7 @@ def _unet_shapes(config: dict[str, Any]) -> Shapes:
     from diffusers import UNet2DConditionModel
 
     with torch.device("meta"):
-        model = UNet2DConditionModel.from_config(config)  # type: ignore[no-untyped-call]
+        model = UNet2DConditionModel.from_config(config)
     return _shapes(model)
 
 
@@ -234,7 +234,7 @@ def _vae_shapes(config: dict[str, Any]) -> Shapes:
     from diffusers import AutoencoderKL
 
     with torch.device("meta"):
-        model = AutoencoderKL.from_config(config)  # type: ignore[no-untyped-call]
+        model = AutoencoderKL.from_config(config)
     return _shapes(model)
 
 

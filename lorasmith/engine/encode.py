@@ -50,7 +50,7 @@ class Encoding:
         if self.text_form == "auto" or names == ("vae",):
             return self.family.load_encoders(where, only=names)
         store = partial(FrozenStore, form=self.text_form, device=where)
-        loaded = self.family.load_encoders(where, only=names, store=store)
+        loaded = self.family.load_encoders(store, only=names)
         self.device.release_memory()
         return loaded
 

@@ -42,7 +42,7 @@ def use_plain_attention(unet: nn.Module) -> None:
 
     for module in unet.modules():
         if isinstance(module, Attention) and _is_plain(module):
-            module.set_processor(PlainAttention())  # type: ignore[arg-type]
+            module.set_processor(PlainAttention())
 
 
 def _is_plain(attention: Any) -> bool:

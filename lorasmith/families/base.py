@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lorasmith.data.types import Example, Inputs
     from lorasmith.families.checkpointing import Checkpointing
     from lorasmith.families.forward_work import ForwardWork, Shapes
-    from lorasmith.families.loading import StoreOf
+    from lorasmith.families.loading import Destination
 from lorasmith.families.weights import BaseWeights, TextSettings
 
 Models = Mapping[str, nn.Module]
@@ -61,17 +61,11 @@ class ModelFamily(Protocol):
     def encoder_hashes(self) -> dict[str, str]:
         """SHA-256 of the weights of "vae" and of each text encoder, without loading them: part of the cache's keys."""
 
-    def load_encoders(
-        self, device: torch.device, *, only: Collection[str] = (), store: StoreOf | None = None
-    ) -> dict[str, nn.Module]:
-        """ "vae" and the text encoders, or those of them named in `only`: float32, evaluation mode, no gradients. With
-        a `store` they go there, and not to the device."""
+    def load_encoders(self, to: Destination, *, only: Collection[str] = ()) -> dict[str, nn.Module]:
+        """ "vae" and the text encoders, or those of them named in `only`: float32, evaluation mode, no gradients."""
 
-    def load_models(
-        self, *, trained: Collection[str], dtype: torch.dtype, device: torch.device, store: StoreOf | None = None
-    ) -> dict[str, nn.Module]:
-        """ "denoiser", and the text encoders named in `trained`: frozen weights of `dtype`, in evaluation mode. With
-        a `store` they go there, and not to the device."""
+    def load_models(self, *, trained: Collection[str], dtype: torch.dtype, to: Destination) -> dict[str, nn.Module]:
+        """ "denoiser", and the text encoders named in `trained`: frozen weights of `dtype`, in evaluation mode."""
 
     def target_modules(self, models: Models) -> list[TargetModule]:
         """The layers that an adapter may attach to, of every model given, in a fixed order: denoiser first. Which of

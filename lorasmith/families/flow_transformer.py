@@ -21,7 +21,7 @@ from lorasmith.data.types import Example
 from lorasmith.families.base import FamilyTraits, Models
 from lorasmith.families.checkpointing import Checkpointing, checkpoint_blocks
 from lorasmith.families.identity import component_sha256
-from lorasmith.families.loading import Build, StoreOf, load_component
+from lorasmith.families.loading import Build, Destination, load_component
 from lorasmith.families.split_files import DENOISER
 from lorasmith.families.stored_tensors import DtypeOf
 from lorasmith.families.weights import BaseWeights, TextSettings, check_plain_text
@@ -68,20 +68,16 @@ class FlowTransformer:
             hashes[component] = hashlib.sha256(text.encode()).hexdigest()
         return hashes
 
-    def load_encoders(
-        self, device: torch.device, *, only: Collection[str] = (), store: StoreOf | None = None
-    ) -> dict[str, nn.Module]:
-        return {name: self._load(name, self._encoder_dtype(name), store or device) for name in only or self._encoders}
+    def load_encoders(self, to: Destination, *, only: Collection[str] = ()) -> dict[str, nn.Module]:
+        return {name: self._load(name, self._encoder_dtype(name), to) for name in only or self._encoders}
 
-    def load_models(
-        self, *, trained: Collection[str], dtype: torch.dtype, device: torch.device, store: StoreOf | None = None
-    ) -> dict[str, nn.Module]:
+    def load_models(self, *, trained: Collection[str], dtype: torch.dtype, to: Destination) -> dict[str, nn.Module]:
         assert not trained, "the text encoders are never trained"
 
         def dtype_of(name: str) -> torch.dtype:
             return dtype if self.float32_parts.isdisjoint(name.split(".")) else torch.float32
 
-        return {"denoiser": self._load(DENOISER, dtype_of, store or device)}
+        return {"denoiser": self._load(DENOISER, dtype_of, to)}
 
     @property
     def _encoders(self) -> tuple[str, ...]:
@@ -90,7 +86,7 @@ class FlowTransformer:
     def _encoder_dtype(self, component: str) -> torch.dtype:
         return torch.float32 if component == "vae" else self.text_dtype
 
-    def _load(self, component: str, dtype: torch.dtype | DtypeOf, to: torch.device | StoreOf) -> nn.Module:
+    def _load(self, component: str, dtype: torch.dtype | DtypeOf, to: Destination) -> nn.Module:
         return load_component(
             self._weights_read(),
             component,

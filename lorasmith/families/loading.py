@@ -32,6 +32,9 @@ class Store(Protocol):
 StoreOf = Callable[[nn.Module], Store]
 """Makes the store of a model that is frozen and on the meta device."""
 
+Destination = torch.device | StoreOf
+"""The place of a model's weights: a device, on which they are as they were read, or a store."""
+
 
 def load_component(
     weights: BaseWeights,
@@ -39,7 +42,7 @@ def load_component(
     builder: Callable[[], Build],
     *,
     dtype: torch.dtype | DtypeOf,
-    to: torch.device | StoreOf,
+    to: Destination,
     allows_extra: bool,
     installed_name: Callable[[nn.Module, str], str] = lambda _, name: name,
 ) -> nn.Module:

@@ -21,7 +21,7 @@ from lorasmith.families.base import FamilyTraits, Models
 from lorasmith.families.checkpointing import Checkpointing, checkpoint_blocks
 from lorasmith.families.forward_work import ForwardWork, Shapes
 from lorasmith.families.identity import component_sha256
-from lorasmith.families.loading import StoreOf, load_component
+from lorasmith.families.loading import Destination, load_component
 from lorasmith.families.weights import BaseWeights, TextSettings, check_clip_skip
 from lorasmith.targets import TargetModule
 
@@ -46,21 +46,14 @@ class StableDiffusion:
     def encoder_hashes(self) -> dict[str, str]:
         return {component: component_sha256(self.weights, component) for component in ("vae", "text_encoder")}
 
-    def load_encoders(
-        self, device: torch.device, *, only: Collection[str] = (), store: StoreOf | None = None
-    ) -> dict[str, nn.Module]:
-        return {
-            component: self._load(component, torch.float32, store or device)
-            for component in only or ("vae", "text_encoder")
-        }
+    def load_encoders(self, to: Destination, *, only: Collection[str] = ()) -> dict[str, nn.Module]:
+        return {component: self._load(component, torch.float32, to) for component in only or ("vae", "text_encoder")}
 
-    def load_models(
-        self, *, trained: Collection[str], dtype: torch.dtype, device: torch.device, store: StoreOf | None = None
-    ) -> dict[str, nn.Module]:
-        text = {component: self._load(component, dtype, store or device) for component in trained}
-        return {"denoiser": self._load("unet", dtype, store or device), **text}
+    def load_models(self, *, trained: Collection[str], dtype: torch.dtype, to: Destination) -> dict[str, nn.Module]:
+        text = {component: self._load(component, dtype, to) for component in trained}
+        return {"denoiser": self._load("unet", dtype, to), **text}
 
-    def _load(self, component: str, dtype: torch.dtype, to: torch.device | StoreOf) -> nn.Module:
+    def _load(self, component: str, dtype: torch.dtype, to: Destination) -> nn.Module:
         return load_component(
             self.weights,
             component,

@@ -24,9 +24,9 @@ def load_frozen(
     """
     where = device.torch_device
     if config.base_precision == "auto" and not config.base_offload:
-        return family.load_models(trained=trained, dtype=dtype, device=where)
+        return family.load_models(trained=trained, dtype=dtype, to=where)
     store = partial(FrozenStore, form=config.base_precision, device=where, offload=config.base_offload)
-    models = family.load_models(trained=trained, dtype=dtype, device=where, store=store)
+    models = family.load_models(trained=trained, dtype=dtype, to=store)
     device.release_memory()
     return models
 

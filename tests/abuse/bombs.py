@@ -108,7 +108,7 @@ def tiff(width: int = WIDTH, height: int = HEIGHT, **changed: tuple[int, int, in
 
 def many_tags(count: int, size: int) -> bytes:
     """Each of them says that the whole file is its value."""
-    return tiff(**{f"t{30_000 + number}": (7, size, 0) for number in range(count)}).ljust(size, b"\0")  # type: ignore[arg-type]
+    return tiff(**{f"t{30_000 + number}": (7, size, 0) for number in range(count)}).ljust(size, b"\0")
 
 
 PICTURES: dict[str, tuple[Callable[[], bytes], str]] = {

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ def ours(folder: Path) -> None:
         for name, make in PAYLOADS.items():
             payload = make(folder)
             for where, values in put(desk, payload).items():
-                code, _, fields = desk.refusal(lambda values=values: desk.new("fresh", values))
+                code, _, fields = desk.refusal(partial(desk.new, "fresh", values))
                 found[f"{name}: {where}"] = f"crashed: {fields}" if code == "crashed" else code
             found[f"{name}: cache"] = cached(desk, payload)
             newest = find_states(desk.workshop.run.root)[0][0]
@@ -172,7 +173,7 @@ def read(folder: Path, file: str, state: Any) -> str:
     from lorasmith.session.checkpoint import load_state
 
     try:
-        load_state(state, None)  # type: ignore[arg-type]
+        load_state(state, None)
     except Exception as error:  # noqa: BLE001 - anything but running it
         return type(error).__name__
     raise AssertionError(f"{folder / file} was read into nothing")

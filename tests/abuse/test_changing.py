@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from lorasmith.data import encode, folder
-from lorasmith.errors import ExitCode
+from lorasmith.data import encode, folder, images
+from lorasmith.errors import DatasetError, ExitCode
 from lorasmith.runs.events import Evaluated, RunStarted, RunStopped
 from tests.data.drawing import put_picture
 from tests.end_to_end.workshop import QUIET, Workshop, tree
@@ -64,12 +64,11 @@ def pictures(workshop: Workshop) -> list[Path]:
 def test_while_it_is_being_encoded(own: Workshop, change: Callable[[Path], None], monkeypatch: Any) -> None:
     """Looked at, and another by the time it is its turn: nothing is stored under the wrong name, nothing begins."""
     last = pictures(own)[-1]
-    real = encode.pixels
 
     def pixels(example: Any) -> Any:
         if example.image == last:
             change(last)
-        return real(example)
+        return images.pixels(example)
 
     monkeypatch.setattr(encode, "pixels", pixels)
     outcome = own.new(2)
@@ -111,7 +110,7 @@ def test_while_the_folder_is_being_looked_at(own: Workshop, monkeypatch: pytest.
 
     monkeypatch.setattr(folder, "_candidates", listed)
     before = {name for name in tree(own.folder) if not name.startswith("lora_train_set")}
-    with pytest.raises(folder.DatasetError) as caught:
+    with pytest.raises(DatasetError) as caught:
         own.start_new(2)
     found = {(Path(row["path"]).name, row["reason"]) for row in caught.value.fields["problems"]}
     assert found == {(first.name, "file_missing"), (second.with_suffix(".txt").name, "file_missing")}

@@ -119,7 +119,7 @@ def test_a_config_that_builds_nothing(bad: Path, base_model: Path, change: dict[
     def build() -> None:
         family = load_family(recognize(folder))
         cpu = torch.device("cpu")
-        family.load_models(trained=["text_encoder"], dtype=torch.float32, device=cpu)
+        family.load_models(trained=["text_encoder"], dtype=torch.float32, to=cpu)
 
     with pytest.raises(ModelError) as caught:
         build()

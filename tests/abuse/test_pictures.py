@@ -4,9 +4,11 @@ import json
 import resource
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from lorasmith.data import images
 from lorasmith.data.files import BadFileError
@@ -60,7 +62,7 @@ def test_all_of_them_are_listed_before_anything_is_written(desk: Desk, bad: Path
     for output in ("fresh", "lora_output"):
         error = refused(
             desk.folder,
-            lambda output=output: desk.new(output, {("dataset", "folder"): "bad/pictures"}),
+            partial(desk.new, output, {("dataset", "folder"): "bad/pictures"}),
             "dataset_problems",
         )
         assert {Path(row["path"]).name: row["reason"] for row in error.fields["problems"]} == small
@@ -73,7 +75,7 @@ def test_where_memory_runs_out_the_picture_is_named(tmp_path: Path, monkeypatch:
     def full(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(images.Image.Image, "has_transparency_data", property(full))
+    monkeypatch.setattr(Image.Image, "has_transparency_data", property(full))
     with pytest.raises(BadFileError) as caught:
         images.inspect(path, decode=True)
     assert caught.value.problem.reason == "picture_memory"

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def test_a_settings_file_that_would_never_end(desk: Desk, bad: Path) -> None:
     os.mkfifo(bad / "pipe")
     (bad / "zero").symlink_to("/dev/zero")
     for name in ("pipe", "zero"):
-        refused(desk.folder, lambda name=name: load_flat_toml(bad / name), "config_irregular")
+        refused(desk.folder, partial(load_flat_toml, bad / name), "config_irregular")
 
 
 def test_a_run_s_own_settings_that_were_changed(desk: Desk) -> None:
@@ -108,7 +109,7 @@ VALUES: dict[str, tuple[dict[tuple[str, str], Any], str]] = {
 def test_a_value(desk: Desk, what: str) -> None:
     values, code = VALUES[what]
     for output in ("fresh", "lora_output"):
-        refused(desk.folder, lambda output=output: desk.new(output, values), code)
+        refused(desk.folder, partial(desk.new, output, values), code)
 
 
 @pytest.mark.parametrize("what", ["optimizer", "kind of adapter", "device", "patience"])

@@ -74,7 +74,7 @@ def test_a_pass_gives_what_the_formula_gives(
 def test_checkpointing_gives_the_same_bits(kind: str) -> None:
     model, adapter, x = trained(kind, torch.bfloat16)
     plain = results(model, adapter, x, opened=True)
-    again = results(lambda x: checkpoint(model, x, use_reentrant=False), adapter, x, opened=True)  # type: ignore[arg-type]
+    again = results(lambda x: checkpoint(model, x, use_reentrant=False), adapter, x, opened=True)
     assert all(torch.equal(one, other) for one, other in zip(again, plain, strict=True))
 
 

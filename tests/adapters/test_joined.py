@@ -19,6 +19,10 @@ NAMES = ("q", "k", "v")
 class Attention(nn.Module):
     """Calls its layers one after the other with the same input."""
 
+    q: Any
+    k: Any
+    v: Any
+
     def __init__(self, outputs: tuple[int, ...] = (320, 320, 320), *, bias: bool = False) -> None:
         super().__init__()
         for name, size in zip(NAMES, outputs, strict=True):

@@ -49,7 +49,7 @@ def test_what_is_no_option_is_none() -> None:
 
 def test_a_section_is_frozen() -> None:
     with pytest.raises(ValidationError):
-        Weather().rain = 1.0  # type: ignore[misc]
+        Weather().rain = 1.0
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,8 @@ def test_a_field_that_came_later_leaves_older_runs_alone() -> None:
 
 def test_every_field_declares_its_effect() -> None:
     """A law: nobody adds a setting without saying what changes when it changes."""
-    for name, model in [("request", Request), *sections()]:
+    models: list[tuple[str, type[BaseModel]]] = [("request", Request), *sections()]
+    for name, model in models:
         bare = {
             field
             for field, info in model.model_fields.items()
@@ -136,7 +137,7 @@ def test_a_config_and_its_options_cannot_be_changed_from_outside() -> None:
     given = {"betas": [0.9]}
     config = RunConfig().with_values({("optimizer", "options"): given})
     with pytest.raises(ValidationError):
-        config.seed = 1  # type: ignore[misc]
+        config.seed = 1
     config.with_values({("", "seed"): 5}).optimizer.options["x"] = 1
     assert config.optimizer.options == {"betas": [0.9]} and RunConfig().optimizer.options == {}
 

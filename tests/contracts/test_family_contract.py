@@ -114,7 +114,7 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             folder=folder,
             family=family,
             encoders=family.load_encoders(CPU),
-            models=family.load_models(trained=trained, dtype=torch.float32, device=CPU),
+            models=family.load_models(trained=trained, dtype=torch.float32, to=CPU),
         )
 
 
@@ -134,7 +134,7 @@ def test_the_components_are_those_it_names(loaded: LoadedRun) -> None:
     assert set(loaded.models) == {"denoiser", *(text if loaded.family.traits.trains_text else ())}
     assert set(loaded.encoders) == {"vae", *text}
     assert set(loaded.family.encoder_hashes()) == {"vae", *text}
-    only = loaded.family.load_models(trained=[], dtype=torch.float32, device=CPU)
+    only = loaded.family.load_models(trained=[], dtype=torch.float32, to=CPU)
     assert set(only) == {"denoiser"}
 
 
@@ -253,7 +253,7 @@ def test_the_prediction_depends_on_everything_it_is_given(loaded: LoadedRun) -> 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_text_kept_in_the_denoisers_precision_predicts_the_same_bits(loaded: LoadedRun, dtype: torch.dtype) -> None:
-    models = loaded.family.load_models(trained=[], dtype=dtype, device=CPU)
+    models = loaded.family.load_models(trained=[], dtype=dtype, to=CPU)
     noised = loaded.noised(loaded.latents(1))
     text = loaded.family.encode_caption(loaded.encoders, "a red circle")
     kept = {name: value.to(dtype) if value.is_floating_point() else value for name, value in text.items()}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lorasmith.engine.stored import FrozenStore, StoredConv2d, StoredLinear
 from lorasmith.families import FAMILIES, load_family, stored_tensors
 from lorasmith.families.base import ModelFamily
-from lorasmith.families.loading import StoreOf
+from lorasmith.families.loading import Destination
 from lorasmith.families.recognize import recognize
 from tests.engine.stored_models import store
 from tests.families.tiny import MINIATURES
@@ -41,15 +41,15 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
 def test_it_is_that_of_the_whole_model(family: ModelFamily, form: str) -> None:
     text = family.traits.text_encoders
 
-    def models(into: StoreOf | None) -> dict[str, nn.Module]:
+    def models(to: Destination) -> dict[str, nn.Module]:
         trained = text if family.traits.trains_text else ()
-        loaded = family.load_models(trained=trained, dtype=torch.bfloat16, device=CPU, store=into)
+        loaded = family.load_models(trained=trained, dtype=torch.bfloat16, to=to)
         return {
             **loaded,
-            **{f"{name} alone": family.load_encoders(CPU, only=(name,), store=into)[name] for name in text},
+            **{f"{name} alone": family.load_encoders(to, only=(name,))[name] for name in text},
         }
 
-    whole, read = models(None), models(partial(FrozenStore, form=form, device=CPU))
+    whole, read = models(CPU), models(partial(FrozenStore, form=form, device=CPU))
     assert whole.keys() == read.keys()
     for name, model in whole.items():
         store(model, form)
@@ -80,6 +80,6 @@ def test_few_tensors_are_read_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         def finish(self) -> None: ...
 
     monkeypatch.setattr(stored_tensors, "_raw", read)
-    family.load_models(trained=[], dtype=torch.bfloat16, device=CPU, store=Forgetful)
+    family.load_models(trained=[], dtype=torch.bfloat16, to=Forgetful)
     assert counts["used"] > 10 * stored_tensors.AHEAD
     assert max(ahead) <= stored_tensors.AHEAD + 1

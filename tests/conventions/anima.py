@@ -93,6 +93,7 @@ class AnimaPipeline:
         )
         for number, timestep in enumerate(timesteps):
             for block in AnimaDenoiseStep().sub_blocks.values():
-                step = type(block).__call__.__wrapped__  # without no_grad
+                kind: Any = type(block)
+                step = kind.__call__.__wrapped__  # without no_grad
                 _, state = step(block, self._blocks, state, i=number, t=timestep)
         return SimpleNamespace(images=state.latents)

@@ -70,7 +70,7 @@ def load_case(folder: Path, name: str, scenes: Sequence[Scene] = SCENES) -> Case
         rows += [{**image, **family.encode_caption(encoders, scene.caption)}] * DRAWS
     captions = [scene.caption for scene in scenes for _ in range(DRAWS)]
     noise = torch.randn(len(rows), *rows[0]["latents"].shape, generator=torch.Generator().manual_seed(4))
-    models = family.load_models(trained=[], dtype=torch.float32, device=CPU)
+    models = family.load_models(trained=[], dtype=torch.float32, to=CPU)
     pipeline = load_pipeline(folder, FAMILIES[name])
     return Case(FAMILIES[name], family, models, pipeline, rows, captions, noise)
 

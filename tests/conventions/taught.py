@@ -79,7 +79,8 @@ def velocity(pipeline: Any, family: Taught, latents: Tensor, levels: Tensor, cap
     groups: dict[int, list[int]] = {}
     for number, caption in enumerate(captions):
         groups.setdefault(family.length_of(pipeline, caption), []).append(number)
-    call, found = type(pipeline).__call__.__wrapped__, []  # without no_grad
+    kind: Any = type(pipeline)
+    call, found = kind.__call__.__wrapped__, []  # without no_grad
     for numbers in groups.values():
         pipeline.scheduler.levels = levels[numbers]
         call(

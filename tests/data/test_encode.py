@@ -261,7 +261,7 @@ def test_a_file_under_anothers_name_does_not_count(data: Path, cache: EncoderCac
 def test_numbers_that_are_not_finite_are_never_stored(data: Path, cache: EncoderCache) -> None:
     encoders = Encoders()
     examples = examples_in(data)
-    encoders.encode_image = lambda pixels: {"latents": torch.full((3, 8, 8), float("nan"))}  # type: ignore[method-assign]
+    encoders.encode_image = lambda pixels: {"latents": torch.full((3, 8, 8), float("nan"))}
     with pytest.raises(NonFiniteError) as caught:
         encoders.fill(cache, examples)
     assert caught.value.code == "encoded_not_finite"
@@ -269,7 +269,7 @@ def test_numbers_that_are_not_finite_are_never_stored(data: Path, cache: Encoder
     assert not list(cache.folder.rglob("*.safetensors"))
 
     encoders = Encoders()
-    encoders.encode_caption = lambda caption: {"good": torch.ones(2), "bad": torch.tensor([1.0, float("inf")])}  # type: ignore[method-assign]
+    encoders.encode_caption = lambda caption: {"good": torch.ones(2), "bad": torch.tensor([1.0, float("inf")])}
     with pytest.raises(NonFiniteError):
         encoders.fill(cache, examples)
     assert not (cache.folder / TEXT).exists()

@@ -10,6 +10,7 @@ from torch import nn
 from lorasmith.demo import base_parts, make_base
 from lorasmith.demo.base_folder import write_base
 from lorasmith.demo.make_base import Recipe
+from lorasmith.demo.scenes import known_scenes
 from lorasmith.families import load_family
 from lorasmith.families.recognize import recognize
 
@@ -27,7 +28,7 @@ TINY = Recipe(
 
 @pytest.fixture(scope="module")
 def few_pictures() -> Iterator[None]:
-    whole, scenes = base_parts.drawn_scenes, base_parts.known_scenes()
+    whole, scenes = base_parts.drawn_scenes, known_scenes()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(base_parts, "HEAPS", 8)
         patch.setattr(base_parts, "drawn_scenes", lambda count, seed: whole(min(count, 40), seed))
@@ -53,7 +54,7 @@ def test_all_stages_from_nothing(made: dict[str, nn.Module], work: Path, tmp_pat
     folder = write_base(tmp_path / "base", made, scaling_factor=stored["scaling_factor"])
     weights = recognize(folder)
     assert (weights.family, weights.resolution, weights.noise.prediction) == ("sd15", 128, "epsilon")
-    models = load_family(weights).load_models(trained=(), dtype=torch.float32, device=torch.device("cpu"))
+    models = load_family(weights).load_models(trained=(), dtype=torch.float32, to=torch.device("cpu"))
     kept = models["denoiser"].state_dict()
     for name, tensor in made["unet"].state_dict().items():
         assert torch.equal(kept[name], tensor.half().float()), name

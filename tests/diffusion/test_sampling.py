@@ -16,7 +16,7 @@ def process(prediction: str = "epsilon", *, zero: bool = False) -> DdpmProcess:
         beta_end=0.012,
         num_train_timesteps=1000,
         beta_schedule="scaled_linear",
-        prediction=prediction,  # type: ignore[arg-type]
+        prediction=prediction,
         zero_terminal_snr=zero,
     )
 

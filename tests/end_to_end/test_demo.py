@@ -60,8 +60,8 @@ def test_as_a_single_file_it_is_the_same_model(tmp_path: Path) -> None:
     where = torch.device("cpu")
     ours = load_family(recognize(DEMO_MODEL))
     theirs = load_family(recognize(file))
-    wanted = ours.load_models(trained=("text_encoder",), dtype=torch.float32, device=where)
-    found = theirs.load_models(trained=("text_encoder",), dtype=torch.float32, device=where)
+    wanted = ours.load_models(trained=("text_encoder",), dtype=torch.float32, to=where)
+    found = theirs.load_models(trained=("text_encoder",), dtype=torch.float32, to=where)
     for component in ("denoiser", "text_encoder"):
         for name, tensor in wanted[component].state_dict().items():
             assert torch.equal(found[component].state_dict()[name], tensor), name

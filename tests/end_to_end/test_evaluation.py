@@ -165,14 +165,15 @@ def test_a_clip_that_is_none_ends_nothing(workshop: Workshop) -> None:
 
 
 def test_the_time_of_looking_is_no_step_s(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lorasmith.engine import step
     from lorasmith.session import loop, outputs, recorder
 
     clock = [0.0]
-    step, evaluate = loop.train_step, Evaluator.evaluate
+    evaluate = Evaluator.evaluate
 
     def train_step(state: Any, context: Any, **how: Any) -> Any:
         clock[0] += 2.0
-        return step(state, context, **how)
+        return step.train_step(state, context, **how)
 
     def looking(self: Evaluator, *arguments: Any, **named: Any) -> Any:
         clock[0] += 1000.0

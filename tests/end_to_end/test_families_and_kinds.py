@@ -109,7 +109,7 @@ def test_the_file_merged_by_its_formula_has_the_effect_of_training(
 
     own = loaded.context.family
     text = own.traits.text_encoders if own.traits.trains_text else ()
-    merged = own.load_models(trained=text, dtype=torch.float32, device=torch.device("cpu"))
+    merged = own.load_models(trained=text, dtype=torch.float32, to=torch.device("cpu"))
     stored = from_file(load_file(workshop.run.export("last")), adapter_kind(kind), name_table(family))
     changes = _merge(loaded, merged, kind, stored)
     tolerance = 1e-5 * float(trained.std())

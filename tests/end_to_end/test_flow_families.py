@@ -198,7 +198,7 @@ def test_a_second_file_is_there_at_the_end(flow: Flow, make_workshop: MakeWorksh
     for form in flow.forms:
         first = make_workshop(f"first {form}")
         ran = first.new(2, {**SETTINGS, ("export", "format"): form, ("cadence", "save_every"): 1})
-        names = FileNames(first.run, ExportConfig(format=form))  # type: ignore[arg-type]
+        names = FileNames(first.run, ExportConfig(format=form))
         assert ran.exit_code == ExitCode.FINISHED and names.other is not None
         exported = [(event.step, event.path) for event in ran.of(AdapterExported)]
         assert exported[-2:] == [(2, f"last-{form}.safetensors"), (2, "last.safetensors")] and len(exported) == 4

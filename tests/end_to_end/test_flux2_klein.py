@@ -43,8 +43,8 @@ def test_a_file_with_queries_keys_and_values_apart_is_where_a_run_starts(
     before, after = load_file(first.run.export("last")), load_file(second.run.export("last"))
     assert before.keys() == after.keys()
     for module in {key.rpartition(".lora_")[0] for key in before}:
-        changes = [file[f"{module}.lora_B.weight"] @ file[f"{module}.lora_A.weight"] for file in (before, after)]
-        assert torch.allclose(*changes, atol=1e-6), module
+        one, other = (file[f"{module}.lora_B.weight"] @ file[f"{module}.lora_A.weight"] for file in (before, after))
+        assert torch.allclose(one, other, atol=1e-6), module
 
 
 def test_diffusers_reads_the_second_file_in_its_own_names(workshop: Workshop, base_model: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from lorasmith.engine import captured
+from lorasmith.engine import captured, execution, step
 from lorasmith.errors import ExitCode
 from lorasmith.evaluation import evaluator
 from lorasmith.runs.events import DeviceChosen, Evaluated, RunStarted, StepCompleted, StepRepeated
@@ -140,12 +140,11 @@ def test_killed_among_replayed_steps_it_continues_to_the_same_bytes(
 
 def test_nothing_waits_inside_a_step(make_workshop: Callable[[str], Workshop], monkeypatch: pytest.MonkeyPatch) -> None:
     """torch raises where an operation would have the host wait for the device."""
-    real = loop.train_step
 
     def train_step(*given: Any, **named: Any) -> Any:
         torch.cuda.set_sync_debug_mode("error")
         try:
-            return real(*given, **named)
+            return step.train_step(*given, **named)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
@@ -162,10 +161,9 @@ def test_a_step_that_cannot_be_captured_makes_the_run_eager(
     """Also where memory runs out before: what was begun may not write the gradient of the first step."""
     eager, failed = make_workshop("eager"), make_workshop("failed")
     eager.new(4, {**CUDA, **EAGER})
-    real = captured.add_gradient
 
     def fails(*given: Any) -> Any:
-        losses = real(*given)
+        losses = execution.add_gradient(*given)
         if when == "tried":
             raise torch.OutOfMemoryError("CUDA out of memory")
         float(losses[0])

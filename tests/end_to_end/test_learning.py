@@ -47,7 +47,7 @@ def taught(request: pytest.FixtureRequest, teach: Callable[[str], Path]) -> Path
 
 def _taught(family: str, folder: Path) -> Path:
     """A small model whose whole UNet was trained briefly on drawn pictures of its own; a folder with `base` in it."""
-    make_model(folder / "base", family=family, size="miniature" if family == "sd15" else "nano")  # type: ignore[arg-type]
+    make_model(folder / "base", family=family, size="miniature" if family == "sd15" else "nano")
     draw_pictures(folder / "lora_train_set", 24, seed=11, size=(64, 64), repeats=1)
     with pytest.MonkeyPatch.context() as patch:
         workshop = Workshop(folder, folder / "base", patch)

@@ -208,7 +208,7 @@ def test_a_rate_far_too_large_can_be_gone_back_from(make_workshop: MakeWorkshop,
     (stopped,) = outcome.of(RunStopped)
     assert (stopped.code, stopped.fields["saved"]) == ("non_finite_weights", 0)
     assert not broken.run.export("last").exists()
-    supervisor = Supervisor(broken.start_new(STEPS), launch=InProcess)  # type: ignore[arg-type]
+    supervisor = Supervisor(broken.start_new(STEPS), launch=InProcess)
     named = supervisor.newest_state()
     assert named is not None and named.name == stopped.fields["state"]
     again = broken.go_on(None, {("optimizer", "lr"): 1e-4})

@@ -108,7 +108,7 @@ def test_a_step_whose_state_was_saved_gets_its_file_too(
     def export(self: Outputs, *arguments: object) -> None:
         if next(deaths, False):
             _dies(self)
-        written(self, *arguments)  # type: ignore[arg-type]
+        written(self, *arguments)
 
     monkeypatch.setattr(Outputs, "export", export)
     outcome = workshop.new(count, {("cadence", "save_every"): 2})
@@ -121,12 +121,12 @@ def test_a_step_whose_state_was_saved_gets_its_file_too(
 def test_a_file_whose_line_was_lost_is_told(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is not told cannot be the best."""
     know_losses(monkeypatch, {2: 0.4, 3: 0.5})
-    deaths, made = iter([True]), outputs.AdapterExported
+    deaths = iter([True])
 
     def line(**fields: Any) -> AdapterExported:
         if next(deaths, False):
             raise RuntimeError("as if killed")
-        return made(**fields)
+        return AdapterExported(**fields)
 
     monkeypatch.setattr(outputs, "AdapterExported", line)
     outcome = workshop.new(3, LOOKED_AT)

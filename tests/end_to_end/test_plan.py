@@ -42,7 +42,7 @@ def assert_as_planned(workshop: Workshop, made: RunPlan, before: dict[str, int])
 
 
 def ran(start: Start) -> int:
-    supervisor = Supervisor(start, launch=InProcess)  # type: ignore[arg-type]
+    supervisor = Supervisor(start, launch=InProcess)
     return watch(start, supervisor, words=Translator("en"), command="lorasmith train", verbose=False)
 
 

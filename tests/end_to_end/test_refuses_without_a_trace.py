@@ -14,12 +14,11 @@ from typing import Any
 
 import pytest
 import safetensors.torch
+import torch
 
 from lorasmith.config import load_flat_toml, optimizer_table
 from lorasmith.demo.miniature import draw_pictures
-from lorasmith.engine import device
 from lorasmith.errors import ConfigError, DatasetError, ExitCode
-from lorasmith.runs import locks
 from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.locks import FolderLock
 from lorasmith.runtime.preflight import Start
@@ -130,7 +129,7 @@ def test_the_payload_would_have_been_executed(tmp_path: Path) -> None:
 
 
 def test_a_device_that_is_not_there(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     wish = {("machine", "device"): "cuda"}
     assert refused_the_same(desk, (FRESH, USED), lambda output: desk.new(output, wish))[0][0] == "device_missing"
     assert refused_the_same(desk, (USED,), lambda output: desk.go_on(output, wish))[0][0] == "device_missing"
@@ -245,7 +244,7 @@ def test_a_folder_that_cannot_be_written(desk: Desk, monkeypatch: pytest.MonkeyP
             raise OSError(number, os.strerror(number), str(path))
         return really(path, flags, *rest, **more)
 
-    monkeypatch.setattr(locks.os, "open", refusing)
+    monkeypatch.setattr(os, "open", refusing)
     for output, start in starts(desk):
         code, exit_code, fields = refused_the_same(desk, (output,), start)[0]
         assert (code, exit_code) == ("output_not_writable", ExitCode.BAD_INPUT)
@@ -356,7 +355,7 @@ def test_every_state_is_damaged(desk: Desk) -> None:
 
 def test_one_state_is_damaged_and_more_is_wrong(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is set aside only once everything has loaded."""
-    monkeypatch.setattr(device.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with Changed(desk.workshop.state_folder() / "optimizer.pt") as file:
         file.write_bytes(file.read_bytes()[:-1])
         found = refused_the_same(desk, (USED,), lambda output: desk.go_on(output, {("machine", "device"): "cuda"}))

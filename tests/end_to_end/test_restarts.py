@@ -168,7 +168,7 @@ def test_with_no_good_state_left_it_does_not_begin_anew_in_silence(run: RunFolde
 def test_one_that_died_before_it_saved_anything_begins_anew(run: RunFolder) -> None:
     def act(worker: Played, look: int) -> int | None:
         if look == 1:
-            worker.save = lambda step: None  # type: ignore[method-assign]
+            worker.save = lambda step: None
             worker.take_place()
             return None
         return -9 if worker.attempt == 1 else worker.finish()
@@ -214,7 +214,7 @@ def test_a_stop_request_counts_also_while_a_worker_that_hangs_is_ended(run: RunF
         now[0] += 4.0
         if look == 1:
             worker.take_place()
-            worker.interrupt = lambda: request_stop(run, worker.attempt)  # type: ignore[method-assign]
+            worker.interrupt = lambda: request_stop(run, worker.attempt)
         return None
 
     watched = Watched(run, act, no_restart=False, stall_timeout=10)

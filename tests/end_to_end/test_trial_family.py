@@ -118,7 +118,7 @@ def test_each_text_encoder_is_trained_or_cached(loaded: LoadedRun, tmp_path: Pat
     assert all(example.inputs.keys() == {"latents", "time_ids"} | cached | ids for example in examples)
     sizes = {tuple(example.inputs["time_ids"].tolist()) for example in examples}
     assert sizes == {(*one.original[::-1], one.crop.top, one.crop.left, *one.bucket[::-1]) for one in loaded.trained}
-    models = family.load_models(trained=trained, dtype=torch.float32, device=torch.device("cpu"))
+    models = family.load_models(trained=trained, dtype=torch.float32, to=torch.device("cpu"))
     conditioning = family.conditioning(models, family.collate([examples[0].inputs]))
     plain = loaded.batches.cached[0].inputs
     assert torch.allclose(conditioning["text_embeds"][0], plain["pooled"], atol=1e-5)

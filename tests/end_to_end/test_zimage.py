@@ -24,7 +24,7 @@ def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_second_file_has_q_k_and_v_as_one_layer(workshop: Workshop, form: str, tensors: int) -> None:
     """In each of two blocks: two matrices, and kohya's alpha."""
     assert workshop.new(1, {**SETTINGS, ("export", "format"): form}).exit_code == ExitCode.FINISHED
-    names = FileNames(workshop.run, ExportConfig(format=form))  # type: ignore[arg-type]
+    names = FileNames(workshop.run, ExportConfig(format=form))
     assert names.other is not None
     joined = [
         key for key in load_file(names.other) if "attention.qkv." in key.replace("attention_qkv", "attention.qkv")

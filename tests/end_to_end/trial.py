@@ -29,4 +29,4 @@ class HereAndNow:
 
 def tried(start: Start) -> RunPlan:
     found = plan.scan_of(start)
-    return plan.plan_of(start, found, probe.probe(start, found, launch=HereAndNow))  # type: ignore[arg-type]
+    return plan.plan_of(start, found, probe.probe(start, found, launch=HereAndNow))

@@ -25,7 +25,8 @@ from lorasmith.runs.process_files import HeartbeatWriter, StopFlag, request_stop
 from lorasmith.runs.states import find_states, newest_good
 from lorasmith.runtime import worker
 from lorasmith.runtime.preflight import Start, continued_run, new_run
-from lorasmith.runtime.supervisor import Supervisor, launch_worker
+from lorasmith.runtime.processes import launch_worker
+from lorasmith.runtime.supervisor import Supervisor
 from lorasmith.session import build
 from lorasmith.session.loaded import LoadedRun
 from lorasmith.session.recorder import Recorder
@@ -113,7 +114,7 @@ class Workshop:
                 patch.setenv("KEPT_UNTIL", str(self.run.stop_request))
             elif stop_after is not None:
                 _stop_after(patch, self.run, stop_after)
-            supervisor = Supervisor(start, launch=launch_worker if apart else InProcess)  # type: ignore[arg-type]
+            supervisor = Supervisor(start, launch=launch_worker if apart else InProcess)
             seen = []
             for event in supervisor.events():
                 if event is None:

@@ -84,12 +84,12 @@ def made(
     device = other.pop("device", CPU)
     world, capture = other.pop("world", SingleProcess()), other.pop("capture", None)
     bounds = {"max_grad_norm": other.pop("max_grad_norm", 0.0), "max_change_norm": other.pop("max_change_norm", 0.0)}
-    losses: Any = partial(losses_of, Layer(), models, process=Process(), objective=MSE)  # type: ignore[arg-type]
+    losses: Any = partial(losses_of, Layer(), models, process=Process(), objective=MSE)
     context = StepContext(
         seed=SEED,
-        family=Layer(),  # type: ignore[arg-type]
+        family=Layer(),
         models=models,
-        process=Process(),  # type: ignore[arg-type]
+        process=Process(),
         noise_options=NoiseOptions(),
         losses=losses,
         execution=CapturedExecution(losses, state, device, capture)

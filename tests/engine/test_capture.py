@@ -16,7 +16,7 @@ def test_a_cpu_has_no_graphs() -> None:
 @pytest.mark.parametrize("capture", [CallAgain(), RecordedOperations()], ids=["called again", "recorded"])
 def test_a_replay_does_the_work_again(capture: CallAgain | RecordedOperations) -> None:
     total, added = torch.zeros(2), torch.ones(2)
-    replay = capture.record(lambda: total.add_(added))  # type: ignore[arg-type, return-value]
+    replay = capture.record(lambda: total.add_(added))
     total.zero_()
     added.fill_(2.0)
     replay()
@@ -27,13 +27,13 @@ def test_a_replay_does_the_work_again(capture: CallAgain | RecordedOperations) -
 def test_a_recording_keeps_pythons_numbers_and_refuses_to_read() -> None:
     """So a step that takes a number from Python does not pass for one that can be captured."""
     total, number = torch.zeros(()), 1.0
-    replay = RecordedOperations().record(lambda: total.add_(number))  # type: ignore[arg-type, return-value]
+    replay = RecordedOperations().record(lambda: total.add_(number))
     total.zero_()
     number = 5.0
     replay()
     assert float(total) == 1.0
     with pytest.raises(RuntimeError, match="a number is read"):
-        RecordedOperations().record(lambda: total.add_(float(total)))  # type: ignore[arg-type, return-value]
+        RecordedOperations().record(lambda: total.add_(float(total)))
 
 
 @pytest.mark.gpu
@@ -50,7 +50,7 @@ def test_graphs_share_their_memory_and_a_failed_one_leaves_no_trace() -> None:
     replays = [capture.record(lambda number=number: work(number)) for number in range(2)]  # type: ignore[misc]
     stream = torch.cuda.current_stream()
     with pytest.raises(RuntimeError):
-        capture.record(lambda: float(sums[0]))  # type: ignore[arg-type, return-value]
+        capture.record(lambda: float(sums[0]))
     assert torch.cuda.current_stream() == stream
     for value in (2.0, 3.0):
         for tensor in inputs:

@@ -167,7 +167,7 @@ def test_after_memory_ran_out_other_shapes_are_recorded() -> None:
         one.micro_split = 2
         train_step(one, its_context)
     assert_same(state, other)
-    assert len(context.execution) == 1  # type: ignore[arg-type]
+    assert len(context.execution) == 1
 
 
 def test_where_there_is_no_gpu_the_work_is_called_again() -> None:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
-from lorasmith.engine import compiled
 from lorasmith.engine.compiled import CompiledExecution, compile_in_another_folder, compute_as_before
 from lorasmith.engine.device import compiler_settings
 from lorasmith.engine.state import TrainState
@@ -53,7 +52,7 @@ def trained(sizes: tuple[int, ...]) -> tuple[TrainState, StepContext, CompiledEx
 def by_tracing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stops the compiler before it makes machine code, which takes long."""
     real = torch.compile
-    monkeypatch.setattr(compiled.torch, "compile", lambda *given, **named: real(*given, backend="aot_eager", **named))
+    monkeypatch.setattr(torch, "compile", lambda *given, **named: real(*given, backend="aot_eager", **named))
 
 
 def test_each_shape_is_compiled_once_and_before_the_first_step(by_tracing: None) -> None:
@@ -72,7 +71,7 @@ def test_each_shape_is_compiled_once_and_before_the_first_step(by_tracing: None)
 
 def test_undone_it_computes_as_before(by_tracing: None) -> None:
     _, context, _, _ = trained((4,))
-    block = context.models["denoiser"][0]  # type: ignore[index]
+    block = context.models["denoiser"][0]
     assert "forward" in vars(block)
     compute_as_before([block])
     assert "forward" not in vars(block)

@@ -10,8 +10,9 @@ from torch import nn
 
 from lorasmith.adapters.flat import FlatAdapter
 from lorasmith.config import optimizer_table
+from lorasmith.config.optimizer_table import OPTIMIZERS
 from lorasmith.engine import optimizers
-from lorasmith.engine.optimizers import ELEMENTWISE, OPTIMIZERS, build_optimizer, check_optimizer, update
+from lorasmith.engine.optimizers import ELEMENTWISE, build_optimizer, check_optimizer, update
 from lorasmith.errors import ConfigError, InputError
 from lorasmith.targets import TargetModule
 from tests.adapters.making import attached, attached_to_all
@@ -90,7 +91,8 @@ def test_what_works_on_shapes_gets_the_matrices_of_every_kind(
     [group] = built.param_groups
     assert [tuple(matrix.shape) for matrix in group["params"]] == linear + convolution
     copies = [nn.Parameter(matrix.detach().clone()) for matrix in group["params"]]
-    alone = check_optimizer(name, {})(copies, lr=1.0)
+    kind_of: Any = check_optimizer(name, {})
+    alone = kind_of(copies, lr=1.0)
     for copy, matrix in zip(copies, group["params"], strict=True):
         copy.grad = matrix.grad.clone()
     for optimizer in (built, alone):

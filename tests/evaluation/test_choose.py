@@ -13,7 +13,6 @@ from lorasmith.data.types import LOSS_MASK, LOSS_WEIGHT, CachedExample, Example,
 from lorasmith.demo.miniature import draw_pictures
 from lorasmith.evaluation.choose import (
     EMPTY_CAPTION,
-    MAX_VALIDATED,
     EvaluationSet,
     Sides,
     choose,
@@ -21,6 +20,7 @@ from lorasmith.evaluation.choose import (
     pictures_identity,
     to_bytes,
 )
+from lorasmith.evaluation.limits import MAX_VALIDATED
 from lorasmith.seeding import fold
 
 SIDE = Size(64, 64)
@@ -103,7 +103,7 @@ def made(real: list[Example], *, multiple: int = 1, **settings: object) -> Evalu
         )
         for one in real
     }
-    config = EvaluationConfig(**settings)  # type: ignore[arg-type]
+    config = EvaluationConfig(**settings)
     captions = [line.partition(" --")[0] for line in config.sample_prompts]
     texts = {caption: {"c": torch.ones(1)} for caption in (EMPTY_CAPTION, *captions)}
     return evaluation_set(chosen, cached, texts, sizes_of, settings=config, sides=Sides(64, multiple), seed=7)

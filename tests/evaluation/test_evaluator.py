@@ -11,6 +11,7 @@ from lorasmith.adapters.base import AdapterLayer
 from lorasmith.errors import ModelError, ResourceError
 from lorasmith.evaluation import evaluator
 from lorasmith.evaluation.evaluator import Evaluator, undisturbed
+from lorasmith.evaluation.samples import generate
 from lorasmith.evaluation.validation import ValidationLosses
 from lorasmith.runs.events import Evaluated, Event, RunStarted, Warned
 from lorasmith.session.loaded import LoadedRun
@@ -84,7 +85,6 @@ def test_however_long_one_takes_all_but_the_first_take_a_tenth(
     loaded: LoadedRun, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Steps of 1 s, evaluations of 7 s: the first is not known before, every later one keeps all of them in a tenth."""
-    generate = evaluator.generate
 
     def slow(*arguments: Any, **named: Any) -> Any:
         clock[0] += 7.0
@@ -117,7 +117,6 @@ def test_less_often_is_said_once(loaded: LoadedRun, clock: Clock) -> None:
 
 def test_the_control_counts_once(loaded: LoadedRun, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """It was spent; but the next evaluation will be without it."""
-    generate = evaluator.generate
 
     def slow(*arguments: Any, **named: Any) -> Any:
         clock[0] += 7.0
@@ -184,7 +183,6 @@ def test_everything_is_as_it_was(loaded: LoadedRun) -> None:
     loaded.state.adapter.gradient().fill_(3.0)
     before = digest([loaded.state.adapter.tensors(), loaded.state.optimizer.state_dict(), torch.get_rng_state()])
     seen: list[tuple[bool, bool]] = []
-    generate = evaluator.generate
 
     def watched(*arguments: Any, **named: Any) -> Any:
         seen.append((any(one.training for one in denoiser.modules()), torch.is_grad_enabled()))

@@ -56,7 +56,7 @@ def sample(example: Example | None, picture: np.ndarray | None = None, *, is_fin
 
 
 def comparer(trained: tuple[Example, ...], encoder: object = None) -> PictureMetrics:
-    return PictureMetrics(Path("clip"), lambda name: encoder or MeanColour(), trained)  # type: ignore[arg-type, return-value]
+    return PictureMetrics(Path("clip"), lambda name: encoder or MeanColour(), trained)
 
 
 def measured(one: PictureMetrics, samples: Sequence[Sample], *, is_end: bool = False) -> PictureScores:
@@ -145,7 +145,7 @@ def test_no_memory_to_load_clip_with(examples: tuple[Example, ...]) -> None:
         return MeanColour()
 
     tries: list[int] = []
-    one = PictureMetrics(Path("clip"), load, examples)  # type: ignore[arg-type]
+    one = PictureMetrics(Path("clip"), load, examples)
     first = measured(one, [sample(examples[0])])
     assert (first.unavailable, first.semantic) == ({"semantic": "out_of_memory"}, [None])
     assert measured(one, [sample(examples[0])]).semantic == [pytest.approx(0, abs=1e-6)]

@@ -35,7 +35,7 @@ NATIVE = parse_native(
 
 
 @pytest.mark.parametrize(("own", "native"), [(NATIVE_NAMES, {}), (OTHER_NAMES, NATIVE)])
-def test_the_names_of_other_programs(own, native) -> None:  # type: ignore[no-untyped-def]
+def test_the_names_of_other_programs(own, native) -> None:
     tables = {form: table_in(own, form, native) for form in ("kohya", "diffusers", "comfyui")}
     assert {form: (list(table.modules), table.form) for form, table in tables.items()} == {
         "kohya": (["lora_unet_b_0_qkv", "lora_unet_b_0_out"], SD_SCRIPTS),

@@ -210,7 +210,7 @@ def test_kinds_of_more_matrices_are_fused_too() -> None:
     back = by_layer(from_file(named, kind, FUSED), kind)
     for (target, own), row in zip(back.items(), rows, strict=True):
         torch.testing.assert_close(kind.delta(torch.empty_like(row), own, LayerSettings(2, 2.0)), row, msg=target)
-    kind.row_suffixes = frozenset()  # type: ignore[misc]
+    kind.row_suffixes = frozenset()
     with pytest.raises(AssertionError, match="no form"):
         to_file(tensors, kind, FUSED, dict.fromkeys(PARTS, settings))
     with pytest.raises(AssertionError, match="no form"):

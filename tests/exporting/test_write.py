@@ -124,6 +124,11 @@ def _layers_of(unet: nn.Module, text_encoder: nn.Module) -> dict[str, nn.Module]
     return found
 
 
+def _spec_of(weight: Tensor) -> LayerSpec:
+    outputs, inputs, *kernel = weight.shape
+    return LayerSpec(outputs, inputs, tuple(kernel))
+
+
 def _uniform(target: str, spec: LayerSpec) -> LayerSettings:
     return LayerSettings(4, 3.0)
 
@@ -172,7 +177,7 @@ def test_diffusers_applies_every_layer_as_trained(
     shutil.rmtree(folder)  # gigabytes, at full size
     layers = _layers_of(pipeline.unet, pipeline.text_encoder)
     before = {name: layer.weight.detach().clone() for name, layer in layers.items()}
-    specs = {name: LayerSpec(*weight.shape[:2], tuple(weight.shape[2:])) for name, weight in before.items()}
+    specs = {name: _spec_of(weight) for name, weight in before.items()}
     trained = {name: (spec, choice(name, spec)) for name, spec in specs.items()}
     lora = made_loras({name: AdaptedLayer(spec, own) for name, (spec, own) in trained.items() if own is not None})
     assert len(lora.layers) == count
@@ -200,7 +205,7 @@ def test_diffusers_reads_lora_alone(facts: ExportFacts, tmp_path: Path) -> None:
 
     pipeline = StableDiffusionPipeline.from_pretrained(make_model(tmp_path / "base"), local_files_only=True)
     before = {name: layer.weight.detach().clone() for name, layer in _layers_of(pipeline.unet, nn.Module()).items()}
-    specs = {name: LayerSpec(*weight.shape[:2], tuple(weight.shape[2:])) for name, weight in before.items()}
+    specs = {name: _spec_of(weight) for name, weight in before.items()}
     for kind in ("loha", "lokr"):
         other = write(
             tmp_path / f"{kind}.safetensors", made_lora(specs, kind=adapter_kind(kind)), facts, torch.float32

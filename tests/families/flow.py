@@ -1,23 +1,23 @@
-"""A family of flow matching beside diffusers' own pipeline, on the same miniature, and the comparisons that each has.
+"""A family of flow matching as the program loads it, and as diffusers' own pipeline does, on the same miniature.
 
-Every parameter of the miniatures is random, so no effect is hidden. A family's own tests compare what only it has.
+Every parameter of the miniatures is random, so no effect is hidden. tests/contracts/flow_contract.py compares them.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
-import pytest
 import torch
 from torch import Tensor, nn
 
-from lorasmith.data.types import Example, Offset, Size
-from lorasmith.diffusion.draw import Draw, draw_numbers
-from lorasmith.diffusion.process import apply_noise
+from lorasmith.families import load_family
+from lorasmith.families.recognize import recognize
 
 CPU = torch.device("cpu")
 CAPTIONS = ("a red circle", "", "a blue ring, " * 30)
+STEPS = 5  # of samples
+R = TypeVar("R", bound="Reference")
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -28,9 +28,27 @@ def difference(found: Tensor, expected: Tensor) -> float:
     return float((found.float() - expected.float()).norm() / expected.float().norm())
 
 
+def load_pipeline(folder: Path, name: str, text_encoders: Sequence[str] = ("text_encoder",)) -> Any:
+    """A pipeline of diffusers: text encoders in bfloat16, all else in float32."""
+    import diffusers
+
+    types = {**dict.fromkeys(text_encoders, torch.bfloat16), "default": torch.float32}
+    pipeline = getattr(diffusers, name).from_pretrained(folder, dtype=types, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def load_reference(kind: type[R], folder: Path, pipeline: Any) -> R:
+    """The miniature in a folder beside a pipeline that was loaded from it."""
+    family = load_family(recognize(folder))
+    assert isinstance(family, kind.kind)
+    models = family.load_models(trained=[], dtype=torch.float32, to=CPU)
+    return kind(folder, family, family.load_encoders(CPU), models, pipeline)
+
+
 @dataclass(frozen=True)
 class Reference:
-    """The miniature as the program loads it, and as diffusers does."""
+    """The miniature as both load it. A family names its class, its values, and what the pipeline makes of inputs."""
 
     folder: Path
     family: Any
@@ -38,7 +56,11 @@ class Reference:
     models: Mapping[str, nn.Module]
     pipeline: Any
     """Text encoders in bfloat16, all else in float32."""
+    texts: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    """Captions that were encoded: each is, once, for all tests."""
 
+    kind: ClassVar[type]
+    """The family's class."""
     denoiser: ClassVar[str]
     """Diffusers' class."""
     latents: ClassVar[tuple[int, ...]] = (4, 6, 8)
@@ -46,9 +68,22 @@ class Reference:
     """Largest relative difference of predictions: larger where both sides encode captions in bfloat16."""
     float32: ClassVar[int] = 0
     """Parameters of the denoiser that stay float32 in bfloat16."""
+    captions: ClassVar[tuple[str, ...]] = (*CAPTIONS, "x " * 900)
+    text_rounding: ClassVar[float] = 0.0
+    """Largest relative difference of captions in bfloat16: 0 where the pipeline computes the same batch."""
+    lengths: ClassVar[tuple[int, int]]
+    """Tokens of the texts of a batch of all CAPTIONS, and of the first two."""
+    guidance: ClassVar[float] = 4.0
+    sampled: ClassVar[tuple[int, int, int]] = (4, 8, 6)
+    """Latents of a sample, of 48 x 64 pixels."""
+    sample_rounding: ClassVar[float] = 1e-4
+    shifts: ClassVar[Mapping[int, tuple[float, float]]]
+    """Factors of training and of sampling in so many steps as here, by the side of latents."""
 
     def inputs(self, *captions: str) -> list[dict[str, Tensor]]:
-        return [self.family.encode_caption(self.encoders, caption) for caption in captions]
+        for caption in set(captions) - self.texts.keys():
+            self.texts[caption] = self.family.encode_caption(self.encoders, caption)
+        return [dict(self.texts[caption]) for caption in captions]
 
     def predict(
         self, latents: Tensor, levels: Sequence[float], rows: list[dict[str, Tensor]], **models: nn.Module
@@ -74,49 +109,28 @@ class Reference:
         tensors: dict[str, Tensor] = self.denoiser_there(dtype).state_dict()
         return tensors
 
+    def text_encoders_there(self) -> dict[str, tuple[nn.Module, tuple[str, ...]]]:
+        """By component: the pipeline's module, and how the names of those of its tensors begin that ours lacks."""
+        raise NotImplementedError
 
-class FlowTests:
-    """The tests of every family; a subclass in a file with the fixture `loaded` runs them."""
+    def texts_there(self, *captions: str) -> list[dict[str, Tensor]]:
+        """What the pipeline makes of a batch of captions, as the inputs of each; without padding that ours lacks."""
+        raise NotImplementedError
 
-    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-    def test_every_tensor_has_the_type_that_from_pretrained_gives_it(
-        self, loaded: Reference, dtype: torch.dtype
-    ) -> None:
-        expected = loaded.tensors_there(dtype)
-        found = loaded.family.load_models(trained=[], dtype=dtype, device=CPU)["denoiser"].state_dict()
-        assert {name: tensor.dtype for name, tensor in found.items()} == {
-            name: tensor.dtype for name, tensor in expected.items()
-        }
-        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
-        kept = [name for name, tensor in found.items() if tensor.dtype == torch.float32]
-        assert len(kept) == (loaded.float32 if dtype == torch.bfloat16 else len(found))
+    def encoders_in_float32(self) -> dict[str, Any]:
+        """The pipeline's text encoders in float32 by component; none where captions in bfloat16 are equal."""
+        raise NotImplementedError
 
-    def test_predictions_are_those_of_the_pipelines_call(self, loaded: Reference) -> None:
-        """Captions of unequal lengths in a batch, each with its own level; a batch is its examples alone."""
-        latents, levels, rows = drawn(3, *loaded.latents), (0.9, 0.5, 0.1), loaded.inputs(*CAPTIONS)
-        found = loaded.predict(latents, levels, rows)
-        assert difference(found, loaded.predicted_there(latents, levels, CAPTIONS)) < loaded.rounding
-        for number in range(3):
-            one = slice(number, number + 1)
-            assert difference(found[one], loaded.predict(latents[one], levels[one], rows[one])) < 1e-5
+    def encoded(self, encoders: Mapping[str, Any], caption: str) -> Tensor:
+        """What we make of a caption with these."""
+        raise NotImplementedError
 
-    def test_predictions_in_bfloat16(self, loaded: Reference) -> None:
-        ours = loaded.family.load_models(trained=[], dtype=torch.bfloat16, device=CPU)["denoiser"]
-        latents, theirs = drawn(1, *loaded.latents), loaded.denoiser_there(torch.bfloat16)
-        found = loaded.predict(latents, (0.7013,), loaded.inputs("a red circle"), denoiser=ours)
-        assert found.dtype == torch.bfloat16
-        expected = loaded.predicted_there(latents, (0.7013,), ["a red circle"], denoiser=theirs)
-        assert difference(found, expected) < 3e-2
+    def sampled_there(self, noise: Tensor, caption: str) -> Tensor:
+        """The pipeline's sample from noise with its default guidance, as latents of ours."""
+        raise NotImplementedError
 
-    def test_the_loss_is_that_of_the_velocity(self, loaded: Reference) -> None:
-        """A prediction of noise - picture, at the level, has no loss: target and levels are the pipeline's."""
-        latents = drawn(2, *loaded.latents)
-        noised = apply_noise(loaded.family.noise_process(), latents, draw_numbers(Draw(1, 1, 1), latents))
-        share = noised.timesteps.view(-1, 1, 1, 1)
-        stepped = noised.noisy_latents - share * noised.target  # what the scheduler's last step makes of the prediction
-        assert torch.allclose(stepped, latents, atol=1e-5)
-
-    def test_nothing_follows_from_the_geometry(self, loaded: Reference) -> None:
-        size = Size(64, 64)
-        example = Example(Path("a.png"), "", 1, size, size, size, Offset(0, 0), "", "")
-        assert loaded.family.example_inputs(example) == {}
+    def called_to_sample(self, latents: Tensor, **named: Any) -> Tensor:
+        """What the pipeline returns for noise in its own form."""
+        settings = {"height": 64, "width": 48, "num_inference_steps": STEPS, "output_type": "latent", **named}
+        sample: Tensor = self.pipeline(latents=latents, **settings).images
+        return sample

@@ -21,8 +21,9 @@ from tests.families.zimage.turbo import WEIGHTS, make_turbo, pairs, write_adapte
 def weights(tmp_path: Path) -> BaseWeights:
     path = write_adapter(tmp_path / "adapter.safetensors")
     added = [
-        AddedPair(f"{layer}.weight", *(f"diffusion_model.{layer}.lora_{letter}.weight" for letter in "AB"), 0.5)
+        AddedPair(f"{layer}.weight", f"{prefix}A.weight", f"{prefix}B.weight", 0.5)
         for layer in pairs()
+        for prefix in [f"diffusion_model.{layer}.lora_"]
     ]
     return replace(recognize(make_turbo(tmp_path / "turbo")), added=AddedLora(path, "transformer", tuple(added)))
 
@@ -69,7 +70,7 @@ def test_it_is_taken_out_of_the_outputs_and_the_weights_stay(
     weights: BaseWeights, dtype: torch.dtype, most: float
 ) -> None:
     families = load_family(weights), load_family(replace(weights, added=None))
-    summed, turbo = (one.load_models(trained=[], dtype=dtype, device=torch.device("cpu")) for one in families)
+    summed, turbo = (one.load_models(trained=[], dtype=dtype, to=torch.device("cpu")) for one in families)
     before = {name: tensor.clone() for name, tensor in summed["denoiser"].state_dict().items()}
     generator = torch.Generator().manual_seed(0)
     latents, embeds = (torch.randn(*size, generator=generator) for size in ((1, 4, 6, 4), (1, 32, 24)))

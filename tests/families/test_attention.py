@@ -25,7 +25,7 @@ def test_it_gives_the_bits_of_diffusers(words: int | None, dtype: torch.dtype) -
     context = None if words is None else torch.randn(2, 5, words).to(dtype)
     found: list[tuple[Tensor, Tensor]] = []
     for processor in (AttnProcessor2_0(), PlainAttention()):
-        attention.set_processor(processor)  # type: ignore[arg-type]
+        attention.set_processor(processor)
         own = x.clone().requires_grad_()
         y = attention(own, encoder_hidden_states=context)
         y.float().square().sum().backward()

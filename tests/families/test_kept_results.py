@@ -29,7 +29,7 @@ class Block(nn.Module):
         x = (self.convolution(x) * self.factor[:, None, None]).flatten(2).mT.contiguous()  # (1, pixels, width)
         heads = x.unflatten(-1, (HEADS, -1)).transpose(1, 2)
         x = x + scaled_dot_product_attention(heads, heads, heads).transpose(1, 2).flatten(2)
-        y = Changed.apply(self.wide(x).sin(), self.narrow)  # type: ignore[no-untyped-call]
+        y = Changed.apply(self.wide(x).sin(), self.narrow)
         return (y * self.factor).sin()
 
 

@@ -101,7 +101,8 @@ def test_demo_is_the_bundled_one_unless_there_is_a_folder_of_that_name(
 )
 def test_a_hub_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Any, reason: str) -> None:
     if isinstance(error, type):  # its constructor wants the answer of a server
-        error = error.__new__(error)
+        kind: Any = error
+        error = kind.__new__(kind)
 
     def download(*_: object, **__: object) -> str:
         raise error

@@ -44,7 +44,7 @@ def assert_equal(ours: ModelFamily, theirs: ModelFamily) -> None:
     """The same tensors in the same types, and the same tokens."""
     for dtype in (torch.float32, torch.bfloat16):
         first, second = (
-            {**family.load_encoders(CPU), **family.load_models(trained=(), dtype=dtype, device=CPU)}
+            {**family.load_encoders(CPU), **family.load_models(trained=(), dtype=dtype, to=CPU)}
             for family in (ours, theirs)
         )
         assert first.keys() == second.keys() == {"vae", "text_encoder", "denoiser"}

@@ -84,7 +84,7 @@ def test_tensors_are_copies_laid_out_plainly(narrow, tmp_path: Path) -> None:
     torch.save(state | {name: state[name].t().contiguous().t()}, tmp_path / "model.ckpt")
     families = [load_family(recognize(path)) for path in (tmp_path / "model.ckpt", narrow.ckpt)]
     layers = [
-        one.load_models(trained=[], dtype=torch.float32, device=torch.device("cpu"))["denoiser"].get_submodule(
+        one.load_models(trained=[], dtype=torch.float32, to=torch.device("cpu"))["denoiser"].get_submodule(
             "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
         )
         for one in families

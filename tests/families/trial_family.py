@@ -33,7 +33,7 @@ from lorasmith.families.folders import component_shapes, missing_files
 from lorasmith.families.forward_work import ForwardWork, Shapes
 from lorasmith.families.headers import read_json
 from lorasmith.families.identity import component_sha256
-from lorasmith.families.loading import StoreOf, load_component
+from lorasmith.families.loading import Destination, load_component
 from lorasmith.families.noise_settings import noise_settings, scheduler_config
 from lorasmith.families.places import whole
 from lorasmith.families.sd15.layout import NAMES as SD15_NAMES
@@ -137,19 +137,15 @@ class TrialFamily:
     def encoder_hashes(self) -> dict[str, str]:
         return {component: component_sha256(self.weights, component) for component in ("vae", *TEXT_ENCODERS)}
 
-    def load_encoders(
-        self, device: torch.device, *, only: Collection[str] = (), store: StoreOf | None = None
-    ) -> dict[str, nn.Module]:
+    def load_encoders(self, to: Destination, *, only: Collection[str] = ()) -> dict[str, nn.Module]:
         wanted = only or ("vae", *TEXT_ENCODERS)
-        return {component: self._load(component, torch.float32, store or device) for component in wanted}
+        return {component: self._load(component, torch.float32, to) for component in wanted}
 
-    def load_models(
-        self, *, trained: Collection[str], dtype: torch.dtype, device: torch.device, store: StoreOf | None = None
-    ) -> dict[str, nn.Module]:
-        text = {component: self._load(component, dtype, store or device) for component in trained}
-        return {"denoiser": self._load("unet", dtype, store or device), **text}
+    def load_models(self, *, trained: Collection[str], dtype: torch.dtype, to: Destination) -> dict[str, nn.Module]:
+        text = {component: self._load(component, dtype, to) for component in trained}
+        return {"denoiser": self._load("unet", dtype, to), **text}
 
-    def _load(self, component: str, dtype: torch.dtype, to: torch.device | StoreOf) -> nn.Module:
+    def _load(self, component: str, dtype: torch.dtype, to: Destination) -> nn.Module:
         return load_component(
             self.weights,
             component,

@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any, NoReturn
+from unittest.mock import patch
 
 from lorasmith.runtime import worker
 from tests.runtime.hanging import hang_begins
@@ -118,9 +119,9 @@ def evaluate() -> None:
 def slow() -> None:
     """From a step on each takes more than ten times as long as its own first ones, what is computed counted in. It is
     held to account from its first step on."""
+    from lorasmith.engine.step import train_step as real
     from lorasmith.session import loop
 
-    real = loop.train_step
     began: list[float] = []
 
     def train_step(state: Any, context: Any, *, beat: Any) -> Any:
@@ -137,7 +138,7 @@ def slow() -> None:
         ends_at = began[-1] + seconds
         return real(state, context, beat=slow_beat)
 
-    loop.train_step = train_step
+    patch.object(loop, "train_step", train_step).start()
 
 
 def poison(where: str) -> None:
@@ -171,7 +172,7 @@ def short_of_memory() -> None:
             raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] data. DefaultCPUAllocator: can't allocate memory")
         return real(*given)
 
-    EagerExecution.forward_backward = forward_backward  # type: ignore[method-assign]
+    EagerExecution.forward_backward = forward_backward
 
 
 # What comes again with each worker.

@@ -109,7 +109,7 @@ class Scene:
             found = start()
             if found is None:
                 return int(ExitCode.FINISHED)
-            supervisor = Supervisor(found, launch=InProcess)  # type: ignore[arg-type]
+            supervisor = Supervisor(found, launch=InProcess)
             projections = projections_of(found.run)
             try:
                 for event in supervisor.events():

@@ -160,7 +160,7 @@ def test_each_point_once(stages: Stages) -> None:
 def save_in_place(state: TrainState, run: RunFolder, facts: StateFacts, final: Path) -> Any:
     """A writer as many have it: straight under the final name."""
     final.mkdir()
-    for name, data in checkpoint._files_of(state, facts).items():
+    for name, data in checkpoint._files_of(state, facts):
         (final / name).write_bytes(data)
         fault_point("state.file")
     (final / MANIFEST).write_bytes(manifest_bytes(final, step=state.step, identity=facts.identity))

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import safetensors.torch
@@ -15,6 +16,8 @@ import safetensors.torch
 from lorasmith.errors import ExitCode
 from lorasmith.evaluation import best, evaluator
 from lorasmith.evaluation.evaluator import Evaluator
+from lorasmith.evaluation.samples import generate
+from lorasmith.runs.durable import write_atomically
 from lorasmith.runs.events import BestChosen, Evaluated, WorkerRestarted
 from lorasmith.runs.ledger import Ledger
 from lorasmith.runtime.supervisor import Supervisor
@@ -34,15 +37,13 @@ def die() -> None:
 
 
 def while_measuring() -> None:
-    real = evaluator.generate
-
-    def generate(*given: Any, **more: Any) -> Any:
+    def generating(*given: Any, **more: Any) -> Any:
         if at["step"] == DIES_AT:
             die()
-        return real(*given, **more)
+        return generate(*given, **more)
 
     at = following_steps()
-    evaluator.generate = generate
+    patch.object(evaluator, "generate", generating).start()
 
 
 def before_it_is_told() -> None:
@@ -52,14 +53,14 @@ def before_it_is_told() -> None:
 
 def before_it_is_kept() -> None:
     """In the ledger, and not looked at."""
-    at, real = following_steps(), best.write_atomically
+    at = following_steps()
 
     def write(*given: Any, **more: Any) -> Any:
         if at["step"] == DIES_AT:
             die()
-        return real(*given, **more)
+        return write_atomically(*given, **more)
 
-    best.write_atomically = write
+    patch.object(best, "write_atomically", write).start()
 
 
 def before_the_choice_is_told() -> None:
@@ -75,7 +76,7 @@ def following_steps() -> dict[str, int]:
         at["step"] = state.step
         return real(self, state, *given, **more)
 
-    Evaluator.evaluate = evaluate  # type: ignore[method-assign]
+    Evaluator.evaluate = evaluate
     return at
 
 
@@ -87,7 +88,7 @@ def before_line(is_it: Callable[[Any], bool]) -> None:
             die()
         real(self, event)
 
-    Ledger.append = append  # type: ignore[method-assign]
+    Ledger.append = append
 
 
 PLACES = {

@@ -7,6 +7,7 @@ import os
 import sys
 from pathlib import Path
 from typing import IO
+from unittest.mock import patch
 
 from lorasmith.runtime import policy
 from lorasmith.runtime import supervisor as supervisor_module
@@ -27,7 +28,7 @@ def main(how: str, *typed: str) -> int:
 
     os.environ[hanging.VARIABLE] = str(Path.cwd() / "hangs")
     policy.FIRST_TIMES = FIRST_TIMES
-    supervisor_module.ObservedClock = hanging.HangClock  # type: ignore[misc]
+    patch.object(supervisor_module, "ObservedClock", hanging.HangClock).start()
     Supervisor.__init__.__kwdefaults__["launch"] = hanging.launching(launch_it)
     return cli.main(["train", *typed])
 

@@ -212,7 +212,9 @@ def test_no_sentence_stands_in_the_code_that_speaks() -> None:
             continue
         alone = docstrings(parsed(path))
         for node in ast.walk(parsed(path)):
-            text = text_of(node) if isinstance(node, ast.expr) and node not in alone else None
+            if not isinstance(node, ast.expr) or node in alone:
+                continue
+            text = text_of(node)
             if text is not None and re.search(r"[A-Za-z]{2,}[,:]? +[A-Za-z]{2,}|[A-Za-z]{3,}[.:!?]? $", text):
                 found.append((text, f"{name_of(path)}:{node.lineno}"))
     assert [where for text, where in found if text not in NOT_SENTENCES] == []

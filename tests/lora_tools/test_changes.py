@@ -1,6 +1,7 @@
 """Formulas of changes: those of the adapters that are trained here, and PEFT's for DoRA."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,7 +73,7 @@ def test_numbers_that_are_not_finite_have_no_finite_norm() -> None:
 def test_dora_is_as_peft_merges_it() -> None:
     base = nn.Sequential(nn.Linear(8, 6, bias=False))
     weight = base[0].weight.detach().clone()
-    model = get_peft_model(base, LoraConfig(r=2, lora_alpha=3, target_modules=["0"], use_dora=True))
+    model: Any = get_peft_model(base, LoraConfig(r=2, lora_alpha=3, target_modules=["0"], use_dora=True))
     layer = model.base_model.model[0]
     pair = drawn({"lora_down.weight": (2, 8), "lora_up.weight": (6, 2)})
     magnitude = drawn({"dora_scale": (6,)})["dora_scale"].abs()

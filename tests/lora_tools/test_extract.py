@@ -59,7 +59,7 @@ def test_the_metadata_state_the_prediction_of_the_model(made: Made, tmp_path: Pa
         base, tuned = (
             make_model(
                 tmp_path / f"{prediction}{seed}", family=made.family, size="nano", seed=seed, prediction=prediction
-            )  # type: ignore[arg-type]
+            )
             for seed in (0, 1)
         )
         extract(base, tuned, out, cut=Cut(rank=1))
@@ -72,11 +72,11 @@ def test_the_metadata_state_the_prediction_of_the_model(made: Made, tmp_path: Pa
 
 
 def test_models_of_another_size_or_family(tmp_path: Path, made: Made) -> None:
-    larger = make_model(tmp_path / "larger", family=made.family, size="miniature")  # type: ignore[arg-type]
+    larger = make_model(tmp_path / "larger", family=made.family, size="miniature")
     with pytest.raises(ModelError, match="tool_models_differ"):
         extract(made.folder, larger, tmp_path / "out", cut=Cut(rank=1))
     other = "sd15" if made.family == "sdxl" else "sdxl"
-    file = to_single_file(make_model(tmp_path / "other", family=other, size="nano"), tmp_path / "x", with_configs=True)  # type: ignore[arg-type]
+    file = to_single_file(make_model(tmp_path / "other", family=other, size="nano"), tmp_path / "x", with_configs=True)
     with pytest.raises(ModelError, match="tool_models_differ"):
         extract(made.folder, file, tmp_path / "out", cut=Cut(rank=1))
     assert not (tmp_path / "out").exists()

@@ -59,7 +59,7 @@ def test_every_layer_keeps_its_change(tmp_path: Path, family: str) -> None:
     files += [tmp_path / f"{first}-{then}.safetensors" for first in STYLES for then in STYLES]
     for path in files[4:]:
         first, _, then = path.stem.partition("-")
-        convert(tmp_path / f"{first}.safetensors", path, to=then)  # type: ignore[arg-type]
+        convert(tmp_path / f"{first}.safetensors", path, to=then)
     for path in files:
         found = changes(path, family)
         assert found.keys() == expected.keys(), path.name

@@ -35,7 +35,7 @@ def test_a_file_that_is_not_read_back_gets_no_name(tmp_path: Path, monkeypatch: 
     def damages(path: Path, data: bytes, *, check: object, is_new: bool) -> None:
         assert is_new
         path.with_name("x").write_bytes(data[:-1])
-        check(path.with_name("x"))  # type: ignore[operator]
+        check(path.with_name("x"))
 
     monkeypatch.setattr(writing, "write_atomically", damages)
     with pytest.raises(InputError, match="tool_not_as_written"):

@@ -1,6 +1,7 @@
 """The numbers of a plan, worked out by hand; nothing trains. (tests/end_to_end/test_plan.py: against real runs.)"""
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -136,7 +137,7 @@ def test_without_a_trial_nothing_is_made_up(folder: Path, base_model: Path) -> N
 
 def test_a_disk_too_small_is_seen(folder: Path, base_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not planned(folder, base_model, 10, measured=MEASURED).lacks_room
-    monkeypatch.setattr(plan.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     assert planned(folder, base_model, 10, measured=MEASURED).lacks_room
 
 

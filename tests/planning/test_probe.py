@@ -1,6 +1,7 @@
 """How a probe is prepared, waited for and given up on. (What it measures: test_probe_process.py.)"""
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import asdict
@@ -61,7 +62,7 @@ def answer(
 
 
 def write(plain: dict[str, Any]) -> Callable[[Path], None]:
-    return lambda folder: (folder / ANSWER).write_text(json.dumps(plain)) and None  # type: ignore[func-returns-value]
+    return lambda folder: (folder / ANSWER).write_text(json.dumps(plain)) and None
 
 
 def test_what_was_measured_comes_back(workshop: Workshop) -> None:
@@ -111,7 +112,7 @@ def test_no_place_for_it(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) ->
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module.shutil, "copyfile", full)
+    monkeypatch.setattr(shutil, "copyfile", full)
     found = answer(workshop, lambda _: None)
     assert found.code == "probe_no_place"
     assert found.fields["reason"] == "No space left on device"
@@ -181,10 +182,10 @@ def test_the_noise_levels_of_a_plan_without_a_trial(workshop: Workshop, tmp_path
     assert noise_levels(workshop.start_new(5), launch=no_process) == ()
     workshop.base_model = make_krea2(tmp_path / "krea2")
     start = workshop.start_new(5, {("noise", "min_timestep"): 200})
-    found = noise_levels(start, launch=HereAndNow)  # type: ignore[arg-type]
+    found = noise_levels(start, launch=HereAndNow)
     assert len(found) == 20 and sum(found) == pytest.approx(1)
     assert sum(found[:4]) == 0 < found[4]
-    assert noise_levels(start, launch=lambda arguments: Process(Path(arguments[0]), lambda _: None, 1)) == ()  # type: ignore[arg-type,return-value]
+    assert noise_levels(start, launch=lambda arguments: Process(Path(arguments[0]), lambda _: None, 1)) == ()
 
 
 def no_process(_arguments: list[str]) -> Any:

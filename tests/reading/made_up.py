@@ -59,7 +59,7 @@ def started(data: Path, stop_at: int, *, attempt: int = 1, resumed_from: int | N
     )
 
 
-def stepped(numbers: Iterable[int], *, attempt: int = 1, seed: int = 7) -> list[Event]:
+def stepped(numbers: Iterable[int], *, attempt: int = 1, seed: int = 7) -> list[StepCompleted]:
     noise = random.Random(seed)
     return [
         StepCompleted(

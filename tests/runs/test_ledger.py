@@ -118,7 +118,7 @@ def test_a_full_disk_is_named_and_leaves_no_torn_line(tmp_path: Path, room: int)
     with Ledger(path) as ledger:
         ledger.append(step(1))
         disk = FullDisk(ledger._file, room)
-        ledger._file = disk  # type: ignore[assignment]
+        ledger._file = disk
         with pytest.raises(ResourceError) as caught:
             ledger.append(step(2))
         assert (caught.value.code, caught.value.fields) == ("disk_full", {"path": str(path)})
@@ -135,7 +135,7 @@ def test_a_short_write_is_gone_on_with(tmp_path: Path) -> None:
             def write(self, data: memoryview) -> int:
                 return int(self._file.write(data[:7]))
 
-        ledger._file = Dribble(ledger._file, 0)  # type: ignore[assignment]
+        ledger._file = Dribble(ledger._file, 0)
         ledger.append(step(1))
     assert read_events(tmp_path / "ledger.jsonl") == [step(1)]
 
@@ -285,7 +285,7 @@ def test_lines_wait_for_room_in_order(tmp_path: Path) -> None:
     with PatientLedger(path) as ledger:
         ledger.append(step(1))
         disk = FullDisk(ledger._file, 0)
-        ledger._file = disk  # type: ignore[assignment]
+        ledger._file = disk
         for number in range(2, 7):
             ledger.append(step(number))
         assert ledger.waiting == 5
@@ -308,7 +308,7 @@ def test_closing_tries_once_more(tmp_path: Path) -> None:
         ledger = PatientLedger(path)
         ledger.append(step(1))
         disk = FullDisk(ledger._file, 0)
-        ledger._file = disk  # type: ignore[assignment]
+        ledger._file = disk
         ledger.append(step(2))
         disk.room = room
         ledger.close()
@@ -321,7 +321,7 @@ def test_what_waits_is_bounded_and_small(tmp_path: Path) -> None:
     tracemalloc.start()
     try:
         with PatientLedger(tmp_path / "ledger.jsonl") as ledger:
-            ledger._file = FullDisk(ledger._file, 0)  # type: ignore[assignment]
+            ledger._file = FullDisk(ledger._file, 0)
             before, _ = tracemalloc.get_traced_memory()
             for number in range(1, 1001):
                 assert not ledger.holds_no_more
@@ -342,7 +342,7 @@ def test_another_trouble_of_the_disk_is_not_waited_for(tmp_path: Path) -> None:
 
     with PatientLedger(tmp_path / "ledger.jsonl") as ledger:
         real = ledger._file
-        ledger._file = Broken(real, 0)  # type: ignore[assignment]
+        ledger._file = Broken(real, 0)
         with pytest.raises(OSError, match="Input/output"):
             ledger.append(step(1))
         ledger._file = real

@@ -332,7 +332,7 @@ class Msvcrt(SimpleNamespace):
 def test_without_fcntl_msvcrt_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     msvcrt, path = Msvcrt(), tmp_path / "a" / "run.lock"
     monkeypatch.setitem(sys.modules, "fcntl", None)
-    monkeypatch.setitem(sys.modules, "msvcrt", msvcrt)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "msvcrt", msvcrt)
     monkeypatch.setattr(locks, "on_windows", lambda: True)
     real_close, real_unlink, closed = os.close, Path.unlink, []
 

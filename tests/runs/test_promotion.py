@@ -358,7 +358,7 @@ def test_what_a_program_on_windows_holds_open_is_waited_for(tmp_path: Path, monk
         return real(self, target)
 
     monkeypatch.setattr(durable, "on_windows", lambda: True)
-    monkeypatch.setattr(durable.time, "sleep", lambda _: None)
+    monkeypatch.setattr("time.sleep", lambda _: None)
     monkeypatch.setattr(Path, "rename", rename)
     promote(make(tmp_path), now=NOW)
     assert tree(tmp_path) == PROMOTED and tries.count("logs") == 4

@@ -24,8 +24,8 @@ class _Msvcrt(ModuleType):
             raise OSError(36, "resource deadlock avoided") from error
 
 
-sys.modules["fcntl"] = None  # type: ignore[assignment]
-sys.modules["resource"] = None  # type: ignore[assignment]
+sys.modules["fcntl"] = None
+sys.modules["resource"] = None
 sys.modules["msvcrt"] = _Msvcrt("msvcrt")
 del os.killpg
 del signal.SIGKILL, signal.SIGUSR1

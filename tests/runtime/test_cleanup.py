@@ -120,7 +120,7 @@ def test_one_that_leaves_by_itself_while_it_is_looked_at(run: RunFolder, monkeyp
         if len(looks) == 3:
             lock.__exit__(None, None, None)
 
-    monkeypatch.setattr(cleanup.time, "sleep", sleep)
+    monkeypatch.setattr(time, "sleep", sleep)
     assert end_orphan(run) is None
     assert len(looks) == 3
 

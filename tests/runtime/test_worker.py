@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,11 @@ import pytest
 
 from lorasmith.errors import ConfigError, ExitCode, NonFiniteError, ResourceError
 from lorasmith.runs.events import CheckpointSaved, RunStarted, RunStopped, StepCompleted
-from lorasmith.runs.ledger import read_events
+from lorasmith.runs.ledger import Ledger, read_events
 from lorasmith.runs.locks import FolderLock, facts_of_holder, is_held
 from lorasmith.runs.process_files import request_stop
 from lorasmith.runtime import worker
-from lorasmith.runtime.processes import launch
+from lorasmith.runtime.processes import launch, launch_worker
 from lorasmith.session import begin as begin_module
 from lorasmith.session import build
 from lorasmith.session.recorder import Recorder
@@ -30,7 +31,7 @@ def attempt(workshop: Workshop, *more: str) -> int:
 def staged(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> Workshop:
     workshop.run.root.mkdir()
     stage(workshop.start_new(4))
-    monkeypatch.setattr(worker.signal, "signal", lambda number, handler: None)
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
     return workshop
 
 
@@ -100,7 +101,7 @@ def test_the_exit_code_tells_where_not_even_the_last_line_can_be_written(
         raise ResourceError("disk_full", path="/x")
 
     monkeypatch.setattr(begin_module, "begin", full)
-    monkeypatch.setattr(worker.Ledger, "sync", full)
+    monkeypatch.setattr(Ledger, "sync", full)
     assert attempt(staged) == ExitCode.NO_RESOURCE
     assert "disk_full" in capsys.readouterr().err
 
@@ -201,8 +202,6 @@ def test_state_and_target_are_on_disk_before_the_first_step(staged: Workshop, mo
 @pytest.mark.ci
 def test_as_a_program_it_ends_with_its_exit_code(tmp_path: Path) -> None:
     """Through the real thing, on a run folder that has nothing staged."""
-    from lorasmith.runtime.supervisor import launch_worker
-
     process = launch_worker([str(tmp_path / "nothing"), "--attempt", "1", "--stop-at", "1"])
     assert process.wait(timeout=200) == ExitCode.CRASHED
 

@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from typing import Any
+from unittest.mock import patch
 
 from lorasmith.runtime import worker
 from tests.runtime.hanging import hang_begins
@@ -25,9 +26,10 @@ def sleep_in_forward() -> None:
 
 def main(how: str, arguments: list[str]) -> int:
     from lorasmith.engine.execution import EagerExecution
+    from lorasmith.engine.step import train_step as real_step
     from lorasmith.session import loop as loop_module
 
-    real, real_step = EagerExecution.forward_backward, loop_module.train_step
+    real = EagerExecution.forward_backward
     calls = 0
 
     def forward_backward(*given: Any) -> Any:
@@ -51,8 +53,8 @@ def main(how: str, arguments: list[str]) -> int:
             os.kill(os.getpid(), signal.SIGKILL)
         return real_step(state, context, beat=beat)
 
-    EagerExecution.forward_backward = forward_backward  # type: ignore[method-assign]
-    loop_module.train_step = train_step
+    EagerExecution.forward_backward = forward_backward
+    patch.object(loop_module, "train_step", train_step).start()
     return worker.main(arguments)
 
 

@@ -11,6 +11,7 @@ import os
 import sys
 from pathlib import Path
 from typing import IO
+from unittest.mock import patch
 
 from lorasmith.config import RunConfig
 from lorasmith.runs.layout import RunFolder
@@ -34,12 +35,12 @@ def main(mode: str, folder: str, count: str, *settings: str) -> None:
     if watch.pop("quick", 0):
         processes.INTERRUPT_SECONDS = processes.TERMINATE_SECONDS = 0.1
     if watch.pop("patient", 0):
-        cleanup.INTERRUPT_SECONDS = 100.0
+        patch.object(cleanup, "INTERRUPT_SECONDS", 100.0).start()
     stop_signals.SAME_PRESS_SECONDS = watch.pop("press", stop_signals.SAME_PRESS_SECONDS)
     config = RunConfig().with_values({("watch", name): value for name, value in watch.items()})
     if mode.startswith(HANGING):
         os.environ[hanging.VARIABLE] = str(run.root.with_name("hangs"))
-        supervisor_module.ObservedClock = hanging.HangClock  # type: ignore[misc]
+        patch.object(supervisor_module, "ObservedClock", hanging.HangClock).start()
         processes.STACK_SECONDS = hanging.STACK_SECONDS
         launch_child = hanging.launching(launch_child)
     supervisor = Supervisor(planned(run, config, int(count)), launch=launch_child)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from lorasmith.engine.device import environment
 from lorasmith.errors import ExitCode
 from lorasmith.runs.events import CheckpointSaved, RunStarted, StepCompleted
 from lorasmith.runs.ledger import read_events
@@ -139,8 +140,7 @@ def test_a_state_without_a_readable_manifest_is_set_aside(workshop: Workshop) ->
 
 def test_other_software_is_told(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     workshop.new(1)
-    really = build.environment
-    monkeypatch.setattr(build, "environment", lambda *given, **named: {**really(*given, **named), "torch": "9.9"})
+    monkeypatch.setattr(build, "environment", lambda *given, **named: {**environment(*given, **named), "torch": "9.9"})
     outcome = workshop.go_on(1)
     (warned,) = outcome.warned
     assert (warned.code, warned.attempt) == ("fingerprint_changed", 2)

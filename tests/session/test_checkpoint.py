@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import pickletools
+import shutil
 import zipfile
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -20,6 +21,7 @@ from lorasmith.engine.state import Origin, TrainState
 from lorasmith.errors import InputError, NonFiniteError, NoStateError, ResourceError, ResumeError
 from lorasmith.faults import choose_fault
 from lorasmith.runs import durable
+from lorasmith.runs.durable import write_durably
 from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.states import SavedState, damage_of, find_states, manifest_bytes, sha256_of
 from lorasmith.runtime.cleanup import remove_unfinished
@@ -126,7 +128,6 @@ def test_a_full_disk_at_each_write(run: RunFolder, monkeypatch: pytest.MonkeyPat
     """Whichever write it is, the error names the disk, nothing of the new state is left, the earlier one is whole."""
     good = save(run, made(1))
     before = tree(run.root)
-    really = checkpoint.write_durably
     for failing in range(len(FILES)):
         written: list[Path] = []
 
@@ -134,7 +135,7 @@ def test_a_full_disk_at_each_write(run: RunFolder, monkeypatch: pytest.MonkeyPat
             if len(written) == failing:
                 path.write_bytes(data[: len(data) // 2])
                 raise OSError(errno.ENOSPC, "No space left on device", str(path))
-            really(path, data)
+            write_durably(path, data)
             written.append(path)
 
         with monkeypatch.context() as patch, pytest.raises(ResourceError) as caught:
@@ -171,10 +172,8 @@ def test_a_disk_that_is_full_at_any_point_is_named(run: RunFolder, point: str) -
 
 
 def test_a_disk_that_does_not_keep_what_it_was_given(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    really = checkpoint.write_durably
-
     def forgetful(path: Path, data: bytes) -> None:
-        really(path, b"\0" * len(data) if path.name == "optimizer.pt" else data)
+        write_durably(path, b"\0" * len(data) if path.name == "optimizer.pt" else data)
 
     monkeypatch.setattr(checkpoint, "write_durably", forgetful)
     with pytest.raises(ResourceError) as caught:
@@ -294,7 +293,7 @@ def test_there_is_nothing_to_remove(run: RunFolder) -> None:
 def test_half_removed_it_does_not_look_like_a_state(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     for step in range(2):
         save(run, made(step))
-    monkeypatch.setattr(checkpoint.shutil, "rmtree", lambda path, **_: (path / "optimizer.pt").unlink())
+    monkeypatch.setattr(shutil, "rmtree", lambda path, **_: (path / "optimizer.pt").unlink())
     prune_states(run, keep=1)
     states, unreadable = find_states(run.root)
     assert ([state.step for state in states], unreadable) == ([1], [])
@@ -331,8 +330,8 @@ def test_stepping_back_to_where_one_stands_does_nothing(run: RunFolder) -> None:
 
 @pytest.mark.parametrize(("free", "is_enough"), [(10**9, True), (100, False)])
 def test_room(run: RunFolder, monkeypatch: pytest.MonkeyPatch, free: int, is_enough: bool) -> None:
-    usage = checkpoint.shutil.disk_usage(run.root)
-    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: usage._replace(free=free))
+    usage = shutil.disk_usage(run.root)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=free))
     if is_enough:
         check_disk_space(run, made())
     else:
@@ -347,7 +346,7 @@ def test_what_is_pruned_has_lost_its_name_on_the_disk_before_its_files(
     for step in (1, 2, 3, 4):
         save(run, made(step))
     seen: list[str] = []
-    removing = checkpoint.shutil.rmtree
+    removing = shutil.rmtree
 
     def synced(folder: Path) -> None:
         seen.append(f"synced {len(find_states(run.root)[0])}")
@@ -357,7 +356,7 @@ def test_what_is_pruned_has_lost_its_name_on_the_disk_before_its_files(
         removing(folder)
 
     monkeypatch.setattr(checkpoint, "sync_folder", synced)
-    monkeypatch.setattr(checkpoint.shutil, "rmtree", removed)
+    monkeypatch.setattr(shutil, "rmtree", removed)
     assert len(prune_states(run, keep=2)) == 2
     assert seen == ["synced 2", "removed", "removed"]
     assert prune_states(run, keep=2) == [] and len(seen) == 3

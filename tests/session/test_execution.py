@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from lorasmith.config import RunConfig
-from lorasmith.engine import compiled
 from lorasmith.engine.captured import CapturedExecution
 from lorasmith.engine.device import Device
 from lorasmith.engine.execution import EagerExecution
@@ -144,7 +143,7 @@ def test_without_a_compiler_the_whole_run_is_eager(
     def no_compiler(*_: Any, **__: Any) -> Any:
         raise RuntimeError("No working C++ compiler found")
 
-    monkeypatch.setattr(compiled.torch, "compile", lambda *_, **__: no_compiler)
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: no_compiler)
     eager, failed = make_workshop("eager"), make_workshop("failed")
     eager.new(2, TRAINED)
     outcome = failed.new(2, {**TRAINED, ("machine", "execution"): "compiled"})
@@ -164,7 +163,7 @@ def test_files_that_a_killed_compiler_left_do_no_harm(workshop: Workshop, monkey
         return given[0]
 
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "shared")
-    monkeypatch.setattr(compiled.torch, "compile", compiler)
+    monkeypatch.setattr(torch, "compile", compiler)
     outcome = workshop.new(2, {**TRAINED, ("machine", "execution"): "compiled"})
     assert not outcome.warned and folders[0] == "shared"
     assert outcome.of(RunStarted)[0].fingerprint["execution"] == "compiled"

@@ -12,6 +12,7 @@ from lorasmith.config import AdapterConfig
 from lorasmith.errors import ExitCode, ModelError
 from lorasmith.runs.events import RunStopped, WorkerRestarted
 from lorasmith.runs.layout import RunFolder
+from lorasmith.runs.promotion import promote
 from lorasmith.session import begin as begin_module
 from lorasmith.session.initial_state import read_init_from
 from tests.end_to_end.workshop import Values, Workshop
@@ -59,7 +60,7 @@ def test_starting_from_the_lora_of_the_run_that_makes_room(
 ) -> None:
     """A worker that dies when the old run lies in the backup, and nothing is saved yet: the next one finds the file."""
     unlucky, straight = make_workshop("unlucky"), make_workshop("straight")
-    promote, times = begin_module.promote, []
+    times = []
 
     def dies_once(run: RunFolder, *, now: datetime) -> None:
         promote(run, now=now)

@@ -16,7 +16,6 @@ from lorasmith.errors import ConfigError
 from lorasmith.families import footprint_of
 from lorasmith.families.flow_footprint import with_encoders
 from lorasmith.families.krea2.footprint import denoiser_footprint
-from lorasmith.families.places import whole
 from lorasmith.families.recognize import recognize
 from lorasmith.families.weights import BaseWeights, ComponentNames, NoiseSettings
 from lorasmith.session.lanes import (
@@ -41,7 +40,7 @@ CUDA = {("machine", "device"): "cuda"}
 def weights_of(family: str) -> BaseWeights:
     folder = files(f"lorasmith.families.{family}") / "configs"
     configs = {Path(str(path)).stem: json.loads(path.read_text(encoding="utf-8")) for path in folder.iterdir()}
-    names = ComponentNames({}, {}, {}, lambda names: {name: whole(name) for name in names}, lambda names: {})
+    names = ComponentNames({}, {}, {}, lambda _, names: {}, lambda _, names: {})
     return BaseWeights(
         path=Path("model"),
         layout="single_file",

@@ -10,6 +10,7 @@ from lorasmith.errors import ExitCode
 from lorasmith.runs.events import AdapterExported, CheckpointSaved, Event, RunStarted, RunStopped, StepCompleted
 from lorasmith.runs.ledger import Ledger
 from lorasmith.session import outputs, recorder
+from lorasmith.session.checkpoint import save_state
 from lorasmith.session.recorder import Recorder
 from tests.end_to_end.workshop import Workshop
 
@@ -52,7 +53,7 @@ def test_a_stop_that_another_process_was_asked_for_stops_this_one(
 def test_steps_are_on_the_disk_before_their_state(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     """A power cut may not leave a state whose steps the ledger does not have."""
     seen: list[str] = []
-    append, sync, save_state = Ledger.append, Ledger.sync, outputs.save_state
+    append, sync = Ledger.append, Ledger.sync
 
     def appended(self: Ledger, event: Event) -> None:
         seen.append(type(event).__name__)

@@ -1,6 +1,7 @@
 """Operations of a step: against torch's counter on the step itself, with the layers of the libraries."""
 
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -21,13 +22,14 @@ RANK = 4
 @pytest.mark.parametrize("has_convolutions", [False, True])
 def test_a_step_is_counted_as_torch_does(base_model, has_convolutions: bool) -> None:
     family = load_family(recognize(base_model))
-    models = family.load_models(trained=(), dtype=torch.float32, device=torch.device("cpu"))
+    models = family.load_models(trained=(), dtype=torch.float32, to=torch.device("cpu"))
     shapes = shapes_of(models)
     targets = [target for target in family.target_modules(models) if has_convolutions or not target.spec.has_neighbours]
     settings = {target.name: LayerSettings(RANK, RANK) for target in targets}
     adapter = FlatAdapter.attach(adapter_kind("lora", {}), targets, settings, seed=1)
     adapter.set_training(True)
-    width = models["denoiser"].config.cross_attention_dim
+    denoiser: Any = models["denoiser"]
+    width = denoiser.config.cross_attention_dim
     inputs = {LATENTS: torch.randn(4, 8, 12), "prompt_embeds": torch.randn(77, width)}
     meter = Meter(partial(family.forward_work, shapes), adapter, [CachedExample(inputs)])
     conditioning = {"prompt_embeds": inputs["prompt_embeds"][None]}

@@ -38,4 +38,4 @@ def test_the_plot_is_what_training_draws(process: FlowMatching) -> None:
 
 
 def test_a_process_with_timesteps_has_no_levels() -> None:
-    assert level_shares(object(), [example(WIDE, 1)], TOKEN) == ()  # type: ignore[arg-type]
+    assert level_shares(object(), [example(WIDE, 1)], TOKEN) == ()

@@ -67,7 +67,7 @@ def found(folder: Path, *, prompts: tuple[str, ...] = (), weighted: bool = False
     values: Values = {("dataset", "folder"): str(folder), ("evaluation", "sample_prompts"): prompts}
     config = RunConfig().with_values({**values, ("model", "weighted_captions"): weighted})
     seen = scan(PictureFolder(folder), Cutting(64, 8), trigger_word="sks", skip_bad=False, check_pixels=False)
-    return caption_notices(config, ThreeWords(), seen.examples)  # type: ignore[arg-type]
+    return caption_notices(config, ThreeWords(), seen.examples)
 
 
 def test_captions_with_their_trigger_word_and_prompts(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ def example_of(name: str, side: int, repeats: int = 1, *, subset: int = 0, is_re
     original = Size(2 * side, side)
     cut = (original, size, size, Offset(0, 0))
     facts = {"subset": subset, "is_regularisation": is_reg, "text": "a, B"}
-    return Example(Path(name), "a", repeats, *cut, "", "", **facts)  # type: ignore[arg-type]
+    return Example(Path(name), "a", repeats, *cut, "", "", **facts)
 
 
 def test_a_run_without_tables_has_no_datasets() -> None:

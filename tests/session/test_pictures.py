@@ -30,7 +30,7 @@ def test_by_default_no_picture_varies() -> None:
 def test_mirrored_pictures_need_no_vae_later() -> None:
     plan = picture_plan(configured(flip=True), [example_of("a")])
     assert (plan.is_live, plan.beforehand) == (False, (mirrored(example_of("a")),))
-    cached = {plan.beforehand[0]: CachedExample({"latents": None})}  # type: ignore[dict-item]
+    cached = {plan.beforehand[0]: CachedExample({"latents": None})}
     assert len(plan.inputs(1, cached, lambda _: {}, lambda: pytest.fail("loads the VAE"))) == 1
 
 

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
+from lorasmith.engine import step
 from lorasmith.engine.device import Device
 from lorasmith.runs.events import CheckpointSaved, StepCompleted
-from lorasmith.session import loop, outputs, recorder
+from lorasmith.session import checkpoint, loop, outputs, recorder
 from lorasmith.session.recorder import Recorder
 from tests.end_to_end.workshop import Workshop
 
@@ -16,10 +17,10 @@ EVERY_TWO: dict[tuple[str, str], Any] = {("cadence", "save_every"): 2}
 def test_a_late_reader_runs_one_step_ahead(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     """Step k is written down after step k + 1 was computed, and before anything is saved."""
     seen: list[str] = []
-    step, done, save = loop.train_step, Recorder.write_step, outputs.save_state
+    done = Recorder.write_step
 
     def train_step(state: Any, context: Any, **how: Any) -> Any:
-        outcome = step(state, context, **how)
+        outcome = step.train_step(state, context, **how)
         seen.append(f"computed {outcome.step}")
         return outcome
 
@@ -29,7 +30,7 @@ def test_a_late_reader_runs_one_step_ahead(workshop: Workshop, monkeypatch: pyte
 
     def saved(state: Any, *given: Any, **named: Any) -> Any:
         seen.append(f"saved {state.step}")
-        return save(state, *given, **named)
+        return checkpoint.save_state(state, *given, **named)
 
     monkeypatch.setattr(loop, "train_step", train_step)
     monkeypatch.setattr(Recorder, "write_step", write_step)
@@ -45,15 +46,14 @@ def test_a_late_reader_runs_one_step_ahead(workshop: Workshop, monkeypatch: pyte
 def test_seconds_are_those_of_the_step(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     """Loading, saving and exporting have their own time."""
     clock = [0.0]
-    step, save = loop.train_step, outputs.save_state
 
     def train_step(state: Any, context: Any, **how: Any) -> Any:
         clock[0] += 2.0
-        return step(state, context, **how)
+        return step.train_step(state, context, **how)
 
     def saving(*arguments: Any, **named: Any) -> Any:
         clock[0] += 1000.0
-        return save(*arguments, **named)
+        return checkpoint.save_state(*arguments, **named)
 
     monkeypatch.setattr(loop, "train_step", train_step)
     monkeypatch.setattr(outputs, "save_state", saving)

@@ -17,5 +17,5 @@ if __name__ == "__main__":
         arguments.remove("--test-failure")
         fields = {"step": 3, "pictures": ["a.png", "b.png"], "timesteps": [1, 2]}
         fake.supervisor["failure"] = ("non_finite", fields, ExitCode.NON_FINITE)
-    train.train = partial(train.train, engine=fake.engine())  # type: ignore[assignment]
+    train.train = partial(train.train, engine=fake.engine())
     sys.exit(cli.main(["train", *arguments], script="python train_lora.py"))

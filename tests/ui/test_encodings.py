@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,7 @@ def streams(monkeypatch: pytest.MonkeyPatch) -> Streams:
             found = []
             for file in files.values():
                 file.flush()
-                found.append(file.buffer.getvalue().decode(file.encoding))  # type: ignore[attr-defined]
+                found.append(file.buffer.getvalue().decode(file.encoding))
             return found[0], found[1]
 
         return read
@@ -140,4 +141,5 @@ def test_what_stands_in_place_of_a_sign(streams: Streams, encoding: str, text: s
     make_streams_lenient()
     sys.stdout.write(text)
     sys.stdout.flush()
-    assert sys.stdout.buffer.getvalue() == shown  # type: ignore[attr-defined]
+    buffer: Any = sys.stdout.buffer
+    assert buffer.getvalue() == shown

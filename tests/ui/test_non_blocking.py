@@ -57,7 +57,7 @@ def test_what_moves_is_not_drawn_for_nobody(pipe: tuple[int, TextIO]) -> None:
         screen.line(line)
     for _ in range(50):
         now[0] += 1.0
-        screen.status(lambda width, only_ascii: asked.append(now[0]) or "moving", 0.5)  # type: ignore[func-returns-value]
+        screen.status(lambda width, only_ascii: asked.append(now[0]) or "moving", 0.5)
     assert screen.is_behind
     assert len(asked) <= 1  # where it first appears
     screen.close()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import os
+from functools import partial
 
 import pytest
 
@@ -26,7 +27,7 @@ def test_a_file_gets_a_line_every_tenth_or_every_ten_seconds() -> None:
     out, clock = io.StringIO(), Clock()
     screen = PlainScreen(out, now=clock)
     for number in range(1, 101):
-        screen.status(lambda width, only_ascii, number=number: f"{number} {width}", number / 100)
+        screen.status(partial("{0} {1}".format, number), number / 100)
     assert out.getvalue().split("\n") == [*(f"{number} None" for number in range(10, 101, 10)), ""]
     clock.now += LINE_SECONDS
     screen.status(lambda *_: "late", 1.0)

@@ -34,7 +34,7 @@ def start(tmp_path: Path) -> Start:
 
 def watched(start: Start, **options: object) -> tuple[int, str]:
     out = io.StringIO()
-    supervisor = FakeSupervisor(start, **options)  # type: ignore[arg-type]
+    supervisor = FakeSupervisor(start, **options)
     status = watch(
         start, supervisor, words=Translator("en"), command="lorasmith train", verbose=False, screen=PlainScreen(out)
     )

@@ -28,7 +28,7 @@ from lorasmith.families.flux1.layout import CLIP, LENGTH, PATCH, T5
 from lorasmith.families.flux1.text import MOST, encode_clip, encode_t5, first_unseen_tag, t5_builder, t5_ids
 from lorasmith.families.flux1.work import denoiser_work
 from lorasmith.families.forward_work import ForwardWork, Shapes
-from lorasmith.families.loading import Build, StoreOf, load_component, on_meta_device
+from lorasmith.families.loading import Build, Destination, load_component, on_meta_device
 from lorasmith.families.stored_tensors import DtypeOf
 from lorasmith.families.t5_text import t5_tokenizer
 from lorasmith.families.t5_vocabulary import t5_tokenizer_files
@@ -85,7 +85,7 @@ class Flux1(FlowTransformer):
     def text_description(self) -> list[Any]:
         return [LENGTH]
 
-    def _load(self, component: str, dtype: torch.dtype | DtypeOf, to: torch.device | StoreOf) -> nn.Module:
+    def _load(self, component: str, dtype: torch.dtype | DtypeOf, to: Destination) -> nn.Module:
         if component != CLIP:
             return super()._load(component, dtype, to)
         return load_component(

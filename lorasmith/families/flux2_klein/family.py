@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ from lorasmith.families.flux2_klein.text import TEMPLATE, encode, token_ids
 from lorasmith.families.flux2_klein.work import denoiser_work
 from lorasmith.families.flux2_vae import decode_with_vae, encode_with_vae, vae_builder
 from lorasmith.families.forward_work import ForwardWork, Shapes
-from lorasmith.families.loading import Build, StoreOf, on_meta_device
+from lorasmith.families.loading import Build, Destination, StoreOf, on_meta_device
 from lorasmith.families.qwen_text import qwen3_builder
 from lorasmith.families.qwen_transformer import EMBEDS, TEXT, QwenTransformer
 
@@ -82,14 +83,10 @@ class Flux2Klein(QwenTransformer):
     def text_layers(self) -> int:
         return LAYERS
 
-    def load_models(
-        self, *, trained: Collection[str], dtype: torch.dtype, device: torch.device, store: StoreOf | None = None
-    ) -> dict[str, nn.Module]:
-        if store is not None:
-            return super().load_models(
-                trained=trained, dtype=dtype, device=device, store=lambda model: _JoiningStore(model, store)
-            )
-        models = super().load_models(trained=trained, dtype=dtype, device=device)
+    def load_models(self, *, trained: Collection[str], dtype: torch.dtype, to: Destination) -> dict[str, nn.Module]:
+        if not isinstance(to, torch.device):
+            return super().load_models(trained=trained, dtype=dtype, to=partial(_JoiningStore, store=to))
+        models = super().load_models(trained=trained, dtype=dtype, to=to)
         join_projections(models["denoiser"])
         return models
 

@@ -19,7 +19,7 @@ from tests.families.made_once import made_once
 from tests.families.qwen_miniature import fill, original_vae_name, write_tokenizer
 
 WORDS = "a red circle, a blue ring, green, black, white"
-DENOISER = {
+DENOISER: dict[str, Any] = {
     "in_channels": 4,
     "out_channels": 4,
     "num_attention_heads": 2,
@@ -129,7 +129,7 @@ def make_split(folder: Path, models: Path, *, prefix: str = "net.", name: str = 
     denoiser = {prefix + native_name(key): tensor for key, tensor in parts["transformer"].items()}
     denoiser |= {f"{prefix}llm_adapter.{key}": tensor for key, tensor in parts["text_conditioner"].items()}
     denoiser[f"{prefix}pos_embedder.seq"] = torch.arange(4.0)
-    vae = {original_vae_name(key, VAE["num_res_blocks"]): tensor for key, tensor in parts["vae"].items()}  # type: ignore[arg-type]
+    vae = {original_vae_name(key, VAE["num_res_blocks"]): tensor for key, tensor in parts["vae"].items()}
     text = {f"model.{key}": tensor for key, tensor in parts["text_encoder"].items()}
     saved = {
         models / "diffusion_models" / f"{name}.safetensors": denoiser,

@@ -3,29 +3,34 @@ hidden."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from lorasmith.diffusion.sampling import denoise
 from lorasmith.families import load_family
 from lorasmith.families.anima.family import CONDITIONER, EMBEDS, TEXT, Anima
 from lorasmith.families.anima.layout import MOST
 from lorasmith.families.anima.text import encode
-from lorasmith.families.recognize import recognize
 from lorasmith.families.weights import TextSettings
+from tests.contracts.flow_contract import FlowContract
 from tests.families.anima.miniature import make_model
 from tests.families.anima.torchvision import TRANSFORMS
-from tests.families.flow import CAPTIONS, CPU, FlowTests, Reference, difference, drawn
+from tests.families.flow import CAPTIONS, CPU, STEPS, Reference, difference, drawn, load_reference
 
 
 @dataclass(frozen=True)
 class Loaded(Reference):
+    kind = Anima
     denoiser = "CosmosTransformer3DModel"
     latents = (4, 16, 20)
     rounding = 5e-3
+    captions: ClassVar = (*CAPTIONS, "red " * 900)
+    text_rounding = 5e-3
+    lengths = (MOST, MOST)
+    sample_rounding = 1e-2  # of the texts in bfloat16
+    shifts: ClassVar = {8: (1.0, 3.0), 64: (1.0, 3.0)}
 
     @torch.no_grad()
     def text(self, *captions: str) -> Tensor:
@@ -59,6 +64,39 @@ class Loaded(Reference):
     ) -> Tensor:
         return self.theirs(latents, levels, captions, **models)
 
+    def text_encoders_there(self) -> dict[str, tuple[nn.Module, tuple[str, ...]]]:
+        return {component: (getattr(self.pipeline, component), ()) for component in (TEXT, CONDITIONER)}
+
+    def texts_there(self, *captions: str) -> list[dict[str, Tensor]]:
+        """The pipeline pads a text with zeros to 512 tokens: what is kept is without them."""
+        found = []
+        for caption, text in zip(captions, self.text(*captions), strict=True):
+            tokens = self.family.tokenize(caption)
+            count = len(tokens["t5_token_ids"])
+            assert max(map(len, tokens.values())) <= MOST == len(text) and not text[count:].any()
+            found.append({EMBEDS: text[:count]})
+        return found
+
+    def encoders_in_float32(self) -> dict[str, Any]:
+        """States behind the final norm."""
+        from diffusers import AnimaTextConditioner
+        from transformers import Qwen3Model
+
+        kinds: dict[str, Any] = {TEXT: Qwen3Model, CONDITIONER: AnimaTextConditioner}
+        return {
+            component: kind.from_pretrained(self.folder / component, dtype=torch.float32).eval()
+            for component, kind in kinds.items()
+        }
+
+    def encoded(self, encoders: Mapping[str, Any], caption: str) -> Tensor:
+        tokens = self.family.tokenize(caption)
+        return encode(encoders[TEXT], encoders[CONDITIONER], tokens["token_ids"], tokens["t5_token_ids"])
+
+    def sampled_there(self, noise: Tensor, caption: str) -> Tensor:
+        asked = {"height": 64, "width": 48, "num_inference_steps": STEPS, "latents": noise[:, :, None]}
+        sample: Tensor = self.pipeline(prompt=caption, **asked, output="latents")
+        return sample[:, :, 0]
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _torchvision() -> Iterator[None]:
@@ -73,62 +111,16 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
 
     folder = make_model(tmp_path_factory.mktemp("anima") / "model")
     pipeline = ModularPipeline.from_pretrained(folder, local_files_only=True)
-    types = {"text_encoder": torch.bfloat16, "text_conditioner": torch.bfloat16, "default": torch.float32}
+    types = {TEXT: torch.bfloat16, CONDITIONER: torch.bfloat16, "default": torch.float32}
     pipeline.load_components(dtype=types, local_files_only=True)
-    family = load_family(recognize(folder))
-    assert isinstance(family, Anima)
-    models = family.load_models(trained=[], dtype=torch.float32, device=CPU)
-    return Loaded(folder, family, family.load_encoders(CPU), models, pipeline)
+    return load_reference(Loaded, folder, pipeline)
 
 
-class TestAsEveryFamily(FlowTests):
-    """Types, predictions and targets beside the pipeline's."""
-
-
-# -- loading ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("component", "buffer"), [(TEXT, "rotary_emb.inv_freq"), (CONDITIONER, "rotary_emb.inv_freq")])
-def test_text_encoder_and_conditioner_are_those_of_the_pipeline(loaded: Loaded, component: str, buffer: str) -> None:
-    ours, theirs = loaded.encoders[component], getattr(loaded.pipeline, component)
-    expected = theirs.state_dict()
-    assert ours.state_dict().keys() == expected.keys()
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in ours.state_dict().items())
-    assert {tensor.dtype for tensor in ours.parameters()} == {torch.bfloat16}
-    frequencies = ours.get_buffer(buffer)
-    assert frequencies.dtype == torch.float32
-    assert torch.allclose(frequencies, theirs.get_buffer(buffer).float(), rtol=2**-8)
+class TestContract(FlowContract):
+    """As every family."""
 
 
 # -- text ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("caption", [*CAPTIONS, "red " * 900])
-def test_captions_are_encoded_as_by_the_pipeline(loaded: Loaded, caption: str) -> None:
-    """The pipeline pads a text with zeros to 512 tokens: what is kept is without them."""
-    (expected,) = loaded.text(caption)
-    found = loaded.inputs(caption)[0][EMBEDS]
-    tokens = loaded.family.tokenize(caption)
-    assert found.dtype == torch.bfloat16 and found.shape == (len(tokens["t5_token_ids"]), 24)
-    assert max(map(len, tokens.values())) <= MOST == expected.shape[0]
-    assert difference(found, expected[: len(found)]) < 5e-3 and not expected[len(found) :].any()
-
-
-def test_captions_in_float32_are_exactly_those_of_a_batch_of_the_pipeline(loaded: Loaded) -> None:
-    """States behind the final norm; the padding of a batch, which it masks, changes nothing."""
-    from diffusers import AnimaTextConditioner
-    from transformers import Qwen3Model
-
-    encoder = Qwen3Model.from_pretrained(loaded.folder / TEXT, dtype=torch.float32).eval()
-    conditioner = AnimaTextConditioner.from_pretrained(loaded.folder / CONDITIONER, dtype=torch.float32)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(vars(loaded.pipeline), TEXT, encoder)
-        patch.setitem(vars(loaded.pipeline), CONDITIONER, conditioner)
-        expected = loaded.text(*CAPTIONS)
-        for caption, text in zip(CAPTIONS, expected, strict=True):
-            tokens = loaded.family.tokenize(caption)
-            found = encode(encoder, conditioner, tokens["token_ids"], tokens["t5_token_ids"])
-            assert difference(found, text[: len(found)]) < 1e-5
 
 
 CUT = {  # caption -> tokens that are asked for, the first tag that is not seen whole
@@ -149,9 +141,7 @@ def test_a_caption_ends_where_either_tokenizer_cuts_it(loaded: Loaded, caption: 
 # -- the denoiser ----------------------------------------------------------------------------------
 
 
-def test_texts_of_a_batch_are_as_long_as_the_pipelines(loaded: Loaded) -> None:
-    """With its own texts, predictions are its to the rounding of float32."""
-    assert loaded.family.collate(loaded.inputs(*CAPTIONS))[EMBEDS].shape == (3, MOST, 24)
+def test_of_the_pipelines_texts_predictions_are_its_to_the_rounding_of_float32(loaded: Loaded) -> None:
     latents, levels = drawn(3, 4, 16, 20), (0.9, 0.5, 0.1)
     padded = [{EMBEDS: text} for text in loaded.text(*CAPTIONS)]
     assert difference(loaded.predict(latents, levels, padded), loaded.theirs(latents, levels, CAPTIONS)) < 1e-5
@@ -170,8 +160,6 @@ def test_positions_go_on_beyond_the_table_of_the_config(loaded: Loaded) -> None:
 
 
 WRONG = {  # relative differences that a good guess makes, at least
-    "time x 1000": 0.1,
-    "time reversed": 0.1,
     "text without its zeros": 0.01,
     "states before the final norm": 0.01,
     "no conditioner": 0.02,
@@ -187,11 +175,7 @@ def test_wrong_guesses_are_seen_by_these_tests(loaded: Loaded, guess: str) -> No
     right = loaded.theirs(latents, levels, [caption])
     rows, family, models = [{EMBEDS: loaded.text(caption)[0]}], loaded.family, loaded.models
     tokens = family.tokenize(caption)
-    if guess == "time x 1000":
-        levels = (900.0,)
-    elif guess == "time reversed":
-        levels = (0.1,)
-    elif guess == "states before the final norm":
+    if guess == "states before the final norm":
         rows = [{EMBEDS: _before_the_norm(loaded, tokens)}]
     elif guess == "no conditioner":
         rows = [{EMBEDS: loaded.encoders[CONDITIONER].get_submodule("embed")(tokens["t5_token_ids"])}]
@@ -227,22 +211,6 @@ def _before_the_norm(loaded: Loaded, tokens: Mapping[str, Tensor]) -> Tensor:
 # -- the process -----------------------------------------------------------------------------------
 
 
-def test_samples_are_those_of_the_pipeline(loaded: Loaded) -> None:
-    family, noise = loaded.family, drawn(1, 4, 8, 6)
-    asked = {"height": 64, "width": 48, "num_inference_steps": 5, "latents": noise[:, :, None]}
-    theirs = loaded.pipeline(prompt="a red circle", **asked, output="latents")[:, :, 0]
-    conditioning = family.conditioning(loaded.models, family.collate(loaded.inputs("", "a red circle")))
-
-    def predict(sample: Tensor, levels: Tensor) -> Tensor:
-        with torch.no_grad():
-            both = torch.cat([sample, sample]), torch.cat([levels, levels])
-            without, with_caption = family.predict(loaded.models, *both, conditioning).chunk(2)
-        return without + family.traits.sampling.guidance * (with_caption - without)
-
-    found = denoise(predict, family.noise_process(), noise, noise, denoising_strength=1.0, steps=5)
-    assert difference(found, theirs) < 1e-2  # of the texts in bfloat16
-
-
 def test_pictures_are_encoded_and_decoded_as_by_the_pipeline(loaded: Loaded) -> None:
     from diffusers.modular_pipelines.anima.encoders import encode_vae_image
 
@@ -251,9 +219,3 @@ def test_pictures_are_encoded_and_decoded_as_by_the_pipeline(loaded: Loaded) -> 
         expected = encode_vae_image(pixels[None], loaded.pipeline.vae, None, CPU, torch.float32, 4)[:, :, 0]
     found = loaded.family.encode_image(loaded.encoders, pixels)["latents"][None]
     assert difference(found, expected) < 1e-5
-
-
-def test_pictures_are_sampled_with_a_shift_and_trained_without(loaded: Loaded) -> None:
-    process = loaded.family.noise_process()
-    assert process.sampling_shift.factor((1, 4, 8, 8)) == 3.0 and process.training_shift.factor((1, 4, 8, 8)) == 1.0
-    assert float(process.timesteps(torch.tensor([0.5]), (1, 4, 8, 8))) == 0.5

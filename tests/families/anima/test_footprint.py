@@ -27,7 +27,7 @@ def kept_by(model: Any) -> int:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    text = torch.ones(1, 512, DENOISER["text_embed_dim"], dtype=torch.bfloat16)  # type: ignore[arg-type]
+    text = torch.ones(1, 512, DENOISER["text_embed_dim"], dtype=torch.bfloat16)
     picture = torch.ones(1, 5, 1, 2 * SIDE, 2 * SIDE, dtype=torch.bfloat16)
     with torch.autograd.graph.saved_tensors_hooks(noted, lambda tensor: tensor):
         (output,) = model(picture, torch.tensor([0.5]), text, return_dict=False)

@@ -41,7 +41,7 @@ def _model(blocks: int = 28) -> Any:
 
 def _published(blocks: int) -> dict[str, TargetModule]:
     models = {"denoiser": _model(blocks)}
-    return {target.name: target for target in Anima.target_modules(Anima, models)}  # type: ignore[arg-type]
+    return {target.name: target for target in Anima.target_modules(Anima, models)}
 
 
 @pytest.mark.parametrize(("blocks", "count", "chosen"), [(28, 454, 280), (40, 646, 400), (52, 838, 520)])
@@ -59,7 +59,7 @@ def test_every_linear_layer_has_a_row_with_its_published_size(blocks: int, count
 
 
 def test_blocks_that_are_compiled_once() -> None:
-    blocks = Anima.repeated_blocks(Anima, {"denoiser": _model()})  # type: ignore[arg-type]
+    blocks = Anima.repeated_blocks(Anima, {"denoiser": _model()})
     assert [type(block).__name__ for block in blocks] == ["CosmosTransformerBlock"] * 28
 
 
@@ -105,7 +105,7 @@ def _published_file(prefix: str, blocks: int = 28) -> Shapes:
 @pytest.mark.parametrize("blocks", [28, 40, 52])
 def test_the_configs_follow_from_the_shapes_of_the_published_models(blocks: int) -> None:
     assert denoiser_config(_shapes(blocks)) == {**PUBLISHED, "num_layers": blocks}
-    published = conditioner_builder()({}).config  # the class's own config is the published one
+    published: Any = conditioner_builder()({}).config  # the class's own config is the published one
     found = conditioner_config(_conditioner_shapes(), PUBLISHED)
     assert found == {name: value for name, value in published.items() if not name.startswith("_")}
 

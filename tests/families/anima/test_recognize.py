@@ -83,7 +83,7 @@ def test_comfyuis_files_hold_the_tensors_of_the_folder(folder: Path, tmp_path: P
     cpu = torch.device("cpu")
     for ours, theirs in (
         (whole.load_encoders(cpu), split.load_encoders(cpu)),
-        *((family.load_models(trained=(), dtype=torch.bfloat16, device=cpu) for family in (whole, split)),),
+        *((family.load_models(trained=(), dtype=torch.bfloat16, to=cpu) for family in (whole, split)),),
     ):
         for name, module in ours.items():
             expected, found = module.state_dict(), theirs[name].state_dict()
@@ -141,7 +141,7 @@ def test_the_one_that_qwen35_reads_captions_for_is_known_by_its_header(
     weights = recognize(file, form="base")
     assert (weights.family, weights.assumed) == ("anima", "")
     family = load_family(weights)
-    family.load_models(trained=(), dtype=torch.float32, device=torch.device("cpu"))
+    family.load_models(trained=(), dtype=torch.float32, to=torch.device("cpu"))
 
 
 def test_the_published_one_is_known(tmp_path: Path) -> None:

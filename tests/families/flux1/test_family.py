@@ -3,21 +3,18 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from lorasmith.diffusion.sampling import denoise
-from lorasmith.families import load_family
 from lorasmith.families.flow_transformer import packed, unpacked
 from lorasmith.families.flux1.family import EMBEDS, GUIDANCE, POOLED, Flux1
 from lorasmith.families.flux1.layout import LENGTH
-from lorasmith.families.recognize import recognize
-from tests.families.flow import CAPTIONS, CPU, FlowTests, Reference, difference, drawn
-from tests.families.flux1.miniature import POOLED as POOLED_WIDTH
-from tests.families.flux1.miniature import WIDTH, make_model
+from tests.contracts.flow_contract import FlowContract, FluxPictures
+from tests.families.flow import CPU, Reference, difference, drawn, load_pipeline, load_reference
+from tests.families.flux1.miniature import make_model
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,12 @@ class Text:
 
 @dataclass(frozen=True)
 class Loaded(Reference):
+    kind = Flux1
     denoiser = "FluxTransformer2DModel"
+    lengths = (LENGTH, LENGTH)
+    guidance = 3.5
+    # 256, 4096 and 1024 tokens, of pictures of 256, 1024 and 512 pixels
+    shifts: ClassVar = {side: 2 * (math.exp(log),) for side, log in ((32, 0.5), (128, 1.15), (64, 0.63))}
 
     @torch.no_grad()
     def text(self, *captions: str) -> Text:
@@ -55,76 +57,47 @@ class Loaded(Reference):
         kept = ("guidance", "txt_ids", "img_ids")
         inputs = {name: value if name in kept else value.to(denoiser.dtype) for name, value in named.items()}
         (found,) = denoiser(**inputs, return_dict=False)
-        return self.pipeline._unpack_latents(found, 8 * height, 8 * width, 8)  # type: ignore[no-any-return]
+        return self.pipeline._unpack_latents(found, 8 * height, 8 * width, 8)
 
     def predicted_there(
         self, latents: Tensor, levels: Sequence[float], captions: Sequence[str], **models: nn.Module
     ) -> Tensor:
         return self.called(latents, torch.tensor(levels), self.text(*captions), **models)
 
+    def text_encoders_there(self) -> dict[str, tuple[nn.Module, tuple[str, ...]]]:
+        return {
+            "text_encoder": (self.pipeline.text_encoder, ()),
+            "text_encoder_2": (self.pipeline.text_encoder_2.encoder, ()),
+        }
+
+    def texts_there(self, *captions: str) -> list[dict[str, Tensor]]:
+        """With the pipeline's padding."""
+        text = self.text(*captions)
+        return [{EMBEDS: embeds, POOLED: pooled} for embeds, pooled in zip(text.embeds, text.pooled, strict=True)]
+
+    def encoders_in_float32(self) -> dict[str, Any]:
+        return {}
+
+    def sampled_there(self, noise: Tensor, caption: str) -> Tensor:
+        text = self.text(caption)
+        texts = {"prompt_embeds": text.embeds.float(), "pooled_prompt_embeds": text.pooled.float()}
+        return unpacked(self.called_to_sample(packed(noise), **texts, guidance_scale=self.guidance), 4, 3)
+
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
-    from diffusers import FluxPipeline
-
     folder = make_model(tmp_path_factory.mktemp("flux1") / "model")
-    types = {"text_encoder": torch.bfloat16, "text_encoder_2": torch.bfloat16, "default": torch.float32}
-    pipeline = FluxPipeline.from_pretrained(folder, dtype=types, local_files_only=True)
-    pipeline.set_progress_bar_config(disable=True)
-    family = load_family(recognize(folder))
-    assert isinstance(family, Flux1)
-    models = family.load_models(trained=[], dtype=torch.float32, device=CPU)
-    return Loaded(folder, family, family.load_encoders(CPU), models, pipeline)
+    return load_reference(Loaded, folder, load_pipeline(folder, "FluxPipeline", ("text_encoder", "text_encoder_2")))
 
 
-class TestAsEveryFamily(FlowTests):
-    """Types, predictions and targets beside the pipeline's."""
-
-
-# -- loading ---------------------------------------------------------------------------------------
-
-
-def test_the_text_encoders_are_those_of_the_pipeline(loaded: Loaded) -> None:
-    ours, theirs = loaded.encoders["text_encoder_2"].state_dict(), loaded.pipeline.text_encoder_2.state_dict()
-    expected = {name.removeprefix("encoder."): tensor for name, tensor in theirs.items() if name != "shared.weight"}
-    assert ours.keys() == expected.keys()
-    assert all(tensor.dtype == expected[name].dtype == torch.bfloat16 for name, tensor in ours.items())
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in ours.items())
-    ours, theirs = loaded.encoders["text_encoder"].state_dict(), loaded.pipeline.text_encoder.state_dict()
-    assert ours.keys() == theirs.keys() and all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
-
-
-# -- pictures --------------------------------------------------------------------------------------
-
-
-def test_latents_are_shifted_and_scaled_as_the_pipeline_unscales_them(loaded: Loaded) -> None:
-    pixels = drawn(3, 48, 64).clamp(-1, 1)
-    vae = loaded.pipeline.vae
-    found = loaded.family.encode_image(loaded.encoders, pixels)["latents"]
-    with torch.no_grad():
-        mean = vae.encode(pixels[None]).latent_dist.mode()
-        picture = vae.decode(found[None] / 0.3611 + 0.1159).sample
-    assert difference(found[None], (mean - 0.1159) * 0.3611) < 1e-6
-    assert difference(loaded.family.decode_latents(loaded.encoders, found[None]), picture) < 1e-6
-
-
-# -- text ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("caption", [*CAPTIONS, "x " * 900])
-def test_captions_are_encoded_as_by_the_pipeline_with_its_padding(loaded: Loaded, caption: str) -> None:
-    text, (found,) = loaded.text(caption), loaded.inputs(caption)
-    assert found[EMBEDS].dtype == found[POOLED].dtype == torch.bfloat16
-    assert found[EMBEDS].shape == (LENGTH, WIDTH) and found[POOLED].shape == (POOLED_WIDTH,)
-    assert torch.equal(found[EMBEDS], text.embeds[0]) and torch.equal(found[POOLED], text.pooled[0])
+class TestContract(FlowContract, FluxPictures):
+    """As every family."""
 
 
 # -- the denoiser ----------------------------------------------------------------------------------
 
 
 WRONG = {  # relative differences that a good guess makes, at least
-    "time x 1000": 0.1,
-    "time reversed": 0.1,
     "guidance of samples": 0.05,
     "no padding": 0.02,
     "256 tokens": 0.01,
@@ -143,11 +116,7 @@ def test_wrong_guesses_are_seen_by_these_tests(loaded: Loaded, guess: str) -> No
     right = loaded.called(latents, level, text)
     length = len(loaded.family.tokenize("a red circle")["t5_ids"])
     changed: dict[str, Any] = {}
-    if guess == "time x 1000":
-        level = 1000 * level
-    elif guess == "time reversed":
-        level = 1 - level
-    elif guess == "guidance of samples":
+    if guess == "guidance of samples":
         changed["guidance"] = 3.5
     elif guess in ("no padding", "256 tokens"):
         tokens = length if guess == "no padding" else 256
@@ -172,39 +141,6 @@ def test_wrong_guesses_are_seen_by_these_tests(loaded: Loaded, guess: str) -> No
 # -- the process -----------------------------------------------------------------------------------
 
 
-def test_samples_are_those_of_the_pipeline(loaded: Loaded) -> None:
-    """Guidance is an input, and larger pictures are shifted more."""
-    family, noise = loaded.family, drawn(1, 4, 8, 6)
-    text = loaded.text("a red circle")
-    theirs = loaded.pipeline(
-        prompt_embeds=text.embeds.float(),
-        pooled_prompt_embeds=text.pooled.float(),
-        height=64,
-        width=48,
-        num_inference_steps=5,
-        guidance_scale=3.5,
-        latents=packed(noise),
-        output_type="latent",
-    ).images
-    conditioning = family.conditioning(loaded.models, family.collate(loaded.inputs("a red circle")))
-    conditioning[family.traits.sampling.guidance_input] = torch.tensor([3.5])
-
-    def predict(sample: Tensor, levels: Tensor) -> Tensor:
-        with torch.no_grad():
-            return family.predict(loaded.models, sample, levels, conditioning)
-
-    found = denoise(predict, family.noise_process(), noise, noise, denoising_strength=1.0, steps=5)
-    assert difference(packed(found), theirs) < 1e-4
-
-
 def test_guidance_is_1_in_training(loaded: Loaded) -> None:
     inputs = loaded.family.collate(loaded.inputs("a red circle", ""))
     assert loaded.family.conditioning(loaded.models, inputs)[GUIDANCE].tolist() == [1.0, 1.0]
-
-
-@pytest.mark.parametrize(("side", "logarithm"), [(32, 0.5), (128, 1.15), (64, 0.63)])
-def test_the_shift_is_that_of_the_resolution(loaded: Loaded, side: int, logarithm: float) -> None:
-    """256, 4096 and 1024 tokens, of pictures of 256, 1024 and 512 pixels."""
-    process = loaded.family.noise_process()
-    for shift in (process.training_shift, process.sampling_shift):
-        assert math.log(shift.factor((1, 16, side, side))) == pytest.approx(logarithm)

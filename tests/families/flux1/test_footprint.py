@@ -29,7 +29,7 @@ def kept_by(model: Any) -> int:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    half = {"dtype": torch.bfloat16}
+    half: Any = {"dtype": torch.bfloat16}
     with torch.autograd.graph.saved_tensors_hooks(noted, lambda tensor: tensor):
         (output,) = model(
             torch.ones(1, SIDE * SIDE, 16, **half),

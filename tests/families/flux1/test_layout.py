@@ -33,7 +33,7 @@ def published() -> Any:
 
 
 def targets_of(model: Any) -> dict[str, TargetModule]:
-    found = Flux1.target_modules(Flux1, {"denoiser": model})  # type: ignore[arg-type]
+    found = Flux1.target_modules(Flux1, {"denoiser": model})
     return {target.name: target for target in found}
 
 
@@ -46,7 +46,7 @@ def test_every_linear_layer_but_one_has_a_row_with_its_published_size(published:
     assert len(found) == len(table.modules) == 503 and table.form is PEFT
     linear = {f"denoiser.{path}" for path, module in published.named_modules() if isinstance(module, torch.nn.Linear)}
     assert linear - set(found) == {"denoiser.norm_out.linear"}
-    blocks = Flux1.repeated_blocks(Flux1, {"denoiser": published})  # type: ignore[arg-type]
+    blocks = Flux1.repeated_blocks(Flux1, {"denoiser": published})
     assert len(blocks) == 19 + 38
 
 

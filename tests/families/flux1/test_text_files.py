@@ -13,7 +13,13 @@ from lorasmith.families.ldm_configs import UnusualShapesError
 from lorasmith.families.places import shapes_at
 
 DENOISER = {"joint_attention_dim": 4096, "pooled_projection_dim": 768}
-T5 = {"d_model": 4096, "d_ff": 10_240, "num_heads": 64, "num_layers": 24, "feed_forward_proj": "gated-gelu"}
+T5 = {
+    "d_model": 4096,
+    "d_ff": 10_240,
+    "num_heads": 64,
+    "num_layers": 24,
+    "feed_forward_proj": "gated-gelu",
+}
 CLIP = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "eos_token_id": 2, "bos_token_id": 0}
 
 
@@ -23,8 +29,9 @@ def shapes_of(model: Any) -> dict[str, tuple[int, ...]]:
 
 @pytest.mark.parametrize("prefix", ["", "text_encoders.t5xxl.transformer."])
 def test_t5_is_found_and_its_config_follows(prefix: str) -> None:
+    settings: dict[str, Any] = {**T5, "tie_word_embeddings": False}
     with torch.device("meta"):
-        published = T5EncoderModel(T5Config(**T5, tie_word_embeddings=False))
+        published = T5EncoderModel(T5Config(**settings))
     stored = {prefix + name: shape for name, shape in shapes_of(published).items()}
     stored.pop(f"{prefix}encoder.embed_tokens.weight")
     found = shapes_at(find_t5(stored), stored)

@@ -1,30 +1,32 @@
 """FLUX.2 klein against diffusers' own pipeline, on the same miniature, whose every parameter is random."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from lorasmith.diffusion.sampling import denoise
-from lorasmith.families import load_family
 from lorasmith.families.flow_transformer import packed, unpacked
 from lorasmith.families.flux2_klein.family import Flux2Klein, join_projections, text_positions
 from lorasmith.families.flux2_klein.layout import LENGTH, TAPS
+from lorasmith.families.flux2_klein.shift import ShiftBySteps
 from lorasmith.families.flux2_klein.text import encode
 from lorasmith.families.qwen_transformer import EMBEDS
-from lorasmith.families.recognize import recognize
-from tests.families.flow import CAPTIONS, CPU, FlowTests, Reference, difference, drawn
+from tests.contracts.flow_contract import FlowContract
+from tests.families.flow import CPU, STEPS, Reference, difference, drawn, load_pipeline, load_reference
 from tests.families.flux2_klein.miniature import WIDTH, make_model
 
 
 @dataclass(frozen=True)
 class Loaded(Reference):
+    kind = Flux2Klein
     denoiser = "Flux2Transformer2DModel"
     latents = (16, 3, 4)
+    lengths = (LENGTH, LENGTH)
+    sampled = (16, 4, 3)
+    shifts: ClassVar = {side: (3.0, ShiftBySteps().factor((side, side), STEPS)) for side in (16, 64, 96)}
 
     @torch.no_grad()
     def text(self, *captions: str, **options: Any) -> tuple[Tensor, Tensor]:
@@ -36,7 +38,8 @@ class Loaded(Reference):
         """The transformer's output as the pipeline calls it."""
         embeds, positions = self.text(*captions)
         found = self.called(latents, torch.tensor(levels), embeds, positions, **models)
-        return unpacked(found, *latents.shape[2:], 1)
+        rows, columns = latents.shape[2:]
+        return unpacked(found, rows, columns, 1)
 
     @torch.no_grad()
     def called(self, latents: Tensor, level: Tensor, embeds: Tensor, positions: Tensor, **models: nn.Module) -> Tensor:
@@ -50,7 +53,7 @@ class Loaded(Reference):
             img_ids=self.pipeline._prepare_latent_ids(latents),
             return_dict=False,
         )
-        return found  # type: ignore[no-any-return]
+        return found
 
     def predicted_there(
         self, latents: Tensor, levels: Sequence[float], captions: Sequence[str], **models: nn.Module
@@ -65,36 +68,35 @@ class Loaded(Reference):
         separate = (".to_q.", ".to_k.", ".to_v.", ".add_q_proj.", ".add_k_proj.", ".add_v_proj.")
         return {name: one for name, one in theirs.state_dict().items() if not any(part in name for part in separate)}
 
+    def text_encoders_there(self) -> dict[str, tuple[nn.Module, tuple[str, ...]]]:
+        return {"text_encoder": (self.pipeline.text_encoder.model, ("layers.27.", "norm."))}
+
+    def texts_there(self, *captions: str) -> list[dict[str, Tensor]]:
+        """With the pipeline's padding."""
+        return [{EMBEDS: embeds} for embeds in self.text(*captions)[0]]
+
+    def encoders_in_float32(self) -> dict[str, Any]:
+        return {}
+
+    def sampled_there(self, noise: Tensor, caption: str) -> Tensor:
+        """Of the VAE's own scale: what the pipeline returns are no latents of the denoiser."""
+        (embeds, _), (without, _) = self.text(caption), self.text("")
+        texts = {"prompt_embeds": embeds.float(), "negative_prompt_embeds": without.float()}
+        sample = self.called_to_sample(noise, **texts, guidance_scale=self.guidance)
+        norm = self.pipeline.vae.bn
+        deviations = torch.sqrt(norm.running_var + self.pipeline.vae.config.batch_norm_eps).view(1, -1, 1, 1)
+        scaled: Tensor = (self.pipeline._patchify_latents(sample) - norm.running_mean.view(1, -1, 1, 1)) / deviations
+        return scaled
+
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
-    from diffusers import Flux2KleinPipeline
-
     folder = make_model(tmp_path_factory.mktemp("flux2_klein") / "model")
-    types = {"text_encoder": torch.bfloat16, "default": torch.float32}
-    pipeline = Flux2KleinPipeline.from_pretrained(folder, dtype=types, local_files_only=True)
-    pipeline.set_progress_bar_config(disable=True)
-    family = load_family(recognize(folder))
-    assert isinstance(family, Flux2Klein)
-    models = family.load_models(trained=[], dtype=torch.float32, device=CPU)
-    return Loaded(folder, family, family.load_encoders(CPU), models, pipeline)
+    return load_reference(Loaded, folder, load_pipeline(folder, "Flux2KleinPipeline"))
 
 
-class TestAsEveryFamily(FlowTests):
-    """Types, predictions and targets beside the pipeline's."""
-
-
-# -- loading ---------------------------------------------------------------------------------------
-
-
-def test_the_text_encoder_ends_with_the_last_layer_that_is_taken(loaded: Loaded) -> None:
-    ours = loaded.encoders["text_encoder"]
-    theirs = loaded.pipeline.text_encoder.model
-    expected = theirs.state_dict()
-    behind = {name for name in expected if name.startswith(("layers.27.", "norm."))}
-    assert len(behind) > 1 and ours.state_dict().keys() == expected.keys() - behind
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in ours.state_dict().items())
-    assert {tensor.dtype for tensor in ours.parameters()} == {torch.bfloat16}
+class TestContract(FlowContract):
+    """As every family."""
 
 
 # -- pictures --------------------------------------------------------------------------------------
@@ -118,23 +120,10 @@ def test_pictures_are_encoded_as_the_pipeline_encodes_its_references(loaded: Loa
     assert difference(loaded.family.decode_latents(loaded.encoders, found[None]), picture) < 1e-6
 
 
-# -- text ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("caption", [*CAPTIONS, "x " * 900])
-def test_captions_are_encoded_as_by_the_pipeline_with_its_padding(loaded: Loaded, caption: str) -> None:
-    embeds, _ = loaded.text(caption)
-    found = loaded.inputs(caption)[0][EMBEDS]
-    assert found.dtype == torch.bfloat16 and found.shape == (LENGTH, len(TAPS) * WIDTH)
-    assert torch.equal(found, embeds[0])
-
-
 # -- the denoiser ----------------------------------------------------------------------------------
 
 
 WRONG = {  # relative differences that a good guess makes, at least
-    "time x 1000": 0.1,
-    "time reversed": 0.1,
     "no padding": 0.02,
     "padding of zeros": 0.02,
     "text without places": 0.005,
@@ -152,11 +141,7 @@ def test_wrong_guesses_are_seen_by_these_tests(loaded: Loaded, guess: str) -> No
     embeds, places = loaded.text("a red circle")
     right = loaded.called(latents, level, embeds, places)
     length = len(loaded.family.tokenize("a red circle")["token_ids"])
-    if guess == "time x 1000":
-        level = 1000 * level
-    elif guess == "time reversed":
-        level = 1 - level
-    elif guess == "no padding":
+    if guess == "no padding":
         embeds, places = embeds[:, :length], places[:, :length]
     elif guess == "padding of zeros":
         embeds = embeds * (torch.arange(LENGTH) < length)[:, None]
@@ -183,41 +168,6 @@ def test_positions_are_those_of_the_pipeline(loaded: Loaded) -> None:
 
 
 # -- the process -----------------------------------------------------------------------------------
-
-
-def test_samples_are_those_of_the_pipeline(loaded: Loaded) -> None:
-    """Its shift depends on the number of steps."""
-    family, noise = loaded.family, drawn(1, 16, 4, 3)
-    (embeds, _), (without, _) = loaded.text("a red circle"), loaded.text("")
-    theirs = loaded.pipeline(
-        prompt_embeds=embeds.float(),
-        negative_prompt_embeds=without.float(),
-        height=64,
-        width=48,
-        num_inference_steps=5,
-        guidance_scale=4.0,
-        latents=noise,
-        output_type="latent",
-    ).images
-    vae = loaded.pipeline.vae
-    deviations = torch.sqrt(vae.bn.running_var + vae.config.batch_norm_eps).view(1, -1, 1, 1)
-    conditioning = family.conditioning(loaded.models, family.collate(loaded.inputs("", "a red circle")))
-
-    def predict(sample: Tensor, levels: Tensor) -> Tensor:
-        with torch.no_grad():
-            both = torch.cat([sample, sample]), torch.cat([levels, levels])
-            without, with_caption = family.predict(loaded.models, *both, conditioning).chunk(2)
-        return without + 4 * (with_caption - without)
-
-    found = denoise(predict, family.noise_process(), noise, noise, denoising_strength=1.0, steps=5)
-    unscaled = found * deviations + vae.bn.running_mean.view(1, -1, 1, 1)
-    assert difference(loaded.pipeline._unpatchify_latents(unscaled), theirs) < 1e-4
-
-
-def test_training_is_shifted_alike_whatever_the_size(loaded: Loaded) -> None:
-    process = loaded.family.noise_process()
-    for side in (16, 64, 96):
-        assert math.isclose(float(process.timesteps(torch.tensor([0.5]), (1, 128, side, side))), 0.75)
 
 
 def test_joined_layers_compute_what_the_separate_ones_do(loaded: Loaded) -> None:

@@ -41,7 +41,7 @@ def published(size: str) -> Any:
 
 
 def targets_of(model: Any) -> dict[str, TargetModule]:
-    found = Flux2Klein.target_modules(Flux2Klein, {"denoiser": model})  # type: ignore[arg-type]
+    found = Flux2Klein.target_modules(Flux2Klein, {"denoiser": model})
     return {target.name: target for target in found}
 
 
@@ -65,7 +65,7 @@ def test_both_sizes_have_the_layers_that_other_trainers_count(size: str, in_bloc
     assert found.keys() <= parse_table("flux2_klein", layer_names()).targets.keys()
     assert sum("_blocks." in name for name in found) == in_blocks
     assert round(sum(parameter.numel() for parameter in model.parameters()) / 1e6) == parameters
-    blocks = Flux2Klein.repeated_blocks(Flux2Klein, {"denoiser": model})  # type: ignore[arg-type]
+    blocks = Flux2Klein.repeated_blocks(Flux2Klein, {"denoiser": model})
     assert len(blocks) == len(model.transformer_blocks) + len(model.single_transformer_blocks)
 
 
@@ -126,7 +126,7 @@ def test_flux2_dev_is_another(name: str) -> None:
 @pytest.mark.parametrize("size", ["4B", "9B"])
 def test_configs_follow_from_the_shapes_of_the_published_models(size: str) -> None:
     """What is not stated here is the class's own, which the published config repeats."""
-    published = denoiser_builder()({**PUBLISHED[size], "guidance_embeds": False}).config
+    published: Any = denoiser_builder()({**PUBLISHED[size], "guidance_embeds": False}).config
     expected = {name: value for name, value in published.items() if not name.startswith("_")}
     assert denoiser_config(shapes_of(size)) == {**expected, "axes_dims_rope": list(expected["axes_dims_rope"])}
     hidden, other = (4096, 2560) if size == "9B" else (2560, 4096)

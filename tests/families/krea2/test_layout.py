@@ -33,7 +33,7 @@ def _model() -> Any:
 
 def _published() -> dict[str, TargetModule]:
     models = {"denoiser": _model()}
-    return {target.name: target for target in Krea2.target_modules(Krea2, models)}  # type: ignore[arg-type]
+    return {target.name: target for target in Krea2.target_modules(Krea2, models)}
 
 
 def test_every_linear_layer_has_a_row_with_its_published_size() -> None:
@@ -48,7 +48,7 @@ def test_every_linear_layer_has_a_row_with_its_published_size() -> None:
 
 
 def test_blocks_that_are_compiled_once() -> None:
-    blocks = Krea2.repeated_blocks(Krea2, {"denoiser": _model()})  # type: ignore[arg-type]
+    blocks = Krea2.repeated_blocks(Krea2, {"denoiser": _model()})
     assert [type(block).__name__ for block in blocks] == ["Krea2TransformerBlock"] * 28
 
 

@@ -126,7 +126,7 @@ def _write_processor(folder: Path, plain: Path) -> int:
     return vocabulary
 
 
-class BlindProcessor(Qwen3VLProcessor):  # type: ignore[misc]
+class BlindProcessor(Qwen3VLProcessor):
     """What the pipeline reads captions with, without the part for pictures and films, which needs torchvision."""
 
     def __init__(self, image_processor: Any, tokenizer: Any, video_processor: Any, chat_template: str) -> None:

@@ -13,7 +13,8 @@ from lorasmith.exporting.formats import parse_native, table_in
 from lorasmith.exporting.name_table import PEFT, parse_table
 from lorasmith.families.ldm_configs import UnusualShapesError
 from lorasmith.families.places import shapes_at
-from lorasmith.families.qwen_image21.family import QwenImage21, denoiser_builder
+from lorasmith.families.qwen_image21.denoiser import denoiser_builder
+from lorasmith.families.qwen_image21.family import QwenImage21
 from lorasmith.families.qwen_image21.layout import (
     NAMES,
     denoiser_config,
@@ -37,7 +38,7 @@ def _model() -> Any:
 
 def _published() -> dict[str, TargetModule]:
     models = {"denoiser": _model()}
-    return {target.name: target for target in QwenImage21.target_modules(QwenImage21, models)}  # type: ignore[arg-type]
+    return {target.name: target for target in QwenImage21.target_modules(QwenImage21, models)}
 
 
 def test_every_linear_layer_has_a_row_with_its_published_size() -> None:
@@ -54,7 +55,7 @@ def test_every_linear_layer_has_a_row_with_its_published_size() -> None:
 
 
 def test_blocks_that_are_compiled_once() -> None:
-    blocks = QwenImage21.repeated_blocks(QwenImage21, {"denoiser": _model()})  # type: ignore[arg-type]
+    blocks = QwenImage21.repeated_blocks(QwenImage21, {"denoiser": _model()})
     assert [type(block).__name__ for block in blocks] == ["QwenImage21TransformerBlock"] * 32
 
 

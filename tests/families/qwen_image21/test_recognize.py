@@ -78,7 +78,7 @@ def test_comfyuis_files_hold_the_tensors_of_the_folder(unchanged: Path, tmp_path
 def _tensors(family: ModelFamily) -> dict[str, torch.Tensor]:
     models = {
         **family.load_encoders(torch.device("cpu")),
-        **family.load_models(trained=[], dtype=torch.bfloat16, device=torch.device("cpu")),
+        **family.load_models(trained=[], dtype=torch.bfloat16, to=torch.device("cpu")),
     }
     return {f"{name}.{key}": tensor for name, model in models.items() for key, tensor in model.state_dict().items()}
 

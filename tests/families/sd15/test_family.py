@@ -36,7 +36,7 @@ def family_of(path: Path, *, clip_skip: int = 1) -> StableDiffusion15:
 
 
 def all_modules(family: StableDiffusion15) -> dict[str, nn.Module]:
-    models = family.load_models(trained=["text_encoder"], dtype=torch.float32, device=CPU)
+    models = family.load_models(trained=["text_encoder"], dtype=torch.float32, to=CPU)
     encoders = family.load_encoders(CPU)
     return models | {"vae": encoders["vae"], "frozen_text_encoder": encoders["text_encoder"]}
 
@@ -48,7 +48,7 @@ def noised_by(family: StableDiffusion15, latents: Tensor, draw: Draw) -> Noised:
 def outputs(family: StableDiffusion15) -> dict[str, Tensor]:
     """What each part makes of the same input."""
     encoders = family.load_encoders(CPU)
-    models = family.load_models(trained=[], dtype=torch.float32, device=CPU)
+    models = family.load_models(trained=[], dtype=torch.float32, to=CPU)
     pixels = torch.rand((3, 64, 64), generator=torch.Generator().manual_seed(1)) * 2 - 1
     latents = family.encode_image(encoders, pixels)["latents"]
     rows = [family.encode_caption(encoders, caption) for caption in ("a photo of a cat", "a red circle")]
@@ -174,7 +174,7 @@ def test_the_weights_are_those_the_library_loads(narrow) -> None:
 
 
 def test_models_are_frozen_evaluating_and_of_the_precision(miniature) -> None:
-    models = family_of(miniature.folder).load_models(trained=["text_encoder"], dtype=torch.bfloat16, device=CPU)
+    models = family_of(miniature.folder).load_models(trained=["text_encoder"], dtype=torch.bfloat16, to=CPU)
     for module in models.values():
         assert not module.training
         assert not any(one.is_meta for one in (*module.parameters(), *module.buffers()))
@@ -184,8 +184,8 @@ def test_models_are_frozen_evaluating_and_of_the_precision(miniature) -> None:
 @pytest.mark.ci
 def test_half_precision_files_become_what_is_asked(miniature, tmp_path: Path) -> None:
     file = to_single_file(miniature.folder, tmp_path / "half.safetensors", with_configs=True, precision=torch.float16)
-    full = family_of(miniature.folder).load_models(trained=[], dtype=torch.float32, device=CPU)["denoiser"]
-    half = family_of(file).load_models(trained=[], dtype=torch.float32, device=CPU)["denoiser"]
+    full = family_of(miniature.folder).load_models(trained=[], dtype=torch.float32, to=CPU)["denoiser"]
+    half = family_of(file).load_models(trained=[], dtype=torch.float32, to=CPU)["denoiser"]
     for name, tensor in half.state_dict().items():
         assert torch.equal(tensor, full.state_dict()[name].half().float())
 
@@ -210,7 +210,7 @@ def test_sharded_and_fp16_folders_load(miniature, tmp_path: Path) -> None:
 
 def test_the_file_may_vanish_after_loading(miniature, tmp_path: Path) -> None:
     file = Path(shutil.copy(miniature.single, tmp_path / "model.safetensors"))
-    denoiser = family_of(file).load_models(trained=[], dtype=torch.float32, device=CPU)["denoiser"]
+    denoiser = family_of(file).load_models(trained=[], dtype=torch.float32, to=CPU)["denoiser"]
     before = {name: tensor.clone() for name, tensor in denoiser.state_dict().items()}
     file.write_bytes(b"")
     assert_equal(denoiser.state_dict(), before)
@@ -231,7 +231,7 @@ def test_layers_that_do_not_fit(miniature, tmp_path: Path, change: str) -> None:
         tensors["conv_out.more"] = torch.zeros(4)
     save_file(tensors, file)
     with pytest.raises(ModelError) as caught:
-        family_of(folder).load_models(trained=[], dtype=torch.float32, device=CPU)
+        family_of(folder).load_models(trained=[], dtype=torch.float32, to=CPU)
     assert caught.value.code == "model_layers"
     assert caught.value.fields["count"] == 1
     assert caught.value.fields["first"].startswith("conv_out.")
@@ -310,7 +310,7 @@ def test_latents_are_the_scaled_mean(miniature) -> None:
 
 def test_a_trained_text_encoder_gets_gradients(miniature) -> None:
     family = family_of(miniature.folder, clip_skip=2)
-    models = family.load_models(trained=["text_encoder"], dtype=torch.float32, device=CPU)
+    models = family.load_models(trained=["text_encoder"], dtype=torch.float32, to=CPU)
     in_text = [target for target in family.target_modules(models) if target.component == "text_encoder"]
     first, last = in_text[0].module, in_text[-1].parent.get_submodule("fc1")
     for module in (first, last):
@@ -355,7 +355,7 @@ def test_the_schedule_follows_the_model(tmp_path: Path, prediction: str, zero: b
 
 def test_predict_runs_in_the_denoisers_precision(miniature) -> None:
     family = family_of(miniature.folder)
-    models = family.load_models(trained=[], dtype=torch.bfloat16, device=CPU)
+    models = family.load_models(trained=[], dtype=torch.bfloat16, to=CPU)
     conditioning = {"prompt_embeds": torch.randn(2, 77, 64)}
     with torch.no_grad():
         out = family.predict(models, torch.randn(2, 4, 8, 8), torch.tensor([3, 700]), conditioning)

@@ -26,7 +26,7 @@ def outputs(path: Path) -> dict[str, Tensor]:
     """What each part makes of the same input."""
     family = family_of(path)
     encoders = family.load_encoders(CPU)
-    models = family.load_models(trained=[], dtype=torch.float32, device=CPU)
+    models = family.load_models(trained=[], dtype=torch.float32, to=CPU)
     pixels = torch.rand((3, 64, 64), generator=torch.Generator().manual_seed(1)) * 2 - 1
     latents = family.encode_image(encoders, pixels)["latents"]
     embeds = family.encode_caption(encoders, CAPTIONS[0])["prompt_embeds"]
@@ -66,7 +66,7 @@ def test_captions_are_padded_as_open_clip_pads(sd2) -> None:
 
 def test_every_layer_of_the_real_model(narrow_sd2) -> None:
     family = family_of(narrow_sd2.folder)
-    models = family.load_models(trained=["text_encoder"], dtype=torch.float32, device=CPU)
+    models = family.load_models(trained=["text_encoder"], dtype=torch.float32, to=CPU)
     is_convolution = ("resnets", "samplers")  # and a linear layer beside them, for the time
     targets = [one for one in family.target_modules(models) if not any(part in one.name for part in is_convolution)]
     assert [sum(target.component == name for target in targets) for name in models] == [192, 138]

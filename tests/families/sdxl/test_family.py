@@ -33,7 +33,7 @@ def family_of(path: Path, *, clip_skip: int = 1) -> StableDiffusionXL:
 
 
 def all_modules(family: StableDiffusionXL) -> dict[str, nn.Module]:
-    models = family.load_models(trained=TEXT, dtype=torch.float32, device=CPU)
+    models = family.load_models(trained=TEXT, dtype=torch.float32, to=CPU)
     return models | {"vae": family.load_encoders(CPU, only=("vae",))["vae"]}
 
 
@@ -58,7 +58,7 @@ def conditioning(family: StableDiffusionXL, encoders: Mapping[str, nn.Module], c
 def outputs(family: StableDiffusionXL) -> dict[str, Tensor]:
     """What each part makes of the same input."""
     encoders = family.load_encoders(CPU)
-    models = family.load_models(trained=[], dtype=torch.float32, device=CPU)
+    models = family.load_models(trained=[], dtype=torch.float32, to=CPU)
     pixels = torch.rand((3, 64, 64), generator=torch.Generator().manual_seed(1)) * 2 - 1
     latents = family.encode_image(encoders, pixels)["latents"]
     found = conditioning(family, encoders, CAPTIONS[0])
@@ -110,7 +110,7 @@ def test_latents_are_the_scaled_mean(sdxl) -> None:
     encoders = family.load_encoders(CPU, only=("vae",))
     pixels = torch.rand(3, 64, 128) * 2 - 1
     with torch.no_grad():
-        posterior: Any = encoders["vae"].encode(pixels[None]).latent_dist  # type: ignore[operator]
+        posterior: Any = encoders["vae"].encode(pixels[None]).latent_dist
     assert torch.equal(family.encode_image(encoders, pixels)["latents"][None], posterior.mode() * 0.13025)
 
 
@@ -160,7 +160,7 @@ def test_more_layers_are_skipped_where_there_are_more(narrow_sdxl) -> None:
 
 def test_the_unet_gets_what_the_pipeline_gives_it(sdxl, pipeline: Any) -> None:
     family = family_of(sdxl.single)
-    models, encoders = family.load_models(trained=[], dtype=torch.float32, device=CPU), family.load_encoders(CPU)
+    models, encoders = family.load_models(trained=[], dtype=torch.float32, to=CPU), family.load_encoders(CPU)
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     ours = conditioning(family, encoders, CAPTIONS[0])
     time_ids = pipeline._get_add_time_ids(
@@ -224,7 +224,7 @@ def test_sizes_are_height_before_width(sdxl) -> None:
 def test_sizes_are_exact_in_any_precision(sdxl) -> None:
     """bfloat16 has no 1023."""
     family = family_of(sdxl.folder)
-    models = family.load_models(trained=[], dtype=torch.bfloat16, device=CPU)
+    models = family.load_models(trained=[], dtype=torch.bfloat16, to=CPU)
     embedded: list[Tensor] = []
     models["denoiser"].add_time_proj.register_forward_hook(lambda _, inputs, output: embedded.append(inputs[0].clone()))  # type: ignore[union-attr]
     found = conditioning(family, family.load_encoders(CPU), "a")
@@ -263,7 +263,7 @@ def test_targets_of_the_real_model_are_those_of_sd_scripts(sdxl) -> None:
 def test_the_last_layer_counts_through_the_pooled_output_of_the_second_alone(sdxl) -> None:
     """The first text encoder's last layer is in sd-scripts' files too, and stays as it was begun."""
     family = family_of(sdxl.folder)
-    models = family.load_models(trained=TEXT, dtype=torch.float32, device=CPU)
+    models = family.load_models(trained=TEXT, dtype=torch.float32, to=CPU)
     targets = {one.name: one.module for one in family.target_modules(models) if ".layers.1.mlp.fc2" in one.name}
     for layer in targets.values():
         layer.weight.requires_grad_(True)

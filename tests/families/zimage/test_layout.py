@@ -34,7 +34,7 @@ def _model() -> Any:
 
 def _published() -> dict[str, TargetModule]:
     models = {"denoiser": _model()}
-    return {target.name: target for target in ZImage.target_modules(ZImage, models)}  # type: ignore[arg-type]
+    return {target.name: target for target in ZImage.target_modules(ZImage, models)}
 
 
 def test_every_linear_layer_has_a_row_with_its_published_size() -> None:
@@ -49,7 +49,7 @@ def test_every_linear_layer_has_a_row_with_its_published_size() -> None:
 
 
 def test_blocks_that_are_compiled_once() -> None:
-    blocks = ZImage.repeated_blocks(ZImage, {"denoiser": _model()})  # type: ignore[arg-type]
+    blocks = ZImage.repeated_blocks(ZImage, {"denoiser": _model()})
     assert [type(block).__name__ for block in blocks] == ["ZImageTransformerBlock"] * 34
 
 
