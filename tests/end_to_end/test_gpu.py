@@ -188,7 +188,7 @@ def test_a_card_that_is_too_small_splits_batches_and_continues_to_the_same_bytes
     pieces.go_on(2, apart=True)
     assert outcome.exit_code == ExitCode.FINISHED
     assert [warned.code for warned in outcome.warned] == ["execution_failed"]
-    assert [repeated.micro_split for repeated in outcome.of(StepRepeated)][0] == 2
+    assert next(iter(outcome.of(StepRepeated))).micro_split == 2
     assert pieces.digest() == straight.digest()
     assert straight.losses() == pytest.approx(roomy.losses(), rel=0.02)
 

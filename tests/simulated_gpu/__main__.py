@@ -53,7 +53,7 @@ def library() -> Path:
 
 
 def _command() -> list[str]:
-    torch = Path(str(importlib.util.find_spec("torch").origin)).parent  # type: ignore[union-attr]
+    torch = Path(str(importlib.util.find_spec("torch").origin)).parent
     include = torch / "include"
     headers = [f"-I{include}", f"-I{include / 'torch' / 'csrc' / 'api' / 'include'}"]
     options = ["-std=c++20", "-O1", "-shared", "-fPIC"]

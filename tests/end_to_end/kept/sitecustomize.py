@@ -39,9 +39,9 @@ def keep() -> None:
 
 
 if "SIMULATED_GPU" in os.environ:  # python imports one sitecustomize: this comes before that of the simulated GPU
-    import simulated_cuda
+    from simulated_cuda import install  # type: ignore[import-not-found]  # of a folder in PYTHONPATH
 
-    simulated_cuda.install(os.environ["SIMULATED_GPU"])
+    install(os.environ["SIMULATED_GPU"])
 
 if "KEPT_IN" in os.environ and WORKER in sys.orig_argv:
     keep()

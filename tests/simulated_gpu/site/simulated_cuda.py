@@ -23,7 +23,7 @@ RACED = 97  # exit status
 def install(library: str) -> None:
     """Loads the library that `card.cpp` was made into, and has `torch.cuda` use it. SIMULATED_GPU_MEMORY is the
     memory of the GPU in bytes, 16 GiB without."""
-    folder = Path(str(importlib.util.find_spec("torch").origin)).parent / "lib"  # type: ignore[union-attr]
+    folder = Path(str(importlib.util.find_spec("torch").origin)).parent / "lib"
     for name in ("libc10.so", "libtorch_cpu.so"):
         ctypes.CDLL(str(folder / name), mode=ctypes.RTLD_GLOBAL)
     card = ctypes.CDLL(library)
@@ -48,12 +48,12 @@ def install(library: str) -> None:
             return made(cls, *given, **named, **({} if device is None else {"device": device}))
         return torch.empty(given or 0, dtype=torch.uint8, device=device).untyped_storage()
 
-    torch.UntypedStorage.__new__ = staticmethod(storage)  # type: ignore[assignment, method-assign]
+    torch.UntypedStorage.__new__ = staticmethod(storage)
 
     def record_stream(tensor: Any, stream: Stream) -> None:
         card.card_record_stream(tensor.untyped_storage().data_ptr(), stream.number)
 
-    torch.Tensor.record_stream = record_stream  # type: ignore[method-assign, assignment]
+    torch.Tensor.record_stream = record_stream
     for name, value in {**_facts(card, memory), **_streams(card), **_graphs()}.items():
         setattr(torch.cuda, name, value)
 

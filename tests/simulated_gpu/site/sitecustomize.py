@@ -3,6 +3,6 @@
 import os
 
 if "SIMULATED_GPU" in os.environ:
-    import simulated_cuda
+    from simulated_cuda import install  # type: ignore[import-not-found]  # of a folder in PYTHONPATH
 
-    simulated_cuda.install(os.environ["SIMULATED_GPU"])
+    install(os.environ["SIMULATED_GPU"])
