@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_map_only
 
 Operation = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], list[Tensor]]
 
@@ -28,7 +28,9 @@ class Operations(TorchDispatchMode):
         if func is torch.ops.aten._local_scalar_dense.default:
             raise RuntimeError("operation not permitted when stream is capturing: a number is read")
         found = func(*args, **(kwargs or {}))
-        self.made.append((func, args, kwargs or {}, _tensors(found)))
+        # Without what autograd adds to them later, as a graph of kernels knows memory only.
+        given, named = tree_map_only(Tensor, Tensor.detach, (args, kwargs or {}))
+        self.made.append((func, given, named, [tensor.detach() for tensor in _tensors(found)]))
         return found
 
 
