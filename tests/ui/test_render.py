@@ -115,17 +115,21 @@ def test_every_event_can_be_shown(language: str) -> None:
     assert len(shown.out.lines) == 13
 
 
-@pytest.mark.parametrize("reason", ["asked", "kept", "first_available", "no_accelerator", "torch_without_cuda"])
+REASONS = ("asked", "kept", "first_available", "no_accelerator", "driver_unusable")
+
+
+@pytest.mark.parametrize("reason", [*REASONS, "torch_without_cuda", "card_without_kernels"])
 def test_the_first_line_names_the_device_and_why(reason: str) -> None:
     shown = Shown(warnings=(("prodigy_lr", {"lr": 0.1}),))
     shown.display.show(device(reason))
     assert shown.out.lines[0].startswith("Device: cpu (n), ")
-    assert ("pip install" in shown.out.lines[0]) is (reason == "torch_without_cuda")
+    assert ("pip install" in shown.out.lines[0]) is (reason not in REASONS)
     assert shown.out.lines[2].startswith("Warning: This optimizer")  # what was noticed before comes below
 
 
 @pytest.mark.parametrize(
-    "reason", ["asked", "kept", "gpu_bf16_units", "older_gpu", "cpu_bf16_units", "no_bf16_units", "small_model"]
+    "reason",
+    ["asked", "kept", "gpu_bf16_units", "older_gpu", "gpu_fp16_nan", "cpu_bf16_units", "no_bf16_units", "small_model"],
 )
 def test_every_reason_for_a_precision_has_words(reason: str) -> None:
     Shown().display.show(device(precision_reason=reason))
