@@ -385,9 +385,10 @@ def test_with_verbose_the_line_has_pictures_and_operations_in_a_second(verbose: 
 @pytest.mark.parametrize(("family", "is_for_webui"), [("sdxl", True), ("", True), ("krea2", False)])
 def test_at_the_end_it_names_the_programs_that_read_the_file(family: str, is_for_webui: bool) -> None:
     shown = Shown()
-    config = RunConfig().with_values({("model", "family"): family})
+    config = RunConfig().with_values({("model", "family"): family, ("dataset", "trigger_word"): "zorb"})
     start = replace(shown.start, config=config)
     display = Display(Translator("en"), shown.out, shown.errors, start=start, command="train", verbose=False)
     display.finish(ExitCode.FINISHED, None)
     assert "models/loras" in shown.text
     assert ("models/Lora`" in shown.text) == is_for_webui
+    assert "`zorb`" in shown.text
