@@ -72,14 +72,12 @@ class RunView:
 
     def _headline(self, width: int) -> Text:
         status = self._status
-        code = status.beat.phase if status.beat is not None else "loading"
-        phase = self._say(f"logs.phase.{code}") if self._words.knows(f"logs.phase.{code}") else code
         text = self._say(
             f"logs.standing.{status.standing}",
             folder=self._path(status.run.root),
             done=self._summary.done,
             asked=self._summary.stop_at or 0,
-            phase=phase,
+            phase=status.beat.phase if status.beat is not None else "loading",
         )
         style = Style(bold=True, color=MOODS.get(status.standing, "red"))
         return Text("\n".join(wrapped(text, width)), style=style)

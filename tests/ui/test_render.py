@@ -179,9 +179,10 @@ def test_a_hang_is_said_and_what_follows() -> None:
     shown.display.show(WorkerRestarted(**AT, after="crashed", reason="KeyError: 'x'", step=None, in_vain=3))
     shown.display.show(LimitRaised(**AT, spent_seconds=6000.2, limit_seconds=18000.0, seconds_per_step=40.0))
     assert shown.out.lines == [
-        "No sign of life for 300 s after step 4 (phase `step`, limit 300 s): the training process is being ended",
-        "The training process was paused by a signal: no sign of life for 300 s after step 4 (phase `step`, limit"
-        " 300 s); it is being ended",
+        "No sign of life for 300 s after step 4 (phase: computing a step, limit 300 s): the training"
+        " process is being ended",
+        "The training process was paused by a signal: no sign of life for 300 s after step 4 (phase: computing a step,"
+        " limit 300 s); it is being ended",
         "Restarted from step 4; restarts without a new step: 2 of 3",
         "The training process failed: KeyError: 'x'",
         "Restarted from the beginning; restarts without a new step: 3 of 3",
