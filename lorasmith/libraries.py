@@ -213,6 +213,11 @@ def as_input_error(error: BaseException) -> InputError:
     )
 
 
+def lacks_all() -> bool:
+    """Whether this Python has nothing that the program needs: it is another one than that of the installation."""
+    return not (_is_installed("pydantic") or _is_installed("torch"))
+
+
 def _is_installed(module: str) -> bool:
     try:
         return sys.modules.get(module) is not None or find_spec(module) is not None
