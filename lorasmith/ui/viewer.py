@@ -248,7 +248,8 @@ class RunView:
         if files.loss_log is not None:
             logs.append(self._say("logs.table_at", path=self._path(files.loss_log)))
         yield "logs", self._listed(logs)
-        yield "reports", self._count_and_newest(files.reports)
+        pages = [path for path in files.reports if path.suffix == ".html"]  # each with a JSON and a PNG
+        yield "reports", self._count_and_newest(pages or files.reports)
         if self._status.standing in CAN_GO_ON and files.states:
             yield "next", f"`{self._train_command} --continue`"
 
