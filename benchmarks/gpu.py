@@ -28,7 +28,7 @@ import torch
 
 from benchmarks.gpu_step import Row
 from benchmarks.versus import run_peer
-from lorasmith.engine.device import peak_of
+from lorasmith.engine.nvidia import peak_of
 
 MAX_ROW_SECONDS = 150
 TINY = {"size": "nano", "side": 64, "steps": 5}

@@ -218,6 +218,9 @@ def notices(config: RunConfig, found: Scan, stop_at: int) -> list[tuple[str, dic
     settings that may not do what is expected. The same in the parent and in the worker."""
     noted = [(noticed.code, noticed.fields) for noticed in (*found.findings, *_findings_of_settings(config, found))]
     noted += unused_picture_options(config.subsets())
+    if config.dataset.hold_out and not config.dataset.held_out:
+        different = len({example.image_sha256 for example in found.examples})
+        noted.append(("hold_out_none", {"hold_out": config.dataset.hold_out, "pictures": different}))
     for problem in found.problems:
         fields = {"path": shown(problem.path), "reason": problem.reason, "fields": problem.fields}
         noted.append(("picture_skipped", fields))

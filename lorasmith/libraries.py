@@ -82,7 +82,8 @@ def importing_library() -> Iterator[None]:
     program's own modules is re-raised unchanged.
 
     Raises:
-        InputError: `dependency_missing`, `library_broken`; both with `module`, `reason` and `command`.
+        InputError: `dependency_missing`, `library_broken`, both with `module`, `reason` and `command`;
+            `torch_lacks_dll`.
         MemoryError: there was too little memory.
     """
     try:
@@ -195,7 +196,7 @@ def _root(error: BaseException) -> BaseException:
 
 
 def as_input_error(error: BaseException) -> InputError:
-    """`dependency_missing` or `library_broken`, from the error of an import."""
+    """`dependency_missing`, `torch_lacks_dll` or `library_broken`, from the error of an import."""
     name = (error.name or "") if isinstance(error, ImportError) else ""
     module = name.split(".")[0]
     if isinstance(error, ModuleNotFoundError) and module and not _is_installed(module):
@@ -203,11 +204,18 @@ def as_input_error(error: BaseException) -> InputError:
         return InputError("dependency_missing", module=module, reason=_last_line(error), command=command)
     if not (module and isinstance(error, ImportError) and "cannot import name" in str(error)):
         module = _culprit(error) or module
+    if module == "torch" and "WinError" in str(error):  # reinstalled from PyPI it would have no CUDA
+        return InputError("torch_lacks_dll", reason=_last_line(error))
     package = PACKAGES.get(module, module)
     how = "uninstall" if module in UNNEEDED else "install --force-reinstall"
     return InputError(
         "library_broken", module=module or "?", reason=_last_line(error), command=f"pip {how} {package}".strip()
     )
+
+
+def lacks_all() -> bool:
+    """Whether this Python has nothing that the program needs: it is another one than that of the installation."""
+    return not (_is_installed("pydantic") or _is_installed("torch"))
 
 
 def _is_installed(module: str) -> bool:

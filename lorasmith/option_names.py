@@ -112,6 +112,9 @@ def closest(given: str, known: Iterable[str]) -> str:
     if len(longer) == 1 and len(plain_name(given)) >= MIN_BEGINNING:
         return harmless[longer[0]]
     close = difflib.get_close_matches(plain_name(given), list(harmless), n=1, cutoff=CLOSE)
+    # Of whole words only: `--language` is `--lang`, `--data-loader` is not `--data`, the table `dataset` not `data`.
+    begun = [name for name in harmless if len(name) >= MIN_BEGINNING and plain_name(given).startswith(name)]
+    close += begun if given.startswith("--") and plain_name(given).isalpha() else []
     return harmless[close[0]] if close else ""
 
 

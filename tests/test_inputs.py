@@ -124,6 +124,15 @@ def test_held_out_pictures_are_told_by_their_bytes(pictures: Path, weights: Base
     assert split_examples(config_for(pictures), found) == (found.examples, ())
 
 
+def test_where_none_is_held_out_though_it_was_asked(pictures: Path, weights: BaseWeights) -> None:
+    found = scanned(config_for(pictures), weights)
+    codes = {}
+    for hold_out, held_out in (("auto", ()), (0, ()), ("auto", ("sha",))):
+        config = config_for(pictures, dataset__hold_out=hold_out, dataset__held_out=held_out)
+        codes[hold_out, held_out] = dict(notices(config, found, 1)).get("hold_out_none")
+    assert codes == {("auto", ()): {"hold_out": "auto", "pictures": 7}, (0, ()): None, ("auto", ("sha",)): None}
+
+
 def test_where_all_are_held_out_nothing_can_be_learned(pictures: Path, weights: BaseWeights) -> None:
     found = scanned(config_for(pictures), weights)
     everything = tuple(one.image_sha256 for one in found.examples)

@@ -57,6 +57,16 @@ def test_it_is_named_with_its_last_line(site: Path, text: str, reason: str) -> N
         assert error.fields["command"] == "pip install --force-reinstall lsm_broken"
 
 
+@pytest.mark.parametrize(("name", "code"), [("torch", "torch_lacks_dll"), ("lsm_other", "library_broken")])
+def test_a_library_of_windows_that_torch_lacks(site: Path, name: str, code: str) -> None:
+    """`pip install --force-reinstall torch` would put one without CUDA in its place."""
+    library(site, name, "")
+    text = "raise OSError('[WinError 126] not found. Error loading \"fbgemm.dll\" or one of its dependencies.')"
+    with pytest.raises(InputError) as caught, importing_library():
+        exec(compile(text, str(site / name / "__init__.py"), "exec"))
+    assert caught.value.code == code
+
+
 def test_one_that_is_not_needed_is_to_be_taken_away(site: Path) -> None:
     library(site, "xformers", DLL)
     assert refused("xformers").fields["command"] == "pip uninstall xformers"

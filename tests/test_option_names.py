@@ -2,7 +2,18 @@ import pytest
 
 from lorasmith.option_names import NEEDLESS, OURS, closest, plain_name, refusal
 
-KNOWN = ("--new", "--from", "--name", "--rank", "--batch-size", "--lr", "--lr-schedule", "--lr-warmup", "--output")
+KNOWN = (
+    "--new",
+    "--from",
+    "--name",
+    "--rank",
+    "--batch-size",
+    "--lr",
+    "--lr-schedule",
+    "--lr-warmup",
+    "--output",
+    "--lang",
+)
 
 
 @pytest.mark.parametrize(
@@ -12,6 +23,8 @@ KNOWN = ("--new", "--from", "--name", "--rank", "--batch-size", "--lr", "--lr-sc
         ("--Batch_Size", "--batch-size"),
         ("--batch", "--batch-size"),  # a beginning of only one
         ("--lr_warmup_ratio", "--lr-warmup"),
+        ("--language", "--lang"),
+        ("--lang-of-captions", ""),
         ("--ne", ""),
         ("--nwe", ""),
         ("--neww", ""),

@@ -28,6 +28,10 @@ MAX_RUN_BYTES = 64 * 2**20  # it lists the pictures that are held out
 MAX_DEPTH = 32
 # A key of more than MAX_DEPTH parts, each a table in the last; the parser's time grows with the square of the parts.
 _PART = r"""(?:[A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*"""
+# A line whose value is not in straight quotes, or with signs of an input method for Chinese in place of `=` and quotes.
+_PLAIN = r"""["'\[{+\-0-9]|true\b|false\b|inf\b|nan\b"""
+_OTHER_QUOTES = r"[\u2018\u2019\u201c\u201d\uff02\uff07]"
+_UNQUOTED = re.compile(rf"\s*[\w-]+\s*(?:[:\uff1a\uff1d]|=\s*(?!{_PLAIN})\S|=.*{_OTHER_QUOTES})")
 _DEEP = re.compile(rf"(?:^[ \t]*\[{{0,2}}|[{{,])[ \t]*(?:{_PART}){{{MAX_DEPTH}}}", re.MULTILINE)
 
 
@@ -118,20 +122,21 @@ def _parsed(path: Path, text: str) -> dict[str, Any]:
     except RecursionError:
         raise ConfigError("config_too_deep", file=str(path), most=MAX_DEPTH) from None
     except ValueError as error:  # TOMLDecodeError is one, and so is a number of too many digits
-        if line := _line_with_backslash(text, str(error)):
+        line = _line_named(text, str(error))
+        if re.search(r'"[^"]*\\', line):
             raise ConfigError("config_backslash", file=str(path), line=line) from None
+        if _UNQUOTED.match(line):
+            raise ConfigError("config_quotes", file=str(path), line=line) from None
         raise ConfigError("config_unreadable", file=str(path), reason=str(error)) from None
     return values
 
 
-def _line_with_backslash(text: str, complaint: str) -> str:
-    """The line that the parser complains about, where a backslash in double quotes can be why; else ""."""
-    place = re.search(r"at line ([0-9]+)", complaint)
-    lines = text.splitlines()
-    if place is None or int(place[1]) > len(lines):
-        return ""
-    line = lines[int(place[1]) - 1].strip()
-    return line[:MAX_SHOWN] if re.search(r'"[^"]*\\', line) else ""
+def _line_named(text: str, complaint: str) -> str:
+    """The line that the parser complains about; "" where it names none."""
+    place = re.search(r"at line ([0-9]+)|at end of document", complaint)
+    lines = text.rstrip().splitlines()
+    number = 0 if place is None else int(place[1] or len(lines))
+    return lines[number - 1].strip()[:MAX_SHOWN] if 1 <= number <= len(lines) else ""
 
 
 def _check_path(file: Path, key: str, value: str) -> None:

@@ -18,6 +18,10 @@ from lorasmith.data.types import Example, Size
 MAX_CUT_OFF = 0.25  # share of a picture
 ENLARGED = 1.1  # a side may grow by a tenth before that is a finding
 NAMES = 3  # files that a finding names; `count` says how many there are
+CAPTION_SHOWN = 40  # characters
+_LETTER = r"[^\W\d_\u0000-\u03ff\u1e00-\u1eff\uff21-\uff5a]"  # neither Latin nor Greek
+# An ideograph is a word; other scripts lend single letters to faces of signs, which are tags.
+_OTHER_SCRIPT = re.compile(rf"[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]|{_LETTER}{{2}}")
 _ESCAPED_BRACKET = re.compile(r"\\[()]")
 
 
@@ -85,6 +89,14 @@ def of_escaped_brackets(examples: Sequence[Example], roots: Sequence[Path]) -> l
     escaped = [example for example in examples if has_escaped_bracket(example.caption)]
     names = list(dict.fromkeys(example.image.relative_to(roots[example.subset]) for example in escaped))
     return finding("brackets_escaped", names)
+
+
+def of_other_scripts(examples: Sequence[Example], roots: Sequence[Path]) -> list[Finding]:
+    """The finding about captions with letters of other scripts than the Latin one, for text encoders that have learned
+    English only. `roots` are the folders of the subsets."""
+    found = [example for example in examples if _OTHER_SCRIPT.search(example.caption)]
+    names = list(dict.fromkeys(example.image.relative_to(roots[example.subset]) for example in found))
+    return finding("captions_not_english", names, text=found[0].caption[:CAPTION_SHOWN]) if found else []
 
 
 def has_escaped_bracket(text: str) -> bool:

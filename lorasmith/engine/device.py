@@ -23,20 +23,13 @@ import torch
 from torch import Tensor
 
 from lorasmith.engine.cpu import forms_of_processor
+from lorasmith.engine.nvidia import has_kernels, has_usable_fp16, peak_of
 from lorasmith.errors import ConfigError
 from lorasmith.libraries import is_memory_error
 from lorasmith.processor import BF16_PARAMETERS, has_nvidia, read_processor
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MATRIX_SIDE, MATRIX_PRODUCTS = 4096, 5
-# Dense products in half precision that add in float32, in a second, as NVIDIA's data sheets state them; by the end of
-# the card's name.
-PEAK_FLOPS = {
-    "A100-PCIE-40GB": 312e12, "A100-SXM4-40GB": 312e12, "A100-SXM4-80GB": 312e12, "A100 80GB PCIe": 312e12,
-    "B200": 2250e12, "H100 80GB HBM3": 989e12, "H100 PCIe": 756e12, "H200": 989e12, "L4": 121e12, "L40S": 362e12,
-    "RTX 3090": 71e12, "RTX 4090": 165e12, "RTX A6000": 155e12,
-}  # fmt: skip
-
 # Counts changes of what a step computes under the same settings: a run that continues after such a change warns of it.
 ARITHMETIC = 2
 
@@ -50,7 +43,7 @@ class Device:
 
     torch_device: torch.device
     name: str
-    reason: str  # asked, first_available, no_accelerator, torch_without_cuda
+    reason: str  # asked, first_available, no_accelerator, torch_without_cuda, driver_unusable, card_without_kernels
     threads: int
 
     @property
@@ -138,11 +131,6 @@ def _peak_of_process() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def peak_of(card: str) -> float:
-    """The operations in a second that PEAK_FLOPS has for a card; 0 where it has none."""
-    return next((peak for name, peak in PEAK_FLOPS.items() if card.endswith(f" {name}")), 0.0)
-
-
 class HostCopies:
     """Copies from the computer's memory to a device: on a GPU beside its computation."""
 
@@ -177,7 +165,7 @@ def choose_device(wish: str, *, threads: int) -> Device:
     `threads` is the run's recorded thread count; 0, for a new run, keeps and returns torch's own choice.
 
     Raises:
-        ConfigError: the device is unknown or not available.
+        ConfigError: the device is unknown or not available, or this torch was not built for it.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -185,17 +173,19 @@ def choose_device(wish: str, *, threads: int) -> Device:
     threads = torch.get_num_threads()
     if wish != "auto":
         return Device(_checked(wish), _name_of(torch.device(wish)), "asked", threads)
-    if torch.cuda.is_available():
-        return Device(torch.device("cuda"), _name_of(torch.device("cuda")), "first_available", threads)
+    card = torch.device("cuda")
+    can_use_cuda = torch.cuda.is_available()
+    if can_use_cuda and _has_code_for(card):
+        return Device(card, _name_of(card), "first_available", threads)
     if torch.backends.mps.is_available():
         return Device(torch.device("mps"), "mps", "first_available", threads)
-    reason = "torch_without_cuda" if has_nvidia() and torch.version.cuda is None else "no_accelerator"
+    reason = "card_without_kernels" if can_use_cuda else _why_without_card()
     return Device(torch.device("cpu"), _name_of(torch.device("cpu")), reason, threads)
 
 
 def choose_precision(wish: str, device: Device, *, denoiser_parameters: int) -> tuple[str, str]:
-    """The precision and the reason for it: with `auto` bf16 where there are units for it, fp16 on older GPUs, else
-    fp32.
+    """The precision and the reason for it: with `auto` bf16 where there are units for it, fp16 on older GPUs that
+    compute with it, else fp32.
 
     No timing decides, so the same machine gives the same answer.
     """
@@ -204,7 +194,7 @@ def choose_precision(wish: str, device: Device, *, denoiser_parameters: int) -> 
     if device.torch_device.type == "cuda":
         if torch.cuda.get_device_capability(device.torch_device) >= (8, 0):
             return "bf16", "gpu_bf16_units"
-        return "fp16", "older_gpu"
+        return ("fp16", "older_gpu") if has_usable_fp16(device.name) else ("fp32", "gpu_fp16_nan")
     if device.torch_device.type == "mps":
         return "fp32", "no_bf16_units"
     if read_processor().has_bf16_units:
@@ -384,7 +374,21 @@ def _checked(wish: str) -> torch.device:
         is_there = device.type == "cpu" or torch.backends.mps.is_available()
     if not is_there:
         raise ConfigError("device_missing", device=wish)
+    if device.type == "cuda" and not _has_code_for(device):
+        raise ConfigError("device_without_kernels", device=wish, name=torch.cuda.get_device_name(device))
     return device
+
+
+def _has_code_for(card: torch.device) -> bool:
+    return has_kernels(torch.cuda.get_device_capability(card), torch.cuda.get_arch_list())
+
+
+def _why_without_card() -> str:
+    if not has_nvidia():
+        return "no_accelerator"
+    if torch.version.cuda is None:
+        return "torch_without_cuda"
+    return "no_accelerator" if "CUDA_VISIBLE_DEVICES" in os.environ else "driver_unusable"
 
 
 def _name_of(device: torch.device) -> str:

@@ -40,6 +40,7 @@ class FamilyTraits:
     least_clip_skip: int = 1  # 2: the last layer of the text encoders is never taken, whatever is asked for
     cache_dtype: torch.dtype = torch.float32  # in which the encoders' outputs are stored, unless theirs is smaller
     trains_text: bool = True  # whether adapters may attach to the text encoders
+    reads_english_only: bool = False  # its text encoders have learned English: other scripts are bytes or gaps to them
 
 
 class ModelFamily(Protocol):

@@ -136,8 +136,16 @@ def _has_weights(folder: Path, kind: tuple[str, ...]) -> bool:
 
 # -- checkpoints to offer ---------------------------------------------------------------------------------
 
-_USUAL_PLACES = ("Stable-diffusion", "checkpoints")
-_OF_DENOISERS = ("diffusion_models", "unet")  # without text encoders and VAE; most are of families not trained here
+_USUAL_PLACES = (
+    "models/Stable-diffusion",
+    "models/checkpoints",
+    "Data/Models/StableDiffusion",
+)  # last: Stability Matrix
+_OF_DENOISERS = (
+    "models/diffusion_models",
+    "models/unet",
+)  # without text encoders and VAE; most of families not trained
+_IN_PACKAGES = ("", "ComfyUI", "webui")  # where the packages for Windows of ComfyUI, of Forge and of the WebUI have it
 _MAX_FOLDERS = 300  # neighbours searched beside each folder on the way up
 _MAX_DEPTH = 2  # folders inside a usual place
 _MAX_FOUND = 100
@@ -145,16 +153,17 @@ _MAX_FOUND = 100
 
 def find_checkpoints(start: Path, environment: Mapping[str, str]) -> list[Path]:
     """Checkpoints in the usual places, nearest first, at most 100: a WebUI's or ComfyUI's `models` in `start`, a folder
-    above it or a folder of those, and folders of known families in the hub's cache. Only files in ComfyUI's folders
-    for denoisers are examined, by their headers."""
+    above it, a folder of those or a package for Windows there, and folders of known families in the hub's cache. Only
+    files in ComfyUI's folders for denoisers are examined, by their headers."""
     found: dict[Path, None] = {}  # a set that keeps their order
     start = start.absolute()
     for folder in (start, *start.parents):
         here = [
             file
             for neighbour in (folder, *_folders(folder))
+            for package in _IN_PACKAGES
             for place in (*_USUAL_PLACES, *_OF_DENOISERS)
-            for file in _checkpoints(neighbour / "models" / place, _MAX_DEPTH)
+            for file in _checkpoints(neighbour / package / place, _MAX_DEPTH)
             if file not in found and (place in _USUAL_PLACES or is_of_a_family(file))
         ]
         found.update(dict.fromkeys(sorted(here)))

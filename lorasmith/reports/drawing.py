@@ -121,7 +121,7 @@ def _draw_panel(axes: Axes, chart: Chart, language: str, key_lines: int) -> None
     if chart.is_empty:
         _draw_frame(axes, font_size=9.5)
         axes.set(xticks=[], yticks=[])
-        reason = textwrap.fill(reason_of_empty(chart, language), LINE_LENGTH)
+        reason = textwrap.fill(reason_of_empty(chart, language), LINE_LENGTH, break_on_hyphens=False)
         text = tr(language, "chart.not_available", reason=reason)
         axes.text(
             0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=11.5, color=COLOURS["quiet"]

@@ -25,7 +25,7 @@ class DeviceChosen(Event):
 
     device: str
     name: str
-    reason: str  # a code: asked, kept, first_available, no_accelerator, torch_without_cuda
+    reason: str  # a code: kept, or a reason of `engine.device.Device`
     precision: str
     precision_reason: str
     threads: int

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorasmith.config import RunConfig, load_run_toml
-from lorasmith.errors import ConfigError, ExitCode, NoStateError
+from lorasmith.errors import ConfigError, ExitCode, ModelError, NoStateError
+from lorasmith.lora_files.reader import read_lora
 from lorasmith.runs.events import AdapterExported, BestChosen, CheckpointSaved, RunStarted, RunStopped
 from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.ledger import newest_trusted, read_events, surviving
@@ -29,6 +30,26 @@ class RunProgress:
         return max(0, self.stop_at - self.state.step)
 
 
+def _no_run(folder: Path) -> NoStateError:
+    """The error about a folder without a run; other trainers leave a LoRA, from which a new run can start."""
+    try:
+        files = sorted(folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        newest = next(filter(_is_lora, files), None)
+    except OSError:
+        newest = None
+    if newest is None:
+        return NoStateError("no_run", folder=str(folder))
+    return NoStateError("no_run_but_lora", folder=str(folder), lora=str(newest))
+
+
+def _is_lora(path: Path) -> bool:
+    try:
+        read_lora(path)
+    except ModelError:
+        return False
+    return True
+
+
 def progress_of(run: RunFolder) -> RunProgress:
     """Reads how far the run in this folder has come.
 
@@ -38,7 +59,7 @@ def progress_of(run: RunFolder) -> RunProgress:
     events = surviving(read_events(run.ledger))
     started = [event for event in events if isinstance(event, RunStarted)]
     if not started and not find_states(run.root)[0]:
-        raise NoStateError("no_run", folder=str(run.root))
+        raise _no_run(run.root)
     good, damaged = newest_good(run.root, most=newest_trusted(events))
     if good is None:
         raise NoStateError("no_usable_state", folder=str(run.root), problems=damage_listed(damaged))

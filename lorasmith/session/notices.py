@@ -13,7 +13,7 @@ from torch import Tensor
 from lorasmith.adapters.flat import FlatAdapter
 from lorasmith.config import RunConfig
 from lorasmith.config.sample_prompts import SamplePrompt, sample_prompt
-from lorasmith.data.findings import has_escaped_bracket, of_escaped_brackets, of_long_captions
+from lorasmith.data.findings import has_escaped_bracket, of_escaped_brackets, of_long_captions, of_other_scripts
 from lorasmith.data.types import LOSS_MASK, CachedExample, Example
 from lorasmith.diffusion.sampling import SamplingDefaults
 from lorasmith.evaluation.choose import texts_of
@@ -25,11 +25,12 @@ Notice = tuple[str, dict[str, Any]]  # (code, fields) of a warning
 
 def caption_notices(config: RunConfig, family: ModelFamily, examples: Sequence[Example]) -> list[Notice]:
     """Captions, and prompts for samples, whose last words the text encoder does not see; texts with brackets
-    as the WebUI has them."""
+    as the WebUI has them; captions in a script that the text encoder has not learned."""
     limit = family.caption_tokens
     roots = [Path(subset.folder) for subset in config.subsets()]
     findings = of_long_captions(examples, roots, first_unseen=family.first_unseen_tag, limit=limit)
     findings += [] if config.model.weighted_captions else of_escaped_brackets(examples, roots)
+    findings += of_other_scripts(examples, roots) if family.traits.reads_english_only else []
     notices = [(finding.code, finding.fields) for finding in findings]
     tags = [tag for tag in map(family.first_unseen_tag, texts_of(config.evaluation)) if tag]
     if tags:

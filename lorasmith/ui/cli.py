@@ -16,7 +16,7 @@ from lorasmith import __version__
 from lorasmith.errors import ConfigError, ExitCode, TrainerError
 from lorasmith.faults import check_fault
 from lorasmith.file_names import is_beyond_locale, name_beyond_locale
-from lorasmith.libraries import PACKAGES, as_input_error, is_our_own
+from lorasmith.libraries import PACKAGES, as_input_error, is_our_own, lacks_all
 from lorasmith.messages import choose_language
 from lorasmith.option_names import closest
 from lorasmith.sd_scripts.launcher import script_among
@@ -43,6 +43,7 @@ COMMANDS = {
     "doctor": "lorasmith.ui.doctor:doctor",
 }
 
+ACTIVATE = r".venv\Scripts\activate" if os.name == "nt" else ". .venv/bin/activate"
 Command = Callable[[list[str], Translator, str], int]
 
 
@@ -72,9 +73,7 @@ def main(argv: Sequence[str] | None = None, *, script: str = "") -> int:
     except ModuleNotFoundError as error:
         if error.name is None or is_our_own(error):
             raise
-        module = error.name.split(".")[0]
-        command = f"pip install {PACKAGES.get(module, module)}"
-        _complain(words, "dependency_missing", {"module": module, "command": command})
+        _complain(words, *_missing(error.name.split(".")[0]))
         return int(ExitCode.BAD_INPUT)
     except ImportError as error:  # it is installed and cannot be loaded
         if is_our_own(error):
@@ -92,6 +91,13 @@ def main(argv: Sequence[str] | None = None, *, script: str = "") -> int:
         return int(ExitCode.CRASHED)
     finally:
         _flush()
+
+
+def _missing(module: str) -> tuple[str, dict[str, object]]:
+    """The error about a module of a library that is not installed."""
+    if lacks_all():
+        return "program_not_installed", {"python": sys.executable, "activate": ACTIVATE}
+    return "dependency_missing", {"module": module, "command": f"pip install {PACKAGES.get(module, module)}"}
 
 
 def language_of(arguments: Sequence[str], environment: Mapping[str, str], here: Path) -> str:

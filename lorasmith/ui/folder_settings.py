@@ -36,11 +36,14 @@ def read_folder_settings(here: Path) -> Values:
     """The settings of the folder; none where there is no file.
 
     Raises:
-        ConfigError: the file exists and is wrong.
+        ConfigError: the file exists and is wrong, or an editor of Windows has added `.txt` to its name.
     """
     from lorasmith.config import load_flat_toml
 
     path = here / FOLDER_SETTINGS
+    misnamed = path.with_name(f"{FOLDER_SETTINGS}.txt")
+    if misnamed.exists() and not path.exists():
+        raise ConfigError("config_named_txt", file=str(misnamed))
     return load_flat_toml(path) if path.exists() else {}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from lorasmith.ui.prompts import half_width
 from lorasmith.ui.translator import Translator
 
 CHOICES = ("tensorboard", "summary", "leave")
@@ -17,7 +18,7 @@ def menu(words: Translator, *, show: Callable[[], None], tensorboard: Callable[[
         for number, choice in enumerate(CHOICES, start=1):
             print(f"  {number}. {words.say(f'menu.{choice}')}")
         try:
-            answer = input(words.say("menu.choice") + " ").strip()
+            answer = half_width(input(words.say("menu.choice") + " ").strip())
         except (EOFError, KeyboardInterrupt):
             print()
             return

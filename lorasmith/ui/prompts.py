@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,12 @@ def can_ask() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
+def half_width(answer: str) -> str:
+    """The answer with ordinary signs in place of those that an input method for Chinese makes wide. Not for paths,
+    which may hold them."""
+    return unicodedata.normalize("NFKC", answer)
+
+
 @dataclass(frozen=True, slots=True)
 class Prompter:
     """Asks in one language."""
@@ -41,7 +48,7 @@ class Prompter:
             print(f"  {number}. {self.words.say(f'prompt.mode_{mode}')}")
         shown = "1" if default == "new" else "2"
         while True:
-            answer = self._ask(self.words.say("prompt.choice", default=shown)).lower() or shown
+            answer = half_width(self._ask(self.words.say("prompt.choice", default=shown))).lower() or shown
             if answer in answers:
                 return answers[answer]
             print(self.words.say("prompt.not_a_choice", answer=answer, choices="1, 2"))
@@ -61,7 +68,7 @@ class Prompter:
         print(self.words.say("prompt.hold_out", count=count, pictures=pictures))
         answers = {"y": True, "yes": True, "": False, "n": False, "no": False}
         while True:
-            answer = self._ask(self.words.say("prompt.hold_out_choice")).lower()
+            answer = half_width(self._ask(self.words.say("prompt.hold_out_choice"))).lower()
             if answer in answers:
                 return answers[answer]
             print(self.words.say("prompt.not_a_choice", answer=answer, choices="y, n"))
@@ -91,7 +98,7 @@ class Prompter:
             print(f"  {number}. {self.words.say(f'prompt.base_form_{choice}', form=form)}")
         numbers = {str(number): form for number, form in enumerate(BASE_FORMS.values(), start=1)}
         while True:
-            answer = self._ask(self.words.say("prompt.number"))
+            answer = half_width(self._ask(self.words.say("prompt.number")))
             if answer in numbers:
                 return numbers[answer]
             print(self.words.say("prompt.not_a_choice", answer=answer, choices=", ".join(numbers)))

@@ -286,6 +286,9 @@ class Display:
         family = FAMILIES.get(self._start.config.model.family)  # of a pickle, this process does not know it
         in_webui = family is None or family.in_webui
         self._say("run.next_use" if in_webui else "run.next_use_comfyui", name=name)
+        subsets = self._start.config.subsets()
+        if words := list(filter(None, dict.fromkeys(part.config.dataset.trigger_word.strip() for part in subsets))):
+            self._say("run.next_trigger", words="`, `".join(words))
         curves = typed(["tensorboard", "--logdir", self._path(str(run.tensorboard))])
         self._say("run.next_curves", command=curves, file=self._path(str(run.loss_log)))
         self._say("run.next_more", command=f"{self._command} --continue --steps 200")

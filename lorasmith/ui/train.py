@@ -80,9 +80,15 @@ def train(
 
     from lorasmith.ui.watching import watch  # imported late: bad arguments are refused without loading rich
 
-    if request.output != Request().output:  # commands that are suggested later must be about this run
-        command = typed([*command.split(), "--output", request.output])
+    output = request.output if here == Path.cwd() else _from_here(here / request.output)
+    if output != Request().output:  # commands that are suggested later must be about this run
+        command = typed([*command.split(), "--output", output])
     return watch(start, desk.engine.supervise(start), words=words, command=command, verbose=request.verbose)
+
+
+def _from_here(path: Path) -> str:
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 @dataclass(frozen=True, slots=True)

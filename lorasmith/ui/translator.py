@@ -45,8 +45,13 @@ class Translator:
         return Translator(FALLBACK).say("state.prefix") if is_beyond_locale(prefix) else prefix
 
     def say(self, key: str, /, **fields: Any) -> str:
-        """The sentence `key`; every field must be given."""
+        """The sentence `key`; every field must be given. A `phase` is a code, of `logs.phase`."""
+        if "phase" in fields:
+            fields = {**fields, "phase": self._phase(fields["phase"])}
         return tr(self.language, key, **{name: visible(value, keep="\n") for name, value in fields.items()})
+
+    def _phase(self, code: str) -> str:
+        return self.say(f"logs.phase.{code}") if self.knows(f"logs.phase.{code}") else code
 
     def knows(self, key: str) -> bool:
         return has(self.language, key)
@@ -145,6 +150,8 @@ def _escaped(sign: str) -> str:
 
 def _shown(name: str, value: Any) -> Any:
     text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
+    if name == "options" and isinstance(value, list | tuple):  # marks of code: named as typed
+        text = ", ".join(f"`{option}`" for option in value)
     return visible(text, keep="\n" if name in OF_MANY_LINES else "")
 
 

@@ -72,14 +72,12 @@ class RunView:
 
     def _headline(self, width: int) -> Text:
         status = self._status
-        code = status.beat.phase if status.beat is not None else "loading"
-        phase = self._say(f"logs.phase.{code}") if self._words.knows(f"logs.phase.{code}") else code
         text = self._say(
             f"logs.standing.{status.standing}",
             folder=self._path(status.run.root),
             done=self._summary.done,
             asked=self._summary.stop_at or 0,
-            phase=phase,
+            phase=status.beat.phase if status.beat is not None else "loading",
         )
         style = Style(bold=True, color=MOODS.get(status.standing, "red"))
         return Text("\n".join(wrapped(text, width)), style=style)
@@ -250,7 +248,8 @@ class RunView:
         if files.loss_log is not None:
             logs.append(self._say("logs.table_at", path=self._path(files.loss_log)))
         yield "logs", self._listed(logs)
-        yield "reports", self._count_and_newest(files.reports)
+        pages = [path for path in files.reports if path.suffix == ".html"]  # each with a JSON and a PNG
+        yield "reports", self._count_and_newest(pages or files.reports)
         if self._status.standing in CAN_GO_ON and files.states:
             yield "next", f"`{self._train_command} --continue`"
 

@@ -110,6 +110,25 @@ def test_a_path_of_windows_in_double_quotes(tmp_path: Path, line: str, code: str
     assert list(load_flat_toml(path))[1][0] in ("model", "dataset", "request")
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "base_model = D:/sd.safetensors",
+        "base_model = “sd.safetensors”",
+        "base_model = 'sd.safetensors’",
+        "name = 「貓」",
+        "base_model： 'sd.safetensors'",
+        "base_model: sd.safetensors",
+        "base_model ＝ 'sd.safetensors'",
+    ],
+)
+def test_a_value_without_straight_quotes(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text(f"rank = 3\n{line}\n", encoding="utf-8")
+    error = refusal(path)
+    assert (error.code, error.fields) == ("config_quotes", {"file": str(path), "line": line})
+
+
 def test_a_path_with_a_control_character_that_is_there_is_meant(tmp_path: Path) -> None:
     (tmp_path / "a\tb").mkdir()
     path = tmp_path / "a.toml"

@@ -1,4 +1,5 @@
-"""What a person double-clicks or types to see the logs: the scripts at the root, run for real where that can be."""
+"""What a person double-clicks or types to train and to see the logs: the scripts at the root, run for real where that
+can be."""
 
 from __future__ import annotations
 
@@ -16,6 +17,9 @@ from tests.reading.made_runs import finished_run
 
 PROJECT = Path(__file__).parents[2]
 BAT = PROJECT / "查看訓練日誌.bat"
+TRAINING_BAT = PROJECT / "開始訓練.bat"
+BATS = pytest.mark.parametrize("bat", [BAT, TRAINING_BAT], ids=["logs", "training"])
+STARTED = {BAT: 'check_training_logs.py" --menu', TRAINING_BAT: 'train_lora.py"'}
 SH = PROJECT / "view_training_logs.sh"
 ON_POSIX = pytest.mark.skipif(os.name == "nt" or shutil.which("bash") is None, reason="needs bash")
 PLAIN = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH")  # of the environment: no virtual one
@@ -39,7 +43,7 @@ def clone(tmp_path: Path) -> Path:
     """The scripts in a folder whose name is awkward."""
     folder = tmp_path / "my (first) lora & more"
     folder.mkdir()
-    for path in (SH, BAT, PROJECT / "check_training_logs.py"):
+    for path in (SH, BAT, TRAINING_BAT, PROJECT / "check_training_logs.py"):
         shutil.copy(path, folder)
     return folder
 
@@ -142,15 +146,16 @@ def test_the_sh_can_be_started_and_ends_its_lines_for_bash() -> None:
 # -- the .bat ----------------------------------------------------------------------------------------
 
 
-def lines_of_bat() -> list[str]:
-    return BAT.read_bytes().decode("utf-8").split("\r\n")
+def lines_of(bat: Path) -> list[str]:
+    return bat.read_bytes().decode("utf-8").split("\r\n")
 
 
-def test_the_bat_is_as_cmd_needs_it() -> None:
-    data = BAT.read_bytes()
+@BATS
+def test_the_bat_is_as_cmd_needs_it(bat: Path) -> None:
+    data = bat.read_bytes()
     assert data.startswith(b"@echo off\r\n") and data.endswith(b"\r\n")  # no byte order mark
     assert data.count(b"\r\n") == data.count(b"\n") == data.count(b"\r")
-    lines = lines_of_bat()
+    lines = lines_of(bat)
     code_page = lines.index("chcp 65001 >nul")
     # cmd looks for labels byte by byte: signs of several bytes stand behind all of them, and behind the code page.
     first = next(number for number, line in enumerate(lines) if not line.isascii())
@@ -158,8 +163,9 @@ def test_the_bat_is_as_cmd_needs_it() -> None:
     assert all(len(line) < 1000 and "\t" not in line for line in lines)
 
 
-def test_the_labels_of_the_bat_are_balanced() -> None:
-    lines = lines_of_bat()
+@BATS
+def test_the_labels_of_the_bat_are_balanced(bat: Path) -> None:
+    lines = lines_of(bat)
     labels = [line[1:] for line in lines if line.startswith(":")]
     targets = {found for line in lines for found in re.findall(r"\bgoto (\w+)", line)}
     assert len(labels) == len(set(labels))
@@ -170,20 +176,21 @@ def test_the_labels_of_the_bat_are_balanced() -> None:
         assert re.match(r"goto |exit /b", last), last
 
 
-def test_the_bat_quotes_every_path() -> None:
-    for line in lines_of_bat():
+@BATS
+def test_the_bat_quotes_every_path(bat: Path) -> None:
+    for line in lines_of(bat):
         for name in ("%HERE%", "%PY%", "%~dp0", "%VIRTUAL_ENV%", "%CONDA_PREFIX%"):
             for found in re.finditer(re.escape(name), line):
                 assert line[: found.start()].count('"') % 2 == 1, line
-    assert sum("%*" in line for line in lines_of_bat()) == 3
+    assert sum("%*" in line for line in lines_of(bat)) == 3
 
 
 def test_git_keeps_its_line_ends() -> None:
     if not (PROJECT / ".git").exists() or shutil.which("git") is None:
         pytest.skip("not a clone")
-    command = ["git", "check-attr", "text", "eol", "--", BAT.name, SH.name]
+    command = ["git", "check-attr", "text", "eol", "--", BAT.name, TRAINING_BAT.name, SH.name]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
-    assert done.stdout.count("eol: crlf") == 1 and done.stdout.count("eol: lf") == 1
+    assert done.stdout.count("eol: crlf") == 2 and done.stdout.count("eol: lf") == 1
 
 
 COMPILER = "x86_64-w64-mingw32-gcc"
@@ -205,9 +212,15 @@ int main(void) {
 """
 
 
+def test_the_window_of_a_training_stays_open() -> None:
+    lines = lines_of(TRAINING_BAT)
+    assert lines[lines.index(":end") :][:4] == [":end", 'set "STATUS=%ERRORLEVEL%"', "pause", "exit /b %STATUS%"]
+
+
 @pytest.mark.special
+@BATS
 @pytest.mark.skipif(shutil.which("wine") is None or shutil.which(COMPILER) is None, reason=f"needs wine and {COMPILER}")
-def test_the_bat_run_by_cmd(clone: Path, tmp_path: Path) -> None:
+def test_the_bat_run_by_cmd(clone: Path, tmp_path: Path, bat: Path) -> None:
     (tmp_path / "stub.c").write_text(STUB_C)
     exe = tmp_path / "stub.exe"
     subprocess.run([COMPILER, "-O1", "-o", str(exe), str(tmp_path / "stub.c")], check=True)
@@ -218,15 +231,15 @@ def test_the_bat_run_by_cmd(clone: Path, tmp_path: Path) -> None:
     for name in ("VIRTUAL_ENV", "LORASMITH_LANG", "CONDA_PREFIX"):
         base.pop(name, None)
     here = f"Z:{clone}".replace("/", "\\")
-    menu = f'"{here}\\check_training_logs.py" --menu'
+    menu = f'"{here}\\{STARTED[bat]}'
     # cmd strips the quotes of a path with such signs on its command line, and wine's knows no Chinese inside a file.
     elsewhere = tmp_path / "from_elsewhere.bat"
-    shutil.copy(clone / BAT.name, clone / "ascii.bat")
+    shutil.copy(clone / bat.name, clone / "ascii.bat")
     elsewhere.write_text(f'@call "{here}\\ascii.bat" %*\r\n', newline="")
 
     def called(*arguments: str, is_elsewhere: bool = False, **environment: str) -> tuple[int, list[str]]:
         log.unlink(missing_ok=True)
-        command = ["wine", "cmd", "/c", elsewhere.name if is_elsewhere else BAT.name, *arguments]
+        command = ["wine", "cmd", "/c", elsewhere.name if is_elsewhere else bat.name, *arguments]
         how: dict[str, Any] = {"cwd": tmp_path if is_elsewhere else clone, "env": {**base, **environment}}
         status = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=200, **how).returncode
         lines = log.read_text().splitlines() if log.exists() else []

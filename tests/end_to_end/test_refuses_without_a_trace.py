@@ -313,7 +313,7 @@ def test_continue(desk: Desk, values: Values, code: str) -> None:
     ("output", "how", "code", "exit_code"),
     [
         (FRESH, {}, "no_run", ExitCode.NO_STATE),
-        ("bad", {}, "no_run", ExitCode.NO_STATE),
+        ("bad", {}, "no_run_but_lora", ExitCode.NO_STATE),
         (USED, {"steps": None}, "nothing_owed", ExitCode.BAD_INPUT),
         (USED, {"from_state": "nowhere"}, "state_unknown", ExitCode.NO_STATE),
         (USED, {"from_state": "best"}, "no_best_state", ExitCode.BAD_INPUT),

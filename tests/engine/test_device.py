@@ -43,6 +43,15 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
+def has_a_card(machine: pytest.MonkeyPatch, *, capability: tuple[int, int] = (8, 6)) -> None:
+    """Gives the machine one card, and a torch built for cards from 7.5 to 8.9."""
+    machine.setattr(torch.cuda, "is_available", lambda: True)
+    machine.setattr(torch.cuda, "device_count", lambda: 1)
+    machine.setattr(torch.cuda, "get_device_name", lambda _: "a card")
+    machine.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    machine.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_80", "sm_86"])
+
+
 def test_cpu_and_why(bare: pytest.MonkeyPatch) -> None:
     chosen = choose_device("auto", threads=0)
     assert (chosen.torch_device.type, chosen.reason) == ("cpu", "no_accelerator")
@@ -52,17 +61,28 @@ def test_cpu_and_why(bare: pytest.MonkeyPatch) -> None:
 
 def test_a_card_that_torch_cannot_use_is_told(bare: pytest.MonkeyPatch) -> None:
     bare.setattr(device_module, "has_nvidia", lambda: True)
+    bare.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     bare.setattr(torch.version, "cuda", None)
     assert choose_device("auto", threads=0).reason == "torch_without_cuda"
     bare.setattr(torch.version, "cuda", "12.8")
+    assert choose_device("auto", threads=0).reason == "driver_unusable"
+    bare.setenv("CUDA_VISIBLE_DEVICES", "")
     assert choose_device("auto", threads=0).reason == "no_accelerator"
+
+
+def test_a_card_without_code_in_this_torch_is_not_used(bare: pytest.MonkeyPatch) -> None:
+    has_a_card(bare, capability=(6, 1))
+    chosen = choose_device("auto", threads=0)
+    assert (chosen.torch_device.type, chosen.reason) == ("cpu", "card_without_kernels")
+    with pytest.raises(ConfigError) as caught:
+        choose_device("cuda", threads=0)
+    assert (caught.value.code, caught.value.fields) == ("device_without_kernels", {"device": "cuda", "name": "a card"})
 
 
 def test_cuda_first_then_mps(bare: pytest.MonkeyPatch) -> None:
     bare.setattr(torch.backends.mps, "is_available", lambda: True)
     assert choose_device("auto", threads=0).torch_device.type == "mps"
-    bare.setattr(torch.cuda, "is_available", lambda: True)
-    bare.setattr(torch.cuda, "get_device_name", lambda _: "a card")
+    has_a_card(bare)
     chosen = choose_device("auto", threads=0)
     assert (chosen.torch_device.type, chosen.name, chosen.reason) == ("cuda", "a card", "first_available")
 
@@ -86,9 +106,7 @@ def test_devices_that_are_not_there(bare: pytest.MonkeyPatch, wish: str, code: s
 
 
 def test_a_card_beyond_the_last(bare: pytest.MonkeyPatch) -> None:
-    bare.setattr(torch.cuda, "is_available", lambda: True)
-    bare.setattr(torch.cuda, "device_count", lambda: 1)
-    bare.setattr(torch.cuda, "get_device_name", lambda _: "a card")
+    has_a_card(bare)
     assert choose_device("cuda:0", threads=0).reason == "asked"
     with pytest.raises(ConfigError, match="device_missing"):
         choose_device("cuda:1", threads=0)
@@ -132,6 +150,13 @@ def test_precision_of_a_card(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     assert choose_precision("auto", CUDA, denoiser_parameters=1) == expected
+
+
+def test_cards_on_which_fp16_gives_nan_compute_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    card = Device(torch.device("cuda"), "NVIDIA GeForce GTX 1660 SUPER", "first_available", 1)
+    assert choose_precision("auto", card, denoiser_parameters=1) == ("fp32", "gpu_fp16_nan")
+    assert choose_precision("fp16", card, denoiser_parameters=1) == ("fp16", "asked")
 
 
 @pytest.mark.parametrize("wish", sorted(DTYPES))

@@ -260,6 +260,22 @@ def test_the_usual_places_nearest_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "place",
+    [
+        "ComfyUI_windows_portable/ComfyUI/models/checkpoints",
+        "webui_forge_cu121_torch231/webui/models/Stable-diffusion",
+        "StabilityMatrix/Data/Models/StableDiffusion",
+    ],
+)
+def test_packages_for_windows(tmp_path: Path, place: str) -> None:
+    file = touched(tmp_path / place / "a.safetensors")
+    start = tmp_path / "lorasmith"
+    start.mkdir()
+    found = find_checkpoints(start, {"HF_HUB_CACHE": str(tmp_path / "none")})
+    assert [one for one in found if one.is_relative_to(tmp_path)] == [file]
+
+
+@pytest.mark.parametrize(
     ("variable", "below"),
     [
         ("HF_HUB_CACHE", ""),

@@ -16,6 +16,7 @@ REASONS = {
     "reports/making.py": "the names and the date of a report",
     "reports/tensorboard.py": "what TensorBoard's own format says of when a file was begun",
     "planning/probe.py": "seconds of a probe, which make an estimate",
+    "runtime/progress.py": "which LoRA of another trainer is named",
     "session/begin.py": "the names of backups",
     "session/build.py": "what the export says of when training began",
     "session/export.py": "what the export says of when training ended",

@@ -1,4 +1,4 @@
-"""The version is one number, wherever it stands."""
+"""The version is one number, wherever it stands; so is that of the torch to install."""
 
 import re
 from pathlib import Path
@@ -19,3 +19,12 @@ def test_versions_go_down_the_page() -> None:
     headings = HEADING.findall((ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))
     versions = [tuple(map(int, one.split("."))) for one in headings if one != "Unreleased"]
     assert versions == sorted(set(versions), reverse=True)
+
+
+def test_the_torch_of_the_readmes_is_the_one_that_the_constraints_keep() -> None:
+    """Any other is replaced by the next line of the installation, on Windows by a torch without CUDA."""
+    pinned = re.search(r"^torch==(\S+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
+    assert pinned is not None
+    for name in ("README.md", "README.zh-TW.md"):
+        found = re.findall(r"pip install torch==(\S+)", (ROOT / name).read_text(encoding="utf-8"))
+        assert len(found) == 2 and set(found) == {pinned[1]}

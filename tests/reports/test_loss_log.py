@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lorasmith.errors import ResourceError
+from lorasmith.messages import tr
 from lorasmith.reading.fold import curves_of
 from lorasmith.reports.loss_log import LossLog
 from tests.reading.made_up import evaluated
@@ -14,6 +15,8 @@ from tests.ui.fake_engine import T0, run_started, step
 
 HEADER = "step,epoch,total_loss,average_loss,visual_loss,semantic_loss,color_loss,learning_rate,timestamp,unavailable"
 EVENTS = [run_started(5), *(step(number) for number in range(1, 6))]
+
+NO_CLIP = tr("en", "unavailable.no_clip_model")
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -68,7 +71,7 @@ def test_what_was_measured_stands_at_its_step_and_what_could_not_be_is_na(tmp_pa
     expected = (str(measured.visual), "N/A", str(measured.color))
     assert cells(log.path) == [("", "", "")] * 2 + [expected] + [("", "", "")] * 2
     assert [row["unavailable"] for row in rows(log.path)] == [
-        "", "", "semantic: No CLIP model was given with `--clip-model`", "", "",
+        "", "", f"semantic: {NO_CLIP}", "", "",
     ]  # fmt: skip
 
 
@@ -78,5 +81,5 @@ def test_one_reason_of_several_measures_stands_there_once(tmp_path: Path) -> Non
     log.rewrite(curves_of([*EVENTS, evaluated(5, tmp_path, unavailable=missing)]))
     assert cells(log.path)[4] == ("N/A", "N/A", "N/A")
     said = rows(log.path)[4]["unavailable"]
-    assert said.startswith("visual, color: ") and said.endswith("semantic: No CLIP model was given with `--clip-model`")
+    assert said.startswith("visual, color: ") and said.endswith(f"semantic: {NO_CLIP}")
     assert said.isascii()

@@ -21,6 +21,8 @@ from tests.ui.fake_engine import T0, run_started, step
 
 EVENTS = [run_started(5), *(step(number) for number in range(1, 6))]
 
+NO_CLIP = tr("en", "unavailable.no_clip_model")
+
 
 def records(folder: Path) -> list[Record]:
     """What the only event file there holds; the framing read by hand."""
@@ -117,7 +119,7 @@ def test_tensorboard_itself_reads_a_run_that_was_killed_and_continued(tmp_path: 
     assert [step for step, _ in found["scalars"]["loss/visual"]] == [0, 4, 9]
     assert [step for step, _ in found["scalars"]["loss/validation"]] == [0, 4, 9]
     assert [step for step, _ in found["scalars"]["loss/semantic"]] == [0, 4]
-    assert found["texts"] == {"unavailable/semantic": [[9, "No CLIP model was given with `--clip-model`"]]}
+    assert found["texts"] == {"unavailable/semantic": [[9, NO_CLIP]]}
     assert found["images"]["samples/01"] == [[0, 192], [4, 192], [9, 192]]
     assert found["images"]["samples/02"] == [[0, 192], [4, 192]]  # the file that is gone is left out
 

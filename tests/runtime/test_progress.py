@@ -1,9 +1,12 @@
 """How far a run has come, and the state that a start continues from."""
 
+import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from lorasmith.config import Request
 from lorasmith.errors import ConfigError, NoStateError
@@ -73,5 +76,18 @@ def test_without_a_ledger_the_states_tell(done: Workshop) -> None:
 
 
 def test_no_run(tmp_path: Path) -> None:
-    with pytest.raises(NoStateError, match="no_run"):
+    for folder in (tmp_path, tmp_path / "none"):
+        with pytest.raises(NoStateError) as caught:
+            progress_of(RunFolder(folder))
+        assert caught.value.code == "no_run"
+
+
+def test_no_run_but_the_lora_of_another_trainer(tmp_path: Path) -> None:
+    layer = "lora_unet_mid_block_attentions_0_proj_in"
+    pair = {f"{layer}.lora_down.weight": np.ones((2, 4)), f"{layer}.lora_up.weight": np.ones((4, 2))}
+    for age, (name, tensors) in enumerate({"model": {"weight": np.ones(2)}, "newer": pair, "older": pair}.items()):
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+        os.utime(tmp_path / f"{name}.safetensors", (9 - age, 9 - age))
+    with pytest.raises(NoStateError) as caught:
         progress_of(RunFolder(tmp_path))
+    assert (caught.value.code, Path(caught.value.fields["lora"]).stem) == ("no_run_but_lora", "newer")

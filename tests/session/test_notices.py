@@ -55,7 +55,7 @@ def test_a_matrix_that_was_zero_before_is_not_counted() -> None:
 class ThreeWords:
     """A family that sees three tags."""
 
-    traits = SimpleNamespace(sampling=SamplingDefaults(steps=2, guidance=2.0))
+    traits = SimpleNamespace(sampling=SamplingDefaults(steps=2, guidance=2.0), reads_english_only=True)
     weights = SimpleNamespace(distilled="")
     caption_tokens = 3
 
@@ -90,6 +90,15 @@ def test_brackets_as_in_prompts(tmp_path: Path) -> None:
     prompts = (r"saber \(fate\) --w 64", r"a cat --n \(x\)", "saber (fate)", r"\[y\]")
     assert found(tmp_path, prompts=prompts)[1:] == [("prompts_escaped", {"count": 2})]
     assert found(tmp_path, prompts=prompts, weighted=True) == []
+
+
+def test_captions_in_a_script_that_is_not_read(tmp_path: Path) -> None:
+    captions = {"a": "a 貓", "b": "café 1girl ＡＢ", "c": "рыба", "d": "smile (´・ω・`) Д", "e": "ねこ"}
+    for name, words in captions.items():
+        put_picture(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text(words, encoding="utf-8")
+    expected = {"count": 3, "files": ["a.png", "c.png", "e.png"], "text": "sks, a 貓"}
+    assert found(tmp_path) == [("captions_not_english", expected)]
 
 
 def test_nothing_where_all_is_seen(tmp_path: Path) -> None:

@@ -200,8 +200,22 @@ def test_a_missing_module_of_our_own_is_a_bug_and_not_hidden(
         cli.main(["train"])
 
 
-def test_a_missing_dependency_is_told_even_where_it_is_the_first_one_needed(tmp_path: Path) -> None:
-    program = "import sys; sys.modules['pydantic'] = None; from lorasmith.ui.cli import main; sys.exit(main(['train']))"
+@pytest.mark.parametrize(
+    ("lacking", "told"),
+    [
+        (["pydantic"], "Error: The package pydantic is not installed\nhint: install it with `pip install pydantic`\n"),
+        (
+            ["pydantic", "torch"],
+            f"Error: The program is not installed in this Python: {sys.executable}\nhint: activate",
+        ),
+    ],
+)
+def test_a_missing_dependency_is_told_even_where_it_is_the_first_one_needed(
+    tmp_path: Path, lacking: list[str], told: str
+) -> None:
+    """Nor is each package of a Python that is not that of the installation named in turn."""
+    block = f"import sys; sys.modules.update(dict.fromkeys({lacking!r}))"
+    program = f"{block}; from lorasmith.ui.cli import main; sys.exit(main(['train']))"
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=tmp_path,
@@ -210,7 +224,7 @@ def test_a_missing_dependency_is_told_even_where_it_is_the_first_one_needed(tmp_
         text=True,
     )
     assert done.returncode == 2
-    assert done.stderr == "Error: The package pydantic is not installed\nhint: install it with `pip install pydantic`\n"
+    assert done.stderr[: len(told)] == told
 
 
 @pytest.mark.parametrize(

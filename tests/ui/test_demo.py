@@ -38,6 +38,7 @@ def test_the_folder_holds_pictures_settings_and_a_run(tmp_path: Path, capsys: py
     assert str(folder / "lora_output" / "last.safetensors") in shown
     for command in ("lorasmith logs", "lorasmith tensorboard", "lorasmith train --continue --steps 100", "cd there"):
         assert command in shown
+    assert f"lorasmith train --output {Path('there/lora_output')} --continue" in shown  # said before the `cd`
 
 
 def test_only_what_a_person_has_changed_counts_as_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

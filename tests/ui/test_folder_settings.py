@@ -27,6 +27,16 @@ def test_settings_are_read_and_unknown_ones_refused(tmp_path: Path) -> None:
     assert caught.value.fields["nearest"] == "rank"
 
 
+def test_a_file_that_an_editor_named_txt_is_not_overlooked(tmp_path: Path) -> None:
+    misnamed = tmp_path / "lorasmith.toml.txt"
+    misnamed.write_text('base_model = "demo"\n')
+    with pytest.raises(ConfigError) as caught:
+        read_folder_settings(tmp_path)
+    assert (caught.value.code, caught.value.fields) == ("config_named_txt", {"file": str(misnamed)})
+    (tmp_path / "lorasmith.toml").write_text('base_model = "demo"\n')
+    assert read_folder_settings(tmp_path) == {("model", "base_model"): "demo"}
+
+
 def test_the_answer_makes_the_file(tmp_path: Path) -> None:
     answer = 'C:\\models\\my "best" 模型.safetensors'
     assert remember_base_model(tmp_path, answer)

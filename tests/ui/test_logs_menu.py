@@ -31,7 +31,7 @@ def test_the_summary_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_each_choice(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert chosen(monkeypatch, "1", " 2 ", "1", "3") == ["summary", "tensorboard", "summary", "tensorboard"]
+    assert chosen(monkeypatch, "1", " 2 ", "１", "3") == ["summary", "tensorboard", "summary", "tensorboard"]
 
 
 @pytest.mark.parametrize("leaving", ["", "3", "q", EOFError, KeyboardInterrupt])

@@ -138,7 +138,7 @@ def test_without_a_mode_it_asks_in_chinese_and_offers_what_is_there(folder: Path
     assert session.leaves() == 0
     again = Session(folder, "", LANG="zh_TW.UTF-8")
     again.sees("編號 [2]：")
-    again.types("")
+    again.types("２")
     again.sees("已完成步數：3")
     again.child.sendintr()
     assert again.leaves() == 2

@@ -115,17 +115,21 @@ def test_every_event_can_be_shown(language: str) -> None:
     assert len(shown.out.lines) == 13
 
 
-@pytest.mark.parametrize("reason", ["asked", "kept", "first_available", "no_accelerator", "torch_without_cuda"])
+REASONS = ("asked", "kept", "first_available", "no_accelerator", "driver_unusable")
+
+
+@pytest.mark.parametrize("reason", [*REASONS, "torch_without_cuda", "card_without_kernels"])
 def test_the_first_line_names_the_device_and_why(reason: str) -> None:
     shown = Shown(warnings=(("prodigy_lr", {"lr": 0.1}),))
     shown.display.show(device(reason))
     assert shown.out.lines[0].startswith("Device: cpu (n), ")
-    assert ("pip install" in shown.out.lines[0]) is (reason == "torch_without_cuda")
+    assert ("pip install" in shown.out.lines[0]) is (reason not in REASONS)
     assert shown.out.lines[2].startswith("Warning: This optimizer")  # what was noticed before comes below
 
 
 @pytest.mark.parametrize(
-    "reason", ["asked", "kept", "gpu_bf16_units", "older_gpu", "cpu_bf16_units", "no_bf16_units", "small_model"]
+    "reason",
+    ["asked", "kept", "gpu_bf16_units", "older_gpu", "gpu_fp16_nan", "cpu_bf16_units", "no_bf16_units", "small_model"],
 )
 def test_every_reason_for_a_precision_has_words(reason: str) -> None:
     Shown().display.show(device(precision_reason=reason))
@@ -185,9 +189,10 @@ def test_a_hang_is_said_and_what_follows() -> None:
     shown.display.show(WorkerRestarted(**AT, after="crashed", reason="KeyError: 'x'", step=None, in_vain=3))
     shown.display.show(LimitRaised(**AT, spent_seconds=6000.2, limit_seconds=18000.0, seconds_per_step=40.0))
     assert shown.out.lines == [
-        "No sign of life for 300 s after step 4 (phase `step`, limit 300 s): the training process is being ended",
-        "The training process was paused by a signal: no sign of life for 300 s after step 4 (phase `step`, limit"
-        " 300 s); it is being ended",
+        "No sign of life for 300 s after step 4 (phase: computing a step, limit 300 s): the training"
+        " process is being ended",
+        "The training process was paused by a signal: no sign of life for 300 s after step 4 (phase: computing a step,"
+        " limit 300 s); it is being ended",
         "Restarted from step 4; restarts without a new step: 2 of 3",
         "The training process failed: KeyError: 'x'",
         "Restarted from the beginning; restarts without a new step: 3 of 3",
@@ -391,9 +396,10 @@ def test_with_verbose_the_line_has_pictures_and_operations_in_a_second(verbose: 
 @pytest.mark.parametrize(("family", "is_for_webui"), [("sdxl", True), ("", True), ("krea2", False)])
 def test_at_the_end_it_names_the_programs_that_read_the_file(family: str, is_for_webui: bool) -> None:
     shown = Shown()
-    config = RunConfig().with_values({("model", "family"): family})
+    config = RunConfig().with_values({("model", "family"): family, ("dataset", "trigger_word"): "zorb"})
     start = replace(shown.start, config=config)
     display = Display(Translator("en"), shown.out, shown.errors, start=start, command="train", verbose=False)
     display.finish(ExitCode.FINISHED, None)
     assert "models/loras" in shown.text
     assert ("models/Lora`" in shown.text) == is_for_webui
+    assert "`zorb`" in shown.text

@@ -109,3 +109,11 @@ def test_options_are_named_as_they_are_typed_but_for_those_of_continue() -> None
     words = Translator("en").naming({"lr": "learning_rate"})
     assert "`--learning_rate 1`" in words.warning("prodigy_lr", {"lr": 2})[0]
     assert "`--lr`" in words.error("weights_non_finite", {"step": 1})[1]
+    fields = {"cause": "--lr 1", "options": ["--lr", "--rank"]}
+    assert words.warning("bucket_options_unused", fields)[0].endswith("_rate 1`: `--learning_rate`, `--rank`")
+
+
+def test_a_phase_is_named_in_words() -> None:
+    fields = {"seconds": 9, "step": 4, "restarts": 3}
+    assert "(phase: saving a state)" in EN.error("stuck", {**fields, "phase": "saving"})[0]
+    assert "(phase: dreaming)" in EN.error("stuck", {**fields, "phase": "dreaming"})[0]

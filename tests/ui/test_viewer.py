@@ -97,6 +97,15 @@ def test_more_findings_than_a_screen_takes_are_counted(tmp_path: Path) -> None:
     assert "`s5`" in text and "`s6`" not in text and "and 3 more" in text
 
 
+def test_a_report_counts_once_though_it_is_three_files(tmp_path: Path) -> None:
+    status = status_of(finished_run(tmp_path / "r"))
+    for kinds, count in ((("html", "json", "png"), 2), (("json", "png"), 4)):  # without jinja there is no page
+        paths = tuple(tmp_path / f"{number}.{kind}" for number in (2, 1) for kind in kinds)
+        lines = drawn(replace(status, files=replace(status.files, reports=paths)), width=300).splitlines()
+        (line,) = (line for line in lines if line.startswith("Reports"))
+        assert f" {count}, newest `{paths[0].name}`" in line
+
+
 def test_a_run_that_can_go_on_says_how(tmp_path: Path) -> None:
     status = replace(status_of(finished_run(tmp_path / "r")), standing="stopped")
     assert "`lorasmith train --continue`" in drawn(status)

@@ -72,6 +72,7 @@ class Flux1(FlowTransformer):
         sampling=SamplingDefaults(steps=28, guidance=3.5, guidance_input=GUIDANCE),
         cache_dtype=torch.float32,  # of the latents; the text stays in bfloat16
         trains_text=False,
+        reads_english_only=True,
     )
     builders = _BUILDERS
     targets = _TARGETS

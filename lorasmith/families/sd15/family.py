@@ -17,4 +17,5 @@ class StableDiffusion15(StableDiffusion):
         architecture="stable-diffusion-v1/lora",
         implementation="diffusers",
         sampling=SamplingDefaults(steps=12, guidance=3.0),
+        reads_english_only=True,
     )

@@ -27,6 +27,7 @@ class StableDiffusion2(StableDiffusion):
         implementation="diffusers",
         sampling=SamplingDefaults(steps=12, guidance=3.0),
         cache_dtype=torch.float16,
+        reads_english_only=True,
     )
     padding = 0  # OpenCLIP's
 

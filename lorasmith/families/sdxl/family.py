@@ -56,6 +56,7 @@ class StableDiffusionXL:
         sampling=SamplingDefaults(steps=14, guidance=4.0),
         least_clip_skip=2,  # the UNet was trained on the last layer but one of both text encoders
         cache_dtype=torch.float16,
+        reads_english_only=True,
     )
 
     def __init__(self, weights: BaseWeights, text: TextSettings) -> None:
