@@ -83,6 +83,7 @@ def _facts(card: Any, memory: int) -> dict[str, Any]:
         "current_device": lambda: 0,
         "get_device_name": lambda *_: NAME,
         "get_device_capability": lambda *_: (9, 0),
+        "get_arch_list": lambda: ["sm_90"],
         "mem_get_info": lambda *_: (memory - card.card_memory(), memory),
         "memory_allocated": lambda *_: card.card_memory(),
         "max_memory_allocated": lambda *_: card.card_peak(),
