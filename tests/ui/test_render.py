@@ -165,8 +165,7 @@ def test_a_start_that_owes_its_end_alone_says_so() -> None:
 
 
 def test_a_batch_of_one_is_not_split_but_computed_twice() -> None:
-    shown = Shown()
-    shown.display.show(StepRepeated(**AT, step=1, reason="out_of_memory", gradient_checkpointing=True))
+    (shown := Shown()).display.show(StepRepeated(**AT, step=1, reason="out_of_memory", gradient_checkpointing=True))
     assert "computed twice" in shown.out.lines[0] and "split" not in shown.out.lines[0]
 
 
