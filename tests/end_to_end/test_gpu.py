@@ -138,8 +138,8 @@ def test_killed_among_replayed_steps_it_continues_to_the_same_bytes(
     assert killed.digest() == straight.digest()
 
 
-def test_nothing_waits_inside_a_step(make_workshop: Callable[[str], Workshop], monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch raises where an operation would have the host wait for the device."""
+def refuse_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has torch raise where an operation of a step would have the host wait for the device."""
 
     def train_step(*given: Any, **named: Any) -> Any:
         torch.cuda.set_sync_debug_mode("error")
@@ -149,6 +149,10 @@ def test_nothing_waits_inside_a_step(make_workshop: Callable[[str], Workshop], m
             torch.cuda.set_sync_debug_mode("default")
 
     monkeypatch.setattr(loop, "train_step", train_step)
+
+
+def test_nothing_waits_inside_a_step(make_workshop: Callable[[str], Workshop], monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_waits(monkeypatch)
     for name, values in (("eager", EAGER), ("graph", GRAPH)):
         outcome = make_workshop(name).new(4, {**CUDA, **SHAPES, **values, ("training", "ema_decay"): 0.9})
         assert outcome.exit_code == ExitCode.FINISHED and not outcome.warned

@@ -5,17 +5,15 @@ Between forward and update of a step nothing waits for the device, in any of the
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from lorasmith.engine import step
 from lorasmith.errors import ExitCode
 from lorasmith.evaluation import evaluator
 from lorasmith.families import FAMILIES
 from lorasmith.runs.events import Evaluated, RunStarted
-from lorasmith.session import loop
+from tests.end_to_end.test_gpu import refuse_waits
 from tests.end_to_end.workshop import Values, Workshop
 from tests.evaluation.few_steps import sample_in
 from tests.families.tiny import MINIATURES
@@ -60,16 +58,7 @@ def base_model(family: str, tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def nothing_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Torch raises where an operation of a step would have the host wait for the device."""
-
-    def train_step(*given: Any, **named: Any) -> Any:
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            return step.train_step(*given, **named)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-
-    monkeypatch.setattr(loop, "train_step", train_step)
+    refuse_waits(monkeypatch)
 
 
 def values_for(family: str) -> Values:
