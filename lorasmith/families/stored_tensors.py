@@ -14,7 +14,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from io import FileIO
-from mmap import PAGESIZE
 from pathlib import Path
 from threading import Lock, local
 from typing import Any
@@ -243,8 +242,6 @@ def _tensor(source: _Source, dtype_of: DtypeOf, wanted: tuple[str, Place, Tensor
     name, place, info = wanted
     stored, dtype = _DTYPES[info.dtype], dtype_of(name)
     tensor = torch.empty(info.shape, dtype=dtype)
-    # The system clears new memory page by page, at about the rate of a disk: here, while another thread reads.
-    _bytes_of(tensor)[::PAGESIZE].zero_()
     is_in_place = stored.itemsize == dtype.itemsize
     given = tensor.view(stored) if is_in_place else source.memory(info).view(stored).view(info.shape)
     source.fill(given, info)
