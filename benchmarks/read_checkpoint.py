@@ -22,10 +22,10 @@ import torch
 
 from benchmarks.floor import ROOT
 from lorasmith.engine.cpu import keep_freed_memory
-from lorasmith.engine.device import DTYPES
+from lorasmith.engine.device import DTYPES, choose_device
 from lorasmith.families import load_family
-from lorasmith.families.foreign_files import UNET_PREFIX
 from lorasmith.families.headers import read_header
+from lorasmith.families.ldm_names import UNET_PREFIX
 from lorasmith.families.recognize import recognize
 
 BUFFER = 1 << 24  # bytes
@@ -76,19 +76,18 @@ def _drop_from_cache(model: Path) -> None:
 
 
 def _load(model: Path, dtype: torch.dtype) -> None:
-    """Prints the seconds, the memory that the weights take, and how much more was taken at the most."""
+    """Prints the seconds, those of the processor, the memory that the weights take, and how much was taken at most."""
     keep_freed_memory()
     from diffusers import UNet2DConditionModel  # noqa: F401  libraries are no part of what is measured
 
     family = load_family(recognize(model))
-    before, began = psutil.Process().memory_info().rss, time.perf_counter()
-    denoiser = family.load_models(trained=(), dtype=dtype, device=torch.device("cpu"))["denoiser"]
-    seconds = time.perf_counter() - began
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    before, began, busy = psutil.Process().memory_info().rss, time.perf_counter(), time.process_time()
+    denoiser = family.load_models(trained=(), dtype=dtype, to=torch.device("cpu"))["denoiser"]
+    seconds, busy = time.perf_counter() - began, time.process_time() - busy
+    peak = choose_device("cpu", threads=0).peak_memory() - before
     weights = sum(tensor.nbytes for tensor in denoiser.state_dict().values())
-    found = {"seconds": round(seconds, 2), "weights_gib": round(weights / GIB, 2), "peak_gib": round(peak / GIB, 2)}
+    found = {"seconds": round(seconds, 2), "cpu_seconds": round(busy, 2)}
+    found |= {"weights_gib": round(weights / GIB, 2), "peak_gib": round(peak / GIB, 2)}
     print(json.dumps(found))
 
 

@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from io import FileIO
 from pathlib import Path
-from threading import Lock
+from threading import Lock, local
 from typing import Any
 
 import torch
@@ -37,7 +37,7 @@ _Places = Callable[[Iterable[str]], dict[str, Place]]  # names in a file -> cano
 DtypeOf = Callable[[str], torch.dtype]
 """Canonical name -> the type in which the tensor is wanted."""
 Read = tuple[str, Tensor, bool]  # canonical name, tensor, whether all its numbers are finite
-READERS = 2  # threads: one reads while the other converts; each holds a tensor as the file has it
+READERS = 2  # threads: one reads while the other gets memory, converts and checks
 AHEAD = 4  # tensors that are read or waiting while another is used
 _PIECE = 1 << 20  # numbers that are in the processor's cache from one conversion to the next
 MAX_SHARED = 4  # tensors may share their numbers: the sum of their sizes may be this many times the file's size
@@ -222,11 +222,14 @@ def _is_zip(path: Path) -> bool:
 
 
 def _read_tensors(path: Path, wanted: Iterable[tuple[str, Place, TensorInfo]], dtype_of: DtypeOf) -> Iterator[Read]:
-    """Reads straight into the tensors' own memory, in the order of the file: no mapping, no second copy. A tensor is
-    read while another is converted."""
+    """Reads into the tensors' own memory, in the order of the file: no mapping, no second copy."""
     ordered = sorted(wanted, key=lambda item: item[2].start)
+    for name, _, info in ordered:
+        if info.dtype not in _DTYPES:
+            raise ModelError("model_damaged", path=str(path), where=name)
+    largest = max((info.end - info.start for _, _, info in ordered), default=0)
     with path.open("rb", buffering=0) as file, ThreadPoolExecutor(max_workers=READERS) as pool:
-        read, begun = partial(_tensor, path, file, Lock(), dtype_of), deque[Future[Read]]()
+        read, begun = partial(_tensor, _Source(path, file, largest), dtype_of), deque[Future[Read]]()
         for item in ordered:
             begun.append(pool.submit(read, item))
             if len(begun) > AHEAD:
@@ -235,33 +238,52 @@ def _read_tensors(path: Path, wanted: Iterable[tuple[str, Place, TensorInfo]], d
             yield begun.popleft().result()
 
 
-def _tensor(path: Path, file: FileIO, turn: Lock, dtype_of: DtypeOf, wanted: tuple[str, Place, TensorInfo]) -> Read:
+def _tensor(source: _Source, dtype_of: DtypeOf, wanted: tuple[str, Place, TensorInfo]) -> Read:
     name, place, info = wanted
-    tensor = _converted(_raw(path, file, turn, name, info).view(_DTYPES[info.dtype]).view(info.shape), dtype_of(name))
+    stored, dtype = _DTYPES[info.dtype], dtype_of(name)
+    tensor = torch.empty(info.shape, dtype=dtype)
+    is_in_place = stored.itemsize == dtype.itemsize
+    given = tensor.view(stored) if is_in_place else source.memory(info).view(stored).view(info.shape)
+    source.fill(given, info)
+    if stored != dtype:
+        _convert(given, tensor)
     return name, _arranged(tensor, place).contiguous(), is_finite(tensor)
 
 
-def _raw(path: Path, file: FileIO, turn: Lock, name: str, info: TensorInfo) -> Tensor:
-    """The bytes of a tensor."""
-    if info.dtype not in _DTYPES:
-        raise ModelError("model_damaged", path=str(path), where=name)
-    raw = torch.empty(info.end - info.start, dtype=torch.uint8)
-    left = memoryview(raw.numpy())  # type: ignore[arg-type]
-    with turn:
-        file.seek(info.start)
-        while left and (count := file.readinto(left)):  # the system reads 2 GiB at most at once
-            left = left[count:]
-    if left:
-        raise ModelError("model_truncated", path=str(path), size=path.stat().st_size)
-    return raw
+class _Source:
+    """An open file that threads read in turn."""
+
+    def __init__(self, path: Path, file: FileIO, largest: int) -> None:
+        self._path, self._file, self._largest = path, file, largest  # bytes of a tensor
+        self._turn, self._own = Lock(), local()
+
+    def memory(self, info: TensorInfo) -> Tensor:
+        """Bytes for a tensor as the file has it: always the same in a thread, so that no holes are left between the
+        tensors that stay."""
+        if not hasattr(self._own, "bytes"):
+            self._own.bytes = torch.empty(self._largest, dtype=torch.uint8)
+        found: Tensor = self._own.bytes[: info.end - info.start]
+        return found
+
+    def fill(self, tensor: Tensor, info: TensorInfo) -> None:
+        left = memoryview(_bytes_of(tensor).numpy())  # type: ignore[arg-type]
+        with self._turn:
+            self._file.seek(info.start)
+            while left and (count := self._file.readinto(left)):  # the system reads 2 GiB at most at once
+                left = left[count:]
+        if left:
+            raise ModelError("model_truncated", path=str(self._path), size=self._path.stat().st_size)
 
 
-def _converted(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """`tensor.to(dtype)`, which takes more than twice as long from one half precision to the other."""
-    if {tensor.dtype, dtype} != {torch.float16, torch.bfloat16}:
-        return tensor.to(dtype)
-    result = torch.empty(tensor.shape, dtype=dtype)
-    pieces = zip(tensor.view(-1).split(_PIECE), result.view(-1).split(_PIECE), strict=True)
-    for given, converted in pieces:
-        converted.copy_(given.to(torch.float32))
-    return result
+def _bytes_of(tensor: Tensor) -> Tensor:
+    return tensor.view(-1).view(torch.uint8)
+
+
+def _convert(given: Tensor, into: Tensor) -> None:
+    """`into.copy_(given)`, which takes more than twice as long from one half precision to the other. These may be the
+    same memory: a piece goes through float32, which is exact."""
+    if {given.dtype, into.dtype} != {torch.float16, torch.bfloat16}:
+        into.copy_(given)
+        return
+    for piece, converted in zip(given.view(-1).split(_PIECE), into.view(-1).split(_PIECE), strict=True):
+        converted.copy_(piece.to(torch.float32))

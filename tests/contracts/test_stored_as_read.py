@@ -63,11 +63,11 @@ def test_it_is_that_of_the_whole_model(family: ModelFamily, form: str) -> None:
 def test_few_tensors_are_read_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the model's size."""
     family = load_family(recognize(MINIATURES["flux1"](tmp_path / "model")))
-    raw, counts, ahead = stored_tensors._raw, {"read": 0, "used": 0}, list[int]()
+    tensor_of, counts, ahead = stored_tensors._tensor, {"read": 0, "used": 0}, list[int]()
 
-    def read(*arguments: Any) -> Tensor:
+    def read(*arguments: Any) -> stored_tensors.Read:
         counts["read"] += 1
-        return raw(*arguments)
+        return tensor_of(*arguments)
 
     class Forgetful:
         def __init__(self, model: nn.Module) -> None: ...
@@ -79,7 +79,7 @@ def test_few_tensors_are_read_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
         def finish(self) -> None: ...
 
-    monkeypatch.setattr(stored_tensors, "_raw", read)
+    monkeypatch.setattr(stored_tensors, "_tensor", read)
     family.load_models(trained=[], dtype=torch.bfloat16, to=Forgetful)
     assert counts["used"] > 10 * stored_tensors.AHEAD
     assert max(ahead) <= stored_tensors.AHEAD + 1

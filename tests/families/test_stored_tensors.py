@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from lorasmith.errors import ModelError
 from lorasmith.families import load_family
+from lorasmith.families.headers import read_header
+from lorasmith.families.places import Place
 from lorasmith.families.recognize import recognize
-from lorasmith.families.stored_tensors import _converted, examine_pickle, load_pickle
+from lorasmith.families.stored_tensors import _read_tensors, examine_pickle, load_pickle
 
 
 class Payload:
@@ -93,9 +96,18 @@ def test_tensors_are_copies_laid_out_plainly(narrow, tmp_path: Path) -> None:
     assert torch.equal(layers[0].weight, layers[1].weight)
 
 
-@pytest.mark.parametrize("dtypes", [(torch.float16, torch.bfloat16), (torch.bfloat16, torch.float16)])
-def test_half_precisions_are_converted_as_torch_does(dtypes: tuple[torch.dtype, torch.dtype]) -> None:
-    given, wanted = dtypes
-    numbers = torch.arange(1 << 16).to(torch.uint16).view(given)  # all there are
-    numbers = numbers[numbers.isfinite()].repeat(20)  # more than are converted at once
-    assert torch.equal(_converted(numbers, wanted).view(torch.int16), numbers.to(wanted).view(torch.int16))
+@pytest.mark.parametrize("wanted", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("given", [torch.float16, torch.bfloat16, torch.float32])
+def test_numbers_are_converted_as_torch_does(given: torch.dtype, wanted: torch.dtype, tmp_path: Path) -> None:
+    every = torch.arange(1 << 16).to(torch.uint16).view(torch.bfloat16 if given == torch.float32 else given)
+    numbers = every[every.isfinite()].to(given).repeat(20)  # more than are converted at once
+    state = {"few": numbers[:7].clone(), "many": numbers, "none": numbers[:0].clone(), "one": numbers[9].clone()}
+    save_file(state, tmp_path / "model.safetensors")
+    tensors = read_header(tmp_path / "model.safetensors").tensors
+    places = [(name, Place(name), info) for name, info in tensors.items()]
+    read = {name: tensor for name, tensor, _ in _read_tensors(tmp_path / "model.safetensors", places, lambda _: wanted)}
+    assert read.keys() == state.keys()
+    for name, stored in state.items():
+        expected = stored.to(wanted)
+        assert read[name].shape == expected.shape
+        assert torch.equal(read[name].view(-1).view(torch.uint8), expected.view(-1).view(torch.uint8))
