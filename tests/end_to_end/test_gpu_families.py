@@ -41,7 +41,7 @@ STORED: dict[str, Values] = {
 LANES = {**AWAY, **STORED}
 # A UNet and a transformer stand for the others where nothing moves.
 ROWS = [(family, lane) for family in sorted(FAMILIES) for lane in AWAY] + [
-    (family, lane) for family in ("sdxl", "krea2") for lane in STORED
+    (family, lane) for family in ("sd15", "krea2") for lane in STORED
 ]
 
 
