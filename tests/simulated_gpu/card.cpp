@@ -370,7 +370,6 @@ int64_t card_memory() { return held_now; }
 int64_t card_peak() { return held_peak; }
 void card_reset_peak() { held_peak = held_now.load(); }
 void card_limit(int64_t bytes) { held_limit = bytes; }
-int64_t card_waits() { return waits; }
 int card_races() { return races; }
 int card_new_stream() {
   std::lock_guard<std::recursive_mutex> guard(streams_lock);

@@ -12,7 +12,6 @@
 inline const c10::Device CARD(c10::DeviceType::CUDA, 0);
 
 inline std::atomic<int64_t> held_now{0}, held_peak{0}, held_limit{INT64_MAX};
-inline std::atomic<int64_t> waits{0};
 inline std::atomic<bool> wait_is_error{false};
 
 inline void take(int64_t bytes) {
@@ -113,7 +112,6 @@ inline bool is_pinned(const void* pointer) {
 }
 
 inline void waits_for_card(const std::string& what) {
-  ++waits;
   host_knows(current_stream);
   TORCH_CHECK(!wait_is_error, "called a synchronizing CUDA operation: ", what);
 }

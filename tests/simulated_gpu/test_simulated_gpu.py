@@ -3,10 +3,12 @@
 import pytest
 import torch
 
+from tests.end_to_end.test_gpu import is_simulated
+
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(
-        not torch.cuda.is_available() or torch.cuda.get_device_name() != "NVIDIA Simulated",
+        not is_simulated(),
         reason="there is no simulated GPU (python -m tests.simulated_gpu)",
     ),
 ]

@@ -27,7 +27,7 @@ def install(library: str) -> None:
     for name in ("libc10.so", "libtorch_cpu.so"):
         ctypes.CDLL(str(folder / name), mode=ctypes.RTLD_GLOBAL)
     card = ctypes.CDLL(library)
-    for name in ("card_memory", "card_peak", "card_waits", "card_record_event"):
+    for name in ("card_memory", "card_peak", "card_record_event"):
         getattr(card, name).restype = ctypes.c_int64
     card.card_limit.argtypes = [ctypes.c_int64]
     card.card_wait_event.argtypes = [ctypes.c_int, ctypes.c_int64]
