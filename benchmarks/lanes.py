@@ -54,10 +54,15 @@ AT_ONCE = 10
 WORDS = 77
 LANES: dict[str, Settings] = {
     "none": {},
+    "elementwise": {CHECKPOINTING: "elementwise"},
     "feed-forward": {CHECKPOINTING: "feed-forward"},
     "selective": {CHECKPOINTING: "selective"},
     "block": {CHECKPOINTING: "block"},
     "offload": {CHECKPOINTING: "offload"},
+    "int8": {PRECISION: "int8"},
+    "elementwise int8": {CHECKPOINTING: "elementwise", PRECISION: "int8"},
+    "elementwise nf4": {CHECKPOINTING: "elementwise", PRECISION: "nf4"},
+    "selective int8": {CHECKPOINTING: "selective", PRECISION: "int8"},
     "block fp8": {CHECKPOINTING: "block", PRECISION: "fp8"},
     "block int8": {CHECKPOINTING: "block", PRECISION: "int8"},
     "block w8a8": {CHECKPOINTING: "block", PRECISION: "w8a8"},

@@ -12,10 +12,12 @@ from torch.utils.checkpoint import checkpoint
 
 from lorasmith.families import kept_results
 
-Checkpointing = Literal["none", "feed-forward", "selective", "block", "offload"]
-"""The parts that are computed twice: none; the feed-forward layers of transformer blocks, which are wide and quick;
-every resnet and transformer block, but for results that are small beside what it takes to compute them; all of every
-block; the same, with the inputs of the blocks in the computer's memory meanwhile."""
+Checkpointing = Literal["none", "elementwise", "feed-forward", "selective", "block", "offload"]
+"""The parts that are computed twice: none; every resnet and transformer block, but for its products and attention; the
+feed-forward layers of transformer blocks, which are wide and quick; every block, but for results that are small beside
+what it takes to compute them; all of every block; the same, with the inputs of the blocks in the computer's memory
+meanwhile."""
+_KEPT = {"elementwise": kept_results.of_layers, "selective": kept_results.narrow_ones}
 
 
 def checkpoint_blocks(denoiser: Any, level: Checkpointing, *, feed_forwards: tuple[str, ...] = ("ff",)) -> None:
@@ -33,8 +35,8 @@ def checkpoint_blocks(denoiser: Any, level: Checkpointing, *, feed_forwards: tup
         vars(module).pop("forward", None)
         if level == "feed-forward":
             module.forward = partial(twice, type(module).forward.__get__(module))
-    if level == "selective":
-        denoiser.enable_gradient_checkpointing(partial(twice, context_fn=kept_results.contexts))
+    if level in _KEPT:
+        denoiser.enable_gradient_checkpointing(partial(twice, context_fn=partial(kept_results.contexts, _KEPT[level])))
     if level == "block":
         denoiser.enable_gradient_checkpointing(twice)
     if level == "offload":

@@ -22,7 +22,8 @@ class Blocks(NamedTuple):
     number: int
     inside: float  # numbers that each keeps for a token
     wide: float = 0  # of which in feed-forward layers
-    results: float = 2  # times the width: what a second computation may take, of attention and of the last layer
+    products: float = 0  # times the width: the results of all layers and of attention
+    results: float = 2  # times the width: of attention and of the last layer alone
 
 
 def transformer_footprint(
@@ -47,12 +48,13 @@ def transformer_footprint(
     kept = {
         "none": inside,
         "feed-forward": inside - wide,
+        "elementwise": entering + width * sum(kind.number * kind.products for kind in blocks),
         "selective": entering + width * sum(kind.number * kind.results for kind in blocks),
         "block": entering,
         "offload": 0,
     }
     block, widest = max(kind.inside for kind in blocks), max(kind.wide for kind in blocks)
-    twice = dict.fromkeys(("selective", "block", "offload"), 2 * block)
+    twice = dict.fromkeys(("elementwise", "selective", "block", "offload"), 2 * block)
     computed = {"none": block, "feed-forward": max(block, 2 * widest), **twice}
     return Footprint(
         parameters=parameters,

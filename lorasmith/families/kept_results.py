@@ -1,5 +1,5 @@
-"""Results that a second computation of a block takes from the first: those that are small beside what it takes to
-compute them.
+"""Results that a second computation of a block takes from the first: those of its products, or only those that are
+small beside what it takes to compute them.
 
 They are found by operator, below autograd, so that no layer knows of it. A copy is kept, since layers change what their
 products made.
@@ -7,7 +7,7 @@ products made.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,7 +15,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-NARROW = 2.0  # a layer's result is kept if it has fewer numbers than the layer's input by this factor
+NARROW = 2.0  # a layer's result is narrow if it has fewer numbers than the layer's input by this factor
+MOST_RANK = 256
+"""Inputs up to which a product is quick: those of an adapter's rank, whose result may be as large as a layer's. No
+layer of a block that is computed twice has so few."""
+
+Rule = Callable[[int, int], bool]
+"""Whether the result of a product with so many inputs and outputs is kept."""
 
 _aten = torch.ops.aten
 _ATTENTIONS = (
@@ -34,22 +40,31 @@ if hasattr(torch.ops.mkldnn, "_linear_pointwise"):  # some builds of torch lack 
     _PRODUCTS[torch.ops.mkldnn._linear_pointwise.default] = 1, 1
 
 
-def contexts() -> tuple[TorchDispatchMode, TorchDispatchMode]:
+def of_layers(inputs: int, outputs: int) -> bool:  # noqa: ARG001 - as Rule
+    """Keeps the results of all layers."""
+    return inputs > MOST_RANK
+
+
+def narrow_ones(inputs: int, outputs: int) -> bool:
+    """Keeps the results that are narrow."""
+    return inputs >= NARROW * outputs
+
+
+def contexts(rule: Rule) -> tuple[TorchDispatchMode, TorchDispatchMode]:
     """The contexts of a block's first and second computation, as `torch.utils.checkpoint` takes them."""
     kept: list[Any] = []
-    return _Keeping(kept), _Taking(kept)
+    return _Keeping(kept, rule), _Taking(kept, rule)
 
 
-def is_kept(operator: Any, arguments: tuple[Any, ...]) -> bool:
-    """Whether the result of an operator is small beside what it takes to compute it: attention, convolutions, and
-    products whose result is narrow."""
+def is_kept(operator: Any, arguments: tuple[Any, ...], rule: Rule) -> bool:
+    """Whether the result of an operator is kept: of attention and convolutions, and of products by the rule."""
     if operator in _COSTLY:
         return True
     if operator not in _PRODUCTS:
         return False
     place, inputs_side = _PRODUCTS[operator]
     weight = arguments[place].shape
-    return bool(weight[inputs_side] >= NARROW * weight[1 - inputs_side])
+    return rule(weight[inputs_side], weight[1 - inputs_side])
 
 
 def copied(tensor: Tensor) -> Tensor:
@@ -57,9 +72,9 @@ def copied(tensor: Tensor) -> Tensor:
 
 
 class _Keeping(TorchDispatchMode):
-    def __init__(self, kept: list[Any]) -> None:
+    def __init__(self, kept: list[Any], rule: Rule) -> None:
         super().__init__()
-        self.kept = kept
+        self.kept, self.rule = kept, rule
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
@@ -70,7 +85,7 @@ class _Keeping(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        if is_kept(func, args):
+        if is_kept(func, args, self.rule):
             self.kept.append(tree_map_only(Tensor, copied, result))
         return result
 
@@ -81,4 +96,4 @@ class _Taking(_Keeping):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        return self.kept.pop(0) if is_kept(func, args) else func(*args, **(kwargs or {}))
+        return self.kept.pop(0) if is_kept(func, args, self.rule) else func(*args, **(kwargs or {}))

@@ -15,6 +15,7 @@ from lorasmith.families.footprint import Footprint, kl_parameters
 FEED_FORWARD = 16  # times the channels: both halves of the wide layer (8), its gate and its product (4 each)
 TRANSFORMER_BLOCK = 12 + FEED_FORWARD  # also: three norms' inputs and outputs, q, k, v, the queries and outputs twice
 RESULTS = 3  # times the channels: of both attentions and of the feed-forward layer
+PRODUCTS = 14  # times the channels: q, k, v, queries again, both outputs of attention, the wide layer (8)
 AROUND_BLOCKS = 3  # times the channels: the norm before them, the projections on both sides
 TABLE_WIDTH = 1280  # the widest channels of the models that the tables of layers describe
 RESNET = 3  # times its inputs and outputs: a norm, an activation and a convolution each
@@ -27,6 +28,7 @@ class _Part(NamedTuple):
     feed_forward: float  # of which in feed-forward layers
     entering: float  # the input of a block that is computed twice; 0 where it never is
     results: float = 0.0  # small results inside it, which a second computation may take
+    products: float = 0.0  # the results of its other layers
     kept: float = 0.0  # always
     blocks: int = 1
 
@@ -47,6 +49,7 @@ def unet_footprint(config: Mapping[str, Any], parameters: int, *, text_parameter
     block = max(part.inside for part in parts)
     entering = sum(part.blocks * part.entering for part in parts)
     results = sum(part.blocks * part.results for part in parts)
+    products = sum(part.blocks * part.products for part in parts)
     never_twice = sum(part.blocks * part.inside for part in parts if not part.entering)
     channels = max(config["block_out_channels"])
     return Footprint(
@@ -54,6 +57,7 @@ def unet_footprint(config: Mapping[str, Any], parameters: int, *, text_parameter
         largest_layer=9 * 2 * channels * channels,  # the first convolution after a skip connection
         kept={
             "none": everything,
+            "elementwise": kept + never_twice + entering + results + products,
             "feed-forward": everything - sum(part.blocks * part.feed_forward for part in parts),
             "selective": kept + never_twice + entering + results,
             "block": kept + never_twice + entering,
@@ -64,7 +68,7 @@ def unet_footprint(config: Mapping[str, Any], parameters: int, *, text_parameter
         computed={
             "none": block,
             "feed-forward": max(block, 2 * wide),
-            **dict.fromkeys(("selective", "block", "offload"), 2 * block),
+            **dict.fromkeys(("elementwise", "selective", "block", "offload"), 2 * block),
         },
     )
 
@@ -122,6 +126,7 @@ def _transformer(width: int, depth: int, level: int) -> _Part:
         feed_forward=FEED_FORWARD * width * pixels,
         entering=width * pixels,
         results=RESULTS * width * pixels,
+        products=PRODUCTS * width * pixels,
         kept=AROUND_BLOCKS * width * pixels,
         blocks=depth,
     )

@@ -61,15 +61,19 @@ class Lane(NamedTuple):
         return {CHECKPOINTING: self.checkpointing, PRECISION: self.precision, OFFLOAD: self.offload}
 
 
-QUARTER_AWAY = Lane("block", "auto", 0.25)
-"""For models of flow matching alone: an offloaded base cannot be recorded as a CUDA graph, and launches take most of a
-UNet's step without one."""
+ELEMENTWISE, QUARTER_AWAY = Lane("elementwise", "auto", 0.0), Lane("block", "auto", 0.25)
+OF_FLOW = (ELEMENTWISE, QUARTER_AWAY)
+"""For models of flow matching alone. A UNet's feed-forward layers take more memory and little time, its elementwise
+operations much; and an offloaded base cannot be recorded as a CUDA graph, without which launches take most of its
+step."""
 LANES = (
     Lane("none", "auto", 0.0),
+    ELEMENTWISE,
     Lane("feed-forward", "auto", 0.0),
     Lane("selective", "auto", 0.0),
     Lane("block", "auto", 0.0),
     QUARTER_AWAY,
+    Lane("selective", "int8", 0.0),
     Lane("block", "int8", 0.0),
     Lane("block", "int8", 0.25),
     Lane("block", "int8", 0.5),
@@ -173,7 +177,7 @@ def _lanes(config: RunConfig, device: str, fixed: Collection[tuple[str, str]], *
     own = Lane(config.training.gradient_checkpointing, config.model.base_precision, config.model.base_offload)
     seen = set()
     for offered in LANES:
-        if offered == QUARTER_AWAY and not is_flow:
+        if offered in OF_FLOW and not is_flow:
             continue
         lane = Lane(
             own.checkpointing if CHECKPOINTING in fixed else offered.checkpointing,

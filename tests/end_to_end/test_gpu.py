@@ -114,7 +114,7 @@ def test_replayed_steps_have_the_bytes_of_eager_steps(
     assert graph.digest() == eager.digest()
 
 
-@pytest.mark.parametrize("level", ["selective", "block"])
+@pytest.mark.parametrize("level", ["elementwise", "selective", "block"])
 def test_checkpointed_blocks_are_replayed_too(make_workshop: Callable[[str], Workshop], level: str) -> None:
     values: Values = {**CUDA, ("adapter", "dropout"): 0.0, ("training", "gradient_checkpointing"): level}
     eager, graph = make_workshop("eager"), make_workshop("graph")

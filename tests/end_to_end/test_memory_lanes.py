@@ -34,7 +34,7 @@ LANES: dict[str, Values] = {
 BY_DEFAULT = "int8, half of it away"
 SAVES_MEMORY_ONLY: dict[str, Values] = {
     level: {("training", "gradient_checkpointing"): level}
-    for level in ("feed-forward", "selective", "block", "offload")
+    for level in ("elementwise", "feed-forward", "selective", "block", "offload")
 }
 
 

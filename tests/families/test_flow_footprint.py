@@ -54,10 +54,11 @@ def test_a_language_model() -> None:
 
 
 def test_blocks_of_two_kinds() -> None:
-    kinds = [Blocks(2, inside=100, wide=40), Blocks(3, inside=60)]
+    kinds = [Blocks(2, inside=100, wide=40, products=7), Blocks(3, inside=60, products=5)]
     sizes = {"parameters": 0, "width": 8, "table_width": 16, "largest_layer": 1}
     found = transformer_footprint(kinds, **sizes, end=4)
-    kept = {"none": 384, "feed-forward": 304, "selective": 44 + 80, "block": 44, "offload": 4}
+    kept = {"none": 384, "elementwise": 44 + 232, "feed-forward": 304, "selective": 44 + 80, "block": 44, "offload": 4}
     assert found.kept == {level: count / 4 for level, count in kept.items()}
-    assert found.computed == {"none": 25, "feed-forward": 25, "selective": 50, "block": 50, "offload": 50}
+    twice = dict.fromkeys(("elementwise", "selective", "block", "offload"), 50)
+    assert found.computed == {"none": 25, "feed-forward": 25, **twice}
     assert found.relative_width == 0.5

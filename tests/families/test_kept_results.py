@@ -1,8 +1,10 @@
 """Which operators a block's second computation leaves out, and that the gradients are those of a single one."""
 
 from collections import Counter
+from functools import partial
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention
@@ -76,9 +78,20 @@ def test_costly_results_are_taken_and_bits_stay() -> None:
     block = made()
     once, expected = calls_and_gradient(block)
     twice, same = calls_and_gradient(block, preserve_rng_state=False)
-    kept, found = calls_and_gradient(block, context_fn=kept_results.contexts)
+    kept, found = calls_and_gradient(block, context_fn=partial(kept_results.contexts, kept_results.narrow_ones))
     assert torch.equal(expected, same) and torch.equal(expected, found)
     for operator in (ATTENTION, CONVOLUTION):
         assert (once[operator], twice[operator], kept[operator]) == (1, 2, 1)
     assert twice["addmm"] == once["addmm"] + 2  # both layers
     assert kept["addmm"] == once["addmm"] + 1  # the wide layer's result would take as much memory as it saves
+
+
+def test_products_are_computed_once_but_those_of_a_rank() -> None:
+    block = made()
+    once, expected = calls_and_gradient(block)
+    for most_rank, computed in ((WIDTH - 1, 0), (WIDTH, 1)):  # the inputs of the wide layer
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(kept_results, "MOST_RANK", most_rank)
+            kept, found = calls_and_gradient(block, context_fn=partial(kept_results.contexts, kept_results.of_layers))
+        assert torch.equal(expected, found)
+        assert (kept["addmm"], kept[ATTENTION]) == (once["addmm"] + computed, 1)

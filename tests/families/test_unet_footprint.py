@@ -24,7 +24,7 @@ SDXL = SD15 | {
     "attention_head_dim": [4, 4, 8],
     "use_linear_projection": True,
 }
-LEVELS: tuple[Checkpointing, ...] = ("none", "feed-forward", "selective", "block", "offload")
+LEVELS: tuple[Checkpointing, ...] = ("none", "elementwise", "feed-forward", "selective", "block", "offload")
 SIDE = 64  # of the latents
 
 
@@ -49,7 +49,8 @@ def numbers_kept(unet: Any) -> int:
 
     inputs = torch.zeros(1, 4, SIDE, SIDE), torch.tensor([3]), torch.zeros(1, 77, unet.config.cross_attention_dim)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        unet(*inputs, return_dict=False)
+        (output,) = unet(*inputs, return_dict=False)
+    output.sum().backward()  # frees the results of blocks, which hold each other by way of what is noted here
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) // 4
 
 
@@ -63,7 +64,7 @@ def test_activations(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch, re
         checkpoint_blocks(unet, level)
         counted = numbers_kept(unet) + sum(results_kept) // 4
         # Small models have wide sums of attention and low-rank products, which are not in the formula.
-        off = 0.1 if level == "selective" else 0.05
+        off = 0.1 if level in ("elementwise", "selective") else 0.05
         assert footprint.kept[level] * SIDE**2 == pytest.approx(counted, rel=off), level
         results_kept.clear()
     assert footprint.computed["none"] <= footprint.computed["block"]

@@ -24,12 +24,12 @@ class TrainingConfig(Section):
     """Share of the average of the weights that a step keeps; the average is exported and evaluated. 0: no average."""
     full_bf16: bool = option("full-bf16", False, effect="identity")
     """Whether the adapter, its gradients and the optimizer's state are bfloat16 too, instead of float32."""
-    gradient_checkpointing: Literal["none", "feed-forward", "selective", "block", "offload"] = option(
+    gradient_checkpointing: Literal["none", "elementwise", "feed-forward", "selective", "block", "offload"] = option(
         "gradient-checkpointing", "none", effect="learning", bare="block"
     )
-    """Activations that are computed twice instead of kept: slower, less memory. `selective`: those of every block, but
-    for attention, convolutions and narrow results of layers. `offload`: those of every block, with what is kept between
-    the blocks in the computer's memory."""
+    """Activations that are computed twice instead of kept: slower, less memory. `elementwise`: those of every block,
+    but for attention, convolutions and results of layers; `selective`: but for narrow ones of them. `offload`: those of
+    every block, with what is kept between the blocks in the computer's memory."""
 
     @field_validator("gradient_checkpointing", mode="before")
     @classmethod

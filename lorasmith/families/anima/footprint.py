@@ -23,6 +23,7 @@ from lorasmith.families.footprint import Footprint
 LAYERS = 3 * 2  # times the width: the input of each of three parts before and after its norm
 HEADS = 4 + 3 * 2 + 3 + 2  # q, k, v and q before norms; in float32 three of them; after positions; both outputs
 FEED_FORWARD = 2  # times the inner width: the input and the output of the activation
+PRODUCTS = 3 + 1 + 1 + 1 + 1 + 1 + 1  # times the width: q, k, v, of attention, its output; q again and so on; the last
 TEXT = 1 + 2 + 1 + 1  # times the width, for each of its tokens: keys before their norm, in float32, behind it; values
 NORM = 1  # the last
 TABLE_WIDTH = 2048
@@ -44,7 +45,7 @@ def denoiser_footprint(config: Mapping[str, Any], parameters: int) -> Footprint:
     wide = FEED_FORWARD * inside
     block = (LAYERS + HEADS) * width + wide
     return transformer_footprint(
-        [Blocks(config["num_layers"], block, wide, results=3)],
+        [Blocks(config["num_layers"], block, wide, PRODUCTS + inside / width, results=3)],
         parameters=parameters,
         width=width,
         table_width=TABLE_WIDTH,

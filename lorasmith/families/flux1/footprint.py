@@ -23,6 +23,8 @@ ATTENTION = 10  # times the width: the input, its norm, the norms of queries and
 FEED_FORWARD = 2 * INNER  # times the width: the wide layer and its activation
 BESIDE = 2  # times the width: the input of the second norm and of the feed-forward layer
 SINGLE = 10 + 2 * INNER + 1  # times the width: the same in a block of one stream, with the joined output
+DOUBLE_PRODUCTS = 3 + 1 + 1 + INNER + 1  # times the width: q, k, v, of attention, its output, both feed-forward layers
+SINGLE_PRODUCTS = 3 + 1 + INNER + 1  # times the width: q, k, v, of attention, the wide layer, the joined output
 HEAD = 6  # for each head: float32 sums of the norms and of the attention
 _MODULATION = 6  # times the width: the outputs of the widest layer
 TABLE_WIDTH = 3072
@@ -45,7 +47,10 @@ def denoiser_footprint(config: Mapping[str, Any], parameters: int) -> Footprint:
     double = (ATTENTION + BESIDE) * width + wide + HEAD * heads
     single = SINGLE * width + HEAD * heads
     return transformer_footprint(
-        [Blocks(config["num_layers"], double, wide), Blocks(config["num_single_layers"], single)],
+        [
+            Blocks(config["num_layers"], double, wide, products=DOUBLE_PRODUCTS),
+            Blocks(config["num_single_layers"], single, products=SINGLE_PRODUCTS),
+        ],
         parameters=parameters,
         width=width,
         table_width=TABLE_WIDTH,

@@ -25,6 +25,9 @@ FEED_FORWARD = 4 * INNER  # times the width: both halves of the wide layer, the 
 BESIDE = 2  # times the width: the input of the second norm and of the feed-forward layer
 SINGLE = 13  # times the width: as ATTENTION, with the joined output and its two parts
 JOINED = 4 * INNER  # times the width: the feed-forward part of a layer that computes both
+# Times the width: q, k, v, of attention, its output, both feed-forward layers; those with a joined output.
+DOUBLE_PRODUCTS = 3 + 1 + 1 + 2 * INNER + 1
+SINGLE_PRODUCTS = 3 + 2 * INNER + 1 + 1
 HEAD = 6  # for each head: float32 sums of the norms and of the attention
 TABLE_WIDTH = 4096
 
@@ -46,7 +49,10 @@ def denoiser_footprint(config: Mapping[str, Any], parameters: int) -> Footprint:
     double = (ATTENTION + BESIDE) * width + wide + HEAD * heads
     single = (SINGLE + JOINED) * width + HEAD * heads
     return transformer_footprint(
-        [Blocks(config["num_layers"], double, wide), Blocks(config["num_single_layers"], single)],
+        [
+            Blocks(config["num_layers"], double, wide, products=DOUBLE_PRODUCTS),
+            Blocks(config["num_single_layers"], single, products=SINGLE_PRODUCTS),
+        ],
         parameters=parameters,
         width=width,
         table_width=TABLE_WIDTH,

@@ -22,6 +22,7 @@ from lorasmith.families.krea2.layout import taps
 NORM = 2  # times the width: the input in float32
 ATTENTION = 1 + NORM + 3 + 3  # also: the input, the norm of queries, q, k, v, the outputs, their gate, their product
 FEED_FORWARD = 4  # times the inner width: both products, the activation, the gated product
+PRODUCTS = 1 + 1 + 1 + 1 + 1  # times the width: queries, their gate, of attention, its output, the last layer
 TABLE_WIDTH = 6144
 
 
@@ -39,9 +40,10 @@ def denoiser_footprint(config: Mapping[str, Any], parameters: int) -> Footprint:
     size = config["attention_head_dim"]
     width, inside = size * config["num_attention_heads"], config["intermediate_size"]
     wide = FEED_FORWARD * inside
+    products = PRODUCTS + 2 * (inside + size * config["num_key_value_heads"]) / width
     block = (NORM + ATTENTION) * width + NORM * size * config["num_key_value_heads"] + (NORM + 1) * width + wide
     return transformer_footprint(
-        [Blocks(config["num_layers"], block, wide)],
+        [Blocks(config["num_layers"], block, wide, products)],
         parameters=parameters,
         width=width,
         table_width=TABLE_WIDTH,

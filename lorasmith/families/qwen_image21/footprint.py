@@ -23,6 +23,7 @@ from lorasmith.families.footprint import Footprint
 # output of attention in pieces and joined, and that of the feed-forward layers.
 BLOCK = 19.5
 FEED_FORWARD = 4  # times the inner width: both products, the activation, the gated product
+PRODUCTS = 3 + 1 + 1 + 1  # times the width: q, k, v, of attention, its output, the last layer
 TABLE_WIDTH = 4096
 LEVELS = 4  # times the width: the layer of the noise levels
 VAE_PARAMETERS = 338_000_000
@@ -43,7 +44,7 @@ def denoiser_footprint(config: Mapping[str, Any], parameters: int) -> Footprint:
     inside = width * config.get("mlp_ratio", 3)
     wide = FEED_FORWARD * inside
     return transformer_footprint(
-        [Blocks(config["num_layers"], BLOCK * width + wide, wide)],
+        [Blocks(config["num_layers"], BLOCK * width + wide, wide, PRODUCTS + 2 * inside / width)],
         parameters=parameters,
         width=width,
         table_width=TABLE_WIDTH,

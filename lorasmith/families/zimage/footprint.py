@@ -24,6 +24,7 @@ NORMS = 6 * 2  # times the width: the inputs of four norms, and of those of quer
 # their norms, what both parts give.
 PLAIN = 12
 FEED_FORWARD = 4  # times the inner width: both products, the activation, the gated product
+ATTENTION_PRODUCTS = 3 + 1 + 1  # times the width: q, k, v, of attention, its output
 TABLE_WIDTH = 3840
 
 
@@ -42,8 +43,9 @@ def denoiser_footprint(config: Mapping[str, Any], parameters: int) -> Footprint:
     width, inside = config.get("dim", 3840), int(config.get("dim", 3840) / 3 * 8)
     layers, refiners = config.get("n_layers", 30), config.get("n_refiner_layers", 2)
     wide = FEED_FORWARD * inside
+    products = ATTENTION_PRODUCTS + 2 * inside / width + 1
     return transformer_footprint(
-        [Blocks(layers, (NORMS + PLAIN) * width + wide, wide), Blocks(refiners, 0, results=0)],
+        [Blocks(layers, (NORMS + PLAIN) * width + wide, wide, products), Blocks(refiners, 0, results=0)],
         parameters=parameters,
         width=width,
         table_width=TABLE_WIDTH,

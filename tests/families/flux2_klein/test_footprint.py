@@ -44,7 +44,7 @@ def kept_by(model: Any) -> int:
     return sum(kept.values())
 
 
-@pytest.mark.parametrize("level", ["none", "feed-forward", "selective", "block"])
+@pytest.mark.parametrize("level", ["none", "elementwise", "feed-forward", "selective", "block"])
 def test_activations_are_as_many_as_autograd_keeps(level: Checkpointing, results_kept: list[int]) -> None:
     """The weights of the layers that adapters attach to have gradients here: the layers' inputs are kept, as an
     adapter keeps them. A text takes as much as a picture of as many tokens."""
