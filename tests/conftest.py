@@ -19,6 +19,9 @@ for name in ("LORASMITH_LANG", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY
     os.environ.pop(name, None)
 if os.environ.get("TERM") in ("dumb", "unknown"):
     del os.environ["TERM"]
+for name in ("LC_ALL", "LC_MESSAGES", "LANG"):
+    if os.environ.get(name, "").startswith("zh"):
+        os.environ[name] = "C.UTF-8"
 
 pytest_plugins = ["tests.end_to_end.fixtures"]
 
