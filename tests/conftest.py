@@ -14,7 +14,14 @@ os.environ["OMP_NUM_THREADS"] = "1"
 if mode := mkl_mode(read_processor()):
     os.environ[MKL_MODE] = mode  # as a worker has it, so that runs in this process have the bytes of those in others
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ.pop("LORASMITH_LANG", None)
+# What somebody's shell or a machine of CI asks for: another language, colours in files, no moving lines.
+for name in ("LORASMITH_LANG", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS", "LINES"):
+    os.environ.pop(name, None)
+if os.environ.get("TERM") in ("dumb", "unknown"):
+    del os.environ["TERM"]
+for name in ("LC_ALL", "LC_MESSAGES", "LANG"):
+    if os.environ.get(name, "").startswith("zh"):
+        os.environ[name] = "C.UTF-8"
 
 pytest_plugins = ["tests.end_to_end.fixtures"]
 

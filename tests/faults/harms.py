@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from unittest.mock import patch
 
 from lorasmith.runtime import worker
-from tests.runtime.hanging import hang_begins
+from tests.runtime.hanging import hang_begins, stop_begins
 
 BAD_STEP = 3
 FIRST_STEPS = 4  # of the one that becomes slow
@@ -37,7 +37,7 @@ def sleep_here() -> NoReturn:
 
 
 def stop_here() -> None:
-    hang_begins()
+    stop_begins()
     os.kill(os.getpid(), signal.SIGSTOP)
 
 

@@ -118,7 +118,7 @@ class Terminal:
 
     def end(self) -> int:
         """The exit code; the terminal is asked whether it still is one."""
-        self.child.expect(r"code=(\d+)")
+        self.child.expect(r"code=(\d+)\s")
         code = int(self.child.match.group(1))
         self.child.expect("that was all")
         self.child.sendline("still here")

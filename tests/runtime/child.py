@@ -22,7 +22,7 @@ from lorasmith.runs.process_files import STOP_SIGNALS, HeartbeatWriter, StopFlag
 from lorasmith.runs.promotion import promote
 from lorasmith.runs.states import MANIFEST, OWN_FILES, find_states, manifest_bytes
 from lorasmith.runtime.worker import _settle
-from tests.runtime.hanging import hang_begins
+from tests.runtime.hanging import hang_begins, stop_begins
 
 STEP_SECONDS = 0.02
 BAD_STEP = 3
@@ -114,7 +114,7 @@ class Child:
         if (self.mode == "dies_always" and found_inf) or (self.mode == "moves_on" and step == first + 3):
             os.kill(os.getpid(), signal.SIGKILL)
         if self.mode == "stops" and found_inf and self.attempt == 1:
-            hang_begins()
+            stop_begins()
             os.kill(os.getpid(), signal.SIGSTOP)
         if found_inf:
             self.sleep_in("sleeps")

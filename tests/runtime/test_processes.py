@@ -15,12 +15,13 @@ import pytest
 from lorasmith.runtime import processes
 from lorasmith.runtime.processes import Output, WorkerProcess, end_process, is_stopped, launch, stack_of
 from tests.end_to_end.watched import alive
+from tests.runtime.hanging import STACK_PAUSE_SECONDS
 
 PATIENCE_SECONDS = 100.0
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and /proc")
 DEAF = "import signal\nfor one in (signal.SIGINT, signal.SIGTERM): signal.signal(one, signal.SIG_IGN)\n"
 STACKS = "import faulthandler, signal\nfaulthandler.register(signal.SIGUSR1, 2, all_threads=True)\n"
-SLEEP = "import time\ndef deep_inside():\n    while True: time.sleep(60)\nprint('up', flush=True)\ndeep_inside()\n"
+SLEEP = "import time\ndef deep_inside():\n    print('up', flush=True)\n    while True: time.sleep(60)\ndeep_inside()\n"
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +29,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """With all that end and print, however busy the machine is. `hasty`: with those that do not."""
     for name in ("INTERRUPT_SECONDS", "TERMINATE_SECONDS", "KILL_SECONDS", "STACK_SECONDS"):
         monkeypatch.setattr(processes, name, PATIENCE_SECONDS)
+    monkeypatch.setattr(processes, "STACK_PAUSE_SECONDS", STACK_PAUSE_SECONDS)
 
 
 @pytest.fixture

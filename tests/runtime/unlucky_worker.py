@@ -11,7 +11,7 @@ from typing import Any
 from unittest.mock import patch
 
 from lorasmith.runtime import worker
-from tests.runtime.hanging import hang_begins
+from tests.runtime.hanging import hang_begins, stop_begins
 
 BAD_STEP = 3
 ONCE = ("sleep", "stop", "kill")
@@ -40,7 +40,7 @@ def main(how: str, arguments: list[str]) -> int:
         if how in ONCE and calls == BAD_STEP and "--resume" not in arguments:
             if how == "sleep":
                 sleep_in_forward()
-            hang_begins()
+            stop_begins()
             os.kill(os.getpid(), signal.SIGSTOP if how == "stop" else signal.SIGKILL)
         return real(*given)
 

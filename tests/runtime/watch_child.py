@@ -42,6 +42,7 @@ def main(mode: str, folder: str, count: str, *settings: str) -> None:
         os.environ[hanging.VARIABLE] = str(run.root.with_name("hangs"))
         patch.object(supervisor_module, "ObservedClock", hanging.HangClock).start()
         processes.STACK_SECONDS = hanging.STACK_SECONDS
+        processes.STACK_PAUSE_SECONDS = hanging.STACK_PAUSE_SECONDS
         launch_child = hanging.launching(launch_child)
     supervisor = Supervisor(planned(run, config, int(count)), launch=launch_child)
     for event in supervisor.events():

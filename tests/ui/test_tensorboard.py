@@ -76,7 +76,7 @@ def test_a_real_server_answers_with_every_step_and_ends_with_ctrl_c(here: Path) 
         # As in a terminal: what was started in the background, these tests among it, ignores Ctrl+C.
         heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
         child = pexpect.spawn(sys.executable, command, env=environment, encoding="utf-8", timeout=100, preexec_fn=heeds)
-        child.expect(f"Port {port} is taken; using ([0-9]+)")
+        child.expect(f"Port {port} is taken; using ([0-9]+)\r")
         free = int(child.match.group(1))
         assert free > port
         address, points = f"http://localhost:{free}", []
