@@ -201,7 +201,7 @@ def test_memory_in_use_is_not_that_of_the_program_that_started_it() -> None:
     """A notebook or a web server that starts a run may hold much more than the run."""
     ours = "from lorasmith.engine.device import choose_device; print(choose_device('cpu', threads=1).peak_memory())"
     large = (
-        "import os, sys; held = bytearray(1 << 31); held[::4096] = b'x' * len(held[::4096]);"
+        "import os, sys; held = bytearray(1 << 30); held[::4096] = b'x' * len(held[::4096]);"
         f"os.execv(sys.executable, [sys.executable, '-c', {ours!r}])"
     )
     assert 10 << 20 < int(subprocess.check_output([sys.executable, "-c", large])) < 1 << 30
