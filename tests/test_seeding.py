@@ -1,4 +1,5 @@
 import hashlib
+import os
 import subprocess
 import sys
 from itertools import product
@@ -31,7 +32,6 @@ def test_it_is_the_same_in_every_process() -> None:
         "from lorasmith.seeding import fold; import sys; print(fold(3, 'order', 9, 96, 64), 'torch' in sys.modules)"
     )
     for hash_seed in ("1", "2"):
-        done = subprocess.run(
-            [sys.executable, "-c", program], env={"PYTHONHASHSEED": hash_seed, "PYTHONPATH": "."}, capture_output=True
-        )
+        own = {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": "."}  # beside what a Python may need to start
+        done = subprocess.run([sys.executable, "-c", program], env={**os.environ, **own}, capture_output=True)
         assert done.stdout.decode().split() == [str(fold(3, "order", 9, 96, 64)), "False"]

@@ -2,10 +2,13 @@
 
 oneDNN uses all units of every processor. MKL, which torch's own products in float32 go to, is quicker on Intel's
 processors with AVX-512 where the second matrix is a weight that is read across its rows, as for the gradient of a
-layer's input, and slow on others.
+layer's input, and slow on others. Of 8-bit integers oneDNN's sums are exact on some processors only.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -18,6 +21,9 @@ _is_wide_intel = _processor.is_intel and "avx512f" in _processor.flags
 # Up to this many rows of float32, oneDNN is quicker at the product of the weight with the rows than the other way.
 _FEW_ROWS = 64
 _MANY_WEIGHTS = 1 << 20
+_EXACT_COLUMNS = 1024  # most products of 8-bit integers whose sum is exact in float32, in any order
+
+IntegerProduct = Callable[[Tensor, Tensor], Tensor]
 
 
 def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -47,3 +53,29 @@ def _turned_product(left: Tensor, right: Tensor, bias: Tensor | None) -> Tensor:
     if bias is not None:
         turned.add_(bias[:, None])
     return turned.t().contiguous().view(*left.shape[:-1], -1)
+
+
+def integer_product_on(device: torch.device) -> IntegerProduct:
+    """Returns the function that multiplies 8-bit integers on a device: (m, k) times (n, k) transposed, in 32 bits."""
+    return _integer_product if device.type != "cpu" or _adds_integers_exactly() else _integer_product_in_float32
+
+
+@cache
+def _adds_integers_exactly() -> bool:
+    """Whether oneDNN adds products of integers exactly here.
+
+    Without VNNI (AVX2 alone, and the first processors with AVX-512) it limits the sum of two products to 16 bits.
+    """
+    largest = torch.full((32, 64), 127, dtype=torch.int8)
+    return bool((_integer_product(largest, largest) == 64 * 127**2).all())
+
+
+def _integer_product(left: Tensor, right: Tensor) -> Tensor:
+    return torch._int_mm(left, right.t())
+
+
+def _integer_product_in_float32(left: Tensor, right: Tensor) -> Tensor:
+    result = torch.zeros(len(left), len(right), dtype=torch.int32, device=left.device)
+    for some, others in zip(left.split(_EXACT_COLUMNS, 1), right.split(_EXACT_COLUMNS, 1), strict=True):
+        result += torch.matmul(some.to(torch.float32), others.to(torch.float32).t()).to(torch.int32)
+    return result

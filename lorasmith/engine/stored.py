@@ -18,6 +18,7 @@ from torch.nn.grad import conv2d_input
 
 from lorasmith.engine.codecs import BLOCK, CODECS, Codec, Parts, Scratch
 from lorasmith.engine.cpu import release_freed_memory
+from lorasmith.engine.cpu_products import integer_product_on
 from lorasmith.engine.ring import Ring
 
 INTEGER_ROWS = 17  # of inputs, at least, for a product of integers: GPUs have none of fewer
@@ -114,6 +115,7 @@ class StoredLinear(_Stored, nn.Linear):  # type: ignore[misc,override]
         self._keep(layer, weight, form)
         sides = (layer.in_features, layer.out_features)
         self.is_integer = form == "w8a8" and not any(side % INTEGER_SIDES for side in sides)
+        self.integer_product = integer_product_on(weight.device)
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = _Linear.apply(x, self)  # type: ignore[no-untyped-call]
@@ -206,7 +208,7 @@ def _integer_linear(x: Tensor, layer: StoredLinear) -> Tensor:
     rows = x.reshape(-1, layer.in_features).to(torch.float32)
     factors = rows.abs().amax(1, keepdim=True).clamp_(min=torch.finfo(torch.float32).tiny) / 127
     numbers = (rows / factors).round_().to(torch.int8)
-    result = torch._int_mm(numbers, parts["stored"].t()).to(torch.float32)
+    result = layer.integer_product(numbers, parts["stored"]).to(torch.float32)
     result.mul_(factors).mul_(parts["factors"].t())
     if layer.bias is not None:
         result.add_(layer.bias)

@@ -175,8 +175,8 @@ def test_a_file_that_may_not_be_read() -> None:
     )
     if os.getuid() != 0:
         program = program.replace("os.setuid(65534)\n", "")
-    folder = Path("/tmp") / f"unreadable-{os.getpid()}"  # where others may look, which pytest's folders are not
-    folder.mkdir(mode=0o755)
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))  # where others may look, which pytest's folders are not
+    folder.chmod(0o755)
     try:
         (folder / "a.png").write_bytes(b"x")
         (folder / "a.png").chmod(0)
@@ -212,7 +212,7 @@ for folder in sys.argv[1:]:
 
 def test_folders_and_files_that_may_not_be_read() -> None:
     """All of them are named: a picture, a caption, a folder of pictures; or the whole of it."""
-    with tempfile.TemporaryDirectory() as place:  # where others may look, which pytest's folders are not
+    with tempfile.TemporaryDirectory(dir="/tmp") as place:  # as above: TMPDIR may be closed to others
         Path(place).chmod(0o755)
         data, closed = Path(place) / "data", Path(place) / "closed"
         for name in ("good.png", "secret.png", "b.png", "1_closed/c.png"):

@@ -1,5 +1,6 @@
 import ast
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -186,9 +187,8 @@ def test_a_request_that_does_not_fit_names_its_option(field: str) -> None:
 def test_a_config_is_light_and_inert(tmp_path: Path) -> None:
     program = "import sys; from lorasmith.config import RunConfig; RunConfig()\n"
     program += "print([one for one in ('torch', 'numpy', 'PIL', 'rich') if one in sys.modules])"
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
-    )
+    around = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=around, capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
     assert list(tmp_path.iterdir()) == []
 

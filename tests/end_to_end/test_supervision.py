@@ -18,7 +18,7 @@ from lorasmith.runs.layout import RunFolder
 from lorasmith.runs.ledger import read_events, steps
 from lorasmith.runs.locks import facts_of_holder
 from lorasmith.runs.states import find_states
-from tests.end_to_end.watched import PATIENCE_SECONDS, Process, alive
+from tests.end_to_end.watched import PATIENCE_SECONDS, Process, alive, leaves
 
 CI = pytest.mark.ci
 STALL = 0.4  # seconds; loading has six times as long. What is no hang does not count: tests/runtime/hanging.py
@@ -100,7 +100,7 @@ def test_a_start_ends_an_orphan_and_goes_on(run: RunFolder, is_deaf: bool) -> No
             os.kill(orphan, signal.SIGCONT)
         with Process("obedient", run, 2, patient=int(not is_deaf)) as second:
             assert second.end() == ExitCode.FINISHED
-            assert not alive(orphan)
+            assert leaves(orphan)
             warned = [event.fields for event in second.said(Warned) if event.code == "orphan_ended"]
             assert warned == ([{"pid": orphan}] if is_deaf else warned)
             events = read_events(run.ledger)
@@ -127,7 +127,7 @@ def test_the_last_word_of_an_orphan_that_was_loading_is_not_the_new_worker_s(run
         first.process.wait()
         with Process("obedient", run, 2) as second:
             assert second.end() == ExitCode.FINISHED
-            assert not alive(orphan)
+            assert leaves(orphan)
             assert second.steps() == [1, 2]
             ends = [event.exit_code for event in read_events(run.ledger) if isinstance(event, RunStopped)]
             assert ends == [0]

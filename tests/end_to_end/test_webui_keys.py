@@ -18,6 +18,7 @@ from lorasmith.errors import ExitCode
 from lorasmith.exporting.names import to_file
 from lorasmith.session.loaded import LoadedRun
 from lorasmith.session.name_tables import name_table
+from tests.end_to_end.room import needs_memory
 from tests.end_to_end.workshop import Workshop, load, stage
 from tests.families.unet_miniature import make_model
 
@@ -144,6 +145,7 @@ def test_fp16_stays_within_its_rounding(workshop: Workshop) -> None:
 @pytest.mark.slow
 def test_at_full_size(tmp_path: Path, shared_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SD 1.5's own size: 192 modules, 576 keys; and diffusers' own loader takes the file whole."""
+    needs_memory(10)
     draw_pictures(tmp_path / "lora_train_set", 2, seed=1, size=(128, 128))
     workshop = Workshop(tmp_path, make_model(tmp_path / "base", size="sd15"), monkeypatch)
     values = {**STRONG, ("training", "batch_size"): 1, ("dataset", "resolution"): 128, ("optimizer", "lr"): 3e-3}

@@ -82,5 +82,15 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except ProcessLookupError:
         return False
-    except FileNotFoundError:
-        return not Path("/proc/self/stat").exists()  # with /proc it has just ended
+    except FileNotFoundError:  # it ended between the two looks, or there is no /proc here
+        return not Path("/proc/self").exists()
+
+
+def leaves(pid: int) -> bool:
+    """Whether a process ends: one that has let go of its lock may still take a moment."""
+    give_up_at = time.monotonic() + PATIENCE_SECONDS
+    while alive(pid):
+        if time.monotonic() >= give_up_at:
+            return False
+        time.sleep(0.02)
+    return True

@@ -25,6 +25,7 @@ from lorasmith.exporting.metadata import ExportFacts
 from lorasmith.exporting.verify import ExportError, verify
 from lorasmith.exporting.write import Written, write_export
 from lorasmith.targets import LayerSpec
+from tests.end_to_end.room import needs_memory
 from tests.exporting.made_lora import LORA, SD15, MadeLora, full_size, made_lora, made_loras
 from tests.families.unet_miniature import make_model
 
@@ -172,6 +173,8 @@ def test_diffusers_applies_every_layer_as_trained(
 ) -> None:
     from diffusers import StableDiffusionPipeline
 
+    if size == "sd15":
+        needs_memory(12)
     folder = make_model(tmp_path / "base", size=size)
     pipeline = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)
     shutil.rmtree(folder)  # gigabytes, at full size

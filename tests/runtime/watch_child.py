@@ -36,6 +36,8 @@ def main(mode: str, folder: str, count: str, *settings: str) -> None:
         processes.INTERRUPT_SECONDS = processes.TERMINATE_SECONDS = 0.1
     if watch.pop("patient", 0):
         patch.object(cleanup, "INTERRUPT_SECONDS", 100.0).start()
+    if mode != "lingers":  # a busy machine may take longer to end a Python that has said its last word
+        patch.object(supervisor_module, "EXIT_SECONDS", 100.0).start()
     stop_signals.SAME_PRESS_SECONDS = watch.pop("press", stop_signals.SAME_PRESS_SECONDS)
     config = RunConfig().with_values({("watch", name): value for name, value in watch.items()})
     if mode.startswith(HANGING):

@@ -9,7 +9,8 @@ can be refused; memory is counted, and runs out; streams race where nothing orde
 repeatable form are refused; a captured graph takes no number from Python. SIMULATED_GPU_MEMORY: its bytes, 16 GiB
 without. A program in which streams raced ends with status 97.
 
-Needs a C++ compiler (CXX, else g++), the first time for some seconds: the library is kept beside its source.
+Needs a build of torch without CUDA, and a compiler of C++20 (CXX, else g++), the first time for some seconds: the
+library is kept beside its source.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ def main() -> None:
 
 def library() -> Path:
     """The library made from `card.cpp`; it is made where there is none of these sources for this torch."""
+    if (_torch() / "lib" / "libtorch_cuda.so").exists():
+        sys.exit("this build of torch has CUDA, which would meet with the simulated one")
     sources = b"".join(path.read_bytes() for path in (SOURCE, *HEADERS))
     content = hashlib.sha256(sources + version("torch").encode()).hexdigest()[:16]
     made = FOLDER / "build" / f"card-{content}.so"
@@ -52,8 +55,12 @@ def library() -> Path:
     return made
 
 
+def _torch() -> Path:
+    return Path(str(importlib.util.find_spec("torch").origin)).parent
+
+
 def _command() -> list[str]:
-    torch = Path(str(importlib.util.find_spec("torch").origin)).parent
+    torch = _torch()
     include = torch / "include"
     headers = [f"-I{include}", f"-I{include / 'torch' / 'csrc' / 'api' / 'include'}"]
     options = ["-std=c++20", "-O1", "-shared", "-fPIC"]
