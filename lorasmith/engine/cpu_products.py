@@ -76,6 +76,8 @@ def _integer_product(left: Tensor, right: Tensor) -> Tensor:
 
 def _integer_product_in_float32(left: Tensor, right: Tensor) -> Tensor:
     result = torch.zeros(len(left), len(right), dtype=torch.int32, device=left.device)
-    for some, others in zip(left.split(_EXACT_COLUMNS, 1), right.split(_EXACT_COLUMNS, 1), strict=True):
-        result += torch.matmul(some.to(torch.float32), others.to(torch.float32).t()).to(torch.int32)
+    for start in range(0, left.shape[1], _EXACT_COLUMNS):
+        columns = slice(start, start + _EXACT_COLUMNS)
+        some, others = left[:, columns].to(torch.float32), right[:, columns].to(torch.float32)
+        result += torch.matmul(some, others.t()).to(torch.int32)
     return result
