@@ -17,7 +17,7 @@ Checkpointing = Literal["none", "elementwise", "feed-forward", "selective", "blo
 feed-forward layers of transformer blocks, which are wide and quick; every block, but for results that are small beside
 what it takes to compute them; all of every block; the same, with the inputs of the blocks in the computer's memory
 meanwhile."""
-_KEPT = {"elementwise": kept_results.of_layers, "selective": kept_results.narrow_ones}
+_KEPT = {"elementwise": kept_results.is_of_layer, "selective": kept_results.is_narrow}
 
 
 def checkpoint_blocks(denoiser: Any, level: Checkpointing, *, feed_forwards: tuple[str, ...] = ("ff",)) -> None:

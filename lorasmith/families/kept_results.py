@@ -21,7 +21,7 @@ MOST_RANK = 256
 layer of a block that is computed twice has so few."""
 
 Rule = Callable[[int, int], bool]
-"""Whether the result of a product with so many inputs and outputs is kept."""
+"""Tells by the numbers of inputs and outputs of a product whether its result is kept."""
 
 _aten = torch.ops.aten
 _ATTENTIONS = (
@@ -40,13 +40,13 @@ if hasattr(torch.ops.mkldnn, "_linear_pointwise"):  # some builds of torch lack 
     _PRODUCTS[torch.ops.mkldnn._linear_pointwise.default] = 1, 1
 
 
-def of_layers(inputs: int, outputs: int) -> bool:  # noqa: ARG001 - as Rule
-    """Keeps the results of all layers."""
+def is_of_layer(inputs: int, outputs: int) -> bool:  # noqa: ARG001 - as Rule
+    """Whether a product is that of a layer, not of a rank."""
     return inputs > MOST_RANK
 
 
-def narrow_ones(inputs: int, outputs: int) -> bool:
-    """Keeps the results that are narrow."""
+def is_narrow(inputs: int, outputs: int) -> bool:
+    """Whether a product's result is narrow."""
     return inputs >= NARROW * outputs
 
 

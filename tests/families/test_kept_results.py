@@ -78,7 +78,7 @@ def test_costly_results_are_taken_and_bits_stay() -> None:
     block = made()
     once, expected = calls_and_gradient(block)
     twice, same = calls_and_gradient(block, preserve_rng_state=False)
-    kept, found = calls_and_gradient(block, context_fn=partial(kept_results.contexts, kept_results.narrow_ones))
+    kept, found = calls_and_gradient(block, context_fn=partial(kept_results.contexts, kept_results.is_narrow))
     assert torch.equal(expected, same) and torch.equal(expected, found)
     for operator in (ATTENTION, CONVOLUTION):
         assert (once[operator], twice[operator], kept[operator]) == (1, 2, 1)
@@ -92,6 +92,6 @@ def test_products_are_computed_once_but_those_of_a_rank() -> None:
     for most_rank, computed in ((WIDTH - 1, 0), (WIDTH, 1)):  # the inputs of the wide layer
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(kept_results, "MOST_RANK", most_rank)
-            kept, found = calls_and_gradient(block, context_fn=partial(kept_results.contexts, kept_results.of_layers))
+            kept, found = calls_and_gradient(block, context_fn=partial(kept_results.contexts, kept_results.is_of_layer))
         assert torch.equal(expected, found)
         assert (kept["addmm"], kept[ATTENTION]) == (once["addmm"] + computed, 1)

@@ -28,7 +28,7 @@ class TrainingConfig(Section):
         "gradient-checkpointing", "none", effect="learning", bare="block"
     )
     """Activations that are computed twice instead of kept: slower, less memory. `elementwise`: those of every block,
-    but for attention, convolutions and results of layers; `selective`: but for narrow ones of them. `offload`: those of
+    but for attention, convolutions and results of layers; `selective`: but for the narrow of them. `offload`: those of
     every block, with what is kept between the blocks in the computer's memory."""
 
     @field_validator("gradient_checkpointing", mode="before")
