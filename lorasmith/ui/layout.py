@@ -33,11 +33,22 @@ def two_columns(rows: list[tuple[str, str]], *, left: int, width: int) -> list[s
         texts = wrapped(meaning, max(width - left, 20))
         head = f"  {term}"
         if cells(head) + 2 > left:
-            lines.append(head)
+            lines += _choices(head, width)
         else:
             lines.append(head + " " * (left - cells(head)) + texts.pop(0))
         lines += [" " * left + text for text in texts]
     return lines
+
+
+def _choices(term: str, width: int) -> list[str]:
+    """A term in lines of at most `width` cells, broken behind `|`."""
+    lines, line = [], ""
+    for choice in re.findall(r"[^|]+\|?", term):
+        if line and cells(line) + cells(choice) > width:
+            lines.append(line)
+            line = "      "
+        line += choice
+    return [*lines, line]
 
 
 def _pieces(text: str) -> list[str]:
