@@ -18,7 +18,7 @@ from lorasmith.errors import ExitCode
 from lorasmith.exporting.names import to_file
 from lorasmith.session.loaded import LoadedRun
 from lorasmith.session.name_tables import name_table
-from tests.end_to_end.room import needs_memory
+from tests.end_to_end.needs import needs_memory
 from tests.end_to_end.workshop import Workshop, load, stage
 from tests.families.unet_miniature import make_model
 

@@ -25,7 +25,7 @@ from lorasmith.exporting.metadata import ExportFacts
 from lorasmith.exporting.verify import ExportError, verify
 from lorasmith.exporting.write import Written, write_export
 from lorasmith.targets import LayerSpec
-from tests.end_to_end.room import needs_memory
+from tests.end_to_end.needs import needs_memory
 from tests.exporting.made_lora import LORA, SD15, MadeLora, full_size, made_lora, made_loras
 from tests.families.unet_miniature import make_model
 

@@ -112,6 +112,7 @@ def test_pictures_are_encoded_in_tiles_where_the_vae_would_not_fit() -> None:
 @pytest.mark.parametrize(
     ("memory", "lane", "form"),
     [
+        (48, Lane("elementwise", "auto", 0.0), "auto"),
         (24, Lane("block", "auto", 0.25), "auto"),
         (23, Lane("selective", "int8", 0.0), "auto"),
         (20, Lane("block", "int8", 0.0), "auto"),
